@@ -1,0 +1,45 @@
+"""Every error that covey raises on purpose.
+
+CoveyError                 anything below; the command line prints its text as one line, without a traceback
+├── ConfigurationError     a key, a value or a combination of an experiment that cannot work
+├── DataError              a data set whose files are missing or damaged, or a partition that cannot be made
+├── RunError               a run folder that cannot be read, written or resumed
+├── ModelError             a model went wrong while it learned: not finite, or of the wrong shape
+├── ProgramError           a program broke the node contract, or all of its nodes wait for ever
+└── WireError              bytes that are no valid frame
+"""
+
+
+class CoveyError(Exception):
+    """The root of covey's own errors; its text is written for the person who made the mistake."""
+
+
+class ConfigurationError(CoveyError):
+    """An experiment that cannot work as it is written."""
+
+
+class DataError(CoveyError):
+    """A data set that is missing, damaged or too small for what is asked of it."""
+
+
+class RunError(CoveyError):
+    """A run folder that cannot be read, written or resumed."""
+
+
+class ModelError(CoveyError):
+    """A model that is no longer finite, or has the wrong shape."""
+
+
+class ProgramError(CoveyError):
+    """A program that broke the node contract, or a network in which everybody waits."""
+
+
+class WireError(CoveyError):
+    """Bytes that are no valid frame.
+
+    `reason` is a short word under which a receiver counts the frame.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason

@@ -1,0 +1,151 @@
+"""The names of experiment files and where the parts behind them live; nothing is imported before it is asked for."""
+
+import importlib
+import sys
+from typing import Any, TypeVar
+
+from covey.errors import ConfigurationError
+from covey.parameters import Part, unknown
+
+P = TypeVar("P", bound=Part)
+
+KINDS: dict[str, dict[str, str]] = {
+    "program": {
+        "gossip": "covey.learning.gossip:Gossip",
+        "gossip-learning": "covey.learning.gossip_learning:GossipLearning",
+        "ad-psgd": "covey.learning.ad_psgd:ADPSGD",
+        "fedavg": "covey.learning.fedavg:FedAvg",
+    },
+    "topology": {
+        "ring": "covey.topology.static:Ring",
+        "torus": "covey.topology.static:Torus",
+        "grid": "covey.topology.static:Grid",
+        "star": "covey.topology.static:Star",
+        "complete": "covey.topology.static:Complete",
+        "random-regular": "covey.topology.static:RandomRegular",
+        "erdos-renyi": "covey.topology.static:ErdosRenyi",
+        "small-world": "covey.topology.static:SmallWorld",
+        "exponential": "covey.topology.static:Exponential",
+        "edges": "covey.topology.static:Edges",
+        "one-peer-exponential": "covey.topology.dynamic:OnePeerExponential",
+        "random-matching": "covey.topology.dynamic:RandomMatching",
+        "epidemic-oracle": "covey.topology.dynamic:EpidemicOracle",
+        "epidemic-local": "covey.topology.dynamic:EpidemicLocal",
+        "redrawn": "covey.topology.dynamic:Redrawn",
+    },
+    "sharing": {"full": "covey.sharing.full:Full"},
+    "schedule": {
+        "every-round": "covey.schedule.rounds:EveryRound",
+        "alternate": "covey.schedule.rounds:Alternate",
+    },
+    "aggregation": {
+        "mean": "covey.aggregation.linear:Mean",
+        "metropolis-hastings": "covey.aggregation.linear:MetropolisHastings",
+        "given": "covey.aggregation.linear:Given",
+    },
+    "dataset": {
+        "digits": "covey.task.datasets.digits:Digits",
+        "mnist": "covey.task.datasets.images:MNIST",
+        "fashion-mnist": "covey.task.datasets.images:FashionMNIST",
+        "cifar10": "covey.task.datasets.images:CIFAR10",
+        "femnist": "covey.task.datasets.leaf:FEMNIST",
+        "celeba": "covey.task.datasets.leaf:CelebA",
+        "shakespeare": "covey.task.datasets.leaf:Shakespeare",
+        "reddit": "covey.task.datasets.leaf:Reddit",
+        "movielens-100k": "covey.task.datasets.tables:MovieLens100K",
+        "movielens-1m": "covey.task.datasets.tables:MovieLens1M",
+        "adult": "covey.task.datasets.tables:Adult",
+        "gaussian-blobs": "covey.task.datasets.synthetic:GaussianBlobs",
+        "synthetic-images": "covey.task.datasets.synthetic:SyntheticImages",
+        "linear-regression": "covey.task.datasets.synthetic:LinearRegression",
+    },
+    "partition": {
+        "iid": "covey.task.partition:IID",
+        "shards": "covey.task.partition:Shards",
+        "dirichlet": "covey.task.partition:Dirichlet",
+        "quantity": "covey.task.partition:Quantity",
+        "natural": "covey.task.partition:Natural",
+        "file": "covey.task.partition:FromFile",
+    },
+    "model": {
+        "logistic": "covey.task.models:Logistic",
+        "mlp": "covey.task.models:MLP",
+        "linear": "covey.task.models:LinearModel",
+        "lenet": "covey.task.models:LeNet",
+        "gn-lenet": "covey.task.models:GNLeNet",
+        "femnist-cnn": "covey.task.models:FemnistCNN",
+        "resnet20-gn": "covey.task.models:ResNet20GN",
+        "char-lstm": "covey.task.models:CharLSTM",
+        "matrix-factorization": "covey.task.models:MatrixFactorization",
+    },
+    "optimizer": {
+        "sgd": "covey.task.optimizers:SGD",
+        "adam": "covey.task.optimizers:Adam",
+    },
+    "learning-rate": {
+        "constant": "covey.task.optimizers:ConstantRate",
+        "step": "covey.task.optimizers:StepRate",
+        "cosine": "covey.task.optimizers:CosineRate",
+        "inverse-sqrt": "covey.task.optimizers:InverseSqrtRate",
+    },
+    "latency": {
+        "constant": "covey.network.latency:ConstantLatency",
+        "uniform": "covey.network.latency:UniformLatency",
+        "log-normal": "covey.network.latency:LogNormalLatency",
+        "plane": "covey.network.latency:PlaneLatency",
+        "matrix": "covey.network.latency:MatrixLatency",
+    },
+    "bandwidth": {
+        "constant": "covey.network.bandwidth:ConstantBandwidth",
+        "log-normal": "covey.network.bandwidth:LogNormalBandwidth",
+        "trace": "covey.network.bandwidth:TraceBandwidth",
+    },
+    "compute": {
+        "constant": "covey.network.compute:ConstantCompute",
+        "log-normal": "covey.network.compute:LogNormalCompute",
+        "stragglers": "covey.network.compute:Stragglers",
+        "trace": "covey.network.compute:TraceCompute",
+    },
+    "churn": {
+        "none": "covey.network.churn:NoChurn",
+        "rate": "covey.network.churn:RateChurn",
+        "trace": "covey.network.churn:TraceChurn",
+    },
+    "engine": {"simulation": "covey.engines.simulation:Simulation"},
+}
+
+
+def resolve(family: type[P], name: Any) -> type[P]:
+    """The class behind a kind, or behind "module:Class" of the user's own.
+
+    Raises:
+        ConfigurationError: no such kind, or a module that cannot be imported.
+    """
+    known = KINDS[family.family]
+    if not isinstance(name, str):
+        raise ConfigurationError(f"The 'kind' of {family.family} must be a string. Got {name!r} instead.")
+    target = known.get(name, name if ":" in name else None)
+    if target is None:
+        listing = unknown(f"{family.family} '{name}'", name, known)
+        raise ConfigurationError(f'{listing} Your own is written "module:Class".')
+    module_name, _, class_name = target.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        where = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(
+            f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}."
+        ) from error
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise ConfigurationError(
+            f"The {family.family} '{name}' does not exist: {module_name} has no {class_name}."
+        )
+    if not (isinstance(cls, type) and issubclass(cls, family)):
+        raise ConfigurationError(
+            f"The {family.family} '{name}' is no {family.family}: "
+            f"{class_name} does not derive from {family.__module__}.{family.__name__}."
+        )
+    return cls

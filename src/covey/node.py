@@ -1,0 +1,306 @@
+"""The node contract: all that a program may ask of the node it runs on, whichever engine is under it.
+
+Tensor shapes: P parameters of the flat model.
+
+Messages
+    A message has a tag and, if it belongs to a round, that round's number. They arrive at most once, in order from
+    one sender over one link, in any order between senders.
+    - early: for a round that this node has not reached. It waits for its round.
+    - late: for a round that this node has committed. It is dropped and counted.
+    - duplicate: a second one of the same sender, tag and round. It is dropped and counted.
+    - a message without a round waits in the queue of its tag until somebody takes it.
+    - for a node that is away, or whose program has ended: dropped and counted.
+
+Rounds
+    `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, the
+    model is evaluated where the experiment asks for it (off the node's clock), a checkpoint may be taken. After a
+    crash a node goes on at its first uncommitted round with the model and state of its last commit. A node that
+    comes back and finds messages of later rounds waiting goes on at the latest of these rounds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NewType, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.parameters import Part, Setting
+
+NodeId = NewType("NodeId", int)
+
+Field: TypeAlias = int | float | str | bool | bytes | None | list[int] | list[float] | list[str]
+Payload: TypeAlias = Mapping[str, Tensor | Field]
+State: TypeAlias = dict[str, Tensor | Field]
+Metrics: TypeAlias = dict[str, float]
+
+
+class Mixture:
+    """A linear combination of models, sum of weights[k] * models[k], that an engine computes when it suits it.
+
+    `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
+    """
+
+    __slots__ = ("models", "value", "weights")
+
+    def __init__(self, models: Sequence[Tensor], weights: Sequence[float]) -> None:
+        self.models: Sequence[Tensor] | None = models
+        self.weights = weights
+        self.value: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """The combination, computed now unless it already was."""
+        if self.value is None:
+            assert self.models is not None
+            total = torch.mul(self.models[0], self.weights[0])
+            for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
+                total.add_(model, alpha=weight)
+            self.settle(total)
+            return total
+        return self.value
+
+    def settle(self, value: Tensor) -> None:
+        """Fix the result and let go of what it was made of."""
+        self.value = value
+        self.models = None
+
+
+class Message:
+    """One message as its receiver sees it; `message["name"]` is an entry of the payload."""
+
+    __slots__ = ("payload", "round", "sender", "size", "tag")
+
+    def __init__(self, sender: NodeId, tag: str, round: int | None, payload: Payload, size: int) -> None:
+        self.sender = sender
+        self.tag = tag
+        self.round = round
+        self.payload = payload
+        self.size = size
+        """Bytes of its wire encoding."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.payload[name]
+
+    def __repr__(self) -> str:
+        return f"Message(sender={self.sender}, tag={self.tag!r}, round={self.round}, size={self.size})"
+
+
+class Inbox(list[Message]):
+    """What a `receive` brought: the messages in order of their senders, and who was waited for in vain."""
+
+    __slots__ = ("missing",)
+
+    def __init__(self, messages: Iterable[Message] = (), missing: Sequence[NodeId] = ()) -> None:
+        super().__init__(messages)
+        self.missing = missing
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody who was waited for was heard."""
+        return not self.missing
+
+
+class Update:
+    """What local training brought."""
+
+    __slots__ = ("loss", "model", "samples", "start", "steps")
+
+    def __init__(self, model: Tensor, start: Tensor, loss: float, samples: int, steps: int) -> None:
+        self.model = model
+        """The trained model, P numbers."""
+        self.start = start
+        """The model that training began from."""
+        self.loss = loss
+        """The mean training loss over the samples that were used."""
+        self.samples = samples
+        """How many samples were used, each as often as it was."""
+        self.steps = steps
+        """How many optimiser steps were made."""
+
+    @property
+    def delta(self) -> Tensor:
+        """The change that training made, to be added to a model that has moved meanwhile."""
+        return self.model - self.start
+
+
+@dataclass(slots=True)
+class Gradient:
+    """One gradient of the loss at a model."""
+
+    vector: Tensor
+    loss: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How local training differs from what the task says; None leaves the task's value."""
+
+    steps: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    proximal: float = 0.0
+    """The weight mu of the proximal term mu/2 * |x - start|^2 that FedProx adds to the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    """What a node may know of its own data without touching it."""
+
+    samples: int
+    label_counts: np.ndarray | None = None
+    """Samples of each class; None where the data have no classes."""
+
+
+class Sending(Protocol):
+    """A message to one or more receivers on its way."""
+
+    def cancel(self) -> int:
+        """Withdraw what still queues at the sender's own uplink; how many receivers will not get it."""
+
+
+class Activity(Protocol):
+    """A second activity of a node."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+
+
+class Node(ABC):
+    """The handle that a program holds. Nothing else of the network, the engine or other nodes is within its reach."""
+
+    __slots__ = ()
+
+    id: NodeId
+    role: str
+    """"peer" unless the program assigns roles."""
+    nodes: int
+    """How many nodes the network has."""
+    data: LocalData
+    state: State
+    """What a resumed node needs besides its model: named tensors and plain values."""
+
+    @property
+    @abstractmethod
+    def model(self) -> Tensor:
+        """The current model: P float32 numbers, not to be written in place; what is evaluated and checkpointed."""
+
+    @model.setter
+    @abstractmethod
+    def model(self, value: Tensor | Mixture) -> None: ...
+
+    @property
+    @abstractmethod
+    def now(self) -> float:
+        """Seconds since the start, virtual or real."""
+
+    @abstractmethod
+    def rounds(self) -> AsyncIterator[int]:
+        """The numbers of the rounds; the end of each iteration commits the round."""
+
+    @abstractmethod
+    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+        """Train on the node's own data, from `model` or from the current one, which is not changed.
+
+        Args:
+            model: where to start.
+            work: the fields of `Work`, where this training differs from the task's.
+        """
+
+    @abstractmethod
+    async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
+        """The gradient on the next mini-batch, or on all of the node's data."""
+
+    @abstractmethod
+    async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
+        """Loss, accuracy ... of a model on "validation", "test" or the node's own "train" data, on the node's clock."""
+
+    @abstractmethod
+    def send(
+        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+    ) -> Sending:
+        """Send a payload, as it is now, to one node or to several; never waits."""
+
+    @abstractmethod
+    async def receive(
+        self,
+        *,
+        tag: str = "",
+        round: int | None = None,
+        senders: Sequence[NodeId] | None = None,
+        count: int | None = None,
+        timeout: float | None = None,
+    ) -> Inbox:
+        """Wait for a message of each of `senders`, or for `count` messages of anybody.
+
+        Args:
+            tag, round: which messages; without a round, those of the tag's queue.
+            senders: whom to wait for. With none of them, nothing is waited for.
+            count: how many to wait for where it does not matter whose.
+            timeout: seconds after which what has come is returned; `Inbox.missing` says who was waited for in vain.
+        """
+
+    @abstractmethod
+    def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
+        """Take what is here already; never waits."""
+
+    @abstractmethod
+    def messages(self, tag: str) -> AsyncIterator[Message]:
+        """The messages of a tag without a round, one by one as they come: a handler's loop."""
+
+    @abstractmethod
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Activity:
+        """Begin a second activity of this node. It ends with the program; its exception is the node's."""
+
+    @abstractmethod
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+    @abstractmethod
+    def random(self, purpose: str, *key: int) -> np.random.Generator:
+        """Randomness of this node alone; the same (purpose, key) gives the same numbers again."""
+
+    @abstractmethod
+    def public_random(self, purpose: str, *key: int) -> np.random.Generator:
+        """Randomness that every node can compute, the same at all."""
+
+    @abstractmethod
+    def log(self, **metrics: float) -> None:
+        """Record figures of this node under its current round."""
+
+
+class Program(Part):
+    """What every node runs. Its parameters are its fields; one object serves all nodes of a process, so what belongs
+    to one node lives in `node.state`."""
+
+    family: ClassVar[str] = "program"
+    synchronous: ClassVar[bool] = True
+    """Whether every node waits in every round for all that it expects of it. Then a resumed run ends bit-identical
+    to an uninterrupted one."""
+    without_data: ClassVar[frozenset[str]] = frozenset()
+    """The roles whose nodes hold no data and may not train."""
+    evaluated_roles: ClassVar[frozenset[str] | None] = None
+    """The roles whose models are evaluated; None for all."""
+
+    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
+        """Who plays which role; every id in exactly one."""
+        return {"peer": range(nodes)}
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        """The bytes that a node is expected to send in a round, a mean over nodes; None where nobody can know.
+
+        Args:
+            setting: the experiment.
+            model_bytes: the wire size of a message that holds one whole model.
+        """
+        return None
+
+    async def run(self, node: Node) -> None:
+        """The protocol, from the point of view of one node."""
+        raise NotImplementedError

@@ -1,0 +1,88 @@
+"""Counter-based randomness: every draw is a function of (seed, purpose, key), never of what was drawn before.
+
+Two forms: `generator` gives a full numpy Generator for one key, and `bits` hashes whole arrays of keys and
+counters at once, for what thousands of nodes need at the same time.
+"""
+
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Keys = NDArray[np.uint64]
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST = 0xBF58476D1CE4E5B9
+_SECOND = 0x94D049BB133111EB
+
+
+@lru_cache(maxsize=4096)
+def purpose_key(seed: int, purpose: str) -> int:
+    """A 64-bit key for everything that is drawn for `purpose` under `seed`."""
+    digest = blake2b(f"{seed}\x00{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def mix(key: int, *counters: int) -> int:
+    """Hash 64-bit counters into a key, one after the other (the finaliser of SplitMix64)."""
+    for counter in counters:
+        z = (key + _GOLDEN * (counter + 1)) & _MASK
+        z = ((z ^ (z >> 30)) * _FIRST) & _MASK
+        z = ((z ^ (z >> 27)) * _SECOND) & _MASK
+        key = z ^ (z >> 31)
+    return key
+
+
+def mix_array(keys: Keys, counters: NDArray[np.integer] | int) -> Keys:
+    """`mix` for arrays: keys and counters broadcast against each other."""
+    steps = np.asarray(counters, dtype=np.uint64) + np.uint64(1)
+    z = keys + steps * np.uint64(_GOLDEN)
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(_FIRST)
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(_SECOND)
+    z ^= z >> np.uint64(31)
+    return z
+
+
+def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
+    """A generator of its own for (seed, purpose, key)."""
+    return np.random.Generator(np.random.Philox(key=mix(purpose_key(seed, purpose), *key)))
+
+
+def uniform(key: int, *counters: int) -> float:
+    """One number in [0, 1) for a key and counters."""
+    return (mix(key, *counters) >> 11) * 2.0**-53
+
+
+def permutations(keys: Keys, sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The first `count` entries of a random order of range(size), for every key.
+
+    Args:
+        keys: one key a row.
+        sizes: how many there are to order, a row.
+        count: how many of them are wanted; where a row has fewer, the rest of it is -1.
+
+    Returns:
+        rows x count indices, without repetition in a row.
+    """
+    widest = int(sizes.max(initial=0))
+    columns = np.arange(widest, dtype=np.uint64)
+    order = mix_array(keys[:, None], columns[None, :])
+    ragged = bool((sizes < widest).any())
+    if ragged:
+        order[columns[None, :] >= sizes[:, None].astype(np.uint64)] = np.uint64(_MASK)
+    kept = min(count, widest)
+    if kept * 4 < widest:
+        first = np.argpartition(order, kept - 1, axis=1)[:, :kept]
+        inner = np.argsort(np.take_along_axis(order, first, axis=1), axis=1, kind="stable")
+        chosen = np.take_along_axis(first, inner, axis=1)
+    else:
+        chosen = np.argsort(order, axis=1, kind="stable")[:, :kept]
+    result = np.full((len(keys), count), -1, dtype=np.int64)
+    result[:, :kept] = chosen
+    if ragged:
+        result[np.arange(count)[None, :] >= sizes[:, None]] = -1
+    return result

@@ -1,0 +1,39 @@
+"""The part of gossip that says who talks to whom in a round."""
+
+from typing import ClassVar
+
+from covey.parameters import Part, Setting
+from covey.topology.graph import Graph
+
+
+class Topology(Part):
+    """Computes the graph of any round from public randomness, so every node can do it for itself.
+
+    A subclass implements `draw`. `static` topologies are drawn once.
+    """
+
+    family: ClassVar[str] = "topology"
+    static: ClassVar[bool] = True
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._setting = setting
+        self._graphs: dict[int, Graph] = {}
+        self.check(setting.nodes)
+
+    def check(self, nodes: int) -> None:
+        """Raise ConfigurationError where the parameters cannot give a graph of this many nodes."""
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        """The graph of round t; a function of its arguments and the parameters alone."""
+        raise NotImplementedError
+
+    def at(self, t: int) -> Graph:
+        """The graph of round t. The last few are remembered."""
+        key = 0 if self.static else t
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self.draw(self._setting, key)
+            if len(self._graphs) > 64:
+                del self._graphs[next(iter(self._graphs))]
+        return graph
