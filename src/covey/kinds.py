@@ -140,9 +140,7 @@ def resolve(family: type[P], name: Any) -> type[P]:
         ) from error
     cls = getattr(module, class_name, None)
     if cls is None:
-        raise ConfigurationError(
-            f"The {family.family} '{name}' does not exist: {module_name} has no {class_name}."
-        )
+        raise ConfigurationError(f"The {family.family} '{name}' does not exist: {module_name} has no {class_name}.")
     if not (isinstance(cls, type) and issubclass(cls, family)):
         raise ConfigurationError(
             f"The {family.family} '{name}' is no {family.family}: "

@@ -210,9 +210,7 @@ def fields_of(cls: type) -> dict[str, tuple[Any, Limits]]:
     if cls not in _FIELDS:
         hints = typing.get_type_hints(cls, include_extras=True)
         _FIELDS[cls] = {
-            f.name: (hints[f.name], f.metadata.get("limits") or Limits(""))
-            for f in dataclasses.fields(cls)
-            if f.init
+            f.name: (hints[f.name], f.metadata.get("limits") or Limits("")) for f in dataclasses.fields(cls) if f.init
         }
     return _FIELDS[cls]
 
@@ -263,9 +261,7 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
             if isinstance(number, int | float) and not isinstance(number, bool)
         )
     if not fits:
-        raise ConfigurationError(
-            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {value!r} instead."
-        )
+        raise ConfigurationError(f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {value!r} instead.")
     return made
 
 

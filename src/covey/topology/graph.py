@@ -5,6 +5,7 @@ Shapes: N nodes, E directed edges.
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,9 +23,7 @@ class Graph:
         weights: the weight that the target gives to what the source sent, where the topology has weights of its own.
     """
 
-    def __init__(
-        self, n: int, sources: Ids, targets: Ids, weights: NDArray[np.float64] | None = None
-    ) -> None:
+    def __init__(self, n: int, sources: Ids, targets: Ids, weights: NDArray[np.float64] | None = None) -> None:
         order = np.lexsort((sources, targets))
         self.n = n
         self.sources: Ids = np.asarray(sources, dtype=np.int64)[order]
@@ -111,7 +110,7 @@ class Graph:
         return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
 
 
-def _grouped(values: NDArray[np.generic], counts: Ids) -> list[list[int]] | list[list[float]]:
-    flat: list[float] = values.tolist()
+def _grouped(values: NDArray[np.generic], counts: Ids) -> list[list[Any]]:
+    flat: list[Any] = values.tolist()
     ends = np.cumsum(counts).tolist()
     return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
