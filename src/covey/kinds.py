@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, str]] = {
     "sharing": {"full": "covey.sharing.full:Full"},
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",
-        "alternate": "covey.schedule.rounds:Alternate",
+        "periodic": "covey.schedule.rounds:Periodic",
     },
     "aggregation": {
         "mean": "covey.aggregation.linear:Mean",
@@ -142,6 +142,9 @@ def resolve(family: type[P], name: Any) -> type[P]:
     if cls is None:
         raise ConfigurationError(f"The {family.family} '{name}' does not exist: {module_name} has no {class_name}.")
     if not (isinstance(cls, type) and issubclass(cls, family)):
+        adopted = family.adopt(name, cls)
+        if adopted is not None:
+            return adopted
         raise ConfigurationError(
             f"The {family.family} '{name}' is no {family.family}: "
             f"{class_name} does not derive from {family.__module__}.{family.__name__}."

@@ -61,6 +61,12 @@ class Mixture:
             return total
         return self.value
 
+    def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
+        """This combination with further terms."""
+        if self.models is None:
+            return Mixture([self.tensor(), *models], [1.0, *weights])
+        return Mixture([*self.models, *models], [*self.weights, *weights])
+
     def settle(self, value: Tensor) -> None:
         """Fix the result and let go of what it was made of."""
         self.value = value
@@ -123,6 +129,10 @@ class Update:
     def delta(self) -> Tensor:
         """The change that training made, to be added to a model that has moved meanwhile."""
         return self.model - self.start
+
+    def applied_to(self, model: Tensor) -> Mixture:
+        """`model` moved by the change that training made."""
+        return Mixture([model, self.model, self.start], [1.0, 1.0, -1.0])
 
 
 @dataclass(slots=True)
@@ -249,6 +259,10 @@ class Node(ABC):
     @abstractmethod
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         """Take what is here already; never waits."""
+
+    @abstractmethod
+    def reject(self, message: Message, reason: str) -> None:
+        """Count and record a message that the program cannot use, naming its sender."""
 
     @abstractmethod
     def messages(self, tag: str) -> AsyncIterator[Message]:

@@ -182,6 +182,11 @@ class Part:
         """The part that a bare number or string stands for, where the family has such a short form."""
         return None
 
+    @classmethod
+    def adopt(cls, name: str, found: Any) -> "type[Self] | None":
+        """A part made of something else that was found under a user's "module:Name", where the family can."""
+        return None
+
     def prepare(self, setting: Setting) -> None:
         """Check the parameters against the experiment and derive what a run needs; called once before every run.
 

@@ -24,6 +24,10 @@ class Topology(Part):
     def check(self, nodes: int) -> None:
         """Raise ConfigurationError where the parameters cannot give a graph of this many nodes."""
 
+    def one_way(self) -> bool:
+        """Whether some node may send to one that does not send back."""
+        return False
+
     def draw(self, setting: Setting, t: int) -> Graph:
         """The graph of round t; a function of its arguments and the parameters alone."""
         raise NotImplementedError

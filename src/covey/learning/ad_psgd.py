@@ -1,0 +1,82 @@
+"""AD-PSGD (Lian et al., 2018): asynchronous, with symmetric pairwise averaging beside the training."""
+
+import numpy as np
+from scipy.sparse.csgraph import breadth_first_order
+
+from covey.errors import ConfigurationError
+from covey.node import Activity, Mixture, Node, NodeId, Program
+from covey.parameters import Seconds, Setting, param
+from covey.topology import Topology
+
+
+class ADPSGD(Program):
+    """Train without ever waiting; meanwhile active nodes average with a random passive neighbour, pair by pair.
+
+    The graph must be bipartite: one side is active, the other passive. Both ends of an exchange move by half the
+    difference of the two models that were exchanged, so the sum over nodes changes by training alone, although both
+    may be trained on while the models travel. An active node has at most one exchange under way and begins the next
+    with a round of its own.
+    """
+
+    kind = "ad-psgd"
+    synchronous = False
+    topology: Topology = param("A static, undirected, bipartite graph, such as a ring of an even number of nodes.")
+    patience: Seconds | None = param("How long an active node waits for an answer; for ever by default.", None)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        graph = self.topology.at(0)
+        if not (self.topology.static and graph.is_undirected):
+            raise ConfigurationError(
+                f"The 'topology' of ad-psgd must be static and undirected. Got {self.topology.title()} instead."
+            )
+        self._active = np.zeros(graph.n, dtype=bool)
+        neighbours = graph.mixing()
+        seen = np.zeros(graph.n, dtype=bool)
+        for root in range(graph.n):
+            if not seen[root]:
+                order, parent = breadth_first_order(neighbours, root)
+                seen[order] = True
+                for node in order[1:]:
+                    self._active[node] = not self._active[parent[node]]
+        if (self._active[graph.sources] == self._active[graph.targets]).any():
+            raise ConfigurationError(
+                f"The 'topology' of ad-psgd must be bipartite. Got {self.topology.title()} on {graph.n} nodes instead, "
+                f"which has an odd cycle; a ring or torus with even sides is bipartite."
+            )
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        return model_bytes
+
+    async def run(self, node: Node) -> None:
+        peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
+        active = bool(self._active[node.id]) and bool(peers)
+        if not active:
+            node.spawn(self.answer(node))
+        exchange: Activity | None = None
+        async for t in node.rounds():
+            if active and (exchange is None or exchange.done):
+                peer = peers[int(node.random("peer", t).integers(len(peers)))]
+                exchange = node.spawn(self.exchange(node, peer, t))
+            update = await node.train()
+            node.model = update.applied_to(node.model)
+        if active:
+            if exchange is not None:
+                await exchange.wait()
+            node.send(peers, {}, tag="finished")
+        else:
+            await node.receive(tag="finished", senders=peers, timeout=self.patience)
+
+    async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
+        """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
+        offered = node.model
+        node.send(peer, {"model": offered, "number": number}, tag="offer")
+        for answer in await node.receive(tag=f"answer {number}", count=1, timeout=self.patience):
+            node.model = Mixture([node.model, answer["model"], offered], [1.0, 0.5, -0.5])
+
+    async def answer(self, node: Node) -> None:
+        """Move half-way to every model that is offered, and answer with the own one as it was."""
+        async for offer in node.messages("offer"):
+            mine = node.model
+            node.model = Mixture([mine, offer["model"]], [0.5, 0.5])
+            node.send(offer.sender, {"model": mine}, tag=f"answer {offer['number']}")

@@ -1,0 +1,73 @@
+"""Federated averaging (McMahan et al., 2017), with the proximal term of FedProx (Li et al., 2020) as an option."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from covey.node import Mixture, Node, NodeId, Program
+from covey.parameters import Seconds, Setting, param
+
+SERVER = NodeId(0)
+
+
+class FedAvg(Program):
+    """Node 0 is the server and holds no data; every round it sends its model to some clients and averages their answers.
+
+    Which clients take part is public randomness, so nobody needs to be told. Clients start every round from the
+    server's model; their optimiser is theirs, reset or kept as the task says.
+    """
+
+    kind = "fedavg"
+    without_data = frozenset({"server"})
+    evaluated_roles = frozenset({"server"})
+    clients: int | None = param("How many clients take part in a round; all by default.", None, ge=1, lt="nodes")
+    weighting: Literal["samples", "equal"] = param("Whether clients count by their samples or equally.", "samples")
+    server_lr: float = param("How far the server moves towards the average of its clients.", 1.0, gt=0)
+    proximal: float = param("The weight mu of FedProx's term, which holds clients near the server's model.", 0.0, ge=0)
+    patience: Seconds | None = param("How long the server waits for its clients; for ever by default.", None)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._chosen: dict[int, list[NodeId]] = {}
+
+    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
+        return {"server": [SERVER], "client": range(1, nodes)}
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        return 2.0 * model_bytes * (self.clients or setting.nodes - 1) / setting.nodes
+
+    def chosen(self, node: Node, t: int) -> list[NodeId]:
+        """The clients of round t, in increasing order."""
+        if t not in self._chosen:
+            everybody = node.nodes - 1
+            count = self.clients or everybody
+            draw = node.public_random("clients", t).choice(everybody, count, replace=False) + 1
+            self._chosen[t] = sorted(NodeId(int(client)) for client in draw)
+        return self._chosen[t]
+
+    async def run(self, node: Node) -> None:
+        if node.id == SERVER:
+            await self.serve(node)
+        else:
+            await self.take_part(node)
+
+    async def serve(self, node: Node) -> None:
+        """The server: send, wait, average."""
+        async for t in node.rounds():
+            chosen = self.chosen(node, t)
+            node.send(chosen, {"model": node.model}, tag="model", round=t)
+            answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
+            if answers:
+                counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
+                weights = [self.server_lr * count / sum(counts) for count in counts]
+                models = [node.model, *(answer["model"] for answer in answers)]
+                node.model = Mixture(models, [1.0 - self.server_lr, *weights])
+
+    async def take_part(self, node: Node) -> None:
+        """A client: in the rounds for which it was chosen, train the server's model and send it back."""
+        async for t in node.rounds():
+            if node.id in self.chosen(node, t):
+                for message in await node.receive(tag="model", round=t, senders=[SERVER]):
+                    update = await node.train(message["model"], proximal=self.proximal)
+                    node.model = update.model
+                    answer = {"model": update.model, "samples": node.data.samples}
+                    node.send(SERVER, answer, tag="update", round=t)

@@ -1,0 +1,61 @@
+"""The standard round of decentralized learning, made of four parts.
+
+With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al., 2017); with an epidemic topology and
+equal weights it is Epidemic Learning (de Vos et al., 2023).
+"""
+
+from covey.aggregation import Aggregation, Mean, MetropolisHastings
+from covey.node import Mixture, Node, Program
+from covey.parameters import Seconds, Setting, param
+from covey.schedule import EveryRound, Schedule
+from covey.sharing import Full, Sharing
+from covey.topology import Topology
+
+
+class Gossip(Program):
+    """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
+
+    kind = "gossip"
+    topology: Topology = param("Who talks to whom in a round.")
+    sharing: Sharing = param("What is sent.", factory=Full)
+    schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
+    aggregation: Aggregation | None = param(
+        "How models are merged; by default metropolis-hastings on static undirected graphs, else mean.", None
+    )
+    overlap: bool = param(
+        "Whether a round sends the model that it began with and trains meanwhile (the original D-PSGD), "
+        "instead of training first and sending the result.",
+        False,
+    )
+    patience: Seconds | None = param("How long a node waits for its neighbours in a round; for ever by default.", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aggregation is None:
+            symmetric = self.topology.static and not self.topology.one_way()
+            self.aggregation = MetropolisHastings() if symmetric else Mean()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        assert self.aggregation is not None
+        self._aggregation = self.aggregation
+        self._aggregation.check(self.topology)
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
+
+    async def run(self, node: Node) -> None:
+        async for t in node.rounds():
+            graph = self.topology.at(t)
+            trains = self.schedule.trains(node, t)
+            if trains and not self.overlap:
+                node.model = (await node.train()).model
+            for receivers, payload in self.sharing.outgoing(node, graph, t):
+                node.send(receivers, payload, round=t)
+            update = await node.train() if trains and self.overlap else None
+            inbox = await node.receive(round=t, senders=graph.senders(node.id), timeout=self.patience)
+            merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
+            if update is not None:
+                mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
+                merged = mixture.plus([update.model, update.start], [1.0, -1.0])
+            node.model = merged

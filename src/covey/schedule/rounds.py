@@ -1,0 +1,35 @@
+"""The part of gossip that says who trains in which round."""
+
+from typing import ClassVar
+
+from covey.node import Node
+from covey.parameters import Part, param
+
+
+class Schedule(Part):
+    """Decides about training, round by round; one object serves all nodes."""
+
+    family: ClassVar[str] = "schedule"
+
+    def trains(self, node: Node, t: int) -> bool:
+        """Whether the node trains in round t."""
+        raise NotImplementedError
+
+
+class EveryRound(Schedule):
+    """Train in every round."""
+
+    kind = "every-round"
+
+    def trains(self, node: Node, t: int) -> bool:
+        return True
+
+
+class Periodic(Schedule):
+    """Train in every k-th round, the first included, and only mix in the others."""
+
+    kind = "periodic"
+    every: int = param("The distance between two rounds with training.", ge=1)
+
+    def trains(self, node: Node, t: int) -> bool:
+        return t % self.every == 0

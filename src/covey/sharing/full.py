@@ -1,0 +1,29 @@
+"""Send the whole model."""
+
+from collections.abc import Iterable, Sequence
+
+from covey.node import Inbox, Node, NodeId, Payload
+from covey.sharing.sharing import Contribution, Sharing
+from covey.topology import Graph
+
+
+class Full(Sharing):
+    """The whole model to every receiver."""
+
+    kind = "full"
+
+    def outgoing(self, node: Node, graph: Graph, t: int) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        return [(graph.receivers(node.id), {"model": node.model})]
+
+    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
+        contributions = []
+        for message in inbox:
+            model = message["model"]
+            if model.shape == self._shape:
+                contributions.append(Contribution(message.sender, model))
+            else:
+                node.reject(message, f"its model has the shape {tuple(model.shape)}, not {self._shape}")
+        return contributions
+
+    def message_bytes(self, model_bytes: int) -> float:
+        return model_bytes

@@ -1,0 +1,46 @@
+"""Any module, many nodes at once, by torch.func: made for GPUs. On CPUs it loses to one node after the other."""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value, vmap
+
+from covey.task.kernels.kernel import Chunk, Kernel, Trained
+from covey.task.kernels.module import ModuleKernel
+
+
+class VmappedKernel(ModuleKernel):
+    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones)."""
+
+    chunk = 64
+
+    def train(self, chunk: Chunk) -> Trained:
+        module = self.module().train()
+
+        def loss_of(flat: Tensor, x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self.losses(functional_call(module, self.layout.views(flat), (x,)), targets)
+            return (losses * share).sum(), losses
+
+        differentiate = vmap(grad_and_value(loss_of, has_aux=True), randomness="different")
+        with torch.no_grad():
+            models = torch.stack(list(chunk.starts))
+            starts = models.clone() if chunk.proximal else None
+            losses = models.new_zeros(len(models))
+            for step in range(chunk.steps[0]):
+                active = chunk.active(step)
+                samples = chunk.samples[:active, step]
+                taken = samples >= 0
+                flat = samples.clamp(min=0).reshape(-1)
+                x = Kernel.inputs(self, self.train_split, flat)
+                targets = self.train_split.targets[flat]
+                gradients, (_, loss) = differentiate(
+                    models[:active],
+                    x.view(*samples.shape, *x.shape[1:]),
+                    targets.view(*samples.shape, *targets.shape[1:]),
+                    taken / taken.sum(1, keepdim=True),
+                )
+                losses[:active] += (loss * taken).sum(1)
+                if starts is not None:
+                    gradients = gradients.add(models[:active] - starts[:active], alpha=chunk.proximal)
+                slots = {name: memory[:active] for name, memory in chunk.slots.items()}
+                self.optimizer.step(models[:active], gradients, slots, chunk.lr[:active])
+        return Trained(torch.unbind_copy(models), losses, torch.isfinite(models.sum(1)))

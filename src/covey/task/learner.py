@@ -1,0 +1,297 @@
+"""The task made ready to compute: data in memory and dealt out, the flat model, and a kernel with its threads.
+
+Shapes: J trainings, P parameters, S samples.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey import rng
+from covey.errors import ConfigurationError
+from covey.node import Gradient, LocalData, Metrics, Update, Work
+from covey.task.batches import Parts, plan, samples_of, steps_of
+from covey.task.dataset import Data, Split
+from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
+from covey.task.layout import Layout
+from covey.task.models import Dense
+from covey.task.optimizers import Slots
+from covey.task.partition import label_counts
+from covey.task.task import Task
+
+KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(slots=True)
+class Training:
+    """One requested training, and what came of it."""
+
+    holder: int
+    """Whose data, by place among the nodes that hold data."""
+    start: Tensor
+    key: int
+    """The randomness of its batches."""
+    round: int
+    work: Work
+    slots: Slots | None = None
+    """What the optimiser remembers, 1 x P each, before and afterwards; None where it begins anew."""
+    update: Update | None = None
+    finite: bool = True
+
+
+class Learner:
+    """Computes trainings, gradients and evaluations, many at once.
+
+    Args:
+        task: what is learned.
+        data: its data set.
+        parts: the samples of each node that holds data.
+        seed: the experiment's.
+        device: where to compute.
+        workers: how many threads compute chunks of nodes; their number changes no result.
+        chunk: how many nodes a chunk has; 0 leaves it to the kernel.
+        kernel: "auto", or a name of KERNELS.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        parts: Sequence[np.ndarray],
+        *,
+        seed: int,
+        device: str = "cpu",
+        workers: int = 1,
+        chunk: int = 0,
+        kernel: str = "auto",
+    ) -> None:
+        self.task, self.seed = task, seed
+        self.device = _device(device)
+        self.label_counts = label_counts(data, parts)
+        trained, self._validation = _held_out(parts, task.validation, seed)
+        self.parts = Parts(trained)
+        self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
+        module = self._make(0)
+        self.layout = Layout(module)
+        if self.layout.trainable == 0:
+            raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
+        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
+        if chosen == "stacked" and not isinstance(module, Dense):
+            raise ConfigurationError(f"The kernel stacked computes dense models only, not {task.model.title()}.")
+        if chosen == "vmap" and self.layout.buffers:
+            raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
+        self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
+        self.kernel_name = chosen
+        self.chunk = chunk or self.kernel.chunk
+        self.workers = workers if self.device.type == "cpu" else 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._first = self.layout.flatten(module).to(self.device)
+
+    def _make(self, start: int) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
+            return self.task.model.build(self.data)
+
+    def initial(self, node: int) -> Tensor:
+        """The model that a node begins with."""
+        if self.task.same_start or node == 0:
+            return self._first
+        return self.layout.flatten(self._make(node)).to(self.device)
+
+    def local_data(self, holder: int) -> LocalData:
+        """What a node may know of its data."""
+        counts = None if self.label_counts is None else self.label_counts[holder]
+        return LocalData(int(self.parts.sizes[holder]), counts)
+
+    def steps(self, holder: int, work: Work) -> int:
+        """How many optimiser steps a training makes."""
+        steps, epochs = work.steps, work.epochs
+        if steps is None and epochs is None:
+            steps, epochs = self.task.local_steps, self.task.local_epochs
+        return steps_of(int(self.parts.sizes[holder]), self.task.batch_size, steps, epochs)
+
+    def samples(self, holder: int, work: Work) -> int:
+        """How many samples, each as often as it is used, a training takes: what its duration depends on."""
+        return samples_of(int(self.parts.sizes[holder]), self.task.batch_size, self.steps(holder, work))
+
+    def train(self, trainings: Sequence[Training]) -> None:
+        """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
+
+        def kind(training: Training) -> float:
+            return training.work.proximal
+
+        for proximal, group in groupby(sorted(trainings, key=kind), key=kind):
+            counted = [(self.steps(t.holder, t.work), t) for t in group]
+            counted.sort(key=lambda pair: -pair[0])
+            chunks = [counted[at : at + self.chunk] for at in range(0, len(counted), self.chunk)]
+            self._map(lambda chunk, proximal=proximal: self._train_chunk(chunk, proximal), chunks)
+
+    def _train_chunk(self, counted: Sequence[tuple[int, Training]], proximal: float) -> None:
+        trainings = [training for _, training in counted]
+        steps = np.array([count for count, _ in counted], dtype=np.int64)
+        holders = np.array([training.holder for training in trainings], dtype=np.int64)
+        keys = np.array([training.key for training in trainings], dtype=np.uint64)
+        batches = plan(self.parts, holders, keys, steps, self.task.batch_size)
+        optimizer = self.task.optimizer
+        rates = [
+            training.work.lr if training.work.lr is not None else optimizer.lr * optimizer.schedule.factor(training.round)
+            for training in trainings
+        ]
+        starts = [training.start for training in trainings]
+        chunk = Chunk(
+            starts=starts,
+            samples=torch.from_numpy(batches.samples).to(self.device),
+            ragged=batches.ragged,
+            steps=steps.tolist(),
+            lr=torch.tensor(rates, device=self.device).unsqueeze(1),
+            proximal=proximal,
+            slots=self._slots(trainings),
+        )
+        trained = self.kernel.train(chunk)
+        finite = trained.finite.tolist()
+        for place, (training, model, loss) in enumerate(
+            zip(trainings, trained.models, trained.losses.tolist(), strict=True)
+        ):
+            samples = samples_of(int(self.parts.sizes[training.holder]), self.task.batch_size, int(steps[place]))
+            training.update = Update(model, training.start, loss / samples, samples, int(steps[place]))
+            training.finite = finite[place]
+            if optimizer.state == "keep":
+                training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
+
+    def _slots(self, trainings: Sequence[Training]) -> Slots:
+        optimizer = self.task.optimizer
+        if not optimizer.slots():
+            return {}
+        trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
+        width = trainable if self.kernel_name == "module" else self.first_model.unsqueeze(0)
+        each = [training.slots or optimizer.fresh(width) for training in trainings]
+        return {name: torch.cat([slots[name] for slots in each]) for name in optimizer.slots()}
+
+    @property
+    def first_model(self) -> Tensor:
+        """The model of node 0 before any training."""
+        return self._first
+
+    def gradient(self, trainings: Sequence[Training], *, full: Sequence[bool]) -> list[Gradient]:
+        """One gradient each: on the first batch of a new pass, or on all of the node's data."""
+
+        def one(pair: tuple[Training, bool]) -> Gradient:
+            training, whole = pair
+            samples = self.parts.of(training.holder)
+            if not whole:
+                holders, keys = np.array([training.holder]), np.array([training.key], dtype=np.uint64)
+                drawn = plan(self.parts, holders, keys, np.array([1]), self.task.batch_size).samples.ravel()
+                samples = drawn[drawn >= 0]
+            vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
+            return Gradient(vector, loss, len(samples))
+
+        return list(self._map(one, list(zip(trainings, full, strict=True))))
+
+    def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
+        """Loss and accuracy of models on a split."""
+        chunks = [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
+        evaluated = self._map(lambda chunk: self.kernel.evaluate(chunk, split), chunks)
+        return [metrics for chunk in evaluated for metrics in chunk]
+
+    def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Split:
+        """The data of an evaluation.
+
+        Args:
+            name: "test" for the public test set; "train" or "validation" for a node's own.
+            holder: whose own.
+            samples: at most so many, the same for everybody.
+        """
+        if name == "test":
+            whole = self.kernel.test_split
+            if samples is None or samples >= len(whole):
+                return whole
+            chosen = rng.generator(self.seed, "evaluation").permutation(len(whole))[:samples]
+        else:
+            assert holder is not None
+            own = self.parts.of(holder) if name == "train" else self._validation[holder]
+            if len(own) == 0:
+                raise ConfigurationError(
+                    "There are no validation samples: set 'validation' of the task to a share above 0. "
+                    f"Got {self.task.validation} instead."
+                )
+            whole, chosen = self.kernel.train_split, own[:samples]
+        picked = torch.from_numpy(np.sort(chosen)).to(self.device)
+        return Split(whole.inputs[picked], whole.targets[picked])
+
+    def mix(self, rows: Sequence[Callable[[], None]]) -> None:
+        """Run independent pieces of work on the threads."""
+        self._map(lambda piece: piece(), rows)
+
+    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
+        if self.workers == 1 or len(items) == 1:
+            return [function(item) for item in items]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
+        return list(self._pool.map(function, items))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any) -> Learner:
+    """Load the task's data, deal it to `holders` nodes and make everything ready.
+
+    Raises:
+        DataError, ConfigurationError: no such files, or a partition or model that does not fit.
+    """
+    data = task.dataset.load(folder, quiet=quiet)
+    parts = task.partition.assign(data, holders, seed)
+    return Learner(task, data, parts, seed=seed, **engine)
+
+
+def default_workers() -> int:
+    """As many as there are processors for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) -> str:
+    if isinstance(module, Dense):
+        return "stacked"
+    recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules())
+    return "vmap" if device.type == "cuda" and not layout.buffers and not recurrent else "module"
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"The 'device' of the engine must be cpu or cuda. Got {name!r} instead.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"The 'device' of the engine is {name}, but torch finds no CUDA device here. Use 'cpu'.")
+    return device
+
+
+def _moved(split: Split, device: torch.device) -> Split:
+    return Split(split.inputs.to(device), split.targets.to(device))
+
+
+def _held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(what every node trains on, what it keeps for validation)."""
+    if share == 0:
+        return list(parts), [part[:0] for part in parts]
+    trained, kept = [], []
+    for holder, part in enumerate(parts):
+        order = rng.generator(seed, "validation", holder).permutation(part)
+        count = min(round(share * len(part)), len(part) - 1)
+        kept.append(np.sort(order[:count]))
+        trained.append(np.sort(order[count:]))
+    return trained, kept
