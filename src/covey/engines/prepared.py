@@ -1,0 +1,113 @@
+"""An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from covey import rng, wire
+from covey.errors import ConfigurationError
+from covey.experiment import Experiment
+from covey.network import Network
+from covey.node import Program
+from covey.parameters import Setting
+from covey.task.datasets.source import data_folder
+from covey.task.learner import Learner, load_learner
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What an engine runs.
+
+    Attributes:
+        experiment: with every part prepared; a copy, so that several runs of one experiment do not meet.
+        setting: what the parts know.
+        learner: the task, ready to compute.
+        roles: the role of each node.
+        holders: node id -> place among the nodes that hold data.
+        evaluated: the ids of the nodes whose models are evaluated.
+        model_bytes: the wire size of a message with one model.
+    """
+
+    experiment: Experiment
+    setting: Setting
+    learner: Learner
+    roles: list[str]
+    holders: dict[int, int]
+    evaluated: list[int]
+    model_bytes: int
+
+    @property
+    def program(self) -> Program:
+        return self.experiment.program
+
+    @property
+    def network(self) -> Network:
+        return self.experiment.network
+
+    @property
+    def round_bytes(self) -> float | None:
+        """The bytes that a node is expected to send in a round."""
+        return self.program.round_bytes(self.setting, self.model_bytes)
+
+
+def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = True, **compute: Any) -> Prepared:
+    """Check an experiment against itself, load its data and tell its parts about each other.
+
+    Args:
+        experiment: as it was written; it is not changed.
+        data: the data folder; by default that of the environment.
+        quiet: whether to show no progress bar while data are downloaded.
+        compute: how to compute, as `Learner` takes it.
+
+    Raises:
+        ConfigurationError, DataError: whatever is wrong with it.
+    """
+    experiment = copy.deepcopy(experiment)
+    nodes, program = experiment.network.nodes, experiment.program
+    # The parts that need no data are checked first: a mistake there should not wait for a download.
+    assigned = program.roles(nodes)
+    roles = _role_of_each(assigned, nodes, program)
+    ids = [node for node in range(nodes) if roles[node] not in program.without_data]
+    if not ids:
+        raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
+    first = Setting(nodes, experiment.seed, 0, tuple(ids))
+    experiment.network.prepare(first)
+    program.prepare(first)
+    learner = load_learner(
+        experiment.task, len(ids), seed=experiment.seed, folder=data_folder(data), quiet=quiet, **compute
+    )
+    counts = None
+    if learner.label_counts is not None:
+        counts = np.zeros((nodes, learner.label_counts.shape[1]), dtype=np.int64)
+        counts[ids] = learner.label_counts
+    setting = Setting(nodes, experiment.seed, learner.layout.size, tuple(ids), counts)
+    program.prepare(setting)
+    wanted = [n for n in range(nodes) if program.evaluated_roles is None or roles[n] in program.evaluated_roles]
+    limit = experiment.evaluation.nodes
+    if limit is not None and limit < len(wanted):
+        picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(wanted), limit, replace=False)
+        wanted = sorted(wanted[place] for place in picked)
+    return Prepared(
+        experiment=experiment,
+        setting=setting,
+        learner=learner,
+        roles=roles,
+        holders={node: place for place, node in enumerate(ids)},
+        evaluated=wanted,
+        model_bytes=wire.size({"model": learner.first_model}),
+    )
+
+
+def _role_of_each(assigned: Any, nodes: int, program: Program) -> list[str]:
+    roles = [""] * nodes
+    for role, ids in assigned.items():
+        for node in ids:
+            if not 0 <= node < nodes or roles[node]:
+                raise ConfigurationError(f"The roles of {program.title()} must give every node in [0, {nodes}) one role.")
+            roles[node] = role
+    if "" in roles:
+        raise ConfigurationError(f"The roles of {program.title()} leave node {roles.index('')} without a role.")
+    return roles

@@ -1,0 +1,143 @@
+"""An experiment: program x task x network x engine x seed, as typed objects or as a TOML file."""
+
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from covey.errors import ConfigurationError
+from covey.network import Network
+from covey.node import Program
+from covey.parameters import Part, Seconds, build, param, to_table
+from covey.task.task import Task
+
+
+class Evaluation(Part):
+    """When and how the models of the nodes are evaluated."""
+
+    kind: ClassVar[str] = "evaluation"
+    every: int = param("The rounds between two evaluations; the last round is always evaluated. 0: only the last.", 10, ge=0)
+    samples: int | None = param("On how many test samples, the same for all nodes; all by default.", None, ge=1)
+    nodes: int | None = param("How many nodes, chosen by the seed; all by default.", None, ge=1)
+    average: bool = param("Whether to evaluate the average of all models, and how far they are from it.", True)
+    takes_time: bool = param("Whether evaluation costs the nodes time, as training on as many samples does.", False)
+
+    def due(self, completed: int, rounds: int) -> bool:
+        """Whether models are evaluated after so many rounds."""
+        return completed == rounds or (self.every > 0 and completed % self.every == 0)
+
+
+class Checkpoint(Part):
+    """When a run can be resumed from."""
+
+    kind: ClassVar[str] = "checkpoint"
+    every: int = param("The rounds between two checkpoints; 0 for none but on Ctrl-C.", 0, ge=0)
+    keep: int = param("How many checkpoints are kept.", 2, ge=1)
+
+
+class Output(Part):
+    """What a run keeps beside its metrics."""
+
+    kind: ClassVar[str] = "output"
+    models: bool = param("Whether the final models are saved.", True)
+
+
+class Engine(Part):
+    """What runs the programs of the nodes."""
+
+    family: ClassVar[str] = "engine"
+
+
+def _simulation() -> Engine:
+    from covey.engines.simulation import Simulation
+
+    return Simulation()
+
+
+class Experiment(Part):
+    """Everything that a run depends on."""
+
+    kind: ClassVar[str] = "experiment"
+    name: str = param("What run folders are called.", "run")
+    seed: int = param("What all randomness is derived from.", 1, ge=0)
+    rounds: int = param("How many rounds every node makes.", 100, ge=1)
+    duration: Seconds | None = param("After how many seconds of the nodes' clock the run ends, if not before.", None, gt=0)
+    program: Program = param("What every node does.")
+    task: Task = param("What is learned.")
+    network: Network = param("Who is there, and how well they are connected.")
+    evaluation: Evaluation = param("When models are evaluated.", factory=Evaluation)
+    checkpoint: Checkpoint = param("When a run can be resumed from.", factory=Checkpoint)
+    output: Output = param("What a run keeps beside its metrics.", factory=Output)
+    engine: Engine = param("What runs it.", factory=_simulation)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Self:
+        """The experiment that the tables of a TOML file describe.
+
+        Raises:
+            ConfigurationError: an unknown, missing or impossible key.
+        """
+        return build(cls, table)
+
+    @classmethod
+    def from_file(cls, file: Path | str, overrides: Iterable[str] = ()) -> Self:
+        """Read an experiment file.
+
+        Args:
+            file: the TOML file. Its folder is searched for modules of the user's own.
+            overrides: "key=value" with dots between nested keys, as `--set` takes them.
+        """
+        table = read_table(file)
+        for override in overrides:
+            assign(table, override)
+        return cls.from_table(table)
+
+    def to_table(self) -> dict[str, Any]:
+        """The resolved experiment, all defaults written out."""
+        return to_table(self)
+
+
+def read_table(file: Path | str) -> dict[str, Any]:
+    """The tables of an experiment file; its folder becomes importable."""
+    path = Path(file)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigurationError(f"The experiment file {path} cannot be read: {error.strerror}.") from error
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"The experiment file {path} is not valid TOML: {error}.") from error
+
+
+def assign(table: dict[str, Any], override: str) -> None:
+    """Set one key of nested tables in place.
+
+    Args:
+        table: the tables of an experiment file.
+        override: "network.nodes=100"; the value is TOML, or a string where it is none.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigurationError(f'A setting must be written "key=value". Got {override!r} instead.')
+    names = key.strip().split(".")
+    for name in names[:-1]:
+        inner = table.setdefault(name, {})
+        if isinstance(inner, str):
+            inner = table[name] = {"kind": inner}
+        if not isinstance(inner, dict):
+            raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {inner!r}.")
+        table = inner
+    table[names[-1]] = parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """A value as it would be read from TOML, or the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
