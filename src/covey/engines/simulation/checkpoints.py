@@ -1,0 +1,111 @@
+"""Consistent cuts through a run, and going on from them.
+
+Of a synchronous program, the cut after round k holds every node as it was when it completed round k, although the
+fast ones are further by the time the slow ones get there. Going on, every node starts at its own moment, and all that
+was sent after that moment is sent again. What is not sent again are the messages of rounds up to k that still took
+room on downlinks while the first nodes were already in round k + 1: they are kept as ghosts, which occupy the links as
+before and deliver nothing. So a resumed run repeats the uninterrupted one to the bit.
+
+Of an asynchronous program, the cut holds every node's last commit; what was in flight is lost.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from covey.engines.simulation.node import SimulatedNode, Snapshot
+from covey.errors import RunError
+from covey.node import Mixture, Payload
+
+if TYPE_CHECKING:
+    from covey.engines.simulation.world import World
+
+
+class Cut:
+    """The checkpoint after a round, while nodes reach it one by one."""
+
+    def __init__(self, world: "World", round: int) -> None:
+        self.world = world
+        self.round = round
+        self.snapshots: dict[int, Snapshot] = {}
+        self.downlinks, self.transfers = world.links.freeze()
+
+    @classmethod
+    def of_commits(cls, world: "World") -> "Cut":
+        """The last commits of all nodes, as they are now."""
+        cut = cls(world, min(node.round for node in world.nodes))
+        cut.transfers = []
+        cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
+        return cut
+
+    def note(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
+        """Transfers were sent; those of nodes before the cut will not be sent again."""
+        if node.id not in self.snapshots:
+            self.transfers.extend(transfers)
+
+    def add(self, node: SimulatedNode) -> bool:
+        """A node has completed the round; whether it was the last."""
+        self.snapshots[node.id] = Snapshot(node)
+        return len(self.snapshots) == self.world.size
+
+    def payload(self) -> Payload:
+        """The checkpoint as named tensors and plain values, for `RunWriter.checkpoint`."""
+        ghosts = self.world.links.ghosts(self.transfers)
+        each = [self.snapshots[id] for id in range(self.world.size)]
+        payload: dict[str, Any] = {
+            "round": self.round,
+            "models": torch.stack([s.model.tensor() if isinstance(s.model, Mixture) else s.model for s in each]).cpu(),
+            "completed": torch.tensor([s.completed for s in each]),
+            "clocks": torch.tensor([s.clock for s in each], dtype=torch.float64),
+            "uplinks": torch.tensor([s.uplink for s in each], dtype=torch.float64),
+            "orders": torch.tensor([s.order for s in each]),
+            "counters": torch.tensor([s.counters for s in each]),
+            "downlinks": torch.from_numpy(self.downlinks),
+            "ghosts": msgspec.msgpack.encode(ghosts),
+        }
+        for id, snapshot in enumerate(each):
+            for name, value in snapshot.state.items():
+                payload[f"state/{id}/{name}"] = value
+            for name, slot in (snapshot.slots or {}).items():
+                payload[f"slots/{id}/{name}"] = slot
+        return payload
+
+
+def restore(world: "World", payload: Payload) -> None:
+    """Put a new world where a checkpoint was taken.
+
+    Raises:
+        RunError: the checkpoint is of another experiment.
+    """
+    checkpoint: dict[str, Any] = dict(payload)
+    models = checkpoint["models"]
+    if models.shape != (world.size, world.model_shape[0]):
+        expected = f"{world.size} x {world.model_shape[0]}"
+        raise RunError(f"The checkpoint holds {models.shape[0]} x {models.shape[1]} parameters, not {expected}.")
+    ghosts = msgspec.msgpack.decode(checkpoint["ghosts"], type=list[tuple[float, int, float, int, int, float]])
+    world.links.thaw(checkpoint["downlinks"].numpy(), ghosts)
+    states: list[dict[str, Any]] = [{} for _ in world.nodes]
+    slots: list[dict[str, Any]] = [{} for _ in world.nodes]
+    for key, value in checkpoint.items():
+        family, _, rest = key.partition("/")
+        if rest:
+            id, _, name = rest.partition("/")
+            (states if family == "state" else slots)[int(id)][name] = value
+    for node in world.nodes:
+        id = node.id
+        snapshot = Snapshot(node)
+        snapshot.model = models[id].to(world.learner.device, copy=True)
+        snapshot.completed = int(checkpoint["completed"][id])
+        snapshot.clock = float(checkpoint["clocks"][id])
+        snapshot.order = int(checkpoint["orders"][id])
+        snapshot.counters = checkpoint["counters"][id].tolist()
+        snapshot.uplink = float(checkpoint["uplinks"][id])
+        snapshot.state, snapshot.slots = states[id], slots[id] or None
+        node.restore(snapshot, counters=True)
+        node.committed = snapshot if world.remembers else None
+        world.links.restore_uplink(id, snapshot.uplink)
+        # It is the node's own next event, so it keeps its place among those of the same moment.
+        world.at(snapshot.clock, node, node.start)
+        node.order -= 1

@@ -1,0 +1,52 @@
+"""Computes the mixtures of many nodes together.
+
+Shapes: M mixtures, R distinct models in them, P parameters.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from covey.node import Mixture
+from covey.task.learner import Learner
+
+_SMALL = 1 << 13
+"""Up to so many parameters one sparse product of all models beats one addition after the other, whose cost is then
+mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See bench/mixing.py."""
+
+
+def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
+    """Compute every mixture that has not been computed."""
+    open_ones = [mixture for mixture in mixtures if mixture.value is None]
+    if not open_ones:
+        return
+    if learner.layout.size > _SMALL or learner.device.type != "cpu":
+        learner.mix([partial(_one, mixture) for mixture in open_ones])
+        return
+    rows: dict[int, int] = {}
+    models = []
+    columns: list[int] = []
+    weights: list[float] = []
+    ends = [0]
+    for mixture in open_ones:
+        assert mixture.models is not None
+        for model in mixture.models:
+            column = rows.setdefault(id(model), len(rows))
+            if column == len(models):
+                models.append(model)
+            columns.append(column)
+        weights.extend(mixture.weights)
+        ends.append(len(columns))
+    stacked_RP = torch.stack(models).numpy()
+    shape = (len(open_ones), len(models))
+    matrix = sp.csr_array((np.array(weights, dtype=np.float32), np.array(columns), np.array(ends)), shape=shape)
+    mixed_MP = torch.from_numpy(matrix @ stacked_RP)
+    for mixture, row in zip(open_ones, torch.unbind_copy(mixed_MP), strict=True):
+        mixture.settle(row)
+
+
+def _one(mixture: Mixture) -> None:
+    mixture.tensor()

@@ -1,0 +1,180 @@
+"""What the simulation writes down: commits, evaluations of nodes and of their average, events, progress.
+
+Shapes: P parameters.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from covey.engines.simulation.mixing import settle
+from covey.node import Metrics, Mixture
+from covey.runs import RunWriter
+
+if TYPE_CHECKING:
+    from covey.engines.simulation.node import SimulatedNode
+    from covey.engines.simulation.world import World
+
+NETWORK = -1
+"""The node id under which figures of the whole network stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    rounds: float
+    """Completed rounds, a mean over nodes."""
+    of: int
+    time: float
+    """Virtual seconds."""
+    commits: int
+    """Completed rounds, summed over nodes."""
+    loss: float | None
+    """The mean of the nodes' latest training losses."""
+    accuracy: float | None
+    """The mean accuracy of the latest evaluated round."""
+
+
+class _Average:
+    """The sum of the models of one evaluated round, and of their squares."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.total = torch.zeros(size, dtype=torch.float64, device=device)
+        self.squares = 0.0
+        self.count = 0
+        self.accuracies: list[float] = []
+
+    def add(self, model: Tensor) -> None:
+        self.total.add_(model)
+        self.squares += float(torch.dot(model.double(), model.double()))
+        self.count += 1
+
+
+class Recorder:
+    """Collects what happens and hands it to the run's writer, or to nobody."""
+
+    def __init__(self, world: "World", writer: RunWriter | None, progress: Callable[[Progress], None] | None) -> None:
+        self.world = world
+        self.writer = writer
+        self.progress = progress
+        self.pending: list[tuple[int, int, Tensor | Mixture]] = []
+        self.averages: dict[int, _Average] = {}
+        self.rows: list[tuple[Any, ...]] = []
+        self.evaluated = set(world.prepared.evaluated)
+        self.commits = 0
+        self.accuracy: float | None = None
+        self._shown = perf_counter()
+
+    def commit(self, node: "SimulatedNode") -> bool:
+        """Record a completed round of a node; whether its model is evaluated."""
+        world = self.world
+        completed = node.round
+        self.commits += 1
+        self.rows.append(
+            (
+                node.id,
+                completed,
+                world.now,
+                node.loss,
+                node.steps,
+                node.samples,
+                node.bytes_out,
+                node.bytes_in,
+                node.messages_out,
+                node.messages_in,
+                node.dropped,
+            )
+        )
+        if len(self.rows) >= 1024:
+            self._hand_over()
+        due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
+        if due:
+            self.pending.append((node.id, completed, node.snapshot()))
+            if len(self.pending) >= 2 * world.size:
+                world.settle()
+                self.evaluate()
+        if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
+            self.show()
+        return due
+
+    def evaluate(self) -> None:
+        """Evaluate whatever waits for it."""
+        if not self.pending:
+            return
+        pending, self.pending = self.pending, []
+        learner, average = self.world.learner, self.world.prepared.experiment.evaluation.average
+        models = []
+        for _, _, model in pending:
+            if isinstance(model, Mixture):
+                settle([model], learner)
+                models.append(model.tensor())
+            else:
+                models.append(model)
+        evaluated = learner.evaluate(models, self.world.split("test"))
+        rows = []
+        for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
+            rows += [(node, completed, name, value) for name, value in metrics.items()]
+            if completed not in self.averages:
+                self.averages[completed] = _Average(learner.layout.size if average else 1, learner.device)
+            kept = self.averages[completed]
+            kept.accuracies.append(metrics["accuracy"])
+            if average:
+                kept.add(model)
+        if self.writer is not None:
+            self.writer.metrics(rows)
+        self._close(complete=False)
+
+    def _close(self, *, complete: bool) -> None:
+        """Evaluate the average of every round that all nodes have completed."""
+        world = self.world
+        done = [t for t, kept in self.averages.items() if complete or len(kept.accuracies) == len(self.evaluated)]
+        for completed in sorted(done):
+            kept = self.averages.pop(completed)
+            self.accuracy = sum(kept.accuracies) / len(kept.accuracies)
+            if not kept.count:
+                continue
+            mean = kept.total / kept.count
+            (metrics,) = world.learner.evaluate([mean.float()], world.split("test"))
+            spread = max(kept.squares / kept.count - float(torch.dot(mean, mean)), 0.0)
+            figures: Metrics = {f"average_model_{name}": value for name, value in metrics.items()}
+            self.log(NETWORK, completed, {**figures, "consensus_distance": spread})
+
+    def log(self, node: int, completed: int, figures: Metrics) -> None:
+        """Record figures under a round."""
+        if self.writer is not None:
+            self.writer.metrics([(node, completed, name, float(value)) for name, value in figures.items()])
+
+    def event(self, time: float, node: int, kind: str, detail: str) -> None:
+        """Record something that happened."""
+        if self.writer is not None:
+            self.writer.event(time, node, kind, detail)
+
+    def show(self) -> None:
+        """Tell whoever watches how far the run is."""
+        if self.progress is not None:
+            self._shown = perf_counter()
+            world = self.world
+            losses = [node.loss for node in world.nodes if node.loss is not None]
+            rounds = sum(node.round for node in world.nodes) / world.size
+            loss = sum(losses) / len(losses) if losses else None
+            self.progress(Progress(rounds, world.rounds, world.now, self.commits, loss, self.accuracy))
+
+    def _hand_over(self) -> None:
+        if self.writer is not None:
+            self.writer.commits(self.rows)
+        self.rows = []
+
+    def finish(self) -> None:
+        """Write down what is left."""
+        self.world.settle()
+        self.evaluate()
+        self._close(complete=True)
+        self._hand_over()
+        if self.writer is not None:
+            self.writer.flush()
+        self.show()

@@ -1,0 +1,335 @@
+"""The simulated world: virtual time, and everything that happens in it.
+
+Events are (time, order, action, argument) on one heap; `order` is unique and made of the node that caused the event
+and a count of its own, so that ties are settled the same way whatever else happens. A training is computed when the
+first completion that needs one comes up, together with all that have been submitted by then: their results depend on
+nothing that can still change.
+"""
+
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import torch
+
+from covey import rng, wire
+from covey.engines.prepared import Prepared
+from covey.engines.simulation.checkpoints import Cut
+from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
+from covey.engines.simulation.mixing import settle
+from covey.engines.simulation.node import SimulatedActivity, SimulatedNode, Snapshot, describe
+from covey.engines.simulation.recorder import Progress, Recorder
+from covey.errors import ModelError, ProgramError
+from covey.node import LocalData, Message, Mixture, Payload, Sending
+from covey.runs import RunWriter
+from covey.task.dataset import Split
+from covey.task.learner import Training
+
+Event = tuple[float, int, Callable[[Any], None], Any]
+
+
+class World:
+    """A network of simulated nodes.
+
+    Args:
+        prepared: what to run.
+        writer: where to record it; None records nothing.
+        progress: told now and then how far the run is.
+    """
+
+    def __init__(
+        self, prepared: Prepared, writer: RunWriter | None = None, progress: Callable[[Progress], None] | None = None
+    ) -> None:
+        experiment = prepared.experiment
+        self.prepared = prepared
+        self.program = prepared.program
+        self.network = prepared.network
+        self.learner = prepared.learner
+        self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
+        self.limit = experiment.duration if experiment.duration is not None else float("inf")
+        self.model_shape = torch.Size([self.learner.layout.size])
+        self.speeds: list[float] = self.network.compute_speeds.tolist()
+        self.now = 0.0
+        self.heap: list[Event] = []
+        self.current: SimulatedActivity | None = None
+        self.mixtures: list[Mixture] = []
+        self.submitted: list[tuple[SimulatedNode, Training]] = []
+        self.cuts: dict[int, Cut] = {}
+        self.interrupted = False
+        self._stop_after: int | None = None
+        self._loss_key = rng.purpose_key(self.seed, "message loss")
+        self._splits: dict[tuple[str, int | None], Split] = {}
+        self.remembers = self.network.churn.active or not self.program.synchronous
+        self.recorder = Recorder(self, writer, progress)
+        self.nodes = [self._node(id) for id in range(self.size)]
+        self.deliver: list[Callable[[Message], None]] = [node.deliver for node in self.nodes]
+        self.links = self._links()
+
+    def _node(self, id: int) -> SimulatedNode:
+        holder = self.prepared.holders.get(id)
+        data = LocalData(0) if holder is None else self.learner.local_data(holder)
+        return SimulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
+
+    def _links(self) -> Links:
+        uplinks, downlinks = self.network.uplink_rates, self.network.downlink_rates
+        if uplinks is None and downlinks is None:
+            return Unlimited(self)
+        kind = Fair if self.network.queue == "fair" else Queued
+        return kind(self, uplinks, downlinks)
+
+    # ------------------------------------------------------------------ time
+
+    def at(self, time: float, node: SimulatedNode, action: Callable[[Any], None], argument: Any = None) -> None:
+        """Let something happen at a time, caused by a node."""
+        node.order += 1
+        heappush(self.heap, (time, node.order, action, argument))
+
+    def after(self, seconds: float, node: SimulatedNode, action: Callable[[Any], None]) -> None:
+        """Let something happen after a while."""
+        self.at(self.now + seconds, node, action)
+
+    def begin(self) -> None:
+        """Put every node at the start of its program."""
+        for node in self.nodes:
+            if self.remembers:
+                node.committed = Snapshot(node)
+            away = self._follow_absences(node)
+            if not away:
+                self.at(0.0, node, node.start)
+
+    def run(self) -> None:
+        """Let time pass until nothing is left to happen.
+
+        Raises:
+            ProgramError: the program failed, or nodes wait for what cannot come.
+            ModelError: a model is no longer finite.
+        """
+        heap = self.heap
+        while heap:
+            time, _, action, argument = heappop(heap)
+            if time > self.limit:
+                self.now = self.limit
+                break
+            self.now = time
+            action(argument)
+            if self.interrupted and self._stop_after is None and self._stop_now():
+                break
+        else:
+            if self._stop_after is None:
+                self._check_that_all_have_ended()
+        self.recorder.finish()
+
+    def _check_that_all_have_ended(self) -> None:
+        stuck = [node for node in self.nodes if not node.ended and not node.away]
+        if not stuck:
+            return
+        shown = "; ".join(
+            f"node {node.id} in round {node.round} for {describe(key)}"
+            + (f" of {sorted(waiter.missing)[:5]}" if waiter.missing else "")
+            for node in stuck[:3]
+            for key, waiter in node.waiters.items()
+        )
+        lossy = self.network.churn.active or self.network.message_loss > 0
+        hint = " Messages are lost in this network: give the program some 'patience'." if lossy else ""
+        raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
+
+    # ------------------------------------------------------------------ computing
+
+    def submit(self, node: SimulatedNode, training: Training) -> None:
+        """Begin a training: its result will be needed when its time is over."""
+        activity = self.current
+        self.submitted.append((node, training))
+        assert training.holder is not None
+        seconds = self.learner.samples(training.holder, training.work) / self.speeds[node.id]
+
+        def completed(_: None) -> None:
+            if activity is None or activity.done:
+                return
+            if training.update is None:
+                self.compute()
+            if not training.finite:
+                self._not_finite(node, training)
+                return
+            activity.resume()
+
+        self.at(self.now + seconds, node, completed)
+
+    def compute(self) -> None:
+        """Compute everything that was asked for and not yet computed."""
+        self.settle()
+        self.recorder.evaluate()
+        trainings = [training for _, training in self.submitted]
+        self.submitted = []
+        for training in trainings:
+            start: Any = training.start
+            if isinstance(start, Mixture):
+                training.start = start.tensor()
+        self.learner.train(trainings)
+
+    def settle(self) -> None:
+        """Compute all mixtures."""
+        if self.mixtures:
+            mixtures, self.mixtures = self.mixtures, []
+            settle(mixtures, self.learner)
+
+    def _not_finite(self, node: SimulatedNode, training: Training) -> None:
+        if self.prepared.experiment.task.non_finite == "stop":
+            raise ModelError(
+                f"The model of node {node.id} is no longer finite after its training in round {training.round}. "
+                f"Lower the learning rate, or set non_finite = \"drop\" in the task to go on without such nodes."
+            )
+        self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
+        self._leave(node)
+
+    def split(self, name: str, holder: int | None = None) -> Split:
+        """The data of an evaluation, remembered."""
+        key = (name, None if name == "test" else holder)
+        if key not in self._splits:
+            samples = self.prepared.experiment.evaluation.samples if name == "test" else None
+            self._splits[key] = self.learner.split(name, holder, samples)
+        return self._splits[key]
+
+    # ------------------------------------------------------------------ messages
+
+    def post(
+        self, node: SimulatedNode, receivers: Sequence[int], payload: Payload, tag: str, round: int | None
+    ) -> Sending:
+        """Send a payload to some nodes."""
+        if not receivers:
+            return SENT
+        message = Message(node.id, tag, round, payload, wire.size(payload, tag))
+        node.messages_out += len(receivers)
+        node.bytes_out += message.size * len(receivers)
+        problem = _not_finite_entry(payload)
+        if problem is not None:
+            detail = f"'{problem}' in its message {tag!r} is not finite"
+            self.recorder.event(self.now, node.id, "rejected", detail)
+            for receiver in receivers:
+                self.nodes[receiver].dropped += 1
+            return SENT
+        if self.network.message_loss > 0:
+            chance, key = self.network.message_loss, rng.mix(self._loss_key, node.id, node.messages_out)
+            receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
+        return self.links.post(node, receivers, message)
+
+    # ------------------------------------------------------------------ rounds
+
+    def commit(self, node: SimulatedNode) -> float:
+        """The open round of a node is over; what that costs it in seconds."""
+        if node.boxes:
+            for key in [key for key in node.boxes if key[1] is not None and key[1] <= node.round]:
+                node.dropped += sum(message is not None for message in node.boxes.pop(key).values())
+        node.round += 1
+        node.calls = 0
+        evaluated = self.recorder.commit(node)
+        if self.remembers:
+            node.committed = Snapshot(node)
+        every = self.prepared.experiment.checkpoint.every
+        if every and self.program.synchronous and node.round % every == 0 and node.round < self.rounds:
+            self.cuts.setdefault(node.round, Cut(self, node.round))
+        elif every and not self.program.synchronous and self.recorder.commits % (every * self.size) == 0:
+            self._save(Cut.of_commits(self))
+        if not (evaluated and self.prepared.experiment.evaluation.takes_time):
+            return 0.0
+        return len(self.split("test")) / self.speeds[node.id]
+
+    def skip_to(self, node: SimulatedNode, round: int) -> None:
+        """A node that was away goes on where the others are."""
+        self.recorder.event(self.now, node.id, "caught up", f"from round {node.round} to {round}")
+        node.round = round
+        node.behind = False
+        for key in [key for key in node.boxes if key[1] is not None and key[1] < round]:
+            node.dropped += sum(message is not None for message in node.boxes.pop(key).values())
+
+    def note_transfers(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
+        """Remember transfers of nodes that have not reached a checkpoint's round, for that checkpoint."""
+        for cut in self.cuts.values():
+            cut.note(node, transfers)
+
+    def cut(self, node: SimulatedNode) -> None:
+        """A node has reached the round of a checkpoint."""
+        cut = self.cuts[node.round]
+        if cut.add(node):
+            del self.cuts[node.round]
+            self._save(cut)
+
+    def _save(self, cut: Cut) -> None:
+        self.settle()
+        if self.recorder.writer is not None:
+            self.recorder.writer.flush()
+            self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=self.prepared.experiment.checkpoint.keep)
+
+    # ------------------------------------------------------------------ interruption
+
+    def interrupt(self) -> None:
+        """Ask the run to stop at the next moment from which it can be resumed."""
+        self.interrupted = True
+
+    def _stop_now(self) -> bool:
+        """Begin to stop; whether that is done at once."""
+        if not self.program.synchronous:
+            self._save(Cut.of_commits(self))
+            return True
+        completed = max((node.round for node in self.nodes), default=0) + 1
+        self._stop_after = completed
+        if completed < self.rounds:
+            self.cuts.setdefault(completed, Cut(self, completed))
+        return False
+
+    def parks(self, node: SimulatedNode) -> bool:
+        """Whether a node is to go no further."""
+        return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
+
+    # ------------------------------------------------------------------ churn
+
+    def _follow_absences(self, node: SimulatedNode) -> bool:
+        """Schedule the next absence of a node; whether it begins with one."""
+        if not self.network.churn.active:
+            return False
+        absences = self.network.churn.absences(node.id, self.prepared.setting)
+
+        def schedule_next(_: None = None) -> bool:
+            absence = next(absences, None)
+            if absence is None:
+                return False
+            start, end = absence
+            if start == 0.0 and self.now == 0.0:
+                leave()
+            else:
+                self.at(start, node, lambda _: leave())
+            if end != float("inf"):
+                self.at(end, node, lambda _: come_back())
+            return start == 0.0
+
+        def leave() -> None:
+            if not node.ended:
+                self._leave(node)
+
+        def come_back() -> None:
+            if not node.ended:
+                node.away = False
+                assert node.committed is not None
+                node.restore(node.committed, counters=False)
+                node.behind = True
+                self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
+                self.after(0.0, node, node.start)
+            schedule_next()
+
+        return schedule_next()
+
+    def _leave(self, node: SimulatedNode) -> None:
+        node.away = True
+        self.links.withdraw_all(node.id)
+        node.stop()
+        self.submitted = [(other, training) for other, training in self.submitted if other is not node]
+        self.recorder.event(self.now, node.id, "left", f"in round {node.round}")
+
+
+def _not_finite_entry(payload: Payload) -> str | None:
+    """The name of a tensor that holds NaN or infinity. What was found finite is not looked at again."""
+    for name, value in payload.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not getattr(value, "known_finite", False):
+            if not bool(torch.isfinite(value).all()):
+                return name
+            value.known_finite = True  # type: ignore[attr-defined]
+    return None
