@@ -94,6 +94,7 @@ KINDS: dict[str, dict[str, str]] = {
         "log-normal": "covey.network.latency:LogNormalLatency",
         "plane": "covey.network.latency:PlaneLatency",
         "matrix": "covey.network.latency:MatrixLatency",
+        "per-node": "covey.network.latency:NodeLatency",
     },
     "bandwidth": {
         "constant": "covey.network.bandwidth:ConstantBandwidth",

@@ -1,0 +1,76 @@
+"""How many bits a node's link carries in a second.
+
+Shapes: N nodes.
+"""
+
+import math
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covey.network.amounts import is_amount
+from covey.network.traces import Trace, deal
+from covey.parameters import BitsPerSecond, Part, Setting, build, param
+
+
+class Bandwidth(Part):
+    """The rates of the nodes' links in one direction; written short as a rate, the same for all nodes."""
+
+    family: ClassVar[str] = "bandwidth"
+
+    @classmethod
+    def shorthand(cls, value: object) -> Self | None:
+        return build(cls, {"kind": "constant", "rate": value}) if is_amount(value) else None
+
+    def rates(self, setting: Setting) -> NDArray[np.float64]:
+        """Bits per second of every node's link, N; inf where it has no limit.
+
+        What is drawn for the uplinks is drawn again for the downlinks, so that who is fast in one direction is as
+        far above the median in the other.
+        """
+        raise NotImplementedError
+
+
+class ConstantBandwidth(Bandwidth):
+    """The same for all nodes."""
+
+    kind = "constant"
+    rate: BitsPerSecond = param("The rate of every link; inf for no limit.", gt=0)
+
+    def rates(self, setting: Setting) -> NDArray[np.float64]:
+        return np.full(setting.nodes, self.rate)
+
+
+class LogNormalBandwidth(Bandwidth):
+    """Drawn for every node, log-normal."""
+
+    kind = "log-normal"
+    median: BitsPerSecond = param("The median rate.", gt=0, lt=math.inf)
+    sigma: float = param("The standard deviation of the rate's natural logarithm.", 0.5, ge=0, le=10)
+
+    def rates(self, setting: Setting) -> NDArray[np.float64]:
+        normal = setting.generator("bandwidth").standard_normal(setting.nodes)
+        return np.asarray(self.median * np.exp(self.sigma * normal), dtype=np.float64)
+
+
+_UNITS = {
+    prefix + unit: factor * bits
+    for prefix, factor in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
+    for unit, bits in (("bit/s", 1.0), ("B/s", 8.0))
+}
+
+
+class TraceBandwidth(Bandwidth):
+    """Read from a CSV file with a header line, a device a row; every node is given a device of its own at random."""
+
+    kind = "trace"
+    file: Path = param("The CSV file of the devices.")
+    column: str = param("The column that holds the rates.", "bandwidth")
+    unit: Literal["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "B/s", "kB/s", "MB/s", "GB/s"] = param(
+        "The unit of the numbers in the file.", "bit/s"
+    )
+
+    def rates(self, setting: Setting) -> NDArray[np.float64]:
+        return deal(Trace(self.file).positive(self.column) * _UNITS[self.unit], self.file, setting)

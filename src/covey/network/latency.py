@@ -1,0 +1,171 @@
+"""How long a message is under way, besides the time that its bytes take.
+
+Those drawn for a pair are hashes of the pair, so that ten thousand nodes need no table of all pairs.
+"""
+
+import math
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+
+from covey import rng
+from covey.errors import ConfigurationError
+from covey.network.amounts import is_amount
+from covey.network.traces import parse_number, read_rows
+from covey.parameters import Part, Seconds, Setting, build, param
+
+
+class Latency(Part):
+    """The one-way delay from one node to another; written short as a duration, the same for all pairs."""
+
+    family: ClassVar[str] = "latency"
+
+    @classmethod
+    def shorthand(cls, value: object) -> Self | None:
+        return build(cls, {"kind": "constant", "seconds": value}) if is_amount(value) else None
+
+    def between(self, sender: int, receiver: int) -> float:
+        """The delay from `sender` to `receiver` in seconds, after `prepare`."""
+        raise NotImplementedError
+
+    def uniform_value(self) -> float | None:
+        """The delay in seconds where it is the same for all pairs, else None."""
+        return None
+
+
+class ConstantLatency(Latency):
+    """The same for all pairs."""
+
+    kind = "constant"
+    seconds: Seconds = param("The delay of every message.", ge=0, lt=math.inf)
+
+    def between(self, sender: int, receiver: int) -> float:
+        return self.seconds
+
+    def uniform_value(self) -> float | None:
+        return self.seconds
+
+
+def _pair_key(key: int, one: int, other: int) -> int:
+    """A hash of an unordered pair of nodes."""
+    return rng.mix(key, min(one, other), max(one, other))
+
+
+class UniformLatency(Latency):
+    """Drawn for every pair, uniform between two bounds; the same both ways."""
+
+    kind = "uniform"
+    low: Seconds = param("The least delay.", 0.0, ge=0, lt=math.inf)
+    high: Seconds = param("The greatest delay; at least `low`.", ge=0, lt=math.inf)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high < self.low:
+            raise ConfigurationError(
+                f"The 'high' of uniform must be at least its 'low', {self.low:g}. Got {self.high:g} instead."
+            )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._key = rng.purpose_key(setting.seed, "latency")
+
+    def between(self, sender: int, receiver: int) -> float:
+        return self.low + (self.high - self.low) * rng.uniform(_pair_key(self._key, sender, receiver))
+
+
+class LogNormalLatency(Latency):
+    """Drawn for every pair, log-normal; the same both ways."""
+
+    kind = "log-normal"
+    median: Seconds = param("The median delay.", gt=0, lt=math.inf)
+    sigma: float = param("The standard deviation of the delay's natural logarithm.", 0.5, ge=0, le=10)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._key = rng.purpose_key(setting.seed, "latency")
+
+    def between(self, sender: int, receiver: int) -> float:
+        pair = _pair_key(self._key, sender, receiver)
+        # Box and Muller's transform: two uniform numbers make a normal one.
+        radius = math.sqrt(-2.0 * math.log(1.0 - rng.uniform(pair, 0)))
+        normal = radius * math.cos(math.tau * rng.uniform(pair, 1))
+        return self.median * math.exp(self.sigma * normal)
+
+
+class PlaneLatency(Latency):
+    """Nodes at random points of a unit square; the delay grows with the distance."""
+
+    kind = "plane"
+    base: Seconds = param("The delay between two nodes at the same point.", 0.0, ge=0, lt=math.inf)
+    per_unit: Seconds = param("What is added for a distance as long as the square's side.", ge=0, lt=math.inf)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        points: list[list[float]] = setting.generator("latency").random((setting.nodes, 2)).tolist()
+        self._points = points
+
+    def between(self, sender: int, receiver: int) -> float:
+        return self.base + self.per_unit * math.dist(self._points[sender], self._points[receiver])
+
+
+class NodeLatency(Latency):
+    """Every node has a log-normal access latency; that of a pair is the sum of its two."""
+
+    kind = "per-node"
+    median: Seconds = param("The median access latency of a node.", gt=0, lt=math.inf)
+    sigma: float = param("The standard deviation of the access latency's natural logarithm.", 0.5, ge=0, le=10)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        normal = setting.generator("latency").standard_normal(setting.nodes)
+        access: list[float] = (self.median * np.exp(self.sigma * normal)).tolist()
+        self._access = access
+
+    def between(self, sender: int, receiver: int) -> float:
+        return self._access[sender] + self._access[receiver]
+
+
+_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+
+
+class MatrixLatency(Latency):
+    """Read from a CSV file: row i holds the delays from node i, column j those to node j. A header line may precede.
+
+    Where the file knows more nodes than there are, the first are used.
+    """
+
+    kind = "matrix"
+    file: Path = param("The CSV file of the delays.")
+    unit: Literal["s", "ms", "us"] = param("The unit of the numbers in the file.", "s")
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        rows = read_rows(self.file)
+        if all(parse_number(cell) is None for cell in rows[0].cells):
+            rows = rows[1:]
+        size = len(rows)
+        for row in rows:
+            if len(row.cells) != size:
+                raise ConfigurationError(
+                    f"The matrix '{self.file}' must be square. "
+                    f"Got {size} rows and, in line {row.line}, {len(row.cells)} cells instead."
+                )
+        if size < setting.nodes:
+            raise ConfigurationError(
+                f"The matrix '{self.file}' must have a row for each of the {setting.nodes} nodes. "
+                f"Got {size} rows instead."
+            )
+        self._seconds = np.empty((setting.nodes, setting.nodes))
+        for i, row in enumerate(rows[: setting.nodes]):
+            for j, cell in enumerate(row.cells[: setting.nodes]):
+                value = parse_number(cell)
+                if value is None or value < 0:
+                    raise ConfigurationError(
+                        f"Line {row.line} of '{self.file}': cell {j + 1} must be a number in [0, inf). "
+                        f"Got {cell!r} instead."
+                    )
+                self._seconds[i, j] = value * _UNITS[self.unit]
+
+    def between(self, sender: int, receiver: int) -> float:
+        return self._seconds.item(sender, receiver)
