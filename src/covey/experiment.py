@@ -2,15 +2,23 @@
 
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Tensor
 
 from covey.errors import ConfigurationError
 from covey.network import Network
 from covey.node import Program
 from covey.parameters import Part, Seconds, build, param, to_table
 from covey.task.task import Task
+
+if TYPE_CHECKING:
+    from covey.engines.prepared import Prepared
+    from covey.node import Payload
+    from covey.runs import RunWriter
 
 
 class Evaluation(Part):
@@ -47,6 +55,60 @@ class Engine(Part):
     """What runs the programs of the nodes."""
 
     family: ClassVar[str] = "engine"
+
+    def compute_settings(self) -> dict[str, Any]:
+        """How to compute, as `Learner` takes it."""
+        raise NotImplementedError
+
+    def execute(
+        self,
+        prepared: "Prepared",
+        writer: "RunWriter | None" = None,
+        *,
+        progress: "Callable[[Progress], None] | None" = None,
+        checkpoint: "Payload | None" = None,
+    ) -> "Outcome":
+        """Run an experiment to its end, or until Ctrl-C.
+
+        Args:
+            prepared: what to run.
+            writer: where to record it; None records nothing.
+            progress: told now and then how far it is.
+            checkpoint: where to go on from.
+
+        Raises:
+            ProgramError, ModelError, RunError: why it cannot go on.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    rounds: float
+    """Completed rounds, a mean over nodes."""
+    of: int
+    time: float
+    """Seconds on the nodes' clock."""
+    commits: int
+    """Completed rounds, summed over nodes."""
+    loss: float | None
+    """The mean of the nodes' latest training losses."""
+    accuracy: float | None
+    """The mean accuracy of the latest evaluated round."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    finished: bool
+    """False where it was interrupted."""
+    time: float
+    """Seconds on the nodes' clock."""
+    models: Tensor
+    """N x P, the model of every node."""
 
 
 def _simulation() -> Engine:

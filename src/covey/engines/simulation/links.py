@@ -74,9 +74,9 @@ class Unlimited(Links):
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
         world = self.world
         network, heap, deliver, now, order = world.network, world.heap, world.deliver, world.now, node.order
-        uniform = network.uniform_delay
+        uniform = network.latency.uniform_value()
         for receiver in receivers:
-            delay = uniform if uniform is not None else network.delay(node.id, receiver)
+            delay = uniform if uniform is not None else network.latency.between(node.id, receiver)
             order += 1
             heappush(heap, (now + delay, order, deliver[receiver], message))
         node.order = order
@@ -115,13 +115,13 @@ class Queued(Links):
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
         world, sender, bits = self.world, node.id, message.size * 8.0
         network, now, waiting = world.network, world.now, self.waiting[node.id]
-        uniform, seconds = network.uniform_delay, bits / self.up[node.id]
+        uniform, seconds = network.latency.uniform_value(), bits / self.up[node.id]
         while waiting and waiting[0].start <= now:
             waiting.popleft()
         free = max(now, self.up_free[sender])
         transfers = []
         for receiver in receivers:
-            delay = uniform if uniform is not None else network.delay(sender, receiver)
+            delay = uniform if uniform is not None else network.latency.between(sender, receiver)
             transfer = Transfer(sender, receiver, message, bits, free, delay)
             free += seconds
             transfers.append(transfer)
@@ -267,7 +267,7 @@ class Fair(Links):
         self.version += 1
         completion = self.share.next_completion()
         if completion is not None:
-            heappush(self.world.heap, (completion, (1 << 62) + self.version, self._complete, self.version))
+            heappush(self.world.heap, (completion[0], (1 << 62) + self.version, self._complete, self.version))
 
     def _complete(self, version: int) -> None:
         if version != self.version:
@@ -278,7 +278,7 @@ class Fair(Links):
             if message is not None:
                 node = world.nodes[sender]
                 node.order += 1
-                delay = world.network.delay(sender, receiver)
+                delay = world.network.latency.between(sender, receiver)
                 heappush(world.heap, (world.now + delay, node.order, world.deliver[receiver], message))
         self._soon()
 

@@ -4,14 +4,13 @@ Shapes: P parameters.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from covey.engines.simulation.mixing import settle
+from covey.experiment import Progress
 from covey.node import Metrics, Mixture
 from covey.runs import RunWriter
 
@@ -21,23 +20,6 @@ if TYPE_CHECKING:
 
 NETWORK = -1
 """The node id under which figures of the whole network stand."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is."""
-
-    rounds: float
-    """Completed rounds, a mean over nodes."""
-    of: int
-    time: float
-    """Virtual seconds."""
-    commits: int
-    """Completed rounds, summed over nodes."""
-    loss: float | None
-    """The mean of the nodes' latest training losses."""
-    accuracy: float | None
-    """The mean accuracy of the latest evaluated round."""
 
 
 class _Average:
@@ -108,13 +90,7 @@ class Recorder:
             return
         pending, self.pending = self.pending, []
         learner, average = self.world.learner, self.world.prepared.experiment.evaluation.average
-        models = []
-        for _, _, model in pending:
-            if isinstance(model, Mixture):
-                settle([model], learner)
-                models.append(model.tensor())
-            else:
-                models.append(model)
+        models = [model.tensor() if isinstance(model, Mixture) else model for _, _, model in pending]
         evaluated = learner.evaluate(models, self.world.split("test"))
         rows = []
         for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):

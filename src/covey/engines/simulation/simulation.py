@@ -1,9 +1,21 @@
-"""The engine `simulation`: its settings."""
+"""The engine `simulation`: its settings, and a run from beginning to end."""
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
-from covey.experiment import Engine
+import torch
+
+from covey.engines.prepared import Prepared
+from covey.engines.simulation.checkpoints import restore
+from covey.engines.simulation.world import World
+from covey.experiment import Engine, Outcome, Progress
+from covey.node import Payload
 from covey.parameters import param
+from covey.runs import RunWriter
+from covey.task.learner import default_workers
 
 
 class Simulation(Engine):
@@ -16,8 +28,48 @@ class Simulation(Engine):
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", "auto")
 
     def compute_settings(self) -> dict[str, Any]:
-        """How to compute, as `Learner` takes it."""
-        from covey.task.learner import default_workers
-
         workers = self.workers or default_workers()
         return {"device": self.device, "workers": workers, "chunk": self.chunk, "kernel": self.kernel}
+
+    def execute(
+        self,
+        prepared: Prepared,
+        writer: RunWriter | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        checkpoint: Payload | None = None,
+    ) -> Outcome:
+        # Two intra-op threads beside busy workers can make a loop many times slower than its processor time.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            world = World(prepared, writer, progress)
+            if checkpoint is None:
+                world.begin()
+            else:
+                restore(world, checkpoint)
+            with _interruptible(world):
+                world.run()
+        finally:
+            torch.set_num_threads(threads)
+        models = torch.stack([node.model for node in world.nodes]).cpu()
+        return Outcome(finished=not world.stopped_early, time=world.now, models=models)
+
+
+@contextmanager
+def _interruptible(world: World) -> Iterator[None]:
+    """Let the first Ctrl-C stop the world where it can be resumed, and the second stop it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if world.interrupted:
+            raise KeyboardInterrupt
+        world.interrupt()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

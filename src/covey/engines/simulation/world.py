@@ -18,8 +18,9 @@ from covey.engines.simulation.checkpoints import Cut
 from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
 from covey.engines.simulation.mixing import settle
 from covey.engines.simulation.node import SimulatedActivity, SimulatedNode, Snapshot, describe
-from covey.engines.simulation.recorder import Progress, Recorder
+from covey.engines.simulation.recorder import Recorder
 from covey.errors import ModelError, ProgramError
+from covey.experiment import Progress
 from covey.node import LocalData, Message, Mixture, Payload, Sending
 from covey.runs import RunWriter
 from covey.task.dataset import Split
@@ -48,7 +49,7 @@ class World:
         self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
         self.limit = experiment.duration if experiment.duration is not None else float("inf")
         self.model_shape = torch.Size([self.learner.layout.size])
-        self.speeds: list[float] = self.network.compute_speeds.tolist()
+        self.speeds: list[float] = self.network.compute_speeds().tolist()
         self.now = 0.0
         self.heap: list[Event] = []
         self.current: SimulatedActivity | None = None
@@ -59,7 +60,7 @@ class World:
         self._stop_after: int | None = None
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
-        self.remembers = self.network.churn.active or not self.program.synchronous
+        self.remembers = self.network.churn.has_churn or not self.program.synchronous
         self.recorder = Recorder(self, writer, progress)
         self.nodes = [self._node(id) for id in range(self.size)]
         self.deliver: list[Callable[[Message], None]] = [node.deliver for node in self.nodes]
@@ -71,7 +72,7 @@ class World:
         return SimulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
 
     def _links(self) -> Links:
-        uplinks, downlinks = self.network.uplink_rates, self.network.downlink_rates
+        uplinks, downlinks = self.network.uplink_rates(), self.network.downlink_rates()
         if uplinks is None and downlinks is None:
             return Unlimited(self)
         kind = Fair if self.network.queue == "fair" else Queued
@@ -129,7 +130,7 @@ class World:
             for node in stuck[:3]
             for key, waiter in node.waiters.items()
         )
-        lossy = self.network.churn.active or self.network.message_loss > 0
+        lossy = self.network.churn.has_churn or self.network.loss > 0
         hint = " Messages are lost in this network: give the program some 'patience'." if lossy else ""
         raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
 
@@ -165,6 +166,9 @@ class World:
             if isinstance(start, Mixture):
                 training.start = start.tensor()
         self.learner.train(trainings)
+        for training in trainings:
+            if training.update is not None and training.finite:
+                training.update.model.known_finite = True  # type: ignore[attr-defined]
 
     def settle(self) -> None:
         """Compute all mixtures."""
@@ -207,8 +211,8 @@ class World:
             for receiver in receivers:
                 self.nodes[receiver].dropped += 1
             return SENT
-        if self.network.message_loss > 0:
-            chance, key = self.network.message_loss, rng.mix(self._loss_key, node.id, node.messages_out)
+        if self.network.loss > 0:
+            chance, key = self.network.loss, rng.mix(self._loss_key, node.id, node.messages_out)
             receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
         return self.links.post(node, receivers, message)
 
@@ -276,6 +280,11 @@ class World:
             self.cuts.setdefault(completed, Cut(self, completed))
         return False
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run was interrupted before its end."""
+        return self.interrupted and any(not node.ended for node in self.nodes)
+
     def parks(self, node: SimulatedNode) -> bool:
         """Whether a node is to go no further."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
@@ -284,7 +293,7 @@ class World:
 
     def _follow_absences(self, node: SimulatedNode) -> bool:
         """Schedule the next absence of a node; whether it begins with one."""
-        if not self.network.churn.active:
+        if not self.network.churn.has_churn:
             return False
         absences = self.network.churn.absences(node.id, self.prepared.setting)
 
