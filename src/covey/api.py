@@ -1,0 +1,148 @@
+"""Running an experiment from Python: `covey.run(experiment) -> Run`."""
+
+import platform
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from covey import __version__
+from covey.engines.prepared import Prepared, prepare
+from covey.errors import RunError
+from covey.experiment import Experiment, Progress
+from covey.runs import Run, RunWriter, latest_checkpoint
+from covey.topology import Topology
+
+RUNS = Path("runs")
+"""Where run folders go that were not given a place."""
+
+
+def run(
+    experiment: Experiment | Mapping[str, Any] | Path | str,
+    *,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    quiet: bool = True,
+) -> Run:
+    """Run an experiment to its end.
+
+    Args:
+        experiment: the object, its tables, or its TOML file.
+        out: the run's folder; by default a new one under `runs/`.
+        data: the data folder; by default `COVEY_DATA`.
+        progress: called now and then with how far it is.
+        quiet: whether to show no progress bar while data are downloaded.
+
+    Returns:
+        The run, with its metrics and models. Ctrl-C ends it early, with a checkpoint to go on from.
+
+    Raises:
+        CoveyError: whatever is wrong, in one line.
+    """
+    chosen = as_experiment(experiment)
+    folder = Path(out) if out is not None else new_folder(chosen)
+    prepared = _prepare(chosen, data, quiet)
+    writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
+    topology = getattr(prepared.program, "topology", None)
+    if isinstance(topology, Topology):
+        graph = topology.at(0)
+        writer.graph(graph.n, graph.sources, graph.targets, topology.static)
+    counts = prepared.setting.label_counts
+    writer.holdings(counts if counts is not None else prepared.learner.parts.sizes)
+    return _execute(prepared, writer, folder, progress, None)
+
+
+def resume(
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    quiet: bool = True,
+) -> Run:
+    """Go on with an interrupted run from its latest checkpoint; see `run`.
+
+    Raises:
+        RunError: the run has finished, or has no checkpoint.
+    """
+    before = Run(Path(folder))
+    if before.status == "finished":
+        raise RunError(f"The run {before.folder} has finished: there is nothing to go on with.")
+    found = latest_checkpoint(before.folder)
+    if found is None:
+        raise RunError(f'The run {before.folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
+    _, checkpoint = found
+    prepared = _prepare(Experiment.from_table(before.experiment), data, quiet)
+    writer = RunWriter.reopen(before.folder)
+    writer.truncate(checkpoint["completed"].tolist())  # type: ignore[union-attr]
+    return _execute(prepared, writer, before.folder, progress, checkpoint)
+
+
+def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool) -> Prepared:
+    folder = None if data is None else Path(data)
+    return prepare(experiment, data=folder, quiet=quiet, **experiment.engine.compute_settings())
+
+
+def _execute(
+    prepared: Prepared,
+    writer: RunWriter,
+    folder: Path,
+    progress: Callable[[Progress], None] | None,
+    checkpoint: Any,
+) -> Run:
+    status, ended, began = "failed", {}, perf_counter()
+    try:
+        outcome = prepared.experiment.engine.execute(prepared, writer, progress=progress, checkpoint=checkpoint)
+        status = "finished" if outcome.finished else "interrupted"
+        ended = {"time": outcome.time, "wall_seconds": round(perf_counter() - began, 3)}
+        if outcome.finished and prepared.experiment.output.models:
+            writer.models(outcome.models)
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        prepared.learner.close()
+        writer.finish(status, ended)
+    return Run(folder)
+
+
+def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Experiment:
+    """The experiment itself, from its object, its tables or its file."""
+    if isinstance(experiment, Experiment):
+        return experiment
+    if isinstance(experiment, Mapping):
+        return Experiment.from_table(experiment)
+    return Experiment.from_file(experiment)
+
+
+def new_folder(experiment: Experiment) -> Path:
+    """A folder under `runs/` that does not exist yet."""
+    stem = f"{experiment.name}-s{experiment.seed}"
+    number = 1
+    while (RUNS / f"{stem}-{number:03d}").exists():
+        number += 1
+    return RUNS / f"{stem}-{number:03d}"
+
+
+def facts(prepared: Prepared) -> dict[str, Any]:
+    """What a run's folder says of where it came from."""
+    return {
+        "covey": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": prepared.setting.seed,
+        "nodes": prepared.setting.nodes,
+        "parameters": prepared.setting.parameters,
+        "kernel": prepared.learner.kernel_name,
+        "device": str(prepared.learner.device),
+        "program": prepared.program.title(),
+    }
