@@ -151,3 +151,10 @@ def resolve(family: type[P], name: Any) -> type[P]:
             f"{class_name} does not derive from {family.__module__}.{family.__name__}."
         )
     return cls
+
+
+def load(family: str, kind: str) -> type[Part]:
+    """The class of a known kind."""
+    module, _, name = KINDS[family][kind].partition(":")
+    found: type[Part] = getattr(importlib.import_module(module), name)
+    return found

@@ -1,0 +1,84 @@
+"""`covey check`."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from covey.cli.progress import amount
+from covey.cli.running import read
+from covey.engines.prepared import prepare
+from covey.experiment import Experiment
+from covey.topology import Topology
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Validate an experiment, and say what it means."""
+    import tomli_w
+
+    from covey.topology.facts import expected_contraction, facts
+
+    experiment = Experiment.from_table(read(arguments))
+    settings = {**experiment.engine.compute_settings(), "workers": 1}
+    prepared = prepare(experiment, data=arguments.data, quiet=arguments.json, **settings)
+    resolved = experiment.to_table()
+    found: dict[str, Any] = {
+        "experiment": resolved,
+        "parameters": prepared.learner.layout.size,
+        "kernel": prepared.learner.kernel_name,
+        "samples": {
+            "train": int(prepared.learner.parts.sizes.sum()),
+            "test": len(prepared.learner.data.test),
+            "smallest_node": int(prepared.learner.parts.sizes.min()),
+            "largest_node": int(prepared.learner.parts.sizes.max()),
+        },
+        "model_bytes": prepared.model_bytes,
+        "bytes_per_node_and_round": prepared.round_bytes,
+    }
+    topology = getattr(prepared.program, "topology", None)
+    if isinstance(topology, Topology):
+        aggregation = getattr(prepared.program, "aggregation", None)
+        rule = aggregation.title() if aggregation is not None else "metropolis-hastings"
+        graph = topology.at(0)
+        rule = rule if rule in ("mean", "given") or graph.is_undirected else "mean"
+        found["graph"] = asdict(facts(graph, rule if rule in ("mean", "given") else "metropolis-hastings"))
+        found["graph"]["changes"] = not topology.static
+        contraction = expected_contraction(topology, graph.n)
+        if contraction is not None:
+            found["graph"]["expected_contraction"] = contraction
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    print(tomli_w.dumps(resolved).strip())
+    print()
+    samples = found["samples"]
+    print(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
+    print(
+        f"data        {samples['train']:,} training samples, {samples['smallest_node']} to {samples['largest_node']} a node; "
+        f"{samples['test']:,} test samples"
+    )
+    if "graph" in found:
+        print("graph       " + _in_words(found["graph"]))
+    expected = found["bytes_per_node_and_round"]
+    print(f"messages    {amount(found['model_bytes'])} with a whole model")
+    if expected is not None:
+        nodes = experiment.network.nodes
+        print(
+            f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
+            f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds"
+        )
+    print("ok")
+    return 0
+
+
+def _in_words(graph: dict[str, Any]) -> str:
+    parts = [
+        ("the first of many: " if graph["changes"] else "")
+        + f"{graph['nodes']:,} nodes, {graph['edges']:,} {'directed ' if graph['directed'] else ''}edges"
+    ]
+    parts.append("connected" if graph["components"] == 1 else f"{graph['components']} components")
+    for name, value in graph.items():
+        if name not in ("nodes", "edges", "directed", "components", "changes") and value is not None:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value).lower()
+            parts.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(parts)

@@ -1,0 +1,57 @@
+"""`covey demo`."""
+
+import argparse
+
+from covey import api
+from covey.cli.progress import ProgressDisplay
+from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.experiment import Experiment
+
+TOPOLOGIES = {
+    "d-psgd": {"kind": "random-regular", "degree": 4},
+    "epidemic-learning": {"kind": "epidemic-oracle", "degree": 4},
+}
+
+
+def experiment(name: str) -> Experiment:
+    """One of the two experiments of the demo."""
+    return Experiment.from_table(
+        {
+            "name": name,
+            "seed": 1,
+            "rounds": 100,
+            "program": {"kind": "gossip", "topology": TOPOLOGIES[name]},
+            "task": {
+                "dataset": "digits",
+                "model": "logistic",
+                "batch_size": 7,
+                "partition": {"kind": "shards", "per_node": 2},
+                "optimizer": {"kind": "sgd", "lr": 0.5},
+            },
+            "network": {"nodes": 100, "latency": "20ms", "bandwidth": "100Mbit/s"},
+            "evaluation": {"every": 5},
+        }
+    )
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """100 nodes, twice, then a table and a figure."""
+    from covey import view
+
+    number = len(list(api.RUNS.glob("demo-*"))) + 1
+    folder = arguments.out or api.RUNS / f"demo-{number:03d}"
+    print("100 nodes learn handwritten digits. Each holds two of the ten digits or so, and talks to 4 others a round:")
+    print("with D-PSGD always the same 4, with Epidemic Learning 4 others every time.")
+    runs = []
+    for name in TOPOLOGIES:
+        chosen = experiment(name)
+        with ProgressDisplay(name, chosen.rounds, chosen.network.nodes) as display:
+            runs.append(api.run(chosen, out=folder / name, progress=display))
+    figure = folder / "accuracy.png"
+    view.save(view.curves(runs, "accuracy", "rounds"), figure)
+    rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]
+    print_table("after 100 rounds", ("algorithm", *SUMMARY_COLUMNS), rows)
+    print(f"figure: {figure}")
+    for run in runs:
+        print(f"run:    {run.folder}")
+    return 0

@@ -1,0 +1,134 @@
+"""The commands, their flags and their help."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from covey import __version__
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def _lazily(module: str, name: str) -> Command:
+    """A command that is imported when it is called: showing help must not load torch."""
+
+    def command(arguments: argparse.Namespace) -> int:
+        from importlib import import_module
+
+        chosen: Command = getattr(import_module(f"covey.cli.{module}"), name)
+        return chosen(arguments)
+
+    return command
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `covey` and all of its commands."""
+    parser = argparse.ArgumentParser(
+        prog="covey",
+        description="Write a decentralized-learning protocol once; run it in simulation, in processes or on a cluster.",
+        epilog="Begin with: covey demo",
+    )
+    parser.add_argument("--version", action="version", version=f"covey {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, command: Command, summary: str, example: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=command)
+        return added
+
+    def takes_experiment(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
+        command.add_argument("file", metavar="FILE.toml", type=Path, nargs="?" if optional else None, help="the experiment")
+        command.add_argument("--seed", type=int, help="short for --set seed=SEED")
+        command.add_argument("--engine", help="short for --set engine.kind=ENGINE")
+        command.add_argument("--data", type=Path, help="the data folder; otherwise the environment's COVEY_DATA")
+
+    def takes_set(command: argparse.ArgumentParser, help: str) -> None:
+        command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help=help)
+
+    run = add("run", _lazily("running", "run"), "Run an experiment.", "covey run experiment.toml --set rounds=20 --seed 7")
+    takes_experiment(run, optional=True)
+    takes_set(run, "set any key of the experiment, with dots between nested ones; may be repeated")
+    run.add_argument("--out", type=Path, help="the run's folder; otherwise a new one under runs/")
+    run.add_argument("--resume", metavar="RUN", type=Path, help="go on with an interrupted run")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON, and no progress")
+
+    sweep = add(
+        "sweep",
+        _lazily("running", "sweep"),
+        "Run an experiment with every combination of some values; seeds are shown as mean and spread.",
+        "covey sweep experiment.toml --set program.topology.degree=2,4,7 --set seed=1,2,3",
+    )
+    takes_experiment(sweep)
+    takes_set(sweep, "values of a key, with commas between them; may be repeated, which multiplies")
+    sweep.add_argument("--out", type=Path, help="the folder of the run folders; otherwise a new one under runs/")
+    sweep.add_argument("--json", action="store_true", help="print the table as JSON, and no progress")
+
+    check = add(
+        "check",
+        _lazily("checking", "check"),
+        "Validate an experiment and show what it means: all keys, the graph's facts, the model, the bytes.",
+        "covey check experiment.toml",
+    )
+    takes_experiment(check)
+    takes_set(check, "set any key of the experiment; may be repeated")
+    check.add_argument("--json", action="store_true", help="print it as JSON")
+
+    listing = add("list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology")
+    listing.add_argument("family", nargs="?", help="only one family, such as topology or model")
+    listing.add_argument("--json", action="store_true", help="print it as JSON")
+
+    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/run-s1-001")
+    show.add_argument("run", metavar="RUN", type=Path)
+    show.add_argument("--json", action="store_true", help="print it as JSON")
+
+    compare = add(
+        "compare", _lazily("showing", "compare"), "Compare runs in a table.", "covey compare runs/run-s1-001 runs/run-s2-001"
+    )
+    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    compare.add_argument("--json", action="store_true", help="print it as JSON")
+
+    plot = add(
+        "plot",
+        _lazily("showing", "plot"),
+        "Draw a metric of runs: a mean line, and the spread over nodes as a band.",
+        "covey plot runs/run-s1-001 --metric accuracy --against bytes --out figure.png",
+    )
+    plot.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    plot.add_argument("--metric", default="accuracy", help="what to draw (default: accuracy)")
+    plot.add_argument(
+        "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
+    )
+    plot.add_argument("--out", type=Path, default=Path("figure.png"), help="PNG, SVG or PDF (default: figure.png)")
+    plot.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
+    plot.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
+
+    report = add(
+        "report", _lazily("showing", "report"), "Write one self-contained HTML page on runs.", "covey report runs/run-s1-001"
+    )
+    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
+
+    export = add(
+        "export",
+        _lazily("showing", "export"),
+        "Write one row per node and evaluated round.",
+        "covey export runs/run-s1-001 --format csv --out metrics.csv",
+    )
+    export.add_argument("run", metavar="RUN", type=Path)
+    export.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    export.add_argument("--out", type=Path, help="the file; CSV goes to standard output without it")
+
+    demo = add(
+        "demo",
+        _lazily("demo", "demo"),
+        "100 nodes learn handwritten digits without a server: D-PSGD on a static graph against Epidemic Learning.",
+        "covey demo",
+    )
+    demo.add_argument("--out", type=Path, help="the folder; otherwise a new one under runs/")
+    return parser

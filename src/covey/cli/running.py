@@ -1,0 +1,170 @@
+"""`covey run` and `covey sweep`."""
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from covey import api
+from covey.cli.progress import ProgressDisplay, amount, seconds
+from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.errors import ConfigurationError, RunError
+from covey.experiment import Experiment, assign, parse_value, read_table
+from covey.runs import Run
+
+
+def read(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The tables of the experiment that the arguments name, with their settings."""
+    table = read_table(arguments.file)
+    for override in arguments.overrides:
+        assign(table, override)
+    if arguments.seed is not None:
+        table["seed"] = arguments.seed
+    if arguments.engine is not None:
+        assign(table, f"engine.kind={arguments.engine}")
+    return table
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run an experiment, or go on with one."""
+    if arguments.resume is not None:
+        if arguments.file is not None or arguments.overrides or arguments.seed is not None or arguments.engine:
+            raise ConfigurationError("--resume goes on with the run as it is: give no FILE, --set, --seed or --engine.")
+        before = Run(arguments.resume)
+        experiment = Experiment.from_table(before.experiment)
+        with _display(before.folder.name, experiment, arguments.json) as display:
+            done = api.resume(arguments.resume, data=arguments.data, progress=display, quiet=arguments.json)
+    elif arguments.file is None:
+        raise ConfigurationError("Give an experiment, as in `covey run FILE.toml`, or a run to go on with: --resume RUN.")
+    else:
+        experiment = Experiment.from_table(read(arguments))
+        out = arguments.out or api.new_folder(experiment)
+        with _display(out.name, experiment, arguments.json) as display:
+            done = api.run(experiment, out=out, data=arguments.data, progress=display, quiet=arguments.json)
+    return report(done, as_json=arguments.json)
+
+
+def _display(title: str, experiment: Experiment, silent: bool) -> ProgressDisplay:
+    return ProgressDisplay(title, experiment.rounds, experiment.network.nodes, silent=silent)
+
+
+def report(done: Run, *, as_json: bool) -> int:
+    """Print what came of a run."""
+    summary = done.summary()
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_table(f"{done.folder} ({summary['status']})", ("run", *SUMMARY_COLUMNS), [[done.folder.name, *summary_row(summary)]])
+    if done.status == "interrupted":
+        print(f"Interrupted. Go on with: covey run --resume {done.folder}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Run every combination of the given values, and show each configuration over its seeds."""
+    axes: list[tuple[str, list[Any]]] = []
+    for setting in arguments.overrides:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigurationError(f'A setting must be written "key=a,b,c". Got {setting!r} instead.')
+        axes.append((key.strip(), _values(text)))
+    arguments.overrides = []
+    base = read(arguments)
+    combinations = [dict(zip([key for key, _ in axes], values, strict=True)) for values in itertools.product(*[v for _, v in axes])]
+    experiments = []
+    for combination in combinations:
+        table = _copy(base)
+        for key, value in combination.items():
+            assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
+        experiments.append(Experiment.from_table(table))
+    folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"The folder {folder} is not empty: give another one with --out.")
+    finished: list[tuple[dict[str, Any], Run]] = []
+    for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
+        name = "-".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in combination.items()) or "run"
+        with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
+            done = api.run(experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json)
+        finished.append((combination, done))
+        if done.status == "interrupted":
+            break
+    return _show_sweep(folder, finished, as_json=arguments.json)
+
+
+def _values(text: str) -> list[Any]:
+    """The values between the commas that are not inside brackets, braces or quotes."""
+    parts, depth, quoted, start = [], 0, False, 0
+    for at, letter in enumerate(text):
+        if letter == '"':
+            quoted = not quoted
+        elif not quoted and letter in "[{":
+            depth += 1
+        elif not quoted and letter in "]}":
+            depth -= 1
+        elif letter == "," and depth == 0 and not quoted:
+            parts.append(text[start:at])
+            start = at + 1
+    return [parse_value(part) for part in [*parts, text[start:]]]
+
+
+def _copy(table: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in table.items()}
+
+
+def _inline(value: Any) -> str:
+    """A value as inline TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_inline(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
+
+
+def _short(value: Any) -> str:
+    text = str(value.get("kind", "table")) if isinstance(value, dict) else str(value)
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in text)
+
+
+def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_json: bool) -> int:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for combination, done in finished:
+        label = ", ".join(f"{key} = {_inline(value)}" for key, value in combination.items() if key != "seed")
+        groups.setdefault(label or "all seeds", []).append(done.summary())
+    rows, records = [], []
+    for label, summaries in groups.items():
+        record: dict[str, Any] = {"configuration": label, "runs": [summary["run"] for summary in summaries]}
+        cells = [label, str(len(summaries))]
+        for name, pick in _FIGURES.items():
+            values = [value for value in map(pick, summaries) if value is not None]
+            record[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0} if values else None
+            cells.append(_spread(name, record[name]))
+        records.append(record)
+        rows.append(cells)
+    if as_json:
+        print(json.dumps(records, indent=2))
+    else:
+        print_table(str(folder), ("configuration", "runs", *_FIGURES), rows)
+    return 130 if any(done.status == "interrupted" for _, done in finished) else 0
+
+
+def _of(metric: str, part: str) -> Any:
+    return lambda summary: summary["final"].get(metric, {}).get(part)
+
+
+_FIGURES: dict[str, Any] = {
+    "accuracy": _of("accuracy", "mean"),
+    "worst node": _of("accuracy", "min"),
+    "best node": _of("accuracy", "max"),
+    "loss": _of("loss", "mean"),
+    "bytes sent": lambda summary: summary["totals"]["bytes_out"],
+    "virtual time": lambda summary: summary["time"],
+}
+
+
+def _spread(name: str, figure: dict[str, float] | None) -> str:
+    if figure is None:
+        return "-"
+    form = {"bytes sent": amount, "virtual time": seconds}.get(name, lambda value: f"{value:.3f}")
+    return f"{form(figure['mean'])} ± {form(figure['std'])}" if figure["std"] else form(figure["mean"])

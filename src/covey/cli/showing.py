@@ -1,0 +1,80 @@
+"""`covey show`, `compare`, `plot`, `report` and `export`."""
+
+import argparse
+import json
+import sys
+
+from covey.cli.progress import amount, seconds
+from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.errors import ConfigurationError
+from covey.runs import Run
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """What came of a run."""
+    run = Run(arguments.run)
+    summary = run.summary()
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+        return 0
+    print(f"{run.folder}: {summary['status']}")
+    print(f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, {seconds(summary['time'])} virtual")
+    totals = summary["totals"]
+    print(
+        f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "
+        f"{amount(totals['bytes_in'])}, dropped {totals['dropped']:,}; {totals['steps']:,} training steps"
+    )
+    rows = [
+        [metric, *(f"{values[part]:.4f}" for part in ("mean", "min", "max", "std"))]
+        for metric, values in summary["final"].items()
+    ]
+    rows += [[f"network: {name}", f"{value:.4f}", "", "", ""] for name, value in summary["network"].items()]
+    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Several runs in one table."""
+    runs = [Run(path) for path in arguments.runs]
+    summaries = [run.summary() for run in runs]
+    if arguments.json:
+        print(json.dumps(summaries, indent=2))
+        return 0
+    rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
+    print_table("runs", ("run", *SUMMARY_COLUMNS), rows)
+    return 0
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """A figure."""
+    from covey import view
+
+    runs = [Run(path) for path in arguments.runs]
+    if arguments.holdings or arguments.graph:
+        if len(runs) != 1:
+            raise ConfigurationError(f"--holdings and --graph draw one run. Got {len(runs)} instead.")
+        figure = view.holdings(runs[0]) if arguments.holdings else view.graph(runs[0])
+    else:
+        figure = view.curves(runs, arguments.metric, arguments.against)
+    view.save(figure, arguments.out)
+    print(arguments.out)
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """An HTML page."""
+    from covey.report import write_report
+
+    write_report([Run(path) for path in arguments.runs], arguments.out)
+    print(arguments.out)
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Rows for other programs."""
+    text = Run(arguments.run).export(arguments.format, arguments.out)
+    if text is not None:
+        sys.stdout.write(text)
+    else:
+        print(arguments.out)
+    return 0
