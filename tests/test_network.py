@@ -73,12 +73,13 @@ def test_bandwidth_is_for_both_directions_and_replaces_both_of_a_preset() -> Non
     assert build(Network, to_table(made)) == made
 
 
-def test_one_direction_goes_before_bandwidth() -> None:
-    made = prepared(bandwidth="10Mbit/s", uplink="1Mbit/s")
+@pytest.mark.parametrize(("direction", "rates"), [("uplink", (1e6, 1e7)), ("downlink", (1e7, 1e6))])
+def test_one_direction_goes_before_bandwidth(direction: str, rates: tuple[float, float]) -> None:
+    made = prepared(bandwidth="10Mbit/s", **{direction: "1Mbit/s"})
     up, down = made.uplink_rates(), made.downlink_rates()
     assert up is not None
     assert down is not None
-    assert (up[0], down[0]) == (1e6, 1e7)
+    assert (up[0], down[0]) == rates
 
 
 def test_infinite_bandwidth_lifts_the_limits_of_a_preset() -> None:

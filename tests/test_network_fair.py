@@ -162,6 +162,17 @@ def test_flows_without_limit_or_bits_end_at_once() -> None:
     assert share.next_completion() == (5.0, [slow])
 
 
+def test_a_flow_that_has_ended_carries_nothing_once_another_begins() -> None:
+    share = FairShare(np.array([10.0]), np.array([math.inf]))
+    ended = share.add(0.0, 0, 0, 100.0)
+    assert share.next_completion() == (10.0, [ended])
+    begun = share.add(10.0, 0, 0, 50.0)
+    assert share.rates() == [(ended, 0, 0, 0.0), (begun, 0, 0, 10.0)]
+    assert share.next_completion() == (10.0, [ended])
+    assert share.complete(10.0) == [ended]
+    assert share.next_completion() == (15.0, [begun])
+
+
 def test_all_that_happens_at_one_instant_is_shared_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shared: list[int] = []
 
