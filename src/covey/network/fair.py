@@ -48,9 +48,10 @@ def max_min_rates(uplinks: Floats, downlinks: Floats, senders: Ids, receivers: I
 class FairShare:
     """All transfers under way in a network of shared links.
 
-    Times may not decrease from call to call. What begins, ends or is withdrawn at one instant changes the rates once,
-    when they are next asked for. A flow keeps its start, its bits and its end as long as its rate is the same, so that
-    one whose rate never changes ends exactly at start + bits / rate, whatever others do.
+    Times may not decrease from call to call. What a flow that ended had of its links is free for others once `complete`
+    has taken it out, so that has to be called at every time that `next_completion` gives. What begins, ends or is
+    withdrawn at one instant changes the rates once, when they are next asked for. A flow whose rate never changes ends
+    exactly at start + bits / rate, whatever others do.
 
     Args:
         uplinks, downlinks: capacities in bits per second, N; inf for no limit.
@@ -179,10 +180,12 @@ class FairShare:
             return
         self._merge()
         self._stale = False
-        open_ = np.flatnonzero(self._ends > self._now)
-        rates = max_min_rates(self._uplinks, self._downlinks, self._senders[open_], self._receivers[open_])
-        changed = rates != self._rates[open_]
-        flows, rates = open_[changed], rates[changed]
+        running = self._ends > self._now
+        self._rates[~running] = 0.0
+        flows = np.flatnonzero(running)
+        rates = max_min_rates(self._uplinks, self._downlinks, self._senders[flows], self._receivers[flows])
+        changed = rates != self._rates[flows]
+        flows, rates = flows[changed], rates[changed]
         self._bits[flows] = self._left(self._now)[flows]
         self._since[flows] = self._now
         self._rates[flows] = rates
