@@ -1,0 +1,281 @@
+"""The one encoding of messages, and of the files that hold tensors. Nothing is ever unpickled.
+
+A frame is
+
+    prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
+    header    msgpack: the tag, the plain fields, and for each tensor its name, dtype and shape
+    body      the tensors' bytes, little-endian and C-contiguous, each padded with zeros to a multiple of 8
+
+All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
+the tag, the fields and the shapes alone, and `size` computes it without touching a tensor.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from covey.errors import RunError, WireError
+from covey.node import Payload
+
+_PREFIX = struct.Struct("<4sHHIIQIIqQ")
+PREFIX_BYTES = _PREFIX.size
+"""The length of the prefix; `peek` tells a frame's length from it."""
+_MAGIC = b"CVYF"
+_VERSION = 1
+_ALIGN = 8
+_NO_ROUND = -1
+
+_CODES: dict[torch.dtype, str] = {
+    torch.float64: "f8",
+    torch.float32: "f4",
+    torch.float16: "f2",
+    torch.bfloat16: "b2",
+    torch.int64: "i8",
+    torch.int32: "i4",
+    torch.int16: "i2",
+    torch.int8: "i1",
+    torch.uint8: "u1",
+    torch.bool: "b1",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+class _Header(msgspec.Struct, array_like=True):
+    tag: str
+    fields: dict[str, Any]
+    tensors: list[tuple[str, str, list[int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a decoder accepts; checked before anything is allocated."""
+
+    frame: int = 1 << 30
+    """Bytes of a whole frame."""
+    header: int = 1 << 20
+    """Bytes of its header."""
+    tensors: int = 4096
+    """Tensors of a payload."""
+    dims: int = 8
+    """Dimensions of a tensor."""
+
+
+DEFAULT = Limits()
+_FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded message."""
+
+    tag: str
+    sender: int
+    receiver: int
+    round: int | None
+    sequence: int
+    payload: Payload
+    size: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
+_header_sizes: dict[Any, int] = {}
+
+
+def _split(payload: Payload) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    fields: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in payload.items():
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, str | int | float | bytes | list) or value is None:
+            fields[name] = value
+        else:
+            raise WireError("bad-field", f"the entry '{name}' is a {type(value).__name__}, which is never sent")
+    return fields, tensors
+
+
+def _header(tag: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    described = []
+    for name, tensor in tensors.items():
+        code = _CODES.get(tensor.dtype)
+        if code is None:
+            raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
+        described.append((name, code, list(tensor.shape)))
+    return _encode(_Header(tag, dict(fields), described))
+
+
+def size(payload: Payload, tag: str = "") -> int:
+    """The exact length in bytes of the frame that `encode` makes of a payload."""
+    shapes = []
+    body = 0
+    for name, value in payload.items():
+        if not isinstance(value, Tensor):
+            break
+        shapes.append((name, value.dtype, value.shape))
+        body += -(-value.nbytes // _ALIGN) * _ALIGN
+    else:
+        key = (tag, *shapes)
+        header = _header_sizes.get(key)
+        if header is None:
+            if len(_header_sizes) > 4096:
+                _header_sizes.clear()
+            header = _header_sizes[key] = len(_header(tag, *_split(payload)))
+        return PREFIX_BYTES + header + body
+    fields, tensors = _split(payload)
+    body = sum(-(-tensor.nbytes // _ALIGN) * _ALIGN for tensor in tensors.values())
+    return PREFIX_BYTES + len(_header(tag, fields, tensors)) + body
+
+
+def encode_parts(
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+) -> list[bytes | memoryview]:
+    """A frame in pieces that need not be copied together; tensors on the CPU are not copied at all.
+
+    Raises:
+        WireError: an entry that has no encoding.
+    """
+    fields, tensors = _split(payload)
+    header = _header(tag, fields, tensors)
+    parts: list[bytes | memoryview] = []
+    body = 0
+    for tensor in tensors.values():
+        if tensor.nbytes:
+            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            parts.append(raw)
+        padding = -tensor.nbytes % _ALIGN
+        if padding:
+            parts.append(bytes(padding))
+        body += tensor.nbytes + padding
+    number = _NO_ROUND if round is None else round
+    prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
+    return [prefix, header, *parts]
+
+
+def encode(
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+) -> bytes:
+    """A frame as one string of bytes; see `encode_parts`."""
+    return b"".join(
+        encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, sequence=sequence)
+    )
+
+
+def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
+    """The length of the frame that begins with a prefix, for who reads a stream.
+
+    Raises:
+        WireError: no prefix, or of a frame that is too long.
+    """
+    return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
+
+
+def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, int, int, int]:
+    """(header length, body length, sender, receiver, round, sequence), checked."""
+    if len(prefix) < PREFIX_BYTES:
+        raise WireError("truncated", f"{len(prefix)} bytes are no prefix of {PREFIX_BYTES}")
+    magic, version, flags, zero, header, body, sender, receiver, round, sequence = _PREFIX.unpack_from(prefix)
+    if magic != _MAGIC:
+        raise WireError("bad-magic", f"a frame begins with {_MAGIC!r}, not {bytes(magic)!r}")
+    if version != _VERSION or flags or zero:
+        raise WireError("bad-version", f"version {version} with flags {flags} is not version {_VERSION}")
+    if header > limits.header or PREFIX_BYTES + header + body > limits.frame:
+        raise WireError("oversized", f"a header of {header} and a body of {body} bytes are over the limits")
+    if round < _NO_ROUND:
+        raise WireError("bad-header", f"the round {round} is negative")
+    return header, body, sender, receiver, round, sequence
+
+
+def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Frame:
+    """The message that a frame holds; its tensors have memory of their own.
+
+    Raises:
+        WireError: anything but one whole valid frame within the limits.
+    """
+    view = memoryview(data)
+    header_bytes, body_bytes, sender, receiver, round, sequence = _unpack(view[:PREFIX_BYTES], limits)
+    total = PREFIX_BYTES + header_bytes + body_bytes
+    if len(view) != total:
+        reason = "truncated" if len(view) < total else "trailing-bytes"
+        raise WireError(reason, f"the frame should have {total} bytes, and {len(view)} are here")
+    try:
+        header = _decode_header(view[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise WireError("bad-header", str(error)) from error
+    if len(header.tensors) > limits.tensors:
+        raise WireError("oversized", f"{len(header.tensors)} tensors are more than {limits.tensors}")
+    payload: dict[str, Any] = dict(header.fields)
+    at = PREFIX_BYTES + header_bytes
+    for name, code, shape in header.tensors:
+        dtype = _DTYPES.get(code)
+        if dtype is None:
+            raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
+        if len(shape) > limits.dims or any(side < 0 for side in shape):
+            raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
+        if name in payload:
+            raise WireError("bad-header", f"the entry '{name}' stands twice")
+        length = dtype.itemsize
+        for side in shape:
+            length *= side
+        padded = -(-length // _ALIGN) * _ALIGN
+        if padded > total - at:
+            raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
+        raw = bytearray(view[at : at + length])
+        flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
+        if code == "b1" and length and int(flat.max()) > 1:
+            raise WireError("bad-header", f"the tensor '{name}' holds what is no truth value")
+        payload[name] = flat.view(dtype).reshape(shape)
+        at += padded
+    if at != total:
+        raise WireError("length-mismatch", f"{total - at} bytes of the body belong to no tensor")
+    return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, sequence, payload, total)
+
+
+def write_file(path: Path, payload: Payload) -> None:
+    """Write a payload so that the file is there whole or, whatever happens, as it was before.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        for piece in encode_parts(payload):
+            digest.update(piece)
+            file.write(piece)
+        file.write(digest.digest())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_file(path: Path) -> Payload:
+    """The payload of a file that `write_file` wrote.
+
+    Raises:
+        RunError: the file cannot be read, or is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
+    body = memoryview(data)[:-32]
+    if len(data) < 32 or hashlib.blake2b(body, digest_size=32).digest() != data[-32:]:
+        raise RunError(f"The file {path} is damaged: its checksum does not fit.")
+    try:
+        return decode(body, _FILES).payload
+    except WireError as error:
+        raise RunError(f"The file {path} is damaged: {error}.") from error
