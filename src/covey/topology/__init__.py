@@ -1,6 +1,39 @@
 """Who talks to whom: graphs, and the rules that draw them."""
 
+from covey.topology.dynamic import EpidemicLocal, EpidemicOracle, OnePeerExponential, RandomMatching, Redrawn
 from covey.topology.graph import Graph
+from covey.topology.static import (
+    Complete,
+    Edges,
+    ErdosRenyi,
+    Exponential,
+    FromNetworkx,
+    Grid,
+    RandomRegular,
+    Ring,
+    SmallWorld,
+    Star,
+    Torus,
+)
 from covey.topology.topology import Topology
 
-__all__ = ["Graph", "Topology"]
+__all__ = [
+    "Complete",
+    "Edges",
+    "EpidemicLocal",
+    "EpidemicOracle",
+    "ErdosRenyi",
+    "Exponential",
+    "FromNetworkx",
+    "Graph",
+    "Grid",
+    "OnePeerExponential",
+    "RandomMatching",
+    "RandomRegular",
+    "Redrawn",
+    "Ring",
+    "SmallWorld",
+    "Star",
+    "Topology",
+    "Torus",
+]

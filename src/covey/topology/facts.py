@@ -1,0 +1,87 @@
+"""What `covey check` says of a graph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.sparse.linalg import svds
+
+from covey.topology.dynamic import EpidemicLocal, EpidemicOracle
+from covey.topology.graph import Graph
+from covey.topology.topology import Topology
+
+_DENSE = 600
+_DIAMETER = 2000
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """Facts of a graph and of its mixing matrix W."""
+
+    nodes: int
+    edges: int
+    """Pairs that talk where the graph is undirected, else messages."""
+    directed: bool
+    components: int
+    """Strongly connected ones where it is directed; 1 means connected."""
+    least_degree: int
+    mean_degree: float
+    largest_degree: int
+    """Degrees count what a node receives."""
+    diameter: int | None
+    """None where it is infinite, or the graph too large to know."""
+    spectral_gap: float
+    """1 - the second largest singular value of W; the larger, the faster models come together."""
+    doubly_stochastic: bool
+
+
+def facts(graph: Graph, rule: str = "metropolis-hastings") -> GraphFacts:
+    """Find out about a graph.
+
+    Args:
+        graph: the graph.
+        rule: how it mixes, as `Graph.mixing` takes it.
+    """
+    mixing = graph.mixing(rule)
+    directed = not graph.is_undirected
+    components = connected_components(mixing, connection="strong", return_labels=False)
+    diameter = None
+    if components == 1 and graph.n <= _DIAMETER:
+        diameter = int(shortest_path(graph.mixing("mean").T, unweighted=True).max())
+    return GraphFacts(
+        nodes=graph.n,
+        edges=len(graph.sources) if directed else len(graph.sources) // 2,
+        directed=directed,
+        components=int(components),
+        least_degree=int(graph.in_degrees.min()),
+        mean_degree=float(graph.in_degrees.mean()),
+        largest_degree=int(graph.in_degrees.max()),
+        diameter=diameter,
+        spectral_gap=_spectral_gap(graph, rule),
+        doubly_stochastic=bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9),
+    )
+
+
+def _spectral_gap(graph: Graph, rule: str) -> float:
+    if graph.n == 1:
+        return 1.0
+    mixing = graph.mixing(rule)
+    if graph.n <= _DENSE:
+        singular = np.linalg.svd(mixing.toarray(), compute_uv=False)
+    else:
+        singular = np.sort(svds(mixing, k=2, return_singular_vectors=False, random_state=0))[::-1]
+    return float(max(0.0, 1.0 - singular[1]))
+
+
+def expected_contraction(topology: Topology, nodes: int) -> float | None:
+    """By what factor a round of equal-weight averaging shrinks the squared distance to the mean, on average.
+
+    Known in closed form for Epidemic Learning; None elsewhere.
+    """
+    if isinstance(topology, EpidemicOracle):
+        s = topology.degree
+        return (1.0 - s / (nodes - 1)) / (s + 1)
+    if isinstance(topology, EpidemicLocal):
+        s = topology.degree
+        return (1.0 - (1.0 - s / (nodes - 1)) ** nodes) / s - 1.0 / (nodes - 1)
+    return None
