@@ -1,0 +1,1 @@
+"""Data sets, a module for each family of file formats."""
