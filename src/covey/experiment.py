@@ -25,11 +25,15 @@ class Evaluation(Part):
     """When and how the models of the nodes are evaluated."""
 
     kind: ClassVar[str] = "evaluation"
-    every: int = param("The rounds between two evaluations; the last round is always evaluated. 0: only the last.", 10, ge=0)
-    samples: int | None = param("On how many test samples, the same for all nodes; all by default.", None, ge=1)
-    nodes: int | None = param("How many nodes, chosen by the seed; all by default.", None, ge=1)
-    average: bool = param("Whether to evaluate the average of all models, and how far they are from it.", True)
-    takes_time: bool = param("Whether evaluation costs the nodes time, as training on as many samples does.", False)
+    every: int = param(
+        "The rounds between two evaluations; the last round is always evaluated. 0: only the last.", default=10, ge=0
+    )
+    samples: int | None = param("On how many test samples, the same for all nodes; all by default.", default=None, ge=1)
+    nodes: int | None = param("How many nodes, chosen by the seed; all by default.", default=None, ge=1)
+    average: bool = param("Whether to evaluate the average of all models, and how far they are from it.", default=True)
+    takes_time: bool = param(
+        "Whether evaluation costs the nodes time, as training on as many samples does.", default=False
+    )
 
     def due(self, completed: int, rounds: int) -> bool:
         """Whether models are evaluated after so many rounds."""
@@ -40,15 +44,15 @@ class Checkpoint(Part):
     """When a run can be resumed from."""
 
     kind: ClassVar[str] = "checkpoint"
-    every: int = param("The rounds between two checkpoints; 0 for none but on Ctrl-C.", 0, ge=0)
-    keep: int = param("How many checkpoints are kept.", 2, ge=1)
+    every: int = param("The rounds between two checkpoints; 0 for none but on Ctrl-C.", default=0, ge=0)
+    keep: int = param("How many checkpoints are kept.", default=2, ge=1)
 
 
 class Output(Part):
     """What a run keeps beside its metrics."""
 
     kind: ClassVar[str] = "output"
-    models: bool = param("Whether the final models are saved.", True)
+    models: bool = param("Whether the final models are saved.", default=True)
 
 
 class Engine(Part):
@@ -121,10 +125,12 @@ class Experiment(Part):
     """Everything that a run depends on."""
 
     kind: ClassVar[str] = "experiment"
-    name: str = param("What run folders are called.", "run")
-    seed: int = param("What all randomness is derived from.", 1, ge=0)
-    rounds: int = param("How many rounds every node makes.", 100, ge=1)
-    duration: Seconds | None = param("After how many seconds of the nodes' clock the run ends, if not before.", None, gt=0)
+    name: str = param("What run folders are called.", default="run")
+    seed: int = param("What all randomness is derived from.", default=1, ge=0)
+    rounds: int = param("How many rounds every node makes.", default=100, ge=1)
+    duration: Seconds | None = param(
+        "After how many seconds of the nodes' clock the run ends, if not before.", default=None, gt=0
+    )
     program: Program = param("What every node does.")
     task: Task = param("What is learned.")
     network: Network = param("Who is there, and how well they are connected.")

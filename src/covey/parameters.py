@@ -112,8 +112,8 @@ def _number(value: Bound, missing: str) -> str:
 
 def param(
     doc: str,
-    default: Any = MISSING,
     *,
+    default: Any = MISSING,
     factory: Callable[[], Any] | None = None,
     ge: Bound = None,
     gt: Bound = None,
@@ -220,10 +220,15 @@ def fields_of(cls: type) -> dict[str, tuple[Any, Limits]]:
     return _FIELDS[cls]
 
 
+def default_of(cls: type, name: str) -> Any:
+    """The default of a parameter of a part class; MISSING where it is required."""
+    declared = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
 def is_required(cls: type, name: str) -> bool:
     """Whether a parameter of a part class has no default."""
-    declared = next(f for f in dataclasses.fields(cls) if f.name == name)
-    return declared.default is MISSING and declared.default_factory is MISSING
+    return default_of(cls, name) is MISSING
 
 
 def expectation(hint: Any, limits: Limits) -> str:

@@ -164,9 +164,7 @@ def encode(
     payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
 ) -> bytes:
     """A frame as one string of bytes; see `encode_parts`."""
-    return b"".join(
-        encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, sequence=sequence)
-    )
+    return b"".join(encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, sequence=sequence))
 
 
 def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:

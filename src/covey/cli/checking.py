@@ -54,8 +54,8 @@ def check(arguments: argparse.Namespace) -> int:
     samples = found["samples"]
     print(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
     print(
-        f"data        {samples['train']:,} training samples, {samples['smallest_node']} to {samples['largest_node']} a node; "
-        f"{samples['test']:,} test samples"
+        f"data        {samples['train']:,} training samples, {samples['smallest_node']} to "
+        f"{samples['largest_node']} a node; {samples['test']:,} test samples"
     )
     if "graph" in found:
         print("graph       " + _in_words(found["graph"]))

@@ -1,13 +1,12 @@
 """`covey list`."""
 
 import argparse
-import dataclasses
 import json
 from typing import Any
 
 from covey import kinds
 from covey.errors import ConfigurationError
-from covey.parameters import Part, expectation, fields_of, is_required, to_table, unknown
+from covey.parameters import Part, default_of, expectation, fields_of, is_required, to_table, unknown
 
 
 def described(family: str, kind: str) -> dict[str, Any]:
@@ -25,8 +24,7 @@ def described(family: str, kind: str) -> dict[str, Any]:
 
 
 def _default(cls: type[Part], name: str) -> Any:
-    declared = next(field for field in dataclasses.fields(cls) if field.name == name)
-    value = declared.default if declared.default is not dataclasses.MISSING else declared.default_factory()  # type: ignore[misc]
+    value = default_of(cls, name)
     return to_table(value) if isinstance(value, Part) else value
 
 
@@ -46,6 +44,8 @@ def list_kinds(arguments: argparse.Namespace) -> int:
             print(f"{'' if entry is found[0] else chr(10)}{family}")
         print(f"  {entry['kind']}: {entry['summary']}")
         for parameter in entry["parameters"]:
-            default = "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
+            default = (
+                "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
+            )
             print(f"      {parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}")
     return 0

@@ -43,7 +43,9 @@ def make_parser() -> argparse.ArgumentParser:
         return added
 
     def takes_experiment(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
-        command.add_argument("file", metavar="FILE.toml", type=Path, nargs="?" if optional else None, help="the experiment")
+        command.add_argument(
+            "file", metavar="FILE.toml", type=Path, nargs="?" if optional else None, help="the experiment"
+        )
         command.add_argument("--seed", type=int, help="short for --set seed=SEED")
         command.add_argument("--engine", help="short for --set engine.kind=ENGINE")
         command.add_argument("--data", type=Path, help="the data folder; otherwise the environment's COVEY_DATA")
@@ -51,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
     def takes_set(command: argparse.ArgumentParser, help: str) -> None:
         command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help=help)
 
-    run = add("run", _lazily("running", "run"), "Run an experiment.", "covey run experiment.toml --set rounds=20 --seed 7")
+    run = add(
+        "run", _lazily("running", "run"), "Run an experiment.", "covey run experiment.toml --set rounds=20 --seed 7"
+    )
     takes_experiment(run, optional=True)
     takes_set(run, "set any key of the experiment, with dots between nested ones; may be repeated")
     run.add_argument("--out", type=Path, help="the run's folder; otherwise a new one under runs/")
@@ -79,7 +83,9 @@ def make_parser() -> argparse.ArgumentParser:
     takes_set(check, "set any key of the experiment; may be repeated")
     check.add_argument("--json", action="store_true", help="print it as JSON")
 
-    listing = add("list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology")
+    listing = add(
+        "list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology"
+    )
     listing.add_argument("family", nargs="?", help="only one family, such as topology or model")
     listing.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -88,7 +94,10 @@ def make_parser() -> argparse.ArgumentParser:
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
     compare = add(
-        "compare", _lazily("showing", "compare"), "Compare runs in a table.", "covey compare runs/run-s1-001 runs/run-s2-001"
+        "compare",
+        _lazily("showing", "compare"),
+        "Compare runs in a table.",
+        "covey compare runs/run-s1-001 runs/run-s2-001",
     )
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     compare.add_argument("--json", action="store_true", help="print it as JSON")
@@ -109,7 +118,10 @@ def make_parser() -> argparse.ArgumentParser:
     plot.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
 
     report = add(
-        "report", _lazily("showing", "report"), "Write one self-contained HTML page on runs.", "covey report runs/run-s1-001"
+        "report",
+        _lazily("showing", "report"),
+        "Write one self-contained HTML page on runs.",
+        "covey report runs/run-s1-001",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")

@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
         with _display(before.folder.name, experiment, arguments.json) as display:
             done = api.resume(arguments.resume, data=arguments.data, progress=display, quiet=arguments.json)
     elif arguments.file is None:
-        raise ConfigurationError("Give an experiment, as in `covey run FILE.toml`, or a run to go on with: --resume RUN.")
+        raise ConfigurationError(
+            "Give an experiment, as in `covey run FILE.toml`, or a run to go on with: --resume RUN."
+        )
     else:
         experiment = Experiment.from_table(read(arguments))
         out = arguments.out or api.new_folder(experiment)
@@ -57,7 +59,11 @@ def report(done: Run, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
-        print_table(f"{done.folder} ({summary['status']})", ("run", *SUMMARY_COLUMNS), [[done.folder.name, *summary_row(summary)]])
+        print_table(
+            f"{done.folder} ({summary['status']})",
+            ("run", *SUMMARY_COLUMNS),
+            [[done.folder.name, *summary_row(summary)]],
+        )
     if done.status == "interrupted":
         print(f"Interrupted. Go on with: covey run --resume {done.folder}", file=sys.stderr)
         return 130
@@ -74,7 +80,9 @@ def sweep(arguments: argparse.Namespace) -> int:
         axes.append((key.strip(), _values(text)))
     arguments.overrides = []
     base = read(arguments)
-    combinations = [dict(zip([key for key, _ in axes], values, strict=True)) for values in itertools.product(*[v for _, v in axes])]
+    combinations = [
+        dict(zip([key for key, _ in axes], values, strict=True)) for values in itertools.product(*[v for _, v in axes])
+    ]
     experiments = []
     for combination in combinations:
         table = _copy(base)
@@ -166,5 +174,5 @@ _FIGURES: dict[str, Any] = {
 def _spread(name: str, figure: dict[str, float] | None) -> str:
     if figure is None:
         return "-"
-    form = {"bytes sent": amount, "virtual time": seconds}.get(name, lambda value: f"{value:.3f}")
+    form = {"bytes sent": amount, "virtual time": seconds}.get(name, "{:.3f}".format)
     return f"{form(figure['mean'])} ± {form(figure['std'])}" if figure["std"] else form(figure["mean"])

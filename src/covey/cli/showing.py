@@ -18,7 +18,10 @@ def show(arguments: argparse.Namespace) -> int:
         print(json.dumps(summary, indent=2))
         return 0
     print(f"{run.folder}: {summary['status']}")
-    print(f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, {seconds(summary['time'])} virtual")
+    print(
+        f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, "
+        f"{seconds(summary['time'])} virtual"
+    )
     totals = summary["totals"]
     print(
         f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "

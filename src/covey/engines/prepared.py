@@ -106,7 +106,9 @@ def _role_of_each(assigned: Any, nodes: int, program: Program) -> list[str]:
     for role, ids in assigned.items():
         for node in ids:
             if not 0 <= node < nodes or roles[node]:
-                raise ConfigurationError(f"The roles of {program.title()} must give every node in [0, {nodes}) one role.")
+                raise ConfigurationError(
+                    f"The roles of {program.title()} must give every node in [0, {nodes}) one role."
+                )
             roles[node] = role
     if "" in roles:
         raise ConfigurationError(f"The roles of {program.title()} leave node {roles.index('')} without a role.")

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from covey.node import Mixture, Node, NodeId, Program
+from covey.node import Mixture, Node, NodeId, Payload, Program
 from covey.parameters import Seconds, Setting, param
 
 SERVER = NodeId(0)
 
 
 class FedAvg(Program):
-    """Node 0 is the server and holds no data; every round it sends its model to some clients and averages their answers.
+    """Node 0 is the server, without data; every round it sends its model to some clients and averages their answers.
 
     Which clients take part is public randomness, so nobody needs to be told. Clients start every round from the
     server's model; their optimiser is theirs, reset or kept as the task says.
@@ -19,11 +19,17 @@ class FedAvg(Program):
     kind = "fedavg"
     without_data = frozenset({"server"})
     evaluated_roles = frozenset({"server"})
-    clients: int | None = param("How many clients take part in a round; all by default.", None, ge=1, lt="nodes")
-    weighting: Literal["samples", "equal"] = param("Whether clients count by their samples or equally.", "samples")
-    server_lr: float = param("How far the server moves towards the average of its clients.", 1.0, gt=0)
-    proximal: float = param("The weight mu of FedProx's term, which holds clients near the server's model.", 0.0, ge=0)
-    patience: Seconds | None = param("How long the server waits for its clients; for ever by default.", None)
+    clients: int | None = param(
+        "How many clients take part in a round; all by default.", default=None, ge=1, lt="nodes"
+    )
+    weighting: Literal["samples", "equal"] = param(
+        "Whether clients count by their samples or equally.", default="samples"
+    )
+    server_lr: float = param("How far the server moves towards the average of its clients.", default=1.0, gt=0)
+    proximal: float = param(
+        "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
+    )
+    patience: Seconds | None = param("How long the server waits for its clients; for ever by default.", default=None)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -69,5 +75,5 @@ class FedAvg(Program):
                 for message in await node.receive(tag="model", round=t, senders=[SERVER]):
                     update = await node.train(message["model"], proximal=self.proximal)
                     node.model = update.model
-                    answer = {"model": update.model, "samples": node.data.samples}
+                    answer: Payload = {"model": update.model, "samples": node.data.samples}
                     node.send(SERVER, answer, tag="update", round=t)

@@ -20,14 +20,16 @@ class Gossip(Program):
     sharing: Sharing = param("What is sent.", factory=Full)
     schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
     aggregation: Aggregation | None = param(
-        "How models are merged; by default metropolis-hastings on static undirected graphs, else mean.", None
+        "How models are merged; by default metropolis-hastings on static undirected graphs, else mean.", default=None
     )
     overlap: bool = param(
         "Whether a round sends the model that it began with and trains meanwhile (the original D-PSGD), "
         "instead of training first and sending the result.",
-        False,
+        default=False,
     )
-    patience: Seconds | None = param("How long a node waits for its neighbours in a round; for ever by default.", None)
+    patience: Seconds | None = param(
+        "How long a node waits for its neighbours in a round; for ever by default.", default=None
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

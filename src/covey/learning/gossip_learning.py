@@ -17,11 +17,11 @@ class GossipLearning(Program):
     kind = "gossip-learning"
     synchronous = False
     topology: Topology = param("Who may be pushed to.")
-    period: Seconds = param("The time between two pushes of a node.", 1.0, gt=0)
-    jitter: float = param("By how much of itself a period varies, either way.", 0.1, ge=0, lt=1)
+    period: Seconds = param("The time between two pushes of a node.", default=1.0, gt=0)
+    jitter: float = param("By how much of itself a period varies, either way.", default=0.1, ge=0, lt=1)
     mode: Literal["merge-update", "update", "update-merge"] = param(
         "Train the merged model, train the received model in place of the own one, or train both and merge.",
-        "merge-update",
+        default="merge-update",
     )
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:

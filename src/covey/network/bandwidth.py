@@ -48,7 +48,7 @@ class LogNormalBandwidth(Bandwidth):
 
     kind = "log-normal"
     median: BitsPerSecond = param("The median rate.", gt=0, lt=math.inf)
-    sigma: float = param("The standard deviation of the rate's natural logarithm.", 0.5, ge=0, le=10)
+    sigma: float = param("The standard deviation of the rate's natural logarithm.", default=0.5, ge=0, le=10)
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:
         normal = setting.generator("bandwidth").standard_normal(setting.nodes)
@@ -67,9 +67,9 @@ class TraceBandwidth(Bandwidth):
 
     kind = "trace"
     file: Path = param("The CSV file of the devices.")
-    column: str = param("The column that holds the rates.", "bandwidth")
+    column: str = param("The column that holds the rates.", default="bandwidth")
     unit: Literal["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "B/s", "kB/s", "MB/s", "GB/s"] = param(
-        "The unit of the numbers in the file.", "bit/s"
+        "The unit of the numbers in the file.", default="bit/s"
     )
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:

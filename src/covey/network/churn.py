@@ -45,8 +45,8 @@ class RateChurn(Churn):
     kind = "rate"
     mean_up: Seconds = param("How long a node stays, on average.", gt=0, lt=math.inf)
     mean_down: Seconds = param("How long it is away, on average.", gt=0, lt=math.inf)
-    leave: float = param("The probability that who goes away never comes back.", 0.0, ge=0, le=1)
-    late: float = param("The probability that a node is away at the start.", 0.0, ge=0, le=1)
+    leave: float = param("The probability that who goes away never comes back.", default=0.0, ge=0, le=1)
+    late: float = param("The probability that a node is away at the start.", default=0.0, ge=0, le=1)
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
         generator = setting.generator("churn", node)

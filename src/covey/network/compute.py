@@ -44,7 +44,7 @@ class LogNormalCompute(Compute):
 
     kind = "log-normal"
     median: float = param("The median of samples per second.", gt=0, lt=math.inf)
-    sigma: float = param("The standard deviation of the speed's natural logarithm.", 0.5, ge=0, le=10)
+    sigma: float = param("The standard deviation of the speed's natural logarithm.", default=0.5, ge=0, le=10)
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         normal = setting.generator("compute").standard_normal(setting.nodes)
@@ -72,7 +72,7 @@ class TraceCompute(Compute):
     kind = "trace"
     file: Path = param("The CSV file of the devices.")
     column: Literal["samples_per_second", "ms_per_sample"] = param(
-        "The column that holds the speeds; its name says what they are.", "samples_per_second"
+        "The column that holds the speeds; its name says what they are.", default="samples_per_second"
     )
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:

@@ -56,7 +56,7 @@ class UniformLatency(Latency):
     """Drawn for every pair, uniform between two bounds; the same both ways."""
 
     kind = "uniform"
-    low: Seconds = param("The least delay.", 0.0, ge=0, lt=math.inf)
+    low: Seconds = param("The least delay.", default=0.0, ge=0, lt=math.inf)
     high: Seconds = param("The greatest delay; at least `low`.", ge=0, lt=math.inf)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class LogNormalLatency(Latency):
 
     kind = "log-normal"
     median: Seconds = param("The median delay.", gt=0, lt=math.inf)
-    sigma: float = param("The standard deviation of the delay's natural logarithm.", 0.5, ge=0, le=10)
+    sigma: float = param("The standard deviation of the delay's natural logarithm.", default=0.5, ge=0, le=10)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -97,7 +97,7 @@ class PlaneLatency(Latency):
     """Nodes at random points of a unit square; the delay grows with the distance."""
 
     kind = "plane"
-    base: Seconds = param("The delay between two nodes at the same point.", 0.0, ge=0, lt=math.inf)
+    base: Seconds = param("The delay between two nodes at the same point.", default=0.0, ge=0, lt=math.inf)
     per_unit: Seconds = param("What is added for a distance as long as the square's side.", ge=0, lt=math.inf)
 
     def prepare(self, setting: Setting) -> None:
@@ -114,7 +114,7 @@ class NodeLatency(Latency):
 
     kind = "per-node"
     median: Seconds = param("The median access latency of a node.", gt=0, lt=math.inf)
-    sigma: float = param("The standard deviation of the access latency's natural logarithm.", 0.5, ge=0, le=10)
+    sigma: float = param("The standard deviation of the access latency's natural logarithm.", default=0.5, ge=0, le=10)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -137,7 +137,7 @@ class MatrixLatency(Latency):
 
     kind = "matrix"
     file: Path = param("The CSV file of the delays.")
-    unit: Literal["s", "ms", "us"] = param("The unit of the numbers in the file.", "s")
+    unit: Literal["s", "ms", "us"] = param("The unit of the numbers in the file.", default="s")
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

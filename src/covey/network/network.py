@@ -25,21 +25,23 @@ class Network(Part):
 
     kind: ClassVar[str] = "network"
     nodes: int = param("How many nodes there are.", ge=1)
-    preset: Literal["none", "lan", "wan", "mobile"] = param("Where the values that are not given come from.", "none")
-    latency: Latency = param("How long a message is under way besides its bytes; 0 without a preset.", None)
-    bandwidth: Bandwidth | None = param("The rate of every node's link, for each of its two directions.", None)
-    uplink: Bandwidth | None = param("The rate at which a node sends, where it is not `bandwidth`.", None)
-    downlink: Bandwidth | None = param("The rate at which a node receives, where it is not `bandwidth`.", None)
+    preset: Literal["none", "lan", "wan", "mobile"] = param(
+        "Where the values that are not given come from.", default="none"
+    )
+    latency: Latency = param("How long a message is under way besides its bytes; 0 without a preset.", default=None)
+    bandwidth: Bandwidth | None = param("The rate of every node's link, for each of its two directions.", default=None)
+    uplink: Bandwidth | None = param("The rate at which a node sends, where it is not `bandwidth`.", default=None)
+    downlink: Bandwidth | None = param("The rate at which a node receives, where it is not `bandwidth`.", default=None)
     queue: Literal["fifo", "fair"] = param(
-        "Whether the messages of a link go one after the other or share it, max-min fair.", "fifo"
+        "Whether the messages of a link go one after the other or share it, max-min fair.", default="fifo"
     )
     compute: Compute = param(
         "How fast a node trains; 1000 samples a second without a preset. With neither latency nor bandwidth, a round "
         "costs its training time and nothing else.",
-        None,
+        default=None,
     )
-    loss: float = param("The probability that a message is lost; 0 without a preset.", None, ge=0, lt=1)
-    churn: Churn = param("When nodes are away; never without a preset.", None)
+    loss: float = param("The probability that a message is lost; 0 without a preset.", default=None, ge=0, lt=1)
+    churn: Churn = param("When nodes are away; never without a preset.", default=None)
 
     def __post_init__(self) -> None:
         # A preset that does not exist fails in the check of the fields, before those that it would have filled.

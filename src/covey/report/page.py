@@ -4,8 +4,10 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from covey import view
 from covey.cli.progress import amount, seconds
@@ -25,7 +27,8 @@ th:first-child, td:first-child { text-align: left; } tr + tr td { border-top: 1p
 thead th { border-bottom: 2px solid #ccc; } .scroll { overflow-x: auto; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 .pictures figure { margin: 0; flex: 1 1 22rem; } figure svg { width: 100%; height: auto; }
-figcaption { color: #666; font-size: .85rem; } pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+figcaption { color: #666; font-size: .85rem; }
+pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 .note { color: #666; }
 """
 
@@ -57,7 +60,18 @@ def write_report(runs: Sequence[Run], file: Path) -> None:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    columns = ("run", "status", "nodes", "rounds", "accuracy", "worst node", "best node", "loss", "bytes sent", "virtual time")
+    columns = (
+        "run",
+        "status",
+        "nodes",
+        "rounds",
+        "accuracy",
+        "worst node",
+        "best node",
+        "loss",
+        "bytes sent",
+        "virtual time",
+    )
     rows = []
     for run, name in zip(runs, names(runs), strict=True):
         summary = run.summary()
@@ -77,7 +91,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _curves(runs: Sequence[Run]) -> str:
     pictures = [
-        _picture(lambda m=metric, a=against: view.curves(runs, m, a), f"{metric.replace('_', ' ')} against {against}")
+        _picture(partial(view.curves, runs, metric, against), f"{metric.replace('_', ' ')} against {against}")
         for metric, against in (
             ("accuracy", "rounds"),
             ("accuracy", "time"),
@@ -126,6 +140,6 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     # Every figure numbers its clip paths and markers anew; on one page they must differ.
-    mark = f"f{abs(hash((caption, len(svg)))) % 10**8}-"
+    mark = f"f{crc32(svg.encode())}-"
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: found[1] + mark, svg)
     return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -15,7 +15,7 @@ class Contribution(NamedTuple):
 
     sender: NodeId
     values: Tensor
-    index: Tensor | None = None
+    places: Tensor | None = None
     """Which of the P parameters `values` are; None where they are all."""
 
 

@@ -1,5 +1,6 @@
 """How a module lies in one flat vector: its parameters in their order, then its floating-point buffers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +31,9 @@ class Layout:
     def __init__(self, module: nn.Module) -> None:
         at = 0
         found: list[list[Piece]] = [[], []]
+        parameters: list[tuple[str, Tensor]] = list(module.named_parameters())
         buffers = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
-        for pieces, tensors in zip(found, (list(module.named_parameters()), buffers), strict=True):
+        for pieces, tensors in zip(found, (parameters, buffers), strict=True):
             for name, tensor in tensors:
                 pieces.append(Piece(name, at, at + tensor.numel(), tensor.shape))
                 at += tensor.numel()
@@ -55,3 +57,9 @@ class Layout:
         for piece in self.buffers:
             owner, _, name = piece.name.rpartition(".")
             setattr(module.get_submodule(owner), name, flat[piece.start : piece.stop].view(piece.shape))
+
+
+def own_rows(models: Tensor) -> Sequence[Tensor]:
+    """The rows of K x P models, each with memory of its own, so that keeping one does not keep all."""
+    rows: Sequence[Tensor] = torch.unbind_copy(models)  # type: ignore[assignment, func-returns-value]
+    return rows

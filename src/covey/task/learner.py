@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,7 +136,7 @@ class Learner:
             counted = [(self.steps(t.holder, t.work), t) for t in group]
             counted.sort(key=lambda pair: -pair[0])
             chunks = [counted[at : at + self.chunk] for at in range(0, len(counted), self.chunk)]
-            self._map(lambda chunk, proximal=proximal: self._train_chunk(chunk, proximal), chunks)
+            self._map(partial(self._train_chunk, proximal=proximal), chunks)
 
     def _train_chunk(self, counted: Sequence[tuple[int, Training]], proximal: float) -> None:
         trainings = [training for _, training in counted]
@@ -145,7 +146,9 @@ class Learner:
         batches = plan(self.parts, holders, keys, steps, self.task.batch_size)
         optimizer = self.task.optimizer
         rates = [
-            training.work.lr if training.work.lr is not None else optimizer.lr * optimizer.schedule.factor(training.round)
+            training.work.lr
+            if training.work.lr is not None
+            else optimizer.lr * optimizer.schedule.factor(training.round)
             for training in trainings
         ]
         starts = [training.start for training in trainings]
@@ -276,7 +279,9 @@ def _device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigurationError(f"The 'device' of the engine must be cpu or cuda. Got {name!r} instead.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(f"The 'device' of the engine is {name}, but torch finds no CUDA device here. Use 'cpu'.")
+        raise ConfigurationError(
+            f"The 'device' of the engine is {name}, but torch finds no CUDA device here. Use 'cpu'."
+        )
     return device
 
 

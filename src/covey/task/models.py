@@ -5,6 +5,7 @@ Shapes: B samples of a batch, C classes, T positions of a sequence.
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -58,7 +59,7 @@ class Dense(nn.Module):
         self.widths = widths
         self.scalar = scalar
         """Whether the output is one number a sample, without a dimension of its own."""
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
@@ -70,7 +71,9 @@ class Dense(nn.Module):
 
 def _features(model: Part, data: Data) -> int:
     if data.objective == "sequence" or not data.sample_shape or data.sizes:
-        raise ConfigurationError(f"The model {model.title()} takes images or feature vectors, which the data set has not.")
+        raise ConfigurationError(
+            f"The model {model.title()} takes images or feature vectors, which the data set has not."
+        )
     features = 1
     for side in data.sample_shape:
         features *= side
@@ -187,13 +190,17 @@ class ResNet20GN(Model):
     """ResNet-20 for small images with GroupNorm in place of BatchNorm."""
 
     kind = "resnet20-gn"
-    groups: int = param("The number of groups of every GroupNorm; it divides 16.", 2, ge=1, le=16)
+    groups: int = param("The number of groups of every GroupNorm; it divides 16.", default=2, ge=1, le=16)
 
     def build(self, data: Data) -> nn.Module:
         channels, _ = _image(self, data)
         if 16 % self.groups:
             raise ConfigurationError(f"The 'groups' of resnet20-gn must divide 16. Got {self.groups} instead.")
-        layers: list[nn.Module] = [nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.GroupNorm(self.groups, 16), nn.ReLU()]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+            nn.GroupNorm(self.groups, 16),
+            nn.ReLU(),
+        ]
         into = 16
         for width in (16, 32, 64):
             for block in range(3):
@@ -220,9 +227,9 @@ class CharLSTM(Model):
     """Embedding, LSTM and a linear layer that predicts the next token at every position."""
 
     kind = "char-lstm"
-    embedding: int = param("The width of the embedding.", 8, ge=1)
-    hidden: int = param("The width of the LSTM.", 256, ge=1)
-    layers: int = param("How many LSTM layers.", 2, ge=1)
+    embedding: int = param("The width of the embedding.", default=8, ge=1)
+    hidden: int = param("The width of the LSTM.", default=256, ge=1)
+    layers: int = param("How many LSTM layers.", default=2, ge=1)
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "sequence":
@@ -253,8 +260,8 @@ class MatrixFactorization(Model):
     """Factors and biases of users and items; predicts ratings."""
 
     kind = "matrix-factorization"
-    factors: int = param("How many factors.", 20, ge=1)
-    start: float = param("What every rating is predicted to be before training.", 3.5)
+    factors: int = param("How many factors.", default=20, ge=1)
+    start: float = param("What every rating is predicted to be before training.", default=3.5)
 
     def build(self, data: Data) -> nn.Module:
         if not {"users", "items"} <= data.sizes.keys():

@@ -39,7 +39,7 @@ class StepRate(LearningRate):
 
     kind = "step"
     every: int = param("How many rounds lie between two steps.", ge=1)
-    gamma: float = param("The factor of each step.", 0.1, gt=0)
+    gamma: float = param("The factor of each step.", default=0.1, gt=0)
 
     def factor(self, t: int) -> float:
         return self.gamma ** (t // self.every)
@@ -50,7 +50,7 @@ class CosineRate(LearningRate):
 
     kind = "cosine"
     rounds: int = param("The round in which the last value is reached.", ge=1)
-    last: float = param("The last factor.", 0.0, ge=0, le=1)
+    last: float = param("The last factor.", default=0.0, ge=0, le=1)
 
     def factor(self, t: int) -> float:
         progress = min(t / self.rounds, 1.0)
@@ -61,7 +61,7 @@ class InverseSqrtRate(LearningRate):
     """1 / sqrt(1 + t / scale)."""
 
     kind = "inverse-sqrt"
-    scale: float = param("After how many rounds the squared factor is 1/2.", 1.0, gt=0)
+    scale: float = param("After how many rounds the squared factor is 1/2.", default=1.0, gt=0)
 
     def factor(self, t: int) -> float:
         return 1.0 / math.sqrt(1.0 + t / self.scale)
@@ -71,11 +71,11 @@ class Optimizer(Part):
     """A rule for local steps."""
 
     family: ClassVar[str] = "optimizer"
-    lr: float = param("The learning rate.", 0.1, ge=0)
-    weight_decay: float = param("The weight of the L2 penalty's gradient.", 0.0, ge=0)
+    lr: float = param("The learning rate.", default=0.1, ge=0)
+    weight_decay: float = param("The weight of the L2 penalty's gradient.", default=0.0, ge=0)
     schedule: LearningRate = param("How the learning rate changes over the rounds.", factory=ConstantRate)
     state: Literal["reset", "keep"] = param(
-        "Whether momentum and the like begin anew with every training, or survive the rounds.", "reset"
+        "Whether momentum and the like begin anew with every training, or survive the rounds.", default="reset"
     )
 
     @property
@@ -110,8 +110,8 @@ class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum as torch has it."""
 
     kind = "sgd"
-    momentum: float = param("The momentum.", 0.0, ge=0, lt=1)
-    nesterov: bool = param("Whether the momentum is Nesterov's.", False)
+    momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
+    nesterov: bool = param("Whether the momentum is Nesterov's.", default=False)
 
     @property
     def is_plain(self) -> bool:
@@ -133,10 +133,10 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015), with bias correction; weight decay is added to the gradient, as torch has it."""
 
     kind = "adam"
-    lr: float = param("The learning rate.", 0.001, ge=0)
-    beta1: float = param("The decay of the mean of gradients.", 0.9, ge=0, lt=1)
-    beta2: float = param("The decay of the mean of squared gradients.", 0.999, ge=0, lt=1)
-    eps: float = param("What keeps the division finite.", 1e-8, gt=0)
+    lr: float = param("The learning rate.", default=0.001, ge=0)
+    beta1: float = param("The decay of the mean of gradients.", default=0.9, ge=0, lt=1)
+    beta2: float = param("The decay of the mean of squared gradients.", default=0.999, ge=0, lt=1)
+    eps: float = param("What keeps the division finite.", default=1e-8, gt=0)
 
     def slots(self) -> tuple[str, ...]:
         return ("first", "second", "step")

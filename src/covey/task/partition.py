@@ -5,8 +5,9 @@ Shapes: S samples, N nodes that hold data, C classes.
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class Partition(Part):
         raise NotImplementedError
 
 
-def label_counts(data: Data, parts: list[Ids]) -> NDArray[np.int64] | None:
+def label_counts(data: Data, parts: Sequence[Ids]) -> NDArray[np.int64] | None:
     """Samples of each class at each node, N x C; None where the data have no classes."""
     if data.objective != "classes":
         return None
@@ -79,7 +80,7 @@ class Shards(Partition):
     """Sorted by class, cut into equal shards, and so many of them to each node."""
 
     kind = "shards"
-    per_node: int = param("How many shards each node gets.", 2, ge=1)
+    per_node: int = param("How many shards each node gets.", default=2, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         shards = holders * self.per_node
@@ -96,14 +97,14 @@ class Shards(Partition):
 
 
 class Dirichlet(Partition):
-    """Each class is dealt in proportions drawn from a symmetric Dirichlet distribution; the smaller alpha, the more skewed.
+    """Each class is dealt in proportions drawn from a symmetric Dirichlet distribution.
 
-    Nodes that end up with too few samples are given some, one at a time, by those that have most.
+    The smaller alpha, the more skewed. Nodes that end up with too few samples are given some by those that have most.
     """
 
     kind = "dirichlet"
-    alpha: float = param("The concentration.", 0.1, gt=0)
-    min_samples: int = param("How many samples each node has at least.", 1, ge=1)
+    alpha: float = param("The concentration.", default=0.1, gt=0)
+    min_samples: int = param("How many samples each node has at least.", default=1, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels = _labels(self, data)
@@ -117,11 +118,11 @@ class Dirichlet(Partition):
 
 
 class Quantity(Partition):
-    """The classes are mixed alike everywhere, but how many samples a node has is drawn from a Dirichlet distribution."""
+    """The classes are mixed alike everywhere; how many samples a node has is drawn from a Dirichlet distribution."""
 
     kind = "quantity"
-    alpha: float = param("The concentration; the smaller, the more unequal.", 0.5, gt=0)
-    min_samples: int = param("How many samples each node has at least.", 1, ge=1)
+    alpha: float = param("The concentration; the smaller, the more unequal.", default=0.5, gt=0)
+    min_samples: int = param("How many samples each node has at least.", default=1, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         samples = len(data.train)
@@ -138,9 +139,7 @@ def _dirichlet(alpha: float, count: int, generator: np.random.Generator) -> NDAr
     return np.asarray(shares / shares.sum())
 
 
-def _topped_up(
-    partition: Partition, node_S: Ids, holders: int, least: int, generator: np.random.Generator
-) -> Ids:
+def _topped_up(partition: Partition, node_S: Ids, holders: int, least: int, generator: np.random.Generator) -> Ids:
     """Move samples from the richest nodes to those that have fewer than `least`."""
     if least * holders > len(node_S):
         raise ConfigurationError(
@@ -174,7 +173,9 @@ class Natural(Partition):
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         if data.owners is None:
-            raise ConfigurationError("The partition natural goes by owners, and the data set does not say who they are.")
+            raise ConfigurationError(
+                "The partition natural goes by owners, and the data set does not say who they are."
+            )
         owners, owner_S = np.unique(data.owners.numpy(), return_inverse=True)
         if len(owners) < holders:
             raise ConfigurationError(
@@ -219,5 +220,5 @@ class FromFile(Partition):
         return rows
 
 
-def _is_index(value: object, size: int) -> bool:
+def _is_index(value: object, size: int) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size

@@ -83,13 +83,13 @@ class Redrawn(Topology):
     def one_way(self) -> bool:
         return self.topology.one_way()
 
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._last: tuple[int, Graph] | None = None
+
     def draw(self, setting: Setting, t: int) -> Graph:
         # Rounds of one period share a graph; `draw` of the inner one takes the period's number.
         period = t // self.every
         if self._last is None or self._last[0] != period:
             self._last = period, self.topology.draw(setting, period)
         return self._last[1]
-
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self._last: tuple[int, Graph] | None = None

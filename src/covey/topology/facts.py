@@ -44,7 +44,7 @@ def facts(graph: Graph, rule: str = "metropolis-hastings") -> GraphFacts:
     """
     mixing = graph.mixing(rule)
     directed = not graph.is_undirected
-    components = connected_components(mixing, connection="strong", return_labels=False)
+    components = int(np.max(connected_components(mixing, connection="strong", return_labels=True)[1])) + 1
     diameter = None
     if components == 1 and graph.n <= _DIAMETER:
         diameter = int(shortest_path(graph.mixing("mean").T, unweighted=True).max())
@@ -52,7 +52,7 @@ def facts(graph: Graph, rule: str = "metropolis-hastings") -> GraphFacts:
         nodes=graph.n,
         edges=len(graph.sources) if directed else len(graph.sources) // 2,
         directed=directed,
-        components=int(components),
+        components=components,
         least_degree=int(graph.in_degrees.min()),
         mean_degree=float(graph.in_degrees.mean()),
         largest_degree=int(graph.in_degrees.max()),

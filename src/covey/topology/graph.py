@@ -11,6 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from covey.node import NodeId
+
 Ids = NDArray[np.int64]
 
 
@@ -55,19 +57,19 @@ class Graph:
         return bool(np.array_equal(forward, np.sort(self.targets * self.n + self.sources)))
 
     @cached_property
-    def _senders(self) -> list[list[int]]:
+    def _senders(self) -> list[list[NodeId]]:
         return _grouped(self.sources, self.in_degrees)
 
     @cached_property
-    def _receivers(self) -> list[list[int]]:
+    def _receivers(self) -> list[list[NodeId]]:
         order = np.lexsort((self.targets, self.sources))
         return _grouped(self.targets[order], self.out_degrees)
 
-    def senders(self, node: int) -> Sequence[int]:
+    def senders(self, node: int) -> Sequence[NodeId]:
         """From whom `node` expects a message, in increasing order."""
         return self._senders[node]
 
-    def receivers(self, node: int) -> Sequence[int]:
+    def receivers(self, node: int) -> Sequence[NodeId]:
         """To whom `node` sends, in increasing order."""
         return self._receivers[node]
 

@@ -23,7 +23,8 @@ def need_nodes(topology: Topology, nodes: int, least: int) -> None:
 
 def is_connected(graph: Graph) -> bool:
     """Whether every node can be reached from every other along edges in their direction."""
-    return bool(connected_components(graph.mixing("mean"), connection="strong", return_labels=False) == 1)
+    _, labels = connected_components(graph.mixing("mean"), connection="strong", return_labels=True)
+    return bool((labels == 0).all())
 
 
 class Ring(Topology):
@@ -42,7 +43,9 @@ class Ring(Topology):
 class _Rectangle(Topology):
     """Nodes in rows and columns."""
 
-    rows: int | None = param("How many rows; by default as near to a square as the number of nodes allows.", None, ge=1)
+    rows: int | None = param(
+        "How many rows; by default as near to a square as the number of nodes allows.", default=None, ge=1
+    )
     wraps: ClassVar[bool] = False
 
     def check(self, nodes: int) -> None:
@@ -154,7 +157,7 @@ class ErdosRenyi(Topology):
 
     kind = "erdos-renyi"
     probability: float = param("With what probability a pair is joined.", ge=0, le=1)
-    connected: bool = param("Whether to draw again until the graph is connected.", True)
+    connected: bool = param("Whether to draw again until the graph is connected.", default=True)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         generator = setting.generator(self.kind, t)
@@ -169,8 +172,10 @@ class SmallWorld(Topology):
     """Watts and Strogatz's graph: a ring of nearest neighbours of which some edges are rewired."""
 
     kind = "small-world"
-    neighbours: int = param("How many nearest neighbours every node begins with; an even number.", 4, ge=2, lt="nodes")
-    rewiring: float = param("With what probability an edge gets another end.", 0.1, ge=0, le=1)
+    neighbours: int = param(
+        "How many nearest neighbours every node begins with; an even number.", default=4, ge=2, lt="nodes"
+    )
+    rewiring: float = param("With what probability an edge gets another end.", default=0.1, ge=0, le=1)
 
     def check(self, nodes: int) -> None:
         need_nodes(self, nodes, 3)
@@ -226,7 +231,7 @@ class Edges(Topology):
 
     kind = "edges"
     file: Path = param("The file; what follows a # is a comment.")
-    directed: bool = param("Whether an edge is one-way, from the first node to the second.", False)
+    directed: bool = param("Whether an edge is one-way, from the first node to the second.", default=False)
 
     def one_way(self) -> bool:
         return self.directed

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-AXES = {"rounds": "round", "time": "virtual time (s)", "bytes": "bytes sent by a node", "energy": "energy of a node (J)"}
+AXES = {
+    "rounds": "round",
+    "time": "virtual time (s)",
+    "bytes": "bytes sent by a node",
+    "energy": "energy of a node (J)",
+}
 _COLUMN = {"rounds": "round", "time": "time", "bytes": "bytes_out", "energy": "energy"}
 _MOST_EDGES = 20_000
 
@@ -25,8 +30,7 @@ _MOST_EDGES = 20_000
 def _figure(width: float = 7.0, height: float = 4.3) -> "Figure":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    return figure
+    return Figure(figsize=(width, height), dpi=130, layout="constrained")
 
 
 def _axes(figure: "Figure") -> Any:
@@ -36,7 +40,9 @@ def _axes(figure: "Figure") -> Any:
     return axes
 
 
-def curves(runs: Sequence[Run], metric: str = "accuracy", against: str = "rounds", labels: Sequence[str] = ()) -> "Figure":
+def curves(
+    runs: Sequence[Run], metric: str = "accuracy", against: str = "rounds", labels: Sequence[str] = ()
+) -> "Figure":
     """A metric over the course of runs: the mean over nodes as a line, from the worst to the best node as a band.
 
     Args:
@@ -127,11 +133,21 @@ def holdings(run: Run) -> "Figure":
         bottom = np.zeros(nodes)
         for label in range(classes):
             name = f"{label}" if classes > 1 else None
-            axes.bar(np.arange(nodes), counts_NC[:, label], 1.0, bottom, color=colours[label % len(colours)], label=name)
+            axes.bar(
+                np.arange(nodes), counts_NC[:, label], 1.0, bottom, color=colours[label % len(colours)], label=name
+            )
             bottom += counts_NC[:, label]
         axes.set_ylabel("samples")
         if classes > 1:
-            axes.legend(title="class", frameon=False, fontsize=7, title_fontsize=8, ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.legend(
+                title="class",
+                frameon=False,
+                fontsize=7,
+                title_fontsize=8,
+                ncols=1,
+                loc="center left",
+                bbox_to_anchor=(1, 0.5),
+            )
     axes.set_xlim(-0.5, nodes - 0.5)
     axes.set_xlabel("node")
     return figure
@@ -161,7 +177,9 @@ def graph(run: Run) -> "Figure":
     if held is not None and held.ndim == 2 and len(held) == nodes:
         colour = held.argmax(axis=1)
     size = float(np.clip(3000 / nodes, 2, 60))
-    axes.scatter(*place_N2.T, c=colour, s=size, cmap="tab10" if held is None or held.ndim < 2 or held.shape[1] <= 10 else "tab20", zorder=2)
+    few = held is None or held.ndim < 2 or held.shape[1] <= 10
+    x, y = place_N2[:, 0], place_N2[:, 1]
+    axes.scatter(x, y, s=size, c=colour, cmap="tab10" if few else "tab20", zorder=2)
     axes.set_title(f"{nodes} nodes; colour: the class that a node holds most of", fontsize=9, color="0.4")
     return figure
 

@@ -91,8 +91,8 @@ def restore(world: "World", payload: Payload) -> None:
     for key, value in checkpoint.items():
         family, _, rest = key.partition("/")
         if rest:
-            id, _, name = rest.partition("/")
-            (states if family == "state" else slots)[int(id)][name] = value
+            owner, _, name = rest.partition("/")
+            (states if family == "state" else slots)[int(owner)][name] = value
     for node in world.nodes:
         id = node.id
         snapshot = Snapshot(node)

@@ -19,7 +19,7 @@ from covey.node import Message, Sending
 
 if TYPE_CHECKING:
     from covey.engines.simulation.node import SimulatedNode
-    from covey.engines.simulation.world import World
+    from covey.engines.simulation.world import Event, World
 
 Ghost = tuple[float, int, float, int, int, float]
 """Traffic of the past that still takes capacity after a resume, but delivers nothing:
@@ -260,7 +260,8 @@ class Fair(Links):
         """Look for the next completion once everything of this instant has happened."""
         if not self.due:
             self.due = True
-            heappush(self.world.heap, (self.world.now, 1 << 62, self._plan, None))
+            event: Event = (self.world.now, 1 << 62, self._plan, None)
+            heappush(self.world.heap, event)
 
     def _plan(self, _: None) -> None:
         self.due = False

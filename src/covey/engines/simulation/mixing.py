@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 
 from covey.node import Mixture
+from covey.task.layout import own_rows
 from covey.task.learner import Learner
 
 _SMALL = 1 << 13
@@ -27,7 +29,7 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
         learner.mix([partial(_one, mixture) for mixture in open_ones])
         return
     rows: dict[int, int] = {}
-    models = []
+    models: list[Tensor] = []
     columns: list[int] = []
     weights: list[float] = []
     ends = [0]
@@ -44,7 +46,7 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
     shape = (len(open_ones), len(models))
     matrix = sp.csr_array((np.array(weights, dtype=np.float32), np.array(columns), np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
-    for mixture, row in zip(open_ones, torch.unbind_copy(mixed_MP), strict=True):
+    for mixture, row in zip(open_ones, own_rows(mixed_MP), strict=True):
         mixture.settle(row)
 
 

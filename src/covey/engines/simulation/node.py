@@ -153,11 +153,11 @@ class SimulatedNode(Node):
         "role",
         "round",
         "samples",
+        "slots",
         "state",
         "steps",
         "train_key",
         "waiters",
-        "slots",
         "world",
     )
 
@@ -271,13 +271,13 @@ class SimulatedNode(Node):
         missing: set[int] = set()
         wanted = 0
         if senders is not None:
-            missing = set(senders).difference(present)
+            missing.update(set(senders).difference(present))
         else:
             wanted = (count if count is not None else 1 if timeout is None else self.nodes) - len(list(present))
         if missing or wanted > 0:
             missing = await self._wait(key, missing, wanted, timeout)
         messages = self._take(key, senders, count)
-        return Inbox(messages, sorted(NodeId(sender) for sender in missing))
+        return Inbox(messages, [NodeId(sender) for sender in sorted(missing)])
 
     async def _wait(self, key: Key, missing: set[int], wanted: int, timeout: float | None) -> set[int]:
         """Wait until nobody is missing and enough came, or the time is over; who is missing then."""
@@ -421,7 +421,9 @@ class SimulatedNode(Node):
 
     def counters(self) -> list[int]:
         """What the node has sent, received and done, less what arrived early and will arrive again after a resume."""
-        early = [m for (_, t), box in self.boxes.items() if t is not None and t >= self.round for m in box.values() if m]
+        early = [
+            m for (_, t), box in self.boxes.items() if t is not None and t >= self.round for m in box.values() if m
+        ]
         return [
             self.bytes_out,
             self.bytes_in - sum(message.size for message in early),

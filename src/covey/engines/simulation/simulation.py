@@ -22,10 +22,12 @@ class Simulation(Engine):
     """Virtual time in one process; the training of all nodes that are ready is computed together."""
 
     kind = "simulation"
-    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", "cpu")
-    workers: int | None = param("Threads that compute; as many as processors by default. Changes no result.", None, ge=1)
-    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", 0, ge=0)
-    kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", "auto")
+    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", default="cpu")
+    workers: int | None = param(
+        "Threads that compute; as many as processors by default. Changes no result.", default=None, ge=1
+    )
+    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", default=0, ge=0)
+    kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
 
     def compute_settings(self) -> dict[str, Any]:
         workers = self.workers or default_workers()

@@ -180,7 +180,7 @@ class World:
         if self.prepared.experiment.task.non_finite == "stop":
             raise ModelError(
                 f"The model of node {node.id} is no longer finite after its training in round {training.round}. "
-                f"Lower the learning rate, or set non_finite = \"drop\" in the task to go on without such nodes."
+                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
             )
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
         self._leave(node)

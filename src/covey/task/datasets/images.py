@@ -112,7 +112,7 @@ class CIFAR10(Dataset):
             records = np.concatenate([self._records(place / name) for name in names])
             inputs = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
             splits[part] = Split(inputs, torch.from_numpy(records[:, 0].astype(np.int64)))
-        names = "airplane automobile bird cat deer dog frog horse ship truck".split()
+        names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
         return Data(
             splits["train"], splits["test"], "classes", 10, label_names=names, scale=1.0 / 127.5, shift=-1.0
         )  # fmt: skip

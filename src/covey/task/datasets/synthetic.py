@@ -19,12 +19,12 @@ class GaussianBlobs(Dataset):
     """Points around a random centre for each class."""
 
     kind = "gaussian-blobs"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 200, ge=1)
-    features: int = param("The dimension of a point.", 16, ge=1)
-    classes: int = param("How many classes.", 10, ge=2)
-    spread: float = param("The standard deviation around a centre; the centres have 1.", 1.0, ge=0)
-    seed: int = param("What it is made from.", 0, ge=0)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=200, ge=1)
+    features: int = param("The dimension of a point.", default=16, ge=1)
+    classes: int = param("How many classes.", default=10, ge=2)
+    spread: float = param("The standard deviation around a centre; the centres have 1.", default=1.0, ge=0)
+    seed: int = param("What it is made from.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         generator = rng.generator(self.seed, self.kind)
@@ -40,13 +40,13 @@ class SyntheticImages(Dataset):
     """Bytes in the shape of images: a random template for each class, and noise."""
 
     kind = "synthetic-images"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 200, ge=1)
-    channels: int = param("How many channels.", 3, ge=1)
-    side: int = param("Height and width.", 32, ge=1)
-    classes: int = param("How many classes.", 10, ge=2)
-    noise: float = param("The standard deviation of the noise, in steps of a byte.", 40.0, ge=0)
-    seed: int = param("What it is made from.", 0, ge=0)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=200, ge=1)
+    channels: int = param("How many channels.", default=3, ge=1)
+    side: int = param("Height and width.", default=32, ge=1)
+    classes: int = param("How many classes.", default=10, ge=2)
+    noise: float = param("The standard deviation of the noise, in steps of a byte.", default=40.0, ge=0)
+    seed: int = param("What it is made from.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         generator = rng.generator(self.seed, self.kind)
@@ -62,11 +62,11 @@ class LinearRegression(Dataset):
     """One number a sample: a random linear function of the features, and noise."""
 
     kind = "linear-regression"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 200, ge=1)
-    features: int = param("How many features.", 16, ge=1)
-    noise: float = param("The standard deviation of the noise.", 0.1, ge=0)
-    seed: int = param("What it is made from.", 0, ge=0)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=200, ge=1)
+    features: int = param("How many features.", default=16, ge=1)
+    noise: float = param("The standard deviation of the noise.", default=0.1, ge=0)
+    seed: int = param("What it is made from.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         generator = rng.generator(self.seed, self.kind)

@@ -16,7 +16,7 @@ from covey.node import Metrics
 from covey.task.dataset import Data, Split
 from covey.task.kernels.kernel import Chunk, Trained
 from covey.task.kernels.module import ModuleKernel
-from covey.task.layout import Layout
+from covey.task.layout import Layout, own_rows
 from covey.task.models import Dense
 from covey.task.optimizers import Optimizer
 
@@ -83,11 +83,11 @@ class StackedKernel(ModuleKernel):
                 continue
             assert gradients is not None
             delta.mul_(share.unsqueeze(2) if isinstance(share, Tensor) else share)
-            self._gradient(layers, gradient_layers, hidden, delta)
+            self._collect(layers, gradient_layers, hidden, delta)
             if starts is not None:
                 gradients[:active].add_(models_KP - starts[:active], alpha=chunk.proximal)
             self.optimizer.step(models_KP, gradients[:active], slots, lr)
-        return Trained(torch.unbind_copy(models), losses, torch.isfinite(models.sum(1)))
+        return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
 
     def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
         """The input of every layer, and the output of the last."""
@@ -120,7 +120,7 @@ class StackedKernel(ModuleKernel):
             if below is not None:
                 delta = torch.ops.aten.threshold_backward(below, hidden[depth], 0)
 
-    def _gradient(
+    def _collect(
         self,
         layers: list[tuple[Tensor, Tensor]],
         gradients: list[tuple[Tensor, Tensor]],

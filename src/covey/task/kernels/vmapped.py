@@ -6,6 +6,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from covey.task.kernels.kernel import Chunk, Kernel, Trained
 from covey.task.kernels.module import ModuleKernel
+from covey.task.layout import own_rows
 
 
 class VmappedKernel(ModuleKernel):
@@ -43,4 +44,4 @@ class VmappedKernel(ModuleKernel):
                     gradients = gradients.add(models[:active] - starts[:active], alpha=chunk.proximal)
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
                 self.optimizer.step(models[:active], gradients, slots, chunk.lr[:active])
-        return Trained(torch.unbind_copy(models), losses, torch.isfinite(models.sum(1)))
+        return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))

@@ -1,0 +1,100 @@
+"""What tests share: small experiments, and a quiet torch."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from covey.engines.prepared import prepare
+from covey.engines.simulation.checkpoints import restore
+from covey.engines.simulation.world import World
+from covey.experiment import Experiment
+from covey.runs import RunWriter
+
+torch.set_num_threads(1)
+
+
+class Written(RunWriter):
+    """A writer that keeps everything in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+        self.figures: list[tuple[int, int, str, float]] = []
+        self.happened: list[tuple[float, int, str, str]] = []
+        self.checkpoints: list[tuple[int, dict[str, Any]]] = []
+
+    def commits(self, rows):
+        self.rows.extend(rows)
+
+    def metrics(self, rows):
+        self.figures.extend(rows)
+
+    def event(self, time, node, kind, detail):
+        self.happened.append((time, node, kind, detail))
+
+    def flush(self):
+        pass
+
+    def checkpoint(self, round, payload, keep=2):
+        self.checkpoints.append((round, dict(payload)))
+
+
+def table(**changes: Any) -> dict[str, Any]:
+    """The tables of a small experiment: 12 nodes, digits, 6 rounds of gossip on a ring."""
+    base: dict[str, Any] = {
+        "seed": 3,
+        "rounds": 6,
+        "program": {"kind": "gossip", "topology": "ring"},
+        "task": {"dataset": "digits", "model": "logistic", "batch_size": 16, "optimizer": {"kind": "sgd", "lr": 0.3}},
+        "network": {"nodes": 12, "latency": "5ms", "bandwidth": "20Mbit/s"},
+        "evaluation": {"every": 2, "samples": 60},
+        "engine": {"kind": "simulation", "workers": 1},
+    }
+    for name, value in changes.items():
+        base[name] = {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+    return base
+
+
+def simulate(tables: dict[str, Any], *, checkpoint: Any = None) -> tuple[World, Written]:
+    """Run an experiment in memory."""
+    experiment = Experiment.from_table(tables)
+    prepared = prepare(experiment, **experiment.engine.compute_settings())
+    written = Written()
+    world = World(prepared, written)
+    if checkpoint is None:
+        world.begin()
+    else:
+        restore(world, checkpoint)
+    world.run()
+    prepared.learner.close()
+    return world, written
+
+
+def models_of(world: World) -> torch.Tensor:
+    """N x P, the final models."""
+    return torch.stack([node.model for node in world.nodes])
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own as the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def covey(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line: (exit code, standard output, standard error)."""
+    from covey.cli import main
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(list(arguments))
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
