@@ -53,7 +53,8 @@ def table(**changes: Any) -> dict[str, Any]:
         "engine": {"kind": "simulation", "workers": 1},
     }
     for name, value in changes.items():
-        base[name] = {**base[name], **value} if isinstance(value, dict) and isinstance(base.get(name), dict) else value
+        merged = name != "program" and isinstance(value, dict) and isinstance(base.get(name), dict)
+        base[name] = {**base[name], **value} if merged else value
     return base
 
 

@@ -38,12 +38,13 @@ def mix(key: int, *counters: int) -> int:
 def mix_array(keys: Keys, counters: NDArray[np.integer] | int) -> Keys:
     """`mix` for arrays: keys and counters broadcast against each other."""
     steps = np.asarray(counters, dtype=np.uint64) + np.uint64(1)
-    z = keys + steps * np.uint64(_GOLDEN)
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(_FIRST)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(_SECOND)
-    z ^= z >> np.uint64(31)
+    with np.errstate(over="ignore"):
+        z = keys + steps * np.uint64(_GOLDEN)
+        z ^= z >> np.uint64(30)
+        z *= np.uint64(_FIRST)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(_SECOND)
+        z ^= z >> np.uint64(31)
     return z
 
 

@@ -9,6 +9,7 @@ before and deliver nothing. So a resumed run repeats the uninterrupted one to th
 Of an asynchronous program, the cut holds every node's last commit; what was in flight is lost.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Cut:
             "clocks": torch.tensor([s.clock for s in each], dtype=torch.float64),
             "uplinks": torch.tensor([s.uplink for s in each], dtype=torch.float64),
             "orders": torch.tensor([s.order for s in each]),
+            "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in each], dtype=torch.float64),
             "counters": torch.tensor([s.counters for s in each]),
             "downlinks": torch.from_numpy(self.downlinks),
             "ghosts": msgspec.msgpack.encode(ghosts),
@@ -101,6 +103,8 @@ def restore(world: "World", payload: Payload) -> None:
         snapshot.clock = float(checkpoint["clocks"][id])
         snapshot.order = int(checkpoint["orders"][id])
         snapshot.counters = checkpoint["counters"][id].tolist()
+        loss = float(checkpoint["losses"][id])
+        snapshot.loss = None if math.isnan(loss) else loss
         snapshot.uplink = float(checkpoint["uplinks"][id])
         snapshot.state, snapshot.slots = states[id], slots[id] or None
         node.restore(snapshot, counters=True)

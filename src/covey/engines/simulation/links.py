@@ -116,7 +116,7 @@ class Queued(Links):
         world, sender, bits = self.world, node.id, message.size * 8.0
         network, now, waiting = world.network, world.now, self.waiting[node.id]
         uniform, seconds = network.latency.uniform_value(), bits / self.up[node.id]
-        while waiting and waiting[0].start <= now:
+        while waiting and waiting[0].start + waiting[0].bits / self.up[sender] <= now:
             waiting.popleft()
         free = max(now, self.up_free[sender])
         transfers = []
@@ -192,7 +192,7 @@ class Queued(Links):
                     self._schedule(transfer, node)
                 free += transfer.bits / speed
             self.up_free[node.id] = free
-            self.waiting[node.id] = deque(left)
+            self.waiting[node.id] = deque([*begun, *left])
         return len(gone)
 
     def withdraw_all(self, node: int) -> None:

@@ -37,10 +37,13 @@ Key = tuple[str, int | None]
 _USUAL = Work()
 
 
+_WAITING = object()
+
+
 @coroutine
-def suspended() -> Generator[None, Any, Any]:
+def suspended() -> Generator[object, Any, Any]:
     """Hand control back to the world until somebody resumes this activity."""
-    return (yield)
+    return (yield _WAITING)
 
 
 class SimulatedActivity:
@@ -68,9 +71,10 @@ class SimulatedActivity:
             self.done = True
             raise self.node.failure(error) from error
         else:
-            if asked is not None:
+            if asked is not _WAITING:
                 raise ProgramError(
-                    f"The program awaits {type(asked).__name__} at node {self.node.id}, which the node does not offer."
+                    f"The program {world.program.title()} awaits something at node {self.node.id} "
+                    f"that the node does not offer."
                 )
         finally:
             world.current = before
@@ -99,7 +103,7 @@ class SimulatedActivity:
 class Waiter:
     """An activity that waits for messages."""
 
-    __slots__ = ("activity", "count", "missing")
+    __slots__ = ("activity", "count", "lost", "missing")
 
     def __init__(self, activity: SimulatedActivity, missing: set[int], count: int) -> None:
         self.activity = activity
@@ -107,12 +111,14 @@ class Waiter:
         """Who is still waited for, where it matters whom."""
         self.count = count
         """How many are still waited for, where it does not."""
+        self.lost: set[int] = set()
+        """Whose message is known to be lost."""
 
 
 class Snapshot:
     """What a node goes on from after a crash or a resume."""
 
-    __slots__ = ("clock", "completed", "counters", "model", "order", "slots", "state", "uplink")
+    __slots__ = ("clock", "completed", "counters", "loss", "model", "order", "slots", "state", "uplink")
 
     def __init__(self, node: "SimulatedNode") -> None:
         self.clock = node.world.now
@@ -120,6 +126,7 @@ class Snapshot:
         self.model = node.snapshot()
         self.state: State = dict(node.state)
         self.slots = node.slots
+        self.loss = node.loss
         self.order = node.order
         self.counters = node.counters()
         self.uplink = node.world.links.uplink_busy_until(node.id)
@@ -295,7 +302,7 @@ class SimulatedNode(Node):
 
             world.after(timeout, self, give_up)
         await suspended()
-        return waiter.missing
+        return waiter.missing | waiter.lost
 
     def _take(self, key: Key, senders: Sequence[int] | None, count: int | None = None) -> list[Message]:
         """Remove and return messages, in the order of their senders."""
@@ -411,6 +418,7 @@ class SimulatedNode(Node):
             tag, round = key
             if tag == message.tag and round is not None and round < message.round and message.sender in waiter.missing:
                 waiter.missing.remove(message.sender)
+                waiter.lost.add(message.sender)
                 if not waiter.missing and waiter.count <= 0:
                     del self.waiters[key]
                     waiter.activity.resume()
@@ -442,6 +450,7 @@ class SimulatedNode(Node):
         self.round = snapshot.completed
         self.calls = 0
         if counters:
+            self.loss = snapshot.loss
             self.order = snapshot.order
             (
                 self.bytes_out,

@@ -184,6 +184,7 @@ class World:
             )
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
         self._leave(node)
+        node.ended = True
 
     def split(self, name: str, holder: int | None = None) -> Split:
         """The data of an evaluation, remembered."""
@@ -297,32 +298,32 @@ class World:
             return False
         absences = self.network.churn.absences(node.id, self.prepared.setting)
 
-        def schedule_next(_: None = None) -> bool:
+        def schedule_next() -> bool:
             absence = next(absences, None)
             if absence is None:
                 return False
             start, end = absence
-            if start == 0.0 and self.now == 0.0:
-                leave()
+            at_once = start == self.now == 0.0
+            if at_once:
+                leave(end)
             else:
-                self.at(start, node, lambda _: leave())
-            if end != float("inf"):
-                self.at(end, node, lambda _: come_back())
-            return start == 0.0
+                self.at(start, node, lambda _: leave(end))
+            return at_once
 
-        def leave() -> None:
+        def leave(end: float) -> None:
             if not node.ended:
                 self._leave(node)
+                if end < float("inf"):
+                    self.at(end, node, lambda _: come_back())
 
         def come_back() -> None:
             if not node.ended:
-                node.away = False
                 assert node.committed is not None
                 node.restore(node.committed, counters=False)
-                node.behind = True
+                node.away, node.behind = False, True
                 self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
                 self.after(0.0, node, node.start)
-            schedule_next()
+                schedule_next()
 
         return schedule_next()
 
