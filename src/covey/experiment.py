@@ -59,6 +59,7 @@ class Engine(Part):
     """What runs the programs of the nodes."""
 
     family: ClassVar[str] = "engine"
+    usual: ClassVar[str] = "simulation"
 
     def compute_settings(self) -> dict[str, Any]:
         """How to compute, as `Learner` takes it."""

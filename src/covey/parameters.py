@@ -162,6 +162,8 @@ class Part:
     """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
     kind: ClassVar[str] = ""
     """Its name in experiment files."""
+    usual: ClassVar[str] = ""
+    """Of a family: the kind that a table without a kind means, where that is clear."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -350,6 +352,8 @@ def build(family: type[P], table: Any) -> P:
     values = dict(table)
     cls: type[P] = family
     if family.family in kinds.KINDS:
+        if "kind" not in values and family.usual:
+            values["kind"] = family.usual
         if "kind" not in values:
             raise ConfigurationError(
                 f"The {family.family} has no 'kind'. Known: {', '.join(sorted(kinds.KINDS[family.family]))}."

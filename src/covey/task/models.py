@@ -38,7 +38,7 @@ class Model(Part):
         """A user's own `nn.Module` class, made a model of the name under which it was found."""
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             return None
-        return type(found.__name__, (Module,), {"kind": name, "factory": staticmethod(found), "__annotations__": {}})
+        return type(found.__name__, (_Adopted,), {"kind": name, "module": found})
 
 
 class Module(Model):
@@ -49,6 +49,15 @@ class Module(Model):
 
     def build(self, data: Data) -> nn.Module:
         return self.factory()
+
+
+class _Adopted(Model):
+    """A module class of the user's own, made without arguments."""
+
+    module: ClassVar[type[nn.Module]]
+
+    def build(self, data: Data) -> nn.Module:
+        return self.module()
 
 
 class Dense(nn.Module):

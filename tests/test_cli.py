@@ -1,0 +1,202 @@
+"""The command line, from a folder of its own."""
+
+import csv
+import io
+import json
+
+import pytest
+
+EXPERIMENT = """
+seed = 1
+rounds = 6
+
+[program]
+kind = "gossip"
+topology = { kind = "epidemic-oracle", degree = 3 }
+
+[task]
+dataset = "digits"
+model = "logistic"
+batch_size = 7
+local_steps = 1
+partition = { kind = "shards", per_node = 2 }
+optimizer = { kind = "sgd", lr = 0.5 }
+
+[network]
+nodes = 20
+latency = "20ms"
+bandwidth = "100Mbit/s"
+
+[evaluation]
+every = 2
+"""
+
+
+@pytest.fixture
+def file(in_folder):
+    path = in_folder / "experiment.toml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_folder):
+    code, out, err = covey("run", "experiment.toml", "--out", "a", "--set", "rounds=4")
+    assert code == 0, err
+    assert "accuracy" in out
+    assert "round 4/4" in err
+    assert covey("run", "experiment.toml", "--out", "b", "--seed", "2")[0] == 0
+
+    code, out, _ = covey("show", "a", "--json")
+    summary = json.loads(out)
+    assert code == 0
+    assert summary["rounds"] == 4
+    assert summary["totals"]["messages_out"] == 20 * 3 * 4
+    assert {"mean", "min", "max"} <= summary["final"]["accuracy"].keys()
+    assert covey("show", "a")[1].startswith("a: finished")
+
+    code, out, _ = covey("export", "a", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {"round", "node", "time", "accuracy", "loss", "bytes_out", "bytes_in"} <= rows[0].keys()
+    assert [(int(row["round"]), int(row["node"])) for row in rows] == [(r, n) for r in (2, 4) for n in range(20)]
+    assert sum(int(row["bytes_out"]) for row in rows[-20:]) == summary["totals"]["bytes_out"]
+    assert covey("export", "a", "--format", "parquet", "--out", "a.parquet")[0] == 0
+    assert (in_folder / "a.parquet").stat().st_size > 0
+
+    code, out, _ = covey("compare", "a", "b", "--json")
+    assert [entry["rounds"] for entry in json.loads(out)] == [4, 6]
+    for against in ("rounds", "time", "bytes"):
+        assert covey("plot", "a", "b", "--against", against, "--out", f"{against}.png")[0] == 0
+        assert (in_folder / f"{against}.png").read_bytes()[:4] == b"\x89PNG"
+    assert covey("plot", "a", "--metric", "consensus_distance", "--out", "c.svg")[0] == 0
+    assert covey("plot", "a", "--holdings", "--out", "h.png")[0] == 0
+    assert covey("plot", "a", "--graph", "--out", "g.png")[0] == 0
+    assert covey("report", "a", "b", "--out", "r.html")[0] == 0
+    page = (in_folder / "r.html").read_text()
+    assert page.count("<svg") == 12
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+
+
+def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
+    assert covey("run", "experiment.toml", "--out", "whole")[0] == 0
+    assert covey("run", "experiment.toml", "--out", "cut", "--set", "checkpoint.every=2")[0] == 0
+    import shutil
+    from pathlib import Path
+
+    facts = json.loads(Path("cut/facts.json").read_text())
+    Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    shutil.rmtree("cut/models.npy", ignore_errors=True)
+    code, out, err = covey("run", "--resume", "cut", "--json")
+    assert code == 0, err
+    assert json.loads(out)["status"] == "finished"
+    assert covey("export", "cut")[1] == covey("export", "whole")[1]
+    code, _, err = covey("run", "--resume", "cut")
+    assert code == 2
+    assert "has finished" in err
+
+
+def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
+    settings = ("--set", "program.topology.degree=2,4", "--set", "seed=1,2,3", "--set", "rounds=2")
+    code, out, err = covey("sweep", "experiment.toml", *settings, "--out", "s", "--json")
+    assert code == 0, err
+    table = json.loads(out)
+    assert [entry["configuration"] for entry in table] == [
+        f"program.topology.degree = {degree}, rounds = 2" for degree in (2, 4)
+    ]
+    assert all(len(entry["runs"]) == 3 and entry["accuracy"]["std"] > 0 for entry in table)
+
+
+def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
+    tables = 'program.topology=ring,{kind = "epidemic-local", degree = 2}'
+    code, out, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == 2
+
+
+def test_check_says_what_an_experiment_means(file, covey):
+    code, out, err = covey("check", "experiment.toml", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["parameters"] == 650
+    assert found["graph"]["mean_degree"] == 3
+    assert found["bytes_per_node_and_round"] == 3 * found["model_bytes"]
+    assert found["graph"]["expected_contraction"] == pytest.approx((1 - 3 / 19) / 4)
+    code, out, _ = covey("check", "experiment.toml")
+    assert "spectral gap" in out
+    assert out.endswith("ok\n")
+
+
+def test_list_names_everything(covey):
+    code, out, _ = covey("list", "topology")
+    assert code == 0
+    assert "epidemic-oracle: " in out
+    assert "degree: an int in [1, nodes) (required)." in out
+    assert len(json.loads(covey("list", "--json")[1])) > 50
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "sweep", "check", "list", "show", "compare", "plot", "report", "export", "demo"]
+)
+def test_every_command_has_help_with_an_example(command, covey):
+    code, out, _ = covey(command, "--help")
+    assert code == 0
+    assert f"example:\n  covey {command}" in out
+
+
+MISTAKES = {
+    "rnds=3": "Unknown key 'rnds' of experiment; did you mean 'rounds'?",
+    "rounds=many": "The 'rounds' of experiment must be an int in [1, inf). Got 'many' instead.",
+    "program.topology.degree=96": "The 'degree' of epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
+    "network.nodes=21": "The 'degree' of epidemic-oracle must be even where the number of nodes is odd.",
+    "network.nodes=2000": "must be at most that of training samples",
+    "network.latency=20 parsec": "parsec",
+    "network.bandwidth=-3": "The 'rate' of constant must be",
+    "task.dataset=digitz": "Unknown dataset 'digitz'; did you mean 'digits'",
+    "task.model=lenet": "The model lenet takes 28x28 or 32x32 images with channels first. Got samples of shape 1x8x8",
+    "task.dataset=mnist": "Cannot find MNIST: put train-images-idx3-ubyte.gz or train-images-idx3-ubyte from",
+    "task.optimizer.lr=1e39": "is no longer finite after its training in round",
+    "engine.device=cuda:77": "torch finds no",
+    "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",
+    "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
+    "seed.x=3": "The key 'seed' in 'seed.x' is no table",
+}
+
+
+@pytest.mark.parametrize("setting", MISTAKES)
+def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatch, in_folder):
+    monkeypatch.setenv("COVEY_DATA", str(in_folder / "data"))
+    monkeypatch.setattr("covey.task.datasets.source._TIMEOUT", 0.01)
+    monkeypatch.setattr("covey.task.datasets.images.MNIST.address", "http://127.0.0.1:9/")
+    code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("covey: ")]
+    assert len(lines) == 1
+    assert MISTAKES[setting] in lines[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "missing.toml"), "The experiment file missing.toml cannot be read: No such file or directory."),
+        (("run",), "Give an experiment"),
+        (("show", "."), ". is no run folder"),
+        (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
+        (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
+        (("list", "topologies"), "Unknown family 'topologies'; did you mean 'topology'?"),
+    ],
+)
+def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
+    code, _, err = covey(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_broken_file_names_its_line(in_folder, covey):
+    (in_folder / "bad.toml").write_text("rounds = \n")
+    code, _, err = covey("run", "bad.toml")
+    assert code == 2
+    assert "bad.toml is not valid TOML" in err
+    assert "line 1" in err
