@@ -166,7 +166,10 @@ class Shakespeare(_Leaf):
             speaker, colon, speech = block.strip().partition(":\n")
             if colon and speech and "\n" not in speaker:
                 speeches.setdefault(speaker.strip().upper(), []).append(speech)
-        train, test, owners, names = [], [], [], []
+        train: list[np.ndarray] = []
+        test: list[np.ndarray] = []
+        owners: list[int] = []
+        names: list[str] = []
         for speaker in sorted(speeches):
             codes = _encoded("\n".join(speeches[speaker]) + "\n")
             windows = (len(codes) - 1) // self.length
