@@ -1,0 +1,82 @@
+"""What the documents show works as it is shown."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from covey import api, view
+from covey.experiment import Experiment
+from tests.conftest import models_of, simulate, table
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / document).read_text(), flags=re.M | re.S)
+
+
+@pytest.fixture
+def algorithms(in_folder, monkeypatch):
+    """The modules that the guide shows, in the current folder."""
+    for text in blocks("docs/write-an-algorithm.md", "python"):
+        name = re.match(r"# (\w+\.py)\n", text)
+        if name:
+            (in_folder / name[1]).write_text(text)
+            sys.modules.pop(name[1].removesuffix(".py"), None)
+    monkeypatch.syspath_prepend(str(in_folder))
+
+
+def test_the_experiment_of_the_readme_runs_and_its_python_works(in_folder):
+    (in_folder / "experiment.toml").write_text(blocks("README.md", "toml")[0])
+    (python,) = [text for text in blocks("README.md", "python") if "from_file" in text]
+    names: dict = {}
+    exec(python.replace("experiment.rounds = 50", "experiment.rounds = 3"), names)
+    assert names["run"].models.shape == (100, 650)
+    assert (in_folder / "accuracy.png").exists()
+
+
+def test_push_sum_of_the_readme_is_short_and_learns(in_folder, monkeypatch):
+    (text,) = [text for text in blocks("README.md", "python") if "PushSum" in text]
+    assert len(text.splitlines()) < 40
+    (in_folder / "push_sum_of_readme.py").write_text(text)
+    monkeypatch.syspath_prepend(str(in_folder))
+    program = {"kind": "push_sum_of_readme:PushSum", "topology": "exponential"}
+    world, written = simulate(table(program=program, rounds=20))
+    last = [value for _, t, name, value in written.figures if (t, name) == (20, "average_model_accuracy")]
+    assert last[0] > 0.8
+    models = models_of(world)
+    assert (models - models.mean(0)).norm() < 0.2 * models.norm()
+
+
+def test_the_algorithms_of_the_guide_run(algorithms):
+    push_sum = {"kind": "push_sum:PushSum", "topology": "exponential"}
+    _, written = simulate(table(program=push_sum, rounds=4))
+    assert {name for _, _, name, _ in written.figures} >= {"weight", "accuracy"}
+    widening = {"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 3}}
+    world, _ = simulate(table(program=widening, rounds=4))
+    assert {node.messages_out for node in world.nodes} == {12}
+    code = "The 'width' of widening:Widening must be an int in [1, nodes). Got 0 instead."
+    with pytest.raises(Exception, match=re.escape(code)):
+        Experiment.from_table(table(program={"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 0}}))
+
+
+def test_the_demo_is_what_it_says(in_folder, covey):
+    code, out, err = covey("demo", "--out", "demo")
+    assert code == 0, err
+    runs = [api.Run(Path("demo") / name) for name in ("d-psgd", "epidemic-learning")]
+    static, epidemic = [run.summary() for run in runs]
+    assert static["totals"]["bytes_out"] == epidemic["totals"]["bytes_out"]
+    assert epidemic["final"]["accuracy"]["mean"] > static["final"]["accuracy"]["mean"] > 0.85
+    assert epidemic["final"]["accuracy"]["min"] > static["final"]["accuracy"]["min"]
+    assert (in_folder / "demo" / "accuracy.png").exists()
+    for part in ("d-psgd", "epidemic-learning", "bytes sent", "figure: demo/accuracy.png"):
+        assert part in out
+    view.save(view.histogram(runs[0]), Path("h.pdf"))
+
+
+def test_documents_name_only_files_that_exist():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"

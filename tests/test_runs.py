@@ -1,0 +1,166 @@
+"""Run folders: readable while they grow, whole after a kill, clear about trouble."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from covey.errors import RunError
+from covey.runs import Run, RunWriter, latest_checkpoint
+
+
+def commit(node, round, bytes_out=100):
+    return (node, round, 0.5 * round, 1.0, round, 10 * round, bytes_out * round, 90 * round, 2 * round, 2 * round, 0)
+
+
+def evaluated(node, round, accuracy):
+    return [(node, round, "accuracy", accuracy), (node, round, "loss", 1.0 - accuracy)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run of three nodes and four rounds, evaluated in rounds 2 and 4."""
+    writer = RunWriter.create(tmp_path / "run", {"seed": 1, "program": {"kind": "x"}}, {"program": "x", "nodes": 3})
+    for round in range(1, 5):
+        writer.commits([commit(node, round) for node in range(3)])
+        if round % 2 == 0:
+            for node in range(3):
+                writer.metrics(evaluated(node, round, 0.1 * round + 0.01 * node))
+            writer.metrics([(-1, round, "consensus_distance", 1.0 / round)])
+    writer.event(1.0, 2, "left", "in round 1")
+    writer.graph(3, np.array([0, 1]), np.array([1, 0]), True)
+    writer.holdings(np.eye(3, dtype=np.int64))
+    writer.models(torch.arange(6.0).reshape(3, 2))
+    writer.finish("finished", {"time": 2.0})
+    return tmp_path / "run"
+
+
+def test_what_was_written_is_read(folder):
+    run = Run(folder)
+    assert run.status == "finished"
+    assert run.experiment["program"]["kind"] == "x"
+    assert list(run.metrics.columns[:5]) == ["round", "node", "time", "accuracy", "loss"]
+    assert run.metrics[["round", "node"]].to_numpy().tolist() == [[r, n] for r in (2, 4) for n in range(3)]
+    assert run.metrics["bytes_out"].tolist() == [200] * 3 + [400] * 3
+    assert len(run.commits) == 12
+    assert run.network["consensus_distance"].tolist() == [0.5, 0.25]
+    assert run.network["time"].tolist() == [1.0, 2.0]
+    assert run.events["kind"].tolist() == ["left"]
+    assert run.models.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
+    nodes, sources, targets = run.graph
+    assert (nodes, sources.tolist(), targets.tolist()) == (3, [0, 1], [1, 0])
+    summary = run.summary()
+    assert summary["totals"]["bytes_out"] == 1200
+    assert summary["final"]["accuracy"] == pytest.approx({"mean": 0.41, "min": 0.4, "max": 0.42, "std": 0.0081649658})
+    assert summary["network"] == {"consensus_distance": 0.25}
+    assert (summary["rounds"], summary["time"]) == (4, 2.0)
+
+
+def test_truncating_forgets_what_came_after(folder):
+    writer = RunWriter.reopen(folder)
+    writer.truncate([2, 3, 2])
+    writer.finish("finished", {})
+    run = Run(folder)
+    assert run.commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
+    assert run.metrics["round"].unique().tolist() == [2]
+    assert run.network["round"].tolist() == [2]
+
+
+def test_a_run_is_read_while_it_grows(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    writer.commits([commit(0, 1)])
+    writer.flush()
+    assert len(Run(tmp_path / "run").commits) == 1
+    assert len(Run(tmp_path / "run").metrics) == 0
+    assert Run(tmp_path / "run").summary()["rounds"] == 1
+    writer.commits([commit(0, 2)])
+    writer.metrics(evaluated(0, 2, 0.5))
+    writer.flush()
+    assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
+    assert Run(tmp_path / "run").status == "running"
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from covey.runs import RunWriter
+writer = RunWriter.create(Path(sys.argv[1]), {}, {})
+round = 0
+while True:
+    round += 1
+    writer.commits([(node, round, 1.0, 1.0, 1, 1, 1, 1, 1, 1, 0) for node in range(50)])
+    if round % 20 == 0:
+        writer.flush()
+        print(round, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    flushed = 0
+    for _ in range(5):
+        flushed = int(child.stdout.readline())
+    time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    database = sqlite3.connect(tmp_path / "run" / "metrics.sqlite")
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    (rows,) = database.execute("SELECT COUNT(*) FROM commits").fetchone()
+    assert rows >= flushed * 50
+    assert rows % 50 == 0
+    assert Run(tmp_path / "run").commits["round"].max() >= flushed
+
+
+def test_trouble_with_the_disk_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"The run folder .*file/run cannot be made: Not a directory"):
+        RunWriter.create(tmp_path / "file" / "run", {}, {})
+    with pytest.raises(RunError, match="is not empty"):
+        RunWriter.create(tmp_path, {}, {})
+    writer = RunWriter.create(tmp_path / "full", {}, {})
+    pages = writer._database.execute("PRAGMA page_count").fetchone()[0]
+    writer._database.execute(f"PRAGMA max_page_count={pages + 2}")
+    with pytest.raises(RunError, match=r"The run folder .*full cannot be written: database or disk is full"):
+        for round in range(1000):
+            writer.commits([commit(node, round) for node in range(100)])
+            writer.flush()
+
+
+def test_other_folders_are_no_runs(tmp_path):
+    with pytest.raises(RunError, match="is no run folder"):
+        Run(tmp_path)
+    with pytest.raises(RunError, match="is no run folder"):
+        RunWriter.reopen(tmp_path)
+
+
+def test_the_latest_whole_checkpoint_counts_and_old_ones_go(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    assert latest_checkpoint(tmp_path / "run") is None
+    for round in (10, 20, 30):
+        writer.checkpoint(round, {"x": torch.full((3,), float(round))}, keep=2)
+    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [file.stem for file in files] == ["round-000000020", "round-000000030"]
+    assert latest_checkpoint(tmp_path / "run")[0] == 30
+    files[1].write_bytes(files[1].read_bytes()[:-5])
+    round, payload = latest_checkpoint(tmp_path / "run")
+    assert round == 20
+    assert payload["x"].tolist() == [20.0] * 3
+
+
+def test_exports(folder, tmp_path):
+    run = Run(folder)
+    assert run.export("csv").splitlines()[0].startswith("round,node,time,accuracy,loss,")
+    run.export("parquet", tmp_path / "a.parquet")
+    import pandas as pd
+
+    assert pd.read_parquet(tmp_path / "a.parquet").equals(run.metrics)
+    with pytest.raises(RunError, match="--out FILE"):
+        run.export("parquet")
+    with pytest.raises(RunError, match="cannot be written"):
+        run.export("csv", tmp_path / "missing" / "a.csv")

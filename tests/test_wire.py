@@ -1,0 +1,148 @@
+"""The wire encoding: what goes in comes out, sizes are exact, and nothing bad gets through."""
+
+import struct
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covey import wire
+from covey.errors import RunError, WireError
+
+DTYPES = list(wire._CODES)
+
+
+@st.composite
+def tensors(draw):
+    dtype = draw(st.sampled_from(DTYPES))
+    shape = draw(st.lists(st.integers(0, 4), max_size=4))
+    count = 1
+    for side in shape:
+        count *= side
+    raw = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))
+    if dtype == torch.bool:
+        raw = bytes(byte % 2 for byte in raw)
+    flat = torch.frombuffer(bytearray(raw), dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+    tensor = flat.reshape(shape)
+    return tensor.transpose(0, 1) if draw(st.booleans()) and tensor.dim() >= 2 else tensor
+
+
+FIELDS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.binary(max_size=8)
+    | st.lists(st.integers(-1000, 1000), max_size=5)
+)
+PAYLOADS = st.dictionaries(st.text(max_size=6), FIELDS | tensors(), max_size=5)
+LIMITS = wire.Limits(frame=1 << 16, header=1 << 12, tensors=8, dims=4)
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return (
+            left.dtype == right.dtype
+            and left.shape == right.shape
+            and torch.equal(left.contiguous().reshape(-1).view(torch.uint8), right.reshape(-1).view(torch.uint8))
+        )
+    return left == right and type(left) is type(right)
+
+
+@given(PAYLOADS, st.text(max_size=5), st.none() | st.integers(0, 2**40))
+def test_a_frame_decodes_to_what_was_encoded_and_has_the_stated_size(payload, tag, round):
+    frame = wire.encode(payload, tag=tag, sender=7, receiver=9, round=round, sequence=3)
+    assert len(frame) == wire.size(payload, tag) == wire.peek(frame)
+    decoded = wire.decode(frame)
+    assert (decoded.tag, decoded.sender, decoded.receiver, decoded.round, decoded.sequence) == (tag, 7, 9, round, 3)
+    assert decoded.payload.keys() == payload.keys()
+    assert all(same(payload[name], decoded.payload[name]) for name in payload)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused(data):
+    with pytest.raises(WireError):
+        wire.decode(data, LIMITS)
+
+
+@given(PAYLOADS, st.data())
+@settings(max_examples=300)
+def test_a_changed_frame_is_refused_or_still_one_message(payload, data):
+    frame = bytearray(wire.encode(payload))
+    for _ in range(data.draw(st.integers(1, 3))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(frame)))
+    for changed in (bytes(frame), bytes(frame[:cut]), bytes(frame) + b"x"):
+        try:
+            wire.decode(changed, LIMITS)
+        except WireError as error:
+            assert error.reason
+            assert str(error).startswith(error.reason)
+
+
+def forged(
+    header: object, body: bytes = b"", magic: bytes = b"CVYF", version: int = 1, length: int | None = None
+) -> bytes:
+    head = msgspec.msgpack.encode(header)
+    prefix = struct.pack(
+        "<4sHHIIQIIqQ", magic, version, 0, 0, len(head), len(body) if length is None else length, 0, 0, -1, 0
+    )
+    return prefix + head + body
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (b"", "truncated"),
+        (forged(["", {}, []], magic=b"EVIL"), "bad-magic"),
+        (forged(["", {}, []], version=9), "bad-version"),
+        (forged(["", {}, []], length=1 << 60), "oversized"),
+        (forged(["", {}, []])[:-1], "truncated"),
+        (forged(["", {}, []]) + b"1", "trailing-bytes"),
+        (forged({"tag": 3}), "bad-header"),
+        (forged(["", {}, [["x", "q9", [1]]]], b"12345678"), "bad-dtype"),
+        (forged(["", {}, [["x", "f4", [-1]]]], b"12345678"), "bad-shape"),
+        (forged(["", {}, [["x", "f4", [1] * 9]]], b"12345678"), "bad-shape"),
+        (forged(["", {}, [["x", "f4", [1 << 62, 1 << 62]]]], b"12345678"), "length-mismatch"),
+        (forged(["", {}, [["x", "f4", [1]]]], b"1234567890123456"), "length-mismatch"),
+        (forged(["", {"x": 1}, [["x", "f4", [1]]]], b"12345678"), "bad-header"),
+        (forged(["", {}, [["x", "b1", [1]]]], b"\x02" + bytes(7)), "bad-header"),
+        (forged(["", {}, [["x", "f4", [0]]] * 5000]), "oversized"),
+    ],
+)
+def test_each_kind_of_bad_frame_has_its_reason(frame, reason):
+    with pytest.raises(WireError) as caught:
+        wire.decode(frame)
+    assert caught.value.reason == reason
+
+
+def test_what_has_no_encoding_is_refused_before_it_is_sent():
+    with pytest.raises(WireError, match="the entry 'x' is a set"):
+        wire.encode({"x": {1}})
+    with pytest.raises(WireError, match="dtype torch.complex64"):
+        wire.size({"x": torch.zeros(1, dtype=torch.complex64)})
+
+
+def test_a_decoded_tensor_owns_its_memory():
+    frame = bytearray(wire.encode({"x": torch.ones(3)}))
+    decoded = wire.decode(frame).payload["x"]
+    frame[-16:] = bytes(16)
+    assert decoded.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_files_are_whole_or_refused(tmp_path):
+    path = tmp_path / "a.covey"
+    payload = {"x": torch.arange(5), "n": 3}
+    wire.write_file(path, payload)
+    assert same(wire.read_file(path)["x"], payload["x"])
+    assert [file.name for file in tmp_path.iterdir()] == ["a.covey"]
+    damaged = bytearray(path.read_bytes())
+    damaged[70] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(RunError, match=r"a\.covey is damaged: its checksum does not fit"):
+        wire.read_file(path)
+    with pytest.raises(RunError, match="cannot be read"):
+        wire.read_file(tmp_path / "b.covey")
