@@ -117,6 +117,12 @@ def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
     assert Run(tmp_path / "run").commits["round"].max() >= flushed
 
 
+def fill(writer):
+    for round in range(1000):
+        writer.commits([commit(node, round) for node in range(100)])
+        writer.flush()
+
+
 def test_trouble_with_the_disk_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"The run folder .*file/run cannot be made: Not a directory"):
@@ -127,9 +133,7 @@ def test_trouble_with_the_disk_is_one_clear_line(tmp_path):
     pages = writer._database.execute("PRAGMA page_count").fetchone()[0]
     writer._database.execute(f"PRAGMA max_page_count={pages + 2}")
     with pytest.raises(RunError, match=r"The run folder .*full cannot be written: database or disk is full"):
-        for round in range(1000):
-            writer.commits([commit(node, round) for node in range(100)])
-            writer.flush()
+        fill(writer)
 
 
 def test_other_folders_are_no_runs(tmp_path):

@@ -1,5 +1,6 @@
 """The wire encoding: what goes in comes out, sizes are exact, and nothing bad gets through."""
 
+import contextlib
 import struct
 
 import msgspec
@@ -76,11 +77,8 @@ def test_a_changed_frame_is_refused_or_still_one_message(payload, data):
         frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(frame)))
     for changed in (bytes(frame), bytes(frame[:cut]), bytes(frame) + b"x"):
-        try:
-            wire.decode(changed, LIMITS)
-        except WireError as error:
-            assert error.reason
-            assert str(error).startswith(error.reason)
+        with contextlib.suppress(WireError):
+            assert wire.decode(changed, LIMITS).size == len(changed)
 
 
 def forged(
@@ -122,7 +120,7 @@ def test_each_kind_of_bad_frame_has_its_reason(frame, reason):
 def test_what_has_no_encoding_is_refused_before_it_is_sent():
     with pytest.raises(WireError, match="the entry 'x' is a set"):
         wire.encode({"x": {1}})
-    with pytest.raises(WireError, match="dtype torch.complex64"):
+    with pytest.raises(WireError, match=r"dtype torch\.complex64"):
         wire.size({"x": torch.zeros(1, dtype=torch.complex64)})
 
 

@@ -17,7 +17,7 @@ from covey.task.learner import Learner
 
 _SMALL = 1 << 13
 """Up to so many parameters one sparse product of all models beats one addition after the other, whose cost is then
-mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See bench/mixing.py."""
+mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See "mixing" in bench/RESULTS.md."""
 
 
 def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:

@@ -1,8 +1,8 @@
 """Any module, one node after the other; the threads that call this work on different nodes.
 
 Every thread has a module of its own, whose parameters are bound to the flat model at hand: one module shared by
-threads would silently give wrong gradients. Images go in as channels_last, which measures faster on CPUs than
-computing the convolutions of several nodes as one grouped convolution (see bench/kernels.py).
+threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs; computing the
+convolutions of several nodes as one grouped convolution is not.
 """
 
 import threading
