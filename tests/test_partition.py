@@ -137,6 +137,15 @@ def test_nobody_has_fewer_than_min_samples(kind, least: int, seed: int) -> None:
     assert sum(map(len, parts)) == 100
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("alpha", [1e-300, 1e-5, 1e-3])
+def test_shares_that_nearly_vanish_do_no_harm(alpha: float, balanced: bool) -> None:
+    data = data_of(np.arange(60) % 6, 6)
+    for seed in range(100):
+        parts = Dirichlet(alpha=alpha, balanced=balanced).assign(data, 9, seed)
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(60))
+
+
 def test_natural_keeps_an_owners_samples_together() -> None:
     owners = np.arange(120) % 24 + 7  # ids need not begin at 0
     data = data_of(np.zeros(120), 1, owners)

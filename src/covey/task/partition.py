@@ -267,7 +267,7 @@ def _check_least(partition: Partition, least: int, samples: int, holders: int) -
 def _cut(samples: int, shares: NDArray[np.float64]) -> Ids:
     """How many of `samples` each share gets: whole numbers that sum to `samples`."""
     ends = np.cumsum(shares)
-    whole: Ids = np.rint(ends * (samples / ends[-1])).astype(np.int64)
+    whole: Ids = np.rint(ends / ends[-1] * samples).astype(np.int64)
     return np.diff(whole, prepend=0)
 
 

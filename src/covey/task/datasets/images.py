@@ -42,7 +42,7 @@ class MNIST(Dataset):
                 folder / name,
                 [Remote(mirror + name, self.checksums[name]) for mirror in self.mirrors],
                 quiet=quiet,
-                also=[name.removesuffix(".gz")],
+                also=[folder / name.removesuffix(".gz")],
             )
             for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
         )

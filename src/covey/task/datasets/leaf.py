@@ -22,6 +22,7 @@ from covey.task.dataset import Data, Dataset, Split
 from covey.task.datasets.source import Remote, damaged, obtain
 
 A = TypeVar("A")
+Token = TypeVar("Token", np.int64, np.uint32)
 Ids = NDArray[np.int64]
 Images = NDArray[np.uint8]
 
@@ -79,16 +80,14 @@ def _image_data(
 
     train, test = _read(folder / "train", convert), _read(folder / "test", convert)
     owners, owner_names = _owners([user for user, _ in train], [len(labels) for _, (_, labels) in train])
-    return Data(
-        split(train), split(test), "classes", len(names), owners, owner_names, names, scale=scale, shift=shift
-    )  # fmt: skip
+    return Data(split(train), split(test), "classes", len(names), owners, owner_names, names, scale=scale, shift=shift)
 
 
 def _labels(user: _User, samples: int, classes: int) -> Ids:
     labels = np.array(msgspec.json.decode(user.y, type=list[int]), dtype=np.int64)
     if len(labels) != samples:
         raise ValueError(f"{samples} inputs and {len(labels)} labels")
-    if samples and not (0 <= labels.min() and labels.max() < classes):
+    if samples and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"a label outside [0, {classes})")
     return labels
 
@@ -155,7 +154,7 @@ class CelebA(Dataset):
         return pixels.transpose(2, 0, 1)
 
 
-def windows(stream: NDArray[A], length: int) -> NDArray[A]:
+def windows(stream: NDArray[Token], length: int) -> NDArray[Token]:
     """A stream cut into runs of `length` + 1 that overlap by one: inputs and, one further on, what they predict."""
     if len(stream) <= length:
         return np.empty((0, length + 1), dtype=stream.dtype)
@@ -190,7 +189,7 @@ class Shakespeare(Dataset):
         if (own / "train").is_dir():
             train, test = _read(own / "train", self._convert), [runs for _, runs in _read(own / "test", self._convert)]
         else:
-            path = obtain(own / "tinyshakespeare.txt", [self.text], quiet=quiet, also=["input.txt"])
+            path = obtain(own / "tinyshakespeare.txt", [self.text], quiet=quiet, also=[own / "input.txt"])
             train, test = self._from_text(path)
         if not any(map(len, test)) or not any(len(runs) for _, runs in train):
             raise DataError(f"The texts in {own} are too short for sequences of {self.length} characters.")

@@ -40,19 +40,19 @@ def data_folder(given: Path | None) -> Path:
     return Path(given or os.environ.get("COVEY_DATA") or "~/.cache/covey").expanduser()
 
 
-def obtain(path: Path, remotes: Sequence[Remote], *, quiet: bool, also: Sequence[str] = ()) -> Path:
+def obtain(path: Path, remotes: Sequence[Remote], *, quiet: bool, also: Sequence[Path] = ()) -> Path:
     """The file, downloaded first where it is missing.
 
     Args:
         path: where it lies, or will.
         remotes: where it can be had, the first choice first.
         quiet: whether to show no progress bar.
-        also: other names under which it may lie in the same folder.
+        also: where else it may lie, in another form perhaps.
 
     Raises:
         DataError: it is neither there nor to be had; the text says what to put where.
     """
-    for candidate in (path, *(path.with_name(name) for name in also)):
+    for candidate in (path, *also):
         if candidate.is_file():
             return candidate
     failures = []
@@ -82,7 +82,7 @@ def obtain_from_archive(folder: Path, names: Sequence[str], remote: Remote, *, q
     if absent:
         archive_name = remote.url.rpartition("/")[2]
         try:
-            archive = obtain(folder / archive_name, [remote], quiet=quiet, also=[f"../{archive_name}"])
+            archive = obtain(folder / archive_name, [remote], quiet=quiet, also=[folder.parent / archive_name])
         except DataError as error:
             raise DataError(f"Missing in {folder}: {', '.join(absent)}. {error}") from error
         unpack(archive, absent, folder)
@@ -124,6 +124,7 @@ def unpack(archive: Path, names: Sequence[str], folder: Path) -> None:
     opened = _zip_members if archive.suffix == ".zip" else _tar_members
     wanted = set(names)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in opened(archive):
             if name in wanted:
                 with _appearing(folder / name) as part:

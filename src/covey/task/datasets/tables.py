@@ -37,7 +37,7 @@ class MovieLens100K(Dataset):
 
     kind = "movielens-100k"
     test: float = param("The share of every user's ratings that is for testing.", 0.2, gt=0, lt=1)
-    folder: ClassVar[str] = "ml-100k"
+    directory: ClassVar[str] = "ml-100k"
     file: ClassVar[str] = "u.data"
     separator: ClassVar[str] = "\t"
     archive: ClassVar[Remote] = Remote(
@@ -46,15 +46,16 @@ class MovieLens100K(Dataset):
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        (path,) = obtain_from_archive(folder / self.folder, [self.file], self.archive, quiet=quiet)
+        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet)
         table = self._table(path)
         users, user_of = np.unique(table[:, 0], return_inverse=True)
         items, item_of = np.unique(table[:, 1], return_inverse=True)
         in_test = held_out(user_of.astype(np.int64), self.test)
         if not in_test.any():
+            most = np.bincount(user_of).max()
             raise DataError(
-                f"The 'test' of {self.title()} must be a share that leaves at least one of a user's ratings for testing. "
-                f"Got {self.test} instead, and no user has more than {np.bincount(user_of).max()} ratings."
+                f"The 'test' of {self.title()} must be a share that keeps a rating of some user for testing. "
+                f"Got {self.test} instead, and no user has more than {most} ratings."
             )
         pairs = np.column_stack([user_of, item_of]).astype(np.int64)
         ratings = table[:, 2].astype(np.float32)
@@ -88,7 +89,7 @@ class MovieLens1M(MovieLens100K):
     """1,000,209 ratings, from 1 to 5, of 3,706 films by 6,040 users."""
 
     kind = "movielens-1m"
-    folder: ClassVar[str] = "ml-1m"
+    directory: ClassVar[str] = "ml-1m"
     file: ClassVar[str] = "ratings.dat"
     separator: ClassVar[str] = "::"
     archive: ClassVar[Remote] = Remote(
@@ -175,10 +176,11 @@ class Adult(Dataset):
         blocks: list[NDArray[np.float32]] = []
         for column, texts in enumerate(zip(*rows, strict=True)):
             if column in self.numeric:
-                values = np.array(texts).astype(np.float64)
+                values = np.fromiter(map(int, texts), dtype=np.float64, count=len(texts))
                 deviation = values[~in_test].std() or 1.0
                 blocks.append(((values - values[~in_test].mean()) / deviation).astype(np.float32)[:, None])
             elif column < self.columns - 1:
-                kinds, kind_of = np.unique(np.array(texts), return_inverse=True)
-                blocks.append(np.eye(len(kinds), dtype=np.float32)[kind_of])
+                number = {category: place for place, category in enumerate(sorted(set(texts)))}
+                category_of = np.fromiter(map(number.__getitem__, texts), dtype=np.int64, count=len(texts))
+                blocks.append(np.eye(len(number), dtype=np.float32)[category_of])
         return np.concatenate(blocks, axis=1)
