@@ -22,7 +22,7 @@ class GaussianBlobs(Dataset):
     test_samples: int = param("How many test samples.", 500, ge=1)
     features: int = param("How many features a sample has.", 10, ge=1)
     classes: int = param("How many classes.", 4, ge=2)
-    noise: float = param("The deviation within a class; between centres it is 1.", 0.5, ge=0)
+    noise: float = param("The deviation within a class; between centres it is 1.", 0.5, ge=0, le=1e6)
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
@@ -48,7 +48,7 @@ class SyntheticImages(Dataset):
     channels: int = param("How many channels a pixel has.", 1, ge=1)
     side: int = param("The width and height in pixels.", 28, ge=1)
     classes: int = param("How many classes.", 10, ge=2)
-    noise: float = param("The deviation of a pixel from its class's picture; white is 1, black 0.", 0.3, ge=0)
+    noise: float = param("The deviation of a pixel from its class's picture; white is 1, black 0.", 0.3, ge=0, le=1e6)
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
     squares: ClassVar[int] = 7
     """How many squares a picture has in a row, if it has as many pixels."""
@@ -79,7 +79,9 @@ class LinearRegression(Dataset):
     samples: int = param("How many training samples.", 1000, ge=1)
     test_samples: int = param("How many test samples.", 500, ge=1)
     features: int = param("How many features a sample has.", 10, ge=1)
-    noise: float = param("The deviation of a value from the function; that of the function is about 1.", 0.1, ge=0)
+    noise: float = param(
+        "The deviation of a value from the function; that of the function is about 1.", 0.1, ge=0, le=1e6
+    )
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
