@@ -1,19 +1,19 @@
 """Who holds which training samples.
 
-Shapes: S samples, N nodes that hold data, C classes.
+A partition is one number a sample: the node that holds it. Shapes: N nodes, S training samples, C classes.
 """
 
 import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, TypeGuard
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from covey import rng
-from covey.errors import ConfigurationError, DataError
+from covey.errors import DataError
 from covey.parameters import Part, param
 from covey.task.dataset import Data
 
@@ -21,204 +21,265 @@ Ids = NDArray[np.int64]
 
 
 class Partition(Part):
-    """Deals the training samples to the nodes that hold data."""
+    """A way to deal the training samples to the nodes that hold data."""
 
     family: ClassVar[str] = "partition"
 
-    def assign(self, data: Data, holders: int, seed: int) -> list[Ids]:
-        """The samples of each of `holders` nodes, ascending; nobody is left empty and no sample is dealt twice.
-
-        Raises:
-            ConfigurationError, DataError: it cannot be done.
-        """
-        if len(data.train) < holders:
-            raise ConfigurationError(
-                f"The number of nodes with data must be at most that of training samples, {len(data.train)}. "
-                f"Got {holders} instead."
-            )
-        node_S = self.deal(data, holders, rng.generator(seed, "partition"))
-        counts = np.bincount(node_S[node_S >= 0], minlength=holders)
-        if (counts == 0).any():
-            raise DataError(
-                f"The partition {self.title()} leaves node {int(np.argmin(counts))} without samples "
-                f"({len(data.train)} samples, {holders} nodes with data)."
-            )
-        order = np.argsort(node_S, kind="stable")
-        return np.split(order[(node_S < 0).sum() :], np.cumsum(counts)[:-1])
-
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
-        """The node of each sample, S; -1 where nobody has it."""
+        """The node of every training sample, S numbers in [0, holders); -1 where nobody holds it."""
         raise NotImplementedError
 
+    def assign(self, data: Data, holders: int, seed: int) -> list[Ids]:
+        """The samples of every node.
 
-def label_counts(data: Data, parts: Sequence[Ids]) -> NDArray[np.int64] | None:
-    """Samples of each class at each node, N x C; None where the data have no classes."""
-    if data.objective != "classes":
-        return None
-    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    labels = data.train.targets.numpy()[np.concatenate(parts)]
-    return np.bincount(owner * data.classes + labels, minlength=len(parts) * data.classes).reshape(-1, data.classes)
+        Args:
+            data: the data set.
+            holders: how many nodes hold data.
+            seed: the experiment's; the same gives the same partition.
 
+        Returns:
+            N disjoint, ascending index arrays into `data.train`, none of them empty.
 
-def _labels(partition: Partition, data: Data) -> Ids:
-    if data.objective != "classes":
-        raise ConfigurationError(f"The partition {partition.title()} goes by classes, which the data set has not.")
-    labels: Ids = data.train.targets.numpy()
-    return labels
+        Raises:
+            DataError: the data cannot be dealt to so many nodes in this way.
+        """
+        samples = len(data.train)
+        if not 1 <= holders <= samples:
+            raise DataError(
+                f"The partition {self.title()} must give each node a sample: "
+                f"nodes must be in [1, {samples}], the training samples there are. Got {holders} instead."
+            )
+        node_of = self.deal(data, holders, rng.generator(seed, "partition"))
+        sizes = np.bincount(node_of + 1, minlength=holders + 1)
+        empty = np.flatnonzero(sizes[1:] == 0)
+        if len(empty):
+            raise DataError(
+                f"The partition {self.title()} leaves {len(empty)} of {holders} nodes without a sample, "
+                f"node {empty[0]} the first: give every node at least one."
+            )
+        order = np.argsort(node_of, kind="stable")
+        return np.split(order, np.cumsum(sizes)[:-1])[1:]
 
 
 class IID(Partition):
-    """Shuffled and dealt evenly."""
+    """Everybody gets an equal random share."""
 
     kind = "iid"
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
-        return generator.permutation(np.arange(len(data.train)) % holders)
+        node_of = np.empty(len(data.train), dtype=np.int64)
+        node_of[generator.permutation(len(node_of))] = np.arange(len(node_of)) % holders
+        return node_of
 
 
 class Shards(Partition):
-    """Sorted by class, cut into equal shards, and so many of them to each node."""
+    """The samples, sorted by label, are cut into equal shards, and everybody gets a few of them at random."""
 
     kind = "shards"
-    per_node: int = param("How many shards each node gets.", default=2, ge=1)
+    per_node: int = param("How many shards a node gets.", 2, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
+        labels, samples = _labels(self, data), len(data.train)
         shards = holders * self.per_node
-        if shards > len(data.train):
-            raise ConfigurationError(
-                f"The 'per_node' of shards must leave at least one sample a shard. "
-                f"Got {self.per_node} instead ({holders} nodes, {len(data.train)} samples)."
+        if shards > samples:
+            raise DataError(
+                f"The 'per_node' of shards must be an int in [1, {samples // holders}] "
+                f"for {samples} samples on {holders} nodes. Got {self.per_node} instead."
             )
-        order = np.argsort(_labels(self, data), kind="stable")
         node_of_shard = generator.permutation(shards) // self.per_node
-        node_S = np.empty(len(order), dtype=np.int64)
-        node_S[order] = node_of_shard[np.arange(len(order)) * shards // len(order)]
-        return node_S
+        node_of = np.empty(samples, dtype=np.int64)
+        node_of[np.argsort(labels, kind="stable")] = node_of_shard[np.arange(samples) * shards // samples]
+        return node_of
 
 
 class Dirichlet(Partition):
-    """Each class is dealt in proportions drawn from a symmetric Dirichlet distribution.
-
-    The smaller alpha, the more skewed. Nodes that end up with too few samples are given some by those that have most.
-    """
+    """Every class is spread over the nodes in shares drawn from a Dirichlet distribution."""
 
     kind = "dirichlet"
-    alpha: float = param("The concentration.", default=0.1, gt=0)
-    min_samples: int = param("How many samples each node has at least.", default=1, ge=1)
+    alpha: float = param(
+        "The concentration: near 0, a class is with few nodes; large, everybody has the same.", gt=0, le=1e6
+    )
+    min_samples: int = param("The fewest samples a node may have.", 1, ge=1)
+    balanced: bool = param("Whether a node that has an equal share of all samples gets none of further classes.", True)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels = _labels(self, data)
-        node_S = np.empty(len(labels), dtype=np.int64)
-        for label in range(data.classes):
-            here = generator.permutation(np.flatnonzero(labels == label))
-            shares = _dirichlet(self.alpha, holders, generator)
-            ends = np.round(np.cumsum(shares) * len(here)).astype(np.int64)
-            node_S[here] = np.searchsorted(ends, np.arange(len(here)), side="right").clip(max=holders - 1)
-        return _topped_up(self, node_S, holders, self.min_samples, generator)
+        _check_least(self, self.min_samples, len(labels), holders)
+        members = [np.flatnonzero(labels == label) for label in range(data.classes)]
+        # A few draws are cheap and keep the distribution as it is; what then still lacks samples is topped up.
+        for _ in range(10):
+            node_of = self._draw(members, holders, generator)
+            if np.bincount(node_of, minlength=holders).min() >= self.min_samples:
+                return node_of
+        return _topped_up(node_of, holders, self.min_samples, generator)
+
+    def _draw(self, members: Sequence[Ids], holders: int, generator: np.random.Generator) -> Ids:
+        samples = sum(map(len, members))
+        node_of = np.empty(samples, dtype=np.int64)
+        held = np.zeros(holders, dtype=np.int64)
+        for label in generator.permutation(len(members)):
+            shares = generator.dirichlet(np.full(holders, self.alpha))
+            if self.balanced:
+                open_shares = np.where(held * holders < samples, shares, 0.0)
+                shares = open_shares if open_shares.sum() > 0 else shares
+            counts = _cut(len(members[label]), shares)
+            node_of[generator.permutation(members[label])] = np.repeat(np.arange(holders), counts)
+            held += counts
+        return node_of
 
 
 class Quantity(Partition):
-    """The classes are mixed alike everywhere; how many samples a node has is drawn from a Dirichlet distribution."""
+    """Random samples for everybody, in amounts drawn from a Dirichlet distribution."""
 
     kind = "quantity"
-    alpha: float = param("The concentration; the smaller, the more unequal.", default=0.5, gt=0)
-    min_samples: int = param("How many samples each node has at least.", default=1, ge=1)
+    alpha: float = param(
+        "The concentration: near 0, few nodes have nearly all; large, amounts are equal.", gt=0, le=1e6
+    )
+    min_samples: int = param("The fewest samples a node may have.", 1, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         samples = len(data.train)
-        ends = np.round(np.cumsum(_dirichlet(self.alpha, holders, generator)) * samples).astype(np.int64)
-        node_S = np.searchsorted(ends, np.arange(samples), side="right").clip(max=holders - 1)
-        return _topped_up(self, generator.permutation(node_S), holders, self.min_samples, generator)
-
-
-def _dirichlet(alpha: float, count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """A draw in which at least one share is positive, also where alpha is so small that all would round to 0."""
-    # log of a Gamma(alpha) variate is log Gamma(alpha + 1) variate + log(uniform) / alpha: exact, and never 0.
-    logs = np.log(generator.standard_gamma(alpha + 1.0, count)) + np.log(generator.random(count)) / alpha
-    shares = np.exp(logs - logs.max())
-    return np.asarray(shares / shares.sum())
-
-
-def _topped_up(partition: Partition, node_S: Ids, holders: int, least: int, generator: np.random.Generator) -> Ids:
-    """Move samples from the richest nodes to those that have fewer than `least`."""
-    if least * holders > len(node_S):
-        raise ConfigurationError(
-            f"The 'min_samples' of {partition.title()} must leave enough for all nodes. "
-            f"Got {least} instead ({holders} nodes, {len(node_S)} samples)."
-        )
-    counts = np.bincount(node_S, minlength=holders)
-    lacking = np.repeat(np.arange(holders), np.maximum(least - counts, 0))
-    if len(lacking) == 0:
-        return node_S
-    # What is above a level that leaves just enough to give: the level falls until it does.
-    low, high = least, int(counts.max())
-    while low < high:
-        level = (low + high + 1) // 2
-        if np.maximum(counts - level, 0).sum() >= len(lacking):
-            low = level
-        else:
-            high = level - 1
-    order = generator.permutation(len(node_S))
-    by_node = order[np.argsort(node_S[order], kind="stable")]
-    rank = np.arange(len(by_node)) - np.repeat(np.cumsum(counts) - counts, counts)
-    spare = by_node[rank >= low]
-    node_S[generator.permutation(spare)[: len(lacking)]] = lacking
-    return node_S
+        _check_least(self, self.min_samples, samples, holders)
+        counts = _cut(samples, generator.dirichlet(np.full(holders, self.alpha)))
+        node_of = np.empty(samples, dtype=np.int64)
+        node_of[generator.permutation(samples)] = np.repeat(np.arange(holders), counts)
+        return _topped_up(node_of, holders, self.min_samples, generator)
 
 
 class Natural(Partition):
-    """By who made the samples: writers, speakers, users are dealt to nodes whole."""
+    """Who made the samples holds them: writers, speakers or users are dealt to the nodes, in equal numbers."""
 
     kind = "natural"
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         if data.owners is None:
-            raise ConfigurationError(
-                "The partition natural goes by owners, and the data set does not say who they are."
+            raise DataError(
+                "The partition natural needs a data set that knows who made each sample, which this does not."
             )
-        owners, owner_S = np.unique(data.owners.numpy(), return_inverse=True)
+        owners, owner_of = np.unique(data.owners.numpy(), return_inverse=True)
         if len(owners) < holders:
-            raise ConfigurationError(
-                f"The number of nodes with data must be at most that of owners, {len(owners)}. Got {holders} instead."
+            raise DataError(
+                f"The partition natural must give each node an owner of samples: nodes must be in "
+                f"[1, {len(owners)}], the owners there are. Got {holders} instead."
             )
         node_of_owner = generator.permutation(len(owners)) % holders
-        return node_of_owner[owner_S]
+        return np.asarray(node_of_owner[owner_of], dtype=np.int64)
 
 
 class FromFile(Partition):
-    """From a file: CSV lines "sample,node", or a JSON list with a list of samples for each node."""
+    """As a file says; samples that it does not name belong to nobody."""
 
     kind = "file"
-    file: Path = param("The file, ending in .csv or .json.")
+    file: Path = param('A CSV with the header "sample,node", or a JSON list with a list of samples for every node.')
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
-        node_S = np.full(len(data.train), -1, dtype=np.int64)
-        for where, sample, node in self._pairs():
-            if not (_is_index(sample, len(node_S)) and _is_index(node, holders)):
-                raise ConfigurationError(
-                    f"{where} of '{self.file}' must be a sample in [0, {len(node_S)}) and a node in [0, {holders}). "
-                    f"Got {sample!r} and {node!r} instead."
-                )
-            if node_S[sample] >= 0:
-                raise ConfigurationError(f"{where} of '{self.file}' deals the sample {sample} a second time.")
-            node_S[sample] = node
-        return node_S
-
-    def _pairs(self) -> list[tuple[str, object, object]]:
         try:
-            text = self.file.read_text()
-            if self.file.suffix == ".json":
-                lists = json.loads(text)
-                return [(f"Node {node}", sample, node) for node, samples in enumerate(lists) for sample in samples]
-        except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-            raise ConfigurationError(f"The 'file' of the partition, '{self.file}', cannot be read: {error}.") from error
-        rows = []
-        for number, row in enumerate(csv.reader(text.splitlines()), 1):
-            if row and not (number == 1 and row[0].strip() == "sample"):
-                cells: list[object] = [int(cell) if cell.strip().isdecimal() else cell for cell in row]
-                rows.append((f"Line {number}", cells[0], cells[1] if len(cells) == 2 else row))
-        return rows
+            text = self.file.expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"The 'file' of the partition file cannot be read: {error}.") from error
+        samples, nodes = self._from_json(text) if text.lstrip().startswith("[") else self._from_csv(text)
+        for name, values, end in (("sample", samples, len(data.train)), ("node", nodes, holders)):
+            wrong = np.flatnonzero((values < 0) | (values >= end))
+            if len(wrong):
+                at = wrong[0]
+                raise DataError(
+                    f"Every {name} in {self.file} must be an int in [0, {end}). "
+                    f"Got {values[at]} instead (sample {samples[at]} of node {nodes[at]})."
+                )
+        order = np.argsort(samples, kind="stable")
+        repeated = np.flatnonzero(samples[order][1:] == samples[order][:-1])
+        if len(repeated):
+            first, second = order[repeated[0]], order[repeated[0] + 1]
+            raise DataError(
+                f"Every sample may occur once in {self.file}. "
+                f"Sample {samples[first]} is given to node {nodes[first]} and to node {nodes[second]}."
+            )
+        node_of = np.full(len(data.train), -1, dtype=np.int64)
+        node_of[samples] = nodes
+        return node_of
+
+    def _from_csv(self, text: str) -> tuple[Ids, Ids]:
+        rows = csv.reader(text.splitlines())
+        header = next(rows, [])
+        if [name.strip() for name in header] != ["sample", "node"]:
+            raise DataError(f'Line 1 of {self.file} must be "sample,node". Got "{",".join(header)}" instead.')
+        pairs: list[tuple[int, int]] = []
+        for row in rows:
+            try:
+                sample, node = map(int, row)
+            except ValueError:
+                if not row:
+                    continue
+                raise DataError(
+                    f"Line {rows.line_num} of {self.file} must be two integers, a sample and its node. "
+                    f'Got "{",".join(row)}" instead.'
+                ) from None
+            pairs.append((sample, node))
+        table = _integers(self.file, pairs).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    def _from_json(self, text: str) -> tuple[Ids, Ids]:
+        try:
+            lists = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{self.file} is no valid JSON: {error}.") from error
+        for node, entry in enumerate(lists):
+            if not isinstance(entry, list) or not all(type(sample) is int for sample in entry):
+                raise DataError(f"Entry {node} of {self.file} must be a list of integers, the samples of node {node}.")
+        nodes = np.repeat(np.arange(len(lists)), np.array([len(entry) for entry in lists], dtype=np.int64))
+        return _integers(self.file, [sample for entry in lists for sample in entry]), nodes
 
 
-def _is_index(value: object, size: int) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
+def label_counts(data: Data, parts: Sequence[Ids]) -> Ids | None:
+    """How many samples of each class each node holds, N x C; None unless a sample has one class."""
+    if data.objective != "classes":
+        return None
+    nodes = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    labels = data.train.targets.numpy()[np.concatenate(parts)] if len(parts) else np.empty(0, dtype=np.int64)
+    counts = np.bincount(nodes * data.classes + labels, minlength=len(parts) * data.classes)
+    return counts.astype(np.int64).reshape(len(parts), data.classes)
+
+
+def _integers(file: Path, values: Sequence[int] | Sequence[tuple[int, int]]) -> Ids:
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        raise DataError(f"{file} has an integer that is no sample and no node: it does not fit into 64 bits.") from None
+
+
+def _labels(partition: Partition, data: Data) -> Ids:
+    if data.objective != "classes":
+        raise DataError(
+            f"The partition {partition.title()} needs data with one class a sample; these have {data.objective}."
+        )
+    labels: Ids = data.train.targets.numpy()
+    return labels
+
+
+def _check_least(partition: Partition, least: int, samples: int, holders: int) -> None:
+    if least * holders > samples:
+        raise DataError(
+            f"The 'min_samples' of {partition.title()} must be an int in [1, {samples // holders}] "
+            f"for {samples} samples on {holders} nodes. Got {least} instead."
+        )
+
+
+def _cut(samples: int, shares: NDArray[np.float64]) -> Ids:
+    """How many of `samples` each share gets: whole numbers that sum to `samples`."""
+    ends = np.cumsum(shares)
+    whole: Ids = np.rint(ends / ends[-1] * samples).astype(np.int64)
+    return np.diff(whole, prepend=0)
+
+
+def _topped_up(node_of: Ids, holders: int, least: int, generator: np.random.Generator) -> Ids:
+    """The same partition after those with fewer than `least` samples got random ones of those who have the most."""
+    lacking = np.maximum(least - np.bincount(node_of, minlength=holders), 0)
+    shuffled = generator.permutation(len(node_of))
+    order = shuffled[np.argsort(node_of[shuffled], kind="stable")]
+    sizes = np.bincount(node_of, minlength=holders)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # Taken by descending place within their nodes, samples come off the largest nodes first, as water finds its level.
+    moved = order[np.argsort(-place, kind="stable")[: lacking.sum()]]
+    result = node_of.copy()
+    result[moved] = np.repeat(np.arange(holders), lacking)
+    return result

@@ -1,149 +1,129 @@
-"""Images in the formats of their publishers: IDX files, and CIFAR-10's binary version."""
+"""MNIST, Fashion-MNIST and CIFAR-10 as their publishers offer them; pixels stay bytes until they are needed."""
 
 import gzip
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from covey.errors import DataError
 from covey.task.dataset import Data, Dataset, Split
-from covey.task.datasets.source import Remote, damaged, obtain
+from covey.task.datasets.source import Remote, damaged, obtain, obtain_from_archive
 
-_FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
+Bytes = NDArray[np.uint8]
 
 
-class _IDX(Dataset):
-    """Four IDX files, gzipped or not."""
-
-    title_: ClassVar[str] = ""
-    folder: ClassVar[str] = ""
-    address: ClassVar[str] = ""
-    md5s: ClassVar[dict[str, str]] = {}
-    names: ClassVar[list[str]] = []
-
-    def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        splits = {}
-        for part, (images, labels) in _FILES.items():
-            inputs = self._read(folder, images, 3, quiet)
-            targets = self._read(folder, labels, 1, quiet)
-            if len(inputs) != len(targets) or tuple(inputs.shape[1:]) != (28, 28):
-                raise damaged(folder / self.folder / images, f"{len(targets)} images of 28 x 28", tuple(inputs.shape))
-            if len(targets) and int(targets.max()) > 9:
-                raise damaged(folder / self.folder / labels, "labels from 0 to 9", int(targets.max()))
-            splits[part] = Split(inputs.unsqueeze(1), targets.long())
-        return Data(splits["train"], splits["test"], "classes", 10, label_names=self.names, scale=1.0 / 255.0)
-
-    def _read(self, folder: Path, name: str, dims: int, quiet: bool) -> Tensor:
-        remote = Remote(f"{self.address}{name}.gz", self.md5s[name])
-        path = obtain(self.title_, folder / self.folder, (f"{name}.gz", name), remote, quiet=quiet)
-        try:
-            raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        except (OSError, EOFError, zlib.error) as error:
-            raise damaged(path, "a whole gzip file", error) from error
-        head = 4 + 4 * dims
-        magic = bytes([0, 0, 8, dims])
-        if len(raw) < head or raw[:4] != magic:
-            raise damaged(path, f"an IDX file of bytes with {dims} dimensions", f"the first bytes {raw[:4].hex()}")
-        shape = struct.unpack(f">{dims}I", raw[4:head])
-        if len(raw) - head != int(np.prod(shape)):
-            raise damaged(path, f"{int(np.prod(shape))} values", len(raw) - head)
-        return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=head).reshape(shape).copy())
-
-
-class MNIST(_IDX):
-    """70,000 handwritten digits of 28 x 28 pixels, scaled to [0, 1]."""
+class MNIST(Dataset):
+    """70,000 handwritten digits of 28 x 28 pixels."""
 
     kind = "mnist"
-    title_ = "MNIST"
-    folder = "mnist"
-    address = "https://ossci-datasets.s3.amazonaws.com/mnist/"
-    names = [str(digit) for digit in range(10)]
-    md5s = {
-        "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+    names: ClassVar[tuple[str, ...]] = tuple(str(digit) for digit in range(10))
+    mirrors: ClassVar[tuple[str, ...]] = (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    )
+    checksums: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+        "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+        "t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
     }
 
+    def load(self, folder: Path, *, quiet: bool = True) -> Data:
+        train, test = (self._split(folder / self.title(), prefix, quiet) for prefix in ("train", "t10k"))
+        return Data(train, test, "classes", len(self.names), label_names=self.names, scale=1 / 255)
 
-class FashionMNIST(_IDX):
-    """70,000 pictures of clothes of 28 x 28 pixels, scaled to [0, 1]."""
+    def _split(self, folder: Path, prefix: str, quiet: bool) -> Split:
+        images_at, labels_at = (
+            obtain(
+                folder / name,
+                [Remote(mirror + name, self.checksums[name]) for mirror in self.mirrors],
+                quiet=quiet,
+                also=[folder / name.removesuffix(".gz")],
+            )
+            for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
+        )
+        images, labels = read_idx(images_at, 3), read_idx(labels_at, 1)
+        if len(labels) != len(images):
+            raise damaged(labels_at, f"{len(images)} labels, one for each image", len(labels))
+        if labels.max(initial=0) >= len(self.names):
+            raise damaged(labels_at, f"labels in [0, {len(self.names)})", labels.max())
+        return Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
+
+
+class FashionMNIST(MNIST):
+    """70,000 pictures of articles of clothing, of 28 x 28 pixels."""
 
     kind = "fashion-mnist"
-    title_ = "Fashion-MNIST"
-    folder = "fashion-mnist"
-    address = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    names = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
-    md5s = {
-        "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+    names: ClassVar[tuple[str, ...]] = (
+        "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    )  # fmt: skip
+    mirrors: ClassVar[tuple[str, ...]] = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    checksums: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
+        "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     }
-
-
-_CIFAR_ADDRESS = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-_CIFAR_RECORD = 1 + 3 * 32 * 32
-_CIFAR_PARTS = {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]}
 
 
 class CIFAR10(Dataset):
-    """60,000 colour pictures of 32 x 32 pixels in ten classes, scaled to [-1, 1]."""
+    """60,000 coloured pictures of animals and vehicles, of 32 x 32 pixels; pixels become numbers in [-1, 1]."""
 
     kind = "cifar10"
+    names: ClassVar[tuple[str, ...]] = (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    )  # fmt: skip
+    archive: ClassVar[Remote] = Remote(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"
+    )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        place = folder / "cifar-10-batches-bin"
-        if not all((place / name).is_file() for names in _CIFAR_PARTS.values() for name in names):
-            remote = Remote(_CIFAR_ADDRESS, "c32a1d4ab5d03f1284b67883e8d87530")
-            archive = obtain("CIFAR-10", place, ("cifar-10-binary.tar.gz",), remote, quiet=quiet)
-            _extract(archive, place)
-        splits = {}
-        for part, names in _CIFAR_PARTS.items():
-            records = np.concatenate([self._records(place / name) for name in names])
-            inputs = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
-            splits[part] = Split(inputs, torch.from_numpy(records[:, 0].astype(np.int64)))
-        names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-        return Data(
-            splits["train"], splits["test"], "classes", 10, label_names=names, scale=1.0 / 127.5, shift=-1.0
-        )  # fmt: skip
+        batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
+        paths = obtain_from_archive(
+            folder / "cifar-10-batches-bin", [*batches, "test_batch.bin"], self.archive, quiet=quiet
+        )
+        train, test = self._split(paths[:-1]), self._split(paths[-1:])
+        return Data(train, test, "classes", len(self.names), label_names=self.names, scale=2 / 255, shift=-1.0)
 
-    def _records(self, path: Path) -> np.ndarray:
-        try:
-            raw = np.fromfile(path, dtype=np.uint8)
-        except OSError as error:
-            raise DataError(f"The file {path} cannot be read: {error.strerror}.") from error
-        if len(raw) == 0 or len(raw) % _CIFAR_RECORD:
-            raise damaged(path, f"a multiple of {_CIFAR_RECORD} bytes", len(raw))
-        records = raw.reshape(-1, _CIFAR_RECORD)
-        if records[:, 0].max() > 9:
-            raise damaged(path, "labels from 0 to 9", int(records[:, 0].max()))
-        return records
+    def _split(self, paths: list[Path]) -> Split:
+        """A record is its label and the red, the green and the blue values, row by row."""
+        side, channels = 32, 3
+        record = 1 + channels * side * side
+        batches = []
+        for path in paths:
+            content = np.fromfile(path, dtype=np.uint8)
+            if len(content) == 0 or len(content) % record:
+                raise damaged(path, f"records of {record} bytes", f"{len(content)} bytes")
+            batches.append(content.reshape(-1, record))
+            if batches[-1][:, 0].max() >= len(self.names):
+                raise damaged(path, f"labels in [0, {len(self.names)})", batches[-1][:, 0].max())
+        images = np.concatenate([batch[:, 1:] for batch in batches]).reshape(-1, channels, side, side)
+        labels = np.concatenate([batch[:, 0] for batch in batches]).astype(np.int64)
+        return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-def _extract(archive: Path, place: Path) -> None:
-    """Take the known files, and nothing else, out of the publisher's archive."""
-    wanted = {name for names in _CIFAR_PARTS.values() for name in names}
+def read_idx(path: Path, dimensions: int) -> Bytes:
+    """An array of bytes in the IDX format, gzipped or plain: a magic number, the sizes, then the bytes.
+
+    Raises:
+        DataError: the file is none, or not whole.
+    """
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                content = tar.extractfile(member) if member.isfile() and name in wanted else None
-                if content is not None:
-                    part = place / (name + ".part")
-                    part.write_bytes(content.read())
-                    part.replace(place / name)
-                    wanted.discard(name)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise damaged(archive, "a whole tar.gz archive", error) from error
-    if wanted:
-        raise damaged(archive, f"the file {min(wanted)} in it", "none")
+        content = path.read_bytes()
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise damaged(path, "a readable file", error) from error
+    magic, head = 0x0800 + dimensions, 4 + 4 * dimensions
+    if len(content) < head or struct.unpack(">I", content[:4])[0] != magic:
+        raise damaged(path, f"an IDX file that begins with {magic:08x}", content[:4].hex() or "nothing")
+    sizes = struct.unpack(f">{dimensions}I", content[4:head])
+    body = np.frombuffer(bytearray(content), dtype=np.uint8, offset=head)
+    count = int(np.prod(sizes, dtype=object))
+    if len(body) != count or count == 0:
+        raise damaged(path, f"{' x '.join(map(str, sizes))} bytes after its head", len(body))
+    return body.reshape(sizes)

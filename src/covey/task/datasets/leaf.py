@@ -1,235 +1,290 @@
-"""Federated data sets in LEAF's JSON format, by owner: writers, celebrities, roles, users of a forum.
+"""The data sets of LEAF (https://leaf.cmu.edu), whose samples have owners: writers, celebrities, roles, users.
 
-A split is a folder, `train` or `test`, of JSON files {"users": [...], "user_data": {user: {"x": [...], "y": [...]}}}.
-
-Shapes: S samples, T positions.
+LEAF's preprocess.sh makes folders train/ and test/ of .json files, {"users": [...], "user_data": {user: {x, y}}}; they
+go into the data set's folder as they are. Shapes: S samples, T positions of a sequence.
 """
 
-import json
+import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
+import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.errors import DataError
 from covey.parameters import param
 from covey.task.dataset import Data, Dataset, Split
-from covey.task.datasets.source import damaged, found
+from covey.task.datasets.source import Remote, damaged, obtain
 
-Sample = tuple[str, Any, Any]
-"""(owner, x, y)"""
+A = TypeVar("A")
+Token = TypeVar("Token", np.int64, np.uint32)
+Ids = NDArray[np.int64]
+Images = NDArray[np.uint8]
 
 
-def read_leaf(title: str, folder: Path, part: str) -> Iterator[Sample]:
-    """The samples of one split, file by file and owner by owner.
+class _User(msgspec.Struct):
+    """The samples of one user; they are decoded user by user, so that a large file needs little memory."""
 
-    Raises:
-        DataError: there are no files, or one is not in LEAF's format.
-    """
-    files = sorted((folder / part).glob("*.json"))
+    x: msgspec.Raw
+    y: msgspec.Raw
+
+
+class _File(msgspec.Struct):
+    users: list[str]
+    user_data: dict[str, _User]
+
+
+def _read(folder: Path, convert: Callable[[_User], A]) -> list[tuple[str, A]]:
+    """(name, converted samples) of every user in the .json files of a folder."""
+    files = sorted(folder.glob("*.json"))
     if not files:
         raise DataError(
-            f"Cannot find {title}: put LEAF's {part} JSON files into {folder / part} "
-            f"(github.com/TalwalkarLab/leaf makes them), or name another data folder by --data."
+            f"The folder {folder} has no .json files: put the folders train and test that LEAF's preprocess.sh makes "
+            f"into {folder.parent}."
         )
+    entries = []
     for file in files:
         try:
-            content = json.loads(file.read_text())
-            for user in content["users"]:
-                samples = content["user_data"][user]
-                if len(samples["x"]) != len(samples["y"]):
-                    raise damaged(
-                        file, f"as many x as y of the user {user}", f"{len(samples['x'])}, {len(samples['y'])}"
-                    )
-                for x, y in zip(samples["x"], samples["y"], strict=True):
-                    yield str(user), x, y
-        except OSError as error:
-            raise DataError(f"The file {file} cannot be read: {error.strerror}.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise damaged(file, "LEAF's JSON with users and user_data", f"{type(error).__name__}: {error}") from error
+            content = msgspec.json.decode(file.read_bytes(), type=_File)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise damaged(file, "LEAF's users and user_data in JSON", error) from error
+        for name in content.users:
+            try:
+                entries.append((name, convert(content.user_data[name])))
+            except KeyError as error:
+                raise damaged(file, "samples of every user", f"none of {name}") from error
+            except (msgspec.DecodeError, ValueError) as error:
+                raise damaged(file, f"samples of user {name} that can be used", error) from error
+    return entries
 
 
-def _numbered(owners: Sequence[str]) -> tuple[Tensor, list[str]]:
-    names = sorted(set(owners))
-    place = {name: number for number, name in enumerate(names)}
-    return torch.tensor([place[owner] for owner in owners], dtype=torch.int64), names
+def _owners(names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor, list[str]]:
+    """(an owner id for every sample, the owners' names), where names[k] made counts[k] samples."""
+    ids: dict[str, int] = {}
+    each = np.array([ids.setdefault(name, len(ids)) for name in names], dtype=np.int64)
+    return torch.from_numpy(np.repeat(each, counts)), list(ids)
 
 
-class _Leaf(Dataset):
-    title_: ClassVar[str] = ""
-    folder: ClassVar[str] = ""
+def _image_data(
+    folder: Path, convert: Callable[[_User], tuple[Images, Ids]], names: Sequence[str], scale: float, shift: float
+) -> Data:
+    def split(entries: Sequence[tuple[str, tuple[Images, Ids]]]) -> Split:
+        images = np.concatenate([images for _, (images, _) in entries])
+        labels = np.concatenate([labels for _, (_, labels) in entries])
+        return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
-    def samples(self, folder: Path, part: str) -> list[Sample]:
-        return list(read_leaf(self.title_, folder / self.folder, part))
+    train, test = _read(folder / "train", convert), _read(folder / "test", convert)
+    owners, owner_names = _owners([user for user, _ in train], [len(labels) for _, (_, labels) in train])
+    return Data(split(train), split(test), "classes", len(names), owners, owner_names, names, scale=scale, shift=shift)
 
 
-class FEMNIST(_Leaf):
-    """Handwritten characters of 28 x 28 pixels in 62 classes, by writer."""
+def _labels(user: _User, samples: int, classes: int) -> Ids:
+    labels = np.array(msgspec.json.decode(user.y, type=list[int]), dtype=np.int64)
+    if len(labels) != samples:
+        raise ValueError(f"{samples} inputs and {len(labels)} labels")
+    if samples and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"a label outside [0, {classes})")
+    return labels
+
+
+class FEMNIST(Dataset):
+    """Handwritten digits and letters of 28 x 28 pixels in 62 classes, by writer."""
 
     kind = "femnist"
-    title_ = "FEMNIST"
-    folder = "femnist"
+    names: ClassVar[str] = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        train, test = self.samples(folder, "train"), self.samples(folder, "test")
-        owners, names = _numbered([owner for owner, _, _ in train])
-        return Data(self._split(folder, train), self._split(folder, test), "classes", 62, owners, names)
+        return _image_data(folder / "femnist", self._convert, self.names, 1 / 255, 0.0)
 
-    def _split(self, folder: Path, samples: list[Sample]) -> Split:
-        try:
-            inputs = np.array([x for _, x, _ in samples], dtype=np.float32).reshape(-1, 1, 28, 28)
-            targets = np.array([y for _, _, y in samples], dtype=np.int64)
-        except (ValueError, TypeError) as error:
-            raise damaged(folder / self.folder, "images of 784 numbers with a class each", error) from error
-        if len(targets) and not 0 <= targets.min() <= targets.max() < 62:
-            raise damaged(folder / self.folder, "classes from 0 to 61", f"{targets.min()} to {targets.max()}")
-        return Split(torch.from_numpy(inputs), torch.from_numpy(targets))
+    def _convert(self, user: _User) -> tuple[Images, Ids]:
+        """LEAF has pixels as multiples of 1/255: as bytes they lose nothing."""
+        pixels = np.array(msgspec.json.decode(user.x, type=list[list[float]]), dtype=np.float32).reshape(-1, 784)
+        if len(pixels) and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError("a pixel outside [0, 1]")
+        images = np.rint(pixels * 255).astype(np.uint8).reshape(-1, 1, 28, 28)
+        return images, _labels(user, len(images), len(self.names))
 
 
-class CelebA(_Leaf):
-    """Faces of celebrities, smiling or not, by celebrity; the pictures lie in celeba/img_align_celeba."""
+class CelebA(Dataset):
+    """Photographs of celebrities, who smile or do not, by celebrity; pixels become numbers in [-1, 1]."""
 
     kind = "celeba"
-    title_ = "CelebA"
-    folder = "celeba"
-    side: int = param("Height and width to which the pictures are brought.", default=84, ge=8)
+    side: int = param("To how many pixels in width and height photographs are scaled.", 84, ge=8)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        train, test = self.samples(folder, "train"), self.samples(folder, "test")
-        owners, names = _numbered([owner for owner, _, _ in train])
-        splits = self._split(folder, train), self._split(folder, test)
-        smiles = ["not smiling", "smiling"]
-        return Data(*splits, "classes", 2, owners, names, smiles, scale=1.0 / 127.5, shift=-1.0)
-
-    def _split(self, folder: Path, samples: list[Sample]) -> Split:
+        """See `Dataset.load`; the photographs are in img_align_celeba/ or raw/img_align_celeba/ beside train/."""
         try:
-            from PIL import Image
+            import PIL.Image  # noqa: F401
         except ImportError as error:
-            raise DataError("CelebA needs Pillow: pip install 'covey[images]'.") from error
-        images = np.empty((len(samples), 3, self.side, self.side), dtype=np.uint8)
-        for place, (_, name, _) in enumerate(samples):
-            path = folder / self.folder / "img_align_celeba" / str(name)
-            try:
-                with Image.open(path) as image:
-                    small = image.convert("RGB").resize((self.side, self.side))
-            except OSError as error:
-                raise damaged(path, "a picture", error) from error
-            images[place] = np.asarray(small).transpose(2, 0, 1)
-        return Split(torch.from_numpy(images), torch.tensor([int(y) for _, _, y in samples], dtype=torch.int64))
+            raise DataError('The data set celeba needs Pillow: pip install "covey[images]".') from error
+        own = folder / "celeba"
+        places = [own / "img_align_celeba", own / "raw" / "img_align_celeba"]
+        photographs = next((place for place in places if place.is_dir()), None)
+        if photographs is None:
+            raise DataError(f"The folder {places[0]} is missing: put the aligned photographs of CelebA there.")
+        return _image_data(
+            own, lambda user: self._convert(user, photographs), ("not smiling", "smiling"), 2 / 255, -1.0
+        )
+
+    def _convert(self, user: _User, photographs: Path) -> tuple[Images, Ids]:
+        files = msgspec.json.decode(user.x, type=list[str])
+        labels = _labels(user, len(files), 2)
+        images = np.empty((len(files), 3, self.side, self.side), dtype=np.uint8)
+        for image, name in zip(images, files, strict=True):
+            if name != Path(name).name:
+                raise ValueError(f"{name!r}, which is no name of a photograph")
+            image[:] = self._photograph(photographs / name)
+        return images, labels
+
+    def _photograph(self, path: Path) -> Images:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(path) as photograph:
+                pixels = np.asarray(photograph.convert("RGB").resize((self.side, self.side)), dtype=np.uint8)
+        except FileNotFoundError as error:
+            raise DataError(f"The file {path} is missing: put all the aligned photographs of CelebA there.") from error
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise damaged(path, "a photograph", error) from error
+        return pixels.transpose(2, 0, 1)
 
 
-_CHARACTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}$"
-"""What Shakespeare's works are written with; everything else is the last class."""
+def windows(stream: NDArray[Token], length: int) -> NDArray[Token]:
+    """A stream cut into runs of `length` + 1 that overlap by one: inputs and, one further on, what they predict."""
+    if len(stream) <= length:
+        return np.empty((0, length + 1), dtype=stream.dtype)
+    return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
 
 
-def _encoded(text: str) -> np.ndarray:
-    table = np.full(256, len(_CHARACTERS), dtype=np.int64)
-    table[[ord(letter) for letter in _CHARACTERS]] = np.arange(len(_CHARACTERS))
-    return table[np.frombuffer(text.encode("latin-1", "replace"), dtype=np.uint8)]
+def _sequence_split(tokens: Ids) -> Split:
+    """From S x (T + 1) tokens; inputs and targets share their memory."""
+    shared = torch.from_numpy(tokens)
+    return Split(shared[:, :-1], shared[:, 1:])
 
 
-class Shakespeare(_Leaf):
-    """The next character in Shakespeare's plays, by role; from LEAF's files, or from a text with speaker lines."""
+class Shakespeare(Dataset):
+    """The plays of Shakespeare, character by character, by speaking role; every next character is predicted.
+
+    Either LEAF's folders train/ and test/, or else a plain text in which every speech begins with its speaker and a
+    colon on a line of their own; that of the char-rnn repository is downloaded where there is neither.
+    """
 
     kind = "shakespeare"
-    title_ = "Shakespeare"
-    folder = "shakespeare"
-    length: int = param("How many characters a sample has; LEAF's have 80.", default=80, ge=2)
-    test_fraction: float = param(
-        "What share of each role's text, at its end, is the test set.", default=0.2, gt=0, lt=1
+    length: int = param("How many characters a sequence has.", 80, ge=1)
+    test: float = param(
+        "The share of every speaker's text, its end, that a plain text keeps for testing.", 0.2, gt=0, lt=1
+    )
+    text: ClassVar[Remote] = Remote(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        text = found(folder / self.folder, ("tinyshakespeare.txt", "shakespeare.txt"))
-        if (folder / self.folder / "train").is_dir() or text is None:
-            train, test = self.samples(folder, "train"), self.samples(folder, "test")
-            owners, names = _numbered([owner for owner, _, _ in train])
-            splits = self._from_leaf(folder, train), self._from_leaf(folder, test)
+        own = folder / "shakespeare"
+        if (own / "train").is_dir():
+            train, test = _read(own / "train", self._convert), [runs for _, runs in _read(own / "test", self._convert)]
         else:
-            splits, owners, names = self._from_text(text)
-        return Data(*splits, "sequence", len(_CHARACTERS) + 1, owners, names, [*_CHARACTERS, "other"])
+            path = obtain(own / "tinyshakespeare.txt", [self.text], quiet=quiet, also=[own / "input.txt"])
+            train, test = self._from_text(path)
+        if not any(map(len, test)) or not any(len(runs) for _, runs in train):
+            raise DataError(f"The texts in {own} are too short for sequences of {self.length} characters.")
+        train_codes = np.concatenate([runs for _, runs in train])
+        test_codes = np.concatenate(test)
+        alphabet = np.union1d(train_codes, test_codes)
+        owners, names = _owners(*zip(*((name, len(runs)) for name, runs in train if len(runs)), strict=True))
+        return Data(
+            _sequence_split(np.searchsorted(alphabet, train_codes)),
+            _sequence_split(np.searchsorted(alphabet, test_codes)),
+            "sequence", len(alphabet), owners, names, [chr(code) for code in alphabet],
+        )  # fmt: skip
 
-    def _from_leaf(self, folder: Path, samples: list[Sample]) -> Split:
-        rows = [_encoded(f"{x}{y}") for _, x, y in samples]
-        lengths = {len(row) for row in rows}
-        if len(lengths) > 1:
-            raise damaged(folder / self.folder, "texts of one length", sorted(lengths))
-        return _next_characters(rows)
+    def _convert(self, user: _User) -> NDArray[np.uint32]:
+        """LEAF has the characters before each one in x, and that one in y."""
+        before, after = msgspec.json.decode(user.x, type=list[str]), msgspec.json.decode(user.y, type=list[str])
+        runs = [(text + next_one)[-self.length - 1 :] for text, next_one in zip(before, after, strict=True)]
+        short = [run for run in runs if len(run) <= self.length]
+        if short:
+            raise ValueError(f"a sequence of {len(short[0]) - 1} characters instead of {self.length}")
+        return _codes("".join(runs)).reshape(-1, self.length + 1)
 
-    def _from_text(self, path: Path) -> tuple[tuple[Split, Split], Tensor, list[str]]:
+    def _from_text(self, path: Path) -> tuple[list[tuple[str, NDArray[np.uint32]]], list[NDArray[np.uint32]]]:
+        try:
+            blocks = path.read_text(encoding="utf-8").split("\n\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise damaged(path, "a text in UTF-8", error) from error
         speeches: dict[str, list[str]] = {}
-        for block in path.read_text(encoding="utf-8", errors="replace").split("\n\n"):
-            speaker, colon, speech = block.strip().partition(":\n")
-            if colon and speech and "\n" not in speaker:
-                speeches.setdefault(speaker.strip().upper(), []).append(speech)
-        train: list[np.ndarray] = []
-        test: list[np.ndarray] = []
-        owners: list[int] = []
-        names: list[str] = []
-        for speaker in sorted(speeches):
-            codes = _encoded("\n".join(speeches[speaker]) + "\n")
-            windows = (len(codes) - 1) // self.length
-            held = round(windows * self.test_fraction)
-            if windows - held < 1:
-                continue
-            rows = [codes[at * self.length : (at + 1) * self.length + 1] for at in range(windows)]
-            train += rows[: windows - held]
-            test += rows[windows - held :]
-            owners += [len(names)] * (windows - held)
-            names.append(speaker)
-        if not train or not test:
-            raise damaged(path, f'speeches after lines "NAME:" long enough for samples of {self.length}', len(train))
-        splits = _next_characters(train), _next_characters(test)
-        return splits, torch.tensor(owners, dtype=torch.int64), names
+        for block in blocks:
+            speaker, colon, speech = block.strip("\n").partition(":\n")
+            if colon and "\n" not in speaker:
+                speeches.setdefault(speaker, []).append(speech)
+        if not speeches:
+            raise damaged(path, 'speeches that begin with a line such as "First Citizen:"', "none")
+        train, test = [], []
+        for speaker, spoken in speeches.items():
+            runs = windows(_codes("\n".join(spoken)), self.length)
+            kept = len(runs) - min(round(self.test * len(runs)), max(len(runs) - 1, 0))
+            train.append((speaker, runs[:kept]))
+            test.append(runs[kept:])
+        return train, test
 
 
-def _next_characters(rows: list[np.ndarray]) -> Split:
-    whole = torch.from_numpy(np.array(rows))
-    return Split(whole[:, :-1].contiguous(), whole[:, 1:].contiguous())
+def _codes(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4").astype(np.uint32)
 
 
-_PAD, _UNKNOWN = 0, 1
+class _Comment(msgspec.Struct):
+    """What is to be predicted for a comment; LEAF says more about it."""
+
+    target_tokens: list[list[str]]
 
 
-class Reddit(_Leaf):
-    """The next word in comments, by user; LEAF's tokenised format."""
+class Reddit(Dataset):
+    """Comments on Reddit, word by word, by user; every next word is predicted.
+
+    The comments of a user follow one another and are cut into sequences of one length, so nothing is padded.
+    """
 
     kind = "reddit"
-    title_ = "Reddit"
-    folder = "reddit"
-    vocabulary: int = param("How many of the most frequent words are known.", default=10_000, ge=3)
+    length: int = param("How many words a sequence has.", 10, ge=1)
+    vocabulary: int = param("How many words are told apart: the most frequent, and one for all others.", 10_000, ge=2)
+    padding: ClassVar[str] = "<PAD>"
+    unknown: ClassVar[str] = "<UNK>"
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        train, test = self._sequences(folder, "train"), self._sequences(folder, "test")
-        counts = Counter(word for _, words in train for word in words)
-        known = [
-            word for word, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[: self.vocabulary - 2]
-        ]
-        place = {word: number for number, word in enumerate(known, 2)}
-        width = max((len(words) for _, words in train), default=0)
-        owners, names = _numbered([owner for owner, _ in train])
-        splits = _words(train, place, width), _words(test, place, width)
-        return Data(*splits, "sequence", len(known) + 2, owners, names, ["<pad>", "<unknown>", *known])
+        own = folder / "reddit"
+        train, test = _read(own / "train", self._words), _read(own / "test", self._words)
+        frequency = Counter(word for _, words in train for word in words)
+        frequency.pop(self.unknown, None)
+        ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
+        known = [self.unknown, *ranked[: self.vocabulary - 1]]
+        number = {word: place for place, word in enumerate(known)}
 
-    def _sequences(self, folder: Path, part: str) -> list[tuple[str, list[str]]]:
-        """(owner, words) of every sequence; LEAF nests a list of sequences in each x."""
-        sequences = []
-        for owner, x, _ in self.samples(folder, part):
-            nested = x if x and isinstance(x[0], list) else [x]
-            sequences += [(owner, [str(word) for word in words]) for words in nested if len(words) > 1]
-        if not sequences:
-            raise damaged(folder / self.folder / part, "lists of words", "none")
-        return sequences
+        def sequences(words: Sequence[str]) -> Ids:
+            return windows(np.array([number.get(word, 0) for word in words], dtype=np.int64), self.length)
 
+        train_runs = [(name, sequences(words)) for name, words in train]
+        test_runs = [sequences(words) for _, words in test]
+        if not any(map(len, test_runs)) or not any(len(runs) for _, runs in train_runs):
+            raise DataError(f"The comments in {own} are too short for sequences of {self.length} words.")
+        owners, names = _owners(*zip(*((name, len(runs)) for name, runs in train_runs if len(runs)), strict=True))
+        return Data(
+            _sequence_split(np.concatenate([runs for _, runs in train_runs])),
+            _sequence_split(np.concatenate(test_runs)),
+            "sequence", len(known), owners, names, known,
+        )  # fmt: skip
 
-def _words(sequences: list[tuple[str, list[str]]], place: dict[str, int], width: int) -> Split:
-    whole = np.full((len(sequences), width), _PAD, dtype=np.int64)
-    for row, (_, words) in enumerate(sequences):
-        codes = [place.get(word, _UNKNOWN) for word in words[:width]]
-        whole[row, : len(codes)] = codes
-    stored = torch.from_numpy(whole)
-    return Split(stored[:, :-1].contiguous(), stored[:, 1:].contiguous())
+    def _words(self, user: _User) -> list[str]:
+        """All words of a user: those that LEAF has as inputs and, of each comment, the last that is predicted."""
+        inputs = msgspec.json.decode(user.x, type=list[list[list[str]]])
+        targets = msgspec.json.decode(user.y, type=list[_Comment | list[list[str]]])
+        words: list[str] = []
+        for pieces, target in zip(inputs, targets, strict=True):
+            words += [word for piece in pieces for word in piece if word != self.padding]
+            predicted = target.target_tokens if isinstance(target, _Comment) else target
+            words += [word for piece in predicted for word in piece if word != self.padding][-1:]
+        return words

@@ -1,6 +1,10 @@
-"""Data sets that are made up, for tests, benchmarks and first steps."""
+"""Data sets that are made up: as large, as hard and as reproducible as one asks for.
+
+Shapes: S samples, F features, C classes.
+"""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,68 +14,83 @@ from covey.parameters import param
 from covey.task.dataset import Data, Dataset, Split
 
 
-def _split(inputs: np.ndarray, targets: np.ndarray, test: int) -> tuple[Split, Split]:
-    x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
-    return Split(x[test:], y[test:]), Split(x[:test], y[:test])
-
-
 class GaussianBlobs(Dataset):
-    """Points around a random centre for each class."""
+    """Every class is a normal distribution around a centre of its own."""
 
     kind = "gaussian-blobs"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=200, ge=1)
-    features: int = param("The dimension of a point.", default=16, ge=1)
-    classes: int = param("How many classes.", default=10, ge=2)
-    spread: float = param("The standard deviation around a centre; the centres have 1.", default=1.0, ge=0)
-    seed: int = param("What it is made from.", default=0, ge=0)
+    samples: int = param("How many training samples.", 1000, ge=1)
+    test_samples: int = param("How many test samples.", 500, ge=1)
+    features: int = param("How many features a sample has.", 10, ge=1)
+    classes: int = param("How many classes.", 4, ge=2)
+    noise: float = param("The deviation within a class; between centres it is 1.", 0.5, ge=0, le=1e6)
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.kind)
-        total = self.samples + self.test_samples
-        centres = generator.standard_normal((self.classes, self.features))
-        labels = generator.integers(self.classes, size=total)
-        points = centres[labels] + self.spread * generator.standard_normal((total, self.features))
-        train, test = _split(points.astype(np.float32), labels.astype(np.int64), self.test_samples)
-        return Data(train, test, "classes", self.classes)
+        generator = rng.generator(self.seed, self.title())
+        centres = generator.standard_normal((self.classes, self.features), dtype=np.float32)
+
+        def split(samples: int) -> Split:
+            labels = generator.permutation(np.arange(samples) % self.classes)
+            inputs = generator.standard_normal((samples, self.features), dtype=np.float32)
+            inputs *= np.float32(self.noise)
+            inputs += centres[labels]
+            return Split(torch.from_numpy(inputs), torch.from_numpy(labels))
+
+        return Data(split(self.samples), split(self.test_samples), "classes", self.classes)
 
 
 class SyntheticImages(Dataset):
-    """Bytes in the shape of images: a random template for each class, and noise."""
+    """Every class is a random picture of coarse squares; its samples are that picture with noise."""
 
     kind = "synthetic-images"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=200, ge=1)
-    channels: int = param("How many channels.", default=3, ge=1)
-    side: int = param("Height and width.", default=32, ge=1)
-    classes: int = param("How many classes.", default=10, ge=2)
-    noise: float = param("The standard deviation of the noise, in steps of a byte.", default=40.0, ge=0)
-    seed: int = param("What it is made from.", default=0, ge=0)
+    samples: int = param("How many training samples.", 1000, ge=1)
+    test_samples: int = param("How many test samples.", 500, ge=1)
+    channels: int = param("How many channels a pixel has.", 1, ge=1)
+    side: int = param("The width and height in pixels.", 28, ge=1)
+    classes: int = param("How many classes.", 10, ge=2)
+    noise: float = param("The deviation of a pixel from its class's picture; white is 1, black 0.", 0.3, ge=0, le=1e6)
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
+    squares: ClassVar[int] = 7
+    """How many squares a picture has in a row, if it has as many pixels."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.kind)
-        total, shape = self.samples + self.test_samples, (self.channels, self.side, self.side)
-        templates = generator.integers(64, 192, size=(self.classes, *shape))
-        labels = generator.integers(self.classes, size=total)
-        images = templates[labels] + self.noise * generator.standard_normal((total, *shape), dtype=np.float32)
-        train, test = _split(images.clip(0, 255).astype(np.uint8), labels.astype(np.int64), self.test_samples)
-        return Data(train, test, "classes", self.classes, scale=1.0 / 127.5, shift=-1.0)
+        generator = rng.generator(self.seed, self.title())
+        coarse = generator.random((self.classes, self.channels, self.squares, self.squares), dtype=np.float32)
+        place = np.arange(self.side) * self.squares // self.side
+        pictures = 255 * coarse[:, :, place[:, None], place[None, :]]
+
+        def split(samples: int) -> Split:
+            labels = generator.permutation(np.arange(samples) % self.classes)
+            images = np.empty((samples, self.channels, self.side, self.side), dtype=np.uint8)
+            for at in range(0, samples, 4096):  # the noise of all samples at once would be four times the images
+                clean = pictures[labels[at : at + 4096]]
+                noise = generator.standard_normal(clean.shape, dtype=np.float32)
+                clean += 255 * np.float32(self.noise) * noise
+                images[at : at + 4096] = np.rint(clean.clip(0, 255))
+            return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+        return Data(split(self.samples), split(self.test_samples), "classes", self.classes, scale=1 / 255)
 
 
 class LinearRegression(Dataset):
-    """One number a sample: a random linear function of the features, and noise."""
+    """A linear function of normal features, with normal noise."""
 
     kind = "linear-regression"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=200, ge=1)
-    features: int = param("How many features.", default=16, ge=1)
-    noise: float = param("The standard deviation of the noise.", default=0.1, ge=0)
-    seed: int = param("What it is made from.", default=0, ge=0)
+    samples: int = param("How many training samples.", 1000, ge=1)
+    test_samples: int = param("How many test samples.", 500, ge=1)
+    features: int = param("How many features a sample has.", 10, ge=1)
+    noise: float = param(
+        "The deviation of a value from the function; that of the function is about 1.", 0.1, ge=0, le=1e6
+    )
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.kind)
-        total = self.samples + self.test_samples
-        inputs = generator.standard_normal((total, self.features))
-        truth = inputs @ generator.standard_normal(self.features) + self.noise * generator.standard_normal(total)
-        train, test = _split(inputs.astype(np.float32), truth.astype(np.float32), self.test_samples)
-        return Data(train, test, "values", 0)
+        generator = rng.generator(self.seed, self.title())
+        weights = generator.standard_normal(self.features, dtype=np.float32) / np.float32(np.sqrt(self.features))
+
+        def split(samples: int) -> Split:
+            inputs = generator.standard_normal((samples, self.features), dtype=np.float32)
+            noise = generator.standard_normal(samples, dtype=np.float32)
+            return Split(torch.from_numpy(inputs), torch.from_numpy(inputs @ weights + np.float32(self.noise) * noise))
+
+        return Data(split(self.samples), split(self.test_samples), "values", 0)

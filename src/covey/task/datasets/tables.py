@@ -1,158 +1,186 @@
-"""Ratings and census records in the files of their publishers.
-
-Shapes: S samples, F features.
-"""
+"""Ratings and census records: MovieLens and Adult as their publishers offer them."""
 
 import csv
 import io
-import zipfile
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from covey import rng
 from covey.errors import DataError
 from covey.parameters import param
 from covey.task.dataset import Data, Dataset, Split
-from covey.task.datasets.source import Remote, damaged, found, obtain
+from covey.task.datasets.source import Remote, damaged, obtain, obtain_from_archive
+
+Ids = NDArray[np.int64]
 
 
-class _MovieLens(Dataset):
-    """Ratings of films by users; some of each user's are the test set."""
+def held_out(groups: Ids, share: float) -> NDArray[np.bool_]:
+    """Which samples are for testing: the same random share of every group, whatever the seed of an experiment."""
+    samples = np.arange(len(groups))
+    keys = np.full(len(groups), rng.purpose_key(0, "test split"), dtype=np.uint64)
+    order = np.lexsort((rng.mix_array(keys, samples), groups))
+    sizes = np.bincount(groups)
+    place = samples - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(len(groups), dtype=np.bool_)
+    chosen[order] = place < np.floor(share * sizes)[groups[order]]
+    return chosen
 
-    test_fraction: float = param("What share of each user's ratings is the test set.", default=0.1, gt=0, lt=1)
-    title_: ClassVar[str] = ""
-    folder: ClassVar[str] = ""
-    file: ClassVar[str] = ""
-    separator: ClassVar[str] = ""
-    remote: ClassVar[Remote]
+
+class MovieLens100K(Dataset):
+    """100,000 ratings, from 1 to 5, of 1,682 films by 943 users."""
+
+    kind = "movielens-100k"
+    test: float = param("The share of every user's ratings that is for testing.", 0.2, gt=0, lt=1)
+    directory: ClassVar[str] = "ml-100k"
+    file: ClassVar[str] = "u.data"
+    separator: ClassVar[str] = "\t"
+    archive: ClassVar[Remote] = Remote(
+        "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+        "sha256:50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        ratings = self._ratings(folder, quiet)
-        users, user_S = np.unique(ratings[:, 0], return_inverse=True)
-        items, item_S = np.unique(ratings[:, 1], return_inverse=True)
-        values = ratings[:, 2].astype(np.float32)
-        if values.min() < 1 or values.max() > 5:
-            raise damaged(folder / self.folder / self.file, "ratings from 1 to 5", f"{values.min()} to {values.max()}")
-        # The place of each rating in a random order of its user's, as a share of them.
-        order = np.lexsort((rng.generator(0, self.kind).random(len(values)), user_S))
-        counts = np.bincount(user_S)
-        rank = np.empty(len(values))
-        rank[order] = np.arange(len(values)) - np.repeat(np.cumsum(counts) - counts, counts)
-        test = (rank + 1) / counts[user_S] > 1.0 - self.test_fraction
-        pairs = torch.from_numpy(np.stack([user_S, item_S], axis=1).astype(np.int64))
-        targets, held = torch.from_numpy(values), torch.from_numpy(test)
+        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet)
+        table = self._table(path)
+        users, user_of = np.unique(table[:, 0], return_inverse=True)
+        items, item_of = np.unique(table[:, 1], return_inverse=True)
+        in_test = held_out(user_of.astype(np.int64), self.test)
+        if not in_test.any():
+            most = np.bincount(user_of).max()
+            raise DataError(
+                f"The 'test' of {self.title()} must be a share that keeps a rating of some user for testing. "
+                f"Got {self.test} instead, and no user has more than {most} ratings."
+            )
+        pairs = np.column_stack([user_of, item_of]).astype(np.int64)
+        ratings = table[:, 2].astype(np.float32)
+
+        def split(chosen: NDArray[np.bool_]) -> Split:
+            return Split(torch.from_numpy(pairs[chosen]), torch.from_numpy(ratings[chosen]))
+
         return Data(
-            train=Split(pairs[~held], targets[~held]),
-            test=Split(pairs[held], targets[held]),
-            objective="values",
-            classes=0,
-            owners=pairs[~held][:, 0].clone(),
+            split(~in_test), split(in_test), "values", 0,
+            owners=torch.from_numpy(pairs[~in_test, 0]),
             owner_names=[str(user) for user in users],
             sizes={"users": len(users), "items": len(items)},
-        )
+        )  # fmt: skip
 
-    def _ratings(self, folder: Path, quiet: bool) -> np.ndarray:
-        place = folder / self.folder
-        path = found(place, (self.file,))
-        if path is not None:
-            text = path.read_text(encoding="latin-1")
-        else:
-            path = obtain(self.title_, place, (f"{self.folder}.zip",), self.remote, quiet=quiet)
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    text = archive.read(f"{self.folder}/{self.file}").decode("latin-1")
-            except (zipfile.BadZipFile, KeyError) as error:
-                raise damaged(path, f"a zip archive with {self.folder}/{self.file}", error) from error
+    def _table(self, path: Path) -> Ids:
+        """Users, films, ratings and times, one rating a row."""
         try:
-            table = np.loadtxt(io.StringIO(text.replace(self.separator, "\t")), delimiter="\t", dtype=np.int64, ndmin=2)
-        except ValueError as error:
-            raise damaged(path, "lines of user, item, rating and time", error) from error
-        if table.shape[1] != 4 or len(table) == 0:
-            raise damaged(path, "four columns: user, item, rating and time", f"{table.shape[1]} columns")
+            text = path.read_text(encoding="ascii").replace(self.separator, " ")
+            table = np.loadtxt(io.StringIO(text), dtype=np.int64, ndmin=2)
+        except (OSError, ValueError) as error:
+            raise damaged(path, "four integers a line", str(error).partition(";")[0]) from error
+        if table.shape[0] == 0 or table.shape[1] != 4:
+            raise damaged(path, "four integers a line", f"{table.shape[0]} lines of {table.shape[1]}")
+        wrong = np.flatnonzero((table[:, 2] < 1) | (table[:, 2] > 5))
+        if len(wrong):
+            raise damaged(path, "ratings in [1, 5]", f"{table[wrong[0], 2]} in line {wrong[0] + 1}")
         return table
 
 
-class MovieLens100K(_MovieLens):
-    """100,000 ratings by 943 users of 1,682 films, from 1 to 5."""
-
-    kind = "movielens-100k"
-    title_ = "MovieLens 100K"
-    folder = "ml-100k"
-    file = "u.data"
-    separator = "\t"
-    remote = Remote("https://files.grouplens.org/datasets/movielens/ml-100k.zip", "0e33842e24a9c977be4e0107933c0723")
-
-
-class MovieLens1M(_MovieLens):
-    """A million ratings by 6,040 users of some 3,700 films, from 1 to 5."""
+class MovieLens1M(MovieLens100K):
+    """1,000,209 ratings, from 1 to 5, of 3,706 films by 6,040 users."""
 
     kind = "movielens-1m"
-    title_ = "MovieLens 1M"
-    folder = "ml-1m"
-    file = "ratings.dat"
-    separator = "::"
-    remote = Remote("https://files.grouplens.org/datasets/movielens/ml-1m.zip", "c4d9eecfca2ab87c1945afe126590906")
+    directory: ClassVar[str] = "ml-1m"
+    file: ClassVar[str] = "ratings.dat"
+    separator: ClassVar[str] = "::"
+    archive: ClassVar[Remote] = Remote(
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+        "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    )
 
 
-_ADULT_COLUMNS = [
-    *("age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation", "relationship"),
-    *("race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income"),
-]
-_ADULT_NUMBERS = {"age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"}
+Rows = list[list[str]]
 
 
 class Adult(Dataset):
-    """Whether a person earns over 50,000 a year, from 14 facts of a census; numbers standardised, words one-hot."""
+    """48,842 records of a census: does a person earn more than 50,000 dollars a year?
+
+    Numbers are standardised with the mean and the deviation of the training samples; of every category, one of its
+    inputs is 1. The publisher's adult.data and adult.test keep their split; of an adult.csv with a header, in which
+    both are one, a third is for testing.
+    """
 
     kind = "adult"
+    names: ClassVar[tuple[str, ...]] = ("<=50K", ">50K")
+    columns: ClassVar[int] = 15
+    numeric: ClassVar[tuple[int, ...]] = (0, 2, 4, 10, 11, 12)
+    publisher: ClassVar[str] = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
+    checksums: ClassVar[dict[str, str]] = {
+        "adult.data": "sha256:5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
+        "adult.test": "sha256:a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
+    }
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        place = folder / "adult"
-        joint = found(place, ("adult.csv",))
-        if joint is not None:
-            rows = _rows(joint)[1:]
-            # The publisher's two files are joined here: their own split is at 32,561 rows, in this order.
-            test = rng.generator(0, self.kind).permutation(len(rows)) < len(rows) // 3
+        own = folder / "adult"
+        if (own / "adult.csv").is_file():
+            rows = self._rows(own / "adult.csv", header=True)
+            labels = self._labels(rows)
+            in_test = held_out(labels, 1 / 3)
         else:
-            parts = [_rows(obtain("Adult", place, (name,), None, quiet=quiet)) for name in ("adult.data", "adult.test")]
-            rows = parts[0] + parts[1]
-            test = np.arange(len(rows)) >= len(parts[0])
-        for number, row in enumerate(rows):
-            if len(row) != len(_ADULT_COLUMNS):
-                raise damaged(joint or place, f"{len(_ADULT_COLUMNS)} columns", f"{len(row)} in row {number + 1}")
-        inputs = _features(rows, ~test, joint or place)
-        labels = np.array([row[-1].startswith(">50K") for row in rows], dtype=np.int64)
-        x, y, held = torch.from_numpy(inputs), torch.from_numpy(labels), torch.from_numpy(test)
-        splits = Split(x[~held], y[~held]), Split(x[held], y[held])
-        return Data(*splits, "classes", 2, label_names=["up to 50K", "over 50K"])
+            parts = [
+                self._rows(obtain(own / name, [Remote(self.publisher + name, checksum)], quiet=quiet), header=False)
+                for name, checksum in self.checksums.items()
+            ]
+            rows = list(chain(*parts))
+            labels = self._labels(rows)
+            in_test = np.arange(len(rows)) >= len(parts[0])
+        if not 0 < in_test.sum() < len(rows):
+            raise DataError(f"The records in {own} are too few to train and to test on: {len(rows)}.")
+        inputs = self._inputs(rows, in_test)
 
+        def split(chosen: NDArray[np.bool_]) -> Split:
+            return Split(torch.from_numpy(inputs[chosen]), torch.from_numpy(labels[chosen]))
 
-def _rows(path: Path) -> list[list[str]]:
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The file {path} cannot be read: {error}.") from error
-    rows = [[cell.strip().rstrip(".") for cell in row] for row in csv.reader(lines)]
-    # The publisher's test file begins with a line "|1x3 Cross validator".
-    return [row for row in rows if row and not row[0].startswith("|")]
+        return Data(split(~in_test), split(in_test), "classes", 2, label_names=self.names)
 
+    def _rows(self, path: Path, *, header: bool) -> Rows:
+        """The fields of every record. The publisher's test file begins with a line and ends labels with a dot."""
+        rows = []
+        try:
+            with path.open(encoding="utf-8", newline="") as lines:
+                reader = csv.reader(lines, skipinitialspace=True)
+                for row in reader:
+                    if (header and reader.line_num == 1) or not row or row[0].startswith("|"):
+                        continue
+                    row[-1] = row[-1].rstrip(". ")
+                    if len(row) != self.columns or row[-1] not in self.names:
+                        expected = (
+                            f"{self.columns} fields, the last {' or '.join(self.names)}, in line {reader.line_num}"
+                        )
+                        raise damaged(path, expected, f"{len(row)}, the last {row[-1]!r}")
+                    try:
+                        for column in self.numeric:
+                            int(row[column])
+                    except ValueError:
+                        raise damaged(
+                            path, f"a number as field {column + 1} of line {reader.line_num}", repr(row[column])
+                        ) from None
+                    rows.append(row)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise damaged(path, "a readable table", error) from error
+        return rows
 
-def _features(rows: list[list[str]], trained: np.ndarray, path: Path) -> np.ndarray:
-    """S x F: numbers standardised by the training rows, words one-hot."""
-    columns = []
-    for place, name in enumerate(_ADULT_COLUMNS[:-1]):
-        cells = np.array([row[place] for row in rows])
-        if name in _ADULT_NUMBERS:
-            try:
-                values = cells.astype(np.float64)
-            except ValueError as error:
-                raise damaged(path, f"numbers in the column {name}", error) from error
-            spread = values[trained].std() or 1.0
-            columns.append(((values - values[trained].mean()) / spread)[:, None])
-        else:
-            words, codes = np.unique(cells, return_inverse=True)
-            columns.append(np.eye(len(words))[codes])
-    return np.concatenate(columns, axis=1).astype(np.float32)
+    def _labels(self, rows: Rows) -> Ids:
+        return np.array([row[-1] == self.names[1] for row in rows], dtype=np.int64)
+
+    def _inputs(self, rows: Sequence[Sequence[str]], in_test: NDArray[np.bool_]) -> NDArray[np.float32]:
+        blocks: list[NDArray[np.float32]] = []
+        for column, texts in enumerate(zip(*rows, strict=True)):
+            if column in self.numeric:
+                values = np.fromiter(map(int, texts), dtype=np.float64, count=len(texts))
+                deviation = values[~in_test].std() or 1.0
+                blocks.append(((values - values[~in_test].mean()) / deviation).astype(np.float32)[:, None])
+            elif column < self.columns - 1:
+                number = {category: place for place, category in enumerate(sorted(set(texts)))}
+                category_of = np.fromiter(map(number.__getitem__, texts), dtype=np.int64, count=len(texts))
+                blocks.append(np.eye(len(number), dtype=np.float32)[category_of])
+        return np.concatenate(blocks, axis=1)
