@@ -149,12 +149,12 @@ MISTAKES = {
     "rounds=many": "The 'rounds' of experiment must be an int in [1, inf). Got 'many' instead.",
     "program.topology.degree=96": "The 'degree' of epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
     "network.nodes=21": "The 'degree' of epidemic-oracle must be even where the number of nodes is odd.",
-    "network.nodes=2000": "must be at most that of training samples",
+    "network.nodes=2000": "must give each node a sample: nodes must be in [1, 1437]",
     "network.latency=20 parsec": "parsec",
     "network.bandwidth=-3": "The 'rate' of constant must be",
     "task.dataset=digitz": "Unknown dataset 'digitz'; did you mean 'digits'",
     "task.model=lenet": "The model lenet takes 28x28 or 32x32 images with channels first. Got samples of shape 1x8x8",
-    "task.dataset=mnist": "Cannot find MNIST: put train-images-idx3-ubyte.gz or train-images-idx3-ubyte from",
+    "task.dataset=mnist": "Downloading http://127.0.0.1:9/train-images-idx3-ubyte.gz failed",
     "task.optimizer.lr=1e39": "is no longer finite after its training in round",
     "engine.device=cuda:77": "torch finds no",
     "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",
@@ -166,8 +166,7 @@ MISTAKES = {
 @pytest.mark.parametrize("setting", MISTAKES)
 def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatch, in_folder):
     monkeypatch.setenv("COVEY_DATA", str(in_folder / "data"))
-    monkeypatch.setattr("covey.task.datasets.source._TIMEOUT", 0.01)
-    monkeypatch.setattr("covey.task.datasets.images.MNIST.address", "http://127.0.0.1:9/")
+    monkeypatch.setattr("covey.task.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
     code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
     assert code == 2
     lines = [line for line in err.splitlines() if line.startswith("covey: ")]

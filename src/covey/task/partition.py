@@ -76,7 +76,7 @@ class Shards(Partition):
     """The samples, sorted by label, are cut into equal shards, and everybody gets a few of them at random."""
 
     kind = "shards"
-    per_node: int = param("How many shards a node gets.", 2, ge=1)
+    per_node: int = param("How many shards a node gets.", default=2, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels, samples = _labels(self, data), len(data.train)
@@ -99,8 +99,10 @@ class Dirichlet(Partition):
     alpha: float = param(
         "The concentration: near 0, a class is with few nodes; large, everybody has the same.", gt=0, le=1e6
     )
-    min_samples: int = param("The fewest samples a node may have.", 1, ge=1)
-    balanced: bool = param("Whether a node that has an equal share of all samples gets none of further classes.", True)
+    min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
+    balanced: bool = param(
+        "Whether a node that has an equal share of all samples gets none of further classes.", default=True
+    )
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels = _labels(self, data)
@@ -135,7 +137,7 @@ class Quantity(Partition):
     alpha: float = param(
         "The concentration: near 0, few nodes have nearly all; large, amounts are equal.", gt=0, le=1e6
     )
-    min_samples: int = param("The fewest samples a node may have.", 1, ge=1)
+    min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         samples = len(data.train)

@@ -1,1 +1,0 @@
-"""Data sets, a module for each family of file formats."""

@@ -114,7 +114,7 @@ class CelebA(Dataset):
     """Photographs of celebrities, who smile or do not, by celebrity; pixels become numbers in [-1, 1]."""
 
     kind = "celeba"
-    side: int = param("To how many pixels in width and height photographs are scaled.", 84, ge=8)
+    side: int = param("To how many pixels in width and height photographs are scaled.", default=84, ge=8)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         """See `Dataset.load`; the photographs are in img_align_celeba/ or raw/img_align_celeba/ beside train/."""
@@ -175,9 +175,9 @@ class Shakespeare(Dataset):
     """
 
     kind = "shakespeare"
-    length: int = param("How many characters a sequence has.", 80, ge=1)
+    length: int = param("How many characters a sequence has.", default=80, ge=1)
     test: float = param(
-        "The share of every speaker's text, its end, that a plain text keeps for testing.", 0.2, gt=0, lt=1
+        "The share of every speaker's text, its end, that a plain text keeps for testing.", default=0.2, gt=0, lt=1
     )
     text: ClassVar[Remote] = Remote(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -250,8 +250,10 @@ class Reddit(Dataset):
     """
 
     kind = "reddit"
-    length: int = param("How many words a sequence has.", 10, ge=1)
-    vocabulary: int = param("How many words are told apart: the most frequent, and one for all others.", 10_000, ge=2)
+    length: int = param("How many words a sequence has.", default=10, ge=1)
+    vocabulary: int = param(
+        "How many words are told apart: the most frequent, and one for all others.", default=10_000, ge=2
+    )
     padding: ClassVar[str] = "<PAD>"
     unknown: ClassVar[str] = "<UNK>"
 

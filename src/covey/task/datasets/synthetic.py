@@ -18,12 +18,12 @@ class GaussianBlobs(Dataset):
     """Every class is a normal distribution around a centre of its own."""
 
     kind = "gaussian-blobs"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 500, ge=1)
-    features: int = param("How many features a sample has.", 10, ge=1)
-    classes: int = param("How many classes.", 4, ge=2)
-    noise: float = param("The deviation within a class; between centres it is 1.", 0.5, ge=0, le=1e6)
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=500, ge=1)
+    features: int = param("How many features a sample has.", default=10, ge=1)
+    classes: int = param("How many classes.", default=4, ge=2)
+    noise: float = param("The deviation within a class; between centres it is 1.", default=0.5, ge=0, le=1e6)
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         generator = rng.generator(self.seed, self.title())
@@ -43,13 +43,15 @@ class SyntheticImages(Dataset):
     """Every class is a random picture of coarse squares; its samples are that picture with noise."""
 
     kind = "synthetic-images"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 500, ge=1)
-    channels: int = param("How many channels a pixel has.", 1, ge=1)
-    side: int = param("The width and height in pixels.", 28, ge=1)
-    classes: int = param("How many classes.", 10, ge=2)
-    noise: float = param("The deviation of a pixel from its class's picture; white is 1, black 0.", 0.3, ge=0, le=1e6)
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=500, ge=1)
+    channels: int = param("How many channels a pixel has.", default=1, ge=1)
+    side: int = param("The width and height in pixels.", default=28, ge=1)
+    classes: int = param("How many classes.", default=10, ge=2)
+    noise: float = param(
+        "The deviation of a pixel from its class's picture; white is 1, black 0.", default=0.3, ge=0, le=1e6
+    )
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
     squares: ClassVar[int] = 7
     """How many squares a picture has in a row, if it has as many pixels."""
 
@@ -76,13 +78,13 @@ class LinearRegression(Dataset):
     """A linear function of normal features, with normal noise."""
 
     kind = "linear-regression"
-    samples: int = param("How many training samples.", 1000, ge=1)
-    test_samples: int = param("How many test samples.", 500, ge=1)
-    features: int = param("How many features a sample has.", 10, ge=1)
+    samples: int = param("How many training samples.", default=1000, ge=1)
+    test_samples: int = param("How many test samples.", default=500, ge=1)
+    features: int = param("How many features a sample has.", default=10, ge=1)
     noise: float = param(
-        "The deviation of a value from the function; that of the function is about 1.", 0.1, ge=0, le=1e6
+        "The deviation of a value from the function; that of the function is about 1.", default=0.1, ge=0, le=1e6
     )
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", 0, ge=0)
+    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         generator = rng.generator(self.seed, self.title())

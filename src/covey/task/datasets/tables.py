@@ -36,7 +36,7 @@ class MovieLens100K(Dataset):
     """100,000 ratings, from 1 to 5, of 1,682 films by 943 users."""
 
     kind = "movielens-100k"
-    test: float = param("The share of every user's ratings that is for testing.", 0.2, gt=0, lt=1)
+    test: float = param("The share of every user's ratings that is for testing.", default=0.2, gt=0, lt=1)
     directory: ClassVar[str] = "ml-100k"
     file: ClassVar[str] = "u.data"
     separator: ClassVar[str] = "\t"
@@ -102,7 +102,7 @@ Rows = list[list[str]]
 
 
 class Adult(Dataset):
-    """48,842 records of a census: does a person earn more than 50,000 dollars a year?
+    """48,842 records of a census: whether a person earns more than 50,000 dollars a year.
 
     Numbers are standardised with the mean and the deviation of the training samples; of every category, one of its
     inputs is 1. The publisher's adult.data and adult.test keep their split; of an adult.csv with a header, in which
