@@ -1,0 +1,215 @@
+"""Reads a run's folder, finished or still growing."""
+
+import io
+import json
+import sqlite3
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.errors import RunError
+from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_LEADING = ["round", "node", "time", "accuracy", "loss"]
+
+
+class Run:
+    """What came of an experiment.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
+            raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.status})"
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The resolved experiment, as tables."""
+        return tomllib.loads((self.folder / CONFIG).read_text())
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Versions, platform, command, seed, status."""
+        try:
+            found: dict[str, Any] = json.loads((self.folder / FACTS).read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
+        return found
+
+    @property
+    def status(self) -> str:
+        """ "running" (or killed while it was), "finished", "interrupted" or "failed"."""
+        return str(self.facts.get("status", "running"))
+
+    def _read(self, query: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        try:
+            database = sqlite3.connect(f"file:{self.folder / METRICS}?mode=ro", uri=True)
+            try:
+                return pd.read_sql_query(query, database)
+            finally:
+                database.close()
+        except (sqlite3.Error, pd.errors.DatabaseError) as error:
+            raise RunError(f"The metrics of {self.folder} cannot be read: {error}.") from error
+
+    @property
+    def commits(self) -> "pd.DataFrame":
+        """One row per node and completed round."""
+        return self._read("SELECT * FROM commits ORDER BY round, node")
+
+    @property
+    def metrics(self) -> "pd.DataFrame":
+        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic."""
+        long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
+        wide = long.pivot_table(index=["round", "node"], columns="name", values="value", aggfunc="last").reset_index()
+        wide.columns.name = None
+        if wide.empty:
+            wide = wide.reindex(columns=["round", "node"])
+        table = wide.merge(self.commits, on=["round", "node"], how="left")
+        for name in ("accuracy", "loss"):
+            if name not in table:
+                table[name] = np.nan
+        rest = [name for name in table.columns if name not in _LEADING]
+        return table[_LEADING + rest].sort_values(["round", "node"], ignore_index=True)
+
+    @property
+    def network(self) -> "pd.DataFrame":
+        """Figures of the network as a whole, one row per evaluated round; `time` is when its last node got there."""
+        long = self._read(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
+        wide = long.pivot_table(index="round", columns="name", values="value", aggfunc="last").reset_index()
+        wide.columns.name = None
+        if wide.empty:
+            wide = wide.reindex(columns=["round"])
+        times = self._read("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
+        return wide.merge(times, on="round", how="left")
+
+    @property
+    def events(self) -> "pd.DataFrame":
+        """What happened: nodes that left and returned, messages that were rejected ..."""
+        return self._read("SELECT * FROM events ORDER BY time")
+
+    @property
+    def graph(self) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """(nodes, sources, targets) of the first round, where the program has a topology."""
+        if not (self.folder / GRAPH).exists():
+            return None
+        with np.load(self.folder / GRAPH, allow_pickle=False) as found:
+            return int(found["n"]), found["sources"], found["targets"]
+
+    @property
+    def holdings(self) -> np.ndarray | None:
+        """Samples of each class of each node, or samples of each node where there are no classes."""
+        file = self.folder / HOLDINGS
+        return np.load(file, allow_pickle=False) if file.exists() else None
+
+    @property
+    def models(self) -> Tensor | None:
+        """The final models, N x P; None while the run goes on, or where it does not keep them."""
+        file = self.folder / MODELS
+        return torch.from_numpy(np.load(file, allow_pickle=False)) if file.exists() else None
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes."""
+        totals = self._read(
+            "SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, SUM(bytes_out) AS bytes_out, "
+            "SUM(bytes_in) AS bytes_in, SUM(messages_out) AS messages_out, SUM(messages_in) AS messages_in, "
+            "SUM(steps) AS steps, SUM(samples) AS samples, SUM(dropped) AS dropped "
+            "FROM commits JOIN (SELECT node AS n, MAX(round) AS r FROM commits GROUP BY node) ON node = n AND round = r"
+        ).iloc[0]
+        final = self._read(
+            f"SELECT name, value FROM metrics JOIN (SELECT node AS n, name AS m, MAX(round) AS r FROM metrics "
+            f"WHERE node != {NETWORK} GROUP BY node, name) ON node = n AND name = m AND round = r"
+        )
+        network = self._read(
+            f"SELECT name, value FROM metrics JOIN (SELECT name AS m, MAX(round) AS r FROM metrics "
+            f"WHERE node = {NETWORK} GROUP BY name) ON name = m AND round = r WHERE node = {NETWORK}"
+        )
+        figures = {}
+        for name, group in final.groupby("name"):
+            values = group["value"]
+            spread = float(values.std(ddof=0))
+            figures[str(name)] = {
+                "mean": float(values.mean()),
+                "min": float(values.min()),
+                "max": float(values.max()),
+                "std": spread,
+            }
+        names = ("bytes_out", "bytes_in", "messages_out", "messages_in", "steps", "samples", "dropped")
+        facts = self.facts
+        return {
+            "run": str(self.folder),
+            "status": self.status,
+            "program": facts.get("program", ""),
+            "nodes": facts.get("nodes", int(totals["nodes"])),
+            "rounds": int(totals["rounds"] or 0),
+            "time": float(totals["time"] or 0.0),
+            "totals": {name: int(totals[name] or 0) for name in names},
+            "final": figures,
+            "network": {str(name): float(value) for name, value in zip(network["name"], network["value"], strict=True)},
+        }
+
+    def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
+        """The rows of `metrics` for other programs.
+
+        Args:
+            format: "csv", or "parquet", which needs pyarrow and a file.
+            out: the file; without one, CSV is returned.
+
+        Raises:
+            RunError: the file cannot be written, or pyarrow is missing.
+        """
+        table = self.metrics
+        try:
+            if format == "parquet":
+                if out is None:
+                    raise RunError("Parquet is no text: say where it goes with --out FILE.")
+                table.to_parquet(out, index=False)
+                return None
+            if out is not None:
+                table.to_csv(out, index=False)
+                return None
+        except ImportError as error:
+            raise RunError("Parquet needs pyarrow: pip install 'covey[parquet]'.") from error
+        except OSError as error:
+            raise RunError(f"The file {out} cannot be written: {error.strerror}.") from error
+        buffer = io.StringIO()
+        table.to_csv(buffer, index=False)
+        return buffer.getvalue()
+
+    def plot(
+        self,
+        metric: str = "accuracy",
+        against: Literal["rounds", "time", "bytes", "energy"] = "rounds",
+        out: Path | str | None = None,
+    ) -> "Figure":
+        """Draw a metric over the run: the mean over nodes, and their spread as a band.
+
+        Args:
+            metric: a column of `metrics` or `network`.
+            against: the horizontal axis.
+            out: where to save it as well.
+        """
+        from covey import view
+
+        figure = view.curves([self], metric, against)
+        if out is not None:
+            view.save(figure, Path(out))
+        return figure

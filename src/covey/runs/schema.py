@@ -1,0 +1,39 @@
+"""The names of a run's files, and the tables of its metrics."""
+
+CONFIG = "run.toml"
+FACTS = "facts.json"
+METRICS = "metrics.sqlite"
+MODELS = "models.npy"
+HOLDINGS = "holdings.npy"
+GRAPH = "graph.npz"
+CHECKPOINTS = "checkpoints"
+
+NETWORK = -1
+"""The node id under which figures of the whole network stand."""
+
+COMMIT_COLUMNS = (
+    "node",
+    "round",
+    "time",
+    "train_loss",
+    "steps",
+    "samples",
+    "bytes_out",
+    "bytes_in",
+    "messages_out",
+    "messages_in",
+    "dropped",
+)
+"""One row a node and completed round; from `steps` on, totals since the start."""
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS commits (
+    node INTEGER NOT NULL, round INTEGER NOT NULL, time REAL NOT NULL, train_loss REAL,
+    steps INTEGER NOT NULL, samples INTEGER NOT NULL, bytes_out INTEGER NOT NULL, bytes_in INTEGER NOT NULL,
+    messages_out INTEGER NOT NULL, messages_in INTEGER NOT NULL, dropped INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS metrics (
+    node INTEGER NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL
+);
+CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, node INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
+"""
