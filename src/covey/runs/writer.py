@@ -124,7 +124,9 @@ class RunWriter:
             database.execute("BEGIN")
             after = list(enumerate(completed))
             database.executemany("DELETE FROM commits WHERE node = ? AND round > ?", after)
-            database.executemany("DELETE FROM metrics WHERE node = ? AND round > ?", [*after, (NETWORK, min(completed))])
+            database.executemany(
+                "DELETE FROM metrics WHERE node = ? AND round > ?", [*after, (NETWORK, min(completed))]
+            )
             database.execute("COMMIT")
 
     def graph(self, n: int, sources: np.ndarray, targets: np.ndarray, static: bool) -> None:

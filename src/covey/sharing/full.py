@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from covey.node import Inbox, Node, NodeId, Payload
 from covey.sharing.sharing import Contribution, Sharing
 from covey.topology import Graph
@@ -18,11 +20,11 @@ class Full(Sharing):
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         contributions = []
         for message in inbox:
-            model = message["model"]
-            if model.shape == self._shape:
+            model = message.payload.get("model")
+            if isinstance(model, Tensor) and model.shape == self._shape:
                 contributions.append(Contribution(message.sender, model))
             else:
-                node.reject(message, f"its model has the shape {tuple(model.shape)}, not {self._shape}")
+                node.reject(message, f"its model is not of {self._shape[0]} numbers")
         return contributions
 
     def message_bytes(self, model_bytes: int) -> float:

@@ -86,7 +86,10 @@ class Unlimited(Links):
 class Transfer:
     """One message on its way to one receiver through queues."""
 
-    __slots__ = ("bits", "cancelled", "delay", "message", "order", "receiver", "sender", "start", "version")
+    __slots__ = ("bits", "cancelled", "delay", "due", "message", "order", "receiver", "sender", "start")
+    due: float
+    """When the event that comes next happens; an event of another time is void."""
+    order: int
 
     def __init__(self, sender: int, receiver: int, message: Message, bits: float, start: float, delay: float) -> None:
         self.sender = sender
@@ -95,8 +98,6 @@ class Transfer:
         self.bits = bits
         self.start = start
         self.delay = delay
-        self.order = 0
-        self.version = 0
         self.cancelled = False
 
 
@@ -114,47 +115,53 @@ class Queued(Links):
 
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
         world, sender, bits = self.world, node.id, message.size * 8.0
-        network, now, waiting = world.network, world.now, self.waiting[node.id]
-        uniform, seconds = network.latency.uniform_value(), bits / self.up[node.id]
-        while waiting and waiting[0].start + waiting[0].bits / self.up[sender] <= now:
+        latency, heap, now, waiting = world.network.latency, world.heap, world.now, self.waiting[sender]
+        uniform, speed = latency.uniform_value(), self.up[sender]
+        while waiting and waiting[0].start + waiting[0].bits / speed <= now:
             waiting.popleft()
         free = max(now, self.up_free[sender])
-        transfers = []
+        seconds = bits / speed
+        # What happens next to a transfer: with downlinks its first bit arrives, without them its last.
+        action, until = (self._arrive, seconds) if self.down is None else (self._reach, 0.0)
+        transfers, order = [], node.order
         for receiver in receivers:
-            delay = uniform if uniform is not None else network.latency.between(sender, receiver)
+            delay = uniform if uniform is not None else latency.between(sender, receiver)
             transfer = Transfer(sender, receiver, message, bits, free, delay)
+            order += 1
+            transfer.order = order
+            transfer.due = due = free + until + delay
+            heappush(heap, (due, order, action, transfer))
             free += seconds
             transfers.append(transfer)
-            self._schedule(transfer, node)
+        node.order = order
         self.up_free[sender] = free
         waiting.extend(transfers)
-        world.note_transfers(node, transfers)
+        if world.cuts:
+            world.note_transfers(node, transfers)
         return _Queueing(self, transfers)
 
-    def _schedule(self, transfer: Transfer, node: "SimulatedNode") -> None:
+    def _move(self, transfer: Transfer, start: float) -> None:
+        """Let a transfer begin at another time; the event that was made for it will find that it is not due."""
+        node = self.world.nodes[transfer.sender]
         node.order += 1
-        transfer.order = node.order
-        world = self.world
+        transfer.start, transfer.order = start, node.order
+        action, until = self._reach, 0.0
         if self.down is None:
-            arrival = transfer.start + transfer.bits / self.up[transfer.sender] + transfer.delay
-            heappush(world.heap, (arrival, transfer.order, self._arrive, (transfer, transfer.version)))
-        else:
-            first_bit = transfer.start + transfer.delay
-            heappush(world.heap, (first_bit, transfer.order, self._reach, (transfer, transfer.version)))
+            action, until = self._arrive, transfer.bits / self.up[transfer.sender]
+        transfer.due = start + until + transfer.delay
+        heappush(self.world.heap, (transfer.due, transfer.order, action, transfer))
 
-    def _arrive(self, event: tuple[Transfer, int]) -> None:
-        transfer, version = event
-        if transfer.version == version and not transfer.cancelled:
+    def _arrive(self, transfer: Transfer) -> None:
+        if transfer.due == self.world.now and not transfer.cancelled:
             self.world.deliver[transfer.receiver](transfer.message)
 
-    def _reach(self, event: tuple[Transfer, int]) -> None:
+    def _reach(self, transfer: Transfer) -> None:
         """The first bit is at the receiver."""
-        transfer, version = event
-        if transfer.version != version or transfer.cancelled:
+        world = self.world
+        if transfer.due != world.now or transfer.cancelled:
             return
         last_bit = transfer.start + transfer.bits / self.up[transfer.sender] + transfer.delay
         delivered = self._occupy(transfer.receiver, transfer.bits, last_bit)
-        world = self.world
         heappush(world.heap, (delivered, transfer.order, world.deliver[transfer.receiver], transfer.message))
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
@@ -187,9 +194,7 @@ class Queued(Links):
             free = max([now] + [t.start + t.bits / speed for t in begun])
             for transfer in left:
                 if transfer.start != free:
-                    transfer.start = free
-                    transfer.version += 1
-                    self._schedule(transfer, node)
+                    self._move(transfer, free)
                 free += transfer.bits / speed
             self.up_free[node.id] = free
             self.waiting[node.id] = deque([*begun, *left])
@@ -201,7 +206,7 @@ class Queued(Links):
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         if self.down is None:
             return np.zeros(0), []
-        under_way = [event[3][0] for event in self.world.heap if event[2] == self._reach]
+        under_way = [event[3] for event in self.world.heap if event[2] == self._reach]
         return np.array(self.down_free), under_way
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
