@@ -108,10 +108,10 @@ def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
 
 
 def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
-    tables = 'program.topology=ring,{kind = "epidemic-local", degree = 2}'
+    tables = 'program.topology=ring,{kind = "epidemic-local", degree = 2},{kind = "epidemic-local", degree = 3}'
     code, out, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s", "--json")
     assert code == 0, err
-    assert len(json.loads(out)) == 2
+    assert len(json.loads(out)) == 3
 
 
 def test_check_says_what_an_experiment_means(file, covey):

@@ -131,8 +131,10 @@ def _inline(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value.get("kind", "table")) if isinstance(value, dict) else str(value)
-    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in text)
+    """A value as part of a folder's name; different values have different names."""
+    if isinstance(value, dict):
+        return "-".join(_short(inner) for inner in value.values())
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
 
 
 def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_json: bool) -> int:
