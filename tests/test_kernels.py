@@ -1,0 +1,175 @@
+"""Kernels: all compute what torch computes, and every model trains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from covey.node import Work
+from covey.parameters import build
+from covey.task.dataset import Data, Split
+from covey.task.learner import Learner, Training
+from covey.task.models import Module
+from covey.task.optimizers import Optimizer
+from covey.task.partition import IID
+from covey.task.task import Task
+
+NO_FOLDER = Path("nowhere")
+IMAGES = {"kind": "synthetic-images", "samples": 60, "test_samples": 20, "channels": 3, "side": 16}
+OPTIMIZERS = {
+    "sgd": {"kind": "sgd", "lr": 0.05},
+    "decay": {"kind": "sgd", "lr": 0.05, "weight_decay": 0.1},
+    "momentum": {"kind": "sgd", "lr": 0.05, "momentum": 0.9},
+    "nesterov": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    "adam": {"kind": "adam", "lr": 0.01},
+}
+TORCH = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.05),
+    "decay": lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.1),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+}
+
+
+def learner(model="mlp", dataset=IMAGES, holders=3, optimizer="sgd", data=None, **settings):
+    task = Task(
+        dataset=dataset, model=model, optimizer=build(Optimizer, OPTIMIZERS[optimizer]), batch_size=7, local_epochs=2
+    )
+    data = data or task.dataset.load(NO_FOLDER)
+    parts = IID().assign(data, holders, 0)
+    # Unequal parts: the last batch of a pass is smaller, and passes have different numbers of batches.
+    parts = [part[: len(part) - place] for place, part in enumerate(parts)]
+    return Learner(task, data, parts, seed=1, **settings)
+
+
+def trained(made, work=None):
+    trainings = [
+        Training(holder, made.initial(holder), key=100 + holder, round=0, work=work or Work())
+        for holder in range(len(made.parts.sizes))
+    ]
+    made.train(trainings)
+    return trainings
+
+
+def reference(made, holder, optimizer):
+    """The same training by torch alone, with the batches that covey draws."""
+    from covey.task.batches import plan
+
+    module = made._make(0)
+    steps = np.array([made.steps(holder, Work())])
+    drawn = plan(made.parts, np.array([holder]), np.array([100 + holder], dtype=np.uint64), steps, 7).samples[0]
+    rule = TORCH[optimizer](module.parameters())
+    for batch in drawn:
+        chosen = torch.from_numpy(batch[batch >= 0])
+        x = made.data.train.inputs[chosen].float() * made.data.scale + made.data.shift
+        rule.zero_grad()
+        torch.nn.functional.cross_entropy(module(x), made.data.train.targets[chosen]).backward()
+        rule.step()
+    return made.layout.flatten(module)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("model", "kernel"),
+    [("mlp", "stacked"), ("logistic", "stacked"), ("mlp", "module"), ("gn-lenet", "module"), ("gn-lenet", "vmap")],
+)
+def test_every_kernel_trains_as_torch_does(model, kernel, optimizer):
+    made = learner(model, optimizer=optimizer, kernel=kernel)
+    for holder, training in enumerate(trained(made)):
+        expected = reference(made, holder, optimizer)
+        # Adam divides by what may be tiny, which magnifies rounding.
+        assert torch.allclose(training.update.model, expected, atol=2e-3 if optimizer == "adam" else 2e-4)
+        assert training.finite
+        assert training.update.samples == 2 * made.parts.sizes[holder]
+
+
+@pytest.mark.parametrize("kernel", ["stacked", "vmap", "module"])
+def test_kernels_agree_on_the_proximal_term_and_on_evaluation(kernel):
+    plain, made = learner("mlp", kernel="module"), learner("mlp", kernel=kernel)
+    work = Work(steps=5, proximal=0.5)
+    expected, found = trained(plain, work), trained(made, work)
+    for left, right in zip(expected, found, strict=True):
+        assert torch.allclose(left.update.model, right.update.model, atol=1e-5)
+        assert left.update.loss == pytest.approx(right.update.loss, abs=1e-5)
+    models = [training.update.model for training in expected]
+    ours = made.evaluate(models, made.split("test"))
+    theirs = plain.evaluate(models, plain.split("test"))
+    for left, right in zip(ours, theirs, strict=True):
+        assert left["accuracy"] == right["accuracy"]
+        assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+
+
+def sequences():
+    tokens = torch.randint(0, 20, (40, 9))
+    split = Split(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    return Data(split, split, "sequence", 20)
+
+
+def ratings():
+    pairs = torch.stack([torch.arange(40) % 8, torch.arange(40) % 5], 1)
+    split = Split(pairs, (pairs.sum(1) % 5 + 1).float())
+    return Data(split, split, "values", 0, sizes={"users": 8, "items": 5})
+
+
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("logistic", None),
+        ("lenet", {**IMAGES, "side": 32}),
+        ("femnist-cnn", {**IMAGES, "channels": 1, "side": 28}),
+        ("resnet20-gn", IMAGES),
+        ("char-lstm", sequences),
+        ("matrix-factorization", ratings),
+        ("linear", {"kind": "linear-regression", "samples": 60, "test_samples": 10}),
+    ],
+)
+def test_every_model_learns_its_samples(model, data):
+    loaded = data() if callable(data) else None
+    made = learner(
+        model,
+        dataset=data if isinstance(data, dict) else IMAGES,
+        data=loaded,
+        optimizer="adam" if model in ("char-lstm", "matrix-factorization", "resnet20-gn") else "sgd",
+    )
+    first = trained(made, Work(steps=1))
+    last = trained(made, Work(steps=30))
+    assert sum(t.update.loss for t in last) < sum(t.update.loss for t in first)
+    metrics = made.evaluate([t.update.model for t in last], made.split("train", 0))
+    assert all(np.isfinite(value) for value in metrics[0].values())
+
+
+def test_the_stated_numbers_of_parameters():
+    colour = {**IMAGES, "side": 32}
+    assert learner("gn-lenet", colour).layout.size == 89_834
+    writers = learner("femnist-cnn", {**IMAGES, "channels": 1, "side": 28, "classes": 62})
+    assert writers.layout.size == 1_690_046
+
+
+def test_buffers_are_part_of_the_flat_model():
+    def factory():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10), torch.nn.BatchNorm1d(10))
+
+    made = learner(Module(factory=factory))
+    assert made.layout.size == 7690 + 20 + 20
+    assert made.layout.trainable == 7690 + 20
+    (training, *_) = trained(made, Work(steps=2))
+    buffers = training.update.model[made.layout.trainable :]
+    assert not torch.equal(buffers, made.first_model[made.layout.trainable :])
+
+
+def test_workers_share_no_module():
+    one = trained(learner("gn-lenet", holders=6, kernel="module"))
+    many = trained(learner("gn-lenet", holders=6, kernel="module", workers=4))
+    for left, right in zip(one, many, strict=True):
+        assert torch.equal(left.update.model, right.update.model)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("model", ["mlp", "gn-lenet"])
+def test_a_gpu_computes_what_the_cpu_computes(model):
+    here, there = trained(learner(model)), trained(learner(model, device="cuda"))
+    for left, right in zip(here, there, strict=True):
+        assert torch.allclose(left.update.model, right.update.model.cpu(), atol=1e-4)
