@@ -131,8 +131,8 @@ def test_every_model_learns_its_samples(model, data):
     made = learner(
         model,
         dataset=data if isinstance(data, dict) else IMAGES,
+        data=loaded,
         optimizer="adam" if model in ADAPTIVE else "sgd",
-        optimizer="adam" if model in ("char-lstm", "matrix-factorization", "resnet20-gn") else "sgd",
     )
     lr = 0.001 if model == "resnet20-gn" else None
     first = trained(made, Work(steps=1))
