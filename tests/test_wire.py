@@ -2,8 +2,10 @@
 
 import contextlib
 import struct
+from datetime import UTC, datetime
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,10 +36,12 @@ FIELDS = (
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False)
+    | st.floats()
     | st.text(max_size=8)
     | st.binary(max_size=8)
     | st.lists(st.integers(-1000, 1000), max_size=5)
+    | st.lists(st.floats(), max_size=5)
+    | st.lists(st.text(max_size=4), max_size=5)
 )
 PAYLOADS = st.dictionaries(st.text(max_size=6), FIELDS | tensors(), max_size=5)
 LIMITS = wire.Limits(frame=1 << 16, header=1 << 12, tensors=8, dims=4)
@@ -50,6 +54,10 @@ def same(left, right):
             and left.shape == right.shape
             and torch.equal(left.contiguous().reshape(-1).view(torch.uint8), right.reshape(-1).view(torch.uint8))
         )
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, float) and isinstance(right, float):
+        return struct.pack("<d", left) == struct.pack("<d", right)
     return left == right and type(left) is type(right)
 
 
@@ -104,7 +112,14 @@ def forged(
         (forged(["", {}, [["x", "q9", [1]]]], b"12345678"), "bad-dtype"),
         (forged(["", {}, [["x", "f4", [-1]]]], b"12345678"), "bad-shape"),
         (forged(["", {}, [["x", "f4", [1] * 9]]], b"12345678"), "bad-shape"),
-        (forged(["", {}, [["x", "f4", [1 << 62, 1 << 62]]]], b"12345678"), "length-mismatch"),
+        (forged(["", {}, [["x", "f4", [1 << 62, 1 << 62]]]], b"12345678"), "oversized"),
+        (forged(["", {}, [["x", "f4", [0, 1 << 62]]]]), "oversized"),
+        (forged(["", {}, [["x", "f4", [0, 1 << 63]]]]), "oversized"),
+        (forged(["", {}, [["x", "f4", [1 << 20]]]], b"12345678"), "length-mismatch"),
+        (forged(["", {"x": {"a": 1}}, []]), "bad-header"),
+        (forged(["", {"x": [[1]]}, []]), "bad-header"),
+        (forged(["", {"x": datetime(2000, 1, 1, tzinfo=UTC)}, []]), "bad-header"),
+        (forged(["", {"x": msgspec.msgpack.Ext(4, b"?")}, []]), "bad-header"),
         (forged(["", {}, [["x", "f4", [1]]]], b"1234567890123456"), "length-mismatch"),
         (forged(["", {"x": 1}, [["x", "f4", [1]]]], b"12345678"), "bad-header"),
         (forged(["", {}, [["x", "b1", [1]]]], b"\x02" + bytes(7)), "bad-header"),
@@ -117,9 +132,30 @@ def test_each_kind_of_bad_frame_has_its_reason(frame, reason):
     assert caught.value.reason == reason
 
 
-def test_what_has_no_encoding_is_refused_before_it_is_sent():
-    with pytest.raises(WireError, match="the entry 'x' is a set"):
-        wire.encode({"x": {1}})
+UNSENDABLE = {
+    "the entry 'x' is a set": {1},
+    "the entry 'x' is a tuple": (1,),
+    "the entry 'x' is a float64": np.float64(1.0),
+    "the list 'x' holds a set": [1, {1}],
+    "the list 'x' holds a NoneType": [None],
+    "can't serialize ints": 1 << 70,
+    "surrogates not allowed": "\ud800",
+    "send its parts as dense tensors": torch.eye(2).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("text", UNSENDABLE)
+def test_what_has_no_encoding_is_refused_by_size_and_by_encode(text):
+    for refuse in (wire.size, wire.encode):
+        with pytest.raises(WireError, match=text):
+            refuse({"x": UNSENDABLE[text]})
+
+
+def test_names_and_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(WireError, match="the name 1 of an entry is a int"):
+        wire.encode({1: 2})
+    with pytest.raises(WireError, match="sender -1"):
+        wire.encode({}, sender=-1)
     with pytest.raises(WireError, match=r"dtype torch\.complex64"):
         wire.size({"x": torch.zeros(1, dtype=torch.complex64)})
 
@@ -144,3 +180,23 @@ def test_files_are_whole_or_refused(tmp_path):
         wire.read_file(path)
     with pytest.raises(RunError, match="cannot be read"):
         wire.read_file(tmp_path / "b.covey")
+
+
+def test_a_file_holds_tensors_of_more_dimensions_than_a_message_may(tmp_path):
+    wire.write_file(tmp_path / "a.covey", {"x": torch.ones([1] * 9)})
+    assert wire.read_file(tmp_path / "a.covey")["x"].shape == (1,) * 9
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("before")
+
+    def fail():
+        with wire.replacing(path) as file:
+            file.write(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]

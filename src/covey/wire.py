@@ -11,12 +11,14 @@ the tag, the fields and the shapes alone, and `size` computes it without touchin
 """
 
 import hashlib
+import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
@@ -66,10 +68,12 @@ class Limits:
     """Tensors of a payload."""
     dims: int = 8
     """Dimensions of a tensor."""
+    elements: int = 1 << 30
+    """Product of a tensor's sides, an empty side counted as 1: torch computes strides even of an empty tensor."""
 
 
 DEFAULT = Limits()
-_FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24)
+_FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, dims=64, elements=1 << 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +91,42 @@ class Frame:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_header = msgspec.msgpack.Decoder(_Header).decode
-_header_sizes: dict[Any, int] = {}
+_sizes: dict[Any, int] = {}
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+_LISTED = frozenset({bool, int, float, str})
 
 
 def _split(payload: Payload) -> tuple[dict[str, Any], dict[str, Tensor]]:
     fields: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, value in payload.items():
+        if type(name) is not str:
+            raise WireError("bad-field", f"the name {name!r} of an entry is a {type(name).__name__}, not a str")
         if isinstance(value, Tensor):
             tensors[name] = value
-        elif isinstance(value, str | int | float | bytes | list) or value is None:
-            fields[name] = value
         else:
-            raise WireError("bad-field", f"the entry '{name}' is a {type(value).__name__}, which is never sent")
+            fields[name] = value
+    problem = _unsendable(fields)
+    if problem is not None:
+        raise WireError("bad-field", problem)
     return fields, tensors
+
+
+def _unsendable(fields: Mapping[str, Any]) -> str | None:
+    """What is wrong with the plain fields of a payload, if anything is: exact types, so that what a receiver gets does
+    not depend on whether the message was encoded on its way."""
+    for name, value in fields.items():
+        if type(value) is list:
+            strange = set(map(type, value)) - _LISTED
+            if strange:
+                return f"the list '{name}' holds a {min(t.__name__ for t in strange)}, which is never sent"
+        elif type(value) not in _PLAIN:
+            return f"the entry '{name}' is a {type(value).__name__}, which is never sent"
+    return None
+
+
+def _padded(length: int) -> int:
+    return -(-length // _ALIGN) * _ALIGN
 
 
 def _header(tag: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
@@ -109,30 +135,35 @@ def _header(tag: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         code = _CODES.get(tensor.dtype)
         if code is None:
             raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
+        if tensor.layout is not torch.strided:
+            raise WireError("bad-field", f"the tensor '{name}' is {tensor.layout}; send its parts as dense tensors")
         described.append((name, code, list(tensor.shape)))
-    return _encode(_Header(tag, dict(fields), described))
+    try:
+        return _encode(_Header(tag, dict(fields), described))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise WireError("bad-field", f"an entry cannot be encoded: {error}") from error
 
 
 def size(payload: Payload, tag: str = "") -> int:
     """The exact length in bytes of the frame that `encode` makes of a payload."""
     shapes = []
-    body = 0
     for name, value in payload.items():
         if not isinstance(value, Tensor):
-            break
-        shapes.append((name, value.dtype, value.shape))
-        body += -(-value.nbytes // _ALIGN) * _ALIGN
-    else:
-        key = (tag, *shapes)
-        header = _header_sizes.get(key)
-        if header is None:
-            if len(_header_sizes) > 4096:
-                _header_sizes.clear()
-            header = _header_sizes[key] = len(_header(tag, *_split(payload)))
-        return PREFIX_BYTES + header + body
+            return _computed_size(payload, tag)
+        shapes.append((name, value.dtype, value.shape, value.layout))
+    key = (tag, *shapes)
+    found = _sizes.get(key)
+    if found is None:
+        if len(_sizes) > 4096:
+            _sizes.clear()
+        found = _sizes[key] = _computed_size(payload, tag)
+    return found
+
+
+def _computed_size(payload: Payload, tag: str) -> int:
     fields, tensors = _split(payload)
-    body = sum(-(-tensor.nbytes // _ALIGN) * _ALIGN for tensor in tensors.values())
-    return PREFIX_BYTES + len(_header(tag, fields, tensors)) + body
+    header = len(_header(tag, fields, tensors))
+    return PREFIX_BYTES + header + sum(_padded(tensor.nbytes) for tensor in tensors.values())
 
 
 def encode_parts(
@@ -156,7 +187,11 @@ def encode_parts(
             parts.append(bytes(padding))
         body += tensor.nbytes + padding
     number = _NO_ROUND if round is None else round
-    prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
+    try:
+        prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
+    except struct.error as error:
+        numbers = f"sender {sender}, receiver {receiver}, round {number}, sequence {sequence}"
+        raise WireError("bad-header", f"{numbers}: {error}") from error
     return [prefix, header, *parts]
 
 
@@ -211,6 +246,9 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Fr
     if len(header.tensors) > limits.tensors:
         raise WireError("oversized", f"{len(header.tensors)} tensors are more than {limits.tensors}")
     payload: dict[str, Any] = dict(header.fields)
+    problem = _unsendable(payload)
+    if problem is not None:
+        raise WireError("bad-header", problem)
     at = PREFIX_BYTES + header_bytes
     for name, code, shape in header.tensors:
         dtype = _DTYPES.get(code)
@@ -218,12 +256,12 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Fr
             raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
         if len(shape) > limits.dims or any(side < 0 for side in shape):
             raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
+        if math.prod(max(side, 1) for side in shape) > limits.elements:
+            raise WireError("oversized", f"the tensor '{name}' has the shape {shape}")
         if name in payload:
             raise WireError("bad-header", f"the entry '{name}' stands twice")
-        length = dtype.itemsize
-        for side in shape:
-            length *= side
-        padded = -(-length // _ALIGN) * _ALIGN
+        length = dtype.itemsize * math.prod(shape)
+        padded = _padded(length)
         if padded > total - at:
             raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
         raw = bytearray(view[at : at + length])
@@ -237,27 +275,44 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Fr
     return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, sequence, payload, total)
 
 
-def write_file(path: Path, payload: Payload) -> None:
-    """Write a payload so that the file is there whole or, whatever happens, as it was before.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` at the end: it is there whole or, whatever happens, as before.
 
     Raises:
         OSError: the file cannot be written.
     """
-    digest = hashlib.blake2b(digest_size=32)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        for piece in encode_parts(payload):
-            digest.update(piece)
-            file.write(piece)
-        file.write(digest.digest())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        # What a full disk left behind would keep the disk full.
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_file(path: Path, payload: Payload) -> None:
+    """Write a payload and its checksum; see `replacing`.
+
+    Raises:
+        OSError: the file cannot be written.
+        WireError: an entry that has no encoding.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    with replacing(path) as file:
+        for piece in encode_parts(payload):
+            digest.update(piece)
+            file.write(piece)
+        file.write(digest.digest())
 
 
 def read_file(path: Path) -> Payload:
