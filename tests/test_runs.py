@@ -72,6 +72,35 @@ def test_truncating_forgets_what_came_after(folder):
     assert run.network["round"].tolist() == [2]
 
 
+def test_truncating_forgets_the_events_after_each_nodes_last_kept_commit(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
+    for node in range(3):
+        for moment in (0.4, 0.7, 1.2):
+            writer.event(moment, node, "left", "")
+    writer.truncate([1, 2, 0])
+    writer.finish("interrupted", {})
+    kept = Run(tmp_path / "run").events
+    assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
+
+
+def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    writer.commits([commit(node, round) for round in range(1, 21) for node in range(2000)])
+    writer.flush()
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    writer._database.set_progress_handler(count, 1000)
+    writer.truncate([10] * 2000)
+    assert steps < 5000, "thousands of instructions; one DELETE for every node takes 180,000"
+    writer.finish("interrupted", {})
+    assert Run(tmp_path / "run").commits["round"].max() == 10
+
+
 def test_a_run_is_read_while_it_grows(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(0, 1)])
@@ -84,6 +113,19 @@ def test_a_run_is_read_while_it_grows(tmp_path):
     writer.flush()
     assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
     assert Run(tmp_path / "run").status == "running"
+    with pytest.raises(RunError, match="is being written by another process"):
+        RunWriter.reopen(tmp_path / "run")
+    writer.finish("finished", {})
+    assert Run(tmp_path / "run").status == "finished"
+    RunWriter.reopen(tmp_path / "run").finish("finished", {})
+
+
+def test_a_folder_may_have_any_name(tmp_path):
+    folder = tmp_path / "50%41 of a#b?c"
+    writer = RunWriter.create(folder, {}, {})
+    writer.commits([commit(0, 1)])
+    writer.finish("finished", {})
+    assert len(Run(folder).commits) == 1
 
 
 WRITES = """
@@ -109,6 +151,7 @@ def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
     time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    assert Run(tmp_path / "run").status == "interrupted"
     database = sqlite3.connect(tmp_path / "run" / "metrics.sqlite")
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     (rows,) = database.execute("SELECT COUNT(*) FROM commits").fetchone()
@@ -134,6 +177,21 @@ def test_trouble_with_the_disk_is_one_clear_line(tmp_path):
     writer._database.execute(f"PRAGMA max_page_count={pages + 2}")
     with pytest.raises(RunError, match=r"The run folder .*full cannot be written: database or disk is full"):
         fill(writer)
+    with pytest.raises(RunError, match="full"):
+        writer.finish("finished", {})
+    assert Run(tmp_path / "full").status == "failed"
+
+
+def test_rows_that_cannot_be_written_do_not_block_the_next(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    writer.commits([commit(0, 1)])
+    writer.metrics([(0, 1, None, 0.5)])
+    for _ in range(2):
+        with pytest.raises(RunError, match="NOT NULL constraint failed"):
+            writer.flush()
+    writer._metrics = evaluated(0, 1, 0.5)
+    writer.finish("finished", {})
+    assert len(Run(tmp_path / "run").commits) == 1
 
 
 def test_other_folders_are_no_runs(tmp_path):
@@ -168,3 +226,17 @@ def test_exports(folder, tmp_path):
         run.export("parquet")
     with pytest.raises(RunError, match="cannot be written"):
         run.export("csv", tmp_path / "missing" / "a.csv")
+
+
+def test_a_new_checkpoint_outlives_damaged_ones_of_later_rounds(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    for round in (20, 30):
+        writer.checkpoint(round, {"x": round}, keep=2)
+    folder = tmp_path / "run" / "checkpoints"
+    for file in folder.iterdir():
+        file.write_bytes(b"damaged")
+    assert latest_checkpoint(tmp_path / "run") is None
+    (folder / "round-000000007.covey.part").write_bytes(b"killed while it was written")
+    writer.checkpoint(10, {"x": 10}, keep=2)
+    assert [file.name for file in folder.iterdir()] == ["round-000000010.covey"]
+    assert latest_checkpoint(tmp_path / "run") == (10, {"x": 10})

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from covey.errors import RunError
+from covey.runs import lock
 from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK
 
 if TYPE_CHECKING:
@@ -55,14 +56,15 @@ class Run:
 
     @property
     def status(self) -> str:
-        """ "running" (or killed while it was), "finished", "interrupted" or "failed"."""
-        return str(self.facts.get("status", "running"))
+        """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
+        status = str(self.facts.get("status", "running"))
+        return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
 
     def _read(self, query: str) -> "pd.DataFrame":
         import pandas as pd
 
         try:
-            database = sqlite3.connect(f"file:{self.folder / METRICS}?mode=ro", uri=True)
+            database = sqlite3.connect((self.folder / METRICS).absolute().as_uri() + "?mode=ro", uri=True)
             try:
                 return pd.read_sql_query(query, database)
             finally:

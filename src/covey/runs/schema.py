@@ -7,6 +7,7 @@ MODELS = "models.npy"
 HOLDINGS = "holdings.npy"
 GRAPH = "graph.npz"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 NETWORK = -1
 """The node id under which figures of the whole network stand."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
+from covey.runs import lock
 from covey.runs.schema import (
     CHECKPOINTS,
     COMMIT_COLUMNS,
@@ -45,6 +46,7 @@ class RunWriter:
         self._events: list[tuple[Any, ...]] = []
         self._flushed = monotonic()
         with self._guarded():
+            self._lock = lock.acquire(folder)
             self._database = sqlite3.connect(folder / METRICS, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
@@ -107,65 +109,91 @@ class RunWriter:
         self._flushed = monotonic()
         if not (self._commits or self._metrics or self._events):
             return
-        with self._guarded():
-            database = self._database
-            database.execute("BEGIN")
+        with self._transaction() as database:
             marks = ",".join("?" * len(COMMIT_COLUMNS))
             database.executemany(f"INSERT INTO commits VALUES ({marks})", self._commits)
             database.executemany("INSERT INTO metrics VALUES (?,?,?,?)", self._metrics)
             database.executemany("INSERT INTO events VALUES (?,?,?,?)", self._events)
-            database.execute("COMMIT")
         self._commits, self._metrics, self._events = [], [], []
 
     def truncate(self, completed: Sequence[int]) -> None:
         """Forget what each node did after so many completed rounds, before it does it again."""
-        with self._guarded():
-            database = self._database
-            database.execute("BEGIN")
-            after = list(enumerate(completed))
-            database.executemany("DELETE FROM commits WHERE node = ? AND round > ?", after)
-            database.executemany(
-                "DELETE FROM metrics WHERE node = ? AND round > ?", [*after, (NETWORK, min(completed))]
+        self.flush()
+        kept = [*enumerate(completed), (NETWORK, min(completed))]
+        with self._transaction() as database:
+            # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
+            database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL)")
+            database.executemany("INSERT INTO kept VALUES (?,?)", kept)
+            for table in ("commits", "metrics"):
+                database.execute(
+                    f"DELETE FROM {table} WHERE round > (SELECT round FROM kept WHERE kept.node = {table}.node)"
+                )
+            database.execute("CREATE TEMP TABLE clocks (node INTEGER PRIMARY KEY, time REAL NOT NULL)")
+            database.execute("INSERT INTO clocks SELECT node, MAX(time) FROM commits GROUP BY node")
+            database.execute(
+                "DELETE FROM events WHERE time > IFNULL((SELECT time FROM clocks WHERE clocks.node = events.node), -1)"
             )
-            database.execute("COMMIT")
+            database.execute("DROP TABLE kept")
+            database.execute("DROP TABLE clocks")
 
     def graph(self, n: int, sources: np.ndarray, targets: np.ndarray, static: bool) -> None:
         """Keep the graph of the first round."""
-        with self._guarded():
-            np.savez_compressed(self.folder / GRAPH, n=n, sources=sources, targets=targets, static=static)
+        with self._guarded(), wire.replacing(self.folder / GRAPH) as file:
+            np.savez_compressed(file, n=n, sources=sources, targets=targets, static=static)
 
     def holdings(self, counts: np.ndarray) -> None:
         """Keep who holds what: samples of each class of each node, or samples of each node."""
-        with self._guarded():
-            np.save(self.folder / HOLDINGS, counts, allow_pickle=False)
+        with self._guarded(), wire.replacing(self.folder / HOLDINGS) as file:
+            np.save(file, counts, allow_pickle=False)
 
     def models(self, models: Tensor) -> None:
         """Keep the final models, N x P."""
-        with self._guarded():
-            np.save(self.folder / MODELS, models.numpy(), allow_pickle=False)
+        with self._guarded(), wire.replacing(self.folder / MODELS) as file:
+            np.save(file, models.detach().cpu().numpy(), allow_pickle=False)
 
     def checkpoint(self, round: int, payload: Payload, keep: int = 2) -> None:
         """Keep a moment to go on from, and the `keep - 1` before it."""
         self.flush()
         folder = self.folder / CHECKPOINTS
+        path = folder / f"round-{round:09d}.covey"
         with self._guarded():
-            wire.write_file(folder / f"round-{round:09d}.covey", payload)
-            for old in sorted(folder.glob("round-*.covey"))[:-keep]:
-                old.unlink()
+            # Rows that a checkpoint counts on must be on the disk before it is.
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            wire.write_file(path, payload)
+            known = sorted(folder.glob("round-*.covey"))
+            # Later ones are of a course that was given up, for they were damaged when the run was resumed.
+            kept = [found for found in known if found <= path][-keep:]
+            for stale in [*(found for found in known if found not in kept), *folder.glob("*.part")]:
+                stale.unlink()
 
     def finish(self, status: str, facts: Mapping[str, Any]) -> None:
-        """End the run as "finished", "interrupted" or "failed"."""
+        """End the run as "finished", "interrupted" or "failed"; as "failed" where its last rows cannot be written."""
+        ended = "failed"
         try:
             self.flush()
+            ended = status
         finally:
             self._database.close()
-        self._write_facts({**_read_facts(self.folder), **facts, "status": status})
+            try:
+                self._write_facts({**_read_facts(self.folder), **facts, "status": ended})
+            finally:
+                self._lock.close()
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
+        with self._guarded(), wire.replacing(self.folder / FACTS) as file:
+            file.write((json.dumps(dict(facts), indent=2) + "\n").encode())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._guarded():
-            part = self.folder / (FACTS + ".part")
-            part.write_text(json.dumps(dict(facts), indent=2) + "\n")
-            part.replace(self.folder / FACTS)
+            self._database.execute("BEGIN")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            finally:
+                # SQLite ends a transaction itself after some errors, and leaves it open after others.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
 
     def _guarded(self) -> Any:
         return _guarded(self.folder)
