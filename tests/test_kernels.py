@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from covey import rng
 from covey.node import Work
 from covey.parameters import build
 from covey.task.dataset import Data, Split
@@ -47,7 +48,7 @@ def learner(model="mlp", dataset=IMAGES, holders=3, optimizer="sgd", data=None, 
 
 def trained(made, work=None):
     trainings = [
-        Training(holder, made.initial(holder), key=100 + holder, round=0, work=work or Work())
+        Training(holder, made.initial(holder), stream=100 + holder, round=0, call=0, work=work or Work())
         for holder in range(len(made.parts.sizes))
     ]
     made.train(trainings)
@@ -60,7 +61,9 @@ def reference(made, holder, optimizer):
 
     module = made._make(0)
     steps = np.array([made.steps(holder, Work())])
-    drawn = plan(made.parts, np.array([holder]), np.array([100 + holder], dtype=np.uint64), steps, 7).samples[0]
+    drawn = plan(
+        made.parts, np.array([holder]), np.array([rng.mix(100 + holder, 0, 0)], dtype=np.uint64), steps, 7
+    ).samples[0]
     rule = TORCH[optimizer](module.parameters())
     for batch in drawn:
         chosen = torch.from_numpy(batch[batch >= 0])

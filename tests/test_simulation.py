@@ -83,8 +83,8 @@ def test_momentum_that_is_kept_survives_a_resume():
 def test_what_is_sent_is_received_and_every_byte_is_counted(name):
     world, _ = simulate(table(program=PROGRAMS[name]))
     if name != "gossip-learning":
-        assert sum(node.bytes_out for node in world.nodes) == sum(node.bytes_in for node in world.nodes)
-        assert sum(node.messages_out for node in world.nodes) == sum(node.messages_in for node in world.nodes)
+        assert sum(node.bytes_out for node in world.nodes) == sum(node.mail.bytes_in for node in world.nodes)
+        assert sum(node.messages_out for node in world.nodes) == sum(node.mail.messages_in for node in world.nodes)
     size = len(wire.encode({"model": world.nodes[0].model}))
     if name == "ring":
         assert {node.bytes_out for node in world.nodes} == {6 * 2 * size}
@@ -160,8 +160,8 @@ def test_early_messages_wait_and_late_and_duplicate_ones_are_dropped_and_counted
 
     world, _, seen = run_program(Talk(), rounds=3, network={"nodes": 2, "bandwidth": None})
     assert seen == [(0, 10, []), (1, 11, []), (2, 12, [2])]
-    assert world.nodes[1].dropped == 4
-    assert world.nodes[1].messages_in == 8
+    assert world.nodes[1].mail.dropped == 4
+    assert world.nodes[1].mail.messages_in == 8
 
 
 def test_a_timeout_returns_what_came_and_says_who_is_missing():
@@ -368,7 +368,7 @@ def test_lost_messages_are_survived_with_patience_and_reported_without():
     network = {"loss": 0.2}
     world, _ = simulate(table(network=network, program={**PROGRAMS["ring"], "patience": "2s"}))
     assert all(node.round == 6 for node in world.nodes)
-    assert sum(node.messages_in for node in world.nodes) < sum(node.messages_out for node in world.nodes)
+    assert sum(node.mail.messages_in for node in world.nodes) < sum(node.messages_out for node in world.nodes)
 
     class Waits(Recorded):
         async def run(self, node):
@@ -401,7 +401,7 @@ def test_churn_by_rate_goes_on_with_whoever_is_there():
     again, _ = simulate(table(program=program, network=network, rounds=30))
     assert torch.equal(models_of(first), models_of(again))
     assert any(kind == "left" for _, _, kind, _ in written.happened)
-    assert all(node.round == 30 for node in first.nodes if not node.away)
+    assert all(node.round == 30 for node in first.nodes if not node.mail.away)
 
 
 def test_a_model_that_explodes_stops_the_run_or_leaves():
@@ -411,7 +411,7 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     program = {**PROGRAMS["ring"], "patience": "1s"}
     world, written = simulate(table(task={**task, "non_finite": "drop"}, program=program))
     assert {kind for _, _, kind, _ in written.happened} >= {"dropped", "left"}
-    assert any(node.away for node in world.nodes)
+    assert any(node.mail.away for node in world.nodes)
 
 
 def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender():
@@ -424,7 +424,7 @@ def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender()
 
     world, written, seen = run_program(Poison(), network={"nodes": 2})
     assert seen == [0]
-    assert world.nodes[1].dropped == 1
+    assert world.nodes[1].mail.dropped == 1
     assert any(
         node == 0 and kind == "rejected" and "not finite" in detail for _, node, kind, detail in written.happened
     )

@@ -76,12 +76,14 @@ class Mixture:
 class Message:
     """One message as its receiver sees it; `message["name"]` is an entry of the payload."""
 
-    __slots__ = ("payload", "round", "sender", "size", "tag")
+    __slots__ = ("key", "payload", "round", "sender", "size", "tag")
 
     def __init__(self, sender: NodeId, tag: str, round: int | None, payload: Payload, size: int) -> None:
         self.sender = sender
         self.tag = tag
         self.round = round
+        self.key = (tag, round)
+        """What a `receive` asks for."""
         self.payload = payload
         self.size = size
         """Bytes of its wire encoding."""
@@ -98,7 +100,7 @@ class Inbox(list[Message]):
 
     __slots__ = ("missing",)
 
-    def __init__(self, messages: Iterable[Message] = (), missing: Sequence[NodeId] = ()) -> None:
+    def __init__(self, messages: Iterable[Message] = (), missing: Sequence[int] = ()) -> None:
         super().__init__(messages)
         self.missing = missing
 

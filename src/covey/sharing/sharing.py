@@ -1,7 +1,8 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,7 +11,8 @@ from covey.parameters import Part, Setting
 from covey.topology import Graph
 
 
-class Contribution(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Contribution:
     """What one neighbour gives to the merged model."""
 
     sender: NodeId

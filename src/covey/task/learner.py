@@ -41,9 +41,11 @@ class Training:
     holder: int
     """Whose data, by place among the nodes that hold data."""
     start: Tensor
-    key: int
-    """The randomness of its batches."""
+    stream: int
+    """The node's own randomness."""
     round: int
+    call: int
+    """How many trainings of the node in this round went before."""
     work: Work
     slots: Slots | None = None
     """What the optimiser remembers, 1 x P each, before and afterwards; None where it begins anew."""
@@ -142,7 +144,7 @@ class Learner:
         trainings = [training for _, training in counted]
         steps = np.array([count for count, _ in counted], dtype=np.int64)
         holders = np.array([training.holder for training in trainings], dtype=np.int64)
-        keys = np.array([training.key for training in trainings], dtype=np.uint64)
+        keys = _batch_keys(trainings)
         batches = plan(self.parts, holders, keys, steps, self.task.batch_size)
         optimizer = self.task.optimizer
         rates = [
@@ -193,8 +195,10 @@ class Learner:
             training, whole = pair
             samples = self.parts.of(training.holder)
             if not whole:
-                holders, keys = np.array([training.holder]), np.array([training.key], dtype=np.uint64)
-                drawn = plan(self.parts, holders, keys, np.array([1]), self.task.batch_size).samples.ravel()
+                holders = np.array([training.holder])
+                drawn = plan(
+                    self.parts, holders, _batch_keys([training]), np.array([1]), self.task.batch_size
+                ).samples.ravel()
                 samples = drawn[drawn >= 0]
             vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
             return Gradient(vector, loss, len(samples))
@@ -248,6 +252,13 @@ class Learner:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
+    """What the batches of each training are drawn with."""
+    streams = np.array([training.stream for training in trainings], dtype=np.uint64)
+    rounds = np.array([training.round for training in trainings])
+    return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))
 
 
 def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any) -> Learner:

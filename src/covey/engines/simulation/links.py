@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covey.network.fair import FairShare
+from covey.network.latency import Latency
 from covey.node import Message, Sending
 
 if TYPE_CHECKING:
@@ -73,32 +74,84 @@ class Unlimited(Links):
 
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
         world = self.world
-        network, heap, deliver, now, order = world.network, world.heap, world.deliver, world.now, node.order
-        uniform = network.latency.uniform_value()
+        latency, heap, deliver, now = world.network.latency, world.heap, world.deliver, world.now
+        uniform = latency.uniform_value()
+        if uniform is not None:
+            world.at(now + uniform, node, self._deliver, (receivers, message))
+            return SENT
+        order = node.order
         for receiver in receivers:
-            delay = uniform if uniform is not None else network.latency.between(node.id, receiver)
             order += 1
-            heappush(heap, (now + delay, order, deliver[receiver], message))
+            heappush(heap, (now + latency.between(node.id, receiver), order, deliver[receiver], message))
         node.order = order
         return SENT
 
+    def _deliver(self, sent: tuple[Sequence[int], Message]) -> None:
+        receivers, message = sent
+        deliver = self.world.deliver
+        for receiver in receivers:
+            deliver[receiver](message)
 
-class Transfer:
-    """One message on its way to one receiver through queues."""
 
-    __slots__ = ("bits", "cancelled", "delay", "due", "message", "order", "receiver", "sender", "start")
-    due: float
-    """When the event that comes next happens; an event of another time is void."""
-    order: int
+class Convoy:
+    """The copies of one message on their way, one behind the other through their sender's uplink.
 
-    def __init__(self, sender: int, receiver: int, message: Message, bits: float, start: float, delay: float) -> None:
-        self.sender = sender
-        self.receiver = receiver
+    Only the copy that comes next has an event; its successor gets one when that has happened.
+    """
+
+    __slots__ = (
+        "bits",
+        "kept",
+        "links",
+        "message",
+        "offsets",
+        "order",
+        "places",
+        "receivers",
+        "seconds",
+        "start",
+        "turn",
+    )
+
+    def __init__(
+        self, links: "Queued", message: Message, receivers: Sequence[int], start: float, order: int, latency: Latency
+    ) -> None:
+        self.links = links
         self.message = message
-        self.bits = bits
+        self.bits = message.size * 8.0
+        self.seconds = seconds = self.bits / links.up[message.sender]
+        """How long one copy takes to leave."""
         self.start = start
-        self.delay = delay
-        self.cancelled = False
+        """When the first copy begins to leave."""
+        self.order = order
+        self.kept = count = len(receivers)
+        """How many copies, of those that leave first, were not withdrawn."""
+        self.turn = 0
+        """How many copies have come, or begun to come where downlinks queue."""
+        uniform = latency.uniform_value()
+        self.places: Sequence[int] = range(count)
+        """The copies' places in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
+        if uniform is not None:
+            self.receivers = receivers
+            self.offsets = [place * seconds + uniform for place in self.places]
+            """When the first bit of a copy comes, from `start` on."""
+        else:
+            offsets = [place * seconds + latency.between(message.sender, to) for place, to in enumerate(receivers)]
+            self.places = sorted(self.places, key=offsets.__getitem__)
+            self.receivers = [receivers[place] for place in self.places]
+            self.offsets = [offsets[place] for place in self.places]
+
+    @property
+    def end(self) -> float:
+        """When the last copy has left."""
+        return self.start + self.kept * self.seconds
+
+    def begun(self, now: float) -> int:
+        """How many copies have left or are leaving."""
+        return sum(self.start + place * self.seconds <= now for place in range(self.kept))
+
+    def cancel(self) -> int:
+        return self.links.withdraw(self)
 
 
 class Queued(Links):
@@ -106,70 +159,55 @@ class Queued(Links):
 
     def __init__(self, world: "World", uplinks: np.ndarray | None, downlinks: np.ndarray | None) -> None:
         super().__init__(world)
-        self.up: list[float] = (np.full(world.size, np.inf) if uplinks is None else uplinks).tolist()
-        self.down: list[float] | None = None if downlinks is None else downlinks.tolist()
+        free = np.full(world.size, np.inf)
+        self.up: list[float] = (free if uplinks is None else uplinks).tolist()
+        self.down: list[float] = (free if downlinks is None else downlinks).tolist()
         self.up_free = [0.0] * world.size
         self.down_free = [0.0] * world.size
-        self.waiting: list[deque[Transfer]] = [deque() for _ in range(world.size)]
+        self.waiting: list[deque[Convoy]] = [deque() for _ in range(world.size)]
         """What had not left a node when somebody last looked."""
 
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
-        world, sender, bits = self.world, node.id, message.size * 8.0
-        latency, heap, now, waiting = world.network.latency, world.heap, world.now, self.waiting[sender]
-        uniform, speed = latency.uniform_value(), self.up[sender]
-        while waiting and waiting[0].start + waiting[0].bits / speed <= now:
+        world, sender = self.world, node.id
+        now, waiting = world.now, self.waiting[sender]
+        while waiting and waiting[0].end <= now:
             waiting.popleft()
-        free = max(now, self.up_free[sender])
-        seconds = bits / speed
-        # What happens next to a transfer: with downlinks its first bit arrives, without them its last.
-        action, until = (self._arrive, seconds) if self.down is None else (self._reach, 0.0)
-        transfers, order = [], node.order
-        for receiver in receivers:
-            delay = uniform if uniform is not None else latency.between(sender, receiver)
-            transfer = Transfer(sender, receiver, message, bits, free, delay)
-            order += 1
-            transfer.order = order
-            transfer.due = due = free + until + delay
-            heappush(heap, (due, order, action, transfer))
-            free += seconds
-            transfers.append(transfer)
-        node.order = order
-        self.up_free[sender] = free
-        waiting.extend(transfers)
+        start = max(now, self.up_free[sender])
+        convoy = Convoy(self, message, receivers, start, node.order + 1, world.network.latency)
+        node.order += convoy.kept
+        self.up_free[sender] = convoy.end
+        waiting.append(convoy)
+        self._schedule(convoy)
         if world.cuts:
-            world.note_transfers(node, transfers)
-        return _Queueing(self, transfers)
+            world.note_transfers(node, [(convoy, 0)])
+        return convoy
 
-    def _move(self, transfer: Transfer, start: float) -> None:
-        """Let a transfer begin at another time; the event that was made for it will find that it is not due."""
-        node = self.world.nodes[transfer.sender]
-        node.order += 1
-        transfer.start, transfer.order = start, node.order
-        action, until = self._reach, 0.0
-        if self.down is None:
-            action, until = self._arrive, transfer.bits / self.up[transfer.sender]
-        transfer.due = start + until + transfer.delay
-        heappush(self.world.heap, (transfer.due, transfer.order, action, transfer))
+    def _schedule(self, convoy: Convoy) -> None:
+        """Let the first bit of the next copy come."""
+        turn = convoy.turn
+        due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.places[turn]
+        heappush(self.world.heap, (due, order, self._reach, (convoy, turn)))
 
-    def _arrive(self, transfer: Transfer) -> None:
-        if transfer.due == self.world.now and not transfer.cancelled:
-            self.world.deliver[transfer.receiver](transfer.message)
-
-    def _reach(self, transfer: Transfer) -> None:
-        """The first bit is at the receiver."""
-        world = self.world
-        if transfer.due != world.now or transfer.cancelled:
-            return
-        last_bit = transfer.start + transfer.bits / self.up[transfer.sender] + transfer.delay
-        delivered = self._occupy(transfer.receiver, transfer.bits, last_bit)
-        heappush(world.heap, (delivered, transfer.order, world.deliver[transfer.receiver], transfer.message))
+    def _reach(self, event: tuple[Convoy, int]) -> None:
+        """The first bit of a copy is at its receiver, whose downlink it takes when that is free."""
+        convoy, turn = event
+        if turn != convoy.turn:
+            return  # It moved up and came before.
+        convoy.turn = turn + 1
+        if turn + 1 < len(convoy.places):
+            self._schedule(convoy)
+        place = convoy.places[turn]
+        if place < convoy.kept:
+            world, receiver = self.world, convoy.receivers[turn]
+            delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
+            heappush(world.heap, (delivered, convoy.order + place, world.deliver[receiver], convoy.message))
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
-        """Take a downlink for a message; when it has passed."""
-        assert self.down is not None
-        free = max(self.world.now, self.down_free[receiver])
-        self.down_free[receiver] = done = max(free + bits / self.down[receiver], last_bit)
-        return done
+        """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
+        free, now = self.down_free[receiver], self.world.now
+        passed = (free if free > now else now) + bits / self.down[receiver]
+        self.down_free[receiver] = passed = passed if passed > last_bit else last_bit
+        return passed
 
     def uplink_busy_until(self, node: int) -> float:
         return self.up_free[node]
@@ -177,66 +215,54 @@ class Queued(Links):
     def restore_uplink(self, node: int, busy_until: float) -> None:
         self.up_free[node] = busy_until
 
-    def withdraw(self, transfers: Sequence[Transfer]) -> int:
-        """Take back those that have not left their sender; the ones behind them move up."""
-        now = self.world.now
-        gone = [t for t in transfers if t.start > now and not t.cancelled]
-        for transfer in gone:
-            transfer.cancelled = True
+    def withdraw(self, convoy: Convoy) -> int:
+        """Take back the copies that have not begun to leave; what is behind them moves up."""
+        now, node = self.world.now, self.world.nodes[convoy.message.sender]
+        left = convoy.begun(now)
+        gone = convoy.kept - left
         if gone:
-            node = self.world.nodes[gone[0].sender]
-            node.messages_out -= len(gone)
-            node.bytes_out -= sum(transfer.message.size for transfer in gone)
-            queue = self.waiting[node.id]
-            begun = [t for t in queue if t.start <= now and not t.cancelled]
-            left = [t for t in queue if t.start > now and not t.cancelled]
-            speed = self.up[node.id]
-            free = max([now] + [t.start + t.bits / speed for t in begun])
-            for transfer in left:
-                if transfer.start != free:
-                    self._move(transfer, free)
-                free += transfer.bits / speed
+            convoy.kept = left
+            node.messages_out -= gone
+            node.bytes_out -= gone * convoy.message.size
+            free = now
+            for other in self.waiting[node.id]:
+                if other.kept and other.start > now and other.start != free:
+                    other.start = free
+                    self._schedule(other)
+                free = max(free, other.end)
             self.up_free[node.id] = free
-            self.waiting[node.id] = deque([*begun, *left])
-        return len(gone)
+        return gone
 
     def withdraw_all(self, node: int) -> None:
-        self.withdraw(list(self.waiting[node]))
+        for convoy in reversed(self.waiting[node]):
+            self.withdraw(convoy)
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
-        if self.down is None:
-            return np.zeros(0), []
-        under_way = [event[3] for event in self.world.heap if event[2] == self._reach]
-        return np.array(self.down_free), under_way
+        under_way: dict[Convoy, None] = {event[3][0]: None for event in self.world.heap if event[2] == self._reach}
+        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in under_way]
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
-        if self.down is None:
-            return []
         return [
-            (t.start + t.delay, t.order, t.start + t.bits / self.up[t.sender] + t.delay, t.sender, t.receiver, t.bits)
-            for t in transfers
-            if not t.cancelled
+            (
+                c.start + c.offsets[turn],
+                c.order + place,
+                c.start + c.offsets[turn] + c.seconds,
+                c.message.sender,
+                c.receivers[turn],
+                c.bits,
+            )
+            for c, since in transfers
+            for turn, place in enumerate(c.places)
+            if turn >= since and place < c.kept
         ]
 
     def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
-        if len(downlinks):
-            self.down_free = downlinks.tolist()
+        self.down_free = downlinks.tolist()
         for first_bit, order, last_bit, _, receiver, bits in ghosts:
             heappush(self.world.heap, (first_bit, order, self._haunt, (receiver, bits, last_bit)))
 
     def _haunt(self, event: tuple[int, float, float]) -> None:
         self._occupy(*event)
-
-
-class _Queueing:
-    """A message of which some copies may still queue."""
-
-    def __init__(self, links: Queued, transfers: Sequence[Transfer]) -> None:
-        self.links = links
-        self.transfers = transfers
-
-    def cancel(self) -> int:
-        return self.links.withdraw(self.transfers)
 
 
 class Fair(Links):

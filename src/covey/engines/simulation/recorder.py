@@ -66,10 +66,10 @@ class Recorder:
                 node.steps,
                 node.samples,
                 node.bytes_out,
-                node.bytes_in,
+                node.mail.bytes_in,
                 node.messages_out,
-                node.messages_in,
-                node.dropped,
+                node.mail.messages_in,
+                node.mail.dropped,
             )
         )
         if len(self.rows) >= 1024:

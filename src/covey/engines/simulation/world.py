@@ -16,10 +16,12 @@ import torch
 
 from covey import rng, wire
 from covey.engines.prepared import Prepared
+from covey.engines.simulation.activity import SimulatedActivity
 from covey.engines.simulation.checkpoints import Cut
 from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
+from covey.engines.simulation.mailbox import describe
 from covey.engines.simulation.mixing import settle
-from covey.engines.simulation.node import SimulatedActivity, SimulatedNode, Snapshot, describe
+from covey.engines.simulation.node import USUAL, SimulatedNode, Snapshot
 from covey.engines.simulation.recorder import Recorder
 from covey.errors import ModelError, ProgramError
 from covey.experiment import Progress
@@ -59,13 +61,16 @@ class World:
         self.submitted: list[tuple[SimulatedNode, Training]] = []
         self.cuts: dict[int, Cut] = {}
         self.interrupted = False
+        self._checkpoint_every = experiment.checkpoint.every
         self._stop_after: int | None = None
+        self._usual_seconds: dict[int, float] = {}
+        """How long a training takes that is as the task says, by node."""
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
         self.remembers = self.network.churn.has_churn or not self.program.synchronous
         self.recorder = Recorder(self, writer, progress)
         self.nodes = [self._node(id) for id in range(self.size)]
-        self.deliver: list[Callable[[Message], None]] = [node.deliver for node in self.nodes]
+        self.deliver: list[Callable[[Message], None]] = [node.mail.deliver for node in self.nodes]
         self.links = self._links()
 
     def _node(self, id: int) -> SimulatedNode:
@@ -124,14 +129,14 @@ class World:
             self.recorder.finish()
 
     def _check_that_all_have_ended(self) -> None:
-        stuck = [node for node in self.nodes if not node.ended and not node.away]
+        stuck = [node for node in self.nodes if not node.mail.ended and not node.mail.away]
         if not stuck:
             return
         shown = "; ".join(
             f"node {node.id} in round {node.round} for {describe(key)}"
             + (f" of {sorted(waiter.missing)[:5]}" if waiter.missing else "")
             for node in stuck[:3]
-            for key, waiter in node.waiters.items()
+            for key, waiter in node.mail.waiters.items()
         )
         lossy = self.network.churn.has_churn or self.network.loss > 0
         hint = " Messages are lost in this network: give the program some 'patience'." if lossy else ""
@@ -141,22 +146,26 @@ class World:
 
     def submit(self, node: SimulatedNode, training: Training) -> None:
         """Begin a training: its result will be needed when its time is over."""
-        activity = self.current
+        assert self.current is not None
+        seconds = self._usual_seconds.get(node.id) if training.work is USUAL else None
+        if seconds is None:
+            seconds = self.learner.samples(training.holder, training.work) / self.speeds[node.id]
+            if training.work is USUAL:
+                self._usual_seconds[node.id] = seconds
         self.submitted.append((node, training))
-        assert training.holder is not None
-        seconds = self.learner.samples(training.holder, training.work) / self.speeds[node.id]
+        self.at(self.now + seconds, node, self._trained, (self.current, training))
 
-        def completed(_: None) -> None:
-            if activity is None or activity.done:
-                return
-            if training.update is None:
-                self.compute()
-            if not training.finite:
-                self._not_finite(node, training)
-                return
+    def _trained(self, submitted: tuple[SimulatedActivity, Training]) -> None:
+        """The time of a training is over."""
+        activity, training = submitted
+        if activity.done:
+            return
+        if training.update is None:
+            self.compute()
+        if training.finite:
             activity.resume()
-
-        self.at(self.now + seconds, node, completed)
+        else:
+            self._not_finite(activity.node, training)
 
     def compute(self) -> None:
         """Compute everything that was asked for and not yet computed."""
@@ -187,7 +196,7 @@ class World:
             )
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
         self._leave(node)
-        node.ended = True
+        node.mail.ended = True
 
     def split(self, name: str, holder: int | None = None) -> Split:
         """The data of an evaluation, remembered."""
@@ -213,7 +222,7 @@ class World:
             detail = f"'{problem}' in its message {tag!r} is not finite"
             self.recorder.event(self.now, node.id, "rejected", detail)
             for receiver in receivers:
-                self.nodes[receiver].dropped += 1
+                self.nodes[receiver].mail.dropped += 1
             return SENT
         if self.network.loss > 0:
             chance, key = self.network.loss, rng.mix(self._loss_key, node.id, node.messages_out)
@@ -224,30 +233,30 @@ class World:
 
     def commit(self, node: SimulatedNode) -> float:
         """The open round of a node is over; what that costs it in seconds."""
-        if node.boxes:
-            for key in [key for key in node.boxes if key[1] is not None and key[1] <= node.round]:
-                node.dropped += sum(message is not None for message in node.boxes.pop(key).values())
-        node.round += 1
+        node.mail.open(node.round + 1)
         node.calls = 0
         evaluated = self.recorder.commit(node)
         if self.remembers:
             node.committed = Snapshot(node)
-        every = self.prepared.experiment.checkpoint.every
-        if every and self.program.synchronous and node.round % every == 0 and node.round < self.rounds:
-            self.cuts.setdefault(node.round, Cut(self, node.round))
-        elif every and not self.program.synchronous and self.recorder.commits % (every * self.size) == 0:
-            self._save(Cut.of_commits(self))
+        if self._checkpoint_every:
+            self._perhaps_checkpoint(node)
         if not (evaluated and self.prepared.experiment.evaluation.takes_time):
             return 0.0
         return len(self.split("test")) / self.speeds[node.id]
 
+    def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
+        every, round = self._checkpoint_every, node.round
+        if not self.program.synchronous:
+            if self.recorder.commits % (every * self.size) == 0:
+                self._save(Cut.of_commits(self))
+        elif round % every == 0 and round < self.rounds:
+            self.cuts.setdefault(round, Cut(self, round))
+
     def skip_to(self, node: SimulatedNode, round: int) -> None:
         """A node that was away goes on where the others are."""
         self.recorder.event(self.now, node.id, "caught up", f"from round {node.round} to {round}")
-        node.round = round
+        node.mail.open(round)
         node.behind = False
-        for key in [key for key in node.boxes if key[1] is not None and key[1] < round]:
-            node.dropped += sum(message is not None for message in node.boxes.pop(key).values())
 
     def note_transfers(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
         """Remember transfers of nodes that have not reached a checkpoint's round, for that checkpoint."""
@@ -287,7 +296,7 @@ class World:
     @property
     def stopped_early(self) -> bool:
         """Whether the run was interrupted before its end."""
-        return self.interrupted and any(not node.ended for node in self.nodes)
+        return self.interrupted and any(not node.mail.ended for node in self.nodes)
 
     def parks(self, node: SimulatedNode) -> bool:
         """Whether a node is to go no further."""
@@ -314,16 +323,16 @@ class World:
             return at_once
 
         def leave(end: float) -> None:
-            if not node.ended:
+            if not node.mail.ended:
                 self._leave(node)
                 if end < float("inf"):
                     self.at(end, node, lambda _: come_back())
 
         def come_back() -> None:
-            if not node.ended:
+            if not node.mail.ended:
                 assert node.committed is not None
                 node.restore(node.committed, counters=False)
-                node.away, node.behind = False, True
+                node.mail.away, node.behind = False, True
                 self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
                 self.after(0.0, node, node.start)
                 schedule_next()
@@ -331,7 +340,7 @@ class World:
         return schedule_next()
 
     def _leave(self, node: SimulatedNode) -> None:
-        node.away = True
+        node.mail.away = True
         self.links.withdraw_all(node.id)
         node.stop()
         self.submitted = [(other, training) for other, training in self.submitted if other is not node]
