@@ -9,7 +9,6 @@ both. With fair shares, all transfers flow at once at max-min fair rates and are
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from covey.node import Message, Sending
 
 if TYPE_CHECKING:
     from covey.engines.simulation.node import SimulatedNode
-    from covey.engines.simulation.world import Event, World
+    from covey.engines.simulation.world import World
 
 Ghost = tuple[float, int, float, int, int, float]
 """Traffic of the past that still takes capacity after a resume, but delivers nothing:
@@ -74,7 +73,7 @@ class Unlimited(Links):
 
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
         world = self.world
-        latency, heap, deliver, now = world.network.latency, world.heap, world.deliver, world.now
+        latency, deliver, now = world.network.latency, world.deliver, world.now
         uniform = latency.uniform_value()
         if uniform is not None:
             world.at(now + uniform, node, self._deliver, (receivers, message))
@@ -82,7 +81,7 @@ class Unlimited(Links):
         order = node.order
         for receiver in receivers:
             order += 1
-            heappush(heap, (now + latency.between(node.id, receiver), order, deliver[receiver], message))
+            world.agenda.put(now + latency.between(node.id, receiver), order, deliver[receiver], message)
         node.order = order
         return SENT
 
@@ -186,7 +185,7 @@ class Queued(Links):
         """Let the first bit of the next copy come."""
         turn = convoy.turn
         due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.places[turn]
-        heappush(self.world.heap, (due, order, self._reach, (convoy, turn)))
+        self.world.agenda.put(due, order, self._reach, (convoy, turn))
 
     def _reach(self, event: tuple[Convoy, int]) -> None:
         """The first bit of a copy is at its receiver, whose downlink it takes when that is free."""
@@ -200,7 +199,7 @@ class Queued(Links):
         if place < convoy.kept:
             world, receiver = self.world, convoy.receivers[turn]
             delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
-            heappush(world.heap, (delivered, convoy.order + place, world.deliver[receiver], convoy.message))
+            world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], convoy.message)
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
         """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
@@ -238,7 +237,9 @@ class Queued(Links):
             self.withdraw(convoy)
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
-        under_way: dict[Convoy, None] = {event[3][0]: None for event in self.world.heap if event[2] == self._reach}
+        under_way: dict[Convoy, None] = {
+            argument[0]: None for _, action, argument in self.world.agenda.pending() if action == self._reach
+        }
         return np.array(self.down_free), [(convoy, convoy.turn) for convoy in under_way]
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
@@ -259,7 +260,7 @@ class Queued(Links):
     def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
         self.down_free = downlinks.tolist()
         for first_bit, order, last_bit, _, receiver, bits in ghosts:
-            heappush(self.world.heap, (first_bit, order, self._haunt, (receiver, bits, last_bit)))
+            self.world.agenda.put(first_bit, order, self._haunt, (receiver, bits, last_bit))
 
     def _haunt(self, event: tuple[int, float, float]) -> None:
         self._occupy(*event)
@@ -291,15 +292,14 @@ class Fair(Links):
         """Look for the next completion once everything of this instant has happened."""
         if not self.due:
             self.due = True
-            event: Event = (self.world.now, 1 << 62, self._plan, None)
-            heappush(self.world.heap, event)
+            self.world.agenda.put(self.world.now, 1 << 62, self._plan)
 
     def _plan(self, _: None) -> None:
         self.due = False
         self.version += 1
         completion = self.share.next_completion()
         if completion is not None:
-            heappush(self.world.heap, (completion[0], (1 << 62) + self.version, self._complete, self.version))
+            self.world.agenda.put(completion[0], (1 << 62) + self.version, self._complete, self.version)
 
     def _complete(self, version: int) -> None:
         if version != self.version:
@@ -311,7 +311,7 @@ class Fair(Links):
                 node = world.nodes[sender]
                 node.order += 1
                 delay = world.network.latency.between(sender, receiver)
-                heappush(world.heap, (world.now + delay, node.order, world.deliver[receiver], message))
+                world.agenda.put(world.now + delay, node.order, world.deliver[receiver], message)
         self._soon()
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
@@ -323,7 +323,7 @@ class Fair(Links):
 
     def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
         for number, (time, _, _, sender, receiver, bits) in enumerate(ghosts):
-            heappush(self.world.heap, (time, number - (1 << 40), self._haunt, (sender, receiver, bits)))
+            self.world.agenda.put(time, number - (1 << 40), self._haunt, (sender, receiver, bits))
 
     def _haunt(self, event: tuple[int, int, float]) -> None:
         sender, receiver, bits = event

@@ -1,7 +1,7 @@
 """The simulated world: virtual time, and everything that happens in it.
 
-Events are (time, order, action, argument) on one heap; `order` is unique and made of the node that caused the event
-and a count of its own, so that ties are settled the same way whatever else happens. A training is computed when the
+Events are on one agenda, by their time. Within a moment their `order` decides, which is unique and made of the node that
+caused the event and a count of its own, so that ties are settled the same way whatever else happens. A training is computed when the
 first completion that needs one comes up, together with all that have been submitted by then: their results depend on
 nothing that can still change.
 """
@@ -9,7 +9,6 @@ nothing that can still change.
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from heapq import heappop, heappush
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from covey import rng, wire
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
+from covey.engines.simulation.agenda import Agenda
 from covey.engines.simulation.checkpoints import Cut
 from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
 from covey.engines.simulation.mailbox import describe
@@ -29,8 +29,6 @@ from covey.node import LocalData, Message, Mixture, Payload, Sending
 from covey.runs import RunWriter
 from covey.task.dataset import Split
 from covey.task.learner import Training
-
-Event = tuple[float, int, Callable[[Any], None], Any]
 
 
 class World:
@@ -55,7 +53,7 @@ class World:
         self.model_shape = torch.Size([self.learner.layout.size])
         self.speeds: list[float] = self.network.compute_speeds().tolist()
         self.now = 0.0
-        self.heap: list[Event] = []
+        self.agenda = Agenda()
         self.current: SimulatedActivity | None = None
         self.mixtures: list[Mixture] = []
         self.submitted: list[tuple[SimulatedNode, Training]] = []
@@ -90,7 +88,7 @@ class World:
     def at(self, time: float, node: SimulatedNode, action: Callable[[Any], None], argument: Any = None) -> None:
         """Let something happen at a time, caused by a node."""
         node.order += 1
-        heappush(self.heap, (time, node.order, action, argument))
+        self.agenda.put(time, node.order, action, argument)
 
     def after(self, seconds: float, node: SimulatedNode, action: Callable[[Any], None]) -> None:
         """Let something happen after a while."""
@@ -112,21 +110,26 @@ class World:
             ProgramError: the program failed, or nodes wait for what cannot come.
             ModelError: a model is no longer finite.
         """
-        heap, limit = self.heap, self.limit
         with _rare_garbage_collection():
-            while heap:
-                time, _, action, argument = heappop(heap)
-                if time > limit:
-                    self.now = limit
-                    break
-                self.now = time
+            if not self._stops_early() and self._stop_after is None:
+                self._check_that_all_have_ended()
+            self.recorder.finish()
+
+    def _stops_early(self) -> bool:
+        """Let everything happen; whether the run was stopped before there was nothing left to happen."""
+        agenda = self.agenda
+        while (time := agenda.next()) is not None:
+            if time > self.limit:
+                self.now = self.limit
+                return True
+            self.now = time
+            moment = agenda.current
+            while moment:
+                _, action, argument = moment.pop()
                 action(argument)
                 if self.interrupted and self._stop_after is None and self._stop_now():
-                    break
-            else:
-                if self._stop_after is None:
-                    self._check_that_all_have_ended()
-            self.recorder.finish()
+                    return True
+        return False
 
     def _check_that_all_have_ended(self) -> None:
         stuck = [node for node in self.nodes if not node.mail.ended and not node.mail.away]
