@@ -1,9 +1,9 @@
 """The simulated world: virtual time, and everything that happens in it.
 
-Events are on one agenda, by their time. Within a moment their `order` decides, which is unique and made of the node that
-caused the event and a count of its own, so that ties are settled the same way whatever else happens. A training is computed when the
-first completion that needs one comes up, together with all that have been submitted by then: their results depend on
-nothing that can still change.
+Events are on one agenda, by their time. Within a moment their `order` decides: it is unique and made of the node that
+caused the event and a count of its own, so that ties are settled the same way whatever else happens. A training is
+computed when the first completion that needs one comes up, together with all that have been submitted by then: their
+results depend on nothing that can still change.
 """
 
 import gc
