@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covey.network.fair import FairShare
-from covey.network.latency import Latency
 from covey.node import Message, Sending
 
 if TYPE_CHECKING:
@@ -41,6 +40,17 @@ class Links(ABC):
 
     def __init__(self, world: "World") -> None:
         self.world = world
+        self._delays: dict[int, tuple[Sequence[int], list[float]]] = {}
+
+    def delays(self, sender: int, receivers: Sequence[int]) -> list[float]:
+        """The latency to each of several nodes. Those asked for last are remembered, for graphs that stay."""
+        known = self._delays.get(sender)
+        if known is not None and (known[0] is receivers or known[0] == receivers):
+            return known[1]
+        between = self.world.network.latency.between
+        delays = [between(sender, receiver) for receiver in receivers]
+        self._delays[sender] = receivers, delays
+        return delays
 
     @abstractmethod
     def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
@@ -79,9 +89,9 @@ class Unlimited(Links):
             world.at(now + uniform, node, self._deliver, (receivers, message))
             return SENT
         order = node.order
-        for receiver in receivers:
+        for receiver, delay in zip(receivers, self.delays(node.id, receivers), strict=True):
             order += 1
-            world.agenda.put(now + latency.between(node.id, receiver), order, deliver[receiver], message)
+            world.agenda.put(now + delay, order, deliver[receiver], message)
         node.order = order
         return SENT
 
@@ -113,7 +123,13 @@ class Convoy:
     )
 
     def __init__(
-        self, links: "Queued", message: Message, receivers: Sequence[int], start: float, order: int, latency: Latency
+        self,
+        links: "Queued",
+        message: Message,
+        receivers: Sequence[int],
+        start: float,
+        order: int,
+        uniform: float | None,
     ) -> None:
         self.links = links
         self.message = message
@@ -127,7 +143,6 @@ class Convoy:
         """How many copies, of those that leave first, were not withdrawn."""
         self.turn = 0
         """How many copies have come, or begun to come where downlinks queue."""
-        uniform = latency.uniform_value()
         self.places: Sequence[int] = range(count)
         """The copies' places in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
         if uniform is not None:
@@ -135,7 +150,8 @@ class Convoy:
             self.offsets = [place * seconds + uniform for place in self.places]
             """When the first bit of a copy comes, from `start` on."""
         else:
-            offsets = [place * seconds + latency.between(message.sender, to) for place, to in enumerate(receivers)]
+            delays = links.delays(message.sender, receivers)
+            offsets = [place * seconds + delay for place, delay in enumerate(delays)]
             self.places = sorted(self.places, key=offsets.__getitem__)
             self.receivers = [receivers[place] for place in self.places]
             self.offsets = [offsets[place] for place in self.places]
@@ -172,7 +188,7 @@ class Queued(Links):
         while waiting and waiting[0].end <= now:
             waiting.popleft()
         start = max(now, self.up_free[sender])
-        convoy = Convoy(self, message, receivers, start, node.order + 1, world.network.latency)
+        convoy = Convoy(self, message, receivers, start, node.order + 1, world.network.latency.uniform_value())
         node.order += convoy.kept
         self.up_free[sender] = convoy.end
         waiting.append(convoy)
@@ -192,12 +208,12 @@ class Queued(Links):
         convoy, turn = event
         if turn != convoy.turn:
             return  # It moved up and came before.
-        convoy.turn = turn + 1
-        if turn + 1 < len(convoy.places):
+        world, places = self.world, convoy.places
+        place, convoy.turn = places[turn], turn + 1
+        if turn + 1 < len(places):
             self._schedule(convoy)
-        place = convoy.places[turn]
         if place < convoy.kept:
-            world, receiver = self.world, convoy.receivers[turn]
+            receiver = convoy.receivers[turn]
             delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
             world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], convoy.message)
 

@@ -354,11 +354,13 @@ class World:
 def _rare_garbage_collection() -> Iterator[None]:
     """Look for reference cycles less often: events are many and have none, and the search took a quarter of a run."""
     before = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 50)
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 50)
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _not_finite_entry(payload: Payload) -> str | None:
