@@ -9,7 +9,7 @@ from covey.node import Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
 from covey.sharing import Full, Sharing
-from covey.topology import Topology
+from covey.topology import Graph, Topology
 
 
 class Gossip(Program):
@@ -48,16 +48,20 @@ class Gossip(Program):
 
     async def run(self, node: Node) -> None:
         async for t in node.rounds():
-            graph = self.topology.at(t)
-            trains = self.schedule.trains(node, t)
-            if trains and not self.overlap:
-                node.model = (await node.train()).model
-            for receivers, payload in self.sharing.outgoing(node, graph, t):
-                node.send(receivers, payload, round=t)
-            update = await node.train() if trains and self.overlap else None
-            inbox = await node.receive(round=t, senders=graph.senders(node.id), timeout=self.patience)
-            merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
-            if update is not None:
-                mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
-                merged = mixture.plus([update.model, update.start], [1.0, -1.0])
-            node.model = merged
+            # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
+            await self.round(node, self.topology.at(t), t)
+
+    async def round(self, node: Node, graph: Graph, t: int) -> None:
+        """One round of one node."""
+        trains = self.schedule.trains(node, t)
+        if trains and not self.overlap:
+            node.model = (await node.train()).model
+        for receivers, payload in self.sharing.outgoing(node, graph, t):
+            node.send(receivers, payload, round=t)
+        update = await node.train() if trains and self.overlap else None
+        inbox = await node.receive(round=t, senders=graph.senders(node.id), timeout=self.patience)
+        merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
+        if update is not None:
+            mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
+            merged = mixture.plus([update.model, update.start], [1.0, -1.0])
+        node.model = merged

@@ -118,6 +118,7 @@ class Convoy:
         "places",
         "receivers",
         "seconds",
+        "sender",
         "start",
         "turn",
     )
@@ -132,7 +133,9 @@ class Convoy:
         uniform: float | None,
     ) -> None:
         self.links = links
-        self.message = message
+        self.message: Message | None = message
+        """Forgotten when the last copy comes, as its model may be large."""
+        self.sender = message.sender
         self.bits = message.size * 8.0
         self.seconds = seconds = self.bits / links.up[message.sender]
         """How long one copy takes to leave."""
@@ -208,14 +211,16 @@ class Queued(Links):
         convoy, turn = event
         if turn != convoy.turn:
             return  # It moved up and came before.
-        world, places = self.world, convoy.places
+        world, places, message = self.world, convoy.places, convoy.message
         place, convoy.turn = places[turn], turn + 1
         if turn + 1 < len(places):
             self._schedule(convoy)
+        else:
+            convoy.message = None
         if place < convoy.kept:
             receiver = convoy.receivers[turn]
             delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
-            world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], convoy.message)
+            world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], message)
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
         """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
@@ -232,13 +237,13 @@ class Queued(Links):
 
     def withdraw(self, convoy: Convoy) -> int:
         """Take back the copies that have not begun to leave; what is behind them moves up."""
-        now, node = self.world.now, self.world.nodes[convoy.message.sender]
+        now, node = self.world.now, self.world.nodes[convoy.sender]
         left = convoy.begun(now)
         gone = convoy.kept - left
         if gone:
             convoy.kept = left
             node.messages_out -= gone
-            node.bytes_out -= gone * convoy.message.size
+            node.bytes_out -= gone * int(convoy.bits / 8)
             free = now
             for other in self.waiting[node.id]:
                 if other.kept and other.start > now and other.start != free:
@@ -264,7 +269,7 @@ class Queued(Links):
                 c.start + c.offsets[turn],
                 c.order + place,
                 c.start + c.offsets[turn] + c.seconds,
-                c.message.sender,
+                c.sender,
                 c.receivers[turn],
                 c.bits,
             )

@@ -30,6 +30,9 @@ from covey.runs import RunWriter
 from covey.task.dataset import Split
 from covey.task.learner import Training
 
+_BYTES_AT_ONCE = 64_000_000
+"""Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
+
 
 class World:
     """A network of simulated nodes.
@@ -56,7 +59,9 @@ class World:
         self.agenda = Agenda()
         self.current: SimulatedActivity | None = None
         self.mixtures: list[Mixture] = []
-        self.submitted: list[tuple[SimulatedNode, Training]] = []
+        self.submitted: list[tuple[float, int, SimulatedActivity, Training]] = []
+        """Trainings that have begun and are not computed: (when the result is due, order, for whom, what)."""
+        self._at_once = max(_BYTES_AT_ONCE // (4 * self.learner.layout.size), 8 * self.learner.chunk)
         self.cuts: dict[int, Cut] = {}
         self.interrupted = False
         self._checkpoint_every = experiment.checkpoint.every
@@ -155,8 +160,9 @@ class World:
             seconds = self.learner.samples(training.holder, training.work) / self.speeds[node.id]
             if training.work is USUAL:
                 self._usual_seconds[node.id] = seconds
-        self.submitted.append((node, training))
-        self.at(self.now + seconds, node, self._trained, (self.current, training))
+        due = self.now + seconds
+        self.at(due, node, self._trained, (self.current, training))
+        self.submitted.append((due, node.order, self.current, training))
 
     def _trained(self, submitted: tuple[SimulatedActivity, Training]) -> None:
         """The time of a training is over."""
@@ -171,11 +177,12 @@ class World:
             self._not_finite(activity.node, training)
 
     def compute(self) -> None:
-        """Compute everything that was asked for and not yet computed."""
+        """Compute the mixtures and evaluations that wait, and those trainings that are due first, as many as fit."""
         self.settle()
         self.recorder.evaluate()
-        trainings = [training for _, training in self.submitted]
-        self.submitted = []
+        wanted = sorted(entry for entry in self.submitted if not entry[2].done)
+        self.submitted = wanted[self._at_once :]
+        trainings = [training for _, _, _, training in wanted[: self._at_once]]
         for training in trainings:
             start: Any = training.start
             if isinstance(start, Mixture):
@@ -346,7 +353,6 @@ class World:
         node.mail.away = True
         self.links.withdraw_all(node.id)
         node.stop()
-        self.submitted = [(other, training) for other, training in self.submitted if other is not node]
         self.recorder.event(self.now, node.id, "left", f"in round {node.round}")
 
 
