@@ -15,7 +15,7 @@ from covey.node import Mixture
 from covey.task.layout import own_rows
 from covey.task.learner import Learner
 
-_SMALL = 1 << 13
+_SMALL = 1 << 11
 """Up to so many parameters one sparse product of all models beats one addition after the other, whose cost is then
 mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See "mixing" in bench/RESULTS.md."""
 
