@@ -24,12 +24,13 @@ class ModuleKernel(Kernel):
     chunk = 1
     _local = threading.local()
 
-    def module(self) -> nn.Module:
-        """This thread's module."""
-        own: dict[int, nn.Module] = self._local.__dict__.setdefault("modules", {})
+    def module(self) -> tuple[nn.Module, list[nn.Parameter]]:
+        """This thread's module and its parameters."""
+        own: dict[int, tuple[nn.Module, list[nn.Parameter]]] = self._local.__dict__.setdefault("modules", {})
         if id(self) not in own:
             own.clear()
-            own[id(self)] = self.make().to(self.data.train.inputs.device)
+            module = self.make().to(self.data.train.inputs.device)
+            own[id(self)] = module, list(module.parameters())
         return own[id(self)]
 
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
@@ -37,7 +38,8 @@ class ModuleKernel(Kernel):
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
     def train(self, chunk: Chunk) -> Trained:
-        module = self.module().train()
+        module, parameters = self.module()
+        module.train()
         models, losses = [], torch.zeros(len(chunk.starts), device=chunk.lr.device)
         for job, start in enumerate(chunk.starts):
             flat = start.clone()
@@ -46,11 +48,10 @@ class ModuleKernel(Kernel):
             origin = start[: self.layout.trainable].unsqueeze(0)
             slots = {name: memory[job : job + 1] for name, memory in chunk.slots.items()}
             lr = chunk.lr[job : job + 1]
-            for step in range(chunk.steps[job]):
-                samples = chunk.samples[job, step]
+            for samples in chunk.samples[job, : chunk.steps[job]].unbind():
                 if chunk.ragged:
                     samples = samples[samples >= 0]
-                gradient, loss = self._gradient(module, samples)
+                gradient, loss = self._gradient(module, parameters, samples)
                 losses[job] += loss * len(samples)
                 with torch.no_grad():
                     if chunk.proximal:
@@ -65,21 +66,23 @@ class ModuleKernel(Kernel):
 
     def gradient(self, model: Tensor, samples: Tensor) -> tuple[Tensor, float]:
         """(the gradient of the mean loss on some training samples, P numbers; that loss)."""
-        module = self.module().train()
-        self.layout.bind(module, model.clone())
-        gradient, loss = self._gradient(module, samples)
+        module, parameters = self.module()
+        self.layout.bind(module.train(), model.clone())
+        gradient, loss = self._gradient(module, parameters, samples)
         rest = self.layout.size - self.layout.trainable
         return torch.cat([gradient[0], gradient.new_zeros(rest)]), float(loss)
 
-    def _gradient(self, module: nn.Module, samples: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(
+        self, module: nn.Module, parameters: Sequence[nn.Parameter], samples: Tensor
+    ) -> tuple[Tensor, Tensor]:
         outputs = module(self.inputs(self.train_split, samples))
         loss = self.losses(outputs, self.train_split.targets[samples]).mean()
-        parts = torch.autograd.grad(loss, list(module.parameters()))
+        parts = torch.autograd.grad(loss, parameters)
         return torch.cat([part.reshape(-1) for part in parts]).unsqueeze(0), loss.detach()
 
     @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        module = self.module().eval()
+        module = self.module()[0].eval()
         found = []
         for model in models:
             self.layout.bind(module, model.clone() if self.layout.buffers else model)
