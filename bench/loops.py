@@ -57,7 +57,7 @@ def prepared(case: Case) -> Prepared:
                 "local_steps": case.steps,
                 "optimizer": {"kind": "sgd", "lr": 0.01},
             },
-            "network": {"nodes": case.nodes, "latency": "10ms", "bandwidth": "100Mbit/s"},
+            "network": {"nodes": case.nodes},
             "evaluation": {"every": 0, "nodes": 1, "samples": 1, "average": False},
         }
     )

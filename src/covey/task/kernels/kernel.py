@@ -114,6 +114,12 @@ class Kernel(ABC):
             return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
         return F.cross_entropy(outputs, targets, reduction="none")
 
+    def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean of `losses`, in one operation."""
+        if self.data.objective == "values":
+            return F.mse_loss(outputs, targets)
+        return F.cross_entropy(outputs.transpose(1, 2) if self.data.objective == "sequence" else outputs, targets)
+
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether each prediction is right: the class, the character, or the value to within one half."""
         if self.data.objective == "values":

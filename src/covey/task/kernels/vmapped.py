@@ -15,7 +15,7 @@ class VmappedKernel(ModuleKernel):
     chunk = 64
 
     def train(self, chunk: Chunk) -> Trained:
-        module = self.module()[0].train()
+        module = self.bound().module.train()
 
         def loss_of(flat: Tensor, x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
             losses = self.losses(functional_call(module, self.layout.views(flat), (x,)), targets)
