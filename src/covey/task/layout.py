@@ -47,8 +47,9 @@ class Layout:
         return torch.cat([tensor.reshape(-1).float() for tensor in tensors])
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Named views of a flat model."""
-        return {p.name: flat[p.start : p.stop].view(p.shape) for p in (*self.parameters, *self.buffers)}
+        """Named views of a flat model, or of several in rows."""
+        pieces = (*self.parameters, *self.buffers)
+        return {p.name: flat[..., p.start : p.stop].unflatten(-1, p.shape) for p in pieces}
 
     def bind(self, module: nn.Module, flat: Tensor) -> None:
         """Make the module's parameters and buffers views of `flat`."""

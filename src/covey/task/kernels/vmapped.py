@@ -12,13 +12,13 @@ from covey.task.layout import own_rows
 class VmappedKernel(ModuleKernel):
     """For modules without buffers, and without layers that vmap cannot carry (recurrent ones)."""
 
-    chunk = 64
+    chunk = 32
 
     def train(self, chunk: Chunk) -> Trained:
         module = self.bound().module.train()
 
-        def loss_of(flat: Tensor, x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-            losses = self.losses(functional_call(module, self.layout.views(flat), (x,)), targets)
+        def loss_of(parameters: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self.losses(functional_call(module, parameters, (x,)), targets)
             return (losses * share).sum(), losses
 
         differentiate = vmap(grad_and_value(loss_of, has_aux=True), randomness="different")
@@ -33,12 +33,14 @@ class VmappedKernel(ModuleKernel):
                 flat = samples.clamp(min=0).reshape(-1)
                 x = Kernel.inputs(self, self.train_split, flat)
                 targets = self.train_split.targets[flat]
-                gradients, (_, loss) = differentiate(
-                    models[:active],
+                # By each piece: the derivative by the flat model would fill a flat vector for every piece.
+                pieces, (_, loss) = differentiate(
+                    self.layout.views(models[:active]),
                     x.view(*samples.shape, *x.shape[1:]),
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
                 )
+                gradients = torch.cat([piece.flatten(1) for piece in pieces.values()], dim=1)
                 losses[:active] += (loss * taken).sum(1)
                 if starts is not None:
                     gradients = gradients.add(models[:active] - starts[:active], alpha=chunk.proximal)
