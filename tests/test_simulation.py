@@ -8,7 +8,8 @@ import torch
 from covey import wire
 from covey.errors import ModelError, ProgramError
 from covey.node import Mixture, Node, Program
-from tests.conftest import models_of, simulate, table
+from covey.task.learner import Learner
+from tests.conftest import Written, models_of, simulate, table
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}}
 PROGRAMS = {
@@ -67,6 +68,30 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_to_the_bit(name, queue):
         assert sorted(rewritten.rows) == sorted(row for row in written.rows if row[1] > round)
         later = sorted(figure for figure in written.figures if figure[1] > round)
         assert sorted(rewritten.figures) == later
+
+
+def test_a_checkpoint_counts_on_no_row_that_is_not_written(monkeypatch):
+    written_by_then = {}
+
+    def checkpoint(written, round, payload, keep):
+        written_by_then[round] = (len(written.rows), {(node, t) for node, t, _, _ in written.figures})
+
+    monkeypatch.setattr(Written, "checkpoint", checkpoint)
+    simulate(table(network=SLOW, checkpoint={"every": 2}))
+    for round in (2, 4):
+        rows, evaluated = written_by_then[round]
+        assert rows >= 12 * round
+        assert evaluated >= {(node, t) for node in range(-1, 12) for t in range(2, round + 1, 2)}
+
+
+def test_commits_are_handed_over_before_every_computation(monkeypatch):
+    given = []
+    train = Learner.train
+    monkeypatch.setattr(Written, "commits", lambda _, rows: given.extend(rows))
+    seen = []
+    monkeypatch.setattr(Learner, "train", lambda *arguments: (seen.append(len(given)), train(*arguments)))
+    simulate(table())
+    assert seen == [0, 12, 24, 36, 48, 60]
 
 
 def test_momentum_that_is_kept_survives_a_resume():

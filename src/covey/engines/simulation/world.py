@@ -179,6 +179,7 @@ class World:
     def compute(self) -> None:
         """Compute the mixtures and evaluations that wait, and those trainings that are due first, as many as fit."""
         self.settle()
+        self.recorder.hand_over()
         self.recorder.evaluate()
         wanted = sorted(entry for entry in self.submitted if not entry[2].done)
         self.submitted = wanted[self._at_once :]
@@ -281,9 +282,9 @@ class World:
             self._save(cut)
 
     def _save(self, cut: Cut) -> None:
-        self.settle()
+        # A resumed run does not repeat what came before its checkpoint: all of that must be written before it is.
+        self.recorder.flush()
         if self.recorder.writer is not None:
-            self.recorder.writer.flush()
             self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=self.prepared.experiment.checkpoint.keep)
 
     # ------------------------------------------------------------------ interruption
