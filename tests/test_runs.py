@@ -62,6 +62,21 @@ def test_what_was_written_is_read(folder):
     assert (summary["rounds"], summary["time"]) == (4, 2.0)
 
 
+def test_metrics_are_of_evaluated_rounds_and_figures_of_all(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    for round in range(1, 5):
+        writer.commits([commit(0, round)])
+        writer.metrics([(0, round, "weight", float(round))])
+    writer.metrics([*evaluated(0, 2, 0.5), (0, 4, "accuracy", 0.6), (0, 4, "loss", float("nan"))])
+    writer.finish("finished", {})
+    run = Run(tmp_path / "run")
+    assert run.metrics[["round", "accuracy", "weight"]].to_numpy().tolist() == [[2, 0.5, 2.0], [4, 0.6, 4.0]]
+    assert run.metrics.index.tolist() == [0, 1]
+    assert run.figures["weight"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    (line,) = run.plot("weight").axes[0].lines
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+
+
 def test_truncating_forgets_what_came_after(folder):
     writer = RunWriter.reopen(folder)
     writer.truncate([2, 3, 2])

@@ -79,7 +79,16 @@ class Run:
 
     @property
     def metrics(self) -> "pd.DataFrame":
-        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic."""
+        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic.
+
+        What the program logged in such a round is a column too; `figures` has it of all rounds.
+        """
+        table = self.figures
+        return table.dropna(subset=["accuracy", "loss"], how="all").reset_index(drop=True)
+
+    @property
+    def figures(self) -> "pd.DataFrame":
+        """As `metrics`, with rows also for rounds that were not evaluated but have figures of `node.log`."""
         long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
         wide = long.pivot_table(index=["round", "node"], columns="name", values="value", aggfunc="last").reset_index()
         wide.columns.name = None
@@ -205,7 +214,7 @@ class Run:
         """Draw a metric over the run: the mean over nodes, and their spread as a band.
 
         Args:
-            metric: a column of `metrics` or `network`.
+            metric: a column of `figures` or `network`.
             against: the horizontal axis.
             out: where to save it as well.
         """

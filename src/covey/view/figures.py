@@ -47,7 +47,7 @@ def curves(
 
     Args:
         runs: one line each.
-        metric: a column of `Run.metrics` or, for the network as a whole, of `Run.network`.
+        metric: a column of `Run.figures` or, for the network as a whole, of `Run.network`.
         against: "rounds", "time", "bytes" or "energy".
         labels: a name for each line; by default what the runs' folders are called.
 
@@ -72,13 +72,13 @@ def curves(
 
 
 def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
-    per_node, network = run.metrics, run.network
+    per_node, network = run.figures, run.network
     column = _COLUMN[against]
     if metric in per_node.columns:
         table = per_node.dropna(subset=[metric])
     elif metric in network.columns:
         # A figure of the whole network is drawn over what its nodes had spent by then, on average.
-        spent = per_node.drop(columns="node").groupby("round", as_index=False).mean()
+        spent = run.metrics.drop(columns="node").groupby("round", as_index=False).mean()
         own = network.dropna(subset=[metric])
         table = own[["round", metric]].merge(spent.drop(columns=[metric], errors="ignore"), on="round", how="left")
     else:
