@@ -250,7 +250,9 @@ def test_a_new_checkpoint_outlives_damaged_ones_of_later_rounds(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     for file in folder.iterdir():
         file.write_bytes(b"damaged")
-    assert latest_checkpoint(tmp_path / "run") is None
+    files = r"checkpoints/round-000000030\.covey, checkpoints/round-000000020\.covey"
+    with pytest.raises(RunError, match=rf"all of its checkpoints are damaged \({files}\)"):
+        latest_checkpoint(tmp_path / "run")
     (folder / "round-000000007.covey.part").write_bytes(b"killed while it was written")
     writer.checkpoint(10, {"x": 10}, keep=2)
     assert [file.name for file in folder.iterdir()] == ["round-000000010.covey"]

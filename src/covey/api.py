@@ -68,7 +68,7 @@ def resume(
     """Go on with an interrupted run from its latest checkpoint; see `run`.
 
     Raises:
-        RunError: the run has finished, or has no checkpoint.
+        RunError: the run has finished, or has no checkpoint that is not damaged.
     """
     before = Run(Path(folder))
     if before.status == "finished":

@@ -218,10 +218,18 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, Payload] | None:
-    """(round, checkpoint) of the latest that is not damaged, or None."""
-    for path in sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True):
+    """(round, checkpoint) of the latest that is not damaged; None where there is none at all.
+
+    Raises:
+        RunError: all are damaged.
+    """
+    found = sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True)
+    for path in found:
         try:
             return int(path.stem.removeprefix("round-")), wire.read_file(path)
         except RunError:
             continue
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise RunError(f"The run {folder} cannot be gone on with: all of its checkpoints are damaged ({names}).")
     return None
