@@ -127,6 +127,13 @@ def test_check_says_what_an_experiment_means(file, covey):
     assert out.endswith("ok\n")
 
 
+def test_an_infinite_rate_is_null_in_json(file, covey):
+    code, out, err = covey("check", "experiment.toml", "--set", "network.bandwidth=inf", "--json")
+    assert code == 0, err
+    assert "Infinity" not in out
+    assert json.loads(out)["experiment"]["network"]["bandwidth"]["rate"] is None
+
+
 def test_list_names_everything(covey):
     code, out, _ = covey("list", "topology")
     assert code == 0

@@ -1,5 +1,6 @@
 """Run folders: readable while they grow, whole after a kill, clear about trouble."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -75,6 +76,26 @@ def test_metrics_are_of_evaluated_rounds_and_figures_of_all(tmp_path):
     assert run.figures["weight"].tolist() == [1.0, 2.0, 3.0, 4.0]
     (line,) = run.plot("weight").axes[0].lines
     assert line.get_xdata().tolist() == [1, 2, 3, 4]
+
+
+def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
+    writer = RunWriter.create(tmp_path / "run", {}, {"nodes": 2})
+    writer.commits([commit(node, 1) for node in range(2)])
+    nan, inf = float("nan"), float("inf")
+    writer.metrics([(0, 1, "loss", nan), (1, 1, "loss", nan), (0, 1, "accuracy", inf), (1, 1, "accuracy", 0.5)])
+    writer.metrics([(-1, 1, "consensus_distance", nan)])
+    writer.finish("finished", {})
+    summary = Run(tmp_path / "run").summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["final"]["loss"] == {"mean": None, "min": None, "max": None, "std": None}
+    assert summary["final"]["accuracy"] == {"mean": None, "min": 0.5, "max": None, "std": None}
+    assert summary["network"] == {"consensus_distance": None}
+    assert json.loads(covey("show", str(tmp_path / "run"), "--json")[1]) == summary
+    for command in ("show", "compare"):
+        code, out, err = covey(command, str(tmp_path / "run"))
+        assert (code, err) == (0, "")
+        assert "-" in out
+    assert covey("report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html"))[0] == 0
 
 
 def test_truncating_forgets_what_came_after(folder):

@@ -10,7 +10,7 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay, amount, seconds
-from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
@@ -57,7 +57,7 @@ def report(done: Run, *, as_json: bool) -> int:
     """Print what came of a run."""
     summary = done.summary()
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
         print_table(
             f"{done.folder} ({summary['status']})",
@@ -153,7 +153,7 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_
         records.append(record)
         rows.append(cells)
     if as_json:
-        print(json.dumps(records, indent=2))
+        print_json(records)
     else:
         print_table(str(folder), ("configuration", "runs", *_FIGURES), rows)
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0

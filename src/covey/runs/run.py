@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sqlite3
 import tomllib
 from pathlib import Path
@@ -138,7 +139,10 @@ class Run:
         return torch.from_numpy(np.load(file, allow_pickle=False)) if file.exists() else None
 
     def summary(self) -> dict[str, Any]:
-        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes."""
+        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes.
+
+        It can be written as JSON as it is: a figure that is no finite number is None.
+        """
         totals = self._read(
             "SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, SUM(bytes_out) AS bytes_out, "
             "SUM(bytes_in) AS bytes_in, SUM(messages_out) AS messages_out, SUM(messages_in) AS messages_in, "
@@ -155,14 +159,10 @@ class Run:
         )
         figures = {}
         for name, group in final.groupby("name"):
-            values = group["value"]
-            spread = float(values.std(ddof=0))
-            figures[str(name)] = {
-                "mean": float(values.mean()),
-                "min": float(values.min()),
-                "max": float(values.max()),
-                "std": spread,
-            }
+            values = group["value"].astype(float)
+            with np.errstate(invalid="ignore"):
+                spread = {"mean": values.mean(), "min": values.min(), "max": values.max(), "std": values.std(ddof=0)}
+            figures[str(name)] = {part: _finite(value) for part, value in spread.items()}
         names = ("bytes_out", "bytes_in", "messages_out", "messages_in", "steps", "samples", "dropped")
         facts = self.facts
         return {
@@ -174,7 +174,9 @@ class Run:
             "time": float(totals["time"] or 0.0),
             "totals": {name: int(totals[name] or 0) for name in names},
             "final": figures,
-            "network": {str(name): float(value) for name, value in zip(network["name"], network["value"], strict=True)},
+            "network": {
+                str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)
+            },
         }
 
     def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
@@ -224,3 +226,7 @@ class Run:
         if out is not None:
             view.save(figure, Path(out))
         return figure
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -105,6 +105,9 @@ def histogram(run: Run, metric: str = "accuracy") -> "Figure":
     axes = _axes(figure)
     table = run.metrics.dropna(subset=[metric])
     last = table.sort_values("round").groupby("node")[metric].last()
+    last = last[np.isfinite(last)]
+    if last.empty:
+        raise RunError(f"The run {run.folder} has no finite {metric} yet.")
     axes.hist(last, bins=min(30, max(5, len(last) // 3)), color="C0", alpha=0.85)
     axes.axvline(last.mean(), color="0.2", linewidth=1, linestyle="--")
     axes.set_xlabel(f"{metric} of a node at the end (dashed: mean)")
