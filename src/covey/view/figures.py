@@ -117,9 +117,11 @@ def histogram(run: Run, metric: str = "accuracy") -> "Figure":
 
 def holdings(run: Run) -> "Figure":
     """Who holds what: a bar a node, of one colour a class; of one colour where there are no classes."""
-    counts_NC = np.atleast_2d(np.asarray(run.holdings))
-    if np.asarray(run.holdings).ndim == 1:
-        counts_NC = np.asarray(run.holdings)[:, None]
+    counts_NC = run.holdings
+    if counts_NC is None:
+        raise RunError(f"The run {run.folder} does not say who holds what.")
+    if counts_NC.ndim == 1:
+        counts_NC = counts_NC[:, None]
     nodes, classes = counts_NC.shape
     figure = _figure(7.0, 3.6)
     axes = _axes(figure)
