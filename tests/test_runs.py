@@ -196,6 +196,24 @@ def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
     assert Run(tmp_path / "run").commits["round"].max() >= flushed
 
 
+WITHOUT_LOCKS = """
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from covey.runs import Run, RunWriter
+writer = RunWriter.create(Path(sys.argv[1]), {}, {})
+print(Run(Path(sys.argv[1])).status)
+writer.finish("finished", {})
+print(Run(Path(sys.argv[1])).status)
+"""
+
+
+def test_where_there_are_no_locks_runs_are_written_without(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_LOCKS, str(tmp_path / "run")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.stdout.split() == ["running", "finished"], child.stderr
+
+
 def fill(writer):
     for round in range(1000):
         writer.commits([commit(node, round) for node in range(100)])

@@ -309,6 +309,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         # What a full disk left behind would keep the disk full.
         part.unlink(missing_ok=True)
         raise
+    if os.name == "nt":
+        return  # Windows opens no folders.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
