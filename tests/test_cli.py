@@ -152,13 +152,15 @@ def test_every_command_has_help_with_an_example(command, covey):
 
 
 MISTAKES = {
-    "rnds=3": "Unknown key 'rnds' of experiment; did you mean 'rounds'?",
-    "rounds=many": "The 'rounds' of experiment must be an int in [1, inf). Got 'many' instead.",
-    "program.topology.degree=96": "The 'degree' of epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
-    "network.nodes=21": "The 'degree' of epidemic-oracle must be even where the number of nodes is odd.",
+    "rnds=3": "Unknown key 'rnds' of the experiment; did you mean 'rounds'?",
+    "rounds=many": "The 'rounds' of the experiment must be an int in [1, inf). Got 'many' instead.",
+    "program.topology.degree=96": "The 'degree' of the topology epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
+    "network.nodes=21": "The 'degree' of the topology epidemic-oracle must be even where the number of nodes is odd.",
     "network.nodes=2000": "must give each node a sample: nodes must be in [1, 1437]",
-    "network.latency=20 parsec": "parsec",
-    "network.bandwidth=-3": "The 'rate' of constant must be",
+    "network.latency=20 parsec": "Unknown latency '20 parsec', which is neither a kind nor a duration such as \"20ms\".",
+    "network=20": "The 'network' of the experiment must be a table. Got 20 instead.",
+    "evaluation=often": "The 'evaluation' of the experiment must be a table. Got 'often' instead.",
+    "network.bandwidth=-3": "The 'rate' of the bandwidth constant must be",
     "task.dataset=digitz": "Unknown dataset 'digitz'; did you mean 'digits'",
     "task.model=lenet": "The model lenet takes 28x28 or 32x32 images with channels first. Got samples of shape 1x8x8",
     "task.dataset=mnist": "Downloading http://127.0.0.1:9/train-images-idx3-ubyte.gz failed",
