@@ -137,6 +137,12 @@ def test_a_wrong_value_gives_its_sentence(table: dict[str, Any], sentence: str) 
     assert str(caught.value).startswith(sentence)
 
 
+def test_a_setting_of_another_number_of_nodes_is_refused() -> None:
+    sentence = "The 'nodes' of the network must be those of the setting, 5. Got 4 instead."
+    with pytest.raises(ConfigurationError, match=sentence):
+        network().prepare(Setting(nodes=5))
+
+
 def test_the_number_of_nodes_has_no_default() -> None:
     with pytest.raises(ConfigurationError, match="The 'nodes' of the network is missing"):
         build(Network, {})
