@@ -3,8 +3,18 @@
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
+
+from covey import api
+from covey.runs import Run
 
 EXPERIMENT = """
 seed = 1
@@ -82,7 +92,6 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     assert covey("run", "experiment.toml", "--out", "whole")[0] == 0
     assert covey("run", "experiment.toml", "--out", "cut", "--set", "checkpoint.every=2")[0] == 0
     import shutil
-    from pathlib import Path
 
     facts = json.loads(Path("cut/facts.json").read_text())
     Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
@@ -94,6 +103,50 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     code, _, err = covey("run", "--resume", "cut")
     assert code == 2
     assert "has finished" in err
+
+
+PAUSING = """
+import os, time
+from pathlib import Path
+from covey.topology import Ring
+
+class Pausing(Ring):
+    def at(self, t):
+        if t == 3 and "PAUSE" in os.environ:
+            Path("paused").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return super().at(t)
+"""
+
+
+def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_folder):
+    (in_folder / "pausing.py").write_text(PAUSING)
+    settings = ["experiment.toml", "--set", "program.topology=pausing:Pausing"]
+    assert covey("run", *settings, "--out", "whole")[0] == 0
+    child = subprocess.Popen(
+        [sys.executable, "-m", "covey", "run", *settings, "--out", "cut"],
+        env={**os.environ, "PAUSE": "1", "PYTHONPATH": str(Path(api.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (in_folder / "paused").exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    (in_folder / "go").touch()
+    out, err = child.communicate()
+    assert child.returncode == 130, err
+    assert "cut (interrupted)" in out
+    assert err.splitlines()[-1] == "Interrupted. Go on with: covey run --resume cut"
+    assert covey("show", "cut", "--json")[1].count('"rounds": 4') == 1
+
+    code, out, err = covey("run", "--resume", "cut")
+    assert (code, "cut (finished)" in out) == (0, True), err
+    whole, cut = Run("whole"), Run("cut")
+    assert torch.equal(whole.models, cut.models)
+    for table in ("commits", "metrics", "network", "events"):
+        assert getattr(whole, table).equals(getattr(cut, table)), table
 
 
 def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
