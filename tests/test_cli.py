@@ -218,6 +218,11 @@ MISTAKES = {
     "task.model=lenet": "The model lenet takes 28x28 or 32x32 images with channels first. Got samples of shape 1x8x8",
     "task.dataset=mnist": "Downloading http://127.0.0.1:9/train-images-idx3-ubyte.gz failed",
     "task.optimizer.lr=1e39": "is no longer finite after its training in round",
+    "task.model=own_models:Raises": "The model own_models:Raises fails: RuntimeError: boom second line (",
+    "task.model=own_models:Narrow": "The model own_models:Narrow fails: IndexError: Target",
+    "task.model=own_models:Needy": "The model own_models:Needy fails: TypeError: Needy.__init__() missing 1 required",
+    'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes were dropped",
+    "task.model=own_models:NotANumber": "The model of node 0 is no longer finite after its training in round 0.",
     "engine.device=cuda:77": "torch finds no",
     "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
@@ -225,9 +230,33 @@ MISTAKES = {
 }
 
 
+OWN_MODELS = """
+import torch
+
+class Narrow(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+class NotANumber(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+class Raises(Narrow):
+    def forward(self, x):
+        raise RuntimeError("boom\\nsecond line")
+
+class Needy(Narrow):
+    def __init__(self, width):
+        super().__init__()
+"""
+
+
 @pytest.mark.parametrize("setting", MISTAKES)
 def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatch, in_folder):
     monkeypatch.setenv("COVEY_DATA", str(in_folder / "data"))
+    (in_folder / "own_models.py").write_text(OWN_MODELS)
     monkeypatch.setattr("covey.task.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
     code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
     assert code == 2

@@ -433,10 +433,20 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}
     with pytest.raises(ModelError, match=r"The model of node \d+ is no longer finite after its training in round \d"):
         simulate(table(task=task))
-    program = {**PROGRAMS["ring"], "patience": "1s"}
-    world, written = simulate(table(task={**task, "non_finite": "drop"}, program=program))
-    assert {kind for _, _, kind, _ in written.happened} >= {"dropped", "left"}
-    assert any(node.mail.away for node in world.nodes)
+    drop = {**task, "non_finite": "drop"}
+    with pytest.raises(ModelError, match="The models of all nodes were dropped"):
+        simulate(table(task=drop, program={**PROGRAMS["ring"], "patience": "1s"}))
+    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
+        simulate(table(task=drop))
+
+    class OneExplodes(Program):
+        async def run(self, node):
+            async for _ in node.rounds():
+                node.model = (await node.train(lr=1e38 if node.id == 5 else 0.1)).model
+
+    world, written = simulate(table(task={"model": "mlp", "non_finite": "drop"}, program=OneExplodes()))
+    assert [(node, kind) for _, node, kind, _ in written.happened] == [(5, "dropped"), (5, "left")]
+    assert [node.id for node in world.nodes if node.mail.away] == [5]
 
 
 def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender():
