@@ -225,6 +225,12 @@ MISTAKES = {
     "task.model=own_models:NotANumber": "The model of node 0 is no longer finite after its training in round 0.",
     "engine.device=cuda:77": "torch finds no",
     "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",
+    "program=raises_at_import:Any": "cannot be imported: raises_at_import fails with ValueError: no second line",
+    "program=exits_at_import:Any": "cannot be imported: exits_at_import fails with SystemExit: 3",
+    "program=own_models:Other": "The program 'own_models:Other' does not exist: own_models has no Other.",
+    "program=own_models:": "Unknown program 'own_models:'.",
+    "program=:Class": "Unknown program ':Class'.",
+    "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
     "seed.x=3": "The key 'seed' in 'seed.x' is no table",
 }
@@ -257,6 +263,8 @@ class Needy(Narrow):
 def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatch, in_folder):
     monkeypatch.setenv("COVEY_DATA", str(in_folder / "data"))
     (in_folder / "own_models.py").write_text(OWN_MODELS)
+    (in_folder / "raises_at_import.py").write_text("raise ValueError('no\\nsecond line')")
+    (in_folder / "exits_at_import.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr("covey.task.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
     code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
     assert code == 2
@@ -274,10 +282,13 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         (("show", "."), ". is no run folder"),
         (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
+        (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is no UTF-8."),
+        (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is no empty folder"),
         (("list", "topologies"), "Unknown family 'topologies'; did you mean 'topology'?"),
     ],
 )
 def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
+    Path("latin.toml").write_bytes(b'name = "\xe9"')
     code, _, err = covey(*arguments)
     assert code == 2
     assert message in err

@@ -138,6 +138,7 @@ def test_mnist(tmp_path: Path, dataset: MNIST, folder: str, plain: bool) -> None
             gzip.compress(idx(np.zeros((3, 28, 28))), mtime=0)[:-9],
             "expected a readable file, found",
         ),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03short", "expected a head of 16 bytes, found 9"),
         ("t10k-images-idx3-ubyte", b"\x1f\x8b nonsense", "expected a readable file, found"),
     ],
 )

@@ -234,7 +234,7 @@ def test_a_wrong_file_gets_its_sentence(tmp_path: Path, text: str, sentence: str
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"The 'file' of the partition file cannot be read: .*absent\.csv"):
+    with pytest.raises(DataError, match=r"The 'file' of the partition file, '.*absent\.csv', cannot be read: No such"):
         FromFile(file=tmp_path / "absent.csv").assign(values_of(5), 2, 0)
 
 

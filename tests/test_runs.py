@@ -269,6 +269,21 @@ def test_the_latest_whole_checkpoint_counts_and_old_ones_go(tmp_path):
     assert payload["x"].tolist() == [20.0] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.toml", "rounds = ", "has no readable run.toml: Invalid value"),
+        ("facts.json", "[3]", "has no readable facts.json: "),
+        ("facts.json", "{", "has no readable facts.json: "),
+        ("metrics.sqlite", "no database" * 100, r"The metrics of .* cannot be read: file is not a database\."),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(folder, name, text, message):
+    (folder / name).write_text(text)
+    with pytest.raises(RunError, match=message):
+        [Run(folder).experiment, Run(folder).summary()]
+
+
 def test_exports(folder, tmp_path):
     run = Run(folder)
     assert run.export("csv").splitlines()[0].startswith("round,node,time,accuracy,loss,")

@@ -125,7 +125,7 @@ def resolve(family: type[P], name: Any) -> type[P]:
     known = KINDS[family.family]
     if not isinstance(name, str):
         raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {name!r} instead.")
-    target = known.get(name, name if ":" in name else None)
+    target = known.get(name, name if all(name.partition(":")) else None)
     if target is None:
         raise ConfigurationError(unknown_kind(family, name, known))
     module_name, _, class_name = target.partition(":")
@@ -133,7 +133,7 @@ def resolve(family: type[P], name: Any) -> type[P]:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"{type(error).__name__}: {error}"
         raise ConfigurationError(
             f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}."

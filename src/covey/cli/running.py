@@ -90,8 +90,8 @@ def sweep(arguments: argparse.Namespace) -> int:
             assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
         experiments.append(Experiment.from_table(table))
     folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"The folder {folder} is not empty: give another one with --out.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder} is no empty folder: give another one with --out.")
     finished: list[tuple[dict[str, Any], Run]] = []
     for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
         name = "-".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in combination.items()) or "run"

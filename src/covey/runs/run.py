@@ -44,16 +44,18 @@ class Run:
     @property
     def experiment(self) -> dict[str, Any]:
         """The resolved experiment, as tables."""
-        return tomllib.loads((self.folder / CONFIG).read_text())
+        try:
+            return tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"The run {self.folder} has no readable {CONFIG}: {error}.") from error
 
     @property
     def facts(self) -> dict[str, Any]:
         """Versions, platform, command, seed, status."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / FACTS).read_text())
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.folder / FACTS).read_text()))
+        except (OSError, TypeError, ValueError) as error:
             raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
-        return found
 
     @property
     def status(self) -> str:
@@ -71,7 +73,7 @@ class Run:
             finally:
                 database.close()
         except (sqlite3.Error, pd.errors.DatabaseError) as error:
-            raise RunError(f"The metrics of {self.folder} cannot be read: {error}.") from error
+            raise RunError(f"The metrics of {self.folder} cannot be read: {error.__cause__ or error}.") from error
 
     @property
     def commits(self) -> "pd.DataFrame":

@@ -69,7 +69,7 @@ class RunWriter:
         if occupied:
             raise RunError(f"The run folder {folder} is not empty. Give another one, or go on with it by --resume.")
         with _guarded(folder):
-            (folder / CONFIG).write_text(tomli_w.dumps(dict(experiment)))
+            (folder / CONFIG).write_text(tomli_w.dumps(dict(experiment)), encoding="utf-8")
             (folder / CHECKPOINTS).mkdir()
         writer = cls(folder)
         writer._write_facts({**facts, "status": "running"})

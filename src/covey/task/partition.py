@@ -178,7 +178,8 @@ class FromFile(Partition):
         try:
             text = self.file.expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"The 'file' of {self.named()} cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"The 'file' of {self.named()}, '{self.file}', cannot be read: {why}.") from error
         samples, nodes = self._from_json(text) if text.lstrip().startswith("[") else self._from_csv(text)
         for name, values, end in (("sample", samples, len(data.train)), ("node", nodes, holders)):
             wrong = np.flatnonzero((values < 0) | (values >= end))
