@@ -96,6 +96,12 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     facts = json.loads(Path("cut/facts.json").read_text())
     Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
     shutil.rmtree("cut/models.npy", ignore_errors=True)
+    whole = Path("cut/run.toml").read_text()
+    Path("cut/run.toml").write_text(whole.replace("lr = 0.5", "lr = 0.6"))
+    code, _, err = covey("run", "--resume", "cut")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "its run.toml has been changed since it began" in err
+    Path("cut/run.toml").write_text(whole)
     code, out, err = covey("run", "--resume", "cut", "--json")
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"

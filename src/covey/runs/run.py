@@ -14,7 +14,7 @@ from torch import Tensor
 
 from covey.errors import RunError
 from covey.runs import lock
-from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK
+from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, config_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,12 @@ class Run:
         """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
         status = str(self.facts.get("status", "running"))
         return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `run.toml` is no longer what the run began with."""
+        began = self.facts.get("config_digest")
+        return began is not None and began != config_digest((self.folder / CONFIG).read_text(encoding="utf-8"))
 
     def _read(self, query: str) -> "pd.DataFrame":
         import pandas as pd

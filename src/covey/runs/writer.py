@@ -27,6 +27,7 @@ from covey.runs.schema import (
     MODELS,
     NETWORK,
     TABLES,
+    config_digest,
 )
 
 _ROWS_AT_ONCE = 4096
@@ -68,11 +69,12 @@ class RunWriter:
             raise RunError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
         if occupied:
             raise RunError(f"The run folder {folder} is not empty. Give another one, or go on with it by --resume.")
+        text = tomli_w.dumps(dict(experiment))
         with _guarded(folder):
-            (folder / CONFIG).write_text(tomli_w.dumps(dict(experiment)), encoding="utf-8")
+            (folder / CONFIG).write_text(text, encoding="utf-8")
             (folder / CHECKPOINTS).mkdir()
         writer = cls(folder)
-        writer._write_facts({**facts, "status": "running"})
+        writer._write_facts({**facts, "config_digest": config_digest(text), "status": "running"})
         return writer
 
     @classmethod
