@@ -3,8 +3,18 @@
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
+
+from covey import api
+from covey.runs import Run
 
 EXPERIMENT = """
 seed = 1
@@ -82,11 +92,16 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     assert covey("run", "experiment.toml", "--out", "whole")[0] == 0
     assert covey("run", "experiment.toml", "--out", "cut", "--set", "checkpoint.every=2")[0] == 0
     import shutil
-    from pathlib import Path
 
     facts = json.loads(Path("cut/facts.json").read_text())
     Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
     shutil.rmtree("cut/models.npy", ignore_errors=True)
+    whole = Path("cut/run.toml").read_text()
+    Path("cut/run.toml").write_text(whole.replace("lr = 0.5", "lr = 0.6"))
+    code, _, err = covey("run", "--resume", "cut")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "its run.toml has been changed since it began" in err
+    Path("cut/run.toml").write_text(whole)
     code, out, err = covey("run", "--resume", "cut", "--json")
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"
@@ -94,6 +109,50 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     code, _, err = covey("run", "--resume", "cut")
     assert code == 2
     assert "has finished" in err
+
+
+PAUSING = """
+import os, time
+from pathlib import Path
+from covey.topology import Ring
+
+class Pausing(Ring):
+    def at(self, t):
+        if t == 3 and "PAUSE" in os.environ:
+            Path("paused").touch()
+            while not Path("go").exists():
+                time.sleep(0.01)
+        return super().at(t)
+"""
+
+
+def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_folder):
+    (in_folder / "pausing.py").write_text(PAUSING)
+    settings = ["experiment.toml", "--set", "program.topology=pausing:Pausing"]
+    assert covey("run", *settings, "--out", "whole")[0] == 0
+    child = subprocess.Popen(
+        [sys.executable, "-m", "covey", "run", *settings, "--out", "cut"],
+        env={**os.environ, "PAUSE": "1", "PYTHONPATH": str(Path(api.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (in_folder / "paused").exists() and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    (in_folder / "go").touch()
+    out, err = child.communicate()
+    assert child.returncode == 130, err
+    assert "cut (interrupted)" in out
+    assert err.splitlines()[-1] == "Interrupted. Go on with: covey run --resume cut"
+    assert covey("show", "cut", "--json")[1].count('"rounds": 4') == 1
+
+    code, out, err = covey("run", "--resume", "cut")
+    assert (code, "cut (finished)" in out) == (0, True), err
+    whole, cut = Run("whole"), Run("cut")
+    assert torch.equal(whole.models, cut.models)
+    for table in ("commits", "metrics", "network", "events"):
+        assert getattr(whole, table).equals(getattr(cut, table)), table
 
 
 def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
@@ -127,6 +186,13 @@ def test_check_says_what_an_experiment_means(file, covey):
     assert out.endswith("ok\n")
 
 
+def test_an_infinite_rate_is_null_in_json(file, covey):
+    code, out, err = covey("check", "experiment.toml", "--set", "network.bandwidth=inf", "--json")
+    assert code == 0, err
+    assert "Infinity" not in out
+    assert json.loads(out)["experiment"]["network"]["bandwidth"]["rate"] is None
+
+
 def test_list_names_everything(covey):
     code, out, _ = covey("list", "topology")
     assert code == 0
@@ -145,27 +211,66 @@ def test_every_command_has_help_with_an_example(command, covey):
 
 
 MISTAKES = {
-    "rnds=3": "Unknown key 'rnds' of experiment; did you mean 'rounds'?",
-    "rounds=many": "The 'rounds' of experiment must be an int in [1, inf). Got 'many' instead.",
-    "program.topology.degree=96": "The 'degree' of epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
-    "network.nodes=21": "The 'degree' of epidemic-oracle must be even where the number of nodes is odd.",
+    "rnds=3": "Unknown key 'rnds' of the experiment; did you mean 'rounds'?",
+    "rounds=many": "The 'rounds' of the experiment must be an int in [1, inf). Got 'many' instead.",
+    "program.topology.degree=96": "The 'degree' of the topology epidemic-oracle must be an int in [1, nodes). Got 96 instead (nodes is 20).",
+    "network.nodes=21": "The 'degree' of the topology epidemic-oracle must be even where the number of nodes is odd.",
     "network.nodes=2000": "must give each node a sample: nodes must be in [1, 1437]",
-    "network.latency=20 parsec": "parsec",
-    "network.bandwidth=-3": "The 'rate' of constant must be",
+    "network.latency=20 parsec": "Unknown latency '20 parsec', which is neither a kind nor a duration such as \"20ms\".",
+    "network=20": "The 'network' of the experiment must be a table. Got 20 instead.",
+    "evaluation=often": "The 'evaluation' of the experiment must be a table. Got 'often' instead.",
+    "network.bandwidth=-3": "The 'rate' of the bandwidth constant must be",
     "task.dataset=digitz": "Unknown dataset 'digitz'; did you mean 'digits'",
     "task.model=lenet": "The model lenet takes 28x28 or 32x32 images with channels first. Got samples of shape 1x8x8",
     "task.dataset=mnist": "Downloading http://127.0.0.1:9/train-images-idx3-ubyte.gz failed",
     "task.optimizer.lr=1e39": "is no longer finite after its training in round",
+    "task.model=own_models:Raises": "The model own_models:Raises fails: RuntimeError: boom second line (",
+    "task.model=own_models:Narrow": "The model own_models:Narrow fails: IndexError: Target",
+    "task.model=own_models:Needy": "The model own_models:Needy fails: TypeError: Needy.__init__() missing 1 required",
+    'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes were dropped",
+    "task.model=own_models:NotANumber": "The model of node 0 is no longer finite after its training in round 0.",
     "engine.device=cuda:77": "torch finds no",
     "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",
+    "program=raises_at_import:Any": "cannot be imported: raises_at_import fails with ValueError: no second line",
+    "program=exits_at_import:Any": "cannot be imported: exits_at_import fails with SystemExit: 3",
+    "program=own_models:Other": "The program 'own_models:Other' does not exist: own_models has no Other.",
+    "program=own_models:": "Unknown program 'own_models:'.",
+    "program=:Class": "Unknown program ':Class'.",
+    "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
     "seed.x=3": "The key 'seed' in 'seed.x' is no table",
 }
 
 
+OWN_MODELS = """
+import torch
+
+class Narrow(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+
+class NotANumber(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+class Raises(Narrow):
+    def forward(self, x):
+        raise RuntimeError("boom\\nsecond line")
+
+class Needy(Narrow):
+    def __init__(self, width):
+        super().__init__()
+"""
+
+
 @pytest.mark.parametrize("setting", MISTAKES)
 def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatch, in_folder):
     monkeypatch.setenv("COVEY_DATA", str(in_folder / "data"))
+    (in_folder / "own_models.py").write_text(OWN_MODELS)
+    (in_folder / "raises_at_import.py").write_text("raise ValueError('no\\nsecond line')")
+    (in_folder / "exits_at_import.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr("covey.task.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
     code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
     assert code == 2
@@ -183,10 +288,13 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         (("show", "."), ". is no run folder"),
         (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
+        (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is no UTF-8."),
+        (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is no empty folder"),
         (("list", "topologies"), "Unknown family 'topologies'; did you mean 'topology'?"),
     ],
 )
 def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
+    Path("latin.toml").write_bytes(b'name = "\xe9"')
     code, _, err = covey(*arguments)
     assert code == 2
     assert message in err

@@ -70,7 +70,7 @@ def test_every_kind_survives_the_way_to_a_file_and_back(family, kind):
 
 @pytest.mark.parametrize(("family", "kind"), ALL)
 def test_every_kind_refuses_what_it_does_not_know(family, kind):
-    with pytest.raises(ConfigurationError, match=rf"Unknown key 'nonsense' of {kind}"):
+    with pytest.raises(ConfigurationError, match=rf"Unknown key 'nonsense' of the {family} {kind}"):
         example(family, kind, nonsense=1)
 
 
@@ -110,7 +110,7 @@ def test_every_parameter_refuses_a_wrong_value_in_the_house_sentence(family, kin
     hint, limits = fields_of(kinds.load(family, kind))[name]
     with pytest.raises(ConfigurationError) as caught:
         example(family, kind, **{name: value})
-    expected = f"The '{name}' of {kind} must be {expectation(hint, limits)}. Got {value!r} instead."
+    expected = f"The '{name}' of the {family} {kind} must be {expectation(hint, limits)}. Got {value!r} instead."
     assert str(caught.value) == expected
 
 

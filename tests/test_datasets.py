@@ -138,6 +138,7 @@ def test_mnist(tmp_path: Path, dataset: MNIST, folder: str, plain: bool) -> None
             gzip.compress(idx(np.zeros((3, 28, 28))), mtime=0)[:-9],
             "expected a readable file, found",
         ),
+        ("train-images-idx3-ubyte", b"\0\0\x08\x03short", "expected a head of 16 bytes, found 9"),
         ("t10k-images-idx3-ubyte", b"\x1f\x8b nonsense", "expected a readable file, found"),
     ],
 )
@@ -310,7 +311,7 @@ def test_too_few_ratings_to_keep_one_for_testing(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("1\t2\t3\t4\n1\t3\t3\t4\n")
     assert sentence(MovieLens100K(), tmp_path) == (
-        "The 'test' of movielens-100k must be a share that keeps a rating of some user for testing. "
+        "The 'test' of the dataset movielens-100k must be a share that keeps a rating of some user for testing. "
         "Got 0.2 instead, and no user has more than 2 ratings."
     )
 

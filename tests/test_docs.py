@@ -57,7 +57,7 @@ def test_the_algorithms_of_the_guide_run(algorithms):
     widening = {"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 3}}
     world, _ = simulate(table(program=widening, rounds=4))
     assert {node.messages_out for node in world.nodes} == {12}
-    code = "The 'width' of widening:Widening must be an int in [1, nodes). Got 0 instead."
+    code = "The 'width' of the topology widening:Widening must be an int in [1, nodes). Got 0 instead."
     with pytest.raises(Exception, match=re.escape(code)):
         Experiment.from_table(table(program={"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 0}}))
 

@@ -107,18 +107,28 @@ def test_the_seed_decides_what_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"nodes": 0}, "The 'nodes' of network must be an int in [1, inf). Got 0 instead."),
+        ({"nodes": 0}, "The 'nodes' of the network must be an int in [1, inf). Got 0 instead."),
         (
             {"preset": "moon"},
-            "The 'preset' of network must be one of 'none', 'lan', 'wan', 'mobile'. Got 'moon' instead.",
+            "The 'preset' of the network must be one of 'none', 'lan', 'wan', 'mobile'. Got 'moon' instead.",
         ),
-        ({"preset": ["lan"]}, "The 'preset' of network must be one of 'none', 'lan', 'wan', 'mobile'. Got ['lan']"),
-        ({"loss": 1.0}, "The 'loss' of network must be a number in [0, 1). Got 1.0 instead."),
-        ({"loss": -0.1}, "The 'loss' of network must be a number in [0, 1). Got -0.1 instead."),
-        ({"queue": "lifo"}, "The 'queue' of network must be one of 'fifo', 'fair'. Got 'lifo' instead."),
-        ({"latency": True}, "The 'latency' of network must be a latency. Got True instead."),
-        ({"latency": "plain"}, "Unknown latency 'plain'; did you mean 'plane'?"),
-        ({"bandwith": "1Mbit/s"}, "Unknown key 'bandwith' of network; did you mean 'bandwidth'?"),
+        ({"preset": ["lan"]}, "The 'preset' of the network must be one of 'none', 'lan', 'wan', 'mobile'. Got ['lan']"),
+        ({"loss": 1.0}, "The 'loss' of the network must be a number in [0, 1). Got 1.0 instead."),
+        ({"loss": -0.1}, "The 'loss' of the network must be a number in [0, 1). Got -0.1 instead."),
+        ({"queue": "lifo"}, "The 'queue' of the network must be one of 'fifo', 'fair'. Got 'lifo' instead."),
+        (
+            {"latency": True},
+            "The 'latency' of the network must be a latency or a duration such as \"20ms\" in [0, inf). Got True",
+        ),
+        (
+            {"latency": "20 parsec"},
+            "Unknown latency '20 parsec', which is neither a kind nor a duration such as \"20ms\".",
+        ),
+        (
+            {"latency": "plain"},
+            "Unknown latency 'plain', which is neither a kind nor a duration such as \"20ms\"; did you mean 'plane'?",
+        ),
+        ({"bandwith": "1Mbit/s"}, "Unknown key 'bandwith' of the network; did you mean 'bandwidth'?"),
     ],
 )
 def test_a_wrong_value_gives_its_sentence(table: dict[str, Any], sentence: str) -> None:
@@ -127,6 +137,12 @@ def test_a_wrong_value_gives_its_sentence(table: dict[str, Any], sentence: str) 
     assert str(caught.value).startswith(sentence)
 
 
+def test_a_setting_of_another_number_of_nodes_is_refused() -> None:
+    sentence = "The 'nodes' of the network must be those of the setting, 5. Got 4 instead."
+    with pytest.raises(ConfigurationError, match=sentence):
+        network().prepare(Setting(nodes=5))
+
+
 def test_the_number_of_nodes_has_no_default() -> None:
-    with pytest.raises(ConfigurationError, match="The 'nodes' of network is missing"):
+    with pytest.raises(ConfigurationError, match="The 'nodes' of the network is missing"):
         build(Network, {})

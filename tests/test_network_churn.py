@@ -142,10 +142,16 @@ def test_a_wrong_trace_gives_its_sentence(tmp_path: Path, rows: str, sentence: s
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"mean_up": 0}, "The 'mean_up' of rate must be a duration such as \"20ms\" in (0, inf). Got 0 instead."),
-        ({"mean_down": "-5s"}, "The 'mean_down' of rate must be a duration such as \"20ms\" in (0, inf). Got '-5s'"),
-        ({"leave": 1.1}, "The 'leave' of rate must be a number in [0, 1]. Got 1.1 instead."),
-        ({"late": -0.1}, "The 'late' of rate must be a number in [0, 1]. Got -0.1 instead."),
+        (
+            {"mean_up": 0},
+            "The 'mean_up' of the churn rate must be a duration such as \"20ms\" in (0, inf). Got 0 instead.",
+        ),
+        (
+            {"mean_down": "-5s"},
+            "The 'mean_down' of the churn rate must be a duration such as \"20ms\" in (0, inf). Got '-5s'",
+        ),
+        ({"leave": 1.1}, "The 'leave' of the churn rate must be a number in [0, 1]. Got 1.1 instead."),
+        ({"late": -0.1}, "The 'late' of the churn rate must be a number in [0, 1]. Got -0.1 instead."),
     ],
 )
 def test_a_wrong_value_gives_its_sentence(options: dict[str, Any], sentence: str) -> None:

@@ -135,35 +135,35 @@ def test_a_wrong_matrix_gives_its_sentence(tmp_path: Path, text: str, sentence: 
     [
         (
             {"kind": "constant", "seconds": "-1ms"},
-            "The 'seconds' of constant must be a duration such as \"20ms\" in [0, inf). Got '-1ms' instead.",
+            "The 'seconds' of the latency constant must be a duration such as \"20ms\" in [0, inf). Got '-1ms' instead.",
         ),
         (
             {"kind": "constant", "seconds": "5 parsec"},
-            "The 'seconds' of constant must be a duration such as \"20ms\" in [0, inf). Got '5 parsec' instead.",
+            "The 'seconds' of the latency constant must be a duration such as \"20ms\" in [0, inf). Got '5 parsec' instead.",
         ),
         (
             {"kind": "constant", "seconds": math.inf},
-            "The 'seconds' of constant must be a duration such as \"20ms\" in [0, inf). Got inf instead.",
+            "The 'seconds' of the latency constant must be a duration such as \"20ms\" in [0, inf). Got inf instead.",
         ),
         (
             {"kind": "uniform", "low": "20ms", "high": "10ms"},
-            "The 'high' of uniform must be at least its 'low', 0.02. Got 0.01 instead.",
+            "The 'high' of the latency uniform must be at least its 'low', 0.02. Got 0.01 instead.",
         ),
         (
             {"kind": "log-normal", "median": 0},
-            "The 'median' of log-normal must be a duration such as \"20ms\" in (0, inf). Got 0 instead.",
+            "The 'median' of the latency log-normal must be a duration such as \"20ms\" in (0, inf). Got 0 instead.",
         ),
         (
             {"kind": "per-node", "median": "1ms", "sigma": -1},
-            "The 'sigma' of per-node must be a number in [0, 10]. Got -1 instead.",
+            "The 'sigma' of the latency per-node must be a number in [0, 10]. Got -1 instead.",
         ),
         (
             {"kind": "plane", "per_unit": -1},
-            "The 'per_unit' of plane must be a duration such as \"20ms\" in [0, inf). Got -1 instead.",
+            "The 'per_unit' of the latency plane must be a duration such as \"20ms\" in [0, inf). Got -1 instead.",
         ),
         (
             {"kind": "matrix", "file": "d.csv", "unit": "h"},
-            "The 'unit' of matrix must be one of 's', 'ms', 'us'. Got 'h' instead.",
+            "The 'unit' of the latency matrix must be one of 's', 'ms', 'us'. Got 'h' instead.",
         ),
     ],
 )

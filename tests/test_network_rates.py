@@ -162,36 +162,62 @@ RATE = 'a rate such as "100Mbit/s" in (0, inf)'
 @pytest.mark.parametrize(
     ("family", "table", "sentence"),
     [
-        (Bandwidth, {"kind": "constant", "rate": 0}, f"The 'rate' of constant must be {RATE}. Got 0 instead."),
-        (Bandwidth, {"kind": "constant", "rate": "-1kB/s"}, f"The 'rate' of constant must be {RATE}. Got '-1kB/s'"),
-        (Bandwidth, {"kind": "constant", "rate": "1km/h"}, f"The 'rate' of constant must be {RATE}. Got '1km/h'"),
-        (Bandwidth, {"kind": "log-normal", "median": math.inf}, f"The 'median' of log-normal must be {RATE}. Got inf"),
+        (
+            Bandwidth,
+            {"kind": "constant", "rate": 0},
+            f"The 'rate' of the bandwidth constant must be {RATE}. Got 0 instead.",
+        ),
+        (
+            Bandwidth,
+            {"kind": "constant", "rate": "-1kB/s"},
+            f"The 'rate' of the bandwidth constant must be {RATE}. Got '-1kB/s'",
+        ),
+        (
+            Bandwidth,
+            {"kind": "constant", "rate": "1km/h"},
+            f"The 'rate' of the bandwidth constant must be {RATE}. Got '1km/h'",
+        ),
+        (
+            Bandwidth,
+            {"kind": "log-normal", "median": math.inf},
+            f"The 'median' of the bandwidth log-normal must be {RATE}. Got inf",
+        ),
         (
             Bandwidth,
             {"kind": "trace", "file": "d.csv", "unit": "bauds"},
-            "The 'unit' of trace must be one of 'bit/s', 'kbit/s'",
+            "The 'unit' of the bandwidth trace must be one of 'bit/s', 'kbit/s'",
         ),
         (
             Compute,
             {"kind": "constant", "samples_per_second": 0},
-            "The 'samples_per_second' of constant must be a number in (0, inf). Got 0 instead.",
+            "The 'samples_per_second' of the compute constant must be a number in (0, inf). Got 0 instead.",
         ),
         (
             Compute,
             {"kind": "stragglers", "samples_per_second": 1, "fraction": 1.5, "slowdown": 2},
-            "The 'fraction' of stragglers must be a number in [0, 1]. Got 1.5 instead.",
+            "The 'fraction' of the compute stragglers must be a number in [0, 1]. Got 1.5 instead.",
         ),
         (
             Compute,
             {"kind": "stragglers", "samples_per_second": 1, "fraction": 0.5, "slowdown": 0.5},
-            "The 'slowdown' of stragglers must be a number in [1, inf). Got 0.5 instead.",
+            "The 'slowdown' of the compute stragglers must be a number in [1, inf). Got 0.5 instead.",
         ),
         (
             Compute,
             {"kind": "trace", "file": "d.csv", "column": "hours"},
-            "The 'column' of trace must be one of 'samples_per_second', 'ms_per_sample'. Got 'hours' instead.",
+            "The 'column' of the compute trace must be one of 'samples_per_second', 'ms_per_sample'. Got 'hours' instead.",
         ),
-        (Compute, {"kind": "log-normal"}, "The 'median' of log-normal is missing: it must be a number in (0, inf)."),
+        (
+            Bandwidth,
+            "20 parsec",
+            "Unknown bandwidth '20 parsec', which is neither a kind nor a rate such as \"100Mbit/s\". Known: constant,",
+        ),
+        (Compute, "fast", "Unknown compute 'fast', which is neither a kind nor a number. Known: constant,"),
+        (
+            Compute,
+            {"kind": "log-normal"},
+            "The 'median' of the compute log-normal is missing: it must be a number in (0, inf).",
+        ),
     ],
 )
 def test_a_wrong_value_gives_its_sentence(

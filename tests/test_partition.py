@@ -234,7 +234,7 @@ def test_a_wrong_file_gets_its_sentence(tmp_path: Path, text: str, sentence: str
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"The 'file' of the partition file cannot be read: .*absent\.csv"):
+    with pytest.raises(DataError, match=r"The 'file' of the partition file, '.*absent\.csv', cannot be read: No such"):
         FromFile(file=tmp_path / "absent.csv").assign(values_of(5), 2, 0)
 
 
@@ -252,19 +252,19 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             Shards(per_node=3),
             data_of(np.zeros(5), 1),
             2,
-            "The 'per_node' of shards must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
+            "The 'per_node' of the partition shards must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
         ),
         (
             Dirichlet(alpha=1.0, min_samples=3),
             data_of(np.zeros(5), 1),
             2,
-            "The 'min_samples' of dirichlet must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
+            "The 'min_samples' of the partition dirichlet must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
         ),
         (
             Quantity(alpha=1.0, min_samples=3),
             values_of(5),
             2,
-            "The 'min_samples' of quantity must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
+            "The 'min_samples' of the partition quantity must be an int in [1, 2] for 5 samples on 2 nodes. Got 3 instead.",
         ),
         (
             Shards(),
@@ -305,5 +305,5 @@ def test_what_cannot_be_dealt_gets_its_sentence(partition: Partition, data: Data
     ],
 )
 def test_wrong_parameters_are_refused(table) -> None:
-    with pytest.raises(ConfigurationError, match=f"of {table['kind']}"):
+    with pytest.raises(ConfigurationError, match=f"of the partition {table['kind']}"):
         build(Partition, table)

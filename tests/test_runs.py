@@ -1,5 +1,6 @@
 """Run folders: readable while they grow, whole after a kill, clear about trouble."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -60,6 +61,41 @@ def test_what_was_written_is_read(folder):
     assert summary["final"]["accuracy"] == pytest.approx({"mean": 0.41, "min": 0.4, "max": 0.42, "std": 0.0081649658})
     assert summary["network"] == {"consensus_distance": 0.25}
     assert (summary["rounds"], summary["time"]) == (4, 2.0)
+
+
+def test_metrics_are_of_evaluated_rounds_and_figures_of_all(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    for round in range(1, 5):
+        writer.commits([commit(0, round)])
+        writer.metrics([(0, round, "weight", float(round))])
+    writer.metrics([*evaluated(0, 2, 0.5), (0, 4, "accuracy", 0.6), (0, 4, "loss", float("nan"))])
+    writer.finish("finished", {})
+    run = Run(tmp_path / "run")
+    assert run.metrics[["round", "accuracy", "weight"]].to_numpy().tolist() == [[2, 0.5, 2.0], [4, 0.6, 4.0]]
+    assert run.metrics.index.tolist() == [0, 1]
+    assert run.figures["weight"].tolist() == [1.0, 2.0, 3.0, 4.0]
+    (line,) = run.plot("weight").axes[0].lines
+    assert line.get_xdata().tolist() == [1, 2, 3, 4]
+
+
+def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
+    writer = RunWriter.create(tmp_path / "run", {}, {"nodes": 2})
+    writer.commits([commit(node, 1) for node in range(2)])
+    nan, inf = float("nan"), float("inf")
+    writer.metrics([(0, 1, "loss", nan), (1, 1, "loss", nan), (0, 1, "accuracy", inf), (1, 1, "accuracy", 0.5)])
+    writer.metrics([(-1, 1, "consensus_distance", nan)])
+    writer.finish("finished", {})
+    summary = Run(tmp_path / "run").summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["final"]["loss"] == {"mean": None, "min": None, "max": None, "std": None}
+    assert summary["final"]["accuracy"] == {"mean": None, "min": 0.5, "max": None, "std": None}
+    assert summary["network"] == {"consensus_distance": None}
+    assert json.loads(covey("show", str(tmp_path / "run"), "--json")[1]) == summary
+    for command in ("show", "compare"):
+        code, out, err = covey(command, str(tmp_path / "run"))
+        assert (code, err) == (0, "")
+        assert "-" in out
+    assert covey("report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html"))[0] == 0
 
 
 def test_truncating_forgets_what_came_after(folder):
@@ -160,6 +196,24 @@ def test_a_killed_writer_loses_nothing_that_was_flushed(tmp_path):
     assert Run(tmp_path / "run").commits["round"].max() >= flushed
 
 
+WITHOUT_LOCKS = """
+import sys
+sys.modules["fcntl"] = None
+from pathlib import Path
+from covey.runs import Run, RunWriter
+writer = RunWriter.create(Path(sys.argv[1]), {}, {})
+print(Run(Path(sys.argv[1])).status)
+writer.finish("finished", {})
+print(Run(Path(sys.argv[1])).status)
+"""
+
+
+def test_where_there_are_no_locks_runs_are_written_without(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_LOCKS, str(tmp_path / "run")]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.stdout.split() == ["running", "finished"], child.stderr
+
+
 def fill(writer):
     for round in range(1000):
         writer.commits([commit(node, round) for node in range(100)])
@@ -215,6 +269,21 @@ def test_the_latest_whole_checkpoint_counts_and_old_ones_go(tmp_path):
     assert payload["x"].tolist() == [20.0] * 3
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("run.toml", "rounds = ", "has no readable run.toml: Invalid value"),
+        ("facts.json", "[3]", "has no readable facts.json: "),
+        ("facts.json", "{", "has no readable facts.json: "),
+        ("metrics.sqlite", "no database" * 100, r"The metrics of .* cannot be read: file is not a database\."),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(folder, name, text, message):
+    (folder / name).write_text(text)
+    with pytest.raises(RunError, match=message):
+        [Run(folder).experiment, Run(folder).summary()]
+
+
 def test_exports(folder, tmp_path):
     run = Run(folder)
     assert run.export("csv").splitlines()[0].startswith("round,node,time,accuracy,loss,")
@@ -235,7 +304,9 @@ def test_a_new_checkpoint_outlives_damaged_ones_of_later_rounds(tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     for file in folder.iterdir():
         file.write_bytes(b"damaged")
-    assert latest_checkpoint(tmp_path / "run") is None
+    files = r"checkpoints/round-000000030\.covey, checkpoints/round-000000020\.covey"
+    with pytest.raises(RunError, match=rf"all of its checkpoints are damaged \({files}\)"):
+        latest_checkpoint(tmp_path / "run")
     (folder / "round-000000007.covey.part").write_bytes(b"killed while it was written")
     writer.checkpoint(10, {"x": 10}, keep=2)
     assert [file.name for file in folder.iterdir()] == ["round-000000010.covey"]

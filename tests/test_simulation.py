@@ -8,7 +8,8 @@ import torch
 from covey import wire
 from covey.errors import ModelError, ProgramError
 from covey.node import Mixture, Node, Program
-from tests.conftest import models_of, simulate, table
+from covey.task.learner import Learner
+from tests.conftest import Written, models_of, simulate, table
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}}
 PROGRAMS = {
@@ -67,6 +68,30 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one_to_the_bit(name, queue):
         assert sorted(rewritten.rows) == sorted(row for row in written.rows if row[1] > round)
         later = sorted(figure for figure in written.figures if figure[1] > round)
         assert sorted(rewritten.figures) == later
+
+
+def test_a_checkpoint_counts_on_no_row_that_is_not_written(monkeypatch):
+    written_by_then = {}
+
+    def checkpoint(written, round, payload, keep):
+        written_by_then[round] = (len(written.rows), {(node, t) for node, t, _, _ in written.figures})
+
+    monkeypatch.setattr(Written, "checkpoint", checkpoint)
+    simulate(table(network=SLOW, checkpoint={"every": 2}))
+    for round in (2, 4):
+        rows, evaluated = written_by_then[round]
+        assert rows >= 12 * round
+        assert evaluated >= {(node, t) for node in range(-1, 12) for t in range(2, round + 1, 2)}
+
+
+def test_commits_are_handed_over_before_every_computation(monkeypatch):
+    given = []
+    train = Learner.train
+    monkeypatch.setattr(Written, "commits", lambda _, rows: given.extend(rows))
+    seen = []
+    monkeypatch.setattr(Learner, "train", lambda *arguments: (seen.append(len(given)), train(*arguments)))
+    simulate(table())
+    assert seen == [0, 12, 24, 36, 48, 60]
 
 
 def test_momentum_that_is_kept_survives_a_resume():
@@ -408,10 +433,20 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}
     with pytest.raises(ModelError, match=r"The model of node \d+ is no longer finite after its training in round \d"):
         simulate(table(task=task))
-    program = {**PROGRAMS["ring"], "patience": "1s"}
-    world, written = simulate(table(task={**task, "non_finite": "drop"}, program=program))
-    assert {kind for _, _, kind, _ in written.happened} >= {"dropped", "left"}
-    assert any(node.mail.away for node in world.nodes)
+    drop = {**task, "non_finite": "drop"}
+    with pytest.raises(ModelError, match="The models of all nodes were dropped"):
+        simulate(table(task=drop, program={**PROGRAMS["ring"], "patience": "1s"}))
+    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
+        simulate(table(task=drop))
+
+    class OneExplodes(Program):
+        async def run(self, node):
+            async for _ in node.rounds():
+                node.model = (await node.train(lr=1e38 if node.id == 5 else 0.1)).model
+
+    world, written = simulate(table(task={"model": "mlp", "non_finite": "drop"}, program=OneExplodes()))
+    assert [(node, kind) for _, node, kind, _ in written.happened] == [(5, "dropped"), (5, "left")]
+    assert [node.id for node in world.nodes if node.mail.away] == [5]
 
 
 def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender():

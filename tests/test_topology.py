@@ -197,17 +197,41 @@ def test_a_bad_edge_file_names_its_line(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("topology", "nodes", "message"),
     [
-        (EpidemicOracle(degree=5), 5, "The 'degree' of epidemic-oracle must be an int in [1, nodes). Got 5 instead"),
-        (EpidemicOracle(degree=3), 5, "The 'degree' of epidemic-oracle must be even where the number of nodes is odd."),
-        (EpidemicLocal(degree=9), 4, "The 'degree' of epidemic-local must be an int in [1, nodes). Got 9 instead"),
+        (
+            EpidemicOracle(degree=5),
+            5,
+            "The 'degree' of the topology epidemic-oracle must be an int in [1, nodes). Got 5 instead",
+        ),
+        (
+            EpidemicOracle(degree=3),
+            5,
+            "The 'degree' of the topology epidemic-oracle must be even where the number of nodes is odd.",
+        ),
+        (
+            EpidemicLocal(degree=9),
+            4,
+            "The 'degree' of the topology epidemic-local must be an int in [1, nodes). Got 9 instead",
+        ),
         (RandomRegular(degree=1), 6, "must be at least 2 to connect more than two nodes"),
         (RandomRegular(degree=3), 7, "must be even where the number of nodes is odd"),
-        (Torus(rows=4), 10, "The 'rows' of torus must divide the number of nodes. Got 4 instead (nodes is 10)."),
+        (
+            Torus(rows=4),
+            10,
+            "The 'rows' of the topology torus must divide the number of nodes. Got 4 instead (nodes is 10).",
+        ),
         (Torus(), 13, "needs a number of nodes that is a product of two sides. Got 13 instead"),
         (Ring(), 1, "The topology ring needs at least 2 nodes. Got 1 instead."),
-        (SmallWorld(neighbours=3), 10, "The 'neighbours' of small-world must be an even int. Got 3 instead."),
-        (ErdosRenyi(probability=0.0), 9, "The 'probability' of erdos-renyi must be high enough for a connected graph."),
-        (Edges(file="nowhere.txt"), 3, "The 'file' of edges, 'nowhere.txt', cannot be read"),
+        (
+            SmallWorld(neighbours=3),
+            10,
+            "The 'neighbours' of the topology small-world must be an even int. Got 3 instead.",
+        ),
+        (
+            ErdosRenyi(probability=0.0),
+            9,
+            "The 'probability' of the topology erdos-renyi must be high enough for a connected graph.",
+        ),
+        (Edges(file="nowhere.txt"), 3, "The 'file' of the topology edges, 'nowhere.txt', cannot be read"),
         (FromNetworkx(graph=networkx.path_graph(4)), 3, "must have as many nodes as the network. Got 4 instead"),
     ],
 )

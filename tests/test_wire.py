@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from covey import wire
 from covey.errors import RunError, WireError
@@ -67,7 +68,7 @@ def test_a_frame_decodes_to_what_was_encoded_and_has_the_stated_size(payload, ta
     assert len(frame) == wire.size(payload, tag) == wire.peek(frame)
     decoded = wire.decode(frame)
     assert (decoded.tag, decoded.sender, decoded.receiver, decoded.round, decoded.sequence) == (tag, 7, 9, round, 3)
-    assert decoded.payload.keys() == payload.keys()
+    assert list(decoded.payload) == list(payload)
     assert all(same(payload[name], decoded.payload[name]) for name in payload)
 
 
@@ -90,7 +91,7 @@ def test_a_changed_frame_is_refused_or_still_one_message(payload, data):
 
 
 def forged(
-    header: object, body: bytes = b"", magic: bytes = b"CVYF", version: int = 1, length: int | None = None
+    header: object, body: bytes = b"", magic: bytes = b"CVYF", version: int = 2, length: int | None = None
 ) -> bytes:
     head = msgspec.msgpack.encode(header)
     prefix = struct.pack(
@@ -103,27 +104,31 @@ def forged(
     ("frame", "reason"),
     [
         (b"", "truncated"),
-        (forged(["", {}, []], magic=b"EVIL"), "bad-magic"),
-        (forged(["", {}, []], version=9), "bad-version"),
-        (forged(["", {}, []], length=1 << 60), "oversized"),
-        (forged(["", {}, []])[:-1], "truncated"),
-        (forged(["", {}, []]) + b"1", "trailing-bytes"),
+        (forged(["", {}], magic=b"EVIL"), "bad-magic"),
+        (forged(["", {}], version=9), "bad-version"),
+        (forged(["", {}], length=1 << 60), "oversized"),
+        (forged(["", {}])[:-1], "truncated"),
+        (forged(["", {}]) + b"1", "trailing-bytes"),
         (forged({"tag": 3}), "bad-header"),
-        (forged(["", {}, [["x", "q9", [1]]]], b"12345678"), "bad-dtype"),
-        (forged(["", {}, [["x", "f4", [-1]]]], b"12345678"), "bad-shape"),
-        (forged(["", {}, [["x", "f4", [1] * 9]]], b"12345678"), "bad-shape"),
-        (forged(["", {}, [["x", "f4", [1 << 62, 1 << 62]]]], b"12345678"), "oversized"),
-        (forged(["", {}, [["x", "f4", [0, 1 << 62]]]]), "oversized"),
-        (forged(["", {}, [["x", "f4", [0, 1 << 63]]]]), "oversized"),
-        (forged(["", {}, [["x", "f4", [1 << 20]]]], b"12345678"), "length-mismatch"),
-        (forged(["", {"x": {"a": 1}}, []]), "bad-header"),
-        (forged(["", {"x": [[1]]}, []]), "bad-header"),
-        (forged(["", {"x": datetime(2000, 1, 1, tzinfo=UTC)}, []]), "bad-header"),
-        (forged(["", {"x": msgspec.msgpack.Ext(4, b"?")}, []]), "bad-header"),
-        (forged(["", {}, [["x", "f4", [1]]]], b"1234567890123456"), "length-mismatch"),
-        (forged(["", {"x": 1}, [["x", "f4", [1]]]], b"12345678"), "bad-header"),
-        (forged(["", {}, [["x", "b1", [1]]]], b"\x02" + bytes(7)), "bad-header"),
-        (forged(["", {}, [["x", "f4", [0]]] * 5000]), "oversized"),
+        (forged(["", {"x": {"q9": [1]}}], b"12345678"), "bad-dtype"),
+        (forged(["", {"x": {"f4": [-1]}}], b"12345678"), "bad-shape"),
+        (forged(["", {"x": {"f4": [1] * 9}}], b"12345678"), "bad-shape"),
+        (forged(["", {"x": {"f4": [1 << 62, 1 << 62]}}], b"12345678"), "oversized"),
+        (forged(["", {"x": {"f4": [0, 1 << 62]}}]), "oversized"),
+        (forged(["", {"x": {"f4": [0, 1 << 63]}}]), "oversized"),
+        (forged(["", {"x": {"f4": [1 << 20]}}], b"12345678"), "length-mismatch"),
+        (forged(["", {"x": {"a": 1}}]), "bad-header"),
+        (forged(["", {"x": {}}]), "bad-header"),
+        (forged(["", {"x": {"f4": [True]}}]), "bad-header"),
+        (forged(["", {"x": {1: [1]}}], b"12345678"), "bad-dtype"),
+        (forged(["", {"x": {"f4": [0], "f8": [0]}}]), "bad-header"),
+        (forged(["", {}, []]), "bad-header"),
+        (forged(["", {"x": [[1]]}]), "bad-header"),
+        (forged(["", {"x": datetime(2000, 1, 1, tzinfo=UTC)}]), "bad-header"),
+        (forged(["", {"x": msgspec.msgpack.Ext(4, b"?")}]), "bad-header"),
+        (forged(["", {"x": {"f4": [1]}}], b"1234567890123456"), "length-mismatch"),
+        (forged(["", {"x": {"b1": [1]}}], b"\x02" + bytes(7)), "bad-header"),
+        (forged(["", {str(i): {"f4": [0]} for i in range(5000)}]), "oversized"),
     ],
 )
 def test_each_kind_of_bad_frame_has_its_reason(frame, reason):
@@ -141,6 +146,8 @@ UNSENDABLE = {
     "can't serialize ints": 1 << 70,
     "surrogates not allowed": "\ud800",
     "send its parts as dense tensors": torch.eye(2).to_sparse(),
+    "the tensor 'x' is on the device meta": torch.ones(2, device="meta"),
+    "the tensor 'x' has no shape": torch.nn.UninitializedParameter(),
 }
 
 
@@ -149,6 +156,13 @@ def test_what_has_no_encoding_is_refused_by_size_and_by_encode(text):
     for refuse in (wire.size, wire.encode):
         with pytest.raises(WireError, match=text):
             refuse({"x": UNSENDABLE[text]})
+
+
+def test_a_tensor_without_memory_is_refused():
+    with FakeTensorMode():
+        fake = torch.ones(2)
+    with pytest.raises(WireError, match="the tensor 'x' cannot be read"):
+        wire.encode({"x": fake})
 
 
 def test_names_and_numbers_that_do_not_fit_are_refused():

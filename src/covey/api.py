@@ -68,11 +68,16 @@ def resume(
     """Go on with an interrupted run from its latest checkpoint; see `run`.
 
     Raises:
-        RunError: the run has finished, or has no checkpoint.
+        RunError: the run has finished, or was changed, or has no checkpoint that is not damaged.
     """
     before = Run(Path(folder))
     if before.status == "finished":
         raise RunError(f"The run {before.folder} has finished: there is nothing to go on with.")
+    if before.is_changed:
+        raise RunError(
+            f"The run {before.folder} cannot be gone on with: its run.toml has been changed since it began. "
+            f"Begin a new run with it: covey run {before.folder / 'run.toml'}."
+        )
     found = latest_checkpoint(before.folder)
     if found is None:
         raise RunError(f'The run {before.folder} has no checkpoint. Set "every" of [checkpoint] to have some.')

@@ -4,10 +4,19 @@ CoveyError                 anything below; the command line prints its text as o
 ├── ConfigurationError     a key, a value or a combination of an experiment that cannot work
 ├── DataError              a data set whose files are missing or damaged, or a partition that cannot be made
 ├── RunError               a run folder that cannot be read, written or resumed
-├── ModelError             a model went wrong while it learned: not finite, or of the wrong shape
+├── ModelError             a model went wrong while it learned: it fails, is not finite, or of the wrong shape
 ├── ProgramError           a program broke the node contract, or all of its nodes wait for ever
 └── WireError              bytes that are no valid frame
 """
+
+
+def told(error: BaseException) -> str:
+    """What an error of other code says, and where it was raised."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 class CoveyError(Exception):

@@ -171,9 +171,11 @@ def read_table(file: Path | str) -> dict[str, Any]:
     """The tables of an experiment file; its folder becomes importable."""
     path = Path(file)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"The experiment file {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"The experiment file {path} is not valid TOML: it is no UTF-8.") from error
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -196,7 +198,8 @@ def assign(table: dict[str, Any], override: str) -> None:
     names = key.strip().split(".")
     for name in names[:-1]:
         inner = table.setdefault(name, {})
-        if isinstance(inner, str):
+        if isinstance(inner, str) and not inner[:1].isdigit():
+            # A bare kind, not an amount such as "20ms".
             inner = table[name] = {"kind": inner}
         if not isinstance(inner, dict):
             raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {inner!r}.")

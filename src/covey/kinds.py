@@ -5,7 +5,7 @@ import sys
 from typing import Any, TypeVar
 
 from covey.errors import ConfigurationError
-from covey.parameters import Part, unknown
+from covey.parameters import Part, unknown_kind
 
 P = TypeVar("P", bound=Part)
 
@@ -124,17 +124,16 @@ def resolve(family: type[P], name: Any) -> type[P]:
     """
     known = KINDS[family.family]
     if not isinstance(name, str):
-        raise ConfigurationError(f"The 'kind' of {family.family} must be a string. Got {name!r} instead.")
-    target = known.get(name, name if ":" in name else None)
+        raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {name!r} instead.")
+    target = known.get(name, name if all(name.partition(":")) else None)
     if target is None:
-        listing = unknown(f"{family.family} '{name}'", name, known)
-        raise ConfigurationError(f'{listing} Your own is written "module:Class".')
+        raise ConfigurationError(unknown_kind(family, name, known))
     module_name, _, class_name = target.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"{type(error).__name__}: {error}"
         raise ConfigurationError(
             f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}."

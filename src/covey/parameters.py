@@ -164,6 +164,8 @@ class Part:
     """Its name in experiment files."""
     usual: ClassVar[str] = ""
     """Of a family: the kind that a table without a kind means, where that is clear."""
+    short: ClassVar[tuple[str, str] | None] = None
+    """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -171,18 +173,28 @@ class Part:
 
     def __post_init__(self) -> None:
         for name, (hint, limits) in fields_of(type(self)).items():
-            value = coerce(getattr(self, name), hint, limits, name, self.title())
+            value = coerce(getattr(self, name), hint, limits, name, self.named())
             object.__setattr__(self, name, value)
 
     @classmethod
     def title(cls) -> str:
-        """The name by which messages call it."""
+        """Its kind, or "module:Class" where it has none."""
         return cls.__dict__.get("kind") or f"{cls.__module__}:{cls.__qualname__}"
 
     @classmethod
+    def named(cls) -> str:
+        """How messages call it: with its family, for kinds of different families share names."""
+        return f"the {cls.family} {cls.title()}".replace("  ", " ")
+
+    @classmethod
     def shorthand(cls, value: object) -> Self | None:
-        """The part that a bare number or string stands for, where the family has such a short form."""
-        return None
+        """The part that a bare number or amount stands for, where the family has such a short form."""
+        if cls.short is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+            return None
+        kind, name = cls.short
+        if isinstance(value, str) and not _convert(value, _short_form(cls)[0])[1]:
+            return None
+        return build(cls, {"kind": kind, name: value})
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Self] | None":
@@ -200,7 +212,7 @@ class Part:
             if limits.depends_on_nodes and value is not None and not limits.admits(value, setting.nodes):
                 expected = expectation(hint, limits)
                 raise ConfigurationError(
-                    f"The '{name}' of {self.title()} must be {expected}. "
+                    f"The '{name}' of {self.named()} must be {expected}. "
                     f"Got {value!r} instead (nodes is {setting.nodes})."
                 )
             if isinstance(value, Part):
@@ -251,9 +263,20 @@ def expectation(hint: Any, limits: Limits) -> str:
     if origin in (list, tuple):
         return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
     if isinstance(hint, type) and issubclass(hint, Part):
-        return f"a {hint.family or hint.title()}"
+        article = "an" if hint.family.startswith(tuple("aeiou")) else "a"
+        what = f"{article} {hint.family}" if hint.family else "a table"
+        return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
     return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
+
+
+def _short_form(family: type[Part]) -> tuple[Any, Limits]:
+    """What a bare amount in the place of a part must be."""
+    from covey import kinds
+
+    assert family.short is not None
+    kind, name = family.short
+    return fields_of(kinds.load(family.family, kind))[name]
 
 
 def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
@@ -328,7 +351,7 @@ def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
     short = family.shorthand(value)
     if short is not None:
         return short, True
-    if isinstance(value, str | Mapping):
+    if isinstance(value, Mapping) or (isinstance(value, str) and family.family):
         return build(family, value), True
     return value, False
 
@@ -348,7 +371,7 @@ def build(family: type[P], table: Any) -> P:
     if isinstance(table, str):
         table = {"kind": table}
     if not isinstance(table, Mapping):
-        raise ConfigurationError(f"{family.family or family.title()} must be a table. Got {table!r} instead.")
+        raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {table!r} instead.")
     values = dict(table)
     cls: type[P] = family
     if family.family in kinds.KINDS:
@@ -362,13 +385,22 @@ def build(family: type[P], table: Any) -> P:
     known = fields_of(cls)
     for key in values:
         if key not in known:
-            raise ConfigurationError(unknown(f"key '{key}' of {cls.title()}", key, known))
+            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known))
     for key, (hint, limits) in known.items():
         if key not in values and is_required(cls, key):
             raise ConfigurationError(
-                f"The '{key}' of {cls.title()} is missing: it must be {expectation(hint, limits)}."
+                f"The '{key}' of {cls.named()} is missing: it must be {expectation(hint, limits)}."
             )
     return cls(**values)
+
+
+def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> str:
+    """What is said of a name that is no kind of a family."""
+    what = f"{family.family} '{name}'"
+    if family.short:
+        hint, _ = _short_form(family)
+        what += f", which is neither a kind nor {expectation(hint, Limits(''))}"
+    return f'{unknown(what, name, known)} Your own is written "module:Class".'
 
 
 def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:

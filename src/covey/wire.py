@@ -3,18 +3,18 @@
 A frame is
 
     prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
-    header    msgpack: the tag, the plain fields, and for each tensor its name, dtype and shape
-    body      the tensors' bytes, little-endian and C-contiguous, each padded with zeros to a multiple of 8
+    header    msgpack: the tag, and the entries in their order: plain values as they are, of a tensor {dtype: shape}
+    body      the tensors' bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
 
 All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
-the tag, the fields and the shapes alone, and `size` computes it without touching a tensor.
+the tag, the plain values and the shapes alone, and `size` computes it without touching a tensor.
 """
 
 import hashlib
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ _PREFIX = struct.Struct("<4sHHIIQIIqQ")
 PREFIX_BYTES = _PREFIX.size
 """The length of the prefix; `peek` tells a frame's length from it."""
 _MAGIC = b"CVYF"
-_VERSION = 1
+_VERSION = 2
 _ALIGN = 8
 _NO_ROUND = -1
 
@@ -50,10 +50,9 @@ _CODES: dict[torch.dtype, str] = {
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
-class _Header(msgspec.Struct, array_like=True):
+class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     tag: str
-    fields: dict[str, Any]
-    tensors: list[tuple[str, str, list[int]]]
+    entries: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +95,15 @@ _PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
 _LISTED = frozenset({bool, int, float, str})
 
 
-def _split(payload: Payload) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    fields: dict[str, Any] = {}
-    tensors: dict[str, Tensor] = {}
-    for name, value in payload.items():
-        if type(name) is not str:
-            raise WireError("bad-field", f"the name {name!r} of an entry is a {type(name).__name__}, not a str")
-        if isinstance(value, Tensor):
-            tensors[name] = value
-        else:
-            fields[name] = value
-    problem = _unsendable(fields)
-    if problem is not None:
-        raise WireError("bad-field", problem)
-    return fields, tensors
-
-
-def _unsendable(fields: Mapping[str, Any]) -> str | None:
-    """What is wrong with the plain fields of a payload, if anything is: exact types, so that what a receiver gets does
-    not depend on whether the message was encoded on its way."""
-    for name, value in fields.items():
-        if type(value) is list:
-            strange = set(map(type, value)) - _LISTED
-            if strange:
-                return f"the list '{name}' holds a {min(t.__name__ for t in strange)}, which is never sent"
-        elif type(value) not in _PLAIN:
-            return f"the entry '{name}' is a {type(value).__name__}, which is never sent"
+def _unsendable(name: str, value: Any) -> str | None:
+    """What is wrong with a plain value, if anything is: exact types, so that what a receiver gets does not depend on
+    whether the message was encoded on its way."""
+    if type(value) is list:
+        strange = set(map(type, value)) - _LISTED
+        if strange:
+            return f"the list '{name}' holds a {min(t.__name__ for t in strange)}, which is never sent"
+    elif type(value) not in _PLAIN:
+        return f"the entry '{name}' is a {type(value).__name__}, which is never sent"
     return None
 
 
@@ -129,17 +111,42 @@ def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
 
-def _header(tag: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    described = []
-    for name, tensor in tensors.items():
-        code = _CODES.get(tensor.dtype)
-        if code is None:
-            raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
-        if tensor.layout is not torch.strided:
-            raise WireError("bad-field", f"the tensor '{name}' is {tensor.layout}; send its parts as dense tensors")
-        described.append((name, code, list(tensor.shape)))
+def _described(name: str, tensor: Tensor) -> dict[str, list[int]]:
+    """What the header says of a tensor."""
+    code = _CODES.get(tensor.dtype)
+    if code is None:
+        raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
+    if tensor.layout is not torch.strided:
+        raise WireError("bad-field", f"the tensor '{name}' is {tensor.layout}; send its parts as dense tensors")
+    if tensor.is_meta:
+        raise WireError("bad-field", f"the tensor '{name}' is on the device meta, where it has no numbers to send")
     try:
-        return _encode(_Header(tag, dict(fields), described))
+        return {code: list(tensor.shape)}
+    except RuntimeError as error:
+        raise WireError("bad-field", f"the tensor '{name}' has no shape: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Tensor]]]:
+    """The header of a frame, and the tensors of its body."""
+    entries: dict[str, Any] = {}
+    tensors: list[tuple[str, Tensor]] = []
+    for name, value in payload.items():
+        if type(name) is not str:
+            raise WireError("bad-field", f"the name {name!r} of an entry is a {type(name).__name__}, not a str")
+        if isinstance(value, Tensor):
+            entries[name] = _described(name, value)
+            tensors.append((name, value))
+        else:
+            problem = _unsendable(name, value)
+            if problem is not None:
+                raise WireError("bad-field", problem)
+            entries[name] = value
+    try:
+        return _encode(_Header(tag, entries)), tensors
     except (OverflowError, UnicodeEncodeError) as error:
         raise WireError("bad-field", f"an entry cannot be encoded: {error}") from error
 
@@ -147,10 +154,14 @@ def _header(tag: str, fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 def size(payload: Payload, tag: str = "") -> int:
     """The exact length in bytes of the frame that `encode` makes of a payload."""
     shapes = []
-    for name, value in payload.items():
-        if not isinstance(value, Tensor):
-            return _computed_size(payload, tag)
-        shapes.append((name, value.dtype, value.shape, value.layout))
+    try:
+        for name, value in payload.items():
+            if not isinstance(value, Tensor):
+                return _computed_size(payload, tag)
+            shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
+    except RuntimeError:
+        # A tensor without a shape: that is said below.
+        return _computed_size(payload, tag)
     key = (tag, *shapes)
     found = _sizes.get(key)
     if found is None:
@@ -161,9 +172,8 @@ def size(payload: Payload, tag: str = "") -> int:
 
 
 def _computed_size(payload: Payload, tag: str) -> int:
-    fields, tensors = _split(payload)
-    header = len(_header(tag, fields, tensors))
-    return PREFIX_BYTES + header + sum(_padded(tensor.nbytes) for tensor in tensors.values())
+    header, tensors = _header(payload, tag)
+    return PREFIX_BYTES + len(header) + sum(_padded(tensor.nbytes) for _, tensor in tensors)
 
 
 def encode_parts(
@@ -174,13 +184,15 @@ def encode_parts(
     Raises:
         WireError: an entry that has no encoding.
     """
-    fields, tensors = _split(payload)
-    header = _header(tag, fields, tensors)
+    header, tensors = _header(payload, tag)
     parts: list[bytes | memoryview] = []
     body = 0
-    for tensor in tensors.values():
+    for name, tensor in tensors:
         if tensor.nbytes:
-            raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            try:
+                raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            except (RuntimeError, TypeError) as error:
+                raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
             parts.append(raw)
         padding = -tensor.nbytes % _ALIGN
         if padding:
@@ -243,23 +255,27 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Fr
         header = _decode_header(view[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise WireError("bad-header", str(error)) from error
-    if len(header.tensors) > limits.tensors:
-        raise WireError("oversized", f"{len(header.tensors)} tensors are more than {limits.tensors}")
-    payload: dict[str, Any] = dict(header.fields)
-    problem = _unsendable(payload)
-    if problem is not None:
-        raise WireError("bad-header", problem)
+    payload = header.entries
+    described = {name: value for name, value in payload.items() if type(value) is dict}
+    if len(described) > limits.tensors:
+        raise WireError("oversized", f"{len(described)} tensors are more than {limits.tensors}")
     at = PREFIX_BYTES + header_bytes
-    for name, code, shape in header.tensors:
-        dtype = _DTYPES.get(code)
+    for name, value in payload.items():
+        if name not in described:
+            problem = _unsendable(name, value)
+            if problem is not None:
+                raise WireError("bad-header", problem)
+            continue
+        code, shape = next(iter(value.items()), (None, None))
+        if len(value) != 1 or type(shape) is not list or any(type(side) is not int for side in shape):
+            raise WireError("bad-header", f"the entry '{name}' is neither plain nor a tensor")
+        dtype = _DTYPES.get(code) if type(code) is str else None
         if dtype is None:
             raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
         if len(shape) > limits.dims or any(side < 0 for side in shape):
             raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
         if math.prod(max(side, 1) for side in shape) > limits.elements:
             raise WireError("oversized", f"the tensor '{name}' has the shape {shape}")
-        if name in payload:
-            raise WireError("bad-header", f"the entry '{name}' stands twice")
         length = dtype.itemsize * math.prod(shape)
         padded = _padded(length)
         if padded > total - at:
@@ -293,6 +309,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         # What a full disk left behind would keep the disk full.
         part.unlink(missing_ok=True)
         raise
+    if os.name == "nt":
+        return  # Windows opens no folders.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

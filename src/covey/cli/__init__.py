@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = parsed.command(parsed)
     except CoveyError as error:
-        print(f"covey: {error}", file=sys.stderr)
+        print("covey:", str(error).replace("\n", " "), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covey: stopped.", file=sys.stderr)

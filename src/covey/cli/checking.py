@@ -1,12 +1,12 @@
 """`covey check`."""
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from covey.cli.progress import amount
 from covey.cli.running import read
+from covey.cli.tables import print_json
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment
 from covey.topology import Topology
@@ -47,7 +47,7 @@ def check(arguments: argparse.Namespace) -> int:
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
     if arguments.json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
         return 0
     print(tomli_w.dumps(resolved).strip())
     print()

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from covey import kinds
+from covey.cli.tables import print_json
 from covey.errors import ConfigurationError
 from covey.parameters import Part, default_of, expectation, fields_of, is_required, to_table, unknown
 
@@ -35,7 +36,7 @@ def list_kinds(arguments: argparse.Namespace) -> int:
     families = [arguments.family] if arguments.family else list(kinds.KINDS)
     found = [described(family, kind) for family in families for kind in kinds.KINDS[family]]
     if arguments.json:
-        print(json.dumps(found, indent=2, default=str))
+        print_json(found)
         return 0
     family = ""
     for entry in found:

@@ -10,7 +10,7 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay, amount, seconds
-from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
@@ -57,7 +57,7 @@ def report(done: Run, *, as_json: bool) -> int:
     """Print what came of a run."""
     summary = done.summary()
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
     else:
         print_table(
             f"{done.folder} ({summary['status']})",
@@ -90,8 +90,8 @@ def sweep(arguments: argparse.Namespace) -> int:
             assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
         experiments.append(Experiment.from_table(table))
     folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"The folder {folder} is not empty: give another one with --out.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder} is no empty folder: give another one with --out.")
     finished: list[tuple[dict[str, Any], Run]] = []
     for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
         name = "-".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in combination.items()) or "run"
@@ -153,7 +153,7 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_
         records.append(record)
         rows.append(cells)
     if as_json:
-        print(json.dumps(records, indent=2))
+        print_json(records)
     else:
         print_table(str(folder), ("configuration", "runs", *_FIGURES), rows)
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0

@@ -1,11 +1,10 @@
 """`covey show`, `compare`, `plot`, `report` and `export`."""
 
 import argparse
-import json
 import sys
 
 from covey.cli.progress import amount, seconds
-from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.cli.tables import SUMMARY_COLUMNS, figure, print_json, print_table, summary_row
 from covey.errors import ConfigurationError
 from covey.runs import Run
 
@@ -15,7 +14,7 @@ def show(arguments: argparse.Namespace) -> int:
     run = Run(arguments.run)
     summary = run.summary()
     if arguments.json:
-        print(json.dumps(summary, indent=2))
+        print_json(summary)
         return 0
     print(f"{run.folder}: {summary['status']}")
     print(
@@ -28,10 +27,10 @@ def show(arguments: argparse.Namespace) -> int:
         f"{amount(totals['bytes_in'])}, dropped {totals['dropped']:,}; {totals['steps']:,} training steps"
     )
     rows = [
-        [metric, *(f"{values[part]:.4f}" for part in ("mean", "min", "max", "std"))]
+        [metric, *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
         for metric, values in summary["final"].items()
     ]
-    rows += [[f"network: {name}", f"{value:.4f}", "", "", ""] for name, value in summary["network"].items()]
+    rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
     return 0
 
@@ -41,7 +40,7 @@ def compare(arguments: argparse.Namespace) -> int:
     runs = [Run(path) for path in arguments.runs]
     summaries = [run.summary() for run in runs]
     if arguments.json:
-        print(json.dumps(summaries, indent=2))
+        print_json(summaries)
         return 0
     rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
     print_table("runs", ("run", *SUMMARY_COLUMNS), rows)

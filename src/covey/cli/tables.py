@@ -1,9 +1,29 @@
 """Tables on the terminal, and figures for people."""
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from covey.cli.progress import amount, seconds
+
+
+def print_json(value: Any) -> None:
+    """Print JSON; JSON has no NaN and no infinity, so they are null."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False, default=str))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure of a summary, which has None for what is no finite number."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -21,10 +41,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def summary_row(summary: dict[str, Any]) -> list[str]:
     """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, virtual time."""
-    final = summary["final"]
-    accuracy, loss = final.get("accuracy"), final.get("loss")
-    cells = [f"{accuracy[name]:.3f}" if accuracy else "-" for name in ("mean", "min", "max")]
-    cells.append(f"{loss['mean']:.3f}" if loss else "-")
+    accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
+    cells = [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
     return [*cells, amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
 
 

@@ -28,7 +28,7 @@ class ADPSGD(Program):
         graph = self.topology.at(0)
         if not (self.topology.static and graph.is_undirected):
             raise ConfigurationError(
-                f"The 'topology' of ad-psgd must be static and undirected. Got {self.topology.title()} instead."
+                f"The 'topology' of {self.named()} must be static and undirected. Got {self.topology.title()} instead."
             )
         self._active = np.zeros(graph.n, dtype=bool)
         neighbours = graph.mixing()
@@ -41,7 +41,8 @@ class ADPSGD(Program):
                     self._active[node] = not self._active[parent[node]]
         if (self._active[graph.sources] == self._active[graph.targets]).any():
             raise ConfigurationError(
-                f"The 'topology' of ad-psgd must be bipartite. Got {self.topology.title()} on {graph.n} nodes instead, "
+                f"The 'topology' of {self.named()} must be bipartite. "
+                f"Got {self.topology.title()} on {graph.n} nodes instead, "
                 f"which has an odd cycle; a ring or torus with even sides is bipartite."
             )
 

@@ -5,24 +5,20 @@ Shapes: N nodes.
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.network.amounts import is_amount
 from covey.network.traces import Trace, deal
-from covey.parameters import BitsPerSecond, Part, Setting, build, param
+from covey.parameters import BitsPerSecond, Part, Setting, param
 
 
 class Bandwidth(Part):
     """The rates of the nodes' links in one direction; written short as a rate, the same for all nodes."""
 
     family: ClassVar[str] = "bandwidth"
-
-    @classmethod
-    def shorthand(cls, value: object) -> Self | None:
-        return build(cls, {"kind": "constant", "rate": value}) if is_amount(value) else None
+    short = ("constant", "rate")
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:
         """Bits per second of every node's link, N; inf where it has no limit.

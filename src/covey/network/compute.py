@@ -5,24 +5,20 @@ Shapes: N nodes.
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.network.amounts import is_amount
 from covey.network.traces import Trace, deal
-from covey.parameters import Part, Setting, build, param
+from covey.parameters import Part, Setting, param
 
 
 class Compute(Part):
     """The training speeds of the nodes; written short as samples per second, the same for all nodes."""
 
     family: ClassVar[str] = "compute"
-
-    @classmethod
-    def shorthand(cls, value: object) -> Self | None:
-        return build(cls, {"kind": "constant", "samples_per_second": value}) if is_amount(value) else None
+    short = ("constant", "samples_per_second")
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         """Samples per second of every node, N."""

@@ -5,25 +5,21 @@ Those drawn for a pair are hashes of the pair, so that ten thousand nodes need n
 
 import math
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from covey import rng
 from covey.errors import ConfigurationError
-from covey.network.amounts import is_amount
 from covey.network.traces import parse_number, read_rows
-from covey.parameters import Part, Seconds, Setting, build, param
+from covey.parameters import Part, Seconds, Setting, param
 
 
 class Latency(Part):
     """The one-way delay from one node to another; written short as a duration, the same for all pairs."""
 
     family: ClassVar[str] = "latency"
-
-    @classmethod
-    def shorthand(cls, value: object) -> Self | None:
-        return build(cls, {"kind": "constant", "seconds": value}) if is_amount(value) else None
+    short = ("constant", "seconds")
 
     def between(self, sender: int, receiver: int) -> float:
         """The delay from `sender` to `receiver` in seconds, after `prepare`."""
@@ -63,7 +59,7 @@ class UniformLatency(Latency):
         super().__post_init__()
         if self.high < self.low:
             raise ConfigurationError(
-                f"The 'high' of uniform must be at least its 'low', {self.low:g}. Got {self.high:g} instead."
+                f"The 'high' of {self.named()} must be at least its 'low', {self.low:g}. Got {self.high:g} instead."
             )
 
     def prepare(self, setting: Setting) -> None:

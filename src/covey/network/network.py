@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from covey.errors import ConfigurationError
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
@@ -53,6 +54,10 @@ class Network(Part):
         super().__post_init__()
 
     def prepare(self, setting: Setting) -> None:
+        if setting.nodes != self.nodes:
+            raise ConfigurationError(
+                f"The 'nodes' of the network must be those of the setting, {setting.nodes}. Got {self.nodes} instead."
+            )
         super().prepare(setting)
         self._uplinks = _rates(self.uplink or self.bandwidth, setting)
         self._downlinks = _rates(self.downlink or self.bandwidth, setting)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.cli.progress import amount, seconds
+from covey.cli.progress import amount
+from covey.cli.tables import SUMMARY_COLUMNS, summary_row
 from covey.errors import CoveyError, RunError
 from covey.runs import Run
 from covey.view.figures import names
@@ -60,27 +61,11 @@ def write_report(runs: Sequence[Run], file: Path) -> None:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    columns = (
-        "run",
-        "status",
-        "nodes",
-        "rounds",
-        "accuracy",
-        "worst node",
-        "best node",
-        "loss",
-        "bytes sent",
-        "virtual time",
-    )
     rows = []
     for run, name in zip(runs, names(runs), strict=True):
         summary = run.summary()
-        accuracy, loss = summary["final"].get("accuracy"), summary["final"].get("loss")
-        figures = [f"{accuracy[part]:.3f}" if accuracy else "" for part in ("mean", "min", "max")]
-        figures.append(f"{loss['mean']:.3f}" if loss else "")
-        spent = [amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
-        rows.append([name, summary["status"], f"{summary['nodes']}", f"{summary['rounds']}", *figures, *spent])
-    return _table(columns, rows)
+        rows.append([name, summary["status"], f"{summary['nodes']}", f"{summary['rounds']}", *summary_row(summary)])
+    return _table(("run", "status", "nodes", "rounds", *SUMMARY_COLUMNS), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,12 +1,21 @@
-"""The lock that a run's writer holds; the kernel takes it back however the process ends."""
+"""The lock that a run's writer holds; the kernel takes it back however the process ends.
 
-import fcntl
+Windows has no such lock: nothing guards a run's folder there, and a run that was killed is shown as "running".
+"""
+
 from pathlib import Path
 from time import sleep
 from typing import BinaryIO
 
 from covey.errors import RunError
 from covey.runs.schema import LOCK
+
+try:
+    import fcntl
+
+    _HAS_LOCKS = True
+except ImportError:
+    _HAS_LOCKS = False
 
 
 def acquire(folder: Path) -> BinaryIO:
@@ -19,13 +28,13 @@ def acquire(folder: Path) -> BinaryIO:
     file = open(folder / LOCK, "wb")  # noqa: SIM115
     for attempt in range(5):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, shared=False)
             return file
         except BlockingIOError:
             # Who asks `is_held` holds it too, for a moment.
             sleep(0.02 * (attempt + 1))
         except OSError:
-            # A file system without locks: nothing guards the folder, as nothing can.
+            # No locks here: nothing guards the folder, as nothing can.
             return file
     file.close()
     raise RunError(f"The run {folder} is being written by another process.")
@@ -35,9 +44,21 @@ def is_held(folder: Path) -> bool | None:
     """Whether somebody writes to a run folder; None where nobody can know."""
     try:
         with open(folder / LOCK, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(file, shared=True)
     except BlockingIOError:
         return True
     except OSError:
         return None
     return False
+
+
+def _lock(file: BinaryIO, *, shared: bool) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has.
+        OSError: there are no locks here.
+    """
+    if not _HAS_LOCKS:
+        raise OSError("no locks on this platform")
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

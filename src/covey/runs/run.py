@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import sqlite3
 import tomllib
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from covey.errors import RunError
 from covey.runs import lock
-from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK
+from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, config_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,22 +44,30 @@ class Run:
     @property
     def experiment(self) -> dict[str, Any]:
         """The resolved experiment, as tables."""
-        return tomllib.loads((self.folder / CONFIG).read_text())
+        try:
+            return tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"The run {self.folder} has no readable {CONFIG}: {error}.") from error
 
     @property
     def facts(self) -> dict[str, Any]:
         """Versions, platform, command, seed, status."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / FACTS).read_text())
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.folder / FACTS).read_text()))
+        except (OSError, TypeError, ValueError) as error:
             raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
-        return found
 
     @property
     def status(self) -> str:
         """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
         status = str(self.facts.get("status", "running"))
         return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `run.toml` is no longer what the run began with."""
+        began = self.facts.get("config_digest")
+        return began is not None and began != config_digest((self.folder / CONFIG).read_text(encoding="utf-8"))
 
     def _read(self, query: str) -> "pd.DataFrame":
         import pandas as pd
@@ -70,7 +79,7 @@ class Run:
             finally:
                 database.close()
         except (sqlite3.Error, pd.errors.DatabaseError) as error:
-            raise RunError(f"The metrics of {self.folder} cannot be read: {error}.") from error
+            raise RunError(f"The metrics of {self.folder} cannot be read: {error.__cause__ or error}.") from error
 
     @property
     def commits(self) -> "pd.DataFrame":
@@ -79,7 +88,16 @@ class Run:
 
     @property
     def metrics(self) -> "pd.DataFrame":
-        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic."""
+        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic.
+
+        What the program logged in such a round is a column too; `figures` has it of all rounds.
+        """
+        table = self.figures
+        return table.dropna(subset=["accuracy", "loss"], how="all").reset_index(drop=True)
+
+    @property
+    def figures(self) -> "pd.DataFrame":
+        """As `metrics`, with rows also for rounds that were not evaluated but have figures of `node.log`."""
         long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
         wide = long.pivot_table(index=["round", "node"], columns="name", values="value", aggfunc="last").reset_index()
         wide.columns.name = None
@@ -129,7 +147,10 @@ class Run:
         return torch.from_numpy(np.load(file, allow_pickle=False)) if file.exists() else None
 
     def summary(self) -> dict[str, Any]:
-        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes."""
+        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes.
+
+        It can be written as JSON as it is: a figure that is no finite number is None.
+        """
         totals = self._read(
             "SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, SUM(bytes_out) AS bytes_out, "
             "SUM(bytes_in) AS bytes_in, SUM(messages_out) AS messages_out, SUM(messages_in) AS messages_in, "
@@ -146,14 +167,10 @@ class Run:
         )
         figures = {}
         for name, group in final.groupby("name"):
-            values = group["value"]
-            spread = float(values.std(ddof=0))
-            figures[str(name)] = {
-                "mean": float(values.mean()),
-                "min": float(values.min()),
-                "max": float(values.max()),
-                "std": spread,
-            }
+            values = group["value"].astype(float)
+            with np.errstate(invalid="ignore"):
+                spread = {"mean": values.mean(), "min": values.min(), "max": values.max(), "std": values.std(ddof=0)}
+            figures[str(name)] = {part: _finite(value) for part, value in spread.items()}
         names = ("bytes_out", "bytes_in", "messages_out", "messages_in", "steps", "samples", "dropped")
         facts = self.facts
         return {
@@ -165,7 +182,9 @@ class Run:
             "time": float(totals["time"] or 0.0),
             "totals": {name: int(totals[name] or 0) for name in names},
             "final": figures,
-            "network": {str(name): float(value) for name, value in zip(network["name"], network["value"], strict=True)},
+            "network": {
+                str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)
+            },
         }
 
     def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
@@ -205,7 +224,7 @@ class Run:
         """Draw a metric over the run: the mean over nodes, and their spread as a band.
 
         Args:
-            metric: a column of `metrics` or `network`.
+            metric: a column of `figures` or `network`.
             against: the horizontal axis.
             out: where to save it as well.
         """
@@ -215,3 +234,7 @@ class Run:
         if out is not None:
             view.save(figure, Path(out))
         return figure
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,5 +1,7 @@
 """The names of a run's files, and the tables of its metrics."""
 
+import hashlib
+
 CONFIG = "run.toml"
 FACTS = "facts.json"
 METRICS = "metrics.sqlite"
@@ -8,6 +10,12 @@ HOLDINGS = "holdings.npy"
 GRAPH = "graph.npz"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+
+
+def config_digest(text: str) -> str:
+    """What the facts of a run remember of its CONFIG."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
 
 NETWORK = -1
 """The node id under which figures of the whole network stand."""

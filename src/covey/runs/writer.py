@@ -27,6 +27,7 @@ from covey.runs.schema import (
     MODELS,
     NETWORK,
     TABLES,
+    config_digest,
 )
 
 _ROWS_AT_ONCE = 4096
@@ -68,11 +69,12 @@ class RunWriter:
             raise RunError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
         if occupied:
             raise RunError(f"The run folder {folder} is not empty. Give another one, or go on with it by --resume.")
+        text = tomli_w.dumps(dict(experiment))
         with _guarded(folder):
-            (folder / CONFIG).write_text(tomli_w.dumps(dict(experiment)))
+            (folder / CONFIG).write_text(text, encoding="utf-8")
             (folder / CHECKPOINTS).mkdir()
         writer = cls(folder)
-        writer._write_facts({**facts, "status": "running"})
+        writer._write_facts({**facts, "config_digest": config_digest(text), "status": "running"})
         return writer
 
     @classmethod
@@ -218,10 +220,18 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, Payload] | None:
-    """(round, checkpoint) of the latest that is not damaged, or None."""
-    for path in sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True):
+    """(round, checkpoint) of the latest that is not damaged; None where there is none at all.
+
+    Raises:
+        RunError: all are damaged.
+    """
+    found = sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True)
+    for path in found:
         try:
             return int(path.stem.removeprefix("round-")), wire.read_file(path)
         except RunError:
             continue
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise RunError(f"The run {folder} cannot be gone on with: all of its checkpoints are damaged ({names}).")
     return None

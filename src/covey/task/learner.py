@@ -4,8 +4,9 @@ Shapes: J trainings, P parameters, S samples.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from covey import rng
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, CoveyError, ModelError, told
 from covey.node import Gradient, LocalData, Metrics, Update, Work
 from covey.task.batches import Parts, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
@@ -104,7 +105,18 @@ class Learner:
     def _make(self, start: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
-            return self.task.model.build(self.data)
+            with self._named():
+                return self.task.model.build(self.data)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which model it is that fails."""
+        try:
+            yield
+        except CoveyError:
+            raise
+        except Exception as error:
+            raise ModelError(f"The model {self.task.model.title()} fails: {told(error)}.") from error
 
     def initial(self, node: int) -> Tensor:
         """The model that a node begins with."""
@@ -241,11 +253,12 @@ class Learner:
         self._map(lambda piece: piece(), rows)
 
     def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
-        if self.workers == 1 or len(items) == 1:
-            return [function(item) for item in items]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
-        return list(self._pool.map(function, items))
+        with self._named():
+            if self.workers == 1 or len(items) == 1:
+                return [function(item) for item in items]
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
+            return list(self._pool.map(function, items))
 
     def close(self) -> None:
         """Stop the threads."""

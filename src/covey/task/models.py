@@ -207,7 +207,7 @@ class ResNet20GN(Model):
     def build(self, data: Data) -> nn.Module:
         channels, _ = _image(self, data)
         if 16 % self.groups:
-            raise ConfigurationError(f"The 'groups' of resnet20-gn must divide 16. Got {self.groups} instead.")
+            raise ConfigurationError(f"The 'groups' of {self.named()} must divide 16. Got {self.groups} instead.")
         layers: list[nn.Module] = [
             nn.Conv2d(channels, 16, 3, padding=1, bias=False),
             nn.GroupNorm(self.groups, 16),

@@ -83,7 +83,7 @@ class Shards(Partition):
         shards = holders * self.per_node
         if shards > samples:
             raise DataError(
-                f"The 'per_node' of shards must be an int in [1, {samples // holders}] "
+                f"The 'per_node' of {self.named()} must be an int in [1, {samples // holders}] "
                 f"for {samples} samples on {holders} nodes. Got {self.per_node} instead."
             )
         node_of_shard = generator.permutation(shards) // self.per_node
@@ -178,7 +178,8 @@ class FromFile(Partition):
         try:
             text = self.file.expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"The 'file' of the partition file cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"The 'file' of {self.named()}, '{self.file}', cannot be read: {why}.") from error
         samples, nodes = self._from_json(text) if text.lstrip().startswith("[") else self._from_csv(text)
         for name, values, end in (("sample", samples, len(data.train)), ("node", nodes, holders)):
             wrong = np.flatnonzero((values < 0) | (values >= end))
@@ -261,7 +262,7 @@ def _labels(partition: Partition, data: Data) -> Ids:
 def _check_least(partition: Partition, least: int, samples: int, holders: int) -> None:
     if least * holders > samples:
         raise DataError(
-            f"The 'min_samples' of {partition.title()} must be an int in [1, {samples // holders}] "
+            f"The 'min_samples' of {partition.named()} must be an int in [1, {samples // holders}] "
             f"for {samples} samples on {holders} nodes. Got {least} instead."
         )
 

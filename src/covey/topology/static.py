@@ -52,7 +52,7 @@ class _Rectangle(Topology):
         need_nodes(self, nodes, 2)
         if self.rows is not None and nodes % self.rows:
             raise ConfigurationError(
-                f"The 'rows' of {self.title()} must divide the number of nodes. "
+                f"The 'rows' of {self.named()} must divide the number of nodes. "
                 f"Got {self.rows} instead (nodes is {nodes})."
             )
         if self.rows is None and self._sides(nodes)[0] == 1 and nodes > 3:
@@ -123,7 +123,7 @@ class RandomRegular(Topology):
         check_regular(self, self.degree, nodes)
         if self.degree == 1 and nodes > 2:
             raise ConfigurationError(
-                f"The 'degree' of {self.title()} must be at least 2 to connect more than two nodes. "
+                f"The 'degree' of {self.named()} must be at least 2 to connect more than two nodes. "
                 f"Got 1 instead (nodes is {nodes})."
             )
 
@@ -140,14 +140,14 @@ def check_regular(topology: Topology, degree: int, nodes: int) -> None:
     """Refuse a degree for which there is no regular graph."""
     if nodes * degree % 2:
         raise ConfigurationError(
-            f"The 'degree' of {topology.title()} must be even where the number of nodes is odd. "
+            f"The 'degree' of {topology.named()} must be even where the number of nodes is odd. "
             f"Got {degree} instead (nodes is {nodes})."
         )
 
 
 def _never_connected(topology: Topology, name: str, value: Any, nodes: int) -> ConfigurationError:
     return ConfigurationError(
-        f"The '{name}' of {topology.title()} must be high enough for a connected graph. "
+        f"The '{name}' of {topology.named()} must be high enough for a connected graph. "
         f"Got {value} instead: none of {_TRIES} draws with {nodes} nodes was connected."
     )
 
@@ -181,7 +181,7 @@ class SmallWorld(Topology):
         need_nodes(self, nodes, 3)
         if self.neighbours % 2:
             raise ConfigurationError(
-                f"The 'neighbours' of {self.title()} must be an even int. Got {self.neighbours} instead."
+                f"The 'neighbours' of {self.named()} must be an even int. Got {self.neighbours} instead."
             )
 
     def draw(self, setting: Setting, t: int) -> Graph:
@@ -240,7 +240,8 @@ class Edges(Topology):
         try:
             lines = self.file.read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"The 'file' of edges, '{self.file}', cannot be read: {error}.") from error
+            where = f"The 'file' of {self.named()}, '{self.file}',"
+            raise ConfigurationError(f"{where} cannot be read: {error}.") from error
         edges: dict[tuple[int, int], float | None] = {}
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()

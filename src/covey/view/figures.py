@@ -47,7 +47,7 @@ def curves(
 
     Args:
         runs: one line each.
-        metric: a column of `Run.metrics` or, for the network as a whole, of `Run.network`.
+        metric: a column of `Run.figures` or, for the network as a whole, of `Run.network`.
         against: "rounds", "time", "bytes" or "energy".
         labels: a name for each line; by default what the runs' folders are called.
 
@@ -72,13 +72,13 @@ def curves(
 
 
 def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
-    per_node, network = run.metrics, run.network
+    per_node, network = run.figures, run.network
     column = _COLUMN[against]
     if metric in per_node.columns:
         table = per_node.dropna(subset=[metric])
     elif metric in network.columns:
         # A figure of the whole network is drawn over what its nodes had spent by then, on average.
-        spent = per_node.drop(columns="node").groupby("round", as_index=False).mean()
+        spent = run.metrics.drop(columns="node").groupby("round", as_index=False).mean()
         own = network.dropna(subset=[metric])
         table = own[["round", metric]].merge(spent.drop(columns=[metric], errors="ignore"), on="round", how="left")
     else:
@@ -105,6 +105,9 @@ def histogram(run: Run, metric: str = "accuracy") -> "Figure":
     axes = _axes(figure)
     table = run.metrics.dropna(subset=[metric])
     last = table.sort_values("round").groupby("node")[metric].last()
+    last = last[np.isfinite(last)]
+    if last.empty:
+        raise RunError(f"The run {run.folder} has no finite {metric} yet.")
     axes.hist(last, bins=min(30, max(5, len(last) // 3)), color="C0", alpha=0.85)
     axes.axvline(last.mean(), color="0.2", linewidth=1, linestyle="--")
     axes.set_xlabel(f"{metric} of a node at the end (dashed: mean)")
@@ -114,9 +117,11 @@ def histogram(run: Run, metric: str = "accuracy") -> "Figure":
 
 def holdings(run: Run) -> "Figure":
     """Who holds what: a bar a node, of one colour a class; of one colour where there are no classes."""
-    counts_NC = np.atleast_2d(np.asarray(run.holdings))
-    if np.asarray(run.holdings).ndim == 1:
-        counts_NC = np.asarray(run.holdings)[:, None]
+    counts_NC = run.holdings
+    if counts_NC is None:
+        raise RunError(f"The run {run.folder} does not say who holds what.")
+    if counts_NC.ndim == 1:
+        counts_NC = counts_NC[:, None]
     nodes, classes = counts_NC.shape
     figure = _figure(7.0, 3.6)
     axes = _axes(figure)

@@ -10,7 +10,7 @@ from torch import Tensor
 from covey import rng
 from covey.engines.simulation.activity import SimulatedActivity, suspended
 from covey.engines.simulation.mailbox import Mailbox, Waiter, describe
-from covey.errors import ModelError, ProgramError
+from covey.errors import ModelError, ProgramError, told
 from covey.node import (
     Gradient,
     Inbox,
@@ -312,13 +312,8 @@ class SimulatedNode(Node):
         """What to raise when the program raised `error`."""
         if isinstance(error, ModelError | ProgramError):
             return error
-        last = error.__traceback__
-        while last is not None and last.tb_next is not None:
-            last = last.tb_next
-        where = f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})" if last else ""
         return ProgramError(
-            f"The program {self.world.program.title()} fails at node {self.id} in round {self.round}: "
-            f"{type(error).__name__}: {error}{where}."
+            f"The program {self.world.program.title()} fails at node {self.id} in round {self.round}: {told(error)}."
         )
 
 

@@ -73,7 +73,7 @@ class Recorder:
             )
         )
         if len(self.rows) >= 1024:
-            self._hand_over()
+            self.hand_over()
         due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
         if due:
             self.pending.append((node.id, completed, node.snapshot()))
@@ -140,17 +140,24 @@ class Recorder:
             loss = sum(losses) / len(losses) if losses else None
             self.progress(Progress(rounds, world.rounds, world.now, self.commits, loss, self.accuracy))
 
-    def _hand_over(self) -> None:
-        if self.writer is not None:
+    def hand_over(self) -> None:
+        """Give the commits to the writer; before every computation, so that whoever reads along sees them."""
+        if self.writer is not None and self.rows:
             self.writer.commits(self.rows)
         self.rows = []
 
-    def finish(self) -> None:
-        """Write down what is left."""
+    def flush(self) -> None:
+        """Write down all that has happened so far."""
         self.world.settle()
         self.evaluate()
+        self.hand_over()
+        if self.writer is not None:
+            self.writer.flush()
+
+    def finish(self) -> None:
+        """Write down what is left."""
+        self.flush()
         self._close(complete=True)
-        self._hand_over()
         if self.writer is not None:
             self.writer.flush()
         self.show()

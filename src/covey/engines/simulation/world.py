@@ -146,8 +146,8 @@ class World:
             for node in stuck[:3]
             for key, waiter in node.mail.waiters.items()
         )
-        lossy = self.network.churn.has_churn or self.network.loss > 0
-        hint = " Messages are lost in this network: give the program some 'patience'." if lossy else ""
+        lossy = self.network.churn.has_churn or self.network.loss > 0 or any(node.mail.away for node in self.nodes)
+        hint = " Nodes leave here, or messages are lost: give the program some 'patience'." if lossy else ""
         raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
 
     # ------------------------------------------------------------------ computing
@@ -179,6 +179,7 @@ class World:
     def compute(self) -> None:
         """Compute the mixtures and evaluations that wait, and those trainings that are due first, as many as fit."""
         self.settle()
+        self.recorder.hand_over()
         self.recorder.evaluate()
         wanted = sorted(entry for entry in self.submitted if not entry[2].done)
         self.submitted = wanted[self._at_once :]
@@ -207,6 +208,8 @@ class World:
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
         self._leave(node)
         node.mail.ended = True
+        if all(other.mail.ended and other.mail.away for other in self.nodes):
+            raise ModelError("The models of all nodes were dropped, for they are no longer finite: no node is left.")
 
     def split(self, name: str, holder: int | None = None) -> Split:
         """The data of an evaluation, remembered."""
@@ -281,9 +284,9 @@ class World:
             self._save(cut)
 
     def _save(self, cut: Cut) -> None:
-        self.settle()
+        # A resumed run does not repeat what came before its checkpoint: all of that must be written before it is.
+        self.recorder.flush()
         if self.recorder.writer is not None:
-            self.recorder.writer.flush()
             self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=self.prepared.experiment.checkpoint.keep)
 
     # ------------------------------------------------------------------ interruption

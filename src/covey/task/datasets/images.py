@@ -119,8 +119,10 @@ def read_idx(path: Path, dimensions: int) -> Bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise damaged(path, "a readable file", error) from error
     magic, head = 0x0800 + dimensions, 4 + 4 * dimensions
-    if len(content) < head or struct.unpack(">I", content[:4])[0] != magic:
+    if content[:4] != struct.pack(">I", magic):
         raise damaged(path, f"an IDX file that begins with {magic:08x}", content[:4].hex() or "nothing")
+    if len(content) < head:
+        raise damaged(path, f"a head of {head} bytes", len(content))
     sizes = struct.unpack(f">{dimensions}I", content[4:head])
     body = np.frombuffer(bytearray(content), dtype=np.uint8, offset=head)
     count = int(np.prod(sizes, dtype=object))

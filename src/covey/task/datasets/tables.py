@@ -54,7 +54,7 @@ class MovieLens100K(Dataset):
         if not in_test.any():
             most = np.bincount(user_of).max()
             raise DataError(
-                f"The 'test' of {self.title()} must be a share that keeps a rating of some user for testing. "
+                f"The 'test' of {self.named()} must be a share that keeps a rating of some user for testing. "
                 f"Got {self.test} instead, and no user has more than {most} ratings."
             )
         pairs = np.column_stack([user_of, item_of]).astype(np.int64)
