@@ -307,6 +307,7 @@ class SimulatedNode(Node):
         self.activities = []
         self.mail.ended = True
         self.mail.clear(dropped=False)
+        self.world.ended = self.world.now
 
     def failure(self, error: Exception) -> Exception:
         """What to raise when the program raised `error`."""
