@@ -320,6 +320,18 @@ def test_the_public_cannot_compute_who_is_behind_a_virtual_node(overheard):
         assert guessed != told
 
 
+@pytest.mark.parametrize("program", [{**CESAR, "patience": "3s"}, SHATTER], ids=["cesar", "shatter"])
+def test_several_phases_and_roles_go_on_from_a_checkpoint_to_the_bit(program):
+    network = PHASES if "patience" in program else VIRTUAL
+    tables = table(program=program, network={**network, "bandwidth": "1Mbit/s"}, checkpoint={"every": 2}, rounds=5)
+    whole, written = simulate(tables)
+    assert [round for round, _ in written.checkpoints] == [2, 4]
+    for _, checkpoint in written.checkpoints:
+        resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(checkpoint)).payload)
+        assert torch.equal(models_of(whole), models_of(resumed))
+        assert whole.now == resumed.now
+
+
 # ---------------------------------------------------------------------- CPFL
 
 CPFL = {"kind": "tests.programs.cpfl:CPFL", "cohorts": 2}

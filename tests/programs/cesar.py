@@ -31,13 +31,14 @@ class Cesar(Program):
     patience: Seconds = param("How long a phase of a round may take.", gt=0)
 
     async def run(self, node: Node) -> None:
-        gone: set[NodeId] = set()
+        node.state.setdefault("gone", [])
         async for t in node.rounds():
             node.model = (await node.train()).model
+            gone: list[int] = node.state["gone"]  # type: ignore[assignment]
             peers = [peer for peer in self.topology.at(0).senders(node.id) if peer not in gone]
-            gone.update(await self.round(node, peers, t))
+            node.state["gone"] = [*gone, *(await self.round(node, peers, t))]
 
-    async def round(self, node: Node, peers: list[NodeId], t: int) -> set[NodeId]:
+    async def round(self, node: Node, peers: list[NodeId], t: int) -> list[int]:
         """The three phases; the neighbours that fell silent in one."""
         secret = int.from_bytes(node.random("secret", t).bytes(15), "little")
         key = pow(BASE, secret, PRIME).to_bytes(16, "little")
@@ -64,7 +65,7 @@ class Cesar(Program):
         for id in inbox.missing:
             sum_P[held[NodeId(id)]], weight_P[held[NodeId(id)]] = 0, 0.0
         node.model = (sum_P.double() / ONE).float() + (1.0 - weight_P) * node.model
-        return set(peers) - {message.sender for message in inbox}
+        return sorted(set(peers) - {message.sender for message in inbox})
 
     async def exchange(
         self, node: Node, what: str, peers: list[NodeId], t: int, phase: int, mine: Tensor | Field
