@@ -470,6 +470,9 @@ def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender()
         ("raise ValueError('oh')", r"The program recorded fails at node 0 in round 0: ValueError: oh"),
         ("node.model = torch.zeros(3)", r"The model of node 0 must be 650 float32 numbers. Got \(3,\)"),
         ("await node.train(speed=3)", r"TypeError"),
+        ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
+        ("node.send([0, -1], {})", r"Node 0 sends to node -1; ids are in \[0, 1\)"),
+        ("await node.evaluate(split='tests')", r"The 'split' of evaluate must be one of 'train', .* Got 'tests'"),
         ("import asyncio; await asyncio.sleep(0)", r"awaits something at node 0 that the node does not offer"),
     ],
 )
@@ -483,6 +486,22 @@ def test_a_program_that_breaks_the_contract_is_named(body, message):
 
     with pytest.raises((ProgramError, ModelError), match=message):
         run_program(Wrong(), network={"nodes": 1})
+
+
+def test_a_node_without_data_evaluates_on_the_test_set_alone():
+    class Server(Recorded):
+        without_data = frozenset({"server"})
+
+        def roles(self, nodes):
+            return {"server": [0], "peer": range(1, nodes)}
+
+        async def run(self, node):
+            if node.id == 0:
+                self.seen.append(await node.evaluate(split="test"))
+                await node.evaluate()
+
+    with pytest.raises(ProgramError, match=r"Node 0 \(server\) holds no data and cannot evaluate on its validation"):
+        run_program(Server(), network={"nodes": 2})
 
 
 def test_a_duration_ends_the_run():
