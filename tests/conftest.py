@@ -1,12 +1,14 @@
 """What tests share: small experiments, and a quiet torch."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from covey import wire
 from covey.engines.prepared import prepare
 from covey.engines.simulation.checkpoints import restore
 from covey.engines.simulation.world import World
@@ -76,6 +78,38 @@ def simulate(tables: dict[str, Any], *, checkpoint: Any = None) -> tuple[World, 
 def models_of(world: World) -> torch.Tensor:
     """N x P, the final models."""
     return torch.stack([node.model for node in world.nodes])
+
+
+@dataclass(frozen=True)
+class Overheard:
+    """One message to one or several nodes, when it was given to the network."""
+
+    time: float
+    sender: int
+    receivers: list[int]
+    tag: str
+    round: int | None
+    payload: dict[str, Any]
+
+    @property
+    def encoded(self) -> bytes:
+        """Its bytes."""
+        return wire.encode(self.payload, tag=self.tag, sender=self.sender, round=self.round)
+
+
+@pytest.fixture
+def overheard(monkeypatch: pytest.MonkeyPatch) -> list[Overheard]:
+    """All messages that the worlds of a test send."""
+    heard: list[Overheard] = []
+    post = World.post
+
+    def listen(world, node, receivers, payload, tag, round):
+        if receivers:
+            heard.append(Overheard(world.now, node.id, list(receivers), tag, round, dict(payload)))
+        return post(world, node, receivers, payload, tag, round)
+
+    monkeypatch.setattr(World, "post", listen)
+    return heard
 
 
 @pytest.fixture

@@ -405,6 +405,40 @@ def test_lost_messages_are_survived_with_patience_and_reported_without():
         run_program(Waits(), network={"nodes": 3})
 
 
+@pytest.mark.parametrize("bandwidth", [None, "20Mbit/s"])
+@pytest.mark.parametrize("queue", ["fifo", "fair"])
+def test_all_copies_of_a_message_may_be_lost(bandwidth, queue):
+    network = {"loss": 0.9, "bandwidth": bandwidth, "queue": queue}
+    world, _ = simulate(table(network=network, program={**PROGRAMS["ring"], "patience": "50ms"}))
+    sent = sum(node.messages_out for node in world.nodes)
+    assert 0.02 < sum(node.mail.messages_in for node in world.nodes) / sent < 0.25
+
+
+def test_a_withdrawn_message_does_not_decide_the_luck_of_the_next():
+    class Withdraws(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                while not node.send(1, {"x": torch.zeros(1000)}).cancel():
+                    pass  # Until one occupies the uplink: what leaves at once cannot be withdrawn, nor what was lost.
+                self.seen.extend(node.send(1, {}).cancel() for _ in range(300))
+
+    network = {"nodes": 2, "loss": 0.5, "bandwidth": None, "uplink": 1e3}
+    _, _, seen = run_program(Withdraws(), network=network)
+    assert 110 < sum(seen) < 190
+
+
+def test_a_run_ends_with_its_last_program_and_not_with_a_timeout_that_was_not_needed():
+    class Patient(Recorded):
+        async def run(self, node):
+            if node.id == 1:
+                node.send(0, {}, round=0)
+            else:
+                await node.receive(round=0, senders=[1], timeout=1000.0)
+
+    world, _, _ = run_program(Patient(), network={"nodes": 2, "latency": 2.0, "bandwidth": None})
+    assert world.now == 2.0
+
+
 def test_nodes_leave_come_back_and_catch_up(tmp_path):
     trace = tmp_path / "churn.csv"
     trace.write_text("node,event,time\n3,crash,0.05\n3,return,0.5\n5,join,0.2\n")
@@ -471,6 +505,9 @@ def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender()
         ("raise ValueError('oh')", r"The program recorded fails at node 0 in round 0: ValueError: oh"),
         ("node.model = torch.zeros(3)", r"The model of node 0 must be 650 float32 numbers. Got \(3,\)"),
         ("await node.train(speed=3)", r"TypeError"),
+        ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
+        ("node.send([0, -1], {})", r"Node 0 sends to node -1; ids are in \[0, 1\)"),
+        ("await node.evaluate(split='tests')", r"The 'split' of evaluate must be one of 'train', .* Got 'tests'"),
         ("import asyncio; await asyncio.sleep(0)", r"awaits something at node 0 that the node does not offer"),
     ],
 )
@@ -484,6 +521,22 @@ def test_a_program_that_breaks_the_contract_is_named(body, message):
 
     with pytest.raises((ProgramError, ModelError), match=message):
         run_program(Wrong(), network={"nodes": 1})
+
+
+def test_a_node_without_data_evaluates_on_the_test_set_alone():
+    class Server(Recorded):
+        without_data = frozenset({"server"})
+
+        def roles(self, nodes):
+            return {"server": [0], "peer": range(1, nodes)}
+
+        async def run(self, node):
+            if node.id == 0:
+                self.seen.append(await node.evaluate(split="test"))
+                await node.evaluate()
+
+    with pytest.raises(ProgramError, match=r"Node 0 \(server\) holds no data and cannot evaluate on its validation"):
+        run_program(Server(), network={"nodes": 2})
 
 
 def test_a_duration_ends_the_run():

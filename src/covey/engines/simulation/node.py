@@ -161,6 +161,10 @@ class SimulatedNode(Node):
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         world = self.world
+        if split not in ("train", "validation", "test"):
+            raise ProgramError(f"The 'split' of evaluate must be one of 'train', 'validation', 'test'. Got {split!r}.")
+        if self.holder is None and split != "test":
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot evaluate on its {split} split.")
         data = world.split(split, self.holder)
         chosen = self.model if model is None else _tensor(model)
         (metrics,) = world.learner.evaluate([chosen], data)
@@ -171,6 +175,9 @@ class SimulatedNode(Node):
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
         receivers: Sequence[int] = (to,) if isinstance(to, int) else to
+        if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
+            wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
+            raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
         return self.world.post(self, receivers, payload, tag, round)
 
     async def receive(
@@ -307,6 +314,7 @@ class SimulatedNode(Node):
         self.activities = []
         self.mail.ended = True
         self.mail.clear(dropped=False)
+        self.world.ended = self.world.now
 
     def failure(self, error: Exception) -> Exception:
         """What to raise when the program raised `error`."""

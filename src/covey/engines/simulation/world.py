@@ -64,6 +64,8 @@ class World:
         self._at_once = max(_BYTES_AT_ONCE // (4 * self.learner.layout.size), 8 * self.learner.chunk)
         self.cuts: dict[int, Cut] = {}
         self.interrupted = False
+        self.ended: float | None = None
+        """When the last program so far ended."""
         self._checkpoint_every = experiment.checkpoint.every
         self._stop_after: int | None = None
         self._usual_seconds: dict[int, float] = {}
@@ -118,6 +120,8 @@ class World:
         with _rare_garbage_collection():
             if not self._stops_early() and self._stop_after is None:
                 self._check_that_all_have_ended()
+                if self.ended is not None:
+                    self.now = self.ended  # What came later were timeouts that nobody waited for any more.
             self.recorder.finish()
 
     def _stops_early(self) -> bool:
@@ -238,8 +242,12 @@ class World:
                 self.nodes[receiver].mail.dropped += 1
             return SENT
         if self.network.loss > 0:
-            chance, key = self.network.loss, rng.mix(self._loss_key, node.id, node.messages_out)
+            # Drawn by the node's count of events, which only grows: that of its messages falls when some are withdrawn.
+            node.order += 1
+            chance, key = self.network.loss, rng.mix(self._loss_key, node.order)
             receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
+            if not receivers:
+                return SENT
         return self.links.post(node, receivers, message)
 
     # ------------------------------------------------------------------ rounds

@@ -1,0 +1,59 @@
+"""DivShare (Biswas et al., 2025): asynchronous; a model leaves in fragments while the next one is being trained.
+
+Shapes: P parameters.
+"""
+
+import torch
+from torch import Tensor
+
+from covey.node import Inbox, Node, NodeId, Program, Sending
+from covey.parameters import Setting, param
+
+
+class DivShare(Program):
+    """Train without waiting for anybody; send each fragment of the result to a few peers; merge the fragments that came.
+
+    What still queues of a model is withdrawn when the next one is ready, so a slow uplink carries a random part of
+    every model instead of whole old ones. Of several copies of a fragment from one sender the newest counts.
+    """
+
+    synchronous = False
+    fragments: int = param("Into how many fragments a model is cut.", ge=1)
+    degree: int = param("To how many peers each fragment goes.", ge=1, lt="nodes")
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        shuffled = torch.from_numpy(setting.generator("fragments").permutation(setting.parameters))
+        self.places = torch.tensor_split(shuffled, self.fragments)
+
+    async def run(self, node: Node) -> None:
+        queued: list[Sending] = []
+        async for t in node.rounds():
+            trained = (await node.train()).model
+            # The newest first: nothing stands behind it that would have to move up.
+            withdrawn = sum(sending.cancel() for sending in reversed(queued))
+            queued = self.push(node, trained, t)
+            node.model = self.merged(trained, node.arrived(tag="fragment"))
+            node.log(withdrawn=withdrawn)
+
+    def push(self, node: Node, model: Tensor, t: int) -> list[Sending]:
+        """Send every fragment to some peers of its own, all in random order."""
+        draw = node.random("push", t)
+        others = [NodeId(id) for id in range(node.nodes) if id != node.id]
+        pairs = [
+            (number, others[place])
+            for number in range(self.fragments)
+            for place in draw.choice(len(others), self.degree, replace=False).tolist()
+        ]
+        draw.shuffle(pairs)
+        fragments = [model[places] for places in self.places]
+        return [node.send(peer, {"number": n, "values": fragments[n]}, tag="fragment") for n, peer in pairs]
+
+    def merged(self, model_P: Tensor, inbox: Inbox) -> Tensor:
+        """The mean, place by place, of the own value and those that came."""
+        newest = {(message.sender, message["number"]): message["values"] for message in inbox}
+        total_P, count_P = model_P.clone(), torch.ones_like(model_P)
+        for (_, number), values in newest.items():
+            total_P[self.places[number]] += values
+            count_P[self.places[number]] += 1.0
+        return total_P / count_P
