@@ -178,7 +178,7 @@ def test_every_key_of_a_section_refuses_a_wrong_value_in_the_house_sentence(sect
     hint, limits = fields_of(section)[name]
     with pytest.raises(ConfigurationError) as caught:
         build(section, {**SECTIONS[section], name: value})
-    expected = f"The '{name}' of {section.title()} must be {expectation(hint, limits)}. Got {value!r} instead."
+    expected = f"The '{name}' of {section.named()} must be {expectation(hint, limits)}. Got {value!r} instead."
     assert str(caught.value) == expected
 
 
@@ -197,7 +197,7 @@ def test_a_bound_that_is_the_number_of_nodes_is_checked_against_it(family, kind,
     with pytest.raises(ConfigurationError) as caught:
         example(family, kind, **{name: value}).prepare(Setting(NODES))
     expected = f"must be {expectation(hint, limits)}. Got {value} instead (nodes is {NODES})."
-    assert str(caught.value) == f"The '{name}' of {kind} {expected}"
+    assert str(caught.value) == f"The '{name}' of the {family} {kind} {expected}"
 
 
 def test_a_part_of_the_users_own_needs_no_registering(tmp_path, monkeypatch):

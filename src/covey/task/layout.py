@@ -49,7 +49,7 @@ class Layout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views of a flat model, or of several in rows."""
         pieces = (*self.parameters, *self.buffers)
-        return {p.name: flat[..., p.start : p.stop].unflatten(-1, p.shape) for p in pieces}
+        return {p.name: flat[..., p.start : p.stop].view(*flat.shape[:-1], *p.shape) for p in pieces}
 
     def bind(self, module: nn.Module, flat: Tensor) -> None:
         """Make the module's parameters and buffers views of `flat`."""
