@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -537,6 +538,28 @@ def test_a_node_without_data_evaluates_on_the_test_set_alone():
 
     with pytest.raises(ProgramError, match=r"Node 0 \(server\) holds no data and cannot evaluate on its validation"):
         run_program(Server(), network={"nodes": 2})
+
+
+def test_the_final_model_of_a_program_that_ends_early_is_evaluated():
+    class Quitter(Recorded):
+        async def run(self, node):
+            async for t in node.rounds():
+                if t == 3:
+                    break
+                node.model = (await node.train()).model
+
+    written = run_program(Quitter(), network={"nodes": 2}, rounds=10, evaluation={"every": 0})[1]
+    accuracies = {(node, t) for node, t, name, _ in written.figures if name == "accuracy"}
+    assert accuracies == {(0, 3), (1, 3)}
+
+
+def test_a_message_goes_to_one_node_by_its_numpy_id():
+    class Sender(Recorded):
+        async def run(self, node):
+            node.send(np.int64(1 - node.id), {"it": 1})
+            self.seen += [message.sender for message in await node.receive(count=1)]
+
+    assert sorted(run_program(Sender(), network={"nodes": 2})[2]) == [0, 1]
 
 
 def test_a_duration_ends_the_run():

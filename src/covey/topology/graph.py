@@ -62,7 +62,7 @@ class Graph:
 
     @cached_property
     def _receivers(self) -> list[list[NodeId]]:
-        order = np.lexsort((self.targets, self.sources))
+        order = np.lexsort(((self.targets - self.sources) % self.n, self.sources))
         return _grouped(self.targets[order], self.out_degrees)
 
     def senders(self, node: int) -> Sequence[NodeId]:
@@ -70,7 +70,7 @@ class Graph:
         return self._senders[node]
 
     def receivers(self, node: int) -> Sequence[NodeId]:
-        """To whom `node` sends, in increasing order."""
+        """To whom `node` sends: in increasing order from itself on, so that nobody is the first that all send to."""
         return self._receivers[node]
 
     @cached_property

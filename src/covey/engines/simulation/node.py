@@ -174,7 +174,7 @@ class SimulatedNode(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        receivers: Sequence[int] = (to,) if isinstance(to, int) else to
+        receivers: Sequence[int] = (int(to),) if isinstance(to, int | np.integer) else to
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
@@ -314,6 +314,7 @@ class SimulatedNode(Node):
         self.activities = []
         self.mail.ended = True
         self.mail.clear(dropped=False)
+        self.world.recorder.ended(self)
         self.world.ended = self.world.now
 
     def failure(self, error: Exception) -> Exception:

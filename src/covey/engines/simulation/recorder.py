@@ -84,6 +84,13 @@ class Recorder:
             self.show()
         return due
 
+    def ended(self, node: "SimulatedNode") -> None:
+        """A node's program has returned: where that is before the last round, its final model is evaluated."""
+        completed, rounds = node.round, self.world.rounds
+        early = node.id in self.evaluated and 0 < completed < rounds
+        if early and not self.world.prepared.experiment.evaluation.due(completed, rounds):
+            self.pending.append((node.id, completed, node.snapshot()))
+
     def evaluate(self) -> None:
         """Evaluate whatever waits for it."""
         if not self.pending:
