@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from covey import wire
+from covey.aggregation import MetropolisHastings
 from covey.errors import ModelError, ProgramError
 from covey.node import Mixture, Node, Program
 from covey.task.learner import Learner
@@ -452,6 +453,24 @@ def test_nodes_leave_come_back_and_catch_up(tmp_path):
     rounds_of_3 = sorted(row[1] for row in written.rows if row[0] == 3)
     assert len(rounds_of_3) < 40
     assert rounds_of_3[-1] == 40
+
+
+def test_a_dead_neighbour_does_not_keep_the_living_from_hearing_each_other(tmp_path, monkeypatch):
+    trace = tmp_path / "churn.csv"
+    trace.write_text("node,event,time\n5,crash,0.15\n")
+    missed = []
+    merge = MetropolisHastings.merge
+
+    def watched(self, node, graph, contributions):
+        missed.extend(set(graph.senders(node.id)) - {arrived.sender for arrived in contributions} - {5})
+        return merge(self, node, graph, contributions)
+
+    monkeypatch.setattr(MetropolisHastings, "merge", watched)
+    network = {"churn": {"kind": "trace", "file": str(trace)}}
+    world, _ = simulate(table(program={**PROGRAMS["ring"], "patience": "50ms"}, network=network, rounds=40))
+    assert all(node.round == 40 for node in world.nodes if node.id != 5)
+    assert len(missed) <= 12
+    assert world.now < 40 * 0.05
 
 
 def test_churn_by_rate_goes_on_with_whoever_is_there():

@@ -4,8 +4,10 @@ With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al.
 equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
+from collections.abc import Sequence
+
 from covey.aggregation import Aggregation, Mean, MetropolisHastings
-from covey.node import Mixture, Node, Program
+from covey.node import Inbox, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
 from covey.sharing import Full, Sharing
@@ -28,7 +30,9 @@ class Gossip(Program):
         default=False,
     )
     patience: Seconds | None = param(
-        "How long a node waits for its neighbours in a round; for ever by default.", default=None
+        "How long a node waits for its neighbours in a round; for ever by default. "
+        "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard.",
+        default=None,
     )
 
     def __post_init__(self) -> None:
@@ -59,9 +63,30 @@ class Gossip(Program):
         for receivers, payload in self.sharing.outgoing(node, graph, t):
             node.send(receivers, payload, round=t)
         update = await node.train() if trains and self.overlap else None
-        inbox = await node.receive(round=t, senders=graph.senders(node.id), timeout=self.patience)
+        inbox = await self._hear(node, graph.senders(node.id), t)
         merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
         if update is not None:
             mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
             merged = mixture.plus([update.model, update.start], [1.0, -1.0])
         node.model = merged
+
+    async def _hear(self, node: Node, senders: Sequence[NodeId], t: int) -> Inbox:
+        """What the senders of a round sent.
+
+        Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
+        """
+        if self.patience is None:
+            return await node.receive(round=t, senders=senders)
+        # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
+        kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
+        silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+        awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
+        inbox = await node.receive(round=t, senders=awaited, timeout=self.patience)
+        for peer in inbox.missing:
+            _, pause = silent.get(peer, (t, 1))
+            silent[peer] = t + 1 + pause, 2 * pause
+        heard = sorted([*inbox, *node.arrived(round=t)], key=lambda message: message.sender)
+        for message in heard:
+            silent.pop(message.sender, None)
+        node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
+        return Inbox(heard, inbox.missing)
