@@ -5,11 +5,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from covey.cli.progress import amount
 from covey.cli.running import read
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment
 from covey.topology import Topology
+from covey.view.words import amount
 
 
 def check(arguments: argparse.Namespace) -> int:

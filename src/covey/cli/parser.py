@@ -114,8 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
     )
     plot.add_argument("--out", type=Path, default=Path("figure.png"), help="PNG, SVG or PDF (default: figure.png)")
-    plot.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
-    plot.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
+    plot.add_argument("--each", action="store_true", help="one line a run, also where runs differ in their seeds alone")
+    other = plot.add_mutually_exclusive_group()
+    other.add_argument(
+        "--histogram", action="store_true", help="draw the metric's final values of all nodes, of one run"
+    )
+    other.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
+    other.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
 
     report = add(
         "report",

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from covey.experiment import Progress
+from covey.view.words import seconds
 
 _PLAIN_SECONDS = 5.0
 
@@ -84,23 +85,3 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             return ""
         spent = perf_counter() - self._began
         return f", {seconds(spent * (progress.of - progress.rounds) / progress.rounds)} left"
-
-
-def seconds(value: float) -> str:
-    """A duration for people."""
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 120:
-        return f"{value:.1f} s"
-    if value < 7200:
-        return f"{value / 60:.1f} min"
-    return f"{value / 3600:.1f} h"
-
-
-def amount(value: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

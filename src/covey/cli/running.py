@@ -9,11 +9,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from covey import api
-from covey.cli.progress import ProgressDisplay, amount, seconds
+from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
+from covey.view.words import amount, seconds
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:

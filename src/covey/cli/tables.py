@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from covey.cli.progress import amount, seconds
+from covey.view.words import amount, seconds
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
