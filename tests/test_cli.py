@@ -70,12 +70,10 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
     assert covey("plot", "a", "--metric", "consensus_distance", "--out", "c.svg")[0] == 0
     assert covey("plot", "a", "--holdings", "--out", "h.png")[0] == 0
     assert covey("plot", "a", "--graph", "--out", "g.png")[0] == 0
-    assert covey("report", "a", "b", "--out", "r.html")[0] == 0
-    page = (in_folder / "r.html").read_text()
-    assert page.count("<svg") == 12
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert covey("plot", "a", "--histogram", "--out", "i.png")[0] == 0
+    code, _, err = covey("plot", "a", "--against", "energy")
+    assert code == 2
+    assert err == "covey: The run a records no energy: draw against rounds, time or bytes.\n"
 
 
 def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
