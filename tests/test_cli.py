@@ -6,6 +6,10 @@ import json
 
 import pytest
 
+from covey.cli.progress import ProgressDisplay
+from covey.cli.tables import table_lines
+from covey.experiment import Progress
+
 EXPERIMENT = """
 seed = 1
 rounds = 6
@@ -197,3 +201,56 @@ def test_a_broken_file_names_its_line(in_folder, covey):
     assert code == 2
     assert "bad.toml is not valid TOML" in err
     assert "line 1" in err
+
+
+SWEPT = [["degree = 2", "5", "0.551 ± 0.018", "2.1 MB"], ["degree = 4, lr = 0.25", "5", "0.726 ± 0.023", "14.3 MB"]]
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_cuts_no_figure():
+    columns = ("configuration", "runs", "worst node", "bytes sent")
+    assert table_lines(columns, SWEPT, 100) == [
+        "configuration          runs     worst node  bytes sent",
+        "──────────────────────────────────────────────────────",
+        "degree = 2                5  0.551 ± 0.018      2.1 MB",
+        "degree = 4, lr = 0.25     5  0.726 ± 0.023     14.3 MB",
+    ]
+    assert table_lines(columns, SWEPT, 38) == [
+        "                        worst    bytes",
+        "configuration   runs     node     sent",
+        "──────────────────────────────────────",
+        "degree = 2         5    0.551   2.1 MB",
+        "                      ± 0.018",
+        "degree = 4, lr     5    0.726  14.3 MB",
+        "= 0.25                ± 0.023",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_display_fits_the_terminal_and_tells_how_far_a_run_is(width, monkeypatch):
+    from rich.console import Console
+
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    display = ProgressDisplay("a rather long name of a run with many settings in it", 100, 8)
+    display(Progress(10, 100, 0.5, 80, 2.0, None))
+    display(Progress(30, 100, 1.5, 240, 1.0, 0.75))
+    screen = io.StringIO()
+    Console(file=screen, width=width, force_terminal=False).print(display)
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == (1 if width == 160 else 2)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    words = "round 30/100, 1.5 s virtual, accuracy 0.750, 16 node-rounds/s"
+    assert (words if width > 60 else words[:50]) in lines[-1]
+    assert "30 %" in lines[0]
+    assert "35.0 s left" in lines[0]
+
+
+def test_a_run_that_goes_on_is_timed_from_where_it_went_on(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 11.0])
+    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    display = ProgressDisplay("run", 100, 8)
+    display(Progress(90, 100, 9.0, 0, 2.0, None))
+    display(Progress(95, 100, 9.5, 40, 2.0, None, stopping=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "run: round 95/100, 9.5 s virtual, loss 2.000, 4 node-rounds/s, stopping after this round"
+    ]
