@@ -251,7 +251,8 @@ def expectation(hint: Any, limits: Limits) -> str:
     if origin in (list, tuple):
         return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
     if isinstance(hint, type) and issubclass(hint, Part):
-        return f"a {hint.family or hint.title()}"
+        name = hint.family or hint.title()
+        return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
     return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
 

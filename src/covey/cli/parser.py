@@ -86,7 +86,8 @@ def make_parser() -> argparse.ArgumentParser:
     listing = add(
         "list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology"
     )
-    listing.add_argument("family", nargs="?", help="only one family, such as topology or model")
+    listing.add_argument("family", nargs="?", help="one family with its parameters, such as topology or model")
+    listing.add_argument("kind", nargs="?", help="one kind of it, such as ring, with an example")
     listing.add_argument("--json", action="store_true", help="print it as JSON")
 
     show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/run-s1-001")
@@ -105,7 +106,7 @@ def make_parser() -> argparse.ArgumentParser:
     plot = add(
         "plot",
         _lazily("showing", "plot"),
-        "Draw a metric of runs: a mean line, and the spread over nodes as a band.",
+        "Draw a metric of runs over rounds, virtual time or bytes; runs that differ in their seeds alone are one line.",
         "covey plot runs/run-s1-001 --metric accuracy --against bytes --out figure.png",
     )
     plot.add_argument("runs", metavar="RUN", nargs="+", type=Path)
