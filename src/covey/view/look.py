@@ -1,5 +1,7 @@
 """How figures look: colours that colour-blind readers can tell apart, quiet axes, units that suit the values."""
 
+import io
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,11 +25,24 @@ _TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
-def new_figure(size: tuple[float, float]) -> "Figure":
-    """A figure of so many inches in width and height."""
+@cache
+def _kind_of_figure() -> type["Figure"]:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, dpi=150, layout="constrained", facecolor=PAPER)
+    class Shown(Figure):
+        """A figure that notebooks show, though it belongs to no window."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return Shown
+
+
+def new_figure(size: tuple[float, float]) -> "Figure":
+    """A figure of so many inches in width and height."""
+    return _kind_of_figure()(figsize=size, dpi=150, layout="constrained", facecolor=PAPER)
 
 
 def new_axes(figure: "Figure", *, grid: bool = True) -> Any:
