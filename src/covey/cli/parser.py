@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of `covey` and all of its commands."""
     parser = argparse.ArgumentParser(
         prog="covey",
-        description="Write a decentralized-learning protocol once; run it in simulation, in processes or on a cluster.",
+        description="Write a decentralized-learning protocol once; run it over thousands of nodes in virtual time.",
         epilog="Begin with: covey demo",
     )
     parser.add_argument("--version", action="version", version=f"covey {__version__}")
@@ -90,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", nargs="?", help="one kind of it, such as ring, with an example")
     listing.add_argument("--json", action="store_true", help="print it as JSON")
 
-    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/run-s1-001")
+    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/demo-001/d-psgd")
     show.add_argument("run", metavar="RUN", type=Path)
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         "compare",
         _lazily("showing", "compare"),
         "Compare runs in a table.",
-        "covey compare runs/run-s1-001 runs/run-s2-001",
+        "covey compare runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     compare.add_argument("--json", action="store_true", help="print it as JSON")
@@ -107,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
         "plot",
         _lazily("showing", "plot"),
         "Draw a metric of runs over rounds, virtual time or bytes; runs that differ in their seeds alone are one line.",
-        "covey plot runs/run-s1-001 --metric accuracy --against bytes --out figure.png",
+        "covey plot runs/demo-001/d-psgd --metric accuracy --against bytes --out figure.png",
     )
     plot.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     plot.add_argument("--metric", default="accuracy", help="what to draw (default: accuracy)")
@@ -127,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         "report",
         _lazily("showing", "report"),
         "Write one self-contained HTML page on runs.",
-        "covey report runs/run-s1-001",
+        "covey report runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
@@ -136,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
         "export",
         _lazily("showing", "export"),
         "Write one row per node and evaluated round.",
-        "covey export runs/run-s1-001 --format csv --out metrics.csv",
+        "covey export runs/demo-001/d-psgd --format csv --out metrics.csv",
     )
     export.add_argument("run", metavar="RUN", type=Path)
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
