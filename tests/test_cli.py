@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from covey import api
+from covey.cli.progress import ProgressDisplay
+from covey.cli.tables import table_lines
+from covey.experiment import Progress
 from covey.runs import Run
 
 EXPERIMENT = """
@@ -80,12 +83,10 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
     assert covey("plot", "a", "--metric", "consensus_distance", "--out", "c.svg")[0] == 0
     assert covey("plot", "a", "--holdings", "--out", "h.png")[0] == 0
     assert covey("plot", "a", "--graph", "--out", "g.png")[0] == 0
-    assert covey("report", "a", "b", "--out", "r.html")[0] == 0
-    page = (in_folder / "r.html").read_text()
-    assert page.count("<svg") == 12
-    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert covey("plot", "a", "--histogram", "--out", "i.png")[0] == 0
+    code, _, err = covey("plot", "a", "--against", "energy")
+    assert code == 2
+    assert err == "covey: The run a records no energy: draw against rounds, time or bytes.\n"
 
 
 def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
@@ -199,6 +200,14 @@ def test_list_names_everything(covey):
     assert "epidemic-oracle: " in out
     assert "degree: an int in [1, nodes) (required)." in out
     assert len(json.loads(covey("list", "--json")[1])) > 50
+    overview = covey("list")[1]
+    assert all(name in overview for name in ("gossip, gossip-learning", "epidemic-oracle", "covey list FAMILY KIND"))
+    assert len(overview.splitlines()) < 25
+    for arguments in (("topology", "epidemic-oracle"), ("epidemic-oracle",)):
+        _, out, _ = covey("list", *arguments)
+        assert out.endswith('topology = { kind = "epidemic-oracle", degree = <an int in [1, nodes)> }\n')
+    assert covey("list", "topology", "ring")[1].endswith('topology = "ring"\n')
+    assert "did you mean 'ring'" in covey("list", "topology", "rin")[2]
 
 
 @pytest.mark.parametrize(
@@ -307,3 +316,56 @@ def test_a_broken_file_names_its_line(in_folder, covey):
     assert code == 2
     assert "bad.toml is not valid TOML" in err
     assert "line 1" in err
+
+
+SWEPT = [["degree = 2", "5", "0.551 ± 0.018", "2.1 MB"], ["degree = 4, lr = 0.25", "5", "0.726 ± 0.023", "14.3 MB"]]
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_cuts_no_figure():
+    columns = ("configuration", "runs", "worst node", "bytes sent")
+    assert table_lines(columns, SWEPT, 100) == [
+        "configuration          runs     worst node  bytes sent",
+        "──────────────────────────────────────────────────────",
+        "degree = 2                5  0.551 ± 0.018      2.1 MB",
+        "degree = 4, lr = 0.25     5  0.726 ± 0.023     14.3 MB",
+    ]
+    assert table_lines(columns, SWEPT, 38) == [
+        "                        worst    bytes",
+        "configuration   runs     node     sent",
+        "──────────────────────────────────────",
+        "degree = 2         5    0.551   2.1 MB",
+        "                      ± 0.018",
+        "degree = 4, lr     5    0.726  14.3 MB",
+        "= 0.25                ± 0.023",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_display_fits_the_terminal_and_tells_how_far_a_run_is(width, monkeypatch):
+    from rich.console import Console
+
+    clock = iter([0.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    display = ProgressDisplay("a rather long name of a run with many settings in it", 100, 8)
+    display(Progress(10, 100, 0.5, 80, 2.0, None))
+    display(Progress(30, 100, 1.5, 240, 1.0, 0.75))
+    screen = io.StringIO()
+    Console(file=screen, width=width, force_terminal=False).print(display)
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == (1 if width == 160 else 2)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    words = "round 30/100, 1.5 s virtual, accuracy 0.750, 16 node-rounds/s"
+    assert (words if width > 60 else words[:50]) in lines[-1]
+    assert "30 %" in lines[0]
+    assert "35.0 s left" in lines[0]
+
+
+def test_a_run_that_goes_on_is_timed_from_where_it_went_on(monkeypatch, capsys):
+    clock = iter([0.0, 1.0, 11.0])
+    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    display = ProgressDisplay("run", 100, 8)
+    display(Progress(90, 100, 9.0, 0, 2.0, None))
+    display(Progress(95, 100, 9.5, 40, 2.0, None, stopping=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "run: round 95/100, 9.5 s virtual, loss 2.000, 4 node-rounds/s, stopping after this round"
+    ]

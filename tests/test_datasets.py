@@ -182,12 +182,18 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
+PLACES = ["cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("where", ["unpacked", "archive inside", "archive beside"])
-def test_cifar10(tmp_path: Path, where: str) -> None:
+def test_cifar10(tmp_path: Path, where: str, place: str) -> None:
     batches = cifar_batches()
-    folder = tmp_path / "cifar-10-batches-bin"
+    folder = tmp_path / place
     if where != "archive beside":
-        folder.mkdir()
+        folder.mkdir(parents=True)
+    if where != "unpacked" and place == PLACES[2]:
+        pytest.skip("an archive is looked for in cifar10 itself")
     if where == "unpacked":
         for name, batch in batches.items():
             (folder / name).write_bytes(batch.tobytes())

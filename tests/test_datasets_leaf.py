@@ -204,7 +204,17 @@ def test_shakespeare_from_a_plain_text(tmp_path: Path) -> None:
     assert [text_of(data, run) for run in data.test.inputs] == ["OPQRS", "TUVWX", "\nuvwx"]
     assert owner_names(data) == ["ROMEO"] * 5 + ["JULIET"] * 2
     assert data.objective == "sequence"
-    assert data.classes == len(data.label_names) == len(set(data.label_names))
+    assert data.classes == len(data.label_names) == len(set(data.label_names)) == 80
+
+
+def test_the_alphabet_of_shakespeare_is_the_same_for_every_text(tmp_path: Path) -> None:
+    everything = "".join(chr(code) for code in range(32, 400))
+    (tmp_path / "shakespeare").mkdir()
+    (tmp_path / "shakespeare" / "input.txt").write_text(f"ALL:\n{everything}\n\nSOME:\n{everything}")
+    data = Shakespeare(length=5, test=0.3).load(tmp_path)
+    assert list(data.label_names) == sorted(Shakespeare.alphabet)
+    known = [character if character in Shakespeare.alphabet else "}" for character in everything[:200]]
+    assert "".join(text_of(data, run) for run in data.train.inputs[:40]) == "".join(known)
 
 
 @given(speeches=st.lists(st.tuples(st.sampled_from("ABC"), st.text("xyz ,", min_size=1, max_size=90)), min_size=1))

@@ -37,6 +37,20 @@ def test_the_experiment_of_the_readme_runs_and_its_python_works(in_folder):
     assert (in_folder / "accuracy.png").exists()
 
 
+def test_the_notebook_of_the_readme_shows_a_figure(in_folder):
+    (python,) = [text for text in blocks("README.md", "python") if "covey.run({" in text]
+    lines = [line for line in python.replace('"rounds": 50', '"rounds": 2').splitlines() if line]
+    assert len(lines) <= 10
+    names: dict = {}
+    exec("\n".join([*lines[:-1], f"shown = {lines[-1]}"]), names)
+    assert names["shown"]._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_first_screen_of_the_readme_has_the_two_commands():
+    screen = (ROOT / "README.md").read_text().splitlines()[:25]
+    assert {line.split("#")[0].strip() for line in screen} >= {"make demo", "make test"}
+
+
 def test_push_sum_of_the_readme_is_short_and_learns(in_folder, monkeypatch):
     (text,) = [text for text in blocks("README.md", "python") if "PushSum" in text]
     assert len(text.splitlines()) < 40

@@ -607,3 +607,17 @@ def test_an_interrupt_stops_where_the_run_can_go_on():
     assert 0 < round < 8
     resumed, _ = simulate(tables, checkpoint=payload)
     assert torch.equal(models_of(resumed), models_of(whole))
+
+
+def test_the_last_news_of_a_run_is_that_of_its_last_round_though_nodes_were_away():
+    churn = {"kind": "rate", "mean_up": 0.3, "mean_down": 0.1}
+    program = {"kind": "gossip", "topology": "ring", "patience": 0.05}
+    news = []
+    tables = table(program=program, rounds=20, network={"churn": churn})
+    _, written = simulate(tables, progress=news.append)
+    found = {
+        t: [value for _, r, name, value in written.figures if (r, name) == (t, "accuracy")] for t in range(2, 21, 2)
+    }
+    assert min(map(len, found.values())) < 12, "no node was away when a round was evaluated"
+    assert news[-1].accuracy == pytest.approx(sum(found[20]) / len(found[20]))
+    assert news[-1].time == max(row[2] for row in written.rows)

@@ -102,6 +102,8 @@ class Progress:
     """The mean of the nodes' latest training losses."""
     accuracy: float | None
     """The mean accuracy of the latest evaluated round."""
+    stopping: bool = False
+    """Whether it was interrupted, and stops as soon as it can be resumed."""
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,8 @@ def expectation(hint: Any, limits: Limits) -> str:
     if origin in (list, tuple):
         return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
     if isinstance(hint, type) and issubclass(hint, Part):
-        article = "an" if hint.family.startswith(tuple("aeiou")) else "a"
-        what = f"{article} {hint.family}" if hint.family else "a table"
+        name = hint.family or "table"
+        what = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
         return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
     return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix

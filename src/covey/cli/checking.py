@@ -4,12 +4,12 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from covey.cli.progress import amount
 from covey.cli.running import read
 from covey.cli.tables import print_json
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment
 from covey.topology import Topology
+from covey.view.words import amount
 
 
 def check(arguments: argparse.Namespace) -> int:

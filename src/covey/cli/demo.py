@@ -40,8 +40,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
     number = len(list(api.RUNS.glob("demo-*"))) + 1
     folder = arguments.out or api.RUNS / f"demo-{number:03d}"
-    print("100 nodes learn handwritten digits. Each holds two of the ten digits or so, and talks to 4 others a round:")
-    print("with D-PSGD always the same 4, with Epidemic Learning 4 others every time.")
+    print("100 nodes learn handwritten digits. Each holds two or so of the ten digits,")
+    print("and talks to 4 others a round: with D-PSGD always the same 4, with Epidemic")
+    print("Learning 4 others every time.", flush=True)
     runs = []
     for name in TOPOLOGIES:
         chosen = experiment(name)
@@ -51,7 +52,6 @@ def demo(arguments: argparse.Namespace) -> int:
     view.save(view.curves(runs, "accuracy", "rounds"), figure)
     rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]
     print_table("after 100 rounds", ("algorithm", *SUMMARY_COLUMNS), rows)
-    print(f"figure: {figure}")
-    for run in runs:
-        print(f"run:    {run.folder}")
+    print(f"\nfigure: {figure}")
+    print(f"more:   covey report {' '.join(str(run.folder) for run in runs)}")
     return 0

@@ -2,6 +2,10 @@
 
 import argparse
 import json
+import os
+import shutil
+import sys
+import textwrap
 from typing import Any
 
 from covey import kinds
@@ -30,23 +34,79 @@ def _default(cls: type[Part], name: str) -> Any:
 
 
 def list_kinds(arguments: argparse.Namespace) -> int:
-    """Print all kinds, or those of one family."""
-    if arguments.family is not None and arguments.family not in kinds.KINDS:
-        raise ConfigurationError(unknown(f"family '{arguments.family}'", arguments.family, kinds.KINDS))
-    families = [arguments.family] if arguments.family else list(kinds.KINDS)
-    found = [described(family, kind) for family in families for kind in kinds.KINDS[family]]
+    """Print an overview, the kinds of one family with their parameters, or one kind."""
+    chosen = _chosen(arguments.family, arguments.kind)
     if arguments.json:
-        print_json(found)
+        print_json([described(family, kind) for family, kind in chosen])
+        return 0
+    if arguments.family is None:
+        _print_overview()
         return 0
     family = ""
-    for entry in found:
+    for entry in (described(family, kind) for family, kind in chosen):
         if entry["family"] != family:
+            print(f"{chr(10) if family else ''}{_strong(entry['family'])}")
             family = entry["family"]
-            print(f"{'' if entry is found[0] else chr(10)}{family}")
-        print(f"  {entry['kind']}: {entry['summary']}")
+        _print_wrapped(f"{_strong(entry['kind'])}: {entry['summary']}", 2, 6)
         for parameter in entry["parameters"]:
             default = (
                 "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
             )
-            print(f"      {parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}")
+            _print_wrapped(f"{parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}", 6, 10)
+    if len(chosen) == 1:
+        print(f"\nin an experiment:\n  {_example(*chosen[0])}")
     return 0
+
+
+def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
+    """(family, kind) of what is asked for; a kind may be named without its family."""
+    if family is None:
+        return [(family, kind) for family, known in kinds.KINDS.items() for kind in known]
+    if family not in kinds.KINDS:
+        found = [(name, family) for name, known in kinds.KINDS.items() if family in known]
+        if kind is not None or not found:
+            every = dict.fromkeys([*kinds.KINDS, *(kind for known in kinds.KINDS.values() for kind in known)])
+            raise ConfigurationError(unknown(f"family '{family}'", family, kinds.KINDS if kind else every))
+        return found
+    if kind is None:
+        return [(family, kind) for kind in kinds.KINDS[family]]
+    if kind not in kinds.KINDS[family]:
+        raise ConfigurationError(unknown(f"{family} '{kind}'", kind, kinds.KINDS[family]))
+    return [(family, kind)]
+
+
+def _print_overview() -> None:
+    for family, known in kinds.KINDS.items():
+        _print_wrapped(f"{_strong(family)}{' ' * (14 - len(family))}{', '.join(known)}", 0, 14)
+    print()
+    print("covey list FAMILY       its kinds with their parameters, as in `covey list topology`")
+    print("covey list FAMILY KIND  one of them and an example, as in `covey list topology ring`")
+
+
+def _example(family: str, kind: str) -> str:
+    """A line of an experiment file, with a value for every parameter that needs one."""
+    cls = kinds.load(family, kind)
+    values: dict[str, str] = {"kind": kind}
+    key = {"learning-rate": "schedule"}.get(family, family)
+    for name, (hint, limits) in fields_of(cls).items():
+        if is_required(cls, name):
+            values[name] = "\0" + expectation(hint, limits)
+    inside = ", ".join(
+        f"{name} = <{value[1:]}>" if value[0] == "\0" else f"{name} = {json.dumps(value)}"
+        for name, value in values.items()
+    )
+    return f'{key} = "{kind}"' if len(values) == 1 else f"{key} = {{ {inside} }}"
+
+
+def _print_wrapped(text: str, first: int, others: int) -> None:
+    """Print a paragraph that is indented; into a file or a pipe it is one line."""
+    if not sys.stdout.isatty():
+        print(" " * first + text)
+        return
+    width = shutil.get_terminal_size().columns
+    indents = {"initial_indent": " " * first, "subsequent_indent": " " * others}
+    print(textwrap.fill(text, width, break_on_hyphens=False, **indents))  # type: ignore[arg-type]
+
+
+def _strong(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text

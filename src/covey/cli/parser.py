@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of `covey` and all of its commands."""
     parser = argparse.ArgumentParser(
         prog="covey",
-        description="Write a decentralized-learning protocol once; run it in simulation, in processes or on a cluster.",
+        description="Write a decentralized-learning protocol once; run it over thousands of nodes in virtual time.",
         epilog="Begin with: covey demo",
     )
     parser.add_argument("--version", action="version", version=f"covey {__version__}")
@@ -86,10 +86,11 @@ def make_parser() -> argparse.ArgumentParser:
     listing = add(
         "list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology"
     )
-    listing.add_argument("family", nargs="?", help="only one family, such as topology or model")
+    listing.add_argument("family", nargs="?", help="one family with its parameters, such as topology or model")
+    listing.add_argument("kind", nargs="?", help="one kind of it, such as ring, with an example")
     listing.add_argument("--json", action="store_true", help="print it as JSON")
 
-    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/run-s1-001")
+    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/demo-001/d-psgd")
     show.add_argument("run", metavar="RUN", type=Path)
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
@@ -97,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
         "compare",
         _lazily("showing", "compare"),
         "Compare runs in a table.",
-        "covey compare runs/run-s1-001 runs/run-s2-001",
+        "covey compare runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     compare.add_argument("--json", action="store_true", help="print it as JSON")
@@ -105,8 +106,8 @@ def make_parser() -> argparse.ArgumentParser:
     plot = add(
         "plot",
         _lazily("showing", "plot"),
-        "Draw a metric of runs: a mean line, and the spread over nodes as a band.",
-        "covey plot runs/run-s1-001 --metric accuracy --against bytes --out figure.png",
+        "Draw a metric of runs over rounds, virtual time or bytes; runs that differ in their seeds alone are one line.",
+        "covey plot runs/demo-001/d-psgd --metric accuracy --against bytes --out figure.png",
     )
     plot.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     plot.add_argument("--metric", default="accuracy", help="what to draw (default: accuracy)")
@@ -114,14 +115,19 @@ def make_parser() -> argparse.ArgumentParser:
         "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
     )
     plot.add_argument("--out", type=Path, default=Path("figure.png"), help="PNG, SVG or PDF (default: figure.png)")
-    plot.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
-    plot.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
+    plot.add_argument("--each", action="store_true", help="one line a run, also where runs differ in their seeds alone")
+    other = plot.add_mutually_exclusive_group()
+    other.add_argument(
+        "--histogram", action="store_true", help="draw the metric's final values of all nodes, of one run"
+    )
+    other.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
+    other.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
 
     report = add(
         "report",
         _lazily("showing", "report"),
         "Write one self-contained HTML page on runs.",
-        "covey report runs/run-s1-001",
+        "covey report runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
@@ -130,7 +136,7 @@ def make_parser() -> argparse.ArgumentParser:
         "export",
         _lazily("showing", "export"),
         "Write one row per node and evaluated round.",
-        "covey export runs/run-s1-001 --format csv --out metrics.csv",
+        "covey export runs/demo-001/d-psgd --format csv --out metrics.csv",
     )
     export.add_argument("run", metavar="RUN", type=Path)
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")

@@ -4,11 +4,20 @@ import sys
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covey.experiment import Progress
+from covey.view.words import seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 _PLAIN_SECONDS = 5.0
+_SETTLED = 0.5
+"""Seconds after the first news from which on speed is measured since that news: what came before was preparation."""
+
+_WIDE = 116
+"""Columns in which everything fits beside the bar; in fewer it goes to a line of its own."""
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
@@ -24,83 +33,95 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     def __init__(self, title: str, rounds: int, nodes: int, *, silent: bool = False) -> None:
         self.title, self.rounds, self.nodes, self.silent = title, rounds, nodes, silent
         self.live = sys.stderr.isatty() and not silent
-        self._bar: Any = None
+        self._live: Any = None
         self._began = perf_counter()
-        self._first: int | None = None
         self._printed = self._began
+        self._first: tuple[float, Progress] | None = None
+        self._latest: tuple[float, Progress] | None = None
+        self._over: float | None = None
 
     def __enter__(self) -> "ProgressDisplay":
         if self.live:
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
+            from rich.live import Live
 
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(compact=True),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task(self.title, total=self.rounds, state="starting")
-            self._bar.start()
+            self._live = Live(self, console=Console(stderr=True), refresh_per_second=8)
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._over = perf_counter()
+            self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Show a new state."""
         if self.silent:
             return
-        if self._bar is not None:
-            self._bar.update(self._task, completed=progress.rounds, state=self._state(progress))
-            return
         now = perf_counter()
-        if now - self._printed >= _PLAIN_SECONDS or progress.rounds >= progress.of:
+        self._first = self._first or (now, progress)
+        self._latest = (now, progress)
+        if self._live is None and (now - self._printed >= _PLAIN_SECONDS or progress.rounds >= progress.of):
             self._printed = now
-            print(f"{self.title}: {self._state(progress)}{self._left(progress)}", file=sys.stderr, flush=True)
+            parts = [self.title + ":", self._state() + ("," if self._left() else ""), self._left()]
+            print(" ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
-    def _rate(self, progress: Progress) -> float:
-        """Nodes x rounds per second."""
-        if self._first is None:
-            self._first, self._began = progress.commits, min(self._began, perf_counter() - 1e-9)
-        return progress.commits / (perf_counter() - self._began)
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
 
-    def _state(self, progress: Progress) -> str:
+        width = options.max_width
+        wide = width >= _WIDE
+        done = self._latest[1].rounds if self._latest is not None else 0.0
+        title = Text(self.title, no_wrap=True, overflow="ellipsis")
+        title.truncate(max(width - 48, 12) if not wide else width // 3, overflow="ellipsis")
+        cells: list[Text | ProgressBar] = [
+            title,
+            ProgressBar(total=self.rounds, completed=done, width=24),
+            Text(f"{100 * done / self.rounds:3.0f} %", no_wrap=True),
+            *([Text(self._state(), no_wrap=True, overflow="ellipsis")] if wide else []),
+            Text(self._left(), no_wrap=True, style="cyan"),
+        ]
+        line = Table.grid(padding=(0, 1))
+        line.add_row(*cells)
+        yield line
+        if not wide:
+            yield Text("  " + self._state(), no_wrap=True, overflow="ellipsis", style="dim")
+
+    def _since(self) -> tuple[float, float, int]:
+        """(seconds, rounds, rounds summed over nodes) that speed is measured over."""
+        assert self._first is not None
+        assert self._latest is not None
+        (begun, first), (now, latest) = self._first, self._latest
+        if now - begun >= _SETTLED and latest.commits > first.commits:
+            return now - begun, latest.rounds - first.rounds, latest.commits - first.commits
+        # A run that goes on with another has rounds from before, but no commits.
+        return max(now - self._began, 1e-9), latest.commits / max(self.nodes, 1), latest.commits
+
+    def _state(self) -> str:
+        if self._latest is None:
+            return "starting"
+        progress = self._latest[1]
         parts = [f"round {progress.rounds:.0f}/{progress.of}", f"{seconds(progress.time)} virtual"]
         if progress.accuracy is not None:
             parts.append(f"accuracy {progress.accuracy:.3f}")
         elif progress.loss is not None:
             parts.append(f"loss {progress.loss:.3f}")
-        parts.append(f"{self._rate(progress):,.0f} node-rounds/s")
+        spent, _, commits = self._since()
+        parts.append(f"{commits / spent:,.0f} node-rounds/s")
         return ", ".join(parts)
 
-    def _left(self, progress: Progress) -> str:
-        if not 0 < progress.rounds < progress.of:
+    def _left(self) -> str:
+        """The time that is left, or that was taken."""
+        if self._latest is None:
             return ""
-        spent = perf_counter() - self._began
-        return f", {seconds(spent * (progress.of - progress.rounds) / progress.rounds)} left"
-
-
-def seconds(value: float) -> str:
-    """A duration for people."""
-    if value < 1:
-        return f"{value * 1000:.0f} ms"
-    if value < 120:
-        return f"{value:.1f} s"
-    if value < 7200:
-        return f"{value / 60:.1f} min"
-    return f"{value / 3600:.1f} h"
-
-
-def amount(value: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+        now, progress = self._latest
+        if progress.rounds >= progress.of or self._over is not None:
+            return f"in {seconds((self._over or now) - self._began)}"
+        if progress.stopping:
+            return "stopping after this round"
+        spent, rounds, _ = self._since()
+        return f"{seconds(spent * (progress.of - progress.rounds) / rounds)} left" if rounds > 0 else ""

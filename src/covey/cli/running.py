@@ -9,11 +9,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from covey import api
-from covey.cli.progress import ProgressDisplay, amount, seconds
+from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
+from covey.view.words import amount, seconds
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -92,15 +93,21 @@ def sweep(arguments: argparse.Namespace) -> int:
     folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder} is no empty folder: give another one with --out.")
+    # A key with one value is the same for all runs: it would only make names longer.
+    varied = [key for key, values in axes if len(values) > 1]
     finished: list[tuple[dict[str, Any], Run]] = []
     for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
-        name = "-".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in combination.items()) or "run"
+        name = "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run"
         with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
             done = api.run(experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json)
         finished.append((combination, done))
         if done.status == "interrupted":
             break
-    return _show_sweep(folder, finished, as_json=arguments.json)
+    return _show_sweep(folder, finished, varied, as_json=arguments.json)
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _values(text: str) -> list[Any]:
@@ -137,15 +144,18 @@ def _short(value: Any) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
 
 
-def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_json: bool) -> int:
-    groups: dict[str, list[dict[str, Any]]] = {}
+def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied: list[str], *, as_json: bool) -> int:
+    groups: dict[str, list[tuple[dict[str, Any], Run]]] = {}
     for combination, done in finished:
         label = ", ".join(f"{key} = {_inline(value)}" for key, value in combination.items() if key != "seed")
-        groups.setdefault(label or "all seeds", []).append(done.summary())
+        groups.setdefault(label or "all seeds", []).append((combination, done))
+    apart = [key for key in varied if key != "seed"]
     rows, records = [], []
-    for label, summaries in groups.items():
+    for label, members in groups.items():
+        summaries = [done.summary() for _, done in members]
         record: dict[str, Any] = {"configuration": label, "runs": [summary["run"] for summary in summaries]}
-        cells = [label, str(len(summaries))]
+        shown = ", ".join(f"{_last(key)} = {_inline(members[0][0][key])}" for key in apart)
+        cells = [shown or "all seeds", str(len(summaries))]
         for name, pick in _FIGURES.items():
             values = [value for value in map(pick, summaries) if value is not None]
             record[name] = {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0} if values else None
@@ -155,7 +165,9 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], *, as_
     if as_json:
         print_json(records)
     else:
-        print_table(str(folder), ("configuration", "runs", *_FIGURES), rows)
+        same = [f"{key} = {_inline(value)}" for key, value in finished[0][0].items() if key not in varied]
+        title = ", ".join([f"{folder}: mean ± standard deviation over seeds", *same])
+        print_table(title, ("configuration", "runs", *_FIGURES), rows)
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0
 
 
@@ -177,4 +189,5 @@ def _spread(name: str, figure: dict[str, float] | None) -> str:
     if figure is None:
         return "-"
     form = {"bytes sent": amount, "virtual time": seconds}.get(name, "{:.3f}".format)
-    return f"{form(figure['mean'])} ± {form(figure['std'])}" if figure["std"] else form(figure["mean"])
+    average, spread = form(figure["mean"]), form(figure["std"])
+    return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"

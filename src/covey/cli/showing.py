@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from covey.cli.progress import amount, seconds
 from covey.cli.tables import SUMMARY_COLUMNS, figure, print_json, print_table, summary_row
 from covey.errors import ConfigurationError
 from covey.runs import Run
+from covey.view.words import amount, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -52,12 +52,16 @@ def plot(arguments: argparse.Namespace) -> int:
     from covey import view
 
     runs = [Run(path) for path in arguments.runs]
-    if arguments.holdings or arguments.graph:
+    if arguments.histogram or arguments.holdings or arguments.graph:
         if len(runs) != 1:
-            raise ConfigurationError(f"--holdings and --graph draw one run. Got {len(runs)} instead.")
-        figure = view.holdings(runs[0]) if arguments.holdings else view.graph(runs[0])
+            raise ConfigurationError(f"--histogram, --holdings and --graph draw one run. Got {len(runs)} instead.")
+        (run,) = runs
+        if arguments.histogram:
+            figure = view.histogram(run, arguments.metric)
+        else:
+            figure = view.holdings(run) if arguments.holdings else view.graph(run)
     else:
-        figure = view.curves(runs, arguments.metric, arguments.against)
+        figure = view.curves(runs, arguments.metric, arguments.against, each=arguments.each)
     view.save(figure, arguments.out)
     print(arguments.out)
     return 0

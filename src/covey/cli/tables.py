@@ -2,10 +2,17 @@
 
 import json
 import math
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from covey.cli.progress import amount, seconds
+from covey.view.words import amount, seconds
+
+_GAP = "  "
+_LEAST = 12
 
 
 def print_json(value: Any) -> None:
@@ -27,16 +34,44 @@ def figure(value: float | None, digits: int = 3) -> str:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print a table; the first column is text, the others are figures, which are never cut."""
+    # Where no terminal sets a width, lines are as long as they need to be: a log is searched, not folded.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    print(textwrap.fill(title, width, break_on_hyphens=False) if title else "")
+    for line in table_lines(columns, rows, width):
+        print(line)
 
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+
+def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The lines of a table that has so many columns on the screen."""
+    cells = [[[text] for text in row] for row in (columns, *rows)]
+    if _width(cells) > width:
+        cells = [
+            [row[0], *([*map(str.strip, text.replace("±", "\n±").split("\n"))] for (text,) in row[1:])] for row in cells
+        ]
+        cells[0] = [cells[0][0], *(text.split() for text in columns[1:])]
+    room = max(width - _width([row[1:] for row in cells]) - len(_GAP), _LEAST)
+    cells = [[textwrap.wrap(row[0][0], room) or [""], *row[1:]] for row in cells]
+    sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    lines = []
+    for place, row in enumerate(cells):
+        # Headings stand on the rule, other cells hang from the top.
+        height = max(map(len, row))
+        filled = [[""] * (height - len(cell)) + cell for cell in row] if place == 0 else row
+        for parts in zip_longest(*filled, fillvalue=""):
+            aligned = [
+                f"{parts[0]:<{sizes[0]}}",
+                *(f"{part:>{size}}" for part, size in zip(parts[1:], sizes[1:], strict=True)),
+            ]
+            lines.append(_GAP.join(aligned).rstrip())
+        if place == 0:
+            lines.append("─" * (sum(sizes) + len(_GAP) * (len(sizes) - 1)))
+    return lines
+
+
+def _width(cells: Sequence[Sequence[Sequence[str]]]) -> int:
+    sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
+    return sum(sizes) + len(_GAP) * (len(sizes) - 1)
 
 
 def summary_row(summary: dict[str, Any]) -> list[str]:

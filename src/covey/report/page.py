@@ -3,35 +3,49 @@
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.cli.progress import amount
 from covey.cli.tables import SUMMARY_COLUMNS, summary_row
 from covey.errors import CoveyError, RunError
+from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
-from covey.view.figures import names
+from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
+from covey.view.groups import Group, differing, flat, grouped, names
+from covey.view.words import amount, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; font-size: 1.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr + tr td { border-top: 1px solid #eee; }
-thead th { border-bottom: 2px solid #ccc; } .scroll { overflow-x: auto; }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.pictures figure { margin: 0; flex: 1 1 22rem; } figure svg { width: 100%; height: auto; }
-figcaption { color: #666; font-size: .85rem; }
-pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; font-size: .85rem; }
-.note { color: #666; }
-"""
+_CURVES = (
+    ("accuracy", "rounds", "Accuracy by round"),
+    ("accuracy", "time", "Accuracy by virtual time"),
+    ("accuracy", "bytes", "Accuracy by traffic"),
+    ("loss", "rounds", "Loss by round"),
+    ("average_model_accuracy", "rounds", "The average model"),
+    ("consensus_distance", "rounds", "How far models are from their average"),
+)
+_SIZE = (4.9, 3.5)
+"""Inches: on the page's columns, and on a phone, text is then about as large as that around it."""
+
+_OPEN = 3
+"""Of more runs than this, the details are folded."""
+
+_MOST = 12
+"""Of more runs than this, only one of each experiment is shown by itself: the page stays below 3 MB."""
+
+_MAIN = (
+    "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
+    "task.optimizer", "task.optimizer.lr", "task.batch_size", "task.local_steps", "task.local_epochs", "network.nodes",
+    "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
+    "network.churn", "rounds", "duration",
+)  # fmt: skip
+"""What a reader wants to know first of an experiment; parts come with their parameters."""
 
 
 def write_report(runs: Sequence[Run], file: Path) -> None:
@@ -44,87 +58,236 @@ def write_report(runs: Sequence[Run], file: Path) -> None:
     Raises:
         RunError: the file cannot be written.
     """
-    title = "covey: " + ", ".join(names(runs))
-    body = [f"<h1>{html.escape(title)}</h1>", _summary(runs), "<h2>Curves</h2>", _curves(runs)]
-    for run, name in zip(runs, names(runs), strict=True):
-        body += [f"<h2>{html.escape(name)}</h2>", _of_one(run)]
+    groups = grouped(runs)
+    title = _title(groups, runs)
+    body = [
+        f"<header><h1>{html.escape(title)}</h1>{_subtitle(runs)}</header><main>",
+        _section("results", "Results", _over_seeds(groups) + _summary(runs)),
+        _section("curves", "Curves", _curves(runs, groups)),
+        _section("setup", "What was run", _setup(groups)),
+    ]
+    shown = runs if len(runs) <= _MOST else [group.runs[0] for group in groups][:_MOST]
+    for run, name in zip(shown, names(shown), strict=True):
+        inner = _of_one(run)
+        if len(runs) > _OPEN:
+            inner = f"<details><summary>{html.escape(name)}</summary>{inner}</details>"
+        which = "each run" if len(shown) == len(runs) else f"{len(shown)} of the {len(runs)} runs"
+        heading = name if 1 < len(runs) <= _OPEN else ""
+        if len(runs) == 1 or (len(runs) > _OPEN and run is shown[0]):
+            heading = f"Nodes, data and graph{f' of {which}' if len(runs) > 1 else ''}"
+        body.append(_section(f"run-{name}", heading, inner))
     page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f"<body>{''.join(body)}</body></html>"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)} · covey</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><style>{STYLE}</style></head>'
+        f"<body>{''.join(body)}</main></body></html>\n"
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page)
+        file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise RunError(f"The report {file} cannot be written: {error.strerror}.") from error
+
+
+def _title(groups: Sequence[Group], runs: Sequence[Run]) -> str:
+    labels = [group.label for group in groups]
+    if len(labels) <= 3:
+        return ", ".join(labels)
+    return f"{len(runs)} runs" if len(runs) == len(labels) else f"{len(labels)} experiments, {len(runs)} runs"
+
+
+def _subtitle(runs: Sequence[Run]) -> str:
+    """What all runs share, in a line."""
+    tables = [flat(run.experiment) for run in runs]
+    shared = [
+        [words(table[key]) for key, words in _HEAD.items() if key in table and key not in differing(tables)]
+        for table in tables[:1]
+    ]
+    return f'<p class="lead">{html.escape(" · ".join(shared[0]))}</p>'
+
+
+_HEAD: dict[str, Callable[[Any], str]] = {
+    "program": str,
+    "program.topology": str,
+    "task.dataset": str,
+    "task.model": str,
+    "task.partition": "{} partition".format,
+    "network.nodes": "{:,} nodes".format,
+    "rounds": "{:,} rounds".format,
+}
+
+
+def _section(id: str, heading: str, inner: str) -> str:
+    head = f"<h2>{html.escape(heading)}</h2>" if heading else ""
+    return f'<section id="{html.escape(re.sub(r"[^A-Za-z0-9_.-]", "-", id))}">{head}{inner}</section>'
 
 
 def _summary(runs: Sequence[Run]) -> str:
     rows = []
     for run, name in zip(runs, names(runs), strict=True):
         summary = run.summary()
-        rows.append([name, summary["status"], f"{summary['nodes']}", f"{summary['rounds']}", *summary_row(summary)])
-    return _table(("run", "status", "nodes", "rounds", *SUMMARY_COLUMNS), rows)
+        shape = [f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]]
+        rows.append([name, *summary_row(summary), *shape])
+    return _table(("run", *SUMMARY_COLUMNS, "nodes", "rounds", "status"), rows)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+def _over_seeds(groups: Sequence[Group]) -> str:
+    """Means and standard deviations over seeds, where there are several."""
+    if all(len(group.runs) == 1 for group in groups):
+        return ""
+    rows = []
+    for group in groups:
+        finals = [run.summary()["final"] for run in group.runs]
+        cells = [group.label]
+        for metric, part in (("accuracy", "mean"), ("accuracy", "min"), ("accuracy", "max"), ("loss", "mean")):
+            values = [final[metric][part] for final in finals if final.get(metric, {}).get(part) is not None]
+            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{mean(values):.3f}{spread}" if values else "–")
+        rows.append(cells)
+    columns = ("over seeds: mean ± standard deviation", "accuracy", "worst node", "best node", "loss")
+    return _table(columns, rows)
 
 
-def _curves(runs: Sequence[Run]) -> str:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "figures") -> str:
+    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        if len(row) == len(columns)
+        else f'<tr><td colspan="{len(columns)}">{html.escape(row[0])}</td></tr>'
+        for row in rows
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     pictures = [
-        _picture(partial(view.curves, runs, metric, against), f"{metric.replace('_', ' ')} against {against}")
-        for metric, against in (
-            ("accuracy", "rounds"),
-            ("accuracy", "time"),
-            ("accuracy", "bytes"),
-            ("loss", "rounds"),
-            ("average_model_accuracy", "rounds"),
-            ("consensus_distance", "rounds"),
-        )
+        _picture(partial(view.curves, runs, metric, against, titled=False, size=_SIZE), caption)
+        for metric, against, caption in _CURVES
     ]
-    return f'<div class="pictures">{"".join(pictures)}</div>'
+    note = bands_in_words(
+        several=any(len(group.runs) > 1 for group in groups), over_nodes=True, shown=len(groups) <= MOST_BANDS
+    )
+    return f'<p class="note">{note[0].upper()}{note[1:]}.</p><div class="pictures">{"".join(pictures)}</div>'
+
+
+def _setup(groups: Sequence[Group]) -> str:
+    """The main settings, a column an experiment where they differ; all settings are below, run by run."""
+    tables = [_with_parameters(group.runs[0].experiment) for group in groups]
+    unlike = set(differing(tables))
+    others = [key for key in differing([group.settings for group in groups]) if key.partition(".")[0] == "evaluation"]
+    if len(groups) == 1 or not unlike:
+        rows = [[key, tables[0][key]] for key in _MAIN if key in tables[0]]
+        return _table(("setting", "value"), [*rows, _seeds(groups)], "words")
+    shared = [[key, tables[0][key]] for key in _MAIN if key in tables[0] and key not in unlike]
+    apart = [[key, *(table.get(key, "–") for table in tables)] for key in (*_MAIN, *others) if key in unlike]
+    return _table(("differs", *(group.label for group in groups)), apart, "words") + _table(
+        ("the same for all", "value"), [*shared, _seeds(groups)], "words"
+    )
+
+
+def _seeds(groups: Sequence[Group]) -> list[str]:
+    seeds = sorted({int(run.experiment.get("seed", 0)) for group in groups for run in group.runs})
+    return ["seed" if len(seeds) == 1 else "seeds", ", ".join(map(str, seeds))]
+
+
+def _with_parameters(table: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """The main keys of an experiment, each in words: a part is its kind and, in brackets, its parameters."""
+    found: dict[str, str] = {}
+    for key, value in table.items():
+        name = before + key
+        if isinstance(value, Mapping) and name in _MAIN:
+            apart = [inner for inner in value if f"{name}.{inner}" in _MAIN]
+            if name == "program":
+                # Its parts have lines of their own.
+                apart = [inner for inner in value if isinstance(value[inner], Mapping)]
+            found[name] = str(value.get("kind", "")) + _parameters_in_words(value, apart)
+        elif name in _MAIN:
+            found[name] = _in_words(value)
+        if isinstance(value, Mapping):
+            found.update(_with_parameters(value, f"{name}."))
+    return found
+
+
+def _in_words(value: Any, key: str = "") -> str:
+    if isinstance(value, Mapping):
+        return str(value.get("kind", "")) + _parameters_in_words(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if key == "seconds":
+            return seconds(value)
+        if key == "rate":
+            return f"{value / 1e6:g} Mbit/s"
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _parameters_in_words(part: Mapping[str, Any], apart: Sequence[str] = ()) -> str:
+    words = [f"{key} {_in_words(value, key)}" for key, value in part.items() if key != "kind" and key not in apart]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _of_one(run: Run) -> str:
     import tomli_w
 
     summary = run.summary()
-    totals = summary["totals"]
-    spent = (
-        f"<p>{amount(totals['bytes_out'])} sent in {totals['messages_out']:,} messages, {amount(totals['bytes_in'])} "
-        f"received, {totals['dropped']:,} messages dropped; {totals['steps']:,} training steps on "
-        f"{totals['samples']:,} samples.</p>"
-    )
-    pictures = [
-        _picture(lambda: view.histogram(run), "accuracy of the nodes at the end"),
-        _picture(lambda: view.holdings(run), "who holds what"),
-        _picture(lambda: view.graph(run), "who talks to whom, in the first round"),
+    totals, nodes, rounds = summary["totals"], max(summary["nodes"], 1), max(summary["rounds"], 1)
+    facts = [
+        (amount(totals["bytes_out"]), "sent in all"),
+        (amount(totals["bytes_out"] / nodes / rounds), "sent by a node and round"),
+        (f"{totals['messages_out']:,}", "messages sent"),
+        (f"{totals['dropped']:,}", "messages dropped"),
+        (f"{totals['steps']:,}", "training steps"),
+        (f"{totals['samples']:,}", "samples trained on"),
     ]
-    facts: dict[str, Any] = run.facts
-    listed = _table(("fact", "value"), [[name, str(value)] for name, value in facts.items()])
+    happened = run.events["kind"].value_counts()
+    facts += [(f"{count:,}", f"times a node {kind}") for kind, count in happened.items() if count]
+    tiles = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(str(of))}</span></div>" for value, of in facts)
+    pictures = [
+        _picture(partial(view.histogram, run, titled=False, size=_SIZE), "Accuracy of the nodes at the end"),
+        _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Who holds what"),
+        _picture(
+            partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),
+            f"Who talks to whom: {graph_in_words(run)}",
+        ),
+    ]
     config = html.escape(tomli_w.dumps(run.experiment))
+    where = _table(("fact", "value"), [[name, _fact(value)] for name, value in run.facts.items()], "words")
     return (
-        f'{spent}<div class="pictures">{"".join(pictures)}</div>'
-        f"<details><summary>Configuration</summary><pre>{config}</pre></details>"
-        f"<details><summary>Where it ran</summary>{listed}</details>"
+        f'<div class="tiles">{tiles}</div><div class="pictures">{"".join(pictures)}</div>'
+        f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
+        f"<details><summary>Where it ran</summary>{where}</details>"
     )
+
+
+def _fact(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     """A figure as inline SVG, or why there is none."""
+    from matplotlib import rc_context
+
     try:
         figure = draw()
     except CoveyError as error:
-        return f'<p class="note">No figure of {html.escape(caption)}: {html.escape(str(error))}</p>'
+        return f'<p class="note">{html.escape(caption)}: {html.escape(str(error))}</p>'
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    svg = buffer.getvalue()
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    # Text stays text: it is smaller, can be searched, and takes the page's font and colours.
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
     svg = svg[svg.index("<svg") :]
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption)}" ', 1)
+    for colour, name in COLOURS.items():
+        svg = svg.replace(f"{colour}", f"var(--{name})")
     # Every figure numbers its clip paths and markers anew; on one page they must differ.
     mark = f"f{crc32(svg.encode())}-"
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: found[1] + mark, svg)
-    return f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"

@@ -135,6 +135,14 @@ class Run:
             return int(found["n"]), found["sources"], found["targets"]
 
     @property
+    def graph_is_static(self) -> bool:
+        """Whether the graph of the first round is that of all rounds."""
+        if not (self.folder / GRAPH).exists():
+            return True
+        with np.load(self.folder / GRAPH, allow_pickle=False) as found:
+            return bool(found["static"])
+
+    @property
     def holdings(self) -> np.ndarray | None:
         """Samples of each class of each node, or samples of each node where there are no classes."""
         file = self.folder / HOLDINGS

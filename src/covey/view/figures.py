@@ -1,74 +1,206 @@
 """Figures of runs, drawn with matplotlib and without a display.
 
-Shapes: N nodes, C classes, E edges.
+Shapes: N nodes, C classes, E edges, T moments.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from covey.errors import ConfigurationError, RunError
 from covey.parameters import unknown
 from covey.runs import Run
+from covey.view.groups import Group, grouped
+from covey.view.look import (
+    CLASSES,
+    INK,
+    LINES,
+    MARKERS,
+    PAPER,
+    SOFT,
+    legend,
+    new_axes,
+    new_figure,
+    title,
+    unit,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-AXES = {
-    "rounds": "round",
-    "time": "virtual time (s)",
-    "bytes": "bytes sent by a node",
-    "energy": "energy of a node (J)",
-}
+AXES = ("rounds", "time", "bytes", "energy")
 _COLUMN = {"rounds": "round", "time": "time", "bytes": "bytes_out", "energy": "energy"}
-_MOST_EDGES = 20_000
-
-
-def _figure(width: float = 7.0, height: float = 4.3) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=130, layout="constrained")
-
-
-def _axes(figure: "Figure") -> Any:
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    return axes
+_LABELS = {
+    "accuracy": "test accuracy",
+    "loss": "test loss",
+    "average_model_accuracy": "accuracy of the average model",
+    "average_model_loss": "loss of the average model",
+    "consensus_distance": "squared distance to the average",
+}
+_MOMENTS = 100
+MOST_BANDS = 4
+"""More bands than this hide each other."""
+_MOST_BARS = 60
+"""Bars of more nodes than this are thinner than what can be seen."""
+_MOST_EDGES = 1_500
+"""More lines than this are a grey disc, and a large file."""
+_AS_PICTURE = 300
+"""More nodes than this make a vector file large; they are drawn as a picture inside it."""
 
 
 def curves(
-    runs: Sequence[Run], metric: str = "accuracy", against: str = "rounds", labels: Sequence[str] = ()
+    runs: Sequence[Run],
+    metric: str = "accuracy",
+    against: str = "rounds",
+    labels: Sequence[str] = (),
+    *,
+    each: bool = False,
+    titled: bool = True,
+    size: tuple[float, float] = (7.0, 4.6),
 ) -> "Figure":
-    """A metric over the course of runs: the mean over nodes as a line, from the worst to the best node as a band.
+    """A metric over the course of runs.
+
+    A line is the mean over nodes, its band goes from the worst to the best node. Runs of one experiment with several
+    seeds are one line, their mean, with a darker band of one standard deviation over seeds. Against time, a node counts
+    at every moment with its state of that moment, so slow and fast nodes are compared at the same time.
 
     Args:
-        runs: one line each.
+        runs: what to draw.
         metric: a column of `Run.figures` or, for the network as a whole, of `Run.network`.
         against: "rounds", "time", "bytes" or "energy".
-        labels: a name for each line; by default what the runs' folders are called.
+        labels: a name for each run, which then is a line of its own.
+        each: whether every run is a line of its own, even where only seeds differ.
+        titled: whether the figure says what its bands mean.
+        size: width and height in inches.
 
     Raises:
         ConfigurationError: a run has no such figure.
     """
-    figure = _figure()
-    axes = _axes(figure)
-    for run, label in zip(runs, labels or names(runs), strict=True):
-        table = _table(run, metric, against)
-        grouped = table.groupby("round")
-        x = grouped[_COLUMN[against]].mean()
-        y = grouped[metric]
-        (line,) = axes.plot(x, y.mean(), label=label, linewidth=1.8)
-        if y.size().max() > 1:
-            axes.fill_between(x, y.min(), y.max(), alpha=0.15, color=line.get_color(), linewidth=0)
-    axes.set_xlabel(AXES[against])
-    axes.set_ylabel(metric.replace("_", " "))
-    axes.legend(frameon=False, loc="best")
-    axes.set_title("mean over nodes; band from worst to best node", fontsize=9, loc="left", color="0.4")
+    figure = new_figure(size)
+    axes = new_axes(figure)
+    if labels:
+        groups = [Group(label, (run,), {}) for run, label in zip(runs, labels, strict=True)]
+    else:
+        groups = grouped(runs, each=each)
+    courses = [_course_of_group(group.runs, metric, against) for group in groups]
+    label = against_label(against, max(course["x"].max() for course in courses))
+    scale, handles = label[1], []
+    bands = len(groups) <= MOST_BANDS
+    spread_over_nodes = any((course["high"] > course["low"]).any() for course in courses)
+    for place, course in enumerate(courses):
+        x, colour = course["x"] / scale, LINES[place % len(LINES)]
+        if bands and spread_over_nodes:
+            axes.fill_between(x, course["low"], course["high"], alpha=0.14, color=colour, linewidth=0)
+        if len(groups[place].runs) > 1 and bands:
+            low, high = course["mean"] - course["std"], course["mean"] + course["std"]
+            axes.fill_between(x, low, high, alpha=0.3, color=colour, linewidth=0)
+        (line,) = axes.plot(
+            x,
+            course["mean"],
+            color=colour,
+            linewidth=1.8,
+            marker=MARKERS[place % len(MARKERS)] if len(groups) > 1 or len(x) == 1 else None,
+            markersize=4.5,
+            markevery=max(1, len(x) // 8),
+            linestyle=("-", "--", ":")[place // len(LINES) % 3],
+        )
+        handles.append(line)
+    axes.set_xlabel(label[0])
+    axes.set_ylabel(_LABELS.get(metric, metric.replace("_", " ")))
+    if against == "rounds":
+        whole_numbers(axes.xaxis)
+    if len(groups) > 1:
+        legend(figure, handles, [group.label for group in groups])
+    if titled:
+        several = any(len(group.runs) > 1 for group in groups)
+        note = bands_in_words(several=several, over_nodes=spread_over_nodes, shown=bands)
+        title(axes, groups[0].label if len(groups) == 1 else "", note)
     return figure
+
+
+def bands_in_words(*, several: bool, over_nodes: bool, shown: bool) -> str:
+    """What lines and bands stand for."""
+    parts = ["line: mean over nodes" if over_nodes else "one figure for the whole network"]
+    if several:
+        parts[0] += " and seeds" if over_nodes else ", mean over seeds"
+    if several and shown:
+        parts.append(
+            "dark band: standard deviation over seeds" if over_nodes else "band: standard deviation over seeds"
+        )
+    if over_nodes and shown:
+        parts.append(f"{'light ' if several else ''}band: worst to best node")
+    return "; ".join(parts)
+
+
+def against_label(against: str, largest: float) -> tuple[str, float]:
+    """(label of the horizontal axis, what to divide its values by) for values up to the largest."""
+    if against == "rounds":
+        return "round", 1.0
+    if against == "energy":
+        return "energy of a node, on average (J)", 1.0
+    size, name = unit(against, largest)
+    return (f"virtual time ({name})" if against == "time" else f"sent by a node, on average ({name})"), size
+
+
+def _course_of_group(runs: Sequence[Run], metric: str, against: str) -> "pd.DataFrame":
+    """Columns x, mean, low, high and std (over runs), in the order of x."""
+    import pandas as pd
+
+    courses = [_course(run, metric, against) for run in runs]
+    if len(courses) == 1:
+        return courses[0].assign(std=0.0)
+    if against == "time":
+        start, end = max(course["x"].iloc[0] for course in courses), min(course["x"].iloc[-1] for course in courses)
+        moments_T = np.linspace(start, max(end, start), _MOMENTS)
+        courses = [
+            pd.DataFrame({"x": moments_T, **{name: np.interp(moments_T, course["x"], course[name]) for name in _KEPT}})
+            for course in courses
+        ]
+    together = pd.concat(courses).groupby(level=0)
+    shared = together.size() == len(courses)
+    if not shared.any():
+        raise RunError(f"The runs of {runs[0].folder} and the other seeds have no evaluated round in common.")
+    return together.mean().assign(std=together["mean"].std(ddof=1))[shared]
+
+
+_KEPT = ("mean", "low", "high")
+
+
+def _course(run: Run, metric: str, against: str) -> "pd.DataFrame":
+    """Columns x, mean, low and high, by round or, against time, by moment."""
+    import pandas as pd
+
+    table = _table(run, metric, against)
+    if against == "time" and "node" in table.columns:
+        return _course_of_time(table, metric)
+    rounds = table.groupby("round")
+    y = rounds[metric]
+    x = table["round"].groupby(table["round"]).first() if against == "rounds" else rounds[_COLUMN[against]].mean()
+    return pd.DataFrame({"x": x.astype(float), "mean": y.mean(), "low": y.min(), "high": y.max()}).sort_values("x")
+
+
+def _course_of_time(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
+    """Every node at shared moments, between its evaluations on a straight line and after its last as it was then."""
+    import pandas as pd
+
+    nodes = [part.sort_values("time") for _, part in table.groupby("node")]
+    # At the moments of evaluations: the worst of straight lines between them is better than any node is.
+    means = table.groupby("round")["time"].mean()
+    start = float(np.median([part["time"].iloc[0] for part in nodes]))
+    moments_T = np.unique(np.clip([*means, table["time"].max()], start, None))
+    values_NT = np.stack([np.interp(moments_T, part["time"], part[metric], left=np.nan) for part in nodes])
+    return pd.DataFrame(
+        {
+            "x": moments_T,
+            "mean": np.nanmean(values_NT, axis=0),
+            "low": np.nanmin(values_NT, axis=0),
+            "high": np.nanmax(values_NT, axis=0),
+        }
+    )
 
 
 def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
@@ -85,108 +217,161 @@ def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
         known = sorted({*per_node.columns, *network.columns} - {"round", "node", "time"})
         raise ConfigurationError(unknown(f"metric '{metric}' of the run {run.folder}", metric, known))
     if column not in table.columns:
-        raise ConfigurationError(f"The run {run.folder} has no figures of {against} to draw against.")
+        raise ConfigurationError(f"The run {run.folder} records no {against}: draw against rounds, time or bytes.")
     if table.empty:
         raise RunError(f"The run {run.folder} has no evaluated round yet.")
     return table
 
 
-def names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: its folder's, with the parent's where that is not enough."""
-    short = [run.folder.name for run in runs]
-    if len(set(short)) == len(short):
-        return short
-    return [f"{run.folder.parent.name}/{run.folder.name}" for run in runs]
-
-
-def histogram(run: Run, metric: str = "accuracy") -> "Figure":
+def histogram(
+    run: Run, metric: str = "accuracy", *, titled: bool = True, size: tuple[float, float] = (5.4, 3.6)
+) -> "Figure":
     """How a metric is distributed over the nodes at the end."""
-    figure = _figure(5.0, 3.2)
-    axes = _axes(figure)
+    figure = new_figure(size)
+    axes = new_axes(figure)
     table = run.metrics.dropna(subset=[metric])
+    if table.empty:
+        raise RunError(f"The run {run.folder} has no evaluated round yet.")
     last = table.sort_values("round").groupby("node")[metric].last()
     last = last[np.isfinite(last)]
     if last.empty:
         raise RunError(f"The run {run.folder} has no finite {metric} yet.")
-    axes.hist(last, bins=min(30, max(5, len(last) // 3)), color="C0", alpha=0.85)
-    axes.axvline(last.mean(), color="0.2", linewidth=1, linestyle="--")
-    axes.set_xlabel(f"{metric} of a node at the end (dashed: mean)")
+    axes.hist(last, bins=int(np.clip(2 * len(last) ** 0.5, 5, 40)), color=LINES[0], edgecolor=PAPER, linewidth=0.5)
+    axes.axvline(last.mean(), color=INK, linewidth=1.2, linestyle="--")
+    axes.annotate(
+        f"mean {last.mean():.3f}", (last.mean(), 1), (4, -1), xycoords=("data", "axes fraction"),
+        textcoords="offset points", va="bottom", ha="center", fontsize=8.5, color=INK,
+    )  # fmt: skip
+    axes.set_xlabel(f"{_LABELS.get(metric, metric.replace('_', ' '))} at the end")
     axes.set_ylabel("nodes")
+    whole_numbers(axes.yaxis)
+    if titled:
+        title(axes, f"{run.folder.resolve().name}: {len(last):,} nodes", " ")
     return figure
 
 
-def holdings(run: Run) -> "Figure":
-    """Who holds what: a bar a node, of one colour a class; of one colour where there are no classes."""
-    counts_NC = run.holdings
-    if counts_NC is None:
+def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0, 4.0)) -> "Figure":
+    """Who holds what: stacked bars or, of many nodes or classes, a map; sizes alone where there are no classes."""
+    if run.holdings is None:
         raise RunError(f"The run {run.folder} does not say who holds what.")
-    if counts_NC.ndim == 1:
-        counts_NC = counts_NC[:, None]
+    held = np.asarray(run.holdings)
+    counts_NC = held[:, None] if held.ndim == 1 else held
     nodes, classes = counts_NC.shape
-    figure = _figure(7.0, 3.6)
-    axes = _axes(figure)
-    axes.grid(visible=False)
-    if classes > 20:
-        # Bars of so many colours cannot be told apart; a map can.
-        image = axes.imshow(counts_NC.T, aspect="auto", interpolation="nearest", cmap="viridis", origin="lower")
-        figure.colorbar(image, ax=axes, label="samples")
-        axes.set_ylabel("class")
-    else:
-        from matplotlib import colormaps
-
-        colours = colormaps["tab20" if classes > 10 else "tab10"].colors  # type: ignore[attr-defined]
-        bottom = np.zeros(nodes)
-        for label in range(classes):
-            name = f"{label}" if classes > 1 else None
-            axes.bar(
-                np.arange(nodes), counts_NC[:, label], 1.0, bottom, color=colours[label % len(colours)], label=name
-            )
-            bottom += counts_NC[:, label]
-        axes.set_ylabel("samples")
-        if classes > 1:
-            axes.legend(
-                title="class",
-                frameon=False,
-                fontsize=7,
-                title_fontsize=8,
-                ncols=1,
-                loc="center left",
-                bbox_to_anchor=(1, 0.5),
-            )
-    axes.set_xlim(-0.5, nodes - 0.5)
+    figure = new_figure(size)
+    axes = new_axes(figure, grid=classes == 1)
     axes.set_xlabel("node")
+    axes.set_ylabel("training samples")
+    if classes == 1:
+        few = nodes <= _MOST_BARS
+        if few:
+            axes.bar(np.arange(nodes), counts_NC[:, 0], 0.85, color=LINES[0])
+        else:
+            axes.stairs(np.sort(counts_NC[:, 0])[::-1], np.arange(nodes + 1) - 0.5, fill=True, color=LINES[0])
+            axes.set_xlabel("nodes, from the one with most samples to the one with fewest")
+    elif classes > len(CLASSES) or nodes > _MOST_BARS:
+        order_N = np.arange(nodes)
+        if nodes > _MOST_BARS:
+            order_N = np.lexsort((-counts_NC.max(axis=1), counts_NC.argmax(axis=1)))
+            axes.set_xlabel("nodes, in the order of the class that they hold most of")
+        image = axes.imshow(counts_NC[order_N].T, aspect="auto", interpolation="nearest", cmap="Blues", origin="lower")
+        bar = figure.colorbar(image, ax=axes, pad=0.02)
+        bar.set_label("training samples", color=INK, size=9.5)
+        bar.ax.tick_params(labelcolor=INK, labelsize=9)
+        whole_numbers(bar.ax.yaxis)
+        bar.outline.set_visible(False)
+        axes.set_ylabel("class")
+        if classes <= 20:
+            axes.set_yticks(range(classes))
+    else:
+        bottom_N = np.zeros(nodes)
+        for label in range(classes):
+            axes.bar(np.arange(nodes), counts_NC[:, label], 0.85, bottom_N, color=CLASSES[label], label=f"{label}")
+            bottom_N += counts_NC[:, label]
+        handles, labels = axes.get_legend_handles_labels()
+        legend(figure, handles, labels, heading="class")
+    whole_numbers(axes.xaxis)
+    axes.set_xlim(-0.5, nodes - 0.5)
+    if titled:
+        total = int(counts_NC.sum())
+        title(axes, f"{run.folder.resolve().name}: {total:,} training samples, {nodes:,} nodes")
     return figure
 
 
-def graph(run: Run) -> "Figure":
-    """The graph of the first round: nodes on a circle where it has no better order, coloured by their main class."""
+def graph(run: Run, *, titled: bool = True, size: tuple[float, float] = (6.0, 6.4)) -> "Figure":
+    """The graph of the first round: nodes in rows and columns or on a circle, coloured by their main class."""
     found = run.graph
     if found is None:
-        raise RunError(f"The run {run.folder} has no graph.")
+        raise RunError(f"The program of the run {run.folder} has no topology.")
     nodes, sources, targets = found
-    angle = 2 * np.pi * np.arange(nodes) / nodes
-    place_N2 = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    once = np.unique(np.stack([np.minimum(sources, targets), np.maximum(sources, targets)], axis=1), axis=0)
-    if len(once) > _MOST_EDGES:
-        once = once[:: len(once) // _MOST_EDGES + 1]
-    figure = _figure(5.2, 5.2)
-    axes = figure.subplots()
+    once_E2 = np.unique(np.stack([np.minimum(sources, targets), np.maximum(sources, targets)], axis=1), axis=0)
+    place_N2, drawn_E2 = _places(run, nodes, once_E2)
+    missing = len(once_E2) - len(drawn_E2)
+    omitted = f"the {missing:,} edges around the border are not drawn" if missing else ""
+    if len(drawn_E2) > _MOST_EDGES:
+        drawn_E2 = np.random.default_rng(0).permutation(drawn_E2)[:_MOST_EDGES]
+    figure = new_figure(size)
+    axes = new_axes(figure, grid=False)
     axes.set_axis_off()
     axes.set_aspect("equal")
-    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
 
-    thin = float(np.clip(60 / max(len(once), 1) ** 0.6, 0.08, 0.9))
-    axes.add_collection(LineCollection(place_N2[once], colors="0.45", linewidths=thin, alpha=0.7, zorder=1))
-    colour: Any = "C0"
-    held = np.asarray(run.holdings) if run.holdings is not None else None
-    if held is not None and held.ndim == 2 and len(held) == nodes:
-        colour = held.argmax(axis=1)
-    size = float(np.clip(3000 / nodes, 2, 60))
-    few = held is None or held.ndim < 2 or held.shape[1] <= 10
-    x, y = place_N2[:, 0], place_N2[:, 1]
-    axes.scatter(x, y, s=size, c=colour, cmap="tab10" if few else "tab20", zorder=2)
-    axes.set_title(f"{nodes} nodes; colour: the class that a node holds most of", fontsize=9, color="0.4")
+    # One path with gaps: a path for every edge takes five times the space.
+    ends_E32 = np.concatenate([place_N2[drawn_E2], np.full((len(drawn_E2), 1, 2), np.nan)], axis=1)
+    width = float(np.clip(10 / max(len(drawn_E2), 1) ** 0.5, 0.2, 1.0))
+    axes.plot(*ends_E32.reshape(-1, 2).T, color=SOFT, linewidth=width, alpha=0.5, zorder=1)
+    held = run.holdings
+    by_class = held is not None and held.ndim == 2 and len(held) == nodes and held.shape[1] <= len(CLASSES)
+    main_N = np.asarray(held).argmax(axis=1) if by_class else np.zeros(nodes, dtype=int)
+    handles = []
+    for label in np.unique(main_N):
+        x, y = place_N2[main_N == label].T
+        colour = CLASSES[label] if by_class else LINES[0]
+        axes.scatter(
+            x,
+            y,
+            s=float(np.clip(3500 / nodes, 4, 70)),
+            color=colour,
+            zorder=2,
+            edgecolors="none",
+            rasterized=nodes > _AS_PICTURE,
+        )
+        handles.append(Line2D([], [], color=colour, marker="o", markersize=6, linestyle=""))
+    axes.margins(0.04)
+    if by_class:
+        legend(figure, handles, [str(label) for label in np.unique(main_N)], heading="class that a node holds most of")
+    if titled:
+        title(axes, f"{run.folder.resolve().name}: {graph_in_words(run)}", omitted)
     return figure
+
+
+def graph_in_words(run: Run) -> str:
+    """How many nodes and edges the graph of the first round has."""
+    if run.graph is None:
+        return "no graph"
+    nodes, sources, targets = run.graph
+    pairs = set(zip(sources.tolist(), targets.tolist(), strict=True))
+    both_ways = all((target, source) in pairs for source, target in pairs)
+    edges = f"{len(pairs) // 2:,} edges" if both_ways else f"{len(pairs):,} directed edges"
+    drawn = f", of which {_MOST_EDGES:,} are drawn" if len({(min(p), max(p)) for p in pairs}) > _MOST_EDGES else ""
+    return f"{nodes:,} nodes, {edges}{'' if run.graph_is_static else ' in round 1'}{drawn}"
+
+
+def _places(run: Run, nodes: int, once_E2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(where nodes are drawn, the edges that can be drawn there)."""
+    program = run.experiment.get("program", {})
+    topology = program.get("topology", {}) if isinstance(program, dict) else {}
+    if isinstance(topology, dict) and topology.get("kind") in ("grid", "torus"):
+        rows = topology.get("rows") or max(r for r in range(1, int(nodes**0.5) + 1) if nodes % r == 0)
+        row_N, column_N = np.divmod(np.arange(nodes), nodes // rows)
+        # Edges around the border of a torus would cross everything else.
+        near_E = abs(np.diff(row_N[once_E2])) + abs(np.diff(column_N[once_E2])) <= 1
+        return np.stack([column_N, -row_N], axis=1).astype(float), once_E2[near_E[:, 0]]
+    angle_N = np.pi / 2 - 2 * np.pi * np.arange(nodes) / nodes
+    place_N2 = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1)
+    degrees_N = np.bincount(once_E2.ravel(), minlength=nodes)
+    if nodes > 3 and len(once_E2) == nodes - 1 == degrees_N.max():
+        place_N2[degrees_N.argmax()] = 0.0
+    return place_N2, once_E2
 
 
 def save(figure: "Figure", file: Path) -> None:

@@ -50,6 +50,8 @@ class Recorder:
         self.evaluated = set(world.prepared.evaluated)
         self.commits = 0
         self.accuracy: float | None = None
+        self.last_commit: float | None = None
+        self._of_round = 0
         self._shown = perf_counter()
 
     def commit(self, node: "SimulatedNode") -> bool:
@@ -57,6 +59,7 @@ class Recorder:
         world = self.world
         completed = node.round
         self.commits += 1
+        self.last_commit = world.now
         self.rows.append(
             (
                 node.id,
@@ -118,7 +121,9 @@ class Recorder:
         done = [t for t, kept in self.averages.items() if complete or len(kept.accuracies) == len(self.evaluated)]
         for completed in sorted(done):
             kept = self.averages.pop(completed)
-            self.accuracy = sum(kept.accuracies) / len(kept.accuracies)
+            if completed >= self._of_round:
+                # A round that absent nodes left open is closed at the end, after later ones.
+                self.accuracy, self._of_round = sum(kept.accuracies) / len(kept.accuracies), completed
             if not kept.count:
                 continue
             mean = kept.total / kept.count
@@ -137,15 +142,21 @@ class Recorder:
         if self.writer is not None:
             self.writer.event(time, node, kind, detail)
 
-    def show(self) -> None:
-        """Tell whoever watches how far the run is."""
+    def show_soon(self) -> None:
+        """Tell whoever watches at the next opportunity."""
+        self._shown = float("-inf")
+
+    def show(self, time: float | None = None) -> None:
+        """Tell whoever watches how far the run is, by default at this moment."""
         if self.progress is not None:
             self._shown = perf_counter()
             world = self.world
             losses = [node.loss for node in world.nodes if node.loss is not None]
             rounds = sum(node.round for node in world.nodes) / world.size
+            time = world.now if time is None else time
             loss = sum(losses) / len(losses) if losses else None
-            self.progress(Progress(rounds, world.rounds, world.now, self.commits, loss, self.accuracy))
+            stopping = world.interrupted
+            self.progress(Progress(rounds, world.rounds, time, self.commits, loss, self.accuracy, stopping))
 
     def hand_over(self) -> None:
         """Give the commits to the writer; before every computation, so that whoever reads along sees them."""
@@ -167,4 +178,5 @@ class Recorder:
         self._close(complete=True)
         if self.writer is not None:
             self.writer.flush()
-        self.show()
+        # What the agenda held after the last round, such as an absence to come, took nobody's time.
+        self.show(self.last_commit)

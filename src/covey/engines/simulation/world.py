@@ -302,6 +302,7 @@ class World:
     def interrupt(self) -> None:
         """Ask the run to stop at the next moment from which it can be resumed."""
         self.interrupted = True
+        self.recorder.show_soon()
 
     def _stop_now(self) -> bool:
         """Begin to stop; whether that is done at once."""

@@ -61,7 +61,11 @@ class FashionMNIST(MNIST):
     names: ClassVar[tuple[str, ...]] = (
         "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
     )  # fmt: skip
-    mirrors: ClassVar[tuple[str, ...]] = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",)
+    mirrors: ClassVar[tuple[str, ...]] = (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        # Its publisher's other place, which speaks no https.
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    )
     checksums: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
@@ -82,10 +86,14 @@ class CIFAR10(Dataset):
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
-        paths = obtain_from_archive(
-            folder / "cifar-10-batches-bin", [*batches, "test_batch.bin"], self.archive, quiet=quiet
-        )
+        """See `Dataset.load`; the files or their archive are in cifar-10-batches-bin/ or in cifar10/."""
+        names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+        unpacked, own = "cifar-10-batches-bin", folder / "cifar10"
+        places = [folder / unpacked, own, own / unpacked]
+        found = [place for place in places if all((place / name).is_file() for name in names)]
+        if not found and (own / self.archive.url.rpartition("/")[2]).is_file():
+            found = [own]
+        paths = obtain_from_archive((found or places)[0], names, self.archive, quiet=quiet)
         train, test = self._split(paths[:-1]), self._split(paths[-1:])
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=2 / 255, shift=-1.0)
 

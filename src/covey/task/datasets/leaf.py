@@ -172,12 +172,18 @@ class Shakespeare(Dataset):
 
     Either LEAF's folders train/ and test/, or else a plain text in which every speech begins with its speaker and a
     colon on a line of their own; that of the char-rnn repository is downloaded where there is neither.
+
+    The alphabet is always LEAF's, so that models of any holders and any texts fit each other. A character that it lacks
+    counts as its last, as in LEAF's own code.
     """
 
     kind = "shakespeare"
     length: int = param("How many characters a sequence has.", default=80, ge=1)
     test: float = param(
         "The share of every speaker's text, its end, that a plain text keeps for testing.", default=0.2, gt=0, lt=1
+    )
+    alphabet: ClassVar[str] = (
+        "\n !\"&'(),-.0123456789:;>?" + string.ascii_uppercase + "[]" + string.ascii_lowercase + "}"
     )
     text: ClassVar[Remote] = Remote(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
@@ -193,15 +199,18 @@ class Shakespeare(Dataset):
             train, test = self._from_text(path)
         if not any(map(len, test)) or not any(len(runs) for _, runs in train):
             raise DataError(f"The texts in {own} are too short for sequences of {self.length} characters.")
-        train_codes = np.concatenate([runs for _, runs in train])
-        test_codes = np.concatenate(test)
-        alphabet = np.union1d(train_codes, test_codes)
         owners, names = _owners(*zip(*((name, len(runs)) for name, runs in train if len(runs)), strict=True))
         return Data(
-            _sequence_split(np.searchsorted(alphabet, train_codes)),
-            _sequence_split(np.searchsorted(alphabet, test_codes)),
-            "sequence", len(alphabet), owners, names, [chr(code) for code in alphabet],
+            _sequence_split(self._places(np.concatenate([runs for _, runs in train]))),
+            _sequence_split(self._places(np.concatenate(test))),
+            "sequence", len(self.alphabet), owners, names, list(self.alphabet),
         )  # fmt: skip
+
+    def _places(self, codes: NDArray[np.uint32]) -> Ids:
+        """The place of each character in the alphabet."""
+        known = _codes(self.alphabet)
+        places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        return np.where(known[places] == codes, places, len(known) - 1)
 
     def _convert(self, user: _User) -> NDArray[np.uint32]:
         """LEAF has the characters before each one in x, and that one in y."""

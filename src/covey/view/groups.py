@@ -1,0 +1,88 @@
+"""Which runs are repetitions of one experiment, and what tells the experiments of several runs apart."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from covey.runs import Run
+
+_SAME = ("seed", "name", "output", "checkpoint", "engine")
+"""Keys that make no other experiment."""
+
+_LONGEST = 28
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seeds at most."""
+
+    label: str
+    runs: tuple[Run, ...]
+    settings: Mapping[str, Any]
+    """The experiment as flat keys, such as "task.optimizer.lr", without the seed."""
+
+
+def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
+    """Runs by their experiment, in the order in which the experiments first appear.
+
+    Args:
+        runs: what to sort.
+        each: whether every run is a group of its own, even where only seeds differ.
+    """
+    settings = [flat({key: value for key, value in run.experiment.items() if key not in _SAME}) for run in runs]
+    members: dict[Any, list[int]] = {}
+    for place, keys in enumerate(settings):
+        members.setdefault(place if each else tuple(sorted((key, str(v)) for key, v in keys.items())), []).append(place)
+    chosen = [[runs[place] for place in places] for places in members.values()]
+    kept = [settings[places[0]] for places in members.values()]
+    labels = _labels(chosen, kept)
+    return [Group(*parts) for parts in zip(labels, map(tuple, chosen), kept, strict=True)]
+
+
+def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dots between the keys; a part's kind stands under the part's own key."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{before}{key}."))
+        else:
+            found[before.removesuffix(".") if key == "kind" else before + key] = value
+    return found
+
+
+def differing(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys that do not have the same value in all tables."""
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """A short name for each run: its folder's, with the parent's where that is not enough."""
+    short = [run.folder.resolve().name for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{run.folder.resolve().parent.name}/{name}" for run, name in zip(runs, short, strict=True)]
+
+
+def _labels(chosen: Sequence[Sequence[Run]], settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    first = names([runs[0] for runs in chosen])
+    keys = differing(settings)
+    own = [str(runs[0].experiment.get("name", "run")) for runs in chosen]
+    if all(len(runs) == 1 for runs in chosen) and max(map(len, first)) <= _LONGEST:
+        labels = first
+    elif len(set(own)) == len(own) > 1:
+        labels = own
+    elif 0 < len(keys) <= 3:
+        last = [key.rpartition(".")[2] for key in keys]
+        short = last if len(set(last)) == len(last) else keys
+        labels = [
+            ", ".join(f"{name} {table[key]}" for name, key in zip(short, keys, strict=True) if key in table)
+            for table in settings
+        ]
+    else:
+        labels = own if len(chosen) == 1 else first
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, seed {runs[0].experiment.get('seed')}" for label, runs in zip(labels, chosen, strict=True)]
+    return [
+        f"{label} ({len(runs)} seeds)" if len(runs) > 1 else label for label, runs in zip(labels, chosen, strict=True)
+    ]
