@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("loops", "engine", "process", "mixing")
+NAMES = ("loops", "engine", "process", "mixing", "peers")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
