@@ -63,7 +63,9 @@ class Gossip(Program):
         for receivers, payload in self.sharing.outgoing(node, graph, t):
             node.send(receivers, payload, round=t)
         update = await node.train() if trains and self.overlap else None
-        inbox = await self._hear(node, graph.senders(node.id), t)
+        senders = graph.senders(node.id)
+        heard = node.receive(round=t, senders=senders) if self.patience is None else self._hear(node, senders, t)
+        inbox = await heard
         merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
         if update is not None:
             mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
@@ -75,8 +77,6 @@ class Gossip(Program):
 
         Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
         """
-        if self.patience is None:
-            return await node.receive(round=t, senders=senders)
         # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
         kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
         silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
