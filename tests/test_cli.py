@@ -77,6 +77,11 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
 
     code, out, _ = covey("compare", "a", "b", "--json")
     assert [entry["rounds"] for entry in json.loads(out)] == [4, 6]
+    code, out, _ = covey("compare", "a", "b", "--reach", "0.01", "--reach", "1.5", "--json")
+    for entry in json.loads(out):
+        assert entry["reached"]["0.01"]["time"] > 0
+        assert entry["reached"]["1.5"] is None
+    assert "never" in covey("compare", "a", "--reach", "1.5")[1]
     for against in ("rounds", "time", "bytes"):
         assert covey("plot", "a", "b", "--against", against, "--out", f"{against}.png")[0] == 0
         assert (in_folder / f"{against}.png").read_bytes()[:4] == b"\x89PNG"

@@ -42,6 +42,13 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
+def test_the_moment_is_found_at_which_an_accuracy_was_reached(folder):
+    run = Run(folder)
+    assert run.reached(0.21) == {"time": 1.0, "bytes_out": 600.0}
+    assert run.reached(0.22) == {"time": 2.0, "bytes_out": 1200.0}
+    assert run.reached(0.5) is None
+
+
 def test_what_was_written_is_read(folder):
     run = Run(folder)
     assert run.status == "finished"

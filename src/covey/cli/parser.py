@@ -101,6 +101,10 @@ def make_parser() -> argparse.ArgumentParser:
         "covey compare runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    compare.add_argument(
+        "--reach", metavar="ACCURACY", type=float, action="append", default=[],
+        help="show instead when the mean accuracy over nodes first was so high; may be repeated",
+    )  # fmt: skip
     compare.add_argument("--json", action="store_true", help="print it as JSON")
 
     plot = add(

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from covey.cli.tables import SUMMARY_COLUMNS, figure, print_json, print_table, summary_row
 from covey.errors import ConfigurationError
@@ -38,13 +40,31 @@ def show(arguments: argparse.Namespace) -> int:
 def compare(arguments: argparse.Namespace) -> int:
     """Several runs in one table."""
     runs = [Run(path) for path in arguments.runs]
-    summaries = [run.summary() for run in runs]
+    goals: list[float] = arguments.reach
+    summaries = [
+        {**run.summary(), **({"reached": {f"{goal:g}": run.reached(goal) for goal in goals}} if goals else {})}
+        for run in runs
+    ]
     if arguments.json:
         print_json(summaries)
+        return 0
+    if goals:
+        _print_reached(runs, summaries, goals)
         return 0
     rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
     print_table("runs", ("run", *SUMMARY_COLUMNS), rows)
     return 0
+
+
+def _print_reached(runs: Sequence[Run], summaries: Sequence[dict[str, Any]], goals: Sequence[float]) -> None:
+    rows = []
+    for run, summary in zip(runs, summaries, strict=True):
+        cells = [run.folder.name]
+        for found in summary["reached"].values():
+            cells += [seconds(found["time"]), amount(found["bytes_out"])] if found else ["never", ""]
+        rows.append(cells)
+    columns = [text for goal in goals for text in (f"accuracy {goal:g} at", "bytes sent")]
+    print_table("when the mean over nodes got there", ("run", *columns), rows)
 
 
 def plot(arguments: argparse.Namespace) -> int:

@@ -195,6 +195,24 @@ class Run:
             },
         }
 
+    def reached(self, accuracy: float) -> dict[str, float] | None:
+        """When nodes were first so accurate on average, each by its last evaluation, and what they had sent by then.
+
+        A node that was not evaluated yet counts as 0, so that fast and slow nodes are compared at the same moment.
+
+        Returns:
+            `time` in virtual seconds and `bytes_out`, or None where they never were.
+        """
+        table = self.metrics.dropna(subset=["accuracy"]).sort_values("time", kind="stable")
+        gained = table["accuracy"] - table.groupby("node")["accuracy"].shift(fill_value=0.0)
+        moments = table["time"][gained.cumsum() >= accuracy * table["node"].nunique()]
+        if moments.empty:
+            return None
+        time = float(moments.iloc[0])
+        commits = self.commits
+        sent = commits[commits["time"] <= time].groupby("node")["bytes_out"].max().sum()
+        return {"time": time, "bytes_out": float(sent)}
+
     def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
         """The rows of `metrics` for other programs.
 
