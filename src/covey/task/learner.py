@@ -295,9 +295,15 @@ def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) 
         return "stacked"
     if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
         return "module"
-    # On CPUs, calls cost more than the work where convolutions are narrow: LeNet-5 trains 1.4 times faster together.
-    narrow = [layer.out_channels <= 16 for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
-    return "vmap" if device.type == "cuda" or (narrow and all(narrow)) else "module"
+    return "vmap" if device.type == "cuda" or _is_narrow(module) else "module"
+
+
+def _is_narrow(module: torch.nn.Module) -> bool:
+    """Whether calls cost more than their work on a CPU: LeNet-5 trains 1.4 times faster when nodes share the calls."""
+    if not isinstance(module, torch.nn.Sequential):
+        return False  # A module of the user's own may do what vmap cannot carry.
+    narrow = [layer.out_channels <= 16 for layer in module if isinstance(layer, torch.nn.Conv2d)]
+    return bool(narrow) and all(narrow)
 
 
 def _device(name: str) -> torch.device:
