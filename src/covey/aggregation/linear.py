@@ -16,7 +16,7 @@ class Mean(Aggregation):
     kind = "mean"
 
     def merge(self, node: Node, graph: Graph, contributions: Sequence[Contribution]) -> Mixture:
-        models = [node.model, *(arrived.values for arrived in contributions)]
+        models = [node.model, *[arrived.values for arrived in contributions]]
         return Mixture(models, [1.0 / len(models)] * len(models))
 
 
@@ -33,7 +33,7 @@ class _Weighted(Aggregation):
         if len(contributions) < len(senders):
             weight_of = dict(zip(senders, weights, strict=True))
             weights = [weight_of[arrived.sender] for arrived in contributions]
-        models = [node.model, *(arrived.values for arrived in contributions)]
+        models = [node.model, *[arrived.values for arrived in contributions]]
         return Mixture(models, [1.0 - sum(weights), *weights])
 
 

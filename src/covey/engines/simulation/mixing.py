@@ -28,23 +28,18 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
     if learner.layout.size > _SMALL or learner.device.type != "cpu":
         learner.mix([partial(_one, mixture) for mixture in open_ones])
         return
-    rows: dict[int, int] = {}
     models: list[Tensor] = []
-    columns: list[int] = []
     weights: list[float] = []
     ends = [0]
     for mixture in open_ones:
         assert mixture.models is not None
-        for model in mixture.models:
-            column = rows.setdefault(id(model), len(rows))
-            if column == len(models):
-                models.append(model)
-            columns.append(column)
-        weights.extend(mixture.weights)
-        ends.append(len(columns))
-    stacked_RP = torch.stack(models).numpy()
-    shape = (len(open_ones), len(models))
-    matrix = sp.csr_array((np.array(weights, dtype=np.float32), np.array(columns), np.array(ends)), shape=shape)
+        models += mixture.models
+        weights += mixture.weights
+        ends.append(len(models))
+    _, first, columns = np.unique(list(map(id, models)), return_index=True, return_inverse=True)
+    stacked_RP = torch.stack([models[place] for place in first.tolist()]).numpy()
+    shape = (len(open_ones), len(first))
+    matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
     for mixture, row in zip(open_ones, own_rows(mixed_MP), strict=True):
         mixture.settle(row)
