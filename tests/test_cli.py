@@ -172,6 +172,16 @@ def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
     assert all(len(entry["runs"]) == 3 and entry["accuracy"]["std"] > 0 for entry in table)
 
 
+def test_a_sweep_finds_a_mistake_in_any_of_its_experiments_before_the_first_begins(file, covey, in_folder):
+    code, _, err = covey("sweep", "experiment.toml", "--set", "program.topology.degree=2,25", "--out", "s")
+    assert code == 2
+    assert err == (
+        "covey: The 'degree' of the topology epidemic-oracle must be an int in [1, nodes). "
+        "Got 25 instead (nodes is 20).\n"
+    )
+    assert not (in_folder / "s").exists()
+
+
 def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
     tables = 'program.topology=ring,{kind = "epidemic-local", degree = 2},{kind = "epidemic-local", degree = 3}'
     code, out, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s", "--json")

@@ -11,6 +11,7 @@ from typing import Any
 from covey import api
 from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
+from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
@@ -90,6 +91,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         for key, value in combination.items():
             assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
         experiments.append(Experiment.from_table(table))
+        check(experiments[-1])
     folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder} is no empty folder: give another one with --out.")

@@ -53,6 +53,28 @@ class Prepared:
         return self.program.round_bytes(self.setting, self.model_bytes)
 
 
+def check(experiment: Experiment) -> None:
+    """Check what can be checked without the data: a mistake should wait neither for a download nor for other runs.
+
+    Raises:
+        ConfigurationError: whatever is wrong with it.
+    """
+    _prepare_without_data(copy.deepcopy(experiment))
+
+
+def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]:
+    """(the role of every node, the ids of those with data), after the program and the network know of them."""
+    nodes, program = experiment.network.nodes, experiment.program
+    roles = _role_of_each(program.roles(nodes), nodes, program)
+    ids = [node for node in range(nodes) if roles[node] not in program.without_data]
+    if not ids:
+        raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
+    setting = Setting(nodes, experiment.seed, 0, tuple(ids))
+    experiment.network.prepare(setting)
+    program.prepare(setting)
+    return roles, ids
+
+
 def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = True, **compute: Any) -> Prepared:
     """Check an experiment against itself, load its data and tell its parts about each other.
 
@@ -67,15 +89,7 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
     """
     experiment = copy.deepcopy(experiment)
     nodes, program = experiment.network.nodes, experiment.program
-    # The parts that need no data are checked first: a mistake there should not wait for a download.
-    assigned = program.roles(nodes)
-    roles = _role_of_each(assigned, nodes, program)
-    ids = [node for node in range(nodes) if roles[node] not in program.without_data]
-    if not ids:
-        raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    first = Setting(nodes, experiment.seed, 0, tuple(ids))
-    experiment.network.prepare(first)
-    program.prepare(first)
+    roles, ids = _prepare_without_data(experiment)
     learner = load_learner(
         experiment.task, len(ids), seed=experiment.seed, folder=data_folder(data), quiet=quiet, **compute
     )
