@@ -49,6 +49,18 @@ def test_the_moment_is_found_at_which_an_accuracy_was_reached(folder):
     assert run.reached(0.5) is None
 
 
+def test_nodes_of_one_moment_count_together(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {"seed": 1}, {"program": "x", "nodes": 2})
+    for round, accuracies in ((1, (0.5, 0.9)), (2, (0.9, 0.5))):
+        writer.commits([commit(node, round) for node in range(2)])
+        for node, accuracy in enumerate(accuracies):
+            writer.metrics(evaluated(node, round, accuracy))
+    writer.finish("finished", {"time": 1.0})
+    run = Run(tmp_path / "run")
+    assert run.reached(0.7)["time"] == 0.5
+    assert run.reached(0.75) is None
+
+
 def test_what_was_written_is_read(folder):
     run = Run(folder)
     assert run.status == "finished"

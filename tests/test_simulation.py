@@ -8,9 +8,10 @@ import torch
 
 from covey import wire
 from covey.aggregation import MetropolisHastings
-from covey.errors import ModelError, ProgramError
+from covey.errors import ConfigurationError, ModelError, ProgramError
 from covey.node import Mixture, Node, Program
 from covey.task.learner import Learner
+from covey.task.models import Module
 from tests.conftest import Written, models_of, simulate, table
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}}
@@ -579,6 +580,61 @@ def test_a_message_goes_to_one_node_by_its_numpy_id():
             self.seen += [message.sender for message in await node.receive(count=1)]
 
     assert sorted(run_program(Sender(), network={"nodes": 2})[2]) == [0, 1]
+
+
+def test_what_was_withdrawn_keeps_no_place_in_the_uplink():
+    class Withdraws(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                first = node.send([1, 2, 3], {"x": torch.zeros(100)}, tag="first")
+                second = node.send([1, 2, 3], {"x": torch.zeros(100)}, tag="second")
+                node.send(1, {"x": torch.zeros(100)}, tag="last")
+                self.seen += [second.cancel(), first.cancel()]
+            if node.id == 1:
+                await node.receive(tag="last", count=1)
+                self.seen.append(node.now)
+
+    network = {"nodes": 4, "latency": 0.0, "bandwidth": None, "uplink": 8 * 400.0}
+    _, _, seen = run_program(Withdraws(), network=network)
+    assert sorted(seen[:2]) == [2, 3]
+    # Behind the one copy that had begun to leave, each a little more than 400 bytes at 400 bytes a second.
+    assert 2.0 < seen[2] < 2.6
+
+
+@pytest.mark.parametrize("call", ["await node.sleep(-1.0)", "await node.receive(timeout=float('nan'))"])
+def test_time_goes_forward(call):
+    names: dict = {}
+    exec(f"async def run(self, node):\n    {call}", names)
+
+    class Backwards(Recorded):
+        run = names["run"]
+
+    with pytest.raises(ProgramError, match=r"Node 0 (sleeps for -1|waits for at most nan) seconds; that must be 0 or"):
+        run_program(Backwards(), network={"nodes": 1})
+
+
+def test_nodes_that_wait_in_vain_while_others_come_and_go_are_told_of():
+    network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "300ms"}}
+    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"):
+        simulate(table(network=network, program=PROGRAMS["ring"], rounds=200))
+
+
+def test_a_run_with_churn_says_that_it_has_no_checkpoints():
+    network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "100ms"}}
+    with pytest.raises(ConfigurationError, match=r"The 'every' of the checkpoint must be 0 where nodes come and go"):
+        simulate(table(network=network, checkpoint={"every": 2}))
+
+
+def test_dropout_is_drawn_from_the_seed():
+    def make():
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 10))
+
+    tables = table(task={"model": Module(factory=make)}, engine={"workers": 2})
+    torch.manual_seed(1)
+    first, _ = simulate(tables)
+    torch.manual_seed(2)
+    again, _ = simulate(tables)
+    assert torch.equal(models_of(first), models_of(again))
 
 
 def test_a_duration_ends_the_run():

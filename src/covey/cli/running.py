@@ -15,6 +15,7 @@ from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, read_table
 from covey.runs import Run
+from covey.runs.schema import CHECKPOINTS
 from covey.view.words import amount, seconds
 
 
@@ -67,7 +68,9 @@ def report(done: Run, *, as_json: bool) -> int:
             [[done.folder.name, *summary_row(summary)]],
         )
     if done.status == "interrupted":
-        print(f"Interrupted. Go on with: covey run --resume {done.folder}", file=sys.stderr)
+        kept = any((done.folder / CHECKPOINTS).glob("*"))
+        how = f"Go on with: covey run --resume {done.folder}" if kept else "It has no checkpoint to go on from."
+        print(f"Interrupted. {how}", file=sys.stderr)
         return 130
     return 0
 

@@ -205,10 +205,11 @@ class Run:
         """
         table = self.metrics.dropna(subset=["accuracy"]).sort_values("time", kind="stable")
         gained = table["accuracy"] - table.groupby("node")["accuracy"].shift(fill_value=0.0)
-        moments = table["time"][gained.cumsum() >= accuracy * table["node"].nunique()]
+        means = gained.groupby(table["time"]).sum().cumsum() / table["node"].nunique()
+        moments = means.index[means >= accuracy - 1e-9]
         if moments.empty:
             return None
-        time = float(moments.iloc[0])
+        time = float(moments[0])
         commits = self.commits
         sent = commits[commits["time"] <= time].groupby("node")["bytes_out"].max().sum()
         return {"time": time, "bytes_out": float(sent)}

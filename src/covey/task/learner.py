@@ -93,12 +93,16 @@ class Learner:
         chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
         if chosen == "stacked" and not isinstance(module, Dense):
             raise ConfigurationError(f"The kernel stacked computes dense models only, not {task.model.title()}.")
+        if chosen == "vmap" and _draws(module):
+            raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
         if chosen == "vmap" and self.layout.buffers:
             raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
         self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
         self.kernel_name = chosen
         self.chunk = chunk or self.kernel.chunk
-        self.workers = workers if self.device.type == "cpu" else 1
+        self._draws = _draws(module)
+        # Threads share torch's generator, which is set anew for every training.
+        self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
         self._first = self.layout.flatten(module).to(self.device)
 
@@ -175,7 +179,10 @@ class Learner:
             proximal=proximal,
             slots=self._slots(trainings),
         )
-        trained = self.kernel.train(chunk)
+        with torch.random.fork_rng(devices=[], enabled=self._draws):
+            if self._draws:
+                torch.manual_seed(int(keys[0]) >> 1)
+            trained = self.kernel.train(chunk)
         finite = trained.finite.tolist()
         for place, (training, model, loss) in enumerate(
             zip(trainings, trained.models, trained.losses.tolist(), strict=True)
@@ -295,15 +302,13 @@ def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) 
         return "stacked"
     if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
         return "module"
-    return "vmap" if device.type == "cuda" or _is_narrow(module) else "module"
+    # With vmap the last bits depend on which nodes are computed together: on CPUs a resumed run is to be the same.
+    return "vmap" if device.type == "cuda" and not _draws(module) else "module"
 
 
-def _is_narrow(module: torch.nn.Module) -> bool:
-    """Whether calls cost more than their work on a CPU: LeNet-5 trains 1.4 times faster when nodes share the calls."""
-    if not isinstance(module, torch.nn.Sequential):
-        return False  # A module of the user's own may do what vmap cannot carry.
-    narrow = [layer.out_channels <= 16 for layer in module if isinstance(layer, torch.nn.Conv2d)]
-    return bool(narrow) and all(narrow)
+def _draws(module: torch.nn.Module) -> bool:
+    """Whether a module draws random numbers when it computes."""
+    return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
 
 
 def _device(name: str) -> torch.device:

@@ -246,7 +246,9 @@ class Queued(Links):
             node.bytes_out -= gone * int(convoy.bits / 8)
             free = now
             for other in self.waiting[node.id]:
-                if other.kept and other.start > now and other.start != free:
+                if not other.kept:
+                    continue
+                if other.start > now and other.start != free:
                     other.start = free
                     self._schedule(other)
                 free = max(free, other.end)

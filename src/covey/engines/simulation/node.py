@@ -153,6 +153,7 @@ class SimulatedNode(Node):
     async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
         world = self.world
         training = self._training(model, Work(steps=1))
+        world.settle()
         training.start = _tensor(training.start)
         (gradient,) = world.learner.gradient([training], full=[full])
         await self.sleep(gradient.samples / world.speeds[self.id])
@@ -202,6 +203,7 @@ class SimulatedNode(Node):
         assert world.current is not None
         waiter = mail.waiters[key] = Waiter(world.current, missing, left)
         if timeout is not None:
+            self._check_duration("waits for at most", timeout)
 
             def give_up(_: None) -> None:
                 if mail.waiters.get(key) is waiter:
@@ -232,6 +234,7 @@ class SimulatedNode(Node):
 
     async def sleep(self, seconds: float) -> None:
         world = self.world
+        self._check_duration("sleeps for", seconds)
         assert world.current is not None
         world.after(seconds, self, world.current.resume)
         await suspended()
@@ -256,6 +259,10 @@ class SimulatedNode(Node):
         training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
         self.calls += 1
         return training
+
+    def _check_duration(self, what: str, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
     def snapshot(self) -> Tensor | Mixture:
         """The current model, computed or not."""

@@ -33,6 +33,9 @@ from covey.task.learner import Training
 _BYTES_AT_ONCE = 64_000_000
 """Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
 
+_ABSENCES_IN_VAIN = 100
+"""Nodes that come and go keep virtual time going for ever: all are stuck when each has left so often for no round."""
+
 
 class World:
     """A network of simulated nodes.
@@ -63,6 +66,8 @@ class World:
         """Trainings that have begun and are not computed: (when the result is due, order, for whom, what)."""
         self._at_once = max(_BYTES_AT_ONCE // (4 * self.learner.layout.size), 8 * self.learner.chunk)
         self.cuts: dict[int, Cut] = {}
+        self._in_vain = 0
+        """How often nodes left since one completed a round."""
         self.interrupted = False
         self.ended: float | None = None
         """When the last program so far ended."""
@@ -255,7 +260,7 @@ class World:
     def commit(self, node: SimulatedNode) -> float:
         """The open round of a node is over; what that costs it in seconds."""
         node.mail.open(node.round + 1)
-        node.calls = 0
+        node.calls = self._in_vain = 0
         evaluated = self.recorder.commit(node)
         if self.remembers:
             node.committed = Snapshot(node)
@@ -305,7 +310,9 @@ class World:
         self.recorder.show_soon()
 
     def _stop_now(self) -> bool:
-        """Begin to stop; whether that is done at once."""
+        """Begin to stop; whether that is done at once. Where nodes come and go, nothing could be gone on with."""
+        if self.network.churn.has_churn:
+            return True
         if not self.program.synchronous:
             self._save(Cut.of_commits(self))
             return True
@@ -362,6 +369,9 @@ class World:
         return schedule_next()
 
     def _leave(self, node: SimulatedNode) -> None:
+        self._in_vain += 1
+        if self._in_vain > _ABSENCES_IN_VAIN * self.size:
+            self._check_that_all_have_ended()
         node.mail.away = True
         self.links.withdraw_all(node.id)
         node.stop()

@@ -1,8 +1,7 @@
 """Any module, one node after the other; the threads that call this work on different nodes.
 
 Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
-shared by threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs; computing
-the convolutions of several nodes as one grouped convolution is not.
+shared by threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs.
 """
 
 import threading

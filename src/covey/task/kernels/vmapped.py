@@ -1,5 +1,8 @@
-"""Any module, many nodes at once, by torch.func: for GPUs, and for small modules on CPUs. Wide convolutions of several
-nodes at once are slower on CPUs than one node after the other."""
+"""Any module, many nodes at once, by torch.func: for GPUs, and by choice for narrow convolutions on CPUs.
+
+Wide convolutions of several nodes at once are slower on CPUs than one node after the other. The last bits of a result
+depend on which nodes are computed together, so a resumed run equals an uninterrupted one to rounding alone.
+"""
 
 import torch
 from torch import Tensor
