@@ -582,6 +582,33 @@ def test_a_message_goes_to_one_node_by_its_numpy_id():
     assert sorted(run_program(Sender(), network={"nodes": 2})[2]) == [0, 1]
 
 
+def test_a_later_message_shows_that_an_earlier_one_is_lost_also_before_anybody_waits():
+    class Late(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                node.send(1, {"n": 1}, round=1)
+            else:
+                await node.sleep(1.0)
+                inbox = await node.receive(round=0, senders=[0])
+                self.seen += [len(inbox), *inbox.missing, (await node.receive(round=1, senders=[0]))[0]["n"]]
+
+    assert run_program(Late(), network={"nodes": 2})[2] == [0, 0, 1]
+
+
+def test_messages_may_overtake_each_other_where_bandwidth_is_shared():
+    class Overtake(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                node.send(1, {"x": torch.zeros(50_000)}, round=0)
+                node.send(1, {}, round=1)
+            else:
+                inbox = await node.receive(round=0, senders=[0])
+                self.seen += [len(inbox), *inbox.missing]
+
+    assert run_program(Overtake(), network={"nodes": 2, "queue": "fair"})[2] == [1]
+    assert run_program(Overtake(), network={"nodes": 2, "queue": "fifo"})[2] == [1]
+
+
 def test_what_was_withdrawn_keeps_no_place_in_the_uplink():
     class Withdraws(Recorded):
         async def run(self, node):

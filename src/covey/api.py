@@ -46,7 +46,7 @@ def run(
         CoveyError: whatever is wrong, in one line.
     """
     chosen = as_experiment(experiment)
-    folder = Path(out) if out is not None else new_folder(chosen)
+    folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
     topology = getattr(prepared.program, "topology", None)
@@ -125,9 +125,8 @@ def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Ex
     return Experiment.from_file(experiment)
 
 
-def new_folder(experiment: Experiment) -> Path:
-    """A folder under `runs/` that does not exist yet."""
-    stem = f"{experiment.name}-s{experiment.seed}"
+def new_folder(stem: str) -> Path:
+    """A folder under `runs/` that does not exist yet: the stem and a number."""
     number = 1
     while (RUNS / f"{stem}-{number:03d}").exists():
         number += 1

@@ -297,8 +297,8 @@ class Program(Part):
 
     family: ClassVar[str] = "program"
     synchronous: ClassVar[bool] = True
-    """Whether every node waits in every round for all that it expects of it. Then a resumed run ends bit-identical
-    to an uninterrupted one."""
+    """Whether all nodes go through the same rounds, waiting in each for what it brings. Then a checkpoint is taken of a
+    round, and a resumed run has the models of an uninterrupted one."""
     without_data: ClassVar[frozenset[str]] = frozenset()
     """The roles whose nodes hold no data and may not train."""
     evaluated_roles: ClassVar[frozenset[str] | None] = None

@@ -38,8 +38,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """100 nodes, twice, then a table and a figure."""
     from covey import view
 
-    number = len(list(api.RUNS.glob("demo-*"))) + 1
-    folder = arguments.out or api.RUNS / f"demo-{number:03d}"
+    folder = arguments.out or api.new_folder("demo")
     print("100 nodes learn handwritten digits. Each holds two or so of the ten digits,")
     print("and talks to 4 others a round: with D-PSGD always the same 4, with Epidemic")
     print("Learning 4 others every time.", flush=True)

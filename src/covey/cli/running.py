@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         experiment = Experiment.from_table(read(arguments))
-        out = arguments.out or api.new_folder(experiment)
+        out = arguments.out or api.new_folder(f"{experiment.name}-s{experiment.seed}")
         with _display(out.name, experiment, arguments.json) as display:
             done = api.run(experiment, out=out, data=arguments.data, progress=display, quiet=arguments.json)
     return report(done, as_json=arguments.json)
@@ -95,7 +95,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
         experiments.append(Experiment.from_table(table))
         check(experiments[-1])
-    folder = arguments.out or api.RUNS / f"sweep-{len(list(api.RUNS.glob('sweep-*'))) + 1:03d}"
+    folder = arguments.out or api.new_folder("sweep")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder} is no empty folder: give another one with --out.")
     # A key with one value is the same for all runs: it would only make names longer.

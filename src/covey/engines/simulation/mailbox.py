@@ -14,22 +14,27 @@ class Waiter:
 
     __slots__ = ("activity", "left", "lost", "missing")
 
-    def __init__(self, activity: SimulatedActivity, missing: set[int] | None, left: int) -> None:
+    def __init__(self, activity: SimulatedActivity, missing: set[int] | None, lost: set[int], left: int) -> None:
         self.activity = activity
         self.missing = missing
         """Whose message must still come; None where it does not matter whose."""
         self.left = left
         """How many must still come where it does not."""
-        self.lost: set[int] = set()
+        self.lost = lost
         """Whose message is known to be lost."""
 
 
 class Mailbox:
-    """The messages of one node that nobody has taken yet, and the counters of what came."""
+    """The messages of one node that nobody has taken yet, and the counters of what came.
 
-    __slots__ = ("_boxes", "away", "bytes_in", "dropped", "ended", "messages_in", "round", "waiters")
+    Args:
+        ordered: whether messages keep their order over a link.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_boxes", "away", "bytes_in", "dropped", "ended", "messages_in", "ordered", "round", "waiters")
+
+    def __init__(self, *, ordered: bool = True) -> None:
+        self.ordered = ordered
         self._boxes: dict[Key, dict[int, Message | None]] = {}
         """Messages of a round by their sender, None where it was taken; other messages by their number."""
         self.waiters: dict[Key, Waiter] = {}
@@ -71,10 +76,20 @@ class Mailbox:
                     return
             del waiters[key]
             waiter.activity.resume()
-        elif waiters and round is not None:
-            self._overtaken(message, round)
+        elif waiters and round is not None and self.ordered:
+            self._give_up_earlier(message, round)
 
-    def _overtaken(self, message: Message, later: int) -> None:
+    def overtaken(self, key: Key, senders: set[int]) -> set[int]:
+        """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""
+        tag, round = key
+        if round is None or not self.ordered:
+            return set()
+        later = [
+            box for (other, when), box in self._boxes.items() if other == tag and when is not None and when > round
+        ]
+        return {sender for box in later for sender in senders & box.keys()}
+
+    def _give_up_earlier(self, message: Message, later: int) -> None:
         """Messages keep their order over a link: one of a later round shows that an awaited one is lost."""
         for key, waiter in list(self.waiters.items()):
             (tag, round), sender, missing = key, message.sender, waiter.missing

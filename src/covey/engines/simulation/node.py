@@ -95,7 +95,7 @@ class SimulatedNode(Node):
         self.order = id << 40
         """Ties of virtual time are settled by it, so that they do not depend on what else happened."""
         self.stream = rng.mix(rng.purpose_key(world.seed, "train"), id)
-        self.mail = Mailbox()
+        self.mail = Mailbox(ordered=world.network.queue != "fair")
         self.activities: list[SimulatedActivity] = []
         self.main: SimulatedActivity | None = None
         self.committed: Snapshot | None = None
@@ -192,18 +192,23 @@ class SimulatedNode(Node):
     ) -> Inbox:
         key, mail, world = (tag, round), self.mail, self.world
         missing, left = None, 0
+        lost: set[int] = set()
+        if timeout is not None:
+            self._check_duration("waits for at most", timeout)
         if senders is not None:
             missing = mail.lacking(key, senders)
+            if missing:
+                lost = mail.overtaken(key, missing)
+                missing -= lost
         else:
             left = (count if count is not None else 1 if timeout is None else self.nodes) - mail.count(key)
         if not missing and left <= 0:
-            return Inbox(mail.take(key, senders, count))
+            return Inbox(mail.take(key, senders, count), sorted(lost))
         if key in mail.waiters:
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
         assert world.current is not None
-        waiter = mail.waiters[key] = Waiter(world.current, missing, left)
+        waiter = mail.waiters[key] = Waiter(world.current, missing, lost, left)
         if timeout is not None:
-            self._check_duration("waits for at most", timeout)
 
             def give_up(_: None) -> None:
                 if mail.waiters.get(key) is waiter:
@@ -212,7 +217,7 @@ class SimulatedNode(Node):
 
             world.after(timeout, self, give_up)
         await suspended()
-        absent = sorted(waiter.lost | missing) if missing else sorted(waiter.lost)
+        absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent)
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
