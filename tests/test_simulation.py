@@ -582,6 +582,24 @@ def test_a_message_goes_to_one_node_by_its_numpy_id():
     assert sorted(run_program(Sender(), network={"nodes": 2})[2]) == [0, 1]
 
 
+@pytest.mark.parametrize("latency", [0.1, {"kind": "uniform", "high": 0.1}])
+@pytest.mark.parametrize("bandwidth", [None, "1Mbit/s"])
+def test_a_message_goes_to_whom_it_was_sent_although_the_list_changes(latency, bandwidth):
+    class Reuses(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                to = [1, 2]
+                node.send(to, {"n": 1})
+                to.append(3)
+                node.send(to, {"n": 2})
+                to.clear()
+            await node.sleep(1.0)
+            self.seen.append((node.id, sorted(message["n"] for message in node.arrived())))
+
+    _, _, seen = run_program(Reuses(), network={"nodes": 4, "latency": latency, "bandwidth": bandwidth})
+    assert sorted(seen) == [(0, []), (1, [1, 2]), (2, [1, 2]), (3, [2])]
+
+
 def test_a_later_message_shows_that_an_earlier_one_is_lost_also_before_anybody_waits():
     class Late(Recorded):
         async def run(self, node):

@@ -45,7 +45,7 @@ class Links(ABC):
     def delays(self, sender: int, receivers: Sequence[int]) -> list[float]:
         """The latency to each of several nodes. Those asked for last are remembered, for graphs that stay."""
         known = self._delays.get(sender)
-        if known is not None and (known[0] is receivers or known[0] == receivers):
+        if known is not None and known[0] == receivers:
             return known[1]
         between = self.world.network.latency.between
         delays = [between(sender, receiver) for receiver in receivers]

@@ -175,7 +175,8 @@ class SimulatedNode(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        receivers: Sequence[int] = (int(to),) if isinstance(to, int | np.integer) else to
+        # A copy: what is under way must not follow the program's own list.
+        receivers = [int(to)] if isinstance(to, int | np.integer) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
