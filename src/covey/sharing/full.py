@@ -18,10 +18,10 @@ class Full(Sharing):
         return [(graph.receivers(node.id), {"model": node.model})]
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
-        contributions = []
+        contributions, shape = [], self._shape
         for message in inbox:
             model = message.payload.get("model")
-            if isinstance(model, Tensor) and model.shape == self._shape:
+            if isinstance(model, Tensor) and model.shape == shape:
                 contributions.append(Contribution(message.sender, model))
             else:
                 node.reject(message, f"its model is not of {self._shape[0]} numbers")

@@ -63,8 +63,8 @@ class Mailbox:
             return
         box[place] = message
         waiters = self.waiters
-        if key in waiters:
-            waiter = waiters[key]
+        waiter = waiters.get(key)
+        if waiter is not None:
             missing = waiter.missing
             if missing is not None:
                 missing.discard(message.sender)
@@ -152,7 +152,8 @@ class Mailbox:
         self.round = round
         if self._boxes:
             for key in [key for key in self._boxes if key[1] is not None and key[1] < round]:
-                self.dropped += sum(message is not None for message in self._boxes.pop(key).values())
+                box = self._boxes.pop(key)
+                self.dropped += len(box) - list(box.values()).count(None)
 
     def latest_round(self) -> int:
         """The latest round of which a message is here; -1 without any."""
