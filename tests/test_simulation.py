@@ -8,7 +8,7 @@ import torch
 
 from covey import wire
 from covey.aggregation import MetropolisHastings
-from covey.errors import ConfigurationError, ModelError, ProgramError
+from covey.errors import ModelError, ProgramError
 from covey.node import Mixture, Node, Program
 from covey.task.learner import Learner
 from covey.task.models import Module
@@ -662,12 +662,6 @@ def test_nodes_that_wait_in_vain_while_others_come_and_go_are_told_of():
     network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "300ms"}}
     with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"):
         simulate(table(network=network, program=PROGRAMS["ring"], rounds=200))
-
-
-def test_a_run_with_churn_says_that_it_has_no_checkpoints():
-    network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "100ms"}}
-    with pytest.raises(ConfigurationError, match=r"The 'every' of the checkpoint must be 0 where nodes come and go"):
-        simulate(table(network=network, checkpoint={"every": 2}))
 
 
 def test_dropout_is_drawn_from_the_seed():

@@ -72,11 +72,6 @@ def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]
     setting = Setting(nodes, experiment.seed, 0, tuple(ids))
     experiment.network.prepare(setting)
     program.prepare(setting)
-    if experiment.network.churn.has_churn and experiment.checkpoint.every:
-        raise ConfigurationError(
-            f"The 'every' of the checkpoint must be 0 where nodes come and go: such a run cannot be resumed. "
-            f"Got {experiment.checkpoint.every} instead."
-        )
     return roles, ids
 
 

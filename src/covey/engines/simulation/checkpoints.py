@@ -6,7 +6,8 @@ was sent after that moment is sent again. What is not sent again are the message
 room on downlinks while the first nodes were already in round k + 1: they are kept as ghosts, which occupy the links as
 before and deliver nothing. So a resumed run repeats the uninterrupted one to the bit.
 
-Of an asynchronous program, the cut holds every node's last commit; what was in flight is lost.
+Of an asynchronous program, and where nodes come and go, the cut holds every node's last commit; what was in flight is
+lost.
 """
 
 import math
@@ -30,7 +31,7 @@ class Cut:
     def __init__(self, world: "World", round: int) -> None:
         self.world = world
         self.round = round
-        self.snapshots: dict[int, Snapshot] = {}
+        self.snapshots: dict[int, Snapshot] = {n.id: Snapshot(n) for n in world.nodes if n.mail.ended}
         self.downlinks, self.transfers = world.links.freeze()
 
     @classmethod
@@ -47,8 +48,8 @@ class Cut:
             self.transfers.extend(transfers)
 
     def add(self, node: SimulatedNode) -> bool:
-        """A node has completed the round; whether it was the last."""
-        self.snapshots[node.id] = Snapshot(node)
+        """A node has completed the round, or has ended before or after it; whether it was the last."""
+        self.snapshots.setdefault(node.id, Snapshot(node))
         return len(self.snapshots) == self.world.size
 
     def payload(self) -> Payload:
@@ -66,6 +67,9 @@ class Cut:
             "counters": torch.tensor([s.counters for s in each]),
             "downlinks": torch.from_numpy(self.downlinks),
             "ghosts": msgspec.msgpack.encode(ghosts),
+            "ended": torch.tensor([s.ended for s in each]),
+            "away": torch.tensor([s.ended and s.away for s in each]),
+            **self.world.recorder.freeze(self.round if self.world.in_step else None),
         }
         for id, snapshot in enumerate(each):
             for name, value in snapshot.state.items():
@@ -90,9 +94,10 @@ def restore(world: "World", payload: Payload) -> None:
     world.links.thaw(checkpoint["downlinks"].numpy(), ghosts)
     states: list[dict[str, Any]] = [{} for _ in world.nodes]
     slots: list[dict[str, Any]] = [{} for _ in world.nodes]
+    world.recorder.thaw(checkpoint)
     for key, value in checkpoint.items():
         family, _, rest = key.partition("/")
-        if rest:
+        if family in ("state", "slots"):
             owner, _, name = rest.partition("/")
             (states if family == "state" else slots)[int(owner)][name] = value
     for node in world.nodes:
@@ -108,8 +113,11 @@ def restore(world: "World", payload: Payload) -> None:
         snapshot.uplink = float(checkpoint["uplinks"][id])
         snapshot.state, snapshot.slots = states[id], slots[id] or None
         node.restore(snapshot, counters=True)
-        node.committed = snapshot if world.remembers else None
+        node.committed = None if world.in_step else snapshot
         world.links.restore_uplink(id, snapshot.uplink)
+        node.mail.ended, node.mail.away = bool(checkpoint["ended"][id]), bool(checkpoint["away"][id])
+        if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
+            continue
         # It is the node's own next event, so it keeps its place among those of the same moment.
         world.at(snapshot.clock, node, node.start)
         node.order -= 1

@@ -39,11 +39,24 @@ USUAL = Work()
 class Snapshot:
     """What a node goes on from after a crash or a resume."""
 
-    __slots__ = ("clock", "completed", "counters", "loss", "model", "order", "slots", "state", "uplink")
+    __slots__ = (
+        "away",
+        "clock",
+        "completed",
+        "counters",
+        "ended",
+        "loss",
+        "model",
+        "order",
+        "slots",
+        "state",
+        "uplink",
+    )
 
     def __init__(self, node: "SimulatedNode") -> None:
         self.clock = node.world.now
         self.completed = node.round
+        self.ended, self.away = node.mail.ended, node.mail.away
         self.model = node.snapshot()
         self.state: State = dict(node.state)
         self.slots = node.slots
@@ -329,6 +342,7 @@ class SimulatedNode(Node):
         self.mail.clear(dropped=False)
         self.world.recorder.ended(self)
         self.world.ended = self.world.now
+        self.world.passed_by(self)
 
     def failure(self, error: Exception) -> Exception:
         """What to raise when the program raised `error`."""

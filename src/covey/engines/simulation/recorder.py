@@ -3,6 +3,7 @@
 Shapes: P parameters.
 """
 
+import copy
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from covey.experiment import Progress
-from covey.node import Metrics, Mixture
+from covey.node import Metrics, Mixture, Payload
 from covey.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -131,6 +132,25 @@ class Recorder:
             spread = max(kept.squares / kept.count - float(torch.dot(mean, mean)), 0.0)
             figures: Metrics = {f"average_model_{name}": value for name, value in metrics.items()}
             self.log(NETWORK, completed, {**figures, "consensus_distance": spread})
+
+    def freeze(self, last: int | None) -> Payload:
+        """The sums of the rounds, up to the last if there is one, that some nodes have not completed."""
+        return {
+            f"average/{completed}/{name}": value
+            for completed, kept in self.averages.items()
+            if last is None or completed <= last
+            for name, value in copy.deepcopy(vars(kept)).items()
+        }
+
+    def thaw(self, checkpoint: Payload) -> None:
+        """Bring back what `freeze` gave."""
+        for name, value in checkpoint.items():
+            if name.startswith("average/"):
+                _, completed, figure = name.split("/")
+                kept = self.averages.setdefault(int(completed), _Average(0, self.world.learner.device))
+                setattr(
+                    kept, figure, value.to(kept.total, copy=True) if isinstance(value, Tensor) else copy.copy(value)
+                )
 
     def log(self, node: int, completed: int, figures: Metrics) -> None:
         """Record figures under a round."""

@@ -77,7 +77,8 @@ class World:
         """How long a training takes that is as the task says, by node."""
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
-        self.remembers = self.network.churn.has_churn or not self.program.synchronous
+        self.in_step = self.program.synchronous and not self.network.churn.has_churn
+        """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
         self.recorder = Recorder(self, writer, progress)
         self.nodes = [self._node(id) for id in range(self.size)]
         self.deliver: list[Callable[[Message], None]] = [node.mail.deliver for node in self.nodes]
@@ -109,9 +110,9 @@ class World:
     def begin(self) -> None:
         """Put every node at the start of its program."""
         for node in self.nodes:
-            if self.remembers:
+            if not self.in_step:
                 node.committed = Snapshot(node)
-            away = self._follow_absences(node)
+            away = self.follow_absences(node, since=0.0)
             if not away:
                 self.at(0.0, node, node.start)
 
@@ -217,6 +218,7 @@ class World:
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
         self._leave(node)
         node.mail.ended = True
+        self.passed_by(node)
         if all(other.mail.ended and other.mail.away for other in self.nodes):
             raise ModelError("The models of all nodes were dropped, for they are no longer finite: no node is left.")
 
@@ -262,7 +264,7 @@ class World:
         node.mail.open(node.round + 1)
         node.calls = self._in_vain = 0
         evaluated = self.recorder.commit(node)
-        if self.remembers:
+        if not self.in_step:
             node.committed = Snapshot(node)
         if self._checkpoint_every:
             self._perhaps_checkpoint(node)
@@ -272,7 +274,7 @@ class World:
 
     def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
         every, round = self._checkpoint_every, node.round
-        if not self.program.synchronous:
+        if not self.in_step:
             if self.recorder.commits % (every * self.size) == 0:
                 self._save(Cut.of_commits(self))
         elif round % every == 0 and round < self.rounds:
@@ -291,9 +293,18 @@ class World:
 
     def cut(self, node: SimulatedNode) -> None:
         """A node has reached the round of a checkpoint."""
-        cut = self.cuts[node.round]
+        self._add(node, self.cuts[node.round])
+
+    def passed_by(self, node: SimulatedNode) -> None:
+        """A node has ended: it reaches the round of no further checkpoint."""
+        if not self.in_step:
+            node.committed = Snapshot(node)
+        for cut in list(self.cuts.values()):
+            self._add(node, cut)
+
+    def _add(self, node: SimulatedNode, cut: Cut) -> None:
         if cut.add(node):
-            del self.cuts[node.round]
+            del self.cuts[cut.round]
             self._save(cut)
 
     def _save(self, cut: Cut) -> None:
@@ -310,13 +321,11 @@ class World:
         self.recorder.show_soon()
 
     def _stop_now(self) -> bool:
-        """Begin to stop; whether that is done at once. Where nodes come and go, nothing could be gone on with."""
-        if self.network.churn.has_churn:
-            return True
-        if not self.program.synchronous:
+        """Begin to stop; whether that is done at once."""
+        if not self.in_step:
             self._save(Cut.of_commits(self))
             return True
-        completed = max((node.round for node in self.nodes), default=0) + 1
+        completed = max((node.round for node in self.nodes if not node.mail.ended), default=self.rounds) + 1
         self._stop_after = completed
         if completed < self.rounds:
             self.cuts.setdefault(completed, Cut(self, completed))
@@ -333,14 +342,14 @@ class World:
 
     # ------------------------------------------------------------------ churn
 
-    def _follow_absences(self, node: SimulatedNode) -> bool:
-        """Schedule the next absence of a node; whether it begins with one."""
+    def follow_absences(self, node: SimulatedNode, since: float) -> bool:
+        """Schedule the next absence of a node that was there at a time; whether it begins with one."""
         if not self.network.churn.has_churn:
             return False
         absences = self.network.churn.absences(node.id, self.prepared.setting)
 
         def schedule_next() -> bool:
-            absence = next(absences, None)
+            absence = next((absence for absence in absences if absence[0] >= since), None)
             if absence is None:
                 return False
             start, end = absence
