@@ -67,14 +67,14 @@ def test_the_average_of_a_round_holds_the_models_of_those_that_completed_it_befo
         program=program, rounds=12, checkpoint={"every": 3}, evaluation={"every": 1}, network={"compute": compute}
     )
     _, written = simulate(tables)
-    round, payload = written.checkpoints[1]
+    _, payload = written.checkpoints[1]
     completed = payload["completed"].tolist()
     assert len(set(completed)) > 1
     sums = {int(name.split("/")[1]): count for name, count in payload.items() if name.endswith("/count")}
     assert sums == {t: sum(node >= t for node in completed) for t in range(min(completed) + 1, max(completed) + 1)}
     _, rewritten = simulate(tables, checkpoint=stored(payload))
     ours, theirs = figures_of(written), figures_of(rewritten)
-    network = {key for key in ours if key[0] == -1 and key[1] > round}
+    network = {key for key in ours if key[0] == -1 and key[1] > min(completed)}
     assert network == {key for key in theirs if key[0] == -1}
 
 

@@ -37,7 +37,7 @@ class Cut:
     @classmethod
     def of_commits(cls, world: "World") -> "Cut":
         """The last commits of all nodes, as they are now."""
-        cut = cls(world, min(node.round for node in world.nodes))
+        cut = cls(world, max(node.round for node in world.nodes))
         cut.transfers = []
         cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
         return cut
