@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from covey.errors import ConfigurationError
 from covey.network import Churn
+from covey.node import Node, NodeId, Program
 from covey.parameters import Setting, build, to_table
+from tests.conftest import simulate, table
 
 SETTING = Setting(nodes=500, seed=2)
 
@@ -158,3 +161,34 @@ def test_a_wrong_value_gives_its_sentence(options: dict[str, Any], sentence: str
     with pytest.raises(ConfigurationError) as caught:
         rate(**options)
     assert str(caught.value).startswith(sentence)
+
+
+class Talks(Program):
+    """Node 0 sends a large message to node 1, which says what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[float] = []
+
+    async def run(self, node: Node) -> None:
+        if node.id == 0:
+            node.send(NodeId(1), {"x": torch.zeros(1000)}, tag="a")
+            await node.sleep(60.0)
+        else:
+            inbox = await node.receive(tag="a", count=1, timeout=30.0)
+            self.heard += [node.now for _ in inbox]
+
+
+@pytest.mark.parametrize(("left", "heard"), [(5.0, 0), (20.0, 1)])
+@pytest.mark.parametrize("ways", ["uplink", "downlink"])
+def test_what_a_node_that_leaves_had_not_sent_to_the_end_is_lost_with_fair_sharing(
+    tmp_path: Path, left: float, heard: int, ways: str
+) -> None:
+    file = tmp_path / "churn.csv"
+    file.write_text(f"node,event,time\n0,leave,{left}\n")
+    network = {"nodes": 2, "latency": 1.0, "bandwidth": None, ways: 3600.0, "queue": "fair"}
+    tables = table(network={**network, "churn": {"kind": "trace", "file": str(file)}}, program=Talks())
+    world, _ = simulate(tables)
+    assert len(world.program.heard) == heard  # type: ignore[attr-defined]
+    assert world.nodes[0].messages_out == heard
+    assert (world.nodes[0].bytes_out > 4000) == bool(heard)

@@ -311,6 +311,14 @@ class Fair(Links):
         self._soon()
         return SENT
 
+    def withdraw_all(self, node: int) -> None:
+        now, sender = self.world.now, self.world.nodes[node]
+        for flow in [flow for flow, (source, _, _) in self.flows.items() if source == node]:
+            del self.flows[flow]
+            sender.bytes_out -= int(self.share.cancel(now, flow) / 8)
+            sender.messages_out -= 1
+            self._soon()
+
     def _soon(self) -> None:
         """Look for the next completion once everything of this instant has happened."""
         if not self.due:

@@ -201,7 +201,8 @@ class World:
         self.learner.train(trainings)
         for training in trainings:
             if training.update is not None and training.finite:
-                training.update.model.known_finite = True  # type: ignore[attr-defined]
+                model = training.update.model
+                model.known_finite = model._version  # type: ignore[attr-defined]
 
     def settle(self) -> None:
         """Compute all mixtures."""
@@ -401,10 +402,13 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 def _not_finite_entry(payload: Payload) -> str | None:
-    """The name of a tensor that holds NaN or infinity. What was found finite is not looked at again."""
+    """The name of a tensor that holds NaN or infinity. What was found finite is looked at again if it was written."""
     for name, value in payload.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and not getattr(value, "known_finite", False):
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            version = None if value.is_inference() else value._version
+            if version is not None and getattr(value, "known_finite", None) == version:
+                continue
             if not bool(torch.isfinite(value).all()):
                 return name
-            value.known_finite = True  # type: ignore[attr-defined]
+            value.known_finite = version  # type: ignore[attr-defined]
     return None
