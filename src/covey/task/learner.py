@@ -49,7 +49,7 @@ class Training:
     """How many trainings of the node in this round went before."""
     work: Work
     slots: Slots | None = None
-    """What the optimiser remembers, 1 x P each, before and afterwards; None where it begins anew."""
+    """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
     update: Update | None = None
     finite: bool = True
 
@@ -91,8 +91,10 @@ class Learner:
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
-        if chosen == "stacked" and not isinstance(module, Dense):
-            raise ConfigurationError(f"The kernel stacked computes dense models only, not {task.model.title()}.")
+        if chosen == "stacked" and not _is_dense(module, self.layout):
+            raise ConfigurationError(
+                f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
+            )
         if chosen == "vmap" and _draws(module):
             raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
         if chosen == "vmap" and self.layout.buffers:
@@ -198,8 +200,7 @@ class Learner:
         if not optimizer.slots():
             return {}
         trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
-        width = trainable if self.kernel_name == "module" else self.first_model.unsqueeze(0)
-        each = [training.slots or optimizer.fresh(width) for training in trainings]
+        each = [training.slots or optimizer.fresh(trainable) for training in trainings]
         return {name: torch.cat([slots[name] for slots in each]) for name in optimizer.slots()}
 
     @property
@@ -298,12 +299,21 @@ def default_workers() -> int:
 
 
 def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) -> str:
-    if isinstance(module, Dense):
+    if _is_dense(module, layout):
         return "stacked"
     if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
         return "module"
     # With vmap the last bits depend on which nodes are computed together: on CPUs a resumed run is to be the same.
     return "vmap" if device.type == "cuda" and not _draws(module) else "module"
+
+
+def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:
+    """Whether a module computes what the stacked kernel does: a class derived from `Dense` may do more."""
+    return (
+        type(module) is Dense
+        and all(type(layer) is torch.nn.Linear for layer in module.layers)
+        and layout.trainable == layout.size
+    )
 
 
 def _draws(module: torch.nn.Module) -> bool:

@@ -23,14 +23,18 @@ class _Bound:
     """A module whose parameters, buffers and gradients are views of flat vectors."""
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
+        # Moved by itself, a buffer would become several where it has several names.
+        for buffer in module.buffers():
+            buffer.data = buffer.to(device)
         self.module = module.to(device)
         self.model = torch.zeros(layout.size, device=device)
         layout.bind(module, self.model)
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
-        """1 x P, without the buffers."""
+        """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
-        for piece, parameter in zip(layout.parameters, module.parameters(), strict=True):
-            parameter.grad = self.gradient[0, piece.start : piece.stop].view(piece.shape)
+        parameters = dict(module.named_parameters())
+        for piece in layout.parameters:
+            parameters[piece.name].grad = self.gradient[0, piece.start : piece.stop].view(piece.shape)
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Take over a model."""

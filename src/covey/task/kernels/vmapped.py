@@ -21,14 +21,19 @@ class VmappedKernel(ModuleKernel):
     def train(self, chunk: Chunk) -> Trained:
         module = self.bound().module.train()
 
-        def loss_of(parameters: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-            losses = self.losses(functional_call(module, parameters, (x,)), targets)
+        trainable = self.layout.trainable
+
+        def loss_of(
+            parameters: dict[str, Tensor], frozen: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            losses = self.losses(functional_call(module, {**parameters, **frozen}, (x,)), targets)
             return (losses * share).sum(), losses
 
         differentiate = vmap(grad_and_value(loss_of, has_aux=True), randomness="different")
         with torch.no_grad():
             models = torch.stack(list(chunk.starts))
-            starts = models.clone() if chunk.proximal else None
+            trained = models[:, :trainable]
+            starts = trained.clone() if chunk.proximal else None
             losses = models.new_zeros(len(models))
             for step in range(chunk.steps[0]):
                 active = chunk.active(step)
@@ -37,17 +42,19 @@ class VmappedKernel(ModuleKernel):
                 flat = samples.clamp(min=0).reshape(-1)
                 x = Kernel.inputs(self, self.train_split, flat)
                 targets = self.train_split.targets[flat]
+                views = self.layout.views(models[:active])
                 # By each piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
-                    self.layout.views(models[:active]),
+                    {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
+                    views,
                     x.view(*samples.shape, *x.shape[1:]),
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
                 )
-                gradients = torch.cat([piece.flatten(1) for piece in pieces.values()], dim=1)
+                gradients = torch.cat([piece.reshape(active, -1) for piece in pieces.values()], dim=1)
                 losses[:active] += (loss * taken).sum(1)
                 if starts is not None:
-                    gradients = gradients.add(models[:active] - starts[:active], alpha=chunk.proximal)
+                    gradients = gradients.add(trained[:active] - starts[:active], alpha=chunk.proximal)
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
-                self.optimizer.step(models[:active], gradients, slots, chunk.lr[:active])
+                self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
