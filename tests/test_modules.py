@@ -1,5 +1,7 @@
 """Modules of the user's own that are less tidy than ours."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from covey.node import Work
 from covey.task.layout import Layout
 from covey.task.models import Dense, Module
+from tests.conftest import simulate, table
 from tests.test_kernels import OPTIMIZERS, learner, reference, trained
 
 FEATURES = 3 * 16 * 16
@@ -122,5 +125,115 @@ def test_the_vmap_kernel_trains_tied_parameters():
             return self.second(torch.relu(self.first(self.into(x.flatten(1))))) * self.scale
 
     made = learner(Module(factory=Shared), optimizer="momentum", kernel="vmap")
+    for holder, training in enumerate(trained(made)):
+        assert torch.allclose(training.update.model, reference(made, holder, "momentum"), atol=2e-4)
+
+
+class Masked(nn.Module):
+    """Constants of every kind: two masks in the state, a frozen one, two derived ones, and a running mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(FEATURES, 10), nn.Linear(10, 10)
+        mask = torch.zeros(10).index_fill_(0, torch.tensor([3]), float("-inf"))
+        self.register_buffer("mask", mask)
+        self.register_buffer("lowest", torch.full((10,), torch.finfo(torch.float32).min))
+        self.also_masked = nn.Parameter(mask.clone(), requires_grad=False)
+        self.register_buffer("scale", torch.full((10,), 0.5), persistent=False)
+        self.register_buffer("weights", torch.ones(10, dtype=torch.float64), persistent=False)
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, x):
+        x = self.first(x.flatten(1)) * self.scale * self.weights.float()
+        attention = torch.softmax(x + self.mask + self.also_masked, 1) + torch.softmax(x + self.lowest, 1)
+        if self.training:
+            self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+        return self.last(attention * x) - self.mean
+
+
+def test_masks_and_derived_buffers_are_constants_outside_the_flat_model():
+    made = learner(Module(factory=Masked), optimizer="momentum")
+    assert {*made.layout.constants} == {"mask", "lowest", "also_masked", "scale", "weights"}
+    assert [piece.name for piece in made.layout.buffers] == ["mean"]
+    assert made.layout.size == made.layout.trainable + 10
+    for holder, training in enumerate(trained(made)):
+        assert training.finite
+        assert torch.allclose(training.update.model, reference(made, holder, "momentum"), atol=2e-4)
+
+
+def test_models_with_masks_are_sent_and_merged():
+    def factory():
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        module.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+        return module
+
+    world, written = simulate(table(task={"model": Module(factory=factory)}, rounds=2))
+    assert not written.happened
+    assert all(node.mail.dropped == 0 for node in world.nodes)
+
+
+def test_a_buffer_that_training_makes_infinite_is_noticed():
+    class Overflowing(Masked):
+        def forward(self, x):
+            self.mean.add_(1.0).mul_(1e30)
+            return super().forward(x) * 0 + self.last.bias
+
+    assert not trained(learner(Module(factory=Overflowing)))[0].finite
+
+
+class Counting(nn.Module):
+    """What it computes depends on how often it was called, and on buffers that it replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, 10)
+        self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(10))
+        self.register_buffer("last", None)
+
+    def forward(self, x):
+        x = self.layer(x.flatten(1))
+        if self.last is not None:
+            x = x + self.last
+        if self.training:
+            self.calls += 1
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            self.last = x.detach().mean(0)
+        return x / (1 + self.calls) - self.mean
+
+
+def test_nothing_passes_from_one_training_to_the_next_through_the_module():
+    made = learner(Module(factory=Counting), optimizer="momentum")
+    for _ in range(2):
+        for holder, training in enumerate(trained(made)):
+            assert torch.allclose(training.update.model, reference(made, holder, "momentum"), atol=2e-4)
+    assert not torch.equal(training.update.model[-10:], torch.zeros(10))
+
+
+def test_all_copies_of_a_module_have_the_same_constants():
+    numbers = itertools.count(1)
+
+    def factory():
+        module = nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 10))
+        module.register_buffer("scale", torch.tensor(float(next(numbers))), persistent=False)
+        return module
+
+    made = learner(Module(factory=factory))
+    assert made.kernel.bound().module.scale == 1
+
+
+def test_the_vmap_kernel_takes_constants():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(FEATURES, 10)
+            self.register_buffer("scale", torch.linspace(0.5, 1, 10), persistent=False)
+            self.register_buffer("mask", torch.tensor([0.0] * 9 + [float("-inf")]))
+
+        def forward(self, x):
+            x = self.layer(x.flatten(1))
+            return x * self.scale + torch.softmax(x + self.mask, 1)
+
+    made = learner(Module(factory=Scaled), optimizer="momentum", kernel="vmap")
     for holder, training in enumerate(trained(made)):
         assert torch.allclose(training.update.model, reference(made, holder, "momentum"), atol=2e-4)

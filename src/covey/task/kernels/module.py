@@ -28,7 +28,10 @@ class _Bound:
             buffer.data = buffer.to(device)
         self.module = module.to(device)
         self.model = torch.zeros(layout.size, device=device)
-        layout.bind(module, self.model)
+        self._constants = layout.bind(module, self.model)
+        self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
+        tensors = dict(module.named_buffers())
+        self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
         """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
@@ -38,9 +41,27 @@ class _Bound:
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Take over a model."""
+        self.reset(training=training)
         self.model.copy_(model)
+
+    @torch.no_grad()
+    def reset(self, *, training: bool) -> None:
+        """Forget whatever the last training or evaluation left outside of the flat model."""
+        for owner, buffers in self._buffers:
+            owner._buffers.update(buffers)
+        for constant, value in self._constants:
+            constant.copy_(value)
         if self.module.training != training:
             self.module.train(training)
+
+    @torch.no_grad()
+    def taken(self) -> Tensor:
+        """A copy of the model, with buffers that the module replaced where others write into them."""
+        for name, buffer in self._averaged:
+            current = self.module.get_buffer(name)
+            if current is not buffer:
+                buffer.copy_(current)
+        return self.model.clone()
 
 
 class ModuleKernel(Kernel):
@@ -83,7 +104,7 @@ class ModuleKernel(Kernel):
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
-            models.append(bound.model.clone())
+            models.append(bound.taken())
         finite = torch.stack([torch.isfinite(model.sum()) for model in models])
         return Trained(models, losses, finite)
 

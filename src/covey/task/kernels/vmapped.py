@@ -19,7 +19,9 @@ class VmappedKernel(ModuleKernel):
     chunk = 32
 
     def train(self, chunk: Chunk) -> Trained:
-        module = self.bound().module.train()
+        bound = self.bound()
+        bound.reset(training=True)
+        module = bound.module
 
         trainable = self.layout.trainable
 
