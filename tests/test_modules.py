@@ -237,3 +237,39 @@ def test_the_vmap_kernel_takes_constants():
     made = learner(Module(factory=Scaled), optimizer="momentum", kernel="vmap")
     for holder, training in enumerate(trained(made)):
         assert torch.allclose(training.update.model, reference(made, holder, "momentum"), atol=2e-4)
+
+
+class Normalized(nn.Module):
+    """Two normalisations, of which the first is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.frozen = nn.Linear(FEATURES, 10), nn.BatchNorm1d(10)
+        self.free, self.last = nn.BatchNorm1d(10), nn.Linear(10, 10)
+        self.frozen.eval()
+
+    def forward(self, x):
+        return self.last(torch.relu(self.free(torch.relu(self.frozen(self.into(x.flatten(1)))))))
+
+
+class FrozenByTrain(Normalized):
+    def __init__(self):
+        super().__init__()
+        self.frozen.train()
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+
+@pytest.mark.parametrize("factory", [Normalized, FrozenByTrain])
+def test_layers_in_eval_mode_stay_so_after_an_evaluation(factory):
+    made = learner(Module(factory=factory), optimizer="momentum")
+    as_built = learner(Module(factory=Normalized), optimizer="momentum")
+    for _ in range(2):
+        for holder, training in enumerate(trained(made)):
+            assert torch.allclose(training.update.model, reference(as_built, holder, "momentum"), atol=2e-4)
+            assert torch.equal(made.layout.views(training.update.model)["frozen.running_mean"], torch.zeros(10))
+        made.evaluate([made.first_model], made.split("test"))
+    assert not made.kernel.bound().module.free.training

@@ -1,5 +1,7 @@
 """Any module, one node after the other; the threads that call this work on different nodes.
 
+Training puts every layer in the mode in which the module was built: what its constructor sets to `eval()` stays so.
+
 Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
 shared by threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs.
 """
@@ -32,6 +34,10 @@ class _Bound:
         self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
         tensors = dict(module.named_buffers())
         self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
+        built = [(layer, layer.training) for layer in module.modules()]
+        module.train()
+        # A module's own `train` may leave layers in eval mode, too.
+        self._modes = [(layer, mode and layer.training) for layer, mode in built]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
         """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
@@ -51,8 +57,11 @@ class _Bound:
             owner._buffers.update(buffers)
         for constant, value in self._constants:
             constant.copy_(value)
-        if self.module.training != training:
-            self.module.train(training)
+        if training:
+            for layer, mode in self._modes:
+                layer.training = mode
+        else:
+            self.module.eval()
 
     @torch.no_grad()
     def taken(self) -> Tensor:
