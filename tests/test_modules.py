@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from covey.errors import ConfigurationError
 from covey.node import Work
 from covey.task.layout import Layout
 from covey.task.models import Dense, Module
@@ -273,3 +274,15 @@ def test_layers_in_eval_mode_stay_so_after_an_evaluation(factory):
             assert torch.equal(made.layout.views(training.update.model)["frozen.running_mean"], torch.zeros(10))
         made.evaluate([made.first_model], made.split("test"))
     assert not made.kernel.bound().module.free.training
+
+
+def test_a_cumulative_average_of_batches_is_refused():
+    def factory(frozen=False):
+        norm = nn.BatchNorm1d(FEATURES, momentum=None)
+        return nn.Sequential(nn.Flatten(), norm.eval() if frozen else norm, nn.Linear(FEATURES, 10))
+
+    with pytest.raises(
+        ConfigurationError, match="The 'momentum' of BatchNorm '1' in the model module must be a number"
+    ):
+        learner(Module(factory=factory))
+    assert learner(Module(factory=lambda: factory(frozen=True))).kernel_name == "module"

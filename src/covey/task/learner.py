@@ -87,6 +87,7 @@ class Learner:
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         module = self._make(0)
+        self._check(module)
         self.layout = Layout(module)
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
@@ -113,6 +114,17 @@ class Learner:
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
+
+    def _check(self, module: torch.nn.Module) -> None:
+        """Refuse what a flat model cannot hold."""
+        title = self.task.model.title()
+        for name, layer in module.named_modules():
+            cumulative = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is None
+            if cumulative and layer.training and layer.track_running_stats:
+                raise ConfigurationError(
+                    f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
+                    "averages over all batches that it has counted, and counts are no part of a flat model."
+                )
 
     @contextmanager
     def _named(self) -> Iterator[None]:
