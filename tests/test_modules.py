@@ -1,6 +1,7 @@
 """Modules of the user's own that are less tidy than ours."""
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -286,3 +287,33 @@ def test_a_cumulative_average_of_batches_is_refused():
     ):
         learner(Module(factory=factory))
     assert learner(Module(factory=lambda: factory(frozen=True))).kernel_name == "module"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_numbers_of_another_precision_are_refused_by_name(dtype):
+    def factory():
+        return nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 10, dtype=dtype))
+
+    wrong = (
+        f"The '1.weight' of the model module must be torch.float32. Got {dtype} instead: call 'float()' on the module."
+    )
+    with pytest.raises(ConfigurationError, match=re.escape(wrong)):
+        learner(Module(factory=factory))
+
+
+def test_a_running_buffer_of_another_precision_is_refused_and_a_constant_is_not():
+    def factory(persistent):
+        module = nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 10))
+        module.register_buffer("mean", torch.full((10,), 1e4, dtype=torch.float16), persistent=persistent)
+        return module
+
+    with pytest.raises(ConfigurationError, match=r"The 'mean' of the model module must be torch\.float32\."):
+        learner(Module(factory=lambda: factory(persistent=True)))
+    assert learner(Module(factory=lambda: factory(persistent=False))).layout.constants["mean"].dtype == torch.float16
+
+
+def test_lazy_layers_are_refused():
+    with pytest.raises(
+        ConfigurationError, match=r"The '1\.weight' of the model module must have a shape from the start"
+    ):
+        learner(Module(factory=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))))

@@ -54,7 +54,7 @@ class Layout:
                 at += tensor.numel()
         self.parameters, self.frozen, self.buffers = found
         placed = {piece.name for piece in self.pieces}
-        self.constants = {name: t.detach().clone() for name, t in _tensors(module).items() if name not in placed}
+        self.constants = {name: t.detach().clone() for name, t in tensors_of(module).items() if name not in placed}
         self.size = at
         self.trainable = self.parameters[-1].stop if self.parameters else 0
 
@@ -65,7 +65,7 @@ class Layout:
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A new flat float32 copy of the module."""
-        tensors = _tensors(module)
+        tensors = tensors_of(module)
         return torch.cat([tensors[piece.name].detach().reshape(-1).float() for piece in self.pieces])
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class Layout:
         Returns:
             The module's constants, each with the value that it always begins with.
         """
-        tensors = _tensors(module)
+        tensors = tensors_of(module)
         for name, view in self.views(flat).items():
             tensors[name].data = view
         constants = [(tensors[name], value.to(flat.device)) for name, value in self.constants.items()]
@@ -87,7 +87,7 @@ class Layout:
         return constants
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer of a module once, under the first of its names."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
@@ -103,7 +103,7 @@ def _persistent(module: nn.Module) -> set[int]:
 
 
 def _can_be_averaged(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and bool(tensor.detach().square().sum().isfinite())
+    return tensor.is_floating_point() and bool(tensor.detach().float().square().sum().isfinite())
 
 
 def own_rows(models: Tensor) -> Sequence[Tensor]:

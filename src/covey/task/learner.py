@@ -23,7 +23,7 @@ from covey.node import Gradient, LocalData, Metrics, Update, Work
 from covey.task.batches import Parts, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
-from covey.task.layout import Layout
+from covey.task.layout import Layout, tensors_of
 from covey.task.models import Dense
 from covey.task.optimizers import Slots
 from covey.task.partition import label_counts
@@ -87,8 +87,9 @@ class Learner:
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         module = self._make(0)
-        self._check(module)
+        self._check_layers(module)
         self.layout = Layout(module)
+        self._check_numbers(module)
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
@@ -115,15 +116,32 @@ class Learner:
             with self._named():
                 return self.task.model.build(self.data)
 
-    def _check(self, module: torch.nn.Module) -> None:
-        """Refuse what a flat model cannot hold."""
+    def _check_layers(self, module: torch.nn.Module) -> None:
+        """Refuse what has no place in a flat model."""
         title = self.task.model.title()
+        for name, tensor in tensors_of(module).items():
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ConfigurationError(
+                    f"The {name!r} of the model {title} must have a shape from the start. "
+                    f"Got a lazy one instead: give its layer all sizes."
+                )
         for name, layer in module.named_modules():
             cumulative = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is None
             if cumulative and layer.training and layer.track_running_stats:
                 raise ConfigurationError(
                     f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
                     "averages over all batches that it has counted, and counts are no part of a flat model."
+                )
+
+    def _check_numbers(self, module: torch.nn.Module) -> None:
+        """Refuse other numbers than a flat model consists of."""
+        tensors = tensors_of(module)
+        for piece in self.layout.pieces:
+            dtype = tensors[piece.name].dtype
+            if dtype != torch.float32:
+                raise ConfigurationError(
+                    f"The {piece.name!r} of the model {self.task.model.title()} must be torch.float32. "
+                    f"Got {dtype} instead: call 'float()' on the module."
                 )
 
     @contextmanager
