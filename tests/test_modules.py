@@ -10,6 +10,7 @@ from torch import nn
 from covey.errors import ConfigurationError
 from covey.node import Work
 from covey.task.layout import Layout
+from covey.task.learner import _best_kernel
 from covey.task.models import Dense, Module
 from tests.conftest import simulate, table
 from tests.test_kernels import OPTIMIZERS, learner, reference, trained
@@ -317,3 +318,40 @@ def test_lazy_layers_are_refused():
         ConfigurationError, match=r"The '1\.weight' of the model module must have a shape from the start"
     ):
         learner(Module(factory=lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10))))
+
+
+class Branching(nn.Module):
+    """Its way depends on its data."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, 10)
+
+    def forward(self, x):
+        x = self.layer(x.flatten(1))
+        return x if x.sum() > 0 else -x
+
+
+class Randomized(Branching):
+    """It drops outputs without a layer that says so."""
+
+    def forward(self, x):
+        return nn.functional.dropout(self.layer(x.flatten(1)), 0.5, self.training)
+
+
+@pytest.mark.parametrize("factory", [Branching, Randomized])
+def test_what_vmap_cannot_carry_is_found_by_trying(factory):
+    with pytest.raises(
+        ConfigurationError, match="The kernel vmap cannot compute the model module: RuntimeError: "
+    ) as told:
+        learner(Module(factory=factory), kernel="vmap")
+    assert "\n" not in str(told.value)
+    made = learner(Module(factory=factory))
+    assert _best_kernel(factory(), made.layout, torch.device("cuda"), made._vmap_refusal) == "module"
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_vmap_can_carry_is_found_by_trying(optimizer):
+    made = learner("gn-lenet", optimizer=optimizer)
+    assert made.kernel_name == "module"
+    assert _best_kernel(made._make(0), made.layout, torch.device("cuda"), made._vmap_refusal) == "vmap"

@@ -92,7 +92,8 @@ class Learner:
         self._check_numbers(module)
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
-        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
+        self._first = self.layout.flatten(module).to(self.device)
+        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device, self._vmap_refusal)
         if chosen == "stacked" and not _is_dense(module, self.layout):
             raise ConfigurationError(
                 f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
@@ -101,6 +102,8 @@ class Learner:
             raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
         if chosen == "vmap" and self.layout.buffers:
             raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
+        if kernel == "vmap" and (refusal := self._vmap_refusal()) is not None:
+            raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
         self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
         self.kernel_name = chosen
         self.chunk = chunk or self.kernel.chunk
@@ -108,13 +111,15 @@ class Learner:
         # Threads share torch's generator, which is set anew for every training.
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
-        self._first = self.layout.flatten(module).to(self.device)
 
     def _make(self, start: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
+
+    def _vmap_refusal(self) -> str | None:
+        return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
 
     def _check_layers(self, module: torch.nn.Module) -> None:
         """Refuse what has no place in a flat model."""
@@ -328,13 +333,17 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) -> str:
+def _best_kernel(
+    module: torch.nn.Module, layout: Layout, device: torch.device, vmap_refusal: Callable[[], str | None]
+) -> str:
     if _is_dense(module, layout):
         return "stacked"
-    if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
-        return "module"
     # With vmap the last bits depend on which nodes are computed together: on CPUs a resumed run is to be the same.
-    return "vmap" if device.type == "cuda" and not _draws(module) else "module"
+    if device.type != "cuda" or layout.buffers or _draws(module):
+        return "module"
+    if any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
+        return "module"
+    return "vmap" if vmap_refusal() is None else "module"
 
 
 def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:

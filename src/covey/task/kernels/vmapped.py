@@ -4,19 +4,46 @@ Wide convolutions of several nodes at once are slower on CPUs than one node afte
 depend on which nodes are computed together, so a resumed run equals an uninterrupted one to rounding alone.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from covey.errors import told
+from covey.task.dataset import Data, Split
 from covey.task.kernels.kernel import Chunk, Kernel, Trained
 from covey.task.kernels.module import ModuleKernel
-from covey.task.layout import own_rows
+from covey.task.layout import Layout, own_rows
+from covey.task.optimizers import Optimizer
 
 
 class VmappedKernel(ModuleKernel):
-    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones)."""
+    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones) or that draw numbers."""
 
     chunk = 32
+
+    @classmethod
+    def refusal(
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, start: Tensor
+    ) -> str | None:
+        """Why vmap cannot carry a module, from two steps of two trainings on a few samples; None where it can."""
+        few = Split(data.train.inputs[:8], data.train.targets[:8])
+        chunk = Chunk(
+            starts=[start, start],
+            samples=(torch.arange(8, device=start.device) % len(few)).view(2, 2, 2),
+            ragged=False,
+            steps=[2, 2],
+            lr=torch.zeros(2, 1, device=start.device),
+            proximal=0.0,
+            slots=optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
+        )
+        try:
+            cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
+        except Exception as error:
+            return told(error).splitlines()[0]
+        return None
 
     def train(self, chunk: Chunk) -> Trained:
         bound = self.bound()
@@ -31,7 +58,7 @@ class VmappedKernel(ModuleKernel):
             losses = self.losses(functional_call(module, {**parameters, **frozen}, (x,)), targets)
             return (losses * share).sum(), losses
 
-        differentiate = vmap(grad_and_value(loss_of, has_aux=True), randomness="different")
+        differentiate = vmap(grad_and_value(loss_of, has_aux=True))
         with torch.no_grad():
             models = torch.stack(list(chunk.starts))
             trained = models[:, :trainable]
