@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import threading
+import time
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from covey.node import Work
 from covey.task.layout import Layout
 from covey.task.learner import _best_kernel
 from covey.task.models import Dense, Module
-from tests.conftest import simulate, table
+from tests.conftest import models_of, simulate, table
 from tests.test_kernels import OPTIMIZERS, learner, reference, trained
 
 FEATURES = 3 * 16 * 16
@@ -355,3 +357,58 @@ def test_what_vmap_can_carry_is_found_by_trying(optimizer):
     made = learner("gn-lenet", optimizer=optimizer)
     assert made.kernel_name == "module"
     assert _best_kernel(made._make(0), made.layout, torch.device("cuda"), made._vmap_refusal) == "vmap"
+
+
+class Untidy(nn.Module):
+    """Frozen, masked, counting, normalised by two layers of which one is in eval mode, and with a drawn constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = torch.randn(64)
+        self.first = nn.Linear(64, 10).requires_grad_(False)
+        self.frozen, self.free = nn.BatchNorm1d(10).eval(), nn.BatchNorm1d(10)
+        self.last = nn.Linear(10, 10)
+        self.register_buffer("calls", torch.tensor(0))
+        self.register_buffer("mean", torch.zeros(10))
+        self.register_buffer("mask", torch.tensor([0.0] * 9 + [float("-inf")]))
+
+    def forward(self, x):
+        x = self.free(torch.relu(self.frozen(self.first(x.flatten(1) * self.drawn))))
+        x = x + torch.softmax(x + self.mask, 1)
+        if self.training:
+            self.calls += 1
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return self.last(x - self.mean) / (1 + self.calls)
+
+
+def untidy(**changes):
+    optimizer = {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "state": "keep"}
+    return table(task={"model": Module(factory=Untidy), "optimizer": optimizer, "local_steps": 3}, **changes)
+
+
+def test_the_number_of_workers_changes_nothing_for_untidy_modules():
+    one, written = simulate(untidy())
+    many, rewritten = simulate(untidy(engine={"workers": 3}))
+    assert torch.equal(models_of(one), models_of(many))
+    assert written.figures == rewritten.figures
+
+
+def test_untidy_modules_resume_to_the_bit():
+    tables = untidy(checkpoint={"every": 4})
+    whole, written = simulate(tables)
+    resumed, _ = simulate(tables, checkpoint=written.checkpoints[0][1])
+    assert torch.equal(models_of(whole), models_of(resumed))
+
+
+def test_modules_are_built_one_at_a_time():
+    building, together = threading.Lock(), []
+
+    def factory():
+        together.append(not building.acquire(blocking=False))
+        time.sleep(0.01)
+        if not together[-1]:
+            building.release()
+        return nn.Sequential(nn.Flatten(), nn.Linear(FEATURES, 10))
+
+    trained(learner(Module(factory=factory), holders=6, workers=3))
+    assert not any(together)

@@ -4,6 +4,7 @@ Shapes: J trainings, P parameters, S samples.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ class Learner:
         kernel: str = "auto",
     ) -> None:
         self.task, self.seed = task, seed
+        self._building = threading.Lock()
         self.device = _device(device)
         self.label_counts = label_counts(data, parts)
         trained, self._validation = _held_out(parts, task.validation, seed)
@@ -113,7 +115,8 @@ class Learner:
         self._pool: ThreadPoolExecutor | None = None
 
     def _make(self, start: int) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
+        # Torch's generator is that of all threads.
+        with self._building, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
