@@ -412,3 +412,30 @@ def test_modules_are_built_one_at_a_time():
 
     trained(learner(Module(factory=factory), holders=6, workers=3))
     assert not any(together)
+
+
+def dropped_within_a_layer():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, dropout=0.5, batch_first=True)
+            self.last = nn.Linear(16, 10)
+
+        def forward(self, x):
+            x = x.flatten(1, 2)
+            return self.last(self.attention(x, x, x)[0].mean(1))
+
+    return Attending()
+
+
+@pytest.mark.parametrize(
+    "factory", [Randomized, dropped_within_a_layer, lambda: nn.Sequential(Branching(), nn.Dropout(0.5))]
+)
+def test_modules_that_draw_in_any_way_draw_the_same_again(factory):
+    found = []
+    for workers in (1, 3):
+        made = learner(Module(factory=factory), holders=4, workers=workers, chunk=workers)
+        trainings = trained(made)
+        gradients = made.gradient(trainings, full=[True] * 4)
+        found.append(torch.stack([t.update.model for t in trainings] + [g.vector for g in gradients]))
+    assert torch.equal(*found)

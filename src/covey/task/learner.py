@@ -108,9 +108,9 @@ class Learner:
             raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
         self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
         self.kernel_name = chosen
-        self.chunk = chunk or self.kernel.chunk
-        self._draws = _draws(module)
-        # Threads share torch's generator, which is set anew for every training.
+        self._draws = _draws(module) or (chosen == "module" and self._found_drawing())
+        # Threads share torch's generator, which is set anew for every training and gradient.
+        self.chunk = 1 if self._draws else chunk or self.kernel.chunk
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
 
@@ -120,6 +120,26 @@ class Learner:
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
+
+    def _found_drawing(self) -> bool:
+        """Whether a training step moves torch's generator, though no dropout layer says so."""
+        module = self._make(0)
+        inputs = self.kernel.inputs(self.kernel.train_split, slice(2)).cpu()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            before = torch.get_rng_state()
+            try:
+                module(inputs)
+            except Exception:
+                return False  # The first training says what is wrong with it, or it works on the device alone.
+            return not torch.equal(before, torch.get_rng_state())
+
+    @contextmanager
+    def _seeded(self, key: int) -> Iterator[None]:
+        """Let a module that draws random numbers draw those of a key."""
+        with torch.random.fork_rng(devices=[], enabled=self._draws):
+            if self._draws:
+                torch.manual_seed(key >> 1)
+            yield
 
     def _vmap_refusal(self) -> str | None:
         return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
@@ -219,9 +239,7 @@ class Learner:
             proximal=proximal,
             slots=self._slots(trainings),
         )
-        with torch.random.fork_rng(devices=[], enabled=self._draws):
-            if self._draws:
-                torch.manual_seed(int(keys[0]) >> 1)
+        with self._seeded(int(keys[0])):
             trained = self.kernel.train(chunk)
         finite = trained.finite.tolist()
         for place, (training, model, loss) in enumerate(
@@ -251,14 +269,14 @@ class Learner:
 
         def one(pair: tuple[Training, bool]) -> Gradient:
             training, whole = pair
+            keys = _batch_keys([training])
             samples = self.parts.of(training.holder)
             if not whole:
                 holders = np.array([training.holder])
-                drawn = plan(
-                    self.parts, holders, _batch_keys([training]), np.array([1]), self.task.batch_size
-                ).samples.ravel()
+                drawn = plan(self.parts, holders, keys, np.array([1]), self.task.batch_size).samples.ravel()
                 samples = drawn[drawn >= 0]
-            vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
+            with self._seeded(int(keys[0])):
+                vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
             return Gradient(vector, loss, len(samples))
 
         return list(self._map(one, list(zip(trainings, full, strict=True))))
@@ -359,7 +377,7 @@ def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:
 
 
 def _draws(module: torch.nn.Module) -> bool:
-    """Whether a module draws random numbers when it computes."""
+    """Whether a module has layers that draw random numbers."""
     return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
 
 
