@@ -439,3 +439,34 @@ def test_modules_that_draw_in_any_way_draw_the_same_again(factory):
         gradients = made.gradient(trainings, full=[True] * 4)
         found.append(torch.stack([t.update.model for t in trainings] + [g.vector for g in gradients]))
     assert torch.equal(*found)
+
+
+def test_a_module_that_changes_its_weights_with_its_mode_evaluates_the_model_it_is_given():
+    class Merging(Branching):
+        """While in eval mode its weight holds a second one as well, as adapters of low rank have it."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer.requires_grad_(False)
+            self.added, self.merged = nn.Parameter(torch.randn(10, FEATURES) * 0.01), False
+
+        def train(self, mode=True):
+            if self.merged == mode:
+                with torch.no_grad():
+                    self.layer.weight.add_(self.added, alpha=-1 if mode else 1)
+                self.merged = not mode
+            return super().train(mode)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.layer(x) if self.merged else self.layer(x) + x @ self.added.T
+
+    made = learner(Module(factory=Merging))
+    model = trained(made)[0].update.model
+    assert torch.allclose(model, reference(made, 0, "sgd"), atol=2e-4)
+    first, again = made.evaluate([model, model], made.split("test"))
+    assert first == again
+    assert first["loss"] == pytest.approx(
+        learner(Module(factory=Merging)).evaluate([model], made.split("test"))[0]["loss"]
+    )
+    assert torch.equal(trained(made)[0].update.model, model)

@@ -34,10 +34,7 @@ class _Bound:
         self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
         tensors = dict(module.named_buffers())
         self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
-        built = [(layer, layer.training) for layer in module.modules()]
-        module.train()
-        # A module's own `train` may leave layers in eval mode, too.
-        self._modes = [(layer, mode and layer.training) for layer, mode in built]
+        self._built_in_eval = [layer for layer in module.modules() if not layer.training]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
         """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
@@ -47,21 +44,21 @@ class _Bound:
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Take over a model."""
-        self.reset(training=training)
+        self.reset()
         self.model.copy_(model)
+        if not training:
+            self.module.eval()
 
     @torch.no_grad()
-    def reset(self, *, training: bool) -> None:
-        """Forget whatever the last training or evaluation left outside of the flat model."""
+    def reset(self) -> None:
+        """Be ready to train, without whatever the last training or evaluation left outside of the flat model."""
+        self.module.train()
+        for layer in self._built_in_eval:
+            layer.training = False
         for owner, buffers in self._buffers:
             owner._buffers.update(buffers)
         for constant, value in self._constants:
             constant.copy_(value)
-        if training:
-            for layer, mode in self._modes:
-                layer.training = mode
-        else:
-            self.module.eval()
 
     @torch.no_grad()
     def taken(self) -> Tensor:

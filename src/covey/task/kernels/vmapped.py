@@ -47,7 +47,7 @@ class VmappedKernel(ModuleKernel):
 
     def train(self, chunk: Chunk) -> Trained:
         bound = self.bound()
-        bound.reset(training=True)
+        bound.reset()
         module = bound.module
 
         trainable = self.layout.trainable
