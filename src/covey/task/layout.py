@@ -1,4 +1,14 @@
-"""How a module lies in one flat vector: its parameters in their order, then its floating-point buffers."""
+"""How a module lies in one flat vector: the parameters that are trained, then the others, then its buffers.
+
+What is constant stays out of the vector: every copy of the module has it as the first one was built, at the start of
+every training and evaluation, so that nothing passes from one node to another through a module that both use.
+Constants are
+
+- buffers registered with `persistent=False`: they follow from the rest of the module;
+- buffers that are no floating-point numbers, such as BatchNorm's count of batches;
+- buffers and frozen parameters that hold infinity, NaN or numbers too large to be squared, such as attention masks:
+  there is no averaging them. So whatever is in the flat model is finite at first, and only training can change that.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,42 +32,78 @@ class Layout:
 
     Attributes:
         parameters: the trainable pieces; they come first.
+        frozen: parameters with `requires_grad=False`: averaged like the others, moved by no optimiser.
         buffers: floating-point buffers, such as BatchNorm's running statistics. They are part of the flat model, so
-            they are averaged as numbers; integer buffers stay with the module.
+            they are averaged as numbers.
+        constants: the values of what stays out of the flat model, by name.
         size: P, how many numbers a flat model has.
-        trainable: how many of them, from the front, are parameters.
+        trainable: how many of them, from the front, are trained.
     """
 
     def __init__(self, module: nn.Module) -> None:
         at = 0
-        found: list[list[Piece]] = [[], []]
+        found: list[list[Piece]] = [[], [], []]
         parameters: list[tuple[str, Tensor]] = list(module.named_parameters())
-        buffers = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
-        for pieces, tensors in zip(found, (parameters, buffers), strict=True):
+        trained = [(name, p) for name, p in parameters if p.requires_grad]
+        frozen = [(name, p) for name, p in parameters if not p.requires_grad and _can_be_averaged(p)]
+        persistent = _persistent(module)
+        buffers = [(name, b) for name, b in module.named_buffers() if id(b) in persistent and _can_be_averaged(b)]
+        for pieces, tensors in zip(found, (trained, frozen, buffers), strict=True):
             for name, tensor in tensors:
                 pieces.append(Piece(name, at, at + tensor.numel(), tensor.shape))
                 at += tensor.numel()
-        self.parameters, self.buffers = found
+        self.parameters, self.frozen, self.buffers = found
+        placed = {piece.name for piece in self.pieces}
+        self.constants = {name: t.detach().clone() for name, t in tensors_of(module).items() if name not in placed}
         self.size = at
         self.trainable = self.parameters[-1].stop if self.parameters else 0
 
+    @property
+    def pieces(self) -> list[Piece]:
+        """All pieces, in their order."""
+        return [*self.parameters, *self.frozen, *self.buffers]
+
     def flatten(self, module: nn.Module) -> Tensor:
         """A new flat float32 copy of the module."""
-        tensors = [p.detach() for p in module.parameters()] + [b for b in module.buffers() if b.is_floating_point()]
-        return torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+        tensors = tensors_of(module)
+        return torch.cat([tensors[piece.name].detach().reshape(-1).float() for piece in self.pieces])
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Named views of a flat model, or of several in rows."""
-        pieces = (*self.parameters, *self.buffers)
-        return {p.name: flat[..., p.start : p.stop].view(*flat.shape[:-1], *p.shape) for p in pieces}
+        return {p.name: flat[..., p.start : p.stop].view((*flat.shape[:-1], *p.shape)) for p in self.pieces}
 
-    def bind(self, module: nn.Module, flat: Tensor) -> None:
-        """Make the module's parameters and buffers views of `flat`."""
-        for piece, parameter in zip(self.parameters, module.parameters(), strict=True):
-            parameter.data = flat[piece.start : piece.stop].view(piece.shape)
-        for piece in self.buffers:
-            owner, _, name = piece.name.rpartition(".")
-            setattr(module.get_submodule(owner), name, flat[piece.start : piece.stop].view(piece.shape))
+    def bind(self, module: nn.Module, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Make the module's parameters and buffers views of `flat`; a tensor with several names stays one tensor.
+
+        Returns:
+            The module's constants, each with the value that it always begins with.
+        """
+        tensors = tensors_of(module)
+        for name, view in self.views(flat).items():
+            tensors[name].data = view
+        constants = [(tensors[name], value.to(flat.device)) for name, value in self.constants.items()]
+        for tensor, value in constants:
+            tensor.data = value.clone()
+        return constants
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer of a module once, under the first of its names."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _persistent(module: nn.Module) -> set[int]:
+    """The identities of the buffers that are part of a module's state."""
+    return {
+        id(buffer)
+        for owner in module.modules()
+        for name, buffer in owner.named_buffers(recurse=False, remove_duplicate=False)
+        if name not in owner._non_persistent_buffers_set
+    }
+
+
+def _can_be_averaged(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.detach().float().square().sum().isfinite())
 
 
 def own_rows(models: Tensor) -> Sequence[Tensor]:

@@ -4,6 +4,7 @@ Shapes: J trainings, P parameters, S samples.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from covey.node import Gradient, LocalData, Metrics, Update, Work
 from covey.task.batches import Parts, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
-from covey.task.layout import Layout
+from covey.task.layout import Layout, tensors_of
 from covey.task.models import Dense
 from covey.task.optimizers import Slots
 from covey.task.partition import label_counts
@@ -49,7 +50,7 @@ class Training:
     """How many trainings of the node in this round went before."""
     work: Work
     slots: Slots | None = None
-    """What the optimiser remembers, 1 x P each, before and afterwards; None where it begins anew."""
+    """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
     update: Update | None = None
     finite: bool = True
 
@@ -81,36 +82,95 @@ class Learner:
         kernel: str = "auto",
     ) -> None:
         self.task, self.seed = task, seed
+        self._building = threading.Lock()
         self.device = _device(device)
         self.label_counts = label_counts(data, parts)
         trained, self._validation = _held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         module = self._make(0)
+        self._check_layers(module)
         self.layout = Layout(module)
+        self._check_numbers(module)
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
-        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device)
-        if chosen == "stacked" and not isinstance(module, Dense):
-            raise ConfigurationError(f"The kernel stacked computes dense models only, not {task.model.title()}.")
+        self._first = self.layout.flatten(module).to(self.device)
+        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device, self._vmap_refusal)
+        if chosen == "stacked" and not _is_dense(module, self.layout):
+            raise ConfigurationError(
+                f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
+            )
         if chosen == "vmap" and _draws(module):
             raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
         if chosen == "vmap" and self.layout.buffers:
             raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
+        if kernel == "vmap" and (refusal := self._vmap_refusal()) is not None:
+            raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
         self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
         self.kernel_name = chosen
-        self.chunk = chunk or self.kernel.chunk
-        self._draws = _draws(module)
-        # Threads share torch's generator, which is set anew for every training.
+        self._draws = _draws(module) or (chosen == "module" and self._found_drawing())
+        # Threads share torch's generator, which is set anew for every training and gradient.
+        self.chunk = 1 if self._draws else chunk or self.kernel.chunk
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
-        self._first = self.layout.flatten(module).to(self.device)
 
     def _make(self, start: int) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
+        # Torch's generator is that of all threads.
+        with self._building, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
+
+    def _found_drawing(self) -> bool:
+        """Whether a training step moves torch's generator, though no dropout layer says so."""
+        module = self._make(0)
+        inputs = self.kernel.inputs(self.kernel.train_split, slice(2)).cpu()
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            before = torch.get_rng_state()
+            try:
+                module(inputs)
+            except Exception:
+                return False  # The first training says what is wrong with it, or it works on the device alone.
+            return not torch.equal(before, torch.get_rng_state())
+
+    @contextmanager
+    def _seeded(self, key: int) -> Iterator[None]:
+        """Let a module that draws random numbers draw those of a key."""
+        with torch.random.fork_rng(devices=[], enabled=self._draws):
+            if self._draws:
+                torch.manual_seed(key >> 1)
+            yield
+
+    def _vmap_refusal(self) -> str | None:
+        return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
+
+    def _check_layers(self, module: torch.nn.Module) -> None:
+        """Refuse what has no place in a flat model."""
+        title = self.task.model.title()
+        for name, tensor in tensors_of(module).items():
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ConfigurationError(
+                    f"The {name!r} of the model {title} must have a shape from the start. "
+                    f"Got a lazy one instead: give its layer all sizes."
+                )
+        for name, layer in module.named_modules():
+            cumulative = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is None
+            if cumulative and layer.training and layer.track_running_stats:
+                raise ConfigurationError(
+                    f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
+                    "averages over all batches that it has counted, and counts are no part of a flat model."
+                )
+
+    def _check_numbers(self, module: torch.nn.Module) -> None:
+        """Refuse other numbers than a flat model consists of."""
+        tensors = tensors_of(module)
+        for piece in self.layout.pieces:
+            dtype = tensors[piece.name].dtype
+            if dtype != torch.float32:
+                raise ConfigurationError(
+                    f"The {piece.name!r} of the model {self.task.model.title()} must be torch.float32. "
+                    f"Got {dtype} instead: call 'float()' on the module."
+                )
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -179,9 +239,7 @@ class Learner:
             proximal=proximal,
             slots=self._slots(trainings),
         )
-        with torch.random.fork_rng(devices=[], enabled=self._draws):
-            if self._draws:
-                torch.manual_seed(int(keys[0]) >> 1)
+        with self._seeded(int(keys[0])):
             trained = self.kernel.train(chunk)
         finite = trained.finite.tolist()
         for place, (training, model, loss) in enumerate(
@@ -198,8 +256,7 @@ class Learner:
         if not optimizer.slots():
             return {}
         trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
-        width = trainable if self.kernel_name == "module" else self.first_model.unsqueeze(0)
-        each = [training.slots or optimizer.fresh(width) for training in trainings]
+        each = [training.slots or optimizer.fresh(trainable) for training in trainings]
         return {name: torch.cat([slots[name] for slots in each]) for name in optimizer.slots()}
 
     @property
@@ -212,14 +269,14 @@ class Learner:
 
         def one(pair: tuple[Training, bool]) -> Gradient:
             training, whole = pair
+            keys = _batch_keys([training])
             samples = self.parts.of(training.holder)
             if not whole:
                 holders = np.array([training.holder])
-                drawn = plan(
-                    self.parts, holders, _batch_keys([training]), np.array([1]), self.task.batch_size
-                ).samples.ravel()
+                drawn = plan(self.parts, holders, keys, np.array([1]), self.task.batch_size).samples.ravel()
                 samples = drawn[drawn >= 0]
-            vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
+            with self._seeded(int(keys[0])):
+                vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
             return Gradient(vector, loss, len(samples))
 
         return list(self._map(one, list(zip(trainings, full, strict=True))))
@@ -297,17 +354,30 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _best_kernel(module: torch.nn.Module, layout: Layout, device: torch.device) -> str:
-    if isinstance(module, Dense):
+def _best_kernel(
+    module: torch.nn.Module, layout: Layout, device: torch.device, vmap_refusal: Callable[[], str | None]
+) -> str:
+    if _is_dense(module, layout):
         return "stacked"
-    if layout.buffers or any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
-        return "module"
     # With vmap the last bits depend on which nodes are computed together: on CPUs a resumed run is to be the same.
-    return "vmap" if device.type == "cuda" and not _draws(module) else "module"
+    if device.type != "cuda" or layout.buffers or _draws(module):
+        return "module"
+    if any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
+        return "module"
+    return "vmap" if vmap_refusal() is None else "module"
+
+
+def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:
+    """Whether a module computes what the stacked kernel does: a class derived from `Dense` may do more."""
+    return (
+        type(module) is Dense
+        and all(type(layer) is torch.nn.Linear for layer in module.layers)
+        and layout.trainable == layout.size
+    )
 
 
 def _draws(module: torch.nn.Module) -> bool:
-    """Whether a module draws random numbers when it computes."""
+    """Whether a module has layers that draw random numbers."""
     return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
 
 

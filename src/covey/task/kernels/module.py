@@ -1,5 +1,7 @@
 """Any module, one node after the other; the threads that call this work on different nodes.
 
+Training puts every layer in the mode in which the module was built: what its constructor sets to `eval()` stays so.
+
 Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
 shared by threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs.
 """
@@ -23,20 +25,49 @@ class _Bound:
     """A module whose parameters, buffers and gradients are views of flat vectors."""
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
+        # Moved by itself, a buffer would become several where it has several names.
+        for buffer in module.buffers():
+            buffer.data = buffer.to(device)
         self.module = module.to(device)
         self.model = torch.zeros(layout.size, device=device)
-        layout.bind(module, self.model)
+        self._constants = layout.bind(module, self.model)
+        self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
+        tensors = dict(module.named_buffers())
+        self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
+        self._built_in_eval = [layer for layer in module.modules() if not layer.training]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
-        """1 x P, without the buffers."""
+        """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
-        for piece, parameter in zip(layout.parameters, module.parameters(), strict=True):
-            parameter.grad = self.gradient[0, piece.start : piece.stop].view(piece.shape)
+        parameters = dict(module.named_parameters())
+        for piece in layout.parameters:
+            parameters[piece.name].grad = self.gradient[0, piece.start : piece.stop].view(piece.shape)
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Take over a model."""
+        self.reset()
         self.model.copy_(model)
-        if self.module.training != training:
-            self.module.train(training)
+        if not training:
+            self.module.eval()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Be ready to train, without whatever the last training or evaluation left outside of the flat model."""
+        self.module.train()
+        for layer in self._built_in_eval:
+            layer.training = False
+        for owner, buffers in self._buffers:
+            owner._buffers.update(buffers)
+        for constant, value in self._constants:
+            constant.copy_(value)
+
+    @torch.no_grad()
+    def taken(self) -> Tensor:
+        """A copy of the model, with buffers that the module replaced where others write into them."""
+        for name, buffer in self._averaged:
+            current = self.module.get_buffer(name)
+            if current is not buffer:
+                buffer.copy_(current)
+        return self.model.clone()
 
 
 class ModuleKernel(Kernel):
@@ -79,7 +110,7 @@ class ModuleKernel(Kernel):
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
-            models.append(bound.model.clone())
+            models.append(bound.taken())
         finite = torch.stack([torch.isfinite(model.sum()) for model in models])
         return Trained(models, losses, finite)
 

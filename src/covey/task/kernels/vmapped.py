@@ -4,31 +4,65 @@ Wide convolutions of several nodes at once are slower on CPUs than one node afte
 depend on which nodes are computed together, so a resumed run equals an uninterrupted one to rounding alone.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from covey.errors import told
+from covey.task.dataset import Data, Split
 from covey.task.kernels.kernel import Chunk, Kernel, Trained
 from covey.task.kernels.module import ModuleKernel
-from covey.task.layout import own_rows
+from covey.task.layout import Layout, own_rows
+from covey.task.optimizers import Optimizer
 
 
 class VmappedKernel(ModuleKernel):
-    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones)."""
+    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones) or that draw numbers."""
 
     chunk = 32
 
-    def train(self, chunk: Chunk) -> Trained:
-        module = self.bound().module.train()
+    @classmethod
+    def refusal(
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, start: Tensor
+    ) -> str | None:
+        """Why vmap cannot carry a module, from two steps of two trainings on a few samples; None where it can."""
+        few = Split(data.train.inputs[:8], data.train.targets[:8])
+        chunk = Chunk(
+            starts=[start, start],
+            samples=(torch.arange(8, device=start.device) % len(few)).view(2, 2, 2),
+            ragged=False,
+            steps=[2, 2],
+            lr=torch.zeros(2, 1, device=start.device),
+            proximal=0.0,
+            slots=optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
+        )
+        try:
+            cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
+        except Exception as error:
+            return told(error).splitlines()[0]
+        return None
 
-        def loss_of(parameters: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-            losses = self.losses(functional_call(module, parameters, (x,)), targets)
+    def train(self, chunk: Chunk) -> Trained:
+        bound = self.bound()
+        bound.reset()
+        module = bound.module
+
+        trainable = self.layout.trainable
+
+        def loss_of(
+            parameters: dict[str, Tensor], frozen: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            losses = self.losses(functional_call(module, {**parameters, **frozen}, (x,)), targets)
             return (losses * share).sum(), losses
 
-        differentiate = vmap(grad_and_value(loss_of, has_aux=True), randomness="different")
+        differentiate = vmap(grad_and_value(loss_of, has_aux=True))
         with torch.no_grad():
             models = torch.stack(list(chunk.starts))
-            starts = models.clone() if chunk.proximal else None
+            trained = models[:, :trainable]
+            starts = trained.clone() if chunk.proximal else None
             losses = models.new_zeros(len(models))
             for step in range(chunk.steps[0]):
                 active = chunk.active(step)
@@ -37,17 +71,19 @@ class VmappedKernel(ModuleKernel):
                 flat = samples.clamp(min=0).reshape(-1)
                 x = Kernel.inputs(self, self.train_split, flat)
                 targets = self.train_split.targets[flat]
+                views = self.layout.views(models[:active])
                 # By each piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
-                    self.layout.views(models[:active]),
+                    {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
+                    views,
                     x.view(*samples.shape, *x.shape[1:]),
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
                 )
-                gradients = torch.cat([piece.flatten(1) for piece in pieces.values()], dim=1)
+                gradients = torch.cat([piece.reshape(active, -1) for piece in pieces.values()], dim=1)
                 losses[:active] += (loss * taken).sum(1)
                 if starts is not None:
-                    gradients = gradients.add(models[:active] - starts[:active], alpha=chunk.proximal)
+                    gradients = gradients.add(trained[:active] - starts[:active], alpha=chunk.proximal)
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
-                self.optimizer.step(models[:active], gradients, slots, chunk.lr[:active])
+                self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
