@@ -8,10 +8,16 @@ from covey import kinds, wire
 from covey.engines.prepared import prepare
 from covey.engines.simulation.world import World
 from covey.experiment import Experiment
+from covey.node import Program
 from tests.conftest import Written, models_of, simulate, table
 from tests.examples import BLOBS, IN_PROGRAM, NODES, RUNS, part_table, run_table
 
 ENGINES = list(kinds.KINDS["engine"])
+IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
+PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KINDS["program"]}
+ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
+SILENT = [run for run, program in PROGRAMS.items() if program.round_bytes is Program.round_bytes]
+"""Programs that do not state the bytes of a round."""
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -58,18 +64,16 @@ def test_bytes_that_are_counted_are_bytes_of_the_wire_and_nobody_writes_into_wha
     assert all(torch.equal(now, then) for now, then in held)
 
 
-@pytest.mark.parametrize(("family", "kind"), [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)])
+@pytest.mark.parametrize(("family", "kind"), [run for run in IN_A_ROUND if run not in SILENT])
 def test_a_round_sends_the_bytes_that_the_program_states(family, kind, files):
     rounds = 12
     network = {"latency": 0.0, "bandwidth": None}
     world, _ = simulate(run_table(family, kind, files, rounds=rounds, network=network))
     stated = world.prepared.round_bytes
-    if stated is None:
-        pytest.skip("it states none")
     assert sum(node.bytes_out for node in world.nodes) / NODES / rounds == pytest.approx(stated, rel=0.1)
 
 
-@pytest.mark.parametrize(("family", "kind"), [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)])
+@pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
 def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind, files):
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
     world, _ = simulate(run_table(family, kind, files, task=task))
@@ -78,11 +82,11 @@ def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind
     assert torch.allclose(models_of(world), start.expand(NODES, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize(("family", "kind"), [run for run in RUNS if run[0] not in ("churn", "model")])
+@pytest.mark.parametrize(
+    ("family", "kind"), [run for run in RUNS if run[0] not in ("churn", "model") and run not in ASYNCHRONOUS]
+)
 def test_a_synchronous_program_goes_on_from_a_checkpoint_to_the_bit(family, kind, files):
     tables = run_table(family, kind, files, checkpoint={"every": 2})
-    if not Experiment.from_table(tables).program.synchronous:
-        pytest.skip("it is asynchronous")
     whole, written = simulate(tables)
     assert [round for round, _ in written.checkpoints] == [2, 4]
     resumed, rewritten = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
