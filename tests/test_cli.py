@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     import shutil
 
     facts = json.loads(Path("cut/facts.json").read_text())
+    facts["starts"][0]["torch"] = "torch-of-old"
     Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
     shutil.rmtree("cut/models.npy", ignore_errors=True)
     whole = Path("cut/run.toml").read_text()
@@ -113,6 +115,15 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"
     assert covey("export", "cut")[1] == covey("export", "whole")[1]
+    assert re.search(
+        r"\n  took .* of real time in 2 starts\n  resumed after round 4, 20\S+, with torch \S+\n",
+        covey("show", "cut")[1],
+    )
+    assert json.loads(covey("show", "whole", "--json")[1])["starts"] == 1
+    covey("report", "cut")
+    assert all(
+        words in Path("report.html").read_text() for words in ("<td>wall_seconds</td>", "start 2", "torch-of-old")
+    )
     code, _, err = covey("run", "--resume", "cut")
     assert code == 2
     assert "has finished" in err
