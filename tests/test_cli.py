@@ -208,6 +208,7 @@ def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
         (" 1, 0.5 ,20ms,true,", [1, 0.5, "20ms", True, ""]),
         ("'a,b',\"c,'d\",'say \"x, y\"'", ["a,b", "c,'d", 'say "x, y"']),
         ('"with \\" in it, and a comma",2', ['with " in it, and a comma', 2]),
+        ("\n{a = 1},\n{a = 2},\nring\n", [{"a": 1}, {"a": 2}, "ring"]),
         ("[1, 2],[[3, 4], [5]],[]", [[1, 2], [[3, 4], [5]], []]),
         (
             "ring,{kind = 'redrawn', every = 2, topology = {kind = 'epidemic-local', degree = 2}},{kind = 'a]b,c'}",

@@ -121,8 +121,9 @@ def _values(text: str) -> list[Any]:
     """The values between commas; a comma inside a TOML string, array or inline table is a part of it."""
     values, pieces = [], text.split(",")
     while pieces:
+        pieces[0] = pieces[0].lstrip()
         count = 1
-        if pieces[0].lstrip().startswith(('"', "'", "[", "{")):
+        if pieces[0].startswith(('"', "'", "[", "{")):
             count = next((n for n in range(1, len(pieces) + 1) if _is_toml(",".join(pieces[:n]))), 0)
             if not count:
                 raise ConfigurationError(
