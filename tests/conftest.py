@@ -112,6 +112,17 @@ def overheard(monkeypatch: pytest.MonkeyPatch) -> list[Overheard]:
     return heard
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the files that some kinds read, as `part_table` names them."""
+    from tests.examples import FILES
+
+    folder = tmp_path_factory.mktemp("files")
+    for (family, kind), text in FILES.items():
+        (folder / f"{family}-{kind}").write_text(text)
+    return folder
+
+
 @pytest.fixture
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own as the current one."""

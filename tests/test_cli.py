@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
+from covey.cli.running import _values
 from covey.cli.tables import table_lines
 from covey.experiment import Progress
 from covey.runs import Run
@@ -100,6 +102,7 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     import shutil
 
     facts = json.loads(Path("cut/facts.json").read_text())
+    facts["starts"][0]["torch"] = "torch-of-old"
     Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
     shutil.rmtree("cut/models.npy", ignore_errors=True)
     whole = Path("cut/run.toml").read_text()
@@ -112,6 +115,15 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"
     assert covey("export", "cut")[1] == covey("export", "whole")[1]
+    assert re.search(
+        r"\n  took .* of real time in 2 starts\n  resumed after round 4, 20\S+, with torch \S+\n",
+        covey("show", "cut")[1],
+    )
+    assert json.loads(covey("show", "whole", "--json")[1])["starts"] == 1
+    covey("report", "cut")
+    assert all(
+        words in Path("report.html").read_text() for words in ("<td>wall_seconds</td>", "start 2", "torch-of-old")
+    )
     code, _, err = covey("run", "--resume", "cut")
     assert code == 2
     assert "has finished" in err
@@ -187,6 +199,37 @@ def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
     code, out, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s", "--json")
     assert code == 0, err
     assert len(json.loads(out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("ring,complete", ["ring", "complete"]),
+        (" 1, 0.5 ,20ms,true,", [1, 0.5, "20ms", True, ""]),
+        ("'a,b',\"c,'d\",'say \"x, y\"'", ["a,b", "c,'d", 'say "x, y"']),
+        ('"with \\" in it, and a comma",2', ['with " in it, and a comma', 2]),
+        ("\n{a = 1},\n{a = 2},\nring\n", [{"a": 1}, {"a": 2}, "ring"]),
+        ("[1, 2],[[3, 4], [5]],[]", [[1, 2], [[3, 4], [5]], []]),
+        (
+            "ring,{kind = 'redrawn', every = 2, topology = {kind = 'epidemic-local', degree = 2}},{kind = 'a]b,c'}",
+            [
+                "ring",
+                {"kind": "redrawn", "every": 2, "topology": {"kind": "epidemic-local", "degree": 2}},
+                {"kind": "a]b,c"},
+            ],
+        ),
+    ],
+)
+def test_the_values_of_a_sweep_are_divided_by_commas_outside_of_toml_values(text, values):
+    assert _values(text) == values
+
+
+def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
+    settings = ["--set", "program.topology={kind='epidemic-local', degree=2}", "--set", "program.topology.degree=3,4"]
+    code, out, err = covey("sweep", "experiment.toml", *settings, "--set", "rounds=1", "--out", "s", "--json")
+    assert code == 0, err
+    topologies = [Run(entry["runs"][0]).experiment["program"]["topology"] for entry in json.loads(out)]
+    assert topologies == [{"kind": "epidemic-local", "degree": degree} for degree in (3, 4)]
 
 
 def test_check_says_what_an_experiment_means(file, covey):
@@ -314,6 +357,11 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
         (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is no UTF-8."),
         (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is no empty folder"),
+        (
+            ("sweep", "experiment.toml", "--set", "program.topology=ring,{kind='epidemic-local', degree=}"),
+            "A value that begins with a quote or a bracket must be TOML. Got \"{kind='epidemic-local', degree=}\"",
+        ),
+        (("sweep", "experiment.toml", "--set", "=1,2"), "A setting must be written \"key=a,b,c\". Got '=1,2' instead."),
         (("list", "topologies"), "Unknown family 'topologies'; did you mean 'topology'?"),
     ],
 )

@@ -91,6 +91,7 @@ def test_the_demo_is_what_it_says(in_folder, covey):
 
 
 def test_documents_name_only_files_that_exist():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"):
+    documents = ("README.md", "CONTRIBUTING.md", "docs/*.md", "experiments/*/README.md")
+    for document in (path for pattern in documents for path in ROOT.glob(pattern)):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"

@@ -118,7 +118,7 @@ def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
 
 
 def test_truncating_forgets_what_came_after(folder):
-    writer = RunWriter.reopen(folder)
+    writer = RunWriter.reopen(folder, {})
     writer.truncate([2, 3, 2])
     writer.finish("finished", {})
     run = Run(folder)
@@ -169,10 +169,67 @@ def test_a_run_is_read_while_it_grows(tmp_path):
     assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
     assert Run(tmp_path / "run").status == "running"
     with pytest.raises(RunError, match="is being written by another process"):
-        RunWriter.reopen(tmp_path / "run")
+        RunWriter.reopen(tmp_path / "run", {})
     writer.finish("finished", {})
     assert Run(tmp_path / "run").status == "finished"
-    RunWriter.reopen(tmp_path / "run").finish("finished", {})
+    RunWriter.reopen(tmp_path / "run", {}).finish("finished", {})
+
+
+def kill(writer):
+    """Leave a run as a writer does whose process is killed."""
+    writer._database.close()
+    writer._lock.close()
+
+
+def test_each_start_of_a_run_keeps_its_facts_and_wall_time_adds_up(tmp_path, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("covey.runs.writer.monotonic", lambda: now)
+    folder = tmp_path / "run"
+    writer = RunWriter.create(folder, {}, {"torch": "2.8", "nodes": 1})
+    assert Run(folder).wall_seconds is None
+    now = 5.0
+    writer.checkpoint(4, {})
+    now = 9.0
+    kill(writer)
+    now = 100.0
+    kill(RunWriter.reopen(folder, {"torch": "2.8", "after_round": 4, "nodes": 1}))
+    now = 200.0
+    writer = RunWriter.reopen(folder, {"torch": "2.9", "after_round": 4, "nodes": 1})
+    now = 207.0
+    writer.finish("finished", {"time": 1.0})
+    run = Run(folder)
+    assert run.facts["starts"] == [
+        {"torch": "2.8", "wall_seconds": 5.0},
+        {"torch": "2.8", "after_round": 4},
+        {"torch": "2.9", "after_round": 4, "wall_seconds": 7.0},
+    ]
+    assert run.wall_seconds == 12.0
+    assert (run.facts["nodes"], run.facts["time"], run.status) == (1, 1.0, "finished")
+
+
+def test_a_run_with_the_facts_of_one_start_is_read_and_gone_on_with(folder):
+    facts = {"torch": "2.8", "nodes": 3, "program": "x", "status": "interrupted", "time": 2.0, "wall_seconds": 3.0}
+    (folder / "facts.json").write_text(json.dumps(facts))
+    assert Run(folder).wall_seconds == 3.0
+    assert Run(folder).facts["starts"] == [{"torch": "2.8", "wall_seconds": 3.0}]
+    RunWriter.reopen(folder, {"torch": "2.9"}).finish("finished", {"time": 2.5})
+    first, second = Run(folder).facts["starts"]
+    assert (first, second["torch"]) == ({"torch": "2.8", "wall_seconds": 3.0}, "2.9")
+    assert Run(folder).wall_seconds == 3.0 + second["wall_seconds"]
+    assert "torch" not in json.loads((folder / "facts.json").read_text())
+
+
+def test_facts_are_whole_although_the_disk_is_full(tmp_path, monkeypatch):
+    writer = RunWriter.create(tmp_path / "run", {}, {"nodes": 1})
+    before = Run(tmp_path / "run").facts
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(RunError, match="cannot be written: No space left on device"):
+        writer.finish("finished", {})
+    assert Run(tmp_path / "run").facts == before
 
 
 def test_a_folder_may_have_any_name(tmp_path):
@@ -271,7 +328,7 @@ def test_other_folders_are_no_runs(tmp_path):
     with pytest.raises(RunError, match="is no run folder"):
         Run(tmp_path)
     with pytest.raises(RunError, match="is no run folder"):
-        RunWriter.reopen(tmp_path)
+        RunWriter.reopen(tmp_path, {})
 
 
 def test_the_latest_whole_checkpoint_counts_and_old_ones_go(tmp_path):

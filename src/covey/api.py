@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -81,9 +80,9 @@ def resume(
     found = latest_checkpoint(before.folder)
     if found is None:
         raise RunError(f'The run {before.folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
-    _, checkpoint = found
+    round, checkpoint = found
     prepared = _prepare(Experiment.from_table(before.experiment), data, quiet)
-    writer = RunWriter.reopen(before.folder)
+    writer = RunWriter.reopen(before.folder, {**facts(prepared), "after_round": round})
     writer.truncate(checkpoint["completed"].tolist())  # type: ignore[union-attr]
     return _execute(prepared, writer, before.folder, progress, checkpoint)
 
@@ -100,11 +99,11 @@ def _execute(
     progress: Callable[[Progress], None] | None,
     checkpoint: Any,
 ) -> Run:
-    status, ended, began = "failed", {}, perf_counter()
+    status, ended = "failed", {}
     try:
         outcome = prepared.experiment.engine.execute(prepared, writer, progress=progress, checkpoint=checkpoint)
         status = "finished" if outcome.finished else "interrupted"
-        ended = {"time": outcome.time, "wall_seconds": round(perf_counter() - began, 3)}
+        ended = {"time": outcome.time}
         if outcome.finished and prepared.experiment.output.models:
             writer.models(outcome.models)
     except KeyboardInterrupt:

@@ -197,7 +197,12 @@ def assign(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigurationError(f'A setting must be written "key=value". Got {override!r} instead.')
-    names = key.strip().split(".")
+    put(table, key.strip(), parse_value(text))
+
+
+def put(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set one key of nested tables in place; the key has dots between nested ones."""
+    names = key.split(".")
     for name in names[:-1]:
         inner = table.setdefault(name, {})
         if isinstance(inner, str) and not inner[:1].isdigit():
@@ -206,7 +211,7 @@ def assign(table: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {inner!r}.")
         table = inner
-    table[names[-1]] = parse_value(text)
+    table[names[-1]] = value
 
 
 def parse_value(text: str) -> Any:

@@ -4,6 +4,8 @@ import argparse
 import itertools
 import json
 import sys
+import tomllib
+from copy import deepcopy
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -13,7 +15,7 @@ from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
-from covey.experiment import Experiment, assign, parse_value, read_table
+from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
 from covey.view.words import amount, seconds
@@ -80,7 +82,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     axes: list[tuple[str, list[Any]]] = []
     for setting in arguments.overrides:
         key, equals, text = setting.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise ConfigurationError(f'A setting must be written "key=a,b,c". Got {setting!r} instead.')
         axes.append((key.strip(), _values(text)))
     arguments.overrides = []
@@ -90,9 +92,9 @@ def sweep(arguments: argparse.Namespace) -> int:
     ]
     experiments = []
     for combination in combinations:
-        table = _copy(base)
+        table = deepcopy(base)
         for key, value in combination.items():
-            assign(table, f"{key}={json.dumps(value)}" if not isinstance(value, dict) else f"{key}={_inline(value)}")
+            put(table, key, deepcopy(value))
         experiments.append(Experiment.from_table(table))
         check(experiments[-1])
     folder = arguments.out or api.new_folder("sweep")
@@ -116,29 +118,36 @@ def _last(key: str) -> str:
 
 
 def _values(text: str) -> list[Any]:
-    """The values between the commas that are not inside brackets, braces or quotes."""
-    parts, depth, quoted, start = [], 0, False, 0
-    for at, letter in enumerate(text):
-        if letter == '"':
-            quoted = not quoted
-        elif not quoted and letter in "[{":
-            depth += 1
-        elif not quoted and letter in "]}":
-            depth -= 1
-        elif letter == "," and depth == 0 and not quoted:
-            parts.append(text[start:at])
-            start = at + 1
-    return [parse_value(part) for part in [*parts, text[start:]]]
+    """The values between commas; a comma inside a TOML string, array or inline table is a part of it."""
+    values, pieces = [], text.split(",")
+    while pieces:
+        pieces[0] = pieces[0].lstrip()
+        count = 1
+        if pieces[0].startswith(('"', "'", "[", "{")):
+            count = next((n for n in range(1, len(pieces) + 1) if _is_toml(",".join(pieces[:n]))), 0)
+            if not count:
+                raise ConfigurationError(
+                    f"A value that begins with a quote or a bracket must be TOML. Got {','.join(pieces)!r} instead."
+                )
+        values.append(parse_value(",".join(pieces[:count])))
+        del pieces[:count]
+    return values
 
 
-def _copy(table: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in table.items()}
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _inline(value: Any) -> str:
     """A value as inline TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_inline(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
     return json.dumps(value)
 
 

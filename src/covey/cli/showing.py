@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from covey.cli.tables import SUMMARY_COLUMNS, figure, print_json, print_table, summary_row
@@ -28,6 +29,14 @@ def show(arguments: argparse.Namespace) -> int:
         f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "
         f"{amount(totals['bytes_in'])}, dropped {totals['dropped']:,}; {totals['steps']:,} training steps"
     )
+    first, *later = run.facts["starts"]
+    if summary["wall_seconds"] is not None:
+        print(
+            f"  took {seconds(summary['wall_seconds'])} of real time"
+            + (f" in {1 + len(later)} starts" if later else "")
+        )
+    for before, start in pairwise([first, *later]):
+        print(f"  resumed after round {start.get('after_round')}, {start.get('started')}{_changed(before, start)}")
     rows = [
         [metric, *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
         for metric, values in summary["final"].items()
@@ -35,6 +44,13 @@ def show(arguments: argparse.Namespace) -> int:
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
     return 0
+
+
+def _changed(before: Mapping[str, Any], start: Mapping[str, Any]) -> str:
+    """On what else a run was gone on with than before."""
+    things = ("covey", "python", "torch", "numpy", "platform", "kernel", "device")
+    changed = [f"{thing} {start[thing]}" for thing in things if thing in start and start[thing] != before.get(thing)]
+    return f", with {', '.join(changed)}" if changed else ""
 
 
 def compare(arguments: argparse.Namespace) -> int:

@@ -255,11 +255,23 @@ def _of_one(run: Run) -> str:
         ),
     ]
     config = html.escape(tomli_w.dumps(run.experiment))
-    where = _table(("fact", "value"), [[name, _fact(value)] for name, value in run.facts.items()], "words")
+    where = _where(run)
     return (
         f'<div class="tiles">{tiles}</div><div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Where it ran</summary>{where}</details>"
+    )
+
+
+def _where(run: Run) -> str:
+    """The facts of the run, and those of each of its starts."""
+    facts = {**run.facts, "wall_seconds": run.wall_seconds}
+    starts = facts.pop("starts")
+    names = dict.fromkeys(name for start in starts for name in start)
+    rows = [[name, *(_fact(start.get(name, "–")) for start in starts)] for name in names]
+    columns = [f"start {number}" for number in range(1, len(starts) + 1)]
+    return _table(("fact", "value"), [[name, _fact(value)] for name, value in facts.items()], "words") + _table(
+        ("fact", *columns), rows, "words"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from covey.errors import RunError
 from covey.runs import lock
-from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, config_digest
+from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,9 +51,9 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Versions, platform, command, seed, status."""
+        """Seed, program, status ..., and in `starts` the versions, platform, command and wall time of each start."""
         try:
-            return dict(json.loads((self.folder / FACTS).read_text()))
+            return by_start(dict(json.loads((self.folder / FACTS).read_text())))
         except (OSError, TypeError, ValueError) as error:
             raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
 
@@ -62,6 +62,12 @@ class Run:
         """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
         status = str(self.facts.get("status", "running"))
         return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """How long it took in all its starts; one that was killed counts up to its last checkpoint. None: unknown."""
+        known = [start["wall_seconds"] for start in self.facts["starts"] if "wall_seconds" in start]
+        return float(sum(known)) if known else None
 
     @property
     def is_changed(self) -> bool:
@@ -188,6 +194,8 @@ class Run:
             "nodes": facts.get("nodes", int(totals["nodes"])),
             "rounds": int(totals["rounds"] or 0),
             "time": float(totals["time"] or 0.0),
+            "wall_seconds": self.wall_seconds,
+            "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},
             "final": figures,
             "network": {

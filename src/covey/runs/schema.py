@@ -1,6 +1,8 @@
 """The names of a run's files, and the tables of its metrics."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 CONFIG = "run.toml"
 FACTS = "facts.json"
@@ -15,6 +17,30 @@ LOCK = ".lock"
 def config_digest(text: str) -> str:
     """What the facts of a run remember of its CONFIG."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+OF_A_START = (
+    "covey",
+    "python",
+    "torch",
+    "numpy",
+    "platform",
+    "command",
+    "started",
+    "after_round",
+    "kernel",
+    "device",
+    "wall_seconds",
+)
+"""The facts that are others each time a run is started or gone on with."""
+
+
+def by_start(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with those of each start in the list `starts`; there was one start where they are beside the others."""
+    if "starts" in facts:
+        return dict(facts)
+    start = {name: facts[name] for name in OF_A_START if name in facts}
+    return {**{name: fact for name, fact in facts.items() if name not in start}, "starts": [start]}
 
 
 NETWORK = -1

@@ -27,6 +27,7 @@ from covey.runs.schema import (
     MODELS,
     NETWORK,
     TABLES,
+    by_start,
     config_digest,
 )
 
@@ -45,7 +46,8 @@ class RunWriter:
         self._commits: list[tuple[Any, ...]] = []
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
-        self._flushed = monotonic()
+        self._facts: dict[str, Any] = {}
+        self._began = self._flushed = monotonic()
         with self._guarded():
             self._lock = lock.acquire(folder)
             self._database = sqlite3.connect(folder / METRICS, isolation_level=None)
@@ -74,16 +76,23 @@ class RunWriter:
             (folder / CONFIG).write_text(text, encoding="utf-8")
             (folder / CHECKPOINTS).mkdir()
         writer = cls(folder)
-        writer._write_facts({**facts, "config_digest": config_digest(text), "status": "running"})
+        writer._write_facts(by_start({**facts, "config_digest": config_digest(text), "status": "running"}))
         return writer
 
     @classmethod
-    def reopen(cls, folder: Path) -> Self:
-        """Go on with a run."""
+    def reopen(cls, folder: Path, facts: Mapping[str, Any]) -> Self:
+        """Go on with a run.
+
+        Args:
+            folder: where.
+            facts: as `create` takes them; those of a start are kept beside those of the starts before.
+        """
         if not (folder / METRICS).exists():
             raise RunError(f"{folder} is no run folder: it has no {METRICS}.")
         writer = cls(folder)
-        writer._write_facts({**_read_facts(folder), "status": "running"})
+        before = by_start(_read_facts(folder))
+        starts = [*before["starts"], *by_start(facts)["starts"]]
+        writer._write_facts({**before, "status": "running", "starts": starts})
         return writer
 
     def commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -167,6 +176,8 @@ class RunWriter:
             kept = [found for found in known if found <= path][-keep:]
             for stale in [*(found for found in known if found not in kept), *folder.glob("*.part")]:
                 stale.unlink()
+        # Were the process killed now, the run would go on from here: what it took until now is known.
+        self._write_timed({})
 
     def finish(self, status: str, facts: Mapping[str, Any]) -> None:
         """End the run as "finished", "interrupted" or "failed"; as "failed" where its last rows cannot be written."""
@@ -177,13 +188,20 @@ class RunWriter:
         finally:
             self._database.close()
             try:
-                self._write_facts({**_read_facts(self.folder), **facts, "status": ended})
+                self._write_timed({**facts, "status": ended})
             finally:
                 self._lock.close()
 
-    def _write_facts(self, facts: Mapping[str, Any]) -> None:
+    def _write_timed(self, facts: Mapping[str, Any]) -> None:
+        """Write new facts beside those before, and how long this start has taken."""
+        *before, start = self._facts["starts"]
+        start = {**start, "wall_seconds": round(monotonic() - self._began, 3)}
+        self._write_facts({**self._facts, **facts, "starts": [*before, start]})
+
+    def _write_facts(self, facts: dict[str, Any]) -> None:
+        self._facts = facts
         with self._guarded(), wire.replacing(self.folder / FACTS) as file:
-            file.write((json.dumps(dict(facts), indent=2) + "\n").encode())
+            file.write((json.dumps(facts, indent=2) + "\n").encode())
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

@@ -1,0 +1,80 @@
+"""covey against other simulators, where they are installed: flwr (with its simulation extra), gossipy-dfl and pfl.
+
+`bench/peers.txt` says how to install them. Each peer has processes of its own, in which covey does the same work as
+well: the same model and start, the same parts of the data, learning rate, batch size and passes, and no evaluation.
+Figures are for a round in the steady state: the median of a peer's rounds after the first, against the median of three
+whole runs of covey. All that comes before is the start-up: a peer's first round as far as it takes longer is in it,
+imports are not. flwr and pfl have a process for each core, with one thread of torch; gossipy has only one process, and
+one thread, since with two it took seven times longer on two busy cores. covey runs as it does by default. The
+server of flwr looks for answers every 0.1 s, which is part of its rounds.
+
+The models of flwr and pfl train on the very batches that covey draws, so they must end equal to rounding. gossipy draws
+its own, trains every node once before the first round, and merges plain averages where covey weighs models by their
+age: there the detail has both accuracies. (A covey program that does as gossipy does came to 58.6 % on the digits where
+gossipy came to 58.7 %.) covey computes together what overlaps in virtual time, and training takes no time in gossipy:
+so there is one figure with nodes that are nearly always idle, where little overlaps, and one with nodes that often
+train.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from bench.peers.federated import PROCESSES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LIMIT = 900
+"""Seconds for one peer."""
+
+
+@dataclass
+class Peer:
+    """A package that covey is compared with, by the module here of the same name.
+
+    Attributes:
+        module: the package, as it is imported.
+        needed: what it needs beside it.
+        launcher: what starts its processes, where it does not do that itself.
+    """
+
+    module: str
+    needed: tuple[str, ...] = ()
+    launcher: tuple[str, ...] = ()
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES))
+PEERS = {
+    "gossipy-dfl": Peer("gossipy", ("torchvision", "dill", "sklearn")),
+    "flwr": Peer("flwr", ("ray",)),
+    "pfl": Peer("pfl", (), TORCHRUN),
+}
+SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+"""flwr and ray would otherwise report their use over the network."""
+
+
+def rows() -> Iterator[list[str]]:
+    """Name, ratio, target, detail; for a peer that cannot be run, why."""
+    paths = [str(ROOT), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **SILENT, "PYTHONPATH": os.pathsep.join(paths)}
+    for name, peer in PEERS.items():
+        title = f"{name}: covey is faster by"
+        missing = [module for module in (peer.module, *peer.needed) if find_spec(module) is None]
+        if missing:
+            yield [title, "", "", f"not installed (no {', '.join(missing)})"]
+            continue
+        command = [sys.executable, *peer.launcher, "-m", "bench.peers", peer.module]
+        try:
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            yield [title, "", "", f"not done after {LIMIT} s"]
+            continue
+        if done.returncode == 0:
+            yield from json.loads(done.stdout)
+        else:
+            told = [line for line in done.stderr.splitlines() if "Error" in line] or [f"exit code {done.returncode}"]
+            yield [title, "", "", f"cannot be run: {told[0 if peer.launcher else -1].strip().replace('|', ' ')}"]

@@ -1,0 +1,133 @@
+"""Examples that several tests share: programs by name, one that records, and each kind in a small experiment."""
+
+import typing
+from pathlib import Path
+
+from covey import kinds
+from covey.node import Node, Program
+from covey.parameters import Part
+from tests.conftest import simulate, table
+
+NODES = 12
+EPIDEMIC = {"kind": "epidemic-oracle", "degree": 3}
+PROGRAMS = {
+    "ring": {"kind": "gossip", "topology": "ring"},
+    "overlap": {"kind": "gossip", "topology": "torus", "overlap": True},
+    "epidemic-oracle": {"kind": "gossip", "topology": EPIDEMIC},
+    "epidemic-local": {"kind": "gossip", "topology": {"kind": "epidemic-local", "degree": 3}},
+    "periodic": {"kind": "gossip", "topology": EPIDEMIC, "schedule": {"kind": "periodic", "every": 2}},
+    "fedavg": {"kind": "fedavg", "clients": 4},
+    "ad-psgd": {"kind": "ad-psgd", "topology": "ring"},
+    "gossip-learning": {"kind": "gossip-learning", "topology": "ring", "period": "20ms"},
+}
+SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
+SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
+
+
+class Recorded(Program):
+    """Runs what a test wants, and remembers what it saw."""
+
+    kind = "recorded"
+
+    def prepare(self, setting):
+        super().prepare(setting)
+        self.seen = []
+
+    async def run(self, node: Node) -> None:
+        raise NotImplementedError
+
+
+def run_program(program, **changes):
+    """Run a program in the small experiment: the world, what was written, and what the program saw."""
+    tables = table(**changes)
+    tables["program"] = program
+    world, written = simulate(tables)
+    return world, written, world.program.seen
+
+
+BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
+EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
+    ("program", "gossip"): {"topology": "ring"},
+    ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
+    ("program", "fedavg"): {"clients": 4},
+    ("program", "ad-psgd"): {"topology": "ring"},
+    ("topology", "random-regular"): {"degree": 4},
+    ("topology", "erdos-renyi"): {"probability": 0.5},
+    ("topology", "epidemic-oracle"): {"degree": 3},
+    ("topology", "epidemic-local"): {"degree": 3},
+    ("topology", "redrawn"): {"topology": EPIDEMIC, "every": 2},
+    ("latency", "uniform"): {"low": 0.001, "high": 0.02},
+    ("latency", "log-normal"): {"median": 0.01},
+    ("latency", "plane"): {"per_unit": 0.02},
+    ("latency", "per-node"): {"median": 0.005},
+    ("latency", "constant"): {"seconds": 0.01},
+    ("bandwidth", "constant"): {"rate": "1Mbit/s"},
+    ("bandwidth", "log-normal"): {"median": "1Mbit/s"},
+    ("compute", "log-normal"): {"median": 500.0},
+    ("compute", "constant"): {"samples_per_second": 500.0},
+    ("compute", "stragglers"): {"samples_per_second": 500.0, "fraction": 0.25, "slowdown": 4.0},
+    ("churn", "rate"): {"mean_up": "100ms", "mean_down": "30ms"},
+    ("partition", "dirichlet"): {"alpha": 0.5},
+    ("partition", "quantity"): {"alpha": 1.0},
+    ("learning-rate", "step"): {"every": 2, "gamma": 0.5},
+    ("learning-rate", "cosine"): {"rounds": 5},
+    ("schedule", "periodic"): {"every": 2},
+}
+"""What the required parameters of a kind are in an experiment that works."""
+FILES = {
+    ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),
+    ("latency", "matrix"): "\n".join(",".join(f"0.0{1 + (i * j) % 7}" for j in range(NODES)) for i in range(NODES)),
+    ("bandwidth", "trace"): "bandwidth\n" + "".join(f"{10**6 + 10**5 * i}\n" for i in range(NODES)),
+    ("compute", "trace"): "samples_per_second\n" + "".join(f"{200 + 50 * i}\n" for i in range(NODES)),
+    ("churn", "trace"): "node,event,time\n3,crash,0.05\n3,return,0.12\n5,join,0.08\n",
+    ("partition", "file"): "sample,node\n" + "".join(f"{sample},{sample % NODES}\n" for sample in range(200)),
+}
+"""What the file of a kind that reads one says."""
+IN_PROGRAM = ("topology", "sharing", "schedule", "aggregation")
+IN_NETWORK = ("latency", "bandwidth", "compute", "churn")
+NOT_HERE = {
+    ("partition", "natural"): "needs data with owners",
+    **{("model", kind): "is of another task" for kind in kinds.KINDS["model"] if kind not in ("logistic", "mlp")},
+}
+RUNS = [
+    (family, kind)
+    for family in ("program", *IN_PROGRAM, *IN_NETWORK, "partition", "model", "optimizer", "learning-rate")
+    for kind in kinds.KINDS[family]
+    if (family, kind) not in NOT_HERE
+]
+"""Every kind that can stand in a small experiment."""
+
+
+def family_class(cls: type) -> type:
+    """The class below `Part` that a part derives from and that names its family."""
+    return next(base for base in reversed(cls.__mro__) if getattr(base, "family", "") and issubclass(base, Part))
+
+
+def part_table(family: str, kind: str, files: Path) -> dict[str, typing.Any]:
+    """A working part of a kind, as in an experiment file."""
+    if (family, kind) in FILES:
+        return {"kind": kind, "file": str(files / f"{family}-{kind}")}
+    return {"kind": kind, **EXAMPLES.get((family, kind), {})}
+
+
+def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dict[str, typing.Any]:
+    """A small experiment in which a kind has its place."""
+    part = part_table(family, kind, files)
+    tables = table(task={**BLOBS, "batch_size": 8}, network={"nodes": NODES}, rounds=5, evaluation={"every": 2})
+    if family == "program":
+        tables["program"] = part
+    elif family in IN_PROGRAM:
+        weighted = part_table("topology", "edges", files)
+        topology: typing.Any = weighted if (family, kind) == ("aggregation", "given") else "ring"
+        tables["program"] = {"kind": "gossip", "topology": topology, family: part}
+    elif family in IN_NETWORK:
+        tables["network"][family] = part
+    elif family == "learning-rate":
+        tables["task"]["optimizer"] = {"kind": "sgd", "lr": 0.3, "schedule": part}
+    else:
+        tables["task"][family] = part
+    if family == "churn":
+        tables["program"] = {"kind": "gossip", "topology": EPIDEMIC, "patience": "50ms"}
+    for name, value in changes.items():
+        tables[name] = {**tables.get(name, {}), **value} if isinstance(value, dict) else value
+    return tables

@@ -1,0 +1,192 @@
+"""What changes nothing: other numbers for the nodes, and what a part was asked before."""
+
+import dataclasses
+import itertools
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covey import kinds
+from covey.engines.prepared import prepare
+from covey.engines.simulation.node import SimulatedNode
+from covey.engines.simulation.world import World
+from covey.experiment import Experiment
+from covey.node import Program
+from covey.parameters import Setting, build, param
+from covey.rng import generator, mix, purpose_key
+from covey.task.datasets.synthetic import GaussianBlobs
+from covey.topology import Graph, Topology
+from tests.conftest import Written, models_of, table
+from tests.examples import BLOBS, IN_NETWORK, IN_PROGRAM, NODES, NOT_HERE, RUNS, family_class, part_table, run_table
+
+
+class Pairs(Topology):
+    """Node 0 with node 1, 2 with 3 and so on: nobody has a choice."""
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids = np.arange(setting.nodes // 2) * 2
+        return Graph.undirected(setting.nodes, ids, ids + 1)
+
+
+class Renumbered(Topology):
+    """Another topology, in which node i is called order[i]."""
+
+    inner: Topology = param("The other one.")
+    order: list[int] = param("The new names.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.static = self.inner.static  # type: ignore[misc]
+
+    def one_way(self) -> bool:
+        return self.inner.one_way()
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        graph, names = self.inner.draw(setting, t), np.array(self.order)
+        return Graph(setting.nodes, names[graph.sources], names[graph.targets], graph.weights)
+
+
+def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, list[float], list[int]]:
+    """The models, when each node was done, and how much it sent, by their old names, where node i is called order[i].
+
+    It keeps its data, its speed and its private randomness. Uplinks have no limit, as they serve low numbers first.
+    """
+    tables = table(task={**BLOBS, "partition": {"kind": "dirichlet", "alpha": 0.5}, "batch_size": 8}, rounds=4)
+    tables["network"].update(bandwidth=None, compute={"kind": "log-normal", "median": 500.0})
+    tables["program"] = program
+    prepared = prepare(Experiment.from_table(tables), workers=1)
+    places = {order[node]: place for node, place in prepared.holders.items()}
+    before = {new: old for old, new in enumerate(order)}
+    prepared = dataclasses.replace(prepared, holders=places, roles=[prepared.roles[before[id]] for id in before])
+    written = Written()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            SimulatedNode,
+            "random",
+            lambda node, purpose, *key: generator(node.world.seed, f"node {purpose}", before[node.id], *key),
+        )
+        world = World(prepared, written)
+        speeds = list(world.speeds)
+        for node in world.nodes:
+            world.speeds[node.id] = speeds[before[node.id]]
+            node.stream = mix(purpose_key(world.seed, "train"), before[node.id])
+        world.begin()
+        world.run()
+    ended = {row[0]: row[2] for row in sorted(written.rows)}
+    return (
+        models_of(world)[order],
+        [ended[new] for new in order],
+        [world.nodes[new].bytes_out for new in order],
+    )
+
+
+CHOOSE = ("ad-psgd", "gossip-learning")
+"""Programs that choose among neighbours by their order: each node has one neighbour here."""
+
+
+def renumberings(kind: str) -> st.SearchStrategy[list[int]]:
+    """Ways to rename twelve nodes that leave a program's roles where they are."""
+    if kind == "fedavg":
+        return st.permutations(range(1, NODES)).map(lambda rest: [0, *rest])
+    if kind in CHOOSE:
+        return st.permutations(range(NODES // 2)).map(lambda pairs: [2 * p + side for p in pairs for side in (0, 1)])
+    return st.permutations(range(NODES))
+
+
+def renumberable(
+    family: str, kind: str, files: Path, changes: dict[str, typing.Any], rename: typing.Callable[[Topology], Topology]
+) -> Program:
+    """A program in which a kind has its place, over a renamed topology."""
+    parameters = {**run_table(family, kind, files)["program"], **changes}
+    if kind in CHOOSE:
+        parameters["topology"] = Pairs()
+    inner = parameters.get("topology")
+    if inner is not None:
+        parameters["topology"] = rename(inner if isinstance(inner, Topology) else build(Topology, inner))
+    return build(Program, parameters)
+
+
+RENUMBERED = [
+    *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM),
+    *(("program", kind, {"clients": None} if kind == "fedavg" else {}) for kind in kinds.KINDS["program"]),
+    ("program", "gossip", {"overlap": True}),
+    ("program", "fedavg", {"clients": None, "weighting": "equal", "server_lr": 0.5, "proximal": 0.1}),
+]
+"""Whom FedAvg's server chooses is drawn by number, so it chooses all here."""
+
+
+@pytest.mark.parametrize(("family", "kind", "changes"), RENUMBERED)
+@given(data=st.data())
+@settings(max_examples=4, deadline=None)
+def test_renumbering_the_nodes_changes_nothing(family, kind, changes, files, data):
+    order = data.draw(renumberings(kind))
+    plain = renumberable(family, kind, files, changes, lambda topology: topology)
+    renamed = renumberable(family, kind, files, changes, lambda inner: Renumbered(inner=inner, order=order))
+    models, ended, sent = run_renumbered(plain, list(range(NODES)))
+    models_then, ended_then, sent_then = run_renumbered(renamed, order)
+    assert torch.allclose(models, models_then, atol=1e-5)
+    assert ended == pytest.approx(ended_then)
+    assert sent == sent_then
+
+
+# ---------------------------------------------------------------------- what a part says depends on nothing but its key
+
+
+def said(family: str, part: typing.Any, setting: Setting, backwards: bool) -> dict[typing.Any, typing.Any]:
+    """All that a prepared part says of five rounds or of all nodes, asked for in one order or the other."""
+    turn = (lambda items: list(reversed(list(items)))) if backwards else list
+
+    def edges(t: int) -> list[typing.Any]:
+        graph = part.at(t)
+        return [graph.sources.tolist(), graph.targets.tolist()]
+
+    if family == "topology":
+        return {t: edges(t) for t in turn(range(5))}
+    if family == "schedule":
+        return {(t, n): part.trains(_Named(n), t) for t, n in turn(itertools.product(range(5), range(3)))}
+    if family == "latency":
+        return {(a, b): part.between(a, b) for a, b in turn(itertools.permutations(range(setting.nodes), 2))}
+    if family == "bandwidth":
+        return {"rates": part.rates(setting).tolist()}
+    if family == "compute":
+        return {"speeds": part.speeds(setting).tolist()}
+    if family == "churn":
+        return {n: list(itertools.islice(part.absences(n, setting), 4)) for n in turn(range(setting.nodes))}
+    if family == "learning-rate":
+        return {t: part.factor(t) for t in turn(range(5))}
+    assert family == "partition"
+    data = GaussianBlobs(samples=240).load(Path())
+    return {"parts": [own.tolist() for own in part.assign(data, setting.nodes, setting.seed)]}
+
+
+class _Named:
+    """All of a node that a schedule may ask for here."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+
+
+ASKED = [
+    (family, kind)
+    for family in ("topology", "schedule", *IN_NETWORK, "learning-rate", "partition")
+    for kind in kinds.KINDS[family]
+    if (family, kind) not in NOT_HERE
+]
+
+
+@pytest.mark.parametrize(("family", "kind"), ASKED)
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=5, deadline=None)
+def test_what_a_part_says_depends_on_the_seed_and_the_key_and_not_on_what_was_asked_before(family, kind, seed, files):
+    setting = Setting(NODES, seed, 10, tuple(range(NODES)))
+    answers = []
+    for backwards in (False, True):
+        part = build(family_class(kinds.load(family, kind)), part_table(family, kind, files))
+        part.prepare(setting)
+        answers.append(said(family, part, setting, backwards))
+    assert answers[0] == answers[1]

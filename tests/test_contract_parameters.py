@@ -1,0 +1,214 @@
+"""One test for everything that has a name: declared well, described, and strict about its parameters."""
+
+import dataclasses
+import math
+import typing
+from pathlib import Path
+
+import pytest
+
+from covey import kinds
+from covey.cli.listing import described
+from covey.errors import ConfigurationError
+from covey.experiment import Checkpoint, Evaluation, Experiment, Output
+from covey.network import Network
+from covey.parameters import (
+    MISSING,
+    Limits,
+    Part,
+    Quantity,
+    Setting,
+    build,
+    default_of,
+    expectation,
+    fields_of,
+    to_table,
+)
+from covey.task.task import Task
+from tests.examples import NODES, family_class
+
+ALL = [(family, kind) for family, known in kinds.KINDS.items() for kind in known]
+REQUIRED = {
+    "degree": 2,
+    "every": 2,
+    "probability": 0.5,
+    "topology": "ring",
+    "file": "some.csv",
+    "per_node": 2,
+    "rate": "1Mbit/s",
+    "median": 1.0,
+    "sigma": 0.5,
+    "low": 0.001,
+    "high": 0.002,
+    "seconds": 0.1,
+    "samples_per_second": 100.0,
+    "fraction": 0.1,
+    "slowdown": 10.0,
+    "mean_up": "10s",
+    "mean_down": "1s",
+    "rounds": 10,
+    "base": 0.001,
+    "span": 0.01,
+}
+
+
+def example(family: str, kind: str, **changes: object) -> Part:
+    """A part of a kind with its required parameters filled in."""
+    cls = kinds.load(family, kind)
+    table: dict[str, object] = {
+        name: REQUIRED.get(name, 1) for name in fields_of(cls) if default_of(cls, name) is MISSING
+    }
+    return build(family_class(cls), {"kind": kind, **table, **changes})
+
+
+@pytest.mark.parametrize(("family", "kind"), ALL)
+def test_every_kind_says_its_name_what_it_is_and_what_its_parameters_are(family, kind):
+    cls = kinds.load(family, kind)
+    assert cls.family == family
+    assert cls.kind == kind
+    entry = described(family, kind)
+    assert len(entry["summary"]) > 10
+    assert entry["summary"].endswith(".")
+    for parameter in entry["parameters"]:
+        assert parameter["doc"].endswith("."), parameter["name"]
+        assert parameter["is"] != "a value" or parameter["name"] == "graph"
+
+
+@pytest.mark.parametrize(("family", "kind"), ALL)
+def test_every_kind_survives_the_way_to_a_file_and_back(family, kind):
+    part = example(family, kind)
+    assert build(family_class(type(part)), to_table(part)) == part
+
+
+@pytest.mark.parametrize(("family", "kind"), ALL)
+def test_every_kind_refuses_what_it_does_not_know(family, kind):
+    with pytest.raises(ConfigurationError, match=rf"Unknown key 'nonsense' of the {family} {kind}"):
+        example(family, kind, nonsense=1)
+
+
+def wrong_values(hint: typing.Any, limits: Limits) -> list[object]:
+    """Values that a parameter must refuse."""
+    origin = typing.get_origin(hint)
+    if limits.choices or origin is typing.Literal:
+        return ["nonsense"]
+    bare = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+    if type(None) in typing.get_args(hint) and len(bare) == 1:
+        return wrong_values(bare[0], limits)
+    quantity = origin is typing.Annotated and isinstance(hint.__metadata__[0], Quantity)
+    if hint in (int, float) or quantity:
+        wrong: list[object] = [True, [], "12 bananas"]
+        if hint is not int:
+            wrong.append(math.nan)
+        low = limits.ge if limits.ge is not None else limits.gt
+        if isinstance(low, int | float):
+            wrong.append(low - 1 if hint is int else low - 0.5)
+        if isinstance(limits.gt, int | float):
+            wrong.append(limits.gt)
+        high = limits.le if limits.le is not None else limits.lt
+        if isinstance(high, int | float) and high != float("inf"):
+            wrong.append(high + 1 if hint is int else high + 0.5)
+        return wrong
+    if origin in (list, dict) or hint is dict:
+        return [3, "nonsense"]
+    if isinstance(hint, type) and issubclass(hint, Part):
+        return [[]]
+    return {bool: [1, "yes"], str: [3], Path: [3]}.get(hint, [])
+
+
+CASES = [
+    (family, kind, name, value)
+    for family, kind in ALL
+    for name, (hint, limits) in fields_of(kinds.load(family, kind)).items()
+    for value in wrong_values(hint, limits)
+]
+
+
+@pytest.mark.parametrize(("family", "kind", "name", "value"), CASES)
+def test_every_parameter_refuses_a_wrong_value_in_the_house_sentence(family, kind, name, value):
+    hint, limits = fields_of(kinds.load(family, kind))[name]
+    with pytest.raises(ConfigurationError) as caught:
+        example(family, kind, **{name: value})
+    expected = f"The '{name}' of the {family} {kind} must be {expectation(hint, limits)}. Got {value!r} instead."
+    assert str(caught.value) == expected
+
+
+SECTIONS: dict[type[Part], dict[str, typing.Any]] = {
+    Experiment: {"program": "fedavg", "task": {"dataset": "digits", "model": "logistic"}, "network": {"nodes": 3}},
+    Task: {"dataset": "digits", "model": "logistic"},
+    Network: {"nodes": 3},
+    Evaluation: {},
+    Checkpoint: {},
+    Output: {},
+}
+"""The parts of an experiment file of which there is one kind, with what they require."""
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        (section, name, value)
+        for section in SECTIONS
+        for name, (hint, limits) in fields_of(section).items()
+        for value in wrong_values(hint, limits)
+    ],
+)
+def test_every_key_of_a_section_refuses_a_wrong_value_in_the_house_sentence(section, name, value):
+    hint, limits = fields_of(section)[name]
+    with pytest.raises(ConfigurationError) as caught:
+        build(section, {**SECTIONS[section], name: value})
+    expected = f"The '{name}' of {section.named()} must be {expectation(hint, limits)}. Got {value!r} instead."
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "name"),
+    [
+        (family, kind, name)
+        for family, kind in ALL
+        for name, (_, limits) in fields_of(kinds.load(family, kind)).items()
+        if limits.depends_on_nodes
+    ],
+)
+def test_a_bound_that_is_the_number_of_nodes_is_checked_against_it(family, kind, name):
+    hint, limits = fields_of(kinds.load(family, kind))[name]
+    value = NODES + 1 if limits.le == "nodes" else NODES
+    with pytest.raises(ConfigurationError) as caught:
+        example(family, kind, **{name: value}).prepare(Setting(NODES))
+    expected = f"must be {expectation(hint, limits)}. Got {value} instead (nodes is {NODES})."
+    assert str(caught.value) == f"The '{name}' of the {family} {kind} {expected}"
+
+
+def test_a_part_of_the_users_own_needs_no_registering(tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text(
+        "import torch\n"
+        "from covey.topology import Ring\n"
+        "from covey.parameters import param\n"
+        "class Mine(Ring):\n"
+        "    '''A ring of mine.'''\n"
+        "    colour: str = param('Its colour.', default='red')\n"
+        "class Net(torch.nn.Linear):\n"
+        "    def __init__(self): super().__init__(2, 3)\n"
+        "class Stranger: pass\n"
+    )
+    (tmp_path / "broken_parts.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from covey.task.models import Model
+    from covey.topology import Topology
+
+    mine = build(Topology, {"kind": "my_parts:Mine", "colour": "blue"})
+    assert to_table(mine) == {"kind": "my_parts:Mine", "colour": "blue"}
+    assert build(Model, "my_parts:Net").title() == "my_parts:Net"
+    for name, message in {
+        "my_parts:Yours": "The topology 'my_parts:Yours' does not exist: my_parts has no Yours",
+        "my_parts:Stranger": "is no topology: Stranger does not derive from covey.topology",
+        "broken_parts:Any": "The topology 'broken_parts:Any' cannot be imported: broken_parts fails with ModuleNotFound",
+        "rng": "Unknown topology 'rng'; did you mean 'ring'",
+    }.items():
+        with pytest.raises(ConfigurationError, match=message):
+            build(Topology, name)
+
+
+def test_every_part_is_a_dataclass_with_keywords_only():
+    for family, kind in ALL:
+        cls = kinds.load(family, kind)
+        assert all(field.kw_only for field in dataclasses.fields(cls) if field.init), cls

@@ -1,0 +1,54 @@
+"""The studies: their files are valid, and their commands can be pasted into a shell."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from covey import api
+from covey.cli.parser import make_parser
+from covey.engines.prepared import check
+from covey.errors import RunError
+from covey.experiment import Experiment
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.toml"))
+
+
+def commands(readme: Path) -> list[list[str]]:
+    """The arguments of each command of a study, as a shell understands them."""
+    shown = "".join(re.findall(r"^```sh\n(.*?)^```", readme.read_text(), flags=re.M | re.S))
+    script = f"set -efu\ncovey() {{ printf '%s\\0' \"$@\"; printf '\\036'; }}\n{shown}"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    return [command.split("\0")[:-1] for command in done.stdout.split("\x1e")[:-1]]
+
+
+COMMANDS = [arguments for readme in sorted(ROOT.glob("experiments/*/README.md")) for arguments in commands(readme)]
+SWEEPS = [arguments for arguments in COMMANDS if arguments[0] == "sweep"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_the_file_of_a_study_is_valid_without_its_data(file):
+    check(Experiment.from_file(ROOT / file))
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: " ".join(arguments[:2]))
+def test_the_commands_of_a_study_are_commands(arguments):
+    make_parser().parse_args(arguments)
+    assert [argument for argument in arguments if argument.endswith(".toml") and not (ROOT / argument).exists()] == []
+
+
+@pytest.mark.parametrize("arguments", SWEEPS, ids=lambda arguments: arguments[1])
+def test_a_sweep_of_a_study_begins(arguments, covey, in_folder, monkeypatch):
+    def begun(*_, **__):
+        raise RunError("all experiments are valid")
+
+    monkeypatch.setattr(api, "run", begun)
+    (in_folder / "experiments").symlink_to(ROOT / "experiments")
+    assert covey(*arguments, "--json") == (2, "", "covey: all experiments are valid\n")
+
+
+def test_every_study_has_a_file_and_a_sweep():
+    studies = {readme.parent.name for readme in ROOT.glob("experiments/*/README.md")}
+    assert studies == {file.parent.name for file in FILES} == {Path(sweep[1]).parent.name for sweep in SWEEPS}

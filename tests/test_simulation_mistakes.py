@@ -1,0 +1,99 @@
+"""Programs that break the contract, models that explode, and how they are told of."""
+
+import math
+
+import pytest
+import torch
+
+from covey.errors import ModelError, ProgramError
+from covey.node import Program
+from tests.conftest import simulate, table
+from tests.examples import PROGRAMS, Recorded, run_program
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise ValueError('oh')", r"The program recorded fails at node 0 in round 0: ValueError: oh"),
+        ("node.model = torch.zeros(3)", r"The model of node 0 must be 650 float32 numbers. Got \(3,\)"),
+        ("await node.train(speed=3)", r"TypeError"),
+        ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
+        ("node.send([0, -1], {})", r"Node 0 sends to node -1; ids are in \[0, 1\)"),
+        ("await node.evaluate(split='tests')", r"The 'split' of evaluate must be one of 'train', .* Got 'tests'"),
+        ("import asyncio; await asyncio.sleep(0)", r"awaits something at node 0 that the node does not offer"),
+    ],
+)
+def test_a_program_that_breaks_the_contract_is_named(body, message):
+    names: dict = {"torch": torch}
+    exec(f"async def run(self, node):\n    {body}", names)
+
+    class Wrong(Recorded):
+        kind = "recorded"
+        run = names["run"]
+
+    with pytest.raises((ProgramError, ModelError), match=message):
+        run_program(Wrong(), network={"nodes": 1})
+
+
+@pytest.mark.parametrize("call", ["await node.sleep(-1.0)", "await node.receive(timeout=float('nan'))"])
+def test_time_goes_forward(call):
+    names: dict = {}
+    exec(f"async def run(self, node):\n    {call}", names)
+
+    class Backwards(Recorded):
+        run = names["run"]
+
+    with pytest.raises(ProgramError, match=r"Node 0 (sleeps for -1|waits for at most nan) seconds; that must be 0 or"):
+        run_program(Backwards(), network={"nodes": 1})
+
+
+def test_a_node_without_data_evaluates_on_the_test_set_alone():
+    class Server(Recorded):
+        without_data = frozenset({"server"})
+
+        def roles(self, nodes):
+            return {"server": [0], "peer": range(1, nodes)}
+
+        async def run(self, node):
+            if node.id == 0:
+                self.seen.append(await node.evaluate(split="test"))
+                await node.evaluate()
+
+    with pytest.raises(ProgramError, match=r"Node 0 \(server\) holds no data and cannot evaluate on its validation"):
+        run_program(Server(), network={"nodes": 2})
+
+
+def test_a_model_that_explodes_stops_the_run_or_leaves():
+    task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}
+    with pytest.raises(ModelError, match=r"The model of node \d+ is no longer finite after its training in round \d"):
+        simulate(table(task=task))
+    drop = {**task, "non_finite": "drop"}
+    with pytest.raises(ModelError, match="The models of all nodes were dropped"):
+        simulate(table(task=drop, program={**PROGRAMS["ring"], "patience": "1s"}))
+    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
+        simulate(table(task=drop))
+
+    class OneExplodes(Program):
+        async def run(self, node):
+            async for _ in node.rounds():
+                node.model = (await node.train(lr=1e38 if node.id == 5 else 0.1)).model
+
+    world, written = simulate(table(task={"model": "mlp", "non_finite": "drop"}, program=OneExplodes()))
+    assert [(node, kind) for _, node, kind, _ in written.happened] == [(5, "dropped"), (5, "left")]
+    assert [node.id for node in world.nodes if node.mail.away] == [5]
+
+
+def test_a_message_that_is_not_finite_or_misshapen_is_rejected_with_its_sender():
+    class Poison(Recorded):
+        async def run(self, node):
+            if node.id == 0:
+                node.send(1, {"model": torch.full_like(node.model, math.nan)}, round=0)
+            if node.id == 1:
+                self.seen.append(len(await node.receive(round=0, senders=[0], timeout=1.0)))
+
+    world, written, seen = run_program(Poison(), network={"nodes": 2})
+    assert seen == [0]
+    assert world.nodes[1].mail.dropped == 1
+    assert any(
+        node == 0 and kind == "rejected" and "not finite" in detail for _, node, kind, detail in written.happened
+    )
