@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from covey import rng, wire
-from covey.engines.simulation.mailbox import Mailbox
+from covey.engines.mailbox import Mailbox
 from covey.engines.simulation.world import World
 from covey.node import Inbox, Message, NodeId
 from covey.parameters import Setting

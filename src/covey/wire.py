@@ -223,6 +223,11 @@ def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
     return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
 
 
+def body_bytes(prefix: bytes | memoryview) -> int:
+    """The length of the body of the frame that begins with a prefix that `peek` found right."""
+    return int(_PREFIX.unpack_from(prefix)[5])
+
+
 def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, int, int, int]:
     """(header length, body length, sender, receiver, round, sequence), checked."""
     if len(prefix) < PREFIX_BYTES:
@@ -239,8 +244,13 @@ def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, 
     return header, body, sender, receiver, round, sequence
 
 
-def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Frame:
-    """The message that a frame holds; its tensors have memory of their own.
+def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, copy: bool = True) -> Frame:
+    """The message that a frame holds.
+
+    Args:
+        data: the frame.
+        limits: what is accepted.
+        copy: whether its tensors have memory of their own, or are views of `data`, which must then be writable.
 
     Raises:
         WireError: anything but one whole valid frame within the limits.
@@ -280,7 +290,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT) -> Fr
         padded = _padded(length)
         if padded > total - at:
             raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
-        raw = bytearray(view[at : at + length])
+        raw = bytearray(view[at : at + length]) if copy else view[at : at + length]
         flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
         if code == "b1" and length and int(flat.max()) > 1:
             raise WireError("bad-header", f"the tensor '{name}' holds what is no truth value")

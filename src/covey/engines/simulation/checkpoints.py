@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from covey.engines.simulation.node import SimulatedNode, Snapshot
+from covey.engines.participant import Snapshot
+from covey.engines.simulation.node import SimulatedNode
 from covey.errors import RunError
 from covey.node import Mixture, Payload
 
@@ -31,7 +32,7 @@ class Cut:
     def __init__(self, world: "World", round: int) -> None:
         self.world = world
         self.round = round
-        self.snapshots: dict[int, Snapshot] = {n.id: Snapshot(n) for n in world.nodes if n.mail.ended}
+        self.snapshots: dict[int, Snapshot] = {n.id: world.snapshot(n) for n in world.nodes if n.mail.ended}
         self.downlinks, self.transfers = world.links.freeze()
 
     @classmethod
@@ -49,7 +50,7 @@ class Cut:
 
     def add(self, node: SimulatedNode) -> bool:
         """A node has completed the round, or has ended before or after it; whether it was the last."""
-        self.snapshots.setdefault(node.id, Snapshot(node))
+        self.snapshots.setdefault(node.id, self.world.snapshot(node))
         return len(self.snapshots) == self.world.size
 
     def payload(self) -> Payload:

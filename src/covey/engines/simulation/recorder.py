@@ -61,21 +61,7 @@ class Recorder:
         completed = node.round
         self.commits += 1
         self.last_commit = world.now
-        self.rows.append(
-            (
-                node.id,
-                completed,
-                world.now,
-                node.loss,
-                node.steps,
-                node.samples,
-                node.bytes_out,
-                node.mail.bytes_in,
-                node.messages_out,
-                node.mail.messages_in,
-                node.mail.dropped,
-            )
-        )
+        self.rows.append(node.commit_row())
         if len(self.rows) >= 1024:
             self.hand_over()
         due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 
 from covey import rng, wire
+from covey.engines.mailbox import describe
+from covey.engines.participant import USUAL, Snapshot
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
 from covey.engines.simulation.agenda import Agenda
 from covey.engines.simulation.checkpoints import Cut
 from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
-from covey.engines.simulation.mailbox import describe
 from covey.engines.simulation.mixing import settle
-from covey.engines.simulation.node import USUAL, SimulatedNode, Snapshot
+from covey.engines.simulation.node import SimulatedNode
 from covey.engines.simulation.recorder import Recorder
 from covey.errors import ModelError, ProgramError
 from covey.experiment import Progress
@@ -111,7 +112,7 @@ class World:
         """Put every node at the start of its program."""
         for node in self.nodes:
             if not self.in_step:
-                node.committed = Snapshot(node)
+                node.committed = self.snapshot(node)
             away = self.follow_absences(node, since=0.0)
             if not away:
                 self.at(0.0, node, node.start)
@@ -266,7 +267,7 @@ class World:
         node.calls = self._in_vain = 0
         evaluated = self.recorder.commit(node)
         if not self.in_step:
-            node.committed = Snapshot(node)
+            node.committed = self.snapshot(node)
         if self._checkpoint_every:
             self._perhaps_checkpoint(node)
         if not (evaluated and self.prepared.experiment.evaluation.takes_time):
@@ -299,9 +300,13 @@ class World:
     def passed_by(self, node: SimulatedNode) -> None:
         """A node has ended: it reaches the round of no further checkpoint."""
         if not self.in_step:
-            node.committed = Snapshot(node)
+            node.committed = self.snapshot(node)
         for cut in list(self.cuts.values()):
             self._add(node, cut)
+
+    def snapshot(self, node: SimulatedNode) -> Snapshot:
+        """What a node could go on from now."""
+        return Snapshot(node, self.links.uplink_busy_until(node.id))
 
     def _add(self, node: SimulatedNode, cut: Cut) -> None:
         if cut.add(node):

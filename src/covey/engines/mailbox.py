@@ -1,8 +1,7 @@
 """What has arrived at a node, and what its activities wait for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from covey.engines.simulation.activity import SimulatedActivity
 from covey.node import Message
 
 Key = tuple[str, int | None]
@@ -12,10 +11,10 @@ Key = tuple[str, int | None]
 class Waiter:
     """An activity that waits for a message of each of some senders, or for a number of messages of anybody."""
 
-    __slots__ = ("activity", "left", "lost", "missing")
+    __slots__ = ("left", "lost", "missing", "resume")
 
-    def __init__(self, activity: SimulatedActivity, missing: set[int] | None, lost: set[int], left: int) -> None:
-        self.activity = activity
+    def __init__(self, resume: Callable[[], None], missing: set[int] | None, lost: set[int], left: int) -> None:
+        self.resume = resume
         self.missing = missing
         """Whose message must still come; None where it does not matter whose."""
         self.left = left
@@ -75,7 +74,7 @@ class Mailbox:
                 if waiter.left > 0:
                     return
             del waiters[key]
-            waiter.activity.resume()
+            waiter.resume()
         elif waiters and round is not None and self.ordered:
             self._give_up_earlier(message, round)
 
@@ -98,7 +97,7 @@ class Mailbox:
                 waiter.lost.add(sender)
                 if not missing:
                     del self.waiters[key]
-                    waiter.activity.resume()
+                    waiter.resume()
 
     def lacking(self, key: Key, senders: Sequence[int]) -> set[int]:
         """Of whom no message of a key is here."""

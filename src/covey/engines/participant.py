@@ -1,0 +1,343 @@
+"""What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey import rng
+from covey.engines.mailbox import Mailbox, Waiter, describe
+from covey.errors import ModelError, ProgramError
+from covey.node import Inbox, LocalData, Message, Mixture, Node, NodeId, Payload, Sending, State, Update, Work
+from covey.task.learner import Training
+from covey.task.optimizers import Slots
+
+USUAL = Work()
+"""Training as the task says."""
+
+
+class Participant(Node):
+    """One node of any engine.
+
+    Args:
+        id: which.
+        role: its role in the program.
+        nodes: how many there are.
+        holder: its place among the nodes with data; None without.
+        data: what it may know of them.
+        model: what it begins with.
+        seed: the experiment's.
+        ordered: whether messages keep their order over a link.
+    """
+
+    __slots__ = (
+        "_model",
+        "behind",
+        "bytes_out",
+        "calls",
+        "data",
+        "holder",
+        "id",
+        "loss",
+        "mail",
+        "messages_out",
+        "nodes",
+        "order",
+        "role",
+        "samples",
+        "seed",
+        "shape",
+        "slots",
+        "state",
+        "steps",
+        "stream",
+    )
+
+    def __init__(
+        self,
+        id: int,
+        role: str,
+        nodes: int,
+        holder: int | None,
+        data: LocalData,
+        model: Tensor,
+        *,
+        seed: int,
+        ordered: bool,
+    ) -> None:
+        self.id = NodeId(id)
+        self.role = role
+        self.nodes = nodes
+        self.holder = holder
+        self.data = data
+        self.seed = seed
+        self.state: State = {}
+        self.slots: Slots | None = None
+        self._model: Tensor | Mixture = model
+        self.shape = model.shape
+        self.calls = 0
+        self.order = id << 40
+        """Ties of virtual time are settled by it, so that they do not depend on what else happened."""
+        self.stream = rng.mix(rng.purpose_key(seed, "train"), id)
+        self.mail = Mailbox(ordered=ordered)
+        self.behind = False
+        """Whether it comes back and has not caught up."""
+        self.loss: float | None = None
+        self.bytes_out = self.messages_out = self.steps = self.samples = 0
+
+    # ------------------------------------------------------------------ what an engine adds
+
+    @abstractmethod
+    def _post(self, receivers: Sequence[int], payload: Payload, tag: str, round: int | None) -> Sending:
+        """Send a payload to some nodes."""
+
+    @abstractmethod
+    def _waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
+        """What resumes the current activity when its messages are here."""
+
+    @abstractmethod
+    def _heard(self, key: tuple[str, int | None], waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+        """Until a waiter is resumed, or in vain."""
+
+    @abstractmethod
+    def event(self, kind: str, detail: str) -> None:
+        """Record something that happened to the node."""
+
+    def _mix(self, mixture: Mixture) -> None:
+        """A mixture will be needed; it may be computed together with others."""
+
+    def _settle(self) -> None:
+        """Compute all mixtures that wait for it."""
+
+    # ------------------------------------------------------------------ the contract
+
+    @property
+    def model(self) -> Tensor:
+        model = self._model
+        if isinstance(model, Mixture):
+            if model.value is None:
+                self._settle()
+            self._model = model = model.tensor()
+        return model
+
+    @model.setter
+    def model(self, value: Tensor | Mixture) -> None:
+        if isinstance(value, Mixture):
+            self._mix(value)
+        elif value.shape != self.shape or value.dtype != torch.float32:
+            raise ModelError(
+                f"The model of node {self.id} must be {self.shape[0]} float32 numbers. "
+                f"Got {tuple(value.shape)} of {value.dtype} instead."
+            )
+        self._model = value
+
+    @property
+    def round(self) -> int:
+        """The open round, which is also how many rounds the node has completed."""
+        return self.mail.round
+
+    def send(
+        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+    ) -> Sending:
+        # A copy: what is under way must not follow the program's own list.
+        receivers = [int(to)] if isinstance(to, int | np.integer) else list(to)
+        if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
+            wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
+            raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
+        return self._post(receivers, payload, tag, round)
+
+    async def receive(
+        self,
+        *,
+        tag: str = "",
+        round: int | None = None,
+        senders: Sequence[NodeId] | None = None,
+        count: int | None = None,
+        timeout: float | None = None,
+    ) -> Inbox:
+        key, mail = (tag, round), self.mail
+        missing, left = None, 0
+        lost: set[int] = set()
+        if timeout is not None:
+            self._check_duration("waits for at most", timeout)
+        if senders is not None:
+            missing = mail.lacking(key, senders)
+            if missing:
+                lost = mail.overtaken(key, missing)
+                missing -= lost
+        else:
+            left = (count if count is not None else 1 if timeout is None else self.nodes) - mail.count(key)
+        if not missing and left <= 0:
+            return Inbox(mail.take(key, senders, count), sorted(lost))
+        if key in mail.waiters:
+            raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
+        waiter = mail.waiters[key] = self._waiter(missing, lost, left)
+        await self._heard(key, waiter, timeout)
+        absent = sorted(lost | missing) if missing else sorted(lost)
+        return Inbox(mail.take(key, senders, count), absent)
+
+    def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
+        return Inbox(self.mail.take((tag, round)))
+
+    def reject(self, message: Message, reason: str) -> None:
+        self.mail.dropped += 1
+        self.event("rejected", f"message of node {message.sender}: {reason}")
+
+    def messages(self, tag: str) -> AsyncIterator[Message]:
+        return _Messages(self, tag)
+
+    def random(self, purpose: str, *key: int) -> np.random.Generator:
+        return rng.generator(self.seed, f"node {purpose}", self.id, *key)
+
+    def public_random(self, purpose: str, *key: int) -> np.random.Generator:
+        return rng.generator(self.seed, f"public {purpose}", *key)
+
+    # ------------------------------------------------------------------ for the engines
+
+    def new_training(self, model: Tensor | Mixture | None, work: Work) -> Training:
+        """What a training of the node in its open round is to be."""
+        if self.holder is None:
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
+        start: Any = self._model if model is None else model
+        if isinstance(start, Mixture) and model is not None and start.value is None:
+            self._mix(start)
+        training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
+        self.calls += 1
+        return training
+
+    def trained(self, training: Training) -> Update:
+        """Take over what came of a training."""
+        update = training.update
+        assert update is not None
+        self.slots = training.slots
+        self.steps += update.steps
+        self.samples += update.samples
+        self.loss = update.loss
+        return update
+
+    def check_split(self, split: str) -> None:
+        """Whether the node can evaluate on a split.
+
+        Raises:
+            ProgramError: it cannot.
+        """
+        if split not in ("train", "validation", "test"):
+            raise ProgramError(f"The 'split' of evaluate must be one of 'train', 'validation', 'test'. Got {split!r}.")
+        if self.holder is None and split != "test":
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot evaluate on its {split} split.")
+
+    def _check_duration(self, what: str, seconds: float) -> None:
+        if not seconds >= 0:
+            raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
+
+    def snapshot(self) -> Tensor | Mixture:
+        """The current model, computed or not."""
+        return self._model
+
+    def counters(self) -> list[int]:
+        """What the node has sent, received and done, less what arrived early and will arrive again after a resume."""
+        early = self.mail.early()
+        return [
+            self.bytes_out,
+            self.mail.bytes_in - sum(message.size for message in early),
+            self.messages_out,
+            self.mail.messages_in - len(early),
+            self.mail.dropped,
+            self.steps,
+            self.samples,
+        ]
+
+    def commit_row(self) -> tuple[Any, ...]:
+        """The completed round as the columns `covey.runs.schema.COMMIT_COLUMNS`."""
+        mail = self.mail
+        return (
+            self.id,
+            mail.round,
+            self.now,
+            self.loss,
+            self.steps,
+            self.samples,
+            self.bytes_out,
+            mail.bytes_in,
+            self.messages_out,
+            mail.messages_in,
+            mail.dropped,
+        )
+
+    def restore(self, snapshot: "Snapshot", *, counters: bool) -> None:
+        """Go back to a snapshot; the counters only where the whole network does."""
+        self._model = snapshot.model
+        self.state = dict(snapshot.state)
+        self.slots = snapshot.slots
+        mail = self.mail
+        mail.round = snapshot.completed
+        self.calls = 0
+        if counters:
+            self.loss = snapshot.loss
+            self.order = snapshot.order
+            (
+                self.bytes_out,
+                mail.bytes_in,
+                self.messages_out,
+                mail.messages_in,
+                mail.dropped,
+                self.steps,
+                self.samples,
+            ) = snapshot.counters
+
+
+class Snapshot:
+    """What a node goes on from after a crash or a resume.
+
+    Args:
+        node: as it is now.
+        uplink: when all that it has sent will have left it.
+    """
+
+    __slots__ = (
+        "away",
+        "clock",
+        "completed",
+        "counters",
+        "ended",
+        "loss",
+        "model",
+        "order",
+        "slots",
+        "state",
+        "uplink",
+    )
+
+    def __init__(self, node: Participant, uplink: float = 0.0) -> None:
+        self.clock = node.now
+        self.completed = node.round
+        self.ended, self.away = node.mail.ended, node.mail.away
+        self.model = node.snapshot()
+        self.state: State = dict(node.state)
+        self.slots = node.slots
+        self.loss = node.loss
+        self.order = node.order
+        self.counters = node.counters()
+        self.uplink = uplink
+
+
+class _Messages:
+    """The messages of a tag, one by one."""
+
+    def __init__(self, node: Participant, tag: str) -> None:
+        self.node = node
+        self.tag = tag
+
+    def __aiter__(self) -> "_Messages":
+        return self
+
+    async def __anext__(self) -> Message:
+        return (await self.node.receive(tag=self.tag, count=1))[0]
+
+
+def computed(model: Any) -> Tensor:
+    """A model, or the value of a mixture."""
+    return model.tensor() if isinstance(model, Mixture) else model
