@@ -10,8 +10,22 @@ from torch import Tensor
 
 from covey import rng
 from covey.engines.mailbox import Mailbox, Waiter, describe
-from covey.errors import ModelError, ProgramError
-from covey.node import Inbox, LocalData, Message, Mixture, Node, NodeId, Payload, Sending, State, Update, Work
+from covey.engines.snapshots import Snapshot
+from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.node import (
+    Inbox,
+    LocalData,
+    Message,
+    Mixture,
+    Node,
+    NodeId,
+    Payload,
+    Program,
+    Sending,
+    State,
+    Update,
+    Work,
+)
 from covey.task.learner import Training
 from covey.task.optimizers import Slots
 
@@ -233,7 +247,8 @@ class Participant(Node):
         if not seconds >= 0:
             raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
-    def snapshot(self) -> Tensor | Mixture:
+    @property
+    def current(self) -> Tensor | Mixture:
         """The current model, computed or not."""
         return self._model
 
@@ -267,7 +282,35 @@ class Participant(Node):
             mail.dropped,
         )
 
-    def restore(self, snapshot: "Snapshot", *, counters: bool) -> None:
+    def snapshot(self, uplink: float = 0.0) -> Snapshot:
+        """What the node could go on from now.
+
+        Args:
+            uplink: when all that it has sent will have left it.
+        """
+        return Snapshot(
+            model=self._model,
+            completed=self.mail.round,
+            state=dict(self.state),
+            slots=self.slots,
+            loss=self.loss,
+            counters=self.counters(),
+            clock=self.now,
+            order=self.order,
+            uplink=uplink,
+            ended=self.mail.ended,
+            away=self.mail.ended and self.mail.away,
+        )
+
+    def failure(self, program: Program, error: Exception) -> CoveyError:
+        """What to raise when the program raised `error`."""
+        if isinstance(error, ModelError | ProgramError):
+            return error
+        return ProgramError(
+            f"The program {program.title()} fails at node {self.id} in round {self.round}: {told(error)}."
+        )
+
+    def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
         """Go back to a snapshot; the counters only where the whole network does."""
         self._model = snapshot.model
         self.state = dict(snapshot.state)
@@ -289,41 +332,6 @@ class Participant(Node):
             ) = snapshot.counters
 
 
-class Snapshot:
-    """What a node goes on from after a crash or a resume.
-
-    Args:
-        node: as it is now.
-        uplink: when all that it has sent will have left it.
-    """
-
-    __slots__ = (
-        "away",
-        "clock",
-        "completed",
-        "counters",
-        "ended",
-        "loss",
-        "model",
-        "order",
-        "slots",
-        "state",
-        "uplink",
-    )
-
-    def __init__(self, node: Participant, uplink: float = 0.0) -> None:
-        self.clock = node.now
-        self.completed = node.round
-        self.ended, self.away = node.mail.ended, node.mail.away
-        self.model = node.snapshot()
-        self.state: State = dict(node.state)
-        self.slots = node.slots
-        self.loss = node.loss
-        self.order = node.order
-        self.counters = node.counters()
-        self.uplink = uplink
-
-
 class _Messages:
     """The messages of a tag, one by one."""
 
@@ -336,8 +344,3 @@ class _Messages:
 
     async def __anext__(self) -> Message:
         return (await self.node.receive(tag=self.tag, count=1))[0]
-
-
-def computed(model: Any) -> Tensor:
-    """A model, or the value of a mixture."""
-    return model.tensor() if isinstance(model, Mixture) else model

@@ -41,7 +41,7 @@ class SimulatedActivity:
             self._end()
         except Exception as error:
             self.done = True
-            raise self.node.failure(error) from error
+            raise self.node.failure(world.program, error) from error
         else:
             if asked is not _WAITING:
                 raise ProgramError(

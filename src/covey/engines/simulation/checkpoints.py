@@ -10,17 +10,16 @@ Of an asynchronous program, and where nodes come and go, the cut holds every nod
 lost.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 
-from covey.engines.participant import Snapshot
 from covey.engines.simulation.node import SimulatedNode
+from covey.engines.snapshots import Snapshot, pack, unpack
 from covey.errors import RunError
-from covey.node import Mixture, Payload
+from covey.node import Payload
 
 if TYPE_CHECKING:
     from covey.engines.simulation.world import World
@@ -56,28 +55,13 @@ class Cut:
     def payload(self) -> Payload:
         """The checkpoint as named tensors and plain values, for `RunWriter.checkpoint`."""
         ghosts = self.world.links.ghosts(self.transfers)
-        each = [self.snapshots[id] for id in range(self.world.size)]
-        payload: dict[str, Any] = {
+        return {
             "round": self.round,
-            "models": torch.stack([s.model.tensor() if isinstance(s.model, Mixture) else s.model for s in each]).cpu(),
-            "completed": torch.tensor([s.completed for s in each]),
-            "clocks": torch.tensor([s.clock for s in each], dtype=torch.float64),
-            "uplinks": torch.tensor([s.uplink for s in each], dtype=torch.float64),
-            "orders": torch.tensor([s.order for s in each]),
-            "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in each], dtype=torch.float64),
-            "counters": torch.tensor([s.counters for s in each]),
+            **pack([self.snapshots[id] for id in range(self.world.size)]),
             "downlinks": torch.from_numpy(self.downlinks),
             "ghosts": msgspec.msgpack.encode(ghosts),
-            "ended": torch.tensor([s.ended for s in each]),
-            "away": torch.tensor([s.ended and s.away for s in each]),
             **self.world.recorder.freeze(self.round if self.world.in_step else None),
         }
-        for id, snapshot in enumerate(each):
-            for name, value in snapshot.state.items():
-                payload[f"state/{id}/{name}"] = value
-            for name, slot in (snapshot.slots or {}).items():
-                payload[f"slots/{id}/{name}"] = slot
-        return payload
 
 
 def restore(world: "World", payload: Payload) -> None:
@@ -91,32 +75,16 @@ def restore(world: "World", payload: Payload) -> None:
     if models.shape != (world.size, world.model_shape[0]):
         expected = f"{world.size} x {world.model_shape[0]}"
         raise RunError(f"The checkpoint holds {models.shape[0]} x {models.shape[1]} parameters, not {expected}.")
-    ghosts = msgspec.msgpack.decode(checkpoint["ghosts"], type=list[tuple[float, int, float, int, int, float]])
-    world.links.thaw(checkpoint["downlinks"].numpy(), ghosts)
-    states: list[dict[str, Any]] = [{} for _ in world.nodes]
-    slots: list[dict[str, Any]] = [{} for _ in world.nodes]
+    links = world.links
+    if "ghosts" in checkpoint:
+        ghosts = msgspec.msgpack.decode(checkpoint["ghosts"], type=list[tuple[float, int, float, int, int, float]])
+        links.thaw(checkpoint["downlinks"].numpy(), ghosts)
     world.recorder.thaw(checkpoint)
-    for key, value in checkpoint.items():
-        family, _, rest = key.partition("/")
-        if family in ("state", "slots"):
-            owner, _, name = rest.partition("/")
-            (states if family == "state" else slots)[int(owner)][name] = value
-    for node in world.nodes:
-        id = node.id
-        snapshot = Snapshot(node)
-        snapshot.model = models[id].to(world.learner.device, copy=True)
-        snapshot.completed = int(checkpoint["completed"][id])
-        snapshot.clock = float(checkpoint["clocks"][id])
-        snapshot.order = int(checkpoint["orders"][id])
-        snapshot.counters = checkpoint["counters"][id].tolist()
-        loss = float(checkpoint["losses"][id])
-        snapshot.loss = None if math.isnan(loss) else loss
-        snapshot.uplink = float(checkpoint["uplinks"][id])
-        snapshot.state, snapshot.slots = states[id], slots[id] or None
+    for node, snapshot in zip(world.nodes, unpack(checkpoint, world.learner.device), strict=True):
         node.restore(snapshot, counters=True)
         node.committed = None if world.in_step else snapshot
-        world.links.restore_uplink(id, snapshot.uplink)
-        node.mail.ended, node.mail.away = bool(checkpoint["ended"][id]), bool(checkpoint["away"][id])
+        links.restore_uplink(node.id, snapshot.uplink)
+        node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
         if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
             continue
         # It is the node's own next event, so it keeps its place among those of the same moment.

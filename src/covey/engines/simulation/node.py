@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from covey.engines.mailbox import Key, Waiter
-from covey.engines.participant import USUAL, Participant, Snapshot, computed
+from covey.engines.participant import USUAL, Participant
 from covey.engines.simulation.activity import SimulatedActivity, suspended
-from covey.errors import ModelError, ProgramError, told
+from covey.engines.snapshots import Snapshot, computed
 from covey.node import Gradient, LocalData, Metrics, Mixture, Payload, Sending, Update, Work
 
 if TYPE_CHECKING:
@@ -132,14 +132,6 @@ class SimulatedNode(Participant):
         self.world.recorder.ended(self)
         self.world.ended = self.world.now
         self.world.passed_by(self)
-
-    def failure(self, error: Exception) -> Exception:
-        """What to raise when the program raised `error`."""
-        if isinstance(error, ModelError | ProgramError):
-            return error
-        return ProgramError(
-            f"The program {self.world.program.title()} fails at node {self.id} in round {self.round}: {told(error)}."
-        )
 
 
 class _Rounds:

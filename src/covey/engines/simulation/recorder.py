@@ -66,7 +66,7 @@ class Recorder:
             self.hand_over()
         due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
         if due:
-            self.pending.append((node.id, completed, node.snapshot()))
+            self.pending.append((node.id, completed, node.current))
             if len(self.pending) >= 2 * world.size:
                 world.settle()
                 self.evaluate()
@@ -79,7 +79,7 @@ class Recorder:
         completed, rounds = node.round, self.world.rounds
         early = node.id in self.evaluated and 0 < completed < rounds
         if early and not self.world.prepared.experiment.evaluation.due(completed, rounds):
-            self.pending.append((node.id, completed, node.snapshot()))
+            self.pending.append((node.id, completed, node.current))
 
     def evaluate(self) -> None:
         """Evaluate whatever waits for it."""

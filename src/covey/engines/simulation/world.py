@@ -15,7 +15,7 @@ import torch
 
 from covey import rng, wire
 from covey.engines.mailbox import describe
-from covey.engines.participant import USUAL, Snapshot
+from covey.engines.participant import USUAL
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
 from covey.engines.simulation.agenda import Agenda
@@ -24,6 +24,7 @@ from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
 from covey.engines.simulation.mixing import settle
 from covey.engines.simulation.node import SimulatedNode
 from covey.engines.simulation.recorder import Recorder
+from covey.engines.snapshots import Snapshot
 from covey.errors import ModelError, ProgramError
 from covey.experiment import Progress
 from covey.node import LocalData, Message, Mixture, Payload, Sending
@@ -306,7 +307,7 @@ class World:
 
     def snapshot(self, node: SimulatedNode) -> Snapshot:
         """What a node could go on from now."""
-        return Snapshot(node, self.links.uplink_busy_until(node.id))
+        return node.snapshot(self.links.uplink_busy_until(node.id))
 
     def _add(self, node: SimulatedNode, cut: Cut) -> None:
         if cut.add(node):

@@ -1,0 +1,95 @@
+"""What a node goes on from after a crash or a resume, and how checkpoints hold it.
+
+Shapes: N nodes, P parameters.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from covey.node import Mixture, State
+from covey.task.optimizers import Slots
+
+
+@dataclass(slots=True, eq=False)
+class Snapshot:
+    """One node at the end of a round."""
+
+    model: Tensor | Mixture
+    completed: int
+    """Rounds."""
+    state: State
+    slots: Slots | None
+    """What its optimiser remembers."""
+    loss: float | None
+    counters: list[int]
+    clock: float = 0.0
+    order: int = 0
+    """How many events it has caused, for ties of virtual time."""
+    uplink: float = 0.0
+    """When all that it had sent will have left it."""
+    ended: bool = False
+    """Whether its program has returned."""
+    away: bool = False
+
+
+def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
+    """Named tensors and plain values that hold snapshots."""
+    payload: dict[str, Any] = {
+        "models": torch.stack([computed(s.model) for s in snapshots]).cpu(),
+        "completed": torch.tensor([s.completed for s in snapshots]),
+        "clocks": torch.tensor([s.clock for s in snapshots], dtype=torch.float64),
+        "uplinks": torch.tensor([s.uplink for s in snapshots], dtype=torch.float64),
+        "orders": torch.tensor([s.order for s in snapshots]),
+        "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in snapshots], dtype=torch.float64),
+        "counters": torch.tensor([s.counters for s in snapshots]),
+        "ended": torch.tensor([s.ended for s in snapshots]),
+        "away": torch.tensor([s.away for s in snapshots]),
+    }
+    for place, snapshot in enumerate(snapshots):
+        for name, value in snapshot.state.items():
+            payload[f"state/{place}/{name}"] = value
+        for name, slot in (snapshot.slots or {}).items():
+            payload[f"slots/{place}/{name}"] = slot
+    return payload
+
+
+def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> list[Snapshot]:
+    """The snapshots that `pack` put into a payload; other entries are left alone."""
+    count = len(payload["completed"])
+    states: list[State] = [{} for _ in range(count)]
+    slots: list[Slots] = [{} for _ in range(count)]
+    for key, value in payload.items():
+        family, _, rest = key.partition("/")
+        place, _, name = rest.partition("/")
+        if family == "state":
+            states[int(place)][name] = value
+        elif family == "slots":
+            slots[int(place)][name] = value
+    columns = {name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters")}
+    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away")}
+    return [
+        Snapshot(
+            model=payload["models"][place].to(device, copy=True),
+            completed=columns["completed"][place],
+            state=states[place],
+            slots=slots[place] or None,
+            loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
+            counters=columns["counters"][place],
+            clock=columns["clocks"][place],
+            order=columns["orders"][place],
+            uplink=columns["uplinks"][place],
+            ended=columns["ended"][place],
+            away=columns["away"][place],
+        )
+        for place in range(count)
+    ]
+
+
+def computed(model: Any) -> Tensor:
+    """A model, or the value of a mixture."""
+    return model.tensor() if isinstance(model, Mixture) else model
