@@ -223,6 +223,12 @@ def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
     return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
 
 
+def readdressed(prefix: bytes, receiver: int, sequence: int) -> bytes:
+    """The prefix of the same frame to another receiver."""
+    *before, sender, _, round, _ = _PREFIX.unpack(prefix)
+    return _PREFIX.pack(*before, sender, receiver, round, sequence)
+
+
 def body_bytes(prefix: bytes | memoryview) -> int:
     """The length of the body of the frame that begins with a prefix that `peek` found right."""
     return int(_PREFIX.unpack_from(prefix)[5])

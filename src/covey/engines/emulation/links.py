@@ -1,0 +1,154 @@
+"""The network's latency, bandwidth and loss in real time.
+
+A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, then the latency; that is when it
+is put on the socket, or handed over within the host. At the receiver it takes the downlink from when its first bit came,
+for bits / downlink seconds. Times follow the schedule that these rates ask for, not the moments at which timers went off,
+so that lateness does not add up; how late they were is kept.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from covey.node import Message
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How far real times were behind the asked ones."""
+
+    count: int = 0
+    total: float = 0.0
+    most: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.count += 1
+        self.total += seconds
+        self.most = max(self.most, seconds)
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One message on its way to one receiver."""
+
+    message: Message
+    receiver: int
+    latency: float
+    sending: "Departure"
+    extra: float = 1.0
+    """How many times longer it takes to leave, where a fault slows the link."""
+
+
+class Departure:
+    """A message to some receivers, which may be withdrawn while its copies wait for the uplink."""
+
+    __slots__ = ("copies", "uplink")
+
+    def __init__(self, uplink: "Uplink") -> None:
+        self.uplink = uplink
+        self.copies: list[Copy] = []
+
+    def cancel(self) -> int:
+        return self.uplink.withdraw(self)
+
+
+class Uplink:
+    """What leaves one node, one copy after the other.
+
+    Args:
+        rate: bits per second; inf for no limit.
+        emit: given every copy when its time has come.
+        withdrawn: told the size of every copy that is withdrawn.
+        late: where lateness is kept.
+    """
+
+    def __init__(
+        self, rate: float, emit: Callable[[Copy], None], withdrawn: Callable[[int], None], late: Lateness
+    ) -> None:
+        self.rate = rate
+        self.busy_seconds = 0.0
+        self.bits = 0.0
+        self._emit, self._withdrawn, self._late = emit, withdrawn, late
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Copy] = deque()
+        self._free = 0.0
+        self._leaving = False
+
+    def add(self, copy: Copy) -> None:
+        """Let a copy leave after those that wait."""
+        if self.rate == float("inf"):
+            self._delay(copy, self._loop.time())
+            return
+        self._waiting.append(copy)
+        if not self._leaving:
+            self._free = max(self._free, self._loop.time())
+            self._next()
+
+    def _next(self) -> None:
+        self._leaving = bool(self._waiting)
+        if self._leaving:
+            copy = self._waiting.popleft()
+            bits = copy.message.size * 8.0
+            seconds = bits / self.rate * copy.extra
+            self._free += seconds
+            self.busy_seconds += seconds
+            self.bits += bits
+            self._loop.call_at(self._free, self._left, copy, self._free)
+
+    def _left(self, copy: Copy, due: float) -> None:
+        self._delay(copy, due)
+        self._next()
+
+    def _delay(self, copy: Copy, left: float) -> None:
+        if copy.latency > 0 or left > self._loop.time():
+            due = left + copy.latency
+            self._loop.call_at(due, self._arrive, copy, due)
+        else:
+            self._emit(copy)
+
+    def _arrive(self, copy: Copy, due: float) -> None:
+        self._late.add(self._loop.time() - due)
+        self._emit(copy)
+
+    def withdraw(self, departure: Departure | None) -> int:
+        """Take back the copies of a departure, or of all, that have not begun to leave; how many."""
+        gone = [copy for copy in self._waiting if departure is None or copy.sending is departure]
+        for copy in gone:
+            self._waiting.remove(copy)
+            self._withdrawn(copy.message.size)
+        return len(gone)
+
+
+class Downlink:
+    """What reaches one node, one message after the other.
+
+    Args:
+        rate: bits per second; inf for no limit.
+        deliver: given every message when its last bit is in.
+        late: where lateness is kept.
+    """
+
+    def __init__(self, rate: float, deliver: Callable[[Message], None], late: Lateness) -> None:
+        self.rate = rate
+        self._deliver, self._late = deliver, late
+        self._loop = asyncio.get_running_loop()
+        self._free = 0.0
+
+    def add(self, message: Message, uplink_rate: float) -> None:
+        """Let a message in whose last bit is here now, and which left at a rate."""
+        if self.rate == float("inf"):
+            self._deliver(message)
+            return
+        now, bits = self._loop.time(), message.size * 8.0
+        first_bit = now - bits / uplink_rate
+        self._free = passed = max(max(self._free, first_bit) + bits / self.rate, now)
+        if passed > now:
+            self._loop.call_at(passed, self._in, message, passed)
+        else:
+            self._deliver(message)
+
+    def _in(self, message: Message, due: float) -> None:
+        self._late.add(self._loop.time() - due)
+        self._deliver(message)

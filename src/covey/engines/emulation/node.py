@@ -1,0 +1,159 @@
+"""The node of the emulation: the contract in real time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from covey.engines.mailbox import Key, Waiter
+from covey.engines.participant import USUAL, Participant
+from covey.engines.snapshots import Snapshot, computed
+from covey.node import Gradient, LocalData, Metrics, Mixture, Payload, Sending, Update, Work
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.site import Site
+
+
+class EmulatedActivity:
+    """A second activity of a node."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+
+    @property
+    def done(self) -> bool:
+        return self.task.done()
+
+    async def wait(self) -> None:
+        await asyncio.wait([self.task])
+
+
+class EmulatedNode(Participant):
+    """One node of a host."""
+
+    __slots__ = ("activities", "committed", "main", "site")
+
+    def __init__(self, site: "Site", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
+        super().__init__(id, role, site.size, holder, data, model, seed=site.seed, ordered=True)
+        self.site = site
+        self.activities: list[asyncio.Task[None]] = []
+        self.main: asyncio.Task[None] | None = None
+        self.committed: Snapshot | None = None
+
+    # ------------------------------------------------------------------ the contract
+
+    @property
+    def now(self) -> float:
+        return self.site.now
+
+    def rounds(self) -> AsyncIterator[int]:
+        return self._rounds()
+
+    async def _rounds(self) -> AsyncIterator[int]:
+        site, mail = self.site, self.mail
+        while True:
+            if self.behind:
+                latest = mail.latest_round()
+                if latest > mail.round:
+                    site.skip_to(self, min(latest, site.rounds))
+            if mail.round >= site.rounds:
+                return
+            yield mail.round
+            await site.commit(self)
+
+    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+        training = self.new_training(model, Work(**work) if work else USUAL)
+        began, learner = self.site.now, self.site.learner
+        await self.site.trainer.train(training)
+        seconds = learner.samples(training.holder, training.work) / self.site.speeds[self.id]
+        await self.site.stretch(began, seconds)
+        if not training.finite:
+            await self.site.not_finite(self)
+        return self.trained(training)
+
+    async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
+        site = self.site
+        training = self.new_training(model, Work(steps=1))
+        training.start = computed(training.start)
+        began = site.now
+        (gradient,) = await site.trainer.apart(lambda: site.learner.gradient([training], full=[full]))
+        await site.stretch(began, gradient.samples / site.speeds[self.id])
+        self.samples += gradient.samples
+        return gradient
+
+    async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
+        self.check_split(split)
+        site = self.site
+        data = site.split(split, self.holder)
+        began = site.now
+        metrics = await site.trainer.evaluate(self.model if model is None else computed(model), data)
+        await site.stretch(began, len(data) / site.speeds[self.id])
+        return metrics
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> EmulatedActivity:
+        task = asyncio.create_task(self.site.watched(self, coroutine))
+        self.activities = [other for other in self.activities if not other.done()]
+        self.activities.append(task)
+        return EmulatedActivity(task)
+
+    async def sleep(self, seconds: float) -> None:
+        self._check_duration("sleeps for", seconds)
+        await asyncio.sleep(seconds)
+
+    def log(self, **metrics: float) -> None:
+        self.site.reporter.log(self.id, self.round + 1, metrics)
+
+    # ------------------------------------------------------------------ for what nodes have in common
+
+    def _post(self, receivers: Sequence[int], payload: Payload, tag: str, round: int | None) -> Sending:
+        return self.site.post(self, receivers, payload, tag, round)
+
+    def _waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def resume() -> None:
+            if not heard.done():
+                heard.set_result(None)
+
+        waiter = Waiter(resume, missing, lost, left)
+        waiter.heard = heard
+        return waiter
+
+    def _heard(self, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+        assert waiter.heard is not None
+        if timeout is not None:
+            waiters = self.mail.waiters
+
+            def give_up() -> None:
+                if waiters.get(key) is waiter:
+                    del waiters[key]
+                    waiter.resume()
+
+            asyncio.get_running_loop().call_later(timeout, give_up)
+        return waiter.heard
+
+    def event(self, kind: str, detail: str) -> None:
+        self.site.reporter.event(self.now, self.id, kind, detail)
+
+    # ------------------------------------------------------------------ for the site
+
+    def start(self) -> None:
+        """Begin the program, from the start or from what was restored."""
+        self.main = asyncio.create_task(self.site.run_program(self))
+
+    def stop(self) -> None:
+        """End all activities and forget what has arrived."""
+        for task in [*self.activities, *([self.main] if self.main else [])]:
+            if task is not asyncio.current_task():
+                task.cancel()
+        self.activities = []
+        self.mail.clear(dropped=True)
+
+    def finish(self) -> None:
+        """The program has returned."""
+        for task in self.activities:
+            task.cancel()
+        self.activities = []
+        self.mail.ended = True
+        self.mail.clear(dropped=False)

@@ -1,0 +1,212 @@
+"""The connections of a host to the others: one for each pair, opened when there is something to say.
+
+Whoever has something to send calls. Where two call each other at once, the call of the host with the lower number stays.
+What is sent while there is no connection waits, up to a limit; a connection that broke is called again with growing pauses.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from covey import wire
+from covey.engines.emulation.connection import FRAMING_BYTES, Connection, Parts
+from covey.engines.emulation.handshake import Caller, greet
+from covey.errors import WireError
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+Call = Callable[[int], Awaitable[Connection]]
+"""Opens a connection to a host; OSError or WireError where that fails."""
+
+
+@dataclass(slots=True, eq=False)
+class _Route:
+    """The way to one other host."""
+
+    host: int
+    connection: Connection | None = None
+    calling: asyncio.Task[None] | None = None
+    waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
+    """Frames that wait for a connection; each is made when its sequence number is known."""
+    waiting_bytes: int = 0
+    sent: int = 0
+    """Frames on this connection."""
+    heard: int = 0
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written."""
+        return self.waiting_bytes + (0 if self.connection is None else self.connection.queued)
+
+
+class Peers:
+    """Sends frames to other hosts and checks what comes from them.
+
+    Args:
+        me: the number of this host.
+        owners: the host of every node.
+        call: opens a connection.
+        token: the run's.
+        run: its name.
+        limits: what the decoder accepts.
+        most: how many bytes may wait for one host.
+        deliver: given every frame that is right.
+        refused: told the reason of every frame that is not, or that cannot be sent.
+    """
+
+    def __init__(
+        self,
+        me: int,
+        owners: Sequence[int],
+        *,
+        call: Call,
+        token: bytes,
+        run: str,
+        limits: wire.Limits,
+        most: int,
+        deliver: Callable[[wire.Frame], None],
+        refused: Callable[[str], None],
+    ) -> None:
+        self.me, self.owners, self.run = me, owners, run
+        self._call, self._token, self._limits, self._most = call, token, limits, most
+        self._deliver, self._refused = deliver, refused
+        self._routes: dict[int, _Route] = {}
+        self._room = asyncio.Event()
+        self.payload_bytes_out = self.frames_out = 0
+        """What went into connections, without envelopes."""
+        self.closed = False
+
+    def _route(self, host: int) -> _Route:
+        route = self._routes.get(host)
+        if route is None:
+            route = self._routes[host] = _Route(host)
+        return route
+
+    def send(self, host: int, length: int, frame: Callable[[int], Parts]) -> None:
+        """Send a frame to a host as soon as possible.
+
+        Args:
+            host: to whom.
+            length: the frame's, without its envelope.
+            frame: its pieces in their envelope, given its sequence number.
+        """
+        route = self._route(host)
+        if route.backlog + length > self._most:
+            self._refused("queue-full")
+            return
+        if route.connection is None or route.connection.lost.done():
+            route.waiting.append(frame)
+            route.waiting_bytes += length
+            if route.calling is None and not self.closed:
+                route.calling = asyncio.create_task(self._connect(route))
+        else:
+            self._write(route, route.connection, frame)
+
+    def _write(self, route: _Route, connection: Connection, frame: Callable[[int], Parts]) -> None:
+        self.payload_bytes_out += connection.send(frame(route.sent)) - FRAMING_BYTES
+        self.frames_out += 1
+        route.sent += 1
+
+    async def _connect(self, route: _Route) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while not self.closed and route.connection is None:
+                try:
+                    connection = await self._call(route.host)
+                    try:
+                        await greet(connection, self._token, Caller(self.run, self.me))
+                    except BaseException:
+                        connection.abort()
+                        raise
+                    if route.connection is None:
+                        self._take_over(route, connection)
+                    else:
+                        connection.abort()  # The other side called meanwhile.
+                except (OSError, WireError) as error:
+                    if isinstance(error, WireError) and error.reason != "busy":
+                        self._refused(f"call-{error.reason}")
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            route.calling = None
+
+    def wants(self, host: int) -> bool:
+        """Whether another host's call is taken: not while a call of this one, which has the lower number, is under way."""
+        route = self._route(host)
+        return not (self.me < host and route.calling is not None and route.connection is None)
+
+    def accept(self, host: int, connection: Connection) -> None:
+        """Use the connection of a host that called."""
+        route = self._route(host)
+        if route.connection is not None:
+            route.connection.abort()  # It would not call if it had not lost it.
+        self._take_over(route, connection)
+
+    def _take_over(self, route: _Route, connection: Connection) -> None:
+        route.connection, route.sent, route.heard = connection, 0, 0
+        connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
+        connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
+        while route.waiting:
+            self._write(route, connection, route.waiting.popleft())
+        route.waiting_bytes = 0
+
+    def _on_lost(self, route: _Route, connection: Connection) -> None:
+        if route.connection is connection:
+            route.connection = None
+
+    def _hear(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
+        """Check what a host sent against what it may send."""
+        if route.connection is not connection:
+            return
+        if frame.sequence < route.heard:
+            self._refused("replayed")
+            return
+        route.heard = frame.sequence + 1
+        if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
+            self._refused("spoofed-sender")
+        elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
+            self._refused("wrong-receiver")
+        else:
+            self._deliver(frame)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written, for all hosts."""
+        return sum(route.backlog for route in self._routes.values())
+
+    async def room(self, seconds: float) -> None:
+        """Until no more than half of what may wait for a host waits for it, or for so long."""
+        end = asyncio.get_running_loop().time() + seconds
+        while any(route.backlog > self._most // 2 for route in self._routes.values()):
+            if asyncio.get_running_loop().time() >= end:
+                return
+            await asyncio.sleep(0.01)
+
+    def drop(self, host: int) -> None:
+        """Cut the connection to a host; what waits for it is lost."""
+        route = self._route(host)
+        route.waiting.clear()
+        route.waiting_bytes = 0
+        if route.connection is not None:
+            route.connection.abort()
+
+    @property
+    def socket_bytes(self) -> tuple[int, int]:
+        """(out, in) of the connections there are now."""
+        live = [route.connection for route in self._routes.values() if route.connection is not None]
+        return sum(c.bytes_out for c in live), sum(c.bytes_in for c in live)
+
+    async def close(self) -> None:
+        """Write what waits and end all connections."""
+        self.closed = True
+        for route in self._routes.values():
+            if route.calling is not None:
+                route.calling.cancel()
+            if route.connection is not None:
+                try:
+                    async with asyncio.timeout(2.0):
+                        await route.connection.flushed()
+                except TimeoutError:
+                    pass
+                route.connection.close()
