@@ -112,7 +112,10 @@ KINDS: dict[str, dict[str, str]] = {
         "rate": "covey.network.churn:RateChurn",
         "trace": "covey.network.churn:TraceChurn",
     },
-    "engine": {"simulation": "covey.engines.simulation:Simulation"},
+    "engine": {
+        "simulation": "covey.engines.simulation:Simulation",
+        "emulation": "covey.engines.emulation:Emulation",
+    },
 }
 
 

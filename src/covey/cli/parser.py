@@ -146,6 +146,20 @@ def make_parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     export.add_argument("--out", type=Path, help="the file; CSV goes to standard output without it")
 
+    host = add(
+        "host",
+        _lazily("hosting", "host"),
+        "Wait for a launcher that gives this machine nodes of an emulation.",
+        "covey host --listen 127.0.0.1:7000 --token-file token",
+    )
+    where = host.add_mutually_exclusive_group(required=True)
+    where.add_argument("--listen", metavar="ADDRESS", help="where to listen; other than loopback needs --certs")
+    where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
+    host.add_argument("--token-file", type=Path, required=True, help="the secret that launchers and hosts share")
+    host.add_argument("--certs", type=Path, help="the folder with this host's certificate")
+    host.add_argument("--name", default="host-0", help="which of the certificates is this host's (default: host-0)")
+    host.add_argument("--once", action="store_true", help="end after one run, or when no launcher comes in a minute")
+
     demo = add(
         "demo",
         _lazily("demo", "demo"),

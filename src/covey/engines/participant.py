@@ -344,3 +344,16 @@ class _Messages:
 
     async def __anext__(self) -> Message:
         return (await self.node.receive(tag=self.tag, count=1))[0]
+
+
+def not_finite_entry(payload: Payload) -> str | None:
+    """The name of a tensor that holds NaN or infinity. What was found finite is looked at again if it was written."""
+    for name, value in payload.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            version = None if value.is_inference() else value._version
+            if version is not None and getattr(value, "known_finite", None) == version:
+                continue
+            if not bool(torch.isfinite(value).all()):
+                return name
+            value.known_finite = version  # type: ignore[attr-defined]
+    return None

@@ -29,6 +29,7 @@ class Prepared:
         holders: node id -> place among the nodes that hold data.
         evaluated: the ids of the nodes whose models are evaluated.
         model_bytes: the wire size of a message with one model.
+        data: the data folder.
     """
 
     experiment: Experiment
@@ -38,6 +39,7 @@ class Prepared:
     holders: dict[int, int]
     evaluated: list[int]
     model_bytes: int
+    data: Path
 
     @property
     def program(self) -> Program:
@@ -112,6 +114,7 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         holders={node: place for place, node in enumerate(ids)},
         evaluated=wanted,
         model_bytes=wire.size({"model": learner.first_model}),
+        data=data_folder(data),
     )
 
 

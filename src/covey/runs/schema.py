@@ -11,6 +11,7 @@ MODELS = "models.npy"
 HOLDINGS = "holdings.npy"
 GRAPH = "graph.npz"
 CHECKPOINTS = "checkpoints"
+LOGS = "logs"
 LOCK = ".lock"
 
 
@@ -70,5 +71,6 @@ CREATE TABLE IF NOT EXISTS commits (
 CREATE TABLE IF NOT EXISTS metrics (
     node INTEGER NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL
 );
+CREATE TABLE IF NOT EXISTS hosts (time REAL NOT NULL, host INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, node INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
 """

@@ -23,6 +23,7 @@ from covey.runs.schema import (
     FACTS,
     GRAPH,
     HOLDINGS,
+    LOGS,
     METRICS,
     MODELS,
     NETWORK,
@@ -46,6 +47,7 @@ class RunWriter:
         self._commits: list[tuple[Any, ...]] = []
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
+        self._hosts: list[tuple[Any, ...]] = []
         self._facts: dict[str, Any] = {}
         self._began = self._flushed = monotonic()
         with self._guarded():
@@ -110,22 +112,41 @@ class RunWriter:
         self._events.append((time, node, kind, detail))
         self._maybe_flush()
 
+    def host_figures(self, rows: Sequence[tuple[float, int, str, float]]) -> None:
+        """Record how hosts fare: (time, host, name, value)."""
+        self._hosts.extend(rows)
+        self._maybe_flush()
+
+    def forget(self, node: int, completed: int) -> None:
+        """Forget a round of a node, before it is recorded again."""
+        self.flush()
+        with self._transaction() as database:
+            for table in ("commits", "metrics"):
+                database.execute(f"DELETE FROM {table} WHERE node = ? AND round = ?", (node, completed))
+
+    def logs(self) -> Path:
+        """The folder for what hosts have to say."""
+        with self._guarded():
+            (self.folder / LOGS).mkdir(exist_ok=True)
+        return self.folder / LOGS
+
     def _maybe_flush(self) -> None:
-        rows = len(self._commits) + len(self._metrics) + len(self._events)
+        rows = len(self._commits) + len(self._metrics) + len(self._events) + len(self._hosts)
         if rows >= _ROWS_AT_ONCE or monotonic() - self._flushed > _SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Put everything recorded so far into the database."""
         self._flushed = monotonic()
-        if not (self._commits or self._metrics or self._events):
+        if not (self._commits or self._metrics or self._events or self._hosts):
             return
         with self._transaction() as database:
             marks = ",".join("?" * len(COMMIT_COLUMNS))
             database.executemany(f"INSERT INTO commits VALUES ({marks})", self._commits)
             database.executemany("INSERT INTO metrics VALUES (?,?,?,?)", self._metrics)
             database.executemany("INSERT INTO events VALUES (?,?,?,?)", self._events)
-        self._commits, self._metrics, self._events = [], [], []
+            database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
+        self._commits, self._metrics, self._events, self._hosts = [], [], [], []
 
     def truncate(self, completed: Sequence[int]) -> None:
         """Forget what each node did after so many completed rounds, before it does it again."""

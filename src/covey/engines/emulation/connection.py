@@ -17,6 +17,7 @@ from covey import wire
 from covey.errors import WireError
 
 _ENVELOPE = struct.Struct("<IIQ")
+_CRC = struct.Struct("<I")
 FRAMING_BYTES = _ENVELOPE.size
 """What every frame costs on a socket beyond its own length."""
 _HEAD = FRAMING_BYTES + wire.PREFIX_BYTES
@@ -34,6 +35,13 @@ def enveloped(parts: Parts) -> list[bytes | memoryview]:
     prefix, header, *body = parts
     total = sum(_word_sum(part) for part in body) & _WORD
     return [_ENVELOPE.pack(crc32(prefix), crc32(header), total), prefix, header, *body]
+
+
+def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memoryview]:
+    """The same frame, in its envelope, for another receiver; what is large is shared."""
+    envelope, prefix, *rest = parts
+    new = wire.readdressed(bytes(prefix), receiver, sequence)
+    return [_CRC.pack(crc32(new)) + bytes(envelope[_CRC.size :]), new, *rest]
 
 
 def _word_sum(part: bytes | memoryview) -> int:
@@ -66,7 +74,8 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._transport: asyncio.Transport | None = None
         self._hear: Callable[[wire.Frame], None] | None = None
-        self._waiting: deque[wire.Frame] = deque()
+        self._waiting: wire.Frame | None = None
+        """A frame that nobody has asked for yet; nothing behind it is parsed, as it may be for somebody else."""
         self._frame_came = asyncio.Event()
         self._chunk = bytearray(_CHUNK)
         self._view = memoryview(self._chunk)
@@ -77,6 +86,11 @@ class Connection(asyncio.BufferedProtocol):
         self._filled = 0
 
     # ------------------------------------------------------------------ sending
+
+    async def made(self) -> None:
+        """Until the connection stands."""
+        while self._transport is None and not self.lost.done():
+            await asyncio.sleep(0)
 
     def send(self, parts: Parts) -> int:
         """Write a frame in its envelope when its turn comes; returns how many bytes that are."""
@@ -130,8 +144,10 @@ class Connection(asyncio.BufferedProtocol):
     def listen(self, hear: Callable[[wire.Frame], None], limits: wire.Limits) -> None:
         """Hand every frame from now on, and those that wait, to somebody."""
         self.limits, self._hear = limits, hear
-        while self._waiting:
-            hear(self._waiting.popleft())
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            hear(waiting)
+        self._go_on()
 
     async def next_frame(self, seconds: float) -> wire.Frame:
         """The next frame, before `listen`.
@@ -141,14 +157,21 @@ class Connection(asyncio.BufferedProtocol):
         """
         try:
             async with asyncio.timeout(seconds):
-                while not self._waiting:
+                while self._waiting is None:
                     if self.lost.done():
                         raise WireError("closed", "the other side ended the connection")
                     self._frame_came.clear()
                     await self._frame_came.wait()
         except TimeoutError:
             raise WireError("silent", f"the other side said nothing for {seconds:g} seconds") from None
-        return self._waiting.popleft()
+        frame, self._waiting = self._waiting, None
+        asyncio.get_running_loop().call_soon(self._go_on)
+        return frame
+
+    def _go_on(self) -> None:
+        """Parse what came while a frame waited for somebody to hear it."""
+        self.resume_reading()
+        self._guarded(self._parse)
 
     def pause_reading(self) -> None:
         """Take nothing more off the socket."""
@@ -185,22 +208,25 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, count: int) -> None:
         self.bytes_in += count
         self.heard_at = asyncio.get_running_loop().time()
+        if self._large is None:
+            self._end += count
+            self._guarded(self._parse)
+        else:
+            self._filled += count
+            if self._filled == len(self._large):
+                whole, self._large = self._large, None
+                self._guarded(lambda: self._take(whole, copy=False))
+
+    def _guarded(self, parse: Callable[[], None]) -> None:
         try:
-            if self._large is None:
-                self._end += count
-                self._parse()
-            else:
-                self._filled += count
-                if self._filled == len(self._large):
-                    whole, self._large = self._large, None
-                    self._take(whole, copy=False)
+            parse()
         except WireError as error:
             self.refused(error.reason)
             self.abort()
 
     def _parse(self) -> None:
         """Take all whole frames out of the chunk, and make room for the rest of the last one."""
-        while not self.lost.done() and self._end - self._begin >= _HEAD:
+        while self._waiting is None and not self.lost.done() and self._end - self._begin >= _HEAD:
             head = self._view[self._begin : self._begin + _HEAD]
             prefix = head[FRAMING_BYTES:]
             expected, _, _ = _ENVELOPE.unpack_from(head)
@@ -240,8 +266,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._hear is not None:
             self._hear(decoded)
-        elif len(self._waiting) < 4:
-            self._waiting.append(decoded)
-            self._frame_came.set()
         else:
-            raise WireError("unheard", "more frames than anybody asked for")
+            self._waiting = decoded
+            self.pause_reading()
+            self._frame_came.set()

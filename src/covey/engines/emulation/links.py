@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from covey.engines.emulation.connection import Parts
 from covey.node import Message
 
 
@@ -44,11 +45,12 @@ class Copy:
 class Departure:
     """A message to some receivers, which may be withdrawn while its copies wait for the uplink."""
 
-    __slots__ = ("copies", "uplink")
+    __slots__ = ("frame", "uplink")
 
     def __init__(self, uplink: "Uplink") -> None:
         self.uplink = uplink
-        self.copies: list[Copy] = []
+        self.frame: Parts | None = None
+        """Its encoding, once one was needed."""
 
     def cancel(self) -> int:
         return self.uplink.withdraw(self)
@@ -85,6 +87,11 @@ class Uplink:
         if not self._leaving:
             self._free = max(self._free, self._loop.time())
             self._next()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has not begun to leave."""
+        return sum(copy.message.size for copy in self._waiting)
 
     def _next(self) -> None:
         self._leaving = bool(self._waiting)

@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from covey.engines.emulation.site import Site
 
 
+class _Waiter(Waiter):
+    """An activity that waits for a future."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self, heard: asyncio.Future[None], *others: Any) -> None:
+        super().__init__(*others)
+        self.heard = heard
+
+
 class EmulatedActivity:
     """A second activity of a node."""
 
@@ -116,12 +126,10 @@ class EmulatedNode(Participant):
             if not heard.done():
                 heard.set_result(None)
 
-        waiter = Waiter(resume, missing, lost, left)
-        waiter.heard = heard
-        return waiter
+        return _Waiter(heard, resume, missing, lost, left)
 
     def _heard(self, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
-        assert waiter.heard is not None
+        assert isinstance(waiter, _Waiter)
         if timeout is not None:
             waiters = self.mail.waiters
 

@@ -3,39 +3,21 @@
 Shapes: P parameters.
 """
 
-import copy
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from covey.engines.average import Average
 from covey.experiment import Progress
 from covey.node import Metrics, Mixture, Payload
 from covey.runs import RunWriter
+from covey.runs.schema import NETWORK
 
 if TYPE_CHECKING:
     from covey.engines.simulation.node import SimulatedNode
     from covey.engines.simulation.world import World
-
-NETWORK = -1
-"""The node id under which figures of the whole network stand."""
-
-
-class _Average:
-    """The sum of the models of one evaluated round, and of their squares."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.total = torch.zeros(size, dtype=torch.float64, device=device)
-        self.squares = 0.0
-        self.count = 0
-        self.accuracies: list[float] = []
-
-    def add(self, model: Tensor) -> None:
-        self.total.add_(model)
-        self.squares += float(torch.dot(model.double(), model.double()))
-        self.count += 1
 
 
 class Recorder:
@@ -46,7 +28,7 @@ class Recorder:
         self.writer = writer
         self.progress = progress
         self.pending: list[tuple[int, int, Tensor | Mixture]] = []
-        self.averages: dict[int, _Average] = {}
+        self.averages: dict[int, Average] = {}
         self.rows: list[tuple[Any, ...]] = []
         self.evaluated = set(world.prepared.evaluated)
         self.commits = 0
@@ -93,11 +75,8 @@ class Recorder:
         for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
             rows += [(node, completed, name, value) for name, value in metrics.items()]
             if completed not in self.averages:
-                self.averages[completed] = _Average(learner.layout.size if average else 1, learner.device)
-            kept = self.averages[completed]
-            kept.accuracies.append(metrics["accuracy"])
-            if average:
-                kept.add(model)
+                self.averages[completed] = Average(learner, keeps=average)
+            self.averages[completed].add(model, metrics["accuracy"])
         if self.writer is not None:
             self.writer.metrics(rows)
         self._close(complete=False)
@@ -110,14 +89,8 @@ class Recorder:
             kept = self.averages.pop(completed)
             if completed >= self._of_round:
                 # A round that absent nodes left open is closed at the end, after later ones.
-                self.accuracy, self._of_round = sum(kept.accuracies) / len(kept.accuracies), completed
-            if not kept.count:
-                continue
-            mean = kept.total / kept.count
-            (metrics,) = world.learner.evaluate([mean.float()], world.split("test"))
-            spread = max(kept.squares / kept.count - float(torch.dot(mean, mean)), 0.0)
-            figures: Metrics = {f"average_model_{name}": value for name, value in metrics.items()}
-            self.log(NETWORK, completed, {**figures, "consensus_distance": spread})
+                self.accuracy, self._of_round = kept.accuracy, completed
+            self.log(NETWORK, completed, kept.figures(world.learner, world.split("test")))
 
     def freeze(self, last: int | None) -> Payload:
         """The sums of the rounds, up to the last if there is one, that some nodes have not completed."""
@@ -125,18 +98,19 @@ class Recorder:
             f"average/{completed}/{name}": value
             for completed, kept in self.averages.items()
             if last is None or completed <= last
-            for name, value in copy.deepcopy(vars(kept)).items()
+            for name, value in kept.freeze().items()
         }
 
     def thaw(self, checkpoint: Payload) -> None:
         """Bring back what `freeze` gave."""
+        frozen: dict[int, dict[str, Any]] = {}
         for name, value in checkpoint.items():
             if name.startswith("average/"):
                 _, completed, figure = name.split("/")
-                kept = self.averages.setdefault(int(completed), _Average(0, self.world.learner.device))
-                setattr(
-                    kept, figure, value.to(kept.total, copy=True) if isinstance(value, Tensor) else copy.copy(value)
-                )
+                frozen.setdefault(int(completed), {})[figure] = value
+        for completed, figures in frozen.items():
+            kept = self.averages[completed] = Average(self.world.learner, keeps=len(figures["total"]) > 0)
+            kept.merge(figures)
 
     def log(self, node: int, completed: int, figures: Metrics) -> None:
         """Record figures under a round."""

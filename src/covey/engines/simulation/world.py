@@ -15,7 +15,7 @@ import torch
 
 from covey import rng, wire
 from covey.engines.mailbox import describe
-from covey.engines.participant import USUAL
+from covey.engines.participant import USUAL, not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
 from covey.engines.simulation.agenda import Agenda
@@ -244,7 +244,7 @@ class World:
         message = Message(node.id, tag, round, payload, wire.size(payload, tag))
         node.messages_out += len(receivers)
         node.bytes_out += message.size * len(receivers)
-        problem = _not_finite_entry(payload)
+        problem = not_finite_entry(payload)
         if problem is not None:
             detail = f"'{problem}' in its message {tag!r} is not finite"
             self.recorder.event(self.now, node.id, "rejected", detail)
@@ -405,16 +405,3 @@ def _rare_garbage_collection() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-def _not_finite_entry(payload: Payload) -> str | None:
-    """The name of a tensor that holds NaN or infinity. What was found finite is looked at again if it was written."""
-    for name, value in payload.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            version = None if value.is_inference() else value._version
-            if version is not None and getattr(value, "known_finite", None) == version:
-                continue
-            if not bool(torch.isfinite(value).all()):
-                return name
-            value.known_finite = version  # type: ignore[attr-defined]
-    return None

@@ -1,0 +1,61 @@
+"""Where a host listens."""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import Self
+
+from covey.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "10.0.0.1:7000", "[::1]:7000" or "name:7000".
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
+            raise ConfigurationError(f'An address must be "host:port", such as "10.0.0.1:7000". Got {text!r} instead.')
+        return cls(host, int(port))
+
+    @classmethod
+    def of(cls, listening: socket.socket) -> Self:
+        """Where a socket listens."""
+        host, port, *_ = listening.getsockname()
+        return cls(host, port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def listen(self) -> socket.socket:
+        """A socket bound to it.
+
+        Raises:
+            OSError: the address is not this machine's, or taken.
+        """
+        family, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(1024)
+        return listening
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

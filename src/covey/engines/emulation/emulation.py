@@ -1,0 +1,137 @@
+"""The engine `emulation`: its settings, and a run from beginning to end."""
+
+import asyncio
+import secrets
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from covey.engines.emulation.address import Address
+from covey.engines.prepared import Prepared
+from covey.errors import ConfigurationError
+from covey.experiment import Engine, Outcome, Progress
+from covey.node import Payload
+from covey.parameters import Seconds, param
+from covey.runs import RunWriter
+from covey.task.learner import default_workers
+
+
+class Emulation(Engine):
+    """Real time: nodes in processes that exchange real bytes over TCP, on this machine or on several."""
+
+    kind = "emulation"
+    nodes_per_process: int | None = param(
+        "How many nodes a process hosts; by default so many that there are as many processes as processors.",
+        default=None,
+        ge=1,
+    )
+    hosts: list[str] = param(
+        "The addresses of hosts that wait elsewhere, as started by `covey host`; by default processes are started here.",
+        factory=list,
+    )
+    token_file: Path | None = param("The file with the secret that the hosts were started with.", default=None)
+    certs: Path | None = param("The folder with the certificates that `covey certs` made.", default=None)
+    wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
+    restart: bool = param("Whether a process that dies is started again.", default=True)
+    buffer: int = param(
+        "How many megabytes may wait in a node's inbox, and for another host; what is more is dropped.",
+        default=256,
+        ge=1,
+    )
+    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", default="cpu")
+    workers: int | None = param("Threads that compute in each process.", default=None, ge=1)
+    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", default=0, ge=0)
+    kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for text in self.hosts:
+            address = Address.parse(text)
+            if not address.is_loopback and self.certs is None:
+                raise ConfigurationError(
+                    f"The host {address} is not on this machine: 'certs' of the engine must name the folder with "
+                    f"this run's certificates. Make them with `covey certs`."
+                )
+        if self.hosts and self.token_file is None:
+            raise ConfigurationError("The 'token_file' of the engine is missing: hosts want to see their secret.")
+
+    def compute_settings(self) -> dict[str, Any]:
+        return {"device": self.device, "workers": 1, "chunk": self.chunk, "kernel": self.kernel}
+
+    def owners(self, nodes: int) -> list[int]:
+        """The host of every node.
+
+        Raises:
+            ConfigurationError: there are more hosts than nodes.
+        """
+        if self.hosts:
+            count = len(self.hosts)
+        elif self.nodes_per_process is not None:
+            count = -(-nodes // self.nodes_per_process)
+        else:
+            count = min(default_workers(), nodes)
+        if count > nodes:
+            raise ConfigurationError(f"The engine has {count} hosts for {nodes} nodes: leave some away.")
+        return [node * count // nodes for node in range(nodes)]
+
+    def workers_of(self, hosts: int) -> int:
+        """How many threads compute in each of so many processes."""
+        here = 1 if self.hosts else hosts
+        return self.workers or max(1, default_workers() // here)
+
+    def trust(self) -> tuple[bytes, ssl.SSLContext | None]:
+        """(the secret that hosts must hold, TLS for calling them).
+
+        Raises:
+            ConfigurationError: the file of the secret or of a certificate cannot be read.
+        """
+        from covey.engines.emulation.launcher import context_of
+        from covey.engines.emulation.token import read_token
+
+        token = secrets.token_hex(32).encode() if self.token_file is None else read_token(self.token_file)
+        return token, context_of(self.certs, "launcher", server=False)
+
+    def execute(
+        self,
+        prepared: Prepared,
+        writer: RunWriter | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        checkpoint: Payload | None = None,
+    ) -> Outcome:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return _run(lambda: self._launch(prepared, writer, progress, checkpoint))
+        finally:
+            torch.set_num_threads(threads)
+
+    async def _launch(self, *arguments: Any) -> Outcome:
+        from covey.engines.emulation.launcher import Launcher
+
+        prepared, writer, progress, checkpoint = arguments
+        return await Launcher(prepared, self, writer, progress, checkpoint).run()
+
+
+def _run(main: Callable[[], Any]) -> Outcome:
+    """Run a coroutine to its end, also where this thread already runs an event loop, as a notebook's does."""
+    if asyncio._get_running_loop() is None:
+        return asyncio.run(main())
+    ended: list[Any] = []
+
+    def apart() -> None:
+        try:
+            ended.append(asyncio.run(main()))
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=apart, name="covey-launcher")
+    thread.start()
+    thread.join()
+    if isinstance(ended[0], BaseException):
+        raise ended[0]
+    return ended[0]

@@ -1,0 +1,289 @@
+"""A host: a process that listens, lets a launcher give it nodes of a run, and lets the other hosts of that run in."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from covey import wire
+from covey.engines.emulation.address import Address
+from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.handshake import LAUNCHER, LIMITS, admit, refuse, say, welcome
+from covey.engines.emulation.peers import Peers
+from covey.engines.emulation.pulse import pulse
+from covey.engines.emulation.site import Site
+from covey.engines.prepared import prepare
+from covey.engines.snapshots import Snapshot, unpack
+from covey.errors import CoveyError, ProgramError, RunError, WireError, told
+from covey.experiment import Experiment
+
+log = logging.getLogger("covey.host")
+
+_STRANGERS = 64
+"""How many connections may be in their handshake at once."""
+_PULSE = 1.0
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a launcher gives a host to do."""
+
+    experiment: dict[str, Any]
+    me: int
+    owners: list[int]
+    """The host of every node."""
+    hosts: list[str]
+    """The address of every host."""
+    data: str | None
+    workers: int
+    device: str
+    kernel: str
+    chunk: int
+    buffer_bytes: int
+    """How much may wait in a node's inbox, and for another host."""
+
+
+class Host:
+    """Listens, and serves one run at a time.
+
+    Args:
+        token: what launchers and other hosts must hold.
+        served: TLS for whoever calls this host; None for plain TCP.
+        calling: TLS for calling other hosts.
+    """
+
+    def __init__(
+        self, token: bytes, served: ssl.SSLContext | None = None, calling: ssl.SSLContext | None = None
+    ) -> None:
+        self.token, self._served, self._calling = token, served, calling
+        self.refused: Counter[str] = Counter()
+        """Connections and frames that were refused, by reason."""
+        self._strangers: set[asyncio.Task[None]] = set()
+        self._run: _Run | None = None
+        self._served_one = asyncio.Event()
+
+    async def serve(self, listening: socket.socket, *, once: bool = False, grace: float = 60.0) -> None:
+        """Listen until cancelled.
+
+        Args:
+            listening: a bound socket.
+            once: whether to end after one run, or when no launcher comes in time.
+            grace: how many seconds to wait for it.
+        """
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(self._stranger, sock=listening, ssl=self._served, backlog=1024)
+        log.info("listening on %s", Address.of(listening))
+        async with server:
+            if not once:
+                await asyncio.Event().wait()
+            async with asyncio.timeout(grace) as patience:
+                while not self._served_one.is_set():
+                    if self._run is not None:
+                        patience.reschedule(None)
+                    await asyncio.sleep(0.05)
+
+    # ------------------------------------------------------------------ who calls
+
+    def _count(self, reason: str) -> None:
+        self.refused[reason] += 1
+        log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
+
+    def _stranger(self) -> Connection:
+        connection = Connection(LIMITS, self._count)
+        task = asyncio.get_running_loop().create_task(self._meet(connection))
+        self._strangers.add(task)
+        task.add_done_callback(self._strangers.discard)
+        return connection
+
+    async def _meet(self, connection: Connection) -> None:
+        """Find out who called, and let in whom this host serves."""
+        if len(self._strangers) > _STRANGERS:
+            self._count("too-many-strangers")
+            await connection.made()
+            connection.abort()
+            return
+        try:
+            caller, nonce = await admit(connection, self.token)
+        except WireError as error:
+            self._count(error.reason)
+            refuse(connection, error.reason)
+            return
+        run = self._run
+        if caller.who == LAUNCHER and run is None:
+            self._run = run = _Run(self, connection, caller.run)
+            welcome(connection, self.token, caller, nonce)
+            run.task = asyncio.get_running_loop().create_task(self._serve_run(run))
+        elif caller.who == LAUNCHER or (run is not None and run.name == caller.run and not run.wants(caller.who)):
+            refuse(connection, "busy")
+        elif run is None or run.name != caller.run or run.peers is None:
+            self._count("wrong-run")
+            refuse(connection, "wrong-run")
+        else:
+            welcome(connection, self.token, caller, nonce)
+            run.peers.accept(caller.who, connection)
+
+    async def _serve_run(self, run: "_Run") -> None:
+        try:
+            await run.serve()
+        finally:
+            self._run = None
+            self._served_one.set()
+
+    async def call(self, address: Address) -> Connection:
+        """Open a connection to another host."""
+        return await open_connection(address, self._calling, self._count)
+
+
+async def open_connection(
+    address: Address, context: ssl.SSLContext | None, refused: Callable[[str], None]
+) -> Connection:
+    """Call a host.
+
+    Raises:
+        OSError: nobody listens there, or TLS fails.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10.0):
+        _, connection = await loop.create_connection(
+            lambda: Connection(LIMITS, refused), address.host, address.port, ssl=context
+        )
+    return connection
+
+
+class _Run:
+    """A run that a host takes part in.
+
+    Args:
+        host: the host.
+        control: the connection to the launcher.
+        name: the run's.
+    """
+
+    def __init__(self, host: Host, control: Connection, name: str) -> None:
+        self.host, self.control, self.name = host, control, name
+        self.peers: Peers | None = None
+        self.site: Site | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._orders: Orders | None = None
+        self._addresses: list[Address] = []
+        self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
+
+    def wants(self, who: int) -> bool:
+        """Whether the call of another host of the run is taken now."""
+        return (
+            self.peers is not None
+            and self._orders is not None
+            and (0 <= who < len(self._addresses) and who != self._orders.me and self.peers.wants(who))
+        )
+
+    async def serve(self) -> None:
+        """Take part, until the run is over or the launcher is gone."""
+        torch.set_num_threads(1)
+        self.control.listen(self._frames.put_nowait, wire.DEFAULT)
+        work = asyncio.create_task(self._work())
+        await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            log.warning("the launcher is gone")
+            work.cancel()
+        try:
+            await work
+        except asyncio.CancelledError:
+            pass
+        except CoveyError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("failed")
+            self._fail(ProgramError(told(error)))
+        finally:
+            if self.site is not None:
+                await self.site.close()
+            self.control.close()
+
+    def _fail(self, error: CoveyError) -> None:
+        log.error("%s", error)
+        say(self.control, "failed", {"kind": type(error).__name__, "text": str(error)})
+
+    async def _next(self, *tags: str) -> wire.Frame:
+        frame = await self._frames.get()
+        if frame.tag not in tags:
+            raise RunError(f"The launcher says {frame.tag!r} where one of {', '.join(tags)} was due.")
+        return frame
+
+    async def _work(self) -> None:
+        orders = self._orders = msgspec.msgpack.decode((await self._next("orders")).payload["orders"], type=Orders)
+        self._addresses = [Address.parse(text) for text in orders.hosts]
+        prepared = await asyncio.to_thread(
+            prepare,
+            Experiment.from_table(orders.experiment),
+            data=None if orders.data is None else Path(orders.data),
+            workers=orders.workers,
+            device=orders.device,
+            kernel=orders.kernel,
+            chunk=orders.chunk,
+        )
+        own = [node for node, owner in enumerate(orders.owners) if owner == orders.me]
+        site = self.site = Site(prepared, own, orders.owners, orders.me, self.control, orders.buffer_bytes)
+        self.peers = site.peers = Peers(
+            orders.me,
+            orders.owners,
+            call=lambda host: self.host.call(self._addresses[host]),
+            token=self.host.token,
+            run=self.name,
+            limits=wire.DEFAULT,
+            most=orders.buffer_bytes,
+            deliver=site.deliver,
+            refused=site.refuse,
+        )
+        site.say(
+            "ready", {"parameters": prepared.setting.parameters, "samples": int(prepared.learner.parts.sizes.sum())}
+        )
+        restored: dict[int, Snapshot] = {}
+        while (frame := await self._next("restore", "go")).tag == "restore":
+            restored |= dict(zip(frame.payload["nodes"], unpack(frame.payload, prepared.learner.device), strict=True))
+        returning = frame.payload["returning"]
+        for node in site.nodes.values():
+            node.behind = bool(returning)
+        site.begin(frame.payload["elapsed"], restored)
+        log.info("%d nodes begin", len(own))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reporting = tasks.create_task(site.reporter.run())
+                pulsing = tasks.create_task(self._pulse(site))
+                listening = tasks.create_task(self._obey(site))
+                await site.over.wait()
+                if site.failure is not None:
+                    raise site.failure
+                await site.reporter.finish()
+                models = torch.stack([node.model for node in site.nodes.values()]).cpu()
+                site.say("pulse", pulse(site, self.host.refused))
+                site.say("done", {"models": models, "time": site.now})
+                await listening
+                reporting.cancel()
+                pulsing.cancel()
+        except* CoveyError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _pulse(self, site: Site) -> None:
+        while True:
+            await asyncio.sleep(_PULSE)
+            site.say("pulse", pulse(site, self.host.refused))
+
+    async def _obey(self, site: Site) -> None:
+        """Do what the launcher says, until the run is over everywhere."""
+        while (frame := await self._frames.get()).tag != "bye":
+            if frame.tag == "hold":
+                site.say("holds", {"round": site.hold()})
+            elif frame.tag == "park":
+                site.park_after(frame.payload["round"])
+            elif frame.tag == "stop":
+                site.stop_now()
+            elif frame.tag == "moved":
+                self._addresses[frame.payload["host"]] = Address.parse(frame.payload["address"])
+            else:
+                raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")

@@ -1,0 +1,51 @@
+"""How a host fares: memory, processor time, what waits, what was dropped, how late it is."""
+
+import os
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from covey.node import Payload
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.site import Site
+
+
+def memory_bytes() -> int:
+    """The memory of this process, with shared pages divided among those that share them, where the system tells."""
+    try:
+        for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    unit = 1 if os.uname().sysname == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def pulse(site: "Site", refused: Counter[str]) -> Payload:
+    """What a host reports of itself."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peers = site.peers
+    figures = {
+        "memory": float(memory_bytes()),
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "send_queue": float(peers.backlog if peers is not None else 0),
+        "uplink_queue": float(sum(uplink.waiting_bytes for uplink in site.uplinks.values())),
+        "inboxes": float(sum(node.mail.held for node in site.nodes.values())),  # type: ignore[attr-defined]
+        "payload_bytes_out": float(peers.payload_bytes_out if peers is not None else 0),
+        "frames_out": float(peers.frames_out if peers is not None else 0),
+    }
+    for name, late in (("train", site.training_late), ("send", site.sending_late), ("receive", site.receiving_late)):
+        if late.count:
+            figures[f"{name}_late"] = late.total / late.count
+            figures[f"{name}_late_most"] = late.most
+    busy = sum(uplink.busy_seconds for uplink in site.uplinks.values())
+    if busy:
+        figures["uplink_busy_seconds"] = busy
+    for reason, count in (site.refused + refused).items():
+        figures[f"dropped/{reason}"] = float(count)
+    return {"time": site.now, "figures": msgspec.msgpack.encode(figures)}

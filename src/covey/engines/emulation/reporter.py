@@ -1,0 +1,125 @@
+"""What a host tells the launcher: commits, figures, events, snapshots, how it fares."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from covey.engines.average import Average
+from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.handshake import say
+from covey.engines.snapshots import Snapshot, computed, pack
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.node import EmulatedNode
+    from covey.engines.emulation.site import Site
+
+_PAUSE = 0.1
+"""Seconds between two reports: what a host that is killed takes with it."""
+_ROWS_AT_ONCE = 2048
+
+
+class Reporter:
+    """Collects what happens at the nodes of one host and sends it to the launcher.
+
+    Args:
+        site: the host's nodes.
+        control: the connection to the launcher.
+    """
+
+    def __init__(self, site: "Site", control: Connection) -> None:
+        self.site, self.control = site, control
+        self._commits: list[tuple[Any, ...]] = []
+        self._figures: list[tuple[int, int, str, float]] = []
+        self._events: list[tuple[float, int, str, str]] = []
+        self._pending: list[tuple[int, int, Any]] = []
+        self._averages: dict[int, Average] = {}
+        self._evaluating: asyncio.Task[None] | None = None
+        here = set(site.prepared.evaluated) & site.nodes.keys()
+        self._evaluated = here
+
+    def commit(self, node: "EmulatedNode") -> bool:
+        """Report a completed round of a node; whether its model is evaluated."""
+        self._commits.append(node.commit_row())
+        completed = node.round
+        due = node.id in self._evaluated and self.site.evaluation.due(completed, self.site.rounds)
+        if due:
+            self._evaluate(node.id, completed, node.current)
+        if len(self._commits) >= _ROWS_AT_ONCE:
+            self.flush()
+        return due
+
+    def ended(self, node: "EmulatedNode") -> None:
+        """A node's program has returned: where that is before the last round, its final model is evaluated."""
+        completed = node.round
+        early = node.id in self._evaluated and 0 < completed < self.site.rounds
+        if early and not self.site.evaluation.due(completed, self.site.rounds):
+            self._evaluate(node.id, completed, node.current)
+
+    def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
+        """Report figures under a round."""
+        self._figures += [(node, completed, name, float(value)) for name, value in figures.items()]
+
+    def event(self, time: float, node: int, kind: str, detail: str) -> None:
+        """Report something that happened."""
+        self._events.append((time, node, kind, detail))
+
+    def flush(self) -> None:
+        """Send what has been collected."""
+        if self._commits or self._figures or self._events:
+            rows = msgspec.msgpack.encode((self._commits, self._figures, self._events))
+            say(self.control, "rows", {"rows": rows})
+            self._commits, self._figures, self._events = [], [], []
+
+    def snapshots(self, snapshots: Mapping[int, Snapshot]) -> None:
+        """Send what nodes could go on from."""
+        # The rows of the rounds that a checkpoint holds are to be there before it is.
+        self.flush()
+        say(self.control, "snapshots", {"nodes": list(snapshots), **pack(list(snapshots.values()))})
+
+    async def run(self) -> None:
+        """Report every now and then, until cancelled."""
+        while True:
+            await asyncio.sleep(_PAUSE)
+            self.flush()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _evaluate(self, node: int, completed: int, model: Any) -> None:
+        self._pending.append((node, completed, model))
+        if self._evaluating is None:
+            self._evaluating = asyncio.create_task(self._evaluate_pending())
+
+    async def _evaluate_pending(self) -> None:
+        site = self.site
+        try:
+            while self._pending:
+                await asyncio.sleep(0)
+                pending, self._pending = self._pending, []
+                models = [computed(model) for _, _, model in pending]
+                split = site.split("test")
+                evaluated = await site.trainer.apart(lambda m=models, s=split: site.learner.evaluate(m, s))
+                for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
+                    self.log(node, completed, metrics)
+                    if completed not in self._averages:
+                        self._averages[completed] = Average(site.learner, keeps=site.evaluation.average)
+                    self._averages[completed].add(model, metrics["accuracy"])
+                self._send_averages()
+        except Exception as error:
+            site.fail(error)
+        finally:
+            self._evaluating = None
+
+    def _send_averages(self, *, all_of_them: bool = False) -> None:
+        for completed, kept in list(self._averages.items()):
+            if all_of_them or len(kept.accuracies) == len(self._evaluated):
+                del self._averages[completed]
+                say(self.control, "average", {"round": completed, **kept.freeze()})
+
+    async def finish(self) -> None:
+        """Evaluate and send what is left."""
+        while self._evaluating is not None:
+            await asyncio.wait([self._evaluating])
+        self._send_averages(all_of_them=True)
+        self.flush()

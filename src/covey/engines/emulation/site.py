@@ -1,0 +1,371 @@
+"""The nodes of one host, in real time: their programs, their links, their rounds."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from covey import rng, wire
+from covey.engines.emulation.connection import Connection, Parts, enveloped, readdressed
+from covey.engines.emulation.handshake import say
+from covey.engines.emulation.inbox import Inbox
+from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, Uplink
+from covey.engines.emulation.node import EmulatedNode
+from covey.engines.emulation.peers import Peers
+from covey.engines.emulation.reporter import Reporter
+from covey.engines.emulation.trainer import Trainer
+from covey.engines.participant import not_finite_entry
+from covey.engines.prepared import Prepared
+from covey.engines.snapshots import Snapshot
+from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.node import LocalData, Message, NodeId, Payload, Sending
+from covey.task.dataset import Split
+
+_STALL = 5.0
+"""How long a node that has completed a round waits for its host's connections to take what it sent."""
+
+
+class _Sent:
+    """A message that went nowhere, or of which nothing queues."""
+
+    def cancel(self) -> int:
+        return 0
+
+
+_SENT = _Sent()
+
+
+class Site:
+    """The nodes of one host.
+
+    Args:
+        prepared: the experiment.
+        ids: which nodes are here.
+        owners: the host of every node.
+        me: the number of this host.
+        control: the connection to the launcher.
+        inbox_bytes: how much may wait in a node's inbox.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        ids: Sequence[int],
+        owners: Sequence[int],
+        me: int,
+        control: Connection,
+        inbox_bytes: int,
+    ) -> None:
+        experiment = prepared.experiment
+        self.prepared, self.owners, self.me, self.control = prepared, owners, me, control
+        self.program, self.network, self.learner = prepared.program, prepared.network, prepared.learner
+        self.evaluation = experiment.evaluation
+        self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
+        self.in_step = self.program.synchronous and not self.network.churn.has_churn
+        self.speeds: list[float] = self.network.compute_speeds().tolist()
+        self.refused: Counter[str] = Counter()
+        """Frames and messages that were dropped, by reason."""
+        self.trainer = Trainer(self.learner)
+        self.nodes: dict[int, EmulatedNode] = {id: self._node(id, inbox_bytes) for id in ids}
+        self.acting = set(ids)
+        """Nodes whose programs may still do something."""
+        self.reporter = Reporter(self, control)
+        self.peers: Peers | None = None
+        self.over = asyncio.Event()
+        """Set when nothing will happen here any more."""
+        self.failure: CoveyError | None = None
+        self.training_late, self.sending_late, self.receiving_late = Lateness(), Lateness(), Lateness()
+        ups, downs = self.network.uplink_rates(), self.network.downlink_rates()
+        self._up = [float("inf")] * self.size if ups is None else ups.tolist()
+        self.uplinks = {id: self._uplink(node) for id, node in self.nodes.items()}
+        self.downlinks = {
+            id: Downlink(
+                float("inf") if downs is None else float(downs[id]), self.nodes[id].mail.deliver, self.receiving_late
+            )
+            for id in ids
+        }
+        self._began = 0.0
+        self._loss_key = rng.purpose_key(self.seed, "message loss")
+        self._splits: dict[tuple[str, int | None], Split] = {}
+        self._absences: list[asyncio.Task[None]] = []
+        self._holding = False
+        self._park_after: int | None = None
+        self._released = asyncio.Event()
+
+    def _node(self, id: int, inbox_bytes: int) -> EmulatedNode:
+        holder = self.prepared.holders.get(id)
+        data = LocalData(0) if holder is None else self.learner.local_data(holder)
+        node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
+        node.mail = Inbox(inbox_bytes, self.refuse, ordered=True)
+        return node
+
+    def _uplink(self, node: EmulatedNode) -> Uplink:
+        def withdrawn(size: int) -> None:
+            node.bytes_out -= size
+            node.messages_out -= 1
+
+        return Uplink(self._up[node.id], self._emit, withdrawn, self.sending_late)
+
+    def refuse(self, reason: str) -> None:
+        """Count a frame or message that was dropped."""
+        self.refused[reason] += 1
+
+    # ------------------------------------------------------------------ time
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return monotonic() - self._began
+
+    async def stretch(self, began: float, seconds: float) -> None:
+        """Wait until something that began at a time has taken so long."""
+        left = began + seconds - self.now
+        if left > 0:
+            await asyncio.sleep(left)
+        else:
+            self.training_late.add(-left)
+
+    def begin(self, elapsed: float, restored: Mapping[int, Snapshot]) -> None:
+        """Let the programs begin.
+
+        Args:
+            elapsed: how many seconds ago the run began.
+            restored: what nodes go on from; the others begin anew.
+        """
+        self._began = monotonic() - elapsed
+        limit = self.prepared.experiment.duration
+        if limit is not None:
+            asyncio.get_running_loop().call_later(max(limit - elapsed, 0.0), self._time_is_over)
+        for id, node in self.nodes.items():
+            if id in restored:
+                node.restore(restored[id], counters=True)
+                if restored[id].ended:
+                    node.mail.ended, node.mail.away = True, restored[id].away
+                    self._leave_for_good(node)
+                    continue
+            node.committed = node.snapshot()
+            if self.network.churn.has_churn:
+                self._absences.append(asyncio.create_task(self._follow_absences(node)))
+            else:
+                node.start()
+
+    def _time_is_over(self) -> None:
+        for node in self.nodes.values():
+            node.stop()
+        self.acting.clear()
+        self.over.set()
+
+    async def _until(self, time: float) -> None:
+        await asyncio.sleep(max(time - self.now, 0.0))
+
+    async def _follow_absences(self, node: EmulatedNode) -> None:
+        present = False
+        for start, end in self.network.churn.absences(node.id, self.prepared.setting):
+            if end <= self.now:
+                continue
+            if start > self.now and not present:
+                node.start()
+                present = True
+            await self._until(start)
+            if node.mail.ended:
+                return
+            self.leave(node)
+            present = False
+            if end == float("inf"):
+                self._leave_for_good(node)
+                return
+            await self._until(end)
+            self.come_back(node)
+            present = True
+        if not present:
+            node.start()
+
+    def leave(self, node: EmulatedNode) -> None:
+        """A node goes away; what it has not committed is lost."""
+        node.mail.away = True
+        self.uplinks[node.id].withdraw(None)
+        node.stop()
+        node.event("left", f"in round {node.round}")
+
+    def come_back(self, node: EmulatedNode) -> None:
+        """A node that was away goes on from its last commit."""
+        assert node.committed is not None
+        node.restore(node.committed, counters=False)
+        node.mail.away, node.behind = False, True
+        node.event("returned", f"at round {node.round}")
+        node.start()
+
+    def _leave_for_good(self, node: EmulatedNode) -> None:
+        self.acting.discard(node.id)
+        if not self.acting:
+            self.over.set()
+
+    # ------------------------------------------------------------------ programs
+
+    async def run_program(self, node: EmulatedNode) -> None:
+        """Run the program of a node to its end."""
+        try:
+            await self.program.run(node)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self.fail(node.failure(self.program, error))
+            return
+        node.finish()
+        node.committed = node.snapshot()
+        self.reporter.ended(node)
+        self.reporter.snapshots({node.id: node.committed})
+        self._leave_for_good(node)
+
+    async def watched(self, node: EmulatedNode, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a second activity of a node."""
+        try:
+            await coroutine
+        except Exception as error:
+            self.fail(node.failure(self.program, error))
+
+    def fail(self, error: Exception) -> None:
+        """End the run with an error."""
+        if self.failure is None:
+            self.failure = error if isinstance(error, CoveyError) else ProgramError(told(error))
+        self.over.set()
+
+    async def not_finite(self, node: EmulatedNode) -> None:
+        """A node's model is no longer finite: the run ends, or the node does."""
+        if self.prepared.experiment.task.non_finite == "stop":
+            raise ModelError(
+                f"The model of node {node.id} is no longer finite after its training in round {node.round}. "
+                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
+            )
+        node.event("dropped", f"its model is no longer finite in round {node.round}")
+        self.leave(node)
+        node.mail.ended = True
+        self.reporter.snapshots({node.id: node.snapshot()})
+        self._leave_for_good(node)
+        await asyncio.Event().wait()
+
+    async def commit(self, node: EmulatedNode) -> None:
+        """The open round of a node is over."""
+        node.mail.open(node.round + 1)
+        node.calls = 0
+        evaluated = self.reporter.commit(node)
+        node.committed = node.snapshot()
+        every = self.prepared.experiment.checkpoint.every
+        if every and node.round % every == 0 and node.round < self.rounds:
+            self.reporter.snapshots({node.id: node.committed})
+        if evaluated and self.evaluation.takes_time:
+            await asyncio.sleep(len(self.split("test")) / self.speeds[node.id])
+        if self.peers is not None:
+            await self.peers.room(_STALL)
+        while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
+            if not self._holding:
+                self.reporter.snapshots({node.id: node.committed})
+                self._leave_for_good(node)
+            self._released.clear()
+            await self._released.wait()
+        await asyncio.sleep(0)
+
+    def skip_to(self, node: EmulatedNode, round: int) -> None:
+        """A node that was away goes on where the others are."""
+        node.event("caught up", f"from round {node.round} to {round}")
+        node.mail.open(round)
+        node.behind = False
+
+    def split(self, name: str, holder: int | None = None) -> Split:
+        """The data of an evaluation, remembered."""
+        key = (name, None if name == "test" else holder)
+        if key not in self._splits:
+            samples = self.evaluation.samples if name == "test" else None
+            self._splits[key] = self.learner.split(name, holder, samples)
+        return self._splits[key]
+
+    # ------------------------------------------------------------------ stopping
+
+    def hold(self) -> int:
+        """Let no node begin a further round; the last round that one here is in or has completed."""
+        self._holding = True
+        return max((self.nodes[id].round + 1 for id in self.acting), default=0)
+
+    def park_after(self, round: int) -> None:
+        """Let all nodes complete a round, and none a further one."""
+        self._holding, self._park_after = False, round
+        self._released.set()
+
+    def stop_now(self) -> None:
+        """End all programs and send what they could go on from."""
+        for node in self.nodes.values():
+            if not node.mail.ended:
+                node.stop()
+        committed = {id: node.committed for id, node in self.nodes.items() if node.committed is not None}
+        self.reporter.snapshots(committed)
+        self.acting.clear()
+        self.over.set()
+
+    async def close(self) -> None:
+        """End what is still going on."""
+        for task in self._absences:
+            task.cancel()
+        for node in self.nodes.values():
+            node.stop()
+        self.trainer.close()
+        if self.peers is not None:
+            await self.peers.close()
+
+    # ------------------------------------------------------------------ messages
+
+    def post(
+        self, node: EmulatedNode, receivers: Sequence[int], payload: Payload, tag: str, round: int | None
+    ) -> Sending:
+        """Send a payload to some nodes."""
+        if not receivers:
+            return _SENT
+        message = Message(node.id, tag, round, payload, wire.size(payload, tag))
+        node.messages_out += len(receivers)
+        node.bytes_out += message.size * len(receivers)
+        problem = not_finite_entry(payload)
+        if problem is not None:
+            node.event("rejected", f"'{problem}' in its message {tag!r} is not finite")
+            return _SENT
+        if self.network.loss > 0:
+            node.order += 1
+            key = rng.mix(self._loss_key, node.order)
+            receivers = [r for r in receivers if rng.uniform(key, r) >= self.network.loss]
+        uplink, between = self.uplinks[node.id], self.network.latency.between
+        departure = Departure(uplink)
+        for receiver in receivers:
+            uplink.add(Copy(message, receiver, between(node.id, receiver), departure))
+        return departure
+
+    def _emit(self, copy: Copy) -> None:
+        """A copy's time on the way is over: it goes onto a socket, or to a node of this host."""
+        message, receiver = copy.message, copy.receiver
+        owner = self.owners[receiver]
+        if owner == self.me:
+            self.downlinks[receiver].add(message, self._up[message.sender])
+            return
+        departure = copy.sending
+
+        def frame(sequence: int) -> Parts:
+            if departure.frame is None:
+                parts = wire.encode_parts(message.payload, tag=message.tag, sender=message.sender, round=message.round)
+                departure.frame = enveloped(parts)
+            return readdressed(departure.frame, receiver, sequence)
+
+        assert self.peers is not None
+        self.peers.send(owner, message.size, frame)
+
+    def deliver(self, frame: wire.Frame) -> None:
+        """A message has come from another host."""
+        problem = not_finite_entry(frame.payload)
+        if problem is not None:
+            self.refuse("not-finite")
+            detail = f"message of node {frame.sender}: '{problem}' is not finite"
+            self.reporter.event(self.now, frame.receiver, "rejected", detail)
+            return
+        message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
+        self.downlinks[frame.receiver].add(message, self._up[frame.sender])
+
+    def say(self, tag: str, payload: Payload) -> None:
+        """Tell the launcher something."""
+        say(self.control, tag, payload)
