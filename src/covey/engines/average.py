@@ -59,7 +59,7 @@ class Average:
         return sum(self.accuracies) / len(self.accuracies)
 
     def figures(self, learner: Learner, split: Split) -> Metrics:
-        """The figures of the average model, and the mean squared distance of the models from it; none without models."""
+        """The figures of the average model, and the models' mean squared distance from it; none without models."""
         if not self.count:
             return {}
         mean = self.total / self.count

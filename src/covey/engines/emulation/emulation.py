@@ -3,8 +3,8 @@
 import asyncio
 import secrets
 import ssl
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ class Emulation(Engine):
         ge=1,
     )
     hosts: list[str] = param(
-        "The addresses of hosts that wait elsewhere, as started by `covey host`; by default processes are started here.",
+        "The addresses of hosts that were started by `covey host`; by default processes are started here.",
         factory=list,
     )
     token_file: Path | None = param("The file with the secret that the hosts were started with.", default=None)
@@ -110,28 +110,21 @@ class Emulation(Engine):
         finally:
             torch.set_num_threads(threads)
 
-    async def _launch(self, *arguments: Any) -> Outcome:
+    async def _launch(
+        self,
+        prepared: Prepared,
+        writer: RunWriter | None,
+        progress: Callable[[Progress], None] | None,
+        checkpoint: Payload | None,
+    ) -> Outcome:
         from covey.engines.emulation.launcher import Launcher
 
-        prepared, writer, progress, checkpoint = arguments
         return await Launcher(prepared, self, writer, progress, checkpoint).run()
 
 
-def _run(main: Callable[[], Any]) -> Outcome:
+def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     """Run a coroutine to its end, also where this thread already runs an event loop, as a notebook's does."""
     if asyncio._get_running_loop() is None:
         return asyncio.run(main())
-    ended: list[Any] = []
-
-    def apart() -> None:
-        try:
-            ended.append(asyncio.run(main()))
-        except BaseException as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=apart, name="covey-launcher")
-    thread.start()
-    thread.join()
-    if isinstance(ended[0], BaseException):
-        raise ended[0]
-    return ended[0]
+    with ThreadPoolExecutor(1, "covey-launcher") as thread:
+        return thread.submit(lambda: asyncio.run(main())).result()

@@ -216,7 +216,8 @@ class _Run:
         return frame
 
     async def _work(self) -> None:
-        orders = self._orders = msgspec.msgpack.decode((await self._next("orders")).payload["orders"], type=Orders)
+        packed: Any = (await self._next("orders")).payload["orders"]
+        orders = self._orders = msgspec.msgpack.decode(packed, type=Orders)
         self._addresses = [Address.parse(text) for text in orders.hosts]
         prepared = await asyncio.to_thread(
             prepare,
@@ -245,11 +246,12 @@ class _Run:
         )
         restored: dict[int, Snapshot] = {}
         while (frame := await self._next("restore", "go")).tag == "restore":
-            restored |= dict(zip(frame.payload["nodes"], unpack(frame.payload, prepared.learner.device), strict=True))
-        returning = frame.payload["returning"]
+            nodes: Any = frame.payload["nodes"]
+            restored |= dict(zip(nodes, unpack(frame.payload, prepared.learner.device), strict=True))
+        go: Any = frame.payload
         for node in site.nodes.values():
-            node.behind = bool(returning)
-        site.begin(frame.payload["elapsed"], restored)
+            node.behind = go["returning"]
+        site.begin(go["elapsed"], restored)
         log.info("%d nodes begin", len(own))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -277,13 +279,14 @@ class _Run:
     async def _obey(self, site: Site) -> None:
         """Do what the launcher says, until the run is over everywhere."""
         while (frame := await self._frames.get()).tag != "bye":
+            said: Any = frame.payload
             if frame.tag == "hold":
                 site.say("holds", {"round": site.hold()})
             elif frame.tag == "park":
-                site.park_after(frame.payload["round"])
+                site.park_after(said["round"])
             elif frame.tag == "stop":
                 site.stop_now()
             elif frame.tag == "moved":
-                self._addresses[frame.payload["host"]] = Address.parse(frame.payload["address"])
+                self._addresses[said["host"]] = Address.parse(said["address"])
             else:
                 raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")

@@ -1,4 +1,4 @@
-"""Starts hosts or calls those that wait, gives them their nodes, collects what they report, and brings them to an end."""
+"""Starts hosts or calls those that wait, gives them their nodes, collects what they report, and lets them go."""
 
 import asyncio
 import os
@@ -459,7 +459,7 @@ class Launcher:
 
     def _hear_pulse(self, host: _Host, frame: wire.Frame) -> None:
         host.figures = msgspec.msgpack.decode(frame.payload["figures"], type=dict[str, float])  # type: ignore[arg-type]
-        time = frame.payload["time"]
+        time: Any = frame.payload["time"]
         if self.writer is not None:
             self.writer.host_figures([(time, host.number, name, value) for name, value in host.figures.items()])
 

@@ -1,9 +1,9 @@
 """The network's latency, bandwidth and loss in real time.
 
-A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, then the latency; that is when it
-is put on the socket, or handed over within the host. At the receiver it takes the downlink from when its first bit came,
-for bits / downlink seconds. Times follow the schedule that these rates ask for, not the moments at which timers went off,
-so that lateness does not add up; how late they were is kept.
+A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, then the latency; that is when
+it is put on the socket, or handed over within the host. At the receiver it takes the downlink from when its first bit
+came, for bits / downlink seconds. Times follow the schedule that these rates ask for, not the moments at which timers
+went off, so that lateness does not add up; how late they were is kept.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """The connections of a host to the others: one for each pair, opened when there is something to say.
 
-Whoever has something to send calls. Where two call each other at once, the call of the host with the lower number stays.
-What is sent while there is no connection waits, up to a limit; a connection that broke is called again with growing pauses.
+Whoever has something to send calls. Where two call each other at once, the call of the host with the lower number
+stays. What is sent while there is no connection waits, up to a limit; a connection that broke is called again with
+growing pauses.
 """
 
 import asyncio
@@ -95,13 +96,14 @@ class Peers:
         if route.backlog + length > self._most:
             self._refused("queue-full")
             return
-        if route.connection is None or route.connection.lost.done():
+        connection = route.connection
+        if connection is None or connection.lost.done():
             route.waiting.append(frame)
             route.waiting_bytes += length
             if route.calling is None and not self.closed:
                 route.calling = asyncio.create_task(self._connect(route))
         else:
-            self._write(route, route.connection, frame)
+            self._write(route, connection, frame)
 
     def _write(self, route: _Route, connection: Connection, frame: Callable[[int], Parts]) -> None:
         self.payload_bytes_out += connection.send(frame(route.sent)) - FRAMING_BYTES
@@ -111,7 +113,7 @@ class Peers:
     async def _connect(self, route: _Route) -> None:
         pause = _FIRST_PAUSE
         try:
-            while not self.closed and route.connection is None:
+            while not (self.closed or self._has_connection(route)):
                 try:
                     connection = await self._call(route.host)
                     try:
@@ -119,10 +121,10 @@ class Peers:
                     except BaseException:
                         connection.abort()
                         raise
-                    if route.connection is None:
-                        self._take_over(route, connection)
-                    else:
+                    if self._has_connection(route):
                         connection.abort()  # The other side called meanwhile.
+                    else:
+                        self._take_over(route, connection)
                 except (OSError, WireError) as error:
                     if isinstance(error, WireError) and error.reason != "busy":
                         self._refused(f"call-{error.reason}")
@@ -131,8 +133,12 @@ class Peers:
         finally:
             route.calling = None
 
+    @staticmethod
+    def _has_connection(route: _Route) -> bool:
+        return route.connection is not None and not route.connection.lost.done()
+
     def wants(self, host: int) -> bool:
-        """Whether another host's call is taken: not while a call of this one, which has the lower number, is under way."""
+        """Whether a host's call is taken: not while this one, if it has the lower number, is calling itself."""
         route = self._route(host)
         return not (self.me < host and route.calling is not None and route.connection is None)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -99,7 +100,7 @@ class Reporter:
                 pending, self._pending = self._pending, []
                 models = [computed(model) for _, _, model in pending]
                 split = site.split("test")
-                evaluated = await site.trainer.apart(lambda m=models, s=split: site.learner.evaluate(m, s))
+                evaluated = await site.trainer.apart(partial(site.learner.evaluate, models, split))
                 for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
                     self.log(node, completed, metrics)
                     if completed not in self._averages:

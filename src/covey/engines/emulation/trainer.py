@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -44,8 +45,9 @@ class Trainer:
             while self._waiting:
                 # So few at a time that the first need not wait long for the last.
                 batch, self._waiting = self._waiting[: self._at_once], self._waiting[self._at_once :]
+                trainings = [training for training, _ in batch]
                 try:
-                    await self.apart(lambda batch=batch: self.learner.train([training for training, _ in batch]))
+                    await self.apart(partial(self.learner.train, trainings))
                 except Exception as error:
                     for _, done in batch:
                         if not done.done():

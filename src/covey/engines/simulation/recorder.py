@@ -106,8 +106,8 @@ class Recorder:
         frozen: dict[int, dict[str, Any]] = {}
         for name, value in checkpoint.items():
             if name.startswith("average/"):
-                _, completed, figure = name.split("/")
-                frozen.setdefault(int(completed), {})[figure] = value
+                _, round, figure = name.split("/")
+                frozen.setdefault(int(round), {})[figure] = value
         for completed, figures in frozen.items():
             kept = self.averages[completed] = Average(self.world.learner, keeps=len(figures["total"]) > 0)
             kept.merge(figures)
