@@ -26,6 +26,7 @@ class Written(RunWriter):
         self.figures: list[tuple[int, int, str, float]] = []
         self.happened: list[tuple[float, int, str, str]] = []
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
+        self.of_hosts: list[tuple[float, int, str, float]] = []
 
     def commits(self, rows):
         self.rows.extend(rows)
@@ -35,6 +36,9 @@ class Written(RunWriter):
 
     def event(self, time, node, kind, detail):
         self.happened.append((time, node, kind, detail))
+
+    def host_figures(self, rows):
+        self.of_hosts.extend(rows)
 
     def flush(self):
         pass

@@ -32,6 +32,9 @@ from covey.task.task import Task
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
+_BUILDING = threading.Lock()
+"""Modules are built one at a time: torch's generator is that of all threads."""
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -82,7 +85,6 @@ class Learner:
         kernel: str = "auto",
     ) -> None:
         self.task, self.seed = task, seed
-        self._building = threading.Lock()
         self.device = _device(device)
         self.label_counts = label_counts(data, parts)
         trained, self._validation = _held_out(parts, task.validation, seed)
@@ -115,8 +117,7 @@ class Learner:
         self._pool: ThreadPoolExecutor | None = None
 
     def _make(self, start: int) -> torch.nn.Module:
-        # Torch's generator is that of all threads.
-        with self._building, torch.random.fork_rng(devices=[]):
+        with _BUILDING, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)

@@ -173,6 +173,7 @@ class _Run:
         self._orders: Orders | None = None
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
+        self._dismissed = False
 
     def wants(self, who: int) -> bool:
         """Whether the call of another host of the run is taken now."""
@@ -185,11 +186,12 @@ class _Run:
     async def serve(self) -> None:
         """Take part, until the run is over or the launcher is gone."""
         torch.set_num_threads(1)
-        self.control.listen(self._frames.put_nowait, wire.DEFAULT)
+        self.control.listen(self._hear, wire.DEFAULT)
         work = asyncio.create_task(self._work())
         await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            log.warning("the launcher is gone")
+            if not self._dismissed:
+                log.warning("the launcher is gone")
             work.cancel()
         try:
             await work
@@ -204,6 +206,10 @@ class _Run:
             if self.site is not None:
                 await self.site.close()
             self.control.close()
+
+    def _hear(self, frame: wire.Frame) -> None:
+        self._dismissed |= frame.tag == "bye"
+        self._frames.put_nowait(frame)
 
     def _fail(self, error: CoveyError) -> None:
         log.error("%s", error)

@@ -16,6 +16,8 @@ from covey.engines.emulation.handshake import Caller, greet
 from covey.errors import WireError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_CROSSING = 1.0
+"""Seconds for which a call may have been under way when the other side's was answered."""
 
 Call = Callable[[int], Awaitable[Connection]]
 """Opens a connection to a host; OSError or WireError where that fails."""
@@ -31,6 +33,8 @@ class _Route:
     waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
     """Frames that wait for a connection; each is made when its sequence number is known."""
     waiting_bytes: int = 0
+    since: float = 0.0
+    """When the connection was made."""
     sent: int = 0
     """Frames on this connection."""
     heard: int = 0
@@ -138,9 +142,14 @@ class Peers:
         return route.connection is not None and not route.connection.lost.done()
 
     def wants(self, host: int) -> bool:
-        """Whether a host's call is taken: not while this one, if it has the lower number, is calling itself."""
+        """Whether a host's call is taken: not where it crossed a call of this one, if that has the lower number."""
         route = self._route(host)
-        return not (self.me < host and route.calling is not None and route.connection is None)
+        if self.me > host:
+            return True
+        if self._has_connection(route):
+            # The other side may have lost a connection that still seems to stand here; then it calls again.
+            return asyncio.get_running_loop().time() - route.since > _CROSSING
+        return route.calling is None
 
     def accept(self, host: int, connection: Connection) -> None:
         """Use the connection of a host that called."""
@@ -151,6 +160,7 @@ class Peers:
 
     def _take_over(self, route: _Route, connection: Connection) -> None:
         route.connection, route.sent, route.heard = connection, 0, 0
+        route.since = asyncio.get_running_loop().time()
         connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
         connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
         while route.waiting:
