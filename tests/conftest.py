@@ -79,6 +79,11 @@ def simulate(tables: dict[str, Any], *, checkpoint: Any = None, progress: Any = 
     return world, written
 
 
+def begun(tables: dict[str, Any]) -> World:
+    """The world of an experiment in which nothing has happened yet."""
+    return World(prepare(Experiment.from_table(tables)), Written())
+
+
 def models_of(world: World) -> torch.Tensor:
     """N x P, the final models."""
     return torch.stack([node.model for node in world.nodes])

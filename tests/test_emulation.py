@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from tests.conftest import models_of, simulate, table
-from tests.examples import PROGRAMS, SYNCHRONOUS
+from covey.engines.emulation.connection import FRAMING_BYTES
+from covey.errors import ModelError, ProgramError
+from tests.conftest import begun, models_of, simulate, table
+from tests.examples import PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
@@ -34,3 +36,117 @@ def assert_agree(tables, folder, count):
 @pytest.mark.parametrize("name", SYNCHRONOUS)
 def test_the_engines_agree(name, count, tmp_path):
     assert_agree(table(program=PROGRAMS[name], network=QUICK), tmp_path, count)
+
+
+GOSSIP = [run for run in RUNS if run[0] in ("topology", "aggregation", "sharing", "schedule")]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+@pytest.mark.parametrize(("family", "kind"), GOSSIP)
+def test_the_engines_agree_on_every_part_of_gossip(family, kind, count, files, tmp_path):
+    assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, count)
+
+
+@pytest.mark.parametrize("family", ["latency", "bandwidth", "compute"])
+def test_the_engines_agree_whatever_the_network(family, files, tmp_path):
+    for kind in [kind for of, kind in RUNS if of == family]:
+        assert_agree(run_table(family, kind, files, rounds=2), tmp_path, 2)
+
+
+def test_the_bytes_that_are_counted_go_through_the_sockets(tmp_path):
+    outcome, written = emulate(table(program=PROGRAMS["ring"], network=QUICK, rounds=4), tmp_path)
+    figures = {(host, name): value for _, host, name, value in written.of_hosts}
+    assert outcome.finished
+    sent = sum(row[6] for row in written.rows if row[1] == 4)
+    # On a ring of twelve in two halves, two of each half's twelve directed edges lead to the other half.
+    crossing = sent * 4 // 24
+    payload = sum(value for (_, name), value in figures.items() if name == "payload_bytes_out")
+    frames = sum(value for (_, name), value in figures.items() if name == "frames_out")
+    through = sum(value for (_, name), value in figures.items() if name == "socket_bytes_out")
+    assert payload == crossing
+    handshake = through - payload - frames * FRAMING_BYTES
+    assert 0 < handshake < 1000
+
+
+def test_ad_psgd_keeps_the_sum_of_the_models_where_nothing_is_learned(tmp_path):
+    task = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
+    tables = table(program=PROGRAMS["ad-psgd"], task=task, network=QUICK, rounds=6)
+    before = torch.stack([node.model for node in begun(tables).nodes]).double().sum(0)
+    outcome, written = emulate(tables, tmp_path, 3)
+    assert torch.allclose(outcome.models.double().sum(0), before, atol=1e-4)
+    assert not torch.allclose(outcome.models[0], outcome.models[5], atol=1e-3)
+    assert sorted(row[:2] for row in written.rows) == [(n, t) for n in range(12) for t in range(1, 7)]
+
+
+def test_gossip_learning_sends_as_many_models_as_in_simulation(tmp_path):
+    tables = table(program=PROGRAMS["gossip-learning"], network={**QUICK, "compute": 1e4}, rounds=5)
+    _, simulated = simulate(tables)
+    outcome, emulated = emulate(tables, tmp_path, 2)
+    assert outcome.finished
+    ours, theirs = (sum(row[8] for row in written.rows if row[1] == 5) for written in (emulated, simulated))
+    assert ours == theirs
+
+
+def test_real_time_passes_as_the_network_asks(tmp_path):
+    network = {"latency": "100ms", "bandwidth": "1Mbit/s", "compute": 160.0}
+    tables = table(program=PROGRAMS["ring"], network=network, rounds=3)
+    world, _ = simulate(tables)
+    outcome, written = emulate(tables, tmp_path, 2)
+    assert world.now <= outcome.time + 1e-3
+    assert outcome.time < world.now + 0.5
+    late = {name: value for _, _, name, value in written.of_hosts if name.endswith("_late")}
+    assert {"send_late"} <= late.keys()
+    assert max(late.values()) < 0.2
+
+
+@pytest.mark.parametrize("name", ["ring", "epidemic-oracle", "fedavg"])
+def test_either_engine_goes_on_from_a_checkpoint_of_the_other(name, tmp_path):
+    tables = table(program=PROGRAMS[name], network=QUICK, rounds=6, checkpoint={"every": 3})
+    whole, simulated = simulate(tables)
+    expected = models_of(whole)
+    _, emulated = emulate(tables, tmp_path)
+    assert [round for round, _ in emulated.checkpoints] == [3]
+    for checkpoint in (simulated.checkpoints[0][1], emulated.checkpoints[0][1]):
+        resumed, rewritten = emulate(tables, tmp_path, checkpoint=checkpoint)
+        assert torch.allclose(resumed.models, expected, atol=1e-5)
+        assert sorted({row[1] for row in rewritten.rows}) == [4, 5, 6]
+    resumed_world, _ = simulate(tables, checkpoint=emulated.checkpoints[0][1])
+    assert torch.allclose(models_of(resumed_world), expected, atol=1e-5)
+
+
+def test_nodes_leave_and_come_back_in_real_time(tmp_path):
+    trace = tmp_path / "churn.csv"
+    trace.write_text("node,event,time\n3,crash,0.1\n3,return,0.5\n5,join,0.2\n7,leave,0.1\n")
+    network = {**QUICK, "compute": 800.0, "churn": {"kind": "trace", "file": str(trace)}}
+    tables = table(program={**PROGRAMS["ring"], "patience": "50ms"}, network=network, rounds=40)
+    outcome, written = emulate(tables, tmp_path)
+    assert outcome.finished
+    kinds = {(node, kind) for _, node, kind, _ in written.happened}
+    assert {(3, "left"), (3, "returned"), (5, "returned"), (7, "left")} <= kinds
+    assert (7, "returned") not in kinds
+    last = {row[0]: row[1] for row in sorted(written.rows)}
+    assert {node for node, completed in last.items() if completed == 40} == set(range(12)) - {7}
+
+
+def test_a_duration_ends_a_run_in_real_time(tmp_path):
+    tables = table(program=PROGRAMS["ring"], network={**QUICK, "compute": 800.0}, rounds=10_000, duration="500ms")
+    outcome, written = emulate(tables, tmp_path)
+    assert outcome.finished
+    assert 1 < max(row[1] for row in written.rows) < 100
+    assert max(row[2] for row in written.rows) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"task": {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}}, ModelError, "is no longer finite after"),
+        (
+            {"program": {"kind": "tests.programs.broken:Broken"}},
+            ProgramError,
+            r"Broken fails at node \d+ in round 1: Val",
+        ),
+    ],
+)
+def test_what_goes_wrong_at_a_node_ends_the_run_in_one_line(changes, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        emulate(table(network=QUICK, **changes), tmp_path)

@@ -80,6 +80,7 @@ class Peers:
         self._room = asyncio.Event()
         self.payload_bytes_out = self.frames_out = 0
         """What went into connections, without envelopes."""
+        self._ended_bytes_out = 0
         self.closed = False
 
     def _route(self, host: int) -> _Route:
@@ -168,6 +169,7 @@ class Peers:
         route.waiting_bytes = 0
 
     def _on_lost(self, route: _Route, connection: Connection) -> None:
+        self._ended_bytes_out += connection.bytes_out
         if route.connection is connection:
             route.connection = None
 
@@ -208,10 +210,10 @@ class Peers:
             route.connection.abort()
 
     @property
-    def socket_bytes(self) -> tuple[int, int]:
-        """(out, in) of the connections there are now."""
+    def socket_bytes_out(self) -> int:
+        """All that went into sockets: payloads, envelopes, handshakes."""
         live = [route.connection for route in self._routes.values() if route.connection is not None]
-        return sum(c.bytes_out for c in live), sum(c.bytes_in for c in live)
+        return self._ended_bytes_out + sum(connection.bytes_out for connection in live)
 
     async def close(self) -> None:
         """Write what waits and end all connections."""

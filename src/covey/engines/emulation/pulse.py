@@ -38,6 +38,7 @@ def pulse(site: "Site", refused: Counter[str]) -> Payload:
         "inboxes": float(sum(node.mail.held for node in site.nodes.values())),  # type: ignore[attr-defined]
         "payload_bytes_out": float(peers.payload_bytes_out if peers is not None else 0),
         "frames_out": float(peers.frames_out if peers is not None else 0),
+        "socket_bytes_out": float(peers.socket_bytes_out if peers is not None else 0),
     }
     for name, late in (("train", site.training_late), ("send", site.sending_late), ("receive", site.receiving_late)):
         if late.count:

@@ -1,0 +1,12 @@
+"""A program that fails in its second round."""
+
+from covey.node import Node, Program
+
+
+class Broken(Program):
+    """Raises."""
+
+    async def run(self, node: Node) -> None:
+        async for t in node.rounds():
+            if t == 1:
+                raise ValueError("oh")

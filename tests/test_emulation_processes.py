@@ -1,0 +1,127 @@
+"""The emulation in processes of its own: the command, Ctrl-C, and what is left when the launcher dies."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from covey.runs import Run
+
+EXPERIMENT = """
+rounds = {rounds}
+[program]
+kind = "gossip"
+topology = "ring"
+[task]
+dataset = "digits"
+model = "logistic"
+batch_size = 16
+[network]
+nodes = 6
+compute = {compute}
+[evaluation]
+every = 2
+[engine]
+kind = "emulation"
+"""
+
+
+def covey(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "covey", *arguments]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def experiment(folder: Path, *, rounds: int = 4, compute: float = 1e5) -> Path:
+    file = folder / "experiment.toml"
+    file.write_text(EXPERIMENT.format(rounds=rounds, compute=compute))
+    return file
+
+
+def hosts_of(launcher: int) -> list[int]:
+    """The processes that a launcher started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def wait_for_rounds(folder: Path, rounds: int) -> None:
+    late = time.monotonic() + 60
+    while time.monotonic() < late:
+        if (folder / "metrics.sqlite").exists() and len(Run(folder).commits) >= 6 * rounds:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run made no progress")
+
+
+def alive(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def test_a_run_in_processes_ends_as_the_simulated_one(tmp_path):
+    file = experiment(tmp_path)
+    for name, more in (("real", ["--set", "engine.nodes_per_process=2"]), ("simulated", ["--engine", "simulation"])):
+        run = covey("run", str(file), "--out", name, *more, folder=tmp_path)
+        assert run.communicate(timeout=100)[0] is not None
+        assert run.returncode == 0
+    real, simulated = Run(tmp_path / "real"), Run(tmp_path / "simulated")
+    assert np.allclose(real.models, simulated.models, atol=1e-5)
+    assert real.summary()["totals"] == simulated.summary()["totals"]
+    logs = sorted(path.name for path in (tmp_path / "real" / "logs").iterdir())
+    assert logs == ["host-0.log", "host-1.log", "host-2.log"]
+    assert "2 nodes begin" in (tmp_path / "real" / "logs" / "host-1.log").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the test reads /proc")
+def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_and_no_process(tmp_path):
+    file = experiment(tmp_path, rounds=30, compute=160.0)
+    run = covey("run", str(file), "--out", "run", folder=tmp_path)
+    wait_for_rounds(tmp_path / "run", 3)
+    processes = hosts_of(run.pid)
+    assert processes
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "Go on with: covey run --resume run" in said
+    assert not any(map(alive, processes))
+    at = min(Run(tmp_path / "run").commits.groupby("node")["round"].max())
+    assert at < 30
+    resumed = covey("run", "--resume", "run", folder=tmp_path)
+    said, _ = resumed.communicate(timeout=100)
+    assert resumed.returncode == 0, said
+    done = Run(tmp_path / "run")
+    assert sorted(done.commits["round"]) == sorted(list(range(1, 31)) * 6)
+    whole = covey("run", str(file), "--out", "whole", "--engine", "simulation", folder=tmp_path)
+    whole.communicate(timeout=60)
+    assert np.allclose(done.models, Run(tmp_path / "whole").models, atol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the test reads /proc")
+def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path):
+    run = covey("run", str(experiment(tmp_path, rounds=1000, compute=160.0)), "--out", "run", folder=tmp_path)
+    wait_for_rounds(tmp_path / "run", 1)
+    processes = hosts_of(run.pid)
+    assert processes
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate(timeout=10)
+    late = time.monotonic() + 10
+    while any(map(alive, processes)) and time.monotonic() < late:
+        time.sleep(0.1)
+    assert not any(map(alive, processes))
+
+
+def test_hosts_that_are_not_there_are_named(tmp_path):
+    file = experiment(tmp_path)
+    (tmp_path / "token").write_text("a secret that nobody knows")
+    more = ["engine.hosts=['127.0.0.1:1', '127.0.0.1:2']", "engine.token_file='token'", "engine.wait=0.5"]
+    run = covey("run", str(file), "--out", "run", *[part for s in more for part in ("--set", s)], folder=tmp_path)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode != 0
+    assert re.search(r"2 of 2 hosts are missing after 0.5 seconds: 0 at 127.0.0.1:1, 1 at 127.0.0.1:2 \(.*\)\.", said)
