@@ -53,6 +53,12 @@ def test_the_engines_agree_whatever_the_network(family, files, tmp_path):
         assert_agree(run_table(family, kind, files, rounds=2), tmp_path, 2)
 
 
+@pytest.mark.parametrize("queue", ["fifo", "fair"])
+def test_the_engines_agree_where_links_are_slow(queue, tmp_path):
+    network = {"latency": "2ms", "bandwidth": "2Mbit/s", "compute": 1e5, "queue": queue}
+    assert_agree(table(program=PROGRAMS["ring"], network=network, rounds=3), tmp_path, 2)
+
+
 def test_the_bytes_that_are_counted_go_through_the_sockets(tmp_path):
     outcome, written = emulate(table(program=PROGRAMS["ring"], network=QUICK, rounds=4), tmp_path)
     figures = {(host, name): value for _, host, name, value in written.of_hosts}

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from covey.engines.emulation.connection import Parts
 from covey.node import Message
@@ -124,6 +125,64 @@ class Uplink:
         gone = [copy for copy in self._waiting if departure is None or copy.sending is departure]
         for copy in gone:
             self._waiting.remove(copy)
+            self._withdrawn(copy.message.size)
+        return len(gone)
+
+
+class SharedUplink(Uplink):
+    """What leaves one node, all copies at once, each with an equal share of the rate."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left_of: dict[Copy, float] = {}
+        """Bits that have not left, at `_free`."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, copy: Copy) -> None:
+        if self.rate == float("inf"):
+            super().add(copy)
+            return
+        self._advance(self._loop.time())
+        self._left_of[copy] = copy.message.size * 8.0 * copy.extra
+        self.bits += copy.message.size * 8.0
+        self._plan()
+
+    def _advance(self, now: float) -> None:
+        """Take off what has left by now."""
+        if self._left_of:
+            each = (now - self._free) * self.rate / len(self._left_of)
+            self.busy_seconds += now - self._free
+            for copy in self._left_of:
+                self._left_of[copy] -= each
+        self._free = now
+
+    def _plan(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._left_of:
+            due = self._free + min(self._left_of.values()) * len(self._left_of) / self.rate
+            self._timer = self._loop.call_at(due, self._complete, due)
+
+    def _complete(self, due: float) -> None:
+        """The copy with the least to send has left, at a time that was foreseen."""
+        self._advance(due)
+        least = min(self._left_of.values())
+        for copy in [copy for copy, left in self._left_of.items() if left <= least]:
+            del self._left_of[copy]
+            self._delay(copy, due)
+        self._plan()
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(copy.message.size for copy in self._left_of)
+
+    def withdraw(self, departure: Departure | None) -> int:
+        """As nothing queues, only a node that leaves takes anything back."""
+        if departure is not None:
+            return 0
+        gone = list(self._left_of)
+        self._left_of.clear()
+        for copy in gone:
             self._withdrawn(copy.message.size)
         return len(gone)
 

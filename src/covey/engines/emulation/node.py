@@ -45,7 +45,7 @@ class EmulatedNode(Participant):
     __slots__ = ("activities", "committed", "main", "site")
 
     def __init__(self, site: "Site", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
-        super().__init__(id, role, site.size, holder, data, model, seed=site.seed, ordered=True)
+        super().__init__(id, role, site.size, holder, data, model, seed=site.seed, ordered=site.network.queue != "fair")
         self.site = site
         self.activities: list[asyncio.Task[None]] = []
         self.main: asyncio.Task[None] | None = None

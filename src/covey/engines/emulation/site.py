@@ -10,7 +10,7 @@ from covey import rng, wire
 from covey.engines.emulation.connection import Connection, Parts, enveloped, readdressed
 from covey.engines.emulation.handshake import say
 from covey.engines.emulation.inbox import Inbox
-from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, Uplink
+from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Uplink
 from covey.engines.emulation.node import EmulatedNode
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.reporter import Reporter
@@ -97,7 +97,7 @@ class Site:
         holder = self.prepared.holders.get(id)
         data = LocalData(0) if holder is None else self.learner.local_data(holder)
         node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
-        node.mail = Inbox(inbox_bytes, self.refuse, ordered=True)
+        node.mail = Inbox(inbox_bytes, self.refuse, ordered=self.network.queue != "fair")
         return node
 
     def _uplink(self, node: EmulatedNode) -> Uplink:
@@ -105,7 +105,8 @@ class Site:
             node.bytes_out -= size
             node.messages_out -= 1
 
-        return Uplink(self._up[node.id], self._emit, withdrawn, self.sending_late)
+        kind = SharedUplink if self.network.queue == "fair" else Uplink
+        return kind(self._up[node.id], self._emit, withdrawn, self.sending_late)
 
     def refuse(self, reason: str) -> None:
         """Count a frame or message that was dropped."""
