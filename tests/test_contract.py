@@ -1,4 +1,4 @@
-"""What the contract says of every program on every engine, and of every part, in small runs."""
+"""What the contract says of every program and of every part, in small simulations."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from covey.node import Program
 from tests.conftest import Written, models_of, simulate, table
 from tests.examples import BLOBS, IN_PROGRAM, NODES, RUNS, part_table, run_table
 
-ENGINES = list(kinds.KINDS["engine"])
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
 PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KINDS["program"]}
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
@@ -20,13 +19,12 @@ SILENT = [run for run, program in PROGRAMS.items() if program.round_bytes is Pro
 """Programs that do not state the bytes of a round."""
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("family", "kind"), RUNS)
-def test_the_same_seed_gives_the_same_models_metrics_and_bytes(family, kind, engine, files, overheard):
+def test_the_same_seed_gives_the_same_models_metrics_and_bytes(family, kind, files, overheard):
     outcomes = []
     for seed in (3, 3, 4):
         overheard.clear()
-        experiment = Experiment.from_table(run_table(family, kind, files, seed=seed, engine={"kind": engine}))
+        experiment = Experiment.from_table(run_table(family, kind, files, seed=seed))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         written = Written()
         outcome = experiment.engine.execute(prepared, written)

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from covey import kinds
 from covey.engines.emulation.connection import FRAMING_BYTES
 from covey.errors import ModelError, ProgramError
 from tests.conftest import begun, models_of, simulate, table
-from tests.examples import PROGRAMS, RUNS, SYNCHRONOUS, run_table
+from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
@@ -38,13 +39,23 @@ def test_the_engines_agree(name, count, tmp_path):
     assert_agree(table(program=PROGRAMS[name], network=QUICK), tmp_path, count)
 
 
-GOSSIP = [run for run in RUNS if run[0] in ("topology", "aggregation", "sharing", "schedule")]
+GOSSIP = [run for run in RUNS if run[0] in IN_PROGRAM]
+REST = [
+    (family, kind)
+    for family, kind in RUNS
+    if family not in (*IN_PROGRAM, *IN_NETWORK) and (family != "program" or kinds.load(family, kind).synchronous)
+]
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize(("family", "kind"), GOSSIP)
 def test_the_engines_agree_on_every_part_of_gossip(family, kind, count, files, tmp_path):
     assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, count)
+
+
+@pytest.mark.parametrize(("family", "kind"), REST)
+def test_the_engines_agree_on_every_task_and_program(family, kind, files, tmp_path):
+    assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, 2)
 
 
 @pytest.mark.parametrize("family", ["latency", "bandwidth", "compute"])

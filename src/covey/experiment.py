@@ -60,6 +60,8 @@ class Engine(Part):
 
     family: ClassVar[str] = "engine"
     usual: ClassVar[str] = "simulation"
+    clock: ClassVar[str] = "virtual"
+    """Which time the nodes' clocks show: virtual or real."""
 
     def compute_settings(self) -> dict[str, Any]:
         """How to compute, as `Learner` takes it."""
@@ -102,6 +104,8 @@ class Progress:
     """The mean of the nodes' latest training losses."""
     accuracy: float | None
     """The mean accuracy of the latest evaluated round."""
+    clock: str = "virtual"
+    """Which time that is: virtual or real."""
     stopping: bool = False
     """Whether it was interrupted, and stops as soon as it can be resumed."""
 

@@ -4,7 +4,7 @@ import argparse
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import SUMMARY_COLUMNS, print_table, summary_row
+from covey.cli.tables import print_table, summary_columns, summary_row
 from covey.experiment import Experiment
 
 TOPOLOGIES = {
@@ -50,7 +50,7 @@ def demo(arguments: argparse.Namespace) -> int:
     figure = folder / "accuracy.png"
     view.save(view.curves(runs, "accuracy", "rounds"), figure)
     rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]
-    print_table("after 100 rounds", ("algorithm", *SUMMARY_COLUMNS), rows)
+    print_table("after 100 rounds", ("algorithm", *summary_columns(runs)), rows)
     print(f"\nfigure: {figure}")
     print(f"more:   covey report {' '.join(str(run.folder) for run in runs)}")
     return 0

@@ -105,7 +105,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         if self._latest is None:
             return "starting"
         progress = self._latest[1]
-        parts = [f"round {progress.rounds:.0f}/{progress.of}", f"{seconds(progress.time)} virtual"]
+        parts = [f"round {progress.rounds:.0f}/{progress.of}", f"{seconds(progress.time)} {progress.clock}"]
         if progress.accuracy is not None:
             parts.append(f"accuracy {progress.accuracy:.3f}")
         elif progress.loss is not None:

@@ -12,13 +12,13 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import SUMMARY_COLUMNS, print_json, print_table, summary_row
+from covey.cli.tables import print_json, print_table, summary_columns, summary_row
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
-from covey.view.words import amount, seconds
+from covey.view.words import amount, seconds, time_of
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def report(done: Run, *, as_json: bool) -> int:
     else:
         print_table(
             f"{done.folder} ({summary['status']})",
-            ("run", *SUMMARY_COLUMNS),
+            ("run", *summary_columns([done])),
             [[done.folder.name, *summary_row(summary)]],
         )
     if done.status == "interrupted":
@@ -181,7 +181,9 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied
     else:
         same = [f"{key} = {_inline(value)}" for key, value in finished[0][0].items() if key not in varied]
         title = ", ".join([f"{folder}: mean ± standard deviation over seeds", *same])
-        print_table(title, ("configuration", "runs", *_FIGURES), rows)
+        heads = list(_FIGURES)
+        heads[-1] = time_of({done.clock for _, done in finished})
+        print_table(title, ("configuration", "runs", *heads), rows)
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0
 
 
@@ -195,13 +197,13 @@ _FIGURES: dict[str, Any] = {
     "best node": _of("accuracy", "max"),
     "loss": _of("loss", "mean"),
     "bytes sent": lambda summary: summary["totals"]["bytes_out"],
-    "virtual time": lambda summary: summary["time"],
+    "time": lambda summary: summary["time"],
 }
 
 
 def _spread(name: str, figure: dict[str, float] | None) -> str:
     if figure is None:
         return "-"
-    form = {"bytes sent": amount, "virtual time": seconds}.get(name, "{:.3f}".format)
+    form = {"bytes sent": amount, "time": seconds}.get(name, "{:.3f}".format)
     average, spread = form(figure["mean"]), form(figure["std"])
     return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"

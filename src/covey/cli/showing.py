@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import isnan
 from typing import Any
 
-from covey.cli.tables import SUMMARY_COLUMNS, figure, print_json, print_table, summary_row
+from covey.cli.tables import figure, print_json, print_table, summary_columns, summary_row
 from covey.errors import ConfigurationError
 from covey.runs import Run
 from covey.view.words import amount, seconds
@@ -22,7 +23,7 @@ def show(arguments: argparse.Namespace) -> int:
     print(f"{run.folder}: {summary['status']}")
     print(
         f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, "
-        f"{seconds(summary['time'])} virtual"
+        f"{seconds(summary['time'])} {summary['clock']}"
     )
     totals = summary["totals"]
     print(
@@ -43,7 +44,29 @@ def show(arguments: argparse.Namespace) -> int:
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
+    _print_hosts(run)
     return 0
+
+
+def _print_hosts(run: Run) -> None:
+    """How each host of an emulation fared, as it last said."""
+    latest = run.hosts.groupby(["host", "name"])["value"].last().unstack("host")
+    if latest.empty:
+        return
+    rows = [
+        [name, *("-" if isnan(value) else _host_figure(str(name), value) for value in values)]
+        for name, values in zip(latest.index, latest.to_numpy(), strict=True)
+    ]
+    print_table("hosts, as they last said", ("figure", *(f"host {host}" for host in latest.columns)), rows)
+
+
+def _host_figure(name: str, value: float) -> str:
+    if "_late" in name or name.endswith("_seconds"):
+        return seconds(value)
+    return amount(value) if name in _BYTES else f"{value:,.0f}"
+
+
+_BYTES = ("memory", "send_queue", "uplink_queue", "inboxes", "payload_bytes_out", "socket_bytes_out")
 
 
 def _changed(before: Mapping[str, Any], start: Mapping[str, Any]) -> str:
@@ -68,7 +91,7 @@ def compare(arguments: argparse.Namespace) -> int:
         _print_reached(runs, summaries, goals)
         return 0
     rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
-    print_table("runs", ("run", *SUMMARY_COLUMNS), rows)
+    print_table("runs", ("run", *summary_columns(runs)), rows)
     return 0
 
 

@@ -5,11 +5,12 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from covey.view.words import amount, seconds
+from covey.runs import Run
+from covey.view.words import amount, seconds, time_of
 
 _GAP = "  "
 _LEAST = 12
@@ -75,10 +76,12 @@ def _width(cells: Sequence[Sequence[Sequence[str]]]) -> int:
 
 
 def summary_row(summary: dict[str, Any]) -> list[str]:
-    """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, virtual time."""
+    """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, time."""
     accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
     cells = [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
     return [*cells, amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
 
 
-SUMMARY_COLUMNS = ("accuracy", "worst node", "best node", "loss", "bytes sent", "virtual time")
+def summary_columns(runs: Iterable[Run]) -> list[str]:
+    """The headings of `summary_row` over some runs."""
+    return ["accuracy", "worst node", "best node", "loss", "bytes sent", time_of({run.clock for run in runs})]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.cli.tables import SUMMARY_COLUMNS, summary_row
+from covey.cli.tables import summary_columns, summary_row
 from covey.errors import CoveyError, RunError
 from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CURVES = (
     ("accuracy", "rounds", "Accuracy by round"),
-    ("accuracy", "time", "Accuracy by virtual time"),
+    ("accuracy", "time", "Accuracy by time"),
     ("accuracy", "bytes", "Accuracy by traffic"),
     ("loss", "rounds", "Loss by round"),
     ("average_model_accuracy", "rounds", "The average model"),
@@ -128,7 +128,7 @@ def _summary(runs: Sequence[Run]) -> str:
         summary = run.summary()
         shape = [f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]]
         rows.append([name, *summary_row(summary), *shape])
-    return _table(("run", *SUMMARY_COLUMNS, "nodes", "rounds", "status"), rows)
+    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows)
 
 
 def _over_seeds(groups: Sequence[Group]) -> str:

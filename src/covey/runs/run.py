@@ -128,6 +128,16 @@ class Run:
         return wide.merge(times, on="round", how="left")
 
     @property
+    def hosts(self) -> "pd.DataFrame":
+        """How the hosts of an emulation fared: columns time, host, name, value; empty for a simulation."""
+        return self._read("SELECT * FROM hosts ORDER BY time, host")
+
+    @property
+    def clock(self) -> str:
+        """Which time the nodes' clocks showed: virtual, or real in an emulation."""
+        return "real" if self.experiment.get("engine", {}).get("kind") == "emulation" else "virtual"
+
+    @property
     def events(self) -> "pd.DataFrame":
         """What happened: nodes that left and returned, messages that were rejected ..."""
         return self._read("SELECT * FROM events ORDER BY time")
@@ -194,6 +204,7 @@ class Run:
             "nodes": facts.get("nodes", int(totals["nodes"])),
             "rounds": int(totals["rounds"] or 0),
             "time": float(totals["time"] or 0.0),
+            "clock": self.clock,
             "wall_seconds": self.wall_seconds,
             "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},

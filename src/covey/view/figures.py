@@ -3,7 +3,7 @@
 Shapes: N nodes, C classes, E edges, T moments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from covey.view.look import (
     unit,
     whole_numbers,
 )
+from covey.view.words import time_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def curves(
     else:
         groups = grouped(runs, each=each)
     courses = [_course_of_group(group.runs, metric, against) for group in groups]
-    label = against_label(against, max(course["x"].max() for course in courses))
+    label = against_label(against, max(course["x"].max() for course in courses), {run.clock for run in runs})
     scale, handles = label[1], []
     bands = len(groups) <= MOST_BANDS
     spread_over_nodes = any((course["high"] > course["low"]).any() for course in courses)
@@ -136,14 +137,14 @@ def bands_in_words(*, several: bool, over_nodes: bool, shown: bool) -> str:
     return "; ".join(parts)
 
 
-def against_label(against: str, largest: float) -> tuple[str, float]:
-    """(label of the horizontal axis, what to divide its values by) for values up to the largest."""
+def against_label(against: str, largest: float, clocks: Collection[str]) -> tuple[str, float]:
+    """(label of the horizontal axis, what to divide its values by) for values up to the largest, of such clocks."""
     if against == "rounds":
         return "round", 1.0
     if against == "energy":
         return "energy of a node, on average (J)", 1.0
     size, name = unit(against, largest)
-    return (f"virtual time ({name})" if against == "time" else f"sent by a node, on average ({name})"), size
+    return (f"{time_of(clocks)} ({name})" if against == "time" else f"sent by a node, on average ({name})"), size
 
 
 def _course_of_group(runs: Sequence[Run], metric: str, against: str) -> "pd.DataFrame":

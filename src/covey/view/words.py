@@ -1,5 +1,7 @@
 """Figures for people: durations and numbers of bytes."""
 
+from collections.abc import Collection
+
 
 def seconds(value: float) -> str:
     """A duration."""
@@ -10,6 +12,11 @@ def seconds(value: float) -> str:
     if value < 7200:
         return f"{value / 60:.1f} min"
     return f"{value / 3600:.1f} h"
+
+
+def time_of(clocks: Collection[str]) -> str:
+    """What time is called that was read from some clocks, "virtual" or "real"."""
+    return f"{next(iter(clocks))} time" if len(clocks) == 1 else "time"
 
 
 def amount(value: float) -> str:

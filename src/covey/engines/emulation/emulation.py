@@ -24,6 +24,7 @@ class Emulation(Engine):
     """Real time: nodes in processes that exchange real bytes over TCP, on this machine or on several."""
 
     kind = "emulation"
+    clock = "real"
     nodes_per_process: int | None = param(
         "How many nodes a process hosts; by default so many that there are as many processes as processors.",
         default=None,

@@ -489,6 +489,7 @@ class Launcher:
                     commits=self._commits,
                     loss=sum(losses) / len(losses) if losses else None,
                     accuracy=self._accuracy,
+                    clock=self.settings.clock,
                     stopping=stopping or self.interrupted,
                 )
             )

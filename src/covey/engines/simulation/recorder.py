@@ -136,7 +136,7 @@ class Recorder:
             time = world.now if time is None else time
             loss = sum(losses) / len(losses) if losses else None
             stopping = world.interrupted
-            self.progress(Progress(rounds, world.rounds, time, self.commits, loss, self.accuracy, stopping))
+            self.progress(Progress(rounds, world.rounds, time, self.commits, loss, self.accuracy, stopping=stopping))
 
     def hand_over(self) -> None:
         """Give the commits to the writer; before every computation, so that whoever reads along sees them."""
