@@ -294,7 +294,7 @@ MISTAKES = {
     "task.model=own_models:Raises": "The model own_models:Raises fails: RuntimeError: boom second line (",
     "task.model=own_models:Narrow": "The model own_models:Narrow fails: IndexError: Target",
     "task.model=own_models:Needy": "The model own_models:Needy fails: TypeError: Needy.__init__() missing 1 required",
-    'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes were dropped",
+    'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes with data were dropped",
     "task.model=own_models:NotANumber": "The model of node 0 is no longer finite after its training in round 0.",
     "engine.device=cuda:77": "torch finds no",
     "program=nowhere:Program": "The program 'nowhere:Program' cannot be imported: nowhere fails with ModuleNotFoundError",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from covey import wire
-from covey.errors import ProgramError
+from covey.errors import ModelError, ProgramError
 from tests.conftest import simulate, table
 from tests.examples import PROGRAMS, Recorded, run_program
 
@@ -225,3 +225,21 @@ def test_a_tensor_that_became_infinite_after_it_was_sent_is_not_sent_again():
                 self.seen += [len(await node.receive(round=t, senders=[0], timeout=3.0)) for t in range(2)]
 
     assert run_program(Rewrites(), network={"nodes": 2})[2] == [1, 0]
+
+
+@pytest.mark.parametrize("queue", ["fifo", "fair"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_ends_where_messages_are_lost_and_it_is_patient(name, queue):
+    program = dict(PROGRAMS[name])
+    if name != "gossip-learning":  # It never waits.
+        program["patience"] = "200ms"
+    network = {"loss": 0.3, "queue": queue, "bandwidth": "10Mbit/s"}
+    world, _ = simulate(table(program=program, network=network, rounds=12))
+    assert all(node.round == 12 for node in world.nodes)
+    assert sum(node.mail.messages_in for node in world.nodes) < sum(node.messages_out for node in world.nodes)
+
+
+def test_a_server_without_clients_that_are_left_says_so():
+    task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp", "non_finite": "drop"}
+    with pytest.raises(ModelError, match=r"The models of all nodes with data were dropped.* none is left to train"):
+        simulate(table(task=task, program={"kind": "fedavg", "patience": "1s"}))

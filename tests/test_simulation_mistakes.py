@@ -68,7 +68,7 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     with pytest.raises(ModelError, match=r"The model of node \d+ is no longer finite after its training in round \d"):
         simulate(table(task=task))
     drop = {**task, "non_finite": "drop"}
-    with pytest.raises(ModelError, match="The models of all nodes were dropped"):
+    with pytest.raises(ModelError, match="The models of all nodes with data were dropped"):
         simulate(table(task=drop, program={**PROGRAMS["ring"], "patience": "1s"}))
     with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
         simulate(table(task=drop))

@@ -29,7 +29,11 @@ class FedAvg(Program):
     proximal: float = param(
         "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
     )
-    patience: Seconds | None = param("How long the server waits for its clients; for ever by default.", default=None)
+    patience: Seconds | None = param(
+        "How long the server waits for its clients; for ever by default. A client waits as long as the server's rounds "
+        "until then can take, and one more.",
+        default=None,
+    )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -72,7 +76,10 @@ class FedAvg(Program):
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""
         async for t in node.rounds():
             if node.id in self.chosen(node, t):
-                for message in await node.receive(tag="model", round=t, senders=[SERVER]):
+                heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
+                timeout = None if self.patience is None else (t - heard + 1) * self.patience
+                for message in await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout):
+                    node.state["heard"] = t
                     update = await node.train(message["model"], proximal=self.proximal)
                     node.model = update.model
                     answer: Payload = {"model": update.model, "samples": node.data.samples}

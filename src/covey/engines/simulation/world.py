@@ -222,8 +222,10 @@ class World:
         self._leave(node)
         node.mail.ended = True
         self.passed_by(node)
-        if all(other.mail.ended and other.mail.away for other in self.nodes):
-            raise ModelError("The models of all nodes were dropped, for they are no longer finite: no node is left.")
+        if all(other.mail.ended and other.mail.away for other in self.nodes if other.holder is not None):
+            raise ModelError(
+                "The models of all nodes with data were dropped, for they are no longer finite: none is left to train."
+            )
 
     def split(self, name: str, holder: int | None = None) -> Split:
         """The data of an evaluation, remembered."""
