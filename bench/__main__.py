@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("loops", "engine", "process", "mixing", "peers")
+NAMES = ("loops", "engine", "process", "mixing", "emulation", "peers")
+HEAD = """# Benchmarks
+
+Written by `make bench`; `python -m bench NAME...` measures some parts anew. Ratios are taken within one run; the
+machine is shared, so absolute figures are for scale only.
+"""
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -25,18 +30,25 @@ def machine() -> str:
 
 
 def main() -> None:
-    """Print the table as it grows, and write it down when all of it is there."""
-    chosen = sys.argv[1:] or list(NAMES)
+    """Print the table as it grows, and write down the part of it that was measured."""
     here = machine()
-    lines = ["| what | figure | target | detail |", "| --- | --- | --- | --- |"]
-    print(here, *lines, sep="\n", flush=True)
-    for name in chosen:
+    parts = _known()
+    for name in sys.argv[1:] or NAMES:
+        lines = ["| what | figure | target | detail |", "| --- | --- | --- | --- |"]
+        print(f"## {name}", here, *lines, sep="\n", flush=True)
         for row in import_module(f"bench.{name}").rows():
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
-    if chosen == list(NAMES):
-        head = "# Benchmarks\n\nWritten by `make bench`. Ratios are taken within one run; the machine is shared, so\n"
-        RESULTS.write_text(f"{head}absolute figures are for scale only.\n\n{here}\n\n" + "\n".join(lines) + "\n")
+        parts[name] = f"{here}\n\n" + "\n".join(lines)
+        RESULTS.write_text(HEAD + "".join(f"\n## {name}\n\n{parts[name]}\n" for name in NAMES if name in parts))
+
+
+def _known() -> dict[str, str]:
+    """What was measured before, by part."""
+    if not RESULTS.exists():
+        return {}
+    _, *parts = RESULTS.read_text().split("\n## ")
+    return {name: text.strip() for name, _, text in (part.partition("\n") for part in parts)}
 
 
 if __name__ == "__main__":
