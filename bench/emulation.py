@@ -126,13 +126,14 @@ async def _receive_stream() -> None:
     done = asyncio.Event()
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(MEGABYTES):
-            await reader.readexactly(BLOCK)
+        left = MEGABYTES * BLOCK
+        while left:
+            left -= len(await reader.read(BLOCK))
         writer.write(b"!")
         await writer.drain()
         done.set()
 
-    server = await asyncio.start_server(receive, "127.0.0.1", 0)
+    server = await asyncio.start_server(receive, "127.0.0.1", 0, limit=4 * BLOCK)
     print(server.sockets[0].getsockname()[1], flush=True)
     await done.wait()
 
