@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,22 @@ def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
 
 def emulate(tables: dict[str, Any], folder: Path, count: int = 2, *, checkpoint: Any = None) -> tuple[Outcome, Written]:
     """Run an experiment on hosts of this process."""
+    with hosts(count) as running:
+        return launch(tables, folder, [address for _, address in running], checkpoint=checkpoint)
+
+
+def launch(
+    tables: dict[str, Any], folder: Path, addresses: Sequence[Address], *, checkpoint: Any = None, **engine: Any
+) -> tuple[Outcome, Written]:
+    """Run an experiment on hosts that wait at some addresses."""
     token = folder / "token"
     token.write_bytes(TOKEN)
-    with hosts(count) as running:
-        engine = {"kind": "emulation", "hosts": [str(a) for _, a in running], "token_file": str(token), "wait": "20s"}
-        experiment = Experiment.from_table({**tables, "engine": engine})
-        prepared = prepare(experiment, **experiment.engine.compute_settings())
-        written = Written()
-        try:
-            outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
-        finally:
-            prepared.learner.close()
+    settings = {"hosts": [str(address) for address in addresses], "token_file": str(token), "wait": "20s", **engine}
+    experiment = Experiment.from_table({**tables, "engine": {"kind": "emulation", **settings}})
+    prepared = prepare(experiment, **experiment.engine.compute_settings())
+    written = Written()
+    try:
+        outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
+    finally:
+        prepared.learner.close()
     return outcome, written

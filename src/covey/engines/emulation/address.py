@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from covey.errors import ConfigurationError
@@ -59,3 +60,20 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def read_addresses(file: Path) -> list[str]:
+    """The addresses in a file, one a line; empty lines and what follows a # do not count.
+
+    Raises:
+        ConfigurationError: it cannot be read, or has none.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigurationError(f"The hosts file {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The hosts file {file} is no UTF-8.") from None
+    if not any(lines):
+        raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
+    return [line for line in lines if line]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from covey.engines.emulation.address import Address
+from covey.engines.emulation.address import Address, read_addresses
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
 from covey.experiment import Engine, Outcome, Progress
@@ -33,6 +33,7 @@ class Emulation(Engine):
         "The addresses of hosts that were started by `covey host`; by default processes are started here.",
         factory=list,
     )
+    hosts_file: Path | None = param("A file that says instead what the hosts are: an address a line.", default=None)
     token_file: Path | None = param("The file with the secret that the hosts were started with.", default=None)
     certs: Path | None = param("The folder with the certificates that `covey certs` made.", default=None)
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
@@ -49,6 +50,11 @@ class Emulation(Engine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.hosts_file is not None:
+            # From here on there are only addresses: a run's folder says which ones, and the hosts do not have the file.
+            if self.hosts:
+                raise ConfigurationError("The engine has both 'hosts' and a 'hosts_file': leave one of them away.")
+            self.hosts, self.hosts_file = read_addresses(self.hosts_file), None
         for text in self.hosts:
             address = Address.parse(text)
             if not address.is_loopback and self.certs is None:
