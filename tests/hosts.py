@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covey.engines.emulation.address import Address
+from covey.engines.emulation.certificates import Certificates
 from covey.engines.emulation.host import Host
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment, Outcome
@@ -17,18 +18,18 @@ TOKEN = b"a secret that only tests share"
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
-    """Some hosts that wait for launchers, on a thread of their own."""
+def hosts(count: int, certificates: Sequence[Certificates] = ()) -> Iterator[list[tuple[Host, Address]]]:
+    """Some hosts that wait for launchers, on a thread of their own; those that have certificates over TLS."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     serving = []
     try:
         running = []
-        for _ in range(count):
+        for number in range(count):
             listening = Address("127.0.0.1", 0).listen()
             listening.setblocking(False)
-            host = Host(TOKEN)
+            host = Host(TOKEN, certificates[number] if certificates else None)
             serving.append(asyncio.run_coroutine_threadsafe(host.serve(listening), loop))
             running.append((host, Address.of(listening)))
         yield running

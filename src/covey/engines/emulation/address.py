@@ -37,13 +37,12 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
+        """Whether only this machine can reach it; of a name, whether that is so of all that it stands for."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError:
             return False
+        return all(ipaddress.ip_address(where[0]).is_loopback for *_, where in found)
 
     def listen(self) -> socket.socket:
         """A socket bound to it.

@@ -4,7 +4,6 @@ import asyncio
 import os
 import secrets
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,7 @@ _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _RESTARTS = 5
 """How often a host is started again."""
-_PASSING = {"closed", "silent", "busy"}
+_PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
 """Why a call may fail that succeeds a little later."""
 
 
@@ -113,7 +112,7 @@ class Launcher:
         self._failure: CoveyError | None = None
         self._changed = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
-        self._token, self._context = settings.trust()
+        self._token, self._certificates = settings.trust()
         self._restarting: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ from beginning to end
@@ -230,7 +229,7 @@ class Launcher:
             self._check_alive(host)
             connection = greeting = None
             try:
-                connection = await open_connection(host.address, self._context, lambda reason: None)
+                connection = await open_connection(host.number, host.address, self._certificates, lambda reason: None)
                 greeting = asyncio.create_task(greet(connection, self._token, Caller(self.run_name, LAUNCHER)))
                 while not greeting.done():
                     # A process that imports torch takes seconds to answer; one that died never does.
@@ -244,7 +243,7 @@ class Launcher:
                 if connection is not None:
                     connection.abort()
                 if isinstance(error, WireError):
-                    host.problem = f"{error.detail} ({error.reason})"
+                    host.problem = self._told(error)
                     if error.reason not in _PASSING:
                         raise RunError(f"Host {host.number} at {host.address}: {host.problem}.") from error
                 elif isinstance(error, OSError):
@@ -253,6 +252,12 @@ class Launcher:
                 else:
                     raise
             await asyncio.sleep(0.1)
+
+    def _told(self, error: WireError) -> str:
+        told = f"{error.detail} ({error.reason})"
+        if error.reason == "silent" and self._certificates is None and self.settings.hosts:
+            told += "; if it has certificates, 'certs' of the engine must name the launcher's"
+        return told
 
     @staticmethod
     def _count_on(snapshot: Snapshot, row: Sequence[Any] | None) -> None:
@@ -549,12 +554,3 @@ class Launcher:
         if self.writer is not None:
             for node in host.nodes:
                 self.writer.event(monotonic() - self._began, node, "returned", f"with host {host.number}")
-
-
-def context_of(folder: Path | None, name: str, *, server: bool) -> ssl.SSLContext | None:
-    """TLS in which both sides show a certificate of the run's own authority; None for plain TCP."""
-    if folder is None:
-        return None
-    from covey.engines.emulation.certificates import context
-
-    return context(folder, name, server=server)
