@@ -1,5 +1,6 @@
 """How a launcher finds its hosts: where they are, how long it waits, and what it says of those that do not come."""
 
+import socket
 import time
 
 import pytest
@@ -23,6 +24,11 @@ def test_the_launcher_says_who_is_missing(tmp_path):
             f"2 of 3 hosts are missing after 1.5 seconds: 0 at {closed} (nobody listens there), "
             f"2 at {Address.of(mute)} (it does not answer)."
         )
+
+
+def test_small_messages_do_not_wait_for_others():
+    with Address("127.0.0.1", 0).listen() as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # Or asyncio leaves Nagle's algorithm on.
 
 
 def test_hosts_stand_in_a_file(tmp_path):

@@ -50,8 +50,9 @@ class Address:
         Raises:
             OSError: the address is not this machine's, or taken.
         """
-        family, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        # Only where a socket knows its protocol does asyncio turn off Nagle's algorithm, which costs a round trip.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
         listening.listen(1024)
