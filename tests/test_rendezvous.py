@@ -1,6 +1,7 @@
 """How a launcher finds its hosts: where they are, how long it waits, and what it says of those that do not come."""
 
 import socket
+import threading
 import time
 
 import pytest
@@ -29,6 +30,15 @@ def test_the_launcher_says_who_is_missing(tmp_path):
 def test_small_messages_do_not_wait_for_others():
     with Address("127.0.0.1", 0).listen() as listening:
         assert listening.proto == socket.IPPROTO_TCP  # Or asyncio leaves Nagle's algorithm on.
+
+
+def test_a_launcher_waits_for_a_host_that_serves_another(tmp_path):
+    with hosts(1) as ((host, address),):
+        host._run = object()
+        with pytest.raises(RunError, match=r"1 of 1 hosts are missing after 0\.5 seconds: .*\(busy\)"):
+            launch(QUICK, tmp_path, [address], wait="500ms")
+        threading.Timer(0.5, lambda: setattr(host, "_run", None)).start()
+        assert launch(QUICK, tmp_path, [address])[0].finished
 
 
 def test_hosts_stand_in_a_file(tmp_path):
