@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from covey.engines.emulation.address import Address
+from covey.engines.emulation.certificates import Certificates
 from covey.engines.emulation.host import Host
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment, Outcome
@@ -17,18 +18,18 @@ TOKEN = b"a secret that only tests share"
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
-    """Some hosts that wait for launchers, on a thread of their own."""
+def hosts(count: int, certificates: Sequence[Certificates] = ()) -> Iterator[list[tuple[Host, Address]]]:
+    """Some hosts that wait for launchers, on a thread of their own; those that have certificates over TLS."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     serving = []
     try:
         running = []
-        for _ in range(count):
+        for number in range(count):
             listening = Address("127.0.0.1", 0).listen()
             listening.setblocking(False)
-            host = Host(TOKEN)
+            host = Host(TOKEN, certificates[number] if certificates else None)
             serving.append(asyncio.run_coroutine_threadsafe(host.serve(listening), loop))
             running.append((host, Address.of(listening)))
         yield running
@@ -50,15 +51,22 @@ def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
 
 def emulate(tables: dict[str, Any], folder: Path, count: int = 2, *, checkpoint: Any = None) -> tuple[Outcome, Written]:
     """Run an experiment on hosts of this process."""
+    with hosts(count) as running:
+        return launch(tables, folder, [address for _, address in running], checkpoint=checkpoint)
+
+
+def launch(
+    tables: dict[str, Any], folder: Path, addresses: Sequence[Address], *, checkpoint: Any = None, **engine: Any
+) -> tuple[Outcome, Written]:
+    """Run an experiment on hosts that wait at some addresses."""
     token = folder / "token"
     token.write_bytes(TOKEN)
-    with hosts(count) as running:
-        engine = {"kind": "emulation", "hosts": [str(a) for _, a in running], "token_file": str(token), "wait": "20s"}
-        experiment = Experiment.from_table({**tables, "engine": engine})
-        prepared = prepare(experiment, **experiment.engine.compute_settings())
-        written = Written()
-        try:
-            outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
-        finally:
-            prepared.learner.close()
+    settings = {"hosts": [str(address) for address in addresses], "token_file": str(token), "wait": "20s", **engine}
+    experiment = Experiment.from_table({**tables, "engine": {"kind": "emulation", **settings}})
+    prepared = prepare(experiment, **experiment.engine.compute_settings())
+    written = Written()
+    try:
+        outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
+    finally:
+        prepared.learner.close()
     return outcome, written

@@ -46,9 +46,9 @@ class ProgramError(CoveyError):
 class WireError(CoveyError):
     """Bytes that are no valid frame.
 
-    `reason` is a short word under which a receiver counts the frame.
+    `reason` is a short word under which a receiver counts the frame; `detail` is a sentence.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason = reason
+        self.reason, self.detail = reason, detail

@@ -5,12 +5,15 @@ import asyncio
 import logging
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.host import Host
-from covey.engines.emulation.launcher import context_of
 from covey.engines.emulation.token import read_token
 from covey.errors import ConfigurationError, RunError
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.certificates import Certificates
 
 
 def host(arguments: argparse.Namespace) -> int:
@@ -18,28 +21,51 @@ def host(arguments: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
-    token = read_token(arguments.token_file)
-    served = context_of(arguments.certs, arguments.name, server=True)
-    calling = context_of(arguments.certs, arguments.name, server=False)
-    if arguments.listen is None:
-        listening = socket.socket(fileno=arguments.socket)
-    else:
-        address = Address.parse(arguments.listen)
-        if not address.is_loopback and arguments.certs is None:
-            raise ConfigurationError(
-                f"{address} can be reached from elsewhere: give the folder with this host's certificates as --certs. "
-                f"Make them with `covey certs`."
-            )
-        try:
-            listening = address.listen()
-        except OSError as error:
-            raise RunError(f"The address {address} cannot be listened on: {error.strerror or error}.") from error
-        print(f"covey host listens on {Address.of(listening)}; Ctrl-C ends it.", flush=True)
-    listening.setblocking(False)
+    token, certificates = _trust(arguments)
+    listening = _listening(arguments, certificates)
     try:
-        asyncio.run(Host(token, served, calling).serve(listening, once=arguments.once))
+        asyncio.run(Host(token, certificates).serve(listening, once=arguments.once))
     except TimeoutError:
         raise RunError("No launcher came.") from None
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]":
+    """(the secret, what this host shows and whom it believes)."""
+    if arguments.certs is None:
+        if arguments.token_file is None:
+            raise ConfigurationError("A host needs --certs, or on this machine alone the secret as --token-file.")
+        return read_token(arguments.token_file), None
+    from covey.engines.emulation.certificates import TOKEN_FILE, Certificates, title
+    from covey.engines.emulation.handshake import LAUNCHER
+
+    certificates = Certificates.load(arguments.certs)
+    if certificates.owner == title(LAUNCHER):
+        raise ConfigurationError(f"The certificates in {arguments.certs} are the launcher's: a host needs its own.")
+    return read_token(arguments.token_file or arguments.certs / TOKEN_FILE), certificates
+
+
+def _listening(arguments: argparse.Namespace, certificates: "Certificates | None") -> socket.socket:
+    """A socket that is bound to where launchers will call."""
+    if arguments.listen is None:
+        listening = socket.socket(fileno=arguments.socket)
+    else:
+        address = Address.parse(arguments.listen)
+        try:
+            listening = address.listen()
+        except OSError as error:
+            raise RunError(f"The address {address} cannot be listened on: {error.strerror or error}.") from error
+    bound = Address.of(listening)
+    if certificates is None and not bound.is_loopback:
+        listening.close()
+        raise ConfigurationError(
+            f"{bound} can be reached from elsewhere: give the folder with this host's certificates as --certs. "
+            f"Make them with `covey certs`."
+        )
+    if arguments.listen is not None:
+        named = "" if certificates is None else f" as {certificates.owner}"
+        print(f"covey host listens on {bound}{named}; Ctrl-C ends it.", flush=True)
+    listening.setblocking(False)
+    return listening

@@ -150,15 +150,29 @@ def make_parser() -> argparse.ArgumentParser:
         "host",
         _lazily("hosting", "host"),
         "Wait for a launcher that gives this machine nodes of an emulation.",
-        "covey host --listen 127.0.0.1:7000 --token-file token",
+        "covey host --listen 10.0.0.1:7000 --certs host-0",
     )
     where = host.add_mutually_exclusive_group(required=True)
     where.add_argument("--listen", metavar="ADDRESS", help="where to listen; other than loopback needs --certs")
     where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
-    host.add_argument("--token-file", type=Path, required=True, help="the secret that launchers and hosts share")
-    host.add_argument("--certs", type=Path, help="the folder with this host's certificate")
-    host.add_argument("--name", default="host-0", help="which of the certificates is this host's (default: host-0)")
+    host.add_argument("--certs", metavar="DIR", type=Path, help="this host's folder, of those that `covey certs` made")
+    host.add_argument(
+        "--token-file", metavar="FILE", type=Path,
+        help="the secret that launchers and hosts share; otherwise that of the certificates",
+    )  # fmt: skip
     host.add_argument("--once", action="store_true", help="end after one run, or when no launcher comes in a minute")
+
+    certs = add(
+        "certs",
+        _lazily("certifying", "certs"),
+        "Make certificates for a launcher and its hosts, a folder for each machine.",
+        "covey certs certs --hosts 10.0.0.1:7000 10.0.0.2:7000",
+    )
+    certs.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
+    certs.add_argument(
+        "--hosts", metavar="ADDRESS", nargs="+", required=True, help="where each host will listen, in order"
+    )
+    certs.add_argument("--days", type=int, default=30, help="how long the certificates are valid (default: 30)")
 
     demo = add(
         "demo",

@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from covey.errors import ConfigurationError
@@ -36,13 +37,12 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
+        """Whether only this machine can reach it; of a name, whether that is so of all that it stands for."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError:
             return False
+        return all(ipaddress.ip_address(where[0]).is_loopback for *_, where in found)
 
     def listen(self) -> socket.socket:
         """A socket bound to it.
@@ -50,8 +50,9 @@ class Address:
         Raises:
             OSError: the address is not this machine's, or taken.
         """
-        family, _, _, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        # Only where a socket knows its protocol does asyncio turn off Nagle's algorithm, which costs a round trip.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
         listening.listen(1024)
@@ -59,3 +60,20 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def read_addresses(file: Path) -> list[str]:
+    """The addresses in a file, one a line; empty lines and what follows a # do not count.
+
+    Raises:
+        ConfigurationError: it cannot be read, or has none.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigurationError(f"The hosts file {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The hosts file {file} is no UTF-8.") from None
+    if not any(lines):
+        raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
+    return [line for line in lines if line]

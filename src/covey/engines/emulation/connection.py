@@ -6,6 +6,8 @@ dropped; behind a wrong prefix nobody knows where the next frame begins, so the 
 """
 
 import asyncio
+import ipaddress
+import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from covey import wire
+from covey.engines.emulation import tls
 from covey.errors import WireError
 
 _ENVELOPE = struct.Struct("<IIQ")
@@ -58,9 +61,10 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         limits: what the decoder accepts before `listen` says otherwise.
         refused: told the reason of every frame that is dropped.
+        secured: whether nothing is read before `secure`.
     """
 
-    def __init__(self, limits: wire.Limits, refused: Callable[[str], None]) -> None:
+    def __init__(self, limits: wire.Limits, refused: Callable[[str], None], *, secured: bool = False) -> None:
         self.limits = limits
         self.refused = refused
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -71,7 +75,8 @@ class Connection(asyncio.BufferedProtocol):
         self.heard_at = asyncio.get_running_loop().time()
         """When bytes last came."""
         self._queue: deque[Parts] = deque()
-        self._paused = False
+        self._paused = secured
+        """Whether nothing is written now."""
         self._transport: asyncio.Transport | None = None
         self._hear: Callable[[wire.Frame], None] | None = None
         self._waiting: wire.Frame | None = None
@@ -91,6 +96,40 @@ class Connection(asyncio.BufferedProtocol):
         """Until the connection stands."""
         while self._transport is None and not self.lost.done():
             await asyncio.sleep(0)
+
+    async def secure(self, context: ssl.SSLContext, seconds: float) -> None:
+        """Go over to TLS, at the side that was called.
+
+        Raises:
+            WireError: the caller does not show what the context wants, or not in time.
+        """
+        await self.made()
+        assert self._transport is not None
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                self._transport, self, context, server_side=True, ssl_handshake_timeout=seconds
+            )
+        except OSError as error:
+            self.abort()
+            raise tls.why(error) from error
+        if secured is None:
+            # What asyncio returns where the other side hung up meanwhile.
+            raise tls.why(ConnectionResetError())
+        self._paused = False
+        self.connection_made(secured)
+
+    @property
+    def shown_name(self) -> str | None:
+        """Whom the certificate names that the other side showed."""
+        assert self._transport is not None
+        return tls.named_by(self._transport.get_extra_info("ssl_object"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the other side is on this machine."""
+        assert self._transport is not None
+        where = self._transport.get_extra_info("peername")
+        return where is not None and ipaddress.ip_address(where[0]).is_loopback
 
     def send(self, parts: Parts) -> int:
         """Write a frame in its envelope when its turn comes; returns how many bytes that are."""
@@ -188,6 +227,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._paused:
+            transport.pause_reading()  # What comes now is TLS.
+            return
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._pump()
 

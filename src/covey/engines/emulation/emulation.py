@@ -2,15 +2,14 @@
 
 import asyncio
 import secrets
-import ssl
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from covey.engines.emulation.address import Address
+from covey.engines.emulation.address import Address, read_addresses
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
 from covey.experiment import Engine, Outcome, Progress
@@ -18,6 +17,9 @@ from covey.node import Payload
 from covey.parameters import Seconds, param
 from covey.runs import RunWriter
 from covey.task.learner import default_workers
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.certificates import Certificates
 
 
 class Emulation(Engine):
@@ -34,8 +36,11 @@ class Emulation(Engine):
         "The addresses of hosts that were started by `covey host`; by default processes are started here.",
         factory=list,
     )
-    token_file: Path | None = param("The file with the secret that the hosts were started with.", default=None)
-    certs: Path | None = param("The folder with the certificates that `covey certs` made.", default=None)
+    hosts_file: Path | None = param("A file that says instead what the hosts are: an address a line.", default=None)
+    token_file: Path | None = param(
+        "The file with the secret that the hosts were started with; by default that of the certificates.", default=None
+    )
+    certs: Path | None = param("The launcher's folder, of those that `covey certs` made for the hosts.", default=None)
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
     restart: bool = param("Whether a process that dies is started again.", default=True)
     buffer: int = param(
@@ -50,15 +55,25 @@ class Emulation(Engine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.hosts_file is not None:
+            # From here on there are only addresses: a run's folder says which ones, and the hosts do not have the file.
+            if self.hosts:
+                raise ConfigurationError("The engine has both 'hosts' and a 'hosts_file': leave one of them away.")
+            self.hosts, self.hosts_file = read_addresses(self.hosts_file), None
         for text in self.hosts:
             address = Address.parse(text)
-            if not address.is_loopback and self.certs is None:
+            if self.certs is None and not address.is_loopback:
                 raise ConfigurationError(
-                    f"The host {address} is not on this machine: 'certs' of the engine must name the folder with "
-                    f"this run's certificates. Make them with `covey certs`."
+                    f"The host {address} is not on this machine: 'certs' of the engine must name the launcher's "
+                    f"certificates. Make them with `covey certs`."
                 )
-        if self.hosts and self.token_file is None:
+        if self.hosts and self.certs is None and self.token_file is None:
             raise ConfigurationError("The 'token_file' of the engine is missing: hosts want to see their secret.")
+        if self.certs is not None and not self.hosts:
+            raise ConfigurationError(
+                "The engine has 'certs' and no 'hosts': `covey certs` has written their addresses beside the "
+                "certificates, in the file 'hosts', which 'hosts_file' can name."
+            )
 
     def compute_settings(self) -> dict[str, Any]:
         return {"device": self.device, "workers": 1, "chunk": self.chunk, "kernel": self.kernel}
@@ -84,17 +99,25 @@ class Emulation(Engine):
         here = 1 if self.hosts else hosts
         return self.workers or max(1, default_workers() // here)
 
-    def trust(self) -> tuple[bytes, ssl.SSLContext | None]:
-        """(the secret that hosts must hold, TLS for calling them).
+    def trust(self) -> "tuple[bytes, Certificates | None]":
+        """(the secret that hosts must hold, the launcher's certificates).
 
         Raises:
             ConfigurationError: the file of the secret or of a certificate cannot be read.
         """
-        from covey.engines.emulation.launcher import context_of
         from covey.engines.emulation.token import read_token
 
-        token = secrets.token_hex(32).encode() if self.token_file is None else read_token(self.token_file)
-        return token, context_of(self.certs, "launcher", server=False)
+        if self.certs is None:
+            return secrets.token_hex(32).encode() if self.token_file is None else read_token(self.token_file), None
+        from covey.engines.emulation.certificates import TOKEN_FILE, Certificates, title
+        from covey.engines.emulation.handshake import LAUNCHER
+
+        certificates = Certificates.load(self.certs)
+        if certificates.owner != title(LAUNCHER):
+            raise ConfigurationError(
+                f"The 'certs' of the engine must be the launcher's. Those in {self.certs} are of {certificates.owner}."
+            )
+        return read_token(self.token_file or self.certs / TOKEN_FILE), certificates
 
     def execute(
         self,

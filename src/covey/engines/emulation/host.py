@@ -7,15 +7,16 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 
 from covey import wire
+from covey.engines.emulation import tls
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER, LIMITS, admit, refuse, say, welcome
+from covey.engines.emulation.handshake import LAUNCHER, LIMITS, SECONDS, admit, refuse, say, welcome
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.pulse import pulse
 from covey.engines.emulation.site import Site
@@ -23,6 +24,9 @@ from covey.engines.prepared import prepare
 from covey.engines.snapshots import Snapshot, unpack
 from covey.errors import CoveyError, ProgramError, RunError, WireError, told
 from covey.experiment import Experiment
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.certificates import Certificates
 
 log = logging.getLogger("covey.host")
 
@@ -54,14 +58,11 @@ class Host:
 
     Args:
         token: what launchers and other hosts must hold.
-        served: TLS for whoever calls this host; None for plain TCP.
-        calling: TLS for calling other hosts.
+        certificates: what this host shows, and whom it believes; None for plain TCP.
     """
 
-    def __init__(
-        self, token: bytes, served: ssl.SSLContext | None = None, calling: ssl.SSLContext | None = None
-    ) -> None:
-        self.token, self._served, self._calling = token, served, calling
+    def __init__(self, token: bytes, certificates: "Certificates | None" = None) -> None:
+        self.token, self._certificates = token, certificates
         self.refused: Counter[str] = Counter()
         """Connections and frames that were refused, by reason."""
         self._strangers: set[asyncio.Task[None]] = set()
@@ -77,7 +78,7 @@ class Host:
             grace: how many seconds to wait for it.
         """
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._stranger, sock=listening, ssl=self._served, backlog=1024)
+        server = await loop.create_server(self._stranger, sock=listening, backlog=1024)
         log.info("listening on %s", Address.of(listening))
         async with server:
             if not once:
@@ -95,7 +96,7 @@ class Host:
         log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
 
     def _stranger(self) -> Connection:
-        connection = Connection(LIMITS, self._count)
+        connection = Connection(LIMITS, self._count, secured=self._certificates is not None)
         task = asyncio.get_running_loop().create_task(self._meet(connection))
         self._strangers.add(task)
         task.add_done_callback(self._strangers.discard)
@@ -109,7 +110,11 @@ class Host:
             connection.abort()
             return
         try:
+            if self._certificates is not None:
+                await connection.secure(self._certificates.served, SECONDS)
             caller, nonce = await admit(connection, self.token)
+            if self._certificates is not None:
+                self._certificates.hold_to(connection, caller.who)
         except WireError as error:
             self._count(error.reason)
             refuse(connection, error.reason)
@@ -135,24 +140,43 @@ class Host:
             self._run = None
             self._served_one.set()
 
-    async def call(self, address: Address) -> Connection:
+    async def call(self, who: int, address: Address) -> Connection:
         """Open a connection to another host."""
-        return await open_connection(address, self._calling, self._count)
+        return await open_connection(who, address, self._certificates, self._count)
 
 
 async def open_connection(
-    address: Address, context: ssl.SSLContext | None, refused: Callable[[str], None]
+    who: int, address: Address, certificates: "Certificates | None", refused: Callable[[str], None]
 ) -> Connection:
     """Call a host.
 
+    Args:
+        who: its number.
+        address: where it should be.
+        certificates: what is shown to it, and whom to believe; None for plain TCP, which stays on this machine.
+        refused: told the reason of every frame that is dropped.
+
     Raises:
-        OSError: nobody listens there, or TLS fails.
+        OSError: nobody listens there.
+        WireError: it does not show that host's certificate, or would be called over a network without any.
     """
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(10.0):
-        _, connection = await loop.create_connection(
-            lambda: Connection(LIMITS, refused), address.host, address.port, ssl=context
-        )
+    context = None if certificates is None else certificates.calling
+    async with asyncio.timeout(SECONDS):
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(LIMITS, refused), address.host, address.port, ssl=context
+            )
+        except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
+            raise tls.why(error) from error
+    try:
+        if certificates is not None:
+            certificates.hold_to(connection, who)
+        elif not connection.is_local:
+            raise WireError("not-local", "it is on another machine, and is called without certificates")
+    except WireError:
+        connection.abort()
+        raise
     return connection
 
 
@@ -239,7 +263,7 @@ class _Run:
         self.peers = site.peers = Peers(
             orders.me,
             orders.owners,
-            call=lambda host: self.host.call(self._addresses[host]),
+            call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,
             run=self.name,
             limits=wire.DEFAULT,

@@ -4,7 +4,6 @@ import asyncio
 import os
 import secrets
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,8 @@ _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _RESTARTS = 5
 """How often a host is started again."""
+_PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
+"""Why a call may fail that succeeds a little later."""
 
 
 @dataclass(eq=False)
@@ -52,6 +53,8 @@ class _Host:
     """The socket that a process started here listens on; it stays open so that the next one has the same address."""
     process: subprocess.Popen[bytes] | None = None
     connection: Connection | None = None
+    problem: str = "it does not answer"
+    """Why it is not ready yet."""
     ready: asyncio.Future[wire.Frame] | None = None
     held: asyncio.Future[int] | None = None
     done: bool = False
@@ -109,7 +112,7 @@ class Launcher:
         self._failure: CoveyError | None = None
         self._changed = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
-        self._token, self._context = settings.trust()
+        self._token, self._certificates = settings.trust()
         self._restarting: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------ from beginning to end
@@ -174,6 +177,7 @@ class Launcher:
         finally:
             for task in ready:
                 task.cancel()
+            await asyncio.gather(*ready, return_exceptions=True)
         self._began = monotonic() - self._elapsed
         for host in self.hosts:
             self._go(host, returning=False)
@@ -197,44 +201,63 @@ class Launcher:
 
     async def _prepare(self, host: _Host, late: float, *, returning: bool) -> None:
         """Call a host, tell it what to do, and wait until it has made ready."""
-        loop = asyncio.get_running_loop()
-        last = "it did not answer"
-        while True:
-            self._check_alive(host)
-            if loop.time() > late:
-                self._missing(host, last)
-            connection = None
-            try:
-                connection = await open_connection(host.address, self._context, lambda reason: None)
-                greeting = asyncio.create_task(greet(connection, self._token, Caller(self.run_name, LAUNCHER)))
-                while not greeting.done():
-                    # A process that imports torch takes seconds to answer; one that died never does.
-                    await asyncio.wait([greeting], timeout=0.1)
-                    self._check_alive(host)
-                greeting.result()
-                break
-            except (OSError, WireError, TimeoutError) as error:
-                last = str(error) or type(error).__name__
-                if connection is not None:
-                    connection.abort()
-                if isinstance(error, WireError) and error.reason in ("bad-token", "busy"):
-                    self._missing(host, last)
-                await asyncio.sleep(0.1)
-        host.connection, host.ready, host.done = connection, loop.create_future(), False
-        connection.listen(lambda frame: self._hear(host, frame), wire.DEFAULT)
-        connection.lost.add_done_callback(lambda _: self._on_lost(host, connection))
-        say(connection, "orders", {"orders": msgspec.msgpack.encode(self._orders(host))})
         try:
-            async with asyncio.timeout(max(late - loop.time(), 0.0)):
+            async with asyncio.timeout_at(late):
+                connection = await self._reach(host)
+                host.connection, host.ready, host.done = connection, asyncio.get_running_loop().create_future(), False
+                connection.listen(lambda frame: self._hear(host, frame), wire.DEFAULT)
+                connection.lost.add_done_callback(lambda _: self._on_lost(host, connection))
+                host.problem = "it does not become ready"
+                say(connection, "orders", {"orders": msgspec.msgpack.encode(self._orders(host))})
                 await host.ready
         except TimeoutError:
-            self._missing(host, "it did not become ready")
+            self._missing()
         mine = {node: self.snapshots[node] for node in host.nodes if node in self.snapshots}
         if returning:
             for node, snapshot in mine.items():
                 self._count_on(snapshot, self._last_rows.get(node))
         for node, snapshot in mine.items():
             say(connection, "restore", {"nodes": [node], **pack([snapshot])})
+
+    async def _reach(self, host: _Host) -> Connection:
+        """Call a host until it answers.
+
+        Raises:
+            RunError: it is not to be expected that it ever will.
+        """
+        while True:
+            self._check_alive(host)
+            connection = greeting = None
+            try:
+                connection = await open_connection(host.number, host.address, self._certificates, lambda reason: None)
+                greeting = asyncio.create_task(greet(connection, self._token, Caller(self.run_name, LAUNCHER)))
+                while not greeting.done():
+                    # A process that imports torch takes seconds to answer; one that died never does.
+                    await asyncio.wait([greeting], timeout=0.1)
+                    self._check_alive(host)
+                greeting.result()
+                return connection
+            except BaseException as error:
+                if greeting is not None:
+                    greeting.cancel()
+                if connection is not None:
+                    connection.abort()
+                if isinstance(error, WireError):
+                    host.problem = self._told(error)
+                    if error.reason not in _PASSING:
+                        raise RunError(f"Host {host.number} at {host.address}: {host.problem}.") from error
+                elif isinstance(error, OSError):
+                    refused = isinstance(error, ConnectionRefusedError)
+                    host.problem = "nobody listens there" if refused else str(error) or "it does not answer"
+                else:
+                    raise
+            await asyncio.sleep(0.1)
+
+    def _told(self, error: WireError) -> str:
+        told = f"{error.detail} ({error.reason})"
+        if error.reason == "silent" and self._certificates is None and self.settings.hosts:
+            told += "; if it has certificates, 'certs' of the engine must name the launcher's"
+        return told
 
     @staticmethod
     def _count_on(snapshot: Snapshot, row: Sequence[Any] | None) -> None:
@@ -259,12 +282,12 @@ class Launcher:
             return ""
         return f": {lines[-1]}" if lines else ""
 
-    def _missing(self, host: _Host, why: str) -> NoReturn:
-        absent = [h for h in self.hosts if h.connection is None or h.ready is None or not h.ready.done()]
-        names = ", ".join(f"{h.number} at {h.address}" for h in absent) or f"{host.number} at {host.address}"
+    def _missing(self) -> NoReturn:
+        # The one whose time is over is among them, as its `ready` was cancelled with that.
+        absent = [h for h in self.hosts if not (h.connection and h.ready and h.ready.done()) or h.ready.cancelled()]
+        names = ", ".join(f"{h.number} at {h.address} ({h.problem})" for h in absent)
         raise RunError(
-            f"{len(absent) or 1} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: "
-            f"{names} ({why})."
+            f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
         )
 
     def _orders(self, host: _Host) -> Orders:
@@ -532,12 +555,3 @@ class Launcher:
         if self.writer is not None:
             for node in host.nodes:
                 self.writer.event(monotonic() - self._began, node, "returned", f"with host {host.number}")
-
-
-def context_of(folder: Path | None, name: str, *, server: bool) -> ssl.SSLContext | None:
-    """TLS in which both sides show a certificate of the run's own authority; None for plain TCP."""
-    if folder is None:
-        return None
-    from covey.engines.emulation.certificates import context
-
-    return context(folder, name, server=server)
