@@ -19,12 +19,16 @@ FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.tom
 def commands(readme: Path) -> list[list[str]]:
     """The arguments of each command of a study, as a shell understands them."""
     shown = "".join(re.findall(r"^```sh\n(.*?)^```", readme.read_text(), flags=re.M | re.S))
-    script = f"set -efu\ncovey() {{ printf '%s\\0' \"$@\"; printf '\\036'; }}\n{shown}"
+    said = "{ printf '%s\\0' \"$@\"; printf '\\036'; }"
+    script = f"set -efu\ncovey() {said}\npython() {said}\n{shown}"
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     return [command.split("\0")[:-1] for command in done.stdout.split("\x1e")[:-1]]
 
 
-COMMANDS = [arguments for readme in sorted(ROOT.glob("experiments/*/README.md")) for arguments in commands(readme)]
+STUDIES = {readme.parent.name: commands(readme) for readme in sorted(ROOT.glob("experiments/*/README.md"))}
+SHOWN = [arguments for shown in STUDIES.values() for arguments in shown]
+SCRIPTS = [arguments[0] for arguments in SHOWN if arguments[0].endswith(".py")]
+COMMANDS = [arguments for arguments in SHOWN if not arguments[0].endswith(".py")]
 SWEEPS = [arguments for arguments in COMMANDS if arguments[0] == "sweep"]
 
 
@@ -49,6 +53,11 @@ def test_a_sweep_of_a_study_begins(arguments, covey, in_folder, monkeypatch):
     assert covey(*arguments, "--json") == (2, "", "covey: all experiments are valid\n")
 
 
-def test_every_study_has_a_file_and_a_sweep():
-    studies = {readme.parent.name for readme in ROOT.glob("experiments/*/README.md")}
-    assert studies == {file.parent.name for file in FILES} == {Path(sweep[1]).parent.name for sweep in SWEEPS}
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_scripts_of_a_study_are_there(script):
+    compile((ROOT / script).read_text(), script, "exec")
+
+
+def test_every_study_says_how_it_was_made():
+    assert STUDIES.keys() == {folder.name for folder in (ROOT / "experiments").iterdir() if folder.is_dir()}
+    assert all(STUDIES.values())

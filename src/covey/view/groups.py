@@ -29,7 +29,7 @@ def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
         runs: what to sort.
         each: whether every run is a group of its own, even where only seeds differ.
     """
-    settings = [flat({key: value for key, value in run.experiment.items() if key not in _SAME}) for run in runs]
+    settings = [flat(_settings(run)) for run in runs]
     members: dict[Any, list[int]] = {}
     for place, keys in enumerate(settings):
         members.setdefault(place if each else tuple(sorted((key, str(v)) for key, v in keys.items())), []).append(place)
@@ -37,6 +37,12 @@ def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
     kept = [settings[places[0]] for places in members.values()]
     labels = _labels(chosen, kept)
     return [Group(*parts) for parts in zip(labels, map(tuple, chosen), kept, strict=True)]
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What makes an experiment another one; of the engine that is its kind alone."""
+    kept = {key: value for key, value in run.experiment.items() if key not in _SAME}
+    return kept if run.clock == "virtual" else {**kept, "engine": run.experiment["engine"]["kind"]}
 
 
 def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
