@@ -91,6 +91,11 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
     assert covey("plot", "a", "--holdings", "--out", "h.png")[0] == 0
     assert covey("plot", "a", "--graph", "--out", "g.png")[0] == 0
     assert covey("plot", "a", "--histogram", "--out", "i.png")[0] == 0
+    for metric, hint in (("acuracy", "; did you mean 'accuracy'?"), ("consensus_distance", "")):
+        code, _, err = covey("plot", "a", "--histogram", "--metric", metric)
+        assert code == 2
+        assert err.startswith(f"covey: Unknown metric '{metric}' of the nodes of the run a{hint}")
+        assert err.count("\n") == 1
     code, _, err = covey("plot", "a", "--against", "energy")
     assert code == 2
     assert err == "covey: The run a records no energy: draw against rounds, time or bytes.\n"
