@@ -360,6 +360,20 @@ def test_a_damaged_file_of_a_run_is_named(folder, name, text, message):
         [Run(folder).experiment, Run(folder).summary()]
 
 
+@pytest.mark.parametrize("size", [0, 30, 150])
+@pytest.mark.parametrize("name", ["graph", "holdings", "models"])
+def test_a_damaged_array_of_a_run_is_named(folder, name, size, covey):
+    (file,) = folder.glob(f"{name}.np?")
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(RunError, match=rf"^The run .* has no readable {file.name}: .+\.$"):
+        getattr(Run(folder), name)
+    if name != "models":
+        code, _, err = covey("plot", str(folder), f"--{name}", "--out", str(folder / "figure.png"))
+        assert (code, err.count("\n")) == (2, 1)
+    code, _, err = covey("report", str(folder), "--out", str(folder / "report.html"))
+    assert code == 0 or err.startswith(f"covey: The run {folder} has no readable {file.name}: ")
+
+
 def test_exports(folder, tmp_path):
     run = Run(folder)
     assert run.export("csv").splitlines()[0].startswith("round,node,time,accuracy,loss,")
