@@ -29,7 +29,9 @@ class FedAvg(Program):
     proximal: float = param(
         "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
     )
-    patience: Seconds | None = param("How long the server waits for its clients; for ever by default.", default=None)
+    patience: Seconds | None = param(
+        "How long the server waits for its clients; for ever by default.", default=None, ge=0
+    )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
