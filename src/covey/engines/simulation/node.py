@@ -122,6 +122,12 @@ class SimulatedNode(Participant):
         self.activities = []
         self.mail.clear(dropped=True)
 
+    def close(self) -> None:
+        """End the activities that never began: Python warns of coroutines that nobody awaits."""
+        for activity in self.activities:
+            if not activity.begun:
+                activity.cancel()
+
     def finish(self) -> None:
         """The program has returned."""
         for activity in self.activities:
