@@ -237,6 +237,36 @@ def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
     assert topologies == [{"kind": "epidemic-local", "degree": degree} for degree in (3, 4)]
 
 
+BARE = EXPERIMENT.replace('optimizer = { kind = "sgd", lr = 0.5 }', "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "keys", "value"),
+    [
+        ("task.optimizer.lr=0.25", ("task", "optimizer"), {"kind": "sgd", "lr": 0.25}),
+        ("task.optimizer={lr=0.25}", ("task", "optimizer"), {"kind": "sgd", "lr": 0.25}),
+        ("network.compute.samples_per_second=7", ("network", "compute"), {"kind": "constant", "samples_per_second": 7}),
+        ("network.uplink.rate=7", ("network", "uplink"), {"kind": "constant", "rate": 7}),
+        ("engine.workers=1", ("engine",), {"kind": "simulation", "workers": 1}),
+    ],
+)
+def test_a_table_without_a_kind_is_of_the_usual_one(setting, keys, value, in_folder, covey):
+    (in_folder / "bare.toml").write_text(BARE)
+    settings = ("bare.toml", "--set", setting, "--set", "rounds=1", "--json")
+    codes = [covey("run", *settings, "--out", "r")[0], covey("sweep", *settings, "--out", "s")[0]]
+    code, out, err = covey("check", *settings)
+    assert [*codes, code] == [0, 0, 0], err
+    for found in (json.loads(out)["experiment"], Run("r").experiment, Run("s/run").experiment):
+        for key in keys:
+            found = found[key]
+        assert {name: found[name] for name in value} == value
+
+
+def test_a_file_may_have_a_table_without_a_kind(in_folder, covey):
+    (in_folder / "bare.toml").write_text(f"{BARE}\n[task.optimizer]\nlr = 0.25\n")
+    assert json.loads(covey("check", "bare.toml", "--json")[1])["experiment"]["task"]["optimizer"]["kind"] == "sgd"
+
+
 def test_check_says_what_an_experiment_means(file, covey):
     code, out, err = covey("check", "experiment.toml", "--json")
     assert code == 0, err
@@ -309,6 +339,8 @@ MISTAKES = {
     "program=own_models:": "Unknown program 'own_models:'.",
     "program=:Class": "Unknown program ':Class'.",
     "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
+    "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That is the kind where none is given, of every-round, periodic.",
+    "network.churn.mean_up=2": "The churn has no 'kind'. Known: none, rate, trace.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
     "seed.x=3": "The key 'seed' in 'seed.x' is no table",
 }

@@ -59,7 +59,6 @@ class Engine(Part):
     """What runs the programs of the nodes."""
 
     family: ClassVar[str] = "engine"
-    usual: ClassVar[str] = "simulation"
     clock: ClassVar[str] = "virtual"
     """Which time the nodes' clocks show: virtual or real."""
 

@@ -162,8 +162,6 @@ class Part:
     """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
     kind: ClassVar[str] = ""
     """Its name in experiment files."""
-    usual: ClassVar[str] = ""
-    """Of a family: the kind that a table without a kind means, where that is clear."""
     short: ClassVar[tuple[str, str] | None] = None
     """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
 
@@ -173,8 +171,10 @@ class Part:
 
     def __post_init__(self) -> None:
         for name, (hint, limits) in fields_of(type(self)).items():
-            value = coerce(getattr(self, name), hint, limits, name, self.named())
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
+            if isinstance(value, Mapping) and isinstance(default := default_of(type(self), name), Part):
+                value = build(hint, value, usual=default.title())
+            object.__setattr__(self, name, coerce(value, hint, limits, name, self.named()))
 
     @classmethod
     def title(cls) -> str:
@@ -356,12 +356,13 @@ def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
     return value, False
 
 
-def build(family: type[P], table: Any) -> P:
+def build(family: type[P], table: Any, *, usual: str = "") -> P:
     """Make the part that a table (or a bare kind) of an experiment file describes.
 
     Args:
         family: the class that every part in this place derives from, or the part itself where there is one kind.
         table: {"kind": ..., parameters...}, or the kind alone.
+        usual: the kind that a table without a kind means; by default that of the family's short form.
 
     Raises:
         ConfigurationError: unknown kind or key, missing or wrong parameter.
@@ -374,18 +375,19 @@ def build(family: type[P], table: Any) -> P:
         raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {table!r} instead.")
     values = dict(table)
     cls: type[P] = family
+    assumed = ""
     if family.family in kinds.KINDS:
-        if "kind" not in values and family.usual:
-            values["kind"] = family.usual
+        usual = usual or (family.short[0] if family.short else "")
+        every = ", ".join(sorted(kinds.KINDS[family.family]))
+        if "kind" not in values and not usual:
+            raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")
         if "kind" not in values:
-            raise ConfigurationError(
-                f"The {family.family} has no 'kind'. Known: {', '.join(sorted(kinds.KINDS[family.family]))}."
-            )
-        cls = kinds.resolve(family, values.pop("kind"))
+            assumed = f" That is the kind where none is given, of {every}."
+        cls = kinds.resolve(family, values.pop("kind", usual))
     known = fields_of(cls)
     for key in values:
         if key not in known:
-            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known))
+            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known) + assumed)
     for key, (hint, limits) in known.items():
         if key not in values and is_required(cls, key):
             raise ConfigurationError(
