@@ -206,6 +206,23 @@ def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
     assert len(json.loads(out)) == 3
 
 
+def test_a_sweep_names_the_keys_of_tables_in_its_folders(file, covey, in_folder):
+    tables = "task.optimizer={kind='sgd',lr=0.1},{kind='sgd',momentum=0.1}"
+    code, _, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s")
+    assert code == 0, err
+    assert {path.name for path in (in_folder / "s").iterdir()} == {"optimizer=sgd-lr=0.1", "optimizer=sgd-momentum=0.1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [("rounds=2,2", "rounds=2"), ("program.topology=ring,{kind='ring'}", "topology=ring")]
+)
+def test_runs_of_a_sweep_with_one_name_are_refused_before_the_first_begins(values, name, file, covey, in_folder):
+    code, _, err = covey("sweep", "experiment.toml", "--set", values, "--out", "s")
+    sentence = f"The values of a sweep must give each run a folder of its own. Got '{name}' for 2 runs."
+    assert (code, err) == (2, f"covey: {sentence}\n")
+    assert not (in_folder / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [

@@ -102,9 +102,17 @@ def sweep(arguments: argparse.Namespace) -> int:
         raise RunError(f"{folder} is no empty folder: give another one with --out.")
     # A key with one value is the same for all runs: it would only make names longer.
     varied = [key for key, values in axes if len(values) > 1]
+    names = [
+        "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run" for combination in combinations
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"The values of a sweep must give each run a folder of its own. "
+                f"Got '{name}' for {names.count(name)} runs."
+            )
     finished: list[tuple[dict[str, Any], Run]] = []
-    for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
-        name = "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run"
+    for number, (name, combination, experiment) in enumerate(zip(names, combinations, experiments, strict=True), 1):
         with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
             done = api.run(experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json)
         finished.append((combination, done))
@@ -152,9 +160,9 @@ def _inline(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as part of a folder's name; different values have different names."""
+    """A value as part of a folder's name."""
     if isinstance(value, dict):
-        return "-".join(_short(inner) for inner in value.values())
+        return "-".join(_short(inner) if key == "kind" else f"{key}={_short(inner)}" for key, inner in value.items())
     return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
 
 
