@@ -358,6 +358,10 @@ MISTAKES = {
     "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
     "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That is the kind where none is given, of every-round, periodic.",
     "network.churn.mean_up=2": "The churn has no 'kind'. Known: none, rate, trace.",
+    "name=../../evil": "The 'name' of the experiment must be letters, digits, '.', '_' and '-'",
+    "name=a b/c": "beginning with none of '.' and '-': folders are called so. Got 'a b/c' instead.",
+    "name=-v": "Got '-v' instead.",
+    'name=""': "Got '' instead.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
     "seed.x=3": "The key 'seed' in 'seed.x' is no table",
 }
