@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from covey.api import resume
 from covey.errors import RunError
 from covey.runs import Run, RunWriter, latest_checkpoint
 
@@ -168,8 +169,9 @@ def test_a_run_is_read_while_it_grows(tmp_path):
     writer.flush()
     assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
     assert Run(tmp_path / "run").status == "running"
-    with pytest.raises(RunError, match="is being written by another process"):
-        RunWriter.reopen(tmp_path / "run", {})
+    for go_on in (lambda: RunWriter.reopen(tmp_path / "run", {}), lambda: resume(tmp_path / "run")):
+        with pytest.raises(RunError, match="is being written by another process"):
+            go_on()
     writer.finish("finished", {})
     assert Run(tmp_path / "run").status == "finished"
     RunWriter.reopen(tmp_path / "run", {}).finish("finished", {})
