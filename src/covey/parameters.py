@@ -408,10 +408,17 @@ def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> 
 def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:
     """The house sentence for a name that does not exist, with the nearest that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(names)}." if names else " It takes none."
+    if len(names) > _MOST_LISTED and near:
+        listing = f" Near it: {', '.join(near)}."
     return f"Unknown {what}{hint}{listing}"
+
+
+_NEAREST = 5
+_MOST_LISTED = 25
+"""Of more names than this, a message lists the nearest alone."""
 
 
 def to_table(part: Part) -> dict[str, Any]:
