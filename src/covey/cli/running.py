@@ -12,12 +12,13 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import print_json, print_table, summary_columns, summary_row
+from covey.cli.tables import print_json, print_table
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
+from covey.view.summary import summary_columns, summary_row
 from covey.view.words import amount, seconds, time_of
 
 

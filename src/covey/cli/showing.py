@@ -7,10 +7,11 @@ from itertools import pairwise
 from math import isnan
 from typing import Any
 
-from covey.cli.tables import figure, print_json, print_table, summary_columns, summary_row
+from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
 from covey.runs import Run
-from covey.view.words import amount, seconds
+from covey.view.summary import summary_columns, summary_row
+from covey.view.words import amount, figure, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:

@@ -5,12 +5,9 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
-
-from covey.runs import Run
-from covey.view.words import amount, seconds, time_of
 
 _GAP = "  "
 _LEAST = 12
@@ -27,11 +24,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A figure of a summary, which has None for what is no finite number."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -73,15 +65,3 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
 def _width(cells: Sequence[Sequence[Sequence[str]]]) -> int:
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
     return sum(sizes) + len(_GAP) * (len(sizes) - 1)
-
-
-def summary_row(summary: dict[str, Any]) -> list[str]:
-    """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, time."""
-    accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
-    cells = [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
-    return [*cells, amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
-
-
-def summary_columns(runs: Iterable[Run]) -> list[str]:
-    """The headings of `summary_row` over some runs."""
-    return ["accuracy", "worst node", "best node", "loss", "bytes sent", time_of({run.clock for run in runs})]

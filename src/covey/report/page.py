@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.cli.tables import summary_columns, summary_row
 from covey.errors import CoveyError, RunError
 from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
 from covey.view.groups import Group, differing, flat, grouped, names
+from covey.view.summary import summary_columns, summary_row
 from covey.view.words import amount, seconds
 
 if TYPE_CHECKING:

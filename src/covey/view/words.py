@@ -1,4 +1,4 @@
-"""Figures for people: durations and numbers of bytes."""
+"""Figures for people."""
 
 from collections.abc import Collection
 
@@ -26,3 +26,8 @@ def amount(value: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure of a summary, which has None for what is no finite number."""
+    return "-" if value is None else f"{value:.{digits}f}"
