@@ -20,6 +20,7 @@ from covey.cli.running import _values
 from covey.cli.tables import table_lines
 from covey.experiment import Progress
 from covey.runs import Run
+from covey.view.words import figure
 
 EXPERIMENT = """
 seed = 1
@@ -438,6 +439,13 @@ def test_a_broken_file_names_its_line(in_folder, covey):
     assert code == 2
     assert "bad.toml is not valid TOML" in err
     assert "line 1" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.1234, "0.123"), (-999_999.0, "-999999.000"), (1.5e20, "1.5e+20")]
+)
+def test_a_large_figure_is_short(value, text):
+    assert figure(value) == text
 
 
 SWEPT = [["degree = 2", "5", "0.551 ± 0.018", "2.1 MB"], ["degree = 4, lr = 0.25", "5", "0.726 ± 0.023", "14.3 MB"]]

@@ -19,7 +19,7 @@ from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
 from covey.view.summary import summary_columns, summary_row
-from covey.view.words import amount, seconds, time_of
+from covey.view.words import amount, figure, seconds, time_of
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -210,9 +210,9 @@ _FIGURES: dict[str, Any] = {
 }
 
 
-def _spread(name: str, figure: dict[str, float] | None) -> str:
-    if figure is None:
+def _spread(name: str, found: dict[str, float] | None) -> str:
+    if found is None:
         return "-"
-    form = {"bytes sent": amount, "time": seconds}.get(name, "{:.3f}".format)
-    average, spread = form(figure["mean"]), form(figure["std"])
+    form = {"bytes sent": amount, "time": seconds}.get(name, figure)
+    average, spread = form(found["mean"]), form(found["std"])
     return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"

@@ -17,7 +17,7 @@ from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
 from covey.view.groups import Group, differing, flat, grouped, names
 from covey.view.summary import summary_columns, summary_row
-from covey.view.words import amount, seconds
+from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,8 +141,8 @@ def _over_seeds(groups: Sequence[Group]) -> str:
         cells = [group.label]
         for metric, part in (("accuracy", "mean"), ("accuracy", "min"), ("accuracy", "max"), ("loss", "mean")):
             values = [final[metric][part] for final in finals if final.get(metric, {}).get(part) is not None]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}" if values else "–")
+            spread = f" ± {figure(stdev(values))}" if len(values) > 1 else ""
+            cells.append(f"{figure(mean(values))}{spread}" if values else "–")
         rows.append(cells)
     columns = ("over seeds: mean ± standard deviation", "accuracy", "worst node", "best node", "loss")
     return _table(columns, rows)

@@ -30,4 +30,10 @@ def amount(value: float) -> str:
 
 def figure(value: float | None, digits: int = 3) -> str:
     """A figure of a summary, which has None for what is no finite number."""
-    return "-" if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.{digits}g}"
+
+
+_LARGE = 1e6
+"""From here on a figure has an exponent: its digits would widen the table and say no more."""
