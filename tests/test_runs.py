@@ -114,8 +114,10 @@ def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
     for command in ("show", "compare"):
         code, out, err = covey(command, str(tmp_path / "run"))
         assert (code, err) == (0, "")
-        assert "-" in out
+        shown = "accuracy, loss, consensus_distance" if command == "show" else "accuracy, loss"
+        assert out.endswith(f"\nNot finite, and left out above: {shown}.\n")
     assert covey("report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html"))[0] == 0
+    assert "Not finite, and left out above: accuracy, loss." in (tmp_path / "report.html").read_text()
 
 
 def test_truncating_forgets_what_came_after(folder):

@@ -18,7 +18,7 @@ from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
-from covey.view.summary import summary_columns, summary_row
+from covey.view.summary import not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds, time_of
 
 
@@ -69,6 +69,7 @@ def report(done: Run, *, as_json: bool) -> int:
             f"{done.folder} ({summary['status']})",
             ("run", *summary_columns([done])),
             [[done.folder.name, *summary_row(summary)]],
+            not_finite([summary]),
         )
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))
@@ -174,8 +175,10 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied
         groups.setdefault(label or "all seeds", []).append((combination, done))
     apart = [key for key in varied if key != "seed"]
     rows, records = [], []
+    everything: list[dict[str, Any]] = []
     for label, members in groups.items():
         summaries = [done.summary() for _, done in members]
+        everything += summaries
         record: dict[str, Any] = {"configuration": label, "runs": [summary["run"] for summary in summaries]}
         shown = ", ".join(f"{_last(key)} = {_inline(members[0][0][key])}" for key in apart)
         cells = [shown or "all seeds", str(len(summaries))]
@@ -192,7 +195,7 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied
         title = ", ".join([f"{folder}: mean ± standard deviation over seeds", *same])
         heads = list(_FIGURES)
         heads[-1] = time_of({done.clock for _, done in finished})
-        print_table(title, ("configuration", "runs", *heads), rows)
+        print_table(title, ("configuration", "runs", *heads), rows, not_finite(everything))
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
 from covey.runs import Run
-from covey.view.summary import summary_columns, summary_row
+from covey.view.summary import not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
 
 
@@ -44,7 +44,8 @@ def show(arguments: argparse.Namespace) -> int:
         for metric, values in summary["final"].items()
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
-    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
+    shown = {*summary["final"], *summary["network"]}
+    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, not_finite([summary], shown))
     _print_hosts(run)
     return 0
 
@@ -92,7 +93,7 @@ def compare(arguments: argparse.Namespace) -> int:
         _print_reached(runs, summaries, goals)
         return 0
     rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
-    print_table("runs", ("run", *summary_columns(runs)), rows)
+    print_table("runs", ("run", *summary_columns(runs)), rows, not_finite(summaries))
     return 0
 
 

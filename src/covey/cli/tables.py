@@ -26,13 +26,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures, which are never cut."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *remarks: str) -> None:
+    """Print a table and remarks on it; the first column is text, the others are figures, which are never cut."""
     # Where no terminal sets a width, lines are as long as they need to be: a log is searched, not folded.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(textwrap.fill(title, width, break_on_hyphens=False) if title else "")
     for line in table_lines(columns, rows, width):
         print(line)
+    for remark in filter(None, remarks):
+        print(textwrap.fill(remark, width, break_on_hyphens=False))
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

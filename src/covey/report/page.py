@@ -16,7 +16,7 @@ from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
 from covey.view.groups import Group, differing, flat, grouped, names
-from covey.view.summary import summary_columns, summary_row
+from covey.view.summary import not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
@@ -123,12 +123,15 @@ def _section(id: str, heading: str, inner: str) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    rows = []
-    for run, name in zip(runs, names(runs), strict=True):
-        summary = run.summary()
+    rows, summaries = [], [run.summary() for run in runs]
+    for summary, name in zip(summaries, names(runs), strict=True):
         shape = [f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]]
         rows.append([name, *summary_row(summary), *shape])
-    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows)
+    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows) + _note(not_finite(summaries))
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 
 def _over_seeds(groups: Sequence[Group]) -> str:
@@ -170,7 +173,7 @@ def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     note = bands_in_words(
         several=any(len(group.runs) > 1 for group in groups), over_nodes=True, shown=len(groups) <= MOST_BANDS
     )
-    return f'<p class="note">{note[0].upper()}{note[1:]}.</p><div class="pictures">{"".join(pictures)}</div>'
+    return f'{_note(f"{note[0].upper()}{note[1:]}.")}<div class="pictures">{"".join(pictures)}</div>'
 
 
 def _setup(groups: Sequence[Group]) -> str:
@@ -286,7 +289,7 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     try:
         figure = draw()
     except CoveyError as error:
-        return f'<p class="note">{html.escape(caption)}: {html.escape(str(error))}</p>'
+        return _note(f"{caption}: {error}")
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     for axes in figure.axes:

@@ -1,6 +1,6 @@
-"""The figures of runs as the cells of a table."""
+"""The figures of runs as the cells of a table, and what is to be said below it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from covey.runs import Run
@@ -17,3 +17,14 @@ def summary_row(summary: Mapping[str, Any]) -> list[str]:
 def summary_columns(runs: Iterable[Run]) -> list[str]:
     """The headings of `summary_row` over some runs."""
     return ["accuracy", "worst node", "best node", "loss", "bytes sent", time_of({run.clock for run in runs})]
+
+
+def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = ("accuracy", "loss")) -> str:
+    """What is said below a table of runs that shows some metrics; empty where all of them are finite."""
+    named = dict.fromkeys(
+        name
+        for summary in summaries
+        for name, value in [*summary["final"].items(), *summary["network"].items()]
+        if name in shown and (value is None or (isinstance(value, Mapping) and None in value.values()))
+    )
+    return f"Not finite, and left out above: {', '.join(named)}." if named else ""
