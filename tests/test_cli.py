@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -296,6 +297,10 @@ def test_check_says_what_an_experiment_means(file, covey):
     code, out, _ = covey("check", "experiment.toml")
     assert "spectral gap" in out
     assert out.endswith("ok\n")
+    shown, _, _ = out.partition("\nmodel  ")
+    assert tomllib.loads(shown) == found["experiment"]
+    for table, key in (("program", "patience"), ("network", "uplink"), ("evaluation", "samples")):
+        assert f"\n# {key} = (none)\n" in shown.partition(f"[{table}]")[2].partition("\n[")[0]
 
 
 def test_an_infinite_rate_is_null_in_json(file, covey):

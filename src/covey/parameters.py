@@ -421,21 +421,27 @@ _MOST_LISTED = 25
 """Of more names than this, a message lists the nearest alone."""
 
 
-def to_table(part: Part) -> dict[str, Any]:
-    """The part as a table that `build` turns into an equal part; parameters that are None are left out."""
+def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
+    """The part as a table that `build` turns into an equal part.
+
+    Args:
+        part: what to write down.
+        nothing: what stands for parameters that are None; they are left out where it is None itself.
+    """
     table: dict[str, Any] = {} if part.family == "" else {"kind": part.title()}
     for name in fields_of(type(part)):
         value = getattr(part, name)
+        value = nothing if value is None else _plain(value, nothing)
         if value is not None:
-            table[name] = _plain(value)
+            table[name] = value
     return table
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, nothing: Any) -> Any:
     if isinstance(value, Part):
-        return to_table(value)
+        return to_table(value, nothing=nothing)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, nothing) for entry in value]
     return value
