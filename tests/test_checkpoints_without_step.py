@@ -1,9 +1,11 @@
 """Checkpoints of runs whose nodes are not all in the same round: some come and go, end early, or are dropped."""
 
+import json
+
 import pytest
 import torch
 
-from covey import wire
+from covey import api, wire
 from covey.engines.prepared import prepare
 from covey.engines.simulation.world import World
 from covey.experiment import Experiment
@@ -119,3 +121,17 @@ def test_dropped_nodes_stay_dropped_after_a_resume():
     assert torch.equal(models_of(resumed), models_of(whole))
     assert not rewritten.happened
     assert resumed.nodes[5].mail.ended
+
+
+def test_a_run_that_goes_on_still_says_who_was_dropped(tmp_path):
+    tables = table(
+        program="tests.test_checkpoints_without_step:OneExplodes",
+        task={"model": "mlp", "non_finite": "drop"},
+        checkpoint={"every": 2},
+    )
+    run = api.run(tables, out=tmp_path / "run")
+    events = run.events
+    facts = json.loads((run.folder / "facts.json").read_text())
+    (run.folder / "facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    assert api.resume(run.folder).events.equals(events)
+    assert events["kind"].tolist() == ["dropped", "left"]

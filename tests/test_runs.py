@@ -122,7 +122,7 @@ def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
 
 def test_truncating_forgets_what_came_after(folder):
     writer = RunWriter.reopen(folder, {})
-    writer.truncate([2, 3, 2])
+    writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
     writer.finish("finished", {})
     run = Run(folder)
     assert run.commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
@@ -130,13 +130,13 @@ def test_truncating_forgets_what_came_after(folder):
     assert run.network["round"].tolist() == [2]
 
 
-def test_truncating_forgets_the_events_after_each_nodes_last_kept_commit(tmp_path):
+def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goes_on(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
     for node in range(3):
         for moment in (0.4, 0.7, 1.2):
             writer.event(moment, node, "left", "")
-    writer.truncate([1, 2, 0])
+    writer.truncate([1, 2, 0], [0.5, 1.0, 0.0])
     writer.finish("interrupted", {})
     kept = Run(tmp_path / "run").events
     assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
@@ -153,7 +153,7 @@ def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
         steps += 1
 
     writer._database.set_progress_handler(count, 1000)
-    writer.truncate([10] * 2000)
+    writer.truncate([10] * 2000, [5.0] * 2000)
     assert steps < 5000, "thousands of instructions; one DELETE for every node takes 180,000"
     writer.finish("interrupted", {})
     assert Run(tmp_path / "run").commits["round"].max() == 10

@@ -85,7 +85,7 @@ def resume(
     round, checkpoint = found
     prepared = _prepare(Experiment.from_table(before.experiment), data, quiet)
     writer = RunWriter.reopen(before.folder, {**facts(prepared), "after_round": round})
-    writer.truncate(checkpoint["completed"].tolist())  # type: ignore[union-attr]
+    writer.truncate(checkpoint["completed"].tolist(), checkpoint["clocks"].tolist())  # type: ignore[union-attr]
     return _execute(prepared, writer, before.folder, progress, checkpoint)
 
 
