@@ -18,7 +18,7 @@ from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
-from covey.view.summary import not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds, time_of
 
 
@@ -70,6 +70,7 @@ def report(done: Run, *, as_json: bool) -> int:
             ("run", *summary_columns([done])),
             [[done.folder.name, *summary_row(summary)]],
             not_finite([summary]),
+            dropped_nodes(summary),
         )
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))

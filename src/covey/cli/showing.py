@@ -10,7 +10,7 @@ from typing import Any
 from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
 from covey.runs import Run
-from covey.view.summary import not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
 
 
@@ -45,7 +45,8 @@ def show(arguments: argparse.Namespace) -> int:
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     shown = {*summary["final"], *summary["network"]}
-    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, not_finite([summary], shown))
+    remarks = not_finite([summary], shown), dropped_nodes(summary)
+    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
     _print_hosts(run)
     return 0
 

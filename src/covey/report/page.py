@@ -16,7 +16,7 @@ from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
 from covey.view.groups import Group, differing, flat, grouped, names
-from covey.view.summary import not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _of_one(run: Run) -> str:
         (f"{totals['steps']:,}", "training steps"),
         (f"{totals['samples']:,}", "samples trained on"),
     ]
-    happened = run.events["kind"].value_counts()
+    happened = run.events["kind"].value_counts().drop("dropped", errors="ignore")
     facts += [(f"{count:,}", f"times a node {kind}") for kind, count in happened.items() if count]
     tiles = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(str(of))}</span></div>" for value, of in facts)
     pictures = [
@@ -260,7 +260,8 @@ def _of_one(run: Run) -> str:
     config = html.escape(tomli_w.dumps(run.experiment))
     where = _where(run)
     return (
-        f'<div class="tiles">{tiles}</div><div class="pictures">{"".join(pictures)}</div>'
+        f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}'
+        f'<div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Where it ran</summary>{where}</details>"
     )

@@ -142,6 +142,14 @@ class Run:
         """What happened: nodes that left and returned, messages that were rejected ..."""
         return self._read("SELECT * FROM events ORDER BY time")
 
+    @property
+    def dropped(self) -> "pd.DataFrame":
+        """Nodes that were dropped: node, the last round that it completed, time."""
+        return self._read(
+            "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
+            "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
+        )
+
     def _load(self, name: str, *entries: str) -> list[np.ndarray] | None:
         """The array of a file, or the named ones of an archive; None where the run has no such file."""
         file = self.folder / name
@@ -181,7 +189,7 @@ class Run:
         return None if found is None else torch.from_numpy(found[0])
 
     def summary(self) -> dict[str, Any]:
-        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes.
+        """Totals, who was dropped, and the final mean, minimum, maximum and spread of each metric over nodes.
 
         It can be written as JSON as it is: a figure that is no finite number is None.
         """
@@ -218,6 +226,7 @@ class Run:
             "wall_seconds": self.wall_seconds,
             "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},
+            "dropped_nodes": self.dropped.to_dict("records"),
             "final": figures,
             "network": {
                 str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)

@@ -28,3 +28,18 @@ def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = 
         if name in shown and (value is None or (isinstance(value, Mapping) and None in value.values()))
     )
     return f"Not finite, and left out above: {', '.join(named)}." if named else ""
+
+
+_MOST_NAMED = 10
+"""Of more nodes than this, the first and the last are named."""
+
+
+def dropped_nodes(summary: Mapping[str, Any]) -> str:
+    """Which nodes left a run, for their models were no longer finite; empty where none did."""
+    dropped = summary["dropped_nodes"]
+    if not dropped:
+        return ""
+    named = [f"node {one['node']} after round {one['round']}" for one in dropped]
+    listed = ", ".join(named) if len(named) <= _MOST_NAMED else f"from {named[0]} to {named[-1]}"
+    count = f"{len(named):,} of {summary['nodes']:,} nodes"
+    return f"Dropped, their models being no longer finite: {count}, {listed}."
