@@ -58,8 +58,19 @@ _RATE = (("", 1.0),) + tuple(
 
 Seconds = Annotated[float, Quantity("duration", _TIME, "20ms")]
 """A duration in seconds, or a string such as "20ms", "3s", "10min"."""
+_SMALL = (("m", 1e-3), ("u", 1e-6), ("µ", 1e-6), ("n", 1e-9))
+
+
+def _units(unit: str) -> tuple[tuple[str, float], ...]:
+    return (("", 1.0), *((prefix + unit, factor) for prefix, factor in (*_PREFIXES, *_SMALL)))
+
+
 BitsPerSecond = Annotated[float, Quantity("rate", _RATE, "100Mbit/s")]
 """A data rate in bits per second, or a string such as "100Mbit/s", "12.5MB/s"."""
+Watts = Annotated[float, Quantity("power", _units("W"), "5W")]
+"""A power in watts, or a string such as "5W", "300mW"."""
+Joules = Annotated[float, Quantity("energy", _units("J"), "20nJ")]
+"""An energy in joules, or a string such as "20nJ", "1.5kJ"."""
 
 Bound = float | Literal["nodes"] | None
 

@@ -40,7 +40,7 @@ def show(arguments: argparse.Namespace) -> int:
     for before, start in pairwise([first, *later]):
         print(f"  resumed after round {start.get('after_round')}, {start.get('started')}{_changed(before, start)}")
     rows = [
-        [metric, *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
+        [_LABELS.get(metric, metric), *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
         for metric, values in summary["final"].items()
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
@@ -49,6 +49,9 @@ def show(arguments: argparse.Namespace) -> int:
     print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
     _print_hosts(run)
     return 0
+
+
+_LABELS = {"energy": "energy (J)"}
 
 
 def _print_hosts(run: Run) -> None:

@@ -43,7 +43,7 @@ _MAIN = (
     "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
     "task.optimizer", "task.optimizer.lr", "task.batch_size", "task.local_steps", "task.local_epochs", "network.nodes",
     "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
-    "network.churn", "rounds", "duration",
+    "network.churn", "network.energy", "rounds", "duration",
 )  # fmt: skip
 """What a reader wants to know first of an experiment; parts come with their parameters."""
 

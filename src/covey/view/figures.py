@@ -40,6 +40,7 @@ _LABELS = {
     "loss": "test loss",
     "average_model_accuracy": "accuracy of the average model",
     "average_model_loss": "loss of the average model",
+    "energy": "energy (J)",
     "consensus_distance": "squared distance to the average",
 }
 _MOMENTS = 100

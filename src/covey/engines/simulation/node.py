@@ -59,6 +59,7 @@ class SimulatedNode(Participant):
         data = world.split(split, self.holder)
         (metrics,) = world.learner.evaluate([self.model if model is None else computed(model)], data)
         await self.sleep(len(data) / world.speeds[self.id])
+        self.evaluated += len(data)
         return metrics
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> SimulatedActivity:

@@ -277,7 +277,9 @@ class World:
             self._perhaps_checkpoint(node)
         if not (evaluated and self.prepared.experiment.evaluation.takes_time):
             return 0.0
-        return len(self.split("test")) / self.speeds[node.id]
+        samples = len(self.split("test"))
+        node.evaluated += samples
+        return samples / self.speeds[node.id]
 
     def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
         every, round = self._checkpoint_every, node.round
