@@ -25,6 +25,8 @@ def test_amounts_have_units_and_a_power_alone_is_enough():
     sentence = "The 'power' of the energy constant must be a power such as \"5W\" in .0, inf.. Got '5V' instead."
     with pytest.raises(ConfigurationError, match=sentence):
         build(Network, {"nodes": 2, "energy": {"power": "5V"}})
+    with pytest.raises(ConfigurationError, match="must be an energy such as"):
+        build(Network, {"nodes": 2, "energy": {"per_byte_in": "5V"}})
 
 
 def spent(written):

@@ -265,7 +265,7 @@ def expectation(hint: Any, limits: Limits) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated and isinstance(hint.__metadata__[0], Quantity):
         quantity: Quantity = hint.__metadata__[0]
-        return f'a {quantity.name} such as "{quantity.example}"{suffix}'
+        return f'{_with_article(quantity.name)} such as "{quantity.example}"{suffix}'
     if origin in (Union, types.UnionType):
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         return " or ".join(expectation(option, limits) for option in options)
@@ -274,11 +274,14 @@ def expectation(hint: Any, limits: Limits) -> str:
     if origin in (list, tuple):
         return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
     if isinstance(hint, type) and issubclass(hint, Part):
-        name = hint.family or "table"
-        what = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        what = _with_article(hint.family or "table")
         return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
     return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _short_form(family: type[Part]) -> tuple[Any, Limits]:
