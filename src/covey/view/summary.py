@@ -31,7 +31,7 @@ def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = 
 
 
 _MOST_NAMED = 10
-"""Of more nodes than this, the first and the last are named."""
+"""More nodes than this are not named."""
 
 
 def dropped_nodes(summary: Mapping[str, Any]) -> str:
@@ -39,7 +39,12 @@ def dropped_nodes(summary: Mapping[str, Any]) -> str:
     dropped = summary["dropped_nodes"]
     if not dropped:
         return ""
-    named = [f"node {one['node']} after round {one['round']}" for one in dropped]
-    listed = ", ".join(named) if len(named) <= _MOST_NAMED else f"from {named[0]} to {named[-1]}"
-    count = f"{len(named):,} of {summary['nodes']:,} nodes"
-    return f"Dropped, their models being no longer finite: {count}, {listed}."
+    after: dict[int, list[str]] = {}
+    for one in dropped:
+        after.setdefault(one["round"], []).append(str(one["node"]))
+    if len(dropped) <= _MOST_NAMED:
+        named = "; ".join(f"{', '.join(nodes)} after round {round}" for round, nodes in after.items())
+    else:
+        named = f"the first after round {min(after)}, the last after round {max(after)}; `covey show --json` names all"
+    count = f"{len(dropped):,} of {summary['nodes']:,} nodes"
+    return f"Dropped, their models being no longer finite: {count}, {named}."
