@@ -66,6 +66,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("compute", "log-normal"): {"median": 500.0},
     ("compute", "constant"): {"samples_per_second": 500.0},
     ("compute", "stragglers"): {"samples_per_second": 500.0, "fraction": 0.25, "slowdown": 4.0},
+    ("energy", "constant"): {"power": "5W", "per_byte_out": "20nJ", "per_byte_in": "10nJ"},
     ("churn", "rate"): {"mean_up": "100ms", "mean_down": "30ms"},
     ("partition", "dirichlet"): {"alpha": 0.5},
     ("partition", "quantity"): {"alpha": 1.0},
@@ -84,7 +85,7 @@ FILES = {
 }
 """What the file of a kind that reads one says."""
 IN_PROGRAM = ("topology", "sharing", "schedule", "aggregation")
-IN_NETWORK = ("latency", "bandwidth", "compute", "churn")
+IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
     **{("model", kind): "is of another task" for kind in kinds.KINDS["model"] if kind not in ("logistic", "mlp")},

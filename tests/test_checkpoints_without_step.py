@@ -1,13 +1,17 @@
 """Checkpoints of runs whose nodes are not all in the same round: some come and go, end early, or are dropped."""
 
+import json
+
 import pytest
 import torch
 
-from covey import wire
+from covey import api, wire
+from covey.cli.running import report
 from covey.engines.prepared import prepare
 from covey.engines.simulation.world import World
 from covey.experiment import Experiment
 from covey.node import Program
+from covey.runs import Run, RunWriter
 from tests.conftest import Written, models_of, simulate, table
 
 PATIENT = {"kind": "gossip", "topology": "ring", "patience": "50ms"}
@@ -119,3 +123,43 @@ def test_dropped_nodes_stay_dropped_after_a_resume():
     assert torch.equal(models_of(resumed), models_of(whole))
     assert not rewritten.happened
     assert resumed.nodes[5].mail.ended
+
+
+def test_a_run_that_goes_on_still_says_who_was_dropped(tmp_path):
+    tables = table(
+        program="tests.test_checkpoints_without_step:OneExplodes",
+        task={"model": "mlp", "non_finite": "drop"},
+        checkpoint={"every": 2},
+    )
+    run = api.run(tables, out=tmp_path / "run")
+    events = run.events
+    facts = json.loads((run.folder / "facts.json").read_text())
+    (run.folder / "facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    assert api.resume(run.folder).events.equals(events)
+    assert events["kind"].tolist() == ["dropped", "left"]
+
+
+def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
+    folder = str(tmp_path / "run")
+    writer = RunWriter.create(tmp_path / "run", {"program": {"kind": "x"}}, {"nodes": 20})
+    sentence = "Dropped, their models being no longer finite: {} of 20 nodes, {}."
+    writer.event(0.5, 5, "dropped", "")
+    writer.event(0.6, 7, "dropped", "")
+    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 7) for round in (1, 2, 3)])
+    writer.event(1.0, 2, "dropped", "")
+    writer.finish("finished", {})
+    told = sentence.format(3, "5, 7 after round 0; 2 after round 3")
+    assert covey("show", folder)[1].endswith(f"\n{told}\n")
+    dropped = json.loads(covey("show", folder, "--json")[1])["dropped_nodes"]
+    assert dropped[1:] == [{"node": 7, "round": 0, "time": 0.6}, {"node": 2, "round": 3, "time": 1.0}]
+    report(Run(folder), as_json=False)
+    _, out, _ = covey("report", folder, "--out", f"{folder}.html")
+    assert told in out
+    assert told in (tmp_path / "run.html").read_text()
+
+    writer = RunWriter.reopen(tmp_path / "run", {})
+    for node in range(8, 20):
+        writer.event(0.7, node, "dropped", "")
+    writer.finish("finished", {})
+    several = sentence.format(15, "the first after round 0, the last after round 3; `covey show --json` names all")
+    assert covey("show", folder)[1].endswith(f"\n{several}\n")

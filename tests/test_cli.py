@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from covey.cli.running import _values
 from covey.cli.tables import table_lines
 from covey.experiment import Progress
 from covey.runs import Run
+from covey.view.words import figure
 
 EXPERIMENT = """
 seed = 1
@@ -91,6 +93,11 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
     assert covey("plot", "a", "--holdings", "--out", "h.png")[0] == 0
     assert covey("plot", "a", "--graph", "--out", "g.png")[0] == 0
     assert covey("plot", "a", "--histogram", "--out", "i.png")[0] == 0
+    for metric, hint in (("acuracy", "; did you mean 'accuracy'?"), ("consensus_distance", "")):
+        code, _, err = covey("plot", "a", "--histogram", "--metric", metric)
+        assert code == 2
+        assert err.startswith(f"covey: Unknown metric '{metric}' of the nodes of the run a{hint}")
+        assert err.count("\n") == 1
     code, _, err = covey("plot", "a", "--against", "energy")
     assert code == 2
     assert err == "covey: The run a records no energy: draw against rounds, time or bytes.\n"
@@ -201,6 +208,23 @@ def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
     assert len(json.loads(out)) == 3
 
 
+def test_a_sweep_names_the_keys_of_tables_in_its_folders(file, covey, in_folder):
+    tables = "task.optimizer={kind='sgd',lr=0.1},{kind='sgd',momentum=0.1}"
+    code, _, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s")
+    assert code == 0, err
+    assert {path.name for path in (in_folder / "s").iterdir()} == {"optimizer=sgd-lr=0.1", "optimizer=sgd-momentum=0.1"}
+
+
+@pytest.mark.parametrize(
+    ("values", "name"), [("rounds=2,2", "rounds=2"), ("program.topology=ring,{kind='ring'}", "topology=ring")]
+)
+def test_runs_of_a_sweep_with_one_name_are_refused_before_the_first_begins(values, name, file, covey, in_folder):
+    code, _, err = covey("sweep", "experiment.toml", "--set", values, "--out", "s")
+    sentence = f"The values of a sweep must give each run a folder of its own. Got '{name}' for 2 runs."
+    assert (code, err) == (2, f"covey: {sentence}\n")
+    assert not (in_folder / "s").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
@@ -232,6 +256,36 @@ def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
     assert topologies == [{"kind": "epidemic-local", "degree": degree} for degree in (3, 4)]
 
 
+BARE = EXPERIMENT.replace('optimizer = { kind = "sgd", lr = 0.5 }', "")
+
+
+@pytest.mark.parametrize(
+    ("setting", "keys", "value"),
+    [
+        ("task.optimizer.lr=0.25", ("task", "optimizer"), {"kind": "sgd", "lr": 0.25}),
+        ("task.optimizer={lr=0.25}", ("task", "optimizer"), {"kind": "sgd", "lr": 0.25}),
+        ("network.compute.samples_per_second=7", ("network", "compute"), {"kind": "constant", "samples_per_second": 7}),
+        ("network.uplink.rate=7", ("network", "uplink"), {"kind": "constant", "rate": 7}),
+        ("engine.workers=1", ("engine",), {"kind": "simulation", "workers": 1}),
+    ],
+)
+def test_a_table_without_a_kind_is_of_the_usual_one(setting, keys, value, in_folder, covey):
+    (in_folder / "bare.toml").write_text(BARE)
+    settings = ("bare.toml", "--set", setting, "--set", "rounds=1", "--json")
+    codes = [covey("run", *settings, "--out", "r")[0], covey("sweep", *settings, "--out", "s")[0]]
+    code, out, err = covey("check", *settings)
+    assert [*codes, code] == [0, 0, 0], err
+    for found in (json.loads(out)["experiment"], Run("r").experiment, Run("s/run").experiment):
+        for key in keys:
+            found = found[key]
+        assert {name: found[name] for name in value} == value
+
+
+def test_a_file_may_have_a_table_without_a_kind(in_folder, covey):
+    (in_folder / "bare.toml").write_text(f"{BARE}\n[task.optimizer]\nlr = 0.25\n")
+    assert json.loads(covey("check", "bare.toml", "--json")[1])["experiment"]["task"]["optimizer"]["kind"] == "sgd"
+
+
 def test_check_says_what_an_experiment_means(file, covey):
     code, out, err = covey("check", "experiment.toml", "--json")
     assert code == 0, err
@@ -243,6 +297,10 @@ def test_check_says_what_an_experiment_means(file, covey):
     code, out, _ = covey("check", "experiment.toml")
     assert "spectral gap" in out
     assert out.endswith("ok\n")
+    shown, _, _ = out.partition("\nmodel  ")
+    assert tomllib.loads(shown) == found["experiment"]
+    for table, key in (("program", "patience"), ("network", "uplink"), ("evaluation", "samples")):
+        assert f"\n# {key} = (none)\n" in shown.partition(f"[{table}]")[2].partition("\n[")[0]
 
 
 def test_an_infinite_rate_is_null_in_json(file, covey):
@@ -304,6 +362,12 @@ MISTAKES = {
     "program=own_models:": "Unknown program 'own_models:'.",
     "program=:Class": "Unknown program ':Class'.",
     "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
+    "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That is the kind where none is given, of every-round, periodic.",
+    "network.churn.mean_up=2": "The churn has no 'kind'. Known: none, rate, trace.",
+    "name=../../evil": "The 'name' of the experiment must be letters, digits, '.', '_' and '-'",
+    "name=a b/c": "beginning with none of '.' and '-': folders are called so. Got 'a b/c' instead.",
+    "name=-v": "Got '-v' instead.",
+    'name=""': "Got '' instead.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
     "seed.x=3": "The key 'seed' in 'seed.x' is no table",
 }
@@ -362,7 +426,8 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
             "A value that begins with a quote or a bracket must be TOML. Got \"{kind='epidemic-local', degree=}\"",
         ),
         (("sweep", "experiment.toml", "--set", "=1,2"), "A setting must be written \"key=a,b,c\". Got '=1,2' instead."),
-        (("list", "topologies"), "Unknown family 'topologies'; did you mean 'topology'?"),
+        (("list", "topologi"), "Unknown family 'topologi'; did you mean 'topology'? Near it: topology, "),
+        (("list", "zzz"), "Unknown family 'zzz'. Known: aggregation, bandwidth, "),
     ],
 )
 def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
@@ -379,6 +444,13 @@ def test_a_broken_file_names_its_line(in_folder, covey):
     assert code == 2
     assert "bad.toml is not valid TOML" in err
     assert "line 1" in err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.1234, "0.123"), (-999_999.0, "-999999.000"), (1.5e20, "1.5e+20")]
+)
+def test_a_large_figure_is_short(value, text):
+    assert figure(value) == text
 
 
 SWEPT = [["degree = 2", "5", "0.551 ± 0.018", "2.1 MB"], ["degree = 4, lr = 0.25", "5", "0.726 ± 0.023", "14.3 MB"]]

@@ -157,6 +157,8 @@ def said(family: str, part: typing.Any, setting: Setting, backwards: bool) -> di
         return {"speeds": part.speeds(setting).tolist()}
     if family == "churn":
         return {n: list(itertools.islice(part.absences(n, setting), 4)) for n in turn(range(setting.nodes))}
+    if family == "energy":
+        return {n: part.joules(n, 100.0, 10 * n, 5 * n) for n in turn(range(setting.nodes))}
     if family == "learning-rate":
         return {t: part.factor(t) for t in turn(range(5))}
     assert family == "partition"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,6 +114,11 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
 def test_a_page_on_a_thousand_nodes_stays_small(tmp_path):
     write_report([crowd(tmp_path / "crowd")], tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 1_500_000
+
+
+def test_a_report_needs_nothing_of_the_command_line():
+    code = "import covey.report, sys; print([name for name in sys.modules if name.startswith('covey.cli')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_runs_are_grouped_by_their_experiment(runs):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from covey.api import resume
 from covey.errors import RunError
 from covey.runs import Run, RunWriter, latest_checkpoint
 
@@ -113,13 +114,15 @@ def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
     for command in ("show", "compare"):
         code, out, err = covey(command, str(tmp_path / "run"))
         assert (code, err) == (0, "")
-        assert "-" in out
+        shown = "accuracy, loss, consensus_distance" if command == "show" else "accuracy, loss"
+        assert out.endswith(f"\nNot finite, and left out above: {shown}.\n")
     assert covey("report", str(tmp_path / "run"), "--out", str(tmp_path / "report.html"))[0] == 0
+    assert "Not finite, and left out above: accuracy, loss." in (tmp_path / "report.html").read_text()
 
 
 def test_truncating_forgets_what_came_after(folder):
     writer = RunWriter.reopen(folder, {})
-    writer.truncate([2, 3, 2])
+    writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
     writer.finish("finished", {})
     run = Run(folder)
     assert run.commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
@@ -127,13 +130,13 @@ def test_truncating_forgets_what_came_after(folder):
     assert run.network["round"].tolist() == [2]
 
 
-def test_truncating_forgets_the_events_after_each_nodes_last_kept_commit(tmp_path):
+def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goes_on(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
     for node in range(3):
         for moment in (0.4, 0.7, 1.2):
             writer.event(moment, node, "left", "")
-    writer.truncate([1, 2, 0])
+    writer.truncate([1, 2, 0], [0.5, 1.0, 0.0])
     writer.finish("interrupted", {})
     kept = Run(tmp_path / "run").events
     assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
@@ -150,7 +153,7 @@ def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
         steps += 1
 
     writer._database.set_progress_handler(count, 1000)
-    writer.truncate([10] * 2000)
+    writer.truncate([10] * 2000, [5.0] * 2000)
     assert steps < 5000, "thousands of instructions; one DELETE for every node takes 180,000"
     writer.finish("interrupted", {})
     assert Run(tmp_path / "run").commits["round"].max() == 10
@@ -168,8 +171,9 @@ def test_a_run_is_read_while_it_grows(tmp_path):
     writer.flush()
     assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
     assert Run(tmp_path / "run").status == "running"
-    with pytest.raises(RunError, match="is being written by another process"):
-        RunWriter.reopen(tmp_path / "run", {})
+    for go_on in (lambda: RunWriter.reopen(tmp_path / "run", {}), lambda: resume(tmp_path / "run")):
+        with pytest.raises(RunError, match="is being written by another process"):
+            go_on()
     writer.finish("finished", {})
     assert Run(tmp_path / "run").status == "finished"
     RunWriter.reopen(tmp_path / "run", {}).finish("finished", {})
@@ -358,6 +362,20 @@ def test_a_damaged_file_of_a_run_is_named(folder, name, text, message):
     (folder / name).write_text(text)
     with pytest.raises(RunError, match=message):
         [Run(folder).experiment, Run(folder).summary()]
+
+
+@pytest.mark.parametrize("size", [0, 30, 150])
+@pytest.mark.parametrize("name", ["graph", "holdings", "models"])
+def test_a_damaged_array_of_a_run_is_named(folder, name, size, covey):
+    (file,) = folder.glob(f"{name}.np?")
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(RunError, match=rf"^The run .* has no readable {file.name}: .+\.$"):
+        getattr(Run(folder), name)
+    if name != "models":
+        code, _, err = covey("plot", str(folder), f"--{name}", "--out", str(folder / "figure.png"))
+        assert (code, err.count("\n")) == (2, 1)
+    code, _, err = covey("report", str(folder), "--out", str(folder / "report.html"))
+    assert code == 0 or err.startswith(f"covey: The run {folder} has no readable {file.name}: ")
 
 
 def test_exports(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Programs that break the contract, models that explode, and how they are told of."""
 
+import gc
 import math
 
 import pytest
@@ -33,6 +34,18 @@ def test_a_program_that_breaks_the_contract_is_named(body, message):
 
     with pytest.raises((ProgramError, ModelError), match=message):
         run_program(Wrong(), network={"nodes": 1})
+
+
+def test_a_run_that_fails_leaves_no_coroutine_behind(recwarn):
+    class Hasty(Recorded):
+        async def run(self, node):
+            node.spawn(node.sleep(1.0))
+            raise ValueError("oh")
+
+    with pytest.raises(ProgramError):
+        run_program(Hasty(), network={"nodes": 2})
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 @pytest.mark.parametrize("call", ["await node.sleep(-1.0)", "await node.receive(timeout=float('nan'))"])

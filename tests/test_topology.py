@@ -230,7 +230,11 @@ def test_a_bad_edge_file_names_its_line(text, message, tmp_path):
             9,
             "The 'probability' of the topology erdos-renyi must be high enough for a connected graph.",
         ),
-        (Edges(file="nowhere.txt"), 3, "The 'file' of the topology edges, 'nowhere.txt', cannot be read"),
+        (
+            Edges(file="nowhere.txt"),
+            3,
+            "The 'file' of the topology edges, 'nowhere.txt', cannot be read: No such file or directory.",
+        ),
         (FromNetworkx(graph=networkx.path_graph(4)), 3, "must have as many nodes as the network. Got 4 instead"),
     ],
 )

@@ -14,7 +14,7 @@ from covey import __version__
 from covey.engines.prepared import Prepared, prepare
 from covey.errors import RunError
 from covey.experiment import Experiment, Progress
-from covey.runs import Run, RunWriter, latest_checkpoint
+from covey.runs import Run, RunWriter, latest_checkpoint, lock
 from covey.topology import Topology
 
 RUNS = Path("runs")
@@ -67,11 +67,13 @@ def resume(
     """Go on with an interrupted run from its latest checkpoint; see `run`.
 
     Raises:
-        RunError: the run has finished, or was changed, or has no checkpoint that is not damaged.
+        RunError: the run has finished, is being written, or was changed, or has no checkpoint that is not damaged.
     """
     before = Run(Path(folder))
     if before.status == "finished":
         raise RunError(f"The run {before.folder} has finished: there is nothing to go on with.")
+    if lock.is_held(before.folder):
+        raise lock.busy(before.folder)
     if before.is_changed:
         raise RunError(
             f"The run {before.folder} cannot be gone on with: its run.toml has been changed since it began. "
@@ -83,7 +85,7 @@ def resume(
     round, checkpoint = found
     prepared = _prepare(Experiment.from_table(before.experiment), data, quiet)
     writer = RunWriter.reopen(before.folder, {**facts(prepared), "after_round": round})
-    writer.truncate(checkpoint["completed"].tolist())  # type: ignore[union-attr]
+    writer.truncate(checkpoint["completed"].tolist(), checkpoint["clocks"].tolist())  # type: ignore[union-attr]
     return _execute(prepared, writer, before.folder, progress, checkpoint)
 
 

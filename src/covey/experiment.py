@@ -1,5 +1,6 @@
 """An experiment: program x task x network x engine x seed, as typed objects or as a TOML file."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -59,7 +60,6 @@ class Engine(Part):
     """What runs the programs of the nodes."""
 
     family: ClassVar[str] = "engine"
-    usual: ClassVar[str] = "simulation"
     clock: ClassVar[str] = "virtual"
     """Which time the nodes' clocks show: virtual or real."""
 
@@ -145,6 +145,14 @@ class Experiment(Part):
     checkpoint: Checkpoint = param("When a run can be resumed from.", factory=Checkpoint)
     output: Output = param("What a run keeps beside its metrics.", factory=Output)
     engine: Engine = param("What runs it.", factory=_simulation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise ConfigurationError(
+                f"The 'name' of {self.named()} must be letters, digits, '.', '_' and '-', beginning with none of "
+                f"'.' and '-': folders are called so. Got {self.name!r} instead."
+            )
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:

@@ -107,6 +107,10 @@ KINDS: dict[str, dict[str, str]] = {
         "stragglers": "covey.network.compute:Stragglers",
         "trace": "covey.network.compute:TraceCompute",
     },
+    "energy": {
+        "none": "covey.network.energy:NoEnergy",
+        "constant": "covey.network.energy:ConstantEnergy",
+    },
     "churn": {
         "none": "covey.network.churn:NoChurn",
         "rate": "covey.network.churn:RateChurn",

@@ -58,8 +58,19 @@ _RATE = (("", 1.0),) + tuple(
 
 Seconds = Annotated[float, Quantity("duration", _TIME, "20ms")]
 """A duration in seconds, or a string such as "20ms", "3s", "10min"."""
+_SMALL = (("m", 1e-3), ("u", 1e-6), ("µ", 1e-6), ("n", 1e-9))
+
+
+def _units(unit: str) -> tuple[tuple[str, float], ...]:
+    return (("", 1.0), *((prefix + unit, factor) for prefix, factor in (*_PREFIXES, *_SMALL)))
+
+
 BitsPerSecond = Annotated[float, Quantity("rate", _RATE, "100Mbit/s")]
 """A data rate in bits per second, or a string such as "100Mbit/s", "12.5MB/s"."""
+Watts = Annotated[float, Quantity("power", _units("W"), "5W")]
+"""A power in watts, or a string such as "5W", "300mW"."""
+Joules = Annotated[float, Quantity("energy", _units("J"), "20nJ")]
+"""An energy in joules, or a string such as "20nJ", "1.5kJ"."""
 
 Bound = float | Literal["nodes"] | None
 
@@ -162,8 +173,6 @@ class Part:
     """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
     kind: ClassVar[str] = ""
     """Its name in experiment files."""
-    usual: ClassVar[str] = ""
-    """Of a family: the kind that a table without a kind means, where that is clear."""
     short: ClassVar[tuple[str, str] | None] = None
     """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
 
@@ -173,8 +182,10 @@ class Part:
 
     def __post_init__(self) -> None:
         for name, (hint, limits) in fields_of(type(self)).items():
-            value = coerce(getattr(self, name), hint, limits, name, self.named())
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
+            if isinstance(value, Mapping) and isinstance(default := default_of(type(self), name), Part):
+                value = build(hint, value, usual=default.title())
+            object.__setattr__(self, name, coerce(value, hint, limits, name, self.named()))
 
     @classmethod
     def title(cls) -> str:
@@ -254,7 +265,7 @@ def expectation(hint: Any, limits: Limits) -> str:
     origin = typing.get_origin(hint)
     if origin is Annotated and isinstance(hint.__metadata__[0], Quantity):
         quantity: Quantity = hint.__metadata__[0]
-        return f'a {quantity.name} such as "{quantity.example}"{suffix}'
+        return f'{_with_article(quantity.name)} such as "{quantity.example}"{suffix}'
     if origin in (Union, types.UnionType):
         options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
         return " or ".join(expectation(option, limits) for option in options)
@@ -263,11 +274,14 @@ def expectation(hint: Any, limits: Limits) -> str:
     if origin in (list, tuple):
         return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
     if isinstance(hint, type) and issubclass(hint, Part):
-        name = hint.family or "table"
-        what = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        what = _with_article(hint.family or "table")
         return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
     names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
     return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _short_form(family: type[Part]) -> tuple[Any, Limits]:
@@ -356,12 +370,13 @@ def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
     return value, False
 
 
-def build(family: type[P], table: Any) -> P:
+def build(family: type[P], table: Any, *, usual: str = "") -> P:
     """Make the part that a table (or a bare kind) of an experiment file describes.
 
     Args:
         family: the class that every part in this place derives from, or the part itself where there is one kind.
         table: {"kind": ..., parameters...}, or the kind alone.
+        usual: the kind that a table without a kind means; by default that of the family's short form.
 
     Raises:
         ConfigurationError: unknown kind or key, missing or wrong parameter.
@@ -374,18 +389,19 @@ def build(family: type[P], table: Any) -> P:
         raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {table!r} instead.")
     values = dict(table)
     cls: type[P] = family
+    assumed = ""
     if family.family in kinds.KINDS:
-        if "kind" not in values and family.usual:
-            values["kind"] = family.usual
+        usual = usual or (family.short[0] if family.short else "")
+        every = ", ".join(sorted(kinds.KINDS[family.family]))
+        if "kind" not in values and not usual:
+            raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")
         if "kind" not in values:
-            raise ConfigurationError(
-                f"The {family.family} has no 'kind'. Known: {', '.join(sorted(kinds.KINDS[family.family]))}."
-            )
-        cls = kinds.resolve(family, values.pop("kind"))
+            assumed = f" That is the kind where none is given, of {every}."
+        cls = kinds.resolve(family, values.pop("kind", usual))
     known = fields_of(cls)
     for key in values:
         if key not in known:
-            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known))
+            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known) + assumed)
     for key, (hint, limits) in known.items():
         if key not in values and is_required(cls, key):
             raise ConfigurationError(
@@ -406,27 +422,40 @@ def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> 
 def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:
     """The house sentence for a name that does not exist, with the nearest that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(names)}." if names else " It takes none."
+    if len(names) > _MOST_LISTED and near:
+        listing = f" Near it: {', '.join(near)}."
     return f"Unknown {what}{hint}{listing}"
 
 
-def to_table(part: Part) -> dict[str, Any]:
-    """The part as a table that `build` turns into an equal part; parameters that are None are left out."""
+_NEAREST = 5
+_MOST_LISTED = 25
+"""Of more names than this, a message lists the nearest alone."""
+
+
+def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
+    """The part as a table that `build` turns into an equal part.
+
+    Args:
+        part: what to write down.
+        nothing: what stands for parameters that are None; they are left out where it is None itself.
+    """
     table: dict[str, Any] = {} if part.family == "" else {"kind": part.title()}
     for name in fields_of(type(part)):
         value = getattr(part, name)
+        value = nothing if value is None else _plain(value, nothing)
         if value is not None:
-            table[name] = _plain(value)
+            table[name] = value
     return table
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, nothing: Any) -> Any:
     if isinstance(value, Part):
-        return to_table(value)
+        return to_table(value, nothing=nothing)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, nothing) for entry in value]
     return value

@@ -1,6 +1,7 @@
 """`covey check`."""
 
 import argparse
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -8,14 +9,13 @@ from covey.cli.running import read
 from covey.cli.tables import print_json
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment
+from covey.parameters import to_table
 from covey.topology import Topology
 from covey.view.words import amount
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Validate an experiment, and say what it means."""
-    import tomli_w
-
     from covey.topology.facts import expected_contraction, facts
 
     experiment = Experiment.from_table(read(arguments))
@@ -49,7 +49,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found)
         return 0
-    print(tomli_w.dumps(resolved).strip())
+    print(_with_every_key(experiment))
     print()
     samples = found["samples"]
     print(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
@@ -69,6 +69,17 @@ def check(arguments: argparse.Namespace) -> int:
         )
     print("ok")
     return 0
+
+
+_NOTHING = "(none)"
+
+
+def _with_every_key(experiment: Experiment) -> str:
+    """The experiment as a file, in which keys without a value are comments: TOML has no word for nothing."""
+    import tomli_w
+
+    text = tomli_w.dumps(to_table(experiment, nothing=_NOTHING)).strip()
+    return re.sub(rf'^(\w+) = "{re.escape(_NOTHING)}"$', rf"# \1 = {_NOTHING}", text, flags=re.M)
 
 
 def _in_words(graph: dict[str, Any]) -> str:

@@ -4,8 +4,9 @@ import argparse
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import print_table, summary_columns, summary_row
+from covey.cli.tables import print_table
 from covey.experiment import Experiment
+from covey.view.summary import summary_columns, summary_row
 
 TOPOLOGIES = {
     "d-psgd": {"kind": "random-regular", "degree": 4},

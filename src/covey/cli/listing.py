@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import textwrap
+from difflib import get_close_matches
 from typing import Any
 
 from covey import kinds
@@ -65,8 +66,9 @@ def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
     if family not in kinds.KINDS:
         found = [(name, family) for name, known in kinds.KINDS.items() if family in known]
         if kind is not None or not found:
-            every = dict.fromkeys([*kinds.KINDS, *(kind for known in kinds.KINDS.values() for kind in known)])
-            raise ConfigurationError(unknown(f"family '{family}'", family, kinds.KINDS if kind else every))
+            every = {*kinds.KINDS, *(kind for known in kinds.KINDS.values() for kind in known)}
+            known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.KINDS
+            raise ConfigurationError(unknown(f"family '{family}'", family, known))
         return found
     if kind is None:
         return [(family, kind) for kind in kinds.KINDS[family]]

@@ -12,13 +12,14 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import print_json, print_table, summary_columns, summary_row
+from covey.cli.tables import print_json, print_table
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
-from covey.view.words import amount, seconds, time_of
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.words import amount, figure, seconds, time_of
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,6 +69,8 @@ def report(done: Run, *, as_json: bool) -> int:
             f"{done.folder} ({summary['status']})",
             ("run", *summary_columns([done])),
             [[done.folder.name, *summary_row(summary)]],
+            not_finite([summary]),
+            dropped_nodes(summary),
         )
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))
@@ -102,9 +105,17 @@ def sweep(arguments: argparse.Namespace) -> int:
         raise RunError(f"{folder} is no empty folder: give another one with --out.")
     # A key with one value is the same for all runs: it would only make names longer.
     varied = [key for key, values in axes if len(values) > 1]
+    names = [
+        "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run" for combination in combinations
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"The values of a sweep must give each run a folder of its own. "
+                f"Got '{name}' for {names.count(name)} runs."
+            )
     finished: list[tuple[dict[str, Any], Run]] = []
-    for number, (combination, experiment) in enumerate(zip(combinations, experiments, strict=True), 1):
-        name = "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run"
+    for number, (name, combination, experiment) in enumerate(zip(names, combinations, experiments, strict=True), 1):
         with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
             done = api.run(experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json)
         finished.append((combination, done))
@@ -152,9 +163,9 @@ def _inline(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as part of a folder's name; different values have different names."""
+    """A value as part of a folder's name."""
     if isinstance(value, dict):
-        return "-".join(_short(inner) for inner in value.values())
+        return "-".join(_short(inner) if key == "kind" else f"{key}={_short(inner)}" for key, inner in value.items())
     return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
 
 
@@ -165,8 +176,10 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied
         groups.setdefault(label or "all seeds", []).append((combination, done))
     apart = [key for key in varied if key != "seed"]
     rows, records = [], []
+    everything: list[dict[str, Any]] = []
     for label, members in groups.items():
         summaries = [done.summary() for _, done in members]
+        everything += summaries
         record: dict[str, Any] = {"configuration": label, "runs": [summary["run"] for summary in summaries]}
         shown = ", ".join(f"{_last(key)} = {_inline(members[0][0][key])}" for key in apart)
         cells = [shown or "all seeds", str(len(summaries))]
@@ -183,7 +196,7 @@ def _show_sweep(folder: Path, finished: list[tuple[dict[str, Any], Run]], varied
         title = ", ".join([f"{folder}: mean ± standard deviation over seeds", *same])
         heads = list(_FIGURES)
         heads[-1] = time_of({done.clock for _, done in finished})
-        print_table(title, ("configuration", "runs", *heads), rows)
+        print_table(title, ("configuration", "runs", *heads), rows, not_finite(everything))
     return 130 if any(done.status == "interrupted" for _, done in finished) else 0
 
 
@@ -201,9 +214,9 @@ _FIGURES: dict[str, Any] = {
 }
 
 
-def _spread(name: str, figure: dict[str, float] | None) -> str:
-    if figure is None:
+def _spread(name: str, found: dict[str, float] | None) -> str:
+    if found is None:
         return "-"
-    form = {"bytes sent": amount, "time": seconds}.get(name, "{:.3f}".format)
-    average, spread = form(figure["mean"]), form(figure["std"])
+    form = {"bytes sent": amount, "time": seconds}.get(name, figure)
+    average, spread = form(found["mean"]), form(found["std"])
     return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"

@@ -7,10 +7,11 @@ from itertools import pairwise
 from math import isnan
 from typing import Any
 
-from covey.cli.tables import figure, print_json, print_table, summary_columns, summary_row
+from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
 from covey.runs import Run
-from covey.view.words import amount, seconds
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.words import amount, figure, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -39,13 +40,18 @@ def show(arguments: argparse.Namespace) -> int:
     for before, start in pairwise([first, *later]):
         print(f"  resumed after round {start.get('after_round')}, {start.get('started')}{_changed(before, start)}")
     rows = [
-        [metric, *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
+        [_LABELS.get(metric, metric), *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
         for metric, values in summary["final"].items()
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
-    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows)
+    shown = {*summary["final"], *summary["network"]}
+    remarks = not_finite([summary], shown), dropped_nodes(summary)
+    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
     _print_hosts(run)
     return 0
+
+
+_LABELS = {"energy": "energy (J)"}
 
 
 def _print_hosts(run: Run) -> None:
@@ -91,7 +97,7 @@ def compare(arguments: argparse.Namespace) -> int:
         _print_reached(runs, summaries, goals)
         return 0
     rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
-    print_table("runs", ("run", *summary_columns(runs)), rows)
+    print_table("runs", ("run", *summary_columns(runs)), rows, not_finite(summaries))
     return 0
 
 

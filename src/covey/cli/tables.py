@@ -5,12 +5,9 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
-
-from covey.runs import Run
-from covey.view.words import amount, seconds, time_of
 
 _GAP = "  "
 _LEAST = 12
@@ -29,18 +26,15 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def figure(value: float | None, digits: int = 3) -> str:
-    """A figure of a summary, which has None for what is no finite number."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is text, the others are figures, which are never cut."""
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *remarks: str) -> None:
+    """Print a table and remarks on it; the first column is text, the others are figures, which are never cut."""
     # Where no terminal sets a width, lines are as long as they need to be: a log is searched, not folded.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(textwrap.fill(title, width, break_on_hyphens=False) if title else "")
     for line in table_lines(columns, rows, width):
         print(line)
+    for remark in filter(None, remarks):
+        print(textwrap.fill(remark, width, break_on_hyphens=False))
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -73,15 +67,3 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
 def _width(cells: Sequence[Sequence[Sequence[str]]]) -> int:
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
     return sum(sizes) + len(_GAP) * (len(sizes) - 1)
-
-
-def summary_row(summary: dict[str, Any]) -> list[str]:
-    """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, time."""
-    accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
-    cells = [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
-    return [*cells, amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
-
-
-def summary_columns(runs: Iterable[Run]) -> list[str]:
-    """The headings of `summary_row` over some runs."""
-    return ["accuracy", "worst node", "best node", "loss", "bytes sent", time_of({run.clock for run in runs})]

@@ -12,6 +12,7 @@ from covey import rng
 from covey.engines.mailbox import Mailbox, Waiter, describe
 from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.network import Energy
 from covey.node import (
     Inbox,
     LocalData,
@@ -53,6 +54,7 @@ class Participant(Node):
         "bytes_out",
         "calls",
         "data",
+        "evaluated",
         "holder",
         "id",
         "loss",
@@ -101,6 +103,8 @@ class Participant(Node):
         """Whether it comes back and has not caught up."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples = 0
+        self.evaluated = 0
+        """On how many samples it has evaluated, where that took time."""
 
     # ------------------------------------------------------------------ what an engine adds
 
@@ -282,6 +286,10 @@ class Participant(Node):
             mail.dropped,
         )
 
+    def joules(self, energy: Energy, speed: float) -> float:
+        """What the node has spent since the start."""
+        return energy.joules(self.samples + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
+
     def snapshot(self, uplink: float = 0.0) -> Snapshot:
         """What the node could go on from now.
 
@@ -295,6 +303,7 @@ class Participant(Node):
             slots=self.slots,
             loss=self.loss,
             counters=self.counters(),
+            evaluated=self.evaluated,
             clock=self.now,
             order=self.order,
             uplink=uplink,
@@ -321,6 +330,7 @@ class Participant(Node):
         if counters:
             self.loss = snapshot.loss
             self.order = snapshot.order
+            self.evaluated = snapshot.evaluated
             (
                 self.bytes_out,
                 mail.bytes_in,

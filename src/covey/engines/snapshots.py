@@ -27,6 +27,8 @@ class Snapshot:
     """What its optimiser remembers."""
     loss: float | None
     counters: list[int]
+    evaluated: int = 0
+    """On how many samples it has evaluated, where that took time."""
     clock: float = 0.0
     order: int = 0
     """How many events it has caused, for ties of virtual time."""
@@ -47,6 +49,7 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "orders": torch.tensor([s.order for s in snapshots]),
         "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in snapshots], dtype=torch.float64),
         "counters": torch.tensor([s.counters for s in snapshots]),
+        "evaluated": torch.tensor([s.evaluated for s in snapshots]),
         "ended": torch.tensor([s.ended for s in snapshots]),
         "away": torch.tensor([s.away for s in snapshots]),
     }
@@ -72,6 +75,8 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             slots[int(place)][name] = value
     columns = {name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters")}
     columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away")}
+    # Checkpoints that were written before evaluations were counted have none.
+    evaluated = payload["evaluated"].tolist() if "evaluated" in payload else [0] * count
     return [
         Snapshot(
             model=payload["models"][place].to(device, copy=True),
@@ -80,6 +85,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             slots=slots[place] or None,
             loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
             counters=columns["counters"][place],
+            evaluated=evaluated[place],
             clock=columns["clocks"][place],
             order=columns["orders"][place],
             uplink=columns["uplinks"][place],

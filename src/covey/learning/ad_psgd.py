@@ -21,7 +21,9 @@ class ADPSGD(Program):
     kind = "ad-psgd"
     synchronous = False
     topology: Topology = param("A static, undirected, bipartite graph, such as a ring of an even number of nodes.")
-    patience: Seconds | None = param("How long an active node waits for an answer; for ever by default.", default=None)
+    patience: Seconds | None = param(
+        "How long an active node waits for an answer; for ever by default.", default=None, ge=0
+    )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -33,6 +33,7 @@ class Gossip(Program):
         "How long a node waits for its neighbours in a round; for ever by default. "
         "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard.",
         default=None,
+        ge=0,
     )
 
     def __post_init__(self) -> None:

@@ -3,8 +3,9 @@
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
+from covey.network.energy import Energy
 from covey.network.fair import FairShare
 from covey.network.latency import Latency
 from covey.network.network import Network
 
-__all__ = ["Bandwidth", "Churn", "Compute", "FairShare", "Latency", "Network"]
+__all__ = ["Bandwidth", "Churn", "Compute", "Energy", "FairShare", "Latency", "Network"]

@@ -12,13 +12,14 @@ from covey.errors import ConfigurationError
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
+from covey.network.energy import Energy
 from covey.network.latency import Latency
 from covey.network.presets import PRESETS
 from covey.parameters import Part, Setting, param
 
 
 class Network(Part):
-    """The nodes, their links, their speed and their absences.
+    """The nodes, their links, their speed, their absences and what they spend.
 
     What is not given is what the preset says, from construction on, so that a run's own record is complete and does
     not change with the presets. A given `bandwidth` stands for both links of the preset.
@@ -43,6 +44,7 @@ class Network(Part):
     )
     loss: float = param("The probability that a message is lost; 0 without a preset.", default=None, ge=0, lt=1)
     churn: Churn = param("When nodes are away; never without a preset.", default=None)
+    energy: Energy = param("What computing and messages cost the nodes; not counted by default.", default=None)
 
     def __post_init__(self) -> None:
         # A preset that does not exist fails in the check of the fields, before those that it would have filled.

@@ -13,6 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "compute": 1000.0,
         "loss": 0.0,
         "churn": "none",
+        "energy": "none",
     },
     "lan": {
         # E. Jones, "Network Latencies in the Data Center", 2021: of round trips between virtual machines of one cloud

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.cli.tables import summary_columns, summary_row
 from covey.errors import CoveyError, RunError
 from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
 from covey.view.groups import Group, differing, flat, grouped, names
-from covey.view.words import amount, seconds
+from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,7 +43,7 @@ _MAIN = (
     "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
     "task.optimizer", "task.optimizer.lr", "task.batch_size", "task.local_steps", "task.local_epochs", "network.nodes",
     "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
-    "network.churn", "rounds", "duration",
+    "network.churn", "network.energy", "rounds", "duration",
 )  # fmt: skip
 """What a reader wants to know first of an experiment; parts come with their parameters."""
 
@@ -123,12 +123,15 @@ def _section(id: str, heading: str, inner: str) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    rows = []
-    for run, name in zip(runs, names(runs), strict=True):
-        summary = run.summary()
+    rows, summaries = [], [run.summary() for run in runs]
+    for summary, name in zip(summaries, names(runs), strict=True):
         shape = [f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]]
         rows.append([name, *summary_row(summary), *shape])
-    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows)
+    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows) + _note(not_finite(summaries))
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>' if text else ""
 
 
 def _over_seeds(groups: Sequence[Group]) -> str:
@@ -141,8 +144,8 @@ def _over_seeds(groups: Sequence[Group]) -> str:
         cells = [group.label]
         for metric, part in (("accuracy", "mean"), ("accuracy", "min"), ("accuracy", "max"), ("loss", "mean")):
             values = [final[metric][part] for final in finals if final.get(metric, {}).get(part) is not None]
-            spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.3f}{spread}" if values else "–")
+            spread = f" ± {figure(stdev(values))}" if len(values) > 1 else ""
+            cells.append(f"{figure(mean(values))}{spread}" if values else "–")
         rows.append(cells)
     columns = ("over seeds: mean ± standard deviation", "accuracy", "worst node", "best node", "loss")
     return _table(columns, rows)
@@ -170,7 +173,7 @@ def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     note = bands_in_words(
         several=any(len(group.runs) > 1 for group in groups), over_nodes=True, shown=len(groups) <= MOST_BANDS
     )
-    return f'<p class="note">{note[0].upper()}{note[1:]}.</p><div class="pictures">{"".join(pictures)}</div>'
+    return f'{_note(f"{note[0].upper()}{note[1:]}.")}<div class="pictures">{"".join(pictures)}</div>'
 
 
 def _setup(groups: Sequence[Group]) -> str:
@@ -243,7 +246,7 @@ def _of_one(run: Run) -> str:
         (f"{totals['steps']:,}", "training steps"),
         (f"{totals['samples']:,}", "samples trained on"),
     ]
-    happened = run.events["kind"].value_counts()
+    happened = run.events["kind"].value_counts().drop("dropped", errors="ignore")
     facts += [(f"{count:,}", f"times a node {kind}") for kind, count in happened.items() if count]
     tiles = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(str(of))}</span></div>" for value, of in facts)
     pictures = [
@@ -257,7 +260,8 @@ def _of_one(run: Run) -> str:
     config = html.escape(tomli_w.dumps(run.experiment))
     where = _where(run)
     return (
-        f'<div class="tiles">{tiles}</div><div class="pictures">{"".join(pictures)}</div>'
+        f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}'
+        f'<div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Where it ran</summary>{where}</details>"
     )
@@ -286,7 +290,7 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     try:
         figure = draw()
     except CoveyError as error:
-        return f'<p class="note">{html.escape(caption)}: {html.escape(str(error))}</p>'
+        return _note(f"{caption}: {error}")
     buffer = io.StringIO()
     figure.patch.set_visible(False)
     for axes in figure.axes:

@@ -37,7 +37,12 @@ def acquire(folder: Path) -> BinaryIO:
             # No locks here: nothing guards the folder, as nothing can.
             return file
     file.close()
-    raise RunError(f"The run {folder} is being written by another process.")
+    raise busy(folder)
+
+
+def busy(folder: Path) -> RunError:
+    """What is said where another writer holds the lock."""
+    return RunError(f"The run {folder} is being written by another process.")
 
 
 def is_held(folder: Path) -> bool | None:

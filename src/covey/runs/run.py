@@ -143,35 +143,53 @@ class Run:
         return self._read("SELECT * FROM events ORDER BY time")
 
     @property
+    def dropped(self) -> "pd.DataFrame":
+        """Nodes that were dropped: node, the last round that it completed, time."""
+        return self._read(
+            "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
+            "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
+        )
+
+    def _load(self, name: str, *entries: str) -> list[np.ndarray] | None:
+        """The array of a file, or the named ones of an archive; None where the run has no such file."""
+        file = self.folder / name
+        if not file.exists():
+            return None
+        try:
+            if not entries:
+                return [np.asarray(np.load(file, allow_pickle=False))]
+            with np.load(file, allow_pickle=False) as found:
+                return [found[entry] for entry in entries]
+        except Exception as error:
+            # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+            raise RunError(f"The run {self.folder} has no readable {name}: {error or 'it ends too early'}.") from error
+
+    @property
     def graph(self) -> tuple[int, np.ndarray, np.ndarray] | None:
         """(nodes, sources, targets) of the first round, where the program has a topology."""
-        if not (self.folder / GRAPH).exists():
-            return None
-        with np.load(self.folder / GRAPH, allow_pickle=False) as found:
-            return int(found["n"]), found["sources"], found["targets"]
+        found = self._load(GRAPH, "n", "sources", "targets")
+        return None if found is None else (int(found[0]), found[1], found[2])
 
     @property
     def graph_is_static(self) -> bool:
         """Whether the graph of the first round is that of all rounds."""
-        if not (self.folder / GRAPH).exists():
-            return True
-        with np.load(self.folder / GRAPH, allow_pickle=False) as found:
-            return bool(found["static"])
+        found = self._load(GRAPH, "static")
+        return found is None or bool(found[0])
 
     @property
     def holdings(self) -> np.ndarray | None:
         """Samples of each class of each node, or samples of each node where there are no classes."""
-        file = self.folder / HOLDINGS
-        return np.load(file, allow_pickle=False) if file.exists() else None
+        found = self._load(HOLDINGS)
+        return None if found is None else found[0]
 
     @property
     def models(self) -> Tensor | None:
         """The final models, N x P; None while the run goes on, or where it does not keep them."""
-        file = self.folder / MODELS
-        return torch.from_numpy(np.load(file, allow_pickle=False)) if file.exists() else None
+        found = self._load(MODELS)
+        return None if found is None else torch.from_numpy(found[0])
 
     def summary(self) -> dict[str, Any]:
-        """Totals, and the final mean, minimum, maximum and spread of each metric over nodes.
+        """Totals, who was dropped, and the final mean, minimum, maximum and spread of each metric over nodes.
 
         It can be written as JSON as it is: a figure that is no finite number is None.
         """
@@ -208,6 +226,7 @@ class Run:
             "wall_seconds": self.wall_seconds,
             "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},
+            "dropped_nodes": self.dropped.to_dict("records"),
             "final": figures,
             "network": {
                 str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)

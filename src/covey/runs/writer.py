@@ -148,25 +148,22 @@ class RunWriter:
             database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
         self._commits, self._metrics, self._events, self._hosts = [], [], [], []
 
-    def truncate(self, completed: Sequence[int]) -> None:
-        """Forget what each node did after so many completed rounds, before it does it again."""
+    def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
+        """Forget what each node did after so many completed rounds and at a later time, before it does it again."""
         self.flush()
-        kept = [*enumerate(completed), (NETWORK, min(completed))]
+        # Who goes on from the very beginning repeats that, too.
+        times = [clock if clock > 0 else -1.0 for clock in clocks]
+        kept = [*zip(range(len(times)), completed, times, strict=True), (NETWORK, min(completed), min(times))]
         with self._transaction() as database:
             # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
-            database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL)")
-            database.executemany("INSERT INTO kept VALUES (?,?)", kept)
-            for table in ("commits", "metrics"):
-                database.execute(
-                    f"DELETE FROM {table} WHERE round > (SELECT round FROM kept WHERE kept.node = {table}.node)"
-                )
-            database.execute("CREATE TEMP TABLE clocks (node INTEGER PRIMARY KEY, time REAL NOT NULL)")
-            database.execute("INSERT INTO clocks SELECT node, MAX(time) FROM commits GROUP BY node")
             database.execute(
-                "DELETE FROM events WHERE time > IFNULL((SELECT time FROM clocks WHERE clocks.node = events.node), -1)"
+                "CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)"
             )
+            database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
+            for table, column in (("commits", "round"), ("metrics", "round"), ("events", "time")):
+                last = f"(SELECT kept.{column} FROM kept WHERE kept.node = {table}.node)"
+                database.execute(f"DELETE FROM {table} WHERE {column} > {last}")
             database.execute("DROP TABLE kept")
-            database.execute("DROP TABLE clocks")
 
     def graph(self, n: int, sources: np.ndarray, targets: np.ndarray, static: bool) -> None:
         """Keep the graph of the first round."""

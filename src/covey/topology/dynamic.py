@@ -77,7 +77,7 @@ class Redrawn(Topology):
 
     kind = "redrawn"
     static = False
-    topology: Topology = param("What is drawn: any topology with chance in it.")
+    topology: Topology = param("What is drawn; one without chance in it, such as a ring, stays as it is.")
     every: int = param("How many rounds a graph lasts.", ge=1)
 
     def one_way(self) -> bool:

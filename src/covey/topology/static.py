@@ -238,10 +238,11 @@ class Edges(Topology):
 
     def check(self, nodes: int) -> None:
         try:
-            lines = self.file.read_text().splitlines()
+            lines = self.file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             where = f"The 'file' of {self.named()}, '{self.file}',"
-            raise ConfigurationError(f"{where} cannot be read: {error}.") from error
+            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            raise ConfigurationError(f"{where} cannot be read: {why}.") from error
         edges: dict[tuple[int, int], float | None] = {}
         for number, line in enumerate(lines, 1):
             words = line.partition("#")[0].split()

@@ -40,6 +40,7 @@ _LABELS = {
     "loss": "test loss",
     "average_model_accuracy": "accuracy of the average model",
     "average_model_loss": "loss of the average model",
+    "energy": "energy (J)",
     "consensus_distance": "squared distance to the average",
 }
 _MOMENTS = 100
@@ -215,8 +216,7 @@ def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
         own = network.dropna(subset=[metric])
         table = own[["round", metric]].merge(spent.drop(columns=[metric], errors="ignore"), on="round", how="left")
     else:
-        known = sorted({*per_node.columns, *network.columns} - {"round", "node", "time"})
-        raise ConfigurationError(unknown(f"metric '{metric}' of the run {run.folder}", metric, known))
+        raise _unknown_metric(metric, f"the run {run.folder}", per_node, network)
     if column not in table.columns:
         raise ConfigurationError(f"The run {run.folder} records no {against}: draw against rounds, time or bytes.")
     if table.empty:
@@ -224,13 +224,25 @@ def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
     return table
 
 
+def _unknown_metric(metric: str, of: str, *tables: "pd.DataFrame") -> ConfigurationError:
+    known = {name for table in tables for name in table.columns} - {"round", "node", "time"}
+    return ConfigurationError(unknown(f"metric '{metric}' of {of}", metric, known))
+
+
 def histogram(
     run: Run, metric: str = "accuracy", *, titled: bool = True, size: tuple[float, float] = (5.4, 3.6)
 ) -> "Figure":
-    """How a metric is distributed over the nodes at the end."""
+    """How a metric is distributed over the nodes at the end.
+
+    Raises:
+        ConfigurationError: the nodes have no such figure.
+    """
     figure = new_figure(size)
     axes = new_axes(figure)
-    table = run.metrics.dropna(subset=[metric])
+    table = run.metrics
+    if metric not in table.columns:
+        raise _unknown_metric(metric, f"the nodes of the run {run.folder}", table)
+    table = table.dropna(subset=[metric])
     if table.empty:
         raise RunError(f"The run {run.folder} has no evaluated round yet.")
     last = table.sort_values("round").groupby("node")[metric].last()

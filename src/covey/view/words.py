@@ -1,4 +1,4 @@
-"""Figures for people: durations and numbers of bytes."""
+"""Figures for people."""
 
 from collections.abc import Collection
 
@@ -26,3 +26,14 @@ def amount(value: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure of a summary, which has None for what is no finite number."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.{digits}g}"
+
+
+_LARGE = 1e6
+"""From here on a figure has an exponent: its digits would widen the table and say no more."""

@@ -21,11 +21,12 @@ def suspended() -> Generator[object, Any, Any]:
 class SimulatedActivity:
     """A coroutine of a node."""
 
-    __slots__ = ("coroutine", "done", "node", "watchers")
+    __slots__ = ("begun", "coroutine", "done", "node", "watchers")
 
     def __init__(self, node: "SimulatedNode", coroutine: Coroutine[Any, Any, None]) -> None:
         self.node = node
         self.coroutine = coroutine
+        self.begun = False
         self.done = False
         self.watchers: list[SimulatedActivity] = []
 
@@ -33,6 +34,7 @@ class SimulatedActivity:
         """Let it run until it waits again."""
         if self.done:
             return
+        self.begun = True
         world = self.node.world
         before, world.current = world.current, self
         try:

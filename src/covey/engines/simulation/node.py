@@ -59,6 +59,7 @@ class SimulatedNode(Participant):
         data = world.split(split, self.holder)
         (metrics,) = world.learner.evaluate([self.model if model is None else computed(model)], data)
         await self.sleep(len(data) / world.speeds[self.id])
+        self.evaluated += len(data)
         return metrics
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> SimulatedActivity:
@@ -121,6 +122,12 @@ class SimulatedNode(Participant):
             activity.cancel()
         self.activities = []
         self.mail.clear(dropped=True)
+
+    def close(self) -> None:
+        """End the activities that never began: Python warns of coroutines that nobody awaits."""
+        for activity in self.activities:
+            if not activity.begun:
+                activity.cancel()
 
     def finish(self) -> None:
         """The program has returned."""

@@ -30,6 +30,7 @@ class Recorder:
         self.pending: list[tuple[int, int, Tensor | Mixture]] = []
         self.averages: dict[int, Average] = {}
         self.rows: list[tuple[Any, ...]] = []
+        self.energy = world.network.energy
         self.evaluated = set(world.prepared.evaluated)
         self.commits = 0
         self.accuracy: float | None = None
@@ -48,7 +49,7 @@ class Recorder:
             self.hand_over()
         due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
         if due:
-            self.pending.append((node.id, completed, node.current))
+            self._await_evaluation(node)
             if len(self.pending) >= 2 * world.size:
                 world.settle()
                 self.evaluate()
@@ -61,7 +62,12 @@ class Recorder:
         completed, rounds = node.round, self.world.rounds
         early = node.id in self.evaluated and 0 < completed < rounds
         if early and not self.world.prepared.experiment.evaluation.due(completed, rounds):
-            self.pending.append((node.id, completed, node.current))
+            self._await_evaluation(node)
+
+    def _await_evaluation(self, node: "SimulatedNode") -> None:
+        self.pending.append((node.id, node.round, node.current))
+        if self.energy.is_measured:
+            self.log(node.id, node.round, {"energy": node.joules(self.energy, self.world.speeds[node.id])})
 
     def evaluate(self) -> None:
         """Evaluate whatever waits for it."""

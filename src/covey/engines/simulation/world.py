@@ -125,12 +125,16 @@ class World:
             ProgramError: the program failed, or nodes wait for what cannot come.
             ModelError: a model is no longer finite.
         """
-        with _rare_garbage_collection():
-            if not self._stops_early() and self._stop_after is None:
-                self._check_that_all_have_ended()
-                if self.ended is not None:
-                    self.now = self.ended  # What came later were timeouts that nobody waited for any more.
-            self.recorder.finish()
+        try:
+            with _rare_garbage_collection():
+                if not self._stops_early() and self._stop_after is None:
+                    self._check_that_all_have_ended()
+                    if self.ended is not None:
+                        self.now = self.ended  # What came later were timeouts that nobody waited for any more.
+                self.recorder.finish()
+        finally:
+            for node in self.nodes:
+                node.close()
 
     def _stops_early(self) -> bool:
         """Let everything happen; whether the run was stopped before there was nothing left to happen."""
@@ -275,7 +279,9 @@ class World:
             self._perhaps_checkpoint(node)
         if not (evaluated and self.prepared.experiment.evaluation.takes_time):
             return 0.0
-        return len(self.split("test")) / self.speeds[node.id]
+        samples = len(self.split("test"))
+        node.evaluated += samples
+        return samples / self.speeds[node.id]
 
     def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
         every, round = self._checkpoint_every, node.round
