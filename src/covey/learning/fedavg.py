@@ -30,12 +30,10 @@ class FedAvg(Program):
         "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
     )
     patience: Seconds | None = param(
-    patience: Seconds | None = param(
         "How long the server waits for its clients; for ever by default. A client waits as long as the server's rounds "
         "until then can take, and one more.",
         default=None,
         ge=0,
-    )
     )
 
     def prepare(self, setting: Setting) -> None:

@@ -99,6 +99,7 @@ class EmulatedNode(Participant):
         began = site.now
         metrics = await site.trainer.evaluate(self.model if model is None else computed(model), data)
         await site.stretch(began, len(data) / site.speeds[self.id])
+        self.evaluated += len(data)
         return metrics
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> EmulatedActivity:

@@ -46,7 +46,7 @@ class Reporter:
         completed = node.round
         due = node.id in self._evaluated and self.site.evaluation.due(completed, self.site.rounds)
         if due:
-            self._evaluate(node.id, completed, node.current)
+            self._evaluate(node)
         if len(self._commits) >= _ROWS_AT_ONCE:
             self.flush()
         return due
@@ -56,7 +56,7 @@ class Reporter:
         completed = node.round
         early = node.id in self._evaluated and 0 < completed < self.site.rounds
         if early and not self.site.evaluation.due(completed, self.site.rounds):
-            self._evaluate(node.id, completed, node.current)
+            self._evaluate(node)
 
     def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
         """Report figures under a round."""
@@ -87,8 +87,11 @@ class Reporter:
 
     # ------------------------------------------------------------------ evaluation
 
-    def _evaluate(self, node: int, completed: int, model: Any) -> None:
-        self._pending.append((node, completed, model))
+    def _evaluate(self, node: "EmulatedNode") -> None:
+        self._pending.append((node.id, node.round, node.current))
+        energy = self.site.network.energy
+        if energy.is_measured:
+            self.log(node.id, node.round, {"energy": node.joules(energy, self.site.speeds[node.id])})
         if self._evaluating is None:
             self._evaluating = asyncio.create_task(self._evaluate_pending())
 

@@ -256,7 +256,9 @@ class Site:
         if every and node.round % every == 0 and node.round < self.rounds:
             self.reporter.snapshots({node.id: node.committed})
         if evaluated and self.evaluation.takes_time:
-            await asyncio.sleep(len(self.split("test")) / self.speeds[node.id])
+            samples = len(self.split("test"))
+            node.evaluated += samples
+            await asyncio.sleep(samples / self.speeds[node.id])
         if self.peers is not None:
             await self.peers.room(_STALL)
         while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
