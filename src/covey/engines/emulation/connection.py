@@ -95,11 +95,6 @@ class Connection(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ sending
 
-    async def made(self) -> None:
-        """Until the connection stands."""
-        while self._transport is None and not self.lost.done():
-            await asyncio.sleep(0)
-
     def send(self, parts: Parts) -> int:
         """Write a frame in its envelope when its turn comes; returns how many bytes that are."""
         length = sum(map(len, parts))
