@@ -16,6 +16,8 @@ from covey.engines.emulation.handshake import Caller, greet
 from covey.errors import WireError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FRAME = 512
+"""Bytes of memory that a frame takes beyond its own while it waits."""
 _CROSSING = 1.0
 """Seconds for which a call may have been under way when the other side's was answered."""
 
@@ -41,8 +43,11 @@ class _Route:
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be written."""
-        return self.waiting_bytes + (0 if self.connection is None else self.connection.queued)
+        """Bytes of memory that what waits to be written takes."""
+        waiting = self.waiting_bytes + _FRAME * len(self.waiting)
+        if self.connection is not None:
+            waiting += self.connection.queued + _FRAME * self.connection.waiting
+        return waiting
 
 
 class Peers:
@@ -143,6 +148,8 @@ class Peers:
 
     def wants(self, host: int) -> bool:
         """Whether a host's call is taken: not where it crossed a call of this one, if that has the lower number."""
+        if self.closed:
+            return False
         route = self._route(host)
         if self.me > host:
             return True
