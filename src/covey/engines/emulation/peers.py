@@ -32,6 +32,8 @@ class _Route:
     host: int
     connection: Connection | None = None
     calling: asyncio.Task[None] | None = None
+    pausing: bool = False
+    """Whether that waits until it calls again."""
     waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
     """Frames that wait for a connection; each is made when its sequence number is known."""
     waiting_bytes: int = 0
@@ -137,10 +139,12 @@ class Peers:
                 except (OSError, WireError) as error:
                     if isinstance(error, WireError) and error.reason != "busy":
                         self._refused(f"call-{error.reason}")
+                    route.pausing = True
                     await asyncio.sleep(pause)
+                    route.pausing = False
                     pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
-            route.calling = None
+            route.calling, route.pausing = None, False
 
     @staticmethod
     def _has_connection(route: _Route) -> bool:
@@ -156,7 +160,7 @@ class Peers:
         if self._has_connection(route):
             # The other side may have lost a connection that still seems to stand here; then it calls again.
             return asyncio.get_running_loop().time() - route.since > _CROSSING
-        return route.calling is None
+        return route.calling is None or route.pausing
 
     def accept(self, host: int, connection: Connection) -> None:
         """Use the connection of a host that called."""
