@@ -17,7 +17,7 @@ TOKEN = b"a secret that only tests share"
 
 
 @contextmanager
-def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
+def hosts(count: int, **settings: Any) -> Iterator[list[tuple[Host, Address]]]:
     """Some hosts that wait for launchers, on a thread of their own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -28,7 +28,7 @@ def hosts(count: int) -> Iterator[list[tuple[Host, Address]]]:
         for _ in range(count):
             listening = Address("127.0.0.1", 0).listen()
             listening.setblocking(False)
-            host = Host(TOKEN)
+            host = Host(TOKEN, **settings)
             serving.append(asyncio.run_coroutine_threadsafe(host.serve(listening), loop))
             running.append((host, Address.of(listening)))
         yield running
