@@ -18,7 +18,9 @@ TOKEN = b"a secret that only tests share"
 
 
 @contextmanager
-def hosts(count: int, certificates: Sequence[Certificates] = ()) -> Iterator[list[tuple[Host, Address]]]:
+def hosts(
+    count: int, certificates: Sequence[Certificates] = (), **settings: Any
+) -> Iterator[list[tuple[Host, Address]]]:
     """Some hosts that wait for launchers, on a thread of their own; those that have certificates over TLS."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -29,7 +31,7 @@ def hosts(count: int, certificates: Sequence[Certificates] = ()) -> Iterator[lis
         for number in range(count):
             listening = Address("127.0.0.1", 0).listen()
             listening.setblocking(False)
-            host = Host(TOKEN, certificates[number] if certificates else None)
+            host = Host(TOKEN, certificates[number] if certificates else None, **settings)
             serving.append(asyncio.run_coroutine_threadsafe(host.serve(listening), loop))
             running.append((host, Address.of(listening)))
         yield running

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from covey.node import Inbox, Node, NodeId, Payload
@@ -21,10 +22,10 @@ class Full(Sharing):
         contributions, shape = [], self._shape
         for message in inbox:
             model = message.payload.get("model")
-            if isinstance(model, Tensor) and model.shape == shape:
+            if isinstance(model, Tensor) and model.shape == shape and model.dtype == torch.float32:
                 contributions.append(Contribution(message.sender, model))
             else:
-                node.reject(message, f"its model is not of {self._shape[0]} numbers")
+                node.reject(message, f"its model is not {self._shape[0]} float32 numbers")
         return contributions
 
     def message_bytes(self, model_bytes: int) -> float:

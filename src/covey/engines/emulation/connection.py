@@ -1,8 +1,12 @@
 """Frames over a stream: one connection between two hosts, or between the launcher and a host.
 
-Every frame travels behind an envelope of 16 bytes that tells whether it came as it was sent: the CRC-32 of its prefix,
-the CRC-32 of its header, and the sum of its body's 64-bit words. A frame whose prefix is right and whose rest is not is
-dropped; behind a wrong prefix nobody knows where the next frame begins, so the connection ends there.
+Every frame travels behind an envelope of 16 bytes that tells whether it came as it was sent: the CRC-32 of its prefix
+and of its header, and two checksums of its body. A frame whose prefix is right and whose rest is not is dropped; behind
+a wrong prefix nobody knows where the next frame begins, so the connection ends there.
+
+A body is a table of 64-bit words, in rows of 1024. One checksum is the CRC-32 of what is left below the last whole row
+and of the columns' sums, the other that of the rows' sums: words that change, move or change places change one of them.
+It takes half as long as the CRC-32 of the whole body would: 3.4 GB/s where that has 1.6, and a plain sum 6.4.
 """
 
 import asyncio
@@ -19,16 +23,17 @@ from covey import wire
 from covey.engines.emulation import tls
 from covey.errors import WireError
 
-_ENVELOPE = struct.Struct("<IIQ")
+_ENVELOPE = struct.Struct("<IIII")
 _CRC = struct.Struct("<I")
 FRAMING_BYTES = _ENVELOPE.size
 """What every frame costs on a socket beyond its own length."""
 _HEAD = FRAMING_BYTES + wire.PREFIX_BYTES
-_CHUNK = 1 << 18
+_FIRST_CHUNK, _CHUNK = 1 << 13, 1 << 18
+"""The buffer of a stranger's connection, and of one that somebody listens to."""
 _SMALL = 1 << 16
 """Frames up to here are copied together and written at once."""
 _HIGH_WATER = 1 << 20
-_WORD = (1 << 64) - 1
+_COLUMNS = 1024
 
 Parts = Sequence[bytes | memoryview]
 
@@ -36,8 +41,8 @@ Parts = Sequence[bytes | memoryview]
 def enveloped(parts: Parts) -> list[bytes | memoryview]:
     """The pieces of a frame, as `wire.encode_parts` gives them, behind their envelope."""
     prefix, header, *body = parts
-    total = sum(_word_sum(part) for part in body) & _WORD
-    return [_ENVELOPE.pack(crc32(prefix), crc32(header), total), prefix, header, *body]
+    sums = _checksums(body[0] if len(body) == 1 else b"".join(body))
+    return [_ENVELOPE.pack(crc32(prefix), crc32(header), *sums), prefix, header, *body]
 
 
 def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memoryview]:
@@ -47,10 +52,14 @@ def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memo
     return [_CRC.pack(crc32(new)) + bytes(envelope[_CRC.size :]), new, *rest]
 
 
-def _word_sum(part: bytes | memoryview) -> int:
-    words = len(part) // 8
-    total = int(np.frombuffer(part, dtype="<u8", count=words).sum(dtype=np.uint64)) if words else 0
-    return total + int.from_bytes(part[8 * words :], "little")
+def _checksums(body: bytes | memoryview) -> tuple[int, int]:
+    """Two checksums of a frame's body; see the top."""
+    rows = len(body) // (8 * _COLUMNS)
+    if not rows:
+        return crc32(body), 0
+    table = np.frombuffer(body, "<u8", rows * _COLUMNS).reshape(rows, _COLUMNS)
+    columns = crc32(table.sum(0, dtype="<u8"), crc32(body[8 * table.size :]))
+    return columns, crc32(table.sum(1, dtype="<u8"))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -77,13 +86,13 @@ class Connection(asyncio.BufferedProtocol):
         self._queue: deque[Parts] = deque()
         self._paused = secured
         """Whether nothing is written now."""
+        self._ended = False
         self._transport: asyncio.Transport | None = None
         self._hear: Callable[[wire.Frame], None] | None = None
         self._waiting: wire.Frame | None = None
         """A frame that nobody has asked for yet; nothing behind it is parsed, as it may be for somebody else."""
         self._frame_came = asyncio.Event()
-        self._chunk = bytearray(_CHUNK)
-        self._view = memoryview(self._chunk)
+        self._chunk = memoryview(bytearray(_FIRST_CHUNK))
         self._begin = self._end = 0
         """What of the chunk has come and is not parsed."""
         self._large: memoryview | None = None
@@ -134,9 +143,10 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, parts: Parts) -> int:
         """Write a frame in its envelope when its turn comes; returns how many bytes that are."""
         length = sum(map(len, parts))
-        self._queue.append(parts)
-        self.queued += length
-        self._pump()
+        if not self.lost.done():
+            self._queue.append(parts)
+            self.queued += length
+            self._pump()
         return length
 
     def _pump(self) -> None:
@@ -154,6 +164,11 @@ class Connection(asyncio.BufferedProtocol):
                 for part in body:
                     self._transport.write(part)
 
+    @property
+    def waiting(self) -> int:
+        """Frames that wait to be written."""
+        return len(self._queue)
+
     def pause_writing(self) -> None:
         self._paused = True
 
@@ -163,11 +178,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """End the connection once what was handed to the socket is out."""
+        self._ended = True
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """End the connection at once, or as soon as it stands."""
+        self._ended = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -183,6 +200,9 @@ class Connection(asyncio.BufferedProtocol):
     def listen(self, hear: Callable[[wire.Frame], None], limits: wire.Limits) -> None:
         """Hand every frame from now on, and those that wait, to somebody."""
         self.limits, self._hear = limits, hear
+        chunk = memoryview(bytearray(_CHUNK))
+        chunk[: self._end] = self._chunk[: self._end]
+        self._chunk = chunk
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             hear(waiting)
@@ -227,6 +247,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        if self._ended:
+            transport.abort()
+            return
         if self._paused:
             transport.pause_reading()  # What comes now is TLS.
             return
@@ -245,7 +268,7 @@ class Connection(asyncio.BufferedProtocol):
         return None
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._view[self._end :] if self._large is None else self._large[self._filled :]
+        return self._chunk[self._end :] if self._large is None else self._large[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
         self.bytes_in += count
@@ -269,21 +292,23 @@ class Connection(asyncio.BufferedProtocol):
     def _parse(self) -> None:
         """Take all whole frames out of the chunk, and make room for the rest of the last one."""
         while self._waiting is None and not self.lost.done() and self._end - self._begin >= _HEAD:
-            head = self._view[self._begin : self._begin + _HEAD]
+            head = self._chunk[self._begin : self._begin + _HEAD]
             prefix = head[FRAMING_BYTES:]
-            expected, _, _ = _ENVELOPE.unpack_from(head)
+            expected, *_ = _ENVELOPE.unpack_from(head)
             length = FRAMING_BYTES + wire.peek(prefix, self.limits)
             if crc32(prefix) != expected:
                 raise WireError("corrupt", "a prefix did not come as it was sent")
             here = self._end - self._begin
             if length <= here:
-                self._take(self._view[self._begin : self._begin + length], copy=True)
+                whole = self._chunk[self._begin : self._begin + length]
                 self._begin += length
-            elif length > _CHUNK:
-                # Its body is to be aligned, as its tensors will be views of it.
+                self._take(whole, copy=True)
+            elif length > len(self._chunk):
+                # Its body is to be aligned, as its tensors will be views of it. Memory takes no room before something
+                # is written there: a promise of a gigabyte costs nothing.
                 offset = -(length - wire.body_bytes(prefix)) % 64
-                self._large = memoryview(bytearray(offset + length))[offset:]
-                self._large[:here] = self._view[self._begin : self._end]
+                self._large = np.empty(offset + length, np.uint8).data[offset:]
+                self._large[:here] = self._chunk[self._begin : self._end]
                 self._filled, self._begin, self._end = here, 0, 0
                 return
             else:
@@ -295,10 +320,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take(self, whole: memoryview, *, copy: bool) -> None:
         """One whole frame in its envelope."""
-        _, header_sum, body_sum = _ENVELOPE.unpack_from(whole)
+        _, header_sum, *body_sums = _ENVELOPE.unpack_from(whole)
         frame = whole[FRAMING_BYTES:]
         body = len(frame) - wire.body_bytes(frame)
-        if crc32(frame[wire.PREFIX_BYTES : body]) != header_sum or _word_sum(frame[body:]) & _WORD != body_sum:
+        if crc32(frame[wire.PREFIX_BYTES : body]) != header_sum or list(_checksums(frame[body:])) != body_sums:
             self.refused("corrupt")
             return
         try:

@@ -18,6 +18,10 @@ LAUNCHER = -1
 """Who the launcher says it is; a host gives its number."""
 SECONDS = 10.0
 """How long each side waits for the other's next word."""
+_MOST = 1 << 30
+"""Who has read nothing of so many bytes that were said is gone."""
+_REFUSALS = frozenset({"bad-token", "busy", "wrong-run", "wrong-host"})
+"""Why a host sends callers away. Other words are not taken over: they would be as many as a stranger likes."""
 LIMITS = wire.Limits(frame=4096, header=4096, tensors=0)
 """What is accepted of a stranger."""
 
@@ -38,6 +42,8 @@ def _proof(token: bytes, word: str, nonce: bytes, run: str, who: int) -> bytes:
 def say(connection: Connection, tag: str, payload: Payload, sequence: int = 0) -> None:
     """Send a frame that is for the other side itself, not for one of its nodes."""
     connection.send(enveloped(wire.encode_parts(payload, tag=tag, sequence=sequence)))
+    if connection.queued > _MOST:
+        connection.abort()
 
 
 async def greet(connection: Connection, token: bytes, caller: Caller) -> None:
@@ -46,24 +52,25 @@ async def greet(connection: Connection, token: bytes, caller: Caller) -> None:
     Raises:
         WireError: it does not, or does not want this caller, or says nothing.
     """
-    challenge = await _next(connection, "challenge", {"nonce": bytes})
+    challenge = await _next(connection, "challenge", {"nonce": bytes}, SECONDS)
     nonce = secrets.token_bytes(32)
     proof = _proof(token, "hello", challenge["nonce"], caller.run, caller.who)
     say(connection, "hello", {"run": caller.run, "who": caller.who, "nonce": nonce, "proof": proof})
-    welcome = await _next(connection, "welcome", {"proof": bytes})
+    welcome = await _next(connection, "welcome", {"proof": bytes}, SECONDS)
     if not hmac.compare_digest(welcome["proof"], _proof(token, "welcome", nonce, caller.run, caller.who)):
         raise WireError("bad-token", "the other side does not hold the run's token")
 
 
-async def admit(connection: Connection, token: bytes) -> tuple[Caller, bytes]:
-    """Find out who calls; returns it, and the challenge that `welcome` answers.
+async def admit(connection: Connection, token: bytes, patience: float = SECONDS) -> tuple[Caller, bytes]:
+    """Find out who calls within some seconds; returns it, and the challenge that `welcome` answers.
 
     Raises:
         WireError: the caller does not hold the token, or says nothing.
     """
     nonce = secrets.token_bytes(32)
     say(connection, "challenge", {"nonce": nonce})
-    hello = await _next(connection, "hello", {"run": str, "who": int, "nonce": bytes, "proof": bytes})
+    fields: dict[str, type] = {"run": str, "who": int, "nonce": bytes, "proof": bytes}
+    hello = await _next(connection, "hello", fields, patience)
     if not hmac.compare_digest(hello["proof"], _proof(token, "hello", nonce, hello["run"], hello["who"])):
         raise WireError("bad-token", "the caller does not hold the run's token")
     return Caller(hello["run"], hello["who"]), hello["nonce"]
@@ -80,10 +87,11 @@ def refuse(connection: Connection, reason: str) -> None:
     connection.close()
 
 
-async def _next(connection: Connection, tag: str, fields: dict[str, type]) -> Any:
-    frame = await connection.next_frame(SECONDS)
+async def _next(connection: Connection, tag: str, fields: dict[str, type], patience: float) -> Any:
+    frame = await connection.next_frame(patience)
     if frame.tag == "refused":
-        raise WireError(str(frame.payload.get("reason", "refused"))[:64], "the other side refused")
+        reason = str(frame.payload.get("reason"))
+        raise WireError(reason if reason in _REFUSALS else "refused", "the other side refused")
     if frame.tag != tag or {name: type(value) for name, value in frame.payload.items()} != fields:
         raise WireError("bad-handshake", f"a {tag} was due, and a {frame.tag[:64]!r} came")
     return frame.payload

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("covey.host")
 
-_STRANGERS = 64
+_STRANGERS = 256
 """How many connections may be in their handshake at once."""
+_BACKLOG, _AT_ONCE = 1024, 128
+"""How many connections the system keeps until they are taken, and how many are taken in one turn: each needs a file."""
+_ORDERS = 64
+"""How many frames of the launcher may wait; until they are fewer, no more are read."""
 _PULSE = 1.0
 
 
@@ -59,13 +64,15 @@ class Host:
     Args:
         token: what launchers and other hosts must hold.
         certificates: what this host shows, and whom it believes; None for plain TCP.
+        patience: how many seconds a caller may take to say who it is.
     """
 
-    def __init__(self, token: bytes, certificates: "Certificates | None" = None) -> None:
-        self.token, self._certificates = token, certificates
+    def __init__(self, token: bytes, certificates: "Certificates | None" = None, *, patience: float = SECONDS) -> None:
+        self.token, self._certificates, self._patience = token, certificates, patience
         self.refused: Counter[str] = Counter()
         """Connections and frames that were refused, by reason."""
-        self._strangers: set[asyncio.Task[None]] = set()
+        self._strangers: dict[asyncio.Task[None], Connection] = {}
+        """Who has not said yet who it is, in the order of their calls."""
         self._run: _Run | None = None
         self._served_one = asyncio.Event()
 
@@ -78,7 +85,8 @@ class Host:
             grace: how many seconds to wait for it.
         """
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._stranger, sock=listening, backlog=1024)
+        server = await loop.create_server(self._stranger, sock=listening, backlog=_AT_ONCE)
+        listening.listen(_BACKLOG)
         log.info("listening on %s", Address.of(listening))
         async with server:
             if not once:
@@ -96,23 +104,24 @@ class Host:
         log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
 
     def _stranger(self) -> Connection:
+        if len(self._strangers) >= _STRANGERS:
+            # Callers say at once who they are: the one that has not for longest makes room, or silent ones keep it all.
+            oldest = next(iter(self._strangers))
+            self._strangers.pop(oldest).abort()
+            oldest.cancel()
+            self._count("too-many-strangers")
         connection = Connection(LIMITS, self._count, secured=self._certificates is not None)
         task = asyncio.get_running_loop().create_task(self._meet(connection))
-        self._strangers.add(task)
-        task.add_done_callback(self._strangers.discard)
+        self._strangers[task] = connection
+        task.add_done_callback(lambda task: self._strangers.pop(task, None))
         return connection
 
     async def _meet(self, connection: Connection) -> None:
         """Find out who called, and let in whom this host serves."""
-        if len(self._strangers) > _STRANGERS:
-            self._count("too-many-strangers")
-            await connection.made()
-            connection.abort()
-            return
         try:
             if self._certificates is not None:
-                await connection.secure(self._certificates.served, SECONDS)
-            caller, nonce = await admit(connection, self.token)
+                await connection.secure(self._certificates.served, self._patience)
+            caller, nonce = await admit(connection, self.token, self._patience)
             if self._certificates is not None:
                 self._certificates.hold_to(connection, caller.who)
         except WireError as error:
@@ -124,11 +133,18 @@ class Host:
             self._run = run = _Run(self, connection, caller.run)
             welcome(connection, self.token, caller, nonce)
             run.task = asyncio.get_running_loop().create_task(self._serve_run(run))
-        elif caller.who == LAUNCHER or (run is not None and run.name == caller.run and not run.wants(caller.who)):
+        elif caller.who == LAUNCHER:
             refuse(connection, "busy")
-        elif run is None or run.name != caller.run or run.peers is None:
+        elif run is None or run.name != caller.run:
             self._count("wrong-run")
             refuse(connection, "wrong-run")
+        elif run.peers is None:
+            refuse(connection, "busy")
+        elif not run.knows(caller.who):
+            self._count("wrong-host")
+            refuse(connection, "wrong-host")
+        elif not run.peers.wants(caller.who):
+            refuse(connection, "busy")
         else:
             welcome(connection, self.token, caller, nonce)
             run.peers.accept(caller.who, connection)
@@ -199,17 +215,14 @@ class _Run:
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
 
-    def wants(self, who: int) -> bool:
-        """Whether the call of another host of the run is taken now."""
-        return (
-            self.peers is not None
-            and self._orders is not None
-            and (0 <= who < len(self._addresses) and who != self._orders.me and self.peers.wants(who))
-        )
+    def knows(self, who: int) -> bool:
+        """Whether another host of the run has a number."""
+        return self._orders is not None and 0 <= who < len(self._addresses) and who != self._orders.me
 
     async def serve(self) -> None:
         """Take part, until the run is over or the launcher is gone."""
         torch.set_num_threads(1)
+        self.control.refused = self._distrust
         self.control.listen(self._hear, wire.DEFAULT)
         work = asyncio.create_task(self._work())
         await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
@@ -234,13 +247,26 @@ class _Run:
     def _hear(self, frame: wire.Frame) -> None:
         self._dismissed |= frame.tag == "bye"
         self._frames.put_nowait(frame)
+        if self._frames.qsize() >= _ORDERS:
+            self.control.pause_reading()
+
+    def _distrust(self, reason: str) -> None:
+        """Bytes of the launcher were no frame: an order is missing, so nobody knows how to go on."""
+        self.host.refused[reason] += 1
+        log.error("the launcher sent what is no frame: %s", reason)
+        self.control.abort()
+
+    async def _order(self) -> wire.Frame:
+        frame = await self._frames.get()
+        self.control.resume_reading()
+        return frame
 
     def _fail(self, error: CoveyError) -> None:
         log.error("%s", error)
         say(self.control, "failed", {"kind": type(error).__name__, "text": str(error)})
 
     async def _next(self, *tags: str) -> wire.Frame:
-        frame = await self._frames.get()
+        frame = await self._order()
         if frame.tag not in tags:
             raise RunError(f"The launcher says {frame.tag!r} where one of {', '.join(tags)} was due.")
         return frame
@@ -266,7 +292,8 @@ class _Run:
             call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,
             run=self.name,
-            limits=wire.DEFAULT,
+            # A longer frame would fit into no queue and no inbox.
+            limits=replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, orders.buffer_bytes)),
             most=orders.buffer_bytes,
             deliver=site.deliver,
             refused=site.refuse,
@@ -308,12 +335,12 @@ class _Run:
 
     async def _obey(self, site: Site) -> None:
         """Do what the launcher says, until the run is over everywhere."""
-        while (frame := await self._frames.get()).tag != "bye":
+        while (frame := await self._order()).tag != "bye":
             said: Any = frame.payload
             if frame.tag == "hold":
                 site.say("holds", {"round": site.hold()})
             elif frame.tag == "park":
-                site.park_after(said["round"])
+                site.park_after(int(said["round"]))
             elif frame.tag == "stop":
                 site.stop_now()
             elif frame.tag == "moved":

@@ -24,7 +24,7 @@ from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
 from covey.engines.emulation.host import Orders, open_connection
 from covey.engines.prepared import Prepared
-from covey.engines.snapshots import Snapshot, pack, unpack
+from covey.engines.snapshots import Snapshot, computed, pack, unpack
 from covey.errors import CoveyError, RunError, WireError
 from covey.experiment import Outcome, Progress
 from covey.node import Payload
@@ -34,6 +34,9 @@ from covey.runs.schema import COMMIT_COLUMNS, NETWORK
 if TYPE_CHECKING:
     from covey.engines.emulation.emulation import Emulation
 
+_Row = tuple[int, int, float, float | None, int, int, int, int, int, int, int]
+_Rows = tuple[list[_Row], list[tuple[int, int, str, float]], list[tuple[float, int, str, str]]]
+"""Commits, figures and events, as a host reports them."""
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _RESTARTS = 5
@@ -204,6 +207,9 @@ class Launcher:
         try:
             async with asyncio.timeout_at(late):
                 connection = await self._reach(host)
+                connection.refused = lambda reason: self._fail(
+                    RunError(f"Host {host.number} at {host.address} sends what is no frame ({reason}).")
+                )
                 host.connection, host.ready, host.done = connection, asyncio.get_running_loop().create_future(), False
                 connection.listen(lambda frame: self._hear(host, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self._on_lost(host, connection))
@@ -387,10 +393,22 @@ class Launcher:
 
     def _fail(self, error: CoveyError) -> None:
         self._failure = self._failure or error
+        for host in self.hosts:
+            if host.ready is not None and not host.ready.done():
+                host.ready.set_exception(error)
         self._changed.set()
 
     def _hear_other(self, host: _Host, frame: wire.Frame) -> None:
         raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
+
+    def _check_own(self, host: _Host, nodes: Sequence[int]) -> None:
+        for node in nodes:
+            if not (0 <= node < self.size and self.owners[node] == host.number):
+                raise RunError(f"Host {host.number} speaks for node {node}, which is not its own.")
+
+    def _check_models(self, host: _Host, models: Sequence[torch.Tensor]) -> None:
+        if any(model.shape != self.prepared.learner.first_model.shape for model in models):
+            raise RunError(f"Host {host.number} reports models of another length.")
 
     def _hear_ready(self, host: _Host, frame: wire.Frame) -> None:
         here = {
@@ -408,7 +426,9 @@ class Launcher:
         raise (kind if known else RunError)(str(frame.payload["text"]))
 
     def _hear_rows(self, host: _Host, frame: wire.Frame) -> None:
-        commits, figures, events = msgspec.msgpack.decode(frame.payload["rows"])  # type: ignore[arg-type]
+        rows: Any = frame.payload["rows"]
+        commits, figures, events = msgspec.msgpack.decode(rows, type=_Rows)
+        self._check_own(host, [*(row[0] for row in [*commits, *figures]), *(event[1] for event in events)])
         for row in commits:
             node, completed, time, loss = row[:4]
             if completed <= self._rounds_of[node] and node in self._last_rows and self.writer is not None:
@@ -420,8 +440,8 @@ class Launcher:
                 self._losses[node] = loss
         self._commits += len(commits)
         if self.writer is not None:
-            self.writer.commits([tuple(row) for row in commits])
-            self.writer.metrics([tuple(row) for row in figures])
+            self.writer.commits(commits)
+            self.writer.metrics(figures)
             for event in events:
                 self.writer.event(*event)
         if self.progress is not None and monotonic() - self._shown > 0.1:
@@ -449,7 +469,10 @@ class Launcher:
 
     def _hear_snapshots(self, host: _Host, frame: wire.Frame) -> None:
         nodes: Any = frame.payload["nodes"]
-        for node, snapshot in zip(nodes, unpack(frame.payload), strict=True):
+        snapshots = unpack(frame.payload)
+        self._check_own(host, nodes)
+        self._check_models(host, [computed(snapshot.model) for snapshot in snapshots])
+        for node, snapshot in zip(nodes, snapshots, strict=True):
             self.snapshots[node] = snapshot
             self._snapshots_since += 1
             if not self.in_step or self.writer is None:
@@ -494,6 +517,7 @@ class Launcher:
         models, time = frame.payload["models"], frame.payload["time"]
         assert isinstance(models, torch.Tensor)
         assert isinstance(time, float)
+        self._check_models(host, list(models))
         self.models |= dict(zip(host.nodes, models, strict=True))
         host.done = True
         if not self._last_rows:

@@ -194,10 +194,20 @@ class Downlink:
         rate: bits per second; inf for no limit.
         deliver: given every message when its last bit is in.
         late: where lateness is kept.
+        most: how many bytes may wait.
+        refused: told the reason of every message for which there is no room.
     """
 
-    def __init__(self, rate: float, deliver: Callable[[Message], None], late: Lateness) -> None:
+    def __init__(
+        self,
+        rate: float,
+        deliver: Callable[[Message], None],
+        late: Lateness,
+        most: int,
+        refused: Callable[[str], None],
+    ) -> None:
         self.rate = rate
+        self._most, self._refused, self._waiting_bytes = most, refused, 0
         self._deliver, self._late = deliver, late
         self._loop = asyncio.get_running_loop()
         self._free = 0.0
@@ -207,14 +217,19 @@ class Downlink:
         if self.rate == float("inf"):
             self._deliver(message)
             return
+        if self._waiting_bytes + message.size > self._most:
+            self._refused("downlink-full")
+            return
         now, bits = self._loop.time(), message.size * 8.0
         first_bit = now - bits / uplink_rate
         self._free = passed = max(max(self._free, first_bit) + bits / self.rate, now)
         if passed > now:
+            self._waiting_bytes += message.size
             self._loop.call_at(passed, self._in, message, passed)
         else:
             self._deliver(message)
 
     def _in(self, message: Message, due: float) -> None:
+        self._waiting_bytes -= message.size
         self._late.add(self._loop.time() - due)
         self._deliver(message)

@@ -16,6 +16,8 @@ from covey.engines.emulation.handshake import Caller, greet
 from covey.errors import WireError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FRAME = 512
+"""Bytes of memory that a frame takes beyond its own while it waits."""
 _CROSSING = 1.0
 """Seconds for which a call may have been under way when the other side's was answered."""
 
@@ -30,6 +32,8 @@ class _Route:
     host: int
     connection: Connection | None = None
     calling: asyncio.Task[None] | None = None
+    pausing: bool = False
+    """Whether that waits until it calls again."""
     waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
     """Frames that wait for a connection; each is made when its sequence number is known."""
     waiting_bytes: int = 0
@@ -41,8 +45,11 @@ class _Route:
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be written."""
-        return self.waiting_bytes + (0 if self.connection is None else self.connection.queued)
+        """Bytes of memory that what waits to be written takes."""
+        waiting = self.waiting_bytes + _FRAME * len(self.waiting)
+        if self.connection is not None:
+            waiting += self.connection.queued + _FRAME * self.connection.waiting
+        return waiting
 
 
 class Peers:
@@ -133,10 +140,12 @@ class Peers:
                 except (OSError, WireError) as error:
                     if isinstance(error, WireError) and error.reason != "busy":
                         self._refused(f"call-{error.reason}")
+                    route.pausing = True
                     await asyncio.sleep(pause)
+                    route.pausing = False
                     pause = min(2 * pause, _LONGEST_PAUSE)
         finally:
-            route.calling = None
+            route.calling, route.pausing = None, False
 
     @staticmethod
     def _has_connection(route: _Route) -> bool:
@@ -144,13 +153,15 @@ class Peers:
 
     def wants(self, host: int) -> bool:
         """Whether a host's call is taken: not where it crossed a call of this one, if that has the lower number."""
+        if self.closed:
+            return False
         route = self._route(host)
         if self.me > host:
             return True
         if self._has_connection(route):
             # The other side may have lost a connection that still seems to stand here; then it calls again.
             return asyncio.get_running_loop().time() - route.since > _CROSSING
-        return route.calling is None
+        return route.calling is None or route.pausing
 
     def accept(self, host: int, connection: Connection) -> None:
         """Use the connection of a host that called."""

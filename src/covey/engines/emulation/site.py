@@ -25,6 +25,9 @@ from covey.task.dataset import Split
 _STALL = 5.0
 """How long a node that has completed a round waits for its host's connections to take what it sent."""
 
+_REJECTED = 100
+"""How many messages of a sender that are not finite are reported one by one; then they are only counted."""
+
 
 class _Sent:
     """A message that went nowhere, or of which nothing queues."""
@@ -66,6 +69,7 @@ class Site:
         self.speeds: list[float] = self.network.compute_speeds().tolist()
         self.refused: Counter[str] = Counter()
         """Frames and messages that were dropped, by reason."""
+        self._rejected: Counter[int] = Counter()
         self.trainer = Trainer(self.learner)
         self.nodes: dict[int, EmulatedNode] = {id: self._node(id, inbox_bytes) for id in ids}
         self.acting = set(ids)
@@ -81,7 +85,11 @@ class Site:
         self.uplinks = {id: self._uplink(node) for id, node in self.nodes.items()}
         self.downlinks = {
             id: Downlink(
-                float("inf") if downs is None else float(downs[id]), self.nodes[id].mail.deliver, self.receiving_late
+                float("inf") if downs is None else float(downs[id]),
+                self.nodes[id].mail.deliver,
+                self.receiving_late,
+                inbox_bytes,
+                self.refuse,
             )
             for id in ids
         }
@@ -363,8 +371,10 @@ class Site:
         problem = not_finite_entry(frame.payload)
         if problem is not None:
             self.refuse("not-finite")
-            detail = f"message of node {frame.sender}: '{problem}' is not finite"
-            self.reporter.event(self.now, frame.receiver, "rejected", detail)
+            self._rejected[frame.sender] += 1
+            if self._rejected[frame.sender] <= _REJECTED:
+                detail = f"message of node {frame.sender}: '{problem}' is not finite"
+                self.reporter.event(self.now, frame.receiver, "rejected", detail)
             return
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])

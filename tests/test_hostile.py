@@ -1,0 +1,747 @@
+"""What strangers and peers may try: each is counted under its reason, and the host serves a right launcher afterwards."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from covey import wire
+from covey.engines.emulation import handshake
+from covey.engines.emulation.address import Address
+from covey.engines.emulation.connection import FRAMING_BYTES, Connection, enveloped
+from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
+from covey.engines.emulation.host import _ORDERS, _STRANGERS, Orders, _Run, open_connection
+from covey.engines.emulation.launcher import Launcher
+from covey.engines.prepared import prepare
+from covey.errors import CoveyError, RunError, WireError
+from covey.experiment import Experiment
+from covey.node import Node, Program
+from tests.conftest import Written, table
+from tests.hosts import TOKEN, hosts
+
+PATIENCE = 0.4
+NODES = 3
+"""Node 0 is on the host, which has the number 0; the others are on hosts that the tests play."""
+
+
+class Listens(Program):
+    """Keeps what comes."""
+
+    async def run(self, node: Node) -> None:
+        self.heard = []
+        async for message in node.messages("x"):
+            self.heard.append((message.sender, message.payload))
+
+
+class Ignores(Program):
+    """Takes nothing of what comes."""
+
+    async def run(self, node: Node) -> None:
+        await node.sleep(3600.0)
+
+
+class Floods(Program):
+    """Sends to node 1 as fast as it can."""
+
+    async def run(self, node: Node) -> None:
+        while True:
+            for _ in range(20):
+                node.send([1], {"x": torch.ones(25_000)}, tag="x")
+            await node.sleep(0.001)
+
+
+def tables(program: str | dict[str, Any] = "tests.test_hostile:Listens", **changes: Any) -> dict[str, Any]:
+    network = {"nodes": NODES, "latency": 0.0, "bandwidth": None}
+    return table(program=program if isinstance(program, dict) else {"kind": program}, network=network, **changes)
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A host that waits for callers; in the end it must serve a right launcher."""
+    with hosts(1, patience=PATIENCE) as [(host, address)]:
+        yield host, address
+        eventually(lambda: host._run is None and not host._strangers)
+        (tmp_path / "token").write_bytes(TOKEN)
+        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(tmp_path / "token"), "wait": "20s"}
+        experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
+        prepared = prepare(experiment, **experiment.engine.compute_settings())
+        assert experiment.engine.execute(prepared, Written()).finished
+        prepared.learner.close()
+
+
+def eventually(true, seconds=10.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "it did not become true in time"
+        time.sleep(0.01)
+
+
+async def soon(true, seconds=10.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "it did not become true in time"
+        await asyncio.sleep(0.01)
+
+
+def within(main, seconds=30):
+    """Run a coroutine, but not for ever."""
+
+    async def limited():
+        async with asyncio.timeout(seconds):
+            return await main
+
+    return asyncio.run(limited())
+
+
+async def call(address, caller, token=TOKEN):
+    while True:
+        connection = await open_connection(address, None, lambda reason: None)
+        try:
+            await greet(connection, token, caller)
+            return connection
+        except WireError as error:
+            connection.abort()
+            await connection.lost
+            if error.reason != "busy":
+                raise
+
+
+class Control:
+    """A launcher that a test plays."""
+
+    def __init__(self, connection):
+        self.connection, self.frames = connection, asyncio.Queue()
+        connection.listen(self.frames.put_nowait, wire.DEFAULT)
+
+    async def until(self, tag):
+        async with asyncio.timeout(20):
+            while (frame := await self.frames.get()).tag != tag:
+                assert frame.tag != "failed" or tag == "failed", frame.payload
+            return frame
+
+
+def orders(address, table, buffer=1 << 28, others="127.0.0.1:1"):
+    hosts = [str(address), *[others] * (NODES - 1)]
+    settings = {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0, "buffer_bytes": buffer}
+    table = Experiment.from_table(table).to_table()
+    return msgspec.msgpack.encode(Orders(experiment=table, me=0, owners=list(range(NODES)), hosts=hosts, **settings))
+
+
+@contextlib.asynccontextmanager
+async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Control]]:
+    """A run on the host, of which the test is the launcher: (what the host has of it, the launcher)."""
+    host, address = served
+    control = Control(await call(address, Caller("this run", LAUNCHER)))
+    say(control.connection, "orders", {"orders": orders(address, table, **settings)})
+    await control.until("ready")
+    say(control.connection, "go", {"elapsed": 0.0, "returning": False})
+    run = host._run
+    await soon(lambda: run.site.nodes[0].main is not None)
+    try:
+        yield run, control
+    finally:
+        control.connection.abort()
+        await soon(lambda: host._run is None)
+
+
+def frame(sender=1, receiver=0, sequence=0, payload=None, tag="x", round=None):
+    numbers = {"sender": sender, "receiver": receiver, "sequence": sequence, "round": round}
+    return enveloped(wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers))
+
+
+# ---------------------------------------------------------------------- who calls
+
+
+def test_a_wrong_token_is_refused(served):
+    host, address = served
+    with pytest.raises(WireError, match="bad-token"):
+        within(call(address, Caller("a run", LAUNCHER), b"another secret, which is wrong"))
+    assert host.refused == {"bad-token": 1}
+
+
+def test_who_skips_the_handshake_is_refused(served):
+    host, address = served
+
+    async def main():
+        connection = await open_connection(address, None, lambda reason: None)
+        say(connection, "orders", {"orders": b""})
+        await connection.next_frame(5)
+        assert (await connection.next_frame(5)).payload == {"reason": "bad-handshake"}
+
+    within(main())
+    assert host.refused == {"bad-handshake": 1}
+
+
+def test_a_recorded_handshake_proves_nothing_a_second_time(served):
+    host, address = served
+    said = []
+
+    async def main():
+        connection = await open_connection(address, None, lambda reason: None)
+        send = connection.send
+        connection.send = lambda parts: said.append(parts) or send(parts)
+        await greet(connection, TOKEN, Caller("a run", LAUNCHER))
+        connection.abort()
+        await soon(lambda: host._run is None)
+        again = await open_connection(address, None, lambda reason: None)
+        again.send(said[0])
+        await again.next_frame(5)
+        assert (await again.next_frame(5)).payload == {"reason": "bad-token"}
+
+    within(main())
+    assert host.refused == {"bad-token": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: here\r\nUser-Agent: curious\r\nAccept: */*\r\n\r\n", "bad-magic"),
+        (bytes(64), "bad-magic"),
+        (b"".join(map(bytes, frame(payload={"x": bytes(1 << 13)}))), "oversized"),
+        (b"".join(map(bytes, frame(payload={"x": torch.zeros(1)}))), "oversized"),
+        (b"\xff" + b"".join(map(bytes, frame()))[1:], "corrupt"),
+        (b"short", "silent"),
+        (b"", "silent"),
+    ],
+)
+def test_what_is_no_handshake_is_refused_under_its_reason(served, said, reason):
+    host, address = served
+    with socket.create_connection((address.host, address.port)) as stranger:
+        stranger.sendall(said)
+        stranger.settimeout(5)
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while stranger.recv(1 << 16):
+                pass
+        assert time.monotonic() - began < PATIENCE + 3.0
+    eventually(lambda: reason in host.refused)
+    assert set(host.refused) <= {reason, "closed", "silent"}
+
+
+def test_reasons_are_not_the_strangers_words(served):
+    host, address = served
+
+    async def main():
+        for word in ("made up", ["a list"], "busy"):
+            connection = await open_connection(address, None, lambda reason: None)
+            say(connection, "refused", {"reason": word})
+            await connection.next_frame(5)
+            await connection.next_frame(5)
+
+    within(main())
+    assert host.refused == {"refused": 2, "busy": 1}
+
+
+def test_a_caller_that_is_slow_but_right_is_let_in(served):
+    _, address = served
+
+    async def main():
+        connection = await open_connection(address, None, lambda reason: None)
+        await asyncio.sleep(0)
+        transport = connection._transport
+        write = transport.write
+        slow = []
+
+        def byte_by_byte(data):
+            later = asyncio.get_running_loop().call_later
+            slow.extend(later(n * 0.0005, write, data[n : n + 1]) for n in range(len(data)))
+
+        class Slow:
+            def __getattr__(self, name):
+                return byte_by_byte if name == "write" else getattr(transport, name)
+
+        connection._transport = Slow()
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await greet(connection, TOKEN, Caller("a run", LAUNCHER))
+        assert len(slow) > 150
+        connection.abort()
+
+    within(main())
+
+
+def open_files():
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_a_burst_of_connections_leaves_nothing_behind_and_shuts_nobody_out(served):
+    host, address = served
+    where = (address.host, address.port)
+    before, began = open_files(), time.monotonic()
+    for _ in range(5):
+        wave = []
+        for number in range(400):
+            wave.append(socket.create_connection(where, timeout=5))
+            if number == 100:
+                # Among those that say nothing one comes that holds the token.
+                with pytest.raises(WireError, match="wrong-run"):
+                    within(call(address, Caller("a run", 1)))
+        assert len(host._strangers) <= _STRANGERS
+        for stranger in wave:
+            stranger.close()
+    assert time.monotonic() - began < 12.0, "2,000 are to take less than at 10,000 a minute"
+    eventually(lambda: not host._strangers)
+    eventually(lambda: open_files() <= before)
+    assert set(host.refused) <= {"too-many-strangers", "closed", "silent", "wrong-run"}
+    assert host.refused["too-many-strangers"] > 500
+    assert sum(host.refused.values()) >= 1900
+
+
+# ---------------------------------------------------------------------- hosts of the run, and of others
+
+
+@pytest.mark.parametrize(
+    ("run", "who", "reason"),
+    [
+        ("another run", 1, "wrong-run"),
+        ("this run", 0, "wrong-host"),
+        ("this run", NODES, "wrong-host"),
+        ("this run", -7, "wrong-host"),
+        ("another run", LAUNCHER, "busy"),
+    ],
+)
+def test_who_is_not_of_the_run_is_not_let_in(served, run, who, reason):
+    host, address = served
+
+    async def main():
+        async with running(served, tables()) as (site, _):
+            connection = await open_connection(address, None, lambda reason: None)
+            with pytest.raises(WireError, match=reason):
+                await greet(connection, TOKEN, Caller(run, who))
+            # What it says all the same is for nobody.
+            connection.send(frame())
+            with pytest.raises(WireError, match="closed"):
+                await connection.next_frame(5)
+            assert site.site.program.heard == []
+
+    within(main())
+    assert host.refused == ({} if reason == "busy" else {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (frame(sender=2), "spoofed-sender"),
+        (frame(sender=0), "spoofed-sender"),
+        (frame(sender=99), "spoofed-sender"),
+        (frame(receiver=1), "wrong-receiver"),
+        (frame(receiver=1 << 31), "wrong-receiver"),
+        (frame(payload={"model": torch.tensor([1.0, float("nan")])}), "not-finite"),
+        (frame(payload={"model": torch.tensor([float("inf")], dtype=torch.float16)}), "not-finite"),
+        ([*frame()[:-1], b"other bytes"], "bad-header"),
+    ],
+)
+def test_a_peer_gets_through_with_nothing_but_right_frames(served, wrong, reason):
+    host, address = served
+
+    async def main():
+        async with running(served, tables()) as (run, control):
+            peer = await call(address, Caller("this run", 1))
+            if reason == "bad-header":
+                prefix, header = wire.encode_parts({"n": 1}, tag="x", sender=1)
+                damaged = enveloped([prefix, b"\xff" + header[1:]])
+                peer.send(damaged)
+                refused = host.refused
+            else:
+                peer.send(wrong)
+                refused = run.site.refused
+            peer.send(frame(sequence=1, payload={"n": 2}))
+            await soon(lambda: run.site.program.heard)
+            assert run.site.program.heard == [(1, {"n": 2})]
+            assert refused == {reason: 1}
+            figures = msgspec.msgpack.decode((await control.until("pulse")).payload["figures"])
+            while f"dropped/{reason}" not in figures:
+                figures = msgspec.msgpack.decode((await control.until("pulse")).payload["figures"])
+
+    within(main())
+
+
+def test_a_frame_that_comes_again_is_dropped(served):
+    _, address = served
+
+    async def main():
+        async with running(served, tables()) as (run, _):
+            peer = await call(address, Caller("this run", 1))
+            for sequence in (0, 1, 1, 0, 2):
+                peer.send(frame(sequence=sequence, payload={"n": sequence}))
+            await soon(lambda: len(run.site.program.heard) == 3)
+            assert [payload["n"] for _, payload in run.site.program.heard] == [0, 1, 2]
+            assert run.site.refused == {"replayed": 2}
+
+    within(main())
+
+
+def test_numbers_that_are_not_finite_are_rejected_in_the_senders_name_and_flood_nobody(served):
+    _, address = served
+
+    async def main():
+        async with running(served, tables()) as (run, control):
+            peer = await call(address, Caller("this run", 2))
+            for sequence in range(150):
+                peer.send(frame(sender=2, sequence=sequence, payload={"x": torch.tensor([float("nan")])}))
+            events = []
+            while len(events) < 100:
+                rows = msgspec.msgpack.decode((await control.until("rows")).payload["rows"])
+                events += rows[2]
+            assert {tuple(event[1:]) for event in events} == {(0, "rejected", "message of node 2: 'x' is not finite")}
+            await soon(lambda: run.site.refused == {"not-finite": 150})
+            await control.until("pulse")
+            assert len(events) == 100
+            assert control.frames.empty(), "the others are only counted"
+
+    within(main())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [torch.zeros(3), torch.zeros(650, dtype=torch.float64), torch.zeros(650, dtype=torch.int64), "no tensor", None],
+)
+def test_the_program_rejects_what_is_no_model_of_its_own(served, model):
+    _, address = served
+    gossip = {"kind": "gossip", "topology": "complete"}
+
+    async def main():
+        async with running(served, tables(gossip, rounds=1)) as (_, control):
+            peers = [await call(address, Caller("this run", who)) for who in (1, 2)]
+            peers[0].send(frame(payload={} if model is None else {"model": model}, tag="", round=0))
+            peers[1].send(frame(sender=2, payload={"model": torch.zeros(650)}, tag="", round=0))
+            events, commits = [], []
+            while not commits:
+                rows = msgspec.msgpack.decode((await control.until("rows")).payload["rows"])
+                commits, events = commits + rows[0], events + rows[2]
+            assert [event[1:] for event in events] == [
+                [0, "rejected", "message of node 1: its model is not 650 float32 numbers"]
+            ]
+            await control.until("done")
+
+    within(main())
+
+
+# ---------------------------------------------------------------------- too much
+
+
+def test_what_does_not_fit_into_an_inbox_is_dropped(served):
+    _, address = served
+    most = 1 << 20
+
+    async def main():
+        async with running(served, tables("tests.test_hostile:Ignores"), buffer=most) as (run, _):
+            peer = await call(address, Caller("this run", 1))
+            for sequence in range(30):
+                peer.send(frame(sequence=sequence, payload={"x": torch.zeros(25_000)}))
+            await soon(lambda: run.site.refused == {"inbox-full": 20})
+            held = run.site.nodes[0].mail.held
+            assert most - 110_000 < held <= most
+            for sequence in range(30, 1000):
+                # Small ones take more memory than they are long.
+                peer.send(frame(sequence=sequence))
+            await soon(lambda: run.site.refused["inbox-full"] > 900)
+            assert run.site.nodes[0].mail.held <= most
+            peer.send(frame(sequence=1000, payload={"x": torch.zeros(most // 4)}))
+            await peer.lost  # No queue and no inbox has room for it, so it is not even read.
+
+    within(main())
+    assert served[0].refused == {"oversized": 1}
+
+
+def test_what_does_not_fit_before_a_slow_downlink_is_dropped(served):
+    _, address = served
+    slow = tables()
+    slow["network"]["bandwidth"] = "1Mbit/s"
+
+    async def main():
+        async with running(served, slow, buffer=1 << 20) as (run, _):
+            peer = await call(address, Caller("this run", 1))
+            for sequence in range(30):
+                peer.send(frame(sequence=sequence, payload={"x": torch.zeros(25_000)}))
+            # The first is in as soon as it is here: it came at the rate of the uplink.
+            await soon(lambda: run.site.refused == {"downlink-full": 19})
+
+    within(main())
+
+
+def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_goes_on_gets_what_was_kept(served):
+    most = 1 << 20
+
+    async def main():
+        listening = Address("127.0.0.1", 0).listen()
+        others = str(Address.of(listening))
+        called = Impostor(lambda connection, frame: connection.pause_reading())
+        server = await asyncio.get_running_loop().create_server(called, sock=listening)
+        async with server, running(served, tables("tests.test_hostile:Floods"), buffer=most, others=others) as (run, _):
+            await soon(lambda: run.site.refused["queue-full"] > 200)
+            assert run.peers.backlog <= most
+            connection = run.peers._routes[1].connection
+            assert connection._transport.get_write_buffer_size() <= (1 << 20) + 200_000
+            heard, peer = [], called.connection
+            peer.listen(heard.append, wire.DEFAULT)
+            await soon(lambda: len(heard) > 100)
+            first = heard[0].sequence
+            for _ in range(20):  # A slow reader.
+                peer.pause_reading()
+                await asyncio.sleep(0.02)
+                peer.resume_reading()
+                await asyncio.sleep(0.005)
+                assert run.peers.backlog <= most
+            assert [frame.sequence for frame in heard] == list(range(first, first + len(heard)))
+            peer.abort()
+
+    within(main())
+
+
+def test_what_waits_for_a_host_that_does_not_answer_is_bounded(served):
+    async def main():
+        async with running(served, tables("tests.test_hostile:Floods"), buffer=1 << 20) as (run, _):
+            await soon(lambda: run.site.refused["queue-full"] > 100)
+            assert run.peers.backlog <= 1 << 20
+
+    within(main())
+
+
+# ---------------------------------------------------------------------- launchers that talk nonsense
+
+
+GARBLED = {
+    "an unknown word": [("do", {}), "The launcher says 'do' where one of orders was due"],
+    "orders that are none": [("orders", {"orders": b"\xc1"}), "DecodeError"],
+    "orders without the orders": [("orders", {}), "KeyError: 'orders'"],
+    "orders that lack something": [("orders", {"orders": msgspec.msgpack.encode({"me": 0})}), "ValidationError"],
+}
+
+
+@pytest.mark.parametrize("case", GARBLED)
+def test_orders_that_make_no_sense_end_the_run_but_not_the_host(served, case):
+    (tag, payload), text = GARBLED[case]
+
+    async def main():
+        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
+        say(control.connection, tag, payload)
+        failed = await control.until("failed")
+        assert text in failed.payload["text"]
+        assert "\n" not in failed.payload["text"]
+        await control.connection.lost
+
+    within(main())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"me": 7}, ""),
+        ({"owners": [0]}, ""),
+        ({"hosts": ["nowhere"]}, "An address must be"),
+        ({"experiment": {"rounds": 1}}, ""),
+        ({"buffer_bytes": -1}, ""),
+    ],
+)
+def test_orders_that_contradict_themselves_end_the_run_but_not_the_host(served, change, text):
+    async def main():
+        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
+        right = msgspec.msgpack.decode(orders(served[1], tables()))
+        say(control.connection, "orders", {"orders": msgspec.msgpack.encode({**right, **change})})
+        answer = await control.frames.get()
+        assert answer.tag in (["failed"] if text else ["failed", "ready"])
+        assert text in answer.payload.get("text", "")
+        assert "\n" not in answer.payload.get("text", "")
+        control.connection.abort()
+
+    within(main())
+
+
+@pytest.mark.parametrize(
+    ("tag", "payload"),
+    [("what", {}), ("park", {}), ("park", {"round": "x"}), ("moved", {"host": 99, "address": "1"}), ("restore", {})],
+)
+def test_nonsense_amid_a_run_ends_it_but_not_the_host(served, tag, payload):
+    async def main():
+        async with running(served, tables()) as (_, control):
+            say(control.connection, tag, payload)
+            failed = await control.until("failed")
+            assert "\n" not in failed.payload["text"]
+            await control.connection.lost
+
+    within(main())
+
+
+def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
+    host, _ = served
+
+    async def main():
+        async with running(served, tables()) as (_, control):
+            damaged = enveloped(wire.encode_parts({"round": 3}, tag="park"))
+            damaged[2] = bytes(len(damaged[2]))
+            control.connection.send(damaged)
+            await control.connection.lost
+
+    within(main())
+    assert sum(host.refused.values()) == 1
+
+
+def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypatch):
+    waiting, hear = [], _Run._hear
+
+    def counted(run, frame):
+        hear(run, frame)
+        waiting.append(run._frames.qsize())
+
+    monkeypatch.setattr(_Run, "_hear", counted)
+
+    async def main():
+        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
+        say(control.connection, "orders", {"orders": orders(served[1], tables())})
+        order = enveloped(wire.encode_parts({"filling": bytes(1000)}, tag="what"))
+        for _ in range(5000):
+            control.connection.send(order)
+        await soon(lambda: len(waiting) >= _ORDERS)
+        await control.connection.lost
+        assert max(waiting) < _ORDERS + 300
+
+    within(main())
+
+
+# ---------------------------------------------------------------------- hosts that talk nonsense to the launcher
+
+
+class Impostor:
+    """A host that holds the token and says what it likes."""
+
+    def __init__(self, says):
+        self.says, self.tasks = says, set()
+
+    def __call__(self):
+        self.connection = Connection(handshake.LIMITS, print)
+        task = asyncio.get_running_loop().create_task(self.talk(self.connection))
+        self.tasks.add(task)
+        return self.connection
+
+    async def talk(self, connection):
+        caller, nonce = await handshake.admit(connection, TOKEN)
+        handshake.welcome(connection, TOKEN, caller, nonce)
+        connection.listen(lambda frame: self.says(connection, frame), wire.DEFAULT)
+
+
+def launched(says, folder, wait="5s"):
+    """Run an experiment on an impostor."""
+    (folder / "token").write_bytes(TOKEN)
+    written = Written()
+
+    async def main():
+        listening = Address("127.0.0.1", 0).listen()
+        address = Address.of(listening)
+        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(folder / "token"), "wait": wait}
+        experiment = Experiment.from_table(table(network={"nodes": 2}, engine=engine))
+        prepared = prepare(experiment, **experiment.engine.compute_settings())
+        server = await asyncio.get_running_loop().create_server(says, sock=listening)
+        try:
+            async with asyncio.timeout(20):
+                return await Launcher(prepared, experiment.engine, written, None, None).run()
+        finally:
+            server.close()
+            prepared.learner.close()
+
+    return within(main())
+
+
+READY = {"parameters": 650, "samples": 1437}
+
+
+def packed(commits=(), figures=(), events=()):
+    return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))}
+
+
+ROW = (0, 1, 0.5, 0.1, *[0] * 7)
+NONSENSE = {
+    "an unknown word": ("hello", {}, "Host 0 says 'hello', which nobody understands."),
+    "a word of the code": ("other", {}, "Host 0 says 'other', which nobody understands."),
+    "readiness twice": ("ready", READY, "Host 0 says what cannot be understood: InvalidStateError"),
+    "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 says what cannot be understood: DecodeError"),
+    "rows without rows": ("rows", {}, "Host 0 says what cannot be understood: KeyError"),
+    "a short row": ("rows", packed([ROW[:5]]), "Host 0 says what cannot be understood: ValidationError"),
+    "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 speaks for node 5, which is not its own."),
+    "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 speaks for node -1"),
+    "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 speaks for node 9"),
+    "a pulse without figures": ("pulse", {"figures": b"", "time": 0.0}, "Host 0 says what cannot be understood"),
+    "short models": ("done", {"models": torch.zeros(2, 3), "time": 1.0}, "Host 0 reports models of another length."),
+    "too few models": ("done", {"models": torch.zeros(1, 650), "time": 1.0}, "Host 0 says what cannot be understood"),
+    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 says what cannot be understood"),
+    "an average of nothing": ("average", {"round": 1}, "Host 0 says what cannot be understood"),
+    "a failure of no kind": ("failed", {}, "Host 0 says what cannot be understood: KeyError"),
+    "a failure of a strange kind": ("failed", {"kind": "told", "text": "It broke."}, "It broke."),
+}
+
+
+@pytest.mark.parametrize("case", NONSENSE)
+def test_a_host_that_talks_nonsense_ends_the_run_with_one_line(case, tmp_path):
+    tag, payload, text = NONSENSE[case]
+
+    def says(connection, frame):
+        if frame.tag == "orders":
+            say(connection, "ready", READY)
+        elif frame.tag == "go":
+            say(connection, tag, payload)
+
+    with pytest.raises(CoveyError) as caught:
+        launched(Impostor(says), tmp_path)
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("when", ["orders", "go"])
+@pytest.mark.parametrize("kind", ["prefix", "body"])
+def test_a_host_whose_bytes_are_no_frames_ends_the_run_with_one_line(when, kind, tmp_path):
+    def says(connection, frame):
+        if frame.tag == when:
+            good = enveloped(wire.encode_parts(READY, tag="ready"))
+            connection.send([b"X" * FRAMING_BYTES, *good[1:]] if kind == "prefix" else [*good[:2], bytes(len(good[2]))])
+        elif frame.tag == "orders":
+            say(connection, "ready", READY)
+
+    with pytest.raises(RunError, match=r"^Host 0 at 127\.0\.0\.1:\d+ sends what is no frame \(corrupt\)\.$"):
+        launched(Impostor(says), tmp_path)
+
+
+def test_a_host_that_fails_while_it_makes_ready_ends_the_run_at_once(tmp_path):
+    def says(connection, frame):
+        say(connection, "failed", {"kind": "DataError", "text": "There is no such file here."})
+
+    began = time.monotonic()
+    with pytest.raises(CoveyError, match=r"^There is no such file here\.$"):
+        launched(Impostor(says), tmp_path, wait="60s")
+    assert time.monotonic() - began < 15
+
+
+def test_a_host_that_does_not_hold_the_token_or_says_nothing_is_named(tmp_path):
+    class Silent(asyncio.Protocol):
+        pass
+
+    class Web(asyncio.Protocol):
+        def connection_made(self, transport):
+            transport.write(b"HTTP/1.1 400 Bad Request\r\n" * 5)
+
+    for server in (Web, Silent):
+        with pytest.raises(RunError, match=r"^1 of 1 hosts are missing after 0\.5 seconds: 0 at 127\.0\.0\.1"):
+            launched(server, tmp_path, wait="500ms")
+
+
+def test_who_cannot_be_called_may_call(served):
+    _, address = served
+
+    async def main():
+        # The host calls host 1 all the time, in vain.
+        async with running(served, tables("tests.test_hostile:Floods"), buffer=1 << 20) as (run, _):
+            await soon(lambda: run.site.refused["queue-full"] > 10)
+            peer = await call(address, Caller("this run", 1))
+            heard = []
+            peer.listen(heard.append, wire.DEFAULT)
+            await soon(lambda: len(heard) > 10)
+            peer.abort()
+
+    within(main())
