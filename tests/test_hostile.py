@@ -103,7 +103,7 @@ def within(main, seconds=30):
 
 async def call(address, caller, token=TOKEN):
     while True:
-        connection = await open_connection(address, None, lambda reason: None)
+        connection = await open_connection(0, address, None, lambda reason: None)
         try:
             await greet(connection, token, caller)
             return connection
@@ -171,7 +171,7 @@ def test_who_skips_the_handshake_is_refused(served):
     host, address = served
 
     async def main():
-        connection = await open_connection(address, None, lambda reason: None)
+        connection = await open_connection(0, address, None, lambda reason: None)
         say(connection, "orders", {"orders": b""})
         await connection.next_frame(5)
         assert (await connection.next_frame(5)).payload == {"reason": "bad-handshake"}
@@ -185,13 +185,13 @@ def test_a_recorded_handshake_proves_nothing_a_second_time(served):
     said = []
 
     async def main():
-        connection = await open_connection(address, None, lambda reason: None)
+        connection = await open_connection(0, address, None, lambda reason: None)
         send = connection.send
         connection.send = lambda parts: said.append(parts) or send(parts)
         await greet(connection, TOKEN, Caller("a run", LAUNCHER))
         connection.abort()
         await soon(lambda: host._run is None)
-        again = await open_connection(address, None, lambda reason: None)
+        again = await open_connection(0, address, None, lambda reason: None)
         again.send(said[0])
         await again.next_frame(5)
         assert (await again.next_frame(5)).payload == {"reason": "bad-token"}
@@ -231,7 +231,7 @@ def test_reasons_are_not_the_strangers_words(served):
 
     async def main():
         for word in ("made up", ["a list"], "busy"):
-            connection = await open_connection(address, None, lambda reason: None)
+            connection = await open_connection(0, address, None, lambda reason: None)
             say(connection, "refused", {"reason": word})
             await connection.next_frame(5)
             await connection.next_frame(5)
@@ -244,7 +244,7 @@ def test_a_caller_that_is_slow_but_right_is_let_in(served):
     _, address = served
 
     async def main():
-        connection = await open_connection(address, None, lambda reason: None)
+        connection = await open_connection(0, address, None, lambda reason: None)
         await asyncio.sleep(0)
         transport = connection._transport
         write = transport.write
@@ -313,7 +313,7 @@ def test_who_is_not_of_the_run_is_not_let_in(served, run, who, reason):
 
     async def main():
         async with running(served, tables()) as (site, _):
-            connection = await open_connection(address, None, lambda reason: None)
+            connection = await open_connection(0, address, None, lambda reason: None)
             with pytest.raises(WireError, match=reason):
                 await greet(connection, TOKEN, Caller(run, who))
             # What it says all the same is for nobody.
