@@ -44,6 +44,21 @@ def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memo
     return [_CRC.pack(crc32(new)) + bytes(envelope[_CRC.size :]), new, *rest]
 
 
+def corrupted(parts: Parts, number: int) -> list[bytes | memoryview]:
+    """The same frame with one byte of its header or body changed: which one, and how, a number decides."""
+    envelope, prefix, *rest = parts
+    place = number % sum(map(len, rest))
+    changed: list[bytes | memoryview] = []
+    for part in rest:
+        if 0 <= place < len(part):
+            copy = bytearray(part)
+            copy[place] ^= 1 + number % 255
+            part = bytes(copy)
+        changed.append(part)
+        place -= len(part)
+    return [envelope, prefix, *changed]
+
+
 def _word_sum(part: bytes | memoryview) -> int:
     words = len(part) // 8
     total = int(np.frombuffer(part, dtype="<u8", count=words).sum(dtype=np.uint64)) if words else 0

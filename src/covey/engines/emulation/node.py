@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -71,13 +72,22 @@ class EmulatedNode(Participant):
                 return
             yield mail.round
             await site.commit(self)
+            await self._awake()
+
+    async def _awake(self) -> None:
+        """Until the node does not stand still."""
+        while self.held is not None:
+            awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.held.append(partial(awake.set_result, None))
+            await awake
 
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
         training = self.new_training(model, Work(**work) if work else USUAL)
         began, learner = self.site.now, self.site.learner
-        await self.site.trainer.train(training)
         seconds = learner.samples(training.holder, training.work) / self.site.speeds[self.id]
+        await self.site.trainer.train(training)
         await self.site.stretch(began, seconds)
+        await self._awake()
         if not training.finite:
             await self.site.not_finite(self)
         return self.trained(training)
@@ -89,6 +99,7 @@ class EmulatedNode(Participant):
         began = site.now
         (gradient,) = await site.trainer.apart(lambda: site.learner.gradient([training], full=[full]))
         await site.stretch(began, gradient.samples / site.speeds[self.id])
+        await self._awake()
         self.samples += gradient.samples
         return gradient
 
@@ -99,6 +110,7 @@ class EmulatedNode(Participant):
         began = site.now
         metrics = await site.trainer.evaluate(self.model if model is None else computed(model), data)
         await site.stretch(began, len(data) / site.speeds[self.id])
+        await self._awake()
         return metrics
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> EmulatedActivity:
@@ -110,6 +122,7 @@ class EmulatedNode(Participant):
     async def sleep(self, seconds: float) -> None:
         self._check_duration("sleeps for", seconds)
         await asyncio.sleep(seconds)
+        await self._awake()
 
     def log(self, **metrics: float) -> None:
         self.site.reporter.log(self.id, self.round + 1, metrics)
@@ -134,7 +147,9 @@ class EmulatedNode(Participant):
             waiters = self.mail.waiters
 
             def give_up() -> None:
-                if waiters.get(key) is waiter:
+                if self.held is not None:
+                    self.held.append(give_up)
+                elif waiters.get(key) is waiter:
                     del waiters[key]
                     waiter.resume()
 
@@ -156,6 +171,7 @@ class EmulatedNode(Participant):
             if task is not asyncio.current_task():
                 task.cancel()
         self.activities = []
+        self.held = None
         self.mail.clear(dropped=True)
 
     def finish(self) -> None:
