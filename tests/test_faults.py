@@ -1,18 +1,24 @@
 """Faults: when they strike whom, what is refused, and what they do in the simulation."""
 
 import re
+import tomllib
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
 from covey import wire
+from covey.aggregation import Mean, MetropolisHastings
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, ProgramError
 from covey.experiment import Experiment
 from covey.network.faults import Fault, strikes
 from covey.parameters import Setting, build
 from tests.conftest import models_of, simulate, table
+from tests.examples import PROGRAMS
+
+ROOT = Path(__file__).parent.parent
 
 PATIENT = {"kind": "gossip", "topology": "ring", "patience": "50ms"}
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "50ms"}
@@ -269,13 +275,50 @@ def test_a_run_with_faults_goes_on_from_its_checkpoints(kind):
             assert found == expected
 
 
-@pytest.mark.parametrize("program", ["fedavg", "ad-psgd", "gossip-learning"])
-def test_asynchronous_programs_live_through_faults_that_lose_no_message(program):
-    from tests.examples import PROGRAMS
-
-    faults = [
-        {"kind": "pause", "fraction": 0.25, "rate": 5, "lasts": "50ms"},
-        {"kind": "slow", "fraction": 0.3, "rate": 5, "lasts": "50ms", "compute": 3},
+def test_who_is_slow_is_still_slow_after_a_resume():
+    slow = {"kind": "slow", "nodes": [3], "at": 0.1, "compute": 5}
+    tables = struck(slow, program={"kind": "gossip", "topology": "ring"}, checkpoint={"every": 10})
+    whole, written = simulate(tables)
+    _, payload = written.checkpoints[0]
+    resumed, rewritten = simulate(tables, checkpoint=wire.decode(wire.encode(payload)).payload)
+    assert resumed.now == pytest.approx(whole.now, rel=0.1)
+    assert [event for event in rewritten.happened if event[2] == "slow"] == [
+        (0.1, -1, "slow", "training at node 3 takes 5 times longer")
     ]
-    world, _ = simulate(struck(*faults, program=PROGRAMS[program], rounds=20))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("program", ["fedavg", "ad-psgd", "gossip-learning"])
+def test_other_programs_live_through_faults_too(program, kind):
+    if (program, kind) == ("fedavg", "corrupt"):
+        pytest.skip("a client whose last model is lost waits for ever")
+    patience = {} if program == "gossip-learning" else {"patience": "50ms"}
+    world, _ = simulate(struck(KINDS[kind], program={**PROGRAMS[program], **patience}, rounds=20))
+    assert [node.round for node in world.nodes] == [20] * 12
     assert all(node.mail.ended for node in world.nodes)
+
+
+def test_who_is_not_heard_leaves_its_weight_as_the_aggregation_says(monkeypatch):
+    weights = {}
+    for kind, cls in (("mean", Mean), ("metropolis-hastings", MetropolisHastings)):
+        merge = cls.merge
+
+        def watched(self, node, graph, contributions, merge=merge, kind=kind):
+            mixture = merge(self, node, graph, contributions)
+            weights[kind, len(contributions)] = mixture.weights
+            return mixture
+
+        monkeypatch.setattr(cls, "merge", watched)
+        cut = {"kind": "cut", "links": [[3, 4]], "at": 0}
+        simulate(struck(cut, program={**PATIENT, "aggregation": kind}, rounds=3))
+    for (kind, heard), found in weights.items():
+        expected = [1 / (heard + 1)] * (heard + 1) if kind == "mean" else [1 - heard / 3, *[1 / 3] * heard]
+        assert found == pytest.approx(expected)
+    assert {heard for _, heard in weights} == {1, 2}
+
+
+def test_the_faults_that_the_documentation_shows_are_valid():
+    shown = re.findall(r"^```toml\n(.*?)^```", (ROOT / "docs" / "faults.md").read_text(), flags=re.M | re.S)
+    assert shown
+    for text in shown:
+        check(Experiment.from_table(struck(*tomllib.loads(text)["faults"])))
