@@ -574,6 +574,8 @@ class Launcher:
         except CoveyError as error:
             # A fault may have struck it again; and a host of which others take care may be gone for good.
             if host.for_good or (host.listening is None and not host.kills):
+                if self.writer is not None:
+                    self.writer.event(self._now, NETWORK, "gone", str(error))
                 self._give_up(host)
             elif not host.kills:
                 self._fail(error)
@@ -587,12 +589,10 @@ class Launcher:
     async def _follow_faults(self) -> None:
         """Stop the hosts that faults stop, and note the faults that sites see to."""
         for strike in strikes(self.prepared.experiment.faults, self.prepared.setting):
-            if strike.end <= self._now:
-                continue
             await asyncio.sleep(max(strike.start - self._now, 0.0))
             fault = strike.fault
             if isinstance(fault, Kill | Pause):
-                if fault.host is not None:
+                if fault.host is not None and strike.end > self._now:
                     self._strike(self.hosts[fault.host], strike)
             elif self.writer is not None:
                 self.writer.event(strike.start, NETWORK, fault.kind, strike.in_words())

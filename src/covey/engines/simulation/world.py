@@ -429,9 +429,11 @@ class World:
             return
         if all(node.mail.ended or node.id in self._gone for node in self.nodes):
             return
-        # Those who go on from a later moment after a resume have it behind them.
-        self.disturbances.begin(strike, [node for node in self.nodes if self._since[node.id] <= strike.start])
-        if not isinstance(strike.fault, Kill | Pause):
+        if isinstance(strike.fault, Kill | Pause):
+            # Those who go on from a later moment after a resume have it behind them.
+            self.disturbances.begin(strike, [node for node in self.nodes if self._since[node.id] <= strike.start])
+        else:
+            self.disturbances.begin(strike, self.nodes)
             self.recorder.event(self.now, NETWORK, strike.fault.kind, strike.in_words())
         if strike.end < float("inf"):
             self._strike_order += 1
