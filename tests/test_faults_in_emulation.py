@@ -95,6 +95,15 @@ def test_paused_nodes_do_nothing_and_lose_nothing(tmp_path):
     assert {sent for sent, _, _ in ends.values()} == {40}
 
 
+def test_faults_at_the_very_start_keep_nobody_from_beginning(tmp_path):
+    pause = {"kind": "pause", "nodes": [3, 8], "at": 0, "lasts": "100ms"}
+    kill = {"kind": "kill", "nodes": [8, 5], "at": 0, "back": "200ms"}
+    outcome, written = emulate(struck(pause, kill, rounds=15), tmp_path)
+    assert outcome.finished
+    assert last_rounds(written) == [15] * 12
+    assert not [row for row in written.rows if row[2] < {3: 0.1, 5: 0.2, 8: 0.2}.get(row[0], 0.0)]
+
+
 def test_halves_that_are_cut_apart_go_on_and_join_again(tmp_path):
     cut = {"kind": "cut", "host": 0, "of": 2, "at": "200ms", "lasts": "1s"}
     task = {"partition": {"kind": "shards", "per_node": 1}}

@@ -64,6 +64,7 @@ class EmulatedNode(Participant):
     async def _rounds(self) -> AsyncIterator[int]:
         site, mail = self.site, self.mail
         while True:
+            await self._awake()
             if self.behind:
                 latest = mail.latest_round()
                 if latest > mail.round:
@@ -72,7 +73,6 @@ class EmulatedNode(Participant):
                 return
             yield mail.round
             await site.commit(self)
-            await self._awake()
 
     async def _awake(self) -> None:
         """Until the node does not stand still."""
@@ -163,6 +163,8 @@ class EmulatedNode(Participant):
 
     def start(self) -> None:
         """Begin the program, from the start or from what was restored."""
+        if self.mail.away and self.held is None:
+            return  # It is away, and begins when it comes back.
         self.main = asyncio.create_task(self.site.run_program(self))
 
     def stop(self) -> None:

@@ -155,7 +155,7 @@ class Site:
                 continue
             if self.network.churn.has_churn:
                 self._later(self._follow_absences(node))
-            elif not node.mail.away:
+            else:
                 node.start()
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -185,8 +185,7 @@ class Site:
             if end <= self.now:
                 continue
             if start > self.now and not present:
-                if not node.mail.away:
-                    node.start()
+                node.start()
                 present = True
             await self._until(start)
             if node.mail.ended:
@@ -198,7 +197,7 @@ class Site:
             await self._until(end)
             self.disturbances.come_back(node)
             present = True
-        if not present and not node.mail.away:
+        if not present:
             node.start()
 
     def _begin_strikes(self, elapsed: float) -> None:
