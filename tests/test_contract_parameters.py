@@ -49,6 +49,7 @@ REQUIRED = {
     "rounds": 10,
     "base": 0.001,
     "span": 0.01,
+    "lasts": "1s",
 }
 
 

@@ -130,6 +130,21 @@ def test_truncating_forgets_what_came_after(folder):
     assert run.network["round"].tolist() == [2]
 
 
+def test_a_round_that_is_forgotten_is_there_until_it_is_recorded_again(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {"seed": 1}, {"program": "x", "nodes": 2})
+    writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
+    writer.metrics(evaluated(0, 1, 0.5))
+    writer.forget(0, 1)
+    assert len(Run(tmp_path / "run").commits) == 4
+    writer.commits([commit(0, 1, bytes_out=7)])
+    writer.flush()
+    commits = Run(tmp_path / "run").commits
+    assert sorted(zip(commits["node"], commits["round"], commits["bytes_out"], strict=True))[0] == (0, 1, 7)
+    assert len(commits) == 4
+    assert Run(tmp_path / "run").figures.empty
+    writer.finish("finished", {})
+
+
 def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goes_on(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])

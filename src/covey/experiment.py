@@ -12,6 +12,7 @@ from torch import Tensor
 
 from covey.errors import ConfigurationError
 from covey.network import Network
+from covey.network.faults import Fault
 from covey.node import Program
 from covey.parameters import Part, Seconds, build, param, to_table
 from covey.task.task import Task
@@ -66,6 +67,13 @@ class Engine(Part):
     def compute_settings(self) -> dict[str, Any]:
         """How to compute, as `Learner` takes it."""
         raise NotImplementedError
+
+    def check(self, experiment: "Experiment") -> None:
+        """See whether the engine can run an experiment.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
 
     def execute(
         self,
@@ -141,6 +149,7 @@ class Experiment(Part):
     program: Program = param("What every node does.")
     task: Task = param("What is learned.")
     network: Network = param("Who is there, and how well they are connected.")
+    faults: list[Fault] = param("What goes wrong on purpose, and when.", factory=list)
     evaluation: Evaluation = param("When models are evaluated.", factory=Evaluation)
     checkpoint: Checkpoint = param("When a run can be resumed from.", factory=Checkpoint)
     output: Output = param("What a run keeps beside its metrics.", factory=Output)

@@ -116,6 +116,13 @@ KINDS: dict[str, dict[str, str]] = {
         "rate": "covey.network.churn:RateChurn",
         "trace": "covey.network.churn:TraceChurn",
     },
+    "fault": {
+        "kill": "covey.network.faults:Kill",
+        "pause": "covey.network.faults:Pause",
+        "cut": "covey.network.faults:Cut",
+        "slow": "covey.network.faults:Slow",
+        "corrupt": "covey.network.faults:Corrupt",
+    },
     "engine": {
         "simulation": "covey.engines.simulation:Simulation",
         "emulation": "covey.engines.emulation:Emulation",

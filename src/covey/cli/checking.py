@@ -46,6 +46,8 @@ def check(arguments: argparse.Namespace) -> int:
         contraction = expected_contraction(topology, graph.n)
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
+    if experiment.faults:
+        found["faults"] = [fault.in_words() for fault in experiment.faults]
     if arguments.json:
         print_json(found)
         return 0
@@ -67,6 +69,8 @@ def check(arguments: argparse.Namespace) -> int:
             f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
             f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds"
         )
+    for words in found.get("faults", ()):
+        print(f"fault       {words}")
     print("ok")
     return 0
 

@@ -93,10 +93,14 @@ def _example(family: str, kind: str) -> str:
     for name, (hint, limits) in fields_of(cls).items():
         if is_required(cls, name):
             values[name] = "\0" + expectation(hint, limits)
+    if family == "fault":
+        values |= {"fraction": "\0a number in (0, 1]", "at": "\0" + expectation(*fields_of(cls)["at"])}
     inside = ", ".join(
         f"{name} = <{value[1:]}>" if value[0] == "\0" else f"{name} = {json.dumps(value)}"
         for name, value in values.items()
     )
+    if family == "fault":
+        return f"faults = [{{ {inside} }}]"
     return f'{key} = "{kind}"' if len(values) == 1 else f"{key} = {{ {inside} }}"
 
 

@@ -30,7 +30,18 @@ class Mailbox:
         ordered: whether messages keep their order over a link.
     """
 
-    __slots__ = ("_boxes", "away", "bytes_in", "dropped", "ended", "messages_in", "ordered", "round", "waiters")
+    __slots__ = (
+        "_boxes",
+        "_kept",
+        "away",
+        "bytes_in",
+        "dropped",
+        "ended",
+        "messages_in",
+        "ordered",
+        "round",
+        "waiters",
+    )
 
     def __init__(self, *, ordered: bool = True) -> None:
         self.ordered = ordered
@@ -40,12 +51,17 @@ class Mailbox:
         self.round = 0
         """The open round of the node, which is also how many rounds it has completed."""
         self.away = self.ended = False
+        self._kept: list[Message] | None = None
+        """What came while the node stands still."""
         self.bytes_in = self.messages_in = self.dropped = 0
 
     def deliver(self, message: Message) -> None:
         """A message has arrived."""
         if self.away:
-            self.dropped += 1
+            if self._kept is None:
+                self.dropped += 1
+            else:
+                self._kept.append(message)
             return
         self.messages_in += 1
         self.bytes_in += message.size
@@ -77,6 +93,17 @@ class Mailbox:
             waiter.resume()
         elif waiters and round is not None and self.ordered:
             self._give_up_earlier(message, round)
+
+    def hold(self) -> None:
+        """Keep what comes until `go_on`."""
+        self.away, self._kept = True, []
+
+    def go_on(self) -> None:
+        """Take in what was kept."""
+        kept, self._kept = self._kept or [], None
+        self.away = False
+        for message in kept:
+            Mailbox.deliver(self, message)
 
     def overtaken(self, key: Key, senders: set[int]) -> set[int]:
         """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""
@@ -172,7 +199,8 @@ class Mailbox:
         """Forget what is here, and who waits for more."""
         if dropped:
             self.dropped += sum(message is not None for box in self._boxes.values() for message in box.values())
-        self._boxes, self.waiters = {}, {}
+            self.dropped += len(self._kept or ())
+        self._boxes, self.waiters, self._kept = {}, {}, None
 
 
 def describe(key: Key) -> str:

@@ -1,7 +1,7 @@
 """What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,7 @@ class Participant(Node):
         "calls",
         "data",
         "evaluated",
+        "held",
         "holder",
         "id",
         "loss",
@@ -101,6 +102,8 @@ class Participant(Node):
         self.mail = Mailbox(ordered=ordered)
         self.behind = False
         """Whether it comes back and has not caught up."""
+        self.held: list[Callable[[], None]] | None = None
+        """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples = 0
         self.evaluated = 0
@@ -235,6 +238,18 @@ class Participant(Node):
         self.samples += update.samples
         self.loss = update.loss
         return update
+
+    def hold(self) -> None:
+        """Stand still."""
+        self.held = []
+        self.mail.hold()
+
+    def go_on(self) -> None:
+        """Do what would have happened meanwhile: first what came, then what the node itself waited for."""
+        held, self.held = self.held or [], None
+        self.mail.go_on()
+        for action in held:
+            action()
 
     def check_split(self, split: str) -> None:
         """Whether the node can evaluate on a split.

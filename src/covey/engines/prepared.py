@@ -11,6 +11,7 @@ from covey import rng, wire
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network import Network
+from covey.network.faults import Slow
 from covey.node import Program
 from covey.parameters import Setting
 from covey.task.datasets.source import data_folder
@@ -50,6 +51,11 @@ class Prepared:
         return self.experiment.network
 
     @property
+    def in_step(self) -> bool:
+        """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
+        return self.program.synchronous and not self.network.churn.has_churn and not self.experiment.faults
+
+    @property
     def round_bytes(self) -> float | None:
         """The bytes that a node is expected to send in a round."""
         return self.program.round_bytes(self.setting, self.model_bytes)
@@ -74,7 +80,19 @@ def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]
     setting = Setting(nodes, experiment.seed, 0, tuple(ids))
     experiment.network.prepare(setting)
     program.prepare(setting)
+    _check_faults(experiment, setting)
+    experiment.engine.check(experiment)
     return roles, ids
+
+
+def _check_faults(experiment: Experiment, setting: Setting) -> None:
+    for fault in experiment.faults:
+        fault.prepare(setting)
+        if isinstance(fault, Slow) and fault.uplink > 1 and experiment.network.uplink_rates() is None:
+            raise ConfigurationError(
+                f"The 'uplink' of {fault.named()} must be 1 in a network without 'bandwidth' or 'uplink'. "
+                f"Got {fault.uplink:g} instead."
+            )
 
 
 def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = True, **compute: Any) -> Prepared:

@@ -48,6 +48,7 @@ class RunWriter:
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
         self._hosts: list[tuple[Any, ...]] = []
+        self._forgotten: list[tuple[int, int]] = []
         self._facts: dict[str, Any] = {}
         self._began = self._flushed = monotonic()
         with self._guarded():
@@ -118,11 +119,9 @@ class RunWriter:
         self._maybe_flush()
 
     def forget(self, node: int, completed: int) -> None:
-        """Forget a round of a node, before it is recorded again."""
+        """Forget a round of a node when what is recorded next is written: until then the old one is there."""
         self.flush()
-        with self._transaction() as database:
-            for table in ("commits", "metrics"):
-                database.execute(f"DELETE FROM {table} WHERE node = ? AND round = ?", (node, completed))
+        self._forgotten.append((node, completed))
 
     def logs(self) -> Path:
         """The folder for what hosts have to say."""
@@ -141,12 +140,15 @@ class RunWriter:
         if not (self._commits or self._metrics or self._events or self._hosts):
             return
         with self._transaction() as database:
+            for table in ("commits", "metrics"):
+                database.executemany(f"DELETE FROM {table} WHERE node = ? AND round = ?", self._forgotten)
             marks = ",".join("?" * len(COMMIT_COLUMNS))
             database.executemany(f"INSERT INTO commits VALUES ({marks})", self._commits)
             database.executemany("INSERT INTO metrics VALUES (?,?,?,?)", self._metrics)
             database.executemany("INSERT INTO events VALUES (?,?,?,?)", self._events)
             database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
         self._commits, self._metrics, self._events, self._hosts = [], [], [], []
+        self._forgotten = []
 
     def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
         """Forget what each node did after so many completed rounds and at a later time, before it does it again."""

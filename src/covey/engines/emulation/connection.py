@@ -62,6 +62,21 @@ def _checksums(body: bytes | memoryview) -> tuple[int, int]:
     return columns, crc32(table.sum(1, dtype="<u8"))
 
 
+def corrupted(parts: Parts, number: int) -> list[bytes | memoryview]:
+    """The same frame with one byte of its header or body changed: which one, and how, a number decides."""
+    envelope, prefix, *rest = parts
+    place = number % sum(map(len, rest))
+    changed: list[bytes | memoryview] = []
+    for part in rest:
+        if 0 <= place < len(part):
+            copy = bytearray(part)
+            copy[place] ^= 1 + number % 255
+            part = bytes(copy)
+        changed.append(part)
+        place -= len(part)
+    return [envelope, prefix, *changed]
+
+
 class Connection(asyncio.BufferedProtocol):
     """Sends and receives frames. Frames wait until `listen` says who hears them.
 

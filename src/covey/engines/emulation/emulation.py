@@ -12,7 +12,7 @@ import torch
 from covey.engines.emulation.address import Address, read_addresses
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
-from covey.experiment import Engine, Outcome, Progress
+from covey.experiment import Engine, Experiment, Outcome, Progress
 from covey.node import Payload
 from covey.parameters import Seconds, param
 from covey.runs import RunWriter
@@ -74,6 +74,15 @@ class Emulation(Engine):
                 "The engine has 'certs' and no 'hosts': `covey certs` has written their addresses beside the "
                 "certificates, in the file 'hosts', which 'hosts_file' can name."
             )
+
+    def check(self, experiment: Experiment) -> None:
+        count = max(self.owners(experiment.network.nodes)) + 1
+        for fault in experiment.faults:
+            if fault.of not in (None, count):
+                how = "the engine names so many 'hosts'" if self.hosts else "set 'nodes_per_process' to have others"
+                raise ConfigurationError(
+                    f"The 'of' of {fault.named()} must be the number of hosts, {count}; {how}. Got {fault.of} instead."
+                )
 
     def compute_settings(self) -> dict[str, Any]:
         return {"device": self.device, "workers": 1, "chunk": self.chunk, "kernel": self.kernel}

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
+import signal
 import socket
 import ssl
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -343,7 +346,23 @@ class _Run:
                 site.park_after(int(said["round"]))
             elif frame.tag == "stop":
                 site.stop_now()
+            elif frame.tag == "gone" and self.peers is not None:
+                self.peers.drop(said["host"])
+            elif frame.tag == "here" and self.peers is not None:
+                self.peers.take_up(said["host"])
+            elif frame.tag == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif frame.tag == "pause":
+                _stand_still(said["seconds"])
             elif frame.tag == "moved":
                 self._addresses[said["host"]] = Address.parse(said["address"])
             else:
                 raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")
+
+
+def _stand_still(seconds: float) -> None:
+    """Stop this process for a while."""
+    # Who is stopped cannot wake itself, and whoever else could may die meanwhile.
+    waker = ["sh", "-c", f"sleep {seconds:.3f}; kill -CONT {os.getpid()}"]
+    subprocess.Popen(waker, stdin=subprocess.DEVNULL, start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)

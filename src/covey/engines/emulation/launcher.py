@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -27,6 +27,7 @@ from covey.engines.prepared import Prepared
 from covey.engines.snapshots import Snapshot, computed, pack, unpack
 from covey.errors import CoveyError, RunError, WireError
 from covey.experiment import Outcome, Progress
+from covey.network.faults import Kill, Pause, Strike, strikes
 from covey.node import Payload
 from covey.runs import RunWriter
 from covey.runs.schema import COMMIT_COLUMNS, NETWORK
@@ -62,6 +63,10 @@ class _Host:
     held: asyncio.Future[int] | None = None
     done: bool = False
     restarts: int = 0
+    kills: int = 0
+    """How many faults keep it away."""
+    for_good: bool = False
+    """Whether one of them does so to the end."""
     figures: dict[str, float] = field(default_factory=dict)
 
 
@@ -89,7 +94,7 @@ class Launcher:
         experiment = prepared.experiment
         self.rounds, self.seed = experiment.rounds, experiment.seed
         self.run_name = secrets.token_hex(16)
-        self.in_step = prepared.program.synchronous and not prepared.network.churn.has_churn
+        self.in_step = prepared.in_step
         self.owners = settings.owners(self.size)
         self.hosts: list[_Host] = []
         self.snapshots: dict[int, Snapshot] = {}
@@ -116,7 +121,8 @@ class Launcher:
         self._changed = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
         self._token, self._certificates = settings.trust()
-        self._restarting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """What brings hosts back, and makes faults strike them."""
 
     # ------------------------------------------------------------------ from beginning to end
 
@@ -184,6 +190,12 @@ class Launcher:
         self._began = monotonic() - self._elapsed
         for host in self.hosts:
             self._go(host, returning=False)
+        self._later(self._follow_faults())
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _spawn(self, host: _Host) -> None:
         """Start a process that is a host of this machine."""
@@ -220,6 +232,7 @@ class Launcher:
             self._missing()
         mine = {node: self.snapshots[node] for node in host.nodes if node in self.snapshots}
         if returning:
+            mine = {node: self._snapshot_of(node) for node in host.nodes}
             for node, snapshot in mine.items():
                 self._count_on(snapshot, self._last_rows.get(node))
         for node, snapshot in mine.items():
@@ -265,6 +278,14 @@ class Launcher:
             told += "; if it has certificates, 'certs' of the engine must name the launcher's"
         return told
 
+    def _snapshot_of(self, node: int) -> Snapshot:
+        """The latest of a node; where there is none, that with which it began."""
+        if node not in self.snapshots:
+            counters = [0] * len([*COMMIT_COLUMNS[_COUNTED], *COMMIT_COLUMNS[_STEPS]])
+            model = self.prepared.learner.initial(node)
+            self.snapshots[node] = Snapshot(model, completed=0, state={}, slots=None, loss=None, counters=counters)
+        return self.snapshots[node]
+
     @staticmethod
     def _count_on(snapshot: Snapshot, row: Sequence[Any] | None) -> None:
         """What was sent was sent: a node that returns counts on from what it last reported."""
@@ -298,8 +319,10 @@ class Launcher:
 
     def _orders(self, host: _Host) -> Orders:
         settings = self.settings
+        experiment = self.prepared.experiment.to_table()
+        del experiment["engine"]  # The launcher alone knows how many hosts there are.
         return Orders(
-            experiment=self.prepared.experiment.to_table(),
+            experiment=experiment,
             me=host.number,
             owners=self.owners,
             hosts=[str(other.address) for other in self.hosts],
@@ -330,6 +353,11 @@ class Launcher:
 
     async def _stop_hosts(self) -> None:
         """Let all nodes stop where the run can be gone on with."""
+        for task in self._tasks:
+            task.cancel()
+        for host in self.hosts:
+            host.done |= host.connection is None
+        self._changed.set()
         live = [host for host in self.hosts if host.connection is not None and not host.connection.lost.done()]
         if not self.in_step:
             for host in live:
@@ -351,7 +379,7 @@ class Launcher:
         limit = self.prepared.experiment.duration
         finished = (len(ended) == self.size and all(ended)) or (limit is not None and self._time >= limit)
         finished = finished or not self.interrupted
-        if not finished and self.writer is not None and len(self.snapshots) == self.size:
+        if not finished and self.writer is not None:
             self._write_checkpoint(self.snapshots)
         for host in self.hosts:
             if host.connection is not None:
@@ -365,7 +393,7 @@ class Launcher:
         return Outcome(finished=finished, time=self._time, models=torch.stack(models))
 
     async def _stop_processes(self) -> None:
-        for task in self._restarting:
+        for task in self._tasks:
             task.cancel()
         for host in self.hosts:
             if host.connection is not None:
@@ -492,13 +520,13 @@ class Launcher:
                 self.cuts = {later: cut for later, cut in self.cuts.items() if later > completed}
                 if completed < self.rounds:
                     self._write_checkpoint(cut)
-        elif self._snapshots_since >= self.size and len(self.snapshots) == self.size:
+        elif self._snapshots_since >= self.size:
             self._write_checkpoint(self.snapshots)
 
     def _write_checkpoint(self, snapshots: dict[int, Snapshot]) -> None:
         assert self.writer is not None
         self._snapshots_since = 0
-        each = [snapshots[node] for node in range(self.size)]
+        each = [snapshots[node] if node in snapshots else self._snapshot_of(node) for node in range(self.size)]
         round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
         checkpoint = self.prepared.experiment.checkpoint
         self.writer.checkpoint(round, {"round": round, **pack(each)}, keep=checkpoint.keep)
@@ -553,29 +581,95 @@ class Launcher:
             return
         if self.writer is not None:
             for node in host.nodes:
-                self.writer.event(monotonic() - self._began, node, "left", f"host {host.number} is gone")
+                self.writer.event(self._now, node, "left", f"host {host.number} is gone")
         # From now on nodes go through different rounds.
         self.in_step = False
+        self._tell_others(host, "gone")
+        if host.kills:
+            if host.for_good:
+                self._give_up(host)
+            return
         if host.listening is None or not self.settings.restart or host.restarts >= _RESTARTS:
             self._fail(RunError(f"Host {host.number} at {host.address} is gone{self._said(host)}."))
             return
         host.restarts += 1
-        task = asyncio.create_task(self._bring_back(host))
-        self._restarting.add(task)
-        task.add_done_callback(self._restarting.discard)
+        self._later(self._bring_back(host))
+
+    def _tell_others(self, host: _Host, tag: str) -> None:
+        for other in self.hosts:
+            if other is not host and other.connection is not None:
+                say(other.connection, tag, {"host": host.number})
+
+    def _give_up(self, host: _Host) -> None:
+        """A host will not come back: its nodes have ended with what they last gave."""
+        self.models |= {node: computed(self._snapshot_of(node).model) for node in host.nodes}
+        host.done = True
+        self._changed.set()
 
     async def _bring_back(self, host: _Host) -> None:
         """Start a host again, from the last snapshots of its nodes."""
         try:
-            if host.process is not None:
-                while host.process.poll() is None:
-                    await asyncio.sleep(0.02)
-            self._spawn(host)
+            if host.listening is not None:
+                if host.process is not None:
+                    while host.process.poll() is None:
+                        await asyncio.sleep(0.02)
+                if host.kills:
+                    return  # A fault struck it meanwhile, and is not over.
+                self._spawn(host)
             await self._prepare(host, asyncio.get_running_loop().time() + self.settings.wait, returning=True)
             self._go(host, returning=True)
+            self._tell_others(host, "here")
         except CoveyError as error:
-            self._fail(error)
+            # A fault may have struck it again; and a host of which others take care may be gone for good.
+            if host.for_good or (host.listening is None and not host.kills):
+                if self.writer is not None:
+                    self.writer.event(self._now, NETWORK, "gone", str(error))
+                self._give_up(host)
+            elif not host.kills:
+                self._fail(error)
             return
         if self.writer is not None:
             for node in host.nodes:
-                self.writer.event(monotonic() - self._began, node, "returned", f"with host {host.number}")
+                self.writer.event(self._now, node, "returned", f"with host {host.number}")
+
+    # ------------------------------------------------------------------ faults
+
+    async def _follow_faults(self) -> None:
+        """Stop the hosts that faults stop, and note the faults that sites see to."""
+        for strike in strikes(self.prepared.experiment.faults, self.prepared.setting):
+            await asyncio.sleep(max(strike.start - self._now, 0.0))
+            fault = strike.fault
+            if isinstance(fault, Kill | Pause):
+                if fault.host is not None and strike.end > self._now:
+                    self._strike(self.hosts[fault.host], strike)
+            elif self.writer is not None:
+                self.writer.event(strike.start, NETWORK, fault.kind, strike.in_words())
+
+    @property
+    def _now(self) -> float:
+        return monotonic() - self._began
+
+    def _strike(self, host: _Host, strike: Strike) -> None:
+        """A fault stops a host."""
+        if host.done:
+            return
+        if isinstance(strike.fault, Pause):
+            if host.connection is not None:
+                say(host.connection, "pause", {"seconds": strike.end - self._now})
+            return
+        host.kills += 1
+        host.for_good |= strike.end == float("inf")
+        if host.process is not None:
+            host.process.kill()
+        elif host.connection is not None:
+            say(host.connection, "die", {})
+        if host.for_good and host.connection is None:
+            self._give_up(host)
+        if strike.end < float("inf"):
+            self._later(self._return(host, strike.end))
+
+    async def _return(self, host: _Host, time: float) -> None:
+        await asyncio.sleep(max(time - self._now, 0.0))
+        host.kills -= 1
+        if not (host.kills or host.done or host.connection is not None):
+            await self._bring_back(host)

@@ -41,6 +41,8 @@ class Copy:
     sending: "Departure"
     extra: float = 1.0
     """How many times longer it takes to leave, where a fault slows the link."""
+    garbled: bool = False
+    """Whether a fault changes its bytes."""
 
 
 class Departure:

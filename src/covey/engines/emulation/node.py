@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -63,6 +64,7 @@ class EmulatedNode(Participant):
     async def _rounds(self) -> AsyncIterator[int]:
         site, mail = self.site, self.mail
         while True:
+            await self._awake()
             if self.behind:
                 latest = mail.latest_round()
                 if latest > mail.round:
@@ -72,12 +74,20 @@ class EmulatedNode(Participant):
             yield mail.round
             await site.commit(self)
 
+    async def _awake(self) -> None:
+        """Until the node does not stand still."""
+        while self.held is not None:
+            awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.held.append(partial(awake.set_result, None))
+            await awake
+
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
         training = self.new_training(model, Work(**work) if work else USUAL)
         began, learner = self.site.now, self.site.learner
-        await self.site.trainer.train(training)
         seconds = learner.samples(training.holder, training.work) / self.site.speeds[self.id]
+        await self.site.trainer.train(training)
         await self.site.stretch(began, seconds)
+        await self._awake()
         if not training.finite:
             await self.site.not_finite(self)
         return self.trained(training)
@@ -89,6 +99,7 @@ class EmulatedNode(Participant):
         began = site.now
         (gradient,) = await site.trainer.apart(lambda: site.learner.gradient([training], full=[full]))
         await site.stretch(began, gradient.samples / site.speeds[self.id])
+        await self._awake()
         self.samples += gradient.samples
         return gradient
 
@@ -100,6 +111,7 @@ class EmulatedNode(Participant):
         metrics = await site.trainer.evaluate(self.model if model is None else computed(model), data)
         await site.stretch(began, len(data) / site.speeds[self.id])
         self.evaluated += len(data)
+        await self._awake()
         return metrics
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> EmulatedActivity:
@@ -111,6 +123,7 @@ class EmulatedNode(Participant):
     async def sleep(self, seconds: float) -> None:
         self._check_duration("sleeps for", seconds)
         await asyncio.sleep(seconds)
+        await self._awake()
 
     def log(self, **metrics: float) -> None:
         self.site.reporter.log(self.id, self.round + 1, metrics)
@@ -135,7 +148,9 @@ class EmulatedNode(Participant):
             waiters = self.mail.waiters
 
             def give_up() -> None:
-                if waiters.get(key) is waiter:
+                if self.held is not None:
+                    self.held.append(give_up)
+                elif waiters.get(key) is waiter:
                     del waiters[key]
                     waiter.resume()
 
@@ -149,6 +164,8 @@ class EmulatedNode(Participant):
 
     def start(self) -> None:
         """Begin the program, from the start or from what was restored."""
+        if self.mail.away and self.held is None:
+            return  # It is away, and begins when it comes back.
         self.main = asyncio.create_task(self.site.run_program(self))
 
     def stop(self) -> None:
@@ -157,6 +174,7 @@ class EmulatedNode(Participant):
             if task is not asyncio.current_task():
                 task.cancel()
         self.activities = []
+        self.held = None
         self.mail.clear(dropped=True)
 
     def finish(self) -> None:

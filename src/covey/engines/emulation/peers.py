@@ -85,6 +85,8 @@ class Peers:
         self._deliver, self._refused = deliver, refused
         self._routes: dict[int, _Route] = {}
         self._room = asyncio.Event()
+        self._gone: set[int] = set()
+        """Hosts that are known not to be there."""
         self.payload_bytes_out = self.frames_out = 0
         """What went into connections, without envelopes."""
         self._ended_bytes_out = 0
@@ -104,6 +106,9 @@ class Peers:
             length: the frame's, without its envelope.
             frame: its pieces in their envelope, given its sequence number.
         """
+        if host in self._gone:
+            self._refused("away")
+            return
         route = self._route(host)
         if route.backlog + length > self._most:
             self._refused("queue-full")
@@ -213,12 +218,19 @@ class Peers:
             await asyncio.sleep(0.01)
 
     def drop(self, host: int) -> None:
-        """Cut the connection to a host; what waits for it is lost."""
+        """A host is gone: what waits for it is lost, and so is what is sent to it until `take_up`."""
+        self._gone.add(host)
         route = self._route(host)
         route.waiting.clear()
         route.waiting_bytes = 0
+        if route.calling is not None:
+            route.calling.cancel()
         if route.connection is not None:
             route.connection.abort()
+
+    def take_up(self, host: int) -> None:
+        """A host is there again."""
+        self._gone.discard(host)
 
     @property
     def socket_bytes_out(self) -> int:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from itertools import chain
 from time import monotonic
 from typing import Any
 
 from covey import rng, wire
-from covey.engines.emulation.connection import Connection, Parts, enveloped, readdressed
+from covey.engines.disturbances import Disturbances
+from covey.engines.emulation.connection import Connection, Parts, corrupted, enveloped, readdressed
 from covey.engines.emulation.handshake import say
 from covey.engines.emulation.inbox import Inbox
 from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Uplink
@@ -19,6 +21,7 @@ from covey.engines.participant import not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.network.faults import Strike, strikes
 from covey.node import LocalData, Message, NodeId, Payload, Sending
 from covey.task.dataset import Split
 
@@ -65,11 +68,12 @@ class Site:
         self.program, self.network, self.learner = prepared.program, prepared.network, prepared.learner
         self.evaluation = experiment.evaluation
         self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
-        self.in_step = self.program.synchronous and not self.network.churn.has_churn
         self.speeds: list[float] = self.network.compute_speeds().tolist()
         self.refused: Counter[str] = Counter()
         """Frames and messages that were dropped, by reason."""
         self._rejected: Counter[int] = Counter()
+        self.disturbances: Disturbances[EmulatedNode] = Disturbances(self, self.seed, self.speeds)
+        self._disturbing = self.disturbances.of_messages
         self.trainer = Trainer(self.learner)
         self.nodes: dict[int, EmulatedNode] = {id: self._node(id, inbox_bytes) for id in ids}
         self.acting = set(ids)
@@ -96,7 +100,7 @@ class Site:
         self._began = 0.0
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
-        self._absences: list[asyncio.Task[None]] = []
+        self._absences: set[asyncio.Task[None]] = set()
         self._holding = False
         self._park_after: int | None = None
         self._released = asyncio.Event()
@@ -151,15 +155,31 @@ class Site:
                 node.restore(restored[id], counters=True)
                 if restored[id].ended:
                     node.mail.ended, node.mail.away = True, restored[id].away
-                    self._leave_for_good(node)
+                    self.leave_for_good(node)
                     continue
             node.committed = node.snapshot()
+        self._begin_strikes(elapsed)
+        for node in self.nodes.values():
+            if node.mail.ended:
+                continue
             if self.network.churn.has_churn:
-                self._absences.append(asyncio.create_task(self._follow_absences(node)))
+                self._later(self._follow_absences(node))
             else:
                 node.start()
 
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Let absences and faults take their course, while the run goes on here."""
+        task = asyncio.create_task(coroutine)
+        self._absences.add(task)
+        task.add_done_callback(self._absences.discard)
+
+    def _stay(self) -> None:
+        """Let no node come or go any more."""
+        for task in list(self._absences):
+            task.cancel()
+
     def _time_is_over(self) -> None:
+        self._stay()
         for node in self.nodes.values():
             node.stop()
         self.acting.clear()
@@ -179,16 +199,41 @@ class Site:
             await self._until(start)
             if node.mail.ended:
                 return
-            self.leave(node)
+            self.disturbances.leave(node, for_good=end == float("inf"))
             present = False
             if end == float("inf"):
-                self._leave_for_good(node)
                 return
             await self._until(end)
-            self.come_back(node)
+            self.disturbances.come_back(node)
             present = True
         if not present:
             node.start()
+
+    def _begin_strikes(self, elapsed: float) -> None:
+        """Begin the strikes that are under way after so many seconds, and let the others follow."""
+        upcoming = strikes(self.prepared.experiment.faults, self.prepared.setting)
+        for strike in upcoming:
+            if strike.start > elapsed:
+                self._later(self._follow_strikes(strike, upcoming))
+                return
+            if strike.end > elapsed:
+                self._strike(strike)
+
+    async def _follow_strikes(self, first: Strike, others: Iterator[Strike]) -> None:
+        for strike in chain([first], others):
+            await self._until(strike.start)
+            self._strike(strike)
+
+    def _strike(self, strike: Strike) -> None:
+        # Where the process of a host is struck, the launcher sees to it.
+        if not strike.fault.stops_a_host:
+            self.disturbances.begin(strike, self.nodes.values())
+            if strike.end < float("inf"):
+                self._later(self._end_strike(strike))
+
+    async def _end_strike(self, strike: Strike) -> None:
+        await self._until(strike.end)
+        self.disturbances.end(strike)
 
     def leave(self, node: EmulatedNode) -> None:
         """A node goes away; what it has not committed is lost."""
@@ -205,10 +250,15 @@ class Site:
         node.event("returned", f"at round {node.round}")
         node.start()
 
-    def _leave_for_good(self, node: EmulatedNode) -> None:
+    def leave_for_good(self, node: EmulatedNode) -> None:
+        """Nothing will happen at a node any more."""
         self.acting.discard(node.id)
         if not self.acting:
             self.over.set()
+
+    def set_speed(self, node: EmulatedNode, samples_per_second: float) -> None:
+        """Let what a node trains from now on take another time."""
+        self.speeds[node.id] = samples_per_second
 
     # ------------------------------------------------------------------ programs
 
@@ -225,7 +275,7 @@ class Site:
         node.committed = node.snapshot()
         self.reporter.ended(node)
         self.reporter.snapshots({node.id: node.committed})
-        self._leave_for_good(node)
+        self.leave_for_good(node)
 
     async def watched(self, node: EmulatedNode, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a second activity of a node."""
@@ -251,7 +301,7 @@ class Site:
         self.leave(node)
         node.mail.ended = True
         self.reporter.snapshots({node.id: node.snapshot()})
-        self._leave_for_good(node)
+        self.leave_for_good(node)
         await asyncio.Event().wait()
 
     async def commit(self, node: EmulatedNode) -> None:
@@ -272,7 +322,7 @@ class Site:
         while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
             if not self._holding:
                 self.reporter.snapshots({node.id: node.committed})
-                self._leave_for_good(node)
+                self.leave_for_good(node)
             self._released.clear()
             await self._released.wait()
         await asyncio.sleep(0)
@@ -305,6 +355,7 @@ class Site:
 
     def stop_now(self) -> None:
         """End all programs and send what they could go on from."""
+        self._stay()
         for node in self.nodes.values():
             if not node.mail.ended:
                 node.stop()
@@ -315,8 +366,7 @@ class Site:
 
     async def close(self) -> None:
         """End what is still going on."""
-        for task in self._absences:
-            task.cancel()
+        self._stay()
         for node in self.nodes.values():
             node.stop()
         self.trainer.close()
@@ -344,8 +394,15 @@ class Site:
             receivers = [r for r in receivers if rng.uniform(key, r) >= self.network.loss]
         uplink, between = self.uplinks[node.id], self.network.latency.between
         departure = Departure(uplink)
-        for receiver in receivers:
-            uplink.add(Copy(message, receiver, between(node.id, receiver), departure))
+        fates = self.disturbances.fates(node, receivers) if self._disturbing else ((r, 1.0) for r in receivers)
+        for receiver, fate in fates:
+            garbled = fate == "corrupt" and self.owners[receiver] != self.me
+            if isinstance(fate, str) and not garbled:
+                # Within a host there are no bytes that could change.
+                self.refuse(fate)
+                continue
+            extra = 1.0 if isinstance(fate, str) else fate
+            uplink.add(Copy(message, receiver, between(node.id, receiver), departure, extra, garbled))
         return departure
 
     def _emit(self, copy: Copy) -> None:
@@ -361,7 +418,8 @@ class Site:
             if departure.frame is None:
                 parts = wire.encode_parts(message.payload, tag=message.tag, sender=message.sender, round=message.round)
                 departure.frame = enveloped(parts)
-            return readdressed(departure.frame, receiver, sequence)
+            addressed = readdressed(departure.frame, receiver, sequence)
+            return corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
 
         assert self.peers is not None
         self.peers.send(owner, message.size, frame)

@@ -1,6 +1,7 @@
 """The coroutines of simulated nodes."""
 
 from collections.abc import Coroutine, Generator
+from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,11 @@ class SimulatedActivity:
         if self.done:
             return
         self.begun = True
-        world = self.node.world
+        node = self.node
+        if node.held is not None:
+            node.held.append(partial(self.resume, value))
+            return
+        world = node.world
         before, world.current = world.current, self
         try:
             asked = self.coroutine.send(value)

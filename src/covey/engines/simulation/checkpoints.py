@@ -80,6 +80,7 @@ def restore(world: "World", payload: Payload) -> None:
         ghosts = msgspec.msgpack.decode(checkpoint["ghosts"], type=list[tuple[float, int, float, int, int, float]])
         links.thaw(checkpoint["downlinks"].numpy(), ghosts)
     world.recorder.thaw(checkpoint)
+    world.follow_faults()
     for node, snapshot in zip(world.nodes, unpack(checkpoint, world.learner.device), strict=True):
         node.restore(snapshot, counters=True)
         node.committed = None if world.in_step else snapshot

@@ -35,6 +35,21 @@ class _Sent:
 SENT = _Sent()
 
 
+class _Several:
+    """A message that was sent in parts."""
+
+    def __init__(self, parts: Sequence[Sending]) -> None:
+        self.parts = parts
+
+    def cancel(self) -> int:
+        return sum(part.cancel() for part in self.parts)
+
+
+def several(parts: Sequence[Sending]) -> Sending:
+    """One sending, made of those to several groups of receivers."""
+    return parts[0] if len(parts) == 1 else _Several(parts)
+
+
 class Links(ABC):
     """Carries messages through virtual time."""
 
@@ -53,8 +68,8 @@ class Links(ABC):
         return delays
 
     @abstractmethod
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
-        """Send a message to each of several nodes."""
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        """Send a message to each of several nodes; it takes so many times longer to leave."""
 
     def uplink_busy_until(self, node: int) -> float:
         """When all that a node has sent so far will have left it."""
@@ -81,7 +96,7 @@ class Links(ABC):
 class Unlimited(Links):
     """Latency alone."""
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world = self.world
         latency, deliver, now = world.network.latency, world.deliver, world.now
         uniform = latency.uniform_value()
@@ -131,13 +146,14 @@ class Convoy:
         start: float,
         order: int,
         uniform: float | None,
+        slower: float,
     ) -> None:
         self.links = links
         self.message: Message | None = message
         """Forgotten when the last copy comes, as its model may be large."""
         self.sender = message.sender
         self.bits = message.size * 8.0
-        self.seconds = seconds = self.bits / links.up[message.sender]
+        self.seconds = seconds = slower * self.bits / links.up[message.sender]
         """How long one copy takes to leave."""
         self.start = start
         """When the first copy begins to leave."""
@@ -185,13 +201,14 @@ class Queued(Links):
         self.waiting: list[deque[Convoy]] = [deque() for _ in range(world.size)]
         """What had not left a node when somebody last looked."""
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world, sender = self.world, node.id
         now, waiting = world.now, self.waiting[sender]
         while waiting and waiting[0].end <= now:
             waiting.popleft()
         start = max(now, self.up_free[sender])
-        convoy = Convoy(self, message, receivers, start, node.order + 1, world.network.latency.uniform_value())
+        uniform = world.network.latency.uniform_value()
+        convoy = Convoy(self, message, receivers, start, node.order + 1, uniform, slower)
         node.order += convoy.kept
         self.up_free[sender] = convoy.end
         waiting.append(convoy)
@@ -296,16 +313,17 @@ class Fair(Links):
         super().__init__(world)
         free = np.full(world.size, np.inf)
         self.share = FairShare(free if uplinks is None else uplinks, free if downlinks is None else downlinks)
-        self.flows: dict[int, tuple[int, int, Message | None]] = {}
+        self.flows: dict[int, tuple[int, int, Message | None, float]] = {}
+        """Sender, receiver, message, and how many times longer it takes than its bits."""
         self.version = 0
         self.due = False
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message) -> Sending:
-        now, bits = self.world.now, message.size * 8.0
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        now, bits = self.world.now, message.size * 8.0 * slower
         started = []
         for receiver in receivers:
             flow = self.share.add(now, node.id, receiver, bits)
-            self.flows[flow] = (node.id, receiver, message)
+            self.flows[flow] = (node.id, receiver, message, slower)
             started.append((now, flow, 0.0, node.id, receiver, bits))
         self.world.note_transfers(node, started)
         self._soon()
@@ -313,9 +331,9 @@ class Fair(Links):
 
     def withdraw_all(self, node: int) -> None:
         now, sender = self.world.now, self.world.nodes[node]
-        for flow in [flow for flow, (source, _, _) in self.flows.items() if source == node]:
-            del self.flows[flow]
-            sender.bytes_out -= int(self.share.cancel(now, flow) / 8)
+        for flow in [flow for flow, (source, *_) in self.flows.items() if source == node]:
+            *_, slower = self.flows.pop(flow)
+            sender.bytes_out -= int(self.share.cancel(now, flow) / slower / 8)
             sender.messages_out -= 1
             self._soon()
 
@@ -337,7 +355,7 @@ class Fair(Links):
             return
         world = self.world
         for flow in self.share.complete(world.now):
-            sender, receiver, message = self.flows.pop(flow)
+            sender, receiver, message, _ = self.flows.pop(flow)
             if message is not None:
                 node = world.nodes[sender]
                 node.order += 1
@@ -359,5 +377,5 @@ class Fair(Links):
     def _haunt(self, event: tuple[int, int, float]) -> None:
         sender, receiver, bits = event
         flow = self.share.add(self.world.now, sender, receiver, bits)
-        self.flows[flow] = (sender, receiver, None)
+        self.flows[flow] = (sender, receiver, None, 1.0)
         self._soon()

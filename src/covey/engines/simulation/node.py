@@ -92,8 +92,10 @@ class SimulatedNode(Participant):
         if timeout is not None:
             waiters = self.mail.waiters
 
-            def give_up(_: None) -> None:
-                if waiters.get(key) is waiter:
+            def give_up(_: None = None) -> None:
+                if self.held is not None:
+                    self.held.append(give_up)
+                elif waiters.get(key) is waiter:
                     del waiters[key]
                     waiter.resume()
 
@@ -113,6 +115,8 @@ class SimulatedNode(Participant):
 
     def start(self, _: None = None) -> None:
         """Begin the program, from the start or from what was restored."""
+        if self.mail.away and self.held is None:
+            return  # It left in the moment in which it was to begin.
         self.main = SimulatedActivity(self, self.world.program.run(self))
         self.main.resume()
 
@@ -121,6 +125,7 @@ class SimulatedNode(Participant):
         for activity in [*self.activities, *([self.main] if self.main else [])]:
             activity.cancel()
         self.activities = []
+        self.held = None
         self.mail.clear(dropped=True)
 
     def close(self) -> None:

@@ -163,6 +163,8 @@ class Recorder:
         self.flush()
         self._close(complete=True)
         if self.writer is not None:
+            refused, now = self.world.refused, self.world.now
+            self.writer.host_figures([(now, 0, f"dropped/{reason}", float(n)) for reason, n in refused.items()])
             self.writer.flush()
         # What the agenda held after the last round, such as an absence to come, took nobody's time.
         self.show(self.last_commit)

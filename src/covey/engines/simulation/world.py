@@ -7,6 +7,7 @@ results depend on nothing that can still change.
 """
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,21 +15,24 @@ from typing import Any
 import torch
 
 from covey import rng, wire
+from covey.engines.disturbances import Disturbances
 from covey.engines.mailbox import describe
 from covey.engines.participant import USUAL, not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
-from covey.engines.simulation.agenda import Agenda
+from covey.engines.simulation.agenda import Agenda, Event
 from covey.engines.simulation.checkpoints import Cut
-from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited
+from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited, several
 from covey.engines.simulation.mixing import settle
 from covey.engines.simulation.node import SimulatedNode
 from covey.engines.simulation.recorder import Recorder
 from covey.engines.snapshots import Snapshot
 from covey.errors import ModelError, ProgramError
 from covey.experiment import Progress
+from covey.network.faults import Kill, Pause, Strike, strikes
 from covey.node import LocalData, Message, Mixture, Payload, Sending
 from covey.runs import RunWriter
+from covey.runs.schema import NETWORK
 from covey.task.dataset import Split
 from covey.task.learner import Training
 
@@ -37,6 +41,12 @@ _BYTES_AT_ONCE = 64_000_000
 
 _ABSENCES_IN_VAIN = 100
 """Nodes that come and go keep virtual time going for ever: all are stuck when each has left so often for no round."""
+
+_STRIKES_AT_ONCE = 100
+"""After so many strikes, which may have no end, the world looks whether anything else is still to happen."""
+
+_FIRST_STRIKE = 1 << 61
+"""Faults strike when all that nodes do in a moment is done, before fair links look for the next completion."""
 
 
 class World:
@@ -79,8 +89,17 @@ class World:
         """How long a training takes that is as the task says, by node."""
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
-        self.in_step = self.program.synchronous and not self.network.churn.has_churn
-        """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
+        self.in_step = prepared.in_step
+        self.refused: Counter[str] = Counter()
+        """Messages that faults kept from arriving, by reason."""
+        self.disturbances: Disturbances[SimulatedNode] = Disturbances(self, self.seed, self.speeds)
+        self._disturbing = self.disturbances.of_messages
+        self._since = [0.0] * self.size
+        """From when on each node lives through what happens: where a resumed one goes on."""
+        self._gone: set[int] = set()
+        self._strikes = strikes(experiment.faults, prepared.setting)
+        self._strike_order = _FIRST_STRIKE
+        self._struck = 0
         self.recorder = Recorder(self, writer, progress)
         self.nodes = [self._node(id) for id in range(self.size)]
         self.deliver: list[Callable[[Message], None]] = [node.mail.deliver for node in self.nodes]
@@ -111,6 +130,7 @@ class World:
 
     def begin(self) -> None:
         """Put every node at the start of its program."""
+        self.follow_faults()
         for node in self.nodes:
             if not self.in_step:
                 node.committed = self.snapshot(node)
@@ -162,7 +182,9 @@ class World:
             for node in stuck[:3]
             for key, waiter in node.mail.waiters.items()
         )
-        lossy = self.network.churn.has_churn or self.network.loss > 0 or any(node.mail.away for node in self.nodes)
+        experiment, network = self.prepared.experiment, self.network
+        lossy = network.churn.has_churn or network.loss > 0 or bool(experiment.faults)
+        lossy = lossy or any(node.mail.away for node in self.nodes)
         hint = " Nodes leave here, or messages are lost: give the program some 'patience'." if lossy else ""
         raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
 
@@ -223,7 +245,7 @@ class World:
                 f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
             )
         self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
-        self._leave(node)
+        self.leave(node)
         node.mail.ended = True
         self.passed_by(node)
         if all(other.mail.ended and other.mail.away for other in self.nodes if other.holder is not None):
@@ -264,7 +286,19 @@ class World:
             receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
             if not receivers:
                 return SENT
+        if self._disturbing:
+            return self._post_disturbed(node, receivers, message)
         return self.links.post(node, receivers, message)
+
+    def _post_disturbed(self, node: SimulatedNode, receivers: Sequence[int], message: Message) -> Sending:
+        """Send a message over links that faults strike."""
+        by_factor: dict[float, list[int]] = {}
+        for receiver, fate in self.disturbances.fates(node, receivers):
+            if isinstance(fate, str):
+                self.refused[fate] += 1
+            else:
+                by_factor.setdefault(fate, []).append(receiver)
+        return several([self.links.post(node, some, message, slower) for slower, some in by_factor.items()])
 
     # ------------------------------------------------------------------ rounds
 
@@ -355,10 +389,11 @@ class World:
         """Whether a node is to go no further."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
 
-    # ------------------------------------------------------------------ churn
+    # ------------------------------------------------------------------ churn and faults
 
     def follow_absences(self, node: SimulatedNode, since: float) -> bool:
         """Schedule the next absence of a node that was there at a time; whether it begins with one."""
+        self._since[node.id] = since
         if not self.network.churn.has_churn:
             return False
         absences = self.network.churn.absences(node.id, self.prepared.setting)
@@ -377,22 +412,49 @@ class World:
 
         def leave(end: float) -> None:
             if not node.mail.ended:
-                self._leave(node)
+                self.disturbances.leave(node, for_good=end == float("inf"))
                 if end < float("inf"):
                     self.at(end, node, lambda _: come_back())
 
         def come_back() -> None:
+            self.disturbances.come_back(node)
             if not node.mail.ended:
-                assert node.committed is not None
-                node.restore(node.committed, counters=False)
-                node.mail.away, node.behind = False, True
-                self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
-                self.after(0.0, node, node.start)
                 schedule_next()
 
         return schedule_next()
 
-    def _leave(self, node: SimulatedNode) -> None:
+    def follow_faults(self) -> None:
+        """Schedule the next strike of a fault."""
+        strike = next(self._strikes, None)
+        if strike is not None:
+            self._strike_order += 1
+            self.agenda.put(strike.start, self._strike_order, self._strike, strike)
+
+    def _strike(self, strike: Strike) -> None:
+        self._struck += 1
+        if self._struck % _STRIKES_AT_ONCE == 0 and not any(map(self._goes_on, self.agenda.pending())):
+            self._check_that_all_have_ended()
+            return
+        if all(node.mail.ended or node.id in self._gone for node in self.nodes):
+            return
+        if isinstance(strike.fault, Kill | Pause):
+            # Those who go on from a later moment after a resume have it behind them.
+            self.disturbances.begin(strike, [node for node in self.nodes if self._since[node.id] <= strike.start])
+        else:
+            self.disturbances.begin(strike, self.nodes)
+            self.recorder.event(self.now, NETWORK, strike.fault.kind, strike.in_words())
+        if strike.end < float("inf"):
+            self._strike_order += 1
+            self.agenda.put(strike.end, self._strike_order, self.disturbances.end, strike)
+        self.follow_faults()
+
+    def _goes_on(self, event: Event) -> bool:
+        """Whether something is still to happen that may let a node go on."""
+        _, action, argument = event
+        return action != self._strike and not (action == self.disturbances.end and argument in self._disturbing)
+
+    def leave(self, node: SimulatedNode) -> None:
+        """A node goes away; what it has not committed is lost."""
         self._in_vain += 1
         if self._in_vain > _ABSENCES_IN_VAIN * self.size:
             self._check_that_all_have_ended()
@@ -400,6 +462,23 @@ class World:
         self.links.withdraw_all(node.id)
         node.stop()
         self.recorder.event(self.now, node.id, "left", f"in round {node.round}")
+
+    def leave_for_good(self, node: SimulatedNode) -> None:
+        """A node that is away will not come back."""
+        self._gone.add(node.id)
+
+    def come_back(self, node: SimulatedNode) -> None:
+        """A node that was away goes on from its last commit."""
+        assert node.committed is not None
+        node.restore(node.committed, counters=False)
+        node.mail.away, node.behind = False, True
+        self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
+        self.after(0.0, node, node.start)
+
+    def set_speed(self, node: SimulatedNode, samples_per_second: float) -> None:
+        """Let what a node trains from now on take another time."""
+        self.speeds[node.id] = samples_per_second
+        self._usual_seconds.pop(node.id, None)
 
 
 @contextmanager

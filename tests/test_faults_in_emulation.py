@@ -1,0 +1,238 @@
+"""Faults in real time: what they do to nodes, links and bytes, and to the processes of hosts."""
+
+import os
+import signal
+import sqlite3
+import threading
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+import torch
+
+from covey import api, wire
+from covey.engines.emulation.connection import corrupted, enveloped
+from covey.engines.prepared import check, prepare
+from covey.errors import ConfigurationError
+from covey.experiment import Experiment
+from covey.network.faults import strikes
+from tests.conftest import simulate, table
+from tests.hosts import emulate
+
+EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "60ms"}
+
+
+def struck(*faults, rounds=40, **changes):
+    """An experiment with faults whose rounds take some 25 ms."""
+    changes.setdefault("program", EPIDEMIC)
+    return table(rounds=rounds, faults=list(faults), **changes)
+
+
+def dropped(written, reason):
+    """How many messages all hosts dropped for a reason."""
+    last = {host: value for _, host, name, value in written.of_hosts if name == f"dropped/{reason}"}
+    return sum(last.values())
+
+
+def happened(written, *kinds):
+    return [(node, kind) for _, node, kind, _ in sorted(written.happened) if kind in kinds]
+
+
+def last_rounds(written):
+    rounds = dict.fromkeys(range(12), 0)
+    for row in written.rows:
+        rounds[row[0]] = max(rounds[row[0]], row[1])
+    return list(rounds.values())
+
+
+def test_both_engines_draw_the_same_schedule():
+    faults = [
+        {"kind": "kill", "fraction": 0.25, "rate": 3, "back": 1},
+        {"kind": "cut", "nodes": [1], "rate": 1, "lasts": 1},
+    ]
+    drawn = []
+    for engine in ("simulation", "emulation"):
+        experiment = Experiment.from_table(struck(*faults, engine={"kind": engine}))
+        prepared = prepare(experiment, workers=1)
+        upcoming = islice(strikes(prepared.experiment.faults, prepared.setting), 50)
+        drawn.append([(strike.fault.kind, strike.start, strike.end, strike.nodes) for strike in upcoming])
+        prepared.learner.close()
+    assert drawn[0] == drawn[1]
+
+
+def test_killed_nodes_come_back_as_they_do_in_the_simulation(tmp_path):
+    kills = (
+        {"kind": "kill", "nodes": [3, 8], "at": "200ms", "back": "300ms"},
+        {"kind": "kill", "nodes": [5], "at": "400ms"},
+    )
+    outcome, written = emulate(struck(*kills), tmp_path)
+    _, simulated = simulate(struck(*kills))
+    kinds = ("left", "returned", "caught up")
+    assert outcome.finished
+    assert sorted(happened(written, *kinds)) == sorted(happened(simulated, *kinds))
+    times = {(node, kind): time for time, node, kind, _ in written.happened}
+    assert times[3, "left"] == pytest.approx(0.2, abs=0.1)
+    assert times[3, "returned"] == pytest.approx(0.5, abs=0.1)
+    rounds = last_rounds(written)
+    assert rounds.pop(5) < 40
+    assert rounds == [40] * 11
+
+
+def test_paused_nodes_do_nothing_and_lose_nothing(tmp_path):
+    pause = {"kind": "pause", "nodes": [3, 8], "at": "200ms", "lasts": "400ms"}
+    tables = struck(pause, rounds=20, program={"kind": "gossip", "topology": "ring"})
+    outcome, written = emulate(tables, tmp_path)
+    assert outcome.finished
+    assert sorted(happened(written, "paused", "went on")) == sorted(
+        (n, k) for n in (3, 8) for k in ("paused", "went on")
+    )
+    assert not [row for row in written.rows if row[0] in (3, 8) and 0.25 < row[2] < 0.55]
+    assert last_rounds(written) == [20] * 12
+    ends = {row[0]: row[8:11] for row in written.rows if row[1] == 20}
+    assert {sent for sent, _, _ in ends.values()} == {40}
+
+
+def test_faults_at_the_very_start_keep_nobody_from_beginning(tmp_path):
+    pause = {"kind": "pause", "nodes": [3, 8], "at": 0, "lasts": "100ms"}
+    kill = {"kind": "kill", "nodes": [8, 5], "at": 0, "back": "200ms"}
+    outcome, written = emulate(struck(pause, kill, rounds=15), tmp_path)
+    assert outcome.finished
+    assert last_rounds(written) == [15] * 12
+    assert not [row for row in written.rows if row[2] < {3: 0.1, 5: 0.2, 8: 0.2}.get(row[0], 0.0)]
+
+
+def test_halves_that_are_cut_apart_go_on_and_join_again(tmp_path):
+    cut = {"kind": "cut", "host": 0, "of": 2, "at": "200ms", "lasts": "1s"}
+    task = {"partition": {"kind": "shards", "per_node": 1}}
+    outcome, written = emulate(struck(cut, rounds=100, task=task, evaluation={"every": 4}), tmp_path)
+    assert outcome.finished
+    assert last_rounds(written) == [100] * 12
+    assert dropped(written, "cut") > 0
+    came = {row[1]: row[2] for row in sorted(written.rows)}
+    distance = {t: value for _, t, name, value in written.figures if name == "consensus_distance"}
+    during = max(value for t, value in distance.items() if 0.6 < came[t] < 1.3)
+    assert distance[100] < 0.8 * during
+    (event,) = [event for event in written.happened if event[2] == "cut"]
+    assert event[1] == -1
+    assert event[3] == "the nodes of host 0 of 2 cut off from the others for 1 s"
+
+
+def test_slow_nodes_and_links_are_slow_while_it_lasts(tmp_path):
+    ring = {"kind": "gossip", "topology": "ring"}
+    plain, _ = emulate(struck(program=ring, rounds=10), tmp_path)
+    for fault in ({"nodes": [3], "compute": 8}, {"links": [[3, 4], [0, 11]], "uplink": 100}):
+        slowed, written = emulate(struck({"kind": "slow", **fault, "at": 0}, program=ring, rounds=10), tmp_path)
+        assert slowed.time > 2 * plain.time
+        assert last_rounds(written) == [10] * 12
+
+
+def test_corrupt_bytes_are_found_by_whoever_receives_them(tmp_path):
+    corrupt = {"kind": "corrupt", "fraction": 1, "at": 0, "probability": 0.2}
+    outcome, written = emulate(struck(corrupt, rounds=20), tmp_path, 3)
+    assert outcome.finished
+    assert last_rounds(written) == [20] * 12
+    sent = sum(row[8] for row in written.rows if row[1] == 20)
+    assert 0.1 < dropped(written, "corrupt") / sent < 0.3
+    assert [event for event in written.happened if event[2] == "rejected"] == []
+
+
+def test_a_changed_byte_is_never_that_of_the_prefix():
+    frame = enveloped(wire.encode_parts({"model": torch.arange(5.0)}, tag="t", sender=1, round=2))
+    whole = b"".join(frame)
+    behind = len(frame[0]) + len(frame[1])
+    places = set()
+    for number in range(3 * len(whole)):
+        (place,) = np.flatnonzero(
+            np.frombuffer(whole, np.uint8) != np.frombuffer(b"".join(corrupted(frame, number)), np.uint8)
+        )
+        places.add(int(place))
+    assert places == set(range(behind, len(whole)))
+
+
+def test_a_fault_that_counts_other_hosts_than_the_engine_is_refused():
+    tables = struck({"kind": "kill", "host": 0, "of": 2, "at": 1}, engine={"kind": "emulation", "nodes_per_process": 4})
+    with pytest.raises(
+        ConfigurationError, match="The 'of' of the fault kill must be the number of hosts, 3; set 'nodes_per_process'"
+    ):
+        check(Experiment.from_table({**tables, "engine": {"kind": "emulation", "nodes_per_process": 4}}))
+
+
+# ---------------------------------------------------------------------- processes
+
+
+def rows_of(folder):
+    with closing(sqlite3.connect(f"file:{folder / 'metrics.sqlite'}?mode=ro", uri=True)) as database:
+        return set(database.execute("SELECT node, round FROM commits"))
+
+
+def hosts_of_this_process():
+    """The process ids of the hosts that were started here."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            command = (entry / "cmdline").read_bytes()
+        except (OSError, IndexError):
+            continue
+        if parent == os.getpid() and b"\0host\0" in command:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def sound(folder):
+    with closing(sqlite3.connect(folder / "metrics.sqlite")) as database:
+        return database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+REAL = {"kind": "emulation", "nodes_per_process": 6}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_the_kill_of_a_host_in_the_midst_of_a_round_loses_no_committed_row(in_folder):
+    seen = set()
+
+    def kill():
+        late = monotonic() + 30
+        while monotonic() < late:
+            sleep(0.05)
+            if (in_folder / "out" / "metrics.sqlite").exists():
+                seen.update(rows_of(in_folder / "out"))
+                if len({node for node, round in seen if round > 2}) == 12:
+                    os.kill(hosts_of_this_process()[-1], signal.SIGKILL)
+                    return
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ring = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
+    tables = struck(rounds=80, program=ring, checkpoint={"every": 2})
+    run = api.run({**tables, "engine": REAL}, out=in_folder / "out")
+    killer.join()
+    assert seen
+    assert run.status == "finished"
+    assert sound(run.folder)
+    rows = rows_of(run.folder)
+    assert seen <= rows
+    assert {node for node, round in rows if round == 80} == set(range(12))
+    with closing(sqlite3.connect(run.folder / "metrics.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM commits").fetchone() == (len(rows),)
+        kinds = database.execute("SELECT DISTINCT kind FROM events ORDER BY kind").fetchall()
+    assert {"left", "returned"} <= {kind for (kind,) in kinds}
+
+
+def test_hosts_that_a_fault_kills_for_good_or_pauses_do_not_end_the_run(in_folder):
+    faults = (
+        {"kind": "kill", "host": 1, "of": 2, "at": "600ms"},
+        {"kind": "pause", "host": 0, "of": 2, "at": "1s", "lasts": "500ms"},
+    )
+    run = api.run({**struck(*faults, rounds=40, network={"compute": 400.0}), "engine": REAL}, out=in_folder / "out")
+    assert run.status == "finished"
+    assert sound(run.folder)
+    rows = rows_of(run.folder)
+    assert {node for node, round in rows if round == 40} == set(range(6))
+    times = run.commits["time"]
+    assert times[(times > 1.2) & (times < 1.45)].empty
+    assert not times[times > 1.5].empty
+    assert run.models.shape[0] == 12
