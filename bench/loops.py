@@ -4,7 +4,7 @@ Both do the same work with the same batches, and the models at the end are compa
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -135,11 +135,6 @@ def with_a_loop(setup: Prepared) -> tuple[float, torch.Tensor]:
     return spent, torch.stack([learner.layout.flatten(module) for module in modules])
 
 
-def repeated(measure: Callable[[Prepared], tuple[float, torch.Tensor]], setup: Prepared) -> float:
-    """The least of two times."""
-    return min(measure(setup)[0] for _ in range(2))
-
-
 def rows() -> Iterator[list[str]]:
     """Name, ratio, target, and figures for scale."""
     for case in CASES:
@@ -148,7 +143,9 @@ def rows() -> Iterator[list[str]]:
         _, theirs = with_a_loop(setup)
         difference = float((ours - theirs).abs().max() / theirs.abs().max())
         assert difference < 1e-3, f"{case.name}: the models differ by {difference:g}"
-        loop, covey = repeated(with_a_loop, setup), repeated(with_covey, setup)
+        # In turns, as other work on the machine comes and goes; the least of four times each.
+        times = [(with_a_loop(setup)[0], with_covey(setup)[0]) for _ in range(4)]
+        loop, covey = (min(spent) for spent in zip(*times, strict=True))
         setup.learner.close()
         work = case.nodes * case.rounds
         detail = f"{work / covey:,.0f} against {work / loop:,.0f} node-rounds/s; models equal to {difference:.0e}"

@@ -125,3 +125,17 @@ def test_hosts_that_are_not_there_are_named(tmp_path):
     assert run.returncode != 0
     absent = ", ".join(f"{number} at 127.0.0.1:{number + 1} (nobody listens there)" for number in range(2))
     assert f"2 of 2 hosts are missing after 0.5 seconds: {absent}." in said
+
+
+def test_a_program_of_the_script_itself_must_move_to_a_module(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import covey\n"
+        "class Mine(covey.Program):\n"
+        "    async def run(self, node):\n"
+        "        pass\n"
+        "task = {'dataset': 'digits', 'model': 'logistic'}\n"
+        "covey.run({'program': Mine(), 'task': task, 'network': {'nodes': 2}, 'engine': 'emulation'})\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "ConfigurationError: Mine is defined in the script or notebook that was started" in done.stderr

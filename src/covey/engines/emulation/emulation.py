@@ -136,6 +136,7 @@ class Emulation(Engine):
         progress: Callable[[Progress], None] | None = None,
         checkpoint: Payload | None = None,
     ) -> Outcome:
+        _check_importable(prepared.experiment.to_table())
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -153,6 +154,18 @@ class Emulation(Engine):
         from covey.engines.emulation.launcher import Launcher
 
         return await Launcher(prepared, self, writer, progress, checkpoint).run()
+
+
+def _check_importable(table: Any) -> None:
+    """Whether other processes can import all parts of an experiment."""
+    for value in table.values() if isinstance(table, dict) else table:
+        if isinstance(value, dict | list):
+            _check_importable(value)
+        elif isinstance(value, str) and value.startswith("__main__:"):
+            raise ConfigurationError(
+                f"{value.removeprefix('__main__:')} is defined in the script or notebook that was started, from which "
+                f"the processes of an emulation cannot import it. Put it into a module of its own."
+            )
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
