@@ -64,11 +64,11 @@ class SyntheticImages(Dataset):
         def split(samples: int) -> Split:
             labels = generator.permutation(np.arange(samples) % self.classes)
             images = np.empty((samples, self.channels, self.side, self.side), dtype=np.uint8)
-            for at in range(0, samples, 4096):  # the noise of all samples at once would be four times the images
-                clean = pictures[labels[at : at + 4096]]
+            for at in range(0, samples, 256):  # the noise of all samples at once would be four times the images
+                clean = pictures[labels[at : at + 256]]
                 noise = generator.standard_normal(clean.shape, dtype=np.float32)
                 clean += 255 * np.float32(self.noise) * noise
-                images[at : at + 4096] = np.rint(clean.clip(0, 255))
+                images[at : at + 256] = np.rint(clean.clip(0, 255))
             return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
         return Data(split(self.samples), split(self.test_samples), "classes", self.classes, scale=1 / 255)
