@@ -41,8 +41,8 @@ _Rows = tuple[list[_Row], list[tuple[int, int, str, float]], list[tuple[float, i
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-"""Of the processes that are started, where it is not set: threads of their own are enough, and with one arena glibc keeps
-less memory that was freed (16 nodes of GN-LeNet in 2 hosts: some 15 MB)."""
+"""Of the processes that are started, where it is not set: threads of their own are enough, and with one arena glibc
+keeps less memory that was freed."""
 _RESTARTS = 5
 """How often a host is started again."""
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
