@@ -1,0 +1,66 @@
+"""Gives a connection frames of which bytes were changed, in pieces: it must hear no frame that was not sent."""
+
+import asyncio
+
+import torch
+from loop import fuzz, watched
+
+with watched():
+    from covey import wire
+    from covey.engines.emulation.connection import Connection, enveloped
+
+LIMITS = wire.Limits(frame=1 << 19, header=1 << 12)
+SENT = [
+    wire.encode_parts({"n": number, "x": torch.arange(size, dtype=torch.float32)}, tag="t", sequence=number)
+    for number, size in enumerate([0, 3, 2500, 70_000])
+]
+STREAM = b"".join(bytes(part) for parts in SENT for part in enveloped(parts))
+ENCODED = {b"".join(map(bytes, parts)) for parts in SENT}
+LOOP = asyncio.new_event_loop()
+
+
+class _Nothing(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def is_reading(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        self.open = False
+
+
+def harness(data: bytes) -> None:
+    """One input, in eights: where in the stream, how many bytes go, which come, and how long the pieces are."""
+    stream = bytearray(STREAM)
+    for at in range(0, len(data) - 7, 8):
+        place = int.from_bytes(data[at : at + 4], "little") % len(stream)
+        stream[place : place + data[at + 4] % 4] = data[at + 5 : at + 5 + data[at + 4] // 4 % 4]
+    LOOP.run_until_complete(_feed(memoryview(stream), 1 + int.from_bytes(data[:3], "little") % 300_000))
+
+
+async def _feed(rest: memoryview, piece: int) -> None:
+    heard: list[bytes] = []
+    pipe, connection = _Nothing(), Connection(LIMITS, lambda reason: None)
+    connection.connection_made(pipe)
+
+    def hear(frame: wire.Frame) -> None:
+        heard.append(wire.encode(frame.payload, tag=frame.tag, sequence=frame.sequence))
+
+    connection.listen(hear, LIMITS)
+    while len(rest) and pipe.open:
+        buffer = connection.get_buffer(-1)
+        count = min(len(buffer), piece, len(rest))
+        assert count, "no room"
+        buffer[:count] = rest[:count]
+        connection.buffer_updated(count)
+        rest, piece = rest[count:], max(piece, 500)
+    assert ENCODED.issuperset(heard)
+
+
+if __name__ == "__main__":
+    fuzz(harness, [bytes(64), bytes(range(80)), bytes(range(0, 240, 3))])
