@@ -6,7 +6,7 @@ a wrong prefix nobody knows where the next frame begins, so the connection ends 
 
 A body is a table of 64-bit words, in rows of 1024. One checksum is the CRC-32 of what is left below the last whole row
 and of the columns' sums, the other that of the rows' sums: words that change, move or change places change one of them.
-It takes half as long as the CRC-32 of the whole body would: 3.4 GB/s where that has 1.6, and a plain sum 6.4.
+Bodies of 1 MB go through it at 12 GB/s, those of 32 MB at 4; the CRC-32 of the whole takes 3, a plain sum 37 and 9.
 """
 
 import asyncio
