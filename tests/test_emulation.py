@@ -6,7 +6,7 @@ import torch
 from covey import kinds
 from covey.engines.emulation.connection import FRAMING_BYTES
 from covey.errors import ModelError, ProgramError
-from tests.conftest import begun, models_of, simulate, table
+from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate
 
@@ -167,3 +167,16 @@ def test_a_duration_ends_a_run_in_real_time(tmp_path):
 def test_what_goes_wrong_at_a_node_ends_the_run_in_one_line(changes, error, message, tmp_path):
     with pytest.raises(error, match=message):
         emulate(table(network=QUICK, **changes), tmp_path)
+
+
+def test_a_checkpoint_counts_on_no_figure_that_is_not_written(tmp_path, monkeypatch):
+    written_by_then = {}
+
+    def checkpoint(written, round, payload, keep):
+        written_by_then[round] = {(node, t) for node, t, _, _ in written.figures}
+
+    monkeypatch.setattr(Written, "checkpoint", checkpoint)
+    emulate(table(program=PROGRAMS["ring"], network=QUICK, rounds=6, checkpoint={"every": 2}), tmp_path)
+    assert written_by_then.keys() == {2, 4}
+    for round, figures in written_by_then.items():
+        assert figures >= {(node, t) for node in range(-1, 12) for t in range(2, round + 1, 2)}

@@ -30,6 +30,15 @@ from covey.node import (
 from covey.task.learner import Training
 from covey.task.optimizers import Slots
 
+
+class _Sent:
+    """A message that went nowhere, or of which nothing queues any more."""
+
+    def cancel(self) -> int:
+        return 0
+
+
+SENT = _Sent()
 USUAL = Work()
 """Training as the task says."""
 

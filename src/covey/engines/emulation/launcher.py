@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -70,7 +70,6 @@ class _Host:
     """How many faults keep it away."""
     for_good: bool = False
     """Whether one of them does so to the end."""
-    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Launcher:
@@ -95,7 +94,7 @@ class Launcher:
         self.prepared, self.settings, self.writer, self.progress = prepared, settings, writer, progress
         self.size = prepared.network.nodes
         experiment = prepared.experiment
-        self.rounds, self.seed = experiment.rounds, experiment.seed
+        self.rounds = experiment.rounds
         self.run_name = secrets.token_hex(16)
         self.in_step = prepared.in_step
         self.owners = settings.owners(self.size)
@@ -351,7 +350,7 @@ class Launcher:
                 raise self._failure
             if self.interrupted and not stopping:
                 stopping = True
-                self._show(stopping=True)
+                self._show()
                 await self._stop_hosts()
 
     async def _stop_hosts(self) -> None:
@@ -512,8 +511,9 @@ class Launcher:
                 for cut in self.cuts.values():
                     cut.setdefault(node, snapshot)
             else:
-                ended = {n: s for n, s in self.snapshots.items() if s.ended}
-                self.cuts.setdefault(snapshot.completed, ended)[node] = snapshot
+                if snapshot.completed not in self.cuts:
+                    self.cuts[snapshot.completed] = {n: s for n, s in self.snapshots.items() if s.ended}
+                self.cuts[snapshot.completed][node] = snapshot
         every = self.prepared.experiment.checkpoint.every
         if self.writer is None or not every or self.interrupted:
             return
@@ -535,10 +535,10 @@ class Launcher:
         self.writer.checkpoint(round, {"round": round, **pack(each)}, keep=checkpoint.keep)
 
     def _hear_pulse(self, host: _Host, frame: wire.Frame) -> None:
-        host.figures = msgspec.msgpack.decode(frame.payload["figures"], type=dict[str, float])  # type: ignore[arg-type]
-        time: Any = frame.payload["time"]
+        said: Any = frame.payload
+        figures = msgspec.msgpack.decode(said["figures"], type=dict[str, float])
         if self.writer is not None:
-            self.writer.host_figures([(time, host.number, name, value) for name, value in host.figures.items()])
+            self.writer.host_figures([(said["time"], host.number, name, value) for name, value in figures.items()])
 
     def _hear_holds(self, host: _Host, frame: wire.Frame) -> None:
         if host.held is not None and not host.held.done():
@@ -555,7 +555,7 @@ class Launcher:
             self._time = max(self._time, time)
         self._changed.set()
 
-    def _show(self, *, stopping: bool = False) -> None:
+    def _show(self) -> None:
         if self.progress is not None:
             self._shown = monotonic()
             losses = self._losses.values()
@@ -568,7 +568,7 @@ class Launcher:
                     loss=sum(losses) / len(losses) if losses else None,
                     accuracy=self._accuracy,
                     clock=self.settings.clock,
-                    stopping=stopping or self.interrupted,
+                    stopping=self.interrupted,
                 )
             )
 

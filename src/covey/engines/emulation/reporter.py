@@ -37,8 +37,9 @@ class Reporter:
         self._pending: list[tuple[int, int, Any]] = []
         self._averages: dict[int, Average] = {}
         self._evaluating: asyncio.Task[None] | None = None
-        here = set(site.prepared.evaluated) & site.nodes.keys()
-        self._evaluated = here
+        self._evaluated = set(site.prepared.evaluated) & site.nodes.keys()
+        self._held: list[tuple[int, Snapshot]] = []
+        """Snapshots that wait for the evaluation of what they hold."""
 
     def commit(self, node: "EmulatedNode") -> bool:
         """Report a completed round of a node; whether its model is evaluated."""
@@ -74,10 +75,20 @@ class Reporter:
             self._commits, self._figures, self._events = [], [], []
 
     def snapshots(self, snapshots: Mapping[int, Snapshot]) -> None:
-        """Send what nodes could go on from."""
-        # The rows of the rounds that a checkpoint holds are to be there before it is.
+        """Send what nodes could go on from, after all rows of the rounds that it holds."""
+        self._held += snapshots.items()
+        if self._evaluating is None:
+            self._send(self._take_held())
+
+    def _take_held(self) -> list[tuple[int, Snapshot]]:
+        held, self._held = self._held, []
+        return held
+
+    def _send(self, held: list[tuple[int, Snapshot]]) -> None:
         self.flush()
-        say(self.control, "snapshots", {"nodes": list(snapshots), **pack(list(snapshots.values()))})
+        if held:
+            payload = pack([snapshot for _, snapshot in held])
+            say(self.control, "snapshots", {"nodes": [node for node, _ in held], **payload})
 
     async def run(self) -> None:
         """Report every now and then, until cancelled."""
@@ -101,6 +112,7 @@ class Reporter:
             while self._pending:
                 await asyncio.sleep(0)
                 pending, self._pending = self._pending, []
+                held = self._take_held()
                 models = [computed(model) for _, _, model in pending]
                 split = site.split("test")
                 evaluated = await site.trainer.apart(partial(site.learner.evaluate, models, split))
@@ -110,10 +122,12 @@ class Reporter:
                         self._averages[completed] = Average(site.learner, keeps=site.evaluation.average)
                     self._averages[completed].add(model, metrics["accuracy"])
                 self._send_averages()
+                self._send(held)
         except Exception as error:
             site.fail(error)
         finally:
             self._evaluating = None
+            self._send(self._take_held())
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
         for completed, kept in list(self._averages.items()):

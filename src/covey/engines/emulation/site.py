@@ -17,7 +17,7 @@ from covey.engines.emulation.node import EmulatedNode
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.reporter import Reporter
 from covey.engines.emulation.trainer import Trainer
-from covey.engines.participant import not_finite_entry
+from covey.engines.participant import SENT, not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ModelError, ProgramError, told
@@ -30,16 +30,6 @@ _STALL = 5.0
 
 _REJECTED = 100
 """How many messages of a sender that are not finite are reported one by one; then they are only counted."""
-
-
-class _Sent:
-    """A message that went nowhere, or of which nothing queues."""
-
-    def cancel(self) -> int:
-        return 0
-
-
-_SENT = _Sent()
 
 
 class Site:
@@ -380,14 +370,14 @@ class Site:
     ) -> Sending:
         """Send a payload to some nodes."""
         if not receivers:
-            return _SENT
+            return SENT
         message = Message(node.id, tag, round, payload, wire.size(payload, tag))
         node.messages_out += len(receivers)
         node.bytes_out += message.size * len(receivers)
         problem = not_finite_entry(payload)
         if problem is not None:
             node.event("rejected", f"'{problem}' in its message {tag!r} is not finite")
-            return _SENT
+            return SENT
         if self.network.loss > 0:
             node.order += 1
             key = rng.mix(self._loss_key, node.order)

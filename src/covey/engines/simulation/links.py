@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covey.engines.participant import SENT
 from covey.network.fair import FairShare
 from covey.node import Message, Sending
 
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 Ghost = tuple[float, int, float, int, int, float]
 """Traffic of the past that still takes capacity after a resume, but delivers nothing:
 (time, order of the event, time of the last bit, sender, receiver, bits)."""
-
-
-class _Sent:
-    """A message of which nothing queues any more."""
-
-    def cancel(self) -> int:
-        return 0
-
-
-SENT = _Sent()
 
 
 class _Several:

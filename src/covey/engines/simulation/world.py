@@ -17,12 +17,12 @@ import torch
 from covey import rng, wire
 from covey.engines.disturbances import Disturbances
 from covey.engines.mailbox import describe
-from covey.engines.participant import USUAL, not_finite_entry
+from covey.engines.participant import SENT, USUAL, not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
 from covey.engines.simulation.agenda import Agenda, Event
 from covey.engines.simulation.checkpoints import Cut
-from covey.engines.simulation.links import SENT, Fair, Links, Queued, Unlimited, several
+from covey.engines.simulation.links import Fair, Links, Queued, Unlimited, several
 from covey.engines.simulation.mixing import settle
 from covey.engines.simulation.node import SimulatedNode
 from covey.engines.simulation.recorder import Recorder
