@@ -178,3 +178,27 @@ def test_a_gpu_computes_what_the_cpu_computes(model):
     here, there = trained(learner(model)), trained(learner(model, device="cuda"))
     for left, right in zip(here, there, strict=True):
         assert torch.allclose(left.update.model, right.update.model.cpu(), atol=1e-4)
+
+
+class TwoLayers(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(768, 20), torch.nn.ReLU(), torch.nn.Linear(20, 10))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", ["lenet", Module(factory=TwoLayers)], ids=["lenet", "linear layers"])
+def test_narrow_modules_are_trained_together_to_the_bits_that_they_have_alone(model, optimizer):
+    images = {**IMAGES, "side": 32} if model == "lenet" else IMAGES
+    made = learner(model, images, holders=5, optimizer=optimizer)
+    assert made.kernel_name == "vmap"
+    together = trained(made)
+    for training in together:
+        alone = Training(training.holder, made.initial(training.holder), 100 + training.holder, 0, 0, Work())
+        made.train([alone])
+        assert torch.equal(alone.update.model, training.update.model)
+        assert alone.update.loss == training.update.loss
+
+
+def test_wide_modules_and_nodes_with_less_than_a_batch_are_trained_one_by_one():
+    assert learner("gn-lenet").kernel_name == "module"
+    assert learner(Module(factory=TwoLayers), holders=10).kernel_name == "module"

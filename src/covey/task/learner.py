@@ -97,7 +97,7 @@ class Learner:
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         self._first = self.layout.flatten(module).to(self.device)
-        chosen = kernel if kernel != "auto" else _best_kernel(module, self.layout, self.device, self._vmap_refusal)
+        chosen = kernel if kernel != "auto" else self._best_kernel(module)
         if chosen == "stacked" and not _is_dense(module, self.layout):
             raise ConfigurationError(
                 f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
@@ -142,8 +142,23 @@ class Learner:
                 torch.manual_seed(key >> 1)
             yield
 
+    def _best_kernel(self, module: torch.nn.Module) -> str:
+        if _is_dense(module, self.layout):
+            return "stacked"
+        if self.layout.buffers or _draws(module) or any(isinstance(x, torch.nn.RNNBase) for x in module.modules()):
+            return "module"
+        if self.device.type == "cuda":
+            return "vmap" if self._vmap_refusal() is None else "module"
+        # It computes every batch at its full size, however few the samples of a node.
+        fitting = _is_narrow(module) and self.task.batch_size <= self.parts.sizes.min()
+        return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
+
     def _vmap_refusal(self) -> str | None:
         return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
+
+    def _vmap_is_independent(self) -> bool:
+        optimizer, batch_size = self.task.optimizer, self.task.batch_size
+        return VmappedKernel.is_independent(lambda: self._make(0), self.layout, self.data, optimizer, batch_size)
 
     def _check_layers(self, module: torch.nn.Module) -> None:
         """Refuse what has no place in a flat model."""
@@ -355,17 +370,13 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _best_kernel(
-    module: torch.nn.Module, layout: Layout, device: torch.device, vmap_refusal: Callable[[], str | None]
-) -> str:
-    if _is_dense(module, layout):
-        return "stacked"
-    # With vmap the last bits depend on which nodes are computed together: on CPUs a resumed run is to be the same.
-    if device.type != "cuda" or layout.buffers or _draws(module):
-        return "module"
-    if any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules()):
-        return "module"
-    return "vmap" if vmap_refusal() is None else "module"
+def _is_narrow(module: torch.nn.Module) -> bool:
+    """Whether several models at once are faster on CPUs than one after the other, as measured."""
+    weighted = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
+    return all(
+        isinstance(layer, torch.nn.Linear) or (isinstance(layer, torch.nn.Conv2d) and layer.out_channels <= 16)
+        for layer in weighted
+    )
 
 
 def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:

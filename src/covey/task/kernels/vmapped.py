@@ -1,10 +1,9 @@
-"""Any module, many nodes at once, by torch.func: for GPUs, and by choice for narrow convolutions on CPUs.
+"""Any module, many nodes at once, by torch.func: for GPUs, and for narrow layers on CPUs.
 
-Wide convolutions of several nodes at once are slower on CPUs than one node after the other. The last bits of a result
-depend on which nodes are computed together, so a resumed run equals an uninterrupted one to rounding alone.
+Wide convolutions of several nodes at once are slower on CPUs than one node after the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +21,7 @@ from covey.task.optimizers import Optimizer
 class VmappedKernel(ModuleKernel):
     """For modules without buffers, and without layers that vmap cannot carry (recurrent ones) or that draw numbers."""
 
-    chunk = 32
+    chunk = 16
 
     @classmethod
     def refusal(
@@ -45,6 +44,28 @@ class VmappedKernel(ModuleKernel):
             return told(error).splitlines()[0]
         return None
 
+    @classmethod
+    def is_independent(
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, batch_size: int
+    ) -> bool:
+        """Whether a training comes out the same to the bit in whatever company, so that a resumed run is the same."""
+        generator = torch.Generator().manual_seed(1)
+        starts = list(torch.randn(cls.chunk, layout.size, generator=generator) / 8)
+        samples = torch.randint(len(data.train), (cls.chunk, 1, batch_size), generator=generator)
+        kernel = cls(make, layout, data, optimizer)
+
+        def trained(places: Sequence[int]) -> Sequence[Tensor]:
+            slots = optimizer.fresh(torch.stack(starts)[list(places), : layout.trainable])
+            lr = torch.full((len(places), 1), 0.1)
+            chosen = [starts[place] for place in places]
+            return kernel.train(Chunk(chosen, samples[list(places)], False, [1] * len(places), lr, 0.0, slots)).models
+
+        together = trained(range(cls.chunk))
+        for places in ([0], [cls.chunk - 1], [5, 0], [7, 2, 0], list(range(cls.chunk - 1, 0, -1))):
+            if not all(map(torch.equal, trained(places), (together[place] for place in places))):
+                return False
+        return True
+
     def train(self, chunk: Chunk) -> Trained:
         bound = self.bound()
         bound.reset()
@@ -60,18 +81,22 @@ class VmappedKernel(ModuleKernel):
 
         differentiate = vmap(grad_and_value(loss_of, has_aux=True))
         with torch.no_grad():
-            models = torch.stack(list(chunk.starts))
+            # Never one alone: it would take other ways through torch's kernels, and its last bits would differ.
+            count = max(len(chunk.starts), 2)
+            models = torch.stack([*chunk.starts, *chunk.starts][:count])
+            drawn = chunk.samples.expand(count, -1, -1)
             trained = models[:, :trainable]
             starts = trained.clone() if chunk.proximal else None
-            losses = models.new_zeros(len(models))
+            losses = models.new_zeros(len(chunk.starts))
             for step in range(chunk.steps[0]):
                 active = chunk.active(step)
-                samples = chunk.samples[:active, step]
+                together = max(active, 2)
+                samples = drawn[:together, step]
                 taken = samples >= 0
                 flat = samples.clamp(min=0).reshape(-1)
                 x = Kernel.inputs(self, self.train_split, flat)
                 targets = self.train_split.targets[flat]
-                views = self.layout.views(models[:active])
+                views = self.layout.views(models[:together])
                 # By each piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
                     {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
@@ -80,10 +105,11 @@ class VmappedKernel(ModuleKernel):
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
                 )
-                gradients = torch.cat([piece.reshape(active, -1) for piece in pieces.values()], dim=1)
-                losses[:active] += (loss * taken).sum(1)
+                gradients = torch.cat([piece[:active].reshape(active, -1) for piece in pieces.values()], dim=1)
+                losses[:active] += (loss * taken).sum(1)[:active]
                 if starts is not None:
                     gradients = gradients.add(trained[:active] - starts[:active], alpha=chunk.proximal)
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
                 self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
+        models = models[: len(chunk.starts)]
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
