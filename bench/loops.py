@@ -33,7 +33,6 @@ class Case:
     rounds: int
     target: float
     """At least so many times faster."""
-    kernel: str = "auto"
 
 
 IMAGES = {"kind": "synthetic-images", "samples": 6400, "test_samples": 100}
@@ -41,7 +40,6 @@ CASES = [
     Case("logistic, 64 nodes", "logistic", {**IMAGES, "channels": 1, "side": 28}, 64, 8, 10, 6, 8.0),
     Case("MLP 784-128-10, 64 nodes", "mlp", {**IMAGES, "channels": 1, "side": 28}, 64, 8, 10, 4, 4.0),
     Case("LeNet-5, 64 nodes", "lenet", {**IMAGES, "channels": 1, "side": 28}, 64, 8, 3, 3, 2.0),
-    Case("LeNet-5, 64 nodes, kernel vmap", "lenet", {**IMAGES, "channels": 1, "side": 28}, 64, 8, 3, 3, 2.0, "vmap"),
     Case("GN-LeNet, 16 nodes", "gn-lenet", {**IMAGES, "channels": 3, "side": 32}, 16, 8, 3, 6, 2.0),
 ]
 
@@ -61,7 +59,6 @@ def prepared(case: Case) -> Prepared:
             },
             "network": {"nodes": case.nodes},
             "evaluation": {"every": 0, "nodes": 1, "samples": 1, "average": False},
-            "engine": {"kernel": case.kernel},
         }
     )
     return prepare(experiment, **experiment.engine.compute_settings())

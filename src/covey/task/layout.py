@@ -55,6 +55,9 @@ class Layout:
         self.parameters, self.frozen, self.buffers = found
         placed = {piece.name for piece in self.pieces}
         self.constants = {name: t.detach().clone() for name, t in tensors_of(module).items() if name not in placed}
+        weights = {id(layer.weight) for layer in module.modules() if type(layer) is nn.Conv2d}
+        images = {name for name, parameter in parameters if id(parameter) in weights}
+        self._images = [piece for piece in self.pieces if piece.name in images]
         self.size = at
         self.trainable = self.parameters[-1].stop if self.parameters else 0
 
@@ -72,19 +75,55 @@ class Layout:
         """Named views of a flat model, or of several in rows."""
         return {p.name: flat[..., p.start : p.stop].view((*flat.shape[:-1], *p.shape)) for p in self.pieces}
 
+    def channels_last_views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Named views of a flat model, or of its trained part, in which convolutions lie channels_last."""
+        views = {}
+        for piece in self.pieces:
+            if piece.stop <= len(flat):
+                views[piece.name] = (_channels_last if piece in self._images else _plain)(flat, piece)
+        return views
+
+    def to_channels_last(self, flat: Tensor, into: Tensor) -> Tensor:
+        """Copy a flat model, or its trained part, to where the weights of convolutions are channels_last."""
+        into.copy_(flat)
+        for piece in self._images:
+            if piece.stop <= len(flat):
+                _channels_last(into, piece).copy_(_plain(flat, piece))
+        return into
+
+    def from_channels_last(self, flat: Tensor) -> Tensor:
+        """A new flat model, or its trained part, from one in which the weights of convolutions are channels_last."""
+        found = flat.clone()
+        for piece in self._images:
+            if piece.stop <= len(flat):
+                _plain(found, piece).copy_(_channels_last(flat, piece))
+        return found
+
     def bind(self, module: nn.Module, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Make the module's parameters and buffers views of `flat`; a tensor with several names stays one tensor.
+
+        Args:
+            flat: the weights of convolutions lie in it channels_last.
 
         Returns:
             The module's constants, each with the value that it always begins with.
         """
         tensors = tensors_of(module)
-        for name, view in self.views(flat).items():
+        for name, view in self.channels_last_views(flat).items():
             tensors[name].data = view
         constants = [(tensors[name], value.to(flat.device)) for name, value in self.constants.items()]
         for tensor, value in constants:
             tensor.data = value.clone()
         return constants
+
+
+def _plain(flat: Tensor, piece: Piece) -> Tensor:
+    return flat[piece.start : piece.stop].view(piece.shape)
+
+
+def _channels_last(flat: Tensor, piece: Piece) -> Tensor:
+    out, into, height, width = piece.shape
+    return flat[piece.start : piece.stop].view(out, height, width, into).permute(0, 3, 1, 2)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

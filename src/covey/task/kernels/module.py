@@ -3,7 +3,8 @@
 Training puts every layer in the mode in which the module was built: what its constructor sets to `eval()` stays so.
 
 Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
-shared by threads would silently give wrong gradients. Images go in as channels_last, which is faster on CPUs.
+shared by threads would silently give wrong gradients. Images and the weights of convolutions are channels_last there,
+which is faster on CPUs.
 """
 
 import threading
@@ -22,7 +23,7 @@ _EVALUATED_AT_ONCE = 512
 
 
 class _Bound:
-    """A module whose parameters, buffers and gradients are views of flat vectors."""
+    """A module whose parameters, buffers and gradients are views of flat vectors; convolutions lie channels_last."""
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
         # Moved by itself, a buffer would become several where it has several names.
@@ -30,6 +31,7 @@ class _Bound:
             buffer.data = buffer.to(device)
         self.module = module.to(device)
         self.model = torch.zeros(layout.size, device=device)
+        self._layout = layout
         self._constants = layout.bind(module, self.model)
         self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
         tensors = dict(module.named_buffers())
@@ -38,14 +40,14 @@ class _Bound:
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
         """1 x P, without frozen parameters and buffers."""
         self.gradient = torch.zeros_like(self.trainable)
-        parameters = dict(module.named_parameters())
-        for piece in layout.parameters:
-            parameters[piece.name].grad = self.gradient[0, piece.start : piece.stop].view(piece.shape)
+        gradients = layout.channels_last_views(self.gradient[0])
+        for name, parameter in module.named_parameters():
+            parameter.grad = gradients.get(name)
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Take over a model."""
         self.reset()
-        self.model.copy_(model)
+        self._layout.to_channels_last(model, self.model)
         if not training:
             self.module.eval()
 
@@ -67,7 +69,7 @@ class _Bound:
             current = self.module.get_buffer(name)
             if current is not buffer:
                 buffer.copy_(current)
-        return self.model.clone()
+        return self._layout.from_channels_last(self.model)
 
 
 class ModuleKernel(Kernel):
@@ -96,8 +98,11 @@ class ModuleKernel(Kernel):
         models, losses = [], torch.zeros(len(chunk.starts), device=chunk.lr.device)
         for job, start in enumerate(chunk.starts):
             bound.load(start, training=True)
-            origin = start[: self.layout.trainable].unsqueeze(0)
-            slots = {name: memory[job : job + 1] for name, memory in chunk.slots.items()}
+            origin = trainable.clone() if chunk.proximal else trainable
+            slots = {
+                name: self.layout.to_channels_last(memory[job], torch.empty_like(memory[job])).unsqueeze(0)
+                for name, memory in chunk.slots.items()
+            }
             lr = chunk.lr[job : job + 1]
             for samples in chunk.samples[job, : chunk.steps[job]].unbind():
                 if chunk.ragged:
@@ -110,6 +115,8 @@ class ModuleKernel(Kernel):
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
+            for name, memory in slots.items():
+                chunk.slots[name][job] = self.layout.from_channels_last(memory[0])
             models.append(bound.taken())
         finite = torch.stack([torch.isfinite(model.sum()) for model in models])
         return Trained(models, losses, finite)
@@ -120,7 +127,7 @@ class ModuleKernel(Kernel):
         bound.load(model, training=True)
         loss = self._differentiate(bound, samples)
         rest = self.layout.size - self.layout.trainable
-        return torch.cat([bound.gradient[0], model.new_zeros(rest)]), float(loss)
+        return torch.cat([self.layout.from_channels_last(bound.gradient[0]), model.new_zeros(rest)]), float(loss)
 
     def _differentiate(self, bound: _Bound, samples: Tensor) -> Tensor:
         """The mean loss on some samples; its gradient is then in `bound.gradient`."""
