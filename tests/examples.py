@@ -73,8 +73,12 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("learning-rate", "step"): {"every": 2, "gamma": 0.5},
     ("learning-rate", "cosine"): {"rounds": 5},
     ("schedule", "periodic"): {"every": 2},
+    ("sharing", "random"): {"budget": 0.3},
+    ("sharing", "top-k"): {"budget": 0.3},
 }
 """What the required parameters of a kind are in an experiment that works."""
+WHOLE = {("sharing", "random"): {"budget": 1.0}, ("sharing", "top-k"): {"budget": 1.0}}
+"""What makes a sharing send the whole model."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),
     ("latency", "matrix"): "\n".join(",".join(f"0.0{1 + (i * j) % 7}" for j in range(NODES)) for i in range(NODES)),

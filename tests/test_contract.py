@@ -10,7 +10,7 @@ from covey.engines.simulation.world import World
 from covey.experiment import Experiment
 from covey.node import Program
 from tests.conftest import Written, models_of, simulate, table
-from tests.examples import BLOBS, IN_PROGRAM, NODES, RUNS, part_table, run_table
+from tests.examples import BLOBS, IN_PROGRAM, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
 PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KINDS["program"]}
@@ -146,7 +146,7 @@ def test_on_the_complete_graph_gossip_is_an_all_reduce(aggregation, sharing, fil
         "kind": "gossip",
         "topology": "complete",
         "aggregation": aggregation,
-        "sharing": part_table("sharing", sharing, files),
+        "sharing": {**part_table("sharing", sharing, files), **WHOLE.get(("sharing", sharing), {})},
     }
     task = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
     world, _ = simulate(table(program=program, task=task, rounds=1))

@@ -111,8 +111,10 @@ def renumberable(
     return build(Program, parameters)
 
 
+BY_NUMBER = [("sharing", "random")]
+"""What a node draws follows from its number, so that others can draw it too."""
 RENUMBERED = [
-    *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM),
+    *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(("program", kind, {"clients": None} if kind == "fedavg" else {}) for kind in kinds.KINDS["program"]),
     ("program", "gossip", {"overlap": True}),
     ("program", "fedavg", {"clients": None, "weighting": "equal", "server_lr": 0.5, "proximal": 0.1}),

@@ -301,8 +301,8 @@ def test_who_is_not_heard_leaves_its_weight_as_the_aggregation_says(monkeypatch)
     for kind, cls in (("mean", Mean), ("metropolis-hastings", MetropolisHastings)):
         merge = cls.merge
 
-        def watched(self, node, graph, contributions, merge=merge, kind=kind):
-            mixture = merge(self, node, graph, contributions)
+        def watched(self, node, graph, own, contributions, merge=merge, kind=kind):
+            mixture = merge(self, node, graph, own, contributions)
             weights[kind, len(contributions)] = mixture.weights
             return mixture
 

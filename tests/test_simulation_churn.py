@@ -29,9 +29,9 @@ def test_a_dead_neighbour_does_not_keep_the_living_from_hearing_each_other(tmp_p
     missed = []
     merge = MetropolisHastings.merge
 
-    def watched(self, node, graph, contributions):
+    def watched(self, node, graph, own, contributions):
         missed.extend(set(graph.senders(node.id)) - {arrived.sender for arrived in contributions} - {5})
-        return merge(self, node, graph, contributions)
+        return merge(self, node, graph, own, contributions)
 
     monkeypatch.setattr(MetropolisHastings, "merge", watched)
     network = {"churn": {"kind": "trace", "file": str(trace)}}

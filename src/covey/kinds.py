@@ -33,7 +33,11 @@ KINDS: dict[str, dict[str, str]] = {
         "epidemic-local": "covey.topology.dynamic:EpidemicLocal",
         "redrawn": "covey.topology.dynamic:Redrawn",
     },
-    "sharing": {"full": "covey.sharing.full:Full"},
+    "sharing": {
+        "full": "covey.sharing.full:Full",
+        "random": "covey.sharing.random:Random",
+        "top-k": "covey.sharing.top_k:TopK",
+    },
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",
         "periodic": "covey.schedule.rounds:Periodic",

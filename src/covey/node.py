@@ -21,7 +21,7 @@ Rounds
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NewType, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, NewType, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -37,17 +37,30 @@ State: TypeAlias = dict[str, Tensor | Field]
 Metrics: TypeAlias = dict[str, float]
 
 
+class Pull(NamedTuple):
+    """What draws some numbers of a model, each once, towards other values."""
+
+    places: Tensor
+    values: Tensor
+    weight: float
+
+
 class Mixture:
     """A linear combination of models, sum of weights[k] * models[k], that an engine computes when it suits it.
 
     `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
+
+    Args:
+        pulls: each adds weight * (values - models[0][places]) at its places: who sent a part of a model is averaged
+            there, and the own numbers stand in for the rest.
     """
 
-    __slots__ = ("models", "value", "weights")
+    __slots__ = ("models", "pulls", "value", "weights")
 
-    def __init__(self, models: Sequence[Tensor], weights: Sequence[float]) -> None:
+    def __init__(self, models: Sequence[Tensor], weights: Sequence[float], pulls: Sequence[Pull] = ()) -> None:
         self.models: Sequence[Tensor] | None = models
         self.weights = weights
+        self.pulls = pulls
         self.value: Tensor | None = None
 
     def tensor(self) -> Tensor:
@@ -57,6 +70,9 @@ class Mixture:
             total = torch.mul(self.models[0], self.weights[0])
             for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
                 total.add_(model, alpha=weight)
+            own = self.models[0]
+            for places, values, weight in self.pulls:
+                total.index_add_(0, places, values - own[places], alpha=weight)
             self.settle(total)
             return total
         return self.value
@@ -65,12 +81,13 @@ class Mixture:
         """This combination with further terms."""
         if self.models is None:
             return Mixture([self.tensor(), *models], [1.0, *weights])
-        return Mixture([*self.models, *models], [*self.weights, *weights])
+        return Mixture([*self.models, *models], [*self.weights, *weights], self.pulls)
 
     def settle(self, value: Tensor) -> None:
         """Fix the result and let go of what it was made of."""
         self.value = value
         self.models = None
+        self.pulls = ()
 
 
 class Message:

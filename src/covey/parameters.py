@@ -155,6 +155,8 @@ class Setting:
     seed: int = 0
     parameters: int = 0
     """How many numbers the flat model has."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """The shapes of the tensors that lie in it one after the other."""
     holders: tuple[int, ...] | None = None
     """The ids of the nodes that hold data, in order; None stands for all."""
     label_counts: np.ndarray | None = None

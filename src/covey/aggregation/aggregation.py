@@ -1,14 +1,24 @@
 """The part of gossip that makes one model of the own one and what arrived."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from covey.node import Mixture, Node
+from covey.node import Mixture, Node, NodeId, Pull
 from covey.parameters import Part
-from covey.sharing import Contribution
 from covey.topology import Graph, Topology
+
+
+@dataclass(slots=True, eq=False)
+class Contribution:
+    """What one neighbour gives to the merged model."""
+
+    sender: NodeId
+    values: Tensor
+    places: Tensor | None = None
+    """Which of the P parameters `values` are; None where they are all."""
 
 
 class Aggregation(Part):
@@ -19,6 +29,36 @@ class Aggregation(Part):
     def check(self, topology: Topology) -> None:
         """Raise ConfigurationError where this rule makes no sense on the topology; called once before every run."""
 
-    def merge(self, node: Node, graph: Graph, contributions: Sequence[Contribution]) -> Tensor | Mixture:
-        """The node's new model."""
+    def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
+        """What becomes of a node's own numbers, most often its model, and those that arrived."""
         raise NotImplementedError
+
+
+class Linear(Aggregation):
+    """A weight for each neighbour; what is missing to 1, that of absent neighbours included, is the node's own."""
+
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
+        """The weight that a node gives to each of `graph.senders(node)`."""
+        raise NotImplementedError
+
+    def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
+        senders, weights = graph.senders(node.id), self.weights(node.id, graph)
+        if len(contributions) < len(senders):
+            weight_of = dict(zip(senders, weights, strict=True))
+            weights = [weight_of[arrived.sender] for arrived in contributions]
+        return mixture(own, contributions, weights)
+
+
+def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
+    """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
+    if all(arrived.places is None for arrived in contributions):
+        return Mixture([own, *[arrived.values for arrived in contributions]], [1.0 - sum(weights), *weights])
+    models, shares, pulls = [own], [1.0], []
+    for arrived, weight in zip(contributions, weights, strict=True):
+        if arrived.places is None:
+            models.append(arrived.values)
+            shares.append(weight)
+        else:
+            pulls.append(Pull(arrived.places, arrived.values, weight))
+    shares[0] -= sum(shares[1:])
+    return Mixture(models, shares, pulls)

@@ -1,43 +1,30 @@
 """Averages: the merged model is a linear combination of the own one and those that arrived."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-from covey.aggregation.aggregation import Aggregation
+from torch import Tensor
+
+from covey.aggregation.aggregation import Contribution, Linear, mixture
 from covey.errors import ConfigurationError
-from covey.node import Mixture, Node
-from covey.sharing import Contribution
+from covey.node import Mixture, Node, NodeId
 from covey.topology import Graph, Topology
 
 
-class Mean(Aggregation):
+class Mean(Linear):
     """Equal weights on the own model and on every one that arrived; keeps the network's mean in expectation."""
 
     kind = "mean"
 
-    def merge(self, node: Node, graph: Graph, contributions: Sequence[Contribution]) -> Mixture:
-        models = [node.model, *[arrived.values for arrived in contributions]]
-        return Mixture(models, [1.0 / len(models)] * len(models))
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
+        count = len(graph.senders(node))
+        return [1.0 / (1 + count)] * count
+
+    def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
+        count = len(contributions)
+        return mixture(own, contributions, [1.0 / (1 + count)] * count)
 
 
-class _Weighted(Aggregation):
-    """A weight for each neighbour; what is missing to 1, that of absent neighbours included, is the node's own."""
-
-    kind: ClassVar[str] = ""
-
-    def weights(self, node: Node, graph: Graph) -> Sequence[float]:
-        raise NotImplementedError
-
-    def merge(self, node: Node, graph: Graph, contributions: Sequence[Contribution]) -> Mixture:
-        senders, weights = graph.senders(node.id), self.weights(node, graph)
-        if len(contributions) < len(senders):
-            weight_of = dict(zip(senders, weights, strict=True))
-            weights = [weight_of[arrived.sender] for arrived in contributions]
-        models = [node.model, *[arrived.values for arrived in contributions]]
-        return Mixture(models, [1.0 - sum(weights), *weights])
-
-
-class MetropolisHastings(_Weighted):
+class MetropolisHastings(Linear):
     """Weight 1 / (1 + the larger degree of the two ends) on every neighbour; doubly stochastic on undirected graphs."""
 
     kind = "metropolis-hastings"
@@ -49,11 +36,11 @@ class MetropolisHastings(_Weighted):
                 f"Use aggregation 'mean'."
             )
 
-    def weights(self, node: Node, graph: Graph) -> Sequence[float]:
-        return graph.metropolis(node.id)
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
+        return graph.metropolis(node)
 
 
-class Given(_Weighted):
+class Given(Linear):
     """The weights that the topology itself gives to its edges."""
 
     kind = "given"
@@ -65,5 +52,5 @@ class Given(_Weighted):
                 f"Use aggregation 'metropolis-hastings' or 'mean'."
             )
 
-    def weights(self, node: Node, graph: Graph) -> Sequence[float]:
-        return graph.given(node.id)
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
+        return graph.given(node)

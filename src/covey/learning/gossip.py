@@ -7,6 +7,7 @@ equal weights it is Epidemic Learning (de Vos et al., 2023).
 from collections.abc import Sequence
 
 from covey.aggregation import Aggregation, Mean, MetropolisHastings
+from covey.errors import ConfigurationError
 from covey.node import Inbox, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -46,7 +47,13 @@ class Gossip(Program):
         super().prepare(setting)
         assert self.aggregation is not None
         self._aggregation = self.aggregation
+        if self.overlap and self.sharing.by_change:
+            raise ConfigurationError(
+                f"The sharing {self.sharing.kind} sends what training changed, so it cannot send while a node trains. "
+                f"Set 'overlap' to false."
+            )
         self._aggregation.check(self.topology)
+        self.sharing.check(self.topology, self._aggregation)
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
@@ -58,22 +65,32 @@ class Gossip(Program):
 
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
+        sharing, senders = self.sharing, graph.senders(node.id)
+
+        async def hear(tag: str) -> Inbox:
+            if self.patience is None:
+                return await node.receive(tag=tag, round=t, senders=senders)
+            return await self._hear(node, senders, t, tag)
+
+        start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
-            node.model = (await node.train()).model
-        for receivers, payload in self.sharing.outgoing(node, graph, t):
+            trained = await node.train()
+            node.model, start = trained.model, trained.start if sharing.by_change else None
+        start = node.model if start is None else start
+        await sharing.agree(node, graph, t, start, hear)
+        for receivers, payload in sharing.outgoing(node, graph, t, start):
             node.send(receivers, payload, round=t)
-        update = await node.train() if trains and self.overlap else None
-        senders = graph.senders(node.id)
-        heard = node.receive(round=t, senders=senders) if self.patience is None else self._hear(node, senders, t)
-        inbox = await heard
-        merged = self._aggregation.merge(node, graph, self.sharing.incoming(node, inbox))
+        del start
+        if trains and self.overlap:
+            update = await node.train()
+        merged = sharing.merge(node, graph, t, await hear(""), self._aggregation)
         if update is not None:
             mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
             merged = mixture.plus([update.model, update.start], [1.0, -1.0])
         node.model = merged
 
-    async def _hear(self, node: Node, senders: Sequence[NodeId], t: int) -> Inbox:
+    async def _hear(self, node: Node, senders: Sequence[NodeId], t: int, tag: str) -> Inbox:
         """What the senders of a round sent.
 
         Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
@@ -82,11 +99,11 @@ class Gossip(Program):
         kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
         silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
         awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
-        inbox = await node.receive(round=t, senders=awaited, timeout=self.patience)
+        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=self.patience)
         for peer in inbox.missing:
             _, pause = silent.get(peer, (t, 1))
             silent[peer] = t + 1 + pause, 2 * pause
-        heard = sorted([*inbox, *node.arrived(round=t)], key=lambda message: message.sender)
+        heard = sorted([*inbox, *node.arrived(tag=tag, round=t)], key=lambda message: message.sender)
         for message in heard:
             silent.pop(message.sender, None)
         node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]

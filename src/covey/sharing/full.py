@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from covey.aggregation import Contribution
 from covey.node import Inbox, Node, NodeId, Payload
-from covey.sharing.sharing import Contribution, Sharing
+from covey.sharing.sharing import Sharing
 from covey.topology import Graph
 
 
@@ -15,7 +16,7 @@ class Full(Sharing):
 
     kind = "full"
 
-    def outgoing(self, node: Node, graph: Graph, t: int) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         return [(graph.receivers(node.id), {"model": node.model})]
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:

@@ -1,42 +1,53 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
-from covey.node import Inbox, Node, NodeId, Payload
+from covey.aggregation import Aggregation, Contribution
+from covey.node import Inbox, Mixture, Node, NodeId, Payload
 from covey.parameters import Part, Setting
-from covey.topology import Graph
+from covey.topology import Graph, Topology
 
-
-@dataclass(slots=True, eq=False)
-class Contribution:
-    """What one neighbour gives to the merged model."""
-
-    sender: NodeId
-    values: Tensor
-    places: Tensor | None = None
-    """Which of the P parameters `values` are; None where they are all."""
+Hear: TypeAlias = Callable[[str], Awaitable[Inbox]]
+"""Waits for what all senders of the round have sent under a tag, as patiently as the program does."""
 
 
 class Sharing(Part):
     """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`."""
 
     family: ClassVar[str] = "sharing"
+    by_change: ClassVar[bool] = False
+    """Whether it chooses by what a round changed, and so asks for the model that the round began with."""
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        self._setting = setting
         self._shape = (setting.parameters,)
 
-    def outgoing(self, node: Node, graph: Graph, t: int) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        """The messages of round t: to whom, and what."""
+    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+        """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""
+
+    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+        """Whatever nodes must exchange before the messages of round t."""
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        """The messages of round t: to whom, and what.
+
+        Args:
+            start: the model that the round began with, before its training, where `by_change` asks for it; else what
+                `node.model` is.
+        """
         raise NotImplementedError
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
         raise NotImplementedError
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        """The node's model after round t."""
+        return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
 
     def message_bytes(self, model_bytes: int) -> float:
         """The expected size of one message, given that of a message with a whole model."""

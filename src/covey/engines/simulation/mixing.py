@@ -41,8 +41,21 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
     shape = (len(open_ones), len(first))
     matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
+    _pull(mixed_MP, open_ones, torch.from_numpy(stacked_RP[columns[ends[:-1]]]))
     for mixture, row in zip(open_ones, own_rows(mixed_MP), strict=True):
         mixture.settle(row)
+
+
+def _pull(mixed_MP: Tensor, mixtures: Sequence[Mixture], own_MP: Tensor) -> None:
+    """Add what the pulls of all mixtures change, in one scatter."""
+    size = mixed_MP.shape[1]
+    pulls = [(row, pull) for row, mixture in enumerate(mixtures) for pull in mixture.pulls]
+    if pulls:
+        places = torch.cat([pull.places + row * size for row, pull in pulls])
+        weights = torch.tensor([pull.weight for _, pull in pulls])
+        weights = weights.repeat_interleave(torch.tensor([len(pull.places) for _, pull in pulls]))
+        change = torch.cat([pull.values for _, pull in pulls]) - own_MP.view(-1)[places]
+        mixed_MP.view(-1).index_add_(0, places, change.mul_(weights))
 
 
 def _one(mixture: Mixture) -> None:
