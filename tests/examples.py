@@ -73,6 +73,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("learning-rate", "step"): {"every": 2, "gamma": 0.5},
     ("learning-rate", "cosine"): {"rounds": 5},
     ("schedule", "periodic"): {"every": 2},
+    ("schedule", "greedy"): {"budget": 3},
     ("sharing", "random"): {"budget": 0.3},
     ("sharing", "top-k"): {"budget": 0.3},
 }

@@ -160,7 +160,7 @@ def said(family: str, part: typing.Any, setting: Setting, backwards: bool) -> di
     if family == "churn":
         return {n: list(itertools.islice(part.absences(n, setting), 4)) for n in turn(range(setting.nodes))}
     if family == "energy":
-        return {n: part.joules(n, 100.0, 10 * n, 5 * n) for n in turn(range(setting.nodes))}
+        return {n: part.joules(n, n, 100.0, 10 * n, 5 * n) for n in turn(range(setting.nodes))}
     if family == "learning-rate":
         return {t: part.factor(t) for t in turn(range(5))}
     assert family == "partition"
@@ -173,6 +173,7 @@ class _Named:
 
     def __init__(self, id: int) -> None:
         self.id = id
+        self.state: dict[str, typing.Any] = {}
 
 
 ASKED = [
@@ -187,7 +188,7 @@ ASKED = [
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=5, deadline=None)
 def test_what_a_part_says_depends_on_the_seed_and_the_key_and_not_on_what_was_asked_before(family, kind, seed, files):
-    setting = Setting(NODES, seed, 10, tuple(range(NODES)))
+    setting = Setting(NODES, seed, 10, holders=tuple(range(NODES)), rounds=5)
     answers = []
     for backwards in (False, True):
         part = build(family_class(kinds.load(family, kind)), part_table(family, kind, files))

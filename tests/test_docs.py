@@ -2,11 +2,13 @@
 
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from covey import api, view
+from covey.engines.prepared import check
 from covey.experiment import Experiment
 from tests.conftest import models_of, simulate, table
 
@@ -95,3 +97,23 @@ def test_documents_name_only_files_that_exist():
     for document in (path for pattern in documents for path in ROOT.glob(pattern)):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+SYSTEMS = [
+    pytest.param(text, id=f"{page.stem}-{place}")
+    for page in sorted((ROOT / "docs/systems").glob("*.md"))
+    for place, text in enumerate(blocks(str(page.relative_to(ROOT)), "toml"))
+]
+
+
+@pytest.mark.parametrize("text", SYSTEMS)
+def test_the_experiments_of_the_systems_run(text):
+    tables = tomllib.loads(text)
+    tables["rounds"] = 2
+    tables["network"] = {**tables["network"], "nodes": min(16, tables["network"]["nodes"])}
+    experiment = Experiment.from_table(tables)
+    if experiment.task.dataset.kind in ("digits", "synthetic-images", "gaussian-blobs"):
+        world, _ = simulate(tables)
+        assert all(node.round == 2 for node in world.nodes)
+    else:
+        check(experiment)

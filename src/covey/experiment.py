@@ -1,5 +1,7 @@
 """An experiment: program x task x network x engine x seed, as typed objects or as a TOML file."""
 
+import dataclasses
+import math
 import re
 import sys
 import tomllib
@@ -23,12 +25,18 @@ if TYPE_CHECKING:
     from covey.runs import RunWriter
 
 
+_EVALUATED_EVERY = 10
+
+
 class Evaluation(Part):
     """When and how the models of the nodes are evaluated."""
 
     kind: ClassVar[str] = "evaluation"
-    every: int = param(
-        "The rounds between two evaluations; the last round is always evaluated. 0: only the last.", default=10, ge=0
+    every: int | None = param(
+        "The rounds between two evaluations; the last round is always evaluated. 0: only the last. By default 10, or "
+        "what follows 10 among the multiples of the schedule's cycle, within which accuracies go up and down.",
+        default=None,
+        ge=0,
     )
     samples: int | None = param("On how many test samples, the same for all nodes; all by default.", default=None, ge=1)
     nodes: int | None = param("How many nodes, chosen by the seed; all by default.", default=None, ge=1)
@@ -39,7 +47,7 @@ class Evaluation(Part):
 
     def due(self, completed: int, rounds: int) -> bool:
         """Whether models are evaluated after so many rounds."""
-        return completed == rounds or (self.every > 0 and completed % self.every == 0)
+        return completed == rounds or (self.every is not None and self.every > 0 and completed % self.every == 0)
 
 
 class Checkpoint(Part):
@@ -157,6 +165,9 @@ class Experiment(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.evaluation.every is None:
+            cycle = self.program.cycle()
+            self.evaluation = dataclasses.replace(self.evaluation, every=cycle * math.ceil(_EVALUATED_EVERY / cycle))
         if not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ConfigurationError(
                 f"The 'name' of {self.named()} must be letters, digits, '.', '_' and '-', beginning with none of "

@@ -41,6 +41,8 @@ KINDS: dict[str, dict[str, str]] = {
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",
         "periodic": "covey.schedule.rounds:Periodic",
+        "skiptrain": "covey.schedule.skiptrain:SkipTrain",
+        "greedy": "covey.schedule.skiptrain:Greedy",
     },
     "aggregation": {
         "mean": "covey.aggregation.linear:Mean",
@@ -114,6 +116,7 @@ KINDS: dict[str, dict[str, str]] = {
     "energy": {
         "none": "covey.network.energy:NoEnergy",
         "constant": "covey.network.energy:ConstantEnergy",
+        "devices": "covey.network.energy:DeviceEnergy",
     },
     "churn": {
         "none": "covey.network.churn:NoChurn",

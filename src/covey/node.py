@@ -325,6 +325,10 @@ class Program(Part):
         """Who plays which role; every id in exactly one."""
         return {"peer": range(nodes)}
 
+    def cycle(self) -> int:
+        """After how many rounds the program does the same again: where models are comparable."""
+        return 1
+
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         """The bytes that a node is expected to send in a round, a mean over nodes; None where nobody can know.
 

@@ -161,6 +161,12 @@ class Setting:
     """The ids of the nodes that hold data, in order; None stands for all."""
     label_counts: np.ndarray | None = None
     """How many samples of each class each node holds, nodes x classes; None where the data have no classes."""
+    rounds: int = 0
+    """How many rounds every node makes, if the run does not end before."""
+    training_joules: np.ndarray | None = None
+    """What each node spends on one training as the task has it, in joules; None where nobody counts."""
+    battery_joules: np.ndarray | None = None
+    """What each node has in its battery, in joules; None where the network says nothing of it."""
 
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
         """Public randomness: the same numbers at every node for the same purpose and key."""

@@ -46,6 +46,15 @@ def check(arguments: argparse.Namespace) -> int:
         contraction = expected_contraction(topology, graph.n)
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
+    costs = prepared.setting.training_joules
+    if costs is not None:
+        found["joules_per_node_and_training"] = float(costs.mean())
+    cycle, every = experiment.program.cycle(), experiment.evaluation.every
+    if every and every % cycle:
+        found["notes"] = [
+            f"models are evaluated every {every} rounds, at other places of the schedule's cycle of {cycle} each time: "
+            f"accuracies go up and down within it"
+        ]
     if experiment.faults:
         found["faults"] = [fault.in_words() for fault in experiment.faults]
     if arguments.json:
@@ -69,8 +78,12 @@ def check(arguments: argparse.Namespace) -> int:
             f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
             f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds"
         )
+    if "joules_per_node_and_training" in found:
+        print(f"energy      {found['joules_per_node_and_training']:.4g} J a training of a node, on average")
     for words in found.get("faults", ()):
         print(f"fault       {words}")
+    for words in found.get("notes", ()):
+        print(f"note        {words}")
     print("ok")
     return 0
 

@@ -312,7 +312,7 @@ class Participant(Node):
 
     def joules(self, energy: Energy, speed: float) -> float:
         """What the node has spent since the start."""
-        return energy.joules(self.samples + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
+        return energy.joules(self.id, self.samples + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
 
     def snapshot(self, uplink: float = 0.0) -> Snapshot:
         """What the node could go on from now.

@@ -1,7 +1,7 @@
 """An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network import Network
 from covey.network.faults import Slow
-from covey.node import Program
+from covey.node import Program, Work
 from covey.parameters import Setting
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
@@ -77,7 +77,7 @@ def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    setting = Setting(nodes, experiment.seed, holders=tuple(ids))
+    setting = Setting(nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds)
     experiment.network.prepare(setting)
     program.prepare(setting)
     _check_faults(experiment, setting)
@@ -119,7 +119,9 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         counts[ids] = learner.label_counts
     layout = learner.layout
     shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
-    setting = Setting(nodes, experiment.seed, layout.size, shapes, tuple(ids), counts)
+    setting = Setting(nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, experiment.rounds)
+    experiment.network.prepare(setting)
+    setting = _with_energy(setting, experiment, learner)
     program.prepare(setting)
     wanted = [n for n in range(nodes) if program.evaluated_roles is None or roles[n] in program.evaluated_roles]
     limit = experiment.evaluation.nodes
@@ -136,6 +138,17 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         model_bytes=wire.size({"model": learner.first_model}),
         data=data_folder(data),
     )
+
+
+def _with_energy(setting: Setting, experiment: Experiment, learner: Learner) -> Setting:
+    """The setting with what a training costs every node, and what it has in its battery."""
+    energy, speeds = experiment.network.energy, experiment.network.compute_speeds()
+    if not energy.is_measured:
+        return setting
+    costs = np.zeros(setting.nodes)
+    for place, node in enumerate(setting.holders or ()):
+        costs[node] = energy.per_sample(node, speeds[node]) * learner.samples(place, Work())
+    return replace(setting, training_joules=costs, battery_joules=energy.batteries(setting.nodes))
 
 
 def _role_of_each(assigned: Any, nodes: int, program: Program) -> list[str]:

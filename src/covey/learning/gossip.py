@@ -55,6 +55,9 @@ class Gossip(Program):
         self._aggregation.check(self.topology)
         self.sharing.check(self.topology, self._aggregation)
 
+    def cycle(self) -> int:
+        return self.schedule.cycle()
+
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
 

@@ -1,5 +1,6 @@
 """When nodes train: the schedule part of gossip."""
 
 from covey.schedule.rounds import EveryRound, Periodic, Schedule
+from covey.schedule.skiptrain import Greedy, SkipTrain
 
-__all__ = ["EveryRound", "Periodic", "Schedule"]
+__all__ = ["EveryRound", "Greedy", "Periodic", "Schedule", "SkipTrain"]

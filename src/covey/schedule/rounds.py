@@ -12,8 +12,12 @@ class Schedule(Part):
     family: ClassVar[str] = "schedule"
 
     def trains(self, node: Node, t: int) -> bool:
-        """Whether the node trains in round t."""
+        """Whether the node trains in round t; asked once for every round."""
         raise NotImplementedError
+
+    def cycle(self) -> int:
+        """After how many rounds the pattern begins anew."""
+        return 1
 
 
 class EveryRound(Schedule):
@@ -33,3 +37,6 @@ class Periodic(Schedule):
 
     def trains(self, node: Node, t: int) -> bool:
         return t % self.every == 0
+
+    def cycle(self) -> int:
+        return self.every

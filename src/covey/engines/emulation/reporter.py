@@ -44,7 +44,9 @@ class Reporter:
     def commit(self, node: "EmulatedNode") -> bool:
         """Report a completed round of a node; whether its model is evaluated."""
         self._commits.append(node.commit_row())
-        completed = node.round
+        completed, energy = node.round, self.site.network.energy
+        if energy.is_measured:
+            self.log(node.id, completed, {"energy": node.joules(energy, self.site.speeds[node.id])})
         due = node.id in self._evaluated and self.site.evaluation.due(completed, self.site.rounds)
         if due:
             self._evaluate(node)
@@ -100,9 +102,6 @@ class Reporter:
 
     def _evaluate(self, node: "EmulatedNode") -> None:
         self._pending.append((node.id, node.round, node.current))
-        energy = self.site.network.energy
-        if energy.is_measured:
-            self.log(node.id, node.round, {"energy": node.joules(energy, self.site.speeds[node.id])})
         if self._evaluating is None:
             self._evaluating = asyncio.create_task(self._evaluate_pending())
 

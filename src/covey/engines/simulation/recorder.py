@@ -45,6 +45,8 @@ class Recorder:
         self.commits += 1
         self.last_commit = world.now
         self.rows.append(node.commit_row())
+        if self.energy.is_measured:
+            self.log(node.id, completed, {"energy": node.joules(self.energy, world.speeds[node.id])})
         if len(self.rows) >= 1024:
             self.hand_over()
         due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
@@ -66,8 +68,6 @@ class Recorder:
 
     def _await_evaluation(self, node: "SimulatedNode") -> None:
         self.pending.append((node.id, node.round, node.current))
-        if self.energy.is_measured:
-            self.log(node.id, node.round, {"energy": node.joules(self.energy, self.world.speeds[node.id])})
 
     def evaluate(self) -> None:
         """Evaluate whatever waits for it."""
