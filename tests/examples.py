@@ -48,10 +48,13 @@ def run_program(program, **changes):
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
 EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "gossip"): {"topology": "ring"},
+    ("program", "clique-averaging"): {"topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("topology", "random-regular"): {"degree": 4},
+    ("topology", "d-cliques"): {"size": 4, "swaps": 20},
+    ("topology", "random-cliques"): {"size": 4},
     ("topology", "erdos-renyi"): {"probability": 0.5},
     ("topology", "epidemic-oracle"): {"degree": 3},
     ("topology", "epidemic-local"): {"degree": 3},

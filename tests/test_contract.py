@@ -76,7 +76,8 @@ def test_a_round_sends_the_bytes_that_the_program_states(family, kind, files):
 @pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
 def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind, files):
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
-    world, _ = simulate(run_table(family, kind, files, task=task))
+    program = {"lr": 0.0} if kind == "clique-averaging" else {}
+    world, _ = simulate(run_table(family, kind, files, task=task, program=program))
     start = world.learner.first_model
     assert sum(node.mail.messages_in for node in world.nodes) > 0
     assert torch.allclose(models_of(world), start.expand(NODES, -1), atol=1e-6)
@@ -109,6 +110,7 @@ def plain_sgd(world: World, holder: int, steps: int) -> torch.Tensor:
 
 ALONE = {
     "gossip": ({"topology": "complete"}, 1),
+    "clique-averaging": ({"topology": "random-cliques", "lr": 0.3}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "fedavg": ({}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
@@ -123,7 +125,7 @@ def test_one_node_alone_trains_as_plain_sgd_does(kind):
     task = {**BLOBS, "batch_size": 1000, "local_steps": 2}
     tables = table(program={"kind": kind, **parameters}, network={"nodes": nodes}, task=task, rounds=3)
     world, _ = simulate(tables)
-    steps = 0 if kind == "gossip-learning" else 6
+    steps = {"gossip-learning": 0, "clique-averaging": 3}.get(kind, 6)
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, steps), atol=1e-5)
 
 

@@ -111,11 +111,15 @@ def renumberable(
     return build(Program, parameters)
 
 
-BY_NUMBER = [("sharing", "random")]
-"""What a node draws follows from its number, so that others can draw it too."""
+BY_NUMBER = [("sharing", "random"), ("topology", "d-cliques"), ("program", "clique-averaging")]
+"""What a node draws follows from its number, so that others can draw it too; or its labels or its clique do."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
-    *(("program", kind, {"clients": None} if kind == "fedavg" else {}) for kind in kinds.KINDS["program"]),
+    *(
+        ("program", kind, {"clients": None} if kind == "fedavg" else {})
+        for kind in kinds.KINDS["program"]
+        if ("program", kind) not in BY_NUMBER
+    ),
     ("program", "gossip", {"overlap": True}),
     ("program", "fedavg", {"clients": None, "weighting": "equal", "server_lr": 0.5, "proximal": 0.1}),
 ]
@@ -188,7 +192,9 @@ ASKED = [
 @given(seed=st.integers(0, 2**31))
 @settings(max_examples=5, deadline=None)
 def test_what_a_part_says_depends_on_the_seed_and_the_key_and_not_on_what_was_asked_before(family, kind, seed, files):
-    setting = Setting(NODES, seed, 10, holders=tuple(range(NODES)), rounds=5)
+    setting = Setting(
+        NODES, seed, 10, holders=tuple(range(NODES)), label_counts=np.eye(NODES, 4, dtype=int) + 1, rounds=5
+    )
     answers = []
     for backwards in (False, True):
         part = build(family_class(kinds.load(family, kind)), part_table(family, kind, files))

@@ -11,12 +11,15 @@ P = TypeVar("P", bound=Part)
 
 KINDS: dict[str, dict[str, str]] = {
     "program": {
+        "clique-averaging": "covey.learning.clique_averaging:CliqueAveraging",
         "gossip": "covey.learning.gossip:Gossip",
         "gossip-learning": "covey.learning.gossip_learning:GossipLearning",
         "ad-psgd": "covey.learning.ad_psgd:ADPSGD",
         "fedavg": "covey.learning.fedavg:FedAvg",
     },
     "topology": {
+        "d-cliques": "covey.topology.d_cliques:DCliques",
+        "random-cliques": "covey.topology.d_cliques:RandomCliques",
         "ring": "covey.topology.static:Ring",
         "torus": "covey.topology.static:Torus",
         "grid": "covey.topology.static:Grid",

@@ -30,7 +30,7 @@ class MetropolisHastings(Linear):
     kind = "metropolis-hastings"
 
     def check(self, topology: Topology) -> None:
-        if not topology.at(0).is_undirected:
+        if topology.one_way() or (topology.can_be_drawn() and not topology.at(0).is_undirected):
             raise ConfigurationError(
                 f"The aggregation metropolis-hastings needs an undirected graph, but {topology.title()} is directed. "
                 f"Use aggregation 'mean'."
@@ -46,7 +46,7 @@ class Given(Linear):
     kind = "given"
 
     def check(self, topology: Topology) -> None:
-        if topology.at(0).weights is None:
+        if topology.can_be_drawn() and topology.at(0).weights is None:
             raise ConfigurationError(
                 f"The aggregation given needs a topology with weights of its own, and {topology.title()} has none. "
                 f"Use aggregation 'metropolis-hastings' or 'mean'."

@@ -6,6 +6,8 @@ equal weights it is Epidemic Learning (de Vos et al., 2023).
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from covey.aggregation import Aggregation, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Mixture, Node, NodeId, Program
@@ -71,16 +73,13 @@ class Gossip(Program):
         sharing, senders = self.sharing, graph.senders(node.id)
 
         async def hear(tag: str) -> Inbox:
-            if self.patience is None:
-                return await node.receive(tag=tag, round=t, senders=senders)
-            return await self._hear(node, senders, t, tag)
+            return await self.hear(node, senders, t, tag)
 
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
-            trained = await node.train()
-            node.model, start = trained.model, trained.start if sharing.by_change else None
-        start = node.model if start is None else start
+            start = await self.learn(node, t)
+        start = start if start is not None and sharing.by_change else node.model
         await sharing.agree(node, graph, t, start, hear)
         for receivers, payload in sharing.outgoing(node, graph, t, start):
             node.send(receivers, payload, round=t)
@@ -93,11 +92,19 @@ class Gossip(Program):
             merged = mixture.plus([update.model, update.start], [1.0, -1.0])
         node.model = merged
 
-    async def _hear(self, node: Node, senders: Sequence[NodeId], t: int, tag: str) -> Inbox:
-        """What the senders of a round sent.
+    async def learn(self, node: Node, t: int) -> Tensor:
+        """The local work of a round, after which `node.model` is another; gives the model that it began with."""
+        update = await node.train()
+        node.model = update.model
+        return update.start
+
+    async def hear(self, node: Node, senders: Sequence[NodeId], t: int, tag: str) -> Inbox:
+        """What the senders of a round sent under a tag.
 
         Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
         """
+        if self.patience is None:
+            return await node.receive(tag=tag, round=t, senders=senders)
         # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
         kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
         silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}

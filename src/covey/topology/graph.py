@@ -23,9 +23,18 @@ class Graph:
         n: number of nodes.
         sources, targets: E edges, each a message from its source to its target.
         weights: the weight that the target gives to what the source sent, where the topology has weights of its own.
+        groups: which nodes belong together, where the topology has groups.
     """
 
-    def __init__(self, n: int, sources: Ids, targets: Ids, weights: NDArray[np.float64] | None = None) -> None:
+    def __init__(
+        self,
+        n: int,
+        sources: Ids,
+        targets: Ids,
+        weights: NDArray[np.float64] | None = None,
+        groups: Sequence[Ids] = (),
+    ) -> None:
+        self.groups = groups
         order = np.lexsort((sources, targets))
         self.n = n
         self.sources: Ids = np.asarray(sources, dtype=np.int64)[order]
@@ -33,12 +42,12 @@ class Graph:
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)[order]
 
     @classmethod
-    def undirected(cls, n: int, left: Ids, right: Ids) -> "Graph":
+    def undirected(cls, n: int, left: Ids, right: Ids, groups: Sequence[Ids] = ()) -> "Graph":
         """The graph in which every given pair talks both ways; pairs may repeat and loops are dropped."""
         low, high = np.minimum(left, right), np.maximum(left, right)
         codes = np.unique(low[low != high].astype(np.int64) * n + high[low != high])
         low, high = codes // n, codes % n
-        return cls(n, np.concatenate([low, high]), np.concatenate([high, low]))
+        return cls(n, np.concatenate([low, high]), np.concatenate([high, low]), groups=groups)
 
     @cached_property
     def in_degrees(self) -> Ids:

@@ -14,6 +14,8 @@ class Topology(Part):
 
     family: ClassVar[str] = "topology"
     static: ClassVar[bool] = True
+    by_labels: ClassVar[bool] = False
+    """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -27,6 +29,10 @@ class Topology(Part):
     def one_way(self) -> bool:
         """Whether some node may send to one that does not send back."""
         return False
+
+    def can_be_drawn(self) -> bool:
+        """Whether all that the graph depends on is known."""
+        return not self.by_labels or self._setting.label_counts is not None
 
     def draw(self, setting: Setting, t: int) -> Graph:
         """The graph of round t; a function of its arguments and the parameters alone."""

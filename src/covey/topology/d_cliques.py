@@ -1,0 +1,164 @@
+"""D-Cliques (Bellet et al., 2022): cliques whose nodes together hold the labels as all nodes do, sparsely connected.
+
+Shapes: N nodes, K cliques, L labels, M nodes of a clique.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covey.errors import ConfigurationError
+from covey.node import NodeId
+from covey.parameters import Setting, param
+from covey.topology.graph import Graph, Ids
+from covey.topology.topology import Topology
+
+Pairs = Iterator[tuple[int, int]]
+
+
+class RandomCliques(Topology):
+    """Cliques of nodes drawn at random, and an edge between some pairs of cliques, from their least connected nodes."""
+
+    kind = "random-cliques"
+    size: int = param("The most nodes that a clique has.", default=10, ge=1)
+    between: Literal["complete", "ring", "fractal", "small-world"] = param(
+        "Which pairs of cliques are connected: all, neighbours on a ring, cliques of cliques of cliques ..., or those "
+        "at distances 1, 2, 4 ... and one further on a ring.",
+        default="complete",
+    )
+    swaps: ClassVar[int] = 0
+
+    def clique(self, node: NodeId) -> Sequence[NodeId]:
+        """The nodes of the clique that a node is in, itself included."""
+        return self._mates[node]
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._clique_of: dict[int, list[NodeId]] = {}
+
+    @property
+    def _mates(self) -> dict[int, list[NodeId]]:
+        if not self._clique_of:
+            for clique in self.at(0).groups:
+                mates = [NodeId(node) for node in sorted(clique.tolist())]
+                self._clique_of.update(dict.fromkeys(mates, mates))
+        return self._clique_of
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        cliques = self.cliques(setting)
+        left, right = [], []
+        for clique in cliques:
+            first, second = np.triu_indices(len(clique), 1)
+            left.append(clique[first])
+            right.append(clique[second])
+        ends = np.array(self._ends(cliques, setting), dtype=np.int64).reshape(-1, 2)
+        return Graph.undirected(
+            setting.nodes, np.concatenate([*left, ends[:, 0]]), np.concatenate([*right, ends[:, 1]]), cliques
+        )
+
+    def cliques(self, setting: Setting) -> list[Ids]:
+        """The nodes of every clique."""
+        order = setting.generator("cliques").permutation(setting.nodes)
+        return [order[at : at + self.size] for at in range(0, setting.nodes, self.size)]
+
+    def _ends(self, cliques: Sequence[Ids], setting: Setting) -> list[tuple[int, int]]:
+        """The edges between cliques; both ends are the nodes of their clique with the fewest such edges so far."""
+        edges_of = np.zeros(setting.nodes, dtype=np.int64)
+
+        def least(members: Ids) -> int:
+            chosen = int(members[edges_of[members].argmin()])
+            edges_of[chosen] += 1
+            return chosen
+
+        if self.between == "fractal":
+            labels = 10 if setting.label_counts is None else setting.label_counts.shape[1]
+            return [(least(a), least(b)) for a, b in _fractal(list(cliques), max(labels, 2))]
+        pairs = {"complete": _complete, "ring": _ring, "small-world": _small_world}[self.between]
+        return [(least(cliques[a]), least(cliques[b])) for a, b in pairs(len(cliques))]
+
+
+class DCliques(RandomCliques):
+    """Cliques that hold the labels as all nodes together do, made by swapping nodes of random cliques."""
+
+    kind = "d-cliques"
+    by_labels = True
+    swaps: int = param("How often two cliques try to swap a node.", default=1000, ge=0)  # type: ignore[misc]
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if setting.parameters and setting.label_counts is None:
+            raise ConfigurationError(
+                f"The topology {self.title()} needs data with classes, to balance them in every clique. "
+                f"Use 'random-cliques' for others."
+            )
+
+    def cliques(self, setting: Setting) -> list[Ids]:
+        cliques = super().cliques(setting)
+        assert setting.label_counts is not None
+        if len(cliques) > 1:
+            swap_greedily(cliques, setting.label_counts, self.swaps, setting.generator("swaps"))
+        return cliques
+
+
+def skew(cliques: Sequence[Ids], counts_NL: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How far the labels of each clique's samples are from those of all samples: the L1 distance of the shares, K."""
+    everywhere = counts_NL.sum(0) / counts_NL.sum()
+    pooled_KL = np.array([counts_NL[clique].sum(0) for clique in cliques])
+    return _distance(pooled_KL, everywhere)
+
+
+def swap_greedily(
+    cliques: Sequence[Ids], counts_NL: NDArray[np.int64], steps: int, generator: np.random.Generator
+) -> None:
+    """Swap, in place, one pair of nodes of two random cliques in each step: one of those that lessen their skew."""
+    everywhere = counts_NL.sum(0) / counts_NL.sum()
+    pooled_KL = np.array([counts_NL[clique].sum(0) for clique in cliques])
+    now_K = _distance(pooled_KL, everywhere)
+    for _ in range(steps):
+        a, b = generator.choice(len(cliques), 2, replace=False)
+        change_MML = counts_NL[cliques[b]][None, :, :] - counts_NL[cliques[a]][:, None, :]
+        then_a, then_b = pooled_KL[a] + change_MML, pooled_KL[b] - change_MML
+        after_a, after_b = _distance(then_a, everywhere), _distance(then_b, everywhere)
+        better = np.flatnonzero(after_a + after_b < now_K[a] + now_K[b] - 1e-12)
+        if len(better):
+            u, v = divmod(int(generator.choice(better)), len(cliques[b]))
+            cliques[a][u], cliques[b][v] = cliques[b][v], cliques[a][u]
+            pooled_KL[a], pooled_KL[b] = then_a[u, v], then_b[u, v]
+            now_K[a], now_K[b] = after_a[u, v], after_b[u, v]
+
+
+def _distance(counts: NDArray[np.int64], everywhere: NDArray[np.float64]) -> NDArray[np.float64]:
+    shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
+    return np.asarray(np.abs(shares - everywhere).sum(-1))
+
+
+def _complete(count: int) -> Pairs:
+    return combinations(range(count), 2)
+
+
+def _ring(count: int) -> Pairs:
+    return ((k, (k + 1) % count) for k in range(count if count > 2 else count - 1))
+
+
+def _small_world(count: int) -> Pairs:
+    seen: set[frozenset[int]] = set()
+    distances = [1 << power for power in range((count - 1).bit_length())]
+    for k in range(count):
+        for distance in distances:
+            for other in (k - distance, k + distance, k - distance - 1, k + distance + 1):
+                pair = frozenset((k, other % count))
+                if len(pair) == 2 and pair not in seen:
+                    seen.add(pair)
+                    yield k, other % count
+
+
+def _fractal(groups: list[Ids], width: int) -> Iterator[tuple[Ids, Ids]]:
+    """Pairs of groups; `width` groups that are connected to each other become one group of the next level."""
+    while len(groups) > 1:
+        together = [groups[at : at + width] for at in range(0, len(groups), width)]
+        for united in together:
+            yield from combinations(united, 2)
+        groups = [np.concatenate(united) for united in together]

@@ -1,0 +1,150 @@
+"""D-Cliques: who is in which clique, which cliques are connected, and what averaging gradients in them comes to."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covey.errors import ConfigurationError
+from covey.parameters import Setting
+from covey.topology.d_cliques import DCliques, RandomCliques, skew, swap_greedily
+from covey.topology.facts import facts
+from tests.conftest import models_of, simulate, table
+from tests.examples import BLOBS
+
+MODES = ("complete", "ring", "fractal", "small-world")
+
+
+def one_class_each(nodes, classes=10):
+    return np.eye(classes, dtype=np.int64)[np.arange(nodes) % classes] * 7
+
+
+def drawn(topology, nodes, counts=None, seed=1):
+    topology.prepare(Setting(nodes, seed, label_counts=counts))
+    return topology.at(0)
+
+
+@given(nodes=st.integers(1, 60), size=st.integers(1, 12), between=st.sampled_from(MODES), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_cliques_hold_every_node_once_and_are_connected_evenly(nodes, size, between, seed):
+    counts = np.random.default_rng(seed).integers(0, 9, (nodes, 5)) + np.eye(5, dtype=np.int64)[np.arange(nodes) % 5]
+    graph = drawn(DCliques(size=size, between=between, swaps=30), nodes, counts, seed)
+    assert sorted(np.concatenate(graph.groups).tolist()) == list(range(nodes))
+    assert max(map(len, graph.groups)) <= size
+    assert graph.is_undirected
+    if nodes > 1:
+        assert facts(graph).components == 1
+    group_of = np.empty(nodes, dtype=int)
+    for number, group in enumerate(graph.groups):
+        group_of[group] = number
+    outside = group_of[graph.sources] != group_of[graph.targets]
+    links = np.bincount(graph.sources[outside], minlength=nodes)
+    inside = np.bincount(graph.sources[~outside], minlength=nodes)
+    for group in graph.groups:
+        assert (inside[group] == len(group) - 1).all()
+        assert links[group].max() - links[group].min() <= 1
+
+
+@given(seed=st.integers(0, 999), nodes=st.integers(4, 40), size=st.integers(2, 8))
+@settings(max_examples=30, deadline=None)
+def test_every_swap_lessens_the_skew(seed, nodes, size):
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(0, 20, (nodes, 4)) + 1
+    order = draw.permutation(nodes)
+    cliques = [order[at : at + size].copy() for at in range(0, nodes, size)]
+    if len(cliques) < 2:
+        return
+    before = skew(cliques, counts).sum()
+    for _ in range(10):
+        swap_greedily(cliques, counts, 1, draw)
+        after = skew(cliques, counts)
+        assert after.sum() <= before + 1e-12
+        assert ((after >= 0) & (after <= 2)).all()
+        before = after.sum()
+    assert sorted(np.concatenate(cliques).tolist()) == list(range(nodes))
+
+
+def test_one_class_a_node_gives_cliques_with_every_class():
+    counts = one_class_each(100)
+    found = [skew(drawn(DCliques(), 100, counts, seed).groups, counts).max() for seed in range(10)]
+    assert sum(worst < 1e-12 for worst in found) >= 8
+    assert skew(drawn(RandomCliques(), 100, counts).groups, counts).mean() > 0.5
+
+
+def test_a_thousand_nodes_need_the_edges_that_the_paper_counts():
+    graph = drawn(DCliques(swaps=10), 1000, one_class_each(1000))
+    assert len(graph.sources) // 2 == 100 * 45 + 100 * 99 // 2
+    small = drawn(DCliques(swaps=0, between="small-world"), 1000, one_class_each(1000))
+    between = len(small.sources) // 2 - 4500
+    assert between <= 100 * 4 * 7
+    assert between < 4950 / 2
+
+
+def test_one_clique_with_averaged_gradients_is_sgd_on_all_data():
+    def final(program, nodes):
+        task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
+        world, _ = simulate(table(task=task, program=program, network={"nodes": nodes}, rounds=4))
+        return models_of(world)
+
+    averaging = {"kind": "clique-averaging", "lr": 0.3, "topology": {"kind": "d-cliques", "size": 6}}
+    together = final(averaging, 6)
+    alone = final({"kind": "gossip", "topology": "complete"}, 1)
+    assert torch.allclose(together, alone.expand(6, -1), atol=1e-5)
+
+
+def test_cliques_of_one_node_are_plain_gossip():
+    task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
+    topology = {"kind": "random-cliques", "size": 1}
+    found = []
+    for program in ({"kind": "clique-averaging", "lr": 0.3}, {"kind": "gossip"}):
+        world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=3))
+        found.append(models_of(world))
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_momentum_goes_on_from_a_checkpoint_to_the_bit():
+    program = {"kind": "clique-averaging", "lr": 0.1, "momentum": 0.9, "topology": {"kind": "d-cliques", "size": 3}}
+    tables = table(task=BLOBS, program=program, rounds=6, checkpoint={"every": 2})
+    world, written = simulate(tables)
+    again, _ = simulate(tables, checkpoint=written.checkpoints[0][1])
+    assert torch.equal(models_of(world), models_of(again))
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ({"topology": {"kind": "d-cliques", "size": 0}}, r"'size' of the topology d-cliques must be an int in \[1"),
+        ({"kind": "clique-averaging", "lr": 0.1, "topology": "ring"}, "must have cliques: d-cliques or random-cliques"),
+        ({"kind": "clique-averaging", "lr": 0.1, "topology": "random-cliques", "overlap": True}, "must be false"),
+    ],
+)
+def test_impossible_cliques_are_refused(program, said):
+    with pytest.raises(ConfigurationError, match=said):
+        simulate(table(program={"kind": "gossip", **program}))
+
+
+def test_data_without_classes_have_no_balanced_cliques():
+    dataset = {"kind": "linear-regression", "samples": 60, "test_samples": 10}
+    task = {"dataset": dataset, "model": "linear"}
+    with pytest.raises(ConfigurationError, match="needs data with classes"):
+        simulate(table(task=task, program={"kind": "gossip", "topology": "d-cliques"}))
+
+
+def test_gradients_of_another_shape_are_rejected():
+    def shortened(node, to, payload, **named):
+        if node.id == 1 and "gradient" in payload:
+            payload = {"gradient": payload["gradient"][:3]}
+        return send(node, to, payload, **named)
+
+    from covey.engines.simulation.node import SimulatedNode
+
+    send = SimulatedNode.send
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SimulatedNode, "send", shortened)
+        program = {"kind": "clique-averaging", "lr": 0.1, "topology": {"kind": "random-cliques", "size": 3}}
+        world, written = simulate(table(task=BLOBS, program=program, rounds=2))
+    assert torch.isfinite(models_of(world)).all()
+    rejected = [detail for *_, kind, detail in written.happened if kind == "rejected"]
+    assert len(rejected) == 2 * 2
+    assert set(rejected) == {f"message of node 1: its gradient is not {len(world.nodes[0].model)} float32 numbers"}
