@@ -10,6 +10,8 @@ Messages
     - duplicate: a second one of the same sender, tag and round. It is dropped and counted.
     - a message without a round waits in the queue of its tag until somebody takes it.
     - for a node that is away, or whose program has ended: dropped and counted.
+    - with a number that is not finite, alone or in a tensor or list: dropped and counted, and its sender is named.
+    A peer may send anything else: `usable` takes what has the entries that the program needs.
 
 Rounds
     `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, the
@@ -21,7 +23,7 @@ Rounds
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NewType, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, NewType, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +37,18 @@ Field: TypeAlias = int | float | str | bool | bytes | None | list[int] | list[fl
 Payload: TypeAlias = Mapping[str, Tensor | Field]
 State: TypeAlias = dict[str, Tensor | Field]
 Metrics: TypeAlias = dict[str, float]
+
+
+class _Model:
+    """The type of `MODEL`."""
+
+    __slots__ = ()
+
+
+MODEL: Final = _Model()
+"""A whole model: as many float32 numbers as the node's own has."""
+Expected: TypeAlias = _Model | type | range
+"""What an entry of a payload must be: a model, a value of a type (for float also an int), or an int of a range."""
 
 
 class Mixture:
@@ -261,6 +275,15 @@ class Node(ABC):
     @abstractmethod
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         """Take what is here already; never waits."""
+
+    @abstractmethod
+    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+        """Those messages whose payloads have some entries; the others are rejected.
+
+        Args:
+            messages: what arrived.
+            entries: what each must be: `MODEL`, a type such as int, or a range such as range(100) for an int in it.
+        """
 
     @abstractmethod
     def reject(self, message: Message, reason: str) -> None:

@@ -1,7 +1,8 @@
 """What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
 
+import math
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ModelError, ProgramError, told
 from covey.network import Energy
 from covey.node import (
+    MODEL,
+    Expected,
     Inbox,
     LocalData,
     Message,
@@ -212,6 +215,38 @@ class Participant(Node):
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))
 
+    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+        found = []
+        for message in messages:
+            for name, expected in entries.items():
+                value = message.payload.get(name)
+                if not self._is(value, expected):
+                    missing = name not in message.payload
+                    wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
+                    self.reject(message, wrong)
+                    break
+            else:
+                found.append(message)
+        return found
+
+    def _is(self, value: Any, expected: Expected) -> bool:
+        """Whether an entry of a payload is what it must be; True and False are no ints here."""
+        if expected is MODEL:
+            return isinstance(value, Tensor) and value.shape == self.shape and value.dtype == torch.float32
+        if isinstance(expected, range):
+            return type(value) is int and value in expected
+        if expected is Tensor:
+            return isinstance(value, Tensor)
+        return type(value) is expected or (expected is float and type(value) is int)
+
+    def _in_words(self, expected: Expected) -> str:
+        if expected is MODEL:
+            return f"{self.shape[0]} float32 numbers"
+        if isinstance(expected, range):
+            return f"an int in [{expected.start}, {_count(expected.stop)})"
+        assert isinstance(expected, type)
+        return f"{'an' if expected is int else 'a'} {expected.__name__}"
+
     def reject(self, message: Message, reason: str) -> None:
         self.mail.dropped += 1
         self.event("rejected", f"message of node {message.sender}: {reason}")
@@ -366,6 +401,11 @@ class Participant(Node):
             ) = snapshot.counters
 
 
+def _count(number: int) -> str:
+    """A number in words: powers of two are easier to read as such."""
+    return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
+
+
 class _Messages:
     """The messages of a tag, one by one."""
 
@@ -381,8 +421,15 @@ class _Messages:
 
 
 def not_finite_entry(payload: Payload) -> str | None:
-    """The name of a tensor that holds NaN or infinity. What was found finite is looked at again if it was written."""
+    """The name of an entry that is or holds NaN or infinity.
+
+    A tensor that was found finite is looked at again only if it was written.
+    """
     for name, value in payload.items():
+        if type(value) is float and not math.isfinite(value):
+            return name
+        if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
+            return name
         if isinstance(value, Tensor) and value.is_floating_point():
             version = None if value.is_inference() else value._version
             if version is not None and getattr(value, "known_finite", None) == version:

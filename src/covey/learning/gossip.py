@@ -86,7 +86,13 @@ class Gossip(Program):
         for peer in inbox.missing:
             _, pause = silent.get(peer, (t, 1))
             silent[peer] = t + 1 + pause, 2 * pause
-        heard = sorted([*inbox, *node.arrived(round=t)], key=lambda message: message.sender)
+        heard = list(inbox)
+        for message in node.arrived(round=t):
+            if message.sender in senders:
+                heard.append(message)
+            else:
+                node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
+        heard.sort(key=lambda message: message.sender)
         for message in heard:
             silent.pop(message.sender, None)
         node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]

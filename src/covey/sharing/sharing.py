@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from covey.node import Inbox, Node, NodeId, Payload
-from covey.parameters import Part, Setting
+from covey.parameters import Part
 from covey.topology import Graph
 
 
@@ -25,10 +25,6 @@ class Sharing(Part):
     """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`."""
 
     family: ClassVar[str] = "sharing"
-
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self._shape = (setting.parameters,)
 
     def outgoing(self, node: Node, graph: Graph, t: int) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         """The messages of round t: to whom, and what."""

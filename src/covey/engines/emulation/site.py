@@ -29,7 +29,7 @@ _STALL = 5.0
 """How long a node that has completed a round waits for its host's connections to take what it sent."""
 
 _REJECTED = 100
-"""How many messages of a sender that are not finite are reported one by one; then they are only counted."""
+"""How many wrong messages of a sender are reported one by one; then they are only counted."""
 
 
 class Site:
@@ -418,14 +418,17 @@ class Site:
         """A message has come from another host."""
         problem = not_finite_entry(frame.payload)
         if problem is not None:
-            self.refuse("not-finite")
-            self._rejected[frame.sender] += 1
-            if self._rejected[frame.sender] <= _REJECTED:
-                detail = f"message of node {frame.sender}: '{problem}' is not finite"
-                self.reporter.event(self.now, frame.receiver, "rejected", detail)
+            self.reject(frame.receiver, frame.sender, f"'{problem}' is not finite", "not-finite")
             return
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
+
+    def reject(self, receiver: int, sender: int, detail: str, reason: str) -> None:
+        """Drop a message of a node, and say so unless that node was named often enough."""
+        self.refuse(reason)
+        self._rejected[sender] += 1
+        if self._rejected[sender] <= _REJECTED:
+            self.reporter.event(self.now, receiver, "rejected", f"message of node {sender}: {detail}")
 
     def say(self, tag: str, payload: Payload) -> None:
         """Tell the launcher something."""
