@@ -146,7 +146,10 @@ class Mailbox:
         if not box:
             return []
         if key[1] is None:
-            return self._take_from_queue(box, senders, count)
+            taken = self._take_from_queue(box, senders, count)
+            if not box:
+                del self._boxes[key]  # A program may use a tag once and never again.
+            return taken
         found: list[Message] = []
         for sender in sorted(box if senders is None else senders):
             message = box.get(sender)

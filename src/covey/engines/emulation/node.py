@@ -158,7 +158,8 @@ class EmulatedNode(Participant):
                     del waiters[key]
                     waiter.resume()
 
-            asyncio.get_running_loop().call_later(timeout, give_up)
+            timer = asyncio.get_running_loop().call_later(timeout, give_up)
+            waiter.heard.add_done_callback(lambda _: timer.cancel())
         return waiter.heard
 
     def event(self, kind: str, detail: str) -> None:
