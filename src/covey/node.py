@@ -210,7 +210,7 @@ class Node(ABC):
     """How many nodes the network has."""
     data: LocalData
     state: State
-    """What a resumed node needs besides its model: named tensors and plain values."""
+    """What a resumed node needs besides its model: named tensors and plain values, as messages may hold them."""
 
     @property
     @abstractmethod

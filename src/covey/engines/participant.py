@@ -1,6 +1,7 @@
 """What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
 
 import math
+import reprlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
@@ -9,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey import rng
+from covey import rng, wire
 from covey.engines.mailbox import Mailbox, Waiter, describe
 from covey.engines.snapshots import Snapshot
-from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.errors import CoveyError, ModelError, ProgramError, WireError, told
 from covey.network import Energy
 from covey.node import (
     MODEL,
@@ -42,6 +43,8 @@ class _Sent:
 
 
 SENT = _Sent()
+_ROUNDS = 1 << 63
+"""A message has room for the numbers of so many rounds."""
 USUAL = Work()
 """Training as the task says."""
 
@@ -175,12 +178,24 @@ class Participant(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
+        if type(tag) is not str:
+            raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
+        if round is not None:
+            round = self._checked_round(round)
         # A copy: what is under way must not follow the program's own list.
         receivers = [int(to)] if isinstance(to, int | np.integer) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
         return self._post(receivers, payload, tag, round)
+
+    def _checked_round(self, round: Any) -> int:
+        if (type(round) is int or isinstance(round, np.integer)) and 0 <= round < _ROUNDS:
+            return int(round)
+        raise ProgramError(
+            f"The 'round' of a message of node {self.id} must be None or an int in [0, {_count(_ROUNDS)}). "
+            f"Got {round!r} instead."
+        )
 
     async def receive(
         self,
@@ -369,6 +384,25 @@ class Participant(Node):
             ended=self.mail.ended,
             away=self.mail.ended and self.mail.away,
         )
+
+    def check_state(self) -> None:
+        """See whether a checkpoint can hold what the program keeps in `state`.
+
+        Raises:
+            ProgramError: it cannot.
+        """
+        try:
+            wire.size(self.state)
+        except WireError:
+            for name, value in self.state.items():
+                try:
+                    wire.size({name: value})
+                except WireError as error:
+                    shown = " ".join(reprlib.repr(value).split())
+                    raise ProgramError(
+                        f"The '{name}' in the state of node {self.id} must be what a message may hold: a tensor, "
+                        f"an int, float, str, bool, bytes, None or a list of such. Got {shown} instead: {error.detail}."
+                    ) from error
 
     def failure(self, program: Program, error: Exception) -> CoveyError:
         """What to raise when the program raised `error`."""

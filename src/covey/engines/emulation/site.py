@@ -256,6 +256,7 @@ class Site:
         """Run the program of a node to its end."""
         try:
             await self.program.run(node)
+            node.check_state()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -295,7 +296,12 @@ class Site:
         await asyncio.Event().wait()
 
     async def commit(self, node: EmulatedNode) -> None:
-        """The open round of a node is over."""
+        """The open round of a node is over.
+
+        Raises:
+            ProgramError: the node's state holds what no checkpoint can.
+        """
+        node.check_state()
         node.mail.open(node.round + 1)
         node.calls = 0
         evaluated = self.reporter.commit(node)
