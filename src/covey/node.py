@@ -340,6 +340,15 @@ class Program(Part):
         """
         return None
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        """What may wait at a node at once, where most does, if none of what it needs is to be dropped.
+
+        Args:
+            setting: the experiment.
+            message_bytes: what a message with one whole model takes.
+        """
+        return message_bytes
+
     async def run(self, node: Node) -> None:
         """The protocol, from the point of view of one node."""
         raise NotImplementedError

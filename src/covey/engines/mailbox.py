@@ -103,7 +103,7 @@ class Mailbox:
         kept, self._kept = self._kept or [], None
         self.away = False
         for message in kept:
-            Mailbox.deliver(self, message)
+            self.deliver(message)
 
     def overtaken(self, key: Key, senders: set[int]) -> set[int]:
         """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""

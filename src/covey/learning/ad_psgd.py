@@ -53,6 +53,9 @@ class ADPSGD(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return model_bytes
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        return float(message_bytes * self.topology.at(0).in_degrees.max())
+
     async def run(self, node: Node) -> None:
         peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
         active = bool(self._active[node.id]) and bool(peers)

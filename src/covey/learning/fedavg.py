@@ -48,6 +48,9 @@ class FedAvg(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return 2.0 * model_bytes * (self.clients or setting.nodes - 1) / setting.nodes
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        return float(message_bytes * (self.clients or setting.nodes - 1))
+
     def chosen(self, node: Node, t: int) -> list[NodeId]:
         """The clients of round t, in increasing order."""
         if t not in self._chosen:

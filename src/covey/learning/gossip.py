@@ -51,6 +51,10 @@ class Gossip(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
+        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.message_bytes(message_bytes)
+
     async def run(self, node: Node) -> None:
         async for t in node.rounds():
             # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.

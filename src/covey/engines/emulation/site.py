@@ -99,7 +99,12 @@ class Site:
         holder = self.prepared.holders.get(id)
         data = LocalData(0) if holder is None else self.learner.local_data(holder)
         node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
-        node.mail = Inbox(inbox_bytes, self.refuse, ordered=self.network.queue != "fair")
+
+        def refused(sender: int, reason: str) -> None:
+            self.reject(id, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason)
+
+        ordered = self.network.queue != "fair"
+        node.mail = Inbox(inbox_bytes, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
         return node
 
     def _uplink(self, node: EmulatedNode) -> Uplink:
