@@ -147,4 +147,4 @@ def test_gradients_of_another_shape_are_rejected():
     assert torch.isfinite(models_of(world)).all()
     rejected = [detail for *_, kind, detail in written.happened if kind == "rejected"]
     assert len(rejected) == 2 * 2
-    assert set(rejected) == {f"message of node 1: its gradient is not {len(world.nodes[0].model)} float32 numbers"}
+    assert set(rejected) == {f"message of node 1: its 'gradient' is not {len(world.nodes[0].model)} float32 numbers"}

@@ -1,11 +1,15 @@
 """The emulation against the simulation: the same graphs, the same bytes, the same models."""
 
+import asyncio
+
 import pytest
 import torch
 
 from covey import kinds
 from covey.engines.emulation.connection import FRAMING_BYTES
 from covey.errors import ModelError, ProgramError
+from covey.node import Node, Program
+from covey.parameters import param
 from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate
@@ -167,6 +171,50 @@ def test_a_duration_ends_a_run_in_real_time(tmp_path):
 def test_what_goes_wrong_at_a_node_ends_the_run_in_one_line(changes, error, message, tmp_path):
     with pytest.raises(error, match=message):
         emulate(table(network=QUICK, **changes), tmp_path)
+
+
+class Heard(Program):
+    """Hears itself at once, with much patience, and fails if timers of that are left."""
+
+    async def run(self, node: Node) -> None:
+        for _ in range(50):
+            node.spawn(self.speak(node))
+            assert await node.receive(tag="x", count=1, timeout=3600.0)
+        loop = asyncio.get_running_loop()
+        timers = [timer for timer in loop._scheduled if not timer.cancelled()]  # type: ignore[attr-defined]
+        # Others may wait just now, each once.
+        assert len([timer for timer in timers if timer.when() > loop.time() + 3000.0]) < node.nodes
+
+    async def speak(self, node: Node) -> None:
+        """Say something after a moment."""
+        await node.sleep(0.001)
+        node.send(node.id, {}, tag="x")
+
+
+class Keeps(Program):
+    """Keeps what no checkpoint can hold."""
+
+    early: bool = param("Whether it does from the first round on.")
+
+    async def run(self, node: Node) -> None:
+        async for _ in node.rounds():
+            if self.early:
+                node.state["x"] = {1}  # type: ignore[assignment]
+        node.state["x"] = {1}  # type: ignore[assignment]
+
+
+def test_a_receive_that_heard_leaves_no_timer_behind(tmp_path):
+    outcome, _ = emulate(table(program={"kind": "tests.test_emulation:Heard"}, network=QUICK), tmp_path)
+    assert outcome.finished
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("every", [0, 1])
+def test_a_state_that_no_checkpoint_can_hold_ends_the_run_in_one_line(early, every, tmp_path):
+    program = {"kind": "tests.test_emulation:Keeps", "early": early}
+    tables = table(program=program, network=QUICK, rounds=2, checkpoint={"every": every}, evaluation={"nodes": 1})
+    with pytest.raises(ProgramError, match=r"^The 'x' in the state of node \d+ must be .* Got \{1\} instead: "):
+        emulate(tables, tmp_path)
 
 
 def test_a_checkpoint_counts_on_no_figure_that_is_not_written(tmp_path, monkeypatch):

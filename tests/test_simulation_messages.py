@@ -8,6 +8,8 @@ import torch
 
 from covey import wire
 from covey.errors import ModelError, ProgramError
+from covey.learning.ad_psgd import ADPSGD
+from covey.topology import Ring
 from tests.conftest import simulate, table
 from tests.examples import PROGRAMS, Recorded, run_program
 
@@ -34,6 +36,35 @@ def test_early_messages_wait_and_late_and_duplicate_ones_are_dropped_and_counted
     assert seen == [(0, 10, []), (1, 11, []), (2, 12, [2])]
     assert world.nodes[1].mail.dropped == 4
     assert world.nodes[1].mail.messages_in == 8
+
+
+def test_a_tag_that_is_used_once_leaves_nothing_behind():
+    class Numbers(Recorded):
+        async def run(self, node):
+            async for t in node.rounds():
+                node.send(node.id, {}, tag=f"x{t}")
+                await node.receive(tag=f"x{t}", count=1)
+                self.seen.append(len(node.mail._boxes))
+
+    _, _, seen = run_program(Numbers(), rounds=20, network={"nodes": 1})
+    assert seen == [0] * 20
+
+
+def test_ad_psgd_keeps_no_answer_that_came_too_late():
+    kept = []
+
+    class Watched(ADPSGD):
+        kind = "ad-psgd"
+
+        async def exchange(self, node, peer, number):
+            await super().exchange(node, peer, number)
+            kept.append(sum(map(len, node.mail._boxes.values())))
+
+    for patience in (0.001, 1.0):
+        program = Watched(topology=Ring(), patience=patience)
+        simulate(table(program=program, network={"latency": "30ms"}, rounds=40))
+    assert len(kept) > 200
+    assert max(kept) <= 3
 
 
 def test_a_timeout_returns_what_came_and_says_who_is_missing():

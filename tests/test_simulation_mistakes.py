@@ -3,6 +3,7 @@
 import gc
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,14 @@ from tests.examples import PROGRAMS, Recorded, run_program
         ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
         ("node.send([0, -1], {})", r"Node 0 sends to node -1; ids are in \[0, 1\)"),
         ("await node.evaluate(split='tests')", r"The 'split' of evaluate must be one of 'train', .* Got 'tests'"),
+        *[
+            (
+                f"node.send(0, {{}}, round={wrong})",
+                rf"The 'round' of a message of node 0 must be None or an int in \[0, 2\*\*63\)\. Got {wrong} instead\.",
+            )
+            for wrong in ("-1", "9223372036854775808", "1.0", "True", "'1'")
+        ],
+        ("node.send(0, {}, tag=3)", r"The 'tag' of a message of node 0 must be a str\. Got 3 instead\."),
         ("import asyncio; await asyncio.sleep(0)", r"awaits something at node 0 that the node does not offer"),
     ],
 )
@@ -34,6 +43,42 @@ def test_a_program_that_breaks_the_contract_is_named(body, message):
 
     with pytest.raises((ProgramError, ModelError), match=message):
         run_program(Wrong(), network={"nodes": 1})
+
+
+def test_the_round_of_a_message_may_be_numpys():
+    class Sends(Recorded):
+        async def run(self, node):
+            node.send(0, {}, round=np.int64(2))
+            (message,) = await node.receive(round=2, senders=[0])
+            self.seen.append(type(message.round))
+
+    assert run_program(Sends(), network={"nodes": 1})[2] == [int]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.int64(3), r"Got np\.int64\(3\) instead: the entry 'x' is a int64"),
+        ({1}, r"Got \{1\} instead: the entry 'x' is a set"),
+        ([[1]], r"Got \[\[1\]\] instead: the list 'x' holds a list"),
+        (1 << 70, r"Got 1180591620717411303424 instead: an entry cannot be encoded"),
+        (torch.zeros(1, dtype=torch.complex64), r"the tensor 'x' has the dtype torch\.complex64"),
+    ],
+)
+def test_a_state_that_no_checkpoint_can_hold_is_told_of_when_it_is_committed(value, message, commits):
+    class Keeps(Recorded):
+        async def run(self, node):
+            node.state["right"] = [1.5, "x"]
+            async for _ in node.rounds():
+                if commits:
+                    node.state["x"] = value
+            node.state["x"] = value
+
+    expected = r"^The 'x' in the state of node 0 must be what a message may hold: .*" + message
+    with pytest.raises(ProgramError, match=expected) as raised:
+        run_program(Keeps(), network={"nodes": 1}, rounds=2)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_run_that_fails_leaves_no_coroutine_behind(recwarn):

@@ -83,6 +83,13 @@ class Engine(Part):
             ConfigurationError: it cannot.
         """
 
+    def check_prepared(self, prepared: "Prepared") -> None:
+        """See whether the engine can run an experiment whose data and model are known.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+
     def execute(
         self,
         prepared: "Prepared",

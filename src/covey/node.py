@@ -10,6 +10,8 @@ Messages
     - duplicate: a second one of the same sender, tag and round. It is dropped and counted.
     - a message without a round waits in the queue of its tag until somebody takes it.
     - for a node that is away, or whose program has ended: dropped and counted.
+    - with a number that is not finite, alone or in a tensor or list: dropped and counted, and its sender is named.
+    A peer may send anything else: `usable` takes what has the entries that the program needs.
 
 Rounds
     `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, the
@@ -21,7 +23,7 @@ Rounds
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, NewType, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, NewType, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -43,6 +45,18 @@ class Pull(NamedTuple):
     places: Tensor
     values: Tensor
     weight: float
+
+
+class _Model:
+    """The type of `MODEL`."""
+
+    __slots__ = ()
+
+
+MODEL: Final = _Model()
+"""A whole model: as many float32 numbers as the node's own has."""
+Expected: TypeAlias = _Model | type | range
+"""What an entry of a payload must be: a model, a value of a type (for float also an int), or an int of a range."""
 
 
 class Mixture:
@@ -213,7 +227,7 @@ class Node(ABC):
     """How many nodes the network has."""
     data: LocalData
     state: State
-    """What a resumed node needs besides its model: named tensors and plain values."""
+    """What a resumed node needs besides its model: named tensors and plain values, as messages may hold them."""
 
     @property
     @abstractmethod
@@ -280,6 +294,15 @@ class Node(ABC):
         """Take what is here already; never waits."""
 
     @abstractmethod
+    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+        """Those messages whose payloads have some entries; the others are rejected.
+
+        Args:
+            messages: what arrived.
+            entries: what each must be: `MODEL`, a type such as int, or a range such as range(100) for an int in it.
+        """
+
+    @abstractmethod
     def reject(self, message: Message, reason: str) -> None:
         """Count and record a message that the program cannot use, naming its sender."""
 
@@ -337,6 +360,15 @@ class Program(Part):
             model_bytes: the wire size of a message that holds one whole model.
         """
         return None
+
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        """What may wait at a node at once, where most does, if none of what it needs is to be dropped.
+
+        Args:
+            setting: the experiment.
+            message_bytes: what a message with one whole model takes.
+        """
+        return message_bytes
 
     async def run(self, node: Node) -> None:
         """The protocol, from the point of view of one node."""

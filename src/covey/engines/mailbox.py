@@ -103,7 +103,7 @@ class Mailbox:
         kept, self._kept = self._kept or [], None
         self.away = False
         for message in kept:
-            Mailbox.deliver(self, message)
+            self.deliver(message)
 
     def overtaken(self, key: Key, senders: set[int]) -> set[int]:
         """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""
@@ -146,7 +146,10 @@ class Mailbox:
         if not box:
             return []
         if key[1] is None:
-            return self._take_from_queue(box, senders, count)
+            taken = self._take_from_queue(box, senders, count)
+            if not box:
+                del self._boxes[key]  # A program may use a tag once and never again.
+            return taken
         found: list[Message] = []
         for sender in sorted(box if senders is None else senders):
             message = box.get(sender)

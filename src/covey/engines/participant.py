@@ -1,19 +1,23 @@
 """What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
 
+import math
+import reprlib
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from covey import rng
+from covey import rng, wire
 from covey.engines.mailbox import Mailbox, Waiter, describe
 from covey.engines.snapshots import Snapshot
-from covey.errors import CoveyError, ModelError, ProgramError, told
+from covey.errors import CoveyError, ModelError, ProgramError, WireError, told
 from covey.network import Energy
 from covey.node import (
+    MODEL,
+    Expected,
     Inbox,
     LocalData,
     Message,
@@ -39,6 +43,8 @@ class _Sent:
 
 
 SENT = _Sent()
+_ROUNDS = 1 << 63
+"""A message has room for the numbers of so many rounds."""
 USUAL = Work()
 """Training as the task says."""
 
@@ -172,12 +178,24 @@ class Participant(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
+        if type(tag) is not str:
+            raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
+        if round is not None:
+            round = self._checked_round(round)
         # A copy: what is under way must not follow the program's own list.
         receivers = [int(to)] if isinstance(to, int | np.integer) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
         return self._post(receivers, payload, tag, round)
+
+    def _checked_round(self, round: Any) -> int:
+        if (type(round) is int or isinstance(round, np.integer)) and 0 <= round < _ROUNDS:
+            return int(round)
+        raise ProgramError(
+            f"The 'round' of a message of node {self.id} must be None or an int in [0, {_count(_ROUNDS)}). "
+            f"Got {round!r} instead."
+        )
 
     async def receive(
         self,
@@ -211,6 +229,38 @@ class Participant(Node):
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))
+
+    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+        found = []
+        for message in messages:
+            for name, expected in entries.items():
+                value = message.payload.get(name)
+                if not self._is(value, expected):
+                    missing = name not in message.payload
+                    wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
+                    self.reject(message, wrong)
+                    break
+            else:
+                found.append(message)
+        return found
+
+    def _is(self, value: Any, expected: Expected) -> bool:
+        """Whether an entry of a payload is what it must be; True and False are no ints here."""
+        if expected is MODEL:
+            return isinstance(value, Tensor) and value.shape == self.shape and value.dtype == torch.float32
+        if isinstance(expected, range):
+            return type(value) is int and value in expected
+        if expected is Tensor:
+            return isinstance(value, Tensor)
+        return type(value) is expected or (expected is float and type(value) is int)
+
+    def _in_words(self, expected: Expected) -> str:
+        if expected is MODEL:
+            return f"{self.shape[0]} float32 numbers"
+        if isinstance(expected, range):
+            return f"an int in [{expected.start}, {_count(expected.stop)})"
+        assert isinstance(expected, type)
+        return f"{'an' if expected is int else 'a'} {expected.__name__}"
 
     def reject(self, message: Message, reason: str) -> None:
         self.mail.dropped += 1
@@ -335,6 +385,25 @@ class Participant(Node):
             away=self.mail.ended and self.mail.away,
         )
 
+    def check_state(self) -> None:
+        """See whether a checkpoint can hold what the program keeps in `state`.
+
+        Raises:
+            ProgramError: it cannot.
+        """
+        try:
+            wire.size(self.state)
+        except WireError:
+            for name, value in self.state.items():
+                try:
+                    wire.size({name: value})
+                except WireError as error:
+                    shown = " ".join(reprlib.repr(value).split())
+                    raise ProgramError(
+                        f"The '{name}' in the state of node {self.id} must be what a message may hold: a tensor, "
+                        f"an int, float, str, bool, bytes, None or a list of such. Got {shown} instead: {error.detail}."
+                    ) from error
+
     def failure(self, program: Program, error: Exception) -> CoveyError:
         """What to raise when the program raised `error`."""
         if isinstance(error, ModelError | ProgramError):
@@ -366,6 +435,11 @@ class Participant(Node):
             ) = snapshot.counters
 
 
+def _count(number: int) -> str:
+    """A number in words: powers of two are easier to read as such."""
+    return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
+
+
 class _Messages:
     """The messages of a tag, one by one."""
 
@@ -381,8 +455,15 @@ class _Messages:
 
 
 def not_finite_entry(payload: Payload) -> str | None:
-    """The name of a tensor that holds NaN or infinity. What was found finite is looked at again if it was written."""
+    """The name of an entry that is or holds NaN or infinity.
+
+    A tensor that was found finite is looked at again only if it was written.
+    """
     for name, value in payload.items():
+        if type(value) is float and not math.isfinite(value):
+            return name
+        if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
+            return name
         if isinstance(value, Tensor) and value.is_floating_point():
             version = None if value.is_inference() else value._version
             if version is not None and getattr(value, "known_finite", None) == version:

@@ -128,7 +128,7 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
     if limit is not None and limit < len(wanted):
         picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(wanted), limit, replace=False)
         wanted = sorted(wanted[place] for place in picked)
-    return Prepared(
+    prepared = Prepared(
         experiment=experiment,
         setting=setting,
         learner=learner,
@@ -138,6 +138,8 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         model_bytes=wire.size({"model": learner.first_model}),
         data=data_folder(data),
     )
+    experiment.engine.check_prepared(prepared)
+    return prepared
 
 
 def _with_energy(setting: Setting, experiment: Experiment, learner: Learner) -> Setting:

@@ -1,10 +1,12 @@
 """AD-PSGD (Lian et al., 2018): asynchronous, with symmetric pairwise averaging beside the training."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
 from covey.errors import ConfigurationError
-from covey.node import Activity, Mixture, Node, NodeId, Program
+from covey.node import MODEL, Activity, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
 from covey.topology import Topology
 
@@ -51,11 +53,14 @@ class ADPSGD(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return model_bytes
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        return float(message_bytes * self.topology.at(0).in_degrees.max())
+
     async def run(self, node: Node) -> None:
         peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
         active = bool(self._active[node.id]) and bool(peers)
         if not active:
-            node.spawn(self.answer(node))
+            node.spawn(self.answer(node, peers))
         exchange: Activity | None = None
         async for t in node.rounds():
             if active and (exchange is None or exchange.done):
@@ -72,14 +77,25 @@ class ADPSGD(Program):
 
     async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
         """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
-        offered = node.model
+        offered, asked, left = node.model, node.now, self.patience
+        node.arrived(tag="answer")  # What comes after its exchange was given up is for nobody.
         node.send(peer, {"model": offered, "number": number}, tag="offer")
-        for answer in await node.receive(tag=f"answer {number}", count=1, timeout=self.patience):
-            node.model = Mixture([node.model, answer["model"], offered], [1.0, 0.5, -0.5])
+        while answers := node.usable(
+            await node.receive(tag="answer", senders=[peer], timeout=left), model=MODEL, number=int
+        ):
+            if answers[0]["number"] == number:
+                node.model = Mixture([node.model, answers[0]["model"], offered], [1.0, 0.5, -0.5])
+                return
+            if self.patience is not None:
+                left = max(asked + self.patience - node.now, 0.0)
 
-    async def answer(self, node: Node) -> None:
-        """Move half-way to every model that is offered, and answer with the own one as it was."""
-        async for offer in node.messages("offer"):
-            mine = node.model
-            node.model = Mixture([mine, offer["model"]], [0.5, 0.5])
-            node.send(offer.sender, {"model": mine}, tag=f"answer {offer['number']}")
+    async def answer(self, node: Node, peers: Sequence[NodeId]) -> None:
+        """Move half-way to every model that a neighbour offers, and answer with the own one as it was."""
+        async for message in node.messages("offer"):
+            if message.sender not in peers:
+                node.reject(message, f"it is no neighbour of node {node.id}")
+                continue
+            for offer in node.usable([message], model=MODEL, number=int):
+                mine = node.model
+                node.model = Mixture([mine, offer["model"]], [0.5, 0.5])
+                node.send(offer.sender, {"model": mine, "number": offer["number"]}, tag="answer")

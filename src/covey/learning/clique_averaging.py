@@ -9,7 +9,7 @@ from torch import Tensor
 
 from covey.errors import ConfigurationError
 from covey.learning.gossip import Gossip
-from covey.node import Node
+from covey.node import MODEL, Node
 from covey.parameters import Setting, param
 from covey.topology.d_cliques import RandomCliques
 
@@ -43,13 +43,7 @@ class CliqueAveraging(Gossip):
         mates = [mate for mate in self._cliques.clique(node.id) if mate != node.id]
         node.send(mates, {"gradient": own}, tag="gradient", round=t)
         inbox = await self.hear(node, mates, t, "gradient")
-        gradients = [own]
-        for message in inbox:
-            gradient = message.payload.get("gradient")
-            if isinstance(gradient, Tensor) and gradient.shape == own.shape and gradient.dtype == torch.float32:
-                gradients.append(gradient)
-            else:
-                node.reject(message, f"its gradient is not {len(own)} float32 numbers")
+        gradients = [own, *(message["gradient"] for message in node.usable(inbox, gradient=MODEL))]
         direction = torch.stack(gradients).mean(0)
         if self.momentum:
             before = node.state.get("momentum")

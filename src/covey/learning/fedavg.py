@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from covey.node import Mixture, Node, NodeId, Payload, Program
+from covey.node import MODEL, Mixture, Node, NodeId, Payload, Program
 from covey.parameters import Seconds, Setting, param
 
 SERVER = NodeId(0)
+_SAMPLES = range(1 << 53)
+"""How many samples a client may say that it has."""
 
 
 class FedAvg(Program):
@@ -46,6 +48,9 @@ class FedAvg(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return 2.0 * model_bytes * (self.clients or setting.nodes - 1) / setting.nodes
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        return float(message_bytes * (self.clients or setting.nodes - 1))
+
     def chosen(self, node: Node, t: int) -> list[NodeId]:
         """The clients of round t, in increasing order."""
         if t not in self._chosen:
@@ -66,9 +71,10 @@ class FedAvg(Program):
         async for t in node.rounds():
             chosen = self.chosen(node, t)
             node.send(chosen, {"model": node.model}, tag="model", round=t)
-            answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
-            if answers:
-                counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
+            inbox = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
+            answers = node.usable(inbox, model=MODEL, samples=_SAMPLES)
+            counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
+            if sum(counts):
                 weights = [self.server_lr * count / sum(counts) for count in counts]
                 models = [node.model, *(answer["model"] for answer in answers)]
                 node.model = Mixture(models, [1.0 - self.server_lr, *weights])
@@ -79,7 +85,8 @@ class FedAvg(Program):
             if node.id in self.chosen(node, t):
                 heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
                 timeout = None if self.patience is None else (t - heard + 1) * self.patience
-                for message in await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout):
+                inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
+                for message in node.usable(inbox, model=MODEL):
                     node.state["heard"] = t
                     update = await node.train(message["model"], proximal=self.proximal)
                     node.model = update.model

@@ -63,6 +63,10 @@ class Gossip(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
 
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
+        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.message_bytes(message_bytes)
+
     async def run(self, node: Node) -> None:
         async for t in node.rounds():
             # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
@@ -113,7 +117,13 @@ class Gossip(Program):
         for peer in inbox.missing:
             _, pause = silent.get(peer, (t, 1))
             silent[peer] = t + 1 + pause, 2 * pause
-        heard = sorted([*inbox, *node.arrived(tag=tag, round=t)], key=lambda message: message.sender)
+        heard = list(inbox)
+        for message in node.arrived(tag=tag, round=t):
+            if message.sender in senders:
+                heard.append(message)
+            else:
+                node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
+        heard.sort(key=lambda message: message.sender)
         for message in heard:
             silent.pop(message.sender, None)
         node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]

@@ -2,9 +2,12 @@
 
 from typing import Literal
 
-from covey.node import Mixture, Node, Program
+from covey.node import MODEL, Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.topology import Topology
+
+_AGES = range(1 << 53)
+"""What a peer may call its model's age; floats do not tell apart greater ones."""
 
 
 class GossipLearning(Program):
@@ -43,19 +46,28 @@ class GossipLearning(Program):
     async def listen(self, node: Node) -> None:
         """Merge and train whatever is pushed here."""
         async for message in node.messages("model"):
-            newest = [message, *node.arrived(tag="model")][-1]
+            arrived = node.usable([message, *node.arrived(tag="model")], model=MODEL, age=_AGES)
+            if not arrived:
+                continue
             mine, own_age = node.model, int(node.state["age"])  # type: ignore[arg-type]
-            model, age = newest["model"], int(newest["age"])
+            model, age = arrived[-1]["model"], arrived[-1]["age"]
             if self.mode == "update":
                 update = await node.train(model)
-                node.model, node.state["age"] = update.model, age + update.steps
+                node.model = update.model
+                self.grow(node, age + update.steps)
                 continue
             if self.mode == "update-merge":
                 for_own, update = await node.train(mine), await node.train(model)
                 mine, model = for_own.model, update.model
                 own_age, age = own_age + for_own.steps, age + update.steps
             share = own_age / (own_age + age) if own_age + age else 0.5
-            node.model, node.state["age"] = Mixture([mine, model], [share, 1.0 - share]), max(own_age, age)
+            node.model = Mixture([mine, model], [share, 1.0 - share])
+            self.grow(node, max(own_age, age))
             if self.mode == "merge-update":
                 update = await node.train()
-                node.model, node.state["age"] = update.model, max(own_age, age) + update.steps
+                node.model = update.model
+                self.grow(node, max(own_age, age) + update.steps)
+
+    def grow(self, node: Node, age: int) -> None:
+        """The node's model is so old now."""
+        node.state["age"] = min(age, _AGES[-1])

@@ -24,7 +24,6 @@ class Sharing(Part):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._setting = setting
-        self._shape = (setting.parameters,)
 
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""

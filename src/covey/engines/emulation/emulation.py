@@ -1,6 +1,7 @@
 """The engine `emulation`: its settings, and a run from beginning to end."""
 
 import asyncio
+import math
 import secrets
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from covey.engines.emulation.address import Address, read_addresses
+from covey.engines.emulation.inbox import model_memory
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
 from covey.experiment import Engine, Experiment, Outcome, Progress
@@ -44,7 +46,8 @@ class Emulation(Engine):
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
     restart: bool = param("Whether a process that dies is started again.", default=True)
     buffer: int = param(
-        "How many megabytes may wait in a node's inbox, and for another host; what is more is dropped.",
+        "How many megabytes may wait in a node's inbox, and for another host; what is more is dropped. Of an inbox, "
+        "what one other host sends takes no more than is still free.",
         default=256,
         ge=1,
     )
@@ -83,6 +86,18 @@ class Emulation(Engine):
                 raise ConfigurationError(
                     f"The 'of' of {fault.named()} must be the number of hosts, {count}; {how}. Got {fault.of} instead."
                 )
+
+    def check_prepared(self, prepared: Prepared) -> None:
+        hosts = max(self.owners(prepared.network.nodes)) + 1
+        waiting = prepared.program.waiting_bytes(prepared.setting, model_memory(prepared.model_bytes))
+        # One other host gets no more than half of an inbox, and may have all that a node hears from.
+        least = math.ceil(waiting * (2 if hosts > 1 else 1) / (1 << 20))
+        if least > self.buffer:
+            half = ", half of which is for any one host" if hosts > 1 else ""
+            raise ConfigurationError(
+                f"The 'buffer' of the engine must be at least {least} here: about {math.ceil(waiting / (1 << 20))} "
+                f"megabytes of messages may wait in an inbox{half}. Got {self.buffer} instead."
+            )
 
     def compute_settings(self) -> dict[str, Any]:
         return {"device": self.device, "workers": 1, "chunk": self.chunk, "kernel": self.kernel}

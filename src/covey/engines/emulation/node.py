@@ -10,7 +10,7 @@ from torch import Tensor
 from covey.engines.mailbox import Key, Waiter
 from covey.engines.participant import USUAL, Participant
 from covey.engines.snapshots import Snapshot, computed
-from covey.node import Gradient, LocalData, Metrics, Mixture, Payload, Sending, Update, Work
+from covey.node import Gradient, LocalData, Message, Metrics, Mixture, Payload, Sending, Update, Work
 
 if TYPE_CHECKING:
     from covey.engines.emulation.site import Site
@@ -125,6 +125,10 @@ class EmulatedNode(Participant):
         await asyncio.sleep(seconds)
         await self._awake()
 
+    def reject(self, message: Message, reason: str) -> None:
+        self.mail.dropped += 1
+        self.site.reject(self.id, message.sender, reason, "unusable")
+
     def log(self, **metrics: float) -> None:
         self.site.reporter.log(self.id, self.round + 1, metrics)
 
@@ -154,7 +158,8 @@ class EmulatedNode(Participant):
                     del waiters[key]
                     waiter.resume()
 
-            asyncio.get_running_loop().call_later(timeout, give_up)
+            timer = asyncio.get_running_loop().call_later(timeout, give_up)
+            waiter.heard.add_done_callback(lambda _: timer.cancel())
         return waiter.heard
 
     def event(self, kind: str, detail: str) -> None:

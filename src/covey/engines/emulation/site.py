@@ -29,7 +29,7 @@ _STALL = 5.0
 """How long a node that has completed a round waits for its host's connections to take what it sent."""
 
 _REJECTED = 100
-"""How many messages of a sender that are not finite are reported one by one; then they are only counted."""
+"""How many wrong messages of a sender are reported one by one; then they are only counted."""
 
 
 class Site:
@@ -99,7 +99,12 @@ class Site:
         holder = self.prepared.holders.get(id)
         data = LocalData(0) if holder is None else self.learner.local_data(holder)
         node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
-        node.mail = Inbox(inbox_bytes, self.refuse, ordered=self.network.queue != "fair")
+
+        def refused(sender: int, reason: str) -> None:
+            self.reject(id, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason)
+
+        ordered = self.network.queue != "fair"
+        node.mail = Inbox(inbox_bytes, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
         return node
 
     def _uplink(self, node: EmulatedNode) -> Uplink:
@@ -256,6 +261,7 @@ class Site:
         """Run the program of a node to its end."""
         try:
             await self.program.run(node)
+            node.check_state()
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -295,7 +301,12 @@ class Site:
         await asyncio.Event().wait()
 
     async def commit(self, node: EmulatedNode) -> None:
-        """The open round of a node is over."""
+        """The open round of a node is over.
+
+        Raises:
+            ProgramError: the node's state holds what no checkpoint can.
+        """
+        node.check_state()
         node.mail.open(node.round + 1)
         node.calls = 0
         evaluated = self.reporter.commit(node)
@@ -418,14 +429,17 @@ class Site:
         """A message has come from another host."""
         problem = not_finite_entry(frame.payload)
         if problem is not None:
-            self.refuse("not-finite")
-            self._rejected[frame.sender] += 1
-            if self._rejected[frame.sender] <= _REJECTED:
-                detail = f"message of node {frame.sender}: '{problem}' is not finite"
-                self.reporter.event(self.now, frame.receiver, "rejected", detail)
+            self.reject(frame.receiver, frame.sender, f"'{problem}' is not finite", "not-finite")
             return
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
+
+    def reject(self, receiver: int, sender: int, detail: str, reason: str) -> None:
+        """Drop a message of a node, and say so unless that node was named often enough."""
+        self.refuse(reason)
+        self._rejected[sender] += 1
+        if self._rejected[sender] <= _REJECTED:
+            self.reporter.event(self.now, receiver, "rejected", f"message of node {sender}: {detail}")
 
     def say(self, tag: str, payload: Payload) -> None:
         """Tell the launcher something."""

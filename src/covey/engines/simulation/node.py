@@ -135,7 +135,12 @@ class SimulatedNode(Participant):
                 activity.cancel()
 
     def finish(self) -> None:
-        """The program has returned."""
+        """The program has returned.
+
+        Raises:
+            ProgramError: the node's state holds what no checkpoint can.
+        """
+        self.check_state()
         for activity in self.activities:
             activity.cancel()
         self.activities = []

@@ -303,7 +303,12 @@ class World:
     # ------------------------------------------------------------------ rounds
 
     def commit(self, node: SimulatedNode) -> float:
-        """The open round of a node is over; what that costs it in seconds."""
+        """The open round of a node is over; what that costs it in seconds.
+
+        Raises:
+            ProgramError: the node's state holds what no checkpoint can.
+        """
+        node.check_state()
         node.mail.open(node.round + 1)
         node.calls = self._in_vain = 0
         evaluated = self.recorder.commit(node)
