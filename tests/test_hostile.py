@@ -558,7 +558,7 @@ def test_orders_that_contradict_themselves_end_the_run_but_not_the_host(served, 
 
 @pytest.mark.parametrize(
     ("tag", "payload"),
-    [("what", {}), ("park", {}), ("park", {"round": "x"}), ("moved", {"host": 99, "address": "1"}), ("restore", {})],
+    [("what", {}), ("park", {}), ("park", {"round": "x"}), ("gone", {}), ("restore", {})],
 )
 def test_nonsense_amid_a_run_ends_it_but_not_the_host(served, tag, payload):
     async def main():

@@ -58,7 +58,7 @@ class Orders(msgspec.Struct, frozen=True):
     kernel: str
     chunk: int
     buffer_bytes: int
-    """How much may wait in a node's inbox, and for another host."""
+    """How much may wait in a node's inbox, at its links, and for another host."""
 
 
 class Host:
@@ -295,6 +295,7 @@ class _Run:
             call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,
             run=self.name,
+            rounds=prepared.experiment.rounds,
             # A longer frame would fit into no queue and no inbox.
             limits=replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, orders.buffer_bytes)),
             most=orders.buffer_bytes,
@@ -354,8 +355,6 @@ class _Run:
                 os.kill(os.getpid(), signal.SIGKILL)
             elif frame.tag == "pause":
                 _stand_still(said["seconds"])
-            elif frame.tag == "moved":
-                self._addresses[said["host"]] = Address.parse(said["address"])
             else:
                 raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")
 
