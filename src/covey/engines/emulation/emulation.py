@@ -44,7 +44,7 @@ class Emulation(Engine):
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
     restart: bool = param("Whether a process that dies is started again.", default=True)
     buffer: int = param(
-        "How many megabytes may wait in a node's inbox, and for another host; what is more is dropped.",
+        "How many megabytes may wait in a node's inbox, at its links, and for another host; what is more is dropped.",
         default=256,
         ge=1,
     )
