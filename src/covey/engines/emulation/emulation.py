@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -172,5 +173,20 @@ def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     """Run a coroutine to its end, also where this thread already runs an event loop, as a notebook's does."""
     if asyncio._get_running_loop() is None:
         return asyncio.run(main())
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Outcome] | None]] = Future()
+
+    async def told() -> Outcome:
+        running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await main()
+
     with ThreadPoolExecutor(1, "covey-launcher") as thread:
-        return thread.submit(lambda: asyncio.run(main())).result()
+        outcome = thread.submit(lambda: asyncio.run(told()))
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            # It interrupts this thread alone, which would wait for the other.
+            loop, task = running.result()
+            with suppress(RuntimeError):  # Unless it has ended.
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -260,16 +260,14 @@ class Site:
         """Run the program of a node to its end."""
         try:
             await self.program.run(node)
-        except asyncio.CancelledError:
-            raise
+            node.finish()
+            node.committed = node.snapshot()
+            self.reporter.ended(node)
+            self.reporter.snapshots({node.id: node.committed})
         except Exception as error:
             self.fail(node.failure(self.program, error))
-            return
-        node.finish()
-        node.committed = node.snapshot()
-        self.reporter.ended(node)
-        self.reporter.snapshots({node.id: node.committed})
-        self.leave_for_good(node)
+        else:
+            self.leave_for_good(node)
 
     async def watched(self, node: EmulatedNode, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a second activity of a node."""
