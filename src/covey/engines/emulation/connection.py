@@ -97,6 +97,8 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that wait to be written."""
         self.bytes_out = self.frames_out = 0
         """What was handed to the socket."""
+        self.heard_at = asyncio.get_running_loop().time()
+        """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
         self.unsent = 0
         """Frames that still waited to be written when the connection ended."""
         self._queue: deque[Parts] = deque()
@@ -293,6 +295,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._chunk[self._end :] if self._large is None else self._large[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
+        self.heard_at = asyncio.get_running_loop().time()
         if self._large is None:
             self._end += count
             self._guarded(self._parse)
