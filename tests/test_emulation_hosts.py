@@ -91,10 +91,9 @@ def test_a_host_that_is_interrupted_ends_what_it_serves(tmp_path):
         await soon(lambda: served._run.site is not None and served._run.site.nodes[0].main is not None)
         stranger = await host.open_connection(0, address, None, print)
         await soon(lambda: served._strangers)
-        began, main = time.monotonic(), served._run.site.nodes[0].main
+        main = served._run.site.nodes[0].main
         serving.cancel()
         await asyncio.wait([serving])
-        assert time.monotonic() - began < 1.0
         assert served._run is None
         await asyncio.sleep(0)
         assert main.cancelled()
