@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import socket
 import ssl
 import stat
 import time
@@ -344,6 +345,24 @@ def test_a_host_that_others_can_reach_needs_certificates(where, tmp_path, covey)
     code, _, err = covey("host", "--socket", str(listening.detach()), "--token-file", str(tmp_path / "token"))
     assert code == 2
     assert "can be reached from elsewhere" in err
+
+
+def test_what_is_no_socket_to_listen_on_is_told_in_one_line(tmp_path, covey):
+    (tmp_path / "token").write_bytes(TOKEN)
+    local, _other = socket.socketpair()
+    for descriptor, what in ((-1, "-1 instead: "), (9999, "9999 instead: "), (local.fileno(), "a AF_UNIX, instead")):
+        code, _, err = covey("host", f"--socket={descriptor}", "--token-file", str(tmp_path / "token"))
+        assert code == 2
+        assert re.fullmatch(r"covey: The --socket must be .*\n", err)
+        assert what in err
+    local.detach()
+
+
+@pytest.mark.parametrize("name", ["a..b", ".a", "x" * 64, "\udc80"])
+def test_a_name_that_nobody_can_look_up_is_no_address(name):
+    for text in (f"{name}:7000", f"10.0.0.1:{'7' * 5000}"):
+        with pytest.raises(ConfigurationError, match='An address must be "host:port"'):
+            Address.parse(text)
 
 
 def test_nothing_is_said_without_certificates_to_another_machine(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -54,6 +55,20 @@ def file(in_folder):
     path = in_folder / "experiment.toml"
     path.write_text(EXPERIMENT)
     return path
+
+
+def test_how_hosts_fared_is_shown_in_its_units(file, covey, in_folder):
+    covey("run", "experiment.toml", "--out", "a", "--set", "rounds=1")
+    figures = {"uplink_asked": 1e7, "uplink_achieved": 9.94e6, "send_late": 0.0123, "memory": 3e8, "dropped/lost": 7.0}
+    with sqlite3.connect(in_folder / "a" / "metrics.sqlite") as metrics:
+        metrics.executemany("INSERT INTO hosts VALUES (1.0, 0, ?, ?)", list(figures.items()))
+    metrics.close()
+    shown = {line.split()[0]: line.split()[1:] for line in covey("show", "a")[1].splitlines() if line.split()}
+    assert shown["uplink_asked"] == ["10.0", "Mbit/s"]
+    assert shown["uplink_achieved"] == ["9.9", "Mbit/s"]
+    assert shown["send_late"] == ["12", "ms"]
+    assert shown["memory"] == ["300.0", "MB"]
+    assert shown["dropped/lost"] == ["7"]
 
 
 def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_folder):

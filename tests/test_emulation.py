@@ -12,7 +12,7 @@ from covey.node import Node, Program
 from covey.parameters import param
 from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
-from tests.hosts import emulate
+from tests.hosts import emulate, hosts, launch
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
 
@@ -118,6 +118,39 @@ def test_real_time_passes_as_the_network_asks(tmp_path):
     late = {name: value for _, _, name, value in written.of_hosts if name.endswith("_late")}
     assert {"send_late"} <= late.keys()
     assert max(late.values()) < 0.2
+    rates = {(host, name): value for _, host, name, value in written.of_hosts if name.startswith("uplink_a")}
+    for host in range(2):
+        assert rates[host, "uplink_asked"] == pytest.approx(1e6)
+        assert 0.3e6 < rates[host, "uplink_achieved"] <= 1e6 + 1
+
+
+def test_lost_messages_are_counted(tmp_path):
+    program = {"kind": "gossip", "topology": "ring", "patience": "20ms"}
+    _, written = emulate(table(program=program, network={**QUICK, "loss": 0.3}), tmp_path)
+    sent, came = (sum(row[place] for row in written.rows if row[1] == 6) for place in (8, 9))
+    lost = {host: value for _, host, name, value in written.of_hosts if name == "dropped/lost"}
+    assert 0.1 < sum(lost.values()) / sent < 0.5
+    assert came <= sent - sum(lost.values())
+
+
+class Overruns(Program):
+    """Sends more in a round than its uplink carries until the next."""
+
+    async def run(self, node: Node) -> None:
+        async for _ in node.rounds():
+            if node.id == 0:
+                node.send([1], {"x": torch.zeros(75_000)})
+
+
+def test_a_node_that_sends_more_than_its_uplink_carries_waits_for_it(tmp_path):
+    network = {"nodes": 2, "latency": 0.0, "bandwidth": None, "uplink": "20Mbit/s"}
+    tables = table(program={"kind": "tests.test_emulation:Overruns"}, network=network, rounds=6)
+    with hosts(2) as running:
+        outcome, written = launch(tables, tmp_path, [address for _, address in running], buffer=1)
+    assert outcome.finished
+    assert "dropped/queue-full" not in {name for _, _, name, _ in written.of_hosts}
+    ends = {row[1]: row[2] for row in written.rows if row[0] == 0}
+    assert ends[6] > 0.4
 
 
 @pytest.mark.parametrize("name", ["ring", "epidemic-oracle", "fedavg"])

@@ -50,7 +50,7 @@ def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]"
 def _listening(arguments: argparse.Namespace, certificates: "Certificates | None") -> socket.socket:
     """A socket that is bound to where launchers will call."""
     if arguments.listen is None:
-        listening = socket.socket(fileno=arguments.socket)
+        listening = _inherited(arguments.socket)
     else:
         address = Address.parse(arguments.listen)
         try:
@@ -68,4 +68,20 @@ def _listening(arguments: argparse.Namespace, certificates: "Certificates | None
         named = "" if certificates is None else f" as {certificates.owner}"
         print(f"covey host listens on {bound}{named}; Ctrl-C ends it.", flush=True)
     listening.setblocking(False)
+    return listening
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    """The socket that whoever started this process has bound."""
+    try:
+        listening = socket.socket(fileno=descriptor)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The --socket must be the descriptor of a bound socket. Got {descriptor} instead: {error}."
+        ) from error
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        listening.close()
+        raise ConfigurationError(
+            f"The --socket must be one of TCP. Got {descriptor}, a {listening.family.name}, instead."
+        )
     return listening

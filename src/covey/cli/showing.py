@@ -11,7 +11,7 @@ from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
 from covey.runs import Run
 from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
-from covey.view.words import amount, figure, seconds
+from covey.view.words import amount, figure, rate, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -69,10 +69,13 @@ def _print_hosts(run: Run) -> None:
 def _host_figure(name: str, value: float) -> str:
     if "_late" in name or name.endswith("_seconds"):
         return seconds(value)
+    if name in _RATES:
+        return rate(value)
     return amount(value) if name in _BYTES else f"{value:,.0f}"
 
 
 _BYTES = ("memory", "send_queue", "uplink_queue", "inboxes", "payload_bytes_out", "socket_bytes_out")
+_RATES = ("uplink_asked", "uplink_achieved")
 
 
 def _changed(before: Mapping[str, Any], start: Mapping[str, Any]) -> str:

@@ -28,6 +28,15 @@ def amount(value: float) -> str:
     return f"{value:.1f} TB"
 
 
+def rate(value: float) -> str:
+    """A number of bits per second."""
+    for unit in ("bit/s", "kbit/s", "Mbit/s"):
+        if abs(value) < 1000:
+            return f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} Gbit/s"
+
+
 def figure(value: float | None, digits: int = 3) -> str:
     """A figure of a summary, which has None for what is no finite number."""
     if value is None:

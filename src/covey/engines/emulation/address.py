@@ -25,7 +25,8 @@ class Address:
         """
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
+        is_port = port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16
+        if not (colon and host and is_port and _may_be_looked_up(host)):
             raise ConfigurationError(f'An address must be "host:port", such as "10.0.0.1:7000". Got {text!r} instead.')
         return cls(host, int(port))
 
@@ -60,6 +61,15 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _may_be_looked_up(name: str) -> bool:
+    """Whether the system can be asked where a name is: none of its labels is empty or too long."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def read_addresses(file: Path) -> list[str]:

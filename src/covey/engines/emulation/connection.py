@@ -95,9 +95,12 @@ class Connection(asyncio.BufferedProtocol):
         """Done when the connection has ended."""
         self.queued = 0
         """Bytes that wait to be written."""
-        self.bytes_out = self.bytes_in = self.frames_out = 0
+        self.bytes_out = self.frames_out = 0
+        """What was handed to the socket."""
         self.heard_at = asyncio.get_running_loop().time()
-        """When bytes last came."""
+        """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
+        self.unsent = 0
+        """Frames that still waited to be written when the connection ended."""
         self._queue: deque[Parts] = deque()
         self._paused = secured
         """Whether nothing is written now."""
@@ -199,7 +202,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """End the connection at once, or as soon as it stands."""
-        self._ended = True
+        self._ended = self._paused = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -208,6 +211,11 @@ class Connection(asyncio.BufferedProtocol):
         while not self.lost.done() and (
             self.queued or (self._transport is not None and self._transport.get_write_buffer_size())
         ):
+            await asyncio.sleep(0.002)
+
+    async def has_room(self) -> None:
+        """Until little waits to be written, or the connection has ended: for who has much to send, piece by piece."""
+        while not self.lost.done() and self.queued > _HIGH_WATER:
             await asyncio.sleep(0.002)
 
     # ------------------------------------------------------------------ receiving
@@ -274,6 +282,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
+        self.unsent = len(self._queue)
         self._queue.clear()
         self.queued = 0
         self._large = None
@@ -286,7 +295,6 @@ class Connection(asyncio.BufferedProtocol):
         return self._chunk[self._end :] if self._large is None else self._large[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
-        self.bytes_in += count
         self.heard_at = asyncio.get_running_loop().time()
         if self._large is None:
             self._end += count

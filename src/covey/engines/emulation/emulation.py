@@ -4,7 +4,8 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,8 +47,8 @@ class Emulation(Engine):
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
     restart: bool = param("Whether a process that dies is started again.", default=True)
     buffer: int = param(
-        "How many megabytes may wait in a node's inbox, and for another host; what is more is dropped. Of an inbox, "
-        "what one other host sends takes no more than is still free.",
+        "How many megabytes may wait in a node's inbox, at its links, and for another host; what is more is dropped. "
+        "Of an inbox, what one other host sends takes no more than is still free.",
         default=256,
         ge=1,
     )
@@ -187,5 +188,20 @@ def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     """Run a coroutine to its end, also where this thread already runs an event loop, as a notebook's does."""
     if asyncio._get_running_loop() is None:
         return asyncio.run(main())
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Outcome] | None]] = Future()
+
+    async def told() -> Outcome:
+        running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        return await main()
+
     with ThreadPoolExecutor(1, "covey-launcher") as thread:
-        return thread.submit(lambda: asyncio.run(main())).result()
+        outcome = thread.submit(lambda: asyncio.run(told()))
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            # It interrupts this thread alone, which would wait for the other.
+            loop, task = running.result()
+            with suppress(RuntimeError):  # Unless it has ended.
+                if task is not None:
+                    loop.call_soon_threadsafe(task.cancel)
+            raise

@@ -10,6 +10,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,21 @@ class Orders(msgspec.Struct, frozen=True):
     kernel: str
     chunk: int
     buffer_bytes: int
-    """How much may wait in a node's inbox, and for another host."""
+    """How much may wait in a node's inbox, at its links, and for another host."""
+
+    def check(self, nodes: int) -> None:
+        """Whether they fit together for so many nodes.
+
+        Raises:
+            RunError: they do not.
+        """
+        count, owners = len(self.hosts), set(self.owners)
+        if len(self.owners) != nodes or not ({self.me} <= owners <= set(range(count)) and self.buffer_bytes > 0):
+            raise RunError(
+                f"The orders of host {self.me} must name an owner, of {count} hosts, for each of {nodes} nodes, and a "
+                f"buffer. Got {len(self.owners)} owners, {min(owners, default=0)} to {max(owners, default=0)}, and "
+                f"{self.buffer_bytes} bytes."
+            )
 
 
 class Host:
@@ -91,7 +106,7 @@ class Host:
         server = await loop.create_server(self._stranger, sock=listening, backlog=_AT_ONCE)
         listening.listen(_BACKLOG)
         log.info("listening on %s", Address.of(listening))
-        async with server:
+        try:
             if not once:
                 await asyncio.Event().wait()
             async with asyncio.timeout(grace) as patience:
@@ -99,6 +114,20 @@ class Host:
                     if self._run is not None:
                         patience.reschedule(None)
                     await asyncio.sleep(0.05)
+        finally:
+            # The server would wait for whoever is connected.
+            server.close()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """End what is going on."""
+        for stranger, connection in list(self._strangers.items()):
+            connection.abort()
+            stranger.cancel()
+        run = None if self._run is None else self._run.task
+        if run is not None:
+            run.cancel()
+            await asyncio.wait([run])
 
     # ------------------------------------------------------------------ who calls
 
@@ -141,7 +170,8 @@ class Host:
         elif run is None or run.name != caller.run:
             self._count("wrong-run")
             refuse(connection, "wrong-run")
-        elif run.peers is None:
+        elif run.peers is None or not run.begun:
+            # What it has received is still to be restored.
             refuse(connection, "busy")
         elif not run.knows(caller.who):
             self._count("wrong-host")
@@ -213,10 +243,18 @@ class _Run:
         self.peers: Peers | None = None
         self.site: Site | None = None
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """Whether its nodes have."""
+        self._refused_before = Counter(host.refused)
         self._orders: Orders | None = None
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Connections and frames that the host has refused since the run came to it, by reason."""
+        return self.host.refused - self._refused_before
 
     def knows(self, who: int) -> bool:
         """Whether another host of the run has a number."""
@@ -228,21 +266,19 @@ class _Run:
         self.control.refused = self._distrust
         self.control.listen(self._hear, wire.DEFAULT)
         work = asyncio.create_task(self._work())
-        await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            if not self._dismissed:
-                log.warning("the launcher is gone")
-            work.cancel()
         try:
-            await work
-        except asyncio.CancelledError:
-            pass
-        except CoveyError as error:
-            self._fail(error)
-        except Exception as error:
-            log.exception("failed")
-            self._fail(ProgramError(told(error)))
+            await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not self._dismissed:
+                log.warning("the launcher is gone")
         finally:
+            work.cancel()
+            await asyncio.wait([work])
+            error = None if work.cancelled() else work.exception()
+            if isinstance(error, CoveyError):
+                self._fail(error)
+            elif error is not None:
+                log.error("failed", exc_info=error)
+                self._fail(ProgramError(told(error)))
             if self.site is not None:
                 await self.site.close()
             self.control.close()
@@ -287,6 +323,7 @@ class _Run:
             kernel=orders.kernel,
             chunk=orders.chunk,
         )
+        orders.check(prepared.network.nodes)
         own = [node for node, owner in enumerate(orders.owners) if owner == orders.me]
         site = self.site = Site(prepared, own, orders.owners, orders.me, self.control, orders.buffer_bytes)
         self.peers = site.peers = Peers(
@@ -295,6 +332,7 @@ class _Run:
             call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,
             run=self.name,
+            rounds=prepared.experiment.rounds,
             # A longer frame would fit into no queue and no inbox.
             limits=replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, orders.buffer_bytes)),
             most=orders.buffer_bytes,
@@ -312,6 +350,7 @@ class _Run:
         for node in site.nodes.values():
             node.behind = go["returning"]
         site.begin(go["elapsed"], restored)
+        self.begun = True
         log.info("%d nodes begin", len(own))
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -319,12 +358,15 @@ class _Run:
                 pulsing = tasks.create_task(self._pulse(site))
                 listening = tasks.create_task(self._obey(site))
                 await site.over.wait()
+                if site.failure is None:
+                    await site.reporter.finish()
                 if site.failure is not None:
                     raise site.failure
-                await site.reporter.finish()
-                models = torch.stack([node.model for node in site.nodes.values()]).cpu()
-                site.say("pulse", pulse(site, self.host.refused))
-                site.say("done", {"models": models, "time": site.now})
+                for id, node in site.nodes.items():
+                    site.say("model", {"node": id, "model": node.model.cpu()})
+                    await self.control.has_room()
+                site.say("pulse", pulse(site, self.refused))
+                site.say("done", {"time": site.now})
                 await listening
                 reporting.cancel()
                 pulsing.cancel()
@@ -334,7 +376,7 @@ class _Run:
     async def _pulse(self, site: Site) -> None:
         while True:
             await asyncio.sleep(_PULSE)
-            site.say("pulse", pulse(site, self.host.refused))
+            site.say("pulse", pulse(site, self.refused))
 
     async def _obey(self, site: Site) -> None:
         """Do what the launcher says, until the run is over everywhere."""
@@ -353,16 +395,15 @@ class _Run:
             elif frame.tag == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif frame.tag == "pause":
-                _stand_still(said["seconds"])
-            elif frame.tag == "moved":
-                self._addresses[said["host"]] = Address.parse(said["address"])
+                await _stand_still(said["seconds"])
             else:
                 raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")
 
 
-def _stand_still(seconds: float) -> None:
+async def _stand_still(seconds: float) -> None:
     """Stop this process for a while."""
-    # Who is stopped cannot wake itself, and whoever else could may die meanwhile.
-    waker = ["sh", "-c", f"sleep {seconds:.3f}; kill -CONT {os.getpid()}"]
-    subprocess.Popen(waker, stdin=subprocess.DEVNULL, start_new_session=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    # Who is stopped cannot wake itself; and who wakes it must not come before whoever stops it, so both are one.
+    me = os.getpid()
+    script = f"kill -STOP {me}; sleep {max(seconds, 0.0):.3f}; kill -CONT {me}"
+    child = partial(subprocess.run, stdin=subprocess.DEVNULL, start_new_session=True)
+    await asyncio.to_thread(child, ["sh", "-c", script])

@@ -239,6 +239,7 @@ class Launcher:
                 self._count_on(snapshot, self._last_rows.get(node))
         for node, snapshot in mine.items():
             say(connection, "restore", {"nodes": [node], **pack([snapshot])})
+            await connection.has_room()
 
     async def _reach(self, host: _Host) -> Connection:
         """Call a host until it answers.
@@ -544,12 +545,19 @@ class Launcher:
         if host.held is not None and not host.held.done():
             host.held.set_result(int(frame.payload["round"]))  # type: ignore[arg-type]
 
+    def _hear_model(self, host: _Host, frame: wire.Frame) -> None:
+        node, model = frame.payload["node"], frame.payload["model"]
+        assert isinstance(node, int)
+        assert isinstance(model, torch.Tensor)
+        self._check_own(host, [node])
+        self._check_models(host, [model])
+        self.models[node] = model
+
     def _hear_done(self, host: _Host, frame: wire.Frame) -> None:
-        models, time = frame.payload["models"], frame.payload["time"]
-        assert isinstance(models, torch.Tensor)
+        time = frame.payload["time"]
         assert isinstance(time, float)
-        self._check_models(host, list(models))
-        self.models |= dict(zip(host.nodes, models, strict=True))
+        if not self.models.keys() >= set(host.nodes):
+            raise RunError(f"Host {host.number} is done and has not reported all of its models.")
         host.done = True
         if not self._last_rows:
             self._time = max(self._time, time)

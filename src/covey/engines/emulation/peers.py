@@ -61,6 +61,7 @@ class Peers:
         call: opens a connection.
         token: the run's.
         run: its name.
+        rounds: how many the experiment has.
         limits: what the decoder accepts.
         most: how many bytes may wait for one host.
         deliver: given every frame that is right.
@@ -75,21 +76,22 @@ class Peers:
         call: Call,
         token: bytes,
         run: str,
+        rounds: int,
         limits: wire.Limits,
         most: int,
         deliver: Callable[[wire.Frame], None],
         refused: Callable[[str], None],
     ) -> None:
-        self.me, self.owners, self.run = me, owners, run
+        self.me, self.owners, self.run, self._rounds = me, owners, run, rounds
         self._call, self._token, self._limits, self._most = call, token, limits, most
         self._deliver, self._refused = deliver, refused
         self._routes: dict[int, _Route] = {}
-        self._room = asyncio.Event()
         self._gone: set[int] = set()
         """Hosts that are known not to be there."""
-        self.payload_bytes_out = self.frames_out = 0
-        """What went into connections, without envelopes."""
-        self._ended_bytes_out = 0
+        self._standing: dict[Connection, tuple[int, int]] = {}
+        """Frames and bytes that each connection had taken when it was taken over: those of its handshake."""
+        self._ended_frames = self._ended_handshakes = self._ended_bytes = 0
+        """Of the connections that have ended: frames behind the handshake, bytes of the handshake, all bytes."""
         self.closed = False
 
     def _route(self, host: int) -> _Route:
@@ -123,8 +125,7 @@ class Peers:
             self._write(route, connection, frame)
 
     def _write(self, route: _Route, connection: Connection, frame: Callable[[int], Parts]) -> None:
-        self.payload_bytes_out += connection.send(frame(route.sent)) - FRAMING_BYTES
-        self.frames_out += 1
+        connection.send(frame(route.sent))
         route.sent += 1
 
     async def _connect(self, route: _Route) -> None:
@@ -178,6 +179,7 @@ class Peers:
     def _take_over(self, route: _Route, connection: Connection) -> None:
         route.connection, route.sent, route.heard = connection, 0, 0
         route.since = asyncio.get_running_loop().time()
+        self._standing[connection] = connection.frames_out, connection.bytes_out
         connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
         connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
         while route.waiting:
@@ -185,7 +187,12 @@ class Peers:
         route.waiting_bytes = 0
 
     def _on_lost(self, route: _Route, connection: Connection) -> None:
-        self._ended_bytes_out += connection.bytes_out
+        frames, handshake = self._standing.pop(connection)
+        self._ended_frames += connection.frames_out - frames
+        self._ended_handshakes += handshake
+        self._ended_bytes += connection.bytes_out
+        for _ in range(connection.unsent):
+            self._refused("away" if route.host in self._gone else "connection-lost")
         if route.connection is connection:
             route.connection = None
 
@@ -201,6 +208,9 @@ class Peers:
             self._refused("spoofed-sender")
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
             self._refused("wrong-receiver")
+        elif frame.round is not None and frame.round >= self._rounds:
+            # A node that is behind goes on at the latest round of which it hears: one that never comes would end it.
+            self._refused("wrong-round")
         else:
             self._deliver(frame)
 
@@ -209,18 +219,17 @@ class Peers:
         """Bytes that wait to be written, for all hosts."""
         return sum(route.backlog for route in self._routes.values())
 
-    async def room(self, seconds: float) -> None:
-        """Until no more than half of what may wait for a host waits for it, or for so long."""
-        end = asyncio.get_running_loop().time() + seconds
-        while any(route.backlog > self._most // 2 for route in self._routes.values()):
-            if asyncio.get_running_loop().time() >= end:
-                return
-            await asyncio.sleep(0.01)
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of what may wait for a host waits for it."""
+        return any(route.backlog > self._most // 2 for route in self._routes.values())
 
     def drop(self, host: int) -> None:
         """A host is gone: what waits for it is lost, and so is what is sent to it until `take_up`."""
         self._gone.add(host)
         route = self._route(host)
+        for _ in route.waiting:
+            self._refused("away")
         route.waiting.clear()
         route.waiting_bytes = 0
         if route.calling is not None:
@@ -235,8 +244,18 @@ class Peers:
     @property
     def socket_bytes_out(self) -> int:
         """All that went into sockets: payloads, envelopes, handshakes."""
-        live = [route.connection for route in self._routes.values() if route.connection is not None]
-        return self._ended_bytes_out + sum(connection.bytes_out for connection in live)
+        return self._ended_bytes + sum(connection.bytes_out for connection in self._standing)
+
+    @property
+    def frames_out(self) -> int:
+        """How many frames of nodes that were."""
+        return self._ended_frames + sum(c.frames_out - frames for c, (frames, _) in self._standing.items())
+
+    @property
+    def payload_bytes_out(self) -> int:
+        """How many bytes of nodes that were, without envelopes."""
+        handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
+        return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
 
     async def close(self) -> None:
         """Write what waits and end all connections."""

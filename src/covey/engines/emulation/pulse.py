@@ -44,9 +44,11 @@ def pulse(site: "Site", refused: Counter[str]) -> Payload:
         if late.count:
             figures[f"{name}_late"] = late.total / late.count
             figures[f"{name}_late_most"] = late.most
-    busy = sum(uplink.busy_seconds for uplink in site.uplinks.values())
-    if busy:
-        figures["uplink_busy_seconds"] = busy
+    carried = site.carried
+    if carried.asked_seconds and carried.real_seconds:
+        figures["uplink_busy_seconds"] = carried.asked_seconds
+        figures["uplink_asked"] = carried.bits / carried.asked_seconds
+        figures["uplink_achieved"] = carried.bits / carried.real_seconds
     for reason, count in (site.refused + refused).items():
         figures[f"dropped/{reason}"] = float(count)
     return {"time": site.now, "figures": msgspec.msgpack.encode(figures)}

@@ -11,6 +11,7 @@ from covey.engines.average import Average
 from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import say
 from covey.engines.snapshots import Snapshot, computed, pack
+from covey.errors import ProgramError, WireError
 
 if TYPE_CHECKING:
     from covey.engines.emulation.node import EmulatedNode
@@ -36,10 +37,11 @@ class Reporter:
         self._events: list[tuple[float, int, str, str]] = []
         self._pending: list[tuple[int, int, Any]] = []
         self._averages: dict[int, Average] = {}
-        self._evaluating: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
+        """Evaluates, and sends snapshots."""
         self._evaluated = set(site.prepared.evaluated) & site.nodes.keys()
         self._held: list[tuple[int, Snapshot]] = []
-        """Snapshots that wait for the evaluation of what they hold."""
+        """Snapshots that wait until they are sent."""
 
     def commit(self, node: "EmulatedNode") -> bool:
         """Report a completed round of a node; whether its model is evaluated."""
@@ -79,18 +81,16 @@ class Reporter:
     def snapshots(self, snapshots: Mapping[int, Snapshot]) -> None:
         """Send what nodes could go on from, after all rows of the rounds that it holds."""
         self._held += snapshots.items()
-        if self._evaluating is None:
-            self._send(self._take_held())
+        self._work()
 
-    def _take_held(self) -> list[tuple[int, Snapshot]]:
-        held, self._held = self._held, []
-        return held
-
-    def _send(self, held: list[tuple[int, Snapshot]]) -> None:
+    async def _send(self, held: list[tuple[int, Snapshot]]) -> None:
         self.flush()
-        if held:
-            payload = pack([snapshot for _, snapshot in held])
-            say(self.control, "snapshots", {"nodes": [node for node, _ in held], **payload})
+        for node, snapshot in held:
+            try:
+                say(self.control, "snapshots", {"nodes": [node], **pack([snapshot])})
+            except WireError as error:
+                raise ProgramError(f"The state of node {node} cannot be kept: {error.detail}.") from error
+            await self.control.has_room()
 
     async def run(self) -> None:
         """Report every now and then, until cancelled."""
@@ -98,35 +98,42 @@ class Reporter:
             await asyncio.sleep(_PAUSE)
             self.flush()
 
-    # ------------------------------------------------------------------ evaluation
+    # ------------------------------------------------------------------ evaluation and snapshots
+
+    def _work(self) -> None:
+        if self._working is None:
+            self._working = asyncio.create_task(self._work_off())
+
+    async def _work_off(self) -> None:
+        """Evaluate what waits for it and send snapshots, those behind the figures of what they hold."""
+        try:
+            while self._pending or self._held:
+                await asyncio.sleep(0)
+                pending, self._pending = self._pending, []
+                held, self._held = self._held, []
+                if pending:
+                    await self._evaluate_all(pending)
+                await self._send(held)
+        except Exception as error:
+            self.site.fail(error)
+        finally:
+            self._working = None
 
     def _evaluate(self, node: "EmulatedNode") -> None:
         self._pending.append((node.id, node.round, node.current))
-        if self._evaluating is None:
-            self._evaluating = asyncio.create_task(self._evaluate_pending())
+        self._work()
 
-    async def _evaluate_pending(self) -> None:
+    async def _evaluate_all(self, pending: list[tuple[int, int, Any]]) -> None:
         site = self.site
-        try:
-            while self._pending:
-                await asyncio.sleep(0)
-                pending, self._pending = self._pending, []
-                held = self._take_held()
-                models = [computed(model) for _, _, model in pending]
-                split = site.split("test")
-                evaluated = await site.trainer.apart(partial(site.learner.evaluate, models, split))
-                for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
-                    self.log(node, completed, metrics)
-                    if completed not in self._averages:
-                        self._averages[completed] = Average(site.learner, keeps=site.evaluation.average)
-                    self._averages[completed].add(model, metrics["accuracy"])
-                self._send_averages()
-                self._send(held)
-        except Exception as error:
-            site.fail(error)
-        finally:
-            self._evaluating = None
-            self._send(self._take_held())
+        models = [computed(model) for _, _, model in pending]
+        split = site.split("test")
+        evaluated = await site.trainer.apart(partial(site.learner.evaluate, models, split))
+        for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
+            self.log(node, completed, metrics)
+            if completed not in self._averages:
+                self._averages[completed] = Average(site.learner, keeps=site.evaluation.average)
+            self._averages[completed].add(model, metrics["accuracy"])
+        self._send_averages()
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
         for completed, kept in list(self._averages.items()):
@@ -135,8 +142,8 @@ class Reporter:
                 say(self.control, "average", {"round": completed, **kept.freeze()})
 
     async def finish(self) -> None:
-        """Evaluate and send what is left."""
-        while self._evaluating is not None:
-            await asyncio.wait([self._evaluating])
+        """Evaluate and send what is left; what fails is the site's failure."""
+        while self._working is not None:
+            await asyncio.wait([self._working])
         self._send_averages(all_of_them=True)
         self.flush()

@@ -12,7 +12,7 @@ from covey.engines.disturbances import Disturbances
 from covey.engines.emulation.connection import Connection, Parts, corrupted, enveloped, readdressed
 from covey.engines.emulation.handshake import say
 from covey.engines.emulation.inbox import Inbox
-from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Uplink
+from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
 from covey.engines.emulation.node import EmulatedNode
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.reporter import Reporter
@@ -26,7 +26,7 @@ from covey.node import LocalData, Message, NodeId, Payload, Sending
 from covey.task.dataset import Split
 
 _STALL = 5.0
-"""How long a node that has completed a round waits for its host's connections to take what it sent."""
+"""How long a node that has completed a round waits until what it sent is on its way."""
 
 _REJECTED = 100
 """How many wrong messages of a sender are reported one by one; then they are only counted."""
@@ -41,7 +41,7 @@ class Site:
         owners: the host of every node.
         me: the number of this host.
         control: the connection to the launcher.
-        inbox_bytes: how much may wait in a node's inbox.
+        most: how many bytes may wait in a node's inbox, and at its links.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Site:
         owners: Sequence[int],
         me: int,
         control: Connection,
-        inbox_bytes: int,
+        most: int,
     ) -> None:
         experiment = prepared.experiment
         self.prepared, self.owners, self.me, self.control = prepared, owners, me, control
@@ -59,13 +59,14 @@ class Site:
         self.evaluation = experiment.evaluation
         self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
         self.speeds: list[float] = self.network.compute_speeds().tolist()
+        self._most = most
         self.refused: Counter[str] = Counter()
         """Frames and messages that were dropped, by reason."""
         self._rejected: Counter[int] = Counter()
         self.disturbances: Disturbances[EmulatedNode] = Disturbances(self, self.seed, self.speeds)
         self._disturbing = self.disturbances.of_messages
         self.trainer = Trainer(self.learner)
-        self.nodes: dict[int, EmulatedNode] = {id: self._node(id, inbox_bytes) for id in ids}
+        self.nodes: dict[int, EmulatedNode] = {id: self._node(id) for id in ids}
         self.acting = set(ids)
         """Nodes whose programs may still do something."""
         self.reporter = Reporter(self, control)
@@ -74,6 +75,8 @@ class Site:
         """Set when nothing will happen here any more."""
         self.failure: CoveyError | None = None
         self.training_late, self.sending_late, self.receiving_late = Lateness(), Lateness(), Lateness()
+        self.carried = Throughput()
+        """By the uplinks of all nodes here."""
         ups, downs = self.network.uplink_rates(), self.network.downlink_rates()
         self._up = [float("inf")] * self.size if ups is None else ups.tolist()
         self.uplinks = {id: self._uplink(node) for id, node in self.nodes.items()}
@@ -82,7 +85,7 @@ class Site:
                 float("inf") if downs is None else float(downs[id]),
                 self.nodes[id].mail.deliver,
                 self.receiving_late,
-                inbox_bytes,
+                most,
                 self.refuse,
             )
             for id in ids
@@ -95,7 +98,7 @@ class Site:
         self._park_after: int | None = None
         self._released = asyncio.Event()
 
-    def _node(self, id: int, inbox_bytes: int) -> EmulatedNode:
+    def _node(self, id: int) -> EmulatedNode:
         holder = self.prepared.holders.get(id)
         data = LocalData(0) if holder is None else self.learner.local_data(holder)
         node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
@@ -104,7 +107,7 @@ class Site:
             self.reject(id, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason)
 
         ordered = self.network.queue != "fair"
-        node.mail = Inbox(inbox_bytes, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
+        node.mail = Inbox(self._most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
         return node
 
     def _uplink(self, node: EmulatedNode) -> Uplink:
@@ -113,7 +116,8 @@ class Site:
             node.messages_out -= 1
 
         kind = SharedUplink if self.network.queue == "fair" else Uplink
-        return kind(self._up[node.id], self._emit, withdrawn, self.sending_late)
+        rate = self._up[node.id]
+        return kind(rate, self._emit, withdrawn, self.sending_late, self.carried, self._most, self.refuse)
 
     def refuse(self, reason: str) -> None:
         """Count a frame or message that was dropped."""
@@ -262,16 +266,14 @@ class Site:
         try:
             await self.program.run(node)
             node.check_state()
-        except asyncio.CancelledError:
-            raise
+            node.finish()
+            node.committed = node.snapshot()
+            self.reporter.ended(node)
+            self.reporter.snapshots({node.id: node.committed})
         except Exception as error:
             self.fail(node.failure(self.program, error))
-            return
-        node.finish()
-        node.committed = node.snapshot()
-        self.reporter.ended(node)
-        self.reporter.snapshots({node.id: node.committed})
-        self.leave_for_good(node)
+        else:
+            self.leave_for_good(node)
 
     async def watched(self, node: EmulatedNode, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a second activity of a node."""
@@ -318,8 +320,7 @@ class Site:
             samples = len(self.split("test"))
             node.evaluated += samples
             await asyncio.sleep(samples / self.speeds[node.id])
-        if self.peers is not None:
-            await self.peers.room(_STALL)
+        await self._room(node)
         while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
             if not self._holding:
                 self.reporter.snapshots({node.id: node.committed})
@@ -327,6 +328,15 @@ class Site:
             self._released.clear()
             await self._released.wait()
         await asyncio.sleep(0)
+
+    async def _room(self, node: EmulatedNode) -> None:
+        """Until no more than half of what may wait at a node's uplink and for other hosts does so, or for so long."""
+        late = monotonic() + _STALL
+        uplink, peers = self.uplinks[node.id], self.peers
+        while uplink.held > self._most // 2 or (peers is not None and peers.is_crowded):
+            if monotonic() >= late:
+                return
+            await asyncio.sleep(0.01)
 
     def skip_to(self, node: EmulatedNode, round: int) -> None:
         """A node that was away goes on where the others are."""
@@ -392,7 +402,10 @@ class Site:
         if self.network.loss > 0:
             node.order += 1
             key = rng.mix(self._loss_key, node.order)
-            receivers = [r for r in receivers if rng.uniform(key, r) >= self.network.loss]
+            arriving = [r for r in receivers if rng.uniform(key, r) >= self.network.loss]
+            for _ in range(len(receivers) - len(arriving)):
+                self.refuse("lost")
+            receivers = arriving
         uplink, between = self.uplinks[node.id], self.network.latency.between
         departure = Departure(uplink)
         fates = self.disturbances.fates(node, receivers) if self._disturbing else ((r, 1.0) for r in receivers)

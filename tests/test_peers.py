@@ -1,0 +1,131 @@
+"""The connections of a host to the others: what was counted is what was written, and what was not is counted too."""
+
+import asyncio
+from collections import Counter
+
+from covey import wire
+from covey.engines.emulation.connection import FRAMING_BYTES, Connection, enveloped, readdressed
+from covey.engines.emulation.peers import Peers
+from tests.test_connection import Pipe
+
+
+async def unanswered(host: int) -> Connection:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+class Network:
+    """Host 0 of two, and what it says of its connections."""
+
+    def __init__(self) -> None:
+        self.refused: Counter[str] = Counter()
+        self.heard: list[wire.Frame] = []
+
+        def refuse(reason: str) -> None:
+            self.refused[reason] += 1
+
+        options = {"token": b"secret", "run": "a run", "rounds": 5, "limits": wire.DEFAULT, "most": 1 << 20}
+        self.peers = Peers(0, [0, 1], call=unanswered, deliver=self.heard.append, refused=refuse, **options)
+
+    def connection(self) -> Connection:
+        made = Connection(wire.DEFAULT, lambda reason: None)
+        made.connection_made(Pipe())
+        made.send(enveloped(wire.encode_parts({}, tag="welcome")))
+        return made
+
+    def send(self) -> int:
+        parts = wire.encode_parts({"x": b"payload"}, sender=0, receiver=1)
+        length = sum(map(len, parts))
+        self.peers.send(1, length, lambda sequence: readdressed(enveloped(parts), 1, sequence))
+        return length
+
+
+def on_a_loop(test):
+    asyncio.run(test())
+
+
+def test_what_waits_on_a_connection_that_ends_is_counted_and_was_not_sent():
+    async def test():
+        network = Network()
+        connection = network.connection()
+        handshake = connection.bytes_out
+        network.peers.accept(1, connection)
+        length = network.send()
+        connection.pause_writing()
+        for _ in range(3):
+            network.send()
+        assert (network.peers.frames_out, network.peers.payload_bytes_out) == (1, length)
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert network.refused == {"connection-lost": 3}
+        assert (network.peers.frames_out, network.peers.payload_bytes_out) == (1, length)
+        assert network.peers.socket_bytes_out == handshake + FRAMING_BYTES + length
+
+    on_a_loop(test)
+
+
+def test_what_waits_for_a_connection_that_another_replaces_is_counted():
+    async def test():
+        network = Network()
+        first, second = network.connection(), network.connection()
+        network.peers.accept(1, first)
+        first.pause_writing()
+        network.send()
+        network.peers.accept(1, second)
+        network.send()
+        first.connection_lost(None)
+        await asyncio.sleep(0)
+        assert network.refused == {"connection-lost": 1}
+        assert network.peers.frames_out == 1
+
+    on_a_loop(test)
+
+
+def test_what_waits_for_a_host_that_goes_away_is_counted():
+    async def test():
+        network = Network()
+        network.send()
+        network.peers.drop(1)
+        assert network.refused == {"away": 1}
+        network.peers.take_up(1)
+        connection = network.connection()
+        network.peers.accept(1, connection)
+        connection.pause_writing()
+        network.send()
+        network.peers.drop(1)
+        network.send()
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        assert network.refused == {"away": 3}
+
+    on_a_loop(test)
+
+
+def test_a_connection_that_was_given_up_takes_nothing_more():
+    async def test():
+        network = Network()
+        connection = network.connection()
+        connection.abort()
+        before = connection.bytes_out
+        connection.send([b"x" * 100])
+        connection.connection_lost(None)
+        assert connection.bytes_out == before
+        assert connection.unsent == 1
+
+    on_a_loop(test)
+
+
+def test_a_round_that_never_comes_is_no_round():
+    async def test():
+        network = Network()
+        connection = network.connection()
+        network.peers.accept(1, connection)
+        for sequence, round in enumerate((None, 0, 4, 5, 1 << 40)):
+            parts = wire.encode_parts({}, sender=1, receiver=0, round=round, sequence=sequence)
+            stream = memoryview(b"".join(map(bytes, enveloped(parts))))
+            connection.get_buffer(0)[: len(stream)] = stream
+            connection.buffer_updated(len(stream))
+        assert [frame.round for frame in network.heard] == [None, 0, 4]
+        assert network.refused == {"wrong-round": 2}
+
+    on_a_loop(test)
