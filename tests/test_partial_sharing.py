@@ -59,5 +59,12 @@ def test_with_the_whole_budget_all_is_shared_to_the_bit(kind, topology):
     assert torch.equal(*outcomes)
 
 
-def test_the_largest_are_those_furthest_from_zero():
-    assert largest(torch.tensor([0.0, -5.0, 1.0, 4.0, -2.0]), 3).tolist() == [1, 3, 4]
+@given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-42, 3.5, -3.5, 1e38, float("inf")]), min_size=1), st.data())
+def test_the_largest_are_those_furthest_from_zero_and_the_first_of_equals(score, data):
+    count = data.draw(st.integers(1, len(score)))
+    by_distance = sorted(range(len(score)), key=lambda place: (-abs(score[place]), place))
+    assert largest(torch.tensor(score), count).tolist() == sorted(by_distance[:count])
+
+
+def test_the_largest_are_as_many_as_asked_for_where_numbers_are_none():
+    assert largest(torch.tensor([float("nan"), 1.0, float("nan"), 2.0]), 1).tolist() == [0]
