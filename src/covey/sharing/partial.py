@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,9 @@ class Partial(Sharing):
         return model_bytes - 4 * (self._setting.parameters - self.count) + self.places_bytes()
 
     def places_bytes(self) -> float:
-        """The expected bytes that tell the places of one message."""
+        """The expected bytes that tell the places of one message, were they random."""
         if self.count == self._setting.parameters:
             return 0.0
-        return _ENTRY_BYTES + len(encode_places(torch.arange(self.count), self._setting.parameters))
+        generator = self._setting.generator("expected places")
+        places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
+        return _ENTRY_BYTES + len(encode_places(torch.from_numpy(np.sort(places)), self._setting.parameters))
