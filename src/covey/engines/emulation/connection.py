@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that wait to be written."""
         self.bytes_out = self.bytes_in = self.frames_out = 0
         self.heard_at = asyncio.get_running_loop().time()
-        """When bytes last came."""
+        """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
         self._queue: deque[Parts] = deque()
         self._paused = secured
         """Whether nothing is written now."""

@@ -36,6 +36,8 @@ class Reporter:
         self._events: list[tuple[float, int, str, str]] = []
         self._pending: list[tuple[int, int, Any]] = []
         self._averages: dict[int, Average] = {}
+        self._settled = 0
+        """Up to which round all there is to be evaluated here has been."""
         self._evaluating: asyncio.Task[None] | None = None
         self._evaluated = set(site.prepared.evaluated) & site.nodes.keys()
         self._held: list[tuple[int, Snapshot]] = []
@@ -98,6 +100,11 @@ class Reporter:
 
     # ------------------------------------------------------------------ evaluation
 
+    @property
+    def is_evaluating(self) -> bool:
+        """Whether figures are still to come of what has been done."""
+        return self._evaluating is not None
+
     def _evaluate(self, node: "EmulatedNode") -> None:
         self._pending.append((node.id, node.round, node.current))
         energy = self.site.network.energy
@@ -130,10 +137,17 @@ class Reporter:
             self._send(self._take_held())
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
-        for completed, kept in list(self._averages.items()):
-            if all_of_them or len(kept.accuracies) == len(self._evaluated):
-                del self._averages[completed]
+        """Send what is known of the rounds that all evaluated nodes have passed, or of all."""
+        nodes = [self.site.nodes[id] for id in self._evaluated]
+        passed = min((node.round for node in nodes if not node.mail.ended), default=self.site.rounds)
+        passed = min([passed, *(completed - 1 for _, completed, _ in self._pending)])
+        for completed in sorted(self._averages):
+            if all_of_them or completed <= passed:
+                kept = self._averages.pop(completed)
                 say(self.control, "average", {"round": completed, **kept.freeze()})
+        if passed > self._settled:
+            self._settled = passed
+            say(self.control, "settled", {"round": passed})
 
     async def finish(self) -> None:
         """Evaluate and send what is left."""
