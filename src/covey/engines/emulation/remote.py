@@ -33,7 +33,7 @@ class Condition:
     """What the nodes of a host did when it last said how it fares."""
 
     at: float = 0.0
-    """When it said so."""
+    """When it said so; 0 where it has not yet."""
     acting: int = 0
     """Nodes whose programs may still do something."""
     idle: int = 0
@@ -48,7 +48,7 @@ class Condition:
     @property
     def is_busy(self) -> bool:
         """Whether something will happen without a message from elsewhere."""
-        return self.evaluates or self.acting > self.idle or (self.acting > 0 and self.queued > 0)
+        return self.at == 0.0 or self.evaluates or self.acting > self.idle or (self.acting > 0 and self.queued > 0)
 
 
 @dataclass(eq=False)
