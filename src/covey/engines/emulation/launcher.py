@@ -168,12 +168,12 @@ class Launcher:
             renewed: whether they begin anew whenever something new comes.
         """
         asked, signs, since = self.interrupts, self._signs, monotonic()
-        while not true() and self.interrupts == asked and monotonic() - since < seconds:
-            if self.failure is not None:
-                raise self.failure
+        while self.failure is None and not true() and self.interrupts == asked and monotonic() - since < seconds:
             await asyncio.sleep(0.02)
             if renewed and self._signs != signs:
                 signs, since = self._signs, monotonic()
+        if self.failure is not None:
+            raise self.failure
 
     @property
     def _signs(self) -> tuple[Any, ...]:

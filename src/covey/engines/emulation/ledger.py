@@ -75,7 +75,7 @@ class Ledger:
         # Resuming forgets what came after the first of the nodes' moments; nothing is forgotten by who begins anew.
         self.noted_until = min((s.clock if s.clock > 0 else -1.0 for s in first), default=-1.0)
         """Up to what time the network's events have been recorded before."""
-        self._has_consistent = checkpoint is not None
+        self._has_consistent = len({snapshot.completed for snapshot in first if not snapshot.ended}) == 1
         """Whether there is a checkpoint in which all nodes have completed the same rounds."""
         self.snapshots: dict[int, Snapshot] = dict(enumerate(first))
         """The latest of each node."""
