@@ -40,6 +40,12 @@ class Written(RunWriter):
     def host_figures(self, rows):
         self.of_hosts.extend(rows)
 
+    def forget(self, table, rounds):
+        if table == "commits":
+            self.rows = [row for row in self.rows if row[:2] not in rounds]
+        else:
+            self.figures = [figure for figure in self.figures if figure[:2] not in rounds]
+
     def flush(self):
         pass
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from covey import api, wire
+from covey.engines.emulation import returns
 from covey.engines.emulation.connection import corrupted, enveloped
 from covey.engines.prepared import check, prepare
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network.faults import strikes
 from tests.conftest import simulate, table
-from tests.hosts import emulate
+from tests.hosts import emulate, hosts, launch
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "60ms"}
 
@@ -158,6 +159,46 @@ def test_a_fault_that_counts_other_hosts_than_the_engine_is_refused():
         ConfigurationError, match="The 'of' of the fault kill must be the number of hosts, 3; set 'nodes_per_process'"
     ):
         check(Experiment.from_table({**tables, "engine": {"kind": "emulation", "nodes_per_process": 4}}))
+
+
+def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_snapshots(tmp_path):
+    with hosts(2) as running:
+        host = running[1][0]
+
+        def cut():
+            late = monotonic() + 20
+            while monotonic() < late:
+                sleep(0.01)
+                run = host._run
+                if run is not None and run.site is not None and run.site.nodes[11].round > 10:
+                    run.task.get_loop().call_soon_threadsafe(run.control.abort)
+                    return
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        tables = struck(rounds=60, checkpoint={"every": 4}, evaluation={"every": 4})
+        outcome, written = launch(tables, tmp_path, [address for _, address in running])
+        cutter.join()
+    assert outcome.finished
+    assert sorted(happened(written, "left", "returned")) == [
+        (n, kind) for n in range(6, 12) for kind in ("left", "returned")
+    ]
+    assert last_rounds(written) == [60] * 12
+    assert len({row[:2] for row in written.rows}) == len(written.rows)
+    assert len({figure[:3] for figure in written.figures}) == len(written.figures)
+    in_time = sorted(written.rows, key=lambda row: row[2])
+    sent = [[row[6] for row in in_time if row[0] == node] for node in range(12)]
+    assert all(each == sorted(each) for each in sent)
+
+
+def test_nodes_that_all_wait_in_vain_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(returns, "_QUIET", 0.8)
+    monkeypatch.setattr(returns, "_LOOK", 0.1)
+    tables = table(program={"kind": "gossip", "topology": "ring"}, network={"loss": 0.9}, duration="4s")
+    _, written = emulate(tables, tmp_path)
+    (said,) = [detail for _, node, kind, detail in written.happened if (node, kind) == (-1, "stuck")]
+    assert "Nobody has completed a round for 0.8 seconds, and 12 nodes wait: node " in said
+    assert "for messages of round 0 of [" in said
 
 
 # ---------------------------------------------------------------------- processes

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import time
@@ -26,6 +27,7 @@ from covey.experiment import Experiment
 from covey.node import Node, Program
 from tests.conftest import Written, table
 from tests.hosts import TOKEN, hosts
+from tests.puppets import share, snapshots
 
 PATIENCE = 0.4
 NODES = 3
@@ -738,6 +740,11 @@ def packed(commits=(), figures=(), events=()):
     return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))}
 
 
+def pulse(**figures):
+    condition = {"acting": 2, "idle": 0, "waits": [], "evaluates": False}
+    return {"time": 1.0, "figures": msgspec.msgpack.encode(figures), **condition}
+
+
 ROW = (0, 1, 0.5, 0.1, *[0] * 7)
 NONSENSE = {
     "an unknown word": ("hello", {}, "Host 0 says 'hello', which nobody understands."),
@@ -746,6 +753,30 @@ NONSENSE = {
     "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 says what cannot be understood: DecodeError"),
     "rows without rows": ("rows", {}, "Host 0 says what cannot be understood: KeyError"),
     "a short row": ("rows", packed([ROW[:5]]), "Host 0 says what cannot be understood: ValidationError"),
+    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 speaks of round 7, which is not in [1, 6]."),
+    "a count that is too large": ("rows", packed([(*ROW[:6], 1 << 63, *ROW[7:])]), "Host 0 says what cannot be"),
+    "a time that is none": ("rows", packed([(0, 1, math.nan, *ROW[3:])]), "Host 0 says what cannot be understood"),
+    "an event at no time": (
+        "rows",
+        packed(events=[(math.nan, 0, "left", "")]),
+        "Host 0 says what cannot be understood",
+    ),
+    "a figure of a far round": (
+        "rows",
+        packed(figures=[(0, 1 << 40, "x", 1.0)]),
+        "Host 0 speaks of round 1099511627776",
+    ),
+    "an average of a far round": ("average", share(1 << 40, [1.0]), "Host 0 speaks of round 1099511627776, which is"),
+    "an average of too many": ("average", share(2, [1.0] * 3), "Host 0 adds to an average what is not that of its"),
+    "a short average": (
+        "average",
+        {**share(2, [1.0]), "total": torch.zeros(1)},
+        "Host 0 adds to an average what is not",
+    ),
+    "a far snapshot": ("snapshots", snapshots([0], 1 << 40), "Host 0 speaks of round 1099511627776, which is not in"),
+    "a pulse of no number": ("pulse", pulse(memory=math.nan), "Host 0 says what cannot be understood: ValidationError"),
+    "a pulse at no time": ("pulse", {**pulse(), "time": math.nan}, "Host 0 says what cannot be understood: Validation"),
+    "an end at no time": ("done", {"models": torch.zeros(2, 650), "time": math.inf}, "Host 0 says what cannot be"),
     "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 speaks for node 5, which is not its own."),
     "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 speaks for node -1"),
     "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 speaks for node 9"),

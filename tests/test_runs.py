@@ -134,7 +134,8 @@ def test_a_round_that_is_forgotten_is_there_until_it_is_recorded_again(tmp_path)
     writer = RunWriter.create(tmp_path / "run", {"seed": 1}, {"program": "x", "nodes": 2})
     writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
     writer.metrics(evaluated(0, 1, 0.5))
-    writer.forget(0, 1)
+    for table in ("commits", "metrics"):
+        writer.forget(table, [(0, 1)])
     assert len(Run(tmp_path / "run").commits) == 4
     writer.commits([commit(0, 1, bytes_out=7)])
     writer.flush()

@@ -131,6 +131,8 @@ class Progress:
     """Which time that is: virtual or real."""
     stopping: bool = False
     """Whether it was interrupted, and stops as soon as it can be resumed."""
+    notice: str | None = None
+    """What whoever watches should know."""
 
 
 @dataclass(frozen=True)

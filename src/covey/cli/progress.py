@@ -39,6 +39,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         self._first: tuple[float, Progress] | None = None
         self._latest: tuple[float, Progress] | None = None
         self._over: float | None = None
+        self._notice: str | None = None
 
     def __enter__(self) -> "ProgressDisplay":
         if self.live:
@@ -61,12 +62,22 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         if self.silent:
             return
         now = perf_counter()
+        if progress.notice != self._notice:
+            self._notice = progress.notice
+            if progress.notice is not None:
+                self._print(f"{self.title}: {progress.notice}")
         self._first = self._first or (now, progress)
         self._latest = (now, progress)
         if self._live is None and (now - self._printed >= _PLAIN_SECONDS or progress.rounds >= progress.of):
             self._printed = now
             parts = [self.title + ":", self._state() + ("," if self._left() else ""), self._left()]
-            print(" ".join(filter(None, parts)), file=sys.stderr, flush=True)
+            self._print(" ".join(filter(None, parts)))
+
+    def _print(self, line: str) -> None:
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.progress_bar import ProgressBar

@@ -48,7 +48,7 @@ class RunWriter:
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
         self._hosts: list[tuple[Any, ...]] = []
-        self._forgotten: list[tuple[int, int]] = []
+        self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
         self._facts: dict[str, Any] = {}
         self._began = self._flushed = monotonic()
         with self._guarded():
@@ -118,10 +118,16 @@ class RunWriter:
         self._hosts.extend(rows)
         self._maybe_flush()
 
-    def forget(self, node: int, completed: int) -> None:
-        """Forget a round of a node when what is recorded next is written: until then the old one is there."""
-        self.flush()
-        self._forgotten.append((node, completed))
+    def forget(self, table: str, rounds: Sequence[tuple[int, int]]) -> None:
+        """Forget rounds of nodes when what is recorded next is written: until then the old ones are there.
+
+        Args:
+            table: "commits" or "metrics".
+            rounds: pairs of a node and a round.
+        """
+        if rounds:
+            self.flush()
+            self._forgotten[table] += rounds
 
     def logs(self) -> Path:
         """The folder for what hosts have to say."""
@@ -140,15 +146,18 @@ class RunWriter:
         if not (self._commits or self._metrics or self._events or self._hosts):
             return
         with self._transaction() as database:
-            for table in ("commits", "metrics"):
-                database.executemany(f"DELETE FROM {table} WHERE node = ? AND round = ?", self._forgotten)
+            for table, rounds in self._forgotten.items():
+                if rounds:
+                    # One pass over the table, and not one for every round.
+                    pairs = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
+                    database.execute(f"DELETE FROM {table} WHERE (node, round) IN ({pairs})", (json.dumps(rounds),))
             marks = ",".join("?" * len(COMMIT_COLUMNS))
             database.executemany(f"INSERT INTO commits VALUES ({marks})", self._commits)
             database.executemany("INSERT INTO metrics VALUES (?,?,?,?)", self._metrics)
             database.executemany("INSERT INTO events VALUES (?,?,?,?)", self._events)
             database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
         self._commits, self._metrics, self._events, self._hosts = [], [], [], []
-        self._forgotten = []
+        self._forgotten = {"commits": [], "metrics": []}
 
     def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
         """Forget what each node did after so many completed rounds and at a later time, before it does it again."""

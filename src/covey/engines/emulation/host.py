@@ -347,6 +347,8 @@ class _Run:
             nodes: Any = frame.payload["nodes"]
             restored |= dict(zip(nodes, unpack(frame.payload, prepared.learner.device), strict=True))
         go: Any = frame.payload
+        for gone in go.get("gone", ()):
+            self.peers.drop(gone)
         for node in site.nodes.values():
             node.behind = go["returning"]
         site.begin(go["elapsed"], restored)

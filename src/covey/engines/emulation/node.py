@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -78,7 +77,13 @@ class EmulatedNode(Participant):
         """Until the node does not stand still."""
         while self.held is not None:
             awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.held.append(partial(awake.set_result, None))
+
+            def wake(awake: asyncio.Future[None] = awake) -> None:
+                # Who was stopped meanwhile waits no more.
+                if not awake.done():
+                    awake.set_result(None)
+
+            self.held.append(wake)
             await awake
 
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
@@ -166,6 +171,12 @@ class EmulatedNode(Participant):
         self.site.reporter.event(self.now, self.id, kind, detail)
 
     # ------------------------------------------------------------------ for the site
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all of its activities wait for messages."""
+        tasks = [task for task in [self.main, *self.activities] if task is not None and not task.done()]
+        return len(self.mail.waiters) >= len(tasks) > 0
 
     def start(self) -> None:
         """Begin the program, from the start or from what was restored."""

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from covey.engines.mailbox import describe
 from covey.node import Payload
 
 if TYPE_CHECKING:
     from covey.engines.emulation.site import Site
+
+_SHOWN = 3
+"""Of how many nodes it is said what they wait for."""
 
 
 def memory_bytes() -> int:
@@ -51,4 +55,19 @@ def pulse(site: "Site", refused: Counter[str]) -> Payload:
         figures["uplink_achieved"] = carried.bits / carried.real_seconds
     for reason, count in (site.refused + refused).items():
         figures[f"dropped/{reason}"] = float(count)
-    return {"time": site.now, "figures": msgspec.msgpack.encode(figures)}
+    return {"time": site.now, "figures": msgspec.msgpack.encode(figures), **condition(site)}
+
+
+def condition(site: "Site") -> Payload:
+    """How many nodes may still do something, how many of those only wait, what the first few wait for, and whether
+    models are evaluated."""
+    acting = [site.nodes[id] for id in sorted(site.acting)]
+    idle = [node for node in acting if node.is_idle]
+    waits = [
+        f"node {node.id} in round {node.round} for {describe(key)}"
+        + (f" of {sorted(waiter.missing)[:5]}" if waiter.missing else "")
+        for node in idle[:_SHOWN]
+        for key, waiter in node.mail.waiters.items()
+    ]
+    evaluates = site.reporter.is_evaluating
+    return {"acting": len(acting), "idle": len(idle), "waits": waits[:_SHOWN], "evaluates": evaluates}

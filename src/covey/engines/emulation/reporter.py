@@ -39,6 +39,8 @@ class Reporter:
         self._averages: dict[int, Average] = {}
         self._working: asyncio.Task[None] | None = None
         """Evaluates, and sends snapshots."""
+        self._settled = 0
+        """Up to which round all there is to be evaluated here has been."""
         self._evaluated = set(site.prepared.evaluated) & site.nodes.keys()
         self._held: list[tuple[int, Snapshot]] = []
         """Snapshots that wait until they are sent."""
@@ -119,6 +121,11 @@ class Reporter:
         finally:
             self._working = None
 
+    @property
+    def is_evaluating(self) -> bool:
+        """Whether figures are still to come of what has been done."""
+        return self._working is not None
+
     def _evaluate(self, node: "EmulatedNode") -> None:
         self._pending.append((node.id, node.round, node.current))
         self._work()
@@ -136,10 +143,17 @@ class Reporter:
         self._send_averages()
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
-        for completed, kept in list(self._averages.items()):
-            if all_of_them or len(kept.accuracies) == len(self._evaluated):
-                del self._averages[completed]
+        """Send what is known of the rounds that all evaluated nodes have passed, or of all."""
+        nodes = [self.site.nodes[id] for id in self._evaluated]
+        passed = min((node.round for node in nodes if not node.mail.ended), default=self.site.rounds)
+        passed = min([passed, *(completed - 1 for _, completed, _ in self._pending)])
+        for completed in sorted(self._averages):
+            if all_of_them or completed <= passed:
+                kept = self._averages.pop(completed)
                 say(self.control, "average", {"round": completed, **kept.freeze()})
+        if passed > self._settled:
+            self._settled = passed
+            say(self.control, "settled", {"round": passed})
 
     async def finish(self) -> None:
         """Evaluate and send what is left; what fails is the site's failure."""

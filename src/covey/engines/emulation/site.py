@@ -168,9 +168,16 @@ class Site:
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Let absences and faults take their course, while the run goes on here."""
+
+        def on_end(task: asyncio.Task[None]) -> None:
+            self._absences.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, Exception):
+                self.fail(error)
+
         task = asyncio.create_task(coroutine)
         self._absences.add(task)
-        task.add_done_callback(self._absences.discard)
+        task.add_done_callback(on_end)
 
     def _stay(self) -> None:
         """Let no node come or go any more."""

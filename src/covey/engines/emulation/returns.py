@@ -1,0 +1,240 @@
+"""Hosts that are gone: by faults, or by themselves; how they come back, and what the others are told."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.remote import Remote
+from covey.errors import CoveyError, RunError
+from covey.network.faults import Kill, Pause, Strike, strikes
+from covey.runs.schema import NETWORK
+
+if TYPE_CHECKING:
+    from covey.engines.emulation.launcher import Launcher
+
+_RESTARTS = 5
+"""How often a host is started or called again that no fault has struck."""
+_SILENCE = 30.0
+"""Seconds after which a host that says nothing counts as gone; it says every second how it fares."""
+_LOOK = 1.0
+_QUIET = 30.0
+"""Seconds without a completed round after which somebody should know what nodes wait for."""
+
+
+class Returns:
+    """Notices that hosts are gone, lets faults strike them, and brings them back.
+
+    Args:
+        launcher: whose hosts.
+        later: runs a coroutine beside everything else, and ends the run where it fails.
+    """
+
+    def __init__(
+        self, launcher: "Launcher", later: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+    ) -> None:
+        self.launcher, self.ledger, self.settings = launcher, launcher.ledger, launcher.settings
+        self._later = later
+
+    def begin(self) -> None:
+        """All hosts have begun: watch them, and let faults strike them."""
+        self._later(self._follow_faults())
+        self._later(self._look_after())
+
+    # ------------------------------------------------------------------ who is there
+
+    def go(self, host: Remote, *, returning: bool) -> None:
+        """Let the nodes of a host that is ready begin."""
+        host.begun, host.away, host.struck = True, False, False
+        launcher = self.launcher
+        gone = [other.number for other in launcher.hosts if other.away]
+        host.tell("go", {"elapsed": launcher.now, "returning": returning, "gone": gone})
+        self._pause(host)
+
+    def on_lost(self, host: Remote, connection: Connection) -> None:
+        """The connection to a host has ended."""
+        if host.connection is not connection:
+            return
+        was_there = host.begun
+        host.let_go()
+        if not was_there:
+            error = RunError(f"Host {host.number} ended while it made ready{host.last_words}.")
+            if host.ready is not None and not host.ready.done():
+                host.ready.set_exception(error)
+            elif host.coming is None:
+                self.launcher.fail(error)
+            return
+        host.away = True
+        for node in host.nodes:
+            self.ledger.event(self.launcher.now, node, "left", f"host {host.number} is gone")
+        self._tell_others(host, "gone")
+        if host.done:
+            return
+        self.ledger.lose_step()
+        if self.launcher.interrupted:
+            self._end(host)
+        elif host.kills:
+            if host.for_good:
+                self.give_up(host)
+        else:
+            self._come_back(host)
+
+    def _come_back(self, host: Remote) -> None:
+        if not host.struck:
+            if not self.settings.restart or host.restarts >= _RESTARTS:
+                self.launcher.fail(RunError(f"Host {host.number} at {host.address} is gone{host.last_words}."))
+                return
+            host.restarts += 1
+            if host.process is None:
+                self.ledger.notice = (
+                    f"Host {host.number} at {host.address} is gone; it is called for {self.settings.wait:g} seconds."
+                )
+                self.ledger.show()
+        host.coming = self._later(self._bring_back(host))
+
+    def _tell_others(self, host: Remote, tag: str) -> None:
+        for other in self.launcher.hosts:
+            if other is not host and other.begun:
+                other.tell(tag, {"host": host.number})
+
+    def give_up(self, host: Remote) -> None:
+        """A host will not come back."""
+        self.ledger.end_nodes(host.number, host.nodes)
+        self._end(host)
+
+    def _end(self, host: Remote) -> None:
+        host.done = True
+        self.launcher.changed.set()
+
+    def call_off(self, host: Remote) -> None:
+        """Let a host that has not begun come back no more."""
+        if host.process is not None:
+            host.process.kill()
+        if host.coming is not None:
+            host.coming.cancel()
+            host.coming = None
+        host.let_go()
+
+    async def _bring_back(self, host: Remote) -> None:
+        """Start a host again or call it, and let it begin with the last snapshots of its nodes."""
+        launcher = self.launcher
+        try:
+            if host.process is not None:
+                while host.process.poll() is None:
+                    await asyncio.sleep(0.02)
+                host.spawn(launcher.token_file)
+            await launcher.prepare(host, asyncio.get_running_loop().time() + self.settings.wait, returning=True)
+        except CoveyError as error:
+            host.let_go()
+            if host.struck and host.process is None:
+                # A fault has ended it, and nobody has started it again.
+                self.ledger.event(launcher.now, NETWORK, "gone", str(error))
+                self.give_up(host)
+            else:
+                launcher.fail(error)
+            return
+        finally:
+            if host.coming is asyncio.current_task():
+                host.coming = None
+        self.go(host, returning=True)
+        self._tell_others(host, "here")
+        for node in host.nodes:
+            self.ledger.event(launcher.now, node, "returned", f"with host {host.number}")
+
+    # ------------------------------------------------------------------ faults
+
+    async def _follow_faults(self) -> None:
+        """Stop the hosts that faults stop, and note the faults that sites see to."""
+        launcher, ledger = self.launcher, self.ledger
+        experiment = launcher.prepared.experiment
+        for strike in strikes(experiment.faults, launcher.prepared.setting):
+            if strike.end <= ledger.elapsed and strike.start <= ledger.noted_until:
+                continue
+            await asyncio.sleep(max(strike.start - launcher.now, 0.0))
+            fault = strike.fault
+            if isinstance(fault, Kill | Pause):
+                if fault.host is not None and strike.end > launcher.now:
+                    self._strike(launcher.hosts[fault.host], strike)
+            elif strike.start > ledger.noted_until:
+                ledger.event(strike.start, NETWORK, fault.kind, strike.in_words())
+
+    def _strike(self, host: Remote, strike: Strike) -> None:
+        """A fault stops a host."""
+        if host.done:
+            return
+        left = strike.end - self.launcher.now
+        if isinstance(strike.fault, Pause):
+            host.paused_until = max(host.paused_until, monotonic() + left)
+            self._pause(host)
+            return
+        host.kills += 1
+        host.struck = True
+        host.for_good |= strike.end == float("inf")
+        if not host.begun:
+            self.call_off(host)
+            if host.for_good:
+                self.give_up(host)
+        elif host.process is not None:
+            host.process.kill()
+        else:
+            host.tell("die", {})
+        if strike.end < float("inf"):
+            self._later(self._return(host, strike.end))
+
+    def _pause(self, host: Remote) -> None:
+        left = host.paused_until - monotonic()
+        if host.begun and left > 0:
+            host.tell("pause", {"seconds": left})
+
+    async def _return(self, host: Remote, time: float) -> None:
+        await asyncio.sleep(max(time - self.launcher.now, 0.0))
+        host.kills -= 1
+        if not (host.kills or host.done or host.begun or host.coming):
+            self._come_back(host)
+
+    # ------------------------------------------------------------------ silence
+
+    async def _look_after(self) -> None:
+        """Take hosts that say nothing for gone, and say so when nobody makes progress."""
+        looked = awake = progressed = monotonic()
+        commits = 0
+        while True:
+            await asyncio.sleep(_LOOK)
+            now = monotonic()
+            if now - looked > 3 * _LOOK:
+                # This process itself stood still, and has not read what was said meanwhile.
+                awake = now
+            looked = now
+            for host in self.launcher.hosts:
+                heard_at = now if host.connection is None or not host.begun else host.connection.heard_at
+                if now - max(heard_at, awake, host.paused_until) > _SILENCE:
+                    self._cut_off(host)
+            if self.ledger.commits > commits or self._somebody_is_busy:
+                commits, progressed = self.ledger.commits, now
+            elif now - progressed > _QUIET and self.ledger.notice is None:
+                self._say_who_waits()
+
+    @staticmethod
+    def _cut_off(host: Remote) -> None:
+        if host.process is not None:
+            host.process.kill()
+        if host.connection is not None:
+            host.connection.abort()
+
+    @property
+    def _somebody_is_busy(self) -> bool:
+        """Whether nodes compute, or something is on its way, or somebody is not there who may come back."""
+        return any(not host.done and (not host.begun or host.condition.is_busy) for host in self.launcher.hosts)
+
+    def _say_who_waits(self) -> None:
+        conditions = [host.condition for host in self.launcher.hosts if not host.done]
+        waits = [wait for condition in conditions for wait in condition.waits][:3]
+        if not waits:
+            return
+        self.ledger.notice = (
+            f"Nobody has completed a round for {_QUIET:g} seconds, and {sum(c.idle for c in conditions)} nodes wait: "
+            f"{'; '.join(waits)}. Where messages are lost, give the program some 'patience'."
+        )
+        self.ledger.event(self.launcher.now, NETWORK, "stuck", self.ledger.notice)
+        self.ledger.show()

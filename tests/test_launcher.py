@@ -1,0 +1,501 @@
+"""The launcher against hosts that the test plays: who is told what, what is recorded, and how it stops."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import threading
+from functools import wraps
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from covey.engines.average import Average
+from covey.engines.emulation import launcher, returns
+from covey.engines.emulation.node import EmulatedNode
+from covey.engines.emulation.reporter import Reporter
+from covey.engines.mailbox import Mailbox
+from covey.engines.prepared import prepare
+from covey.engines.snapshots import Snapshot, pack
+from covey.errors import RunError
+from covey.experiment import Experiment
+from tests.conftest import Written, table
+from tests.puppets import PARAMETERS, READY, row, share, snapshots, soon, stage
+
+PATIENT = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
+
+
+def kill(host, at="150ms", back="100ms", of=2):
+    return {"kind": "kill", "host": host, "of": of, "at": at, **({"back": back} if back else {})}
+
+
+def in_loop(test):
+    """Run a test in an event loop of its own."""
+
+    @wraps(test)
+    def run(*arguments, **named):
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# ---------------------------------------------------------------------- rows of who comes back
+
+
+@in_loop
+async def test_however_many_rounds_are_done_again_each_is_recorded_once(tmp_path):
+    async with stage(tmp_path, faults=[kill(1)]) as on:
+        _, right = on.puppets
+        right.rows([row(2, t, 0.1) for t in range(1, 10)], [(2, t, "mine", 1.0) for t in range(1, 11)])
+        right.say("snapshots", snapshots([2, 3], 5))
+        await right.hears("die")
+        right.vanish()
+        await right.get_ready(calls=2)
+        for t in range(6, 12):
+            right.rows(figures=[(2, t, "mine", 2.0)])
+            right.rows([row(2, t, 0.3)])
+        await on.ends()
+        assert on.commits() == [(2, t, 0.1 if t < 6 else 0.3) for t in range(1, 12)]
+        assert on.figures(2) == [(t, "mine", 1.0 if t < 6 else 2.0) for t in range(1, 12)]
+
+
+@in_loop
+async def test_no_committed_row_is_lost_where_who_comes_back_skips_its_round(tmp_path):
+    async with stage(tmp_path, faults=[kill(1)]) as on:
+        _, right = on.puppets
+        right.rows([row(2, t, 0.1) for t in range(1, 5)], [(2, t, "mine", 1.0) for t in range(1, 6)])
+        right.say("snapshots", snapshots([2, 3], 2))
+        await right.hears("die")
+        right.vanish()
+        await right.get_ready(calls=2)
+        right.rows([row(2, 9, 0.3)], [(2, 9, "mine", 2.0)])
+        await on.ends()
+        assert on.commits() == [*((2, t, 0.1) for t in range(1, 5)), (2, 9, 0.3)]
+        # Of the round that was open when the host died there is no row.
+        assert on.figures(2) == [*((t, "mine", 1.0) for t in range(1, 5)), (9, "mine", 2.0)]
+
+
+@in_loop
+async def test_drops_are_summed_over_all_times_that_a_host_was_there(tmp_path):
+    async with stage(tmp_path, faults=[kill(1)]) as on:
+        _, right = on.puppets
+        right.pulse(dropped__cut=3.0, memory=10.0)
+        right.pulse(dropped__cut=5.0, memory=20.0)
+        await right.hears("die")
+        right.vanish()
+        await right.get_ready(calls=2)
+        right.pulse(dropped__cut=2.0, memory=7.0)
+        await on.ends()
+        assert on.rows("SELECT rowid, value FROM hosts WHERE name = 'dropped/cut'") == [(1, 3.0), (3, 5.0), (5, 7.0)]
+        assert on.rows("SELECT rowid, value FROM hosts WHERE name = 'memory'")[-1][1] == 7.0
+
+
+# ---------------------------------------------------------------------- averages
+
+
+def distance(models):
+    mean = sum(models) / len(models)
+    return PARAMETERS * sum((model - mean) ** 2 for model in models) / len(models)
+
+
+@in_loop
+async def test_what_a_host_says_again_of_an_average_replaces_what_it_said(tmp_path):
+    async with stage(tmp_path, faults=[kill(1, at="300ms")]) as on:
+        left, right = on.puppets
+        left.say("average", share(2, [1.0, 2.0]))
+        for completed in (2, 4):
+            right.say("average", share(completed, [3.0, 4.0]))
+        await right.hears("die")
+        right.vanish()
+        await right.get_ready(calls=2)
+        right.say("average", share(2, [30.0, 40.0]))
+        right.say("average", share(4, [5.0, 6.0]))
+        left.say("average", share(4, [1.0, 2.0]))
+        await on.ends()
+        spread = [(t, value) for t, name, value in on.figures() if name == "consensus_distance"]
+        assert spread == [(2, pytest.approx(distance([1, 2, 3, 4]))), (4, pytest.approx(distance([1, 2, 5, 6])))]
+        assert len(on.figures()) == 6
+
+
+@in_loop
+async def test_rounds_to_which_nobody_adds_any_more_are_closed_before_the_end(tmp_path):
+    async with stage(tmp_path, faults=[kill(1, back=None)]) as on:
+        left, right = on.puppets
+        right.say("average", share(2, [3.0, 4.0]))
+        await right.hears("die")
+        right.vanish()
+        await left.hears("gone")
+        left.say("average", share(2, [1.0, 2.0]))
+        left.say("average", share(4, [1.0]))
+        left.say("settled", {"round": 4})
+        await soon(lambda: len(on.figures()) == 6)
+        spread = {t: value for t, name, value in on.figures() if name == "consensus_distance"}
+        assert spread == {2: pytest.approx(distance([1, 2, 3, 4])), 4: 0.0}
+        await on.ends()
+
+
+@in_loop
+async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_checkpoint_of_their_round(
+    tmp_path, monkeypatch
+):
+    threads, go_on, splits = [], threading.Event(), []
+    figures = Average.figures
+
+    def slow(average, learner, split):
+        threads.append(threading.current_thread())
+        splits.append(split)
+        assert go_on.wait(10)
+        return figures(average, learner, split)
+
+    monkeypatch.setattr(Average, "figures", slow)
+    async with stage(tmp_path, every=2) as on:
+        for puppet in on.puppets:
+            puppet.say("average", share(2, [1.0, 2.0]))
+            puppet.say("average", share(4, [1.0, 2.0]))
+            puppet.say("snapshots", snapshots(puppet.nodes, 2))
+            puppet.rows([row(puppet.nodes[0], 5)])
+        # While the average is evaluated, the launcher goes on hearing.
+        await soon(lambda: len(on.commits()) == 2)
+        assert not list((on.folder / "checkpoints").iterdir())
+        go_on.set()
+        await soon(lambda: len(on.figures()) == 6)
+        await soon(lambda: list((on.folder / "checkpoints").iterdir()))
+        assert on.checkpoint() == [2] * 4
+        assert threading.main_thread() not in threads
+        assert splits[0] is splits[1]
+        await on.ends()
+
+
+def test_a_host_sends_averages_that_nodes_have_passed_and_says_so(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        "covey.engines.emulation.reporter.say", lambda _, tag, payload: said.append((tag, payload["round"]))
+    )
+    nodes = {
+        id: SimpleNamespace(id=id, round=round, mail=SimpleNamespace(ended=id == 2))
+        for id, round in enumerate([4, 6, 1])
+    }
+    site = SimpleNamespace(
+        nodes=nodes, rounds=9, prepared=SimpleNamespace(evaluated=[0, 1, 2]), learner=SimpleNamespace()
+    )
+    reporter = Reporter(site, None)
+    average = SimpleNamespace(freeze=dict)
+    reporter._averages = {2: average, 4: average, 6: average}
+    reporter._send_averages()
+    reporter._send_averages()
+    assert said == [("average", 2), ("average", 4), ("settled", 4)]
+    reporter._pending = [(1, 6, None)]
+    nodes[0].round = 9
+    reporter._send_averages()
+    assert said[3:] == [("settled", 5)]
+
+
+# ---------------------------------------------------------------------- who is told what
+
+
+@in_loop
+async def test_two_hosts_that_are_away_at_once_both_come_back_and_learn_who_is_gone(tmp_path):
+    faults = [kill(1, of=3, back="400ms"), kill(2, of=3, at="250ms", back="100ms")]
+    async with stage(tmp_path, 3, faults=faults) as on:
+        first, second, third = on.puppets
+        assert [puppet.said("go")["gone"] for puppet in on.puppets] == [[], [], []]
+        for puppet in (second, third):
+            await puppet.hears("die")
+            puppet.vanish()
+        await soon(lambda: third.calls == 2)
+        await third.hears("orders")
+        await soon(lambda: second.calls == 2)
+        await second.hears("orders")
+        # Both make ready now, and take no other orders.
+        third.say("ready", READY)
+        await third.hears("go")
+        await asyncio.sleep(0.05)
+        assert second.tags == ["orders"]
+        assert third.said("go")["gone"] == [1]
+        second.say("ready", READY)
+        await second.hears("go")
+        await soon(lambda: "here" in third.tags)
+        assert second.tags == ["orders", "restore", "restore", "go"]
+        assert second.said("go")["gone"] == []
+        told = [(frame.tag, frame.payload["host"]) for frame in first.frames if frame.tag in ("gone", "here")]
+        assert told == [("gone", 1), ("gone", 2), ("here", 2), ("here", 1)]
+        assert (await on.ends()).finished
+
+
+@in_loop
+async def test_a_pause_that_strikes_a_host_that_makes_ready_follows_when_it_goes(tmp_path):
+    pause = {"kind": "pause", "host": 1, "of": 2, "at": "250ms", "lasts": "5s"}
+    async with stage(tmp_path, faults=[kill(1, back="10ms"), pause]) as on:
+        _, right = on.puppets
+        await right.hears("die")
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.hears("orders")
+        await asyncio.sleep(0.3)
+        assert right.tags == ["orders"]
+        right.say("ready", READY)
+        assert 2 < (await right.hears("pause"))["seconds"] < 5
+        assert right.tags == ["orders", "restore", "restore", "go", "pause"]
+
+
+@in_loop
+async def test_a_second_kill_while_a_host_makes_ready_lets_it_come_back_after_both(tmp_path):
+    async with stage(tmp_path, faults=[kill(1, back="10ms"), kill(1, at="300ms", back="100ms")]) as on:
+        _, right = on.puppets
+        await right.hears("die")
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.get_ready(calls=3)
+        assert (await on.ends()).finished
+        assert on.events("returned") == [(2, "returned"), (3, "returned")]
+
+
+@in_loop
+async def test_a_host_that_ends_between_ready_and_go_is_named(tmp_path):
+    async with stage(tmp_path, begun=False) as on:
+        _, right = on.puppets
+        await right.hears("orders")
+        right.say("ready", READY)
+        await asyncio.sleep(0.1)
+        right.vanish()
+        with pytest.raises(RunError, match=r"^Host 1 ended while it made ready\.$"):
+            await on.running
+
+
+# ---------------------------------------------------------------------- who is gone without a fault
+
+
+@in_loop
+async def test_a_host_of_others_that_is_lost_is_called_again(tmp_path):
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        right.vanish()
+        await right.get_ready(calls=2)
+        assert right.said("go")["returning"]
+        assert [frame.tag for frame in left.frames if frame.tag in ("gone", "here")] == ["gone", "here"]
+        assert any("is gone; it is called for 5 seconds" in notice for notice in on.notices)
+        assert (await on.ends()).finished
+
+
+@in_loop
+async def test_a_host_that_is_not_to_be_called_again_is_gone(tmp_path):
+    async with stage(tmp_path, engine={"restart": False}) as on:
+        on.puppets[1].vanish()
+        with pytest.raises(RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\.$"):
+            await on.running
+
+
+@in_loop
+async def test_a_host_that_says_nothing_is_taken_for_gone_but_not_while_a_fault_pauses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(returns, "_SILENCE", 0.4)
+    monkeypatch.setattr(returns, "_LOOK", 0.05)
+    pause = {"kind": "pause", "host": 0, "of": 2, "at": 0, "lasts": "5s"}
+    async with stage(tmp_path, faults=[pause]) as on:
+        left, right = on.puppets
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            right.pulse()
+        assert right.calls == 1
+        await soon(lambda: right.calls == 2)
+        assert left.calls == 1
+
+
+@in_loop
+async def test_what_nodes_wait_for_is_said_when_nobody_makes_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(returns, "_QUIET", 0.4)
+    monkeypatch.setattr(returns, "_LOOK", 0.05)
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        left.pulse(waits=["node 0 in round 3 for messages of round 3 of [2]"])
+        right.pulse(idle=False)
+        await asyncio.sleep(0.6)
+        assert not on.notices  # Somebody still computes.
+        right.pulse(waits=["node 2 in round 3 for messages of round 3 of [1]"])
+        await soon(lambda: on.notices)
+        assert "and 4 nodes wait: node 0 in round 3 for messages of round 3 of [2]; node 2 in" in on.notices[0]
+        assert on.events("stuck") == [(-1, "stuck")]
+        right.rows([row(2, 4)])
+        await on.ends()
+
+
+# ---------------------------------------------------------------------- stopping
+
+
+@in_loop
+async def test_ctrl_c_while_a_host_comes_back_leaves_a_checkpoint(tmp_path):
+    async with stage(tmp_path, faults=[kill(1)]) as on:
+        left, right = on.puppets
+        right.say("snapshots", snapshots([2, 3], 5))
+        await right.hears("die")
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.hears("orders")
+        interrupt()
+        await left.hears("stop")
+        right.say("ready", READY)
+        left.say("snapshots", snapshots([0, 1], 7))
+        left.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [7, 7, 5, 5]
+        assert right.tags == ["orders"]
+
+
+@in_loop
+async def test_ctrl_c_leaves_the_start_at_once(tmp_path):
+    async with stage(tmp_path, begun=False) as on:
+        await on.puppets[0].hears("orders")
+        interrupt()
+        async with asyncio.timeout(1):
+            assert not (await on.running).finished
+        assert on.checkpoint() == [0] * 4
+
+
+@in_loop
+async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.3)
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        for puppet, round in ((left, 3), (right, 2)):
+            await puppet.hears("hold")
+            puppet.say("holds", {"round": round})
+        for _ in range(5):
+            assert (await right.hears("park"))["round"] == 3
+            right.pulse(idle=False)
+            await asyncio.sleep(0.1)
+        assert "stop" not in right.tags  # It still computes.
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        right.pulse()
+        await right.hears("stop")
+        right.say("snapshots", snapshots([2, 3], 1))
+        right.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [3, 3, 1, 1]
+
+
+@in_loop
+async def test_a_checkpoint_of_one_round_is_not_replaced_by_one_of_stuck_nodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.1)
+    async with stage(tmp_path, every=2) as on:
+        for puppet in on.puppets:
+            puppet.say("snapshots", snapshots(puppet.nodes, 2))
+        await soon(lambda: list((on.folder / "checkpoints").iterdir()))
+        interrupt()
+        for puppet, completed in zip(on.puppets, (5, 4), strict=True):
+            await puppet.hears("stop")
+            puppet.say("snapshots", snapshots(puppet.nodes, completed))
+            puppet.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [2] * 4
+
+
+@in_loop
+async def test_asked_twice_a_run_stops_where_it_is_and_keeps_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_LAST", 0.2)
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        for puppet in on.puppets:
+            await puppet.hears("hold")
+            puppet.say("holds", {"round": 3})
+        await left.hears("park")
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        await asyncio.sleep(0.05)
+        interrupt()
+        await right.hears("stop")
+        # It does not answer any more.
+        assert not (await on.running).finished
+        assert on.checkpoint() == [3, 3, 0, 0]
+
+
+@in_loop
+async def test_a_host_that_dies_while_the_run_stops_is_not_called_again(tmp_path):
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        await right.hears("hold")
+        left.say("holds", {"round": 3})
+        right.vanish()
+        await left.hears("park")
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        assert not (await on.running).finished
+        assert right.calls == 1
+
+
+# ---------------------------------------------------------------------- resuming
+
+
+@in_loop
+async def test_a_resumed_run_notes_what_was_forgotten_of_the_faults_and_strikes_nobody_twice(tmp_path):
+    each = [
+        Snapshot(torch.zeros(PARAMETERS), 5, {}, None, None, [0] * 7, clock=clock) for clock in (10.0, 10.0, 20.0, 20.0)
+    ]
+    cut = {"kind": "cut", "nodes": [0]}
+    faults = [
+        {**cut, "at": 3, "lasts": 1},  # Over.
+        {**cut, "at": 5, "lasts": 1000},  # Under way, and noted.
+        {**cut, "at": 15, "lasts": 1},  # Over, and noted after the moment from which the run goes on.
+        {**cut, "at": 20.1, "lasts": 1},
+        kill(1, at=12, back="1s"),  # Over.
+    ]
+    async with stage(tmp_path, checkpoint={"round": 5, **pack(each)}, faults=faults) as on:
+        assert on.puppets[0].said("go")["elapsed"] == pytest.approx(20, abs=1)
+        await soon(lambda: len(on.events("cut")) == 2)
+        await asyncio.sleep(0.1)
+        assert [time for (time,) in on.rows("SELECT time FROM events WHERE kind = 'cut'")] == [15, 20.1]
+        assert "die" not in on.puppets[1].tags
+        await on.ends()
+
+
+# ---------------------------------------------------------------------- what fails beside the main course
+
+
+def test_a_process_that_cannot_be_started_ends_the_run_with_one_line(tmp_path, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    monkeypatch.setattr(Written, "logs", lambda written: tmp_path, raising=False)
+    experiment = Experiment.from_table(table(engine={"kind": "emulation", "nodes_per_process": 6}))
+    prepared = prepare(experiment, **experiment.engine.compute_settings())
+    with pytest.raises(
+        RunError, match=r"^The process of host 0 cannot be started: Resource temporarily unavailable\.$"
+    ):
+        experiment.engine.execute(prepared, Written())
+    prepared.learner.close()
+
+
+@in_loop
+async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeypatch):
+    def fail(ledger, host, nodes):
+        raise ValueError("something is wrong")
+
+    monkeypatch.setattr("covey.engines.emulation.ledger.Ledger.begin_again", fail)
+    async with stage(tmp_path) as on:
+        _, right = on.puppets
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.hears("orders")
+        right.say("ready", READY)
+        with pytest.raises(RunError, match=r"^The launcher fails: ValueError: something is wrong"):
+            await on.running
+
+
+@in_loop
+async def test_an_activity_that_ends_while_its_node_stands_still_is_not_woken():
+    node = EmulatedNode.__new__(EmulatedNode)
+    node.held, node.mail = [], Mailbox()
+    waiting = asyncio.create_task(node._awake())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    node.go_on()
+    assert node.held is None
