@@ -114,7 +114,9 @@ class Puppet:
         await self.hears("go")
 
     def done(self) -> None:
-        self.say("done", {"models": torch.zeros(2, PARAMETERS), "time": 1.0})
+        for node in self.nodes:
+            self.say("model", {"node": node, "model": torch.zeros(PARAMETERS)})
+        self.say("done", {"time": 1.0})
 
     def vanish(self) -> None:
         self.connection.abort()

@@ -471,8 +471,10 @@ def test_a_server_goes_on_without_updates_that_are_wrong(served):
             peers = [await call(address, Caller("this run", who)) for who in (1, 2)]
             peers[0].send(frame(payload={"model": torch.zeros(3), "samples": "many"}, tag="update", round=0))
             peers[1].send(frame(sender=2, payload={"model": torch.ones(650), "samples": 9}, tag="update", round=0))
-            done = await control.until("done")
-            assert torch.equal(done.payload["models"][0], torch.ones(650))
+            final = (await control.until("model")).payload
+            assert final["node"] == 0
+            assert torch.equal(final["model"], torch.ones(650))
+            await control.until("done")
             assert run.site.refused["unusable"] == 1
 
     within(main())
