@@ -61,6 +61,8 @@ class Launcher:
         self.owners = settings.owners(prepared.network.nodes)
         self.hosts: list[Remote] = []
         self.interrupts = 0
+        self.over = False
+        """Whether hosts are only sent away."""
         """How often somebody has asked to stop."""
         self.changed = asyncio.Event()
         """Set when a host is done, or something else has happened that the run waits for."""
@@ -318,8 +320,11 @@ class Launcher:
         return Outcome(finished=finished, time=ledger.time, models=ledger.final_models())
 
     async def _stop_processes(self) -> None:
-        for task in [*self._tasks]:
+        self.over = True
+        tasks = [*self._tasks]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for host in self.hosts:
             if host.connection is not None:
                 host.connection.close()

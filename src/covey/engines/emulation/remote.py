@@ -201,6 +201,7 @@ class Remote:
             except BaseException as error:
                 if greeting is not None:
                     greeting.cancel()
+                    await asyncio.gather(greeting, return_exceptions=True)
                 if connection is not None:
                     connection.abort()
                 if isinstance(error, WireError):

@@ -58,6 +58,8 @@ class Returns:
             return
         was_there = host.begun
         host.let_go()
+        if self.launcher.over:
+            return
         if not was_there:
             error = RunError(f"Host {host.number} ended while it made ready{host.last_words}.")
             if host.ready is not None and not host.ready.done():
