@@ -1,4 +1,4 @@
-"""Places as bytes, and back."""
+"""Places and values as bytes, and back."""
 
 import tracemalloc
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.codecs import decode_places, elias, encode_places, rice
+from covey.codecs import decode_places, decode_values, elias, encode_places, encode_values, rice
 from covey.codecs.places import Code
 from covey.errors import ProgramError, WireError
 from covey.parameters import Setting
@@ -175,7 +175,7 @@ def test_raw_places_are_looked_at(places, why):
 
 
 @pytest.mark.parametrize("encoded", [torch.zeros(3), torch.zeros((1, 3), dtype=torch.uint8)])
-def test_other_tensors_are_no_places(encoded):
+def test_other_tensors_are_no_places_and_no_values(encoded):
     with pytest.raises(WireError, match="are no bytes"):
         decode_places(encoded, 20, 2)
 
@@ -253,3 +253,47 @@ def test_places_that_follow_from_the_seed_are_not_sent():
     sharing = Random(budget=0.1)
     sharing.prepare(setting(1000))
     assert sharing.places_bytes() == 0
+
+
+def test_values_come_back_to_the_bit():
+    pytest.importorskip("pcodec")
+    for count in (0, 1, 7, 3000):
+        values = torch.from_numpy(np.random.default_rng(count).normal(size=count).astype(np.float32))
+        encoded = encode_values(values)
+        assert encoded.dtype == torch.uint8
+        assert torch.equal(encoded, encode_values(values))
+        assert torch.equal(decode_values(encoded, count), values)
+    assert len(encoded) < 0.9 * values.nbytes
+    special = torch.tensor([0.0, -0.0, 1e-45, -3.4e38])
+    assert torch.equal(decode_values(encode_values(special), 4).view(torch.int32), special.view(torch.int32))
+
+
+def test_values_that_are_none_or_too_many_are_refused():
+    pytest.importorskip("pcodec")
+    encoded = encode_values(torch.arange(100.0))
+    wrong = {
+        "100 values for 99 places": (encoded, 99),
+        "are no bytes": (encoded[:3], 100),
+        "not of pcodec": (encoded[:-1], 100),
+        "are not 101": (torch.cat([torch.tensor([101], dtype=torch.uint8), encoded[1:]]), 200),
+        "are not 99": (torch.cat([torch.tensor([99], dtype=torch.uint8), encoded[1:]]), 200),
+        "not finite": (encode_values(torch.tensor([1.0, float("nan")])), 100),
+    }
+    for why, (content, most) in wrong.items():
+        with pytest.raises(WireError, match=why):
+            decode_values(content, most)
+
+
+@given(data=st.data())
+def test_damaged_values_are_values_or_refused(data):
+    pytest.importorskip("pcodec")
+    values = torch.from_numpy(np.random.default_rng(data.draw(st.integers(0, 9))).normal(size=300).astype(np.float32))
+    encoded = encode_values(values)
+    for _ in range(data.draw(st.integers(1, 5))):
+        encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = decode_values(encoded[: data.draw(st.integers(0, len(encoded)))], 300)
+    except WireError:
+        return
+    assert len(decoded) <= 300
+    assert torch.isfinite(decoded).all()

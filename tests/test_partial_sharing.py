@@ -1,5 +1,6 @@
 """Sharings that send a part of a model, and the average of what arrives."""
 
+import sys
 import types
 
 import numpy as np
@@ -8,9 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey import wire
 from covey.engines.simulation import mixing
-from covey.node import Mixture, Pull
-from covey.sharing.top_k import largest
+from covey.errors import ConfigurationError
+from covey.node import Inbox, Message, Mixture, Pull
+from covey.parameters import Setting
+from covey.sharing.top_k import TopK, largest
+from covey.topology import Graph
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 
@@ -68,3 +73,74 @@ def test_the_largest_are_those_furthest_from_zero_and_the_first_of_equals(score,
 
 def test_the_largest_are_as_many_as_asked_for_where_numbers_are_none():
     assert largest(torch.tensor([float("nan"), 1.0, float("nan"), 2.0]), 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("budget", [0.5, 1.0])
+@pytest.mark.parametrize("kind", ["random", "top-k"])
+def test_packed_values_are_the_same_values_in_the_bytes_that_are_stated(kind, budget):
+    pytest.importorskip("pcodec")
+    outcomes, sent = [], []
+    for values in ("raw", "pcodec"):
+        sharing = {"kind": kind, "budget": budget, "values": values}
+        world, _ = simulate(table(program={"kind": "gossip", "topology": "ring", "sharing": sharing}, rounds=4))
+        outcomes.append(models_of(world))
+        sent.append(sum(node.bytes_out for node in world.nodes))
+        stated = world.prepared.round_bytes * len(world.nodes) * 4
+        assert sent[-1] == pytest.approx(stated, rel=0.1)
+    assert torch.equal(*outcomes)
+    assert sent[1] < 0.95 * sent[0]
+
+
+def packing(parameters=1000):
+    """The sharing as two processes have it."""
+    for _ in range(2):
+        sharing = TopK(budget=0.5, values="pcodec")
+        sharing.prepare(Setting(2, parameters=parameters))
+        yield sharing
+
+
+def arrived(payload):
+    """A message of node 1, as another process reads it."""
+    return Message(1, "", 0, wire.decode(wire.encode(payload)).payload, 0)
+
+
+def test_packed_values_are_read_from_the_wire():
+    pytest.importorskip("pcodec")
+    sender, receiver = packing()
+    model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    node = types.SimpleNamespace(id=1, model=model, state={})
+    ((_, payload),) = sender.outgoing(node, Graph(2, np.array([1]), np.array([0])), 0, torch.zeros(1000))
+    (got,) = receiver.incoming(None, Inbox([arrived(payload)]))
+    assert torch.equal(got.values, model[largest(model, 500)])
+    assert got.places.tolist() == largest(model, 500).tolist()
+
+
+@pytest.mark.parametrize("values", [torch.zeros(1001), torch.full((1000,), float("inf"))])
+def test_packed_values_that_no_model_has_are_rejected_by_all(values):
+    pytest.importorskip("pcodec")
+    sender, receiver = packing()
+    payload = {"values": sender.written(values)}
+    rejected = []
+    node = types.SimpleNamespace(reject=lambda message, why: rejected.append(why))
+    assert sender.incoming(node, Inbox([Message(1, "", 0, payload, 0)])) == []
+    assert receiver.incoming(node, Inbox([arrived(payload)])) == []
+    assert len(rejected) == 2
+
+
+def test_values_in_another_form_than_agreed_are_rejected():
+    rejected = []
+    node = types.SimpleNamespace(reject=lambda message, why: rejected.append(why))
+    sharing = TopK(budget=0.5)
+    sharing.prepare(Setting(2, parameters=10))
+    assert sharing.incoming(node, Inbox([arrived({"values": torch.zeros(10, dtype=torch.uint8)}), arrived({})])) == []
+    assert rejected == ["its values are no float32 numbers"] * 2
+
+
+def test_packed_values_need_their_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pcodec", None)
+    with pytest.raises(ConfigurationError) as refused:
+        next(packing())
+    assert str(refused.value) == (
+        "The 'values' of the sharing top-k must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
+        "pip install 'covey[pcodec]' brings it."
+    )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.codecs import decode_places, encode_places
-from covey.errors import WireError
+from covey.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
+from covey.errors import ConfigurationError, WireError
 from covey.node import Inbox, Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.sharing import Sharing
@@ -17,15 +17,27 @@ from covey.topology import Graph
 
 _ENTRY_BYTES = 16
 """What the header of a message says of one more tensor, and the tensor's padding, about."""
+_SAMPLE = 1 << 16
+"""From how many random numbers the bytes of packed values are estimated, at most."""
 
 
 class Partial(Sharing):
     """Sends `choose`'s numbers of the model to every receiver, and where they belong."""
 
     budget: float = param("The fraction of the values that is sent.", gt=0, le=1)
+    values: str = param(
+        "How the values are written: as they are, or in fewer bytes without loss, which takes covey[pcodec].",
+        default="raw",
+        choices=("raw", "pcodec"),
+    )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        if self.values == "pcodec" and not has_pcodec():
+            raise ConfigurationError(
+                f"The 'values' of {self.named()} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
+                f"pip install 'covey[pcodec]' brings it."
+            )
         self._decoded: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
@@ -40,9 +52,37 @@ class Partial(Sharing):
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         receivers = graph.receivers(node.id)
         if self.count == self._setting.parameters:
-            return [(receivers, {"values": node.model})]
+            return [(receivers, {"values": self.written(node.model)})]
         places = self.choose(node, t, start)
-        return [(receivers, {"values": node.model[places], **self.describe(places, node, t)})]
+        return [(receivers, {"values": self.written(node.model[places]), **self.describe(places, node, t)})]
+
+    def written(self, values: Tensor) -> Tensor:
+        """What a message says of its values; `read` turns it back."""
+        if self.values == "raw":
+            return values
+        encoded = encode_values(values)
+        # Others than finite numbers are left to the receivers, who refuse them.
+        if bool(torch.isfinite(values).all()):
+            self._remember(encoded, values)
+        return encoded
+
+    def read(self, message: Message) -> Tensor:
+        """The values of a message, float32.
+
+        Raises:
+            WireError: it has none.
+        """
+        written = message.payload.get("values")
+        wanted = torch.float32 if self.values == "raw" else torch.uint8
+        if not isinstance(written, Tensor) or written.dtype != wanted or written.dim() != 1:
+            raise WireError("bad-field", f"its values are no {str(wanted).removeprefix('torch.')} numbers")
+        if self.values == "raw":
+            return written
+        values = self._recalled(written)
+        if values is None:
+            values = decode_values(written, self._setting.parameters)
+            self._remember(written, values)
+        return values
 
     def describe(self, places: Tensor, node: Node, t: int) -> Payload:
         """What tells a receiver the places."""
@@ -50,10 +90,14 @@ class Partial(Sharing):
         self._remember(encoded, places)
         return {"places": encoded}
 
-    def _remember(self, encoded: Tensor, places: Tensor) -> None:
+    def _remember(self, encoded: Tensor, decoded: Tensor) -> None:
         """All receivers in this process get the same tensor, which need then not be decoded for each of them."""
         key = id(encoded)
-        self._decoded[key] = weakref.ref(encoded, lambda _: self._decoded.pop(key, None)), places
+        self._decoded[key] = weakref.ref(encoded, lambda _: self._decoded.pop(key, None)), decoded
+
+    def _recalled(self, encoded: Tensor) -> Tensor | None:
+        tensor, decoded = self._decoded.get(id(encoded), (None, None))
+        return decoded if tensor is not None and tensor() is encoded else None
 
     def placed(self, message: Message, count: int) -> Tensor:
         """The places of a message's values.
@@ -64,8 +108,8 @@ class Partial(Sharing):
         encoded = message.payload.get("places")
         if not isinstance(encoded, Tensor):
             raise WireError("bad-field", "it has no places")
-        tensor, places = self._decoded.get(id(encoded), (None, None))
-        if tensor is None or tensor() is not encoded or places is None or len(places) != count:
+        places = self._recalled(encoded)
+        if places is None or len(places) != count:
             places = decode_places(encoded, self._setting.parameters, count)
             self._remember(encoded, places)
         return places
@@ -80,15 +124,21 @@ class Partial(Sharing):
         return contributions
 
     def _contribution(self, message: Message) -> Contribution:
-        values = message.payload.get("values")
-        if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.dim() != 1:
-            raise WireError("bad-field", "its values are no float32 numbers")
+        values = self.read(message)
         if len(values) == self._setting.parameters and len(message.payload) == 1:
             return Contribution(message.sender, values)
         return Contribution(message.sender, values, self.placed(message, len(values)))
 
     def message_bytes(self, model_bytes: int) -> float:
-        return model_bytes - 4 * (self._setting.parameters - self.count) + self.places_bytes()
+        return model_bytes - 4 * self._setting.parameters + self.values_bytes() + self.places_bytes()
+
+    def values_bytes(self) -> float:
+        """The expected bytes of the values of one message, were they normal random numbers."""
+        if self.values == "raw":
+            return 4 * self.count
+        sample = min(self.count, _SAMPLE)
+        numbers = self._setting.generator("expected values").standard_normal(sample, dtype=np.float32)
+        return len(encode_values(torch.from_numpy(numbers))) * self.count / sample
 
     def places_bytes(self) -> float:
         """The expected bytes that tell the places of one message, were they random."""
