@@ -34,8 +34,8 @@ def largest(score: Tensor, count: int) -> Tensor:
     if distance.device.type != "cpu":
         return distance.sort(descending=True, stable=True).indices[:count].sort().values
     # Without a sign, floats are in the order of their bits read as integers, with NaN above all. This is 2 to 7 times
-    # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where many did not change, zeros among what
-    # is partitioned would make it ten times slower.
+    # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where many did not change, a partition of all
+    # would meet so many zeros that it took ten times as long.
     bits = distance.contiguous().numpy().view(f"i{distance.itemsize}")
     changed = bits[bits > 0]
     cut = np.partition(changed, len(changed) - count)[len(changed) - count] if len(changed) > count else 0
