@@ -1,16 +1,16 @@
 """Sharings that send some numbers of the model; a receiver fills the gaps with its own."""
 
-import weakref
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.codecs import decode_places, encode_places
+from covey.codecs import encode_places
 from covey.errors import WireError
 from covey.node import Inbox, Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
+from covey.sharing.places import Places
 from covey.sharing.sharing import Sharing
 from covey.topology import Graph
 
@@ -25,7 +25,7 @@ class Partial(Sharing):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._decoded: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._places = Places(setting.parameters)
 
     def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
         """The places of the numbers to send in round t, increasing."""
@@ -45,14 +45,7 @@ class Partial(Sharing):
 
     def describe(self, places: Tensor, node: Node, t: int) -> Payload:
         """What tells a receiver the places."""
-        encoded = encode_places(places, self._setting.parameters)
-        self._remember(encoded, places)
-        return {"places": encoded}
-
-    def _remember(self, encoded: Tensor, places: Tensor) -> None:
-        """All receivers in this process get the same tensor, which need then not be decoded for each of them."""
-        key = id(encoded)
-        self._decoded[key] = weakref.ref(encoded, lambda _: self._decoded.pop(key, None)), places
+        return self._places.describe(places)
 
     def placed(self, message: Message, count: int) -> Tensor:
         """The places of a message's values.
@@ -60,14 +53,7 @@ class Partial(Sharing):
         Raises:
             WireError: it does not tell them.
         """
-        encoded = message.payload.get("places")
-        if not isinstance(encoded, Tensor):
-            raise WireError("bad-field", "it has no places")
-        tensor, places = self._decoded.get(id(encoded), (None, None))
-        if tensor is None or tensor() is not encoded or places is None or len(places) != count:
-            places = decode_places(encoded, self._setting.parameters, count)
-            self._remember(encoded, places)
-        return places
+        return self._places.read(message.payload, count)
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         contributions = []

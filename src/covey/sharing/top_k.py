@@ -1,5 +1,6 @@
 """Send what changed most."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,5 +29,12 @@ class TopK(Partial):
 
 
 def largest(score: Tensor, count: int) -> Tensor:
-    """The places of the `count` numbers furthest from zero, increasing."""
-    return torch.topk(score.abs(), count, sorted=False).indices.sort().values
+    """The places of the `count` numbers furthest from zero, increasing; of equal ones the first."""
+    size = abs(score.cpu().numpy())
+    # Half to a tenth of the time of torch.topk and a sort, see "sharing" in bench/RESULTS.md.
+    least = np.partition(size, len(size) - count)[len(size) - count]
+    places = np.flatnonzero(size >= least)
+    if len(places) > count:
+        equal = np.flatnonzero(size == least)
+        places = np.setdiff1d(places, equal[len(equal) - (len(places) - count) :], assume_unique=True)
+    return torch.from_numpy(places).to(score.device)
