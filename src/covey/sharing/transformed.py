@@ -37,8 +37,8 @@ class Transform(Protocol):
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The vectors of coefficients, along the last axis."""
 
-    def settled(self, coefficients: Tensor) -> Tensor:
-        """What `forward` makes of what `inverse` makes of coefficients."""
+    def settle(self, coefficients: Tensor) -> None:
+        """Make coefficients, in place, what `forward` makes of what `inverse` makes of them."""
 
 
 class Transformed(Sharing):
@@ -89,8 +89,8 @@ class Transformed(Sharing):
         else:
             places = largest(self._magnitudes(own - reference), count)
             numbers = self._numbers_at(places)
-            payload = {"values": own[numbers], **self._places.describe(places)}
-            reference = reference.index_copy(0, numbers, sent[numbers])
+            payload = {"values": own.index_select(0, numbers), **self._places.describe(places)}
+            reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
         if self.accumulation:
             node.state[_REFERENCE] = reference
         node.state[_OWN] = own
@@ -119,9 +119,10 @@ class Transformed(Sharing):
         averaging_apart = self.accumulation and not self.averaging_changes
         if self._transform is None and not averaging_apart:
             return merged
-        average = merged.tensor() if isinstance(merged, Mixture) else merged
+        average = merged.tensor() if isinstance(merged, Mixture) else merged.clone()
         if self._transform is not None:
-            average = node.state[_BEFORE] = self._transform.settled(average)
+            self._transform.settle(average)
+            node.state[_BEFORE] = average
         if averaging_apart:
             node.state[_REFERENCE] = _kept(node, _REFERENCE, own) + (average - own)
         return average if self._transform is None else self._transform.inverse(average)
