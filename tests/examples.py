@@ -75,6 +75,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("schedule", "periodic"): {"every": 2},
     ("sharing", "random"): {"budget": 0.3},
     ("sharing", "top-k"): {"budget": 0.3},
+    ("sharing", "jwins"): {"level": 3},
     ("sharing", "fft"): {"budget": 0.3},
 }
 """What the required parameters of a kind are in an experiment that works."""
