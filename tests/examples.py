@@ -79,9 +79,11 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("schedule", "greedy"): {"budget": 3},
     ("sharing", "random"): {"budget": 0.3},
     ("sharing", "top-k"): {"budget": 0.3},
+    ("sharing", "jwins"): {"level": 3},
+    ("sharing", "fft"): {"budget": 0.3},
 }
 """What the required parameters of a kind are in an experiment that works."""
-WHOLE = {("sharing", "random"): {"budget": 1.0}, ("sharing", "top-k"): {"budget": 1.0}}
+WHOLE = {("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")}
 """What makes a sharing send the whole model."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),

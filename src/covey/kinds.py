@@ -40,6 +40,8 @@ KINDS: dict[str, dict[str, str]] = {
         "full": "covey.sharing.full:Full",
         "random": "covey.sharing.random:Random",
         "top-k": "covey.sharing.top_k:TopK",
+        "jwins": "covey.sharing.jwins:JWINS",
+        "fft": "covey.sharing.fft:FFT",
     },
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",

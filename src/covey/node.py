@@ -86,7 +86,7 @@ class Mixture:
                 total.add_(model, alpha=weight)
             own = self.models[0]
             for places, values, weight in self.pulls:
-                total.index_add_(0, places, values - own[places], alpha=weight)
+                total.scatter_add_(0, places, (values - own.index_select(0, places)).mul_(weight))
             self.settle(total)
             return total
         return self.value

@@ -1,6 +1,5 @@
 """Sharings that send some numbers of the model; a receiver fills the gaps with its own."""
 
-import weakref
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -8,10 +7,12 @@ import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
+from covey.codecs import decode_values, encode_places, encode_values, has_pcodec
 from covey.errors import ConfigurationError, WireError
 from covey.node import Inbox, Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
+from covey.sharing.decoded import Decoded
+from covey.sharing.places import Places
 from covey.sharing.sharing import Sharing
 from covey.topology import Graph
 
@@ -38,7 +39,8 @@ class Partial(Sharing):
                 f"The 'values' of {self.named()} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
                 f"pip install 'covey[pcodec]' brings it."
             )
-        self._decoded: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+        self._places = Places(setting.parameters)
+        self._values = Decoded()
 
     def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
         """The places of the numbers to send in round t, increasing."""
@@ -63,7 +65,7 @@ class Partial(Sharing):
         encoded = encode_values(values)
         # Others than finite numbers are left to the receivers, who refuse them.
         if bool(torch.isfinite(values).all()):
-            self._remember(encoded, values)
+            self._values.remember(encoded, values)
         return encoded
 
     def read(self, message: Message) -> Tensor:
@@ -78,26 +80,15 @@ class Partial(Sharing):
             raise WireError("bad-field", f"its values are no {str(wanted).removeprefix('torch.')} numbers")
         if self.values == "raw":
             return written
-        values = self._recalled(written)
+        values = self._values.recall(written)
         if values is None:
             values = decode_values(written, self._setting.parameters)
-            self._remember(written, values)
+            self._values.remember(written, values)
         return values
 
     def describe(self, places: Tensor, node: Node, t: int) -> Payload:
         """What tells a receiver the places."""
-        encoded = encode_places(places, self._setting.parameters)
-        self._remember(encoded, places)
-        return {"places": encoded}
-
-    def _remember(self, encoded: Tensor, decoded: Tensor) -> None:
-        """All receivers in this process get the same tensor, which need then not be decoded for each of them."""
-        key = id(encoded)
-        self._decoded[key] = weakref.ref(encoded, lambda _: self._decoded.pop(key, None)), decoded
-
-    def _recalled(self, encoded: Tensor) -> Tensor | None:
-        tensor, decoded = self._decoded.get(id(encoded), (None, None))
-        return decoded if tensor is not None and tensor() is encoded else None
+        return self._places.describe(places)
 
     def placed(self, message: Message, count: int) -> Tensor:
         """The places of a message's values.
@@ -105,14 +96,7 @@ class Partial(Sharing):
         Raises:
             WireError: it does not tell them.
         """
-        encoded = message.payload.get("places")
-        if not isinstance(encoded, Tensor):
-            raise WireError("bad-field", "it has no places")
-        places = self._recalled(encoded)
-        if places is None or len(places) != count:
-            places = decode_places(encoded, self._setting.parameters, count)
-            self._remember(encoded, places)
-        return places
+        return self._places.read(message.payload, count)
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         contributions = []

@@ -1,0 +1,145 @@
+"""Sharings: what JWINS costs a node beside its training, and partial averages of many nodes together.
+
+Times are those of the processor, which other work on the machine changes less.
+"""
+
+import types
+import warnings
+from collections.abc import Iterator
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.loops import Case, prepared
+from bench.mixing import _OneThread
+from covey.aggregation import MetropolisHastings
+from covey.engines.prepared import Prepared
+from covey.engines.simulation import mixing
+from covey.engines.simulation.world import World
+from covey.node import Inbox, Message, Mixture, NodeId, Pull
+from covey.parameters import Setting, build
+from covey.sharing import Sharing
+from covey.topology import RandomRegular
+
+SIZE, NODES = 89_834, 8
+IMAGES = {"kind": "synthetic-images", "samples": 6400, "test_samples": 100, "channels": 3, "side": 32}
+
+
+def rows() -> Iterator[list[str]]:
+    """Name, ratio, target, detail."""
+    torch.set_num_threads(1)
+    step, full = _local_step(), _sharing({"kind": "full"})
+    for name, table in (
+        ("JWINS", {"kind": "jwins"}),
+        ("JWINS at 20 %", {"kind": "jwins", "budget": 0.2}),
+        ("top-k at 20 %", {"kind": "top-k", "budget": 0.2}),
+    ):
+        spent = _sharing(table)
+        detail = (
+            f"{spent * 1e3:.2f} ms a node and round, of which sharing the whole model takes {full * 1e3:.2f}; "
+            f"a step {step * 1e3:.2f} ms; {SIZE:,} parameters, 4 neighbours"
+        )
+        target = "<= 0.25" if name == "JWINS" else ""
+        yield [
+            f"{name}: extra time of a round over that of a local step of GN-LeNet",
+            _ratio(spent - full, step),
+            target,
+            detail,
+        ]
+    yield from _partial_averages()
+
+
+def _ratio(one: float, other: float) -> str:
+    return f"{one / other:.2f}"
+
+
+def _local_step() -> float:
+    """Seconds of one local step of GN-LeNet with a batch of 8, as part of a round of ten."""
+    steps = 10
+    case = Case("", "gn-lenet", IMAGES, NODES, 8, steps, 1, 0.0)
+    setup: Prepared = prepared(case)
+    assert setup.learner.layout.size == SIZE
+
+    spent = []
+    for _ in range(4):
+        world = World(setup)
+        world.begin()
+        began = process_time()
+        world.run()
+        spent.append(process_time() - began)
+    setup.learner.close()
+    return float(np.median(spent[1:])) / NODES / steps
+
+
+def _sharing(table: dict[str, Any]) -> float:
+    """Seconds of a node and round between the end of its training and its new model."""
+    sharing, aggregation, topology = build(Sharing, table), MetropolisHastings(), RandomRegular(degree=4)
+    with warnings.catch_warnings(action="ignore"):
+        sharing.prepare(Setting(NODES, 1, SIZE))
+    topology.prepare(Setting(NODES))
+    graph = topology.at(0)
+    draw = torch.Generator().manual_seed(1)
+
+    def random(purpose: str, t: int) -> np.random.Generator:
+        return np.random.default_rng([len(purpose), t])
+
+    nodes: list[Any] = [
+        types.SimpleNamespace(id=id, state={}, model=torch.randn(SIZE, generator=draw), random=random)
+        for id in range(NODES)
+    ]
+    rounds = 0
+
+    def round_of_all() -> float:
+        nonlocal rounds
+        starts = [node.model for node in nodes]
+        for node in nodes:
+            node.model = node.model + 0.01 * torch.randn(SIZE, generator=draw)
+        began, payloads = process_time(), []
+        for node, start in zip(nodes, starts, strict=True):
+            ((_, payload),) = sharing.outgoing(node, graph, rounds, start)
+            payloads.append(payload)
+        for node in nodes:
+            heard = [Message(sender, "", rounds, payloads[sender], 0) for sender in graph.senders(node.id)]
+            node.model = sharing.merge(node, graph, rounds, Inbox(heard), aggregation)
+        for node in nodes:
+            node.model = node.model.tensor() if isinstance(node.model, Mixture) else node.model
+        rounds += 1
+        return process_time() - began
+
+    # The fractions differ from round to round, so that it is the mean of many that counts.
+    spent = [round_of_all() for _ in range(29)][1:]
+    return float(np.mean(spent)) / NODES
+
+
+def _partial_averages() -> Iterator[list[str]]:
+    """The partial averages of many nodes computed together, against the same one by one."""
+    nodes, draw = 200, np.random.default_rng(1)
+    topology = RandomRegular(degree=8)
+    topology.prepare(Setting(nodes))
+    graph = topology.at(0)
+    for size in (650, 2048, 8192):
+        learner = _OneThread(size)
+        models = torch.randn(nodes, size).unbind()
+        places = [torch.from_numpy(np.sort(draw.choice(size, size // 5, replace=False))) for _ in models]
+        parts = [(at, model[at], 1 / 9) for model, at in zip(models, places, strict=True)]
+        pulls = [[Pull(*parts[sender]) for sender in graph.senders(NodeId(node))] for node in range(nodes)]
+        usual, mixing._SMALL = mixing._SMALL, 1 << 40
+        together, one_by_one = [], []
+        for _ in range(7):
+            mixtures = [Mixture([model], [1.0], drawn) for model, drawn in zip(models, pulls, strict=True)]
+            again = [Mixture([model], [1.0], drawn) for model, drawn in zip(models, pulls, strict=True)]
+            began = process_time()
+            mixing.settle(mixtures, learner)  # type: ignore[arg-type]
+            between = process_time()
+            for mixture in again:
+                mixture.tensor()
+            together.append(between - began)
+            one_by_one.append(process_time() - between)
+        mixing._SMALL = usual
+        batched, loop = float(np.median(together)), float(np.median(one_by_one))
+        detail = (
+            f"{batched / nodes * 1e6:.0f} against {loop / nodes * 1e6:.0f} µs a node; 8 neighbours, 20 % of the values"
+        )
+        yield [f"partial averages, {size:,} parameters: together is faster by", _ratio(loop, batched), "", detail]

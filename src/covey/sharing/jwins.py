@@ -1,0 +1,84 @@
+"""JWINS: send the wavelet coefficients that changed most, a random number of them (Dhasade et al., ICDCS 2023)."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pywt
+
+from covey.errors import ConfigurationError
+from covey.node import Node
+from covey.parameters import Setting, param, unknown
+from covey.sharing.transformed import Transform, Transformed
+from covey.sharing.wavelets import WaveletTransform
+
+_NONE = "none"
+
+
+class JWINS(Transformed):
+    """The wavelet coefficients that changed most since they were last sent, a random fraction of them in each round."""
+
+    kind = "jwins"
+    alphas: list[float] = param(
+        "The fractions of the coefficients, of which each node draws one in each round.",
+        factory=lambda: [0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 1.0],
+        gt=0,
+        le=1,
+    )
+    probabilities: list[float] | None = param(
+        "The probabilities of the alphas; the same for all by default.", default=None, ge=0, le=1
+    )
+    budget: float | None = param("A fixed fraction, in place of alphas and probabilities.", default=None, gt=0, le=1)
+    metadata_cap: float = param(
+        "From this fraction on all coefficients are sent, without places.", default=0.5, gt=0, le=1
+    )
+    wavelet: str = param(
+        'The wavelet, one of the discrete ones of PyWavelets; with "none" the model\'s numbers are sent themselves.',
+        default="sym2",
+    )
+    level: int = param("How many times the transform halves the model; fewer times where it is short.", default=4, ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alphas:
+            raise ConfigurationError(f"The 'alphas' of {self.named()} must be at least one fraction. Got [] instead.")
+        chances = self.probabilities
+        if chances is not None and (
+            len(chances) != len(self.alphas) or not math.isclose(sum(chances), 1, abs_tol=1e-6)
+        ):
+            raise ConfigurationError(
+                f"The 'probabilities' of {self.named()} must be {len(self.alphas)} numbers, one for each alpha, "
+                f"with the sum 1. Got {chances!r} instead."
+            )
+        known = [_NONE, *pywt.wavelist(kind="discrete")]
+        if self.wavelet not in known:
+            raise ConfigurationError(unknown(f"'wavelet' of {self.named()}: '{self.wavelet}'", self.wavelet, known))
+
+    def transform(self, setting: Setting) -> Transform | None:
+        if self.wavelet == _NONE:
+            return None
+        transform = WaveletTransform(self.wavelet, self.level, setting.parameters)
+        if setting.parameters and transform.level < self.level:
+            warnings.warn(
+                f"The 'level' of {self.named()} is {self.level}, but {self.wavelet} can halve a model of "
+                f"{setting.parameters} numbers only {transform.level} times: {transform.level} is used.",
+                stacklevel=2,
+            )
+        return transform if transform.level else None
+
+    def fractions(self) -> Sequence[tuple[float, float]]:
+        alphas = self.alphas if self.budget is None else [self.budget]
+        chances = self.probabilities if self.budget is None else None
+        if chances is None:
+            chances = [1.0 / len(alphas)] * len(alphas)
+        return [
+            (1.0 if alpha >= self.metadata_cap else alpha, chance)
+            for alpha, chance in zip(alphas, chances, strict=True)
+        ]
+
+    def fraction(self, node: Node, t: int) -> float:
+        fractions = self.fractions()
+        chances = np.cumsum([chance for _, chance in fractions])
+        drawn = node.random("jwins", t).random() * chances[-1] if len(fractions) > 1 else 0.0
+        return fractions[int(np.searchsorted(chances, drawn, side="right"))][0]

@@ -1,0 +1,154 @@
+"""Multilevel discrete wavelet transforms of vectors.
+
+A level of the transform halves a vector into averages and details, and the next one goes on with the averages. The
+coefficients lie coarse to fine: the last averages, then the details from the coarsest level to the finest. Vectors are
+extended symmetrically at both ends, as `pywt.wavedec(mode="symmetric")` does, whose coefficients these are.
+
+On a CPU, a filter of stride 2 is a sum over its taps, of numbers that lie at even or at odd places; these are copied
+apart first. On other devices it is a product of overlapping windows with the filter. For sym2 and 90,000 numbers on a
+CPU the first takes a third of the time of the second and less than `pywt.wavedec`; `pywt.waverec` beats them all.
+
+Shapes: N vectors, L numbers of one, C coefficients of a band.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import pywt
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Floats: TypeAlias = NDArray[Any]
+
+
+class WaveletTransform:
+    """The transform of vectors of one length, along their last axis.
+
+    Args:
+        wavelet: a discrete wavelet of PyWavelets.
+        level: how many times the vector is halved; fewer times where it is too short.
+        length: that of a vector.
+
+    Attributes:
+        level: how many times it is halved indeed.
+        bands: how many coefficients each band has, coarse to fine.
+        size: how many they are together: at least `length`, and a few more for the ends.
+    """
+
+    parts = 1
+
+    def __init__(self, wavelet: str, level: int, length: int) -> None:
+        self.wavelet, self.length = wavelet, length
+        self._bank = pywt.Wavelet(wavelet)
+        self._taps: int = self._bank.dec_len
+        self.level = min(level, pywt.dwt_max_level(length, self._taps))
+        lengths = [length]
+        for _ in range(self.level):
+            lengths.append((lengths[-1] + self._taps - 1) // 2)
+        self._lengths = lengths
+        self.bands = [lengths[-1], *reversed(lengths[1:])]
+        self.size = sum(self.bands)
+        self._starts = np.cumsum(self.bands)[:-1].tolist()
+        bank = self._bank
+        self._analysis = torch.tensor([bank.dec_lo[::-1], bank.dec_hi[::-1]], dtype=torch.float64).T
+        synthesis = torch.tensor([bank.rec_lo[::-1], bank.rec_hi[::-1]], dtype=torch.float64)
+        self._synthesis = synthesis.view(2, self._taps // 2, 2).flip(-1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The coefficients, (..., size), of vectors, (..., length)."""
+        if vectors.device.type != "cpu":
+            return self.forward_by_torch(vectors)
+        averages_NL = vectors.numpy().reshape(-1, self.length)
+        coefficients = np.empty((len(averages_NL), self.size), dtype=averages_NL.dtype)
+        bands = np.split(coefficients, self._starts, axis=-1)
+        for details_NC in reversed(bands[1:]):
+            phases = self._phases(averages_NL)
+            averages_NL = np.empty(details_NC.shape, dtype=details_NC.dtype)
+            _filter(phases, self._bank.dec_lo[::-1], averages_NL)
+            _filter(phases, self._bank.dec_hi[::-1], details_NC)
+        bands[0][:] = averages_NL
+        return torch.from_numpy(coefficients.reshape(*vectors.shape[:-1], self.size))
+
+    def _phases(self, vectors_NL: Floats) -> list[Floats]:
+        """The numbers at even and those at odd places of vectors that are mirrored at their ends."""
+        reach, length = self._taps - 1, vectors_NL.shape[-1]
+        first, last = vectors_NL[:, : reach - 1][:, ::-1], vectors_NL[:, -reach:][:, ::-1]
+        return [
+            np.concatenate([first[:, odd::2], vectors_NL[:, odd::2], last[:, (odd + length) % 2 :: 2]], axis=-1)
+            for odd in (0, 1)
+        ]
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """The vectors, (..., length), of coefficients, (..., size)."""
+        if coefficients.device.type != "cpu":
+            return self.inverse_by_torch(coefficients)
+        bands = np.split(coefficients.numpy(), self._starts, axis=-1)
+        return torch.from_numpy(pywt.waverec(bands, self._bank, "symmetric", axis=-1)[..., : self.length])
+
+    def forward_by_torch(self, vectors: Tensor) -> Tensor:
+        """What `forward` computes, on any device."""
+        reach, filters = self._taps - 1, self._analysis.to(vectors)
+        averages_NL, details = vectors.reshape(-1, self.length), []
+        for _ in range(self.level):
+            first, last = averages_NL[:, : reach - 1].flip(-1), averages_NL[:, -reach:].flip(-1)
+            windows = torch.cat([first, averages_NL, last], dim=-1).unfold(-1, self._taps, 2)
+            averages_NL, details_NC = (windows @ filters).unbind(-1)
+            details.append(details_NC)
+        return torch.cat([averages_NL, *reversed(details)], dim=-1).view(*vectors.shape[:-1], self.size)
+
+    def inverse_by_torch(self, coefficients: Tensor) -> Tensor:
+        """What `inverse` computes, on any device."""
+        from_averages, from_details = self._synthesis.to(coefficients)
+        bands = torch.tensor_split(coefficients.reshape(-1, self.size), self._starts, dim=-1)
+        vectors_NL, half = bands[0], self._taps // 2
+        for details_NC, length in zip(bands[1:], reversed(self._lengths[:-1]), strict=True):
+            averages_NC = vectors_NL[:, : details_NC.shape[-1]]
+            pairs = averages_NC.unfold(-1, half, 1) @ from_averages + details_NC.unfold(-1, half, 1) @ from_details
+            vectors_NL = pairs.flatten(1)[:, :length]
+        return vectors_NL.reshape(*coefficients.shape[:-1], self.length)
+
+    def settle(self, coefficients: Tensor) -> None:
+        """Make coefficients those of what `inverse` makes of them, in place and without the way there and back.
+
+        As there are more coefficients than numbers, those of a vector are not any: what an average of some coefficients
+        means for the vector is told by slightly different ones, at the ends of the bands.
+        """
+        if self.size > self.length:
+            ends, change = self._ends
+            ends, change = ends.to(coefficients.device), change.to(coefficients)
+            coefficients.index_copy_(-1, ends, coefficients.index_select(-1, ends) @ change)
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The places near the ends of the bands, and the matrix that `settle` applies to them."""
+        # What lies further inside than two filters depends on no end. So a vector that is shorter in the middle, by a
+        # multiple of what a coefficient of the last level spans, has the same matrix.
+        near, span = 2 * self._taps, 1 << self.level
+        shorter = max(0, self._lengths[-1] - 2 * near)
+        small = WaveletTransform(self.wavelet, self.level, self.length - shorter * span)
+        here, there = self._near_ends(near), small._near_ends(near)
+        units = torch.zeros(len(there), small.size, dtype=torch.float64)
+        units[torch.arange(len(there)), there] = 1.0
+        return here, small.forward(small.inverse(units))[:, there]
+
+    def _near_ends(self, near: int) -> Tensor:
+        """The places of the first and the last `near` coefficients of every band."""
+        places, start = [], 0
+        for band in self.bands:
+            inner = range(near, band - near)
+            places += [start + place for place in range(band) if place not in inner]
+            start += band
+        return torch.tensor(places)
+
+
+def _filter(phases: Sequence[Floats], taps: Sequence[float], out: Floats) -> None:
+    """Write the sums over the taps of what lies from one place on after the other, in the two phases by turns."""
+    count, term = out.shape[-1], np.empty(out.shape, dtype=out.dtype)
+    np.multiply(phases[0][:, :count], taps[0], out=out)
+    for place, tap in enumerate(taps[1:], start=1):
+        start = place // 2
+        np.multiply(phases[place % 2][:, start : start + count], tap, out=term)
+        np.add(out, term, out=out)
