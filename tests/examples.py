@@ -75,10 +75,19 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("schedule", "periodic"): {"every": 2},
     ("sharing", "random"): {"budget": 0.3},
     ("sharing", "top-k"): {"budget": 0.3},
+    ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 0.3}, "gamma": 0.5},
+    ("sharing", "stc"): {"budget": 0.3, "gamma": 0.5},
+    ("sharing", "quantized"): {"compressor": "int8"},
 }
 """What the required parameters of a kind are in an experiment that works."""
-WHOLE = {("sharing", "random"): {"budget": 1.0}, ("sharing", "top-k"): {"budget": 1.0}}
+WHOLE = {
+    ("sharing", "random"): {"budget": 1.0},
+    ("sharing", "top-k"): {"budget": 1.0},
+    ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
+}
 """What makes a sharing send the whole model."""
+NEVER_WHOLE = {"quantized": "rounds every value", "stc": "says signs and one magnitude"}
+"""Sharings that cannot send the whole model as it is, and why."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),
     ("latency", "matrix"): "\n".join(",".join(f"0.0{1 + (i * j) % 7}" for j in range(NODES)) for i in range(NODES)),

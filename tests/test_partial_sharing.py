@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey.compression import largest
 from covey.engines.simulation import mixing
 from covey.node import Mixture, Pull
-from covey.sharing.top_k import largest
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 

@@ -1,8 +1,8 @@
 """Send what changed most."""
 
-import torch
 from torch import Tensor
 
+from covey.compression import largest
 from covey.node import Node
 from covey.parameters import param
 from covey.sharing.partial import Partial
@@ -25,8 +25,3 @@ class TopK(Partial):
         if self.accumulation:
             node.state["top-k reference"] = before.index_copy(0, places, start[places])
         return places
-
-
-def largest(score: Tensor, count: int) -> Tensor:
-    """The places of the `count` numbers furthest from zero, increasing."""
-    return torch.topk(score.abs(), count, sorted=False).indices.sort().values
