@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from covey import wire
-from covey.errors import WireError
+from covey.errors import ConfigurationError, WireError
 from covey.node import Payload
 from covey.parameters import Part
 
@@ -69,6 +69,20 @@ class Compressor(Part):
     def guarantee(self, size: int) -> Guarantee:
         """What holds for every vector of this length, up to the rounding of float32."""
         raise NotImplementedError
+
+    def need_contraction(self, owner: Part, size: int) -> None:
+        """Raise ConfigurationError where the error may be as large as the vector: who adds up what was lost is lost.
+
+        Args:
+            owner: whose 'compressor' it is.
+        """
+        error = self.guarantee(size).error
+        if error >= 1.0:
+            raise ConfigurationError(
+                f"The 'compressor' of {owner.named()} must be a contraction. Got '{self.title()}' instead, whose error "
+                f"can be {error:.3g} times the vector it is given (in squared norms). Set 'unbiased' to false where it "
+                f"is true, or let fewer values share a scale."
+            )
 
     def expected_bytes(self, size: int) -> float:
         """The expected size of a message with one vector of this length."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from covey.compression import Compressor
-from covey.parameters import param
+from covey.parameters import Setting, param
 from covey.sharing.public_copies import PublicCopies
 
 
@@ -20,6 +20,11 @@ class Choco(PublicCopies):
         "or by those of the round before, and sends then (2019).",
         default="exchange-first",
     )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if setting.parameters:
+            self.compressor.need_contraction(self, setting.parameters)
 
     @property
     def codec(self) -> Compressor:

@@ -9,7 +9,7 @@ from covey.aggregation import Aggregation, Contribution
 from covey.compression import Compressor
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Mixture, Node, NodeId, Payload
-from covey.parameters import param
+from covey.parameters import Setting, param
 from covey.sharing.compressed import Compressed
 from covey.topology import Graph
 
@@ -39,6 +39,11 @@ class Quantized(Compressed):
             )
         if self.feedback is None:
             self.feedback = self.compressor.kind == "sign"
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.feedback and setting.parameters:
+            self.compressor.need_contraction(self, setting.parameters)
 
     @property
     def codec(self) -> Compressor:
