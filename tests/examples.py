@@ -50,6 +50,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "gossip"): {"topology": "ring"},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
+    ("program", "compressed-fedavg"): {"clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "erdos-renyi"): {"probability": 0.5},

@@ -56,9 +56,9 @@ def starts_of(world):
     return torch.stack([world.learner.initial(node.id) for node in world.nodes])
 
 
-def weights_of(world):
+def weights_of(world, rule="metropolis-hastings"):
     """N x N, what each node gives to each."""
-    return torch.from_numpy(world.program.topology.at(0).mixing().toarray())
+    return torch.from_numpy(world.program.topology.at(0).mixing(rule).toarray())
 
 
 def states(world, name):
@@ -197,21 +197,29 @@ def test_what_cannot_work_is_refused_with_the_reason(tables, message):
         begun(tables)
 
 
-@pytest.mark.parametrize("doubly", [False, True])
-def test_directed_graphs_are_welcome_where_weights_are_doubly_stochastic(doubly, tmp_path):
-    right = "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5))
-    wrong = right.replace("0 5 0.2", "0 5 0.3")
-    (tmp_path / "graph").write_text(right if doubly else wrong)
-    tables = gossip(
-        choco("sign"), {"kind": "edges", "file": str(tmp_path / "graph"), "directed": True}, aggregation="given"
-    )
-    if doubly:
-        simulate(tables)
+GIVEN = [
+    (0.2, 0.2, None),
+    (0.3, 0.2, r"give node 0 a total of 0\.5 at its neighbours, and the neighbours 0\.4 at it\. Use 'metro"),
+    (0.6, 0.6, r"give the neighbours of node 0 a total of 1\.2, which is more than 1\.$"),
+]
+
+
+@pytest.mark.parametrize(("first", "others", "message"), GIVEN)
+def test_directed_graphs_are_welcome_where_weights_are_doubly_stochastic(first, others, message, tmp_path):
+    edges = [(node, (node + step) % NODES) for node in range(NODES) for step in (1, 5)]
+    lines = [f"{a} {b} {first if (a, b) == (0, 5) else others}" for a, b in edges]
+    (tmp_path / "graph").write_text("\n".join(lines))
+    topology = {"kind": "edges", "file": str(tmp_path / "graph"), "directed": True}
+    tables = gossip(choco("sign"), topology, aggregation="given")
+    if message is None:
+        world, _ = simulate(tables)
+        assert torch.allclose(
+            states(world, "sum of copies"),
+            (weights_of(world, "given").float() @ states(world, "public copy")),
+            atol=1e-5,
+        )
         return
-    with pytest.raises(
-        ConfigurationError,
-        match=r"weights of given give node 0 a total of 0\.5 at its neighbours, and the neighbours 0\.4 ",
-    ):
+    with pytest.raises(ConfigurationError, match=message):
         begun(tables)
 
 

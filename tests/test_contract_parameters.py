@@ -51,6 +51,7 @@ REQUIRED = {
     "span": 0.01,
     "lasts": "1s",
     "compressor": "fp16",
+    "up": "fp16",
 }
 
 

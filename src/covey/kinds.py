@@ -15,6 +15,7 @@ KINDS: dict[str, dict[str, str]] = {
         "gossip-learning": "covey.learning.gossip_learning:GossipLearning",
         "ad-psgd": "covey.learning.ad_psgd:ADPSGD",
         "fedavg": "covey.learning.fedavg:FedAvg",
+        "compressed-fedavg": "covey.learning.compressed_fedavg:CompressedFedAvg",
     },
     "topology": {
         "ring": "covey.topology.static:Ring",

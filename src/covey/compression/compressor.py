@@ -70,16 +70,17 @@ class Compressor(Part):
         """What holds for every vector of this length, up to the rounding of float32."""
         raise NotImplementedError
 
-    def need_contraction(self, owner: Part, size: int) -> None:
+    def need_contraction(self, owner: Part, size: int, key: str = "compressor") -> None:
         """Raise ConfigurationError where the error may be as large as the vector: who adds up what was lost is lost.
 
         Args:
-            owner: whose 'compressor' it is.
+            owner: who compresses vectors of this size with it.
+            key: what the owner calls it.
         """
         error = self.guarantee(size).error
         if error >= 1.0:
             raise ConfigurationError(
-                f"The 'compressor' of {owner.named()} must be a contraction. Got '{self.title()}' instead, whose error "
+                f"The '{key}' of {owner.named()} must be a contraction. Got '{self.title()}' instead, whose error "
                 f"can be {error:.3g} times the vector it is given (in squared norms). Set 'unbiased' to false where it "
                 f"is true, or let fewer values share a scale."
             )

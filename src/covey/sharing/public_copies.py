@@ -50,12 +50,16 @@ class PublicCopies(Compressed):
             given = np.asarray(aggregation.weights(NodeId(node), graph))
             rows[node] = given.sum()
             columns[np.asarray(graph.senders(node), dtype=np.int64)] += given
+        over = f"but over the topology {topology.title()} the weights of {aggregation.title()} give"
         for node in range(graph.n):
-            if abs(rows[node] - columns[node]) > _ROUNDING or rows[node] > 1.0 + _ROUNDING:
+            if abs(rows[node] - columns[node]) > _ROUNDING:
                 raise ConfigurationError(
-                    f"{needs}but over the topology {topology.title()} the weights of {aggregation.title()} give node "
-                    f"{node} a total of {columns[node]:.4g} at its neighbours, and the neighbours {rows[node]:.4g} at "
-                    f"it. Use 'metropolis-hastings' on an undirected graph."
+                    f"{needs}{over} node {node} a total of {columns[node]:.4g} at its neighbours, and the neighbours "
+                    f"{rows[node]:.4g} at it. Use 'metropolis-hastings' on an undirected graph."
+                )
+            if rows[node] > 1.0 + _ROUNDING:
+                raise ConfigurationError(
+                    f"{needs}{over} the neighbours of node {node} a total of {rows[node]:.4g}, which is more than 1."
                 )
 
     def first_copy(self, start: Tensor) -> Tensor:
