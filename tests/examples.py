@@ -51,6 +51,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "clique-averaging"): {"topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
+    ("program", "compressed-fedavg"): {"clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "d-cliques"): {"size": 4, "swaps": 20},
@@ -81,10 +82,18 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("sharing", "top-k"): {"budget": 0.3},
     ("sharing", "jwins"): {"level": 3},
     ("sharing", "fft"): {"budget": 0.3},
+    ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 0.3}, "gamma": 0.5},
+    ("sharing", "stc"): {"budget": 0.3, "gamma": 0.5},
+    ("sharing", "quantized"): {"compressor": "int8"},
 }
 """What the required parameters of a kind are in an experiment that works."""
-WHOLE = {("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")}
+WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
+    **{("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")},
+    ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
+}
 """What makes a sharing send the whole model."""
+NEVER_WHOLE = {"quantized": "rounds every value", "stc": "says signs and one magnitude"}
+"""Sharings that cannot send the whole model as it is, and why."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),
     ("latency", "matrix"): "\n".join(",".join(f"0.0{1 + (i * j) % 7}" for j in range(NODES)) for i in range(NODES)),

@@ -10,7 +10,7 @@ from covey.engines.simulation.world import World
 from covey.experiment import Experiment
 from covey.node import Program
 from tests.conftest import Written, models_of, simulate, table
-from tests.examples import BLOBS, IN_PROGRAM, NODES, RUNS, WHOLE, part_table, run_table
+from tests.examples import BLOBS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
 PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KINDS["program"]}
@@ -113,6 +113,7 @@ ALONE = {
     "clique-averaging": ({"topology": "random-cliques", "lr": 0.3}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "fedavg": ({}, 2),
+    "compressed-fedavg": ({"up": {"kind": "top-k", "budget": 1.0}, "down": {"kind": "top-k", "budget": 1.0}}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
 }
@@ -143,7 +144,7 @@ def test_the_parts_of_gossip_leave_one_node_alone_to_plain_sgd(schedule, overlap
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, TRAINED[schedule]), atol=1e-5)
 
 
-@pytest.mark.parametrize("sharing", kinds.KINDS["sharing"])
+@pytest.mark.parametrize("sharing", [kind for kind in kinds.KINDS["sharing"] if kind not in NEVER_WHOLE])
 @pytest.mark.parametrize("aggregation", ["mean", "metropolis-hastings"])
 def test_on_the_complete_graph_gossip_is_an_all_reduce(aggregation, sharing, files):
     program = {

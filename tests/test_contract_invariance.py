@@ -91,7 +91,7 @@ CHOOSE = ("ad-psgd", "gossip-learning")
 
 def renumberings(kind: str) -> st.SearchStrategy[list[int]]:
     """Ways to rename twelve nodes that leave a program's roles where they are."""
-    if kind == "fedavg":
+    if "fedavg" in kind:
         return st.permutations(range(1, NODES)).map(lambda rest: [0, *rest])
     if kind in CHOOSE:
         return st.permutations(range(NODES // 2)).map(lambda pairs: [2 * p + side for p in pairs for side in (0, 1)])
@@ -116,7 +116,7 @@ BY_NUMBER = [("sharing", "random"), ("topology", "d-cliques"), ("program", "cliq
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
-        ("program", kind, {"clients": None} if kind == "fedavg" else {})
+        ("program", kind, {"clients": None} if "fedavg" in kind else {})
         for kind in kinds.KINDS["program"]
         if ("program", kind) not in BY_NUMBER
     ),

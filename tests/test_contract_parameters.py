@@ -50,6 +50,8 @@ REQUIRED = {
     "base": 0.001,
     "span": 0.01,
     "lasts": "1s",
+    "compressor": "fp16",
+    "up": "fp16",
 }
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from covey import wire
 from covey.aggregation import MetropolisHastings
 from covey.codecs import decode_places, encode_places
+from covey.compression import largest
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.node import Inbox, Message, Mixture
 from covey.parameters import Setting, build
 from covey.sharing import Sharing
-from covey.sharing.top_k import largest
 from covey.topology import Ring
 from tests.conftest import models_of, simulate, table
 

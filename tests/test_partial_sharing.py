@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covey import wire
+from covey.compression import largest
 from covey.engines.simulation import mixing
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Message, Mixture, Pull
 from covey.parameters import Setting
-from covey.sharing.top_k import TopK, largest
+from covey.sharing.top_k import TopK
 from covey.topology import Graph
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC

@@ -16,6 +16,7 @@ KINDS: dict[str, dict[str, str]] = {
         "gossip-learning": "covey.learning.gossip_learning:GossipLearning",
         "ad-psgd": "covey.learning.ad_psgd:ADPSGD",
         "fedavg": "covey.learning.fedavg:FedAvg",
+        "compressed-fedavg": "covey.learning.compressed_fedavg:CompressedFedAvg",
     },
     "topology": {
         "d-cliques": "covey.topology.d_cliques:DCliques",
@@ -42,6 +43,19 @@ KINDS: dict[str, dict[str, str]] = {
         "top-k": "covey.sharing.top_k:TopK",
         "jwins": "covey.sharing.jwins:JWINS",
         "fft": "covey.sharing.fft:FFT",
+        "choco": "covey.sharing.choco:Choco",
+        "stc": "covey.sharing.stc:STC",
+        "quantized": "covey.sharing.quantized:Quantized",
+    },
+    "compressor": {
+        "top-k": "covey.compression.sparse:TopK",
+        "random": "covey.compression.sparse:Random",
+        "ternary": "covey.compression.sparse:Ternary",
+        "fp16": "covey.compression.quantized:FP16",
+        "bf16": "covey.compression.quantized:BF16",
+        "int8": "covey.compression.quantized:Int8",
+        "qsgd": "covey.compression.quantized:QSGD",
+        "sign": "covey.compression.quantized:Sign",
     },
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",

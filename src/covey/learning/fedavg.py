@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from covey.node import MODEL, Mixture, Node, NodeId, Payload, Program
+from torch import Tensor
+
+from covey.node import MODEL, Inbox, Message, Mixture, Node, NodeId, Payload, Program, Update
 from covey.parameters import Seconds, Setting, param
 
 SERVER = NodeId(0)
-_SAMPLES = range(1 << 53)
+SAMPLES = range(1 << 53)
 """How many samples a client may say that it has."""
 
 
@@ -70,25 +72,58 @@ class FedAvg(Program):
         """The server: send, wait, average."""
         async for t in node.rounds():
             chosen = self.chosen(node, t)
-            node.send(chosen, {"model": node.model}, tag="model", round=t)
-            inbox = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
-            answers = node.usable(inbox, model=MODEL, samples=_SAMPLES)
-            counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
-            if sum(counts):
-                weights = [self.server_lr * count / sum(counts) for count in counts]
-                models = [node.model, *(answer["model"] for answer in answers)]
-                node.model = Mixture(models, [1.0 - self.server_lr, *weights])
+            self.tell(node, chosen, t)
+            answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
+            if answers:
+                self.average(node, answers)
+
+    def tell(self, node: Node, chosen: Sequence[NodeId], t: int) -> None:
+        """Send the server's model."""
+        node.send(chosen, {"model": node.model}, tag="model", round=t)
+
+    def average(self, node: Node, answers: Inbox) -> None:
+        """Move the server's model by what clients sent."""
+        usable = node.usable(answers, model=MODEL, samples=SAMPLES)
+        weights = self.weights(usable)
+        if sum(weights):
+            models = [node.model, *(answer["model"] for answer in usable)]
+            node.model = Mixture(models, [1.0 - self.server_lr, *weights])
+
+    def weights(self, answers: Sequence[Message]) -> list[float]:
+        """How much each answer moves the server's model."""
+        counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
+        return [self.server_lr * count / max(sum(counts), 1) for count in counts]
+
+    def listens(self, node: Node, t: int) -> bool:
+        """Whether the server tells a client its model in round t."""
+        return node.id in self.chosen(node, t)
 
     async def take_part(self, node: Node) -> None:
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""
         async for t in node.rounds():
-            if node.id in self.chosen(node, t):
+            if self.listens(node, t):
                 heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
                 timeout = None if self.patience is None else (t - heard + 1) * self.patience
                 inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
-                for message in node.usable(inbox, model=MODEL):
-                    node.state["heard"] = t
-                    update = await node.train(message["model"], proximal=self.proximal)
+                model = self.told(node, inbox, heard, t)
+                if model is None:
+                    continue
+                node.state["heard"] = t
+                if node.id in self.chosen(node, t):
+                    update = await node.train(model, proximal=self.proximal)
                     node.model = update.model
-                    answer: Payload = {"model": update.model, "samples": node.data.samples}
+                    answer: Payload = {**self.answer(node, update, t), "samples": node.data.samples}
                     node.send(SERVER, answer, tag="update", round=t)
+
+    def told(self, node: Node, inbox: Inbox, heard: int, t: int) -> Tensor | None:
+        """The server's model, if it came.
+
+        Args:
+            heard: the round in which it came before; -1 at first.
+        """
+        usable = node.usable(inbox, model=MODEL)
+        return usable[0]["model"] if usable else None
+
+    def answer(self, node: Node, update: Update, t: int) -> Payload:
+        """What a client sends back of its training."""
+        return {"model": update.model}

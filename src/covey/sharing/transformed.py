@@ -8,12 +8,12 @@ from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
 from covey.codecs import encode_places
+from covey.compression import largest
 from covey.errors import WireError
 from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.places import Places
 from covey.sharing.sharing import Sharing
-from covey.sharing.top_k import largest
 from covey.topology import Graph
 
 _REFERENCE = "coefficients when last sent"

@@ -1,0 +1,92 @@
+"""Federated averaging with compressed messages: copies agree, nothing is lost for good, and what ends a run."""
+
+import numpy as np
+import pytest
+import torch
+
+from covey.compression import Ternary
+from covey.errors import ConfigurationError, ProgramError
+from tests.conftest import begun, models_of, simulate, table
+from tests.examples import BLOBS, NODES
+
+TERNARY = {"kind": "ternary", "budget": 0.2}
+ALL = {"kind": "top-k", "budget": 1.0}
+
+
+def federated(up, down=None, **changes):
+    """The tables of a small federation."""
+    program = {"kind": "compressed-fedavg", "up": up, **({"down": down} if down else {})}
+    for name in ("clients", "patience", "server_lr"):
+        if name in changes:
+            program[name] = changes.pop(name)
+    return table(**{"task": BLOBS, "program": program, "rounds": 5, **changes})
+
+
+@pytest.mark.parametrize("down", [None, ALL])
+@pytest.mark.parametrize(("clients", "server_lr"), [(None, 1.0), (4, 0.5)])
+def test_who_says_all_does_federated_averaging(down, clients, server_lr):
+    ours, _ = simulate(federated(ALL, down, clients=clients, server_lr=server_lr))
+    tables = table(task=BLOBS, rounds=5, program={"kind": "fedavg", "clients": clients, "server_lr": server_lr})
+    plain, _ = simulate(tables)
+    assert torch.allclose(models_of(ours)[0], models_of(plain)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("down", [TERNARY, "int8", {"kind": "random", "budget": 0.3}])
+def test_all_clients_hold_the_servers_copy_to_the_bit(down):
+    _, written = simulate(federated(TERNARY, down, clients=3, checkpoint={"every": 1}))
+    assert len(written.checkpoints) == 4
+    for _, payload in written.checkpoints:
+        copy = payload["state/0/clients' copy"]
+        assert all(torch.equal(payload[f"state/{node}/server's copy"], copy) for node in range(1, NODES))
+        assert not torch.equal(payload["models"][0], copy)
+
+
+def test_what_a_client_does_not_say_waits_for_the_next_time_it_is_chosen(monkeypatch):
+    compress, seen = Ternary.compress, []
+
+    def listen(compressor, vector, draw):
+        payload, said = compress(compressor, vector, draw)
+        seen.append((vector, said.dense(len(vector))))
+        return payload, said
+
+    monkeypatch.setattr(Ternary, "compress", listen)
+    world, _ = simulate(federated(TERNARY, clients=NODES - 1, rounds=1))
+    first = {tuple((vector - said).tolist()) for vector, said in seen}
+    assert {tuple(node.state["unsaid"].tolist()) for node in world.nodes[1:]} == first
+    mean = torch.stack([said for _, said in seen]).mean(0)
+    counts = {node.data.samples for node in world.nodes[1:]}
+    assert max(counts) - min(counts) <= 1
+    moved = world.nodes[0].model - world.learner.first_model
+    assert torch.allclose(moved, mean, atol=0.05 * float(mean.abs().max()))
+    # Without learning, a second time says a part of what the first left.
+    seen.clear()
+    still = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.3, "schedule": {"kind": "step", "every": 1, "gamma": 1e-12}}}
+    world, _ = simulate(federated(TERNARY, rounds=2, task=still))
+    by_round = seen[: NODES - 1], seen[NODES - 1 :]
+    left = np.stack(sorted((vector - said).tolist() for vector, said in by_round[0]))
+    again = np.stack(sorted(vector.tolist() for vector, _ in by_round[1]))
+    assert np.allclose(left, again, atol=1e-6)
+
+
+@pytest.mark.parametrize("down", [None, TERNARY])
+def test_ternary_messages_learn(down):
+    world, _ = simulate(federated(TERNARY, down, rounds=30))
+    learner = world.learner
+    before, after = learner.evaluate([learner.first_model, world.nodes[0].model], learner.split("test"))
+    assert after["loss"] < 0.5 * before["loss"]
+
+
+def test_a_client_that_misses_a_change_ends_the_run():
+    tables = federated(TERNARY, TERNARY, network={"loss": 0.05}, patience="50ms", rounds=30)
+    needs = r"^Node \d+ has no valid message of node 0, the server, in round \d+, and so can never again know its model"
+    with pytest.raises(ProgramError, match=needs) as caught:
+        simulate(tables)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_a_compressor_that_is_no_contraction_is_refused(way):
+    ways = {"up": TERNARY, "down": None, way: {"kind": "random", "budget": 0.1, "unbiased": True}}
+    needs = f"The '{way}' of the program compressed-fedavg must be a contraction. Got 'random' instead, whose error can"
+    with pytest.raises(ConfigurationError, match=needs):
+        begun(federated(**ways))
