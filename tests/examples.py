@@ -77,7 +77,12 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("sharing", "top-k"): {"budget": 0.3},
 }
 """What the required parameters of a kind are in an experiment that works."""
-WHOLE = {("sharing", "random"): {"budget": 1.0}, ("sharing", "top-k"): {"budget": 1.0}}
+WHOLE = {
+    ("sharing", "random"): {"budget": 1.0},
+    ("sharing", "top-k"): {"budget": 1.0},
+    # Of two exchanges in turn, one is through all of a matrix's smaller side.
+    ("sharing", "power-gossip"): {"rank": 1000, "iterations": 2},
+}
 """What makes a sharing send the whole model."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),

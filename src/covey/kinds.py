@@ -37,6 +37,7 @@ KINDS: dict[str, dict[str, str]] = {
         "full": "covey.sharing.full:Full",
         "random": "covey.sharing.random:Random",
         "top-k": "covey.sharing.top_k:TopK",
+        "power-gossip": "covey.sharing.power_gossip:PowerGossip",
     },
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",
