@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covey import wire
-from covey.aggregation import Aggregation
+from covey.aggregation import Aggregation, MetropolisHastings
 from covey.engines.prepared import check
 from covey.engines.simulation.world import World
 from covey.errors import ConfigurationError
@@ -20,7 +20,7 @@ from covey.experiment import Experiment
 from covey.node import Inbox, Message
 from covey.parameters import Setting
 from covey.sharing.power_gossip import PowerGossip
-from covey.topology import Graph
+from covey.topology.static import Complete
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS
 
@@ -37,13 +37,6 @@ def gossip(topology="ring", task=MLP, **changes):
     sharing = {"kind": "power-gossip", **{key: changes.pop(key) for key in ("rank", "iterations") if key in changes}}
     own = {key: changes.pop(key) for key in ("patience", "aggregation", "overlap") if key in changes}
     return table(program={"kind": "gossip", "topology": topology, "sharing": sharing, **own}, task=task, **changes)
-
-
-class Half:
-    """Weights of one half for each neighbour; all of an aggregation that is asked for."""
-
-    def weights(self, node, graph):
-        return [0.5] * len(graph.senders(node))
 
 
 class Last(Aggregation):
@@ -65,9 +58,11 @@ class Edge:
 
     def __init__(self, models, shapes=SHAPES, **parameters):
         self.sharing = PowerGossip(**parameters)
-        self.sharing.prepare(Setting(2, 5, sum(map(math.prod, shapes)), shapes))
-        self.sharing._weights = Half()
-        self.graph = Graph.undirected(2, np.array([0]), np.array([1]))
+        setting, pair = Setting(2, 5, sum(map(math.prod, shapes)), shapes), Complete()
+        pair.prepare(setting)
+        self.sharing.prepare(setting)
+        self.sharing.check(pair, MetropolisHastings())
+        self.graph = pair.at(0)
         self.ends = [End(id, model) for id, model in enumerate(models)]
         self.t = 0
 

@@ -29,13 +29,13 @@ from covey.topology import Graph, Topology
 class _Matrix:
     """A tensor of the model, and the rank of what is exchanged about it."""
 
-    start: int
+    places: slice
     sides: tuple[int, int]
     rank: int
 
     def of(self, model: Tensor) -> Tensor:
         """Its numbers in a flat model, M x K."""
-        return model[self.start : self.start + math.prod(self.sides)].view(self.sides)
+        return model[self.places].view(self.sides)
 
 
 class PowerGossip(Sharing):
@@ -55,7 +55,7 @@ class PowerGossip(Sharing):
                 vectors.append(torch.arange(at, at + size))
             else:
                 sides = shape[0], size // max(shape[0], 1)
-                self._matrices.append(_Matrix(at, sides, min(self.rank, *sides)))
+                self._matrices.append(_Matrix(slice(at, at + size), sides, min(self.rank, *sides)))
             at += size
         if setting.shapes and not self._matrices:
             raise ConfigurationError(
@@ -64,6 +64,9 @@ class PowerGossip(Sharing):
             )
         self._vectors = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
         self._lengths = [[matrix.rank * matrix.sides[side] for matrix in self._matrices] for side in (0, 1)]
+        self._wanted = [
+            {"factor": (sum(lengths), torch.float32), "mark": (1, torch.int64)} for lengths in self._lengths
+        ]
         draw = setting.generator("power-gossip marks")
         self._odd = torch.from_numpy(draw.integers(-(2**62), 2**62, max(map(sum, self._lengths))) * 2 + 1)
         self._fresh: tuple[int, Tensor] = -1, torch.empty(0)
@@ -81,15 +84,17 @@ class PowerGossip(Sharing):
                 f"The sharing power-gossip needs a weight for each neighbour, and the aggregation "
                 f"{aggregation.title()} has none. Use aggregation 'metropolis-hastings'."
             )
+        # Edges lie in the order of their targets, then sources: sorted the other way, each is the reverse of itself.
         weights_E = np.array([weight for node in range(graph.n) for weight in aggregation.weights(NodeId(node), graph)])
-        # Edges lie in the order of their targets, then sources; so this is each edge's reverse.
         reverse_E = np.lexsort((graph.targets, graph.sources))
         if not np.allclose(weights_E, weights_E[reverse_E], rtol=1e-6, atol=0):
             raise ConfigurationError(
                 f"The sharing power-gossip needs the same weight at both ends of an edge, and the aggregation "
                 f"{aggregation.title()} gives others. Use aggregation 'metropolis-hastings'."
             )
-        self._weights = aggregation
+        self._weights_E1 = torch.from_numpy(weights_E.astype(np.float32)).unsqueeze(1)
+        self._below_E1 = torch.from_numpy(graph.targets < graph.sources).unsqueeze(1)
+        self._edges = [0, *np.cumsum(graph.in_degrees).tolist()]
 
     # ------------------------------------------------------------------ a round
 
@@ -148,29 +153,33 @@ class PowerGossip(Sharing):
         if not senders:
             return model
         directions_DS, own_DS, marks_D = (_taken(node, name) for name in ("directions", "own", "marks"))
-        weights, marks = self._weights.weights(node.id, graph), marks_D.tolist()
+        marks = marks_D.tolist()
         right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
         heard = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
         agreed = [(row, message) for row, message in heard if int(message["mark"]) == marks[row]]
+        edges = slice(self._edges[node.id], self._edges[node.id + 1])
+        weights_D1, below_D1 = self._weights_E1[edges].to(model.device), self._below_E1[edges].to(model.device)
         merged = model.clone()
         if last and len(self._vectors) and heard:
             places = self._vectors.to(model.device)
             theirs = torch.stack([message["vectors"] for _, message in heard]).to(model.device)
-            weights_D = torch.tensor([weights[row] for row, _ in heard], device=model.device)
-            merged[places] += weights_D @ (theirs - model[places])
-        factors_DS = torch.empty(len(senders), own_DS.shape[1], device=model.device)
-        if len(agreed) < len(senders):
-            factors_DS[:] = self._start(step + 1)
+            weights = weights_D1 if len(heard) == len(senders) else weights_D1[[row for row, _ in heard]]
+            merged[places] += ((theirs - model[places]) * weights).sum(0)
+        rows = [row for row, _ in agreed]
+        if len(rows) < len(senders):
+            factors_DS = self._start(step + 1).repeat(len(senders), 1).to(model.device)
+            directions_DS, own_DS = directions_DS[rows], own_DS[rows]
+            weights_D1, below_D1 = weights_D1[rows], below_D1[rows]
         if agreed:
-            rows = torch.tensor([row for row, _ in agreed], device=model.device)
             theirs = torch.stack([message["factor"] for _, message in agreed]).to(model.device)
-            own = own_DS[rows]
-            change = theirs - own
-            weights_D1 = torch.tensor([[weights[row]] for row, _ in agreed], device=model.device)
-            self._add(merged, change * weights_D1, directions_DS[rows], side)
+            change = theirs - own_DS
+            self._add(merged, change * weights_D1, directions_DS, side)
             # The same subtraction at both ends, so that both have the same bits, the sign of zero included.
-            below_D1 = torch.tensor([[node.id < message.sender] for _, message in agreed], device=model.device)
-            factors_DS[rows] = torch.where(below_D1, change, own - theirs)
+            found = torch.where(below_D1, change, own_DS - theirs)
+            if len(rows) < len(senders):
+                factors_DS[rows] = found
+            else:
+                factors_DS = found
         node.state["power-gossip factors"] = factors_DS
         node.state["power-gossip next"] = step + 1
         return merged
@@ -195,9 +204,9 @@ class PowerGossip(Sharing):
 
     def _is_right(self, node: Node, message: Message, side: int, last: bool) -> bool:
         """Whether a message is what it should be; a wrong one is rejected."""
-        wanted = {"factor": (sum(self._lengths[side]), torch.float32), "mark": (1, torch.int64)}
+        wanted = self._wanted[side]
         if last and len(self._vectors):
-            wanted["vectors"] = len(self._vectors), torch.float32
+            wanted = {**wanted, "vectors": (len(self._vectors), torch.float32)}
         for name, (length, dtype) in wanted.items():
             value = message.payload.get(name)
             if not isinstance(value, Tensor) or value.shape != (length,) or value.dtype != dtype:
@@ -208,10 +217,10 @@ class PowerGossip(Sharing):
     # ------------------------------------------------------------------ all matrices, for all neighbours at once
 
     def _parts(self, factors_DS: Tensor, side: int) -> Iterator[tuple[_Matrix, Tensor]]:
-        """Each matrix and its factors, D x R x M or D x R x K."""
+        """Each matrix and its factors in rows, those of one neighbour after those of another: DR x M or DR x K."""
         parts = torch.split(factors_DS, self._lengths[side], dim=1)
         for matrix, part in zip(self._matrices, parts, strict=True):
-            yield matrix, part.view(len(part), matrix.rank, matrix.sides[side])
+            yield matrix, part.reshape(-1, matrix.sides[side])
 
     def _orthonormal(self, factors_DS: Tensor, side: int) -> Tensor:
         """Orthonormal directions that span the factors.
@@ -220,23 +229,26 @@ class PowerGossip(Sharing):
         even where they almost depend on each other. Where they are zero, Householder's method gives a unit vector,
         with which a difference that vanished for a while is found again.
         """
-        return torch.cat(
-            [torch.linalg.qr(part.double().mT).Q.mT.float().flatten(1) for _, part in self._parts(factors_DS, side)], 1
-        )
+        count, found = len(factors_DS), []
+        for matrix, part in self._parts(factors_DS.double(), side):
+            columns = part.view(count, matrix.rank, -1).mT
+            found.append(torch.linalg.qr(columns).Q.mT.reshape(count, -1))
+        return torch.cat(found, 1).float()
 
     def _through(self, model: Tensor, directions_DS: Tensor, side: int) -> Tensor:
         """The matrices of a model times directions, of which one side remains."""
-        parts = self._parts(directions_DS, 1 - side)
-        return torch.cat(
-            [(part @ (matrix.of(model) if side else matrix.of(model).mT)).flatten(1) for matrix, part in parts], 1
-        )
+        count, found = len(directions_DS), []
+        for matrix, directions in self._parts(directions_DS, 1 - side):
+            numbers = matrix.of(model)
+            found.append((directions @ (numbers if side else numbers.T)).view(count, -1))
+        return torch.cat(found, 1)
 
     def _add(self, model: Tensor, change_DS: Tensor, directions_DS: Tensor, side: int) -> None:
         """Add the low-rank matrices that factors and directions make together, over all neighbours."""
         both = zip(self._parts(change_DS, side), self._parts(directions_DS, 1 - side), strict=True)
         for (matrix, change), (_, directions) in both:
             left, right = (directions, change) if side else (change, directions)
-            matrix.of(model).addmm_(left.flatten(0, 1).mT, right.flatten(0, 1))
+            matrix.of(model).addmm_(left.T, right)
 
 
 def _tag(turn: int) -> str:
