@@ -90,6 +90,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     **{("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
+    # Of two exchanges in turn, one is through all of a matrix's smaller side.
+    ("sharing", "power-gossip"): {"rank": 1000, "iterations": 2},
 }
 """What makes a sharing send the whole model."""
 NEVER_WHOLE = {"quantized": "rounds every value", "stc": "says signs and one magnitude"}

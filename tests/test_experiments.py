@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from covey import api
+from covey import api, kinds
 from covey.cli.parser import make_parser
 from covey.engines.prepared import check
 from covey.errors import RunError
-from covey.experiment import Experiment
+from covey.experiment import Experiment, assign, read_table
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.glob("experiments/*/*.toml"))
@@ -51,6 +51,32 @@ def test_a_sweep_of_a_study_begins(arguments, covey, in_folder, monkeypatch):
     monkeypatch.setattr(api, "run", begun)
     (in_folder / "experiments").symlink_to(ROOT / "experiments")
     assert covey(*arguments, "--json") == (2, "", "covey: all experiments are valid\n")
+
+
+LISTED = [
+    pytest.param(file.with_suffix(".toml"), line.split("|")[2], id=f"{file.stem} {line[:40].strip()}")
+    for file in sorted(ROOT.glob("experiments/*/*.txt"))
+    for line in file.read_text().splitlines()
+    if not line.startswith("#")
+]
+"""The experiment and the sharing of each line of the lists of sharings."""
+
+
+@pytest.mark.parametrize(("file", "sharing"), LISTED)
+def test_the_sharings_of_a_list_are_valid(file, sharing):
+    table = read_table(file)
+    assign(table, f"program.sharing={sharing}")
+    kind = table["program"]["sharing"]
+    if isinstance(kind, dict) and kind["kind"] not in kinds.KINDS["sharing"]:
+        pytest.skip("its kind is not here yet")
+    check(Experiment.from_table(table))
+
+
+def test_a_list_of_sharings_names_each_once():
+    for file in ROOT.glob("experiments/*/*.txt"):
+        lines = [line.split("|") for line in file.read_text().splitlines() if not line.startswith("#")]
+        for parts in ([tuple(map(str.strip, line[:2])) for line in lines], [line[2].strip() for line in lines]):
+            assert len(parts) == len(set(parts))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, str]] = {
         "choco": "covey.sharing.choco:Choco",
         "stc": "covey.sharing.stc:STC",
         "quantized": "covey.sharing.quantized:Quantized",
+        "power-gossip": "covey.sharing.power_gossip:PowerGossip",
     },
     "compressor": {
         "top-k": "covey.compression.sparse:TopK",
