@@ -75,9 +75,14 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("schedule", "periodic"): {"every": 2},
     ("sharing", "random"): {"budget": 0.3},
     ("sharing", "top-k"): {"budget": 0.3},
+    ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 0.5}},
 }
 """What the required parameters of a kind are in an experiment that works."""
-WHOLE = {("sharing", "random"): {"budget": 1.0}, ("sharing", "top-k"): {"budget": 1.0}}
+WHOLE = {
+    ("sharing", "random"): {"budget": 1.0},
+    ("sharing", "top-k"): {"budget": 1.0},
+    ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 1.0}},
+}
 """What makes a sharing send the whole model."""
 FILES = {
     ("topology", "edges"): "".join(f"{i} {(i + step) % NODES} 0.2\n" for i in range(NODES) for step in (1, 5)),

@@ -50,6 +50,7 @@ REQUIRED = {
     "base": 0.001,
     "span": 0.01,
     "lasts": "1s",
+    "subset": {"kind": "random", "budget": 0.5},
 }
 
 

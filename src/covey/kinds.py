@@ -37,6 +37,8 @@ KINDS: dict[str, dict[str, str]] = {
         "full": "covey.sharing.full:Full",
         "random": "covey.sharing.random:Random",
         "top-k": "covey.sharing.top_k:TopK",
+        "cesar": "covey.sharing.cesar:Cesar",
+        "secure-aggregation": "covey.sharing.secure_aggregation:SecureAggregation",
     },
     "schedule": {
         "every-round": "covey.schedule.rounds:EveryRound",

@@ -161,6 +161,8 @@ class Setting:
     """The ids of the nodes that hold data, in order; None stands for all."""
     label_counts: np.ndarray | None = None
     """How many samples of each class each node holds, nodes x classes; None where the data have no classes."""
+    clock: str = "virtual"
+    """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
 
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
         """Public randomness: the same numbers at every node for the same purpose and key."""

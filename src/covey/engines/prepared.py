@@ -77,7 +77,7 @@ def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    setting = Setting(nodes, experiment.seed, holders=tuple(ids))
+    setting = Setting(nodes, experiment.seed, holders=tuple(ids), clock=experiment.engine.clock)
     experiment.network.prepare(setting)
     program.prepare(setting)
     _check_faults(experiment, setting)
@@ -119,7 +119,7 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         counts[ids] = learner.label_counts
     layout = learner.layout
     shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
-    setting = Setting(nodes, experiment.seed, layout.size, shapes, tuple(ids), counts)
+    setting = Setting(nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, clock=experiment.engine.clock)
     program.prepare(setting)
     wanted = [n for n in range(nodes) if program.evaluated_roles is None or roles[n] in program.evaluated_roles]
     limit = experiment.evaluation.nodes
