@@ -97,11 +97,11 @@ def add_mask(
             is made than is used.
     """
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
-    buffer = bytearray(_AT_ONCE)
     step = _AT_ONCE // values_K.itemsize
     change = np.subtract if negative else np.add
     places = None if where_K is None else np.flatnonzero(where_K)
     count = len(values_K) if places is None else len(places)
+    buffer = bytearray(min(count, step) * values_K.itemsize)
     for start in range(0, count, step):
         chunk = slice(start, min(start + step, count)) if places is None else places[start : start + step]
         part = values_K[chunk]

@@ -29,7 +29,7 @@ from covey.sharing.agreement import DIGEST_BYTES, Agreement, IndexSet, Member
 from covey.sharing.sharing import Hear, Sharing
 from covey.topology import Graph, Topology
 
-_KEY, _WANTS, _MEMBERS = "key", "wants", "members"
+_KEY, _WANTS, _MEMBERS, _HEARD = "key", "wants", "members", "heard"
 
 
 @dataclass(slots=True)
@@ -42,6 +42,8 @@ class _Round:
     own: Agreement
     towards: dict[NodeId, Agreement]
     """By receiver; without those that do not count on this node."""
+    heard: set[NodeId]
+    """Which receivers have said on whom they count."""
 
 
 class Masked(Sharing):
@@ -165,7 +167,8 @@ class Masked(Sharing):
                 heard[message.sender] = message.payload
             except WireError as error:
                 node.reject(message, error.detail)
-        members = {id: Member(known[id], sets[id]) for id in sets if id in known}
+        doubtful: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
+        members = {id: Member(known[id], sets[id]) for id in sets if id in known and id not in doubtful}
         for peer in graph.receivers(node.id):
             wants = heard.get(peer, {}).get(_WANTS) is True
             passed_on: dict[str, Any] = {_MEMBERS: [int(id) for id in members]}
@@ -179,6 +182,7 @@ class Masked(Sharing):
             node.send(peer, passed_on, tag="others", round=t)
 
         towards: dict[NodeId, Agreement] = {}
+        heard_of = set()
         for message in await hear("others"):
             try:
                 self._learn(known, message.sender, message.payload.get(_KEY), keys)
@@ -193,12 +197,14 @@ class Masked(Sharing):
             except WireError as error:
                 node.reject(message, error.detail)
                 continue
+            heard_of.add(message.sender)
             if node.id in ids and message.sender in known and None not in theirs.values():
                 towards[message.sender] = self._agreement(message.sender, t, theirs)  # type: ignore[arg-type]
         node.state["mask key"] = keys.public
         node.state["mask peers"] = [int(id) for id in known]
         node.state["mask keys"] = b"".join(known.values())
-        self._rounds[node.id] = _Round(keys, known, own.chosen, self._agreement(node.id, t, members), towards)
+        agreement = self._agreement(node.id, t, members)
+        self._rounds[node.id] = _Round(keys, known, own.chosen, agreement, towards, heard_of)
 
     def _own_keys(self, node: Node, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
@@ -277,7 +283,7 @@ class Masked(Sharing):
         for receiver in graph.receivers(node.id):
             agreement = now.towards.get(receiver)
             if agreement is None:
-                yield [receiver], {}
+                yield [receiver], {_HEARD: receiver in now.heard}
                 continue
             weights = dict(zip(graph.senders(receiver), self._aggregation.weights(receiver, graph), strict=True))
             limit = self._numbers.limit(len(weights)) / sum(map(abs, weights.values()))
@@ -303,14 +309,16 @@ class Masked(Sharing):
 
     def _values(self, node: Node, message: Message, now: _Round) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
-        if not message.payload:
-            return None  # Its sender was not told who else sends here.
+        if _HEARD in message.payload:
+            return None  # Its sender was not told who else sends here, or that one of them has changed its key.
         values, agreed, tag = (message.payload.get(name) for name in ("values", "agreed", "seal"))
         places = now.own.places(message.sender)
-        if not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != places.shape:
-            node.reject(message, f"its values are not {len(places)} numbers of {self._numbers.bits} bits")
-        elif agreed != now.own.digest:
+        if agreed != now.own.digest:
             node.reject(message, "its sender knows of other members, keys or places")
+        elif (
+            not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != places.shape
+        ):
+            node.reject(message, f"its values are not {len(places)} numbers of {self._numbers.bits} bits")
         elif not isinstance(tag, bytes) or len(tag) != SEAL_BYTES:
             node.reject(message, "it has no seal")
         else:
@@ -326,11 +334,17 @@ class Masked(Sharing):
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         now, own = self._rounds.pop(node.id), node.model
         members = now.own.members
-        arrived = {
-            message.sender: values
-            for message in inbox
-            if message.sender in members and (values := self._values(node, message, now)) is not None
-        }
+        arrived: dict[NodeId, Integers] = {}
+        answered = set()
+        for message in inbox:
+            values = self._values(node, message, now) if message.sender in members else None
+            if values is not None:
+                arrived[message.sender] = values
+            if values is not None or message.payload.get(_HEARD) is True:
+                answered.add(message.sender)
+        # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
+        before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
+        node.state["doubtful"] = sorted(int(id) for id in {*members, *before} - answered)
         if len(members) <= self.masks or not now.own.kept_P.any():
             return own
         if arrived.keys() != members.keys():
