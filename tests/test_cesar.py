@@ -47,18 +47,18 @@ class Seen:
     """What each node chose from in each round, and what it merged, by round and node."""
 
     def __init__(self):
-        self.models, self.held, self.merged = {}, {}, {}
+        self.models, self.held, self.members, self.merged = {}, {}, {}, {}
 
-    def clear(self, world, t, masks=1, gone=()):
+    def clear(self, world, t, masks=1):
         """What a round makes of models by the rule itself, without masks: N x P."""
         graph = world.program.topology.at(t)
-        nodes = [node for node in range(world.size) if (t, node) in self.models]
+        nodes = [node for node in range(world.size) if (t, node) in self.merged]
         expected = {node: self.models[t, node].double() for node in nodes}
         for node in nodes:
-            own, others = self.models[t, node].double(), [k for k in graph.senders(node) if k not in gone]
+            own, others = self.models[t, node].double(), self.members[t, node]
             weights = world.program._aggregation.weights(NodeId(node), graph)
             weight_of = dict(zip(graph.senders(node), weights, strict=True))
-            holders = sum(self.held[t, k].int() for k in others)
+            holders = sum((self.held[t, k].int() for k in others), torch.zeros(len(own)))
             for k in others:
                 kept = self.held[t, k] & (holders > masks)
                 expected[node] = expected[node] + kept * weight_of[k] * (self.models[t, k].double() - own)
@@ -78,6 +78,7 @@ def seen(monkeypatch):
             return places, described
 
         def merge(self, node, graph, t, inbox, aggregation, merge=sharing.merge):
+            seen.members[t, node.id] = list(self._rounds[node.id].sum.members)
             merged = seen.merged[t, node.id] = merge(self, node, graph, t, inbox, aggregation)
             return merged
 
@@ -88,6 +89,17 @@ def seen(monkeypatch):
 
 def close(merged, expected):
     return torch.allclose(merged.double(), expected, atol=1e-6)
+
+
+def assert_all_or_nothing(world, seen, written):
+    """Every node has merged the sum of all on whom it counted, or has kept its model and says so."""
+    discarded = {(t - 1, node) for node, t, _ in figures(written, "discarded")}
+    for t in range(world.rounds):
+        for node, model in seen.clear(world, t).items():
+            if (t, node) in discarded:
+                assert torch.equal(seen.merged[t, node], seen.models[t, node])
+            else:
+                assert close(seen.merged[t, node], model)
 
 
 def figures(written, name):
@@ -377,10 +389,8 @@ def test_a_neighbour_that_vanishes_between_the_messages_costs_its_neighbours_one
     # Until it has said what it sends it is as if it were not there; then its masks are in others' sums.
     spoilt = near if left in (0.5, 1.5) else set()
     assert {node for node, _, _ in figures(written, "discarded")} == spoilt
-    gone = (3,) if left == 0.0 else ()
-    seen.held.setdefault((0, 3), torch.zeros(44, dtype=torch.bool))
-    seen.models.setdefault((0, 3), torch.zeros(44))
-    for node, model in seen.clear(world, 0, gone=gone).items():
+    assert all((3 in seen.members[0, node]) == (left > 0.0) for node in near)
+    for node, model in seen.clear(world, 0).items():
         if node in spoilt:
             assert torch.equal(seen.merged[0, node], seen.models[0, node])
         elif node != 3:
@@ -396,8 +406,9 @@ def test_a_network_goes_on_without_who_left_and_with_who_returns(seen, tmp_path)
     assert [node.round for node in world.nodes] == [2 if node == 3 else 60 for node in range(12)]
     lost = [t for _, t, _ in figures(written, "discarded")]
     assert 0 < len(lost) < 30
-    last = {node: seen.merged[59, node] for node in range(12) if node != 3}
-    assert all(close(last[node], model) for node, model in seen.clear(world, 59, gone=(3,)).items())
+    assert_all_or_nothing(world, seen, written)
+    counted_on = [len(seen.members[59, node]) for node in range(12) if node != 3]
+    assert np.mean(counted_on) > 2.5
     assert not written.happened or {kind for _, _, kind, _ in written.happened} <= {"left", "returned", "caught up"}
 
 
@@ -406,6 +417,7 @@ def test_lost_messages_cost_rounds_and_spoil_no_model(seen):
     world, written = simulate(tables(task=BLOBS, network=network, program={"patience": "100ms"}, rounds=30))
     assert {node.round for node in world.nodes} == {30}
     assert len(figures(written, "discarded")) > 0
+    assert_all_or_nothing(world, seen, written)
     spread = models_of(world) - models_of(world).mean(0)
     assert float(spread.norm()) < 0.5 * float(models_of(world).norm())
     assert min(value for _, t, value in figures(written, "accuracy") if t == 30) > 0.7

@@ -10,7 +10,7 @@ Shapes: P parameters, K places of one sender.
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,13 +36,19 @@ _KEY, _WANTS, _MEMBERS, _HEARD = "key", "wants", "members", "heard"
 class _Round:
     """What a node knows between its agreement and its merging."""
 
+    t: int
     keys: Keys
     known: dict[NodeId, bytes]
-    chosen: IndexSet
-    own: Agreement
-    towards: dict[NodeId, Agreement]
+    """The public keys of others."""
+    own: Member
+    """What the node itself is to its receivers."""
+    described: Payload
+    """What tells the places of the node."""
+    sum: Agreement | None = None
+    """On what its neighbours and the node agree for its own sum."""
+    towards: dict[NodeId, Agreement] = field(default_factory=dict)
     """By receiver; without those that do not count on this node."""
-    heard: set[NodeId]
+    heard: set[NodeId] = field(default_factory=set)
     """Which receivers have said on whom they count."""
 
 
@@ -143,68 +149,80 @@ class Masked(Sharing):
     # ------------------------------------------------------------------ before the masked messages
 
     async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
-        keys, known = self._own_keys(node, t), self._known(node, graph)
-        announces = node.state.get("mask key") != keys.public
+        keys = self._own_keys(node, t)
         places, described = self.choose(node, t, start)
         own = Member(keys.public, self._set_of(places))
-        first_hand, new = set(graph.senders(node.id)), set()
-        for peer in graph.receivers(node.id):
-            told = dict(described)
-            if announces or peer not in known:
-                told[_KEY] = keys.public
-                new.add(peer)
-            if any(other != node.id and other not in known for other in (peer, *graph.senders(peer))):
-                told[_WANTS] = True
-            node.send(peer, told, tag="places", round=t)
+        now = self._rounds[node.id] = _Round(t, keys, self._known(node, graph), own, described)
+        told: list[int] = node.state.get("mask told", [])  # type: ignore[assignment]
+        if node.state.get("mask key") != keys.public:
+            told = []
+        self._tell(node, graph, now, told)
+        self._pass_on(node, graph, now, told, await hear("places"))
+        confirmed = self._take(node, graph, now, await hear("others"))
+        node.state["mask key"] = keys.public
+        node.state["mask told"] = [int(id) for id in graph.receivers(node.id) if id in told or id in confirmed]
+        node.state["mask peers"] = [int(id) for id in now.known]
+        node.state["mask keys"] = b"".join(now.known.values())
 
-        heard: dict[NodeId, Payload] = {}
-        sets: dict[NodeId, IndexSet] = {}
-        for message in await hear("places"):
-            try:
-                self._learn(known, message.sender, message.payload.get(_KEY), keys)
-                fields = {name: message.payload.get(name) for name in described}
-                sets[message.sender] = self._told(message.sender, t, fields)
-                heard[message.sender] = message.payload
-            except WireError as error:
-                node.reject(message, error.detail)
+    def _tell(self, node: Node, graph: Graph, now: _Round, told: Sequence[int]) -> None:
+        """Tell the neighbours the own places; the key until they count on it; and whether some key is unknown here."""
+        for peer in graph.receivers(node.id):
+            said = dict(now.described)
+            if peer not in told:
+                said[_KEY] = now.keys.public
+            if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
+                said[_WANTS] = True
+            node.send(peer, said, tag="places", round=now.t)
+
+    def _pass_on(self, node: Node, graph: Graph, now: _Round, told: Sequence[int], inbox: Inbox) -> None:
+        """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
         doubtful: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
-        members = {id: Member(known[id], sets[id]) for id in sets if id in known and id not in doubtful}
-        for peer in graph.receivers(node.id):
-            wants = heard.get(peer, {}).get(_WANTS) is True
-            passed_on: dict[str, Any] = {_MEMBERS: [int(id) for id in members]}
-            if wants and peer not in new:
-                passed_on[_KEY] = keys.public
-            for place, (id, member) in enumerate(members.items()):
-                if id != peer:
-                    passed_on |= {_at(place, name): heard[id][name] for name in described}
-                    if wants or _KEY in heard[id]:
-                        passed_on[_at(place, _KEY)] = member.public
-            node.send(peer, passed_on, tag="others", round=t)
-
-        towards: dict[NodeId, Agreement] = {}
-        heard_of = set()
-        for message in await hear("others"):
+        heard: dict[NodeId, Payload] = {}
+        members: dict[NodeId, Member] = {}
+        for message in inbox:
+            sender = message.sender
             try:
-                self._learn(known, message.sender, message.payload.get(_KEY), keys)
-                ids = self._members(message, graph)
-                for place, id in enumerate(ids):
-                    if id not in first_hand:
-                        self._learn(known, id, message.payload.get(_at(place, _KEY)), keys)
-                theirs = {
-                    id: own if id == node.id else self._member(message, place, id, known, described)
-                    for place, id in enumerate(ids)
-                }
+                self._learn(now, sender, message.payload.get(_KEY))
+                chosen = self._told(sender, now.t, {name: message.payload.get(name) for name in now.described})
             except WireError as error:
                 node.reject(message, error.detail)
                 continue
-            heard_of.add(message.sender)
-            if node.id in ids and message.sender in known and None not in theirs.values():
-                towards[message.sender] = self._agreement(message.sender, t, theirs)  # type: ignore[arg-type]
-        node.state["mask key"] = keys.public
-        node.state["mask peers"] = [int(id) for id in known]
-        node.state["mask keys"] = b"".join(known.values())
-        agreement = self._agreement(node.id, t, members)
-        self._rounds[node.id] = _Round(keys, known, own.chosen, agreement, towards, heard_of)
+            heard[sender] = message.payload
+            if sender in now.known and sender not in doubtful:
+                members[sender] = Member(now.known[sender], chosen)
+        now.sum = self._agreement(node.id, now.t, members)
+        for peer in graph.receivers(node.id):
+            wants = peer in doubtful or heard.get(peer, {}).get(_WANTS) is True
+            said: dict[str, Any] = {_MEMBERS: [int(id) for id in members]}
+            if wants and peer in told:
+                said[_KEY] = now.keys.public
+            for place, (id, member) in enumerate(members.items()):
+                if id != peer:
+                    said |= {_at(place, name): heard[id][name] for name in now.described}
+                    if wants or _KEY in heard[id]:
+                        said[_at(place, _KEY)] = member.public
+            node.send(peer, said, tag="others", round=now.t)
+
+    def _take(self, node: Node, graph: Graph, now: _Round, inbox: Inbox) -> set[NodeId]:
+        """Take in on whom the receivers count; which of them count on this node, and so have its key."""
+        confirmed = set()
+        for message in inbox:
+            receiver = message.sender
+            try:
+                self._learn(now, receiver, message.payload.get(_KEY))
+                ids = self._members(message, graph)
+                members = {id: self._member(node, graph, now, message, place) for place, id in enumerate(ids)}
+            except WireError as error:
+                node.reject(message, error.detail)
+                continue
+            now.heard.add(receiver)
+            if node.id not in ids:
+                continue
+            confirmed.add(receiver)
+            complete = {id: member for id, member in members.items() if member is not None}
+            if receiver in now.known and len(complete) == len(ids):
+                now.towards[receiver] = self._agreement(receiver, now.t, complete)
+        return confirmed
 
     def _own_keys(self, node: Node, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
@@ -230,13 +248,13 @@ class Masked(Sharing):
             if peer in near
         }
 
-    def _learn(self, known: dict[NodeId, bytes], id: NodeId, key: Any, keys: Keys) -> None:
+    def _learn(self, now: _Round, id: NodeId, key: Any) -> None:
         """Take in the public key that a message holds."""
         if key is None:
             return
-        if not isinstance(key, bytes) or keys.secret(key) is None:
+        if not isinstance(key, bytes) or now.keys.secret(key) is None:
             raise WireError("bad-field", f"what it says to be the key of node {id} is none")
-        known[id] = key
+        now.known[id] = key
 
     def _told(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
         """The places that somebody says to send."""
@@ -250,14 +268,15 @@ class Masked(Sharing):
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
         return [NodeId(int(id)) for id in ids]
 
-    def _member(
-        self, message: Message, place: int, id: NodeId, known: Mapping[NodeId, bytes], described: Payload
-    ) -> Member | None:
-        """What a receiver says of one of its neighbours; None where nobody has told the key."""
-        assert message.round is not None
-        fields = {name: message.payload.get(_at(place, name)) for name in described}
-        chosen = self._told(id, message.round, fields)
-        return Member(known[id], chosen) if id in known else None
+    def _member(self, node: Node, graph: Graph, now: _Round, message: Message, place: int) -> Member | None:
+        """What a receiver says of one of its members; None where nobody has told the key."""
+        id = NodeId(message[_MEMBERS][place])
+        if id == node.id:
+            return now.own
+        if id not in graph.senders(node.id):  # A neighbour tells its key itself.
+            self._learn(now, id, message.payload.get(_at(place, _KEY)))
+        chosen = self._told(id, now.t, {name: message.payload.get(_at(place, name)) for name in now.described})
+        return Member(now.known[id], chosen) if id in now.known else None
 
     def _set_of(self, places: Tensor) -> IndexSet:
         """All nodes of this process get the same tensor, which need then be looked at once."""
@@ -277,7 +296,7 @@ class Masked(Sharing):
 
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         now = self._rounds[node.id]
-        values_K = node.model[torch.from_numpy(now.chosen.places_K)].cpu().numpy()
+        values_K = node.model[torch.from_numpy(now.own.chosen.places_K)].cpu().numpy()
         encoded: dict[float, Integers] = {}
         largest = float(np.abs(values_K).max(initial=0.0))
         for receiver in graph.receivers(node.id):
@@ -299,62 +318,59 @@ class Masked(Sharing):
             masked = agreement.masked(node.id, encoded[weight], now.keys.secret if self.masking else None)
             tag = bytes(SEAL_BYTES)
             if self.masking:
-                tag = seal(self._seal_key(now, now.known[receiver], t, node.id, agreement), masked)
+                tag = seal(self._seal_key(now, now.known[receiver], node.id, agreement), masked)
             yield [receiver], {"values": torch.from_numpy(masked), "agreed": agreement.digest, "seal": tag}
 
-    def _seal_key(self, now: _Round, peer: bytes, t: int, sender: NodeId, agreement: Agreement) -> bytes:
+    def _seal_key(self, now: _Round, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
         secret = now.keys.secret(peer)
         assert secret is not None
-        return derive(secret, "seal", t, sender, agreement.receiver, context=agreement.digest)
+        return derive(secret, "seal", now.t, sender, agreement.receiver, context=agreement.digest)
 
-    def _values(self, node: Node, message: Message, now: _Round) -> Integers | None:
+    def _values(self, node: Node, message: Message, now: _Round, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
         if _HEARD in message.payload:
-            return None  # Its sender was not told who else sends here, or that one of them has changed its key.
+            return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
         values, agreed, tag = (message.payload.get(name) for name in ("values", "agreed", "seal"))
-        places = now.own.places(message.sender)
-        if agreed != now.own.digest:
+        size, bits = own.places(message.sender).shape, self._numbers.bits
+        if agreed != own.digest:
             node.reject(message, "its sender knows of other members, keys or places")
-        elif (
-            not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != places.shape
-        ):
-            node.reject(message, f"its values are not {len(places)} numbers of {self._numbers.bits} bits")
+        elif not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != size:
+            node.reject(message, f"its values are not {size[0]} numbers of {bits} bits")
         elif not isinstance(tag, bytes) or len(tag) != SEAL_BYTES:
             node.reject(message, "it has no seal")
         else:
             numbers: Integers = values.numpy()
-            public = now.own.members[message.sender].public
-            if not self.masking or is_sealed(
-                self._seal_key(now, public, now.own.t, message.sender, now.own), numbers, tag
-            ):
+            key = self._seal_key(now, own.members[message.sender].public, message.sender, own)
+            if not self.masking or is_sealed(key, numbers, tag):
                 return numbers
             node.reject(message, "its seal is broken, or of another round, sender or receiver")
         return None
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
-        now, own = self._rounds.pop(node.id), node.model
-        members = now.own.members
+        now = self._rounds.pop(node.id)
+        own = now.sum
+        assert own is not None
         arrived: dict[NodeId, Integers] = {}
         answered = set()
         for message in inbox:
-            values = self._values(node, message, now) if message.sender in members else None
+            values = self._values(node, message, now, own) if message.sender in own.members else None
             if values is not None:
                 arrived[message.sender] = values
             if values is not None or message.payload.get(_HEARD) is True:
                 answered.add(message.sender)
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
         before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
-        node.state["doubtful"] = sorted(int(id) for id in {*members, *before} - answered)
-        if len(members) <= self.masks or not now.own.kept_P.any():
-            return own
-        if arrived.keys() != members.keys():
+        node.state["doubtful"] = sorted(int(id) for id in {*own.members, *before} - answered)
+        if not own.kept_P.any():
+            return node.model
+        if len(arrived) < len(own.members):
             # The masks that others share with who is silent are still in the sum: nothing of it can be used.
             discarded = int(node.state.get("discarded", 0)) + 1  # type: ignore[arg-type]
             node.state["discarded"] = discarded
             node.log(discarded=discarded)
-            return own
+            return node.model
         weights = dict(zip(graph.senders(node.id), self._aggregation.weights(node.id, graph), strict=True))
-        return self._merged(own, now.own, arrived, weights)
+        return self._merged(node.model, own, arrived, weights)
 
     def _merged(
         self, own: Tensor, agreement: Agreement, arrived: Mapping[NodeId, Integers], weights: Mapping[NodeId, float]
