@@ -92,7 +92,8 @@ class Agreement:
         """
         places_K = self.members[sender].chosen.places_K
         kept_K = self.kept_P[places_K]
-        values, places = numbers_K[kept_K], places_K[kept_K]
+        whole = bool(kept_K.all())
+        values, places = (numbers_K.copy(), places_K) if whole else (numbers_K[kept_K], places_K[kept_K])
         for id, member in self.members.items():
             if id == sender or secrets is None:
                 continue
