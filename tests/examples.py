@@ -85,11 +85,13 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 0.3}, "gamma": 0.5},
     ("sharing", "stc"): {"budget": 0.3, "gamma": 0.5},
     ("sharing", "quantized"): {"compressor": "int8"},
+    ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 0.5}},
 }
 """What the required parameters of a kind are in an experiment that works."""
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     **{("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
+    ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 1.0}},
     # Of two exchanges in turn, one is through all of a matrix's smaller side.
     ("sharing", "power-gossip"): {"rank": 1000, "iterations": 2},
 }

@@ -52,6 +52,7 @@ REQUIRED = {
     "lasts": "1s",
     "compressor": "fp16",
     "up": "fp16",
+    "subset": {"kind": "random", "budget": 0.5},
 }
 
 

@@ -1,4 +1,4 @@
-"""Four awkward protocols as programs: that the node contract carries them, each by what makes it special."""
+"""Three awkward protocols as programs: that the node contract carries them, each by what makes it special."""
 
 import json
 from collections import Counter
@@ -13,9 +13,7 @@ from covey.engines.simulation.world import World
 from covey.node import Inbox, Message, NodeId
 from covey.parameters import Setting
 from covey.task.datasets.digits import Digits
-from covey.topology import RandomRegular
 from tests.conftest import models_of, simulate, table
-from tests.programs.cesar import Cesar, kept
 from tests.programs.divshare import DivShare
 
 STILL = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
@@ -124,120 +122,6 @@ def test_divshare_with_whole_models_to_everybody_at_once_is_an_all_reduce():
     assert torch.allclose(models_of(world), starts_of(world).mean(0).expand(8, -1), atol=1e-6)
 
 
-# ---------------------------------------------------------------------- CESAR
-
-CESAR = {"kind": "tests.programs.cesar:Cesar", "topology": {"kind": "random-regular", "degree": 4}, "fraction": 0.4}
-PHASES = {"nodes": 10, "latency": "1s", "bandwidth": None, "compute": 1e9}
-"""Each phase is a hop of one second: keys, keys passed on, index sets, sets passed on, sums."""
-
-
-def drawn_in(overheard, t, size):
-    """The parameters that each node drew in a round, as it told its neighbours."""
-    told = {m.sender: m.payload["mine"] for m in overheard if m.tag == "sets" and m.round == t}
-    return {node: torch.zeros(size, dtype=torch.bool).index_fill_(0, places, True) for node, places in told.items()}
-
-
-def plain(world, drawn, starts, vanished=(), silent=()):
-    """What a round makes of models without any masks: the weighted sums of what two neighbours have in common."""
-    graph = world.program.topology.at(0)
-    expected = starts.clone()
-    for node in range(world.size):
-        others = [k for k in graph.senders(node) if k not in vanished]
-        sets = torch.stack([drawn[k] for k in others])
-        lost = torch.stack([*(drawn[k] for k in others if k in silent), torch.zeros_like(drawn[others[0]])]).any(0)
-        for k in others:
-            places = drawn[k] & (sets.sum(0) >= 2) & ~lost
-            weight = graph.metropolis(node)[list(graph.senders(node)).index(k)]
-            expected[node, places] += weight * (starts[k, places] - starts[node, places])
-    return expected
-
-
-def test_the_masks_of_cesar_cancel_and_hide(overheard, monkeypatch):
-    program = {**CESAR, "patience": "3s"}
-    world, _ = simulate(table(program=program, network=PHASES, task=STILL, rounds=1))
-    starts, size = starts_of(world), world.model_shape[0]
-    drawn = drawn_in(overheard, 0, size)
-    expected = plain(world, drawn, starts)
-    assert torch.allclose(models_of(world), expected, atol=1e-6)
-    assert (expected != starts).float().mean() > 0.3
-
-    sums = [message for message in overheard if message.tag == "sum"]
-    masked = {(m.sender, *m.receivers): m.payload["values"] for m in sums}
-    assert len(masked) == 10 * 4
-    for sender in range(10):
-        sent = [values for (of, _), values in masked.items() if of == sender]
-        assert not any(torch.equal(one, other) for one in sent for other in sent if one is not other)
-    everything = torch.cat(list(masked.values())).double()
-    assert abs(float((everything > 0).double().mean()) - 0.5) < 0.05
-    assert float(everything.abs().median()) > 2.0**61
-
-    # The same without masks: the same models to the bit, and values that show the models.
-    overheard.clear()
-    monkeypatch.setattr(Cesar, "noise", lambda program, key, receiver, size: torch.zeros(size, dtype=torch.int64))
-    clear, _ = simulate(table(program=program, network=PHASES, task=STILL, rounds=1))
-    assert torch.equal(models_of(clear), models_of(world))
-    open_values = torch.cat([m.payload["values"] for m in overheard if m.tag == "sum"]).double()
-    assert float(open_values.abs().max()) < 2.0**33
-
-
-def test_no_receiver_of_cesar_hears_a_secret_or_what_two_did_not_draw(overheard):
-    world, _ = simulate(table(program={**CESAR, "patience": "3s"}, network=PHASES, task=STILL, rounds=1))
-    drawn = drawn_in(overheard, 0, world.model_shape[0])
-    graph = world.program.topology.at(0)
-    for message in overheard:
-        if message.tag == "sum":
-            (receiver,) = message.receivers
-            sets = [drawn[k] for k in graph.senders(receiver)]
-            assert len(message.payload["values"]) == int(kept(drawn[message.sender], sets).sum())
-        if message.tag.startswith("other"):
-            (receiver,) = message.receivers
-            assert str(receiver) not in message.payload
-            assert set(message.payload) == {str(k) for k in graph.senders(message.sender) if k != receiver}
-
-
-@pytest.mark.parametrize("left", [0.5, 1.5, 2.5, 3.5])
-def test_a_neighbour_that_vanishes_between_the_phases_of_cesar_harms_nobody(left, overheard, tmp_path):
-    trace = tmp_path / "churn.csv"
-    trace.write_text(f"node,event,time\n3,leave,{left}\n")
-    network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}
-    program = {**CESAR, "patience": "3s"}
-    world, _ = simulate(table(program=program, network=network, task=STILL, rounds=1))
-    others = [node for node in range(10) if node != 3]
-    assert [world.nodes[node].round for node in others] == [1] * 9
-    drawn = drawn_in(overheard, 0, world.model_shape[0])
-    # Before its index set is known it is as if it had never been there; after that its masks are in others' sums.
-    vanished, silent = ((), (3,)) if left > 2.0 else ((3,), ())
-    drawn.setdefault(3, torch.zeros(world.model_shape[0], dtype=torch.bool))
-    expected = plain(world, drawn, starts_of(world), vanished, silent)
-    assert torch.allclose(models_of(world)[others], expected[others], atol=1e-6)
-    assert (expected != starts_of(world))[others].float().mean() > 0.2
-
-
-def test_cesar_goes_on_without_who_vanished_and_nobody_else_is_given_up(overheard, tmp_path):
-    trace = tmp_path / "churn.csv"
-    trace.write_text("node,event,time\n3,leave,7.5\n")
-    network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}
-    world, _ = simulate(table(program={**CESAR, "patience": "3s"}, network=network, rounds=6))
-    assert [node.round for node in world.nodes] == [6, 6, 6, 1, 6, 6, 6, 6, 6, 6]
-    assert world.now < 6 * 5 * 3
-    graph = world.program.topology.at(0)
-    last = {(m.sender, *m.receivers) for m in overheard if m.tag == "sum" and m.round == 5}
-    assert last == {(int(a), int(b)) for a, b in zip(graph.sources, graph.targets, strict=True) if 3 not in (a, b)}
-
-
-def test_cesar_with_everything_drawn_is_d_psgd_up_to_rounding():
-    topology = {"kind": "random-regular", "degree": 4}
-    secure, _ = simulate(table(program={**CESAR, "fraction": 1.0, "patience": "9s"}, network=PHASES))
-    gossip, _ = simulate(table(program={"kind": "gossip", "topology": topology}, network=PHASES))
-    assert torch.allclose(models_of(secure), models_of(gossip), atol=1e-5)
-
-
-def test_the_graph_of_these_tests_has_neighbours_with_common_neighbours():
-    topology = RandomRegular(degree=4)
-    topology.prepare(Setting(10, seed=3))
-    assert (topology.at(0).in_degrees == 4).all()
-
-
 # ---------------------------------------------------------------------- Shatter
 
 SHATTER = {"kind": "tests.programs.shatter:Shatter", "chunks": 3, "degree": 2}
@@ -320,10 +204,8 @@ def test_the_public_cannot_compute_who_is_behind_a_virtual_node(overheard):
         assert guessed != told
 
 
-@pytest.mark.parametrize("program", [{**CESAR, "patience": "3s"}, SHATTER], ids=["cesar", "shatter"])
-def test_several_phases_and_roles_go_on_from_a_checkpoint_to_the_bit(program):
-    network = PHASES if "patience" in program else VIRTUAL
-    tables = table(program=program, network={**network, "bandwidth": "1Mbit/s"}, checkpoint={"every": 2}, rounds=5)
+def test_virtual_nodes_go_on_from_a_checkpoint_to_the_bit():
+    tables = table(program=SHATTER, network={**VIRTUAL, "bandwidth": "1Mbit/s"}, checkpoint={"every": 2}, rounds=5)
     whole, written = simulate(tables)
     assert [round for round, _ in written.checkpoints] == [2, 4]
     for _, checkpoint in written.checkpoints:

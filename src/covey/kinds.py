@@ -47,6 +47,8 @@ KINDS: dict[str, dict[str, str]] = {
         "stc": "covey.sharing.stc:STC",
         "quantized": "covey.sharing.quantized:Quantized",
         "power-gossip": "covey.sharing.power_gossip:PowerGossip",
+        "cesar": "covey.sharing.cesar:Cesar",
+        "secure-aggregation": "covey.sharing.secure_aggregation:SecureAggregation",
     },
     "compressor": {
         "top-k": "covey.compression.sparse:TopK",

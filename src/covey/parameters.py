@@ -167,6 +167,8 @@ class Setting:
     """What each node spends on one training as the task has it, in joules; None where nobody counts."""
     battery_joules: np.ndarray | None = None
     """What each node has in its battery, in joules; None where the network says nothing of it."""
+    clock: str = "virtual"
+    """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
 
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
         """Public randomness: the same numbers at every node for the same purpose and key."""

@@ -67,17 +67,17 @@ def check(experiment: Experiment) -> None:
     Raises:
         ConfigurationError: whatever is wrong with it.
     """
-    _prepare_without_data(copy.deepcopy(experiment))
+    _prepare_without_data(copy.deepcopy(experiment), experiment.engine.clock)
 
 
-def _prepare_without_data(experiment: Experiment) -> tuple[list[str], list[int]]:
+def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
     """(the role of every node, the ids of those with data), after the program and the network know of them."""
     nodes, program = experiment.network.nodes, experiment.program
     roles = _role_of_each(program.roles(nodes), nodes, program)
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    setting = Setting(nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds)
+    setting = Setting(nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, clock=clock)
     experiment.network.prepare(setting)
     program.prepare(setting)
     _check_faults(experiment, setting)
@@ -95,13 +95,21 @@ def _check_faults(experiment: Experiment, setting: Setting) -> None:
             )
 
 
-def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = True, **compute: Any) -> Prepared:
+def prepare(
+    experiment: Experiment,
+    *,
+    data: Path | None = None,
+    quiet: bool = True,
+    clock: str | None = None,
+    **compute: Any,
+) -> Prepared:
     """Check an experiment against itself, load its data and tell its parts about each other.
 
     Args:
         experiment: as it was written; it is not changed.
         data: the data folder; by default that of the environment.
         quiet: whether to show no progress bar while data are downloaded.
+        clock: which time the nodes' clocks show; by default that of the experiment's engine.
         compute: how to compute, as `Learner` takes it.
 
     Raises:
@@ -109,7 +117,8 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
     """
     experiment = copy.deepcopy(experiment)
     nodes, program = experiment.network.nodes, experiment.program
-    roles, ids = _prepare_without_data(experiment)
+    clock = clock or experiment.engine.clock
+    roles, ids = _prepare_without_data(experiment, clock)
     learner = load_learner(
         experiment.task, len(ids), seed=experiment.seed, folder=data_folder(data), quiet=quiet, **compute
     )
@@ -119,7 +128,9 @@ def prepare(experiment: Experiment, *, data: Path | None = None, quiet: bool = T
         counts[ids] = learner.label_counts
     layout = learner.layout
     shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
-    setting = Setting(nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, experiment.rounds)
+    setting = Setting(
+        nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, rounds=experiment.rounds, clock=clock
+    )
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment, learner)
     program.prepare(setting)

@@ -42,7 +42,7 @@ class CliqueAveraging(Gossip):
         own = (await node.gradient()).vector
         mates = [mate for mate in self._cliques.clique(node.id) if mate != node.id]
         node.send(mates, {"gradient": own}, tag="gradient", round=t)
-        inbox = await self.hear(node, mates, t, "gradient")
+        inbox = await self.hearing(node, mates, t)("gradient")
         gradients = [own, *(message["gradient"] for message in node.usable(inbox, gradient=MODEL))]
         direction = torch.stack(gradients).mean(0)
         if self.momentum:

@@ -13,7 +13,7 @@ from covey.errors import ConfigurationError
 from covey.node import Inbox, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
-from covey.sharing import Full, Sharing
+from covey.sharing import Full, Hear, Sharing
 from covey.topology import Graph, Topology
 
 
@@ -74,11 +74,7 @@ class Gossip(Program):
 
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
-        sharing, senders = self.sharing, graph.senders(node.id)
-
-        async def hear(tag: str) -> Inbox:
-            return await self.hear(node, senders, t, tag)
-
+        sharing, hear = self.sharing, self.hearing(node, graph.senders(node.id), t)
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
@@ -102,18 +98,37 @@ class Gossip(Program):
         node.model = update.model
         return update.start
 
-    async def hear(self, node: Node, senders: Sequence[NodeId], t: int, tag: str) -> Inbox:
-        """What the senders of a round sent under a tag.
+    def hearing(self, node: Node, senders: Sequence[NodeId], t: int) -> Hear:
+        """What waits for the messages of the senders of a round, one tag after the other."""
+        deadline = 0.0
+        earlier: list[str] = []
+
+        async def hear(tag: str) -> Inbox:
+            if self.patience is None:
+                return await node.receive(tag=tag, round=t, senders=senders)
+            # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
+            nonlocal deadline
+            deadline = max(deadline, node.now) + self.patience
+            inbox = await self._hear(node, senders, t, tag, deadline - node.now, earlier)
+            earlier.append(tag)
+            return inbox
+
+        return hear
+
+    async def _hear(
+        self, node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, earlier: Sequence[str]
+    ) -> Inbox:
+        """What the senders of a round sent.
 
         Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
         """
-        if self.patience is None:
-            return await node.receive(tag=tag, round=t, senders=senders)
         # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
         kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
         silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+        for message in (late for before in earlier for late in node.arrived(tag=before, round=t)):
+            silent.pop(message.sender, None)  # It was too late with its message before, and is here.
         awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
-        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=self.patience)
+        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
         for peer in inbox.missing:
             _, pause = silent.get(peer, (t, 1))
             silent[peer] = t + 1 + pause, 2 * pause

@@ -46,7 +46,7 @@ class Compressed(Sharing):
         if vector is None or known.keys() != payload.keys() or any(payload[name] is not known[name] for name in known):
             if message.round is None:
                 raise WireError("bad-field", "it belongs to no round")
-            vector = self.codec.decompress(payload, self._shape[0], self._draw(message.sender, message.round))
+            vector = self.codec.decompress(payload, self._setting.parameters, self._draw(message.sender, message.round))
             tensors = {name: entry for name, entry in payload.items() if isinstance(entry, Tensor)}
             self._latest[message.sender] = tensors, vector
         return vector

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from covey.errors import WireError
 from covey.node import Message, Node, Payload
-from covey.parameters import Setting
+from covey.parameters import Setting, param
 from covey.sharing.partial import Partial
 
 
@@ -14,6 +14,7 @@ class Random(Partial):
     """A fresh random subset of the values in every round; its places follow from the experiment's seed."""
 
     kind = "random"
+    common: bool = param("Whether all nodes draw the same places.", default=False)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -23,6 +24,7 @@ class Random(Partial):
         return self._drawn(node.id, t)
 
     def _drawn(self, sender: int, t: int) -> Tensor:
+        sender = 0 if self.common else sender
         known = self._last.get(sender)
         if known is None or known[0] != t:
             known = self._last[sender] = t, self._draw(sender, t)

@@ -318,6 +318,7 @@ class _Run:
             prepare,
             Experiment.from_table(orders.experiment),
             data=None if orders.data is None else Path(orders.data),
+            clock="real",
             workers=orders.workers,
             device=orders.device,
             kernel=orders.kernel,

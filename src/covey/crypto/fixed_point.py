@@ -1,0 +1,44 @@
+"""Numbers as integers of a ring, in which sums come out the same whatever is added and taken away on the way.
+
+Shapes: K numbers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Integers = NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Integers modulo 2**bits, of which `fraction` bits stand behind the point."""
+
+    bits: int
+    fraction: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds one number, little-endian."""
+        return np.dtype(f"<i{self.bits // 8}")
+
+    @property
+    def tensor_dtype(self) -> torch.dtype:
+        """What holds one number in a tensor."""
+        return torch.int32 if self.bits == 32 else torch.int64
+
+    def limit(self, terms: int) -> float:
+        """How large a sum of `terms` numbers may be; each of them is rounded."""
+        return (2.0 ** (self.bits - 1) - terms) / 2.0**self.fraction
+
+    def encode(self, values_K: NDArray[np.float32], weight: float) -> Integers:
+        """weight * values_K, rounded. What is beyond `limit` must have been refused before."""
+        scaled_K = values_K * np.float64(weight * 2.0**self.fraction)
+        return np.rint(scaled_K, out=scaled_K).astype(self.dtype)
+
+    def decode(self, numbers_K: Integers) -> NDArray[np.float64]:
+        """The values of integers."""
+        return numbers_K * np.float64(2.0**-self.fraction)

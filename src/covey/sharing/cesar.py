@@ -1,0 +1,53 @@
+"""CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over what neighbours have in common."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from covey.node import Message, Node, Payload
+from covey.parameters import Setting, param
+from covey.sharing.masked import Masked
+from covey.sharing.partial import Partial
+from covey.sharing.random import Random
+
+
+class Cesar(Masked):
+    """A part of the model under pairwise masks: what enough neighbours of a receiver have chosen, and no more."""
+
+    kind = "cesar"
+    subset: Partial = param("What picks the values to send, a sharing such as random or top-k.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_change = self.subset.by_change  # type: ignore[misc]
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._all = torch.arange(setting.parameters)
+
+    @property
+    def _whole(self) -> bool:
+        return self.subset.count >= self._setting.parameters
+
+    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+        if self._whole:
+            return self._all, {}
+        places = self.subset.choose(node, t, start)
+        return places, self.subset.describe(places, node, t)
+
+    def chosen(self, message: Message) -> Tensor:
+        return self._all if self._whole else self.subset.placed(message, self.subset.count)
+
+    def kept(self, degree: int) -> float:
+        if self._whole or (isinstance(self.subset, Random) and self.subset.common):
+            return self.subset.count if degree > self.masks else 0.0
+        share, others = self.subset.count / self._setting.parameters, degree - 1
+        too_few = sum(
+            math.comb(others, count) * share**count * (1 - share) ** (others - count)
+            for count in range(min(self.masks, degree))
+        )
+        return self.subset.count * (1 - too_few)
+
+    def places_bytes(self) -> float:
+        return self.subset.places_bytes()

@@ -1,0 +1,30 @@
+"""Secure aggregation: whole models under masks that cancel in the sum of a receiver's neighbours."""
+
+import torch
+from torch import Tensor
+
+from covey.node import Message, Node, Payload
+from covey.parameters import Setting
+from covey.sharing.masked import Masked
+
+
+class SecureAggregation(Masked):
+    """The whole model under pairwise masks: a receiver learns the weighted sum of its neighbours' models alone."""
+
+    kind = "secure-aggregation"
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._all = torch.arange(setting.parameters)
+
+    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+        return self._all, {}
+
+    def chosen(self, message: Message) -> Tensor:
+        return self._all
+
+    def kept(self, degree: int) -> float:
+        return self._setting.parameters if degree > self.masks else 0.0
+
+    def places_bytes(self) -> float:
+        return 0.0

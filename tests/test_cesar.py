@@ -1,0 +1,507 @@
+"""The sharings cesar and secure-aggregation in whole networks: what comes out, what is sent, what is refused."""
+
+import math
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from covey import wire
+from covey.aggregation import Aggregation
+from covey.codecs import decode_places, encode_places
+from covey.crypto import KeyPair
+from covey.engines.mailbox import Mailbox
+from covey.engines.prepared import prepare
+from covey.errors import ConfigurationError, ModelError
+from covey.experiment import Experiment
+from covey.node import Message, NodeId
+from covey.sharing.cesar import Cesar
+from covey.sharing.masked import Masked
+from covey.sharing.secure_aggregation import SecureAggregation
+from covey.topology import Ring
+from tests.conftest import models_of, simulate, table
+from tests.examples import BLOBS, EPIDEMIC
+from tests.hosts import emulate
+
+PAIR = KeyPair(bytes(range(32)))
+REGULAR = {"kind": "random-regular", "degree": 4}
+RANDOM = {"kind": "random", "budget": 0.5}
+STILL = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
+"""Every node begins with a model of its own and training changes nothing."""
+PHASES = {"nodes": 12, "latency": "1s", "bandwidth": None, "compute": 1e9}
+"""Each message of a round takes a second: places, the places of others, masked values."""
+
+
+def tables(sharing="cesar", topology=REGULAR, *, program=(), task=STILL, rounds=1, **changes):
+    """An experiment with a masked sharing, given by its kind or its parameters."""
+    if sharing == "cesar" or (isinstance(sharing, dict) and "kind" not in sharing):
+        sharing = {"kind": "cesar", "subset": RANDOM, **(sharing if isinstance(sharing, dict) else {})}
+    made = {"kind": "gossip", "topology": topology, "sharing": sharing, **dict(program)}
+    return table(program=made, task=task, rounds=rounds, **changes)
+
+
+class Seen:
+    """What each node chose from in each round, and what it merged, by round and node."""
+
+    def __init__(self):
+        self.models, self.held, self.members, self.merged = {}, {}, {}, {}
+
+    def clear(self, world, t, masks=1):
+        """What a round makes of models by the rule itself, without masks: N x P."""
+        graph = world.program.topology.at(t)
+        nodes = [node for node in range(world.size) if (t, node) in self.merged]
+        expected = {node: self.models[t, node].double() for node in nodes}
+        for node in nodes:
+            own, others = self.models[t, node].double(), self.members[t, node]
+            weights = world.program._aggregation.weights(NodeId(node), graph)
+            weight_of = dict(zip(graph.senders(node), weights, strict=True))
+            holders = sum((self.held[t, k].int() for k in others), torch.zeros(len(own)))
+            for k in others:
+                kept = self.held[t, k] & (holders > masks)
+                expected[node] = expected[node] + kept * weight_of[k] * (self.models[t, k].double() - own)
+        return expected
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """All rounds of the masked sharings of a test."""
+    seen = Seen()
+    for sharing in (Cesar, SecureAggregation):
+
+        def choose(self, node, t, start, choose=sharing.choose):
+            places, described = choose(self, node, t, start)
+            seen.models[t, node.id] = node.model
+            seen.held[t, node.id] = torch.zeros(len(node.model), dtype=torch.bool).index_fill_(0, places, True)
+            return places, described
+
+        def merge(self, node, graph, t, inbox, aggregation, merge=sharing.merge):
+            seen.members[t, node.id] = list(self._rounds[node.id].sum.members)
+            merged = seen.merged[t, node.id] = merge(self, node, graph, t, inbox, aggregation)
+            return merged
+
+        monkeypatch.setattr(sharing, "choose", choose)
+        monkeypatch.setattr(sharing, "merge", merge)
+    return seen
+
+
+def close(merged, expected):
+    return torch.allclose(merged.double(), expected, atol=1e-6)
+
+
+def assert_all_or_nothing(world, seen, written):
+    """Every node has merged the sum of all on whom it counted, or has kept its model and says so."""
+    discarded = {(t - 1, node) for node, t, _ in figures(written, "discarded")}
+    for t in range(world.rounds):
+        for node, model in seen.clear(world, t).items():
+            if (t, node) in discarded:
+                assert torch.equal(seen.merged[t, node], seen.models[t, node])
+            else:
+                assert close(seen.merged[t, node], model)
+
+
+def figures(written, name):
+    return [(node, t, value) for node, t, key, value in written.figures if key == name]
+
+
+# ---------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("sharing", [{"subset": {"kind": "random", "budget": 1.0}}, {"kind": "secure-aggregation"}])
+@pytest.mark.parametrize(("ring", "step"), [(64, 2.0**-32), (32, 2.0**-24)])
+@pytest.mark.parametrize("topology", ["ring", REGULAR])
+def test_with_all_places_it_is_d_psgd_up_to_quantisation(sharing, ring, step, topology, seen):
+    secure, _ = simulate(tables({**sharing, "ring": ring}, topology))
+    plain, _ = simulate(tables({"kind": "full"}, topology))
+    models, exact = models_of(secure), seen.clear(secure, 0)
+    rounding = 2.0**-24 * float(models.abs().max())
+    for node in range(12):
+        assert (models[node].double() - exact[node]).abs().max() <= 4 * step + rounding
+    assert torch.allclose(models, models_of(plain), atol=1e-6)
+
+
+SUBSETS = [RANDOM, {**RANDOM, "common": True}, {"kind": "top-k", "budget": 0.5}]
+
+
+@pytest.mark.parametrize("masks", [1, 2])
+@pytest.mark.parametrize("subset", SUBSETS, ids=["random", "common", "top-k"])
+@pytest.mark.parametrize("topology", ["torus", REGULAR, {"kind": "redrawn", "topology": EPIDEMIC, "every": 2}])
+def test_it_is_partial_sharing_of_what_enough_neighbours_have_in_common(masks, subset, topology, seen):
+    task = {**BLOBS, "same_start": False}
+    world, written = simulate(tables({"subset": subset, "masks": masks}, topology, task=task, rounds=5))
+    for t in range(5):
+        expected = seen.clear(world, t, masks)
+        assert len(expected) == 12
+        for node, model in expected.items():
+            assert close(seen.merged[t, node], model)
+            assert not torch.equal(seen.merged[t, node], seen.models[t, node])
+        if subset.get("common"):
+            assert all(torch.equal(seen.held[t, node], seen.held[t, 0]) for node in range(12))
+    assert not figures(written, "discarded")
+
+
+@pytest.mark.parametrize("kind", ["erdos-renyi", "ring"])
+def test_weights_are_those_of_the_receiver(kind, seen):
+    topology = {"kind": kind, "probability": 0.6} if kind == "erdos-renyi" else kind
+    world, _ = simulate(tables({"too_few": "keep"}, topology, program={"aggregation": "mean"}))
+    for node, model in seen.clear(world, 0).items():
+        assert close(seen.merged[0, node], model)
+
+
+@pytest.mark.parametrize("sharing", ["cesar", {"kind": "secure-aggregation"}])
+def test_it_trains_before_or_while_it_sends(sharing):
+    for overlap in (False, True):
+        _, written = simulate(tables(sharing, task=BLOBS, rounds=10, program={"overlap": overlap}))
+        last = [value for _, t, value in figures(written, "accuracy") if t == 10]
+        assert min(last) > 0.8
+
+
+# ---------------------------------------------------------------------- what is sent
+
+
+def sent(overheard, tag=""):
+    return [message for message in overheard if message.tag == tag]
+
+
+@pytest.mark.parametrize(("degree", "budget", "masks"), [(3, 0.3, 1), (3, 0.7, 1), (5, 0.4, 2)])
+def test_as_much_is_kept_as_independent_choices_let_expect(degree, budget, masks, overheard):
+    sharing = {"subset": {"kind": "random", "budget": budget}, "masks": masks, "masking": False}
+    topology = {"kind": "random-regular", "degree": degree}
+    task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
+    world, _ = simulate(tables(sharing, topology, task=task, network={"nodes": 24}, rounds=10))
+    size = world.model_shape[0]
+    share = world.program.sharing.subset.count / size
+    enough = sum(math.comb(degree - 1, k) * share**k * (1 - share) ** (degree - 1 - k) for k in range(masks, degree))
+    assert world.program.sharing.kept(degree) == pytest.approx(size * share * enough)
+    kept = {}
+    for message in sent(overheard):
+        # The neighbours of one receiver in one round meet in the same choices: they are one sample.
+        kept.setdefault((message.round, *message.receivers), []).append(len(message.payload["values"]) / size)
+    samples = np.array([np.mean(values) for values in kept.values()])
+    assert len(samples) == 240
+    assert abs(samples.mean() - share * enough) < 3 * samples.std() / math.sqrt(len(samples))
+
+
+@pytest.mark.parametrize("sharing", [{"subset": RANDOM}, {"subset": SUBSETS[2]}, {"kind": "secure-aggregation"}])
+def test_without_masks_models_and_bytes_are_the_same_and_values_are_open(sharing, overheard):
+    outcomes = []
+    for masking in (True, False):
+        overheard.clear()
+        world, written = simulate(tables({**sharing, "masking": masking}, task=BLOBS, rounds=3))
+        values = torch.cat([message.payload["values"] for message in sent(overheard)]).double()
+        assert (float(values.abs().median()) > 2.0**60) == masking
+        outcomes.append((models_of(world), written.rows, written.figures, world.now))
+    (models, *rest), (models_without, *rest_without) = outcomes
+    assert torch.equal(models, models_without)
+    assert rest == rest_without
+
+
+def test_keys_are_told_once_and_again_where_graphs_change(overheard):
+    simulate(tables(rounds=4))
+    with_keys = {m.round for m in overheard if any("key" in name for name in m.payload)}
+    assert with_keys == {0}
+    overheard.clear()
+    world, _ = simulate(tables("cesar", {"kind": "redrawn", "topology": EPIDEMIC, "every": 2}, rounds=6))
+    with_keys = {m.round for m in overheard if m.tag == "places" and "key" in m.payload}
+    assert with_keys == {0, 2, 4}
+    assert len(world.nodes[0].state["mask keys"]) == 32 * len(world.nodes[0].state["mask peers"])
+
+
+def test_what_is_said_beforehand_does_not_grow_with_the_model_where_places_are_random(overheard):
+    sizes = []
+    for model in ("logistic", "mlp"):
+        overheard.clear()
+        simulate(tables(task={"model": model}, rounds=2))
+        sizes.append([wire.size(m.payload, m.tag) for m in overheard if m.tag])
+    assert sizes[0] == sizes[1]
+    assert max(sizes[0][-96:]) < 100
+
+
+@pytest.mark.parametrize("keys", ["seeded", "fresh"])
+def test_private_keys_are_neither_sent_nor_written_down(keys, overheard, monkeypatch):
+    private = []
+    made = KeyPair.__init__
+
+    def make(self, secret=None):
+        made(self, secret)
+        private.append(self._private.private_bytes_raw())
+
+    monkeypatch.setattr(KeyPair, "__init__", make)
+    _, written = simulate(tables({"keys": keys}, rounds=3, checkpoint={"every": 1}))
+    told = b"".join(m.encoded for m in overheard) + b"".join(wire.encode(c) for _, c in written.checkpoints)
+    assert len(private) == 12
+    assert not any(key in told for key in private)
+
+
+def test_fresh_keys_are_of_nobodys_seed_and_a_resumed_run_makes_new_ones_and_the_same_models(overheard):
+    made = tables({"keys": "fresh"}, task=BLOBS, rounds=5, checkpoint={"every": 2})
+    whole, written = simulate(made)
+    first = {m.sender: m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "places"}
+    overheard.clear()
+    resumed, _ = simulate(made, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
+    again = {(m.round, m.sender): m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "places"}
+    assert {t for t, _ in again} == {2}
+    assert len({*first.values(), *again.values()}) == 24
+    assert torch.equal(models_of(whole), models_of(resumed))
+
+
+@pytest.mark.parametrize(("keys", "differ"), [("seeded", False), ("fresh", True)])
+def test_a_round_that_is_tried_again_has_fresh_keys(keys, differ):
+    world, _ = simulate(tables({"keys": keys}, rounds=3))
+    sharing, node = world.program.sharing, world.nodes[0]
+    last = sharing._keys[0][1].public
+    assert sharing._own_keys(node, 3).public == last
+    assert (sharing._own_keys(node, 3).public != last) == differ
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def deliver_instead(monkeypatch, change):
+    """Let `change` replace messages, by what it returns, before they arrive; None leaves them."""
+    deliver = Mailbox.deliver
+
+    def changed(mail, message):
+        payload = change(message, mail)
+        if payload is not None:
+            message = Message(message.sender, message.tag, message.round, payload, message.size)
+        deliver(mail, message)
+
+    monkeypatch.setattr(Mailbox, "deliver", changed)
+
+
+def flipped(payload):
+    values = payload["values"].clone()
+    values[0] += 1
+    return {**payload, "values": values}
+
+
+TAMPERED = {
+    "a changed value": (lambda now, before: flipped(now), "its seal is broken"),
+    "another seal": (lambda now, before: {**now, "seal": bytes(16)}, "its seal is broken"),
+    "no seal": (lambda now, before: {**now, "seal": 3}, "it has no seal"),
+    "the message of the round before": (lambda now, before: before, "its sender knows of other"),
+    "its values under the new digest": (lambda now, before: {**before, "agreed": now["agreed"]}, "its seal is broken"),
+    "other values": (lambda now, before: {**now, "values": now["values"].float()}, "are not 44 numbers of 64 bits"),
+    "too few values": (lambda now, before: {**now, "values": now["values"][1:]}, "are not 44 numbers of 64 bits"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_masked_message_that_is_not_as_it_was_sent_is_refused_and_its_sum_discarded(what, monkeypatch, seen):
+    change, reason = TAMPERED[what]
+    kept, struck = {}, []
+
+    def strike(message, mail):
+        if message.tag or message.sender != 3:
+            return None
+        before = kept.get(id(mail))
+        kept[id(mail)] = message.payload
+        if message.round != 1 or struck:
+            return None
+        struck.append(mail)
+        return change(message.payload, before)
+
+    deliver_instead(monkeypatch, strike)
+    world, written = simulate(tables({"kind": "secure-aggregation"}, rounds=2))
+    (node,) = [node.id for node in world.nodes if node.mail is struck[0]]
+    assert figures(written, "discarded") == [(node, 2, 1.0)]
+    ((_, at, kind, detail),) = written.happened
+    assert (at, kind) == (node, "rejected")
+    assert detail.startswith(f"message of node 3: {reason}" if reason[:3] == "its" else "message of node 3: ")
+    assert reason in detail
+    assert torch.equal(seen.merged[1, node], seen.models[1, node])
+    for other, model in seen.clear(world, 1).items():
+        assert other == node or close(seen.merged[1, other], model)
+
+
+def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypatch):
+    kept, swapped = {}, []
+
+    def swap(message, mail):
+        if message.tag or message.round != 1:
+            return None
+        kept.setdefault(id(mail), message.payload)
+        other = next((payload for place, payload in kept.items() if place != id(mail)), None)
+        if other is None or swapped:
+            return None
+        swapped.append(mail)
+        return {**other, "agreed": message.payload["agreed"]}
+
+    deliver_instead(monkeypatch, swap)
+    world, written = simulate(tables({"kind": "secure-aggregation"}, rounds=2))
+    (node,) = [node.id for node in world.nodes if node.mail is swapped[0]]
+    assert [row[:2] for row in figures(written, "discarded")] == [(node, 2)]
+    assert "its seal is broken, or of another round, sender or receiver" in written.happened[0][3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("0 places", "another set", "its sender knows of other members, keys or places"),
+        ("1 key", PAIR.public, "its sender knows of other members, keys or places"),
+        ("0 places", torch.zeros(3), "the places are not"),
+        ("0 places", None, "it has no places"),
+        ("1 key", bytes(32), "what it says to be the key of node"),
+        ("members", [0, 0], "its members are no neighbours of its sender"),
+        ("members", [[1]], "its members are no neighbours of its sender"),
+        ("members", None, "its members are no neighbours of its sender"),
+    ],
+)
+def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(name, value, reason, monkeypatch, seen):
+    struck = []
+
+    def strike(message, mail):
+        if message.tag != "others" or message.round != 0 or struck or name not in message.payload:
+            return None
+        struck.append(message.sender)
+        changed = value
+        if value == "another set":
+            right = decode_places(message.payload[name], 44, 22)
+            held = torch.ones(44, dtype=torch.bool).index_fill_(0, right, False)
+            changed = encode_places(held.nonzero().flatten(), 44)
+        return {key: entry for key, entry in {**message.payload, name: changed}.items() if entry is not None}
+
+    deliver_instead(monkeypatch, strike)
+    # On the ring a partner is no neighbour, so that its key comes from the receiver alone.
+    world, written = simulate(tables({"subset": SUBSETS[2]}, "ring"))
+    (receiver,) = struck
+    assert [row[0] for row in figures(written, "discarded")] == [receiver]
+    assert all(kind == "rejected" for _, _, kind, _ in written.happened)
+    assert any(reason in detail for *_, detail in written.happened)
+    assert torch.equal(seen.merged[0, receiver], seen.models[0, receiver])
+    for other, model in seen.clear(world, 0).items():
+        assert other == receiver or close(seen.merged[0, other], model)
+
+
+# ---------------------------------------------------------------------- who is gone
+
+
+@pytest.mark.parametrize("left", [0.0, 0.5, 1.5, 2.5])
+def test_a_neighbour_that_vanishes_between_the_messages_costs_its_neighbours_one_round(left, seen, tmp_path):
+    trace = tmp_path / "churn.csv"
+    trace.write_text(f"node,event,time\n3,leave,{left}\n")
+    network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}
+    world, written = simulate(tables(network=network, program={"patience": "5s"}))
+    near = set(world.program.topology.at(0).senders(3))
+    # Until it has said what it sends it is as if it were not there; then its masks are in others' sums.
+    spoilt = near if left in (0.5, 1.5) else set()
+    assert {node for node, _, _ in figures(written, "discarded")} == spoilt
+    assert all((3 in seen.members[0, node]) == (left > 0.0) for node in near)
+    for node, model in seen.clear(world, 0).items():
+        if node in spoilt:
+            assert torch.equal(seen.merged[0, node], seen.models[0, node])
+        elif node != 3:
+            assert close(seen.merged[0, node], model)
+
+
+def test_a_network_goes_on_without_who_left_and_with_who_returns(seen, tmp_path):
+    trace = tmp_path / "churn.csv"
+    trace.write_text("node,event,time\n3,leave,7.5\n5,crash,7.5\n5,return,60\n")
+    network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}
+    made = tables({"keys": "fresh"}, task=BLOBS, network=network, program={"patience": "5s"}, rounds=60)
+    world, written = simulate(made)
+    assert [node.round for node in world.nodes] == [2 if node == 3 else 60 for node in range(12)]
+    lost = [t for _, t, _ in figures(written, "discarded")]
+    assert 0 < len(lost) < 30
+    assert_all_or_nothing(world, seen, written)
+    counted_on = [len(seen.members[59, node]) for node in range(12) if node != 3]
+    assert np.mean(counted_on) > 2.5
+    assert not written.happened or {kind for _, _, kind, _ in written.happened} <= {"left", "returned", "caught up"}
+
+
+def test_lost_messages_cost_rounds_and_spoil_no_model(seen):
+    network = {"latency": "10ms", "loss": 0.02, "compute": 1e9}
+    world, written = simulate(tables(task=BLOBS, network=network, program={"patience": "100ms"}, rounds=30))
+    assert {node.round for node in world.nodes} == {30}
+    assert len(figures(written, "discarded")) > 0
+    assert_all_or_nothing(world, seen, written)
+    spread = models_of(world) - models_of(world).mean(0)
+    assert float(spread.norm()) < 0.5 * float(models_of(world).norm())
+    assert min(value for _, t, value in figures(written, "accuracy") if t == 30) > 0.7
+
+
+# ---------------------------------------------------------------------- what cannot work
+
+
+@pytest.mark.parametrize(
+    ("sharing", "changes", "said"),
+    [
+        ({"masks": 4}, {}, "The 'masks' of the sharing cesar must be below the number of neighbours of every node. Got 4 instead, and node 0 has 4 of them"),
+        ({"masks": 0}, {}, "The 'masks' of the sharing cesar must be an int in [1, inf). Got 0 instead."),
+        ({"kind": "secure-aggregation"}, {"topology": "random-matching"}, "Got 1 instead, and node 0 has 1 of them"),
+        ({}, {"topology": "exponential"}, "The sharing cesar needs an undirected graph, for neighbours pass on what they hear, but exponential is directed."),
+        ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
+        ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
+        ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
+        ({"subset": "full"}, {}, "The sharing 'full' is no sharing"),
+        ({"masking": False}, {"engine": {"kind": "emulation"}}, "The 'masking' of the sharing cesar must be true where nodes send real messages. Got False instead."),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_beforehand(sharing, changes, said):
+    changes = dict(changes)
+    made = tables(sharing, changes.pop("topology", REGULAR))
+    made.update(changes)
+    with pytest.raises(ConfigurationError) as caught:
+        prepare(Experiment.from_table(made))
+    assert said in str(caught.value)
+
+
+def test_an_aggregation_without_weights_is_refused():
+    class Median(Aggregation):
+        kind = "median"
+
+    sharing = SecureAggregation()
+    with pytest.raises(ConfigurationError, match=r"needs weights that are known beforehand.*instead of 'median'"):
+        sharing.check(Ring(), Median())
+
+
+def test_a_node_of_too_few_neighbours_keeps_its_model_where_that_is_asked_for(seen):
+    with pytest.warns(UserWarning, match="node 0 has 2 of them: 4 of 12 nodes keep their own models"):
+        world, _ = simulate(tables({"masks": 2, "too_few": "keep"}, "grid"))
+    degrees = world.program.topology.at(0).in_degrees
+    assert set(degrees.tolist()) == {2, 3, 4}
+    for node, model in seen.clear(world, 0, masks=2).items():
+        assert close(seen.merged[0, node], model)
+        assert torch.equal(seen.merged[0, node], seen.models[0, node]) == (degrees[node] == 2)
+
+
+@pytest.mark.parametrize("value", [3e9, math.nan, math.inf])
+@pytest.mark.parametrize("sharing", ["cesar", {"kind": "secure-aggregation"}])
+def test_values_that_leave_the_ring_end_the_run_and_are_named(sharing, value, monkeypatch):
+    choose = Masked.agree
+
+    async def agree(self, node, *rest):
+        if node.id == 7:
+            node.model = torch.full_like(node.model, value)
+        await choose(self, node, *rest)
+
+    monkeypatch.setattr(Masked, "agree", agree)
+    said = f"of node 7 must be finite and at most 2.68435e+09 in size in round 0, .* Got {value:g} instead"
+    with pytest.raises(ModelError, match=re.escape(said).replace(r"\.\*", ".*")):
+        simulate(tables(sharing))
+
+
+# ---------------------------------------------------------------------- in real time, and in the documents
+
+
+def test_in_real_time_keys_are_fresh_and_models_those_of_the_simulation(tmp_path):
+    made = tables("cesar", task=BLOBS, rounds=3, network={"latency": 0.0, "bandwidth": None, "compute": 1e6})
+    world, _ = simulate(made)
+    outcome, written = emulate({**made, "checkpoint": {"every": 2}}, tmp_path)
+    assert torch.allclose(outcome.models, models_of(world), atol=1e-5)
+    ((_, checkpoint),) = written.checkpoints
+    assert all(checkpoint[f"state/{node}/mask key"] != world.nodes[node].state["mask key"] for node in range(12))
+
+
+def test_the_document_shows_an_experiment_that_runs():
+    text = (Path(__file__).parent.parent / "docs" / "systems" / "cesar.md").read_text()
+    shown = re.findall(r"^```toml\n(.*?)^```", text, flags=re.M | re.S)
+    whole = [tomllib.loads(block) for block in shown if "[task]" in block]
+    assert whole
+    for made in whole:
+        made = {**made, "rounds": 2}
+        _, written = simulate(made)
+        assert not figures(written, "discarded")
