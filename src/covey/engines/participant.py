@@ -231,11 +231,10 @@ class Participant(Node):
         return Inbox(self.mail.take((tag, round)))
 
     def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
-        found = []
+        found, wanted, right = [], list(entries.items()), self._is
         for message in messages:
-            for name, expected in entries.items():
-                value = message.payload.get(name)
-                if not self._is(value, expected):
+            for name, expected in wanted:
+                if not right(message.payload.get(name), expected):
                     missing = name not in message.payload
                     wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
                     self.reject(message, wrong)
