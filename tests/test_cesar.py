@@ -342,7 +342,7 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
     [
         ("0 places", "another set", "its sender knows of other members, keys or places"),
         ("1 key", PAIR.public, "its sender knows of other members, keys or places"),
-        ("0 places", torch.zeros(3), "the places are not"),
+        ("0 places", torch.zeros(3), "the places are no bytes"),
         ("0 places", None, "it has no places"),
         ("1 key", bytes(32), "what it says to be the key of node"),
         ("members", [0, 0], "its members are no neighbours of its sender"),

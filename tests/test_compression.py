@@ -160,7 +160,7 @@ def hostile(payload, size):
         yield {**payload, key: 3}, f"its {key} are no vector"
         yield {**payload, key: entry[None]}, f"its {key} are no vector"
         for other in (entry[:-1], torch.cat([entry, entry[:1]]), entry[:0], entry.to(torch.int64), entry.double()):
-            yield {**payload, key: other}, "not"
+            yield {**payload, key: other}, "not|the places"
         if entry.is_floating_point():
             yield {**payload, key: changed(entry, -1, float("nan"))}, f"its {key} are not finite"
             yield {**payload, key: changed(entry, 0, float("inf"))}, f"its {key} are not finite"
