@@ -159,3 +159,11 @@ def covey(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A host that waits for callers; in the end it must serve a right launcher."""
+    from tests.strangers import serve
+
+    yield from serve(tmp_path)

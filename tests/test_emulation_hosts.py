@@ -22,7 +22,7 @@ from covey.node import Node, Program
 from covey.task.learner import Learner
 from tests.conftest import table
 from tests.hosts import TOKEN, emulate
-from tests.test_hostile import Control, orders, soon, tables
+from tests.strangers import Control, orders, soon, tables
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
 

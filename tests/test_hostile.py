@@ -2,162 +2,36 @@
 
 import asyncio
 import contextlib
-import math
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import torch
 
 from covey import wire
-from covey.engines.emulation import handshake
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import FRAMING_BYTES, Connection, enveloped
+from covey.engines.emulation.connection import enveloped
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
-from covey.engines.emulation.host import _ORDERS, _STRANGERS, Orders, _Run, open_connection
-from covey.engines.emulation.launcher import Launcher
-from covey.engines.prepared import prepare
-from covey.errors import CoveyError, RunError, WireError
-from covey.experiment import Experiment
-from covey.node import Node, Program
-from tests.conftest import Written, table
-from tests.hosts import TOKEN, hosts
-from tests.puppets import share, snapshots
-
-PATIENCE = 0.4
-NODES = 3
-"""Node 0 is on the host, which has the number 0; the others are on hosts that the tests play."""
-
-
-class Listens(Program):
-    """Keeps what comes."""
-
-    async def run(self, node: Node) -> None:
-        self.heard = []
-        async for message in node.messages("x"):
-            self.heard.append((message.sender, message.payload))
-
-
-class Ignores(Program):
-    """Takes nothing of what comes."""
-
-    async def run(self, node: Node) -> None:
-        await node.sleep(3600.0)
-
-
-class Floods(Program):
-    """Sends to node 1 as fast as it can."""
-
-    async def run(self, node: Node) -> None:
-        while True:
-            for _ in range(20):
-                node.send([1], {"x": torch.ones(25_000)}, tag="x")
-            await node.sleep(0.001)
-
-
-def tables(program: str | dict[str, Any] = "tests.test_hostile:Listens", **changes: Any) -> dict[str, Any]:
-    network = {"nodes": NODES, "latency": 0.0, "bandwidth": None}
-    return table(program=program if isinstance(program, dict) else {"kind": program}, network=network, **changes)
-
-
-@pytest.fixture
-def served(tmp_path):
-    """A host that waits for callers; in the end it must serve a right launcher."""
-    with hosts(1, patience=PATIENCE) as [(host, address)]:
-        yield host, address
-        eventually(lambda: host._run is None and not host._strangers)
-        (tmp_path / "token").write_bytes(TOKEN)
-        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(tmp_path / "token"), "wait": "20s"}
-        experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
-        prepared = prepare(experiment, **experiment.engine.compute_settings())
-        assert experiment.engine.execute(prepared, Written()).finished
-        prepared.learner.close()
-
-
-def eventually(true, seconds=10.0):
-    late = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < late, "it did not become true in time"
-        time.sleep(0.01)
-
-
-async def soon(true, seconds=10.0):
-    late = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < late, "it did not become true in time"
-        await asyncio.sleep(0.01)
-
-
-def within(main, seconds=30):
-    """Run a coroutine, but not for ever."""
-
-    async def limited():
-        async with asyncio.timeout(seconds):
-            return await main
-
-    return asyncio.run(limited())
-
-
-async def call(address, caller, token=TOKEN):
-    while True:
-        connection = await open_connection(0, address, None, lambda reason: None)
-        try:
-            await greet(connection, token, caller)
-            return connection
-        except WireError as error:
-            connection.abort()
-            await connection.lost
-            if error.reason != "busy":
-                raise
-
-
-class Control:
-    """A launcher that a test plays."""
-
-    def __init__(self, connection):
-        self.connection, self.frames = connection, asyncio.Queue()
-        connection.listen(self.frames.put_nowait, wire.DEFAULT)
-
-    async def until(self, tag):
-        async with asyncio.timeout(20):
-            while (frame := await self.frames.get()).tag != tag:
-                assert frame.tag != "failed" or tag == "failed", frame.payload
-            return frame
-
-
-def orders(address, table, buffer=1 << 28, others="127.0.0.1:1"):
-    hosts = [str(address), *[others] * (NODES - 1)]
-    settings = {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0, "buffer_bytes": buffer}
-    table = Experiment.from_table(table).to_table()
-    return msgspec.msgpack.encode(Orders(experiment=table, me=0, owners=list(range(NODES)), hosts=hosts, **settings))
-
-
-@contextlib.asynccontextmanager
-async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Control]]:
-    """A run on the host, of which the test is the launcher: (what the host has of it, the launcher)."""
-    host, address = served
-    control = Control(await call(address, Caller("this run", LAUNCHER)))
-    say(control.connection, "orders", {"orders": orders(address, table, **settings)})
-    await control.until("ready")
-    say(control.connection, "go", {"elapsed": 0.0, "returning": False})
-    run = host._run
-    await soon(lambda: run.site.nodes[0].main is not None)
-    try:
-        yield run, control
-    finally:
-        control.connection.abort()
-        await soon(lambda: host._run is None)
-
-
-def frame(sender=1, receiver=0, sequence=0, payload=None, tag="x", round=None):
-    numbers = {"sender": sender, "receiver": receiver, "sequence": sequence, "round": round}
-    return enveloped(wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers))
-
+from covey.engines.emulation.host import _STRANGERS, open_connection
+from covey.errors import WireError
+from tests.hosts import TOKEN
+from tests.strangers import (
+    NODES,
+    PATIENCE,
+    Control,
+    Impostor,
+    call,
+    eventually,
+    frame,
+    orders,
+    running,
+    soon,
+    tables,
+    within,
+)
 
 # ---------------------------------------------------------------------- who calls
 
@@ -510,7 +384,7 @@ def test_what_does_not_fit_into_an_inbox_is_dropped(served):
     most = 1 << 20
 
     async def main():
-        async with running(served, tables("tests.test_hostile:Ignores"), buffer=most) as (run, _):
+        async with running(served, tables("tests.strangers:Ignores"), buffer=most) as (run, _):
             peer = await call(address, Caller("this run", 1))
             for sequence in range(30):
                 peer.send(frame(sequence=sequence, payload={"x": torch.zeros(25_000)}))
@@ -559,7 +433,7 @@ def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_go
         others = str(Address.of(listening))
         called = Impostor(lambda connection, frame: connection.pause_reading())
         server = await asyncio.get_running_loop().create_server(called, sock=listening)
-        async with server, running(served, tables("tests.test_hostile:Floods"), buffer=most, others=others) as (run, _):
+        async with server, running(served, tables("tests.strangers:Floods"), buffer=most, others=others) as (run, _):
             await soon(lambda: run.site.refused["queue-full"] > 200)
             assert run.peers.backlog <= most
             connection = run.peers._routes[1].connection
@@ -582,281 +456,8 @@ def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_go
 
 def test_what_waits_for_a_host_that_does_not_answer_is_bounded(served):
     async def main():
-        async with running(served, tables("tests.test_hostile:Floods"), buffer=1 << 20) as (run, _):
+        async with running(served, tables("tests.strangers:Floods"), buffer=1 << 20) as (run, _):
             await soon(lambda: run.site.refused["queue-full"] > 100)
             assert run.peers.backlog <= 1 << 20
-
-    within(main())
-
-
-# ---------------------------------------------------------------------- launchers that talk nonsense
-
-
-GARBLED = {
-    "an unknown word": [("do", {}), "The launcher says 'do' where one of orders was due"],
-    "orders that are none": [("orders", {"orders": b"\xc1"}), "DecodeError"],
-    "orders without the orders": [("orders", {}), "KeyError: 'orders'"],
-    "orders that lack something": [("orders", {"orders": msgspec.msgpack.encode({"me": 0})}), "ValidationError"],
-}
-
-
-@pytest.mark.parametrize("case", GARBLED)
-def test_orders_that_make_no_sense_end_the_run_but_not_the_host(served, case):
-    (tag, payload), text = GARBLED[case]
-
-    async def main():
-        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
-        say(control.connection, tag, payload)
-        failed = await control.until("failed")
-        assert text in failed.payload["text"]
-        assert "\n" not in failed.payload["text"]
-        await control.connection.lost
-
-    within(main())
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"me": 7}, "The orders of host 7 must name an owner, of 3 hosts"),
-        ({"me": 2, "owners": [0, 1, 1]}, "The orders of host 2 must"),
-        ({"owners": [0]}, "Got 1 owners, 0 to 0, and"),
-        ({"owners": [0, 1, 3]}, "Got 3 owners, 0 to 3, and"),
-        ({"hosts": ["nowhere"]}, "An address must be"),
-        ({"experiment": {"rounds": 1}}, "The 'program' of the experiment is missing"),
-        ({"buffer_bytes": -1}, "and -1 bytes"),
-    ],
-)
-def test_orders_that_contradict_themselves_end_the_run_but_not_the_host(served, change, text):
-    async def main():
-        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
-        right = msgspec.msgpack.decode(orders(served[1], tables()))
-        say(control.connection, "orders", {"orders": msgspec.msgpack.encode({**right, **change})})
-        answer = await control.frames.get()
-        assert answer.tag == "failed"
-        assert text in answer.payload["text"]
-        assert "\n" not in answer.payload["text"]
-        control.connection.abort()
-
-    within(main())
-
-
-@pytest.mark.parametrize(
-    ("tag", "payload"),
-    [("what", {}), ("park", {}), ("park", {"round": "x"}), ("gone", {}), ("restore", {})],
-)
-def test_nonsense_amid_a_run_ends_it_but_not_the_host(served, tag, payload):
-    async def main():
-        async with running(served, tables()) as (_, control):
-            say(control.connection, tag, payload)
-            failed = await control.until("failed")
-            assert "\n" not in failed.payload["text"]
-            await control.connection.lost
-
-    within(main())
-
-
-def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
-    host, _ = served
-
-    async def main():
-        async with running(served, tables()) as (_, control):
-            damaged = enveloped(wire.encode_parts({"round": 3}, tag="park"))
-            damaged[2] = bytes(len(damaged[2]))
-            control.connection.send(damaged)
-            await control.connection.lost
-
-    within(main())
-    assert sum(host.refused.values()) == 1
-
-
-def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypatch):
-    waiting, hear = [], _Run._hear
-
-    def counted(run, frame):
-        hear(run, frame)
-        waiting.append(run._frames.qsize())
-
-    monkeypatch.setattr(_Run, "_hear", counted)
-
-    async def main():
-        control = Control(await call(served[1], Caller("this run", LAUNCHER)))
-        say(control.connection, "orders", {"orders": orders(served[1], tables())})
-        order = enveloped(wire.encode_parts({"filling": bytes(1000)}, tag="what"))
-        for _ in range(5000):
-            control.connection.send(order)
-        await soon(lambda: len(waiting) >= _ORDERS)
-        await control.connection.lost
-        assert max(waiting) < _ORDERS + 300
-
-    within(main())
-
-
-# ---------------------------------------------------------------------- hosts that talk nonsense to the launcher
-
-
-class Impostor:
-    """A host that holds the token and says what it likes."""
-
-    def __init__(self, says):
-        self.says, self.tasks = says, set()
-
-    def __call__(self):
-        self.connection = Connection(handshake.LIMITS, print)
-        task = asyncio.get_running_loop().create_task(self.talk(self.connection))
-        self.tasks.add(task)
-        return self.connection
-
-    async def talk(self, connection):
-        caller, nonce = await handshake.admit(connection, TOKEN)
-        handshake.welcome(connection, TOKEN, caller, nonce)
-        connection.listen(lambda frame: self.says(connection, frame), wire.DEFAULT)
-
-
-def launched(says, folder, wait="5s"):
-    """Run an experiment on an impostor."""
-    (folder / "token").write_bytes(TOKEN)
-    written = Written()
-
-    async def main():
-        listening = Address("127.0.0.1", 0).listen()
-        address = Address.of(listening)
-        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(folder / "token"), "wait": wait}
-        experiment = Experiment.from_table(table(network={"nodes": 2}, engine=engine))
-        prepared = prepare(experiment, **experiment.engine.compute_settings())
-        server = await asyncio.get_running_loop().create_server(says, sock=listening)
-        try:
-            async with asyncio.timeout(20):
-                return await Launcher(prepared, experiment.engine, written, None, None).run()
-        finally:
-            server.close()
-            prepared.learner.close()
-
-    return within(main())
-
-
-READY = {"parameters": 650, "samples": 1437}
-
-
-def packed(commits=(), figures=(), events=()):
-    return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))}
-
-
-def pulse(**figures):
-    condition = {"acting": 2, "idle": 0, "waits": [], "evaluates": False}
-    return {"time": 1.0, "figures": msgspec.msgpack.encode(figures), **condition}
-
-
-ROW = (0, 1, 0.5, 0.1, *[0] * 7)
-NONSENSE = {
-    "an unknown word": ("hello", {}, "Host 0 says 'hello', which nobody understands."),
-    "a word of the code": ("other", {}, "Host 0 says 'other', which nobody understands."),
-    "readiness twice": ("ready", READY, "Host 0 says what cannot be understood: InvalidStateError"),
-    "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 says what cannot be understood: DecodeError"),
-    "rows without rows": ("rows", {}, "Host 0 says what cannot be understood: KeyError"),
-    "a short row": ("rows", packed([ROW[:5]]), "Host 0 says what cannot be understood: ValidationError"),
-    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 speaks of round 7, which is not in [1, 6]."),
-    "a count that is too large": ("rows", packed([(*ROW[:6], 1 << 63, *ROW[7:])]), "Host 0 says what cannot be"),
-    "a time that is none": ("rows", packed([(0, 1, math.nan, *ROW[3:])]), "Host 0 says what cannot be understood"),
-    "an event at no time": (
-        "rows",
-        packed(events=[(math.nan, 0, "left", "")]),
-        "Host 0 says what cannot be understood",
-    ),
-    "a figure of a far round": (
-        "rows",
-        packed(figures=[(0, 1 << 40, "x", 1.0)]),
-        "Host 0 speaks of round 1099511627776",
-    ),
-    "an average of a far round": ("average", share(1 << 40, [1.0]), "Host 0 speaks of round 1099511627776, which is"),
-    "an average of too many": ("average", share(2, [1.0] * 3), "Host 0 adds to an average what is not that of its"),
-    "a short average": (
-        "average",
-        {**share(2, [1.0]), "total": torch.zeros(1)},
-        "Host 0 adds to an average what is not",
-    ),
-    "a far snapshot": ("snapshots", snapshots([0], 1 << 40), "Host 0 speaks of round 1099511627776, which is not in"),
-    "a pulse of no number": ("pulse", pulse(memory=math.nan), "Host 0 says what cannot be understood: ValidationError"),
-    "a pulse at no time": ("pulse", {**pulse(), "time": math.nan}, "Host 0 says what cannot be understood: Validation"),
-    "an end at no time": ("done", {"models": torch.zeros(2, 650), "time": math.inf}, "Host 0 says what cannot be"),
-    "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 speaks for node 5, which is not its own."),
-    "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 speaks for node -1"),
-    "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 speaks for node 9"),
-    "a pulse without figures": ("pulse", {"figures": b"", "time": 0.0}, "Host 0 says what cannot be understood"),
-    "a short model": ("model", {"node": 0, "model": torch.zeros(3)}, "Host 0 reports models of another length."),
-    "nobody's model": ("model", {"node": 9, "model": torch.zeros(650)}, "Host 0 speaks for node 9, which is not its"),
-    "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported all of its models."),
-    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 says what cannot be understood"),
-    "an average of nothing": ("average", {"round": 1}, "Host 0 says what cannot be understood"),
-    "a failure of no kind": ("failed", {}, "Host 0 says what cannot be understood: KeyError"),
-    "a failure of a strange kind": ("failed", {"kind": "told", "text": "It broke."}, "It broke."),
-}
-
-
-@pytest.mark.parametrize("case", NONSENSE)
-def test_a_host_that_talks_nonsense_ends_the_run_with_one_line(case, tmp_path):
-    tag, payload, text = NONSENSE[case]
-
-    def says(connection, frame):
-        if frame.tag == "orders":
-            say(connection, "ready", READY)
-        elif frame.tag == "go":
-            say(connection, tag, payload)
-
-    with pytest.raises(CoveyError) as caught:
-        launched(Impostor(says), tmp_path)
-    assert str(caught.value).startswith(text)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("when", ["orders", "go"])
-@pytest.mark.parametrize("kind", ["prefix", "body"])
-def test_a_host_whose_bytes_are_no_frames_ends_the_run_with_one_line(when, kind, tmp_path):
-    def says(connection, frame):
-        if frame.tag == when:
-            good = enveloped(wire.encode_parts(READY, tag="ready"))
-            connection.send([b"X" * FRAMING_BYTES, *good[1:]] if kind == "prefix" else [*good[:2], bytes(len(good[2]))])
-        elif frame.tag == "orders":
-            say(connection, "ready", READY)
-
-    with pytest.raises(RunError, match=r"^Host 0 at 127\.0\.0\.1:\d+ sends what is no frame \(corrupt\)\.$"):
-        launched(Impostor(says), tmp_path)
-
-
-def test_a_host_that_fails_while_it_makes_ready_ends_the_run_at_once(tmp_path):
-    def says(connection, frame):
-        say(connection, "failed", {"kind": "DataError", "text": "There is no such file here."})
-
-    began = time.monotonic()
-    with pytest.raises(CoveyError, match=r"^There is no such file here\.$"):
-        launched(Impostor(says), tmp_path, wait="60s")
-    assert time.monotonic() - began < 15
-
-
-def test_a_host_that_does_not_hold_the_token_or_says_nothing_is_named(tmp_path):
-    class Silent(asyncio.Protocol):
-        pass
-
-    class Web(asyncio.Protocol):
-        def connection_made(self, transport):
-            transport.write(b"HTTP/1.1 400 Bad Request\r\n" * 5)
-
-    for server in (Web, Silent):
-        with pytest.raises(RunError, match=r"^1 of 1 hosts are missing after 0\.5 seconds: 0 at 127\.0\.0\.1"):
-            launched(server, tmp_path, wait="500ms")
-
-
-def test_who_cannot_be_called_may_call(served):
-    _, address = served
-
-    async def main():
-        # The host calls host 1 all the time, in vain.
-        async with running(served, tables("tests.test_hostile:Floods"), buffer=1 << 20) as (run, _):
-            await soon(lambda: run.site.refused["queue-full"] > 10)
-            peer = await call(address, Caller("this run", 1))
-            heard = []
-            peer.listen(heard.append, wire.DEFAULT)
-            await soon(lambda: len(heard) > 10)
-            peer.abort()
 
     within(main())

@@ -1,0 +1,168 @@
+"""A host that strangers, peers and launchers of the test's own talk to."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import torch
+
+from covey import wire
+from covey.engines.emulation import handshake
+from covey.engines.emulation.connection import Connection, enveloped
+from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
+from covey.engines.emulation.host import Orders, open_connection
+from covey.engines.prepared import prepare
+from covey.errors import WireError
+from covey.experiment import Experiment
+from covey.node import Node, Program
+from tests.conftest import Written, table
+from tests.hosts import TOKEN, hosts
+
+PATIENCE = 0.4
+NODES = 3
+"""Node 0 is on the host, which has the number 0; the others are on hosts that the tests play."""
+
+
+class Listens(Program):
+    """Keeps what comes."""
+
+    async def run(self, node: Node) -> None:
+        self.heard = []
+        async for message in node.messages("x"):
+            self.heard.append((message.sender, message.payload))
+
+
+class Ignores(Program):
+    """Takes nothing of what comes."""
+
+    async def run(self, node: Node) -> None:
+        await node.sleep(3600.0)
+
+
+class Floods(Program):
+    """Sends to node 1 as fast as it can."""
+
+    async def run(self, node: Node) -> None:
+        while True:
+            for _ in range(20):
+                node.send([1], {"x": torch.ones(25_000)}, tag="x")
+            await node.sleep(0.001)
+
+
+def tables(program: str | dict[str, Any] = "tests.strangers:Listens", **changes: Any) -> dict[str, Any]:
+    network = {"nodes": NODES, "latency": 0.0, "bandwidth": None}
+    return table(program=program if isinstance(program, dict) else {"kind": program}, network=network, **changes)
+
+
+def serve(tmp_path):
+    """A host that waits for callers; in the end it must serve a right launcher."""
+    with hosts(1, patience=PATIENCE) as [(host, address)]:
+        yield host, address
+        eventually(lambda: host._run is None and not host._strangers)
+        (tmp_path / "token").write_bytes(TOKEN)
+        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(tmp_path / "token"), "wait": "20s"}
+        experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
+        prepared = prepare(experiment, **experiment.engine.compute_settings())
+        assert experiment.engine.execute(prepared, Written()).finished
+        prepared.learner.close()
+
+
+def eventually(true, seconds=10.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "it did not become true in time"
+        time.sleep(0.01)
+
+
+async def soon(true, seconds=10.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late, "it did not become true in time"
+        await asyncio.sleep(0.01)
+
+
+def within(main, seconds=30):
+    """Run a coroutine, but not for ever."""
+
+    async def limited():
+        async with asyncio.timeout(seconds):
+            return await main
+
+    return asyncio.run(limited())
+
+
+async def call(address, caller, token=TOKEN):
+    while True:
+        connection = await open_connection(0, address, None, lambda reason: None)
+        try:
+            await greet(connection, token, caller)
+            return connection
+        except WireError as error:
+            connection.abort()
+            await connection.lost
+            if error.reason != "busy":
+                raise
+
+
+class Control:
+    """A launcher that a test plays."""
+
+    def __init__(self, connection):
+        self.connection, self.frames = connection, asyncio.Queue()
+        connection.listen(self.frames.put_nowait, wire.DEFAULT)
+
+    async def until(self, tag):
+        async with asyncio.timeout(20):
+            while (frame := await self.frames.get()).tag != tag:
+                assert frame.tag != "failed" or tag == "failed", frame.payload
+            return frame
+
+
+def orders(address, table, buffer=1 << 28, others="127.0.0.1:1"):
+    hosts = [str(address), *[others] * (NODES - 1)]
+    settings = {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0, "buffer_bytes": buffer}
+    table = Experiment.from_table(table).to_table()
+    return msgspec.msgpack.encode(Orders(experiment=table, me=0, owners=list(range(NODES)), hosts=hosts, **settings))
+
+
+@contextlib.asynccontextmanager
+async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Control]]:
+    """A run on the host, of which the test is the launcher: (what the host has of it, the launcher)."""
+    host, address = served
+    control = Control(await call(address, Caller("this run", LAUNCHER)))
+    say(control.connection, "orders", {"orders": orders(address, table, **settings)})
+    await control.until("ready")
+    say(control.connection, "go", {"elapsed": 0.0, "returning": False})
+    run = host._run
+    await soon(lambda: run.site.nodes[0].main is not None)
+    try:
+        yield run, control
+    finally:
+        control.connection.abort()
+        await soon(lambda: host._run is None)
+
+
+def frame(sender=1, receiver=0, sequence=0, payload=None, tag="x", round=None):
+    numbers = {"sender": sender, "receiver": receiver, "sequence": sequence, "round": round}
+    return enveloped(wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers))
+
+
+class Impostor:
+    """A host that holds the token and says what it likes."""
+
+    def __init__(self, says):
+        self.says, self.tasks = says, set()
+
+    def __call__(self):
+        self.connection = Connection(handshake.LIMITS, print)
+        task = asyncio.get_running_loop().create_task(self.talk(self.connection))
+        self.tasks.add(task)
+        return self.connection
+
+    async def talk(self, connection):
+        caller, nonce = await handshake.admit(connection, TOKEN)
+        handshake.welcome(connection, TOKEN, caller, nonce)
+        connection.listen(lambda frame: self.says(connection, frame), wire.DEFAULT)
