@@ -14,6 +14,7 @@ from covey.errors import ProgramError, WireError
 from covey.learning.fedavg import SAMPLES, SERVER, FedAvg
 from covey.node import Inbox, Message, Node, NodeId, Payload, Update
 from covey.parameters import Setting, param
+from covey.sharing.sharing import understood
 
 
 class CompressedFedAvg(FedAvg):
@@ -63,20 +64,15 @@ class CompressedFedAvg(FedAvg):
         node.send(everybody, payload, tag="model", round=t)
 
     def average(self, node: Node, answers: Inbox) -> None:
-        changes: list[Decompressed] = []
-        usable: list[Message] = []
-        for answer in node.usable(answers, samples=SAMPLES):
-            payload = {name: entry for name, entry in answer.payload.items() if name != "samples"}
-            try:
-                draw = self._draw("up", answer.sender, answer.round)
-                changes.append(self.up.decompress(payload, self._setting.parameters, draw))
-                usable.append(answer)
-            except WireError as error:
-                node.reject(answer, error.detail)
+        usable = list(understood(node, node.usable(answers, samples=SAMPLES), self._change))
         model = node.model.clone()
-        for change, weight in zip(changes, self.weights(usable), strict=True):
+        for (_, change), weight in zip(usable, self.weights([answer for answer, _ in usable]), strict=True):
             change.add_to(model, weight)
         node.model = model
+
+    def _change(self, answer: Message) -> Decompressed:
+        payload = {name: entry for name, entry in answer.payload.items() if name != "samples"}
+        return self.up.decompress(payload, self._setting.parameters, self._draw("up", answer.sender, answer.round))
 
     def listens(self, node: Node, t: int) -> bool:
         return self.down is not None or super().listens(node, t)

@@ -9,7 +9,7 @@ from covey.compression import Compressor, Decompressed, Draw
 from covey.errors import WireError
 from covey.node import Field, Inbox, Message, Node, NodeId
 from covey.parameters import Setting
-from covey.sharing.sharing import Sharing
+from covey.sharing.sharing import Sharing, understood
 
 
 class Compressed(Sharing):
@@ -53,13 +53,8 @@ class Compressed(Sharing):
 
     def heard(self, node: Node, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""
-        vectors = {}
-        for message in inbox:
-            try:
-                vectors[message.sender] = self.read(node, message)
-            except WireError as error:
-                node.reject(message, error.detail)
-        return vectors
+        found = understood(node, inbox, lambda message: self.read(node, message))
+        return {message.sender: vector for message, vector in found}
 
     def read(self, node: Node, message: Message) -> Decompressed:
         """The vector of a message to a node.

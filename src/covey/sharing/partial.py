@@ -9,7 +9,7 @@ from torch import Tensor
 from covey.aggregation import Contribution
 from covey.codecs import decode_values, encode_places, encode_values, has_pcodec
 from covey.errors import ConfigurationError, WireError
-from covey.node import Inbox, Message, Node, NodeId, Payload
+from covey.node import Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.decoded import Decoded
 from covey.sharing.places import Places
@@ -98,16 +98,7 @@ class Partial(Sharing):
         """
         return self._places.read(message.payload, count)
 
-    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
-        contributions = []
-        for message in inbox:
-            try:
-                contributions.append(self._contribution(message))
-            except WireError as error:
-                node.reject(message, error.detail)
-        return contributions
-
-    def _contribution(self, message: Message) -> Contribution:
+    def contribution(self, message: Message) -> Contribution:
         values = self.read(message)
         if len(values) == self._setting.parameters and len(message.payload) == 1:
             return Contribution(message.sender, values)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from covey import wire
-from covey.aggregation import Aggregation, Contribution, Linear
+from covey.aggregation import Aggregation, Linear
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
@@ -107,9 +107,6 @@ class PowerGossip(Sharing):
 
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         return self._said(node, graph, (t + 1) * self.iterations - 1, last=True)
-
-    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
-        raise NotImplementedError("A factor means something only with that of the other end of its edge: see merge.")
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
         return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)

@@ -1,15 +1,17 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import ClassVar, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
-from covey.node import Inbox, Mixture, Node, NodeId, Payload
+from covey.errors import WireError
+from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Part, Setting
 from covey.topology import Graph, Topology
 
+T = TypeVar("T")
 Hear: TypeAlias = Callable[[str], Awaitable[Inbox]]
 """Waits for what all senders of the round have sent under a tag, as patiently as the program does."""
 
@@ -40,9 +42,17 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
+    def contribution(self, message: Message) -> Contribution:
+        """What a received message contributes.
+
+        Raises:
+            WireError: it is none of this sharing.
+        """
+        raise NotImplementedError
+
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
-        raise NotImplementedError
+        return [contribution for _, contribution in understood(node, inbox, self.contribution)]
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         """The node's model after round t."""
@@ -51,3 +61,14 @@ class Sharing(Part):
     def message_bytes(self, model_bytes: int) -> float:
         """The expected size of one message, given that of a message with a whole model."""
         raise NotImplementedError
+
+
+def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
+    """Messages with what `read` makes of them; those of which it raises a WireError are rejected."""
+    for message in messages:
+        try:
+            found = read(message)
+        except WireError as error:
+            node.reject(message, error.detail)
+        else:
+            yield message, found

@@ -127,16 +127,7 @@ class Transformed(Sharing):
             node.state[_REFERENCE] = _kept(node, _REFERENCE, own) + (average - own)
         return average if self._transform is None else self._transform.inverse(average)
 
-    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
-        contributions = []
-        for message in inbox:
-            try:
-                contributions.append(self._contribution(message))
-            except WireError as error:
-                node.reject(message, error.detail)
-        return contributions
-
-    def _contribution(self, message: Message) -> Contribution:
+    def contribution(self, message: Message) -> Contribution:
         values = message.payload.get("values")
         if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.dim() != 1:
             raise WireError("bad-field", "its values are no float32 numbers")
