@@ -1,14 +1,56 @@
-"""What is sent: the sharing part of gossip."""
+"""What is sent: the sharing part of gossip. What needs more than torch is loaded when it is asked for."""
 
-from covey.sharing.choco import Choco
-from covey.sharing.fft import FFT
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from covey.sharing.full import Full
-from covey.sharing.jwins import JWINS
 from covey.sharing.partial import Partial
-from covey.sharing.quantized import Quantized
 from covey.sharing.random import Random
-from covey.sharing.sharing import Hear, Sharing
-from covey.sharing.stc import STC
-from covey.sharing.top_k import TopK
+from covey.sharing.sharing import Hear, Sharing, understood
 
-__all__ = ["FFT", "JWINS", "STC", "Choco", "Full", "Hear", "Partial", "Quantized", "Random", "Sharing", "TopK"]
+if TYPE_CHECKING:
+    from covey.sharing.cesar import Cesar
+    from covey.sharing.choco import Choco
+    from covey.sharing.fft import FFT
+    from covey.sharing.jwins import JWINS
+    from covey.sharing.power_gossip import PowerGossip
+    from covey.sharing.quantized import Quantized
+    from covey.sharing.secure_aggregation import SecureAggregation
+    from covey.sharing.stc import STC
+    from covey.sharing.top_k import TopK
+
+_LATER = {
+    "Cesar": "cesar",
+    "Choco": "choco",
+    "FFT": "fft",
+    "JWINS": "jwins",
+    "PowerGossip": "power_gossip",
+    "Quantized": "quantized",
+    "STC": "stc",
+    "SecureAggregation": "secure_aggregation",
+    "TopK": "top_k",
+}
+
+__all__ = [
+    "FFT",
+    "JWINS",
+    "STC",
+    "Cesar",
+    "Choco",
+    "Full",
+    "Hear",
+    "Partial",
+    "PowerGossip",
+    "Quantized",
+    "Random",
+    "SecureAggregation",
+    "Sharing",
+    "TopK",
+    "understood",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
