@@ -234,11 +234,14 @@ probabilities = [0.95, 0.05]
 """
 
 
-@pytest.mark.parametrize(("text", "mean"), [('kind = "jwins"', 2.4 / 7), (LOW, 0.0975)])
-def test_fractions_are_drawn_anew_with_their_probabilities(text, mean):
+@pytest.mark.parametrize(
+    ("text", "alphas", "mean"),
+    [('kind = "jwins"', {0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 1.0}, 2.4 / 7), (LOW, {0.05, 1.0}, 0.0975)],
+)
+def test_fractions_are_drawn_anew_with_their_probabilities(text, alphas, mean):
     fleet = Fleet(tomllib.loads(text), nodes=40)
     drawn = np.array([fleet.sharing.fraction(node, t) for node in fleet.nodes for t in range(100)])
-    assert set(drawn) == set(fleet.sharing.alphas)
+    assert set(drawn) == alphas
     assert abs(drawn.mean() - mean) < 3 * drawn.std() / math.sqrt(len(drawn))
     by_node = drawn.reshape(40, 100)
     assert len({tuple(row) for row in by_node}) == 40
@@ -310,6 +313,7 @@ FRACTIONS = "a list, each a number in (0, 1]"
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
+        ({"budget": 0.2, "alphas": [0.1]}, "The 'budget' of the sharing jwins stands in place of 'alphas' and"),
         ({"alphas": []}, "The 'alphas' of the sharing jwins must be at least one fraction. Got [] instead."),
         ({"alphas": [0.2, 1.5]}, f"The 'alphas' of the sharing jwins must be {FRACTIONS}. Got [0.2, 1.5] instead."),
         ({"alphas": [0.0]}, f"The 'alphas' of the sharing jwins must be {FRACTIONS}. Got [0.0] instead."),

@@ -14,15 +14,17 @@ from covey.sharing.transformed import Transform, Transformed
 from covey.sharing.wavelets import WaveletTransform
 
 _NONE = "none"
+_ALPHAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 1.0)
 
 
 class JWINS(Transformed):
     """The wavelet coefficients that changed most since they were last sent, a random fraction of them in each round."""
 
     kind = "jwins"
-    alphas: list[float] = param(
-        "The fractions of the coefficients, of which each node draws one in each round.",
-        factory=lambda: [0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 1.0],
+    alphas: list[float] | None = param(
+        "The fractions of the coefficients, of which each node draws one in each round; by default those of the paper, "
+        "0.1, 0.15, 0.2, 0.25, 0.3, 0.4 and 1.",
+        default=None,
         gt=0,
         le=1,
     )
@@ -41,14 +43,19 @@ class JWINS(Transformed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.alphas:
+        if self.budget is not None and (self.alphas is not None or self.probabilities is not None):
+            raise ConfigurationError(
+                f"The 'budget' of {self.named()} stands in place of 'alphas' and 'probabilities'. Got both."
+            )
+        if self.alphas == []:
             raise ConfigurationError(f"The 'alphas' of {self.named()} must be at least one fraction. Got [] instead.")
+        self._alphas = self.alphas or (list(_ALPHAS) if self.budget is None else [self.budget])
         chances = self.probabilities
         if chances is not None and (
-            len(chances) != len(self.alphas) or not math.isclose(sum(chances), 1, abs_tol=1e-6)
+            len(chances) != len(self._alphas) or not math.isclose(sum(chances), 1, abs_tol=1e-6)
         ):
             raise ConfigurationError(
-                f"The 'probabilities' of {self.named()} must be {len(self.alphas)} numbers, one for each alpha, "
+                f"The 'probabilities' of {self.named()} must be {len(self._alphas)} numbers, one for each alpha, "
                 f"with the sum 1. Got {chances!r} instead."
             )
         known = [_NONE, *pywt.wavelist(kind="discrete")]
@@ -68,13 +75,10 @@ class JWINS(Transformed):
         return transform if transform.level else None
 
     def fractions(self) -> Sequence[tuple[float, float]]:
-        alphas = self.alphas if self.budget is None else [self.budget]
-        chances = self.probabilities if self.budget is None else None
-        if chances is None:
-            chances = [1.0 / len(alphas)] * len(alphas)
+        chances = self.probabilities or [1.0 / len(self._alphas)] * len(self._alphas)
         return [
             (1.0 if alpha >= self.metadata_cap else alpha, chance)
-            for alpha, chance in zip(alphas, chances, strict=True)
+            for alpha, chance in zip(self._alphas, chances, strict=True)
         ]
 
     def fraction(self, node: Node, t: int) -> float:
