@@ -33,19 +33,15 @@ class RandomCliques(Topology):
 
     def clique(self, node: NodeId) -> Sequence[NodeId]:
         """The nodes of the clique that a node is in, itself included."""
-        return self._mates[node]
+        if not self._cliques_of:
+            for clique in self.at(0).groups:
+                mates = [NodeId(mate) for mate in sorted(clique.tolist())]
+                self._cliques_of.update(dict.fromkeys(mates, mates))
+        return self._cliques_of[node]
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._clique_of: dict[int, list[NodeId]] = {}
-
-    @property
-    def _mates(self) -> dict[int, list[NodeId]]:
-        if not self._clique_of:
-            for clique in self.at(0).groups:
-                mates = [NodeId(node) for node in sorted(clique.tolist())]
-                self._clique_of.update(dict.fromkeys(mates, mates))
-        return self._clique_of
+        self._cliques_of: dict[NodeId, list[NodeId]] = {}
 
     def draw(self, setting: Setting, t: int) -> Graph:
         cliques = self.cliques(setting)
