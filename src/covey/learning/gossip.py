@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Mean, MetropolisHastings
+from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
@@ -25,7 +25,9 @@ class Gossip(Program):
     sharing: Sharing = param("What is sent.", factory=Full)
     schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
     aggregation: Aggregation | None = param(
-        "How models are merged; by default metropolis-hastings on static undirected graphs, else mean.", default=None
+        "How models are merged; by default given where the topology has weights of its own, "
+        "metropolis-hastings on other static undirected graphs, else mean.",
+        default=None,
     )
     overlap: bool = param(
         "Whether a round sends the model that it began with and trains meanwhile (the original D-PSGD), "
@@ -43,7 +45,7 @@ class Gossip(Program):
         super().__post_init__()
         if self.aggregation is None:
             symmetric = self.topology.static and not self.topology.one_way()
-            self.aggregation = MetropolisHastings() if symmetric else Mean()
+            self.aggregation = Given() if self.topology.weighted else MetropolisHastings() if symmetric else Mean()
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -16,6 +16,8 @@ class Topology(Part):
     static: ClassVar[bool] = True
     by_labels: ClassVar[bool] = False
     """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
+    weighted: ClassVar[bool] = False
+    """Whether its graphs have weights of their own, with which models are merged where nothing else is asked for."""
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
