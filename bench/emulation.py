@@ -251,10 +251,12 @@ def _memory_of_all(process: int) -> int:
 
 
 def _children(process: int) -> list[int]:
+    """The processes that one has started, and theirs."""
     found: list[int] = []
     for task in Path(f"/proc/{process}/task").glob("*"):
         try:
-            found += map(int, (task / "children").read_text().split())
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_children(child)]
         except OSError:
             pass
     return found
