@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from covey.cli import main
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.host import Host
+from covey.engines.emulation.host import SILENCE, Host
 from covey.engines.emulation.processes import forks, leave
 from covey.engines.emulation.token import read_token
 from covey.errors import ConfigurationError, RunError
@@ -29,7 +29,8 @@ def host(arguments: argparse.Namespace) -> int:
     token, certificates = _trust(arguments)
     listening = _listening(arguments, certificates)
     try:
-        asyncio.run(Host(token, certificates).serve(listening, once=arguments.once))
+        silence = None if arguments.listen is None else SILENCE
+        asyncio.run(Host(token, certificates, silence=silence).serve(listening, once=arguments.once))
     except TimeoutError:
         raise RunError("No launcher came.") from None
     except KeyboardInterrupt:

@@ -36,6 +36,8 @@ _STUCK = 10.0
 """Seconds without anything new after which hosts that are to stop after a common round stop where they are."""
 _LAST = 5.0
 """Seconds after which hosts that are to stop where they are have not heard it."""
+_PULSE = 1.0
+"""Seconds between words to every host."""
 
 
 class Launcher:
@@ -199,6 +201,7 @@ class Launcher:
             ]
         else:
             self._spawn_hosts(nodes)
+        self._later(self._pulse())
         late = asyncio.get_running_loop().time() + self.settings.wait
         preparing = [self._later(self.prepare(host, late, returning=False)) for host in self.hosts]
         await self._until(lambda: self.interrupted or all(task.done() for task in preparing))
@@ -209,6 +212,13 @@ class Launcher:
             self.returns.go(host, returning=False)
         self.returns.begin()
         return True
+
+    async def _pulse(self) -> None:
+        """Let hosts know that this machine is still there."""
+        while True:
+            await asyncio.sleep(_PULSE)
+            for host in self.hosts:
+                host.tell("pulse", {})
 
     def _spawn_hosts(self, nodes: Sequence[list[int]]) -> None:
         """Start a process on this machine for each share of the nodes."""
