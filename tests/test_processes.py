@@ -45,7 +45,7 @@ def is_born(process) -> bool:
 
 def answers(listening: socket.socket) -> bool:
     """Whether somebody takes calls: a host says something first, so that its launcher knows whom it talks to."""
-    with socket.create_connection(listening.getsockname(), timeout=10) as calling:
+    with socket.create_connection(listening.getsockname(), timeout=60) as calling:
         return bool(calling.recv(1))
 
 
@@ -53,13 +53,13 @@ def parent_of(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.fixture
-def started(tmp_path):
+@pytest.fixture(params=[True])
+def started(tmp_path, request):
     """Starts hosts, each with a socket and a log of its own."""
     sockets = [Address("127.0.0.1", 0).listen() for _ in range(2)]
     (tmp_path / "token").write_bytes(b"a secret that only tests share")
     (tmp_path / "token").chmod(0o600)
-    several = Processes(sockets, tmp_path / "token", forks=True)
+    several = Processes(sockets, tmp_path / "token", forks=request.param)
     yield lambda number: several.start(sockets[number], tmp_path / f"host-{number}.log"), sockets
     several.close()
     for listening in sockets:
@@ -105,3 +105,23 @@ def test_a_fork_that_cannot_begin_says_why_in_its_log(started, tmp_path):
     refused = start(1)
     assert refused.wait() == 2
     assert "token" in (tmp_path / "host-1.log").read_text().strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("started", [False], indirect=True)
+def test_where_nothing_forks_a_host_is_started_by_itself(started):
+    start, sockets = started
+    alone = start(1)
+    assert answers(sockets[1])
+    assert alone.poll() is None
+    alone.kill()
+    assert alone.wait() == -signal.SIGKILL
+
+
+def test_nothing_forks_where_processes_cannot_be_told_apart(monkeypatch):
+    def refuse(pid):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    assert not can_fork()
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not can_fork()
