@@ -15,6 +15,7 @@ import torch
 
 from covey import wire
 from covey.engines.emulation.connection import Connection, enveloped, readdressed
+from covey.errors import RunError
 from covey.runs import Run
 
 MEGABYTES = 512
@@ -235,7 +236,10 @@ def _thousand() -> Iterator[list[str]]:
 
 
 def _commits(folder: Path) -> int:
-    return len(Run(folder).commits) if (folder / "metrics.sqlite").exists() else 0
+    try:
+        return len(Run(folder).commits)
+    except RunError:
+        return 0  # It has not come so far.
 
 
 def _memory_of_all(process: int) -> int:
@@ -251,10 +255,12 @@ def _memory_of_all(process: int) -> int:
 
 
 def _children(process: int) -> list[int]:
+    """The processes that one has started, and theirs."""
     found: list[int] = []
     for task in Path(f"/proc/{process}/task").glob("*"):
         try:
-            found += map(int, (task / "children").read_text().split())
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *_children(child)]
         except OSError:
             pass
     return found

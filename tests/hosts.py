@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +72,13 @@ def launch(
     finally:
         prepared.learner.close()
     return outcome, written
+
+
+def processes_of(launcher: int) -> list[int]:
+    """The ids of the processes that a launcher's process has started, and of what those have; the last is a host's."""
+    found: list[int] = []
+    for task in Path(f"/proc/{launcher}/task").glob("*"):
+        with suppress(OSError):
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *processes_of(child)]
+    return found

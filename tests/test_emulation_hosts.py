@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
+from covey import cli, wire
 from covey.engines.emulation import emulation, host
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
@@ -155,3 +155,49 @@ def test_an_interrupt_where_a_loop_runs_already_ends_the_run():
     loop.close()
     assert cancelled
     assert time.monotonic() - began < 3
+
+
+def test_a_host_gives_up_a_launcher_that_says_nothing_and_serves_the_next():
+    async def main():
+        listening = Address("127.0.0.1", 0).listen()
+        listening.setblocking(False)
+        address, served = Address.of(listening), host.Host(TOKEN, silence=0.5)
+        serving = asyncio.create_task(served.serve(listening))
+        for _ in range(2):
+            called = await host.open_connection(0, address, None, print)
+            await greet(called, TOKEN, Caller("this run", LAUNCHER))
+            say(called, "orders", {"orders": orders(address, tables())})
+            control = Control(called)
+            await control.until("ready")
+            say(called, "go", {"elapsed": 0.0, "returning": False})
+            began = time.monotonic()
+            while time.monotonic() < began + 1.0:
+                say(called, "pulse", {})
+                await asyncio.sleep(0.02)
+            assert not called.lost.done()
+            await asyncio.wait_for(called.lost, 10)
+            await soon(lambda: served._run is None)
+        serving.cancel()
+        await asyncio.wait([serving])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("arguments", "silence"), [(["--listen", "127.0.0.1:0"], host.SILENCE), (["--socket"], None)])
+def test_only_a_host_that_somebody_started_gives_up_a_silent_launcher(arguments, silence, tmp_path, monkeypatch):
+    made = []
+
+    class Made(host.Host):
+        def __init__(self, *settings, **named):
+            super().__init__(*settings, **named)
+            made.append(self.silence)
+
+        async def serve(self, listening, **settings):
+            listening.close()
+
+    monkeypatch.setattr("covey.cli.hosting.Host", Made)
+    (tmp_path / "token").write_bytes(TOKEN)
+    (tmp_path / "token").chmod(0o600)
+    inherited = [] if len(arguments) == 2 else [str(Address("127.0.0.1", 0).listen().detach())]
+    assert cli.main(["host", *arguments, *inherited, "--token-file", str(tmp_path / "token")]) == 0
+    assert made == [silence]

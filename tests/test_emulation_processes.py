@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from covey.runs import Run
+from tests.hosts import processes_of
 
 EXPERIMENT = """
 rounds = {rounds}
@@ -40,12 +41,6 @@ def experiment(folder: Path, *, rounds: int = 4, compute: float = 1e5) -> Path:
     file = folder / "experiment.toml"
     file.write_text(EXPERIMENT.format(rounds=rounds, compute=compute))
     return file
-
-
-def hosts_of(launcher: int) -> list[int]:
-    """The processes that a launcher started."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(child) for child in children]
 
 
 def wait_for_rounds(folder: Path, rounds: int) -> None:
@@ -83,7 +78,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_and_no_process(tmp_path):
     file = experiment(tmp_path, rounds=30, compute=160.0)
     run = covey("run", str(file), "--out", "run", folder=tmp_path)
     wait_for_rounds(tmp_path / "run", 3)
-    processes = hosts_of(run.pid)
+    processes = processes_of(run.pid)
     assert processes
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=60)
@@ -106,7 +101,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_and_no_process(tmp_path):
 def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path):
     run = covey("run", str(experiment(tmp_path, rounds=1000, compute=160.0)), "--out", "run", folder=tmp_path)
     wait_for_rounds(tmp_path / "run", 1)
-    processes = hosts_of(run.pid)
+    processes = processes_of(run.pid)
     assert processes
     os.kill(run.pid, signal.SIGKILL)
     run.communicate(timeout=10)

@@ -21,7 +21,7 @@ from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network.faults import strikes
 from tests.conftest import simulate, table
-from tests.hosts import emulate, hosts, launch
+from tests.hosts import emulate, hosts, launch, processes_of
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "60ms"}
 
@@ -212,20 +212,6 @@ def rows_of(folder):
         return set(database.execute("SELECT node, round FROM commits"))
 
 
-def hosts_of_this_process():
-    """The process ids of the hosts that were started here."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            command = (entry / "cmdline").read_bytes()
-        except (OSError, IndexError):
-            continue
-        if parent == os.getpid() and b"\0host\0" in command:
-            found.append(int(entry.name))
-    return sorted(found)
-
-
 def sound(folder):
     with closing(sqlite3.connect(folder / "metrics.sqlite")) as database:
         return database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -245,7 +231,7 @@ def test_the_kill_of_a_host_in_the_midst_of_a_round_loses_no_committed_row(in_fo
             if (in_folder / "out" / "metrics.sqlite").exists():
                 seen.update(rows_of(in_folder / "out"))
                 if len({node for node, round in seen if round > 2}) == 12:
-                    os.kill(hosts_of_this_process()[-1], signal.SIGKILL)
+                    os.kill(processes_of(os.getpid())[-1], signal.SIGKILL)
                     return
 
     killer = threading.Thread(target=kill)

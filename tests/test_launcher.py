@@ -455,6 +455,21 @@ async def test_a_resumed_run_notes_what_was_forgotten_of_the_faults_and_strikes_
         await on.ends()
 
 
+@in_loop
+async def test_hosts_hear_that_the_launcher_is_there_from_the_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_PULSE", 0.02)
+    async with stage(tmp_path, begun=False) as on:
+        for puppet in on.puppets:
+            await soon(lambda puppet=puppet: puppet.calls == 1 and puppet.tags.count("pulse") > 2)
+            assert puppet.tags[0] == "orders"
+            assert "go" not in puppet.tags
+        await asyncio.gather(*(puppet.get_ready() for puppet in on.puppets))
+        for puppet in on.puppets:
+            before = puppet.tags.count("pulse")
+            await soon(lambda puppet=puppet, before=before: puppet.tags.count("pulse") > before)
+        await on.ends()
+
+
 # ---------------------------------------------------------------------- what fails beside the main course
 
 

@@ -7,8 +7,10 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from covey.cli import main
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.host import Host
+from covey.engines.emulation.host import SILENCE, Host
+from covey.engines.emulation.processes import forks, leave
 from covey.engines.emulation.token import read_token
 from covey.errors import ConfigurationError, RunError
 
@@ -18,13 +20,17 @@ if TYPE_CHECKING:
 
 def host(arguments: argparse.Namespace) -> int:
     """Wait for launchers."""
+    if arguments.forks is not None:
+        own = forks(arguments.forks)
+        leave(main(["host", "--socket", str(own), "--once", "--token-file", str(arguments.token_file)]))
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     token, certificates = _trust(arguments)
     listening = _listening(arguments, certificates)
     try:
-        asyncio.run(Host(token, certificates).serve(listening, once=arguments.once))
+        silence = None if arguments.listen is None else SILENCE
+        asyncio.run(Host(token, certificates, silence=silence).serve(listening, once=arguments.once))
     except TimeoutError:
         raise RunError("No launcher came.") from None
     except KeyboardInterrupt:

@@ -42,6 +42,9 @@ _BACKLOG, _AT_ONCE = 1024, 128
 _ORDERS = 64
 """How many frames of the launcher may wait; until they are fewer, no more are read."""
 _PULSE = 1.0
+SILENCE = 60.0
+"""Seconds after which a launcher on another machine that says nothing counts as gone: a machine without power closes no
+connection. It says every second that it is there."""
 
 
 class Orders(msgspec.Struct, frozen=True):
@@ -83,10 +86,19 @@ class Host:
         token: what launchers and other hosts must hold.
         certificates: what this host shows, and whom it believes; None for plain TCP.
         patience: how many seconds a caller may take to say who it is.
+        silence: after how many seconds a launcher that says nothing counts as gone; None for never, where its end is
+            sure to be heard of.
     """
 
-    def __init__(self, token: bytes, certificates: "Certificates | None" = None, *, patience: float = SECONDS) -> None:
-        self.token, self._certificates, self._patience = token, certificates, patience
+    def __init__(
+        self,
+        token: bytes,
+        certificates: "Certificates | None" = None,
+        *,
+        patience: float = SECONDS,
+        silence: float | None = None,
+    ) -> None:
+        self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
         self.refused: Counter[str] = Counter()
         """Connections and frames that were refused, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}
@@ -266,11 +278,15 @@ class _Run:
         self.control.refused = self._distrust
         self.control.listen(self._hear, wire.DEFAULT)
         work = asyncio.create_task(self._work())
+        silence = self.host.silence
+        watching = None if silence is None else asyncio.create_task(self._give_up_after(silence))
         try:
             await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
             if not work.done() and not self._dismissed:
                 log.warning("the launcher is gone")
         finally:
+            if watching is not None:
+                watching.cancel()
             work.cancel()
             await asyncio.wait([work])
             error = None if work.cancelled() else work.exception()
@@ -283,7 +299,22 @@ class _Run:
                 await self.site.close()
             self.control.close()
 
+    async def _give_up_after(self, silence: float) -> None:
+        """End the connection to a launcher that says nothing for so many seconds."""
+        heard_at, silent = self.control.heard_at, 0.0
+        # Time in which this process itself stood still, and heard nobody, does not count.
+        while silent < silence:
+            await asyncio.sleep(min(_PULSE, silence / 10))
+            if self.control.heard_at == heard_at:
+                silent += min(_PULSE, silence / 10)
+            else:
+                heard_at, silent = self.control.heard_at, 0.0
+        log.warning("the launcher has said nothing for %g seconds", silence)
+        self.control.abort()
+
     def _hear(self, frame: wire.Frame) -> None:
+        if frame.tag == "pulse":
+            return  # That it came is all that it says.
         self._dismissed |= frame.tag == "bye"
         self._frames.put_nowait(frame)
         if self._frames.qsize() >= _ORDERS:

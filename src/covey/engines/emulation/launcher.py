@@ -19,6 +19,7 @@ from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, say
 from covey.engines.emulation.host import Orders
 from covey.engines.emulation.ledger import Ledger
+from covey.engines.emulation.processes import Processes, can_fork
 from covey.engines.emulation.remote import Condition, Remote
 from covey.engines.emulation.returns import Returns
 from covey.engines.prepared import Prepared
@@ -35,6 +36,8 @@ _STUCK = 10.0
 """Seconds without anything new after which hosts that are to stop after a common round stop where they are."""
 _LAST = 5.0
 """Seconds after which hosts that are to stop where they are have not heard it."""
+_PULSE = 1.0
+"""Seconds between words to every host."""
 
 
 class Launcher:
@@ -73,7 +76,9 @@ class Launcher:
         self.returns = Returns(self, self._later)
         self._began = 0.0
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
-        self.token_file = Path(self._folder.name) / "token"
+        self._token_file = Path(self._folder.name) / "token"
+        self.processes: Processes | None = None
+        """Starts hosts on this machine."""
         self._token, self._certificates = settings.trust()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -196,6 +201,7 @@ class Launcher:
             ]
         else:
             self._spawn_hosts(nodes)
+        self._later(self._pulse())
         late = asyncio.get_running_loop().time() + self.settings.wait
         preparing = [self._later(self.prepare(host, late, returning=False)) for host in self.hosts]
         await self._until(lambda: self.interrupted or all(task.done() for task in preparing))
@@ -207,16 +213,25 @@ class Launcher:
         self.returns.begin()
         return True
 
+    async def _pulse(self) -> None:
+        """Let hosts know that this machine is still there."""
+        while True:
+            await asyncio.sleep(_PULSE)
+            for host in self.hosts:
+                host.tell("pulse", {})
+
     def _spawn_hosts(self, nodes: Sequence[list[int]]) -> None:
         """Start a process on this machine for each share of the nodes."""
-        self.token_file.touch(mode=0o600)
-        self.token_file.write_bytes(self._token)
+        self._token_file.touch(mode=0o600)
+        self._token_file.write_bytes(self._token)
         logs = Path(self._folder.name) if self.writer is None else self.writer.logs()
         for number, own in enumerate(nodes):
             listening = Address("127.0.0.1", 0).listen()
-            host = Remote(number, own, Address.of(listening), logs / f"host-{number}.log", listening)
-            self.hosts.append(host)
-            host.spawn(self.token_file)
+            self.hosts.append(Remote(number, own, Address.of(listening), logs / f"host-{number}.log", listening))
+        sockets = [host.listening for host in self.hosts if host.listening is not None]
+        self.processes = Processes(sockets, self._token_file, forks=can_fork())
+        for host in self.hosts:
+            host.spawn(self.processes)
 
     async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
         """Call a host, tell it what to do, and wait until it has made ready.
@@ -331,6 +346,8 @@ class Launcher:
         late = monotonic() + 5.0
         for host in self.hosts:
             await host.end(late)
+        if self.processes is not None:
+            self.processes.close()
 
     # ------------------------------------------------------------------ what hosts say
 

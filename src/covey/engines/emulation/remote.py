@@ -1,11 +1,8 @@
 """One host as the launcher sees it: its process where it was started here, the way to it, and what is known of it."""
 
 import asyncio
-import os
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -15,15 +12,13 @@ from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import Caller, greet, say
 from covey.engines.emulation.host import open_connection
+from covey.engines.emulation.processes import Process, Processes
 from covey.errors import RunError, WireError
 from covey.node import Payload
 
 if TYPE_CHECKING:
     from covey.engines.emulation.certificates import Certificates
 
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-"""Of the processes that are started, where it is not set: threads of their own are enough, and with one arena glibc
-keeps less memory that was freed."""
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
 """Why a call may fail that succeeds a little later."""
 
@@ -62,7 +57,7 @@ class Remote:
     """Where a process that is started here says what it has to say."""
     listening: socket.socket | None = None
     """The socket that such a process listens on; it stays open so that the next one has the same address."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     connection: Connection | None = None
     problem: str = "it does not answer"
     """Why it is not ready yet."""
@@ -118,7 +113,7 @@ class Remote:
 
     # ------------------------------------------------------------------ processes of this machine
 
-    def spawn(self, token_file: Path) -> None:
+    def spawn(self, processes: Processes) -> None:
         """Start its process.
 
         Raises:
@@ -126,20 +121,8 @@ class Remote:
         """
         assert self.listening is not None
         assert self.log is not None
-        command = [sys.executable, "-m", "covey", "host", "--socket", str(self.listening.fileno()), "--once"]
-        command += ["--token-file", str(token_file)]
-        paths = [path for path in sys.path if path]
         try:
-            with open(self.log, "ab") as output:
-                self.process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=[self.listening.fileno()],
-                    env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *paths])},
-                    start_new_session=True,
-                )
+            self.process = processes.start(self.listening, self.log)
         except OSError as error:
             raise RunError(
                 f"The process of host {self.number} cannot be started: {error.strerror or error}."

@@ -122,10 +122,10 @@ class Returns:
         """Start a host again or call it, and let it begin with the last snapshots of its nodes."""
         launcher = self.launcher
         try:
-            if host.process is not None:
+            if host.process is not None and launcher.processes is not None:
                 while host.process.poll() is None:
                     await asyncio.sleep(0.02)
-                host.spawn(launcher.token_file)
+                host.spawn(launcher.processes)
             await launcher.prepare(host, asyncio.get_running_loop().time() + self.settings.wait, returning=True)
         except CoveyError as error:
             host.let_go()

@@ -1,0 +1,127 @@
+"""How the processes of hosts begin, share memory, and end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from covey.engines.emulation import processes
+from covey.engines.emulation.address import Address
+from covey.engines.emulation.processes import Processes, can_fork
+
+forking = pytest.mark.skipif(not can_fork(), reason="processes of hosts are forks on Linux alone")
+
+UNNEEDED = """
+import os, sys, json
+import covey.cli.hosting, covey.topology.static
+unneeded = {"pandas", "matplotlib", "sklearn", "pywt", "cryptography", "networkx", "PIL", "sympy", "pyarrow"}
+print(json.dumps([sorted(unneeded & set(sys.modules)), len(os.listdir("/proc/self/task"))]))
+"""
+
+
+@forking
+def test_a_host_imports_no_more_than_it_needs_and_has_one_thread_when_it_forks():
+    environment = {**os.environ, **processes._ENVIRONMENT}
+    said = subprocess.run([sys.executable, "-c", UNNEEDED], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout == "[[], 1]\n"
+
+
+def until(true, seconds=30.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late
+        time.sleep(0.005)
+
+
+def is_born(process) -> bool:
+    until(lambda: process.poll() is not None or process.pid)
+    return process.returncode is None
+
+
+def answers(listening: socket.socket) -> bool:
+    """Whether somebody takes calls: a host says something first, so that its launcher knows whom it talks to."""
+    with socket.create_connection(listening.getsockname(), timeout=60) as calling:
+        return bool(calling.recv(1))
+
+
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.fixture(params=[True])
+def started(tmp_path, request):
+    """Starts hosts, each with a socket and a log of its own."""
+    sockets = [Address("127.0.0.1", 0).listen() for _ in range(2)]
+    (tmp_path / "token").write_bytes(b"a secret that only tests share")
+    (tmp_path / "token").chmod(0o600)
+    several = Processes(sockets, tmp_path / "token", forks=request.param)
+    yield lambda number: several.start(sockets[number], tmp_path / f"host-{number}.log"), sockets
+    several.close()
+    for listening in sockets:
+        listening.close()
+
+
+@forking
+def test_forks_are_told_apart_killed_and_started_again(started):
+    start, sockets = started
+    first, second = start(0), start(1)
+    unborn = start(1)
+    unborn.kill()
+    assert is_born(first)
+    assert is_born(second)
+    assert all(map(answers, sockets))
+    assert unborn.wait() == -signal.SIGKILL
+    template = parent_of(first.pid)
+    assert parent_of(second.pid) == template != os.getpid()
+    assert os.getsid(first.pid) == first.pid
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    again = start(0)
+    assert is_born(again)
+    assert parent_of(again.pid) == template
+    # Where the process that they were forked from is gone, they can still be stopped, and others start.
+    os.kill(template, signal.SIGKILL)
+    until(lambda: parent_of(second.pid) != template)
+    assert second.poll() is None
+    second.kill()
+    until(lambda: second.poll() is not None)
+    another = start(1)
+    assert another.poll() is None
+    again.kill()
+    until(lambda: again.poll() is not None)
+    another.kill()
+    another.wait()
+
+
+@forking
+def test_a_fork_that_cannot_begin_says_why_in_its_log(started, tmp_path):
+    start, _ = started
+    (tmp_path / "token").write_bytes(b"")
+    refused = start(1)
+    assert refused.wait() == 2
+    assert "token" in (tmp_path / "host-1.log").read_text().strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("started", [False], indirect=True)
+def test_where_nothing_forks_a_host_is_started_by_itself(started):
+    start, sockets = started
+    alone = start(1)
+    assert answers(sockets[1])
+    assert alone.poll() is None
+    alone.kill()
+    assert alone.wait() == -signal.SIGKILL
+
+
+def test_nothing_forks_where_processes_cannot_be_told_apart(monkeypatch):
+    def refuse(pid):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse, raising=False)
+    assert not can_fork()
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not can_fork()
