@@ -3,7 +3,7 @@
 Importing torch takes 150 MB of a process's own memory and seconds of its time. A fork shares what it does not write to:
 of two hosts with 8 nodes of GN-LeNet, each takes 117 MB and what they are forked from 72; started by itself, each takes
 222. They are not forked from the launcher, which may have threads, a GPU and whatever else a user's script has begun,
-but from a process that only imports.
+but from a process that only imports. The forkserver of `multiprocessing` would run the user's script again in each.
 """
 
 import gc
