@@ -13,7 +13,8 @@ from covey.errors import ConfigurationError
 from covey.parameters import Setting
 from covey.topology import Graph, RandomRegular
 from covey.topology.facts import facts
-from covey.topology.stl_fw import STLFW, Permutations, frank_wolfe, label_shares
+from covey.topology.stl_fw import STLFW, Permutations, label_shares
+from covey.topology.stl_fw import frank_wolfe as learned_with
 from tests.conftest import simulate, table
 from tests.examples import BLOBS
 
@@ -29,6 +30,10 @@ partition = { kind = "shards", per_node = 2 }
 [network]
 nodes = 12
 """
+
+
+def frank_wolfe(shares, regularization, seed=0):
+    return learned_with(shares, regularization, np.random.default_rng(seed))
 
 
 def dense(weights):
@@ -188,7 +193,7 @@ def test_two_shards_a_node_give_the_figures_of_the_algorithm():
             assert found.neighbourhood_heterogeneity <= most
             chance = facts(drawn(RandomRegular(degree=budget), counts), label_counts=counts)
             assert chance.neighbourhood_heterogeneity > 1.5 * found.neighbourhood_heterogeneity
-        assert 0.3 < (1 - found.spectral_gap) ** 2 < 0.5
+        assert 0.3 < (1 - found.spectral_gap) ** 2 < 0.4
 
 
 @given(SEEDS, st.integers(3, 20), st.integers(1, 6))
@@ -199,7 +204,7 @@ def test_a_graph_keeps_its_budget_and_says_what_it_falls_into(seed, nodes, budge
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         graph = drawn(STLFW(budget=budget), counts)
-        again = drawn(STLFW(budget=budget), counts, seed=2)
+        again = drawn(STLFW(budget=budget), counts)
     assert max(graph.in_degrees.max(), graph.out_degrees.max()) <= budget
     assert (graph.sources.tolist(), graph.weights.tolist()) == (again.sources.tolist(), again.weights.tolist())
     parts = facts(graph, "given").components
@@ -214,8 +219,8 @@ def test_what_learning_lacks_is_said():
     counts = np.eye(10, dtype=np.int64)[np.arange(100) % 10]
     with pytest.warns(UserWarning, match="Give it a higher 'budget' than 1, or until_connected = true"):
         drawn(STLFW(budget=1), counts)
-    with pytest.warns(UserWarning, match="Give it more 'steps' than 2"):
-        drawn(STLFW(budget=9, steps=2), counts)
+    with pytest.warns(UserWarning, match="Give it more 'steps' than 1"):
+        drawn(STLFW(budget=9, steps=1), counts)
 
 
 @pytest.mark.parametrize(
