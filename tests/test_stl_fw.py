@@ -171,7 +171,7 @@ def test_everybody_equal_is_where_it_ends():
 @given(SEEDS, st.integers(3, 25))
 @settings(max_examples=20, deadline=None)
 def test_renumbering_the_nodes_renumbers_the_matrix(seed, nodes):
-    # Random shares have no ties but those of first steps towards a node's own row, which 1.0 decides.
+    # Random shares have no ties, but costs are rounded.
     draw, shares = np.random.default_rng(seed), dirichlet(seed, nodes)
     order = draw.permutation(nodes)
     plain = [objective(dense(weights), shares, 1.0) for weights in islice(frank_wolfe(shares, 1.0), 3)]
