@@ -125,7 +125,7 @@ def _distance(counts: NDArray[np.int64], everywhere: NDArray[np.float64]) -> NDA
 def _ends_in_turn(cliques: Sequence[Ids], pairs: Ids) -> tuple[Ids, Ids]:
     """The nodes that join pairs of cliques: those of a clique with the fewest edges so far are its nodes in turn.
 
-    With 1,000 cliques, all joined, this takes 0.1 s, and a search for the fewest in each of them 4 s.
+    With 1,000 cliques, all joined, this takes 0.1 s, and a search for the fewest for each of them 1.3 s.
     """
     sides = pairs.ravel()
     order = np.argsort(sides, kind="stable")

@@ -203,7 +203,7 @@ def _cheapest(weights: Permutations, excess_NK: Floats, shares_NK: Floats, regul
     cost -= cost.min(1, keepdims=True)
     cost -= cost.min(0)
     # Costs of few factors lead scipy on long ways: with 1,000 nodes and Dirichlet(0.1) labels it takes 3.3 s for twelve
-    # assignments, 2.2 s once the minima are off, and 1.3 s with rounded costs. The objective is the same after every
+    # assignments, 2.2 s once the minima are off, and 1.2 s with rounded costs. The objective is the same after every
     # step to 0.3 %; see bench/topologies.py.
     grid = _GRID * min(spread, regularization)
     if grid > 0:
