@@ -111,7 +111,11 @@ def renumberable(
     return build(Program, parameters)
 
 
-BY_NUMBER = [("sharing", "random"), ("sharing", "cesar"), ("topology", "d-cliques"), ("program", "clique-averaging")]
+BY_NUMBER = [
+    *(("sharing", kind) for kind in ("random", "cesar")),
+    *(("topology", kind) for kind in ("d-cliques", "stl-fw")),
+    ("program", "clique-averaging"),
+]
 """What a node draws follows from its number, so that others can draw it too; or its labels or its clique do."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from covey.errors import ConfigurationError
 from covey.parameters import Setting
-from covey.topology.d_cliques import DCliques, RandomCliques, skew, swap_greedily
+from covey.topology.d_cliques import DCliques, RandomCliques, _ends_in_turn, _ends_of_groups, skew, swap_greedily
 from covey.topology.facts import facts
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS
@@ -44,6 +44,16 @@ def test_cliques_hold_every_node_once_and_are_connected_evenly(nodes, size, betw
     for group in graph.groups:
         assert (inside[group] == len(group) - 1).all()
         assert links[group].max() - links[group].min() <= 1
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=2, max_size=9), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_nodes_that_join_cliques_in_turn_are_those_with_the_fewest_edges(sizes, data):
+    cliques = np.split(np.arange(sum(sizes))[::-1], np.cumsum(sizes)[:-1])
+    pair = st.permutations(range(len(sizes))).map(lambda order: order[:2])
+    pairs = np.array(data.draw(st.lists(pair, min_size=1, max_size=30)))
+    one_by_one = _ends_of_groups(((cliques[a], cliques[b]) for a, b in pairs), sum(sizes))
+    assert [ends.tolist() for ends in _ends_in_turn(cliques, pairs)] == [ends.tolist() for ends in one_by_one]
 
 
 @given(seed=st.integers(0, 999), nodes=st.integers(4, 40), size=st.integers(2, 8))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from covey.errors import ConfigurationError
+from covey.learning.gossip import Gossip
 from covey.parameters import Setting
 from covey.topology import (
     Complete,
@@ -30,6 +31,7 @@ from covey.topology import (
     Star,
     Torus,
 )
+from covey.topology.edges import save_edges
 from covey.topology.facts import expected_contraction, facts
 
 
@@ -171,17 +173,46 @@ def test_edge_files_and_networkx_graphs(tmp_path):
     assert taken.is_undirected
 
 
+@given(TOPOLOGIES, SIZES, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_saved_graph_is_read_as_it_was(tmp_path_factory, topology, nodes, weighted):
+    try:
+        graph = prepared(topology, nodes).at(0)
+    except ConfigurationError:
+        assume(False)
+    if weighted:
+        weights = np.random.default_rng(0).random(len(graph.sources))
+        graph = Graph(nodes, graph.sources, graph.targets, weights)
+    file = tmp_path_factory.mktemp("graph") / "edges.txt"
+    read = Edges(file=file, directed=save_edges(graph, file))
+    assert read.weighted == weighted
+    again = prepared(read, nodes).at(0)
+    assert (again.sources.tolist(), again.targets.tolist()) == (graph.sources.tolist(), graph.targets.tolist())
+    if weighted:
+        assert again.weights.tolist() == graph.weights.tolist()
+    assert read.directed == (not graph.is_undirected or weighted)
+
+
+def test_a_file_of_edges_with_weights_is_merged_by_them(tmp_path):
+    for text, kind in (("2\n0 1 0.5 # half\n", "given"), ("0 1\n", "metropolis-hastings"), ("", "metropolis-hastings")):
+        (tmp_path / "edges.txt").write_text(text)
+        assert Gossip(topology=Edges(file=tmp_path / "edges.txt")).aggregation.kind == kind
+    assert Gossip(topology=Edges(file=tmp_path / "absent.txt")).aggregation.kind == "metropolis-hastings"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (
             "0 1\n1 1\n",
-            "Line 2 of .* must be two different node ids in .0, 3. and perhaps a weight. Got '1 1' instead.",
+            "Line 2 of .* must be two different node ids in .0, 3. and perhaps a weight, or one .* Got '1 1' instead.",
         ),
         ("0 9\n", "Line 1 of"),
         ("0 -1\n", "Line 1 of"),
         ("0 1 2 3\n", "Line 1 of"),
         ("a b\n", "Line 1 of"),
+        ("0 1 nan\n", "Line 1 of"),
+        ("3\n", "Line 1 of"),
         ("0 1\n", "has no edge of node 2"),
         ("0 1 1.0\n1 2\n", "weights to some edges and not to others"),
     ],
@@ -251,5 +282,12 @@ def test_facts_of_a_known_graph():
     assert found.doubly_stochastic
     assert facts(Graph(3, np.array([0, 1]), np.array([1, 0]))).components == 2
     assert not facts(prepared(Star(), 5).at(0), "mean").doubly_stochastic
+    assert found.noise_left == pytest.approx((3 / 9 * 8 - 1) / 8)
+    assert found.node_heterogeneity is None
+    counts = np.eye(2, dtype=np.int64)[np.arange(8) % 2] * 5
+    found = facts(prepared(Ring(), 8).at(0), label_counts=counts)
+    assert found.node_heterogeneity == pytest.approx(1 / 2)
+    assert found.neighbourhood_heterogeneity == pytest.approx(2 * (2 / 3 - 1 / 2) ** 2)
+    assert facts(prepared(Complete(), 8).at(0), label_counts=counts).neighbourhood_heterogeneity < 1e-30
     large = facts(prepared(RandomRegular(degree=4), 1000).at(0))
     assert 0.1 < large.spectral_gap < 0.5

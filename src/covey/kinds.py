@@ -21,6 +21,7 @@ KINDS: dict[str, dict[str, str]] = {
     "topology": {
         "d-cliques": "covey.topology.d_cliques:DCliques",
         "random-cliques": "covey.topology.d_cliques:RandomCliques",
+        "stl-fw": "covey.topology.stl_fw:STLFW",
         "ring": "covey.topology.static:Ring",
         "torus": "covey.topology.static:Torus",
         "grid": "covey.topology.static:Grid",
@@ -30,7 +31,7 @@ KINDS: dict[str, dict[str, str]] = {
         "erdos-renyi": "covey.topology.static:ErdosRenyi",
         "small-world": "covey.topology.static:SmallWorld",
         "exponential": "covey.topology.static:Exponential",
-        "edges": "covey.topology.static:Edges",
+        "edges": "covey.topology.edges:Edges",
         "one-peer-exponential": "covey.topology.dynamic:OnePeerExponential",
         "random-matching": "covey.topology.dynamic:RandomMatching",
         "epidemic-oracle": "covey.topology.dynamic:EpidemicOracle",

@@ -1,16 +1,20 @@
 """`covey check`."""
 
 import argparse
+import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from covey.cli.running import read
 from covey.cli.tables import print_json
 from covey.engines.prepared import prepare
+from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.parameters import to_table
-from covey.topology import Topology
+from covey.topology import Edges, Graph, Topology
+from covey.topology.edges import save_edges
 from covey.view.words import amount
 
 
@@ -36,13 +40,18 @@ def check(arguments: argparse.Namespace) -> int:
         "bytes_per_node_and_round": prepared.round_bytes,
     }
     topology = getattr(prepared.program, "topology", None)
+    if arguments.save_graph is not None and not isinstance(topology, Topology):
+        raise ConfigurationError(f"The program {experiment.program.title()} has no graph to save.")
     if isinstance(topology, Topology):
         aggregation = getattr(prepared.program, "aggregation", None)
         rule = aggregation.title() if aggregation is not None else "metropolis-hastings"
         graph = topology.at(0)
         rule = rule if rule in ("mean", "given") or graph.is_undirected else "mean"
-        found["graph"] = asdict(facts(graph, rule if rule in ("mean", "given") else "metropolis-hastings"))
+        rule = rule if rule in ("mean", "given") else "metropolis-hastings"
+        found["graph"] = asdict(facts(graph, rule, prepared.setting.label_counts))
         found["graph"]["changes"] = not topology.static
+        if arguments.save_graph is not None:
+            found["saved_graph"] = _save(graph, topology, arguments.save_graph)
         contraction = expected_contraction(topology, graph.n)
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
@@ -70,7 +79,12 @@ def check(arguments: argparse.Namespace) -> int:
     )
     if "graph" in found:
         print("graph       " + _in_words(found["graph"]))
+        if found["graph"]["node_heterogeneity"] is not None:
+            print("labels      " + _labels_in_words(found["graph"]))
     expected = found["bytes_per_node_and_round"]
+    if "saved_graph" in found:
+        inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in found["saved_graph"].items())
+        print(f"saved       topology = {{ {inside} }}")
     print(f"messages    {amount(found['model_bytes'])} with a whole model")
     if expected is not None:
         nodes = experiment.network.nodes
@@ -99,6 +113,30 @@ def _with_every_key(experiment: Experiment) -> str:
     return re.sub(rf'^(\w+) = "{re.escape(_NOTHING)}"$', rf"# \1 = {_NOTHING}", text, flags=re.M)
 
 
+def _save(graph: Graph, topology: Topology, file: Path) -> dict[str, Any]:
+    """Write a graph down for later runs: the topology that reads it."""
+    if not topology.static:
+        raise ConfigurationError(
+            f"A graph that is saved must stay as it is, but {topology.title()} draws another one in every round."
+        )
+    return to_table(Edges(file=file, directed=save_edges(graph, file)))
+
+
+def _labels_in_words(graph: dict[str, Any]) -> str:
+    which = " in the first graph" if graph["changes"] else ""
+    return (
+        f"squared distance of a node's class shares from the mean ones: {graph['node_heterogeneity']:.4g} alone, "
+        f"{graph['neighbourhood_heterogeneity']:.4g} mixed with those it hears{which}"
+    )
+
+
+_ELSEWHERE = (
+    *("nodes", "edges", "directed", "components", "changes"),
+    *("node_heterogeneity", "neighbourhood_heterogeneity"),
+)
+"""Facts of a graph that are not said by their names."""
+
+
 def _in_words(graph: dict[str, Any]) -> str:
     parts = [
         ("the first of many: " if graph["changes"] else "")
@@ -106,7 +144,7 @@ def _in_words(graph: dict[str, Any]) -> str:
     ]
     parts.append("connected" if graph["components"] == 1 else f"{graph['components']} components")
     for name, value in graph.items():
-        if name not in ("nodes", "edges", "directed", "components", "changes") and value is not None:
+        if name not in _ELSEWHERE and value is not None:
             shown = f"{value:.4g}" if isinstance(value, float) else str(value).lower()
             parts.append(f"{name.replace('_', ' ')} {shown}")
     return ", ".join(parts)

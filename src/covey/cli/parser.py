@@ -81,6 +81,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     takes_experiment(check)
     takes_set(check, "set any key of the experiment; may be repeated")
+    check.add_argument(
+        "--save-graph", metavar="EDGES", type=Path,
+        help="write the graph and its weights to a file, which the topology edges reads",
+    )  # fmt: skip
     check.add_argument("--json", action="store_true", help="print it as JSON")
 
     listing = add(

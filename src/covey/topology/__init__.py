@@ -1,10 +1,10 @@
 """Who talks to whom: graphs, and the rules that draw them."""
 
 from covey.topology.dynamic import EpidemicLocal, EpidemicOracle, OnePeerExponential, RandomMatching, Redrawn
+from covey.topology.edges import Edges
 from covey.topology.graph import Graph
 from covey.topology.static import (
     Complete,
-    Edges,
     ErdosRenyi,
     Exponential,
     FromNetworkx,

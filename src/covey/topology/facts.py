@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.sparse.linalg import svds
 
 from covey.topology.dynamic import EpidemicLocal, EpidemicOracle
 from covey.topology.graph import Graph
+from covey.topology.stl_fw import label_shares
 from covey.topology.topology import Topology
 
 _DENSE = 600
@@ -33,18 +35,28 @@ class GraphFacts:
     spectral_gap: float
     """1 - the second largest singular value of W; the larger, the faster models come together."""
     doubly_stochastic: bool
+    noise_left: float
+    """What a merge leaves of noise that is independent from node to node, in which models are 1 - 1/N from their mean
+    in square before: |W - J|^2 / N, where J mixes all nodes equally."""
+    node_heterogeneity: float | None
+    """The squared distance of a node's shares of the classes from the mean ones, a mean over nodes: |P - JP|^2 / N;
+    None without classes."""
+    neighbourhood_heterogeneity: float | None
+    """The same of what a node and those it hears hold, mixed as their models are: |WP - JP|^2 / N."""
 
 
-def facts(graph: Graph, rule: str = "metropolis-hastings") -> GraphFacts:
+def facts(graph: Graph, rule: str = "metropolis-hastings", label_counts: np.ndarray | None = None) -> GraphFacts:
     """Find out about a graph.
 
     Args:
         graph: the graph.
         rule: how it mixes, as `Graph.mixing` takes it.
+        label_counts: how many samples of each class each node holds, N x K, where that is known.
     """
     mixing = graph.mixing(rule)
     directed = not graph.is_undirected
     components = int(np.max(connected_components(mixing, connection="strong", return_labels=True)[1])) + 1
+    alone, together = _heterogeneity(mixing, label_counts)
     diameter = None
     if components == 1 and graph.n <= _DIAMETER:
         diameter = int(shortest_path(graph.mixing("mean").T, unweighted=True).max())
@@ -59,7 +71,22 @@ def facts(graph: Graph, rule: str = "metropolis-hastings") -> GraphFacts:
         diameter=diameter,
         spectral_gap=_spectral_gap(graph, rule),
         doubly_stochastic=bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9),
+        noise_left=max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
+        node_heterogeneity=alone,
+        neighbourhood_heterogeneity=together,
     )
+
+
+def _heterogeneity(mixing: sp.csr_array, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
+    """(of single nodes, of nodes with those they hear)."""
+    if label_counts is None or not label_counts.sum(1).all():
+        return None, None
+    shares_NK = label_shares(label_counts)
+    alone, together = (
+        float(((mixed_NK - shares_NK.mean(0)) ** 2).sum() / len(shares_NK))
+        for mixed_NK in (shares_NK, mixing @ shares_NK)
+    )
+    return alone, together
 
 
 def _spectral_gap(graph: Graph, rule: str) -> float:

@@ -1,6 +1,5 @@
 """Topologies that stay as they are."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -224,59 +223,6 @@ class Exponential(Topology):
         ids, offsets = np.arange(setting.nodes), exponential_offsets(setting.nodes)
         targets = np.concatenate([(ids + offset) % setting.nodes for offset in offsets])
         return Graph(setting.nodes, np.tile(ids, len(offsets)), targets)
-
-
-class Edges(Topology):
-    """A graph from a file with an edge a line: two node ids and, if wanted, the weight of the edge."""
-
-    kind = "edges"
-    file: Path = param("The file; what follows a # is a comment.")
-    directed: bool = param("Whether an edge is one-way, from the first node to the second.", default=False)
-
-    def one_way(self) -> bool:
-        return self.directed
-
-    def check(self, nodes: int) -> None:
-        try:
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            where = f"The 'file' of {self.named()}, '{self.file}',"
-            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-            raise ConfigurationError(f"{where} cannot be read: {why}.") from error
-        edges: dict[tuple[int, int], float | None] = {}
-        for number, line in enumerate(lines, 1):
-            words = line.partition("#")[0].split()
-            if words:
-                left, right, weight = self._parse(words, number, line, nodes)
-                edges[left, right] = weight
-                if not self.directed:
-                    edges[right, left] = weight
-        weighted = {weight is not None for weight in edges.values()}
-        if len(weighted) > 1:
-            raise ConfigurationError(f"The file '{self.file}' gives weights to some edges and not to others.")
-        pairs = np.array(list(edges), dtype=np.int64).reshape(-1, 2)
-        alone = np.flatnonzero(np.bincount(pairs.ravel(), minlength=nodes) == 0)
-        if len(alone) and nodes > 1:
-            raise ConfigurationError(f"The file '{self.file}' has no edge of node {alone[0]} (nodes is {nodes}).")
-        weights = np.array(list(edges.values()), dtype=np.float64) if weighted == {True} else None
-        self._graph = Graph(nodes, pairs[:, 0], pairs[:, 1], weights)
-
-    def _parse(self, words: list[str], number: int, line: str, nodes: int) -> tuple[int, int, float | None]:
-        try:
-            left, right = int(words[0]), int(words[1])
-            weight = float(words[2]) if len(words) == 3 else None
-            valid = 2 <= len(words) <= 3 and 0 <= left < nodes and 0 <= right < nodes and left != right
-        except (ValueError, IndexError):
-            valid = False
-        if not valid:
-            raise ConfigurationError(
-                f"Line {number} of '{self.file}' must be two different node ids in [0, {nodes}) and perhaps a weight. "
-                f"Got {line!r} instead."
-            )
-        return left, right, weight
-
-    def draw(self, setting: Setting, t: int) -> Graph:
-        return self._graph
 
 
 class FromNetworkx(Topology):
