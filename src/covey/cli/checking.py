@@ -10,7 +10,6 @@ from covey.cli.tables import print_json
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment
 from covey.parameters import to_table
-from covey.topology import Topology
 from covey.view.words import amount
 
 
@@ -35,8 +34,8 @@ def check(arguments: argparse.Namespace) -> int:
         "model_bytes": prepared.model_bytes,
         "bytes_per_node_and_round": prepared.round_bytes,
     }
-    topology = getattr(prepared.program, "topology", None)
-    if isinstance(topology, Topology):
+    topology = prepared.topology
+    if topology is not None:
         aggregation = getattr(prepared.program, "aggregation", None)
         rule = aggregation.title() if aggregation is not None else "metropolis-hastings"
         graph = topology.at(0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from covey import rng, wire
+from covey.aggregation import Linear
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network import Network
@@ -16,6 +17,7 @@ from covey.node import Program, Work
 from covey.parameters import Setting
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
+from covey.topology import Graph, Topology
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Prepared:
         return self.experiment.network
 
     @property
+    def topology(self) -> Topology | None:
+        """Who talks to whom, where the program has a topology."""
+        return topology_of(self.program)
+
+    @property
     def in_step(self) -> bool:
         """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
         return self.program.synchronous and not self.network.churn.has_churn and not self.experiment.faults
@@ -59,6 +66,26 @@ class Prepared:
     def round_bytes(self) -> float | None:
         """The bytes that a node is expected to send in a round."""
         return self.program.round_bytes(self.setting, self.model_bytes)
+
+
+def topology_of(program: Program) -> Topology | None:
+    """The topology of a program, where it has one."""
+    found = getattr(program, "topology", None)
+    return found if isinstance(found, Topology) else None
+
+
+def merging_graph(program: Program, t: int) -> Graph:
+    """The graph of round t of a prepared program with a topology, with the weights with which models are merged.
+
+    Without weights where the graph does not decide on them: what arrives does, or the program has a rule of its own.
+    """
+    topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
+    assert topology is not None
+    graph = topology.at(t)
+    weights_E = graph.weights if aggregation is None else None
+    if isinstance(aggregation, Linear):
+        weights_E = aggregation.of_edges(graph)
+    return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)
 
 
 def check(experiment: Experiment) -> None:

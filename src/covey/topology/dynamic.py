@@ -83,6 +83,9 @@ class Redrawn(Topology):
     def one_way(self) -> bool:
         return self.topology.one_way()
 
+    def can_be_drawn(self) -> bool:
+        return self.topology.can_be_drawn()
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._last: tuple[int, Graph] | None = None
