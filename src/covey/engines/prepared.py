@@ -1,6 +1,7 @@
 """An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from covey.node import Program, Work
 from covey.parameters import Setting
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
-from covey.topology import Graph, Topology
+from covey.topology import Graph, NotYetDrawn, Topology
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,14 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    setting = Setting(nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, clock=clock)
+    same_start = experiment.task.same_start
+    setting = Setting(
+        nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, same_start=same_start, clock=clock
+    )
     experiment.network.prepare(setting)
-    program.prepare(setting)
+    setting = replace(setting, battery_joules=experiment.network.energy.batteries(nodes))
+    with suppress(NotYetDrawn):
+        program.prepare(setting)
     _check_faults(experiment, setting)
     experiment.engine.check(experiment)
     return roles, ids
@@ -156,7 +162,15 @@ def prepare(
     layout = learner.layout
     shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
     setting = Setting(
-        nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, rounds=experiment.rounds, clock=clock
+        nodes,
+        experiment.seed,
+        layout.size,
+        shapes,
+        tuple(ids),
+        counts,
+        experiment.rounds,
+        same_start=experiment.task.same_start,
+        clock=clock,
     )
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment, learner)

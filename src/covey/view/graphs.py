@@ -15,7 +15,7 @@ from covey.errors import ConfigurationError, DataError, RunError
 from covey.experiment import Experiment
 from covey.parameters import Setting
 from covey.runs import Run
-from covey.topology import Graph
+from covey.topology import Graph, NotYetDrawn
 from covey.topology.graph import Ids
 from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
 from covey.view.places import Floats, columns_of, nearest, places
@@ -114,9 +114,11 @@ def _without_data(experiment: Experiment, labels_NL: Ids | None, round: int) -> 
     """The graph of a round; None where it depends on labels that are not known."""
     program = copy.deepcopy(experiment.program)
     nodes, rounds = experiment.network.nodes, experiment.rounds
-    program.prepare(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
-    topology = topology_of(program)
-    return merging_graph(program, round) if topology is not None and topology.can_be_drawn() else None
+    try:
+        program.prepare(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
+        return merging_graph(program, round)
+    except NotYetDrawn:
+        return None
 
 
 def graph(
