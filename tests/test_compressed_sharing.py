@@ -15,6 +15,7 @@ from covey.aggregation import Aggregation
 from covey.errors import ConfigurationError, ProgramError
 from covey.sharing import Choco
 from covey.sharing.compressed import Compressed
+from covey.task.learner import Learner
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC, NODES
 
@@ -156,9 +157,10 @@ def test_stc_sends_places_signs_and_one_magnitude(overheard):
         assert message.payload["scales"].shape == (1,)
 
 
-def test_stc_stops_where_nodes_do_not_begin_with_the_same_model():
+def test_stc_stops_where_nodes_do_not_begin_with_the_same_model(monkeypatch):
+    monkeypatch.setattr(Learner, "initial", lambda learner, node: learner.first_model + node)
     with pytest.raises(ProgramError, match=r"^Node \d+ has no valid message of node \d+ in round 0, ") as caught:
-        simulate(gossip({"kind": "stc", "budget": 0.3, "gamma": 0.5}))
+        simulate(gossip({"kind": "stc", "budget": 0.3, "gamma": 0.5}, task={**BLOBS, "same_start": True}))
     assert "\n" not in str(caught.value)
 
 
@@ -168,7 +170,7 @@ def test_stc_stops_where_nodes_do_not_begin_with_the_same_model():
 REFUSED = [
     (gossip(choco("sign"), EPIDEMIC), "The sharing choco needs a topology that never changes, for .* Got .*epidemic"),
     (
-        gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, EPIDEMIC),
+        gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, EPIDEMIC, task={**BLOBS, "same_start": True}),
         "The sharing stc needs a topology that never changes, for .* Got .*epidemic-oracle instead. Use a static",
     ),
     (
@@ -181,7 +183,7 @@ REFUSED = [
         "The sharing choco needs an aggregation with .* weights, and tests.test_compressed_sharing:Middle has no wei",
     ),
     (
-        gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, overlap=True),
+        gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, overlap=True, task={**BLOBS, "same_start": True}),
         "The sharing stc sends what training changed, so it cannot send while a node trains. Set 'overlap' to false.",
     ),
     (

@@ -14,7 +14,8 @@ import covey as package
 from covey import view
 from covey.report import write_report
 from covey.runs import Run, RunWriter
-from covey.view.figures import graph_in_words
+from covey.topology import Graph
+from covey.view.graphs import graph_of_run
 from covey.view.groups import flat, grouped
 from tests.conftest import table
 
@@ -48,7 +49,8 @@ def crowd(folder, nodes=1000, degree=8):
     for round in (5, 10):
         writer.commits([commit(node, round, float(round)) for node in range(nodes)])
         writer.metrics([(n, round, "accuracy", float(a)) for n, a in enumerate(generator.uniform(size=nodes))])
-    writer.graph(nodes, sources, (sources + generator.integers(1, nodes, len(sources))) % nodes, False)
+    targets = (sources + generator.integers(1, nodes, len(sources))) % nodes
+    writer.graph(Graph(nodes, sources, targets), False)
     writer.holdings(generator.integers(0, 9, (nodes, 10)))
     writer.finish("finished", {})
     return Run(folder)
@@ -127,7 +129,7 @@ def test_runs_are_grouped_by_their_experiment(runs):
     assert [group.label for group in grouped(runs, each=True)] == ["three-1", "three-2", "three-3", "four-1"]
     assert [group.label for group in grouped(runs[:2])] == ["run (2 seeds)"]
     assert flat({"a": {"kind": "x", "b": 1}, "c": 2}) == {"a": "x", "a.b": 1, "c": 2}
-    assert graph_in_words(runs[0]) == "12 nodes, 18 edges in round 1"
+    assert graph_of_run(runs[0]).in_words == "12 nodes, 18 edges in round 0"
 
 
 def drawn(figure):

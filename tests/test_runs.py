@@ -15,6 +15,7 @@ import torch
 from covey.api import resume
 from covey.errors import RunError
 from covey.runs import Run, RunWriter, latest_checkpoint
+from covey.topology import Graph
 
 
 def commit(node, round, bytes_out=100):
@@ -36,7 +37,8 @@ def folder(tmp_path):
                 writer.metrics(evaluated(node, round, 0.1 * round + 0.01 * node))
             writer.metrics([(-1, round, "consensus_distance", 1.0 / round)])
     writer.event(1.0, 2, "left", "in round 1")
-    writer.graph(3, np.array([0, 1]), np.array([1, 0]), True)
+    sources, targets, weights = np.array([0, 1, 2]), np.array([1, 0, 0]), np.array([0.125, 0.25, 0.5])
+    writer.graph(Graph(3, sources, targets, weights, [np.array([2, 0]), np.array([1])]), True)
     writer.holdings(np.eye(3, dtype=np.int64))
     writer.models(torch.arange(6.0).reshape(3, 2))
     writer.finish("finished", {"time": 2.0})
@@ -74,8 +76,9 @@ def test_what_was_written_is_read(folder):
     assert run.network["time"].tolist() == [1.0, 2.0]
     assert run.events["kind"].tolist() == ["left"]
     assert run.models.tolist() == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
-    nodes, sources, targets = run.graph
-    assert (nodes, sources.tolist(), targets.tolist()) == (3, [0, 1], [1, 0])
+    assert (run.graph.n, run.graph.sources.tolist(), run.graph.targets.tolist()) == (3, [1, 2, 0], [0, 0, 1])
+    assert run.graph.weights.tolist() == [0.25, 0.5, 0.125]
+    assert [group.tolist() for group in run.graph.groups] == [[2, 0], [1]]
     summary = run.summary()
     assert summary["totals"]["bytes_out"] == 1200
     assert summary["final"]["accuracy"] == pytest.approx({"mean": 0.41, "min": 0.4, "max": 0.42, "std": 0.0081649658})

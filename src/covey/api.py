@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from covey import __version__
-from covey.engines.prepared import Prepared, prepare
+from covey.engines.prepared import Prepared, merging_graph, prepare
 from covey.errors import RunError
 from covey.experiment import Experiment, Progress
 from covey.runs import Run, RunWriter, latest_checkpoint, lock
-from covey.topology import Topology
 
 RUNS = Path("runs")
 """Where run folders go that were not given a place."""
@@ -48,10 +47,8 @@ def run(
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
-    topology = getattr(prepared.program, "topology", None)
-    if isinstance(topology, Topology):
-        graph = topology.at(0)
-        writer.graph(graph.n, graph.sources, graph.targets, topology.static)
+    if prepared.topology is not None:
+        writer.graph(merging_graph(prepared.program, 0), prepared.topology.static)
     counts = prepared.setting.label_counts
     writer.holdings(counts if counts is not None else prepared.learner.parts.sizes)
     return _execute(prepared, writer, folder, progress, None)

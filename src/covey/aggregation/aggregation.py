@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.node import Mixture, Node, NodeId, Pull
@@ -40,6 +42,10 @@ class Linear(Aggregation):
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         """The weight that a node gives to each of `graph.senders(node)`."""
         raise NotImplementedError
+
+    def of_edges(self, graph: Graph) -> NDArray[np.float64]:
+        """The weights of all edges of a graph, in its order of them."""
+        return np.array([weight for node in range(graph.n) for weight in self.weights(NodeId(node), graph)], np.float64)
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
         senders, weights = graph.senders(node.id), self.weights(node.id, graph)

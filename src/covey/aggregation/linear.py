@@ -46,7 +46,7 @@ class Given(Linear):
     kind = "given"
 
     def check(self, topology: Topology) -> None:
-        if topology.can_be_drawn() and topology.at(0).weights is None:
+        if not topology.weighted and (not topology.can_be_drawn() or topology.at(0).weights is None):
             raise ConfigurationError(
                 f"The aggregation given needs a topology with weights of its own, and {topology.title()} has none. "
                 f"Use aggregation 'metropolis-hastings' or 'mean'."

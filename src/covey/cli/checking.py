@@ -39,10 +39,10 @@ def check(arguments: argparse.Namespace) -> int:
         "model_bytes": prepared.model_bytes,
         "bytes_per_node_and_round": prepared.round_bytes,
     }
-    topology = getattr(prepared.program, "topology", None)
-    if arguments.save_graph is not None and not isinstance(topology, Topology):
+    topology = prepared.topology
+    if arguments.save_graph is not None and topology is None:
         raise ConfigurationError(f"The program {experiment.program.title()} has no graph to save.")
-    if isinstance(topology, Topology):
+    if topology is not None:
         aggregation = getattr(prepared.program, "aggregation", None)
         rule = aggregation.title() if aggregation is not None else "metropolis-hastings"
         graph = topology.at(0)

@@ -115,9 +115,13 @@ def make_parser() -> argparse.ArgumentParser:
         "plot",
         _lazily("showing", "plot"),
         "Draw a metric of runs over rounds, virtual time or bytes; runs that differ in their seeds alone are one line.",
-        "covey plot runs/demo-001/d-psgd --metric accuracy --against bytes --out figure.png",
+        "covey plot runs/demo-001/d-psgd --metric accuracy --against bytes --out figure.png\n"
+        "  covey plot runs/demo-001/epidemic-learning --graph --round 3 --out graph.png\n"
+        "  covey plot experiment.toml --graph --out graph.svg",
     )
-    plot.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    plot.add_argument(
+        "runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; with --graph also the file of an experiment"
+    )
     plot.add_argument("--metric", default="accuracy", help="what to draw (default: accuracy)")
     plot.add_argument(
         "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
@@ -129,7 +133,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--histogram", action="store_true", help="draw the metric's final values of all nodes, of one run"
     )
     other.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
-    other.add_argument("--graph", action="store_true", help="draw the graph instead, of one run")
+    other.add_argument(
+        "--graph", action="store_true",
+        help="draw the graph instead, of one run or FILE.toml: nodes in the colours of their labels, cliques together, "
+        "lines as wide as the weights of merging",
+    )  # fmt: skip
+    plot.add_argument("--round", metavar="N", type=int, help="with --graph: that of round N, from 0 on (default: 0)")
+    plot.add_argument("--data", type=Path, help="with --graph FILE.toml: the data folder, else COVEY_DATA")
 
     report = add(
         "report",

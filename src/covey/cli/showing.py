@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isnan
+from pathlib import Path
 from typing import Any
 
 from covey.cli.tables import print_json, print_table
 from covey.errors import ConfigurationError
+from covey.experiment import Experiment
 from covey.runs import Run
 from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, rate, seconds
@@ -119,16 +121,24 @@ def plot(arguments: argparse.Namespace) -> int:
     """A figure."""
     from covey import view
 
-    runs = [Run(path) for path in arguments.runs]
-    if arguments.histogram or arguments.holdings or arguments.graph:
-        if len(runs) != 1:
-            raise ConfigurationError(f"--histogram, --holdings and --graph draw one run. Got {len(runs)} instead.")
-        (run,) = runs
-        if arguments.histogram:
-            figure = view.histogram(run, arguments.metric)
-        else:
-            figure = view.holdings(run) if arguments.holdings else view.graph(run)
+    paths: list[Path] = arguments.runs
+    of_one = arguments.histogram or arguments.holdings or arguments.graph
+    if of_one and len(paths) != 1:
+        raise ConfigurationError(f"--histogram, --holdings and --graph draw one run. Got {len(paths)} instead.")
+    if arguments.round is not None and not arguments.graph:
+        raise ConfigurationError("--round says which graph to draw: give --graph as well.")
+    experiments = [path for path in paths if path.suffix == ".toml" and not path.is_dir()]
+    if experiments and not arguments.graph:
+        raise ConfigurationError(f"{experiments[0]} is an experiment, of which --graph draws the graph alone.")
+    if arguments.graph:
+        source = Experiment.from_file(paths[0]) if experiments else Run(paths[0])
+        figure = view.graph(source, arguments.round or 0, data=arguments.data)
+    elif arguments.histogram:
+        figure = view.histogram(Run(paths[0]), arguments.metric)
+    elif arguments.holdings:
+        figure = view.holdings(Run(paths[0]))
     else:
+        runs = [Run(path) for path in paths]
         figure = view.curves(runs, arguments.metric, arguments.against, each=arguments.each)
     view.save(figure, arguments.out)
     print(arguments.out)

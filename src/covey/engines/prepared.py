@@ -1,6 +1,7 @@
 """An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
 
 import copy
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from covey import rng, wire
+from covey.aggregation import Linear
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network import Network
@@ -16,6 +18,7 @@ from covey.node import Program, Work
 from covey.parameters import Setting
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
+from covey.topology import Graph, NotYetDrawn, Topology
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,11 @@ class Prepared:
         return self.experiment.network
 
     @property
+    def topology(self) -> Topology | None:
+        """Who talks to whom, where the program has a topology."""
+        return topology_of(self.program)
+
+    @property
     def in_step(self) -> bool:
         """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
         return self.program.synchronous and not self.network.churn.has_churn and not self.experiment.faults
@@ -59,6 +67,26 @@ class Prepared:
     def round_bytes(self) -> float | None:
         """The bytes that a node is expected to send in a round."""
         return self.program.round_bytes(self.setting, self.model_bytes)
+
+
+def topology_of(program: Program) -> Topology | None:
+    """The topology of a program, where it has one."""
+    found = getattr(program, "topology", None)
+    return found if isinstance(found, Topology) else None
+
+
+def merging_graph(program: Program, t: int) -> Graph:
+    """The graph of round t of a prepared program with a topology, with the weights with which models are merged.
+
+    Without weights where the graph does not decide on them: what arrives does, or the program has a rule of its own.
+    """
+    topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
+    assert topology is not None
+    graph = topology.at(t)
+    weights_E = graph.weights if aggregation is None else None
+    if isinstance(aggregation, Linear):
+        weights_E = aggregation.of_edges(graph)
+    return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)
 
 
 def check(experiment: Experiment) -> None:
@@ -77,9 +105,14 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    setting = Setting(nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, clock=clock)
+    same_start = experiment.task.same_start
+    setting = Setting(
+        nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, same_start=same_start, clock=clock
+    )
     experiment.network.prepare(setting)
-    program.prepare(setting)
+    setting = replace(setting, battery_joules=experiment.network.energy.batteries(nodes))
+    with suppress(NotYetDrawn):
+        program.prepare(setting)
     _check_faults(experiment, setting)
     experiment.engine.check(experiment)
     return roles, ids
@@ -129,7 +162,15 @@ def prepare(
     layout = learner.layout
     shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
     setting = Setting(
-        nodes, experiment.seed, layout.size, shapes, tuple(ids), counts, rounds=experiment.rounds, clock=clock
+        nodes,
+        experiment.seed,
+        layout.size,
+        shapes,
+        tuple(ids),
+        counts,
+        experiment.rounds,
+        same_start=experiment.task.same_start,
+        clock=clock,
     )
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment, learner)

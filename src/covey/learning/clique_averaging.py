@@ -30,6 +30,12 @@ class CliqueAveraging(Gossip):
             )
         if self.overlap:
             raise ConfigurationError(f"The 'overlap' of {self.named()} must be false: a step needs others' gradients.")
+        if not self.schedule.trains_all_at_once():
+            raise ConfigurationError(
+                f"The 'schedule' of {self.named()} must have all nodes train in the same rounds: a step needs others' "
+                f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
+                f"'every-round', 'periodic' or 'skiptrain' without a budget."
+            )
         self._cliques = self.topology
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:

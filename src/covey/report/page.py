@@ -14,7 +14,8 @@ from covey import view
 from covey.errors import CoveyError, RunError
 from covey.report.style import COLOURS, STYLE
 from covey.runs import Run
-from covey.view.figures import MOST_BANDS, bands_in_words, graph_in_words
+from covey.view.figures import MOST_BANDS, bands_in_words
+from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names
 from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
@@ -254,7 +255,7 @@ def _of_one(run: Run) -> str:
         _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Who holds what"),
         _picture(
             partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),
-            f"Who talks to whom: {graph_in_words(run)}",
+            "Who talks to whom" if run.graph is None else f"Who talks to whom: {graph_of_run(run).in_words}",
         ),
     ]
     config = html.escape(tomli_w.dumps(run.experiment))

@@ -15,6 +15,7 @@ from torch import Tensor
 from covey.errors import RunError
 from covey.runs import lock
 from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
+from covey.topology import Graph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,43 +151,50 @@ class Run:
             "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
         )
 
-    def _load(self, name: str, *entries: str) -> list[np.ndarray] | None:
-        """The array of a file, or the named ones of an archive; None where the run has no such file."""
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of an archive, or that of a file under "", None where the run has no such file."""
         file = self.folder / name
         if not file.exists():
             return None
         try:
-            if not entries:
-                return [np.asarray(np.load(file, allow_pickle=False))]
-            with np.load(file, allow_pickle=False) as found:
-                return [found[entry] for entry in entries]
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            with found:
+                return dict(found)
         except Exception as error:
             # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
             raise RunError(f"The run {self.folder} has no readable {name}: {error or 'it ends too early'}.") from error
 
     @property
-    def graph(self) -> tuple[int, np.ndarray, np.ndarray] | None:
-        """(nodes, sources, targets) of the first round, where the program has a topology."""
-        found = self._load(GRAPH, "n", "sources", "targets")
-        return None if found is None else (int(found[0]), found[1], found[2])
+    def graph(self) -> Graph | None:
+        """The graph of the first round, where the program has a topology; its weights are those of merging."""
+        found = self._load(GRAPH)
+        if found is None:
+            return None
+        try:
+            groups = np.split(found["members"], np.cumsum(found["sizes"])[:-1]) if "members" in found else ()
+            return Graph(int(found["n"]), found["sources"], found["targets"], found.get("weights"), groups)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise RunError(f"The run {self.folder} has no readable {GRAPH}: {error}.") from error
 
     @property
     def graph_is_static(self) -> bool:
         """Whether the graph of the first round is that of all rounds."""
-        found = self._load(GRAPH, "static")
-        return found is None or bool(found[0])
+        found = self._load(GRAPH)
+        return found is None or bool(found.get("static", True))
 
     @property
     def holdings(self) -> np.ndarray | None:
         """Samples of each class of each node, or samples of each node where there are no classes."""
         found = self._load(HOLDINGS)
-        return None if found is None else found[0]
+        return None if found is None else found[""]
 
     @property
     def models(self) -> Tensor | None:
         """The final models, N x P; None while the run goes on, or where it does not keep them."""
         found = self._load(MODELS)
-        return None if found is None else torch.from_numpy(found[0])
+        return None if found is None else torch.from_numpy(found[""])
 
     def summary(self) -> dict[str, Any]:
         """Totals, who was dropped, and the final mean, minimum, maximum and spread of each metric over nodes.

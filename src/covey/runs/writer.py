@@ -31,6 +31,7 @@ from covey.runs.schema import (
     by_start,
     config_digest,
 )
+from covey.topology import Graph
 
 _ROWS_AT_ONCE = 4096
 _SECONDS = 1.0
@@ -176,10 +177,16 @@ class RunWriter:
                 database.execute(f"DELETE FROM {table} WHERE {column} > {last}")
             database.execute("DROP TABLE kept")
 
-    def graph(self, n: int, sources: np.ndarray, targets: np.ndarray, static: bool) -> None:
-        """Keep the graph of the first round."""
+    def graph(self, graph: Graph, static: bool) -> None:
+        """Keep the graph of the first round, with its weights and groups where it has some."""
+        entries: dict[str, Any] = {"n": graph.n, "sources": graph.sources, "targets": graph.targets, "static": static}
+        if graph.weights is not None:
+            entries["weights"] = graph.weights
+        if len(graph.groups):
+            entries["members"] = np.concatenate(graph.groups)
+            entries["sizes"] = np.array([len(group) for group in graph.groups])
         with self._guarded(), wire.replacing(self.folder / GRAPH) as file:
-            np.savez_compressed(file, n=n, sources=sources, targets=targets, static=static)
+            np.savez_compressed(file, **entries)
 
     def holdings(self, counts: np.ndarray) -> None:
         """Keep who holds what: samples of each class of each node, or samples of each node."""

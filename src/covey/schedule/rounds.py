@@ -19,11 +19,18 @@ class Schedule(Part):
         """After how many rounds the pattern begins anew."""
         return 1
 
+    def trains_all_at_once(self) -> bool:
+        """Whether in every round either all nodes train or none."""
+        return False
+
 
 class EveryRound(Schedule):
     """Train in every round."""
 
     kind = "every-round"
+
+    def trains_all_at_once(self) -> bool:
+        return True
 
     def trains(self, node: Node, t: int) -> bool:
         return True
@@ -34,6 +41,9 @@ class Periodic(Schedule):
 
     kind = "periodic"
     every: int = param("The distance between two rounds with training.", ge=1)
+
+    def trains_all_at_once(self) -> bool:
+        return True
 
     def trains(self, node: Node, t: int) -> bool:
         return t % self.every == 0

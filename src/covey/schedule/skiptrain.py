@@ -31,8 +31,15 @@ class _Budgeted(Schedule):
         self._limits: NDArray[np.float64] | None = None
         if self.budget is not None:
             self._limits = np.full(setting.nodes, float(self.budget))
-        elif self.battery is not None and setting.parameters:
-            self._limits = _affordable(self, setting, self.battery)
+        elif self.battery is not None:
+            if setting.battery_joules is None:
+                raise ConfigurationError(
+                    f"The 'battery' of {self.named()} needs a network that says what batteries hold: "
+                    f"set its 'energy' to 'devices'."
+                )
+            if setting.training_joules is not None:
+                with np.errstate(divide="ignore"):
+                    self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
 
     def spend(self, node: Node, t: int, probability: float = 1.0) -> bool:
         """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
@@ -45,17 +52,6 @@ class _Budgeted(Schedule):
             return False
         node.state[_TRAINED] = trained + 1
         return True
-
-
-def _affordable(schedule: Schedule, setting: Setting, share: float) -> NDArray[np.float64]:
-    if setting.battery_joules is None or setting.training_joules is None:
-        raise ConfigurationError(
-            f"The 'battery' of {schedule.named()} needs a network that says what batteries hold: "
-            f"set its 'energy' to 'devices'."
-        )
-    with np.errstate(divide="ignore"):
-        affordable: NDArray[np.float64] = np.floor(share * setting.battery_joules / setting.training_joules)
-    return affordable
 
 
 class SkipTrain(_Budgeted):
@@ -82,6 +78,9 @@ class SkipTrain(_Budgeted):
     def cycle(self) -> int:
         return self.training + self.synchronization
 
+    def trains_all_at_once(self) -> bool:
+        return self.budget is None and self.battery is None
+
     def trains(self, node: Node, t: int) -> bool:
         if t % self.cycle() >= self.training:
             return False
@@ -92,6 +91,9 @@ class Greedy(_Budgeted):
     """Train in every round until the budget is spent, then only mix: what SkipTrain is compared with."""
 
     kind = "greedy"
+
+    def trains_all_at_once(self) -> bool:
+        return self.battery is None
 
     def trains(self, node: Node, t: int) -> bool:
         return self.spend(node, t)

@@ -85,7 +85,7 @@ class PowerGossip(Sharing):
                 f"{aggregation.title()} has none. Use aggregation 'metropolis-hastings'."
             )
         # Edges lie in the order of their targets, then sources: sorted the other way, each is the reverse of itself.
-        weights_E = np.array([weight for node in range(graph.n) for weight in aggregation.weights(NodeId(node), graph)])
+        weights_E = aggregation.of_edges(graph)
         reverse_E = np.lexsort((graph.targets, graph.sources))
         if not np.allclose(weights_E, weights_E[reverse_E], rtol=1e-6, atol=0):
             raise ConfigurationError(

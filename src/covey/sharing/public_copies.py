@@ -45,11 +45,8 @@ class PublicCopies(Compressed):
             )
         self._linear = aggregation
         graph = topology.at(0)
-        rows, columns = np.zeros(graph.n), np.zeros(graph.n)
-        for node in range(graph.n):
-            given = np.asarray(aggregation.weights(NodeId(node), graph))
-            rows[node] = given.sum()
-            columns[np.asarray(graph.senders(node), dtype=np.int64)] += given
+        weights_E = aggregation.of_edges(graph)
+        rows, columns = (np.bincount(ends_E, weights_E, graph.n) for ends_E in (graph.targets, graph.sources))
         over = f"but over the topology {topology.title()} the weights of {aggregation.title()} give"
         for node in range(graph.n):
             if abs(rows[node] - columns[node]) > _ROUNDING:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 from torch import Tensor
 
 from covey.compression import Compressor, Decompressed, Ternary
-from covey.errors import WireError
+from covey.errors import ConfigurationError, WireError
 from covey.node import Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.public_copies import PublicCopies
@@ -25,6 +25,11 @@ class STC(PublicCopies):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        if not setting.same_start:
+            raise ConfigurationError(
+                f"{self.named().capitalize()} says how models change from what all began with, so the 'same_start' of "
+                f"the task must be true. Got False instead; the sharing 'choco' needs no common start."
+            )
         self._ternary = Ternary(budget=self.budget)
 
     @property

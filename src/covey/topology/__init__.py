@@ -15,7 +15,7 @@ from covey.topology.static import (
     Star,
     Torus,
 )
-from covey.topology.topology import Topology
+from covey.topology.topology import NotYetDrawn, Topology
 
 __all__ = [
     "Complete",
@@ -27,6 +27,7 @@ __all__ = [
     "FromNetworkx",
     "Graph",
     "Grid",
+    "NotYetDrawn",
     "OnePeerExponential",
     "RandomMatching",
     "RandomRegular",

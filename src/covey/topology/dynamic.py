@@ -80,6 +80,11 @@ class Redrawn(Topology):
     topology: Topology = param("What is drawn; one without chance in it, such as a ring, stays as it is.")
     every: int = param("How many rounds a graph lasts.", ge=1)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_labels = self.topology.by_labels  # type: ignore[misc]
+        self.weighted = self.topology.weighted  # type: ignore[misc]
+
     def one_way(self) -> bool:
         return self.topology.one_way()
 

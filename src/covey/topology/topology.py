@@ -6,6 +6,10 @@ from covey.parameters import Part, Setting
 from covey.topology.graph import Graph
 
 
+class NotYetDrawn(Exception):
+    """A graph was asked for that depends on data which are not dealt out yet; what needs it is checked later."""
+
+
 class Topology(Part):
     """Computes the graph of any round from public randomness, so every node can do it for itself.
 
@@ -41,7 +45,13 @@ class Topology(Part):
         raise NotImplementedError
 
     def at(self, t: int) -> Graph:
-        """The graph of round t. The last few are remembered."""
+        """The graph of round t. The last few are remembered.
+
+        Raises:
+            NotYetDrawn: it depends on labels that are not known yet.
+        """
+        if not self.can_be_drawn():
+            raise NotYetDrawn
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:

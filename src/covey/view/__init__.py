@@ -1,5 +1,6 @@
 """Figures."""
 
-from covey.view.figures import curves, graph, histogram, holdings, save
+from covey.view.figures import curves, histogram, holdings, save
+from covey.view.graphs import graph
 
 __all__ = ["curves", "graph", "histogram", "holdings", "save"]

@@ -1,6 +1,6 @@
 """Figures of runs, drawn with matplotlib and without a display.
 
-Shapes: N nodes, C classes, E edges, T moments.
+Shapes: N nodes, C classes, T moments.
 """
 
 from collections.abc import Collection, Sequence
@@ -19,7 +19,6 @@ from covey.view.look import (
     LINES,
     MARKERS,
     PAPER,
-    SOFT,
     legend,
     new_axes,
     new_figure,
@@ -48,10 +47,6 @@ MOST_BANDS = 4
 """More bands than this hide each other."""
 _MOST_BARS = 60
 """Bars of more nodes than this are thinner than what can be seen."""
-_MOST_EDGES = 1_500
-"""More lines than this are a grey disc, and a large file."""
-_AS_PICTURE = 300
-"""More nodes than this make a vector file large; they are drawn as a picture inside it."""
 
 
 def curves(
@@ -308,83 +303,6 @@ def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0,
         total = int(counts_NC.sum())
         title(axes, f"{run.folder.resolve().name}: {total:,} training samples, {nodes:,} nodes")
     return figure
-
-
-def graph(run: Run, *, titled: bool = True, size: tuple[float, float] = (6.0, 6.4)) -> "Figure":
-    """The graph of the first round: nodes in rows and columns or on a circle, coloured by their main class."""
-    found = run.graph
-    if found is None:
-        raise RunError(f"The program of the run {run.folder} has no topology.")
-    nodes, sources, targets = found
-    once_E2 = np.unique(np.stack([np.minimum(sources, targets), np.maximum(sources, targets)], axis=1), axis=0)
-    place_N2, drawn_E2 = _places(run, nodes, once_E2)
-    missing = len(once_E2) - len(drawn_E2)
-    omitted = f"the {missing:,} edges around the border are not drawn" if missing else ""
-    if len(drawn_E2) > _MOST_EDGES:
-        drawn_E2 = np.random.default_rng(0).permutation(drawn_E2)[:_MOST_EDGES]
-    figure = new_figure(size)
-    axes = new_axes(figure, grid=False)
-    axes.set_axis_off()
-    axes.set_aspect("equal")
-    from matplotlib.lines import Line2D
-
-    # One path with gaps: a path for every edge takes five times the space.
-    ends_E32 = np.concatenate([place_N2[drawn_E2], np.full((len(drawn_E2), 1, 2), np.nan)], axis=1)
-    width = float(np.clip(10 / max(len(drawn_E2), 1) ** 0.5, 0.2, 1.0))
-    axes.plot(*ends_E32.reshape(-1, 2).T, color=SOFT, linewidth=width, alpha=0.5, zorder=1)
-    held = run.holdings
-    by_class = held is not None and held.ndim == 2 and len(held) == nodes and held.shape[1] <= len(CLASSES)
-    main_N = np.asarray(held).argmax(axis=1) if by_class else np.zeros(nodes, dtype=int)
-    handles = []
-    for label in np.unique(main_N):
-        x, y = place_N2[main_N == label].T
-        colour = CLASSES[label] if by_class else LINES[0]
-        axes.scatter(
-            x,
-            y,
-            s=float(np.clip(3500 / nodes, 4, 70)),
-            color=colour,
-            zorder=2,
-            edgecolors="none",
-            rasterized=nodes > _AS_PICTURE,
-        )
-        handles.append(Line2D([], [], color=colour, marker="o", markersize=6, linestyle=""))
-    axes.margins(0.04)
-    if by_class:
-        legend(figure, handles, [str(label) for label in np.unique(main_N)], heading="class that a node holds most of")
-    if titled:
-        title(axes, f"{run.folder.resolve().name}: {graph_in_words(run)}", omitted)
-    return figure
-
-
-def graph_in_words(run: Run) -> str:
-    """How many nodes and edges the graph of the first round has."""
-    if run.graph is None:
-        return "no graph"
-    nodes, sources, targets = run.graph
-    pairs = set(zip(sources.tolist(), targets.tolist(), strict=True))
-    both_ways = all((target, source) in pairs for source, target in pairs)
-    edges = f"{len(pairs) // 2:,} edges" if both_ways else f"{len(pairs):,} directed edges"
-    drawn = f", of which {_MOST_EDGES:,} are drawn" if len({(min(p), max(p)) for p in pairs}) > _MOST_EDGES else ""
-    return f"{nodes:,} nodes, {edges}{'' if run.graph_is_static else ' in round 1'}{drawn}"
-
-
-def _places(run: Run, nodes: int, once_E2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(where nodes are drawn, the edges that can be drawn there)."""
-    program = run.experiment.get("program", {})
-    topology = program.get("topology", {}) if isinstance(program, dict) else {}
-    if isinstance(topology, dict) and topology.get("kind") in ("grid", "torus"):
-        rows = topology.get("rows") or max(r for r in range(1, int(nodes**0.5) + 1) if nodes % r == 0)
-        row_N, column_N = np.divmod(np.arange(nodes), nodes // rows)
-        # Edges around the border of a torus would cross everything else.
-        near_E = abs(np.diff(row_N[once_E2])) + abs(np.diff(column_N[once_E2])) <= 1
-        return np.stack([column_N, -row_N], axis=1).astype(float), once_E2[near_E[:, 0]]
-    angle_N = np.pi / 2 - 2 * np.pi * np.arange(nodes) / nodes
-    place_N2 = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1)
-    degrees_N = np.bincount(once_E2.ravel(), minlength=nodes)
-    if nodes > 3 and len(once_E2) == nodes - 1 == degrees_N.max():
-        place_N2[degrees_N.argmax()] = 0.0
-    return place_N2, once_E2
 
 
 def save(figure: "Figure", file: Path) -> None:

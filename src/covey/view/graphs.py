@@ -1,0 +1,356 @@
+"""Pictures of graphs: who talks to whom, with what weight, in which groups, and who holds which labels.
+
+Shapes: N nodes, L labels, E edges, T points of a line.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covey.engines.prepared import merging_graph, prepare, topology_of
+from covey.errors import ConfigurationError, DataError, RunError
+from covey.experiment import Experiment
+from covey.parameters import Setting
+from covey.runs import Run
+from covey.topology import Graph, NotYetDrawn
+from covey.topology.graph import Ids
+from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
+from covey.view.places import Floats, columns_of, nearest, places
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PIES = 128
+"""Of more nodes than this, pies are too small to be read: their main labels are drawn instead."""
+_MAIN = 0.4
+"""A label of fewer of its samples says little of a node."""
+_AS_PICTURE = 600
+"""More edges or nodes than this make a vector file large; they are drawn as a picture inside it."""
+_OTHERS = "others"
+_INK = 0.3
+"""How much of the paper edges may darken: where there are many, each is fainter."""
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A graph, and what a picture says of it."""
+
+    name: str
+    graph: Graph
+    """With the weights of merging, where they are known."""
+    round: int | None = None
+    """Which round's it is; None where it is that of all."""
+    labels_NL: Ids | None = None
+    """How many samples of each label every node holds, where that is known."""
+
+    @property
+    def in_words(self) -> str:
+        """How many nodes, edges and groups there are."""
+        graph, count = self.graph, len(self.graph.sources)
+        edges = f"{count // 2:,} edges" if graph.is_undirected else f"{count:,} directed edges"
+        groups = f", {len(graph.groups):,} groups" if len(graph.groups) > 1 else ""
+        return f"{graph.n:,} nodes, {edges}{groups}{'' if self.round is None else f' in round {self.round}'}"
+
+
+def graph_of_run(run: Run, round: int = 0) -> Pictured:
+    """The graph of a round of a run.
+
+    Raises:
+        RunError: its program has no topology.
+        ConfigurationError: it has no such round.
+    """
+    graph, held = run.graph, run.holdings
+    if graph is None:
+        raise RunError(f"The program of the run {run.folder} has no topology, so there is no graph to draw.")
+    labels_NL = held if held is not None and held.ndim == 2 and len(held) == graph.n else None
+    if round:
+        experiment = Experiment.from_table(run.experiment)
+        _check_round(round, experiment)
+        if not run.graph_is_static:
+            graph = _without_data(experiment, labels_NL, round)
+            if graph is None:
+                raise RunError(
+                    f"The run {run.folder} does not say who holds what, as the graph of round {round} needs."
+                )
+    return Pictured(run.folder.resolve().name, graph, None if run.graph_is_static else round, labels_NL)
+
+
+def graph_of_experiment(experiment: Experiment, round: int = 0, data: Path | None = None) -> Pictured:
+    """The graph of a round that an experiment would have; its data are loaded, for they colour the nodes.
+
+    Raises:
+        ConfigurationError: it has no topology, no such round, or cannot work.
+        DataError: its data are not to be had and the graph depends on them.
+    """
+    topology = topology_of(experiment.program)
+    if topology is None:
+        raise ConfigurationError(
+            f"The program {experiment.program.title()} has no topology, so there is no graph to draw."
+        )
+    _check_round(round, experiment)
+    try:
+        prepared = prepare(experiment, data=data, **{**experiment.engine.compute_settings(), "workers": 1})
+    except DataError:
+        graph, labels_NL = _without_data(experiment, None, round), None
+        if graph is None:
+            raise
+    else:
+        prepared.learner.close()
+        graph, labels_NL = merging_graph(prepared.program, round), prepared.setting.label_counts
+    return Pictured(topology.title(), graph, None if topology.static else round, labels_NL)
+
+
+def _check_round(round: int, experiment: Experiment) -> None:
+    if not 0 <= round < experiment.rounds:
+        raise ConfigurationError(
+            f"The 'round' of a graph must be an int in [0, {experiment.rounds}). Got {round} instead."
+        )
+
+
+def _without_data(experiment: Experiment, labels_NL: Ids | None, round: int) -> Graph | None:
+    """The graph of a round; None where it depends on labels that are not known."""
+    program = copy.deepcopy(experiment.program)
+    nodes, rounds = experiment.network.nodes, experiment.rounds
+    try:
+        program.prepare(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
+        return merging_graph(program, round)
+    except NotYetDrawn:
+        return None
+
+
+def graph(
+    source: Run | Experiment,
+    round: int = 0,
+    *,
+    data: Path | None = None,
+    titled: bool = True,
+    size: tuple[float, float] = (6.0, 6.4),
+) -> "Figure":
+    """The graph of a round: nodes coloured by their labels, groups together, lines as wide as the weights of merging.
+
+    Args:
+        source: the run, or the experiment that would have the graph.
+        round: which round's, from 0 on.
+        data: the data folder of an experiment; by default that of the environment.
+        titled: whether the figure says what it shows.
+        size: width and height in inches.
+
+    Raises:
+        CoveyError: there is no such graph.
+    """
+    found = graph_of_run(source, round) if isinstance(source, Run) else graph_of_experiment(source, round, data)
+    return picture(found, titled=titled, size=size)
+
+
+def picture(shown: Pictured, *, titled: bool = True, size: tuple[float, float] = (6.0, 6.4)) -> "Figure":
+    """Draw a graph."""
+    figure = new_figure(size)
+    axes = new_axes(figure, grid=False)
+    axes.set_axis_off()
+    axes.set_aspect("equal")
+    main_N = None if shown.labels_NL is None else shown.labels_NL.argmax(axis=1)
+    place_N2 = places(shown.graph, main_N)
+    radius = float(np.clip((0.4 if shown.graph.is_undirected else 0.3) * nearest(place_N2), 0.006, 0.085))
+    if len(shown.graph.groups) > 1:
+        _draw_groups(axes, shown.graph, place_N2, radius)
+    inches = 0.5 * min(size[0], size[1] - 0.8)
+    _draw_edges(axes, shown.graph, place_N2, radius, inches)
+    handles, names, heading = _draw_nodes(axes, shown, place_N2, radius)
+    low_2, high_2 = place_N2.min(axis=0) - 2.2 * radius, place_N2.max(axis=0) + 2.2 * radius
+    axes.set(xlim=(low_2[0], high_2[0]), ylim=(low_2[1], high_2[1]))
+    if handles:
+        legend(figure, handles, names, heading=heading)
+    if titled:
+        title(axes, f"{shown.name}: {shown.in_words}", _weights_in_words(shown.graph))
+    return figure
+
+
+def _weights_in_words(graph: Graph) -> str:
+    weights_E = graph.weights
+    if weights_E is None or not len(weights_E):
+        return ""
+    low, high = f"{weights_E.min():.3g}", f"{weights_E.max():.3g}"
+    if low == high:
+        return f"each neighbour's model is merged with weight {low}"
+    return f"{'wider lines: greater ' if _differ(weights_E) else ''}weights of merging, from {low} to {high}"
+
+
+def _differ(weights_E: Floats) -> bool:
+    """Whether lines can show how weights differ."""
+    return bool(weights_E.max() > 1.2 * weights_E.min())
+
+
+# ---------------------------------------------------------------------- groups and edges
+
+
+def _draw_groups(axes: Any, graph: Graph, place_N2: Floats, radius: float) -> None:
+    """A disc behind each group."""
+    centres = np.array([place_N2[members].mean(axis=0) for members in graph.groups])
+    widths = [
+        np.linalg.norm(place_N2[members] - centre, axis=1).max()
+        for members, centre in zip(graph.groups, centres, strict=True)
+    ]
+    _circles(axes, centres, np.array(widths) + 1.7 * radius, facecolors=RULE, alpha=0.45, zorder=0.5)
+
+
+def _draw_edges(axes: Any, graph: Graph, place_N2: Floats, radius: float, inches: float) -> None:
+    """Straight lines where both ends send to each other; else arcs with an arrow's head, bent to the left."""
+    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.colors import to_rgba_array
+
+    directed = not graph.is_undirected
+    sources_E, targets_E, weights_E = _once(graph)
+    if not len(sources_E):
+        return
+    strength_E = weights_E / weights_E.max()
+    group_N = np.arange(graph.n)
+    for number, members in enumerate(graph.groups):
+        group_N[members] = graph.n + number
+    between_E = (group_N[sources_E] != group_N[targets_E]) & (len(graph.groups) > 1)
+    lines_ET2 = np.stack([place_N2[sources_E], place_N2[targets_E]], axis=1)
+    if directed:
+        lines_ET2 = _arcs(lines_ET2, radius)
+    elif columns_of(graph) is not None:
+        lines_ET2, drawn_E = _stubs(lines_ET2, nearest(place_N2))
+        strength_E, between_E = strength_E[drawn_E], between_E[drawn_E]
+    width = float(np.clip(14 / len(lines_ET2) ** 0.5, 0.35, 1.5))
+    widths_E = width * (np.maximum(2 * strength_E, 0.3) if _differ(strength_E) else np.ones(len(strength_E)))
+    ink_E = np.linalg.norm(np.diff(lines_ET2, axis=1), axis=2).sum(axis=1) * widths_E / 72 / (np.pi * inches)
+    opacity_E = np.empty(len(ink_E))
+    for which_E, most in ((between_E, 0.45), (~between_E, 0.85)):
+        opacity_E[which_E] = np.clip(_INK / max(ink_E[which_E].sum(), 1e-9), 0.05, most)
+    opacity_E *= 0.4 + 0.6 * strength_E
+    as_picture = len(lines_ET2) > _AS_PICTURE
+    if directed:
+        heads_E32 = _heads(lines_ET2, min(radius, 0.02 + 0.2 / len(lines_ET2) ** 0.5) * (0.4 + 0.6 * strength_E))
+        lines_ET2[:, -1] = heads_E32[:, 1:].mean(axis=1)
+        heads = PolyCollection(
+            list(heads_E32), facecolors=to_rgba_array(SOFT, np.minimum(1.6 * opacity_E, 1.0)), edgecolors="none",
+            zorder=1.1, rasterized=as_picture,
+        )  # fmt: skip
+        axes.add_collection(heads, autolim=False)
+    lines = LineCollection(
+        list(lines_ET2), linewidths=widths_E, colors=to_rgba_array(SOFT, opacity_E), zorder=1, rasterized=as_picture
+    )
+    axes.add_collection(lines, autolim=False)
+
+
+def _once(graph: Graph) -> tuple[Ids, Ids, Floats]:
+    """(sources, targets, weights) of the lines; where all edges go both ways, one a pair, of the mean weight."""
+    weights_E = np.ones(len(graph.sources)) if graph.weights is None else np.abs(graph.weights)
+    if not weights_E.any():
+        weights_E = np.ones(len(weights_E))
+    if not graph.is_undirected:
+        return graph.sources, graph.targets, weights_E
+    pair_E = np.minimum(graph.sources, graph.targets) * graph.n + np.maximum(graph.sources, graph.targets)
+    forth_E, back_E = (
+        way_E[np.argsort(pair_E[way_E])]
+        for way_E in (np.flatnonzero(graph.sources < graph.targets), np.flatnonzero(graph.sources > graph.targets))
+    )
+    return graph.sources[forth_E], graph.targets[forth_E], (weights_E[forth_E] + weights_E[back_E]) / 2
+
+
+def _arcs(lines_E22: Floats, radius: float) -> Floats:
+    """Lines bent to the left, so that two edges between the same nodes lie apart; they end where the target begins."""
+    start_E2, end_E2 = lines_E22[:, 0], lines_E22[:, 1]
+    along_E2 = end_E2 - start_E2
+    bend_E2 = (start_E2 + end_E2) / 2 + 0.12 * np.stack([-along_E2[:, 1], along_E2[:, 0]], axis=1)
+    last_E2 = end_E2 - bend_E2
+    end_E2 = end_E2 - 1.15 * radius * last_E2 / np.maximum(np.linalg.norm(last_E2, axis=1, keepdims=True), 1e-9)
+    at_T11 = np.linspace(0, 1, 12)[:, None, None]
+    arcs_TE2 = (1 - at_T11) ** 2 * start_E2 + 2 * at_T11 * (1 - at_T11) * bend_E2 + at_T11**2 * end_E2
+    return np.asarray(arcs_TE2.transpose(1, 0, 2))
+
+
+def _heads(lines_ET2: Floats, size_E: Floats) -> Floats:
+    """A triangle at the end of each line, E x 3 x 2."""
+    tip_E2 = lines_ET2[:, -1]
+    back_E2 = lines_ET2[:, -2] - tip_E2
+    back_E2 = 2 * size_E[:, None] * back_E2 / np.maximum(np.linalg.norm(back_E2, axis=1, keepdims=True), 1e-9)
+    side_E2 = 0.4 * np.stack([-back_E2[:, 1], back_E2[:, 0]], axis=1)
+    return np.stack([tip_E2, tip_E2 + back_E2 + side_E2, tip_E2 + back_E2 - side_E2], axis=1)
+
+
+def _stubs(lines_E22: Floats, unit: float) -> tuple[Floats, Ids]:
+    """The lines of a grid, with the number of each; those around its border are drawn only where they leave it."""
+    along_E2 = lines_E22[:, 1] - lines_E22[:, 0]
+    length_E1 = np.linalg.norm(along_E2, axis=1, keepdims=True)
+    around_E = length_E1[:, 0] > 1.5 * unit
+    out_E2 = 0.55 * unit * along_E2 / length_E1
+    leaving_E22 = np.stack([lines_E22[:, 0], lines_E22[:, 0] - out_E2], axis=1)
+    coming_E22 = np.stack([lines_E22[:, 1], lines_E22[:, 1] + out_E2], axis=1)
+    near, around = np.flatnonzero(~around_E), np.flatnonzero(around_E)
+    lines = [lines_E22[near], leaving_E22[around], coming_E22[around]]
+    return np.concatenate(lines), np.concatenate([near, around, around])
+
+
+# ---------------------------------------------------------------------- nodes
+
+
+def _draw_nodes(axes: Any, shown: Pictured, place_N2: Floats, radius: float) -> tuple[list[Any], list[str], str]:
+    """Draw nodes by their labels; gives what a legend says of them: its marks, their names and its heading."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.lines import Line2D
+
+    n, as_picture = shown.graph.n, shown.graph.n > _AS_PICTURE
+    if shown.labels_NL is None or not shown.labels_NL.any():
+        _circles(axes, place_N2, np.full(n, radius), facecolors=LINES[0], zorder=2, rasterized=as_picture)
+        return [], [], ""
+    counts_NL, names = _few(shown.labels_NL)
+    share_NL = counts_NL / np.maximum(counts_NL.sum(axis=1, keepdims=True), 1)
+    colours = [CLASSES[-1] if name == _OTHERS else CLASSES[place] for place, name in enumerate(names)]
+    if n <= _PIES:
+        heading = "labels that a node holds"
+        _circles(axes, place_N2, np.full(n, 1.18 * radius), facecolors=PAPER, zorder=1.8)
+        _circles(axes, place_N2, np.full(n, radius), facecolors=RULE, zorder=1.9)
+        end_NL = np.cumsum(share_NL, axis=1)
+        for label, colour in enumerate(colours):
+            held_N = np.flatnonzero(share_NL[:, label])
+            # From the top on, clockwise; arcs without straight edges where they are whole circles.
+            turn_NT = np.linspace(end_NL[held_N, label] - share_NL[held_N, label], end_NL[held_N, label], 33, axis=1)
+            around_NT2 = np.stack([np.sin(2 * np.pi * turn_NT), np.cos(2 * np.pi * turn_NT)], axis=2)
+            wedges_NT2 = place_N2[held_N, None] + radius * np.pad(around_NT2, ((0, 0), (0, 1), (0, 0)))
+            axes.add_collection(
+                PolyCollection(list(wedges_NT2), facecolors=colour, edgecolors="none", zorder=2, label=names[label]),
+                autolim=False,
+            )
+    else:
+        heading = f"label of at least {_MAIN:.0%} of a node's samples"
+        main_N = np.where(share_NL.max(axis=1) >= _MAIN, share_NL.argmax(axis=1), len(names))
+        if (main_N == len(names)).any():
+            colours, names = [*colours, SOFT], [*names, "none"]
+        for label, colour in enumerate(colours):
+            of_N = main_N == label
+            _circles(
+                axes, place_N2[of_N], np.full(of_N.sum(), radius), facecolors=colour, zorder=2, label=names[label],
+                rasterized=as_picture,
+            )  # fmt: skip
+    handles = [Line2D([], [], color=colour, marker="o", markersize=6, linestyle="") for colour in colours]
+    return handles, names, heading
+
+
+def _few(counts_NL: Ids) -> tuple[Ids, list[str]]:
+    """The counts and names of as many labels as there are colours: the most frequent ones, and all others together."""
+    labels = np.flatnonzero(counts_NL.any(axis=0))
+    if counts_NL.shape[1] <= len(CLASSES):
+        return counts_NL, [str(label) for label in range(counts_NL.shape[1])]
+    if len(labels) <= len(CLASSES):
+        return counts_NL[:, labels], [str(label) for label in labels]
+    order = np.argsort(-counts_NL.sum(axis=0), kind="stable")
+    kept = np.sort(order[: len(CLASSES) - 1])
+    others_N1 = np.delete(counts_NL, kept, axis=1).sum(axis=1, keepdims=True)
+    return np.concatenate([counts_NL[:, kept], others_N1], axis=1), [*(str(label) for label in kept), _OTHERS]
+
+
+def _circles(axes: Any, centres: Floats, radii: Floats, **how: Any) -> None:
+    """Discs whose radii are distances in the picture."""
+    from matplotlib.collections import EllipseCollection
+
+    discs = EllipseCollection(
+        2 * radii, 2 * radii, np.zeros(len(radii)), units="xy", offsets=centres, offset_transform=axes.transData,
+        edgecolors="none", **how,
+    )  # fmt: skip
+    axes.add_collection(discs, autolim=False)

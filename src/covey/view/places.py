@@ -1,0 +1,160 @@
+"""Where the nodes of a graph are drawn: the same places for the same graph, within a circle of radius 1 or a rectangle.
+
+Shapes: N nodes, K groups, E edges, Q nodes that push in a step, S nodes from which distances are measured.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import dijkstra
+from scipy.spatial import cKDTree
+
+from covey.topology import Graph
+from covey.topology.graph import Ids
+
+Floats = NDArray[np.float64]
+
+_ON_A_CIRCLE = 64
+"""Of so many nodes, chords of a circle can be followed with the eye."""
+_FOLDED = 200
+"""A ring of more nodes than this is folded: on a circle they would lie upon each other."""
+_STEPS = 80
+_PUSHES = 300_000
+"""How many pairs of nodes push each other away in a step, about: their memory and time."""
+_PIVOTS = 50
+
+
+def places(graph: Graph, main_N: Ids | None = None) -> Floats:
+    """Where to draw each node, N x 2: grids in rows, groups together, rings closed, others near their neighbours.
+
+    Args:
+        graph: the graph.
+        main_N: by what the nodes of a group stand in order.
+    """
+    ids = np.arange(graph.n)
+    columns = columns_of(graph)
+    if columns is not None:
+        row_N, column_N = np.divmod(ids, columns)
+        return np.stack([column_N, -row_N], axis=1) * 2.0 / max(columns, graph.n // columns)
+    if len(graph.groups) > 1:
+        main_N = ids if main_N is None else main_N
+        alone = np.setdiff1d(ids, np.concatenate(graph.groups))
+        groups = [members[np.argsort(main_N[members], kind="stable")] for members in graph.groups]
+        return _in_groups(graph.n, [*groups, *alone[:, None]])
+    degrees_N = graph.in_degrees + graph.out_degrees
+    if graph.n > 3 and len(graph.sources) == degrees_N.max() == 2 * (graph.n - 1):
+        place_N2 = np.zeros((graph.n, 2))
+        place_N2[ids != degrees_N.argmax()] = _circle(graph.n - 1)
+        return place_N2
+    steps_E = (graph.targets - graph.sources) % graph.n
+    around = len(np.unique(graph.sources[steps_E == 1])) + len(np.unique(graph.targets[steps_E == graph.n - 1]))
+    if graph.n <= _ON_A_CIRCLE or around > graph.n / 2:
+        return _folded(graph.n) if graph.n > _FOLDED and len(graph.sources) <= 2 * graph.n else _circle(graph.n)
+    return _spread(graph)
+
+
+def columns_of(graph: Graph) -> int | None:
+    """How many columns a grid has in which the nodes stand row by row, closed or not; None where the graph is none."""
+    step_E = np.abs(graph.targets - graph.sources)
+    for columns in (int(step) for step in np.unique(step_E)[:4] if step > 1 and graph.n % step == 0 and step < graph.n):
+        (row_E, column_E), (to_row_E, to_column_E) = (
+            np.divmod(graph.sources, columns),
+            np.divmod(graph.targets, columns),
+        )
+        down_E, right_E = np.abs(to_row_E - row_E), np.abs(to_column_E - column_E)
+        near_E = down_E + right_E == 1
+        rows = graph.n // columns
+        wraps_E = ((down_E == 0) & (right_E == columns - 1)) | ((right_E == 0) & (down_E == rows - 1))
+        if (near_E | wraps_E).all() and near_E.sum() == 2 * (rows * (columns - 1) + (rows - 1) * columns):
+            return columns
+    return None
+
+
+def nearest(place_N2: Floats) -> float:
+    """How far a node is from the one nearest to it, for most nodes."""
+    if len(place_N2) < 2:
+        return 1.0
+    distances_N2 = np.asarray(cKDTree(place_N2).query(place_N2, k=2)[0])
+    return float(np.quantile(distances_N2[:, 1], 0.1))
+
+
+def _circle(count: int) -> Floats:
+    """Places on a circle, clockwise from its top."""
+    angle = np.pi / 2 - 2 * np.pi * np.arange(count) / max(count, 1)
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _folded(count: int) -> Floats:
+    """Places on a closed curve that goes in and out, as far from each other along it as its branches are."""
+    turn = np.linspace(0, 2 * np.pi, 20_000)
+    radius = 0.75 + 0.25 * np.cos(round(count**0.5) * turn)
+    curve = np.stack([radius * np.sin(turn), radius * np.cos(turn)], axis=1)
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
+    at = np.arange(count) * length[-1] / count
+    return np.stack([np.interp(at, length, curve[:, axis]) for axis in (0, 1)], axis=1)
+
+
+def _in_groups(n: int, groups: Sequence[Ids]) -> Floats:
+    """Each group on a small circle of its own; the groups, in their order, on a large one or, of many, on several."""
+    count = len(groups)
+    rings = max(1, round((count / 10) ** 0.5))
+    slots = -(-count // rings) * rings
+    turn = 2 * np.pi * rings / slots
+    # The groups of the innermost circle are as far from each other as the circles are.
+    gap = turn / (1 + turn * (rings - 1))
+    slot_K = np.arange(count)
+    centre_K2 = _circle(slots)[:count] * (1 - gap * (slot_K % rings))[:, None]
+    radius = 0.36 * min(nearest(centre_K2), 1.0)
+    place_N2 = np.zeros((n, 2))
+    for centre, members in zip(centre_K2, groups, strict=True):
+        place_N2[members] = centre + (radius * _circle(len(members)) if len(members) > 1 else 0.0)
+    return place_N2
+
+
+def _spread(graph: Graph) -> Floats:
+    """Neighbours near each other, others apart: Fruchterman and Reingold's forces, from distances along edges."""
+    n = graph.n
+    ones = np.ones(len(graph.sources), dtype=np.float32)
+    joined_NN = sp.csr_array((ones, (graph.sources, graph.targets)), shape=(n, n))
+    joined_NN = ((joined_NN + joined_NN.T) > 0).astype(np.float32)
+    pull_N1 = np.maximum(joined_NN.sum(axis=1), 1)[:, None]
+    place_N2 = _by_distance(joined_NN).astype(np.float32)
+    wish = (np.pi / n) ** 0.5
+    stride = -(-n * n // _PUSHES)
+    for step in range(_STEPS):
+        pushing_Q2 = place_N2[step % stride :: stride]
+        away_NQ2 = place_N2[:, None] - pushing_Q2[None]
+        square_NQ = np.maximum(np.einsum("nqd,nqd->nq", away_NQ2, away_NQ2), 1e-6)
+        move_N2 = stride * wish**2 * np.einsum("nqd,nq->nd", away_NQ2, 1 / square_NQ)
+        # Fewer or more edges a node must not make the picture smaller or larger: each node is pulled as by two.
+        length_E1 = np.linalg.norm(place_N2[graph.sources] - place_N2[graph.targets], axis=1)
+        pulls_NN = sp.csr_array((length_E1 / wish, (graph.sources, graph.targets)), shape=(n, n))
+        pulls_NN = pulls_NN + pulls_NN.T
+        move_N2 += (pulls_NN @ place_N2 - pulls_NN.sum(axis=1)[:, None] * place_N2) * 2 / pull_N1
+        far_N1 = np.linalg.norm(move_N2, axis=1, keepdims=True)
+        place_N2 = place_N2 + move_N2 / np.maximum(far_N1, 1e-9) * np.minimum(far_N1, 0.15 * (1 - step / _STEPS))
+    place_N2 = place_N2 - place_N2.mean(axis=0)
+    # Half-way to a disc that is everywhere as full: the middle is crowded otherwise.
+    far_N = np.linalg.norm(place_N2, axis=1)
+    even_N = ((far_N.argsort().argsort() + 0.5) / n) ** 0.5
+    return np.asarray(place_N2 * ((far_N / far_N.max() + even_N) / 2 / np.maximum(far_N, 1e-9))[:, None], np.float64)
+
+
+def _by_distance(joined_NN: sp.csr_array) -> Floats:
+    """The plane in which nodes are about as far from each other as they are along edges (Brandes and Pich's pivots)."""
+    n = joined_NN.shape[0]
+    pivots = np.unique(np.linspace(0, n - 1, min(_PIVOTS, n)).astype(int))
+    distance_NS = dijkstra(joined_NN, unweighted=True, indices=pivots).T
+    finite = np.isfinite(distance_NS)
+    distance_NS[~finite] = distance_NS[finite].max() + 1
+    square_NS = distance_NS**2
+    square_NS = square_NS - square_NS.mean(axis=0) - square_NS.mean(axis=1, keepdims=True) + square_NS.mean()
+    _, _, axes = np.linalg.svd(square_NS, full_matrices=False)
+    place_N2 = np.zeros((n, 2))
+    place_N2[:, : min(2, len(axes))] = square_NS @ axes[:2].T
+    place_N2 *= np.sign(place_N2[np.abs(place_N2).argmax(axis=0), [0, 1]])
+    # Nodes with the same distances would never come apart.
+    apart = _circle(n) * 1e-3
+    return np.asarray(place_N2 / max(np.abs(place_N2).max(), 1e-9) + apart)
