@@ -20,6 +20,7 @@ from covey.experiment import Experiment
 from covey.node import Message, NodeId
 from covey.sharing.cesar import Cesar
 from covey.sharing.masked import Masked
+from covey.sharing.random import Random
 from covey.sharing.secure_aggregation import SecureAggregation
 from covey.topology import Ring
 from tests.conftest import models_of, simulate, table
@@ -374,6 +375,21 @@ def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(n
     assert torch.equal(seen.merged[0, receiver], seen.models[0, receiver])
     for other, model in seen.clear(world, 0).items():
         assert other == receiver or close(seen.merged[0, other], model)
+
+
+def test_whose_ids_come_as_other_numbers_is_understood(monkeypatch):
+    # As in a process that has not drawn the places of these nodes yet.
+    monkeypatch.setattr(Random, "_drawn", Random._draw)
+
+    def strike(message, mail):
+        if message.tag != "others":
+            return None
+        return {**message.payload, "members": [float(id) for id in message.payload["members"]]}
+
+    deliver_instead(monkeypatch, strike)
+    _, written = simulate(tables(topology="ring"))
+    assert not written.happened
+    assert not figures(written, "discarded")
 
 
 # ---------------------------------------------------------------------- who is gone
