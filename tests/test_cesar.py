@@ -452,7 +452,8 @@ def test_lost_messages_cost_rounds_and_spoil_no_model(seen):
         ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
         ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
         ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
-        ({"subset": "full"}, {}, "The sharing 'full' is no sharing"),
+        ({"subset": "full"}, {}, "The sharing 'full' cannot stand in this place, which must be one of: random, top-k."),
+        ({"subset": {**RANDOM, "values": "pcodec"}}, {}, "The 'values' of the subset of the sharing cesar must be 'raw': masked values are noise, which nothing makes shorter. Got 'pcodec' instead."),
         ({"masking": False}, {"engine": {"kind": "emulation"}}, "The 'masking' of the sharing cesar must be true where nodes send real messages. Got False instead."),
     ],
 )  # fmt: skip
