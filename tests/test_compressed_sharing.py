@@ -157,7 +157,8 @@ def test_stc_sends_places_signs_and_one_magnitude(overheard):
 
 
 def test_stc_stops_where_nodes_do_not_begin_with_the_same_model():
-    with pytest.raises(ProgramError, match=r"^Node \d+ has no valid message of node \d+ in round 0, ") as caught:
+    said = r"^Node \d+ began with another model than node \d+, .* Set 'same_start' of the task to true\.$"
+    with pytest.raises(ProgramError, match=said) as caught:
         simulate(gossip({"kind": "stc", "budget": 0.3, "gamma": 0.5}))
     assert "\n" not in str(caught.value)
 

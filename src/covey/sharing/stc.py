@@ -6,7 +6,7 @@ from hashlib import blake2b
 from torch import Tensor
 
 from covey.compression import Compressor, Decompressed, Ternary
-from covey.errors import WireError
+from covey.errors import ProgramError, WireError
 from covey.node import Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.public_copies import PublicCopies
@@ -43,11 +43,23 @@ class STC(PublicCopies):
         return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
 
     def read(self, node: Node, message: Message) -> Decompressed:
+        """The vector of a message to a node.
+
+        Raises:
+            WireError: it has none.
+            ProgramError: its sender began with another model.
+        """
         if message.round != 0:
             return super().read(node, message)
         payload = dict(message.payload)
-        if payload.pop("first", None) != node.state["first model"]:
-            raise WireError("bad-field", "its changes are not of the model that this node began with")
+        first = payload.pop("first", None)
+        if not isinstance(first, bytes):
+            raise WireError("bad-field", "it does not tell with which model its sender began")
+        if first != node.state["first model"]:
+            raise ProgramError(
+                f"Node {node.id} began with another model than node {message.sender}, and the sharing stc tells how "
+                f"models change since their common start. Set 'same_start' of the task to true."
+            )
         return self.decompress(message, payload)
 
 
