@@ -377,6 +377,20 @@ def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(n
         assert other == receiver or close(seen.merged[0, other], model)
 
 
+def test_a_neighbour_tells_its_key_itself_and_nobody_else_does(monkeypatch, seen):
+    def forge(message, mail):
+        if message.tag != "others":
+            return None
+        return {name: PAIR.public if name.endswith(" key") else entry for name, entry in message.payload.items()}
+
+    deliver_instead(monkeypatch, forge)
+    # Where everybody is everybody's neighbour no key is taken from who passes it on, and all masks cancel.
+    world, written = simulate(tables(topology="complete", network={"nodes": 5}))
+    assert not figures(written, "discarded")
+    for node, model in seen.clear(world, 0).items():
+        assert close(seen.merged[0, node], model)
+
+
 def test_whose_ids_come_as_other_numbers_is_understood(monkeypatch):
     # As in a process that has not drawn the places of these nodes yet.
     monkeypatch.setattr(Random, "_drawn", Random._draw)
