@@ -20,6 +20,7 @@ from covey.experiment import Experiment
 from covey.node import Message, NodeId
 from covey.sharing.cesar import Cesar
 from covey.sharing.masked import Masked
+from covey.sharing.random import Random
 from covey.sharing.secure_aggregation import SecureAggregation
 from covey.topology import Ring
 from tests.conftest import models_of, simulate, table
@@ -376,6 +377,35 @@ def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(n
         assert other == receiver or close(seen.merged[0, other], model)
 
 
+def test_a_neighbour_tells_its_key_itself_and_nobody_else_does(monkeypatch, seen):
+    def forge(message, mail):
+        if message.tag != "others":
+            return None
+        return {name: PAIR.public if name.endswith(" key") else entry for name, entry in message.payload.items()}
+
+    deliver_instead(monkeypatch, forge)
+    # Where everybody is everybody's neighbour no key is taken from who passes it on, and all masks cancel.
+    world, written = simulate(tables(topology="complete", network={"nodes": 5}))
+    assert not figures(written, "discarded")
+    for node, model in seen.clear(world, 0).items():
+        assert close(seen.merged[0, node], model)
+
+
+def test_whose_ids_come_as_other_numbers_is_understood(monkeypatch):
+    # As in a process that has not drawn the places of these nodes yet.
+    monkeypatch.setattr(Random, "_drawn", Random._draw)
+
+    def strike(message, mail):
+        if message.tag != "others":
+            return None
+        return {**message.payload, "members": [float(id) for id in message.payload["members"]]}
+
+    deliver_instead(monkeypatch, strike)
+    _, written = simulate(tables(topology="ring"))
+    assert not written.happened
+    assert not figures(written, "discarded")
+
+
 # ---------------------------------------------------------------------- who is gone
 
 
@@ -436,7 +466,8 @@ def test_lost_messages_cost_rounds_and_spoil_no_model(seen):
         ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
         ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
         ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
-        ({"subset": "full"}, {}, "The sharing 'full' is no sharing"),
+        ({"subset": "full"}, {}, "The sharing 'full' cannot stand in this place, which must be one of: random, top-k."),
+        ({"subset": {**RANDOM, "values": "pcodec"}}, {}, "The 'values' of the subset of the sharing cesar must be 'raw': masked values are noise, which nothing makes shorter. Got 'pcodec' instead."),
         ({"masking": False}, {"engine": {"kind": "emulation"}}, "The 'masking' of the sharing cesar must be true where nodes send real messages. Got False instead."),
     ],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from covey import wire
 from covey.aggregation import MetropolisHastings
 from covey.codecs import decode_places, encode_places
 from covey.compression import largest
+from covey.engines.prepared import prepare
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.node import Inbox, Message, Mixture
@@ -262,6 +263,12 @@ def test_the_stated_bytes_are_the_mean_of_those_sent(sharing):
     _, payloads = fleet.send([fleet.noise(2000) for _ in fleet.nodes])
     sizes = np.array([wire.size(payload) for payload in payloads])
     assert abs(sizes.mean() - stated) < 3 * sizes.std() / math.sqrt(len(sizes)) + 0.02 * stated
+
+
+def test_an_inbox_holds_a_round_in_which_all_neighbours_send_all():
+    rare = {"kind": "jwins", "alphas": [0.05, 1.0], "probabilities": [0.95, 0.05]}
+    prepared = prepare(Experiment.from_table(table(program={"kind": "gossip", "topology": "torus", "sharing": rare})))
+    assert prepared.program.waiting_bytes(prepared.setting, prepared.model_bytes) >= 8 * prepared.model_bytes
 
 
 # ------------------------------------------------------------------------------------------------------------ bad inputs

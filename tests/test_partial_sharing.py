@@ -65,6 +65,16 @@ def test_with_the_whole_budget_all_is_shared_to_the_bit(kind, topology):
     assert torch.equal(*outcomes)
 
 
+@pytest.mark.parametrize("common", [False, True])
+def test_random_places_are_others_in_each_round_and_at_each_node_unless_they_are_common(common, overheard):
+    sharing = {"kind": "random", "budget": 0.2, "common": common}
+    still = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}}
+    # Nobody's model changes, so that values are the same where places are.
+    simulate(table(program={"kind": "gossip", "topology": "ring", "sharing": sharing}, task=still, rounds=3))
+    sent = {tuple(message.payload["values"].tolist()) for message in overheard}
+    assert len(sent) == (3 if common else 3 * 12)
+
+
 @given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-42, 3.5, -3.5, 1e38, float("inf")]), min_size=1), st.data())
 def test_the_largest_are_those_furthest_from_zero_and_the_first_of_equals(score, data):
     count = data.draw(st.integers(1, len(score)))

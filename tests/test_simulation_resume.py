@@ -6,6 +6,7 @@ import torch
 from covey import wire
 from covey.engines.prepared import prepare
 from covey.engines.simulation.world import World
+from covey.engines.snapshots import Snapshot, pack, unpack
 from covey.experiment import Experiment
 from covey.task.learner import Learner
 from tests.conftest import Written, models_of, simulate, table
@@ -78,3 +79,14 @@ def test_commits_are_handed_over_before_every_computation(monkeypatch):
     monkeypatch.setattr(Learner, "train", lambda *arguments: (seen.append(len(given)), train(*arguments)))
     simulate(table())
     assert seen == [0, 12, 24, 36, 48, 60]
+
+
+def test_what_a_node_keeps_comes_back_to_the_device_of_its_model():
+    kept = Snapshot(torch.zeros(3), 1, {"sum": torch.ones(3), "round": 4}, {"momentum": torch.ones(1, 3)}, None, [0])
+    (restored,) = unpack(pack([kept]), "meta")
+    assert restored.model.device.type == "meta"
+    # A sharing that subtracts one from the other finds both in one place.
+    assert (restored.model - restored.state["sum"]).device.type == "meta"
+    assert restored.state["round"] == 4
+    assert restored.slots is not None
+    assert restored.slots["momentum"].device.type == "meta"

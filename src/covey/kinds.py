@@ -189,6 +189,12 @@ def resolve(family: type[P], name: Any) -> type[P]:
         adopted = family.adopt(name, cls)
         if adopted is not None:
             return adopted
+        if name in known:
+            fitting = sorted(kind for kind in known if issubclass(load(family.family, kind), family))
+            raise ConfigurationError(
+                f"The {family.family} '{name}' cannot stand in this place, which must be one of: {', '.join(fitting)}. "
+                f'Your own is written "module:Class".'
+            )
         raise ConfigurationError(
             f"The {family.family} '{name}' is no {family.family}: "
             f"{class_name} does not derive from {family.__module__}.{family.__name__}."

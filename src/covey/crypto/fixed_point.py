@@ -36,7 +36,8 @@ class FixedPoint:
 
     def encode(self, values_K: NDArray[np.float32], weight: float) -> Integers:
         """weight * values_K, rounded. What is beyond `limit` must have been refused before."""
-        scaled_K = values_K * np.float64(weight * 2.0**self.fraction)
+        # Asked for, as numpy 1 would multiply in float32, and sums would be off by far more than half a step.
+        scaled_K = np.multiply(values_K, weight * 2.0**self.fraction, dtype=np.float64)
         return np.rint(scaled_K, out=scaled_K).astype(self.dtype)
 
     def decode(self, numbers_K: Integers) -> NDArray[np.float64]:

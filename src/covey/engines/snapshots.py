@@ -62,7 +62,13 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
 
 
 def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> list[Snapshot]:
-    """The snapshots that `pack` put into a payload; other entries are left alone."""
+    """The snapshots that `pack` put into a payload; other entries are left alone.
+
+    Args:
+        payload: what `pack` made, as it comes from the disk or another process.
+        device: where models are computed; what meets a model goes there too: the tensors of its
+            node's state, and what its optimiser remembers.
+    """
     count = len(payload["completed"])
     states: list[State] = [{} for _ in range(count)]
     slots: list[Slots] = [{} for _ in range(count)]
@@ -70,9 +76,9 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
         family, _, rest = key.partition("/")
         place, _, name = rest.partition("/")
         if family == "state":
-            states[int(place)][name] = value
+            states[int(place)][name] = value.to(device) if isinstance(value, Tensor) else value
         elif family == "slots":
-            slots[int(place)][name] = value
+            slots[int(place)][name] = value.to(device)
     columns = {name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters")}
     columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away")}
     # Checkpoints that were written before evaluations were counted have none.

@@ -67,7 +67,7 @@ class Gossip(Program):
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
-        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.message_bytes(message_bytes)
+        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.largest_bytes(message_bytes)
 
     async def run(self, node: Node) -> None:
         async for t in node.rounds():

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from covey.errors import ConfigurationError
 from covey.node import Message, Node, Payload
 from covey.parameters import Setting, param
 from covey.sharing.masked import Masked
@@ -21,6 +22,11 @@ class Cesar(Masked):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.by_change = self.subset.by_change  # type: ignore[misc]
+        if self.subset.values != "raw":
+            raise ConfigurationError(
+                f"The 'values' of the subset of {self.named()} must be 'raw': masked values are noise, which nothing "
+                f"makes shorter. Got '{self.subset.values}' instead."
+            )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -211,7 +211,7 @@ class Masked(Sharing):
             try:
                 self._learn(now, receiver, message.payload.get(_KEY))
                 ids = self._members(message, graph)
-                members = {id: self._member(node, graph, now, message, place) for place, id in enumerate(ids)}
+                members = {id: self._member(node, graph, now, message, place, id) for place, id in enumerate(ids)}
             except WireError as error:
                 node.reject(message, error.detail)
                 continue
@@ -268,9 +268,8 @@ class Masked(Sharing):
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
         return [NodeId(int(id)) for id in ids]
 
-    def _member(self, node: Node, graph: Graph, now: _Round, message: Message, place: int) -> Member | None:
+    def _member(self, node: Node, graph: Graph, now: _Round, message: Message, place: int, id: NodeId) -> Member | None:
         """What a receiver says of one of its members; None where nobody has told the key."""
-        id = NodeId(message[_MEMBERS][place])
         if id == node.id:
             return now.own
         if id not in graph.senders(node.id):  # A neighbour tells its key itself.

@@ -62,6 +62,10 @@ class Sharing(Part):
         """The expected size of one message, given that of a message with a whole model."""
         raise NotImplementedError
 
+    def largest_bytes(self, model_bytes: int) -> float:
+        """The size of the largest message, given that of a message with a whole model; where all are alike, any's."""
+        return self.message_bytes(model_bytes)
+
 
 def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
     """Messages with what `read` makes of them; those of which it raises a WireError are rejected."""

@@ -142,6 +142,9 @@ class Transformed(Sharing):
     def message_bytes(self, model_bytes: int) -> float:
         return model_bytes + sum(chance * self._longer(self.count(part)) for part, chance in self.fractions())
 
+    def largest_bytes(self, model_bytes: int) -> float:
+        return model_bytes + max(self._longer(self.count(part)) for part, chance in self.fractions() if chance > 0)
+
     def _longer(self, count: int) -> float:
         """How many bytes a message with so many coefficients is longer than one with a whole model."""
         longer = 4.0 * (self._parts * count - self._setting.parameters)
