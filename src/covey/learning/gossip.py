@@ -63,11 +63,11 @@ class Gossip(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
+        return self.topology.messages() * self.sharing.message_bytes(model_bytes)
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
-        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.message_bytes(message_bytes)
+        return 2.0 * self.topology.most_heard() * self.sharing.message_bytes(message_bytes)
 
     async def run(self, node: Node) -> None:
         async for t in node.rounds():

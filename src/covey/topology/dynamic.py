@@ -80,8 +80,21 @@ class Redrawn(Topology):
     topology: Topology = param("What is drawn; one without chance in it, such as a ring, stays as it is.")
     every: int = param("How many rounds a graph lasts.", ge=1)
 
+    @property
+    def weighted(self) -> bool:  # type: ignore[override]
+        return self.topology.weighted
+
     def one_way(self) -> bool:
         return self.topology.one_way()
+
+    def can_be_drawn(self) -> bool:
+        return self.topology.can_be_drawn()
+
+    def messages(self) -> float:
+        return self.topology.messages()
+
+    def most_heard(self) -> int:
+        return self.topology.most_heard()
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
