@@ -120,7 +120,11 @@ def _simple(n: int, most: int) -> list[_Round]:
     # its pieces, to the mean of all; then its pieces average inside.
     insides = [_averages(pieces, most) for pieces in sets]
     for t in range(1 + len(insides[0])):
-        together = [inside[(t - turn - 1) % len(inside)] for turn, inside in enumerate(insides[: min(t, len(sets) - 1)]) if inside]
+        together = [
+            inside[(t - turn - 1) % len(inside)]
+            for turn, inside in enumerate(insides[: min(t, len(sets) - 1)])
+            if inside
+        ]
         if t < len(sets) - 1:
             later = np.concatenate([pieces.ravel() for pieces in sets[t + 1 :]])
             together += _spread(sets[t], later, most)

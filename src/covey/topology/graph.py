@@ -59,9 +59,9 @@ class Graph:
         distinct = low != high
         codes, pair = np.unique(low[distinct].astype(np.int64) * n + high[distinct], return_inverse=True)
         low, high = codes // n, codes % n
-        both = None
+        both: NDArray[np.float64] | None = None
         if weights is not None:
-            both = np.tile(np.bincount(pair, weights=weights[distinct], minlength=len(codes)), 2)
+            both = np.tile(np.bincount(pair, weights=weights[distinct], minlength=len(codes)).astype(np.float64), 2)
         return cls(n, np.concatenate([low, high]), np.concatenate([high, low]), both, groups)
 
     @cached_property
