@@ -43,7 +43,8 @@ def check(arguments: argparse.Namespace) -> int:
         rule = rule if rule in ("mean", "given") or graph.is_undirected else "mean"
         found["graph"] = asdict(facts(graph, rule if rule in ("mean", "given") else "metropolis-hastings"))
         found["graph"]["changes"] = not topology.static
-        contraction = expected_contraction(topology, graph.n)
+        own = (rule == "given") == topology.weighted
+        contraction = expected_contraction(topology, graph.n) if own else None
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
     costs = prepared.setting.training_joules
