@@ -20,7 +20,7 @@ Numbers = NDArray[np.float64]
 
 _TOLERANCE = 1e-3
 """How far below the largest algebraic connectivity that of the found probabilities may be, of itself."""
-_DECIMALS = 4
+_DECIMALS = 6
 """Probabilities are rounded so far down, lest hosts whose last bits differ draw different rounds."""
 
 
@@ -31,7 +31,9 @@ class Matcha(Topology):
     static = False
     weighted = True
     topology: Topology = param("The graph; static, undirected and connected.")
-    budget: float = param("How many of its matchings are active in a round on average, as a part of all.", gt=0, le=1)
+    budget: float = param(
+        "How many of its matchings are active in a round on average, as a part of all.", ge=0.001, le=1
+    )
     periodic: bool = param(
         "Whether a round has all matchings active or none, the control, instead of each by its own chance.",
         default=False,
@@ -113,9 +115,9 @@ def _plan(n: int, left: bytes, right: bytes, budget: float, periodic: bool) -> P
 
 
 def laplacian(n: int, left_E: Ids, right_E: Ids, weight_E: Numbers) -> Numbers:
-    """The N x N Laplacian of a weighted graph."""
+    """The N x N Laplacian of a weighted graph, each edge given once."""
     adjacency_NN = np.zeros((n, n))
-    np.add.at(adjacency_NN, (left_E, right_E), weight_E)
+    adjacency_NN[left_E, right_E] = weight_E
     adjacency_NN += adjacency_NN.T
     return np.diag(adjacency_NN.sum(1)) - adjacency_NN
 
