@@ -49,6 +49,7 @@ BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 6
 EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "gossip"): {"topology": "ring"},
     ("program", "clique-averaging"): {"topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1},
+    ("program", "push-sum"): {"topology": {"kind": "epidemic-local", "degree": 3}},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
     ("program", "compressed-fedavg"): {"clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"},
@@ -61,6 +62,9 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("topology", "epidemic-oracle"): {"degree": 3},
     ("topology", "epidemic-local"): {"degree": 3},
     ("topology", "redrawn"): {"topology": EPIDEMIC, "every": 2},
+    ("topology", "equitopo-static"): {"shifts": 2},
+    ("topology", "base-graph"): {"degree": 2},
+    ("topology", "matcha"): {"topology": {"kind": "random-regular", "degree": 4}, "budget": 0.5},
     ("latency", "uniform"): {"low": 0.001, "high": 0.02},
     ("latency", "log-normal"): {"median": 0.01},
     ("latency", "plane"): {"per_unit": 0.02},

@@ -111,6 +111,7 @@ def plain_sgd(world: World, holder: int, steps: int) -> torch.Tensor:
 ALONE = {
     "gossip": ({"topology": "complete"}, 1),
     "clique-averaging": ({"topology": "random-cliques", "lr": 0.3}, 1),
+    "push-sum": ({"topology": "complete"}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "fedavg": ({}, 2),
     "compressed-fedavg": ({"up": {"kind": "top-k", "budget": 1.0}, "down": {"kind": "top-k", "budget": 1.0}}, 2),

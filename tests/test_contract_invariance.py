@@ -42,6 +42,7 @@ class Renumbered(Topology):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.static = self.inner.static  # type: ignore[misc]
+        self.weighted = self.inner.weighted  # type: ignore[misc]
 
     def one_way(self) -> bool:
         return self.inner.one_way()

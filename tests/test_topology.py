@@ -153,6 +153,20 @@ def test_one_peer_exponential_averages_exactly_after_log_n_rounds_for_powers_of_
     assert np.allclose(product, 1 / n) == (n & (n - 1) == 0)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 12, 33])
+def test_exponential_graphs_weigh_what_arrives_and_what_is_there_alike(n):
+    offsets = [2**k for k in range(math.ceil(math.log2(n)))]
+    shifts = [np.roll(np.eye(n), offset, axis=0) for offset in offsets]
+    gossip = Gossip(topology=Exponential())
+    assert gossip.aggregation.kind == "mean"
+    static = prepared(gossip.topology, n).at(0).mixing("mean").toarray()
+    assert np.allclose(static, (np.eye(n) + sum(shifts)) / (1 + len(offsets)), atol=1e-15)
+    one_peer = prepared(OnePeerExponential(), n)
+    for t in range(2 * len(offsets)):
+        expected = (np.eye(n) + shifts[t % len(offsets)]) / 2
+        assert np.allclose(one_peer.at(t).mixing("mean").toarray(), expected, atol=1e-15)
+
+
 def test_large_graphs_take_time_by_their_edges():
     graph = prepared(EpidemicOracle(degree=8), 20_000).at(0)
     assert set(graph.in_degrees.tolist()) == {8}

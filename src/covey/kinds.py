@@ -14,6 +14,7 @@ KINDS: dict[str, dict[str, str]] = {
         "clique-averaging": "covey.learning.clique_averaging:CliqueAveraging",
         "gossip": "covey.learning.gossip:Gossip",
         "gossip-learning": "covey.learning.gossip_learning:GossipLearning",
+        "push-sum": "covey.learning.push_sum:PushSum",
         "ad-psgd": "covey.learning.ad_psgd:ADPSGD",
         "fedavg": "covey.learning.fedavg:FedAvg",
         "compressed-fedavg": "covey.learning.compressed_fedavg:CompressedFedAvg",
@@ -36,6 +37,10 @@ KINDS: dict[str, dict[str, str]] = {
         "random-matching": "covey.topology.dynamic:RandomMatching",
         "epidemic-oracle": "covey.topology.dynamic:EpidemicOracle",
         "epidemic-local": "covey.topology.dynamic:EpidemicLocal",
+        "equitopo-static": "covey.topology.equitopo:EquiTopoStatic",
+        "equitopo-dynamic": "covey.topology.equitopo:EquiTopoDynamic",
+        "base-graph": "covey.topology.base_graph:BaseGraph",
+        "matcha": "covey.topology.matcha:Matcha",
         "redrawn": "covey.topology.dynamic:Redrawn",
     },
     "sharing": {

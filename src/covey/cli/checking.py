@@ -52,7 +52,8 @@ def check(arguments: argparse.Namespace) -> int:
         found["graph"]["changes"] = not topology.static
         if arguments.save_graph is not None:
             found["saved_graph"] = _save(graph, topology, arguments.save_graph)
-        contraction = expected_contraction(topology, graph.n)
+        own = (rule == "given") == topology.weighted
+        contraction = expected_contraction(topology, graph.n) if own else None
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
     costs = prepared.setting.training_joules

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from covey.errors import ConfigurationError
 from covey.learning.gossip import Gossip
+from covey.learning.hearing import hearing
 from covey.node import MODEL, Node
 from covey.parameters import Setting, param
 from covey.topology.d_cliques import RandomCliques
@@ -48,7 +49,7 @@ class CliqueAveraging(Gossip):
         own = (await node.gradient()).vector
         mates = [mate for mate in self._cliques.clique(node.id) if mate != node.id]
         node.send(mates, {"gradient": own}, tag="gradient", round=t)
-        inbox = await self.hearing(node, mates, t)("gradient")
+        inbox = await hearing(node, mates, t, self.patience)("gradient")
         gradients = [own, *(message["gradient"] for message in node.usable(inbox, gradient=MODEL))]
         direction = torch.stack(gradients).mean(0)
         if self.momentum:

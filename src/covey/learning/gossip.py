@@ -4,16 +4,15 @@ With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al.
 equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
-from covey.node import Inbox, Mixture, Node, NodeId, Program
+from covey.learning.hearing import PATIENCE, hearing
+from covey.node import Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
-from covey.sharing import Full, Hear, Sharing
+from covey.sharing import Full, Sharing
 from covey.topology import Graph, Topology
 
 
@@ -34,12 +33,7 @@ class Gossip(Program):
         "instead of training first and sending the result.",
         default=False,
     )
-    patience: Seconds | None = param(
-        "How long a node waits for its neighbours in a round; for ever by default. "
-        "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard.",
-        default=None,
-        ge=0,
-    )
+    patience: Seconds | None = param(PATIENCE, default=None, ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,11 +57,11 @@ class Gossip(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
+        return self.topology.messages() * self.sharing.message_bytes(model_bytes)
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
-        return 2.0 * float(self.topology.at(0).in_degrees.max()) * self.sharing.largest_bytes(message_bytes)
+        return 2.0 * self.topology.most_heard() * self.sharing.largest_bytes(message_bytes)
 
     async def run(self, node: Node) -> None:
         async for t in node.rounds():
@@ -76,7 +70,7 @@ class Gossip(Program):
 
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
-        sharing, hear = self.sharing, self.hearing(node, graph.senders(node.id), t)
+        sharing, hear = self.sharing, hearing(node, graph.senders(node.id), t, self.patience)
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
@@ -99,49 +93,3 @@ class Gossip(Program):
         update = await node.train()
         node.model = update.model
         return update.start
-
-    def hearing(self, node: Node, senders: Sequence[NodeId], t: int) -> Hear:
-        """What waits for the messages of the senders of a round, one tag after the other."""
-        deadline = 0.0
-        earlier: list[str] = []
-
-        async def hear(tag: str) -> Inbox:
-            if self.patience is None:
-                return await node.receive(tag=tag, round=t, senders=senders)
-            # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
-            nonlocal deadline
-            deadline = max(deadline, node.now) + self.patience
-            inbox = await self._hear(node, senders, t, tag, deadline - node.now, earlier)
-            earlier.append(tag)
-            return inbox
-
-        return hear
-
-    async def _hear(
-        self, node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, earlier: Sequence[str]
-    ) -> Inbox:
-        """What the senders of a round sent.
-
-        Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
-        """
-        # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
-        kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
-        silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
-        for message in (late for before in earlier for late in node.arrived(tag=before, round=t)):
-            silent.pop(message.sender, None)  # It was too late with its message before, and is here.
-        awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
-        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
-        for peer in inbox.missing:
-            _, pause = silent.get(peer, (t, 1))
-            silent[peer] = t + 1 + pause, 2 * pause
-        heard = list(inbox)
-        for message in node.arrived(tag=tag, round=t):
-            if message.sender in senders:
-                heard.append(message)
-            else:
-                node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
-        heard.sort(key=lambda message: message.sender)
-        for message in heard:
-            silent.pop(message.sender, None)
-        node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
-        return Inbox(heard, inbox.missing)

@@ -88,6 +88,15 @@ class Redrawn(Topology):
     def one_way(self) -> bool:
         return self.topology.one_way()
 
+    def can_be_drawn(self) -> bool:
+        return self.topology.can_be_drawn()
+
+    def messages(self) -> float:
+        return self.topology.messages()
+
+    def most_heard(self) -> int:
+        return self.topology.most_heard()
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._last: tuple[int, Graph] | None = None

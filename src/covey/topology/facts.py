@@ -101,9 +101,9 @@ def _spectral_gap(graph: Graph, rule: str) -> float:
 
 
 def expected_contraction(topology: Topology, nodes: int) -> float | None:
-    """By what factor a round of equal-weight averaging shrinks the squared distance to the mean, on average.
+    """By what factor a round shrinks the squared distance to the mean, on average.
 
-    Known in closed form for Epidemic Learning; None elsewhere.
+    Known for Epidemic Learning with equal weights, and where a topology knows it for its own; None elsewhere.
     """
     if isinstance(topology, EpidemicOracle):
         s = topology.degree
@@ -111,4 +111,4 @@ def expected_contraction(topology: Topology, nodes: int) -> float | None:
     if isinstance(topology, EpidemicLocal):
         s = topology.degree
         return (1.0 - (1.0 - s / (nodes - 1)) ** nodes) / s - 1.0 / (nodes - 1)
-    return None
+    return topology.contraction()

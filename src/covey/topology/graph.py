@@ -42,12 +42,27 @@ class Graph:
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)[order]
 
     @classmethod
-    def undirected(cls, n: int, left: Ids, right: Ids, groups: Sequence[Ids] = ()) -> "Graph":
-        """The graph in which every given pair talks both ways; pairs may repeat and loops are dropped."""
+    def undirected(
+        cls,
+        n: int,
+        left: Ids,
+        right: Ids,
+        groups: Sequence[Ids] = (),
+        weights: NDArray[np.float64] | None = None,
+    ) -> "Graph":
+        """The graph in which every given pair talks both ways; pairs may repeat and loops are dropped.
+
+        Args:
+            weights: of the pairs, the same for both ends; those of a pair that repeats add up.
+        """
         low, high = np.minimum(left, right), np.maximum(left, right)
-        codes = np.unique(low[low != high].astype(np.int64) * n + high[low != high])
+        distinct = low != high
+        codes, pair = np.unique(low[distinct].astype(np.int64) * n + high[distinct], return_inverse=True)
         low, high = codes // n, codes % n
-        return cls(n, np.concatenate([low, high]), np.concatenate([high, low]), groups=groups)
+        both: NDArray[np.float64] | None = None
+        if weights is not None:
+            both = np.tile(np.bincount(pair, weights=weights[distinct], minlength=len(codes)).astype(np.float64), 2)
+        return cls(n, np.concatenate([low, high]), np.concatenate([high, low]), both, groups)
 
     @cached_property
     def in_degrees(self) -> Ids:

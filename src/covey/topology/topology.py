@@ -40,6 +40,19 @@ class Topology(Part):
         """Whether all that the graph depends on is known."""
         return not self.by_labels or self._setting.label_counts is not None
 
+    def messages(self) -> float:
+        """How many messages a node sends in a round: a mean over nodes and rounds, by default that of the first."""
+        return float(self.at(0).out_degrees.mean())
+
+    def most_heard(self) -> int:
+        """How many messages a node hears in a round at most; by default in the first."""
+        return int(self.at(0).in_degrees.max())
+
+    def contraction(self) -> float | None:
+        """By what factor a round with its own weights shrinks the squared distance to the mean, on average and for the
+        models that it brings together slowest; None where no formula is known."""
+        return None
+
     def draw(self, setting: Setting, t: int) -> Graph:
         """The graph of round t; a function of its arguments and the parameters alone."""
         raise NotImplementedError

@@ -1,0 +1,64 @@
+"""How the nodes of programs with rounds wait for each other."""
+
+from collections.abc import Sequence
+
+from covey.node import Inbox, Node, NodeId
+from covey.sharing import Hear
+
+PATIENCE = (
+    "How long a node waits for its neighbours in a round; for ever by default. "
+    "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard."
+)
+"""What the parameter of that name means."""
+
+
+def hearing(node: Node, senders: Sequence[NodeId], t: int, patience: float | None) -> Hear:
+    """What waits for the messages of the senders of a round, one tag after the other.
+
+    Args:
+        patience: for how many seconds; for ever where it is None.
+    """
+    deadline = 0.0
+    earlier: list[str] = []
+
+    async def hear(tag: str) -> Inbox:
+        if patience is None:
+            return await node.receive(tag=tag, round=t, senders=senders)
+        # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
+        nonlocal deadline
+        deadline = max(deadline, node.now) + patience
+        inbox = await _hear(node, senders, t, tag, deadline - node.now, earlier)
+        earlier.append(tag)
+        return inbox
+
+    return hear
+
+
+async def _hear(
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, earlier: Sequence[str]
+) -> Inbox:
+    """What the senders of a round sent.
+
+    Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
+    """
+    # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
+    kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
+    silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+    for message in (late for before in earlier for late in node.arrived(tag=before, round=t)):
+        silent.pop(message.sender, None)  # It was too late with its message before, and is here.
+    awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
+    inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
+    for peer in inbox.missing:
+        _, pause = silent.get(peer, (t, 1))
+        silent[peer] = t + 1 + pause, 2 * pause
+    heard = list(inbox)
+    for message in node.arrived(tag=tag, round=t):
+        if message.sender in senders:
+            heard.append(message)
+        else:
+            node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
+    heard.sort(key=lambda message: message.sender)
+    for message in heard:
+        silent.pop(message.sender, None)
+    node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
+    return Inbox(heard, inbox.missing)
