@@ -63,6 +63,8 @@ class Gossip(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        if self.sharing.at_most:
+            return None
         return float(self.topology.at(0).out_degrees.mean()) * self.sharing.message_bytes(model_bytes)
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:

@@ -39,8 +39,13 @@ class Cesar(Masked):
     def chosen(self, message: Message) -> Tensor:
         return self._all if self._whole else self.subset.placed(message, self.subset.count)
 
+    @property
+    def at_most(self) -> bool:
+        # What nodes choose by their models they may have in common by chance, or all of it.
+        return not (self._whole or isinstance(self.subset, Random))
+
     def kept(self, degree: int) -> float:
-        if self._whole or (isinstance(self.subset, Random) and self.subset.common):
+        if self.at_most or self._whole or (isinstance(self.subset, Random) and self.subset.common):
             return self.subset.count if degree > self.masks else 0.0
         share, others = self.subset.count / self._setting.parameters, degree - 1
         too_few = sum(

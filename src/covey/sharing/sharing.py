@@ -59,8 +59,13 @@ class Sharing(Part):
         return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
 
     def message_bytes(self, model_bytes: int) -> float:
-        """The expected size of one message, given that of a message with a whole model."""
+        """The expected size of one message, given that of a message with a whole model; a mean over all rounds."""
         raise NotImplementedError
+
+    @property
+    def at_most(self) -> bool:
+        """Whether `message_bytes` is a bound alone, for how much is sent depends on what models become."""
+        return False
 
 
 def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
