@@ -394,9 +394,9 @@ class Masked(Sharing):
     def message_bytes(self, model_bytes: int) -> float:
         """A mean over the graph's edges of all three messages; keys are told where edges are new."""
         graph, told, fresh = self._graph, self.places_bytes(), self._new_edges()
-        own_key, others_key = ({_KEY: bytes(KEY_BYTES), _WANTS: True}, {_at(0, _KEY): bytes(KEY_BYTES)})
-        first = fresh * (wire.size(own_key) - wire.size({}))
-        passed_on = told + fresh * (wire.size(others_key) - wire.size({}))
+        key, empty = bytes(KEY_BYTES), wire.size({})
+        first = fresh * (wire.size({_KEY: key, _WANTS: True}) - empty)
+        passed_on = told + fresh * (wire.size({_at(0, _KEY): key}) - empty)
         total = 0.0
         for degree in np.unique(graph.in_degrees[graph.in_degrees > 0]).tolist():
             nodes = np.flatnonzero(graph.in_degrees == degree)
