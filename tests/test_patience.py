@@ -7,7 +7,6 @@ import torch
 
 from covey.learning.gossip import Gossip
 from tests.conftest import models_of, simulate, table
-from tests.hosts import emulate
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "batch_size": 8}
 TASK = {**BLOBS, "model": {"kind": "mlp", "hidden": [8]}}
@@ -68,12 +67,3 @@ def test_who_never_comes_back_is_waited_for_ever_less(sharing, missed):
     silent = {node.id: node.state["silent"][::3] for node in living if node.state.get("silent")}
     assert silent == {id: [3] for id in near}
     assert torch.isfinite(models_of(world)).all()
-
-
-@pytest.mark.parametrize("sharing", SHARINGS[::2], ids=str)
-def test_in_real_time_a_network_goes_on_with_who_returns(sharing, tmp_path):
-    fault = {"kind": "kill", "host": 1, "of": 2, "at": "300ms", "back": "300ms"}
-    outcome, written = emulate(tables(sharing, fault, checkpoint={"every": 5}), tmp_path)
-    assert {"left", "returned"} <= {kind for _, _, kind, _ in written.happened}
-    assert outcome.models.shape[0] == 12
-    assert torch.isfinite(outcome.models).all()
