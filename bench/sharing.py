@@ -86,7 +86,9 @@ def _sharing(table: dict[str, Any]) -> float:
         return np.random.default_rng([len(purpose), t])
 
     nodes: list[Any] = [
-        types.SimpleNamespace(id=id, state={}, model=torch.randn(SIZE, generator=draw), random=random)
+        types.SimpleNamespace(
+            id=id, state={}, model=torch.randn(SIZE, generator=draw), random=random, usable=lambda inbox, **_: inbox
+        )
         for id in range(NODES)
     ]
     rounds = 0

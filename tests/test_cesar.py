@@ -10,19 +10,15 @@ import pytest
 import torch
 
 from covey import wire
-from covey.aggregation import Aggregation
 from covey.codecs import decode_places, encode_places
 from covey.crypto import KeyPair
 from covey.engines.mailbox import Mailbox
-from covey.engines.prepared import prepare
-from covey.errors import ConfigurationError, ModelError
-from covey.experiment import Experiment
+from covey.errors import ModelError
 from covey.node import Message, NodeId
 from covey.sharing.cesar import Cesar
 from covey.sharing.masked import Masked
 from covey.sharing.random import Random
 from covey.sharing.secure_aggregation import SecureAggregation
-from covey.topology import Ring
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate
@@ -451,42 +447,6 @@ def test_lost_messages_cost_rounds_and_spoil_no_model(seen):
     spread = models_of(world) - models_of(world).mean(0)
     assert float(spread.norm()) < 0.5 * float(models_of(world).norm())
     assert min(value for _, t, value in figures(written, "accuracy") if t == 30) > 0.7
-
-
-# ---------------------------------------------------------------------- what cannot work
-
-
-@pytest.mark.parametrize(
-    ("sharing", "changes", "said"),
-    [
-        ({"masks": 4}, {}, "The 'masks' of the sharing cesar must be below the number of neighbours of every node. Got 4 instead, and node 0 has 4 of them"),
-        ({"masks": 0}, {}, "The 'masks' of the sharing cesar must be an int in [1, inf). Got 0 instead."),
-        ({"kind": "secure-aggregation"}, {"topology": "random-matching"}, "Got 1 instead, and node 0 has 1 of them"),
-        ({}, {"topology": "exponential"}, "The sharing cesar needs an undirected graph, for neighbours pass on what they hear, but exponential is directed."),
-        ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
-        ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
-        ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
-        ({"subset": "full"}, {}, "The sharing 'full' cannot stand in this place, which must be one of: random, top-k."),
-        ({"subset": {**RANDOM, "values": "pcodec"}}, {}, "The 'values' of the subset of the sharing cesar must be 'raw': masked values are noise, which nothing makes shorter. Got 'pcodec' instead."),
-        ({"masking": False}, {"engine": {"kind": "emulation"}}, "The 'masking' of the sharing cesar must be true where nodes send real messages. Got False instead."),
-    ],
-)  # fmt: skip
-def test_what_cannot_work_is_refused_beforehand(sharing, changes, said):
-    changes = dict(changes)
-    made = tables(sharing, changes.pop("topology", REGULAR))
-    made.update(changes)
-    with pytest.raises(ConfigurationError) as caught:
-        prepare(Experiment.from_table(made))
-    assert said in str(caught.value)
-
-
-def test_an_aggregation_without_weights_is_refused():
-    class Median(Aggregation):
-        kind = "median"
-
-    sharing = SecureAggregation()
-    with pytest.raises(ConfigurationError, match=r"needs weights that are known beforehand.*instead of 'median'"):
-        sharing.check(Ring(), Median())
 
 
 def test_a_node_of_too_few_neighbours_keeps_its_model_where_that_is_asked_for(seen):

@@ -18,7 +18,6 @@ import torch
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.running import _values
 from covey.cli.tables import table_lines
 from covey.experiment import Progress
 from covey.runs import Run
@@ -193,82 +192,6 @@ def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_f
     assert torch.equal(whole.models, cut.models)
     for table in ("commits", "metrics", "network", "events"):
         assert getattr(whole, table).equals(getattr(cut, table)), table
-
-
-def test_a_sweep_shows_seeds_as_mean_and_spread(file, covey):
-    settings = ("--set", "program.topology.degree=2,4", "--set", "seed=1,2,3", "--set", "rounds=2")
-    code, out, err = covey("sweep", "experiment.toml", *settings, "--out", "s", "--json")
-    assert code == 0, err
-    table = json.loads(out)
-    assert [entry["configuration"] for entry in table] == [
-        f"program.topology.degree = {degree}, rounds = 2" for degree in (2, 4)
-    ]
-    assert all(len(entry["runs"]) == 3 and entry["accuracy"]["std"] > 0 for entry in table)
-
-
-def test_a_sweep_finds_a_mistake_in_any_of_its_experiments_before_the_first_begins(file, covey, in_folder):
-    code, _, err = covey("sweep", "experiment.toml", "--set", "program.topology.degree=2,25", "--out", "s")
-    assert code == 2
-    assert err == (
-        "covey: The 'degree' of the topology epidemic-oracle must be an int in [1, nodes). "
-        "Got 25 instead (nodes is 20).\n"
-    )
-    assert not (in_folder / "s").exists()
-
-
-def test_a_sweep_takes_kinds_and_inline_tables(file, covey):
-    tables = 'program.topology=ring,{kind = "epidemic-local", degree = 2},{kind = "epidemic-local", degree = 3}'
-    code, out, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s", "--json")
-    assert code == 0, err
-    assert len(json.loads(out)) == 3
-
-
-def test_a_sweep_names_the_keys_of_tables_in_its_folders(file, covey, in_folder):
-    tables = "task.optimizer={kind='sgd',lr=0.1},{kind='sgd',momentum=0.1}"
-    code, _, err = covey("sweep", "experiment.toml", "--set", tables, "--set", "rounds=1", "--out", "s")
-    assert code == 0, err
-    assert {path.name for path in (in_folder / "s").iterdir()} == {"optimizer=sgd-lr=0.1", "optimizer=sgd-momentum=0.1"}
-
-
-@pytest.mark.parametrize(
-    ("values", "name"), [("rounds=2,2", "rounds=2"), ("program.topology=ring,{kind='ring'}", "topology=ring")]
-)
-def test_runs_of_a_sweep_with_one_name_are_refused_before_the_first_begins(values, name, file, covey, in_folder):
-    code, _, err = covey("sweep", "experiment.toml", "--set", values, "--out", "s")
-    sentence = f"The values of a sweep must give each run a folder of its own. Got '{name}' for 2 runs."
-    assert (code, err) == (2, f"covey: {sentence}\n")
-    assert not (in_folder / "s").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("ring,complete", ["ring", "complete"]),
-        (" 1, 0.5 ,20ms,true,", [1, 0.5, "20ms", True, ""]),
-        ("'a,b',\"c,'d\",'say \"x, y\"'", ["a,b", "c,'d", 'say "x, y"']),
-        ('"with \\" in it, and a comma",2', ['with " in it, and a comma', 2]),
-        ("\n{a = 1},\n{a = 2},\nring\n", [{"a": 1}, {"a": 2}, "ring"]),
-        ("[1, 2],[[3, 4], [5]],[]", [[1, 2], [[3, 4], [5]], []]),
-        (
-            "ring,{kind = 'redrawn', every = 2, topology = {kind = 'epidemic-local', degree = 2}},{kind = 'a]b,c'}",
-            [
-                "ring",
-                {"kind": "redrawn", "every": 2, "topology": {"kind": "epidemic-local", "degree": 2}},
-                {"kind": "a]b,c"},
-            ],
-        ),
-    ],
-)
-def test_the_values_of_a_sweep_are_divided_by_commas_outside_of_toml_values(text, values):
-    assert _values(text) == values
-
-
-def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
-    settings = ["--set", "program.topology={kind='epidemic-local', degree=2}", "--set", "program.topology.degree=3,4"]
-    code, out, err = covey("sweep", "experiment.toml", *settings, "--set", "rounds=1", "--out", "s", "--json")
-    assert code == 0, err
-    topologies = [Run(entry["runs"][0]).experiment["program"]["topology"] for entry in json.loads(out)]
-    assert topologies == [{"kind": "epidemic-local", "degree": degree} for degree in (3, 4)]
 
 
 BARE = EXPERIMENT.replace('optimizer = { kind = "sgd", lr = 0.5 }', "")

@@ -338,3 +338,14 @@ def test_the_experiments_of_the_documents_run(document):
         tables = tomllib.loads(text)
         tables["rounds"] = 2
         simulate(tables)
+
+
+@pytest.mark.parametrize(
+    "compressor", ["int8", "sign", *[{"kind": "qsgd", "levels": levels} for levels in (1, 7, 127)]], ids=str
+)
+def test_the_usual_step_learns_with_any_rounding(compressor):
+    task = {"dataset": "digits", "model": "logistic", "batch_size": 16}
+    sharing = {"kind": "quantized", "compressor": compressor}
+    _, written = simulate(gossip(sharing, task=task, topology="torus", rounds=20))
+    last = [value for _, t, name, value in written.figures if name == "accuracy" and t == 20]
+    assert np.mean(last) > 0.6

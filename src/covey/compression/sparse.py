@@ -19,13 +19,16 @@ def largest(score: Tensor, count: int) -> Tensor:
     if distance.device.type != "cpu":
         return distance.sort(descending=True, stable=True).indices[:count].sort().values
     # Without a sign, floats are in the order of their bits read as integers, with NaN above all. This is 2 to 7 times
-    # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where many did not change, a partition of all
-    # would meet so many zeros that it took ten times as long.
+    # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where most did not change, a partition of all
+    # would meet so many zeros that it took fifty times as long. Places are a faster index than a mask.
     bits = distance.contiguous().numpy().view(f"i{distance.itemsize}")
-    changed = bits[bits > 0]
-    cut = np.partition(changed, len(changed) - count)[len(changed) - count] if len(changed) > count else 0
+    is_changed = bits > 0
+    changed = np.count_nonzero(is_changed)
+    others = bits if 2 * changed > len(bits) else bits[np.flatnonzero(is_changed)]
+    cut = np.partition(others, len(others) - count)[len(others) - count] if changed > count else 0
     chosen = bits > cut
-    chosen[np.flatnonzero(bits == cut)[: count - np.count_nonzero(chosen)]] = True
+    missing = count - np.count_nonzero(chosen)
+    chosen[np.flatnonzero(bits == cut)[:missing]] = True
     return torch.from_numpy(np.flatnonzero(chosen))
 
 

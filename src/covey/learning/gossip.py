@@ -57,7 +57,8 @@ class Gossip(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return self.topology.messages() * self.sharing.message_bytes(model_bytes)
+        expected = self.sharing.message_bytes(model_bytes)
+        return None if expected is None else self.topology.messages() * expected
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.

@@ -45,8 +45,13 @@ class Cesar(Masked):
     def chosen(self, message: Message) -> Tensor:
         return self._all if self._whole else self.subset.placed(message, self.subset.count)
 
+    def message_bytes(self, model_bytes: int) -> float | None:
+        # What nodes choose by their models they may have in common by chance, or all of it.
+        by_chance = self._whole or isinstance(self.subset, Random)
+        return super().message_bytes(model_bytes) if by_chance else None
+
     def kept(self, degree: int) -> float:
-        if self._whole or (isinstance(self.subset, Random) and self.subset.common):
+        if self._whole or not isinstance(self.subset, Random) or self.subset.common:
             return self.subset.count if degree > self.masks else 0.0
         share, others = self.subset.count / self._setting.parameters, degree - 1
         too_few = sum(

@@ -83,6 +83,8 @@ class JWINS(Transformed):
 
     def fraction(self, node: Node, t: int) -> float:
         fractions = self.fractions()
+        if len(fractions) == 1:
+            return fractions[0][0]
         chances = np.cumsum([chance for _, chance in fractions])
-        drawn = node.random("jwins", t).random() * chances[-1] if len(fractions) > 1 else 0.0
+        drawn = node.random("jwins", t).random() * chances[-1]
         return fractions[int(np.searchsorted(chances, drawn, side="right"))][0]

@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +31,8 @@ from covey.sharing.sharing import Hear, Sharing
 from covey.topology import Graph, Topology
 
 _KEY, _WANTS, _MEMBERS, _HEARD = "key", "wants", "members", "heard"
+_ROUNDS_LOOKED_AT = 9
+"""Of how many rounds' graphs the bytes of keys are estimated, where graphs change."""
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ class Masked(Sharing):
                 f"{self.named().capitalize()} needs weights that are known beforehand, for who sends applies them. "
                 f"Use aggregation 'metropolis-hastings' or 'mean' instead of '{aggregation.title()}'."
             )
-        graph = topology.at(0)
+        self._topology, graph = topology, topology.at(0)
         if topology.one_way() or not graph.is_undirected:
             raise ConfigurationError(
                 f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they hear, "
@@ -139,7 +142,7 @@ class Masked(Sharing):
         raise NotImplementedError
 
     def kept(self, degree: int) -> float:
-        """How many values a node is expected to send to a receiver with so many neighbours."""
+        """How many values a node is expected, or sure not to exceed, to send to a receiver with so many neighbours."""
         raise NotImplementedError
 
     def places_bytes(self) -> float:
@@ -387,21 +390,40 @@ class Masked(Sharing):
 
     # ------------------------------------------------------------------ bytes
 
-    def message_bytes(self, model_bytes: int) -> float:
-        """A mean over the graph's edges of all three messages; the keys, which go over an edge once, are not in it."""
-        graph, told = self._graph, self.places_bytes()
+    def message_bytes(self, model_bytes: int) -> float | None:
+        return self.largest_bytes(model_bytes)
+
+    def largest_bytes(self, model_bytes: int) -> float:
+        """A mean over the graph's edges of all three messages; keys are told where edges are new."""
+        graph, told, fresh = self._graph, self.places_bytes(), self._new_edges()
+        key, empty = bytes(KEY_BYTES), wire.size({})
+        first = fresh * (wire.size({_KEY: key, _WANTS: True}) - empty)
+        passed_on = told + fresh * (wire.size({_at(0, _KEY): key}) - empty)
         total = 0.0
         for degree in np.unique(graph.in_degrees[graph.in_degrees > 0]).tolist():
             nodes = np.flatnonzero(graph.in_degrees == degree)
             ids = [int(id) for id in graph.senders(int(nodes[0]))]
             values = torch.empty(round(self.kept(degree)), dtype=self._numbers.tensor_dtype)
             sizes = [
-                wire.size({}, "places") + told,
-                wire.size({_MEMBERS: ids}, "others") + (degree - 1) * told,
+                wire.size({}, "places") + told + first,
+                wire.size({_MEMBERS: ids}, "others") + (degree - 1) * passed_on,
                 wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
             ]
             total += sum(sizes) * degree * len(nodes)
         return total / max(len(graph.targets), 1)
+
+    def _new_edges(self) -> float:
+        """Which share of a round's edges was not there in the round before, a mean over all rounds."""
+        rounds = max(self._setting.rounds, 1)
+        if self._topology.static:
+            return 1 / rounds
+        edges = [set(zip(*self._ends(t), strict=True)) for t in range(min(rounds, _ROUNDS_LOOKED_AT))]
+        new = [len(now - before) / max(len(now), 1) for before, now in pairwise(edges)]
+        return (1 + (rounds - 1) * float(np.mean(new or [0.0]))) / rounds
+
+    def _ends(self, t: int) -> tuple[list[int], list[int]]:
+        graph = self._topology.at(t)
+        return graph.sources.tolist(), graph.targets.tolist()
 
 
 def _at(place: int, name: str) -> str:

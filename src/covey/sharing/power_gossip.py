@@ -112,17 +112,20 @@ class PowerGossip(Sharing):
         return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)
 
     def message_bytes(self, model_bytes: int) -> float:
-        return sum(self._bytes_of(turn) for turn in range(self.iterations))
+        rounds = max(self._setting.rounds, 1)
+        even, odd = (sum(self._bytes_of(t, turn) for turn in range(self.iterations)) for t in (0, 1))
+        return odd + (even - odd) * (rounds - rounds // 2) / rounds
 
-    def _bytes_of(self, turn: int) -> float:
-        """Those of one exchange of a round, a mean over both sides."""
+    def _bytes_of(self, t: int, turn: int) -> int:
+        """Those of one exchange of a round."""
         last = turn == self.iterations - 1
-        rest = {"vectors": torch.empty(len(self._vectors))} if last and len(self._vectors) else {}
-        mark, tag = torch.empty(1, dtype=torch.int64), "" if last else _tag(turn)
-        both = [
-            wire.size({"factor": torch.empty(sum(lengths)), "mark": mark, **rest}, tag) for lengths in self._lengths
-        ]
-        return sum(both) / 2
+        said = {
+            "factor": torch.empty(sum(self._lengths[(t * self.iterations + turn) % 2])),
+            "mark": torch.empty(1, dtype=torch.int64),
+        }
+        if last and len(self._vectors):
+            said["vectors"] = torch.empty(len(self._vectors))
+        return wire.size(said, "" if last else _tag(turn))
 
     # ------------------------------------------------------------------ one exchange
 

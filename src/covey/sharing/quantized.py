@@ -13,6 +13,10 @@ from covey.parameters import Setting, param
 from covey.sharing.compressed import Compressed
 from covey.topology import Graph
 
+_LITTLE = 0.5
+_CAREFUL = 0.2
+"""The step where rounding is biased, and its error may be more than a little of the model."""
+
 
 class Quantized(Compressed):
     """The whole model, every value in fewer bits.
@@ -28,7 +32,12 @@ class Quantized(Compressed):
         "Whether what a message could not say is added to the model that the next one says; by default with 'sign'.",
         default=None,
     )
-    gamma: float = param("How far a node moves towards what it heard.", default=1.0, gt=0, le=1)
+    gamma: float | None = param(
+        "How far a node moves towards what it heard; by default 1 where rounding changes a model little, else less.",
+        default=None,
+        gt=0,
+        le=1,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,6 +53,16 @@ class Quantized(Compressed):
         super().prepare(setting)
         if self.feedback and setting.parameters:
             self.compressor.need_contraction(self, setting.parameters)
+        self._gamma = self.gamma if self.gamma is not None else self._safe_gamma(setting.parameters)
+
+    def _safe_gamma(self, size: int) -> float:
+        """A step with which rounding does not add up: its error grows with the model's norm, and with gamma."""
+        if not size:
+            return 1.0
+        unbiased, error = self.compressor.guarantee(size)
+        if unbiased:
+            return 1.0 / (1.0 + error)
+        return 1.0 if error <= _LITTLE else _CAREFUL
 
     @property
     def codec(self) -> Compressor:
@@ -68,5 +87,5 @@ class Quantized(Compressed):
         if not isinstance(merged, Mixture) or merged.models is None:
             merged = Mixture([merged.tensor() if isinstance(merged, Mixture) else merged], [1.0])
         assert merged.models is not None
-        weights = [self.gamma * weight for weight in merged.weights]
-        return Mixture([node.model, own, *merged.models], [1.0, -self.gamma, *weights])
+        weights = [self._gamma * weight for weight in merged.weights]
+        return Mixture([node.model, own, *merged.models], [1.0, -self._gamma, *weights])

@@ -58,13 +58,18 @@ class Sharing(Part):
         """The node's model after round t."""
         return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
 
-    def message_bytes(self, model_bytes: int) -> float:
-        """The expected size of one message, given that of a message with a whole model."""
+    def message_bytes(self, model_bytes: int) -> float | None:
+        """The expected size of one message, given that of a message with a whole model; a mean over all rounds.
+
+        None where it depends on what models become.
+        """
         raise NotImplementedError
 
     def largest_bytes(self, model_bytes: int) -> float:
         """The size of the largest message, given that of a message with a whole model; where all are alike, any's."""
-        return self.message_bytes(model_bytes)
+        expected = self.message_bytes(model_bytes)
+        assert expected is not None
+        return expected
 
 
 def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:

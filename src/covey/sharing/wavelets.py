@@ -56,6 +56,7 @@ class WaveletTransform:
         self._analysis = torch.tensor([bank.dec_lo[::-1], bank.dec_hi[::-1]], dtype=torch.float64).T
         synthesis = torch.tensor([bank.rec_lo[::-1], bank.rec_hi[::-1]], dtype=torch.float64)
         self._synthesis = synthesis.view(2, self._taps // 2, 2).flip(-1)
+        self._converted: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The coefficients, (..., size), of vectors, (..., length)."""
@@ -117,9 +118,15 @@ class WaveletTransform:
         means for the vector is told by slightly different ones, at the ends of the bands.
         """
         if self.size > self.length:
-            ends, change = self._ends
-            ends, change = ends.to(coefficients.device), change.to(coefficients)
+            ends, change = self._ends_for(coefficients.device, coefficients.dtype)
             coefficients.index_copy_(-1, ends, coefficients.index_select(-1, ends) @ change)
+
+    def _ends_for(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`_ends` where and as they are needed."""
+        if (device, dtype) not in self._converted:
+            ends, change = self._ends
+            self._converted[device, dtype] = ends.to(device), change.to(device, dtype)
+        return self._converted[device, dtype]
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:

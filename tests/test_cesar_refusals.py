@@ -1,0 +1,44 @@
+"""What masked sharings refuse before a run begins."""
+
+import pytest
+
+from covey.aggregation import Aggregation
+from covey.engines.prepared import prepare
+from covey.errors import ConfigurationError
+from covey.experiment import Experiment
+from covey.sharing.secure_aggregation import SecureAggregation
+from covey.topology import Ring
+from tests.test_cesar import RANDOM, REGULAR, tables
+
+
+@pytest.mark.parametrize(
+    ("sharing", "changes", "said"),
+    [
+        ({"masks": 4}, {}, "The 'masks' of the sharing cesar must be below the number of neighbours of every node. Got 4 instead, and node 0 has 4 of them"),
+        ({"masks": 0}, {}, "The 'masks' of the sharing cesar must be an int in [1, inf). Got 0 instead."),
+        ({"kind": "secure-aggregation"}, {"topology": "random-matching"}, "Got 1 instead, and node 0 has 1 of them"),
+        ({}, {"topology": "exponential"}, "The sharing cesar needs an undirected graph, for neighbours pass on what they hear, but exponential is directed."),
+        ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
+        ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
+        ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
+        ({"subset": "full"}, {}, "The sharing 'full' cannot stand in this place, which must be one of: random, top-k."),
+        ({"subset": {**RANDOM, "values": "pcodec"}}, {}, "The 'values' of the subset of the sharing cesar must be 'raw': masked values are noise, which nothing makes shorter. Got 'pcodec' instead."),
+        ({"masking": False}, {"engine": {"kind": "emulation"}}, "The 'masking' of the sharing cesar must be true where nodes send real messages. Got False instead."),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_beforehand(sharing, changes, said):
+    changes = dict(changes)
+    made = tables(sharing, changes.pop("topology", REGULAR))
+    made.update(changes)
+    with pytest.raises(ConfigurationError) as caught:
+        prepare(Experiment.from_table(made))
+    assert said in str(caught.value)
+
+
+def test_an_aggregation_without_weights_is_refused():
+    class Median(Aggregation):
+        kind = "median"
+
+    sharing = SecureAggregation()
+    with pytest.raises(ConfigurationError, match=r"needs weights that are known beforehand.*instead of 'median'"):
+        sharing.check(Ring(), Median())

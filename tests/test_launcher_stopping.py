@@ -1,0 +1,111 @@
+"""How the launcher stops a run: what hosts are told, and what checkpoint is left."""
+
+import asyncio
+
+from covey.engines.emulation import launcher
+from tests.puppets import READY, snapshots, soon, stage
+from tests.test_launcher import in_loop, interrupt, kill
+
+
+@in_loop
+async def test_ctrl_c_while_a_host_comes_back_leaves_a_checkpoint(tmp_path):
+    async with stage(tmp_path, faults=[kill(1)]) as on:
+        left, right = on.puppets
+        right.say("snapshots", snapshots([2, 3], 5))
+        await right.hears("die")
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.hears("orders")
+        interrupt()
+        await left.hears("stop")
+        right.say("ready", READY)
+        left.say("snapshots", snapshots([0, 1], 7))
+        left.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [7, 7, 5, 5]
+        assert right.tags == ["orders"]
+
+
+@in_loop
+async def test_ctrl_c_leaves_the_start_at_once(tmp_path):
+    async with stage(tmp_path, begun=False) as on:
+        await on.puppets[0].hears("orders")
+        interrupt()
+        async with asyncio.timeout(1):
+            assert not (await on.running).finished
+        assert on.checkpoint() == [0] * 4
+
+
+@in_loop
+async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.3)
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        for puppet, round in ((left, 3), (right, 2)):
+            await puppet.hears("hold")
+            puppet.say("holds", {"round": round})
+        for _ in range(5):
+            assert (await right.hears("park"))["round"] == 3
+            right.pulse(idle=False)
+            await asyncio.sleep(0.1)
+        assert "stop" not in right.tags  # It still computes.
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        right.pulse()
+        await right.hears("stop")
+        right.say("snapshots", snapshots([2, 3], 1))
+        right.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [3, 3, 1, 1]
+
+
+@in_loop
+async def test_a_checkpoint_of_one_round_is_not_replaced_by_one_of_stuck_nodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.1)
+    async with stage(tmp_path, every=2) as on:
+        for puppet in on.puppets:
+            puppet.say("snapshots", snapshots(puppet.nodes, 2))
+        await soon(lambda: list((on.folder / "checkpoints").iterdir()))
+        interrupt()
+        for puppet, completed in zip(on.puppets, (5, 4), strict=True):
+            await puppet.hears("stop")
+            puppet.say("snapshots", snapshots(puppet.nodes, completed))
+            puppet.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [2] * 4
+
+
+@in_loop
+async def test_asked_twice_a_run_stops_where_it_is_and_keeps_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_LAST", 0.2)
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        for puppet in on.puppets:
+            await puppet.hears("hold")
+            puppet.say("holds", {"round": 3})
+        await left.hears("park")
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        await asyncio.sleep(0.05)
+        interrupt()
+        await right.hears("stop")
+        # It does not answer any more.
+        assert not (await on.running).finished
+        assert on.checkpoint() == [3, 3, 0, 0]
+
+
+@in_loop
+async def test_a_host_that_dies_while_the_run_stops_is_not_called_again(tmp_path):
+    async with stage(tmp_path) as on:
+        left, right = on.puppets
+        interrupt()
+        await right.hears("hold")
+        left.say("holds", {"round": 3})
+        right.vanish()
+        await left.hears("park")
+        left.say("snapshots", snapshots([0, 1], 3))
+        left.done()
+        assert not (await on.running).finished
+        assert right.calls == 1

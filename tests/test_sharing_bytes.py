@@ -1,0 +1,73 @@
+"""What `covey check` says of a round's bytes, against the bytes of short runs, sharing by sharing."""
+
+import pytest
+
+from covey import kinds
+from tests.conftest import simulate, table
+from tests.examples import EPIDEMIC
+
+NODES, ROUNDS = 12, 3
+DIGITS = {"dataset": "digits", "model": "logistic", "batch_size": 16}
+REGULAR = {"kind": "random-regular", "degree": 4}
+TERNARY = {"kind": "ternary", "budget": 0.1}
+SHARINGS = [
+    {"kind": "full"},
+    *[{"kind": kind, "budget": budget} for kind in ("random", "top-k", "fft", "jwins") for budget in (0.05, 0.4)],
+    {"kind": "jwins"},
+    {"kind": "jwins", "wavelet": "none", "budget": 0.1},
+    {"kind": "stc", "budget": 0.1, "gamma": 0.5},
+    {"kind": "choco", "compressor": TERNARY, "gamma": 0.5},
+    *[{"kind": "quantized", "compressor": compressor} for compressor in ("int8", "sign")],
+    *[{"kind": "cesar", "subset": {"kind": "random", "budget": budget}} for budget in (0.1, 0.5)],
+    {"kind": "cesar", "subset": {"kind": "random", "budget": 0.1, "common": True}},
+    {"kind": "cesar", "subset": {"kind": "top-k", "budget": 1.0}},
+    {"kind": "secure-aggregation"},
+    {"kind": "power-gossip"},
+    {"kind": "power-gossip", "iterations": 2, "rank": 2},
+    {"kind": "power-gossip", "iterations": 3},
+]
+
+
+def stated_and_sent(sharing, topology=REGULAR, model="logistic", rounds=ROUNDS):
+    """(what a node is said to send in a round, what it sent in the mean)."""
+    made = table(
+        task={**DIGITS, "model": model},
+        program={"kind": "gossip", "topology": topology, "sharing": sharing},
+        network={"nodes": NODES, "latency": 0.0, "bandwidth": None},
+        rounds=rounds,
+    )
+    world, _ = simulate(made)
+    return world.prepared.round_bytes, sum(node.bytes_out for node in world.nodes) / NODES / rounds
+
+
+@pytest.mark.parametrize("sharing", SHARINGS, ids=str)
+def test_a_short_run_sends_what_is_stated(sharing):
+    stated, sent = stated_and_sent(sharing)
+    assert sent == pytest.approx(stated, rel=0.05)
+
+
+def test_every_sharing_is_looked_at():
+    assert {sharing["kind"] for sharing in SHARINGS} == set(kinds.KINDS["sharing"])
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_keys_of_new_neighbours_are_counted(every):
+    sharing = {"kind": "cesar", "subset": {"kind": "random", "budget": 0.2}}
+    stated, sent = stated_and_sent(sharing, {"kind": "redrawn", "topology": EPIDEMIC, "every": every}, rounds=6)
+    assert sent == pytest.approx(stated, rel=0.1)
+
+
+def test_nothing_is_stated_where_models_decide_what_neighbours_have_in_common():
+    sharing = {"kind": "cesar", "masks": 2, "subset": {"kind": "top-k", "budget": 0.3}}
+    stated, sent = stated_and_sent(sharing)
+    assert stated is None
+    assert sent > 0
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.5])
+def test_what_may_wait_is_no_less_than_two_rounds_bring(budget):
+    sharing = {"kind": "cesar", "subset": {"kind": "top-k", "budget": budget}}
+    made = table(task=DIGITS, program={"kind": "gossip", "topology": REGULAR, "sharing": sharing}, rounds=ROUNDS)
+    world, _ = simulate(made)
+    sent = sum(node.bytes_out for node in world.nodes) / NODES / ROUNDS
+    assert world.program.waiting_bytes(world.prepared.setting, world.prepared.model_bytes) >= 2 * sent
