@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from covey.learning.gossip import Gossip
+from covey.learning import hearing
 from tests.conftest import models_of, simulate, table
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "batch_size": 8}
@@ -30,23 +30,31 @@ def tables(sharing, fault, **changes):
 def missed(monkeypatch):
     """How many messages each node missed in each round, of all tags."""
     missed = defaultdict(int)
-    hear = Gossip._hear
+    hear = hearing._hear
 
-    async def _hear(self, node, senders, t, *rest):
-        inbox = await hear(self, node, senders, t, *rest)
+    async def _hear(node, senders, t, *rest):
+        inbox = await hear(node, senders, t, *rest)
         missed[t, node.id] += len(senders) - len(inbox)
         return inbox
 
-    monkeypatch.setattr(Gossip, "_hear", _hear)
+    monkeypatch.setattr(hearing, "_hear", _hear)
     return missed
 
 
-@pytest.mark.parametrize("back", ["40ms", "200ms"])
+AWAY = [
+    {"kind": "kill", "back": "40ms"},
+    {"kind": "kill", "back": "200ms"},
+    {"kind": "pause", "lasts": "200ms"},
+]
+
+
+@pytest.mark.parametrize("fault", AWAY, ids=str)
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_who_was_dead_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sharing, back, missed):
-    world, written = simulate(tables(sharing, {"kind": "kill", "nodes": DEAD, "at": "103ms", "back": back}))
+def test_who_was_away_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sharing, fault, missed):
+    world, written = simulate(tables(sharing, {**fault, "nodes": DEAD, "at": "103ms"}))
     assert {node.round for node in world.nodes} == {ROUNDS}
-    assert {kind for _, _, kind, _ in written.happened} <= {"left", "returned", "caught up"}
+    went = {"left", "returned", "caught up", "paused", "went on"}
+    assert {kind for _, _, kind, _ in written.happened} <= went
     assert any(missed.values())
     assert not any(missed[t, node.id] for t in range(ROUNDS - LAST, ROUNDS) for node in world.nodes)
     assert not any(node.state.get("silent") or node.state.get("doubtful") for node in world.nodes)
@@ -56,6 +64,17 @@ def test_who_was_dead_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sha
     assert torch.isfinite(models).all()
     # Who was away has come back to where all are.
     assert float((models - models.mean(0)).norm()) < 0.05 * float(models.norm())
+
+
+def test_who_missed_one_exchange_of_a_round_keeps_pace_with_the_others(missed):
+    # It is back before the others lose patience, but without what they told it meanwhile: it misses all, again and again.
+    fault = {"kind": "kill", "nodes": [5], "at": 9.05, "back": 3.0}
+    made = tables(SHARINGS[0], fault, network={"latency": "1s", "compute": 1e9}, rounds=30)
+    made["program"]["patience"] = "5s"
+    world, _ = simulate(made)
+    assert any(missed.values())
+    assert not any(missed[t, node.id] for t in range(20, 30) for node in world.nodes)
+    assert not any(node.state.get("silent") or node.state.get("doubtful") for node in world.nodes)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)

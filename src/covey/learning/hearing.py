@@ -46,11 +46,13 @@ async def _hear(
     silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
     for message in (late for before in earlier for late in node.arrived(tag=before, round=t)):
         silent.pop(message.sender, None)  # It was too late with its message before, and is here.
-    awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t]
+    # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
+    awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t] or senders
     inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
     for peer in inbox.missing:
-        _, pause = silent.get(peer, (t, 1))
-        silent[peer] = t + 1 + pause, 2 * pause
+        again, pause = silent.get(peer, (t, 1))
+        if again <= t:
+            silent[peer] = t + 1 + pause, 2 * pause
     heard = list(inbox)
     for message in node.arrived(tag=tag, round=t):
         if message.sender in senders:
