@@ -120,7 +120,8 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
             control.connection.send(order)
         await soon(lambda: len(waiting) >= _ORDERS)
         await control.connection.lost
-        assert max(waiting) < _ORDERS + 300
+        # Two reads of 256 KiB may be on their way, with 240 orders each.
+        assert max(waiting) < _ORDERS + 600
 
     within(main())
 
