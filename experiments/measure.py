@@ -43,8 +43,8 @@ class Cost:
 
 
 COSTS = {
-    "bytes": Cost("bytes_out", 1e6, "MB", "MB sent", "MB sent by a node", "log"),
-    "energy": Cost("energy", 1e3, "kJ", "kJ spent", "kJ spent by a node, on average"),
+    "bytes": Cost("bytes_out", 1e6, "MB", "MB sent", "MB sent by a node, on average", "log"),
+    "energy": Cost("energy", 1, "J", "J spent", "J spent by a node, on average"),
     "rounds": Cost("round", 1, "rounds", "messages a round", "round"),
 }
 """Of rounds all make the same number; what is compared for them is their messages."""
@@ -96,7 +96,7 @@ class Study:
             raise ConfigurationError(f"The study {file} must have the keys {known}, and no others: {error}.") from error
         if study.against not in COSTS:
             raise ConfigurationError(
-                f"The 'against' of {file} must be one of {', '.join(COSTS)}. Got {study.against!r}."
+                f"The 'against' of {file} must be one of {', '.join(COSTS)}. Got {study.against!r} instead."
             )
         return study
 
@@ -155,6 +155,11 @@ def run_once(study: Study, each: Configuration, seed: int, overrides: list[str],
             arguments = ["--resume", str(folder)]
         else:
             shutil.rmtree(folder)
+    return in_own_process(arguments)
+
+
+def in_own_process(arguments: list[str]) -> str:
+    """`covey run` with some arguments; what went wrong, or nothing."""
     done = subprocess.run(
         [sys.executable, "-m", "covey", "run", *arguments, "--json"],
         stdout=subprocess.DEVNULL,
@@ -232,20 +237,20 @@ def row_of(study: Study, each: Configuration, runs: list[Run]) -> dict[str, Any]
             raise ConfigurationError(f"No models of {runs[0].folder} were evaluated after round {t}.")
         for name, (average, deviation) in (("accuracy", moments[t].accuracy), ("worst", moments[t].worst)):
             at = f"{name}_{t}" if study.rounds else name
-            row |= {at: round(average, 4), f"{at}_std": round(deviation, 4)}
+            row |= {at: average, f"{at}_std": deviation}
     summaries = [run.summary() for run in runs]
     averages = [summary["network"].get("average_model_accuracy") for summary in summaries]
     if None not in averages:
-        row["average_model"] = round(mean(averages), 4)
+        row["average_model"] = mean(averages)
     spent = {
         "bytes": [summary["totals"]["bytes_out"] for summary in summaries],
         "energy": [summary["final"].get("energy", {"mean": 0.0})["mean"] * summary["nodes"] for summary in summaries],
         "rounds": [summary["totals"]["messages_out"] / summary["rounds"] for summary in summaries],
     }
-    row["spent"] = round(mean(spent[study.against]) / study.cost.size, 2)
+    row["spent"] = mean(spent[study.against]) / study.cost.size
     reached = [_until(run, study) for run in runs]
     if None not in reached:
-        row["until"] = round(mean(cost for cost in reached if cost is not None), 2)
+        row["until"] = mean(cost for cost in reached if cost is not None)
     return row
 
 
@@ -275,17 +280,19 @@ def markdown(study: Study, rows: list[dict[str, Any]]) -> str:
             return "-"
         return f"{row[name]:.3f}" + (f" ± {row[f'{name}_std']:.3f}" if row["runs"] > 1 else "")
 
+    def amount(row: dict[str, Any], name: str) -> str:
+        return cell(row, name, ",.1f" if study.against == "bytes" else ",.0f")
+
     cost, until = study.cost, f"until {study.until}"
     heads, names = ["accuracy", "worst node"], ["accuracy", "worst"]
     if study.rounds:
         heads = [text for t in study.rounds for text in (f"round {t}", "worst node")]
         names = [name for t in study.rounds for name in (f"accuracy_{t}", f"worst_{t}")]
-    digits = ",.1f" if study.against != "rounds" else ",.0f"
     heads += ["average model", cost.spent, f"of {rows[0]['title']}", f"{cost.unit} {until}"]
     lines = [f"| configuration | {' | '.join(heads)} |", "| --- " * (len(heads) + 1) + "|"]
     for row in rows:
         cells = [row["title"], *(both(row, name) for name in names), cell(row, "average_model", ".3f")]
-        cells += [cell(row, "spent", digits), cell(row, "share", ".1%"), cell(row, "until", digits)]
+        cells += [amount(row, "spent"), cell(row, "share", ".1%"), amount(row, "until")]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -305,7 +312,7 @@ def draw(study: Study, found: dict[Configuration, list[Run]], file: Path) -> Non
             [moment.cost for moment in moments],
             [moment.accuracy[0] for moment in moments],
             color=colour,
-            linewidth=0.8,
+            linewidth=0.8 if len(found) > 15 else 1.4,
             alpha=0.5,
         )
         end, deviation = moments[-1].accuracy
@@ -428,12 +435,12 @@ def report(study: Study, found: dict[Configuration, list[Run]], folder: Path) ->
     whole = rows[0].get("spent")
     for row in rows:
         if whole and "spent" in row:
-            row["share"] = round(row["spent"] / whole, 4)
+            row["share"] = row["spent"] / whole
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{study.name}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns(study), restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: f"{x:.5g}" if isinstance(x, float) else x for name, x in row.items()} for row in rows)
     draw(study, found, folder / f"{study.name}.png")
     return rows
 
