@@ -149,8 +149,8 @@ def run_once(study: Study, each: Configuration, seed: int, overrides: list[str],
         before = Run(folder)
         if Experiment.from_table(before.experiment) != study.experiment_of(each, seed, overrides):
             return f"{folder} holds another experiment: give another folder with --runs"
-        if before.status == "finished":
-            return ""
+        if before.status in ("finished", "running"):
+            return "" if before.status == "finished" else f"{folder} is being run by another process"
         if any((folder / "checkpoints").glob("*")):
             arguments = ["--resume", str(folder)]
         else:

@@ -171,6 +171,16 @@ def test_a_study_takes_no_runs_of_another_experiment(small_study, begun, monkeyp
     assert "ring-s1 holds another experiment: give another folder with --runs" in err.replace("\n", " ")
 
 
+def test_a_study_leaves_alone_what_somebody_else_runs(small_study, begun, monkeypatch, capsys):
+    only = (small_study, "--only", "ring", "--seeds", 1, "--runs", "found")
+    measured(monkeypatch, capsys, *only)
+    monkeypatch.setattr(measure.Run, "status", "running")
+    code, _, err = measured(monkeypatch, capsys, *only)
+    assert code == "Some configurations have no finished run."
+    assert "ring-s1 is being run by another process" in err
+    assert len(begun) == 1
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
