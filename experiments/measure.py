@@ -45,7 +45,7 @@ class Cost:
 COSTS = {
     "bytes": Cost("bytes_out", 1e6, "MB", "MB sent", "MB sent by a node, on average", "log"),
     "energy": Cost("energy", 1, "J", "J spent", "J spent by a node, on average"),
-    "rounds": Cost("round", 1, "rounds", "messages a round", "round"),
+    "rounds": Cost("round", 1, "rounds", "messages a round", "round", "log"),
 }
 """Of rounds all make the same number; what is compared for them is their messages."""
 
@@ -298,27 +298,31 @@ def markdown(study: Study, rows: list[dict[str, Any]]) -> str:
 
 
 def draw(study: Study, found: dict[Configuration, list[Run]], file: Path) -> None:
-    """Where each configuration ends, with the way that it took; a colour for each family, a number for each."""
+    """The way of each configuration, with a mark where the study looks first; a colour a family, a number each."""
     figure = new_figure((9.0, max(4.8, 0.4 + 0.142 * len(found))))
     axes = new_axes(figure)
     families = list(dict.fromkeys(each.family for each in found))
     colours = dict(zip(families, chain(CLASSES[:-1], cycle([INK])), strict=False))
-    ends, handles = [], []
+    marked, handles = [], []
     for each, runs in found.items():
         if not runs:
             continue
-        colour, moments = colours[each.family], list(course(runs, study.cost).values())
+        colour, moments = colours[each.family], course(runs, study.cost)
         axes.plot(
-            [moment.cost for moment in moments],
-            [moment.accuracy[0] for moment in moments],
+            [moment.cost for moment in moments.values()],
+            [moment.accuracy[0] for moment in moments.values()],
             color=colour,
             linewidth=0.8 if len(found) > 15 else 1.4,
             alpha=0.5,
         )
-        end, deviation = moments[-1].accuracy
-        ends.append((moments[-1].cost, end))
-        handles.append(axes.errorbar(*ends[-1], yerr=deviation, fmt="o", color=colour, markersize=4.5, linewidth=1))
+        # After their last round, configurations that make the same rounds may all be in one place.
+        moment = moments[study.rounds[0] if study.rounds else max(moments)]
+        accuracy, deviation = moment.accuracy
+        marked.append((moment.cost, accuracy))
+        handles.append(axes.errorbar(*marked[-1], yerr=deviation, fmt="o", color=colour, markersize=4.5, linewidth=1))
     axes.set_xscale(study.cost.scale)
+    if study.against == "rounds":
+        axes.set_xticks(study.rounds, minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(study.cost.axis)
     axes.set_ylabel("test accuracy, mean over nodes")
@@ -335,21 +339,21 @@ def draw(study: Study, found: dict[Configuration, list[Run]], file: Path) -> Non
         )
         for text, handle in zip(key.get_texts(), handles, strict=True):
             text.set_color(handle.lines[0].get_color())
-        _number(figure, axes, ends, [handle.lines[0].get_color() for handle in handles])
+        _number(figure, axes, marked, [handle.lines[0].get_color() for handle in handles])
     save(figure, file)
 
 
-def _number(figure: Any, axes: Any, ends: list[tuple[float, float]], colours: list[str]) -> None:
-    """Number the ends, each beside its point, or as near as others let it be."""
+def _number(figure: Any, axes: Any, marked: list[tuple[float, float]], colours: list[str]) -> None:
+    """Number what is marked, each beside its mark, or as near as others let it be."""
     figure.draw_without_rendering()
     point = figure.dpi / 72
-    places = [(x / point, y / point) for x, y in axes.transData.transform(ends)]
+    places = [(x / point, y / point) for x, y in axes.transData.transform(marked)]
     room = axes.get_window_extent()
-    texts = [str(number) for number in range(1, len(ends) + 1)]
+    texts = [str(number) for number in range(1, len(marked) + 1)]
     sizes = [(4.2 * len(text) + 1.0, 7.0) for text in texts]
     corners = (room.x0 / point, room.y0 / point, room.x1 / point, room.y1 / point)
     for text, (x, y), end, colour, (left, low) in zip(
-        texts, places, ends, colours, beside(places, sizes, corners), strict=True
+        texts, places, marked, colours, beside(places, sizes, corners), strict=True
     ):
         axes.annotate(
             text,

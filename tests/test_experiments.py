@@ -43,7 +43,7 @@ def commands(readme: Path) -> list[list[str]]:
 
 STUDIES = {readme.parent.name: commands(readme) for readme in sorted(ROOT.glob("experiments/*/README.md"))}
 SHOWN = [arguments for shown in STUDIES.values() for arguments in shown]
-SCRIPTS = [arguments[0] for arguments in SHOWN if arguments[0].endswith(".py")]
+SCRIPTS = [arguments for arguments in SHOWN if arguments[0].endswith(".py")]
 COMMANDS = [arguments for arguments in SHOWN if not arguments[0].endswith(".py")]
 SWEEPS = [arguments for arguments in COMMANDS if arguments[0] == "sweep"]
 
@@ -213,9 +213,10 @@ def test_numbers_of_a_figure_hide_neither_each_other_nor_a_mark(places):
             assert abs(x - mark_x) >= size[0] / 2 or abs(y - mark_y) >= size[1] / 2
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_the_scripts_of_a_study_are_there(script):
-    compile((ROOT / script).read_text(), script, "exec")
+@pytest.mark.parametrize("arguments", SCRIPTS, ids=" ".join)
+def test_the_scripts_of_a_study_are_there(arguments):
+    compile((ROOT / arguments[0]).read_text(), arguments[0], "exec")
+    assert [argument for argument in arguments if argument.endswith(".toml") and not (ROOT / argument).exists()] == []
 
 
 def test_every_study_says_how_it_was_made():
