@@ -324,6 +324,7 @@ def draw(study: Study, found: dict[Configuration, list[Run]], file: Path) -> Non
     if study.against == "rounds":
         axes.set_xticks(study.rounds, minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(study.cost.axis)
     axes.set_ylabel("test accuracy, mean over nodes")
     if handles:
