@@ -9,6 +9,7 @@ import torch
 from covey import rng
 from covey.node import Work
 from covey.parameters import build
+from covey.task.batches import plan
 from covey.task.dataset import Data, Split
 from covey.task.learner import Learner, Training
 from covey.task.models import Module
@@ -46,9 +47,11 @@ def learner(model="mlp", dataset=IMAGES, holders=3, optimizer="sgd", data=None, 
     return Learner(task, data, parts, seed=1, **settings)
 
 
-def trained(made, work=None):
+def trained(made, work=None, gradient=""):
     trainings = [
-        Training(holder, made.initial(holder), stream=100 + holder, round=0, call=0, work=work or Work())
+        Training(
+            holder, made.initial(holder), stream=100 + holder, round=0, call=0, work=work or Work(), gradient=gradient
+        )
         for holder in range(len(made.parts.sizes))
     ]
     made.train(trainings)
@@ -57,8 +60,6 @@ def trained(made, work=None):
 
 def reference(made, holder, optimizer):
     """The same training by torch alone, with the batches that covey draws."""
-    from covey.task.batches import plan
-
     module = made._make(0)
     steps = np.array([made.steps(holder, Work())])
     drawn = plan(
@@ -103,6 +104,28 @@ def test_kernels_agree_on_the_proximal_term_and_on_evaluation(kernel):
     for left, right in zip(ours, theirs, strict=True):
         assert left["accuracy"] == right["accuracy"]
         assert left["loss"] == pytest.approx(right["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("gradient", ["batch", "all"])
+@pytest.mark.parametrize(
+    ("model", "kernel"), [("mlp", "stacked"), ("mlp", "module"), ("lenet", "vmap"), ("lenet", "module")]
+)
+def test_every_kernel_differentiates_as_torch_does(model, kernel, gradient):
+    made = learner(model, {**IMAGES, "side": 28}, kernel=kernel, chunk=2, optimizer="momentum")
+    for found in trained(made, Work(steps=1), gradient):
+        module, samples = made._make(0), made.parts.of(found.holder)
+        if gradient == "batch":
+            keys = np.array([rng.mix(found.stream, 0, 0)], dtype=np.uint64)
+            samples = plan(made.parts, np.array([found.holder]), keys, np.array([1]), 7).samples.ravel()
+        x = made.data.train.inputs[samples].float() * made.data.scale + made.data.shift
+        loss = torch.nn.functional.cross_entropy(module(x), made.data.train.targets[samples])
+        loss.backward()
+        expected = torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
+        assert torch.allclose(found.update.model, expected, atol=1e-6)
+        assert found.update.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert found.update.samples == len(samples)
+        assert found.slots is None
+        assert torch.equal(found.start, made.initial(found.holder))
 
 
 def sequences():

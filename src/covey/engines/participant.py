@@ -4,7 +4,7 @@ import math
 import reprlib
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from covey.network import Energy
 from covey.node import (
     MODEL,
     Expected,
+    Gradient,
     Inbox,
     LocalData,
     Message,
@@ -276,14 +277,17 @@ class Participant(Node):
 
     # ------------------------------------------------------------------ for the engines
 
-    def new_training(self, model: Tensor | Mixture | None, work: Work) -> Training:
-        """What a training of the node in its open round is to be."""
+    def new_training(
+        self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
+    ) -> Training:
+        """What a training of the node in its open round is to be, or its gradient."""
         if self.holder is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
         start: Any = self._model if model is None else model
         if isinstance(start, Mixture) and model is not None and start.value is None:
             self._mix(start)
         training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
+        training.gradient = gradient
         self.calls += 1
         return training
 
@@ -296,6 +300,13 @@ class Participant(Node):
         self.samples += update.samples
         self.loss = update.loss
         return update
+
+    def differentiated(self, training: Training) -> Gradient:
+        """Take over a gradient."""
+        found = training.update
+        assert found is not None
+        self.samples += found.samples
+        return Gradient(found.model, found.loss, found.samples)
 
     def hold(self) -> None:
         """Stand still."""

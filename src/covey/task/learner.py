@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from covey import rng
 from covey.errors import ConfigurationError, CoveyError, ModelError, told
-from covey.node import Gradient, LocalData, Metrics, Update, Work
-from covey.task.batches import Parts, plan, samples_of, steps_of
+from covey.node import LocalData, Metrics, Update, Work
+from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
 from covey.task.layout import Layout, tensors_of
 from covey.task.models import Dense
-from covey.task.optimizers import Slots
+from covey.task.optimizers import Differentiation, Optimizer, Slots
 from covey.task.partition import label_counts
 from covey.task.task import Task
 
@@ -56,6 +56,9 @@ class Training:
     """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
     update: Update | None = None
     finite: bool = True
+    gradient: Literal["", "batch", "all"] = ""
+    """On what the model is only differentiated instead of being trained: the next batch, or all of the node's data. The
+    gradient is then in the place of the model in `update`."""
 
 
 class Learner:
@@ -217,58 +220,74 @@ class Learner:
         return steps_of(int(self.parts.sizes[holder]), self.task.batch_size, steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
-        """How many samples, each as often as it is used, a training takes: what its duration depends on."""
+        """How many samples, each as often as it is used, a training takes."""
         return samples_of(int(self.parts.sizes[holder]), self.task.batch_size, self.steps(holder, work))
+
+    def cost(self, training: Training) -> int:
+        """How many samples are computed: what the duration depends on."""
+        if training.gradient == "all":
+            return int(self.parts.sizes[training.holder])
+        return self.samples(training.holder, training.work)
 
     def train(self, trainings: Sequence[Training]) -> None:
         """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
 
-        def kind(training: Training) -> float:
-            return training.work.proximal
+        def kind(training: Training) -> tuple[str, float]:
+            return training.gradient, training.work.proximal
 
-        for proximal, group in groupby(sorted(trainings, key=kind), key=kind):
-            counted = [(self.steps(t.holder, t.work), t) for t in group]
-            counted.sort(key=lambda pair: -pair[0])
-            chunks = [counted[at : at + self.chunk] for at in range(0, len(counted), self.chunk)]
-            self._map(partial(self._train_chunk, proximal=proximal), chunks)
+        for (gradient, _), group in groupby(sorted(trainings, key=kind), key=kind):
+            together = sorted(group, key=lambda training: -self.steps(training.holder, training.work))
+            at_once = 1 if gradient == "all" else self.chunk
+            kernel = self._differentiating if gradient else self.kernel
+            self._map(
+                partial(self._train_chunk, kernel),
+                [together[at : at + at_once] for at in range(0, len(together), at_once)],
+            )
 
-    def _train_chunk(self, counted: Sequence[tuple[int, Training]], proximal: float) -> None:
-        trainings = [training for _, training in counted]
-        steps = np.array([count for count, _ in counted], dtype=np.int64)
-        holders = np.array([training.holder for training in trainings], dtype=np.int64)
+    def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
         keys = _batch_keys(trainings)
-        batches = plan(self.parts, holders, keys, steps, self.task.batch_size)
-        optimizer = self.task.optimizer
-        rates = [
-            training.work.lr
-            if training.work.lr is not None
-            else optimizer.lr * optimizer.schedule.factor(training.round)
-            for training in trainings
-        ]
-        starts = [training.start for training in trainings]
+        batches = self._batches(trainings, keys)
         chunk = Chunk(
-            starts=starts,
+            starts=[training.start for training in trainings],
             samples=torch.from_numpy(batches.samples).to(self.device),
             ragged=batches.ragged,
-            steps=steps.tolist(),
-            lr=torch.tensor(rates, device=self.device).unsqueeze(1),
-            proximal=proximal,
-            slots=self._slots(trainings),
+            steps=[self.steps(training.holder, training.work) for training in trainings],
+            lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
+            proximal=trainings[0].work.proximal,
+            slots=self._slots(trainings, kernel.optimizer),
         )
         with self._seeded(int(keys[0])):
-            trained = self.kernel.train(chunk)
-        finite = trained.finite.tolist()
-        for place, (training, model, loss) in enumerate(
-            zip(trainings, trained.models, trained.losses.tolist(), strict=True)
-        ):
-            samples = samples_of(int(self.parts.sizes[training.holder]), self.task.batch_size, int(steps[place]))
-            training.update = Update(model, training.start, loss / samples, samples, int(steps[place]))
+            trained = kernel.train(chunk)
+        finite, losses = trained.finite.tolist(), trained.losses.tolist()
+        for place, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
+            samples = self.cost(training)
+            training.update = Update(model, training.start, losses[place] / samples, samples, chunk.steps[place])
+            if training.gradient:
+                model[self.layout.trainable :] = 0.0
+                continue
             training.finite = finite[place]
-            if optimizer.state == "keep":
+            if kernel.optimizer.state == "keep":
                 training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
 
-    def _slots(self, trainings: Sequence[Training]) -> Slots:
+    def _batches(self, trainings: Sequence[Training], keys: rng.Keys) -> Plan:
+        """Which samples each training takes in each step."""
+        holders = np.array([training.holder for training in trainings], dtype=np.int64)
+        if trainings[0].gradient == "all":
+            return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
+        steps = np.array([self.steps(training.holder, training.work) for training in trainings], dtype=np.int64)
+        return plan(self.parts, holders, keys, steps, self.task.batch_size)
+
+    def _rate(self, training: Training) -> float:
+        if training.work.lr is not None:
+            return training.work.lr
         optimizer = self.task.optimizer
+        return optimizer.lr * optimizer.schedule.factor(training.round)
+
+    @cached_property
+    def _differentiating(self) -> ModuleKernel:
+        return type(self.kernel)(lambda: self._make(0), self.layout, self.data, Differentiation())
+
+    def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:
         if not optimizer.slots():
             return {}
         trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
@@ -279,23 +298,6 @@ class Learner:
     def first_model(self) -> Tensor:
         """The model of node 0 before any training."""
         return self._first
-
-    def gradient(self, trainings: Sequence[Training], *, full: Sequence[bool]) -> list[Gradient]:
-        """One gradient each: on the first batch of a new pass, or on all of the node's data."""
-
-        def one(pair: tuple[Training, bool]) -> Gradient:
-            training, whole = pair
-            keys = _batch_keys([training])
-            samples = self.parts.of(training.holder)
-            if not whole:
-                holders = np.array([training.holder])
-                drawn = plan(self.parts, holders, keys, np.array([1]), self.task.batch_size).samples.ravel()
-                samples = drawn[drawn >= 0]
-            with self._seeded(int(keys[0])):
-                vector, loss = self.kernel.gradient(training.start, torch.from_numpy(samples).to(self.device))
-            return Gradient(vector, loss, len(samples))
-
-        return list(self._map(one, list(zip(trainings, full, strict=True))))
 
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
         """Loss and accuracy of models on a split."""

@@ -129,6 +129,15 @@ class SGD(Optimizer):
         models.addcmul_(gradients, lr, value=-1.0)
 
 
+class Differentiation(Optimizer):
+    """Puts the gradient in the model's place: with it, a training of one step gives the gradient at its start."""
+
+    kind = "differentiation"
+
+    def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
+        models.copy_(gradients)
+
+
 class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015), with bias correction; weight decay is added to the gradient, as torch has it."""
 

@@ -10,6 +10,7 @@ from covey.engines.mailbox import Key, Waiter
 from covey.engines.participant import USUAL, Participant
 from covey.engines.snapshots import Snapshot, computed
 from covey.node import Gradient, LocalData, Message, Metrics, Mixture, Payload, Sending, Update, Work
+from covey.task.learner import Training
 
 if TYPE_CHECKING:
     from covey.engines.emulation.site import Site
@@ -88,25 +89,22 @@ class EmulatedNode(Participant):
 
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
         training = self.new_training(model, Work(**work) if work else USUAL)
-        began, learner = self.site.now, self.site.learner
-        seconds = learner.samples(training.holder, training.work) / self.site.speeds[self.id]
-        await self.site.trainer.train(training)
-        await self.site.stretch(began, seconds)
-        await self._awake()
+        await self._train(training)
         if not training.finite:
             await self.site.not_finite(self)
         return self.trained(training)
 
     async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
+        training = self.new_training(model, Work(steps=1), gradient="all" if full else "batch")
+        await self._train(training)
+        return self.differentiated(training)
+
+    async def _train(self, training: Training) -> None:
         site = self.site
-        training = self.new_training(model, Work(steps=1))
-        training.start = computed(training.start)
         began = site.now
-        (gradient,) = await site.trainer.apart(lambda: site.learner.gradient([training], full=[full]))
-        await site.stretch(began, gradient.samples / site.speeds[self.id])
+        await site.trainer.train(training)
+        await site.stretch(began, site.learner.cost(training) / site.speeds[self.id])
         await self._awake()
-        self.samples += gradient.samples
-        return gradient
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         self.check_split(split)

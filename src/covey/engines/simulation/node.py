@@ -44,14 +44,10 @@ class SimulatedNode(Participant):
         return self.trained(training)
 
     async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
-        world = self.world
-        training = self.new_training(model, Work(steps=1))
-        world.settle()
-        training.start = computed(training.start)
-        (gradient,) = world.learner.gradient([training], full=[full])
-        await self.sleep(gradient.samples / world.speeds[self.id])
-        self.samples += gradient.samples
-        return gradient
+        training = self.new_training(model, Work(steps=1), gradient="all" if full else "batch")
+        self.world.submit(self, training)
+        await suspended()
+        return self.differentiated(training)
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         self.check_split(split)

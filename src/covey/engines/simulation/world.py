@@ -195,7 +195,7 @@ class World:
         assert self.current is not None
         seconds = self._usual_seconds.get(node.id) if training.work is USUAL else None
         if seconds is None:
-            seconds = self.learner.samples(training.holder, training.work) / self.speeds[node.id]
+            seconds = self.learner.cost(training) / self.speeds[node.id]
             if training.work is USUAL:
                 self._usual_seconds[node.id] = seconds
         due = self.now + seconds
@@ -228,7 +228,7 @@ class World:
                 training.start = start.tensor()
         self.learner.train(trainings)
         for training in trainings:
-            if training.update is not None and training.finite:
+            if training.update is not None and training.finite and not training.gradient:
                 model = training.update.model
                 model.known_finite = model._version  # type: ignore[attr-defined]
 

@@ -121,14 +121,6 @@ class ModuleKernel(Kernel):
         finite = torch.stack([torch.isfinite(model.sum()) for model in models])
         return Trained(models, losses, finite)
 
-    def gradient(self, model: Tensor, samples: Tensor) -> tuple[Tensor, float]:
-        """(the gradient of the mean loss on some training samples, P numbers; that loss)."""
-        bound = self.bound()
-        bound.load(model, training=True)
-        loss = self._differentiate(bound, samples)
-        rest = self.layout.size - self.layout.trainable
-        return torch.cat([self.layout.from_channels_last(bound.gradient[0]), model.new_zeros(rest)]), float(loss)
-
     def _differentiate(self, bound: _Bound, samples: Tensor) -> Tensor:
         """The mean loss on some samples; its gradient is then in `bound.gradient`."""
         bound.gradient.zero_()
