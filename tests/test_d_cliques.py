@@ -144,6 +144,27 @@ def test_gradients_averaged_in_uneven_cliques_move_the_mean_as_their_own_would()
     assert torch.allclose(found[0].mean(0), found[1].mean(0), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "every-round",
+        {"kind": "periodic", "every": 3},
+        {"kind": "skiptrain", "training": 2, "synchronization": 3},
+        {"kind": "greedy", "budget": 3},
+    ],
+)
+def test_gradients_are_reckoned_in_the_rounds_that_send_them(schedule):
+    program = {
+        "kind": "clique-averaging",
+        "lr": 0.3,
+        "topology": {"kind": "d-cliques", "size": 5},
+        "schedule": schedule,
+    }
+    world, _ = simulate(table(task=BLOBS, program=program, rounds=8))
+    sent = sum(node.bytes_out for node in world.nodes) / (8 * len(world.nodes))
+    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.04)
+
+
 def test_momentum_goes_on_from_a_checkpoint_to_the_bit():
     program = {"kind": "clique-averaging", "lr": 0.1, "momentum": 0.9, "topology": {"kind": "d-cliques", "size": 3}}
     tables = table(task=BLOBS, program=program, rounds=6, checkpoint={"every": 2})
