@@ -75,6 +75,23 @@ def test_every_swap_lessens_the_skew(seed, nodes, size):
     assert sorted(np.concatenate(cliques).tolist()) == list(range(nodes))
 
 
+def test_any_swap_that_lessens_the_skew_may_be_the_one():
+    counts = np.array([[9, 0], [8, 1], [7, 2], [2, 7], [1, 8], [0, 9]])
+    start = [np.array([0, 1, 2]), np.array([3, 4, 5])]
+    better, chosen = set(), set()
+    for u, v in np.ndindex(3, 3):
+        left, right = start[0].copy(), start[1].copy()
+        left[u], right[v] = right[v], left[u]
+        if skew([left, right], counts).sum() < skew(start, counts).sum() - 1e-12:
+            better.add((tuple(left), tuple(right)))
+    for seed in range(100):
+        cliques = [members.copy() for members in start]
+        swap_greedily(cliques, counts, 1, np.random.default_rng(seed))
+        chosen.add((tuple(cliques[0]), tuple(cliques[1])))
+    assert chosen == better
+    assert len(better) > 1
+
+
 def test_one_class_a_node_gives_cliques_with_every_class():
     counts = one_class_each(100)
     found = [skew(drawn(DCliques(), 100, counts, seed).groups, counts).max() for seed in range(10)]
@@ -91,13 +108,16 @@ def test_a_thousand_nodes_need_the_edges_that_the_paper_counts():
     assert between < 4950 / 2
 
 
-def test_one_clique_with_averaged_gradients_is_sgd_on_all_data():
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_one_clique_with_averaged_gradients_is_sgd_on_all_data(momentum):
     def final(program, nodes):
-        task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
+        optimizer = {"kind": "sgd", "lr": 0.3, "momentum": momentum, "state": "keep"}
+        task = {**BLOBS, "batch_size": 1000, "optimizer": optimizer}
         world, _ = simulate(table(task=task, program=program, network={"nodes": nodes}, rounds=4))
         return models_of(world)
 
-    averaging = {"kind": "clique-averaging", "lr": 0.3, "topology": {"kind": "d-cliques", "size": 6}}
+    topology = {"kind": "d-cliques", "size": 6}
+    averaging = {"kind": "clique-averaging", "lr": 0.3, "momentum": momentum, "topology": topology}
     together = final(averaging, 6)
     alone = final({"kind": "gossip", "topology": "complete"}, 1)
     assert torch.allclose(together, alone.expand(6, -1), atol=1e-5)
@@ -111,6 +131,38 @@ def test_cliques_of_one_node_are_plain_gossip():
         world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=3))
         found.append(models_of(world))
     assert torch.allclose(*found, atol=1e-5)
+
+
+def test_gradients_averaged_in_uneven_cliques_move_the_mean_as_their_own_would():
+    task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
+    topology = {"kind": "random-cliques", "size": 5}
+    found = []
+    for program in ({"kind": "clique-averaging", "lr": 0.3}, {"kind": "gossip"}):
+        world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=1))
+        found.append(models_of(world))
+    assert not torch.allclose(*found, atol=1e-4)
+    assert torch.allclose(found[0].mean(0), found[1].mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "every-round",
+        {"kind": "periodic", "every": 3},
+        {"kind": "skiptrain", "training": 2, "synchronization": 3},
+        {"kind": "greedy", "budget": 3},
+    ],
+)
+def test_gradients_are_reckoned_in_the_rounds_that_send_them(schedule):
+    program = {
+        "kind": "clique-averaging",
+        "lr": 0.3,
+        "topology": {"kind": "d-cliques", "size": 5},
+        "schedule": schedule,
+    }
+    world, _ = simulate(table(task=BLOBS, program=program, rounds=8))
+    sent = sum(node.bytes_out for node in world.nodes) / (8 * len(world.nodes))
+    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.04)
 
 
 def test_momentum_goes_on_from_a_checkpoint_to_the_bit():

@@ -170,9 +170,16 @@ def test_schedules_say_when_they_begin_anew():
 
 def test_check_warns_of_evaluations_within_a_cycle(in_folder, covey):
     program = {"kind": "gossip", "topology": "ring", "schedule": {"kind": "skiptrain"}}
-    tables = table(program=program, network={"energy": "devices"}, evaluation={"every": 10})
+    tables = table(program=program, network={"energy": "devices"}, evaluation={"every": 10}, rounds=16)
     (in_folder / "a.toml").write_text(tomli_w.dumps(tables))
     told = covey("check", "a.toml")[1]
     assert "note        models are evaluated every 10 rounds" in told
     assert " J a training of a node, on average" in told
     assert "note" not in covey("check", "a.toml", "--set", "evaluation.every=24")[1]
+
+
+def test_check_warns_of_a_run_that_ends_within_a_cycle(in_folder, covey):
+    program = {"kind": "gossip", "topology": "ring", "schedule": {"kind": "skiptrain"}}
+    (in_folder / "a.toml").write_text(tomli_w.dumps(table(program=program, rounds=20, evaluation={"every": 8})))
+    assert "note        the last of the 20 rounds is within the schedule's cycle of 8" in covey("check", "a.toml")[1]
+    assert "note" not in covey("check", "a.toml", "--set", "rounds=24")[1]

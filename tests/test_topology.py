@@ -229,6 +229,7 @@ def test_a_file_of_edges_with_weights_is_merged_by_them(tmp_path):
         ("3\n", "Line 1 of"),
         ("0 1\n", "has no edge of node 2"),
         ("0 1 1.0\n1 2\n", "weights to some edges and not to others"),
+        ("0 1 0.2\n1 2 0.1\n1 0 0.4\n", r"Line 3 of .* must give the edge 1 0 the weight of an earlier line, 0.2"),
     ],
 )
 def test_a_bad_edge_file_names_its_line(text, message, tmp_path):

@@ -60,11 +60,19 @@ def check(arguments: argparse.Namespace) -> int:
     if costs is not None:
         found["joules_per_node_and_training"] = float(costs.mean())
     cycle, every = experiment.program.cycle(), experiment.evaluation.every
+    notes = []
     if every and every % cycle:
-        found["notes"] = [
+        notes.append(
             f"models are evaluated every {every} rounds, at other places of the schedule's cycle of {cycle} each time: "
             f"accuracies go up and down within it"
-        ]
+        )
+    if experiment.rounds % cycle:
+        notes.append(
+            f"the last of the {experiment.rounds} rounds is within the schedule's cycle of {cycle}: accuracies go up "
+            f"and down within it, so those at the end are not those of where a cycle ends"
+        )
+    if notes:
+        found["notes"] = notes
     if experiment.faults:
         found["faults"] = [fault.in_words() for fault in experiment.faults]
     if arguments.json:

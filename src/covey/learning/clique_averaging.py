@@ -42,7 +42,8 @@ class CliqueAveraging(Gossip):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         models = super().round_bytes(setting, model_bytes)
         mates = sum(len(clique) * (len(clique) - 1) for clique in self.topology.at(0).groups) / setting.nodes
-        return None if models is None else models + mates * model_bytes
+        trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
+        return None if models is None else models + trained * mates * model_bytes
 
     async def learn(self, node: Node, t: int) -> Tensor:
         start = node.model

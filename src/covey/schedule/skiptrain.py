@@ -81,6 +81,10 @@ class SkipTrain(_Budgeted):
     def trains_all_at_once(self) -> bool:
         return self.budget is None and self.battery is None
 
+    def training_rounds(self, rounds: int) -> int:
+        cycles, more = divmod(rounds, self.cycle())
+        return cycles * self.training + min(more, self.training)
+
     def trains(self, node: Node, t: int) -> bool:
         if t % self.cycle() >= self.training:
             return False
@@ -94,6 +98,9 @@ class Greedy(_Budgeted):
 
     def trains_all_at_once(self) -> bool:
         return self.battery is None
+
+    def training_rounds(self, rounds: int) -> int:
+        return rounds if self.budget is None else min(self.budget, rounds)
 
     def trains(self, node: Node, t: int) -> bool:
         return self.spend(node, t)

@@ -46,7 +46,12 @@ class Edges(Topology):
                 known[ends] = True
                 if len(ends) == 2:
                     left, right = ends
-                    edges[left, right] = weight
+                    if edges.setdefault((left, right), weight) != weight:
+                        raise ConfigurationError(
+                            f"Line {number} of '{self.file}' must give the edge {left} {right} the weight of an "
+                            f"earlier line, {edges[left, right]}. Got {line!r} instead."
+                            + ("" if self.directed else " Both ways have weights of their own where directed = true.")
+                        )
                     if not self.directed:
                         edges[right, left] = weight
         weighted = {weight is not None for weight in edges.values()}
