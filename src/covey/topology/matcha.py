@@ -21,7 +21,7 @@ Numbers = NDArray[np.float64]
 _TOLERANCE = 1e-3
 """How far below the largest algebraic connectivity that of the found probabilities may be, of itself."""
 _DECIMALS = 6
-"""Probabilities are rounded so far down, lest hosts whose last bits differ draw different rounds."""
+"""Probabilities are rounded so far down: hosts whose last bits differ then hardly ever draw different rounds."""
 
 
 class Matcha(Topology):
