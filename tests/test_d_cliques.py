@@ -123,25 +123,22 @@ def test_one_clique_with_averaged_gradients_is_sgd_on_all_data(momentum):
     assert torch.allclose(together, alone.expand(6, -1), atol=1e-5)
 
 
-def test_cliques_of_one_node_are_plain_gossip():
+def with_and_without_averaging(size, rounds):
     task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
-    topology = {"kind": "random-cliques", "size": 1}
-    found = []
+    topology = {"kind": "random-cliques", "size": size}
     for program in ({"kind": "clique-averaging", "lr": 0.3}, {"kind": "gossip"}):
-        world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=3))
-        found.append(models_of(world))
-    assert torch.allclose(*found, atol=1e-5)
+        world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=rounds))
+        yield models_of(world)
+
+
+def test_cliques_of_one_node_are_plain_gossip():
+    assert torch.allclose(*with_and_without_averaging(1, rounds=3), atol=1e-5)
 
 
 def test_gradients_averaged_in_uneven_cliques_move_the_mean_as_their_own_would():
-    task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
-    topology = {"kind": "random-cliques", "size": 5}
-    found = []
-    for program in ({"kind": "clique-averaging", "lr": 0.3}, {"kind": "gossip"}):
-        world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=1))
-        found.append(models_of(world))
-    assert not torch.allclose(*found, atol=1e-4)
-    assert torch.allclose(found[0].mean(0), found[1].mean(0), atol=1e-6)
+    averaged, own = with_and_without_averaging(5, rounds=1)
+    assert not torch.allclose(averaged, own, atol=1e-4)
+    assert torch.allclose(averaged.mean(0), own.mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
