@@ -246,12 +246,13 @@ class Learner:
 
     def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
         keys = _batch_keys(trainings)
-        batches = self._batches(trainings, keys)
+        steps = [self.steps(training.holder, training.work) for training in trainings]
+        batches = self._batches(trainings, keys, steps)
         chunk = Chunk(
             starts=[training.start for training in trainings],
             samples=torch.from_numpy(batches.samples).to(self.device),
             ragged=batches.ragged,
-            steps=[self.steps(training.holder, training.work) for training in trainings],
+            steps=steps,
             lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
             proximal=trainings[0].work.proximal,
             slots=self._slots(trainings, kernel.optimizer),
@@ -261,7 +262,7 @@ class Learner:
         finite, losses = trained.finite.tolist(), trained.losses.tolist()
         for place, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
             samples = self.cost(training)
-            training.update = Update(model, training.start, losses[place] / samples, samples, chunk.steps[place])
+            training.update = Update(model, training.start, losses[place] / samples, samples, steps[place])
             if training.gradient:
                 model[self.layout.trainable :] = 0.0
                 continue
@@ -269,13 +270,12 @@ class Learner:
             if kernel.optimizer.state == "keep":
                 training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
 
-    def _batches(self, trainings: Sequence[Training], keys: rng.Keys) -> Plan:
+    def _batches(self, trainings: Sequence[Training], keys: rng.Keys, steps: Sequence[int]) -> Plan:
         """Which samples each training takes in each step."""
         holders = np.array([training.holder for training in trainings], dtype=np.int64)
         if trainings[0].gradient == "all":
             return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
-        steps = np.array([self.steps(training.holder, training.work) for training in trainings], dtype=np.int64)
-        return plan(self.parts, holders, keys, steps, self.task.batch_size)
+        return plan(self.parts, holders, keys, np.array(steps, dtype=np.int64), self.task.batch_size)
 
     def _rate(self, training: Training) -> float:
         if training.work.lr is not None:
