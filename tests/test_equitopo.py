@@ -12,7 +12,7 @@ from covey.learning.gossip import Gossip
 from covey.parameters import Setting
 from covey.topology import Redrawn
 from covey.topology.equitopo import EquiTopoDynamic, EquiTopoStatic, circulant
-from covey.topology.facts import expected_contraction, facts
+from covey.topology.facts import facts
 
 
 def prepared(topology, nodes, seed=1):
@@ -64,7 +64,7 @@ def test_a_dynamic_round_pairs_as_many_nodes_as_a_shift_allows(n, seed, t, eta):
 @pytest.mark.parametrize(("n", "eta"), [(2, 0.5), (9, 0.5), (12, 0.9)])
 def test_dynamic_rounds_contract_as_the_formula_says(n, eta, directed):
     topology = prepared(EquiTopoDynamic(eta=eta, directed=directed), n)
-    beta = expected_contraction(topology, n)
+    beta = topology.contraction()
     draws = np.stack([mixing(topology, t) for t in range(400)])
     values, vectors = np.linalg.eigh(np.mean(draws.transpose(0, 2, 1) @ draws, 0) - 1 / n)
     # The largest eigenvalue of a mean of draws is biased upwards, so fresh ones tell how slow that direction is.
@@ -90,7 +90,7 @@ def test_shifts_of_the_static_graph_contract_as_the_theory_says(directed, factor
 
 
 def test_mixing_does_not_slow_down_with_more_nodes():
-    found = [expected_contraction(prepared(EquiTopoDynamic(), n), n) for n in (10, 100, 1000, 10_000)]
+    found = [prepared(EquiTopoDynamic(), n).contraction() for n in (10, 100, 1000, 10_000)]
     assert max(found) < 0.51
     gaps = [facts(prepared(EquiTopoStatic(shifts=12), n).at(0), "given").spectral_gap for n in (50, 500)]
     assert min(gaps) > 0.2

@@ -22,7 +22,6 @@ from covey.topology import (
     Star,
     Torus,
 )
-from covey.topology.facts import expected_contraction
 from covey.topology.matcha import Matcha, laplacian, matchings, probabilities
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES
@@ -116,7 +115,7 @@ def test_rounds_contract_as_planned_and_no_weight_does_better(base, periodic):
         return np.linalg.eigvalsh(np.eye(n) - 1 / n - 2 * weight * mean + weight**2 * square)[-1]
 
     assert contraction(plan.weight) == pytest.approx(plan.contraction, rel=1e-9)
-    assert expected_contraction(topology, n) == plan.contraction
+    assert topology.contraction() == plan.contraction
     assert min(contraction(plan.weight * factor) for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2)) > plan.contraction
 
 

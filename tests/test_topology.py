@@ -32,7 +32,7 @@ from covey.topology import (
     Torus,
 )
 from covey.topology.edges import save_edges
-from covey.topology.facts import expected_contraction, facts
+from covey.topology.facts import facts
 
 
 def prepared(topology, nodes, seed=1):
@@ -109,7 +109,7 @@ def test_epidemic_graphs_contract_as_the_theory_says(kind, n, s):
     values = np.random.default_rng(0).standard_normal(n)
     values -= values.mean()
     draws = [((topology.at(t).mixing("mean") @ values) ** 2).sum() / (values**2).sum() for t in range(600)]
-    beta, error = expected_contraction(topology, n), np.std(draws) / math.sqrt(len(draws))
+    beta, error = topology.contraction(), np.std(draws) / math.sqrt(len(draws))
     assert abs(np.mean(draws) - beta) <= 3 * error + 1e-12
 
 

@@ -20,7 +20,7 @@ from covey.view.words import amount
 
 def check(arguments: argparse.Namespace) -> int:
     """Validate an experiment, and say what it means."""
-    from covey.topology.facts import expected_contraction, facts
+    from covey.topology.facts import facts
 
     experiment = Experiment.from_table(read(arguments))
     settings = {**experiment.engine.compute_settings(), "workers": 1}
@@ -53,7 +53,7 @@ def check(arguments: argparse.Namespace) -> int:
         if arguments.save_graph is not None:
             found["saved_graph"] = _save(graph, topology, arguments.save_graph)
         own = (rule == "given") == topology.weighted
-        contraction = expected_contraction(topology, graph.n) if own else None
+        contraction = topology.contraction() if own else None
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
     costs = prepared.setting.training_joules

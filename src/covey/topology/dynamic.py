@@ -24,6 +24,9 @@ class EpidemicOracle(Topology):
         edges = random_regular(setting.nodes, self.degree, setting.generator(self.kind, t))
         return Graph.undirected(setting.nodes, *edges)
 
+    def contraction(self) -> float:
+        return (1.0 - self.degree / (self._setting.nodes - 1)) / (self.degree + 1)
+
 
 class EpidemicLocal(Topology):
     """EL-Local (de Vos et al., 2023): every round each node sends to some others of its own choice."""
@@ -38,6 +41,10 @@ class EpidemicLocal(Topology):
     def draw(self, setting: Setting, t: int) -> Graph:
         chosen = recipients(setting.nodes, self.degree, setting.generator(self.kind, t))
         return Graph(setting.nodes, np.repeat(np.arange(setting.nodes), self.degree), chosen.ravel())
+
+    def contraction(self) -> float:
+        n, s = self._setting.nodes, self.degree
+        return float((1.0 - (1.0 - s / (n - 1)) ** n) / s - 1.0 / (n - 1))
 
 
 class RandomMatching(Topology):

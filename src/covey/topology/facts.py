@@ -7,10 +7,8 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.sparse.linalg import svds
 
-from covey.topology.dynamic import EpidemicLocal, EpidemicOracle
 from covey.topology.graph import Graph
 from covey.topology.stl_fw import label_shares
-from covey.topology.topology import Topology
 
 _DENSE = 600
 _DIAMETER = 2000
@@ -69,7 +67,7 @@ def facts(graph: Graph, rule: str = "metropolis-hastings", label_counts: np.ndar
         mean_degree=float(graph.in_degrees.mean()),
         largest_degree=int(graph.in_degrees.max()),
         diameter=diameter,
-        spectral_gap=_spectral_gap(graph, rule),
+        spectral_gap=_spectral_gap(mixing),
         doubly_stochastic=bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9),
         noise_left=max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
         node_heterogeneity=alone,
@@ -89,26 +87,12 @@ def _heterogeneity(mixing: sp.csr_array, label_counts: np.ndarray | None) -> tup
     return alone, together
 
 
-def _spectral_gap(graph: Graph, rule: str) -> float:
-    if graph.n == 1:
+def _spectral_gap(mixing: sp.csr_array) -> float:
+    n = mixing.shape[0]
+    if n == 1:
         return 1.0
-    mixing = graph.mixing(rule)
-    if graph.n <= _DENSE:
+    if n <= _DENSE:
         singular = np.linalg.svd(mixing.toarray(), compute_uv=False)
     else:
         singular = np.sort(svds(mixing, k=2, return_singular_vectors=False, random_state=0))[::-1]
     return float(max(0.0, 1.0 - singular[1]))
-
-
-def expected_contraction(topology: Topology, nodes: int) -> float | None:
-    """By what factor a round shrinks the squared distance to the mean, on average.
-
-    Known for Epidemic Learning with equal weights, and where a topology knows it for its own; None elsewhere.
-    """
-    if isinstance(topology, EpidemicOracle):
-        s = topology.degree
-        return (1.0 - s / (nodes - 1)) / (s + 1)
-    if isinstance(topology, EpidemicLocal):
-        s = topology.degree
-        return (1.0 - (1.0 - s / (nodes - 1)) ** nodes) / s - 1.0 / (nodes - 1)
-    return topology.contraction()

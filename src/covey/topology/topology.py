@@ -49,8 +49,8 @@ class Topology(Part):
         return int(self.at(0).in_degrees.max())
 
     def contraction(self) -> float | None:
-        """By what factor a round with its own weights shrinks the squared distance to the mean, on average and for the
-        models that it brings together slowest; None where no formula is known."""
+        """By what factor a round shrinks the squared distance to the mean, on average and for the models that it brings
+        together slowest: with its own weights, or equal ones where it has none. None where no formula is known."""
         return None
 
     def draw(self, setting: Setting, t: int) -> Graph:
