@@ -48,9 +48,9 @@ def test_there_and_back_is_the_vector_whatever_its_length(wavelet, level, length
     coefficients = transform.forward(vector)
     assert coefficients.dtype == torch.float32
     assert len(coefficients) == transform.size >= length
-    # The filters of the discrete Meyer wavelet are cut off, so that it loses a little by itself.
+    # The filters of the discrete Meyer wavelet are cut off, so that it loses about half a percent by itself.
     tolerance = 1e-2 if wavelet == "dmey" else 1e-4
-    assert torch.allclose(transform.inverse(coefficients), vector, atol=tolerance)
+    assert torch.dist(transform.inverse(coefficients), vector) <= tolerance * vector.norm()
 
 
 @given(**ANY)
