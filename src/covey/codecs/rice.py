@@ -30,9 +30,10 @@ def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
 
 def encode(gaps: Ints, k: int) -> Bytes:
     """The bytes of the gaps."""
+    low: Ints = gaps.astype(np.int32 if k > 7 else np.int8)
     planes = np.empty((k, len(gaps)), dtype=np.bool_)
     for row, plane in enumerate(reversed(range(k))):
-        np.not_equal(gaps & (1 << plane), 0, out=planes[row])
+        np.not_equal(low & (1 << plane), 0, out=planes[row])
     return np.concatenate([np.array([k], dtype=np.uint8), np.packbits(planes), write_unary(gaps >> k)])
 
 

@@ -26,9 +26,9 @@ def largest(score: Tensor, count: int) -> Tensor:
     changed = np.count_nonzero(is_changed)
     others = bits if 2 * changed > len(bits) else bits[np.flatnonzero(is_changed)]
     cut = np.partition(others, len(others) - count)[len(others) - count] if changed > count else 0
-    chosen = bits > cut
-    missing = count - np.count_nonzero(chosen)
-    chosen[np.flatnonzero(bits == cut)[:missing]] = True
+    chosen = bits >= cut
+    if surplus := np.count_nonzero(chosen) - count:
+        chosen[np.flatnonzero(bits == cut)[-surplus:]] = False
     return torch.from_numpy(np.flatnonzero(chosen))
 
 

@@ -13,6 +13,7 @@ Shapes: N vectors, L numbers of one, C coefficients of a band.
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,7 +52,8 @@ class WaveletTransform:
         self._lengths = lengths
         self.bands = [lengths[-1], *reversed(lengths[1:])]
         self.size = sum(self.bands)
-        self._starts = np.cumsum(self.bands)[:-1].tolist()
+        starts = [0, *accumulate(self.bands)]
+        self._slices = [slice(*ends) for ends in pairwise(starts)]
         bank = self._bank
         self._analysis = torch.tensor([bank.dec_lo[::-1], bank.dec_hi[::-1]], dtype=torch.float64).T
         synthesis = torch.tensor([bank.rec_lo[::-1], bank.rec_hi[::-1]], dtype=torch.float64)
@@ -64,7 +66,7 @@ class WaveletTransform:
             return self.forward_by_torch(vectors)
         averages_NL = vectors.numpy().reshape(-1, self.length)
         coefficients = np.empty((len(averages_NL), self.size), dtype=averages_NL.dtype)
-        bands = np.split(coefficients, self._starts, axis=-1)
+        bands = [coefficients[:, band] for band in self._slices]
         for details_NC in reversed(bands[1:]):
             phases = self._phases(averages_NL)
             averages_NL = np.empty(details_NC.shape, dtype=details_NC.dtype)
@@ -86,7 +88,8 @@ class WaveletTransform:
         """The vectors, (..., length), of coefficients, (..., size)."""
         if coefficients.device.type != "cpu":
             return self.inverse_by_torch(coefficients)
-        bands = np.split(coefficients.numpy(), self._starts, axis=-1)
+        numbers = coefficients.numpy()
+        bands = [numbers[..., band] for band in self._slices]
         return torch.from_numpy(pywt.waverec(bands, self._bank, "symmetric", axis=-1)[..., : self.length])
 
     def forward_by_torch(self, vectors: Tensor) -> Tensor:
@@ -103,7 +106,7 @@ class WaveletTransform:
     def inverse_by_torch(self, coefficients: Tensor) -> Tensor:
         """What `inverse` computes, on any device."""
         from_averages, from_details = self._synthesis.to(coefficients)
-        bands = torch.tensor_split(coefficients.reshape(-1, self.size), self._starts, dim=-1)
+        bands = torch.split(coefficients.reshape(-1, self.size), self.bands, dim=-1)
         vectors_NL, half = bands[0], self._taps // 2
         for details_NC, length in zip(bands[1:], reversed(self._lengths[:-1]), strict=True):
             averages_NC = vectors_NL[:, : details_NC.shape[-1]]
