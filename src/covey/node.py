@@ -86,7 +86,7 @@ class Mixture:
                 total.add_(model, alpha=weight)
             own = self.models[0]
             for places, values, weight in self.pulls:
-                total.scatter_add_(0, places, (values - own.index_select(0, places)).mul_(weight))
+                total.scatter_add_(0, places, own.index_select(0, places).sub_(values).mul_(-weight))
             self.settle(total)
             return total
         return self.value
