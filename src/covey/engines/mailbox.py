@@ -150,14 +150,9 @@ class Mailbox:
             if not box:
                 del self._boxes[key]  # A program may use a tag once and never again.
             return taken
-        found: list[Message] = []
-        for sender in sorted(box if senders is None else senders):
-            message = box.get(sender)
-            if message is not None:
-                if len(found) == count:
-                    break
-                found.append(message)
-                box[sender] = None
+        wanted = sorted(box if senders is None else senders)
+        found = [message for message in map(box.get, wanted) if message is not None][:count]
+        box.update(dict.fromkeys([message.sender for message in found]))
         return found
 
     def _take_from_queue(

@@ -234,6 +234,9 @@ class Participant(Node):
     def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
         found, wanted, right = [], list(entries.items()), self._is
         for message in messages:
+            if message.checked == wanted:
+                found.append(message)
+                continue
             for name, expected in wanted:
                 if not right(message.payload.get(name), expected):
                     missing = name not in message.payload
@@ -241,6 +244,7 @@ class Participant(Node):
                     self.reject(message, wrong)
                     break
             else:
+                message.checked = wanted
                 found.append(message)
         return found
 
