@@ -15,6 +15,7 @@ from covey.engines.simulation import mixing
 from covey.errors import ConfigurationError
 from covey.node import Inbox, Message, Mixture, Pull
 from covey.parameters import Setting
+from covey.sharing.fft import FFT
 from covey.sharing.top_k import TopK
 from covey.topology import Graph
 from tests.conftest import models_of, simulate, table
@@ -87,7 +88,7 @@ def test_the_largest_are_as_many_as_asked_for_where_numbers_are_none():
 
 
 @pytest.mark.parametrize("budget", [0.5, 1.0])
-@pytest.mark.parametrize("kind", ["random", "top-k"])
+@pytest.mark.parametrize("kind", ["random", "top-k", "jwins", "fft"])
 def test_packed_values_are_the_same_values_in_the_bytes_that_are_stated(kind, budget):
     pytest.importorskip("pcodec")
     outcomes, sent = [], []
@@ -102,10 +103,10 @@ def test_packed_values_are_the_same_values_in_the_bytes_that_are_stated(kind, bu
     assert sent[1] < 0.95 * sent[0]
 
 
-def packing(parameters=1000):
+def packing(parameters=1000, kind=TopK):
     """The sharing as two processes have it."""
     for _ in range(2):
-        sharing = TopK(budget=0.5, values="pcodec")
+        sharing = kind(budget=0.5, values="pcodec")
         sharing.prepare(Setting(2, parameters=parameters))
         yield sharing
 
@@ -126,11 +127,23 @@ def test_packed_values_are_read_from_the_wire():
     assert got.places.tolist() == largest(model, 500).tolist()
 
 
+def test_packed_frequencies_are_read_from_the_wire():
+    pytest.importorskip("pcodec")
+    sender, receiver = packing(kind=FFT)
+    model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    node = types.SimpleNamespace(id=1, model=model, state={})
+    ((_, payload),) = sender.outgoing(node, Graph(2, np.array([1]), np.array([0])), 0, torch.zeros(1000))
+    (got,) = receiver.incoming(None, Inbox([arrived(payload)]))
+    numbers = torch.view_as_real(torch.fft.rfft(model, norm="ortho")).flatten()
+    assert len(got.values) == 2 * round(0.5 * 501)
+    assert torch.equal(got.values, numbers[got.places])
+
+
 @pytest.mark.parametrize("values", [torch.zeros(1001), torch.full((1000,), float("inf"))])
 def test_packed_values_that_no_model_has_are_rejected_by_all(values):
     pytest.importorskip("pcodec")
     sender, receiver = packing()
-    payload = {"values": sender.written(values)}
+    payload = sender._values.describe(values)
     rejected = []
     node = types.SimpleNamespace(reject=lambda message, why: rejected.append(why))
     assert sender.incoming(node, Inbox([Message(1, "", 0, payload, 0)])) == []

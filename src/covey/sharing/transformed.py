@@ -14,6 +14,7 @@ from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.places import Places
 from covey.sharing.sharing import Sharing
+from covey.sharing.values import Values, written_as
 from covey.topology import Graph
 
 _REFERENCE = "coefficients when last sent"
@@ -52,6 +53,7 @@ class Transformed(Sharing):
     by_change = True
     accumulation: bool = param("Whether changes add up until they are sent.", default=True)
     averaging_changes: bool = param("Whether what averaging changes adds up too.", default=True)
+    values: str = written_as()
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -59,6 +61,7 @@ class Transformed(Sharing):
         self._size = setting.parameters if self._transform is None else self._transform.size
         self._parts = 1 if self._transform is None else self._transform.parts
         self._places = Places(self._size)
+        self._values = Values(self.named(), self.values, self._parts * self._size, setting)
 
     def transform(self, setting: Setting) -> Transform | None:
         """What makes coefficients of the model; None where they are its numbers themselves."""
@@ -84,12 +87,12 @@ class Transformed(Sharing):
         sent = before if self.averaging_changes else own
         count = self.count(self.fraction(node, t))
         if count == self._size:
-            payload: Payload = {"values": own}
+            payload = self._values.describe(own)
             reference = sent
         else:
             places = largest(self._magnitudes(own - reference), count)
             numbers = self._numbers_at(places)
-            payload = {"values": own.index_select(0, numbers), **self._places.describe(places)}
+            payload = {**self._values.describe(own.index_select(0, numbers)), **self._places.describe(places)}
             reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
         if self.accumulation:
             node.state[_REFERENCE] = reference
@@ -128,9 +131,7 @@ class Transformed(Sharing):
         return average if self._transform is None else self._transform.inverse(average)
 
     def contribution(self, message: Message) -> Contribution:
-        values = message.payload.get("values")
-        if not isinstance(values, Tensor) or values.dtype != torch.float32 or values.dim() != 1:
-            raise WireError("bad-field", "its values are no float32 numbers")
+        values = self._values.read(message.payload)
         count, rest = divmod(len(values), self._parts)
         if rest:
             raise WireError("bad-field", f"it holds {len(values)} numbers, and a coefficient is {self._parts}")
@@ -147,7 +148,7 @@ class Transformed(Sharing):
 
     def _longer(self, count: int) -> float:
         """How many bytes a message with so many coefficients is longer than one with a whole model."""
-        longer = 4.0 * (self._parts * count - self._setting.parameters)
+        longer = self._values.expected_bytes(self._parts * count) - 4 * self._setting.parameters
         if count == self._size:
             return longer
         anywhere = self._setting.generator("places").choice(self._size, count, replace=False)
