@@ -376,6 +376,15 @@ def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
     assert err.count("\n") == 1
 
 
+def test_a_warning_is_one_line(file, covey):
+    code, _, err = covey("check", "experiment.toml", "--set", 'program.sharing={ kind = "jwins", level = 12 }')
+    assert code == 0
+    assert err == (
+        "covey: warning: The 'level' of the sharing jwins is 12, but sym2 can halve a model of 650 numbers only 7 times: "
+        "7 is used.\n"
+    )
+
+
 def test_a_broken_file_names_its_line(in_folder, covey):
     (in_folder / "bad.toml").write_text("rounds = \n")
     code, _, err = covey("run", "bad.toml")

@@ -27,6 +27,10 @@ class ConfigurationError(CoveyError):
     """An experiment that cannot work as it is written."""
 
 
+class ConfigurationWarning(UserWarning):
+    """An experiment that works otherwise than it is written; the command line prints its text as one line too."""
+
+
 class DataError(CoveyError):
     """A data set that is missing, damaged or too small for what is asked of it."""
 

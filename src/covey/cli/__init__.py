@@ -1,7 +1,9 @@
 """The command line: `covey`."""
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -11,7 +13,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parsed = make_parser().parse_args(arguments)
     try:
-        code: int = parsed.command(parsed)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code: int = parsed.command(parsed)
     except CoveyError as error:
         print("covey:", str(error).replace("\n", " "), file=sys.stderr)
         return 2
@@ -23,6 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return code
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show covey's own warnings as its errors, and others as Python does."""
+    from covey.errors import ConfigurationWarning
+
+    if issubclass(category, ConfigurationWarning):
+        print("covey: warning:", message, file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 
 
 if __name__ == "__main__":

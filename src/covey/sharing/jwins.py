@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pywt
 
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, ConfigurationWarning
 from covey.node import Node
 from covey.parameters import Setting, param, unknown
 from covey.sharing.transformed import Transform, Transformed
@@ -70,6 +70,7 @@ class JWINS(Transformed):
             warnings.warn(
                 f"The 'level' of {self.named()} is {self.level}, but {self.wavelet} can halve a model of "
                 f"{setting.parameters} numbers only {transform.level} times: {transform.level} is used.",
+                ConfigurationWarning,
                 stacklevel=2,
             )
         return transform if transform.level else None

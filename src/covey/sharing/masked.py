@@ -23,7 +23,7 @@ from covey import wire
 from covey.aggregation import Aggregation, Linear
 from covey.crypto import KEY_BYTES, SEAL_BYTES, FixedPoint, KeyPair, Keys, PretendedKeys, derive, is_sealed, seal
 from covey.crypto.fixed_point import Integers
-from covey.errors import ConfigurationError, ModelError, WireError
+from covey.errors import ConfigurationError, ConfigurationWarning, ModelError, WireError
 from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.agreement import DIGEST_BYTES, Agreement, IndexSet, Member
@@ -125,7 +125,8 @@ class Masked(Sharing):
         )
         if self.too_few == "refuse":
             raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
-        warnings.warn(f"{said}: {len(few)} of {graph.n} nodes keep their own models.", stacklevel=2)
+        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
+        warnings.warn(kept, ConfigurationWarning, stacklevel=2)
 
     # ------------------------------------------------------------------ what a subclass says
 

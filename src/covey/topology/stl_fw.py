@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
 
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, ConfigurationWarning
 from covey.parameters import Setting, param
 from covey.topology.graph import Graph, Ids
 from covey.topology.topology import Topology
@@ -70,6 +70,7 @@ class STLFW(Topology):
             warnings.warn(
                 f"The graph of {self.named()} falls into {learned.components} parts that never hear of each other. "
                 f"Give it {missing}.",
+                ConfigurationWarning,
                 stacklevel=2,
             )
         return Graph(setting.nodes, *learned.edges)
