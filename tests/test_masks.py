@@ -58,11 +58,12 @@ def test_a_value_is_rounded_by_half_a_step(numbers, values, weight):
 
 
 @pytest.mark.parametrize("numbers", RINGS)
-def test_what_is_within_the_limit_adds_up_without_leaving_the_ring(numbers):
-    largest = np.float32(numbers.limit(3))
-    while float(largest) > numbers.limit(3):
+@pytest.mark.parametrize("terms", [1, 2, 3, 4, 5, 1000])
+def test_what_is_within_the_limit_adds_up_without_leaving_the_ring(numbers, terms):
+    largest = np.float32(numbers.limit(terms))
+    while float(largest) > numbers.limit(terms):
         largest = np.nextafter(largest, np.float32(0))
-    total = sum(numbers.encode(np.array([largest]), 1 / 3).astype(object) for _ in range(3))
+    total = sum(numbers.encode(np.array([largest]), 1 / terms).astype(object) for _ in range(terms))
     assert 0.99 * 2 ** (numbers.bits - 1) < total[0] < 2 ** (numbers.bits - 1)
 
 
@@ -77,12 +78,11 @@ def uneven(values):
 
 
 SAME = [range(200)] * 3
-ZEROS = np.zeros(200, dtype=np.int64)
 
 
-def message(t=0, receiver=9, sender=0, sets=SAME):
+def message(t=0, receiver=9, sender=0, sets=SAME, dtype=np.int64):
     agreed = agreement(sets, t=t, receiver=receiver, size=200)
-    return agreed.masked(sender, ZEROS[: len(sets[sender])], PAIRS[sender].secret)
+    return agreed.masked(sender, np.zeros(len(sets[sender]), dtype=dtype), PAIRS[sender].secret)
 
 
 def test_uniform_bytes_are_told_from_others():
@@ -90,10 +90,12 @@ def test_uniform_bytes_are_told_from_others():
     assert uneven(np.random.default_rng(0).integers(-(2**61), 2**61, 10_000)) > 10
 
 
-def test_one_message_is_noise_whatever_is_in_it():
-    assert abs(uneven(np.concatenate([message(t) for t in range(100)]))) < 4
-    part = [range(200), range(150), range(50, 200)]
-    assert abs(uneven(np.concatenate([message(t, sets=part) for t in range(100)]))) < 4
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("sets", [SAME, [range(200), range(150), range(50, 200)]], ids=["all", "some"])
+def test_one_message_is_noise_whatever_is_in_it(dtype, sets):
+    shown = np.concatenate([message(t, sets=sets, dtype=dtype) for t in range(100)])
+    assert shown.dtype == dtype
+    assert abs(uneven(shown)) < 4
 
 
 def test_a_sum_without_one_of_its_messages_is_noise():

@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 Integers = NDArray[np.signedinteger[Any]]
 
 
+_NEARLY_ALL = 1.0 - 2.0**-40
+"""Of a ring. Beside its ends, float64 has the numbers of a ring of 64 bits to 2**10 only."""
+
+
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
     """Integers modulo 2**bits, of which `fraction` bits stand behind the point."""
@@ -31,8 +35,8 @@ class FixedPoint:
         return torch.int32 if self.bits == 32 else torch.int64
 
     def limit(self, terms: int) -> float:
-        """How large a sum of `terms` numbers may be; each of them is rounded."""
-        return (2.0 ** (self.bits - 1) - terms) / 2.0**self.fraction
+        """How large a sum of `terms` numbers may be; each of them is rounded, as is this limit."""
+        return (2.0 ** (self.bits - 1) * _NEARLY_ALL - terms) / 2.0**self.fraction
 
     def encode(self, values_K: NDArray[np.float32], weight: float) -> Integers:
         """weight * values_K, rounded. What is beyond `limit` must have been refused before."""
