@@ -64,10 +64,12 @@ def test_nothing_is_stated_where_models_decide_what_neighbours_have_in_common():
     assert sent > 0
 
 
-@pytest.mark.parametrize("budget", [0.1, 0.5])
-def test_what_may_wait_is_no_less_than_two_rounds_bring(budget):
-    sharing = {"kind": "cesar", "subset": {"kind": "top-k", "budget": budget}}
-    made = table(task=DIGITS, program={"kind": "gossip", "topology": REGULAR, "sharing": sharing}, rounds=ROUNDS)
+@pytest.mark.parametrize("topology", [REGULAR, "star", {"kind": "erdos-renyi", "probability": 0.4}], ids=str)
+@pytest.mark.parametrize("subset", [{"kind": "top-k", "budget": 0.5}, {"kind": "random", "budget": 0.1}], ids=str)
+@pytest.mark.filterwarnings("ignore:The 'masks'")
+def test_what_may_wait_at_a_node_is_no_less_than_two_rounds_bring(topology, subset):
+    sharing = {"kind": "cesar", "too_few": "keep", "subset": subset}
+    made = table(task=DIGITS, program={"kind": "gossip", "topology": topology, "sharing": sharing}, rounds=ROUNDS)
     world, _ = simulate(made)
-    sent = sum(node.bytes_out for node in world.nodes) / NODES / ROUNDS
-    assert world.program.waiting_bytes(world.prepared.setting, world.prepared.model_bytes) >= 2 * sent
+    brought = max(node.mail.bytes_in for node in world.nodes) / ROUNDS
+    assert world.program.waiting_bytes(world.prepared.setting, world.prepared.model_bytes) >= 2 * brought

@@ -60,5 +60,8 @@ class Cesar(Masked):
         )
         return self.subset.count * (1 - too_few)
 
+    def most(self) -> int:
+        return self.subset.count
+
     def places_bytes(self) -> float:
         return self.subset.places_bytes()

@@ -146,6 +146,10 @@ class Masked(Sharing):
         """How many values a node is expected, or sure not to exceed, to send to a receiver with so many neighbours."""
         raise NotImplementedError
 
+    def most(self) -> int:
+        """How many values a node may send to a receiver."""
+        raise NotImplementedError
+
     def places_bytes(self) -> float:
         """The expected bytes that tell the places of one node."""
         raise NotImplementedError
@@ -286,7 +290,7 @@ class Masked(Sharing):
         key = id(places)
         tensor, found = self._sets.get(key, (None, None))
         if tensor is None or tensor() is not places or found is None:
-            found = IndexSet(places.numpy(), self._setting.parameters)
+            found = IndexSet(places.cpu().numpy(), self._setting.parameters)
             self._sets[key] = weakref.ref(places, lambda _: self._sets.pop(key, None)), found
         return found
 
@@ -392,26 +396,30 @@ class Masked(Sharing):
     # ------------------------------------------------------------------ bytes
 
     def message_bytes(self, model_bytes: int) -> float | None:
-        return self.largest_bytes(model_bytes)
+        """A mean over the graph's edges of all three messages; keys are told where edges are new."""
+        graph, fresh = self._graph, self._new_edges()
+        degrees, nodes = np.unique(graph.in_degrees[graph.in_degrees > 0], return_counts=True)
+        each = [self._bytes(int(degree), self.kept(int(degree)), fresh) for degree in degrees]
+        return float(each @ (degrees * nodes)) / max(len(graph.targets), 1)
 
     def largest_bytes(self, model_bytes: int) -> float:
-        """A mean over the graph's edges of all three messages; keys are told where edges are new."""
-        graph, told, fresh = self._graph, self.places_bytes(), self._new_edges()
-        key, empty = bytes(KEY_BYTES), wire.size({})
+        """All three messages to the receiver with the most neighbours, who are new to each other."""
+        return self._bytes(int(self._graph.in_degrees.max()), self.most(), 1.0)
+
+    def _bytes(self, degree: int, count: float, fresh: float) -> float:
+        """Of all three messages to a receiver with so many neighbours, of whom a share is new to it."""
+        told, key, empty = self.places_bytes(), bytes(KEY_BYTES), wire.size({})
         first = fresh * (wire.size({_KEY: key, _WANTS: True}) - empty)
         passed_on = told + fresh * (wire.size({_at(0, _KEY): key}) - empty)
-        total = 0.0
-        for degree in np.unique(graph.in_degrees[graph.in_degrees > 0]).tolist():
-            nodes = np.flatnonzero(graph.in_degrees == degree)
-            ids = [int(id) for id in graph.senders(int(nodes[0]))]
-            values = torch.empty(round(self.kept(degree)), dtype=self._numbers.tensor_dtype)
-            sizes = [
-                wire.size({}, "places") + told + first,
-                wire.size({_MEMBERS: ids}, "others") + (degree - 1) * passed_on,
-                wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
-            ]
-            total += sum(sizes) * degree * len(nodes)
-        return total / max(len(graph.targets), 1)
+        receiver = int(np.flatnonzero(self._graph.in_degrees == degree)[0])
+        ids = [int(id) for id in self._graph.senders(receiver)]
+        values = torch.empty(round(count), dtype=self._numbers.tensor_dtype)
+        sizes = [
+            wire.size({}, "places") + told + first,
+            wire.size({_MEMBERS: ids}, "others") + (degree - 1) * passed_on,
+            wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
+        ]
+        return sum(sizes)
 
     def _new_edges(self) -> float:
         """Which share of a round's edges was not there in the round before, a mean over all rounds."""

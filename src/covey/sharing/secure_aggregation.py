@@ -26,5 +26,8 @@ class SecureAggregation(Masked):
     def kept(self, degree: int) -> float:
         return self._setting.parameters if degree > self.masks else 0.0
 
+    def most(self) -> int:
+        return self._setting.parameters
+
     def places_bytes(self) -> float:
         return 0.0
