@@ -85,7 +85,8 @@ class Mixture:
             for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
                 total.add_(model, alpha=weight)
             own = self.models[0]
-            for places, values, weight in self.pulls:
+            for anywhere, values, weight in self.pulls:
+                places = anywhere.to(own.device)
                 total.scatter_add_(0, places, own.index_select(0, places).sub_(values).mul_(-weight))
             self.settle(total)
             return total
