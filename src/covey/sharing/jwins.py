@@ -33,7 +33,7 @@ class JWINS(Transformed):
     )
     budget: float | None = param("A fixed fraction, in place of alphas and probabilities.", default=None, gt=0, le=1)
     metadata_cap: float = param(
-        "From this fraction on all coefficients are sent, without places.", default=0.5, gt=0, le=1
+        "From this one of the alphas on all coefficients are sent, without places.", default=0.5, gt=0, le=1
     )
     wavelet: str = param(
         'The wavelet, one of the discrete ones of PyWavelets; with "none" the model\'s numbers are sent themselves.',
@@ -77,10 +77,8 @@ class JWINS(Transformed):
 
     def fractions(self) -> Sequence[tuple[float, float]]:
         chances = self.probabilities or [1.0 / len(self._alphas)] * len(self._alphas)
-        return [
-            (1.0 if alpha >= self.metadata_cap else alpha, chance)
-            for alpha, chance in zip(self._alphas, chances, strict=True)
-        ]
+        cap = self.metadata_cap if self.budget is None else 1.0
+        return [(1.0 if alpha >= cap else alpha, chance) for alpha, chance in zip(self._alphas, chances, strict=True)]
 
     def fraction(self, node: Node, t: int) -> float:
         fractions = self.fractions()

@@ -146,12 +146,10 @@ class WaveletTransform:
 
     def _near_ends(self, near: int) -> Tensor:
         """The places of the first and the last `near` coefficients of every band."""
-        places, start = [], 0
-        for band in self.bands:
-            inner = range(near, band - near)
-            places += [start + place for place in range(band) if place not in inner]
-            start += band
-        return torch.tensor(places)
+        is_near = torch.ones(self.size, dtype=torch.bool)
+        for band in self._slices:
+            is_near[band.start + near : max(band.stop - near, band.start + near)] = False
+        return torch.nonzero(is_near)[:, 0]
 
 
 def _filter(phases: Sequence[Floats], taps: Sequence[float], out: Floats) -> None:
