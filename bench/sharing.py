@@ -128,7 +128,7 @@ def _partial_averages() -> Iterator[list[str]]:
     topology = RandomRegular(degree=8)
     topology.prepare(Setting(nodes))
     graph = topology.at(0)
-    for size in (650, 2048, 8192):
+    for size in (650, 2048, 8192, SIZE):
         learner = _OneThread(size)
         models = torch.randn(nodes, size).unbind()
         places = [torch.from_numpy(np.sort(draw.choice(size, size // 5, replace=False))) for _ in models]
