@@ -90,3 +90,12 @@ def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
     assert code == 0, err
     topologies = [Run(entry["runs"][0]).experiment["program"]["topology"] for entry in json.loads(out)]
     assert topologies == [{"kind": "epidemic-local", "degree": degree} for degree in (3, 4)]
+
+
+def test_a_run_that_fails_leaves_the_others_their_table(file, covey):
+    code, out, err = covey("sweep", "experiment.toml", "--set", "network.nodes=20,9000", "--set", "rounds=2")
+    assert code == 2
+    assert "network.nodes = 20" in out or "nodes = 20" in out
+    assert "covey: nodes=9000: " in err
+    code, out, _ = covey("sweep", "experiment.toml", "--set", "network.nodes=9000,9001", "--set", "rounds=2")
+    assert (code, out) == (2, "")

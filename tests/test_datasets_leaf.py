@@ -95,6 +95,14 @@ def test_damaged_femnist(tmp_path: Path, user: tuple[list[Any], list[Any]], expe
     assert expected in found
 
 
+def test_femnist_without_samples(tmp_path: Path) -> None:
+    write_femnist(tmp_path)
+    for path in (tmp_path / "femnist/test").iterdir():
+        path.unlink()
+    write(tmp_path / "femnist/test/all.json", {})
+    assert sentence(FEMNIST(), tmp_path) == f"The files in {tmp_path / 'femnist/test'} hold no samples."
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -12,6 +12,7 @@ its network, in `prepare`.
 """
 
 import dataclasses
+import datetime
 import difflib
 import math
 import re
@@ -400,6 +401,12 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     if not isinstance(table, Mapping):
         raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {table!r} instead.")
     values = dict(table)
+    for key, value in values.items():
+        if isinstance(value, str) and value.endswith(_FROM_PYTHON):
+            raise ConfigurationError(
+                f"The '{key}' of the {family.family} was an object of Python "
+                f"({value.removesuffix(_FROM_PYTHON)[1:]}), which no file holds. It can be given from Python alone."
+            )
     cls: type[P] = family
     assumed = ""
     if family.family in kinds.KINDS:
@@ -463,6 +470,12 @@ def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
     return table
 
 
+_WRITABLE = str | int | float | datetime.date | datetime.time
+"""What a file can hold beside tables and lists."""
+_FROM_PYTHON = " given in Python>"
+"""How a file says that it cannot hold something."""
+
+
 def _plain(value: Any, nothing: Any) -> Any:
     if isinstance(value, Part):
         return to_table(value, nothing=nothing)
@@ -470,4 +483,8 @@ def _plain(value: Any, nothing: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return [_plain(entry, nothing) for entry in value]
-    return value
+    if isinstance(value, dict):
+        return {name: _plain(entry, nothing) for name, entry in value.items()}
+    if value is nothing or value is None or isinstance(value, _WRITABLE):
+        return value
+    return f"<{type(value).__module__}.{type(value).__qualname__}{_FROM_PYTHON}"

@@ -53,5 +53,6 @@ def demo(arguments: argparse.Namespace) -> int:
     rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]
     print_table("after 100 rounds", ("algorithm", *summary_columns(runs)), rows)
     print(f"\nfigure: {figure}")
+    print(f"runs:   {' '.join(str(run.folder) for run in runs)}")
     print(f"more:   covey report {' '.join(str(run.folder) for run in runs)}")
     return 0

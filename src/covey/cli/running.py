@@ -14,7 +14,7 @@ from covey import api
 from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import print_json, print_table
 from covey.engines.prepared import check
-from covey.errors import ConfigurationError, RunError
+from covey.errors import ConfigurationError, CoveyError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
@@ -115,13 +115,23 @@ def sweep(arguments: argparse.Namespace) -> int:
                 f"Got '{name}' for {names.count(name)} runs."
             )
     finished: list[tuple[dict[str, Any], Run]] = []
+    failed = False
     for number, (name, combination, experiment) in enumerate(zip(names, combinations, experiments, strict=True), 1):
-        with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
-            done = api.run(experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json)
+        try:
+            with _display(f"[{number}/{len(combinations)}] {name}", experiment, arguments.json) as display:
+                done = api.run(
+                    experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json
+                )
+        except CoveyError as error:
+            # What the others have found, and will find, is not to be lost for one that cannot work.
+            print(f"covey: {name}:", str(error).replace("\n", " "), file=sys.stderr)
+            failed = True
+            continue
         finished.append((combination, done))
         if done.status == "interrupted":
             break
-    return _show_sweep(folder, finished, varied, as_json=arguments.json)
+    code = _show_sweep(folder, finished, varied, as_json=arguments.json) if finished else 0
+    return code or (2 if failed else 0)
 
 
 def _last(key: str) -> str:

@@ -420,7 +420,7 @@ class Participant(Node):
 
     def failure(self, program: Program, error: Exception) -> CoveyError:
         """What to raise when the program raised `error`."""
-        if isinstance(error, ModelError | ProgramError):
+        if isinstance(error, CoveyError) and not isinstance(error, WireError):
             return error
         return ProgramError(
             f"The program {program.title()} fails at node {self.id} in round {self.round}: {told(error)}."

@@ -1,6 +1,7 @@
 """An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
 
 import copy
+import inspect
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,6 +102,8 @@ def check(experiment: Experiment) -> None:
 def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
     """(the role of every node, the ids of those with data), after the program and the network know of them."""
     nodes, program = experiment.network.nodes, experiment.program
+    if not inspect.iscoroutinefunction(program.run):
+        raise ConfigurationError(f"The 'run' of the program {program.title()} must be an async function.")
     roles = _role_of_each(program.roles(nodes), nodes, program)
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     if not ids:

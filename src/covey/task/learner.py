@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from covey import rng
-from covey.errors import ConfigurationError, CoveyError, ModelError, told
+from covey.errors import ConfigurationError, CoveyError, DataError, ModelError, told
 from covey.node import LocalData, Metrics, Update, Work
+from covey.parameters import Part
 from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
@@ -362,9 +363,22 @@ def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bo
     Raises:
         DataError, ConfigurationError: no such files, or a partition or model that does not fit.
     """
-    data = task.dataset.load(folder, quiet=quiet)
-    parts = task.partition.assign(data, holders, seed)
+    data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
+    parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
     return Learner(task, data, parts, seed=seed, **engine)
+
+
+def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
+    """What a part makes, which a user's own class may do wrongly."""
+    try:
+        found = make()
+    except CoveyError:
+        raise
+    except Exception as error:
+        raise DataError(f"The {part.family} {part.title()} fails: {told(error)}.") from error
+    if not isinstance(found, wanted):
+        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
+    return found
 
 
 def default_workers() -> int:

@@ -230,6 +230,13 @@ class FromNetworkx(Topology):
 
     graph: Any = param("The graph; the edge attribute 'weight', where every edge has it, is the weight of the edge.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(hasattr(self.graph, name) for name in ("nodes", "edges", "is_directed")):
+            raise ConfigurationError(
+                f"The 'graph' of {self.named()} must be a networkx graph. Got {self.graph!r} instead."
+            )
+
     def one_way(self) -> bool:
         return bool(self.graph.is_directed())
 

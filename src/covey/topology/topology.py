@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+import numpy as np
+
+from covey.errors import ConfigurationError, CoveyError, told
 from covey.parameters import Part, Setting
 from covey.topology.graph import Graph
 
@@ -68,7 +71,32 @@ class Topology(Part):
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:
-            graph = self._graphs[key] = self.draw(self._setting, key)
+            graph = self._graphs[key] = self._drawn(key)
             if len(self._graphs) > 64:
                 del self._graphs[next(iter(self._graphs))]
+        return graph
+
+    def _drawn(self, t: int) -> Graph:
+        """The graph of round t, which a user's own class may draw wrongly."""
+        nodes = self._setting.nodes
+        try:
+            graph = self.draw(self._setting, t)
+        except CoveyError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(f"The topology {self.title()} fails in round {t}: {told(error)}.") from error
+        if not isinstance(graph, Graph) or graph.n != nodes:
+            got = f"one of {graph.n}" if isinstance(graph, Graph) else repr(graph)
+            raise ConfigurationError(
+                f"The topology {self.title()} must draw a Graph of {nodes} nodes. Got {got} instead."
+            )
+        ends = np.stack([graph.sources, graph.targets])
+        wrong = (ends < 0).any(0) | (ends >= nodes).any(0) | (ends[0] == ends[1])
+        wrong[1:] |= (ends[:, 1:] == ends[:, :-1]).all(0)
+        if wrong.any():
+            source, target = ends[:, np.flatnonzero(wrong)[0]].tolist()
+            raise ConfigurationError(
+                f"The topology {self.title()} draws the edge from {source} to {target} in round {t}: edges must join "
+                f"two different ids in [0, {nodes}), and each two in a direction once."
+            )
         return graph

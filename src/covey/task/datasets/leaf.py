@@ -79,6 +79,9 @@ def _image_data(
         return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
     train, test = _read(folder / "train", convert), _read(folder / "test", convert)
+    for part, entries in (("train", train), ("test", test)):
+        if not any(len(labels) for _, (_, labels) in entries):
+            raise DataError(f"The files in {folder / part} hold no samples.")
     owners, owner_names = _owners([user for user, _ in train], [len(labels) for _, (_, labels) in train])
     return Data(split(train), split(test), "classes", len(names), owners, owner_names, names, scale=scale, shift=shift)
 

@@ -1,0 +1,111 @@
+"""Objects of Python as parts of an experiment, and parts of the user's own that go wrong."""
+
+import networkx
+import numpy as np
+import pytest
+from torch import nn
+
+import covey
+from covey.errors import ConfigurationError, DataError, RunError
+from covey.task.dataset import Dataset
+from covey.task.partition import Partition
+from covey.topology import FromNetworkx, Graph, Topology
+from tests.conftest import simulate, table
+from tests.examples import Recorded, run_program
+
+
+def small(**changes):
+    task = {"dataset": "digits", "model": "logistic"}
+    program = {"kind": "gossip", "topology": "ring"}
+    return {"rounds": 2, "program": program, "task": task, "network": {"nodes": 4}, **changes}
+
+
+MODULE = {"task": {"dataset": "digits", "model": nn.Sequential(nn.Flatten(), nn.Linear(64, 10))}}
+GRAPH = {"program": {"kind": "gossip", "topology": FromNetworkx(graph=networkx.cycle_graph(4))}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [(MODULE, "The 'factory' of the model"), (GRAPH, "The 'graph' of the topology")],
+    ids=["module", "graph"],
+)
+def test_an_object_of_python_is_run_and_said_to_be_one_in_the_file(changes, key, tmp_path, request):
+    run = covey.run(small(**changes), out=tmp_path / "run")
+    assert run.summary()["rounds"] == 2
+    code, _, err = request.getfixturevalue("covey")("check", str(tmp_path / "run" / "run.toml"))
+    assert code == 2
+    assert err.startswith(f"covey: {key} ")
+    assert "was an object of Python" in err
+    assert err.count("\n") == 1
+
+
+def test_what_is_no_networkx_graph_is_told():
+    with pytest.raises(ConfigurationError, match=r"must be a networkx graph\. Got 3 instead\."):
+        FromNetworkx(graph=3)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "message"),
+    [
+        ("1 / 0", r"The topology .*Own fails in round 0: ZeroDivisionError: division by zero \(.*\)\."),
+        ("5", r"The topology .*Own must draw a Graph of 4 nodes\. Got 5 instead\."),
+        ("Graph(3, np.array([0]), np.array([1]))", r"must draw a Graph of 4 nodes\. Got one of 3 instead\."),
+        ("Graph(4, np.array([0]), np.array([9]))", r"draws the edge from 0 to 9 in round 0"),
+        ("Graph(4, np.array([-1]), np.array([1]))", r"draws the edge from -1 to 1 in round 0"),
+        ("Graph(4, np.array([1, 2]), np.array([0, 2]))", r"draws the edge from 2 to 2 in round 0"),
+        ("Graph(4, np.array([1, 1]), np.array([0, 0]))", r"draws the edge from 1 to 0 in round 0"),
+    ],
+)
+def test_a_topology_that_goes_wrong_is_named(drawn, message):
+    class Own(Topology):
+        def draw(self, setting, t):
+            return eval(drawn, {"Graph": Graph, "np": np})
+
+    with pytest.raises(ConfigurationError, match=message):
+        simulate(table(program={"kind": "gossip", "topology": Own()}, network={"nodes": 4}))
+
+
+class Broken(Dataset):
+    def load(self, folder, *, quiet=True):
+        raise ValueError("oh")
+
+
+class Seven(Dataset):
+    def load(self, folder, *, quiet=True):
+        return 7
+
+
+class Undealt(Partition):
+    def deal(self, data, holders, generator):
+        raise ValueError("oh")
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"dataset": Broken()}, r"The dataset .*Broken fails: ValueError: oh \(.*\)\."),
+        ({"dataset": Seven()}, r"The dataset .*Seven must make Data\. Got 7 instead\."),
+        ({"partition": Undealt()}, r"The partition .*Undealt fails: ValueError: oh \(.*\)\."),
+    ],
+)
+def test_data_of_ones_own_that_go_wrong_are_named(task, message):
+    with pytest.raises(DataError, match=message):
+        simulate(table(task={"dataset": "digits", "model": "logistic", **task}))
+
+
+def test_a_program_that_is_no_coroutine_is_told():
+    class Plain(Recorded):
+        def run(self, node):
+            return None
+
+    with pytest.raises(ConfigurationError, match=r"The 'run' of the program .*Plain must be an async function"):
+        run_program(Plain(), network={"nodes": 2})
+
+
+def test_trouble_with_the_run_folder_is_not_the_programs():
+    class Unlucky(Recorded):
+        async def run(self, node):
+            raise RunError("The run folder x cannot be written: disk I/O error.")
+
+    with pytest.raises(RunError, match=r"^The run folder x cannot be written: disk I/O error\.$"):
+        run_program(Unlucky(), network={"nodes": 1})
