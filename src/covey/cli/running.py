@@ -122,6 +122,8 @@ def sweep(arguments: argparse.Namespace) -> int:
                 done = api.run(
                     experiment, out=folder / name, data=arguments.data, progress=display, quiet=arguments.json
                 )
+        except RunError:
+            raise
         except CoveyError as error:
             # What the others have found, and will find, is not to be lost for one that cannot work.
             print(f"covey: {name}:", str(error).replace("\n", " "), file=sys.stderr)
