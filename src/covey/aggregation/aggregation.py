@@ -57,7 +57,7 @@ class Linear(Aggregation):
 
 def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
     """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
-    if all(arrived.places is None for arrived in contributions):
+    if not [arrived for arrived in contributions if arrived.places is not None]:
         return Mixture([own, *[arrived.values for arrived in contributions]], [1.0 - sum(weights), *weights])
     models, shares, pulls = [own], [1.0], []
     for arrived, weight in zip(contributions, weights, strict=True):

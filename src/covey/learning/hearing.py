@@ -18,12 +18,12 @@ def hearing(node: Node, senders: Sequence[NodeId], t: int, patience: float | Non
     Args:
         patience: for how many seconds; for ever where it is None.
     """
+    if patience is None:
+        return lambda tag: node.receive(tag=tag, round=t, senders=senders)
     deadline = 0.0
     earlier: list[str] = []
 
     async def hear(tag: str) -> Inbox:
-        if patience is None:
-            return await node.receive(tag=tag, round=t, senders=senders)
         # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
         nonlocal deadline
         deadline = max(deadline, node.now) + patience
