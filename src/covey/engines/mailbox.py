@@ -78,6 +78,8 @@ class Mailbox:
             return
         box[place] = message
         waiters = self.waiters
+        if not waiters:
+            return
         waiter = waiters.get(key)
         if waiter is not None:
             missing = waiter.missing
@@ -91,7 +93,7 @@ class Mailbox:
                     return
             del waiters[key]
             waiter.resume()
-        elif waiters and round is not None and self.ordered:
+        elif round is not None and self.ordered:
             self._give_up_earlier(message, round)
 
     def hold(self) -> None:
@@ -151,8 +153,11 @@ class Mailbox:
                 del self._boxes[key]  # A program may use a tag once and never again.
             return taken
         wanted = sorted(box if senders is None else senders)
-        found = [message for message in map(box.get, wanted) if message is not None][:count]
-        box.update(dict.fromkeys([message.sender for message in found]))
+        found = [message for sender in wanted if (message := box.get(sender)) is not None]
+        if count is not None:
+            del found[count:]
+        for message in found:
+            box[message.sender] = None
         return found
 
     def _take_from_queue(

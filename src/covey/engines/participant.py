@@ -232,21 +232,19 @@ class Participant(Node):
         return Inbox(self.mail.take((tag, round)))
 
     def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
-        found, wanted, right = [], list(entries.items()), self._is
-        for message in messages:
-            if message.checked == wanted:
-                found.append(message)
-                continue
-            for name, expected in wanted:
-                if not right(message.payload.get(name), expected):
-                    missing = name not in message.payload
-                    wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
-                    self.reject(message, wrong)
-                    break
-            else:
-                message.checked = wanted
-                found.append(message)
-        return found
+        wanted = list(entries.items())
+        return [message for message in messages if message.checked == wanted or self._is_usable(message, wanted)]
+
+    def _is_usable(self, message: Message, wanted: list[tuple[str, Expected]]) -> bool:
+        """Whether a message has what its receiver wants; if not, it is rejected."""
+        for name, expected in wanted:
+            if not self._is(message.payload.get(name), expected):
+                missing = name not in message.payload
+                wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
+                self.reject(message, wrong)
+                return False
+        message.checked = wanted
+        return True
 
     def _is(self, value: Any, expected: Expected) -> bool:
         """Whether an entry of a payload is what it must be; True and False are no ints here."""

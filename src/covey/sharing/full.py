@@ -19,7 +19,8 @@ class Full(Sharing):
         return [(graph.receivers(node.id), {"model": node.model})]
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
-        return [Contribution(message.sender, message["model"]) for message in node.usable(inbox, model=MODEL)]
+        usable = node.usable(inbox, model=MODEL)
+        return [Contribution(message.sender, message.payload["model"]) for message in usable]  # type: ignore[arg-type]
 
     def message_bytes(self, model_bytes: int) -> float:
         return model_bytes
