@@ -57,9 +57,10 @@ class Transformed(Sharing):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._whole = all(part == 1.0 for part, chance in self.fractions() if chance > 0)
-        # Who sends all may as well send the model itself, which is that of full sharing to the bit.
-        self._transform = None if self._whole else self.transform(setting)
+        # Who always sends all may as well send the model itself, as full sharing does, and has nothing to add up.
+        sends_all = all(part == 1.0 for part, chance in self.fractions() if chance > 0)
+        self._transform = None if sends_all else self.transform(setting)
+        self._accumulates = self.accumulation and not sends_all
         self._size = setting.parameters if self._transform is None else self._transform.size
         self._parts = 1 if self._transform is None else self._transform.parts
         self._places = Places(self._size)
@@ -84,7 +85,7 @@ class Transformed(Sharing):
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         own, before = self._coefficients(node, start)
         reference = before
-        if self.accumulation:
+        if self._accumulates:
             reference = _kept(node, _REFERENCE, before)
         sent = before if self.averaging_changes else own
         count = self.count(self.fraction(node, t))
@@ -96,7 +97,7 @@ class Transformed(Sharing):
             numbers = self._numbers_at(places)
             payload = {**self._values.describe(own.index_select(0, numbers)), **self._places.describe(places)}
             reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
-        if self.accumulation and not self._whole:
+        if self._accumulates:
             node.state[_REFERENCE] = reference
         node.state[_OWN] = own
         return [(graph.receivers(node.id), payload)]
@@ -121,7 +122,7 @@ class Transformed(Sharing):
         own = _kept(node, _OWN, node.model)
         del node.state[_OWN]
         merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
-        averaging_apart = self.accumulation and not self.averaging_changes and not self._whole
+        averaging_apart = self._accumulates and not self.averaging_changes
         if self._transform is None and not averaging_apart:
             return merged
         average = merged.tensor() if isinstance(merged, Mixture) else merged.clone()
