@@ -6,8 +6,10 @@ counters at once, for what thousands of nodes need at the same time.
 
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 Keys = NDArray[np.uint64]
@@ -48,9 +50,20 @@ def mix_array(keys: Keys, counters: NDArray[np.integer] | int) -> Keys:
     return z
 
 
+class _Key(ISeedSequence):
+    """A key as it is. `Philox(key=...)` makes the same generator, but asks the system for entropy first, in vain."""
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        return np.array([self._key, 0], dtype=dtype)
+
+
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
     """A generator of its own for (seed, purpose, key)."""
-    return np.random.Generator(np.random.Philox(key=mix(purpose_key(seed, purpose), *key)))
+    sequence = _Key(mix(purpose_key(seed, purpose), *key))
+    return np.random.Generator(np.random.Philox(sequence))  # type: ignore[arg-type]
 
 
 def uniform(key: int, *counters: int) -> float:
