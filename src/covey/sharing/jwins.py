@@ -2,9 +2,10 @@
 
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 
-import numpy as np
 import pywt
 
 from covey.errors import ConfigurationError, ConfigurationWarning
@@ -80,10 +81,14 @@ class JWINS(Transformed):
         cap = self.metadata_cap if self.budget is None else 1.0
         return [(1.0 if alpha >= cap else alpha, chance) for alpha, chance in zip(self._alphas, chances, strict=True)]
 
-    def fraction(self, node: Node, t: int) -> float:
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
         fractions = self.fractions()
-        if len(fractions) == 1:
-            return fractions[0][0]
-        chances = np.cumsum([chance for _, chance in fractions])
-        drawn = node.random("jwins", t).random() * chances[-1]
-        return fractions[int(np.searchsorted(chances, drawn, side="right"))][0]
+        self._choices: list[float] = [fraction for fraction, _ in fractions]
+        self._chances = list(accumulate(chance for _, chance in fractions))
+
+    def fraction(self, node: Node, t: int) -> float:
+        if len(self._choices) == 1:
+            return self._choices[0]
+        drawn = node.random("jwins", t).random() * self._chances[-1]
+        return self._choices[bisect_right(self._chances, drawn)]
