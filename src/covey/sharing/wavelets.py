@@ -64,23 +64,24 @@ class WaveletTransform:
         """The coefficients, (..., size), of vectors, (..., length)."""
         if vectors.device.type != "cpu":
             return self.forward_by_torch(vectors)
-        averages_NL = vectors.numpy().reshape(-1, self.length)
-        coefficients = np.empty((len(averages_NL), self.size), dtype=averages_NL.dtype)
-        bands = [coefficients[:, band] for band in self._slices]
-        for details_NC in reversed(bands[1:]):
-            phases = self._phases(averages_NL)
-            averages_NL = np.empty(details_NC.shape, dtype=details_NC.dtype)
-            _filter(phases, self._bank.dec_lo[::-1], averages_NL)
-            _filter(phases, self._bank.dec_hi[::-1], details_NC)
-        bands[0][:] = averages_NL
-        return torch.from_numpy(coefficients.reshape(*vectors.shape[:-1], self.size))
+        averages = vectors.numpy()
+        coefficients = np.empty((*averages.shape[:-1], self.size), dtype=averages.dtype)
+        bands = [coefficients[..., band] for band in self._slices]
+        term = np.empty_like(bands[-1])
+        for details in reversed(bands[1:]):
+            phases = self._phases(averages)
+            averages = np.empty(details.shape, dtype=details.dtype)
+            _filter(phases, self._bank.dec_lo[::-1], averages, term)
+            _filter(phases, self._bank.dec_hi[::-1], details, term)
+        bands[0][:] = averages
+        return torch.from_numpy(coefficients)
 
-    def _phases(self, vectors_NL: Floats) -> list[Floats]:
+    def _phases(self, vectors: Floats) -> list[Floats]:
         """The numbers at even and those at odd places of vectors that are mirrored at their ends."""
-        reach, length = self._taps - 1, vectors_NL.shape[-1]
-        first, last = vectors_NL[:, : reach - 1][:, ::-1], vectors_NL[:, -reach:][:, ::-1]
+        reach, length = self._taps - 1, vectors.shape[-1]
+        first, last = vectors[..., : reach - 1][..., ::-1], vectors[..., -reach:][..., ::-1]
         return [
-            np.concatenate([first[:, odd::2], vectors_NL[:, odd::2], last[:, (odd + length) % 2 :: 2]], axis=-1)
+            np.concatenate([first[..., odd::2], vectors[..., odd::2], last[..., (odd + length) % 2 :: 2]], axis=-1)
             for odd in (0, 1)
         ]
 
@@ -152,11 +153,16 @@ class WaveletTransform:
         return torch.nonzero(is_near)[:, 0]
 
 
-def _filter(phases: Sequence[Floats], taps: Sequence[float], out: Floats) -> None:
-    """Write the sums over the taps of what lies from one place on after the other, in the two phases by turns."""
-    count, term = out.shape[-1], np.empty(out.shape, dtype=out.dtype)
-    np.multiply(phases[0][:, :count], taps[0], out=out)
+def _filter(phases: Sequence[Floats], taps: Sequence[float], out: Floats, memory: Floats) -> None:
+    """Write the sums over the taps of what lies from one place on after the other, in the two phases by turns.
+
+    Args:
+        memory: for what is computed on the way, as much as `out` or more. What is new is not in the processor's cache.
+    """
+    count = out.shape[-1]
+    term = memory[..., :count]
+    np.multiply(phases[0][..., :count], taps[0], out=out)
     for place, tap in enumerate(taps[1:], start=1):
         start = place // 2
-        np.multiply(phases[place % 2][:, start : start + count], tap, out=term)
+        np.multiply(phases[place % 2][..., start : start + count], tap, out=term)
         np.add(out, term, out=out)
