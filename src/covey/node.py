@@ -108,7 +108,7 @@ class Mixture:
 class Message:
     """One message as its receiver sees it; `message["name"]` is an entry of the payload."""
 
-    __slots__ = ("checked", "key", "payload", "round", "sender", "size", "tag")
+    __slots__ = ("key", "payload", "round", "sender", "size", "tag", "understood")
 
     def __init__(self, sender: NodeId, tag: str, round: int | None, payload: Payload, size: int) -> None:
         self.sender = sender
@@ -119,8 +119,8 @@ class Message:
         self.payload = payload
         self.size = size
         """Bytes of its wire encoding."""
-        self.checked: list[tuple[str, Expected]] | None = None
-        """What its entries were found to be: simulated receivers share one message, and need not all look."""
+        self.understood: Any = None
+        """What a sharing made of it: simulated receivers share one message, and need not all read it."""
 
     def __getitem__(self, name: str) -> Any:
         return self.payload[name]

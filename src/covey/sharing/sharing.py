@@ -43,7 +43,7 @@ class Sharing(Part):
         raise NotImplementedError
 
     def contribution(self, message: Message) -> Contribution:
-        """What a received message contributes.
+        """What a received message contributes, whoever the receiver is.
 
         Raises:
             WireError: it is none of this sharing.
@@ -52,7 +52,13 @@ class Sharing(Part):
 
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
-        return [contribution for _, contribution in understood(node, inbox, self.contribution)]
+        contributions = [message.understood for message in inbox]
+        if None in contributions:
+            new = [message for message in inbox if message.understood is None]
+            for message, contribution in understood(node, new, self.contribution):
+                message.understood = contribution
+            contributions = [message.understood for message in inbox if message.understood is not None]
+        return contributions
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         """The node's model after round t."""
