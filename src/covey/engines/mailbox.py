@@ -110,7 +110,7 @@ class Mailbox:
     def overtaken(self, key: Key, senders: set[int]) -> set[int]:
         """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""
         tag, round = key
-        if round is None or not self.ordered:
+        if round is None or not self.ordered or not self._boxes:
             return set()
         later = [
             box for (other, when), box in self._boxes.items() if other == tag and when is not None and when > round

@@ -154,7 +154,7 @@ class Participant(Node):
     @property
     def model(self) -> Tensor:
         model = self._model
-        if isinstance(model, Mixture):
+        if not isinstance(model, Tensor):
             if model.value is None:
                 self._settle()
             self._model = model = model.tensor()
@@ -184,7 +184,7 @@ class Participant(Node):
         if round is not None:
             round = self._checked_round(round)
         # A copy: what is under way must not follow the program's own list.
-        receivers = [int(to)] if isinstance(to, int | np.integer) else list(to)
+        receivers = [int(to)] if isinstance(to, (int, np.integer)) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
@@ -225,7 +225,7 @@ class Participant(Node):
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
         waiter = mail.waiters[key] = self._waiter(missing, lost, left)
         await self._heard(key, waiter, timeout)
-        absent = sorted(lost | missing) if missing else sorted(lost)
+        absent = sorted(lost | missing) if missing else sorted(lost) if lost else ()
         return Inbox(mail.take(key, senders, count), absent)
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
@@ -233,7 +233,7 @@ class Participant(Node):
 
     def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
         wanted = list(entries.items())
-        return [message for message in messages if message.checked == wanted or self._is_usable(message, wanted)]
+        return [message for message in messages if self._is_usable(message, wanted)]
 
     def _is_usable(self, message: Message, wanted: list[tuple[str, Expected]]) -> bool:
         """Whether a message has what its receiver wants; if not, it is rejected."""
@@ -243,7 +243,6 @@ class Participant(Node):
                 wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
                 self.reject(message, wrong)
                 return False
-        message.checked = wanted
         return True
 
     def _is(self, value: Any, expected: Expected) -> bool:
@@ -286,7 +285,7 @@ class Participant(Node):
         if self.holder is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
         start: Any = self._model if model is None else model
-        if isinstance(start, Mixture) and model is not None and start.value is None:
+        if model is not None and isinstance(start, Mixture) and start.value is None:
             self._mix(start)
         training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
         training.gradient = gradient
@@ -403,6 +402,8 @@ class Participant(Node):
         Raises:
             ProgramError: it cannot.
         """
+        if not self.state:
+            return
         try:
             wire.size(self.state)
         except WireError:
@@ -476,11 +477,12 @@ def not_finite_entry(payload: Payload) -> str | None:
             return name
         if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
             return name
-        if isinstance(value, Tensor) and value.is_floating_point():
-            version = None if value.is_inference() else value._version
-            if version is not None and getattr(value, "known_finite", None) == version:
+        if isinstance(value, Tensor):
+            looked_at = getattr(value, "known_finite", None)
+            if (looked_at is not None and looked_at == value._version) or not value.is_floating_point():
                 continue
             if not bool(torch.isfinite(value).all()):
                 return name
-            value.known_finite = version  # type: ignore[attr-defined]
+            if not value.is_inference():
+                value.known_finite = value._version  # type: ignore[attr-defined]
     return None

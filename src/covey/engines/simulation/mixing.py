@@ -36,9 +36,11 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
         models += mixture.models
         weights += mixture.weights
         ends.append(len(models))
-    _, first, columns = np.unique(list(map(id, models)), return_index=True, return_inverse=True)
-    stacked_RP = torch.stack([models[place] for place in first.tolist()]).numpy()
-    shape = (len(open_ones), len(first))
+    distinct, columns = np.unique(np.array(list(map(id, models))), return_inverse=True)
+    places = np.empty(len(distinct), dtype=np.int64)
+    places[columns] = np.arange(len(models))
+    stacked_RP = torch.stack([models[place] for place in places.tolist()]).numpy()
+    shape = (len(open_ones), len(distinct))
     matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
     _pull(mixed_MP, open_ones, torch.from_numpy(stacked_RP[columns[ends[:-1]]]))
