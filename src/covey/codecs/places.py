@@ -44,7 +44,9 @@ def encode_places(places: Tensor, size: int, code: Code | None = None) -> Tensor
         ProgramError: the places are no such set.
     """
     at = places.cpu().numpy()
-    gaps = np.diff(at, prepend=-1) - 1
+    gaps = at - 1
+    gaps[:1] += 1
+    gaps[1:] -= at[:-1]
     if len(at) and (gaps.min() < 0 or at[-1] >= size):
         raise ProgramError(f"Places to send must increase from 0 on and stay below {size}.")
     counted = _histogram(gaps)

@@ -20,12 +20,11 @@ _MOST = 31
 def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
     """(the k that makes the code of so many of each of these gaps shortest, how many bytes it then has)."""
     total = int(counts.sum())
-
-    def length(k: int) -> int:
-        return 1 + bytes_of(total * k) + bytes_of(total + int((gaps >> k) @ counts))
-
-    k = min(range(int(gaps.max(initial=0)).bit_length() + 1), key=length)
-    return k, length(k)
+    low_bits = np.arange(int(gaps.max(initial=0)).bit_length() + 1)
+    unary = total + (gaps >> low_bits[:, None]) @ counts
+    lengths = 1 - (-total * low_bits // 8) - (-unary // 8)
+    k = int(lengths.argmin())
+    return k, int(lengths[k])
 
 
 def encode(gaps: Ints, k: int) -> Bytes:

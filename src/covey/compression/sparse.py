@@ -12,6 +12,9 @@ from covey.compression.quantized import decoded_scales, signs
 from covey.node import Payload
 from covey.parameters import param
 
+_SAMPLED = 32
+"""One number of so many is looked at to see whether most are zero."""
+
 
 def largest(score: Tensor, count: int) -> Tensor:
     """The places of the `count` (at least one) numbers furthest from zero, increasing; of equals, the first."""
@@ -22,10 +25,9 @@ def largest(score: Tensor, count: int) -> Tensor:
     # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where most did not change, a partition of all
     # would meet so many zeros that it took fifty times as long. Places are a faster index than a mask.
     bits = distance.contiguous().numpy().view(f"i{distance.itemsize}")
-    is_changed = bits > 0
-    changed = np.count_nonzero(is_changed)
-    others = bits if 2 * changed > len(bits) else bits[np.flatnonzero(is_changed)]
-    cut = np.partition(others, len(others) - count)[len(others) - count] if changed > count else 0
+    sample = bits[::_SAMPLED]
+    others = bits if 2 * np.count_nonzero(sample) > len(sample) else bits[np.flatnonzero(bits > 0)]
+    cut = np.partition(others, len(others) - count)[len(others) - count] if len(others) > count else 0
     chosen = bits >= cut
     if surplus := np.count_nonzero(chosen) - count:
         chosen[np.flatnonzero(bits == cut)[-surplus:]] = False
