@@ -91,7 +91,8 @@ def test_what_is_far_ahead_is_dropped_unless_the_node_is_to_catch_up():
 def test_what_is_dropped_still_tells_that_what_was_before_it_is_lost():
     full = Full()
     resumed = []
-    waiter = full.mail.waiters["x", 0] = Waiter(lambda: resumed.append(True), {2, 4}, set(), 0)
+    waiter = Waiter(lambda: resumed.append(True), {2, 4}, set(), 0)
+    full.mail.wait(("x", 0), waiter)
     assert not full.send(2, size=10 * MOST, round=1)
     assert (waiter.missing, waiter.lost, resumed) == ({4}, {2}, [])
     assert not full.send(4, round=_AHEAD + 1)

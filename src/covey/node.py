@@ -135,7 +135,7 @@ class Inbox(list[Message]):
     __slots__ = ("missing",)
 
     def __init__(self, messages: Iterable[Message] = (), missing: Sequence[int] = ()) -> None:
-        super().__init__(messages)
+        list.__init__(self, messages)
         self.missing = missing
 
     @property

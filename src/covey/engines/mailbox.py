@@ -7,6 +7,9 @@ from covey.node import Message
 Key = tuple[str, int | None]
 """A tag and a round."""
 
+_SHOWN = 5
+"""How many senders that are waited for are named."""
+
 
 class Waiter:
     """An activity that waits for a message of each of some senders, or for a number of messages of anybody."""
@@ -22,6 +25,11 @@ class Waiter:
         self.lost = lost
         """Whose message is known to be lost."""
 
+    @property
+    def least(self) -> int:
+        """How many messages must come at least until it is resumed."""
+        return self.left if self.missing is None else len(self.missing)
+
 
 class Mailbox:
     """The messages of one node that nobody has taken yet, and the counters of what came.
@@ -32,7 +40,9 @@ class Mailbox:
 
     __slots__ = (
         "_boxes",
+        "_enough",
         "_kept",
+        "_unsorted",
         "away",
         "bytes_in",
         "dropped",
@@ -48,6 +58,10 @@ class Mailbox:
         self._boxes: dict[Key, dict[int, Message | None]] = {}
         """Messages of a round by their sender, None where it was taken; other messages by their number."""
         self.waiters: dict[Key, Waiter] = {}
+        self._unsorted: list[Message] = []
+        """What has come and does not let the one activity that waits go on."""
+        self._enough = 1
+        """How many of them might."""
         self.round = 0
         """The open round of the node, which is also how many rounds it has completed."""
         self.away = self.ended = False
@@ -56,45 +70,72 @@ class Mailbox:
         self.bytes_in = self.messages_in = self.dropped = 0
 
     def deliver(self, message: Message) -> None:
-        """A message has arrived."""
+        """A message has arrived.
+
+        It lies unsorted until it may let somebody go on, or somebody looks: several at once are sorted in faster.
+        """
         if self.away:
             if self._kept is None:
                 self.dropped += 1
             else:
                 self._kept.append(message)
             return
-        self.messages_in += 1
-        self.bytes_in += message.size
-        key, round = message.key, message.round
-        box = self._boxes.get(key)
-        if box is None:
-            if self.ended or (round is not None and round < self.round):
+        unsorted = self._unsorted
+        unsorted.append(message)
+        if len(unsorted) >= self._enough:
+            self.sort()
+
+    def sort(self) -> None:
+        """Sort in what has come, and resume who has waited for it."""
+        if not self._unsorted:
+            return
+        unsorted, self._unsorted = self._unsorted, []
+        key: Key | None = None
+        for message in unsorted:
+            self.messages_in += 1
+            self.bytes_in += message.size
+            if message.key != key:
+                key = message.key
+                box, waiter = self._box(key), self.waiters.get(key)
+            place = message.sender if message.round is not None else self.messages_in
+            if box is None or place in box:
                 self.dropped += 1
-                return
+                continue
+            box[place] = message
+            if waiter is not None:
+                missing = waiter.missing
+                if missing is not None:
+                    missing.discard(message.sender)
+                else:
+                    waiter.left -= 1
+                if not missing and waiter.left <= 0:
+                    key = None
+                    self.wake(message.key)
+            elif self.waiters and message.round is not None and self.ordered:
+                key = None
+                self._give_up_earlier(message, message.round)
+        if self._enough > 1:
+            (waiter,) = self.waiters.values()
+            self._enough = waiter.least
+
+    def _box(self, key: Key) -> dict[int, Message | None] | None:
+        """Where messages of a key lie; None where they are late."""
+        box, round = self._boxes.get(key), key[1]
+        if box is None and not self.ended and (round is None or round >= self.round):
             box = self._boxes[key] = {}
-        place = message.sender if round is not None else self.messages_in
-        if place in box:
-            self.dropped += 1
-            return
-        box[place] = message
-        waiters = self.waiters
-        if not waiters:
-            return
-        waiter = waiters.get(key)
-        if waiter is not None:
-            missing = waiter.missing
-            if missing is not None:
-                missing.discard(message.sender)
-                if missing:
-                    return
-            else:
-                waiter.left -= 1
-                if waiter.left > 0:
-                    return
-            del waiters[key]
-            waiter.resume()
-        elif round is not None and self.ordered:
-            self._give_up_earlier(message, round)
+        return box
+
+    def wait(self, key: Key, waiter: Waiter) -> None:
+        """Let an activity wait for messages of a key."""
+        self.waiters[key] = waiter
+        self._enough = waiter.least if len(self.waiters) == 1 else 1
+
+    def wake(self, key: Key) -> None:
+        """Resume who waits for messages of a key."""
+        self.sort()
+        waiter = self.waiters.pop(key)
+        self._enough = 1
+        waiter.resume()
 
     def hold(self) -> None:
         """Keep what comes until `go_on`."""
@@ -125,11 +166,19 @@ class Mailbox:
                 missing.remove(sender)
                 waiter.lost.add(sender)
                 if not missing:
-                    del self.waiters[key]
-                    waiter.resume()
+                    self.wake(key)
+
+    def waits(self) -> list[str]:
+        """What is waited for, in words."""
+        self.sort()
+        return [
+            describe(key) + (f" of {sorted(waiter.missing)[:_SHOWN]}" if waiter.missing else "")
+            for key, waiter in self.waiters.items()
+        ]
 
     def lacking(self, key: Key, senders: Sequence[int]) -> set[int]:
         """Of whom no message of a key is here."""
+        self.sort()
         lacking = set(senders)
         if self._boxes.get(key):
             lacking.difference_update(self._present(key))
@@ -137,6 +186,7 @@ class Mailbox:
 
     def count(self, key: Key) -> int:
         """How many messages of a key are here."""
+        self.sort()
         return len(self._present(key))
 
     def _present(self, key: Key) -> list[int]:
@@ -144,6 +194,7 @@ class Mailbox:
 
     def take(self, key: Key, senders: Sequence[int] | None = None, count: int | None = None) -> list[Message]:
         """Remove and return messages: those of a round in the order of their senders, others as they came."""
+        self.sort()
         box = self._boxes.get(key)
         if not box:
             return []
@@ -178,6 +229,7 @@ class Mailbox:
 
     def open(self, round: int) -> None:
         """Go on to a round; what came for earlier ones and was not taken is dropped."""
+        self.sort()
         self.round = round
         if self._boxes:
             for key in [key for key in self._boxes if key[1] is not None and key[1] < round]:
@@ -186,10 +238,12 @@ class Mailbox:
 
     def latest_round(self) -> int:
         """The latest round of which a message is here; -1 without any."""
+        self.sort()
         return max((round for _, round in self._boxes if round is not None), default=-1)
 
     def early(self) -> list[Message]:
         """What came for the open round and later ones and was not taken."""
+        self.sort()
         return [
             message
             for (_, round), box in self._boxes.items()
@@ -200,10 +254,11 @@ class Mailbox:
 
     def clear(self, *, dropped: bool) -> None:
         """Forget what is here, and who waits for more."""
+        self.sort()
         if dropped:
             self.dropped += sum(message is not None for box in self._boxes.values() for message in box.values())
             self.dropped += len(self._kept or ())
-        self._boxes, self.waiters, self._kept = {}, {}, None
+        self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
 
 
 def describe(key: Key) -> str:

@@ -79,6 +79,7 @@ class Participant(Node):
         "messages_out",
         "nodes",
         "order",
+        "receivers",
         "role",
         "samples",
         "seed",
@@ -111,6 +112,8 @@ class Participant(Node):
         self.slots: Slots | None = None
         self._model: Tensor | Mixture = model
         self.shape = model.shape
+        self.receivers: list[int] = []
+        """To whom it sent last; most programs send to the same again."""
         self.calls = 0
         self.order = id << 40
         """Ties of virtual time are settled by it, so that they do not depend on what else happened."""
@@ -183,12 +186,17 @@ class Participant(Node):
             raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
         if round is not None:
             round = self._checked_round(round)
-        # A copy: what is under way must not follow the program's own list.
+        if type(to) is not list or to != self.receivers:
+            self.receivers = self._checked_receivers(to)
+        return self._post(self.receivers, payload, tag, round)
+
+    def _checked_receivers(self, to: Any) -> list[int]:
+        """A copy: what is under way must not follow the program's own list."""
         receivers = [int(to)] if isinstance(to, (int, np.integer)) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
-        return self._post(receivers, payload, tag, round)
+        return receivers
 
     def _checked_round(self, round: Any) -> int:
         if (type(round) is int or isinstance(round, np.integer)) and 0 <= round < _ROUNDS:
@@ -223,7 +231,8 @@ class Participant(Node):
             return Inbox(mail.take(key, senders, count), sorted(lost))
         if key in mail.waiters:
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
-        waiter = mail.waiters[key] = self._waiter(missing, lost, left)
+        waiter = self._waiter(missing, lost, left)
+        mail.wait(key, waiter)
         await self._heard(key, waiter, timeout)
         absent = sorted(lost | missing) if missing else sorted(lost) if lost else ()
         return Inbox(mail.take(key, senders, count), absent)

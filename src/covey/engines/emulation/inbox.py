@@ -68,6 +68,7 @@ class Inbox(Mailbox):
             return
         self._hold(message, needed)
         super().deliver(message)
+        self.sort()
         if self.dropped > dropped:
             self._hold(message, -needed)
 

@@ -152,14 +152,13 @@ class EmulatedNode(Participant):
     def _heard(self, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
         assert isinstance(waiter, _Waiter)
         if timeout is not None:
-            waiters = self.mail.waiters
+            mail = self.mail
 
             def give_up() -> None:
                 if self.held is not None:
                     self.held.append(give_up)
-                elif waiters.get(key) is waiter:
-                    del waiters[key]
-                    waiter.resume()
+                elif mail.waiters.get(key) is waiter:
+                    mail.wake(key)
 
             timer = asyncio.get_running_loop().call_later(timeout, give_up)
             waiter.heard.add_done_callback(lambda _: timer.cancel())

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from covey.engines.mailbox import describe
 from covey.node import Payload
 
 if TYPE_CHECKING:
@@ -64,10 +63,7 @@ def condition(site: "Site") -> Payload:
     acting = [site.nodes[id] for id in sorted(site.acting)]
     idle = [node for node in acting if node.is_idle]
     waits = [
-        f"node {node.id} in round {node.round} for {describe(key)}"
-        + (f" of {sorted(waiter.missing)[:5]}" if waiter.missing else "")
-        for node in idle[:_SHOWN]
-        for key, waiter in node.mail.waiters.items()
+        f"node {node.id} in round {node.round} for {awaited}" for node in idle[:_SHOWN] for awaited in node.mail.waits()
     ]
     evaluates = site.reporter.is_evaluating
     return {"acting": len(acting), "idle": len(idle), "waits": waits[:_SHOWN], "evaluates": evaluates}

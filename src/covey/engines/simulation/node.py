@@ -86,14 +86,13 @@ class SimulatedNode(Participant):
 
     def _heard(self, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
         if timeout is not None:
-            waiters = self.mail.waiters
+            mail = self.mail
 
             def give_up(_: None = None) -> None:
                 if self.held is not None:
                     self.held.append(give_up)
-                elif waiters.get(key) is waiter:
-                    del waiters[key]
-                    waiter.resume()
+                elif mail.waiters.get(key) is waiter:
+                    mail.wake(key)
 
             self.world.after(timeout, self, give_up)
         return suspended()
@@ -140,8 +139,8 @@ class SimulatedNode(Participant):
         for activity in self.activities:
             activity.cancel()
         self.activities = []
-        self.mail.ended = True
         self.mail.clear(dropped=False)
+        self.mail.ended = True
         self.world.recorder.ended(self)
         self.world.ended = self.world.now
         self.world.passed_by(self)

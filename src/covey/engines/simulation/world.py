@@ -16,7 +16,6 @@ import torch
 
 from covey import rng, wire
 from covey.engines.disturbances import Disturbances
-from covey.engines.mailbox import describe
 from covey.engines.participant import SENT, USUAL, not_finite_entry
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.activity import SimulatedActivity
@@ -177,10 +176,7 @@ class World:
         if not stuck:
             return
         shown = "; ".join(
-            f"node {node.id} in round {node.round} for {describe(key)}"
-            + (f" of {sorted(waiter.missing)[:5]}" if waiter.missing else "")
-            for node in stuck[:3]
-            for key, waiter in node.mail.waiters.items()
+            f"node {node.id} in round {node.round} for {awaited}" for node in stuck[:3] for awaited in node.mail.waits()
         )
         experiment, network = self.prepared.experiment, self.network
         lossy = network.churn.has_churn or network.loss > 0 or bool(experiment.faults)
