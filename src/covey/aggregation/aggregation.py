@@ -57,8 +57,9 @@ class Linear(Aggregation):
 
 def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
     """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
-    if not [arrived for arrived in contributions if arrived.places is not None]:
-        return Mixture([own, *[arrived.values for arrived in contributions]], [1.0 - sum(weights), *weights])
+    models = [own, *[arrived.values for arrived in contributions if arrived.places is None]]
+    if len(models) > len(contributions):
+        return Mixture(models, [1.0 - sum(weights), *weights])
     models, shares, pulls = [own], [1.0], []
     for arrived, weight in zip(contributions, weights, strict=True):
         if arrived.places is None:

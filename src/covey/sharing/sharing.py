@@ -53,7 +53,7 @@ class Sharing(Part):
     def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
         contributions = [message.understood for message in inbox]
-        if None in contributions:
+        if not all(contributions):
             new = [message for message in inbox if message.understood is None]
             for message, contribution in understood(node, new, self.contribution):
                 message.understood = contribution

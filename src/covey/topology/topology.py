@@ -66,11 +66,11 @@ class Topology(Part):
         Raises:
             NotYetDrawn: it depends on labels that are not known yet.
         """
-        if not self.can_be_drawn():
-            raise NotYetDrawn
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:
+            if not self.can_be_drawn():
+                raise NotYetDrawn
             graph = self._graphs[key] = self._drawn(key)
             if len(self._graphs) > 64:
                 del self._graphs[next(iter(self._graphs))]
