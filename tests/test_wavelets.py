@@ -31,6 +31,19 @@ def test_the_coefficients_and_the_way_back_are_those_of_pywavelets(wavelet, leng
             assert np.allclose(inverse(coefficients), back, atol=1e-10)
 
 
+@pytest.mark.parametrize("wavelet", ["haar", "sym2", "sym3", "db3", "db5"])
+def test_rotations_lose_no_more_digits_than_sums(wavelet):
+    transform = WaveletTransform(wavelet, 4, 5000)
+    vector = torch.randn(5000, generator=torch.Generator().manual_seed(1))
+    exact = transform.forward_by_torch(vector.double())
+    rotated = transform.forward(vector)
+    assert transform._tangents
+    transform._tangents = []
+    added_up = transform.forward(vector)
+    assert not torch.equal(rotated, added_up)
+    assert torch.dist(rotated, exact) < 2 * torch.dist(added_up, exact)
+
+
 ANY = {
     "wavelet": st.sampled_from(pywt.wavelist(kind="discrete")),
     "level": st.integers(0, 6),
