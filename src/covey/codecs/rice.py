@@ -22,7 +22,7 @@ def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
     total = int(counts.sum())
     low_bits = np.arange(int(gaps.max(initial=0)).bit_length() + 1)
     unary = total + (gaps >> low_bits[:, None]) @ counts
-    lengths = 1 - (-total * low_bits // 8) - (-unary // 8)
+    lengths = 1 + bytes_of(total * low_bits) + bytes_of(unary)
     k = int(lengths.argmin())
     return k, int(lengths[k])
 

@@ -1,5 +1,7 @@
 """Streams of bits, written and read as whole arrays."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -8,10 +10,11 @@ from covey.errors import WireError
 Bytes = NDArray[np.uint8]
 Bits = NDArray[np.bool_]
 Ints = NDArray[np.signedinteger]
+Count = TypeVar("Count", int, Ints)
 
 
-def bytes_of(bits: int) -> int:
-    """How many bytes so many bits take."""
+def bytes_of(bits: Count) -> Count:
+    """How many bytes so many bits take, of one stream or of several."""
     return -(-bits // 8)
 
 

@@ -191,7 +191,11 @@ class Participant(Node):
         return self._post(self.receivers, payload, tag, round)
 
     def _checked_receivers(self, to: Any) -> list[int]:
-        """A copy: what is under way must not follow the program's own list."""
+        """To whom a message goes, in a list that the program cannot change while it is under way.
+
+        Raises:
+            ProgramError: one of them is no node.
+        """
         receivers = [int(to)] if isinstance(to, (int, np.integer)) else list(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
@@ -234,7 +238,7 @@ class Participant(Node):
         waiter = self._waiter(missing, lost, left)
         mail.wait(key, waiter)
         await self._heard(key, waiter, timeout)
-        absent = sorted(lost | missing) if missing else sorted(lost) if lost else ()
+        absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent)
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:

@@ -55,10 +55,14 @@ class Sharing(Part):
         contributions = [message.understood for message in inbox]
         if not all(contributions):
             new = [message for message in inbox if message.understood is None]
-            for message, contribution in understood(node, new, self.contribution):
+            for message, contribution in self.understand(node, new):
                 message.understood = contribution
             contributions = [message.understood for message in inbox if message.understood is not None]
         return contributions
+
+    def understand(self, node: Node, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
+        """Messages with what each contributes; wrong ones are rejected."""
+        return understood(node, messages, self.contribution)
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         """The node's model after round t."""

@@ -195,5 +195,5 @@ class EmulatedNode(Participant):
         for task in self.activities:
             task.cancel()
         self.activities = []
-        self.mail.ended = True
         self.mail.clear(dropped=False)
+        self.mail.ended = True

@@ -36,6 +36,7 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
         models += mixture.models
         weights += mixture.weights
         ends.append(len(models))
+    # Any place of each model will do: to find the first ones, numpy would sort in a slower way.
     distinct, columns = np.unique(np.array(list(map(id, models))), return_inverse=True)
     places = np.empty(len(distinct), dtype=np.int64)
     places[columns] = np.arange(len(models))
