@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench check format types clean
+.PHONY: demo test test-all bench check format types clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "covey needs Python 3.11 or later; set PYTHON=...")'
@@ -17,6 +17,9 @@ demo: $(READY)
 	$(BIN)/covey demo
 
 test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -n 2
 
 bench: $(READY)
