@@ -315,8 +315,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         OSError: the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
+    # Made anew: what a process that was killed left there may be a link by now.
+    part.unlink(missing_ok=True)
     try:
-        with open(part, "wb") as file:
+        with open(part, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -3,6 +3,7 @@
 Windows has no such lock: nothing guards a run's folder there, and a run that was killed is shown as "running".
 """
 
+import os
 from pathlib import Path
 from time import sleep
 from typing import BinaryIO
@@ -17,6 +18,8 @@ try:
 except ImportError:
     _HAS_LOCKS = False
 
+_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 
 def acquire(folder: Path) -> BinaryIO:
     """Take the lock of a run folder; closing the file gives it back.
@@ -25,7 +28,9 @@ def acquire(folder: Path) -> BinaryIO:
         RunError: another writer holds it.
         OSError: the folder cannot be written.
     """
-    file = open(folder / LOCK, "wb")  # noqa: SIM115
+    # Not emptied, and no link is followed: whoever handed over the folder may have put anything there.
+    flags = os.O_RDWR | os.O_CREAT | _NO_LINK
+    file = open(os.open(folder / LOCK, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
     for attempt in range(5):
         try:
             _lock(file, shared=False)
@@ -48,7 +53,7 @@ def busy(folder: Path) -> RunError:
 def is_held(folder: Path) -> bool | None:
     """Whether somebody writes to a run folder; None where nobody can know."""
     try:
-        with open(folder / LOCK, "rb") as file:
+        with open(os.open(folder / LOCK, os.O_RDONLY | _NO_LINK), "rb") as file:
             _lock(file, shared=True)
     except BlockingIOError:
         return True

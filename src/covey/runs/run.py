@@ -14,6 +14,7 @@ from torch import Tensor
 
 from covey.errors import RunError
 from covey.runs import lock
+from covey.runs.files import refuse_links
 from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
 from covey.topology import Graph
 
@@ -36,6 +37,7 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        refuse_links(self.folder)
         if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
             raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
 

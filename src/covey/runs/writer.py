@@ -16,6 +16,7 @@ from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
+from covey.runs.files import refuse_links
 from covey.runs.schema import (
     CHECKPOINTS,
     COMMIT_COLUMNS,
@@ -52,6 +53,7 @@ class RunWriter:
         self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
         self._facts: dict[str, Any] = {}
         self._began = self._flushed = monotonic()
+        refuse_links(folder, writing=True)
         with self._guarded():
             self._lock = lock.acquire(folder)
             self._database = sqlite3.connect(folder / METRICS, isolation_level=None)

@@ -1,0 +1,63 @@
+"""Which files of a run's folder may be opened.
+
+A folder may come from somebody else. A symbolic link in it would let whoever opens it read, or a resume write, what
+lies outside.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from covey.errors import RunError
+from covey.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS
+
+BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
+"""What SQLite keeps beside a database that is open, or was when its process ended."""
+
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS)
+_PARTS = tuple(name + ".part" for name in _REPLACED)
+_FOLDERS = (CHECKPOINTS, LOGS)
+_CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)
+
+
+def refuse_links(folder: Path, *, writing: bool = False) -> None:
+    """See whether every file of a run is a file of its folder.
+
+    Args:
+        folder: the run's.
+        writing: whether files will be changed, so that another name of theirs elsewhere matters, too.
+
+    Raises:
+        RunError: one is a link, or no regular file.
+    """
+    for path in _of_run(folder):
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise RunError(f"The run folder {folder} cannot be read: {error.strerror}.") from error
+        name = path.relative_to(folder)
+        if stat.S_ISLNK(found.st_mode):
+            raise RunError(f"The run {folder} is not opened: its {name} is a symbolic link, and covey follows none.")
+        wanted, what = (stat.S_ISDIR, "folder") if str(name) in _FOLDERS else (stat.S_ISREG, "regular file")
+        if not wanted(found.st_mode):
+            raise RunError(f"The run {folder} is not opened: its {name} is no {what}.")
+        in_place = str(name) in _CHANGED_IN_PLACE or path.parent.name == LOGS
+        if writing and in_place and found.st_nlink > 1:
+            raise RunError(
+                f"The run {folder} is not written: its {name} is also a file elsewhere (a hard link), which would "
+                f"change as well. Copy the folder first."
+            )
+
+
+def _of_run(folder: Path) -> Iterator[Path]:
+    for name in (LOCK, *_REPLACED, *_PARTS, *_CHANGED_IN_PLACE):
+        yield folder / name
+    for name in _FOLDERS:
+        yield folder / name
+        # A link to a folder has been refused by now.
+        if (folder / name).is_dir():
+            with os.scandir(folder / name) as entries:
+                yield from [folder / name / entry.name for entry in entries]

@@ -1,0 +1,101 @@
+"""Run folders of a small experiment: finished, interrupted, and as a killed process leaves them."""
+
+import os
+import shutil
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covey import api
+from covey.task.learner import Learner
+
+BLOBS = {"kind": "gaussian-blobs", "samples": 60, "test_samples": 20, "features": 4, "classes": 2}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    """The tables of an experiment that takes a tenth of a second: 3 nodes, 6 rounds, a checkpoint every second one."""
+    return {
+        "seed": 3,
+        "rounds": 6,
+        "program": {"kind": "gossip", "topology": "ring"},
+        "task": {
+            "dataset": BLOBS,
+            "model": "logistic",
+            "batch_size": 8,
+            "optimizer": {"kind": "sgd", "lr": 0.3},
+            "partition": {"kind": "dirichlet", "alpha": 0.5},
+        },
+        "network": {"nodes": 3, "latency": "5ms", "bandwidth": "20Mbit/s"},
+        "evaluation": {"every": 2},
+        "checkpoint": {"every": 2, "keep": 2},
+        "engine": {"kind": "simulation", "workers": 1},
+        **changes,
+    }
+
+
+def _when_training(call: int, action: Any) -> pytest.MonkeyPatch:
+    """Do something before the training of a round begins; all nodes train together."""
+    calls, train = 0, Learner.train
+
+    def counted(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            action()
+        train(*arguments)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Learner, "train", counted)
+    return patch
+
+
+def finished(folder: Path, **changes: Any) -> Path:
+    """A run that ended by itself."""
+    return api.run(tiny(**changes), out=folder).folder
+
+
+def interrupted(folder: Path, *, round: int = 5, **changes: Any) -> Path:
+    """A run that Ctrl-C stopped after a round, with a checkpoint."""
+    patch = _when_training(round, lambda: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        run = api.run(tiny(**changes), out=folder)
+    finally:
+        patch.undo()
+    assert run.status == "interrupted"
+    return folder
+
+
+def killed(folder: Path, *, round: int = 6, **changes: Any) -> Path:
+    """The folder as it is when the process is killed in a round, its write-ahead log and all."""
+    going_on = folder.with_name(folder.name + "-going-on")
+    patch = _when_training(round, lambda: shutil.copytree(going_on, folder))
+    try:
+        api.run(tiny(**changes), out=going_on)
+    finally:
+        patch.undo()
+    shutil.rmtree(going_on)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file by its path in the folder; not the lock, and not the index that readers keep of a log."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name not in (".lock", "metrics.sqlite-shm")
+    }
+
+
+def rows(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """The rows of all tables that a resume repeats."""
+    database = sqlite3.connect(f"file:{folder / 'metrics.sqlite'}?mode=ro", uri=True)
+    try:
+        return {
+            table: sorted(database.execute(f"SELECT * FROM {table}").fetchall(), key=repr)
+            for table in ("commits", "metrics", "events")
+        }
+    finally:
+        database.close()
