@@ -1,11 +1,14 @@
 """Examples that several tests share: programs by name, one that records, and each kind in a small experiment."""
 
+import itertools
+import math
 import typing
 from pathlib import Path
 
 from covey import kinds
 from covey.node import Node, Program
 from covey.parameters import Part
+from covey.pieces import Piece
 from tests.conftest import simulate, table
 
 NODES = 12
@@ -125,6 +128,16 @@ RUNS = [
     if (family, kind) not in NOT_HERE
 ]
 """Every kind that can stand in a small experiment."""
+
+
+def pieces_of(shapes, roles=None):
+    """The tensors of a model with these shapes, trained ones where nothing else is said."""
+    ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))
+    roles = roles or ["trained"] * len(shapes)
+    return tuple(
+        Piece(f"layer.{number}", role, *ends[number : number + 2], tuple(shape))
+        for number, (shape, role) in enumerate(zip(shapes, roles, strict=True))
+    )
 
 
 def family_class(cls: type) -> type:

@@ -22,7 +22,7 @@ from covey.parameters import Setting
 from covey.sharing.power_gossip import PowerGossip
 from covey.topology.static import Complete
 from tests.conftest import begun, models_of, simulate, table
-from tests.examples import BLOBS
+from tests.examples import BLOBS, pieces_of
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ((6, 4), (6,), (2, 3, 5))
@@ -58,7 +58,7 @@ class Edge:
 
     def __init__(self, models, shapes=SHAPES, **parameters):
         self.sharing = PowerGossip(**parameters)
-        setting, pair = Setting(2, 5, sum(map(math.prod, shapes)), shapes), Complete()
+        setting, pair = Setting(2, 5, sum(map(math.prod, shapes)), pieces_of(shapes)), Complete()
         pair.prepare(setting)
         self.sharing.prepare(setting)
         self.sharing.check(pair, MetropolisHastings())
@@ -350,7 +350,7 @@ def test_given_weights_are_taken_where_they_are_symmetric(in_folder):
 
 def test_a_model_of_vectors_alone_is_refused():
     with pytest.raises(ConfigurationError, match="needs a model with a tensor of two or more dimensions, and this one"):
-        PowerGossip().prepare(Setting(4, 0, 7, ((3,), (4,))))
+        PowerGossip().prepare(Setting(4, 0, 7, pieces_of(((3,), (4,)))))
 
 
 def test_the_experiment_of_the_document_runs(monkeypatch):

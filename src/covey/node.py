@@ -55,8 +55,18 @@ class _Model:
 
 MODEL: Final = _Model()
 """A whole model: as many float32 numbers as the node's own has."""
-Expected: TypeAlias = _Model | type | range
-"""What an entry of a payload must be: a model, a value of a type (for float also an int), or an int of a range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """So many float32 numbers, as an entry of a payload: a part of a model."""
+
+    count: int
+
+
+Expected: TypeAlias = _Model | Numbers | type | range
+"""What an entry of a payload must be: a model, so many numbers, a value of a type (for float also an int), or an int of
+a range."""
 
 
 class Mixture:
@@ -302,7 +312,8 @@ class Node(ABC):
 
         Args:
             messages: what arrived.
-            entries: what each must be: `MODEL`, a type such as int, or a range such as range(100) for an int in it.
+            entries: what each must be: `MODEL`, `Numbers(10)`, a type such as int, or a range such as range(100) for an
+                int in it.
         """
 
     @abstractmethod

@@ -27,6 +27,7 @@ import numpy as np
 
 from covey import rng
 from covey.errors import ConfigurationError
+from covey.pieces import Piece
 
 
 @dataclass(frozen=True)
@@ -156,8 +157,8 @@ class Setting:
     seed: int = 0
     parameters: int = 0
     """How many numbers the flat model has."""
-    shapes: tuple[tuple[int, ...], ...] = ()
-    """The shapes of the tensors that lie in it one after the other."""
+    pieces: tuple[Piece, ...] = ()
+    """The tensors that lie in it one after the other."""
     holders: tuple[int, ...] | None = None
     """The ids of the nodes that hold data, in order; None stands for all."""
     label_counts: np.ndarray | None = None
@@ -240,7 +241,11 @@ class Part:
                     f"Got {value!r} instead (nodes is {setting.nodes})."
                 )
             if isinstance(value, Part):
-                value.prepare(setting)
+                value.prepare(value.scope(setting))
+
+    def scope(self, setting: Setting) -> Setting:
+        """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""
+        return setting
 
 
 P = typing.TypeVar("P", bound=Part)

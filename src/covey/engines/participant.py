@@ -25,6 +25,7 @@ from covey.node import (
     Mixture,
     Node,
     NodeId,
+    Numbers,
     Payload,
     Program,
     Sending,
@@ -262,6 +263,8 @@ class Participant(Node):
         """Whether an entry of a payload is what it must be; True and False are no ints here."""
         if expected is MODEL:
             return isinstance(value, Tensor) and value.shape == self.shape and value.dtype == torch.float32
+        if isinstance(expected, Numbers):
+            return isinstance(value, Tensor) and value.shape == (expected.count,) and value.dtype == torch.float32
         if isinstance(expected, range):
             return type(value) is int and value in expected
         if expected is Tensor:
@@ -271,6 +274,8 @@ class Participant(Node):
     def _in_words(self, expected: Expected) -> str:
         if expected is MODEL:
             return f"{self.shape[0]} float32 numbers"
+        if isinstance(expected, Numbers):
+            return f"{expected.count} float32 numbers"
         if isinstance(expected, range):
             return f"an int in [{expected.start}, {_count(expected.stop)})"
         assert isinstance(expected, type)

@@ -163,12 +163,11 @@ def prepare(
         counts = np.zeros((nodes, learner.label_counts.shape[1]), dtype=np.int64)
         counts[ids] = learner.label_counts
     layout = learner.layout
-    shapes = tuple(tuple(piece.shape) for piece in layout.pieces)
     setting = Setting(
         nodes,
         experiment.seed,
         layout.size,
-        shapes,
+        tuple(layout.pieces),
         tuple(ids),
         counts,
         experiment.rounds,

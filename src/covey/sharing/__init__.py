@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from covey.sharing.full import Full
 from covey.sharing.partial import Partial
 from covey.sharing.random import Random
+from covey.sharing.selection import Selection
 from covey.sharing.sharing import Hear, Sharing, understood
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
     "Quantized",
     "Random",
     "SecureAggregation",
+    "Selection",
     "Sharing",
     "TopK",
     "understood",

@@ -8,7 +8,6 @@ find are the directions of the next step, in turn from the right (D Q, which has
 Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K sides of a matrix, P parameters.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,16 +47,14 @@ class PowerGossip(Sharing):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._matrices: list[_Matrix] = []
-        at, vectors = 0, []
-        for shape in setting.shapes:
-            size = math.prod(shape)
-            if len(shape) < 2:
-                vectors.append(torch.arange(at, at + size))
+        vectors = []
+        for piece in setting.pieces:
+            if len(piece.shape) < 2:
+                vectors.append(torch.arange(piece.start, piece.stop))
             else:
-                sides = shape[0], size // max(shape[0], 1)
-                self._matrices.append(_Matrix(slice(at, at + size), sides, min(self.rank, *sides)))
-            at += size
-        if setting.shapes and not self._matrices:
+                sides = piece.shape[0], piece.size // max(piece.shape[0], 1)
+                self._matrices.append(_Matrix(slice(piece.start, piece.stop), sides, min(self.rank, *sides)))
+        if setting.pieces and not self._matrices:
             raise ConfigurationError(
                 "The sharing power-gossip needs a model with a tensor of two or more dimensions, "
                 "and this one has none. Use sharing 'full'."

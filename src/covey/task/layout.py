@@ -11,20 +11,11 @@ Constants are
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One parameter or buffer and its place."""
-
-    name: str
-    start: int
-    stop: int
-    shape: torch.Size
+from covey.pieces import ROLES, Piece
 
 
 class Layout:
@@ -32,9 +23,8 @@ class Layout:
 
     Attributes:
         parameters: the trainable pieces; they come first.
-        frozen: parameters with `requires_grad=False`: averaged like the others, moved by no optimiser.
-        buffers: floating-point buffers, such as BatchNorm's running statistics. They are part of the flat model, so
-            they are averaged as numbers.
+        frozen: parameters with `requires_grad=False`: moved by no optimiser, and sent by nobody.
+        buffers: floating-point buffers, such as BatchNorm's running statistics.
         constants: the values of what stays out of the flat model, by name.
         size: P, how many numbers a flat model has.
         trainable: how many of them, from the front, are trained.
@@ -48,9 +38,9 @@ class Layout:
         frozen = [(name, p) for name, p in parameters if not p.requires_grad and _can_be_averaged(p)]
         persistent = _persistent(module)
         buffers = [(name, b) for name, b in module.named_buffers() if id(b) in persistent and _can_be_averaged(b)]
-        for pieces, tensors in zip(found, (trained, frozen, buffers), strict=True):
+        for role, pieces, tensors in zip(ROLES, found, (trained, frozen, buffers), strict=True):
             for name, tensor in tensors:
-                pieces.append(Piece(name, at, at + tensor.numel(), tensor.shape))
+                pieces.append(Piece(name, role, at, at + tensor.numel(), tuple(tensor.shape)))
                 at += tensor.numel()
         self.parameters, self.frozen, self.buffers = found
         placed = {piece.name for piece in self.pieces}

@@ -23,10 +23,12 @@ mostly that of the call; beyond it, memory bandwidth decides and nothing is copi
 def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
     """Compute every mixture that has not been computed."""
     open_ones = [mixture for mixture in mixtures if mixture.value is None]
+    small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
+    apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
+    if apart:
+        learner.mix([partial(_one, mixture) for mixture in apart])
+        open_ones = [mixture for mixture in open_ones if mixture.value is None]
     if not open_ones:
-        return
-    if learner.layout.size > _SMALL or learner.device.type != "cpu":
-        learner.mix([partial(_one, mixture) for mixture in open_ones])
         return
     models: list[Tensor] = []
     weights: list[float] = []
