@@ -1,17 +1,23 @@
 """Objects of Python as parts of an experiment, and parts of the user's own that go wrong."""
 
+import json
+
 import networkx
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import covey
 from covey.errors import ConfigurationError, DataError, RunError
+from covey.learning.gossip import Gossip
 from covey.task.dataset import Dataset
 from covey.task.partition import Partition
 from covey.topology import FromNetworkx, Graph, Topology
-from tests.conftest import simulate, table
+from tests.conftest import models_of, simulate, table
 from tests.examples import Recorded, run_program
+from tests.hosts import emulate
+from tests.programs.own import Doubtful, Mirror, Outer, Ring, Slower
 
 
 def small(**changes):
@@ -109,3 +115,96 @@ def test_trouble_with_the_run_folder_is_not_the_programs():
 
     with pytest.raises(RunError, match=r"^The run folder x cannot be written: disk I/O error\.$"):
         run_program(Unlucky(), network={"nodes": 1})
+
+
+OWN = {
+    "program": Slower(topology="ring"),
+    "topology": Gossip(topology=Mirror()),
+    "shadowing": Gossip(topology=Ring()),
+    "sharing": Gossip(topology="ring", sharing=Doubtful()),
+    "nested": Gossip(topology=Outer.Inner()),
+}
+
+
+@pytest.fixture(params=OWN)
+def own(request):
+    """An experiment with a part of the user's own that declares a kind."""
+    return small(program=OWN[request.param], rounds=4, checkpoint={"every": 2}, output={"models": True})
+
+
+def test_a_run_with_an_own_part_is_resumed(own, tmp_path):
+    whole = covey.run(own, out=tmp_path / "run")
+    models = whole.models
+    facts = json.loads((whole.folder / "facts.json").read_text())
+    (whole.folder / "facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    again = covey.resume(whole.folder)
+    assert again.status == "finished"
+    assert len(again.facts["starts"]) == 2
+    assert np.array_equal(again.models, models)
+
+
+def test_hosts_run_an_own_part(own, tmp_path):
+    outcome, _ = emulate(own, tmp_path)
+    world, _ = simulate(own)
+    assert torch.allclose(outcome.models, models_of(world), atol=1e-5)
+    builtin, _ = simulate({**own, "program": {"kind": "gossip", "topology": "ring"}})
+    same = type(own["program"].topology) is not Ring
+    assert same or not torch.allclose(models_of(builtin), models_of(world), atol=1e-3)
+
+
+def local():
+    class Local(Slower):
+        kind = "local"
+
+    return Local(topology="ring")
+
+
+def of_a_script():
+    return type("Slow", (Slower,), {"__module__": "__main__", "kind": "slow"})(topology="ring")
+
+
+def of_no_file():
+    return type("Slow", (Slower,), {"__module__": "made_up", "kind": "slow"})(topology="ring")
+
+
+def hidden():
+    return type("Slower", (Slower,), {"__module__": Slower.__module__, "__qualname__": "Slower"})(topology="ring")
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (local, "Local is defined inside a function"),
+        (of_a_script, "Slow is defined in the script or notebook that was started"),
+        (of_no_file, "Slow is defined in made_up, which is no module that can be imported"),
+        (hidden, "Slower is another one than that of its module tests.programs.own"),
+    ],
+)
+def test_what_no_host_can_import_is_told_before_anything_begins_and_simulated(program, why, tmp_path):
+    tables = small(program=program())
+    engine = {"kind": "emulation", "nodes_per_process": 2}
+    with pytest.raises(ConfigurationError) as caught:
+        covey.run({**tables, "engine": engine}, out=tmp_path / "real")
+    assert str(caught.value) == (
+        f"The program {why}: the processes of an emulation cannot import it. Put it into a module of its own."
+    )
+    assert not (tmp_path / "real").exists()
+    assert covey.run(tables, out=tmp_path / "simulated").status == "finished"
+
+
+def test_an_object_of_python_is_told_before_hosts_begin(tmp_path):
+    with pytest.raises(ConfigurationError, match="The 'factory' of the model was an object of Python"):
+        covey.run(small(**MODULE, engine={"kind": "emulation"}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("tests.test_own_parts:local.<locals>.Local", "it was defined inside a function, where nothing finds it again"),
+        ("__main__:Lost", "it was defined in a script or notebook, and this process has not run it"),
+    ],
+)
+def test_a_file_says_why_it_cannot_be_loaded_again(kind, why):
+    with pytest.raises(ConfigurationError, match=f"^The program '{kind}' does not exist: {why}.$"):
+        covey.Experiment.from_table(small(program={"kind": kind, "topology": "ring"}))

@@ -16,7 +16,7 @@ from tests.examples import PROGRAMS, Recorded, run_program
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("raise ValueError('oh')", r"The program recorded fails at node 0 in round 0: ValueError: oh"),
+        ("raise ValueError('oh')", r"The program .*Wrong fails at node 0 in round 0: ValueError: oh"),
         ("node.model = torch.zeros(3)", r"The model of node 0 must be 650 float32 numbers. Got \(3,\)"),
         ("await node.train(speed=3)", r"TypeError"),
         ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
@@ -38,7 +38,6 @@ def test_a_program_that_breaks_the_contract_is_named(body, message):
     exec(f"async def run(self, node):\n    {body}", names)
 
     class Wrong(Recorded):
-        kind = "recorded"
         run = names["run"]
 
     with pytest.raises((ProgramError, ModelError), match=message):

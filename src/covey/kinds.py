@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from functools import reduce
 from typing import Any, TypeVar
 
 from covey.errors import ConfigurationError
@@ -187,9 +188,14 @@ def resolve(family: type[P], name: Any) -> type[P]:
         raise ConfigurationError(
             f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}."
         ) from error
-    cls = getattr(module, class_name, None)
+    cls = _inside(module, class_name)
     if cls is None:
-        raise ConfigurationError(f"The {family.family} '{name}' does not exist: {module_name} has no {class_name}.")
+        why = f"{module_name} has no {class_name}"
+        if _IN_A_FUNCTION in class_name:
+            why = "it was defined inside a function, where nothing finds it again"
+        elif module_name == "__main__":
+            why = "it was defined in a script or notebook, and this process has not run it"
+        raise ConfigurationError(f"The {family.family} '{name}' does not exist: {why}.")
     if not (isinstance(cls, type) and issubclass(cls, family)):
         adopted = family.adopt(name, cls)
         if adopted is not None:
@@ -205,6 +211,37 @@ def resolve(family: type[P], name: Any) -> type[P]:
             f"{class_name} does not derive from {family.__module__}.{family.__name__}."
         )
     return cls
+
+
+_IN_A_FUNCTION = "<locals>"
+"""What the qualified name of a class has in it that was defined inside a function."""
+
+
+def _inside(module: Any, name: str) -> Any:
+    """What a qualified name means in a module; None where it means nothing."""
+    return reduce(lambda found, part: getattr(found, part, None), name.split("."), module)
+
+
+def why_not_importable(cls: type[Part]) -> str | None:
+    """Why no other process can import a part by its title, for the middle of a sentence; None where one can."""
+    module, colon, name = cls.title().partition(":")
+    if not colon:
+        return None
+    if module == "__main__":
+        return "is defined in the script or notebook that was started"
+    if _IN_A_FUNCTION in name:
+        return "is defined inside a function"
+    top = module.partition(".")[0]
+    if not any(finder.find_spec(top, None) for finder in sys.meta_path if hasattr(finder, "find_spec")):
+        return f"is defined in {module}, which is no module that can be imported"
+    if _inside(sys.modules.get(module), name) is not cls.original():
+        return f"is another one than that of its module {module}"
+    return None
+
+
+def is_registered(cls: type[Part]) -> bool:
+    """Whether the kind of a part names that very class."""
+    return cls.kind in KINDS.get(cls.family, {}) and load(cls.family, cls.kind) is cls
 
 
 def load(family: str, kind: str) -> type[Part]:

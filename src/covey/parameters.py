@@ -18,7 +18,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
@@ -203,8 +203,11 @@ class Part:
 
     @classmethod
     def title(cls) -> str:
-        """Its kind, or "module:Class" where it has none."""
-        return cls.__dict__.get("kind") or f"{cls.__module__}:{cls.__qualname__}"
+        """What finds it again: its kind where that names this very class, else "module:Class"."""
+        from covey import kinds
+
+        named = kinds.is_registered(cls) or (cls.family == "" and "kind" in cls.__dict__)
+        return cls.kind if named else f"{cls.__module__}:{cls.__qualname__}"
 
     @classmethod
     def named(cls) -> str:
@@ -226,6 +229,11 @@ class Part:
         """A part made of something else that was found under a user's "module:Name", where the family can."""
         return None
 
+    @classmethod
+    def original(cls) -> type:
+        """What its title names: the class itself, or what it was adopted from."""
+        return cls
+
     def prepare(self, setting: Setting) -> None:
         """Check the parameters against the experiment and derive what a run needs; called once before every run.
 
@@ -246,6 +254,16 @@ class Part:
     def scope(self, setting: Setting) -> Setting:
         """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""
         return setting
+
+
+def parts_of(part: Part) -> Iterator[Part]:
+    """A part and all that it is made of."""
+    yield part
+    for name in fields_of(type(part)):
+        value = getattr(part, name)
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, Part):
+                yield from parts_of(entry)
 
 
 P = typing.TypeVar("P", bound=Part)

@@ -50,6 +50,10 @@ class Module(Model):
     kind = "module"
     factory: Callable[[], nn.Module] = param("Makes the module.")
 
+    @classmethod
+    def title(cls) -> str:
+        return cls.kind
+
     def build(self, data: Data) -> nn.Module:
         return self.factory()
 
@@ -58,6 +62,14 @@ class _Adopted(Model):
     """A module class of the user's own, made without arguments."""
 
     module: ClassVar[type[nn.Module]]
+
+    @classmethod
+    def title(cls) -> str:
+        return cls.kind
+
+    @classmethod
+    def original(cls) -> type:
+        return cls.module
 
     def build(self, data: Data) -> nn.Module:
         return self.module()

@@ -16,8 +16,9 @@ from covey.engines.emulation.inbox import model_memory
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
 from covey.experiment import Engine, Experiment, Outcome, Progress
+from covey.kinds import why_not_importable
 from covey.node import Payload
-from covey.parameters import Seconds, param
+from covey.parameters import Seconds, param, parts_of
 from covey.runs import RunWriter
 from covey.task.learner import default_workers
 
@@ -80,6 +81,7 @@ class Emulation(Engine):
             )
 
     def check(self, experiment: Experiment) -> None:
+        _check_importable(experiment)
         count = max(self.owners(experiment.network.nodes)) + 1
         for fault in experiment.faults:
             if fault.of not in (None, count):
@@ -152,7 +154,6 @@ class Emulation(Engine):
         progress: Callable[[Progress], None] | None = None,
         checkpoint: Payload | None = None,
     ) -> Outcome:
-        _check_importable(prepared.experiment.to_table())
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -172,16 +173,21 @@ class Emulation(Engine):
         return await Launcher(prepared, self, writer, progress, checkpoint).run()
 
 
-def _check_importable(table: Any) -> None:
-    """Whether other processes can import all parts of an experiment."""
-    for value in table.values() if isinstance(table, dict) else table:
-        if isinstance(value, dict | list):
-            _check_importable(value)
-        elif isinstance(value, str) and value.startswith("__main__:"):
+def _check_importable(experiment: Experiment) -> None:
+    """Whether other processes can have all parts of an experiment.
+
+    Raises:
+        ConfigurationError: they cannot.
+    """
+    for part in parts_of(experiment):
+        why = why_not_importable(type(part)) if part.family else None
+        if why is not None:
+            name = part.title().rpartition(":")[2].rpartition(".")[2]
             raise ConfigurationError(
-                f"{value.removeprefix('__main__:')} is defined in the script or notebook that was started, from which "
-                f"the processes of an emulation cannot import it. Put it into a module of its own."
+                f"The {part.family} {name} {why}: the processes of an emulation cannot import it. "
+                f"Put it into a module of its own."
             )
+    Experiment.from_table(experiment.to_table())
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:

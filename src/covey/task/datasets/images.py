@@ -33,7 +33,7 @@ class MNIST(Dataset):
     }
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        train, test = (self._split(folder / self.title(), prefix, quiet) for prefix in ("train", "t10k"))
+        train, test = (self._split(folder / self.kind, prefix, quiet) for prefix in ("train", "t10k"))
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=1 / 255)
 
     def _split(self, folder: Path, prefix: str, quiet: bool) -> Split:

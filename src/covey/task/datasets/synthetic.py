@@ -26,7 +26,7 @@ class GaussianBlobs(Dataset):
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.title())
+        generator = rng.generator(self.seed, self.kind)
         centres = generator.standard_normal((self.classes, self.features), dtype=np.float32)
 
         def split(samples: int) -> Split:
@@ -56,7 +56,7 @@ class SyntheticImages(Dataset):
     """How many squares a picture has in a row, if it has as many pixels."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.title())
+        generator = rng.generator(self.seed, self.kind)
         coarse = generator.random((self.classes, self.channels, self.squares, self.squares), dtype=np.float32)
         place = np.arange(self.side) * self.squares // self.side
         pictures = 255 * coarse[:, :, place[:, None], place[None, :]]
@@ -87,7 +87,7 @@ class LinearRegression(Dataset):
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        generator = rng.generator(self.seed, self.title())
+        generator = rng.generator(self.seed, self.kind)
         weights = generator.standard_normal(self.features, dtype=np.float32) / np.float32(np.sqrt(self.features))
 
         def split(samples: int) -> Split:
