@@ -164,7 +164,14 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def stage(
-    folder: Path, count: int = 2, *, checkpoint: Any = None, every: int = 0, begun: bool = True, **changes: Any
+    folder: Path,
+    count: int = 2,
+    *,
+    checkpoint: Any = None,
+    every: int = 0,
+    keep: int = 2,
+    begun: bool = True,
+    **changes: Any,
 ) -> AsyncIterator[Stage]:
     """A launcher that calls hosts which the test plays.
 
@@ -173,6 +180,7 @@ async def stage(
         count: of hosts.
         checkpoint: where to go on from.
         every: rounds between two checkpoints.
+        keep: how many are kept.
         begun: whether to let them begin.
         changes: of the experiment.
     """
@@ -181,7 +189,8 @@ async def stage(
     addresses = [str(puppet.address) for puppet in puppets]
     engine = {"kind": "emulation", "hosts": addresses, "token_file": str(folder / "token"), "wait": "5s"}
     engine |= changes.pop("engine", {})
-    changes = {"rounds": 40, "network": {"nodes": 2 * count}, "checkpoint": {"every": every}, **changes}
+    base = {"rounds": 40, "network": {"nodes": 2 * count}, "checkpoint": {"every": every, "keep": keep}}
+    changes = {**base, **changes}
     experiment = Experiment.from_table(table(**changes, engine=engine))
     prepared = prepare(experiment, **experiment.engine.compute_settings())
     writer = RunWriter.create(folder / "run", experiment.to_table(), {"program": "gossip", "nodes": 2 * count})

@@ -2,9 +2,11 @@
 
 import asyncio
 
+import pytest
+
 from covey.engines.emulation import launcher
 from tests.puppets import READY, snapshots, soon, stage
-from tests.test_launcher import in_loop, interrupt, kill
+from tests.test_launcher import PATIENT, in_loop, interrupt, kill
 
 
 @in_loop
@@ -39,7 +41,7 @@ async def test_ctrl_c_leaves_the_start_at_once(tmp_path):
 @in_loop
 async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_STUCK", 0.3)
-    async with stage(tmp_path) as on:
+    async with stage(tmp_path, program=PATIENT) as on:
         left, right = on.puppets
         interrupt()
         for puppet, round in ((left, 3), (right, 2)):
@@ -61,6 +63,44 @@ async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, mo
 
 
 @in_loop
+async def test_what_cannot_be_gone_on_with_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.1)
+    async with stage(tmp_path) as on:
+        interrupt()
+        for puppet, completed in zip(on.puppets, (5, 4), strict=True):
+            await puppet.hears("stop")
+            puppet.say("snapshots", snapshots(puppet.nodes, completed))
+            puppet.done()
+        assert not (await on.running).finished
+        # Nodes without patience would wait for ever for the messages that others have taken before.
+        assert on.checkpoint() == [0] * 4
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@in_loop
+async def test_the_loss_of_a_host_displaces_no_checkpoint_of_one_round(keep, tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "_STUCK", 0.1)
+    async with stage(tmp_path, every=2, keep=keep) as on:
+        left, right = on.puppets
+        for puppet in on.puppets:
+            puppet.say("snapshots", snapshots(puppet.nodes, 2))
+        await soon(lambda: list((on.folder / "checkpoints").iterdir()))
+        right.vanish()
+        await right.get_ready(calls=2)
+        for completed in (4, 6, 8):
+            left.say("snapshots", snapshots(left.nodes, completed))
+        await asyncio.sleep(0.1)
+        assert on.checkpoint() == [2] * 4
+        interrupt()
+        for puppet, completed in zip(on.puppets, (8, 3), strict=True):
+            await puppet.hears("stop")
+            puppet.say("snapshots", snapshots(puppet.nodes, completed))
+            puppet.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [2] * 4
+
+
+@in_loop
 async def test_a_checkpoint_of_one_round_is_not_replaced_by_one_of_stuck_nodes(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_STUCK", 0.1)
     async with stage(tmp_path, every=2) as on:
@@ -79,7 +119,7 @@ async def test_a_checkpoint_of_one_round_is_not_replaced_by_one_of_stuck_nodes(t
 @in_loop
 async def test_asked_twice_a_run_stops_where_it_is_and_keeps_what_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_LAST", 0.2)
-    async with stage(tmp_path) as on:
+    async with stage(tmp_path, program=PATIENT) as on:
         left, right = on.puppets
         interrupt()
         for puppet in on.puppets:

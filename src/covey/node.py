@@ -362,6 +362,11 @@ class Program(Part):
         """Who plays which role; every id in exactly one."""
         return {"peer": range(nodes)}
 
+    @property
+    def goes_on_without(self) -> bool:
+        """Whether a node goes on without a message that never comes: where the program has a `patience`."""
+        return getattr(self, "patience", None) is not None
+
     def cycle(self) -> int:
         """After how many rounds the program does the same again: where models are comparable."""
         return 1

@@ -65,6 +65,12 @@ class Prepared:
         return self.program.synchronous and not self.network.churn.has_churn and not self.experiment.faults
 
     @property
+    def waits_for_all(self) -> bool:
+        """Whether all nodes go through the same rounds and wait for ever for what does not come: a run goes on from a
+        moment at which all had completed the same round, or not at all."""
+        return self.in_step and not self.program.goes_on_without
+
+    @property
     def round_bytes(self) -> float | None:
         """The bytes that a node is expected to send in a round."""
         return self.program.round_bytes(self.setting, self.model_bytes)

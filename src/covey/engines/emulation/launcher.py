@@ -151,7 +151,7 @@ class Launcher:
     def interrupt(self) -> None:
         """Stop where the run can be gone on with; asked again, where it is."""
         self.interrupts += 1
-        self.ledger.stopping = True
+        self.ledger.stopping = self.ledger.checkpoints.stopping = True
         self.changed.set()
 
     @property
@@ -187,7 +187,7 @@ class Launcher:
         """What is another where something new has come."""
         ledger, live = self.ledger, [host for host in self.hosts if not host.done]
         busy = max((host.condition.at for host in live if host.condition.is_busy), default=0.0)
-        return ledger.commits, ledger.snapshots_came, len(live), busy
+        return ledger.commits, ledger.checkpoints.came, len(live), busy
 
     async def _start(self) -> bool:
         """Start or call all hosts, and let them begin; False where somebody interrupts that."""
@@ -259,7 +259,7 @@ class Launcher:
             raise self._missing(host) from None
         if connection.lost.done():
             raise RunError(f"Host {host.number} ended while it made ready{host.last_words}.")
-        snapshots = self.ledger.snapshots
+        snapshots = self.ledger.checkpoints.latest
         mine = {node: snapshots[node] for node in host.nodes if node in snapshots}
         if returning:
             mine = self.ledger.begin_again(host.number, host.nodes)
@@ -303,7 +303,7 @@ class Launcher:
                 host.done = True
             host.wake()
         live = [host for host in self.hosts if not host.done]
-        if self.ledger.in_step:
+        if self.ledger.checkpoints.in_step:
             for host in live:
                 host.tell("hold", {})
             await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)
@@ -323,7 +323,7 @@ class Launcher:
         await ledger.finish()
         finished = not self.interrupted or (self._all_done and ledger.has_ended)
         if not finished:
-            ledger.write_last_checkpoint()
+            ledger.checkpoints.write_last()
         for host in self.hosts:
             connection, host.connection = host.connection, None
             if connection is not None:

@@ -1,10 +1,10 @@
-"""What the launcher keeps of a run: rows, figures, averages, snapshots, and the checkpoints made of them."""
+"""What the launcher keeps of a run: rows, figures, averages, snapshots."""
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from time import monotonic
 from typing import Annotated, Any
 
@@ -12,8 +12,9 @@ import msgspec
 import torch
 
 from covey.engines.emulation.averages import Averages, check_round
+from covey.engines.emulation.checkpoints import COUNTERS, Checkpoints
 from covey.engines.prepared import Prepared
-from covey.engines.snapshots import Snapshot, computed, pack, unpack
+from covey.engines.snapshots import Snapshot, computed, unpack
 from covey.errors import RunError
 from covey.experiment import Progress
 from covey.node import Payload
@@ -29,8 +30,7 @@ _Rows = tuple[list[_Row], list[tuple[int, _Count, str, float]], list[tuple[_Time
 _Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
-_COUNTERS = len([*COMMIT_COLUMNS[_COUNTED], *COMMIT_COLUMNS[_STEPS]])
-_Counters = Annotated[list[_Count], msgspec.Meta(min_length=_COUNTERS, max_length=_COUNTERS)]
+_Counters = Annotated[list[_Count], msgspec.Meta(min_length=COUNTERS, max_length=COUNTERS)]
 _TOTALS = ("dropped/", "payload_bytes_out", "frames_out", "socket_bytes_out")
 """How the names begin of what a host counts from zero each time that it begins."""
 
@@ -75,15 +75,6 @@ class Ledger:
         # Resuming forgets what came after the first of the nodes' moments; nothing is forgotten by who begins anew.
         self.noted_until = min((s.clock if s.clock > 0 else -1.0 for s in first), default=-1.0)
         """Up to what time the network's events have been recorded before."""
-        self._has_consistent = len({snapshot.completed for snapshot in first if not snapshot.ended}) == 1
-        """Whether there is a checkpoint in which all nodes have completed the same rounds."""
-        self.snapshots: dict[int, Snapshot] = dict(enumerate(first))
-        """The latest of each node."""
-        self.snapshots_came = 0
-        self._snapshots_since = 0
-        self._cuts: dict[int, dict[int, Snapshot]] = {}
-        """The snapshots of the nodes that have completed a round, while all go through the same."""
-        self.in_step = prepared.in_step
         self._round = [snapshot.completed for snapshot in first] or [0] * self.size
         """Where each node is: lower than before where it came back."""
         self._recorded = list(self._round)
@@ -96,9 +87,9 @@ class Ledger:
         self._losses: dict[int, float] = {}
         self._shown = 0.0
         self.averages = Averages(prepared, owners, writer, self._do)
+        self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
-        """Evaluations of averages, and the checkpoint that waits for the figures of what it holds."""
-        self._checkpoint_waits = False
+        """Evaluations of averages, and checkpoints that wait for the figures of what they hold."""
         self.working: asyncio.Task[None] | None = None
         """What does these, one after the other."""
         self._totals: dict[int, dict[str, float]] = {}
@@ -197,15 +188,10 @@ class Ledger:
 
     # ------------------------------------------------------------------ hosts that come and go
 
-    def lose_step(self) -> None:
-        """From now on nodes go through different rounds."""
-        self.in_step = False
-        self._cuts.clear()
-
     def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
         """A host comes back; returns what its nodes go on from."""
         self._before[host] = dict(self._totals.get(host, {}))
-        snapshots = {node: self.snapshot_of(node) for node in nodes}
+        snapshots = {node: replace(self.checkpoints.latest_of(node)) for node in nodes}
         for node, snapshot in snapshots.items():
             row = self._last_rows.get(node)
             if row is not None:
@@ -223,7 +209,7 @@ class Ledger:
 
     def end_nodes(self, host: int, nodes: Sequence[int]) -> None:
         """A host will not come back: its nodes have ended with what they last gave."""
-        self.models |= {node: computed(self.snapshot_of(node).model) for node in nodes}
+        self.models |= {node: computed(self.checkpoints.latest_of(node).model) for node in nodes}
         self.averages.settle(host, self.rounds)
 
     def take_model(self, host: int, node: Any, model: Any) -> None:
@@ -261,14 +247,18 @@ class Ledger:
         if self.working is not None:
             await self.working
 
-    # ------------------------------------------------------------------ snapshots and checkpoints
+    def _write_soon(self, write: Callable[[], None]) -> None:
+        """Write a checkpoint behind the figures of the rounds that it holds."""
+        if self.working is None:
+            write()
+            return
 
-    def snapshot_of(self, node: int) -> Snapshot:
-        """The latest of a node; where there is none, that with which it began."""
-        if node not in self.snapshots:
-            model = self.prepared.learner.initial(node)
-            self.snapshots[node] = Snapshot(model, 0, state={}, slots=None, loss=None, counters=[0] * _COUNTERS)
-        return self.snapshots[node]
+        async def job() -> None:
+            write()
+
+        self._do(job)
+
+    # ------------------------------------------------------------------ snapshots
 
     def _check_models(self, host: int, models: Sequence[torch.Tensor]) -> None:
         if any(
@@ -287,63 +277,7 @@ class Ledger:
             check_round(host, snapshot.completed, self.rounds)
             msgspec.convert(snapshot.counters, _Counters)
             msgspec.convert(snapshot.clock, _Time)
-        every = self.prepared.experiment.checkpoint.every
-        keeps_cuts = self.in_step and self.writer is not None and every > 0
-        for node, snapshot in zip(nodes, snapshots, strict=True):
-            self.snapshots[node] = snapshot
-            self.snapshots_came += 1
-            self._snapshots_since += 1
-            if keeps_cuts:
-                self._cut(node, snapshot, every)
-        if self.writer is None or not every or self.stopping:
-            return
-        if self.in_step:
-            for completed in sorted(completed for completed, cut in self._cuts.items() if len(cut) == self.size):
-                cut = self._cuts.pop(completed)
-                self._cuts = {later: cut for later, cut in self._cuts.items() if later > completed}
-                if completed < self.rounds:
-                    self._checkpoint_soon(cut)
-        elif self._snapshots_since >= self.size:
-            self._snapshots_since = 0
-            self._checkpoint_soon(self.snapshots)
-
-    def _cut(self, node: int, snapshot: Snapshot, every: int) -> None:
-        """Put a snapshot to those of other nodes that have completed the same round."""
-        if snapshot.ended:
-            for cut in self._cuts.values():
-                cut.setdefault(node, snapshot)
-        elif snapshot.completed % every == 0:
-            if snapshot.completed not in self._cuts:
-                self._cuts[snapshot.completed] = {n: s for n, s in self.snapshots.items() if s.ended}
-            self._cuts[snapshot.completed][node] = snapshot
-
-    def _checkpoint_soon(self, snapshots: Mapping[int, Snapshot]) -> None:
-        """Write a checkpoint behind the figures of the rounds that it holds."""
-        if self.working is None:
-            self._write_checkpoint(snapshots)
-        elif not self._checkpoint_waits:
-            self._checkpoint_waits = True
-            self._do(partial(self._write_waiting, dict(snapshots)))
-
-    async def _write_waiting(self, snapshots: Mapping[int, Snapshot]) -> None:
-        self._checkpoint_waits = False
-        self._write_checkpoint(snapshots)
-
-    def write_last_checkpoint(self) -> None:
-        """Write where the run was interrupted, if it can be gone on with better from there than from before."""
-        self._has_consistent &= self.in_step
-        at = {snapshot.completed for snapshot in map(self.snapshot_of, range(self.size)) if not snapshot.ended}
-        if len(at) <= 1 or not self._has_consistent:
-            self._write_checkpoint(self.snapshots)
-
-    def _write_checkpoint(self, snapshots: Mapping[int, Snapshot]) -> None:
-        if self.writer is None:
-            return
-        self._has_consistent |= self.in_step
-        each = [snapshots[node] if node in snapshots else self.snapshot_of(node) for node in range(self.size)]
-        round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-        checkpoint = self.prepared.experiment.checkpoint
-        self.writer.checkpoint(round, {"round": round, **pack(each)}, keep=checkpoint.keep)
+        self.checkpoints.take(dict(zip(nodes, snapshots, strict=True)))
 
     # ------------------------------------------------------------------ the end
 
@@ -351,8 +285,7 @@ class Ledger:
     def has_ended(self) -> bool:
         """Whether nothing is left to be done at any node."""
         limit = self.prepared.experiment.duration
-        ended = len(self.snapshots) == self.size and all(snapshot.ended for snapshot in self.snapshots.values())
-        return ended or (limit is not None and self.time >= limit)
+        return self.checkpoints.all_ended or (limit is not None and self.time >= limit)
 
     def final_models(self) -> torch.Tensor:
         """The models of all nodes."""

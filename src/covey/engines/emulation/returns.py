@@ -73,7 +73,7 @@ class Returns:
         self._tell_others(host, "gone")
         if host.done:
             return
-        self.ledger.lose_step()
+        self.ledger.checkpoints.lose_step()
         if self.launcher.interrupted:
             self._end(host)
         elif host.kills:
