@@ -288,7 +288,7 @@ MISTAKES = {
     "task.dataset=mnist": "Downloading http://127.0.0.1:9/train-images-idx3-ubyte.gz failed",
     "task.optimizer.lr=1e39": "is no longer finite after its training in round",
     "task.model=own_models:Raises": "The model own_models:Raises fails: RuntimeError: boom second line (",
-    "task.model=own_models:Narrow": "The model own_models:Narrow fails: IndexError: Target",
+    "task.model=own_models:Narrow": "The model own_models:Narrow predicts (7, 3) for a batch whose targets are (7,)",
     "task.model=own_models:Needy": "The model own_models:Needy fails: TypeError: Needy.__init__() missing 1 required",
     'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes with data were dropped",
     "task.model=own_models:NotANumber": "The model of node 0 is no longer finite after its training in round 0.",

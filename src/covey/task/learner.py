@@ -24,12 +24,13 @@ from covey.node import LocalData, Metrics, Update, Work
 from covey.parameters import Part
 from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
-from covey.task.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
+from covey.task.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
 from covey.task.layout import Layout, tensors_of
 from covey.task.models import Dense
 from covey.task.optimizers import Differentiation, Optimizer, Slots
 from covey.task.partition import label_counts
 from covey.task.task import Task
+from covey.task.trial import check_targets, try_out
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
@@ -89,7 +90,8 @@ class Learner:
         kernel: str = "auto",
     ) -> None:
         self.task, self.seed = task, seed
-        self.device = _device(device)
+        self.device = device_named(device)
+        check_targets(data, task.dataset.title())
         self.label_counts = label_counts(data, parts)
         trained, self._validation = _held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
@@ -101,6 +103,7 @@ class Learner:
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         self._first = self.layout.flatten(module).to(self.device)
+        self._try_out()
         chosen = kernel if kernel != "auto" else self._best_kernel(module)
         if chosen == "stacked" and not _is_dense(module, self.layout):
             raise ConfigurationError(
@@ -125,6 +128,12 @@ class Learner:
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
+
+    def _try_out(self) -> None:
+        """Refuse a model that fails on a batch: that of the node with most samples."""
+        batch = self.parts.of(int(self.parts.sizes.argmax()))[: self.task.batch_size]
+        with self._named(), torch.random.fork_rng(devices=[]):
+            try_out(lambda: self._make(0), self.layout, self.data, self._first, torch.from_numpy(batch).to(self.device))
 
     def _found_drawing(self) -> bool:
         """Whether a training step moves torch's generator, though no dropout layer says so."""
@@ -199,6 +208,8 @@ class Learner:
             yield
         except CoveyError:
             raise
+        except Misfit as error:
+            raise ModelError(f"The model {self.task.model.title()} {error}.") from error
         except Exception as error:
             raise ModelError(f"The model {self.task.model.title()} fails: {told(error)}.") from error
 
@@ -363,6 +374,7 @@ def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bo
     Raises:
         DataError, ConfigurationError: no such files, or a partition or model that does not fit.
     """
+    device_named(engine.get("device", "cpu"))
     data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
     parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
     return Learner(task, data, parts, seed=seed, **engine)
@@ -409,15 +421,27 @@ def _draws(module: torch.nn.Module) -> bool:
     return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """A device that is here.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"The 'device' of the engine must be cpu or cuda. Got {name!r} instead.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(
-            f"The 'device' of the engine is {name}, but torch finds no CUDA device here. Use 'cpu'."
-        )
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigurationError(f"The 'device' of the engine must be cpu, cuda or mps. Got {name!r} instead.")
+    where, missing = f"The 'device' of the engine is {name}, but torch finds", ""
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        missing = "no MPS device here, which Macs have alone"
+    elif device.type == "cuda" and not torch.cuda.is_available():
+        missing = "no CUDA device here"
+    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        missing = f"{torch.cuda.device_count()} CUDA devices here, counted from 0"
+    if missing:
+        raise ConfigurationError(f"{where} {missing}. Use 'cpu'.")
     return device
 
 

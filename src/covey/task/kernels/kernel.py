@@ -60,6 +60,10 @@ class Trained(NamedTuple):
     """J, whether the model is still finite."""
 
 
+class Misfit(Exception):
+    """Predictions that do not fit their targets; the text goes on after the name of the model."""
+
+
 class Kernel(ABC):
     """Trains and evaluates models of one module on one device; called from several threads at once.
 
@@ -106,8 +110,31 @@ class Kernel(ABC):
             return {"loss": loss, "accuracy": accuracy, "rmse": loss**0.5}
         return {"loss": loss, "accuracy": accuracy}
 
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        """See whether predictions fit their targets: torch would broadcast a column against a row without a word.
+
+        Raises:
+            Misfit: they do not.
+        """
+        if not isinstance(outputs, Tensor):
+            raise Misfit(f"must return a tensor. Got a {type(outputs).__name__} instead")
+        made, wanted = outputs.shape, targets.shape
+        if self.data.objective == "values":
+            if made == wanted or (outputs.numel() == 1 == targets.numel()):
+                return
+            expected, what = tuple(wanted), "a number a sample"
+        else:
+            classes = self.data.classes
+            if made[:-1] == wanted and len(made) and made[-1] >= classes:
+                return
+            expected, what = (*wanted, classes), "a score for each class"
+        raise Misfit(
+            f"predicts {tuple(made)} for a batch whose targets are {tuple(wanted)}: it must be {expected}, {what}"
+        )
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each sample."""
+        self.check(outputs, targets)
         if self.data.objective == "values":
             return (outputs - targets).square()
         if self.data.objective == "sequence":
@@ -116,6 +143,7 @@ class Kernel(ABC):
 
     def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean of `losses`, in one operation."""
+        self.check(outputs, targets)
         if self.data.objective == "values":
             return F.mse_loss(outputs, targets)
         return F.cross_entropy(outputs.transpose(1, 2) if self.data.objective == "sequence" else outputs, targets)
