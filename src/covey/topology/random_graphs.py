@@ -1,7 +1,9 @@
 """Random graphs in time proportional to their edges.
 
-Shapes: N nodes, E edges, S stubs (ends of edges).
+Shapes: N nodes, E edges, S stubs (ends of edges), A attempts.
 """
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +11,32 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 
-def random_regular(n: int, degree: int, generator: np.random.Generator) -> tuple[Ids, Ids]:
-    """The edges of a simple graph in which every node has the same degree, near to uniform among all of them.
+_WORK = 1 << 16
+"""Of how many half-edges, over all attempts, a graph is drawn by rejection: that takes 2 ms."""
+_PATIENCE = 50
+"""So many times the expected number of attempts are made: all fail with a probability of exp(-50)."""
+_PASSES = 200
+"""Passes over what is still wrong; 3 are usual. There are pairings that no number of them mends."""
+_ORDERED_AT_ONCE = 1 << 22
+"""Random numbers that are sorted at a time: 32 MB."""
 
-    Half-edges are paired at random; pairs that are loops or stand twice are then switched with random other edges,
-    which keeps every degree. Dense graphs are drawn as what is missing to the complete one.
+
+def random_regular(n: int, degree: int, generator: np.random.Generator) -> tuple[Ids, Ids]:
+    """The edges of a simple graph in which every node has the same degree.
+
+    Small graphs are uniform among all of them: half-edges are paired at random until no pair is a loop and none
+    stands twice. The number of attempts grows with exp(degree^2 / 4), so small are up to 12 nodes of any degree, 18 of
+    degree 5, 379 of 4, 2,954 of 3, 15,477 of 2.
+
+    In larger graphs the pairs that are wrong are switched with random other edges, which keeps every degree. For a
+    fixed degree the distance in total variation from uniform goes to 0 as nodes grow (Janson, 2020). Measured on 4,000
+    graphs each: 1.5 % fewer triangles than uniform ones have at 24 nodes of degree 6, 1 % at 50, none to be seen at 100
+    nodes of degree 7.
+
+    Dense graphs are drawn as what is missing to the complete one.
+
+    Raises:
+        RuntimeError: no attempt gave a graph. It is not known to happen.
     """
     if degree == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -22,13 +45,47 @@ def random_regular(n: int, degree: int, generator: np.random.Generator) -> tuple
         absent = np.zeros((n, n), dtype=bool)
         absent[left, right] = absent[right, left] = True
         return tuple(np.nonzero(np.triu(~absent, 1)))  # type: ignore[return-value]
-    stubs_S = generator.permutation(np.repeat(np.arange(n, dtype=np.int64), degree))
-    left_E, right_E = stubs_S[0::2].copy(), stubs_S[1::2].copy()
-    while True:
+    stubs_S = np.repeat(np.arange(n, dtype=np.int64), degree)
+    attempts = _expected_attempts(n, degree)
+    found = None
+    if len(stubs_S) * attempts <= _WORK:
+        found = _by_rejection(stubs_S, n, math.ceil(attempts), generator)
+    for _ in range(_PATIENCE):
+        if found is not None:
+            return found
+        found = _by_switching(stubs_S, n, generator)
+    raise RuntimeError(f"no graph of {n} nodes of degree {degree} came of {_PATIENCE} pairings")
+
+
+def _expected_attempts(n: int, degree: int) -> float:
+    """How many pairings it takes until one is simple (McKay and Wormald, 1991)."""
+    exponent = (degree**2 - 1) / 4 + degree**3 / (12 * n)
+    return math.exp(exponent) if exponent < 100 else math.inf
+
+
+def _by_rejection(stubs_S: Ids, n: int, attempts: int, generator: np.random.Generator) -> tuple[Ids, Ids] | None:
+    """The first of many pairings that is a simple graph."""
+    for _ in range(_PATIENCE):
+        pairs_AE2 = generator.permuted(np.tile(stubs_S, (attempts, 1)), axis=1).reshape(attempts, -1, 2)
+        left_AE, right_AE = pairs_AE2[..., 0], pairs_AE2[..., 1]
+        codes_AE = np.sort(_codes(left_AE, right_AE, n), axis=1)
+        wrong_A = (left_AE == right_AE).any(1) | (codes_AE[:, 1:] == codes_AE[:, :-1]).any(1)
+        if not wrong_A.all():
+            first = int(wrong_A.argmin())
+            return codes_AE[first] // n, codes_AE[first] % n
+    return None
+
+
+def _by_switching(stubs_S: Ids, n: int, generator: np.random.Generator) -> tuple[Ids, Ids] | None:
+    """A pairing whose wrong edges are switched with others; None where that does not end."""
+    paired_S = generator.permutation(stubs_S)
+    left_E, right_E = paired_S[0::2].copy(), paired_S[1::2].copy()
+    for _ in range(_PASSES):
         bad = _bad(left_E, right_E, n)
         if len(bad) == 0:
             return np.minimum(left_E, right_E), np.maximum(left_E, right_E)
         _switch(left_E, right_E, bad, n, generator)
+    return None
 
 
 def _codes(left: Ids, right: Ids, n: int) -> Ids:
@@ -78,25 +135,37 @@ def erdos_renyi(n: int, probability: float, generator: np.random.Generator) -> t
 
 def distinct(n: int, count: int, generator: np.random.Generator) -> Ids:
     """`count` distinct numbers of range(n), sorted."""
-    if count * 3 > n:
-        return np.sort(generator.permutation(n)[:count]).astype(np.int64)
-    chosen = np.unique(generator.integers(n, size=count))
-    while len(chosen) < count:
-        chosen = np.unique(np.concatenate([chosen, generator.integers(n, size=count - len(chosen))]))
-    return chosen
+    if count * 3 <= n:
+        chosen = np.unique(generator.integers(n, size=count))
+        for _ in range(_PASSES):
+            if len(chosen) == count:
+                return chosen
+            chosen = np.unique(np.concatenate([chosen, generator.integers(n, size=count - len(chosen))]))
+    return np.sort(generator.permutation(n)[:count]).astype(np.int64)
 
 
 def recipients(n: int, degree: int, generator: np.random.Generator) -> Ids:
     """For every node, `degree` distinct others, uniformly: N x degree."""
-    if degree * 4 > n:
-        order = np.argsort(generator.random((n, n - 1)), axis=1)[:, :degree]
+    if degree * 4 > n or degree**2 > 4 * n:
+        order = _orders(n, n - 1, degree, generator)
     else:
-        order = generator.integers(n - 1, size=(n, degree))
-        while True:
+        order, rows = np.empty((n, degree), np.int64), np.arange(n)
+        for _ in range(_PASSES):
+            # A whole row is drawn again, so that every set of recipients stays as likely as any other.
+            order[rows] = generator.integers(n - 1, size=(len(rows), degree))
             ranked = np.sort(order, axis=1)
             rows = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
             if len(rows) == 0:
                 break
-            # A whole row is drawn again, so that every set of recipients stays as likely as any other.
-            order[rows] = generator.integers(n - 1, size=(len(rows), degree))
+        else:
+            order[rows] = _orders(len(rows), n - 1, degree, generator)
     return order + (order >= np.arange(n)[:, None])
+
+
+def _orders(rows: int, n: int, count: int, generator: np.random.Generator) -> Ids:
+    """In each row the first `count` of a random order of range(n); some million numbers are ordered at once."""
+    at_once = max(1, _ORDERED_AT_ONCE // n)
+    blocks = [
+        np.argsort(generator.random((min(at_once, rows - at), n)), axis=1)[:, :count] for at in range(0, rows, at_once)
+    ]
+    return np.concatenate(blocks)
