@@ -23,6 +23,8 @@ PROGRAMS = {
     "ad-psgd": {"kind": "ad-psgd", "topology": "ring"},
     "gossip-learning": {"kind": "gossip-learning", "topology": "ring", "period": "20ms"},
 }
+IMPATIENT = {"kind": "tests.programs.impatient:Impatient", "topology": "ring"}
+"""Waits for ever, and is checked by nobody."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
 

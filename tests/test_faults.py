@@ -16,7 +16,7 @@ from covey.experiment import Experiment
 from covey.network.faults import Fault, strikes
 from covey.parameters import Setting, build
 from tests.conftest import models_of, simulate, table
-from tests.examples import PROGRAMS
+from tests.examples import IMPATIENT, PROGRAMS
 
 ROOT = Path(__file__).parent.parent
 
@@ -249,7 +249,7 @@ def test_whoever_waits_for_ever_is_told_of_patience():
         with pytest.raises(
             ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"
         ):
-            simulate(struck(fault, program={"kind": "gossip", "topology": "ring"}, rounds=500))
+            simulate(struck(fault, program=IMPATIENT, rounds=500))
 
 
 @pytest.mark.parametrize("kind", KINDS)

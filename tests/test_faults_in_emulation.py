@@ -21,6 +21,7 @@ from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.network.faults import strikes
 from tests.conftest import simulate, table
+from tests.examples import IMPATIENT
 from tests.hosts import emulate, hosts, launch, processes_of
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "60ms"}
@@ -194,7 +195,7 @@ def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_sn
 def test_nodes_that_all_wait_in_vain_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(returns, "_QUIET", 0.8)
     monkeypatch.setattr(returns, "_LOOK", 0.1)
-    tables = table(program={"kind": "gossip", "topology": "ring"}, network={"loss": 0.9}, duration="4s")
+    tables = table(program=IMPATIENT, network={"loss": 0.9}, duration="4s")
     _, written = emulate(tables, tmp_path)
     (said,) = [detail for _, node, kind, detail in written.happened if (node, kind) == (-1, "stuck")]
     assert "Nobody has completed a round for 0.8 seconds, and 12 nodes wait: node " in said

@@ -6,7 +6,7 @@ import torch
 from covey.aggregation import MetropolisHastings
 from covey.errors import ProgramError
 from tests.conftest import models_of, simulate, table
-from tests.examples import PROGRAMS
+from tests.examples import IMPATIENT, PROGRAMS
 
 
 def test_nodes_leave_come_back_and_catch_up(tmp_path):
@@ -54,7 +54,7 @@ def test_churn_by_rate_goes_on_with_whoever_is_there():
 def test_nodes_that_wait_in_vain_while_others_come_and_go_are_told_of():
     network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "300ms"}}
     with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"):
-        simulate(table(network=network, program=PROGRAMS["ring"], rounds=200))
+        simulate(table(network=network, program=IMPATIENT, rounds=200))
 
 
 def test_the_last_news_of_a_run_is_that_of_its_last_round_though_nodes_were_away():

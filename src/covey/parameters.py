@@ -173,6 +173,10 @@ class Setting:
     """Whether all nodes begin with the same model."""
     clock: str = "virtual"
     """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
+    losses: tuple[str, ...] = ()
+    """What in the experiment may keep a message from ever coming, in words; nothing where all messages come."""
+    patient: bool = False
+    """Whether the nodes of a program with rounds go on without messages that do not come in time."""
 
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
         """Public randomness: the same numbers at every node for the same purpose and key."""

@@ -116,7 +116,13 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
     same_start = experiment.task.same_start
     setting = Setting(
-        nodes, experiment.seed, holders=tuple(ids), rounds=experiment.rounds, same_start=same_start, clock=clock
+        nodes,
+        experiment.seed,
+        holders=tuple(ids),
+        rounds=experiment.rounds,
+        same_start=same_start,
+        clock=clock,
+        losses=_losses(experiment),
     )
     experiment.network.prepare(setting)
     setting = replace(setting, battery_joules=experiment.network.energy.batteries(nodes))
@@ -125,6 +131,12 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     _check_faults(experiment, setting)
     experiment.engine.check(experiment)
     return roles, ids
+
+
+def _losses(experiment: Experiment) -> tuple[str, ...]:
+    """What in an experiment may keep a message from ever coming, in words."""
+    faults = (fault.named() for fault in experiment.faults if fault.loses)
+    return *experiment.network.losses(), *dict.fromkeys(faults)
 
 
 def _check_faults(experiment: Experiment, setting: Setting) -> None:
@@ -179,6 +191,7 @@ def prepare(
         experiment.rounds,
         same_start=experiment.task.same_start,
         clock=clock,
+        losses=_losses(experiment),
     )
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment, learner)

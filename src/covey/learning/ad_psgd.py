@@ -6,6 +6,7 @@ import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
 from covey.errors import ConfigurationError
+from covey.learning.hearing import check_patience
 from covey.node import MODEL, Activity, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
 from covey.topology import Topology
@@ -29,6 +30,7 @@ class ADPSGD(Program):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        check_patience(self, setting, self.patience)
         graph = self.topology.at(0)
         if not (self.topology.static and graph.is_undirected):
             raise ConfigurationError(

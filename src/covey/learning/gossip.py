@@ -4,11 +4,13 @@ With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al.
 equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
-from covey.learning.hearing import PATIENCE, hearing
+from covey.learning.hearing import PATIENCE, check_patience, hearing
 from covey.node import Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -42,7 +44,8 @@ class Gossip(Program):
             self.aggregation = Given() if self.topology.weighted else MetropolisHastings() if symmetric else Mean()
 
     def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+        super().prepare(replace(setting, patient=self.patience is not None))
+        check_patience(self, setting, self.patience)
         assert self.aggregation is not None
         self._aggregation = self.aggregation
         if self.overlap and self.sharing.by_change:

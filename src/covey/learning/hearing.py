@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from covey.node import Inbox, Node, NodeId
+from covey.errors import ConfigurationError
+from covey.node import Inbox, Node, NodeId, Program
+from covey.parameters import Setting
 from covey.sharing import Hear
 
 PATIENCE = (
@@ -10,6 +12,15 @@ PATIENCE = (
     "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard."
 )
 """What the parameter of that name means."""
+
+
+def check_patience(program: Program, setting: Setting, patience: float | None) -> None:
+    """Raise ConfigurationError where a program waits for ever and messages can be lost."""
+    if patience is None and setting.losses:
+        raise ConfigurationError(
+            f"The 'patience' of {program.named()} must be given where messages can be lost, or nodes wait for them for "
+            f"ever. Got none, and the experiment has {' and '.join(setting.losses)}. Set it to more than a round takes."
+        )
 
 
 def hearing(node: Node, senders: Sequence[NodeId], t: int, patience: float | None) -> Hear:

@@ -8,7 +8,7 @@ nobody knows how many send to whom. The model x / w trains, is sent and is evalu
 from scipy.sparse.csgraph import connected_components
 
 from covey.errors import ConfigurationError, ProgramError
-from covey.learning.hearing import PATIENCE, hearing
+from covey.learning.hearing import PATIENCE, check_patience, hearing
 from covey.node import MODEL, Inbox, Message, Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -28,6 +28,7 @@ class PushSum(Program):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        check_patience(self, setting, self.patience)
         if self.topology.static and self.topology.can_be_drawn():
             links = self.topology.at(0).mixing("mean")
             if connected_components(links, connection="strong")[0] > connected_components(links)[0]:

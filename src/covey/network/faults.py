@@ -39,6 +39,8 @@ class Fault(Part):
     family: ClassVar[str] = "fault"
     has_links: ClassVar[bool] = False
     """Whether it can strike single links."""
+    loses: ClassVar[bool] = False
+    """Whether it keeps messages from ever coming."""
     nodes: list[int] | None = param("The nodes that it strikes.", default=None, ge=0)
     host: int | None = param("The host whose nodes it strikes; needs `of`.", default=None, ge=0)
     of: int | None = param(
@@ -142,6 +144,7 @@ class Kill(Fault):
     """Nodes, or the process of a host, are gone at once, with all that they have not committed."""
 
     kind = "kill"
+    loses: ClassVar[bool] = True
     back: Seconds | None = param(
         "How long afterwards they come back from their last checkpoint; never by default.",
         default=None,
@@ -221,6 +224,7 @@ class Cut(LinkFault):
     """Messages between the nodes that it strikes and all others are lost, in both directions."""
 
     kind = "cut"
+    loses: ClassVar[bool] = True
 
     def concerns(self, strike: Strike, sender: int, receiver: int) -> bool:
         if self._pairs:
@@ -266,6 +270,7 @@ class Corrupt(LinkFault):
     """Bytes of messages change on their way; whoever receives such a message finds that out and drops it."""
 
     kind = "corrupt"
+    loses: ClassVar[bool] = True
     probability: float = param("The probability that a message is struck.", gt=0, le=1)
 
     def effect(self) -> str:

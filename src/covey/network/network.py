@@ -65,6 +65,11 @@ class Network(Part):
         self._downlinks = _rates(self.downlink or self.bandwidth, setting)
         self._speeds = self.compute.speeds(setting)
 
+    def losses(self) -> list[str]:
+        """What keeps messages from coming, in words."""
+        churn = f"the churn {self.churn.title()}"
+        return [*([f"a 'loss' of {self.loss:g}"] if self.loss else []), *([churn] if self.churn.has_churn else [])]
+
     def uplink_rates(self) -> NDArray[np.float64] | None:
         """Bits per second at which each node sends, N, after `prepare`; None where no node has a limit."""
         return self._uplinks

@@ -1,0 +1,20 @@
+"""A program that waits for ever, whatever the network does."""
+
+from covey.node import MODEL, Mixture, Node, Program
+from covey.parameters import param
+from covey.topology import Topology
+
+
+class Impatient(Program):
+    """Averages with its neighbours' models, and goes on when all of them are here."""
+
+    topology: Topology = param("Who sends to whom.", default="ring")
+
+    async def run(self, node: Node) -> None:
+        async for t in node.rounds():
+            update = await node.train()
+            graph = self.topology.at(t)
+            node.send(graph.receivers(node.id), {"model": update.model}, round=t)
+            inbox = await node.receive(round=t, senders=graph.senders(node.id))
+            models = [update.model, *(message["model"] for message in node.usable(inbox, model=MODEL))]
+            node.model = Mixture(models, [1.0 / len(models)] * len(models))
