@@ -28,12 +28,12 @@ SHARINGS = [
 ]
 
 
-def stated_and_sent(sharing, topology=REGULAR, model="logistic", rounds=ROUNDS):
+def stated_and_sent(sharing, topology=REGULAR, model="logistic", rounds=ROUNDS, **more):
     """(what a node is said to send in a round, what it sent in the mean)."""
     made = table(
         task={**DIGITS, "model": model},
-        program={"kind": "gossip", "topology": topology, "sharing": sharing},
-        network={"nodes": NODES, "latency": 0.0, "bandwidth": None},
+        program={"kind": "gossip", "topology": topology, "sharing": sharing, **more.get("program", {})},
+        network={"nodes": NODES, "latency": 0.0, "bandwidth": None, **more.get("network", {})},
         rounds=rounds,
     )
     world, _ = simulate(made)
@@ -44,6 +44,15 @@ def stated_and_sent(sharing, topology=REGULAR, model="logistic", rounds=ROUNDS):
 def test_a_short_run_sends_what_is_stated(sharing):
     stated, sent = stated_and_sent(sharing)
     assert sent == pytest.approx(stated, rel=0.05)
+
+
+@pytest.mark.parametrize("sharing", [sharing for sharing in SHARINGS if sharing["kind"] in ("choco", "stc")], ids=str)
+def test_marks_of_copies_are_counted_and_where_copies_are_told_anew_nothing_is_stated(sharing):
+    program = {"patience": "1s"}
+    stated, sent = stated_and_sent(sharing, program=program)
+    assert sent == pytest.approx(stated, rel=0.05)
+    assert stated > stated_and_sent(sharing)[0]
+    assert stated_and_sent(sharing, program=program, network={"loss": 0.01})[0] is None
 
 
 def test_every_sharing_is_looked_at():

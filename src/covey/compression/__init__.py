@@ -1,12 +1,15 @@
 """Lossy compression: what sharings, and who else sends vectors, may send instead of the vectors."""
 
 from covey.compression.compressor import Compressor, Decompressed, Draw, Guarantee
+from covey.compression.marks import FIRST_MARK, MARK_BYTES, mark_of, next_mark
 from covey.compression.quantized import BF16, FP16, QSGD, Int8, Sign
 from covey.compression.sparse import Random, Ternary, TopK, largest
 
 __all__ = [
     "BF16",
+    "FIRST_MARK",
     "FP16",
+    "MARK_BYTES",
     "QSGD",
     "Compressor",
     "Decompressed",
@@ -18,4 +21,6 @@ __all__ = [
     "Ternary",
     "TopK",
     "largest",
+    "mark_of",
+    "next_mark",
 ]

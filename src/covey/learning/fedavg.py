@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from covey.learning.hearing import check_patience
 from covey.node import MODEL, Inbox, Message, Mixture, Node, NodeId, Payload, Program, Update
 from covey.parameters import Seconds, Setting, param
 
@@ -42,6 +43,7 @@ class FedAvg(Program):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        check_patience(self, setting, self.patience)
         self._chosen: dict[int, list[NodeId]] = {}
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
@@ -74,14 +76,13 @@ class FedAvg(Program):
             chosen = self.chosen(node, t)
             self.tell(node, chosen, t)
             answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
-            if answers:
-                self.average(node, answers)
+            self.average(node, answers, t)
 
     def tell(self, node: Node, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model."""
         node.send(chosen, {"model": node.model}, tag="model", round=t)
 
-    def average(self, node: Node, answers: Inbox) -> None:
+    def average(self, node: Node, answers: Inbox, t: int) -> None:
         """Move the server's model by what clients sent."""
         usable = node.usable(answers, model=MODEL, samples=SAMPLES)
         weights = self.weights(usable)
@@ -102,10 +103,7 @@ class FedAvg(Program):
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""
         async for t in node.rounds():
             if self.listens(node, t):
-                heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
-                timeout = None if self.patience is None else (t - heard + 1) * self.patience
-                inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
-                model = self.told(node, inbox, heard, t)
+                model = self.told(node, await self.hear(node, t))
                 if model is None:
                     continue
                 node.state["heard"] = t
@@ -115,12 +113,14 @@ class FedAvg(Program):
                     answer: Payload = {**self.answer(node, update, t), "samples": node.data.samples}
                     node.send(SERVER, answer, tag="update", round=t)
 
-    def told(self, node: Node, inbox: Inbox, heard: int, t: int) -> Tensor | None:
-        """The server's model, if it came.
+    async def hear(self, node: Node, t: int) -> Inbox:
+        """Wait for the server."""
+        heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
+        timeout = None if self.patience is None else (t - heard + 1) * self.patience
+        return await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
 
-        Args:
-            heard: the round in which it came before; -1 at first.
-        """
+    def told(self, node: Node, inbox: Inbox) -> Tensor | None:
+        """The server's model, if it came."""
         usable = node.usable(inbox, model=MODEL)
         return usable[0]["model"] if usable else None
 

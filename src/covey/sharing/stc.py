@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from torch import Tensor
 
-from covey.compression import Compressor, Decompressed, Ternary
+from covey.compression import MARK_BYTES, Compressor, Decompressed, Ternary
 from covey.errors import ConfigurationError, WireError
 from covey.node import Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
@@ -39,11 +39,14 @@ class STC(PublicCopies):
     def first_copy(self, start: Tensor) -> Tensor:
         return start
 
+    def first_mark(self, start: Tensor) -> bytes:
+        # Changes mean nothing to who did not begin with the same model.
+        return _digest(start)[:MARK_BYTES]
+
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         messages = super().outgoing(node, graph, t, start)
-        if t > 0:
+        if t > 0 or self._patient:
             return messages
-        # Changes mean nothing to who did not begin with the same model.
         node.state["first model"] = first = _digest(start)
         return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
 
