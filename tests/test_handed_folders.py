@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import sqlite3
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -123,3 +126,108 @@ def test_files_that_are_replaced_leave_their_other_names_alone(handed, tmp_path,
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
     assert covey("run", "--resume", str(handed))[0] == 0
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+# ---------------------------------------------------------------------- databases
+
+
+def with_script(folder, script):
+    """Let a database hold something else, and leave no log of the change."""
+    database = sqlite3.connect(folder / "metrics.sqlite")
+    database.executescript(script)
+    database.execute("PRAGMA journal_mode=DELETE")
+    database.close()
+
+
+ENDLESS = "WITH RECURSIVE endless(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM endless)"
+COMMIT = "1 AS node, n AS round, 1.0 AS time, 1.0 AS train_loss, 1 AS steps, 1 AS samples, 1 AS bytes_out, 1 AS bytes_in, 1 AS messages_out, 1 AS messages_in, 0 AS dropped"
+STRANGE = {
+    "an endless view": (
+        f"DROP TABLE commits; CREATE VIEW commits AS {ENDLESS} SELECT {COMMIT} FROM endless",
+        "its view 'commits' is none of a run",
+    ),
+    "a view beside": (f"CREATE VIEW more AS {ENDLESS} SELECT * FROM endless", "its view 'more' is none of a run"),
+    "a trigger": (
+        f"CREATE TRIGGER t AFTER INSERT ON commits BEGIN INSERT INTO metrics {ENDLESS} SELECT 1, n, 'x', 1 FROM endless; END",
+        "its trigger 't' is none of a run",
+    ),
+    "a virtual table": (
+        "DROP TABLE commits; CREATE VIRTUAL TABLE commits USING fts5(node, round, time)",
+        "its table 'commits' is none of a run",
+    ),
+    "a virtual table beside": ("CREATE VIRTUAL TABLE more USING fts5(x)", "its table 'more' is none of a run"),
+    "a generated column": (
+        "DROP TABLE metrics; CREATE TABLE metrics (node, round, name, value AS (length(zeroblob(1000000000))))",
+        "its table 'metrics' is none of a run",
+    ),
+    "a terminal escape": ("CREATE VIEW '\x1b[2J' AS SELECT 1", r"its view '\x1b[2J' is none of a run"),
+    "text for a number": (
+        "UPDATE commits SET bytes_out = 'x' WHERE node = 1",
+        "the table commits holds what is no value of its column",
+    ),
+    "a fraction for a node": (
+        "UPDATE metrics SET node = 0.5 WHERE node = 1",
+        "the table metrics holds what is no value of its column",
+    ),
+    "bytes for a name": (
+        "UPDATE metrics SET name = x'1b5b' WHERE node = 1",
+        "the table metrics holds what is no value of its column",
+    ),
+    "numbers beyond all sums": ("UPDATE commits SET bytes_out = 9223372036854775807", "integer overflow"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_database_is_tables_alone(handed, tmp_path, covey, name):
+    script, said = STRANGE[name]
+    with_script(handed, script)
+    commands = list(every_command(covey, handed, tmp_path))
+    for command, (code, out, err) in commands:
+        reads = name != "numbers beyond all sums" or command[0] in ("show", "compare")
+        if reads and command[0] != "run":
+            assert (code, out, err) == (2, "", f"covey: The metrics of {handed} cannot be read: {said}.\n")
+
+
+def endless_tree(file):
+    """Make a table's tree one of pages whose 400 branches are one and the same page: 3 thousand million rows in 40 kB."""
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA journal_mode=DELETE")
+    (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'commits'").fetchone()
+    (size,) = database.execute("PRAGMA page_size").fetchone()
+    database.close()
+    pages = [file.read_bytes()[at : at + size] for at in range(0, file.stat().st_size, size)]
+
+    def branches(page):
+        head = struct.pack(">BHHHBI", 5, 0, 400, size - 2000, 0, page)
+        places = b"".join(struct.pack(">H", size - 2000 + 5 * cell) for cell in range(400))
+        return (head + places).ljust(size - 2000, b"\0") + (struct.pack(">I", page) + b"\x01") * 400
+
+    last = len(pages) + 1
+    pages.append(pages[root - 1])
+    for _ in range(2):
+        pages.append(branches(len(pages)))
+    pages[root - 1] = branches(len(pages))
+    assert last < len(pages)
+    header = bytearray(pages[0])
+    header[28:32] = struct.pack(">I", len(pages))
+    pages[0] = bytes(header)
+    file.write_bytes(b"".join(pages))
+
+
+def test_a_tree_without_end_is_given_up(handed, tmp_path, covey):
+    endless_tree(handed / "metrics.sqlite")
+    began = time.monotonic()
+    for command, (code, out, err) in every_command(covey, handed, tmp_path):
+        if command[0] != "run":
+            assert (code, out) == (2, "")
+            assert err == f"covey: The metrics of {handed} cannot be read: it has more rows than its size allows.\n"
+    assert time.monotonic() - began < 60
+
+
+def test_many_names_of_figures_make_no_table_beyond_memory(handed, tmp_path, covey):
+    made = "SELECT n % 3, n, 'figure ' || n, 1.0 FROM endless LIMIT 2000"
+    with_script(handed, f"INSERT INTO metrics {ENDLESS} {made}")
+    for command, (code, _, err) in every_command(covey, handed, tmp_path):
+        if command[0] != "run":
+            assert (code, err.count("\n")) == (2, 1)
+            assert " names of figures, which no table holds" in err

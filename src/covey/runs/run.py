@@ -14,6 +14,7 @@ from torch import Tensor
 
 from covey.errors import RunError
 from covey.runs import lock
+from covey.runs.database import check_values, reading, unreadable
 from covey.runs.files import refuse_links
 from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
 from covey.topology import Graph
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+_MOST_FIGURES = 1000
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
 
 
@@ -37,6 +39,7 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
+        self._has_checked_values = False
         refuse_links(self.folder)
         if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
             raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
@@ -81,14 +84,14 @@ class Run:
     def _read(self, query: str) -> "pd.DataFrame":
         import pandas as pd
 
-        try:
-            database = sqlite3.connect((self.folder / METRICS).absolute().as_uri() + "?mode=ro", uri=True)
+        with reading(self.folder) as database:
+            if not self._has_checked_values:
+                check_values(database, self.folder)
+                self._has_checked_values = True
             try:
                 return pd.read_sql_query(query, database)
-            finally:
-                database.close()
-        except (sqlite3.Error, pd.errors.DatabaseError) as error:
-            raise RunError(f"The metrics of {self.folder} cannot be read: {error.__cause__ or error}.") from error
+            except (sqlite3.Error, pd.errors.DatabaseError) as error:
+                raise unreadable(self.folder, error.__cause__ or error) from error
 
     @property
     def commits(self) -> "pd.DataFrame":
@@ -108,10 +111,7 @@ class Run:
     def figures(self) -> "pd.DataFrame":
         """As `metrics`, with rows also for rounds that were not evaluated but have figures of `node.log`."""
         long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
-        wide = long.pivot_table(index=["round", "node"], columns="name", values="value", aggfunc="last").reset_index()
-        wide.columns.name = None
-        if wide.empty:
-            wide = wide.reindex(columns=["round", "node"])
+        wide = self._wide(long, ["round", "node"])
         table = wide.merge(self.commits, on=["round", "node"], how="left")
         for name in ("accuracy", "loss"):
             if name not in table:
@@ -119,14 +119,23 @@ class Run:
         rest = [name for name in table.columns if name not in _LEADING]
         return table[_LEADING + rest].sort_values(["round", "node"], ignore_index=True)
 
+    def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
+        """A column for each name of a figure."""
+        self._check_names(long)
+        wide = long.pivot_table(index=index, columns="name", values="value", aggfunc="last").reset_index()
+        wide.columns.name = None
+        return wide.reindex(columns=index) if wide.empty else wide
+
+    def _check_names(self, long: "pd.DataFrame") -> None:
+        count = long["name"].nunique()
+        if count > _MOST_FIGURES:
+            raise RunError(f"The run {self.folder} has {count} names of figures, which no table holds.")
+
     @property
     def network(self) -> "pd.DataFrame":
         """Figures of the network as a whole, one row per evaluated round; `time` is when its last node got there."""
         long = self._read(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
-        wide = long.pivot_table(index="round", columns="name", values="value", aggfunc="last").reset_index()
-        wide.columns.name = None
-        if wide.empty:
-            wide = wide.reindex(columns=["round"])
+        wide = self._wide(long, ["round"])
         times = self._read("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
         return wide.merge(times, on="round", how="left")
 
@@ -217,6 +226,7 @@ class Run:
             f"SELECT name, value FROM metrics JOIN (SELECT name AS m, MAX(round) AS r FROM metrics "
             f"WHERE node = {NETWORK} GROUP BY name) ON name = m AND round = r WHERE node = {NETWORK}"
         )
+        self._check_names(final)
         figures = {}
         for name, group in final.groupby("name"):
             values = group["value"].astype(float)

@@ -16,6 +16,7 @@ from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
+from covey.runs.database import check_values, reading
 from covey.runs.files import refuse_links
 from covey.runs.schema import (
     CHECKPOINTS,
@@ -95,6 +96,8 @@ class RunWriter:
         """
         if not (folder / METRICS).exists():
             raise RunError(f"{folder} is no run folder: it has no {METRICS}.")
+        with reading(folder) as database:
+            check_values(database, folder)
         writer = cls(folder)
         before = by_start(_read_facts(folder))
         starts = [*before["starts"], *by_start(facts)["starts"]]
