@@ -49,6 +49,11 @@ class Written(RunWriter):
     def flush(self):
         pass
 
+    def truncate(self, completed, clocks):
+        kept = {**dict(enumerate(completed)), -1: min(completed)}
+        self.rows = [row for row in self.rows if row[1] <= kept[row[0]]]
+        self.figures = [figure for figure in self.figures if figure[1] <= kept[figure[0]]]
+
     def checkpoint(self, round, payload, keep=2):
         self.checkpoints.append((round, dict(payload)))
 

@@ -272,7 +272,7 @@ async def test_a_host_that_ends_between_ready_and_go_is_named(tmp_path):
 
 @in_loop
 async def test_a_host_of_others_that_is_lost_is_called_again(tmp_path):
-    async with stage(tmp_path) as on:
+    async with stage(tmp_path, program=PATIENT) as on:
         left, right = on.puppets
         right.vanish()
         await right.get_ready(calls=2)
@@ -284,10 +284,41 @@ async def test_a_host_of_others_that_is_lost_is_called_again(tmp_path):
 
 @in_loop
 async def test_a_host_that_is_not_to_be_called_again_is_gone(tmp_path):
-    async with stage(tmp_path, engine={"restart": False}) as on:
-        on.puppets[1].vanish()
-        with pytest.raises(RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\.$"):
+    async with stage(tmp_path, program=PATIENT, engine={"restarts": 0}) as on:
+        _, right = on.puppets
+        right.say("snapshots", snapshots([2, 3], 5))
+        await soon(lambda: on.launcher.ledger.checkpoints.came == 2)
+        right.vanish()
+        with pytest.raises(
+            RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\. Go on with: covey run --resume .*/run$"
+        ):
             await on.running
+        assert on.checkpoint() == [0, 0, 5, 5]
+
+
+@in_loop
+async def test_a_host_is_called_again_so_many_times_within_so_many_seconds(tmp_path):
+    async with stage(tmp_path, program=PATIENT, engine={"restarts": 2, "restarts_within": "600ms"}) as on:
+        _, right = on.puppets
+        for calls in (2, 3, 4, 5):
+            await asyncio.sleep(0.35)
+            right.vanish()
+            await right.get_ready(calls=calls)
+        right.vanish()
+        with pytest.raises(RunError, match=r"is gone\. Hosts were started again 2 times within 0\.6 seconds\. Go on"):
+            await on.running
+
+
+@in_loop
+async def test_a_host_that_ends_while_it_makes_ready_to_return_is_called_again(tmp_path):
+    async with stage(tmp_path, program=PATIENT) as on:
+        _, right = on.puppets
+        right.vanish()
+        await soon(lambda: right.calls == 2)
+        await right.hears("orders")
+        right.vanish()
+        await right.get_ready(calls=3)
+        assert (await on.ends()).finished
 
 
 @in_loop
@@ -387,7 +418,7 @@ async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeyp
         raise ValueError("something is wrong")
 
     monkeypatch.setattr("covey.engines.emulation.ledger.Ledger.begin_again", fail)
-    async with stage(tmp_path) as on:
+    async with stage(tmp_path, program=PATIENT) as on:
         _, right = on.puppets
         right.vanish()
         await soon(lambda: right.calls == 2)

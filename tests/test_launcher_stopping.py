@@ -86,7 +86,7 @@ async def test_the_loss_of_a_host_displaces_no_checkpoint_of_one_round(keep, tmp
             puppet.say("snapshots", snapshots(puppet.nodes, 2))
         await soon(lambda: list((on.folder / "checkpoints").iterdir()))
         right.vanish()
-        await right.get_ready(calls=2)
+        await asyncio.gather(*(puppet.get_ready(calls=2) for puppet in on.puppets))
         for completed in (4, 6, 8):
             left.say("snapshots", snapshots(left.nodes, completed))
         await asyncio.sleep(0.1)

@@ -20,12 +20,14 @@ class Network:
     def __init__(self) -> None:
         self.refused: Counter[str] = Counter()
         self.heard: list[wire.Frame] = []
+        self.broken: list[int] = []
 
         def refuse(reason: str) -> None:
             self.refused[reason] += 1
 
         options = {"token": b"secret", "run": "a run", "rounds": 5, "limits": wire.DEFAULT, "most": 1 << 20}
-        self.peers = Peers(0, [0, 1], call=unanswered, deliver=self.heard.append, refused=refuse, **options)
+        options |= {"refused": refuse, "broken": self.broken.append}
+        self.peers = Peers(0, [0, 1], call=unanswered, deliver=self.heard.append, **options)
 
     def connection(self) -> Connection:
         made = Connection(wire.DEFAULT, lambda reason: None)
@@ -58,6 +60,7 @@ def test_what_waits_on_a_connection_that_ends_is_counted_and_was_not_sent():
         connection.connection_lost(None)
         await asyncio.sleep(0)
         assert network.refused == {"connection-lost": 3}
+        assert network.broken == [1]
         assert (network.peers.frames_out, network.peers.payload_bytes_out) == (1, length)
         assert network.peers.socket_bytes_out == handshake + FRAMING_BYTES + length
 

@@ -161,6 +161,16 @@ def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goe
     assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
 
 
+def test_truncating_keeps_what_happened_to_hosts(tmp_path):
+    writer = RunWriter.create(tmp_path / "run", {}, {})
+    writer.commits([commit(0, round) for round in (1, 2)])
+    for kind in ("host lost", "rolled back", "host returned", "stuck"):
+        writer.event(1.2, -1, kind, "")
+    writer.truncate([1], [0.5])
+    writer.finish("interrupted", {})
+    assert Run(tmp_path / "run").events["kind"].tolist() == ["host lost", "rolled back", "host returned"]
+
+
 def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(node, round) for round in range(1, 21) for node in range(2000)])

@@ -47,6 +47,9 @@ def by_start(facts: Mapping[str, Any]) -> dict[str, Any]:
 NETWORK = -1
 """The node id under which figures of the whole network stand."""
 
+OUTAGES = ("host lost", "host returned", "rolled back")
+"""The kinds of events that no resume and no going back to a checkpoint forgets: nobody does them again."""
+
 COMMIT_COLUMNS = (
     "node",
     "round",

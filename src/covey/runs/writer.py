@@ -29,6 +29,7 @@ from covey.runs.schema import (
     METRICS,
     MODELS,
     NETWORK,
+    OUTAGES,
     TABLES,
     by_start,
     config_digest,
@@ -166,7 +167,10 @@ class RunWriter:
         self._forgotten = {"commits": [], "metrics": []}
 
     def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
-        """Forget what each node did after so many completed rounds and at a later time, before it does it again."""
+        """Forget what each node did after so many completed rounds and at a later time, before it does it again.
+
+        What happened to hosts (OUTAGES) stays.
+        """
         self.flush()
         # Who goes on from the very beginning repeats that, too.
         times = [clock if clock > 0 else -1.0 for clock in clocks]
@@ -179,7 +183,8 @@ class RunWriter:
             database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
             for table, column in (("commits", "round"), ("metrics", "round"), ("events", "time")):
                 last = f"(SELECT kept.{column} FROM kept WHERE kept.node = {table}.node)"
-                database.execute(f"DELETE FROM {table} WHERE {column} > {last}")
+                outages = f" AND kind NOT IN {OUTAGES}" if table == "events" else ""
+                database.execute(f"DELETE FROM {table} WHERE {column} > {last}{outages}")
             database.execute("DROP TABLE kept")
 
     def graph(self, graph: Graph, static: bool) -> None:

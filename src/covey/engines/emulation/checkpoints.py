@@ -72,6 +72,11 @@ class Checkpoints:
         """Whether the programs of all nodes have returned."""
         return len(self.latest) == self._size and all(snapshot.ended for snapshot in self.latest.values())
 
+    def roll_back(self) -> list[Snapshot]:
+        """Go back to the last cut; returns what each node goes on from."""
+        self.latest, self._open, self._waits = dict(self.cut), {}, False
+        return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
+
     def lose_step(self) -> None:
         """From now on nodes go through different rounds, where the program can do that."""
         if not self._waits_for_all:

@@ -46,7 +46,12 @@ class Emulation(Engine):
     )
     certs: Path | None = param("The launcher's folder, of those that `covey certs` made for the hosts.", default=None)
     wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
-    restart: bool = param("Whether a host that is gone is started or called again.", default=True)
+    restarts: int = param(
+        "How many times within 'restarts_within' a host that is gone is started or called again; 0 for never.",
+        default=5,
+        ge=0,
+    )
+    restarts_within: Seconds = param("For how long a start counts among the 'restarts'.", default=600.0, gt=0)
     buffer: int = param(
         "How many megabytes may wait in a node's inbox, at its links, and for another host; what is more is dropped. "
         "Of an inbox, what one other host sends takes no more than is still free.",

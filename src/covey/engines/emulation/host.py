@@ -296,7 +296,7 @@ class _Run:
                 log.error("failed", exc_info=error)
                 self._fail(ProgramError(told(error)))
             if self.site is not None:
-                await self.site.close()
+                await self.site.close(in_peace=self._dismissed)
             self.control.close()
 
     async def _give_up_after(self, silence: float) -> None:
@@ -370,6 +370,7 @@ class _Run:
             most=orders.buffer_bytes,
             deliver=site.deliver,
             refused=site.refuse,
+            broken=lambda host: site.say("broken", {"host": host}),
         )
         site.say(
             "ready", {"parameters": prepared.setting.parameters, "samples": int(prepared.learner.parts.sizes.sum())}

@@ -6,7 +6,7 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from covey.engines.emulation.handshake import LAUNCHER, Caller, say
 from covey.engines.emulation.host import Orders
 from covey.engines.emulation.ledger import Ledger
 from covey.engines.emulation.processes import Processes, can_fork
-from covey.engines.emulation.remote import Condition, Remote
+from covey.engines.emulation.remote import Condition, HostEnded, HostGone, Remote
 from covey.engines.emulation.returns import Returns
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import pack
@@ -28,6 +28,7 @@ from covey.errors import CoveyError, RunError, WireError
 from covey.experiment import Outcome, Progress
 from covey.node import Payload
 from covey.runs import RunWriter
+from covey.runs.schema import NETWORK
 
 if TYPE_CHECKING:
     from covey.engines.emulation.emulation import Emulation
@@ -74,7 +75,9 @@ class Launcher:
             prepared, self.owners, writer, progress, checkpoint, clock=settings.clock, later=self._later
         )
         self.returns = Returns(self, self._later)
-        self._began = 0.0
+        self.rolls_back = False
+        """Whether all hosts are to go back to the last cut, for one was lost."""
+        self._began: float | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
         self._token_file = Path(self._folder.name) / "token"
         self.processes: Processes | None = None
@@ -85,7 +88,12 @@ class Launcher:
     @property
     def now(self) -> float:
         """Seconds since the run began."""
-        return monotonic() - self._began
+        return 0.0 if self._began is None else monotonic() - self._began
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether nodes have begun, be it before all hosts went back."""
+        return self._began is not None
 
     @property
     def interrupted(self) -> bool:
@@ -135,11 +143,19 @@ class Launcher:
 
             loop.add_signal_handler(signal.SIGINT, on_interrupt)
         try:
-            if await self._start():
-                await self._until(lambda: self.interrupted or self._all_done)
+            self._find_hosts()
+            await self._let_begin()
+            while self.rolls_back and not self.interrupted and not self._all_done:
+                await self._roll_back()
             if self.interrupted:
                 await self._stop_hosts()
             return await self._end()
+        except HostGone as error:
+            if not self.has_begun or self.writer is None:
+                raise
+            await self.ledger.finish()
+            self.ledger.checkpoints.write_last()
+            raise RunError(f"{error} Go on with: covey run --resume {self.writer.folder}") from error
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
@@ -189,8 +205,8 @@ class Launcher:
         busy = max((host.condition.at for host in live if host.condition.is_busy), default=0.0)
         return ledger.commits, ledger.checkpoints.came, len(live), busy
 
-    async def _start(self) -> bool:
-        """Start or call all hosts, and let them begin; False where somebody interrupts that."""
+    def _find_hosts(self) -> None:
+        """Start a process for each host, or find out where it is."""
         nodes: list[list[int]] = [[] for _ in range(max(self.owners) + 1)]
         for node, owner in enumerate(self.owners):
             nodes[owner].append(node)
@@ -201,17 +217,48 @@ class Launcher:
             ]
         else:
             self._spawn_hosts(nodes)
+
+    async def _let_begin(self) -> None:
+        """Call all hosts and let them begin; until they are done, somebody interrupts, or all are to go back."""
+        self.rolls_back = False
         self._later(self._pulse())
         late = asyncio.get_running_loop().time() + self.settings.wait
-        preparing = [self._later(self.prepare(host, late, returning=False)) for host in self.hosts]
-        await self._until(lambda: self.interrupted or all(task.done() for task in preparing))
-        if self.interrupted:
-            return False
-        self._began = monotonic() - self.ledger.elapsed
+        preparing = [self._later(self._prepare_all_again(host, late)) for host in self.hosts]
+        await self._until(lambda: self.interrupted or self.rolls_back or all(task.done() for task in preparing))
+        if self.interrupted or self.rolls_back:
+            return
+        if self._began is None:
+            self._began = monotonic() - self.ledger.elapsed
         for host in self.hosts:
             self.returns.go(host, returning=False)
         self.returns.begin()
-        return True
+        await self._until(lambda: self.interrupted or self.rolls_back or self._all_done)
+
+    async def _prepare_all_again(self, host: Remote, late: float) -> None:
+        try:
+            await self.prepare(host, late, returning=False)
+        except HostEnded as error:
+            if not (self.has_begun and self.prepared.waits_for_all):
+                raise
+            self.returns.roll_back(str(error))
+
+    async def _roll_back(self) -> None:
+        """Let all hosts begin anew, with the last cut.
+
+        They are called as another run, which takes no frame of the one before.
+        """
+        await self._cancel(task for task in self._tasks if task is not self.ledger.working)
+        for host in self.hosts:
+            host.dismiss()
+        to = await self.ledger.roll_back()
+        self.ledger.event(self.now, NETWORK, "rolled back", f"to round {to}")
+        self.run_name = secrets.token_hex(16)
+        for host in self.hosts:
+            if host.process is not None and self.processes is not None:
+                while host.process.poll() is None:
+                    await asyncio.sleep(0.02)
+                host.spawn(self.processes)
+        await self._let_begin()
 
     async def _pulse(self) -> None:
         """Let hosts know that this machine is still there."""
@@ -237,7 +284,7 @@ class Launcher:
         """Call a host, tell it what to do, and wait until it has made ready.
 
         Raises:
-            RunError: it does not, or not in time.
+            HostGone: it does not, or not in time.
         """
         hint = ""
         if self._certificates is None and self.settings.hosts:
@@ -258,7 +305,7 @@ class Launcher:
         except TimeoutError:
             raise self._missing(host) from None
         if connection.lost.done():
-            raise RunError(f"Host {host.number} ended while it made ready{host.last_words}.")
+            raise HostEnded(f"Host {host.number} ended while it made ready{host.last_words}.")
         snapshots = self.ledger.checkpoints.latest
         mine = {node: snapshots[node] for node in host.nodes if node in snapshots}
         if returning:
@@ -267,10 +314,10 @@ class Launcher:
             host.tell("restore", {"nodes": [node], **pack([snapshot])})
             await connection.has_room()
 
-    def _missing(self, late: Remote) -> RunError:
+    def _missing(self, late: Remote) -> HostGone:
         absent = [host for host in self.hosts if host is late or not (host.begun or host.done or host.is_ready)]
         names = ", ".join(f"{host.number} at {host.address} ({host.problem})" for host in absent)
-        return RunError(
+        return HostGone(
             f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
         )
 
@@ -303,7 +350,7 @@ class Launcher:
                 host.done = True
             host.wake()
         live = [host for host in self.hosts if not host.done]
-        if self.ledger.checkpoints.in_step:
+        if self.ledger.checkpoints.in_step and not self.rolls_back:
             for host in live:
                 host.tell("hold", {})
             await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)
@@ -336,10 +383,7 @@ class Launcher:
 
     async def _stop_processes(self) -> None:
         self.over = True
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cancel(self._tasks)
         for host in self.hosts:
             if host.connection is not None:
                 host.connection.close()
@@ -348,6 +392,13 @@ class Launcher:
             await host.end(late)
         if self.processes is not None:
             self.processes.close()
+
+    @staticmethod
+    async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
+        cancelled = list(tasks)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
 
     # ------------------------------------------------------------------ what hosts say
 
@@ -400,6 +451,9 @@ class Launcher:
 
     def _hear_holds(self, host: Remote, frame: wire.Frame) -> None:
         host.holds = msgspec.convert(frame.payload["round"], int)
+
+    def _hear_broken(self, host: Remote, frame: wire.Frame) -> None:
+        self.returns.on_broken(host, msgspec.convert(frame.payload["host"], int))
 
     def _hear_model(self, host: Remote, frame: wire.Frame) -> None:
         self.ledger.take_model(host.number, frame.payload["node"], frame.payload["model"])

@@ -188,6 +188,27 @@ class Ledger:
 
     # ------------------------------------------------------------------ hosts that come and go
 
+    async def roll_back(self) -> int:
+        """Forget what all nodes did after the last cut; returns the last round that they keep.
+
+        Nothing may be reported meanwhile.
+        """
+        if self.working is not None:
+            # A cut may wait for the last of its figures.
+            await asyncio.wait([self.working])
+        snapshots = self.checkpoints.roll_back()
+        self._round = [snapshot.completed for snapshot in snapshots]
+        self._recorded, self._figured = list(self._round), list(self._round)
+        self._redone, self._last_rows, self.models = {}, {}, {}
+        self.time = max(snapshot.clock for snapshot in snapshots)
+        self._before = {host: dict(totals) for host, totals in self._totals.items()}
+        accuracy = self.averages.accuracy
+        self.averages = Averages(self.prepared, self.owners, self.writer, self._do)
+        self.averages.accuracy = accuracy
+        if self.writer is not None:
+            self.writer.truncate(self._round, [snapshot.clock for snapshot in snapshots])
+        return max(self._round)
+
     def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
         """A host comes back; returns what its nodes go on from."""
         self._before[host] = dict(self._totals.get(host, {}))

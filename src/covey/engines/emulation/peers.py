@@ -66,6 +66,8 @@ class Peers:
         most: how many bytes may wait for one host.
         deliver: given every frame that is right.
         refused: told the reason of every frame that is not, or that cannot be sent.
+        broken: told the number of a host where a connection to it has ended that was to stay: what was under way is
+            lost.
     """
 
     def __init__(
@@ -81,10 +83,11 @@ class Peers:
         most: int,
         deliver: Callable[[wire.Frame], None],
         refused: Callable[[str], None],
+        broken: Callable[[int], None],
     ) -> None:
         self.me, self.owners, self.run, self._rounds = me, owners, run, rounds
         self._call, self._token, self._limits, self._most = call, token, limits, most
-        self._deliver, self._refused = deliver, refused
+        self._deliver, self._refused, self._broken = deliver, refused, broken
         self._routes: dict[int, _Route] = {}
         self._gone: set[int] = set()
         """Hosts that are known not to be there."""
@@ -195,6 +198,8 @@ class Peers:
             self._refused("away" if route.host in self._gone else "connection-lost")
         if route.connection is connection:
             route.connection = None
+        if not (self.closed or route.host in self._gone):
+            self._broken(route.host)
 
     def _hear(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
         """Check what a host sent against what it may send."""
@@ -257,13 +262,19 @@ class Peers:
         handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
         return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
 
-    async def close(self) -> None:
-        """Write what waits and end all connections."""
+    async def close(self, *, in_peace: bool) -> None:
+        """End all connections.
+
+        Args:
+            in_peace: whether what waits is still to be written.
+        """
         self.closed = True
         for route in self._routes.values():
             if route.calling is not None:
                 route.calling.cancel()
-            if route.connection is not None:
+            if route.connection is not None and not in_peace:
+                route.connection.abort()
+            elif route.connection is not None:
                 try:
                     async with asyncio.timeout(2.0):
                         await route.connection.flushed()

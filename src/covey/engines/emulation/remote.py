@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -18,6 +19,15 @@ from covey.node import Payload
 
 if TYPE_CHECKING:
     from covey.engines.emulation.certificates import Certificates
+
+
+class HostGone(RunError):
+    """A host that does not answer."""
+
+
+class HostEnded(HostGone):
+    """A host that ended before it was ready; started again, it may become so."""
+
 
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
 """Why a call may fail that succeeds a little later."""
@@ -69,7 +79,8 @@ class Remote:
     done: bool = False
     coming: asyncio.Task[None] | None = None
     """What brings it back."""
-    restarts: int = 0
+    restarted: deque[float] = field(default_factory=deque)
+    """When it was started or called again though no fault had struck it."""
     kills: int = 0
     """How many faults keep it away."""
     struck: bool = False
@@ -111,6 +122,14 @@ class Remote:
         if connection is not None:
             connection.abort()
 
+    def dismiss(self) -> None:
+        """End what it does, so that it can begin anew; whatever it says from now on is not heard."""
+        self.let_go()
+        if self.process is not None:
+            self.process.kill()
+        self.away = self.done = False
+        self.ready = self.coming = self.holds = None
+
     # ------------------------------------------------------------------ processes of this machine
 
     def spawn(self, processes: Processes) -> None:
@@ -132,10 +151,10 @@ class Remote:
         """Whether its process, where it was started here, is there.
 
         Raises:
-            RunError: it has ended.
+            HostEnded: it has ended.
         """
         if self.process is not None and self.process.poll() is not None:
-            raise RunError(
+            raise HostEnded(
                 f"Host {self.number} ended with status {self.process.returncode} before it was ready{self.last_words}."
             )
 
@@ -167,7 +186,7 @@ class Remote:
             hint: what else to say of one that is silent.
 
         Raises:
-            RunError: it is not to be expected that it ever will.
+            HostGone: it is not to be expected that it ever will.
         """
         while True:
             self.check_alive()
@@ -190,7 +209,7 @@ class Remote:
                 if isinstance(error, WireError):
                     self.problem = f"{error.detail} ({error.reason})" + (hint if error.reason == "silent" else "")
                     if error.reason not in _PASSING:
-                        raise RunError(f"Host {self.number} at {self.address}: {self.problem}.") from error
+                        raise HostGone(f"Host {self.number} at {self.address}: {self.problem}.") from error
                 elif isinstance(error, OSError):
                     refused = isinstance(error, ConnectionRefusedError)
                     self.problem = "nobody listens there" if refused else str(error) or "it does not answer"

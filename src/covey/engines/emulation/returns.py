@@ -1,21 +1,21 @@
 """Hosts that are gone: by faults, or by themselves; how they come back, and what the others are told."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.remote import Remote
-from covey.errors import CoveyError, RunError
+from covey.engines.emulation.remote import HostEnded, HostGone, Remote
+from covey.engines.snapshots import Snapshot
+from covey.errors import CoveyError
 from covey.network.faults import Kill, Pause, Strike, strikes
 from covey.runs.schema import NETWORK
 
 if TYPE_CHECKING:
     from covey.engines.emulation.launcher import Launcher
 
-_RESTARTS = 5
-"""How often a host is started or called again that no fault has struck."""
 _SILENCE = 30.0
 """Seconds after which a host that says nothing counts as gone; it says every second how it fares."""
 _LOOK = 1.0
@@ -36,6 +36,11 @@ class Returns:
     ) -> None:
         self.launcher, self.ledger, self.settings = launcher, launcher.ledger, launcher.settings
         self._later = later
+        self._rolled_back: deque[float] = deque()
+        """When all hosts went back to a cut."""
+        self._from_here: deque[float] = deque()
+        """When they went back to the last one."""
+        self._rolled_back_to: Mapping[int, Snapshot] | None = None
 
     def begin(self) -> None:
         """All hosts have begun: watch them, and let faults strike them."""
@@ -61,13 +66,19 @@ class Returns:
         if self.launcher.over:
             return
         if not was_there:
-            error = RunError(f"Host {host.number} ended while it made ready{host.last_words}.")
+            error = HostEnded(f"Host {host.number} ended while it made ready{host.last_words}.")
             if host.ready is not None and not host.ready.done():
                 host.ready.set_exception(error)
+            elif self.launcher.has_begun and self.launcher.prepared.waits_for_all:
+                self.roll_back(str(error))
             elif host.coming is None:
                 self.launcher.fail(error)
             return
         host.away = True
+        self.ledger.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.last_words}")
+        if not host.done and not self.launcher.interrupted and self.launcher.prepared.waits_for_all:
+            self.roll_back(f"Host {host.number} at {host.address} is gone{host.last_words}.")
+            return
         for node in host.nodes:
             self.ledger.event(self.launcher.now, node, "left", f"host {host.number} is gone")
         self._tell_others(host, "gone")
@@ -82,12 +93,55 @@ class Returns:
         else:
             self._come_back(host)
 
+    def on_broken(self, host: Remote, other: int) -> None:
+        """The connection of a host to another one has ended, and what was under way is lost."""
+        if host.begun and self.launcher.prepared.waits_for_all:
+            self._later(self._miss(host, other))
+
+    async def _miss(self, host: Remote, other: int) -> None:
+        # Where it broke because a host is gone, that is known soon, and is what is to be said.
+        await asyncio.sleep(_LOOK / 4)
+        if not (self.launcher.interrupted or self.launcher.rolls_back):
+            self.roll_back(f"The connection between hosts {host.number} and {other} has ended.")
+
+    def roll_back(self, reason: str) -> None:
+        """Let all hosts go back to the last cut and begin anew, unless that was in vain too often."""
+        launcher, cut = self.launcher, self.ledger.checkpoints.cut
+        if launcher.rolls_back:
+            return
+        if cut is not self._rolled_back_to:
+            self._rolled_back_to = cut
+            self._from_here.clear()
+        if self._may_restart(self._rolled_back, reason) and self._may_restart(self._from_here, reason, always=True):
+            launcher.rolls_back = True
+            launcher.changed.set()
+            self.ledger.notice = f"{reason} All nodes go back to the last checkpoint."
+            self.ledger.show()
+
+    def _may_restart(self, before: deque[float], reason: str, *, always: bool = False) -> bool:
+        """Whether something may be started again that was before at some times; if not, the run ends.
+
+        Args:
+            before: the times, to which this one is added.
+            reason: why it must be.
+            always: whether all of them count, however long ago they were.
+        """
+        now, most, within = monotonic(), self.settings.restarts, self.settings.restarts_within
+        while before and not always and now - before[0] > within:
+            before.popleft()
+        if len(before) < most:
+            before.append(now)
+            return True
+        where = "from the same checkpoint" if always else f"within {within:g} seconds"
+        tried = f" Hosts were started again {most} times {where}." if most else ""
+        self.launcher.fail(HostGone(reason + tried))
+        return False
+
     def _come_back(self, host: Remote) -> None:
         if not host.struck:
-            if not self.settings.restart or host.restarts >= _RESTARTS:
-                self.launcher.fail(RunError(f"Host {host.number} at {host.address} is gone{host.last_words}."))
+            reason = f"Host {host.number} at {host.address} is gone{host.last_words}."
+            if not self._may_restart(host.restarted, reason):
                 return
-            host.restarts += 1
             if host.process is None:
                 self.ledger.notice = (
                     f"Host {host.number} at {host.address} is gone; it is called for {self.settings.wait:g} seconds."
@@ -133,13 +187,16 @@ class Returns:
                 # A fault has ended it, and nobody has started it again.
                 self.ledger.event(launcher.now, NETWORK, "gone", str(error))
                 self.give_up(host)
-            else:
+            elif not isinstance(error, HostEnded):
                 launcher.fail(error)
+            elif self._may_restart(host.restarted, str(error)):
+                host.coming = self._later(self._bring_back(host))
             return
         finally:
             if host.coming is asyncio.current_task():
                 host.coming = None
         self.go(host, returning=True)
+        self.ledger.event(launcher.now, NETWORK, "host returned", f"host {host.number}")
         self._tell_others(host, "here")
         for node in host.nodes:
             self.ledger.event(launcher.now, node, "returned", f"with host {host.number}")

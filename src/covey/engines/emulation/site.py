@@ -382,14 +382,18 @@ class Site:
         self.acting.clear()
         self.over.set()
 
-    async def close(self) -> None:
-        """End what is still going on."""
+    async def close(self, *, in_peace: bool) -> None:
+        """End what is still going on.
+
+        Args:
+            in_peace: whether the run is over, so that the last messages are still to be sent.
+        """
         self._stay()
         for node in self.nodes.values():
             node.stop()
         self.trainer.close()
         if self.peers is not None:
-            await self.peers.close()
+            await self.peers.close(in_peace=in_peace)
 
     # ------------------------------------------------------------------ messages
 
