@@ -192,8 +192,8 @@ def test_data_without_classes_have_no_balanced_cliques():
 
 def test_gradients_of_another_shape_are_rejected():
     def shortened(node, to, payload, **named):
-        if node.id == 1 and "gradient" in payload:
-            payload = {"gradient": payload["gradient"][:3]}
+        if node.id == 1 and named.get("tag") == "gradient":
+            payload = {"model": payload["model"][:3]}
         return send(node, to, payload, **named)
 
     from covey.engines.simulation.node import SimulatedNode
@@ -206,4 +206,4 @@ def test_gradients_of_another_shape_are_rejected():
     assert torch.isfinite(models_of(world)).all()
     rejected = [detail for *_, kind, detail in written.happened if kind == "rejected"]
     assert len(rejected) == 2 * 2
-    assert set(rejected) == {f"message of node 1: its 'gradient' is not {len(world.nodes[0].model)} float32 numbers"}
+    assert set(rejected) == {f"message of node 1: its 'model' is not {len(world.nodes[0].model)} float32 numbers"}

@@ -7,11 +7,14 @@ all nodes do; that is what makes momentum work on data that differ from node to 
 import torch
 from torch import Tensor
 
+from covey.aggregation import Mean
 from covey.errors import ConfigurationError
 from covey.learning.gossip import Gossip
 from covey.learning.hearing import hearing
-from covey.node import MODEL, Node
+from covey.node import Node
 from covey.parameters import Setting, param
+from covey.sharing import Selection
+from covey.sharing.beside import averaged
 from covey.topology.d_cliques import RandomCliques
 
 
@@ -37,26 +40,33 @@ class CliqueAveraging(Gossip):
                 f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
                 f"'every-round', 'periodic' or 'skiptrain' without a budget."
             )
-        self._cliques = self.topology
+        self._cliques = self.topology.within()
+        self._trained = Selection.of(setting, buffers="keep", owner=self.named())
+        self._gradients = self.sharing.beside("gradients")
+        self._gradients.prepare(self._trained.narrowed(setting))
+        self._gradients.check(self._cliques, Mean())
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         models = super().round_bytes(setting, model_bytes)
-        mates = sum(len(clique) * (len(clique) - 1) for clique in self.topology.at(0).groups) / setting.nodes
+        gradient = self._gradients.message_bytes(self._trained.part_bytes(model_bytes))
+        if models is None or gradient is None:
+            return None
         trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
-        return None if models is None else models + trained * mates * model_bytes
+        return models + trained * self._cliques.messages() * gradient
+
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        gradient = self._gradients.largest_bytes(message_bytes)
+        return super().waiting_bytes(setting, message_bytes) + 2.0 * self._cliques.most_heard() * gradient
 
     async def learn(self, node: Node, t: int) -> Tensor:
-        start = node.model
-        own = (await node.gradient()).vector
-        mates = [mate for mate in self._cliques.clique(node.id) if mate != node.id]
-        node.send(mates, {"gradient": own}, tag="gradient", round=t)
-        inbox = await hearing(node, mates, t, self.patience)("gradient")
-        gradients = [own, *(message["gradient"] for message in node.usable(inbox, gradient=MODEL))]
-        direction = torch.stack(gradients).mean(0)
+        start, graph = node.model, self._cliques.at(t)
+        own = self._trained.take((await node.gradient()).vector)
+        hear = hearing(node, graph.senders(node.id), t, self.patience)
+        direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
+        before = node.state.get("momentum")
+        if self.momentum and isinstance(before, Tensor):
+            direction = torch.add(direction, before, alpha=self.momentum)
         if self.momentum:
-            before = node.state.get("momentum")
-            if isinstance(before, Tensor):
-                direction = direction.add_(before, alpha=self.momentum)
             node.state["momentum"] = direction
-        node.model = torch.sub(start, direction, alpha=self.lr)
+        node.model = self._trained.put(start, torch.sub(self._trained.take(start), direction, alpha=self.lr))
         return start

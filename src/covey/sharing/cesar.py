@@ -1,6 +1,8 @@
 """CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over what neighbours have in common."""
 
 import math
+from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -27,6 +29,9 @@ class Cesar(Masked):
                 f"The 'values' of the subset of {self.named()} must be 'raw': masked values are noise, which nothing "
                 f"makes shorter. Got '{self.subset.values}' instead."
             )
+
+    def whole(self) -> Self:
+        return replace(self, subset=Random(budget=1.0))
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ class _Round:
 class Masked(Sharing):
     """Adds masks to what `choose` picks, and has receivers of too few messages keep their models."""
 
+    hides = True
     masks: int = param(
         "Under how many masks each value must be that is sent, each shared with another neighbour of its receiver.",
         default=1,
@@ -90,6 +91,16 @@ class Masked(Sharing):
                 f"Got {fraction} instead."
             )
         self._numbers = FixedPoint(self.ring, fraction)
+        self._of = "models"
+
+    def whole(self) -> Self:
+        """The same sharing of whole vectors."""
+        raise NotImplementedError
+
+    def beside(self, of: str) -> Self:
+        sharing = self.whole()
+        sharing._of = of
+        return sharing
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -122,10 +133,11 @@ class Masked(Sharing):
         said = (
             f"The 'masks' of {self.named()} must be below the number of neighbours of every node. Got {self.masks} "
             f"instead, and node {few[0]} has {graph.in_degrees[few[0]]} of them"
+            + ("" if self._of == "models" else f" to average {self._of} with")
         )
         if self.too_few == "refuse":
-            raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
-        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
+            raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own {self._of}.')
+        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own {self._of}."
         warnings.warn(kept, ConfigurationWarning, stacklevel=2)
 
     # ------------------------------------------------------------------ what a subclass says
@@ -315,9 +327,9 @@ class Masked(Sharing):
             limit = self._numbers.limit(len(weights)) / sum(map(abs, weights.values()))
             if not largest <= limit:
                 raise ModelError(
-                    f"The values of the model of node {node.id} must be finite and at most {limit:g} in size in round "
-                    f"{t}, for {self.named()} to add them up in {self._numbers.bits} bits, {self._numbers.fraction} of "
-                    f"them behind the point. Got {largest:g} instead."
+                    f"The values of the {self._of.removesuffix('s')} of node {node.id} must be finite and at most "
+                    f"{limit:g} in size in round {t}, for {self.named()} to add them up in {self._numbers.bits} bits, "
+                    f"{self._numbers.fraction} of them behind the point. Got {largest:g} instead."
                 )
             weight = weights[node.id]
             if weight not in encoded:

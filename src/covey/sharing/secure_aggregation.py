@@ -1,5 +1,8 @@
 """Secure aggregation: whole models under masks that cancel in the sum of a receiver's neighbours."""
 
+from dataclasses import replace
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,9 @@ class SecureAggregation(Masked):
     """The whole model under pairwise masks: a receiver learns the weighted sum of its neighbours' models alone."""
 
     kind = "secure-aggregation"
+
+    def whole(self) -> Self:
+        return replace(self)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeAlias, TypeVar
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
-from covey.errors import WireError
+from covey.errors import ConfigurationError, WireError
 from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Part, Setting
 from covey.topology import Graph, Topology
@@ -22,10 +22,28 @@ class Sharing(Part):
     family: ClassVar[str] = "sharing"
     by_change: ClassVar[bool] = False
     """Whether it chooses by what a round changed, and so asks for the model that the round began with."""
+    hides: ClassVar[bool] = False
+    """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
+    gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._setting = setting
+
+    def beside(self, of: str) -> "Sharing":
+        """A sharing for whole vectors beside the model, which promises of them what this one does of models.
+
+        Args:
+            of: what they are, as messages call it.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        from covey.sharing.full import Full
+
+        if self.hides:
+            raise ConfigurationError(f"{self.named().capitalize()} hides models alone, and {of} are to be sent, too.")
+        return Full()
 
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.errors import ConfigurationError
-from covey.node import NodeId
 from covey.parameters import Setting, param
 from covey.topology.graph import Graph, Ids
+from covey.topology.static import Drawn
 from covey.topology.topology import Topology
 
 
@@ -29,28 +29,18 @@ class RandomCliques(Topology):
     )
     swaps: ClassVar[int] = 0
 
-    def clique(self, node: NodeId) -> Sequence[NodeId]:
-        """The nodes of the clique that a node is in, itself included."""
-        if not self._cliques_of:
-            for clique in self.at(0).groups:
-                mates = [NodeId(mate) for mate in sorted(clique.tolist())]
-                self._cliques_of.update(dict.fromkeys(mates, mates))
-        return self._cliques_of[node]
-
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self._cliques_of: dict[NodeId, list[NodeId]] = {}
+    def within(self) -> Topology:
+        """The cliques alone, without the edges between them."""
+        cliques = self.at(0).groups
+        topology = Drawn(graph=Graph.undirected(self._setting.nodes, *_pairs_within(cliques), cliques))
+        topology.prepare(self._setting)
+        return topology
 
     def draw(self, setting: Setting, t: int) -> Graph:
         cliques = self.cliques(setting)
-        left, right = [], []
-        for clique in cliques:
-            first, second = np.triu_indices(len(clique), 1)
-            left.append(clique[first])
-            right.append(clique[second])
-        ends = self._ends(cliques, setting)
+        (left, right), ends = _pairs_within(cliques), self._ends(cliques, setting)
         return Graph.undirected(
-            setting.nodes, np.concatenate([*left, ends[0]]), np.concatenate([*right, ends[1]]), cliques
+            setting.nodes, np.concatenate([left, ends[0]]), np.concatenate([right, ends[1]]), cliques
         )
 
     def cliques(self, setting: Setting) -> list[Ids]:
@@ -120,6 +110,13 @@ def swap_greedily(
 def _distance(counts: NDArray[np.int64], everywhere: NDArray[np.float64]) -> NDArray[np.float64]:
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     return np.asarray(np.abs(shares - everywhere).sum(-1))
+
+
+def _pairs_within(cliques: Sequence[Ids]) -> tuple[Ids, Ids]:
+    """All pairs of nodes of one clique."""
+    places = [np.triu_indices(len(clique), 1) for clique in cliques]
+    left, right = ([clique[ends[side]] for clique, ends in zip(cliques, places, strict=True)] for side in (0, 1))
+    return np.concatenate(left), np.concatenate(right)
 
 
 def _ends_in_turn(cliques: Sequence[Ids], pairs: Ids) -> tuple[Ids, Ids]:

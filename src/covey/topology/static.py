@@ -225,6 +225,19 @@ class Exponential(Topology):
         return Graph(setting.nodes, np.tile(ids, len(offsets)), targets)
 
 
+class Drawn(Topology):
+    """A graph that is there, for use within the library."""
+
+    graph: Any = param("The graph.")
+
+    def one_way(self) -> bool:
+        return not self.graph.is_undirected
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        graph: Graph = self.graph
+        return graph
+
+
 class FromNetworkx(Topology):
     """A networkx graph, for use from Python; nodes are taken in the graph's own order."""
 

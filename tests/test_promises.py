@@ -1,0 +1,232 @@
+"""What a masking sharing promises holds for all that a node sends, whatever the program, or the pair is refused."""
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from covey import kinds
+from covey.engines.participant import Participant
+from covey.engines.simulation.world import World
+from covey.errors import ConfigurationError, ProgramError
+from covey.node import Program
+from covey.parameters import Setting, build, fields_of
+from covey.sharing import Full, Sharing
+from covey.sharing.agreement import Agreement
+from tests.conftest import models_of, simulate, table
+from tests.examples import part_table
+from tests.hosts import emulate
+
+HIDING = sorted(kind for kind in kinds.KINDS["sharing"] if kinds.load("sharing", kind).hides)
+SHARINGS = {
+    "secure-aggregation": {"kind": "secure-aggregation"},
+    "secure-aggregation of 32 bits": {"kind": "secure-aggregation", "ring": 32},
+    "cesar with random places": {"kind": "cesar", "subset": {"kind": "random", "budget": 0.5}},
+    "cesar with top-k": {"kind": "cesar", "masks": 2, "subset": {"kind": "top-k", "budget": 0.5}},
+}
+PROGRAMS = {
+    **{kind: {} for kind in kinds.KINDS["program"]},
+    "gossip": {"topology": {"kind": "random-regular", "degree": 4}},
+    "gossip, overlapping": {"kind": "gossip", "topology": {"kind": "random-regular", "degree": 4}, "overlap": True},
+    "gossip, now and then": {
+        "kind": "gossip",
+        "topology": {"kind": "epidemic-oracle", "degree": 4},
+        "schedule": {"kind": "periodic", "every": 2},
+    },
+    "clique-averaging, with momentum": {
+        "kind": "clique-averaging",
+        "topology": {"kind": "d-cliques", "size": 4},
+        "lr": 0.1,
+        "momentum": 0.9,
+    },
+}
+# Batches of one: a gradient is then a sample, up to a factor.
+TASK = {
+    "dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60, "features": 20},
+    "model": {"kind": "mlp", "hidden": [16]},
+    "batch_size": 1,
+    "optimizer": {"kind": "sgd", "lr": 0.1},
+}
+
+
+class Curious:
+    """Looks at every payload for what only its sender knows."""
+
+    def __init__(self, monkeypatch):
+        self.known: dict[int, list[torch.Tensor]] = {}
+        self.places: dict[int, np.ndarray] = {}
+        self.looked_at = 0
+        post, trained, differentiated = World.post, Participant.trained, Participant.differentiated
+        masked = Agreement.masked
+
+        def listen(world, node, receivers, payload, tag, round):
+            if receivers:
+                self.look(node, payload)
+            return post(world, node, receivers, payload, tag, round)
+
+        def learn(node, training):
+            update = trained(node, training)
+            self.known.setdefault(node.id, []).extend([update.model, update.start, update.delta])
+            return update
+
+        def derive(node, training):
+            gradient = differentiated(node, training)
+            self.known.setdefault(node.id, []).append(gradient.vector)
+            return gradient
+
+        def mask(agreement, sender, *given):
+            values = masked(agreement, sender, *given)
+            self.places[values.ctypes.data] = agreement.places(sender)
+            self.kept.append(values)
+            return values
+
+        self.kept: list[np.ndarray] = []
+        """What was masked: an address is then nobody else's."""
+        monkeypatch.setattr(World, "post", listen)
+        monkeypatch.setattr(Participant, "trained", learn)
+        monkeypatch.setattr(Participant, "differentiated", derive)
+        monkeypatch.setattr(Agreement, "masked", mask)
+
+    def look(self, node, payload):
+        known = [*self.known.get(node.id, []), node.model]
+        for name, value in payload.items():
+            if isinstance(value, torch.Tensor) and value.dtype != torch.uint8:
+                self.compare(name, value, known)
+            elif isinstance(value, torch.Tensor | bytes):
+                encoded = bytes(value.numpy()) if isinstance(value, torch.Tensor) else value
+                for vector in known:
+                    numbers = vector[vector != 0].numpy().tobytes()
+                    assert not any(numbers[at : at + 8] in encoded for at in range(0, len(numbers) - 7, 4)), name
+            elif isinstance(value, list):
+                assert all(type(item) is int for item in value), name
+
+    def compare(self, name, value, known):
+        """Neither equal in places nor correlated, place by place."""
+        numbers = value.double().numpy()
+        places = self.places.get(value.data_ptr(), np.arange(len(numbers)))
+        assert len(places) == len(numbers) >= 20, name
+        for vector in known:
+            theirs = vector.double().numpy()[places]
+            assert not np.intersect1d(numbers, theirs[theirs != 0]).size, name
+            if theirs.std() > 0 and numbers.std() > 0:
+                correlation = np.corrcoef(numbers, theirs)[0, 1]
+                assert abs(correlation) < 5.5 / math.sqrt(len(numbers)), name
+            self.looked_at += 1
+
+
+def with_sharing(program, sharing):
+    kind = PROGRAMS[program].get("kind", program)
+    made = {**part_table("program", kind, None), **PROGRAMS[program], "kind": kind}
+    if sharing is not None:
+        made["sharing"] = sharing
+    return table(program=made, task=TASK, rounds=3, evaluation={"every": 3, "samples": 20})
+
+
+def test_the_examples_have_every_sharing_that_hides():
+    assert {sharing["kind"] for sharing in SHARINGS.values()} == set(HIDING)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_that_is_sent_tells_what_its_sender_has_or_the_pair_is_refused(program, sharing, monkeypatch):
+    curious = Curious(monkeypatch)
+    kind = PROGRAMS[program].get("kind", program)
+    changing = SHARINGS[sharing].get("subset", {}).get("kind") == "top-k"
+    tables = with_sharing(program, SHARINGS[sharing])
+    if "sharing" not in fields_of(kinds.load("program", kind)):
+        with pytest.raises(ConfigurationError, match="Unknown key 'sharing'"):
+            simulate(tables)
+        return
+    if changing and tables["program"].get("overlap"):
+        with pytest.raises(ConfigurationError, match="'overlap'"):
+            simulate(tables)
+        return
+    world, _ = simulate(tables)
+    assert curious.looked_at > 100
+    assert len({tuple(model.tolist()) for model in models_of(world)}) > 1
+
+
+@pytest.mark.parametrize("program", ["gossip", "clique-averaging, with momentum", "push-sum", "fedavg"])
+def test_what_is_sent_as_it_is_would_be_found(program, monkeypatch):
+    Curious(monkeypatch)
+    with pytest.raises(ProgramError, match="AssertionError"):
+        simulate(with_sharing(program, None))
+
+
+class Unmasked(Sharing):
+    """Promises much."""
+
+    hides: ClassVar[bool] = True
+
+
+def test_a_sharing_that_hides_models_alone_is_refused_where_more_is_sent():
+    program = build(Program, {"kind": "clique-averaging", "lr": 0.1, "topology": "random-cliques", "sharing": "full"})
+    program.sharing = Unmasked()
+    with pytest.raises(ConfigurationError, match="hides models alone, and gradients are to be sent, too"):
+        program.prepare(Setting(20))
+    assert isinstance(Full().beside("gradients"), Full)
+
+
+# ---------------------------------------------------------------------- clique averaging under masks
+
+CLIQUES = {"kind": "clique-averaging", "lr": 0.1, "momentum": 0.9, "topology": {"kind": "random-cliques", "size": 4}}
+
+
+def averaging(sharing="full", **changes):
+    program = {**CLIQUES, "sharing": sharing, **changes.pop("program", {})}
+    return table(program=program, task=TASK, **{"rounds": 6, **changes})
+
+
+@pytest.mark.parametrize(
+    ("sharing", "step"), [({"kind": "secure-aggregation"}, 1e-6), (SHARINGS["secure-aggregation of 32 bits"], 1e-5)]
+)
+def test_masked_gradients_have_the_mean_of_open_ones(sharing, step):
+    openly, masked = simulate(averaging())[0], simulate(averaging(sharing))[0]
+    assert torch.allclose(models_of(openly), models_of(masked), atol=step)
+
+
+def test_masked_gradients_are_reckoned():
+    world, _ = simulate(averaging({"kind": "secure-aggregation"}))
+    sent = sum(node.bytes_out for node in world.nodes) / (6 * len(world.nodes))
+    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.02)
+
+
+def test_cliques_too_small_for_masks_are_refused_or_keep_their_own_gradients():
+    few = {"topology": {"kind": "random-cliques", "size": 5}}
+    secure = {"kind": "secure-aggregation"}
+    with pytest.raises(
+        ConfigurationError, match=r"Got 1 instead, and node \d+ has 1 of them to average gradients with"
+    ):
+        simulate(averaging(secure, program=few))
+    with pytest.warns(UserWarning, match="2 of 12 nodes keep their own gradients"):
+        world, _ = simulate(averaging({**secure, "too_few": "keep"}, program=few))
+    assert torch.isfinite(models_of(world)).all()
+
+
+def test_who_misses_a_masked_gradient_goes_on_with_its_own():
+    network = {"loss": 0.05}
+    world, written = simulate(averaging({"kind": "secure-aggregation"}, network=network, program={"patience": "50ms"}))
+    assert {"gradient discarded", "discarded"} <= {name for _, _, name, _ in written.figures}
+    assert torch.isfinite(models_of(world)).all()
+
+
+def test_masked_gradients_go_on_from_a_checkpoint_to_the_bit():
+    tables = averaging({"kind": "secure-aggregation"}, checkpoint={"every": 2})
+    world, written = simulate(tables)
+    again, _ = simulate(tables, checkpoint=written.checkpoints[0][1])
+    assert torch.equal(models_of(world), models_of(again))
+
+
+def test_gradients_and_models_have_keys_of_their_own():
+    world, _ = simulate(averaging({"kind": "secure-aggregation"}))
+    for node in world.nodes:
+        assert node.state["gradient mask key"] != node.state["mask key"]
+
+
+def test_in_real_time_masked_gradients_give_the_models_of_the_simulation(tmp_path):
+    made = averaging({"kind": "secure-aggregation"}, rounds=2, network={"latency": 0.0, "compute": 1e6})
+    world, _ = simulate(made)
+    outcome, _ = emulate(made, tmp_path)
+    assert torch.allclose(outcome.models, models_of(world), atol=1e-5)
