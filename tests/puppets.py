@@ -28,6 +28,7 @@ from tests.hosts import TOKEN
 
 READY = {"parameters": 650, "samples": 1437}
 PARAMETERS = 650
+PATIENT = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
 
 
 async def soon(true, seconds=8.0):
@@ -189,6 +190,8 @@ async def stage(
     addresses = [str(puppet.address) for puppet in puppets]
     engine = {"kind": "emulation", "hosts": addresses, "token_file": str(folder / "token"), "wait": "5s"}
     engine |= changes.pop("engine", {})
+    if "faults" in changes:
+        changes.setdefault("program", PATIENT)
     base = {"rounds": 40, "network": {"nodes": 2 * count}, "checkpoint": {"every": every, "keep": keep}}
     changes = {**base, **changes}
     experiment = Experiment.from_table(table(**changes, engine=engine))

@@ -136,4 +136,5 @@ def test_a_program_of_the_script_itself_must_move_to_a_module(tmp_path):
         "covey.run({'program': Mine(), 'task': task, 'network': {'nodes': 2}, 'engine': 'emulation'})\n"
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert "ConfigurationError: Mine is defined in the script or notebook that was started" in done.stderr
+    assert "ConfigurationError: " in done.stderr
+    assert "Mine is defined in the script or notebook that was started: the processes of" in done.stderr

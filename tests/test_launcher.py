@@ -21,9 +21,7 @@ from covey.engines.snapshots import Snapshot, pack
 from covey.errors import RunError
 from covey.experiment import Experiment
 from tests.conftest import Written, table
-from tests.puppets import PARAMETERS, READY, row, share, snapshots, soon, stage
-
-PATIENT = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
+from tests.puppets import PARAMETERS, PATIENT, READY, row, share, snapshots, soon, stage
 
 
 def kill(host, at="150ms", back="100ms", of=2):

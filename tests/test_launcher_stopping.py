@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from covey.engines.emulation import launcher
-from tests.puppets import READY, snapshots, soon, stage
-from tests.test_launcher import PATIENT, in_loop, interrupt, kill
+from tests.puppets import PATIENT, READY, snapshots, soon, stage
+from tests.test_launcher import in_loop, interrupt, kill
 
 
 @in_loop

@@ -1,5 +1,6 @@
 """The command line: `covey`."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -7,13 +8,14 @@ from typing import TextIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on standard error and exit code 2."""
+    """Run one command; a user's mistake is one line on standard error and exit code 2, Ctrl-C and SIGTERM are 130."""
     from covey.cli.parser import make_parser
+    from covey.engines.interruption import handled
     from covey.errors import CoveyError
 
     parsed = make_parser().parse_args(arguments)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), handled(signal.default_int_handler, (signal.SIGTERM,)):
             warnings.showwarning = _show_warning
             code: int = parsed.command(parsed)
     except CoveyError as error:

@@ -4,6 +4,7 @@ import argparse
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
+from covey.cli.running import report
 from covey.cli.tables import print_table
 from covey.experiment import Experiment
 from covey.view.summary import summary_columns, summary_row
@@ -48,6 +49,8 @@ def demo(arguments: argparse.Namespace) -> int:
         chosen = experiment(name)
         with ProgressDisplay(name, chosen.rounds, chosen.network.nodes) as display:
             runs.append(api.run(chosen, out=folder / name, progress=display))
+        if runs[-1].status == "interrupted":
+            return report(runs[-1], as_json=False)
     figure = folder / "accuracy.png"
     view.save(view.curves(runs, "accuracy", "rounds"), figure)
     rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]

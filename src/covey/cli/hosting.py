@@ -3,15 +3,18 @@
 import argparse
 import asyncio
 import logging
+import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from covey.cli import main
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.host import SILENCE, Host
 from covey.engines.emulation.processes import forks, leave
 from covey.engines.emulation.token import read_token
+from covey.engines.interruption import handled, ignore
 from covey.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 def host(arguments: argparse.Namespace) -> int:
     """Wait for launchers."""
+    if arguments.listen is None:
+        # A cluster signals every process of a job at once: what the nodes can go on from is the launcher's affair.
+        ignore()
     if arguments.forks is not None:
         own = forks(arguments.forks)
         leave(main(["host", "--socket", str(own), "--once", "--token-file", str(arguments.token_file)]))
@@ -30,12 +36,21 @@ def host(arguments: argparse.Namespace) -> int:
     listening = _listening(arguments, certificates)
     try:
         silence = None if arguments.listen is None else SILENCE
-        asyncio.run(Host(token, certificates, silence=silence).serve(listening, once=arguments.once))
+        serving = Host(token, certificates, silence=silence).serve(listening, once=arguments.once)
+        asyncio.run(serving if arguments.listen is None else _until_asked_to_end(serving))
     except TimeoutError:
         raise RunError("No launcher came.") from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     return 0
+
+
+async def _until_asked_to_end(serving: Coroutine[Any, Any, None]) -> None:
+    """Let SIGTERM cancel what Ctrl-C would."""
+    task = asyncio.current_task()
+    assert task is not None
+    with handled(lambda number, frame: task.get_loop().call_soon_threadsafe(task.cancel), (signal.SIGTERM,)):
+        await serving
 
 
 def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]":

@@ -6,7 +6,8 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from covey.engines.emulation.ledger import Ledger
 from covey.engines.emulation.processes import Processes, can_fork
 from covey.engines.emulation.remote import Condition, HostEnded, HostGone, Remote
 from covey.engines.emulation.returns import Returns
+from covey.engines.interruption import STOP
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import pack
 from covey.errors import CoveyError, RunError, WireError
@@ -130,18 +132,34 @@ class Launcher:
         Raises:
             CoveyError: why it cannot go on.
         """
-        loop = asyncio.get_running_loop()
-        catches = threading.current_thread() is threading.main_thread() and os.name != "nt"
-        if catches:
-            main = asyncio.current_task()
-            assert main is not None
+        with self._interruptible():
+            return await self._run()
 
-            def on_interrupt() -> None:
-                self.interrupt()
-                if self.interrupts > 2:
-                    main.cancel()
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM interrupt the run; the third of them ends it at once."""
+        if threading.current_thread() is not threading.main_thread() or os.name == "nt":
+            yield
+            return
+        loop, main = asyncio.get_running_loop(), asyncio.current_task()
+        assert main is not None
 
-            loop.add_signal_handler(signal.SIGINT, on_interrupt)
+        def on_interrupt() -> None:
+            self.interrupt()
+            if self.interrupts > 2:
+                main.cancel()
+
+        before = {number: signal.getsignal(number) for number in STOP}
+        for number in STOP:
+            loop.add_signal_handler(number, on_interrupt)
+        try:
+            yield
+        finally:
+            for number, earlier in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+    async def _run(self) -> Outcome:
         try:
             self._find_hosts()
             await self._let_begin()
@@ -159,8 +177,6 @@ class Launcher:
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
-            if catches:
-                loop.remove_signal_handler(signal.SIGINT)
             await self._stop_processes()
             self._folder.cleanup()
 

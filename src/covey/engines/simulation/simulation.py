@@ -1,13 +1,12 @@
 """The engine `simulation`: its settings, and a run from beginning to end."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 
+from covey.engines.interruption import handled
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.checkpoints import restore
 from covey.engines.simulation.world import World
@@ -58,20 +57,12 @@ class Simulation(Engine):
         return Outcome(finished=not world.stopped_early, time=world.now, models=models)
 
 
-@contextmanager
-def _interruptible(world: World) -> Iterator[None]:
-    """Let the first Ctrl-C stop the world where it can be resumed, and the second stop it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _interruptible(world: World) -> AbstractContextManager[None]:
+    """Let the first Ctrl-C or SIGTERM stop the world where it can be resumed, and the second stop it at once."""
 
     def on_interrupt(number: int, frame: Any) -> None:
         if world.interrupted:
             raise KeyboardInterrupt
         world.interrupt()
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return handled(on_interrupt)
