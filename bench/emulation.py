@@ -14,7 +14,7 @@ import tomli_w
 import torch
 
 from covey import wire
-from covey.engines.emulation.connection import Connection, enveloped, readdressed
+from covey.engines.emulation.connection import Connection, readdressed
 from covey.errors import RunError
 from covey.runs import Run
 
@@ -149,7 +149,7 @@ async def _send_frames(port: int) -> None:
     for number in range(MEGABYTES):
         # A message to eight receivers is encoded once.
         if number % 8 == 0:
-            frame = enveloped(wire.encode_parts({"model": model}, round=number))
+            frame = wire.encode_parts({"model": model}, round=number)
         connection.send(readdressed(frame, number % 8, number))
         while connection.queued > 4 * BLOCK:
             await asyncio.sleep(0)
@@ -170,7 +170,7 @@ async def _receive_frames() -> None:
             nonlocal count
             count += 1
             if count == MEGABYTES:
-                connection.send(enveloped(wire.encode_parts({})))
+                connection.send(wire.encode_parts({}))
                 asyncio.get_running_loop().call_later(0.2, done.set)
 
         connection.listen(hear, wire.DEFAULT)

@@ -7,15 +7,15 @@ from loop import fuzz, watched
 
 with watched():
     from covey import wire
-    from covey.engines.emulation.connection import Connection, enveloped
+    from covey.engines.emulation.connection import Connection
 
 LIMITS = wire.Limits(frame=1 << 19, header=1 << 12)
 SENT = [
     wire.encode_parts({"n": number, "x": torch.arange(size, dtype=torch.float32)}, tag="t", sequence=number)
     for number, size in enumerate([0, 3, 2500, 70_000])
 ]
-STREAM = b"".join(bytes(part) for parts in SENT for part in enveloped(parts))
 ENCODED = {b"".join(map(bytes, parts)) for parts in SENT}
+KEY = b"sixteen bytes, k"
 LOOP = asyncio.new_event_loop()
 
 
@@ -23,6 +23,10 @@ class _Nothing(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.open = True
+        self.written = bytearray()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
@@ -32,6 +36,19 @@ class _Nothing(asyncio.Transport):
 
     def abort(self) -> None:
         self.open = False
+
+
+async def _stream() -> bytes:
+    """What a connection writes of all frames."""
+    pipe, connection = _Nothing(), Connection(LIMITS, lambda reason: None)
+    connection.connection_made(pipe)
+    connection.seal(KEY, KEY)
+    for parts in SENT:
+        connection.send(parts)
+    return bytes(pipe.written)
+
+
+STREAM = LOOP.run_until_complete(_stream())
 
 
 def harness(data: bytes) -> None:
@@ -47,6 +64,7 @@ async def _feed(rest: memoryview, piece: int) -> None:
     heard: list[bytes] = []
     pipe, connection = _Nothing(), Connection(LIMITS, lambda reason: None)
     connection.connection_made(pipe)
+    connection.seal(KEY, KEY)
 
     def hear(frame: wire.Frame) -> None:
         heard.append(wire.encode(frame.payload, tag=frame.tag, sequence=frame.sequence))

@@ -17,6 +17,14 @@ from tests.conftest import Written
 TOKEN = b"a secret that only tests share"
 
 
+def token_file(folder: Path) -> Path:
+    """The file with the secret of the tests, in a folder."""
+    file = folder / "token"
+    file.touch(mode=0o600)
+    file.write_bytes(TOKEN)
+    return file
+
+
 @contextmanager
 def hosts(
     count: int, certificates: Sequence[Certificates] = (), **settings: Any
@@ -61,9 +69,8 @@ def launch(
     tables: dict[str, Any], folder: Path, addresses: Sequence[Address], *, checkpoint: Any = None, **engine: Any
 ) -> tuple[Outcome, Written]:
     """Run an experiment on hosts that wait at some addresses."""
-    token = folder / "token"
-    token.write_bytes(TOKEN)
-    settings = {"hosts": [str(address) for address in addresses], "token_file": str(token), "wait": "20s", **engine}
+    token = str(token_file(folder))
+    settings = {"hosts": [str(address) for address in addresses], "token_file": token, "wait": "20s", **engine}
     experiment = Experiment.from_table({**tables, "engine": {"kind": "emulation", **settings}})
     prepared = prepare(experiment, **experiment.engine.compute_settings())
     written = Written()

@@ -24,7 +24,7 @@ from covey.experiment import Experiment, Outcome
 from covey.runs import RunWriter, latest_checkpoint
 from covey.runs.schema import METRICS, NETWORK
 from tests.conftest import table
-from tests.hosts import TOKEN
+from tests.hosts import TOKEN, token_file
 
 READY = {"parameters": 650, "samples": 1437}
 PARAMETERS = 650
@@ -79,8 +79,7 @@ class Puppet:
         return connection
 
     async def _admit(self, connection: Connection) -> None:
-        caller, nonce = await handshake.admit(connection, TOKEN)
-        handshake.welcome(connection, TOKEN, caller, nonce)
+        handshake.welcome(connection, TOKEN, await handshake.admit(connection, TOKEN))
         self.connection, self.frames = connection, []
         self.calls += 1
         connection.listen(self.frames.append, wire.DEFAULT)
@@ -186,9 +185,8 @@ async def stage(
         changes: of the experiment.
     """
     puppets = [Puppet(number) for number in range(count)]
-    (folder / "token").write_bytes(TOKEN)
     addresses = [str(puppet.address) for puppet in puppets]
-    engine = {"kind": "emulation", "hosts": addresses, "token_file": str(folder / "token"), "wait": "5s"}
+    engine = {"kind": "emulation", "hosts": addresses, "token_file": str(token_file(folder)), "wait": "5s"}
     engine |= changes.pop("engine", {})
     if "faults" in changes:
         changes.setdefault("program", PATIENT)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,15 +12,16 @@ import torch
 
 from covey import wire
 from covey.engines.emulation import handshake
-from covey.engines.emulation.connection import Connection, enveloped
+from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
 from covey.engines.emulation.host import Orders, open_connection
+from covey.engines.emulation.sealing import Seal
 from covey.engines.prepared import prepare
 from covey.errors import WireError
 from covey.experiment import Experiment
 from covey.node import Node, Program
 from tests.conftest import Written, table
-from tests.hosts import TOKEN, hosts
+from tests.hosts import TOKEN, hosts, token_file
 
 PATIENCE = 0.4
 NODES = 3
@@ -62,8 +64,7 @@ def serve(tmp_path):
     with hosts(1, patience=PATIENCE) as [(host, address)]:
         yield host, address
         eventually(lambda: host._run is None and not host._strangers)
-        (tmp_path / "token").write_bytes(TOKEN)
-        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(tmp_path / "token"), "wait": "20s"}
+        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(token_file(tmp_path)), "wait": "20s"}
         experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         assert experiment.engine.execute(prepared, Written()).finished
@@ -94,11 +95,11 @@ def within(main, seconds=30):
     return asyncio.run(limited())
 
 
-async def call(address, caller, token=TOKEN):
+async def call(address, caller, token=TOKEN, callee=0):
     while True:
         connection = await open_connection(0, address, None, lambda reason: None)
         try:
-            await greet(connection, token, caller)
+            await greet(connection, token, caller, callee)
             return connection
         except WireError as error:
             connection.abort()
@@ -121,11 +122,14 @@ class Control:
             return frame
 
 
-def orders(address, table, buffer=1 << 28, others="127.0.0.1:1"):
+def orders(address, table, buffer=1 << 28, others="127.0.0.1:1", change=None):
     hosts = [str(address), *[others] * (NODES - 1)]
     settings = {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0, "buffer_bytes": buffer}
     table = Experiment.from_table(table).to_table()
-    return msgspec.msgpack.encode(Orders(experiment=table, me=0, owners=list(range(NODES)), hosts=hosts, **settings))
+    del table["engine"]
+    for name, value in (change or {}).items():
+        table[name] = {**table.get(name, {}), **value}
+    return msgspec.msgpack.encode(Orders(experiment=table, owners=list(range(NODES)), hosts=hosts, **settings))
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +151,13 @@ async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Co
 
 def frame(sender=1, receiver=0, sequence=0, payload=None, tag="x", round=None):
     numbers = {"sender": sender, "receiver": receiver, "sequence": sequence, "round": round}
-    return enveloped(wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers))
+    return wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers)
+
+
+def sealed(parts, seal=None):
+    """The bytes of a frame as everybody can seal it; by default it is the first that is said."""
+    prefix, *rest = parts
+    return zlib.crc32(prefix).to_bytes(4, "little") + prefix + (seal or Seal()).seal(prefix, rest)
 
 
 class Impostor:
@@ -163,6 +173,5 @@ class Impostor:
         return self.connection
 
     async def talk(self, connection):
-        caller, nonce = await handshake.admit(connection, TOKEN)
-        handshake.welcome(connection, TOKEN, caller, nonce)
+        handshake.welcome(connection, TOKEN, await handshake.admit(connection, TOKEN))
         connection.listen(lambda frame: self.says(connection, frame), wire.DEFAULT)

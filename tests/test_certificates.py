@@ -19,7 +19,7 @@ from covey.engines.emulation.handshake import LAUNCHER, LIMITS, Caller, greet
 from covey.errors import ConfigurationError, RunError, WireError
 from covey.experiment import Experiment
 from tests.conftest import models_of, simulate, table
-from tests.hosts import TOKEN, hosts, launch
+from tests.hosts import TOKEN, hosts, launch, token_file
 
 LOCAL = ["127.0.0.1:7000", "127.0.0.1:7001", "127.0.0.1:7002"]
 QUICK = table(rounds=2, network={"nodes": 6, "latency": 0.0, "bandwidth": None, "compute": 1e6})
@@ -67,7 +67,7 @@ async def call(address, context, who):
             lambda: Connection(LIMITS, lambda reason: None), address.host, address.port, ssl=context
         )
         try:
-            await greet(connection, TOKEN, Caller("run", who))
+            await greet(connection, TOKEN, Caller("run", who), 0)
         finally:
             connection.abort()
     except WireError as error:
@@ -337,7 +337,7 @@ def test_a_name_is_what_it_stands_for(monkeypatch):
 
 @pytest.mark.parametrize("where", ["0.0.0.0:0", "[::]:0"])
 def test_a_host_that_others_can_reach_needs_certificates(where, tmp_path, covey):
-    (tmp_path / "token").write_bytes(TOKEN)
+    token_file(tmp_path)
     code, _, err = covey("host", "--listen", where, "--token-file", str(tmp_path / "token"))
     assert code == 2
     assert re.fullmatch(r"covey: \S+ can be reached from elsewhere: give the folder .*\n", err)
@@ -348,7 +348,7 @@ def test_a_host_that_others_can_reach_needs_certificates(where, tmp_path, covey)
 
 
 def test_what_is_no_socket_to_listen_on_is_told_in_one_line(tmp_path, covey):
-    (tmp_path / "token").write_bytes(TOKEN)
+    token_file(tmp_path)
     local, _other = socket.socketpair()
     for descriptor, what in ((-1, "-1 instead: "), (9999, "9999 instead: "), (local.fileno(), "a AF_UNIX, instead")):
         code, _, err = covey("host", f"--socket={descriptor}", "--token-file", str(tmp_path / "token"))

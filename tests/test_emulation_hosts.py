@@ -83,7 +83,7 @@ def test_a_host_that_is_interrupted_ends_what_it_serves(tmp_path):
         address, served = Address.of(listening), host.Host(TOKEN)
         serving = asyncio.create_task(served.serve(listening))
         called = await host.open_connection(0, address, None, print)
-        await greet(called, TOKEN, Caller("this run", LAUNCHER))
+        await greet(called, TOKEN, Caller("this run", LAUNCHER), 0)
         control = Control(called)
         say(called, "orders", {"orders": orders(address, tables())})
         await control.until("ready")
@@ -165,7 +165,7 @@ def test_a_host_gives_up_a_launcher_that_says_nothing_and_serves_the_next():
         serving = asyncio.create_task(served.serve(listening))
         for _ in range(2):
             called = await host.open_connection(0, address, None, print)
-            await greet(called, TOKEN, Caller("this run", LAUNCHER))
+            await greet(called, TOKEN, Caller("this run", LAUNCHER), 0)
             say(called, "orders", {"orders": orders(address, tables())})
             control = Control(called)
             await control.until("ready")

@@ -13,7 +13,7 @@ import pytest
 
 from covey.errors import RunError
 from covey.runs import Run
-from tests.hosts import processes_of
+from tests.hosts import processes_of, token_file
 
 EXPERIMENT = """
 rounds = {rounds}
@@ -116,7 +116,7 @@ def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path):
 
 def test_hosts_that_are_not_there_are_named(tmp_path):
     file = experiment(tmp_path)
-    (tmp_path / "token").write_text("a secret that nobody knows")
+    token_file(tmp_path)
     more = ["engine.hosts=['127.0.0.1:1', '127.0.0.1:2']", "engine.token_file='token'", "engine.wait=0.5"]
     run = covey("run", str(file), "--out", "run", *[part for s in more for part in ("--set", s)], folder=tmp_path)
     said, _ = run.communicate(timeout=60)

@@ -1,5 +1,6 @@
 """Faults in real time: what they do to nodes, links and bytes, and to the processes of hosts."""
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -15,7 +16,7 @@ import torch
 
 from covey import api, wire
 from covey.engines.emulation import returns
-from covey.engines.emulation.connection import corrupted, enveloped
+from covey.engines.emulation.connection import Corrupted
 from covey.engines.prepared import check, prepare
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
@@ -23,6 +24,7 @@ from covey.network.faults import strikes
 from tests.conftest import simulate, table
 from tests.examples import IMPATIENT
 from tests.hosts import emulate, hosts, launch, processes_of
+from tests.test_connection import stream_of
 
 EPIDEMIC = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "60ms"}
 
@@ -142,16 +144,17 @@ def test_corrupt_bytes_are_found_by_whoever_receives_them(tmp_path):
 
 
 def test_a_changed_byte_is_never_that_of_the_prefix():
-    frame = enveloped(wire.encode_parts({"model": torch.arange(5.0)}, tag="t", sender=1, round=2))
-    whole = b"".join(frame)
-    behind = len(frame[0]) + len(frame[1])
-    places = set()
-    for number in range(3 * len(whole)):
-        (place,) = np.flatnonzero(
-            np.frombuffer(whole, np.uint8) != np.frombuffer(b"".join(corrupted(frame, number)), np.uint8)
-        )
-        places.add(int(place))
-    assert places == set(range(behind, len(whole)))
+    frame = wire.encode_parts({"model": torch.arange(5.0)}, tag="t", sender=1, round=2)
+
+    async def test():
+        whole, behind = np.frombuffer(stream_of([frame]), np.uint8), 4 + wire.PREFIX_BYTES
+        places = set()
+        for number in range(3 * len(whole)):
+            (place,) = np.flatnonzero(whole != np.frombuffer(stream_of([Corrupted(frame, number)]), np.uint8))
+            places.add(int(place))
+        assert places == set(range(behind, len(whole)))
+
+    asyncio.run(test())
 
 
 def test_a_fault_that_counts_other_hosts_than_the_engine_is_refused():

@@ -13,7 +13,6 @@ import torch
 
 from covey import wire
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import enveloped
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
 from covey.engines.emulation.host import _STRANGERS, open_connection
 from covey.errors import WireError
@@ -28,6 +27,7 @@ from tests.strangers import (
     frame,
     orders,
     running,
+    sealed,
     soon,
     tables,
     within,
@@ -64,7 +64,7 @@ def test_a_recorded_handshake_proves_nothing_a_second_time(served):
         connection = await open_connection(0, address, None, lambda reason: None)
         send = connection.send
         connection.send = lambda parts: said.append(parts) or send(parts)
-        await greet(connection, TOKEN, Caller("a run", LAUNCHER))
+        await greet(connection, TOKEN, Caller("a run", LAUNCHER), 0)
         connection.abort()
         await soon(lambda: host._run is None)
         again = await open_connection(0, address, None, lambda reason: None)
@@ -81,9 +81,9 @@ def test_a_recorded_handshake_proves_nothing_a_second_time(served):
     [
         (b"GET / HTTP/1.1\r\nHost: here\r\nUser-Agent: curious\r\nAccept: */*\r\n\r\n", "bad-magic"),
         (bytes(64), "bad-magic"),
-        (b"".join(map(bytes, frame(payload={"x": bytes(1 << 13)}))), "oversized"),
-        (b"".join(map(bytes, frame(payload={"x": torch.zeros(1)}))), "oversized"),
-        (b"\xff" + b"".join(map(bytes, frame()))[1:], "corrupt"),
+        (sealed(frame(payload={"x": bytes(1 << 13)})), "oversized"),
+        (sealed(frame(payload={"x": torch.zeros(1)})), "oversized"),
+        (b"\xff" + sealed(frame())[1:], "corrupt"),
         (b"short", "silent"),
         (b"", "silent"),
     ],
@@ -136,7 +136,7 @@ def test_a_caller_that_is_slow_but_right_is_let_in(served):
 
         connection._transport = Slow()
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await greet(connection, TOKEN, Caller("a run", LAUNCHER))
+        await greet(connection, TOKEN, Caller("a run", LAUNCHER), 0)
         assert len(slow) > 150
         connection.abort()
 
@@ -191,7 +191,7 @@ def test_who_is_not_of_the_run_is_not_let_in(served, run, who, reason):
         async with running(served, tables()) as (site, _):
             connection = await open_connection(0, address, None, lambda reason: None)
             with pytest.raises(WireError, match=reason):
-                await greet(connection, TOKEN, Caller(run, who))
+                await greet(connection, TOKEN, Caller(run, who), 0)
             # What it says all the same is for nobody.
             connection.send(frame())
             with pytest.raises(WireError, match="closed"):
@@ -223,8 +223,7 @@ def test_a_peer_gets_through_with_nothing_but_right_frames(served, wrong, reason
             peer = await call(address, Caller("this run", 1))
             if reason == "bad-header":
                 prefix, header = wire.encode_parts({"n": 1}, tag="x", sender=1)
-                damaged = enveloped([prefix, b"\xff" + header[1:]])
-                peer.send(damaged)
+                peer.send([prefix, b"\xff" + header[1:]])
                 refused = host.refused
             else:
                 peer.send(wrong)
@@ -267,7 +266,7 @@ def test_who_calls_before_the_nodes_begin_is_to_come_again(served):
         await control.until("ready")
         peer = await open_connection(0, address, None, lambda reason: None)
         with pytest.raises(WireError, match="busy"):
-            await greet(peer, TOKEN, Caller("this run", 1))
+            await greet(peer, TOKEN, Caller("this run", 1), 0)
         say(control.connection, "go", {"elapsed": 0.0, "returning": False})
         (await call(address, Caller("this run", 1))).send(frame(payload={"n": 7}))
         await soon(lambda: host._run.site is not None and host._run.site.program.heard == [(1, {"n": 7})])

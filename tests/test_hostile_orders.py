@@ -10,7 +10,7 @@ import torch
 
 from covey import wire
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import FRAMING_BYTES, enveloped
+from covey.engines.emulation.connection import Corrupted
 from covey.engines.emulation.handshake import LAUNCHER, Caller, say
 from covey.engines.emulation.host import _ORDERS, _Run
 from covey.engines.emulation.launcher import Launcher
@@ -18,7 +18,7 @@ from covey.engines.prepared import prepare
 from covey.errors import CoveyError, RunError
 from covey.experiment import Experiment
 from tests.conftest import Written, table
-from tests.hosts import TOKEN
+from tests.hosts import token_file
 from tests.puppets import share, snapshots
 from tests.strangers import Control, Impostor, call, orders, running, soon, tables, within
 
@@ -29,7 +29,7 @@ GARBLED = {
     "an unknown word": [("do", {}), "The launcher says 'do' where one of orders was due"],
     "orders that are none": [("orders", {"orders": b"\xc1"}), "DecodeError"],
     "orders without the orders": [("orders", {}), "KeyError: 'orders'"],
-    "orders that lack something": [("orders", {"orders": msgspec.msgpack.encode({"me": 0})}), "ValidationError"],
+    "orders that lack something": [("orders", {"orders": msgspec.msgpack.encode({"owners": []})}), "ValidationError"],
 }
 
 
@@ -51,8 +51,8 @@ def test_orders_that_make_no_sense_end_the_run_but_not_the_host(served, case):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"me": 7}, "The orders of host 7 must name an owner, of 3 hosts"),
-        ({"me": 2, "owners": [0, 1, 1]}, "The orders of host 2 must"),
+        ({"owners": [2, 1, 1]}, "The orders of host 0 must name an owner, of 3 hosts"),
+        ({"hosts": ["127.0.0.1:1"]}, "The orders of host 0 must name an owner, of 1 hosts"),
         ({"owners": [0]}, "Got 1 owners, 0 to 0, and"),
         ({"owners": [0, 1, 3]}, "Got 3 owners, 0 to 3, and"),
         ({"hosts": ["nowhere"]}, "An address must be"),
@@ -94,9 +94,7 @@ def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
 
     async def main():
         async with running(served, tables()) as (_, control):
-            damaged = enveloped(wire.encode_parts({"round": 3}, tag="park"))
-            damaged[2] = bytes(len(damaged[2]))
-            control.connection.send(damaged)
+            control.connection.send(Corrupted(wire.encode_parts({"round": 3}, tag="park"), 7))
             await control.connection.lost
 
     within(main())
@@ -115,7 +113,7 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
     async def main():
         control = Control(await call(served[1], Caller("this run", LAUNCHER)))
         say(control.connection, "orders", {"orders": orders(served[1], tables())})
-        order = enveloped(wire.encode_parts({"filling": bytes(1000)}, tag="what"))
+        order = wire.encode_parts({"filling": bytes(1000)}, tag="what")
         for _ in range(5000):
             control.connection.send(order)
         await soon(lambda: len(waiting) >= _ORDERS)
@@ -131,13 +129,12 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
 
 def launched(says, folder, wait="5s"):
     """Run an experiment on an impostor."""
-    (folder / "token").write_bytes(TOKEN)
     written = Written()
 
     async def main():
         listening = Address("127.0.0.1", 0).listen()
         address = Address.of(listening)
-        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(folder / "token"), "wait": wait}
+        engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(token_file(folder)), "wait": wait}
         experiment = Experiment.from_table(table(network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         server = await asyncio.get_running_loop().create_server(says, sock=listening)
@@ -230,8 +227,10 @@ def test_a_host_that_talks_nonsense_ends_the_run_with_one_line(case, tmp_path):
 def test_a_host_whose_bytes_are_no_frames_ends_the_run_with_one_line(when, kind, tmp_path):
     def says(connection, frame):
         if frame.tag == when:
-            good = enveloped(wire.encode_parts(READY, tag="ready"))
-            connection.send([b"X" * FRAMING_BYTES, *good[1:]] if kind == "prefix" else [*good[:2], bytes(len(good[2]))])
+            good = wire.encode_parts(READY, tag="ready")
+            if kind == "prefix":
+                connection._transport.write(bytes(4) + good[0])
+            connection.send(Corrupted(good, 7))
         elif frame.tag == "orders":
             say(connection, "ready", READY)
 

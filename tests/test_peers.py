@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter
 
 from covey import wire
-from covey.engines.emulation.connection import FRAMING_BYTES, Connection, enveloped, readdressed
+from covey.engines.emulation.connection import FRAMING_BYTES, Connection, readdressed
 from covey.engines.emulation.peers import Peers
-from tests.test_connection import Pipe
+from tests.test_connection import Pipe, stream_of
 
 
 async def unanswered(host: int) -> Connection:
@@ -32,13 +32,13 @@ class Network:
     def connection(self) -> Connection:
         made = Connection(wire.DEFAULT, lambda reason: None)
         made.connection_made(Pipe())
-        made.send(enveloped(wire.encode_parts({}, tag="welcome")))
+        made.send(wire.encode_parts({}, tag="welcome"))
         return made
 
     def send(self) -> int:
         parts = wire.encode_parts({"x": b"payload"}, sender=0, receiver=1)
         length = sum(map(len, parts))
-        self.peers.send(1, length, lambda sequence: readdressed(enveloped(parts), 1, sequence))
+        self.peers.send(1, length, lambda sequence: readdressed(parts, 1, sequence))
         return length
 
 
@@ -123,11 +123,10 @@ def test_a_round_that_never_comes_is_no_round():
         network = Network()
         connection = network.connection()
         network.peers.accept(1, connection)
-        for sequence, round in enumerate((None, 0, 4, 5, 1 << 40)):
-            parts = wire.encode_parts({}, sender=1, receiver=0, round=round, sequence=sequence)
-            stream = memoryview(b"".join(map(bytes, enveloped(parts))))
-            connection.get_buffer(0)[: len(stream)] = stream
-            connection.buffer_updated(len(stream))
+        rounds = enumerate((None, 0, 4, 5, 1 << 40))
+        stream = stream_of(wire.encode_parts({}, sender=1, round=round, sequence=number) for number, round in rounds)
+        connection.get_buffer(0)[: len(stream)] = stream
+        connection.buffer_updated(len(stream))
         assert [frame.round for frame in network.heard] == [None, 0, 4]
         assert network.refused == {"wrong-round": 2}
 

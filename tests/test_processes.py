@@ -19,7 +19,7 @@ forking = pytest.mark.skipif(not can_fork(), reason="processes of hosts are fork
 UNNEEDED = """
 import os, sys, json
 import covey.cli.hosting, covey.topology.static
-unneeded = {"pandas", "matplotlib", "sklearn", "pywt", "cryptography", "networkx", "PIL", "sympy", "pyarrow"}
+unneeded = {"pandas", "matplotlib", "sklearn", "pywt", "networkx", "PIL", "sympy", "pyarrow"}
 print(json.dumps([sorted(unneeded & set(sys.modules)), len(os.listdir("/proc/self/task"))]))
 """
 

@@ -53,7 +53,7 @@ def test_hosts_stand_in_a_file(tmp_path):
     with pytest.raises(ConfigurationError, match="must have an address a line"):
         launch(QUICK, tmp_path, [], hosts_file=str(file))
     file.write_text("nowhere\n")
-    with pytest.raises(ConfigurationError, match='An address must be "host:port"'):
+    with pytest.raises(ConfigurationError, match=r'Line 1 of the hosts file .* must be an address, "host:port"'):
         launch(QUICK, tmp_path, [], hosts_file=str(file))
     with pytest.raises(ConfigurationError, match=r"The hosts file .* cannot be read: No such file"):
         launch(QUICK, tmp_path, [], hosts_file=str(tmp_path / "none"))

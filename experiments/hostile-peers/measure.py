@@ -21,7 +21,7 @@ import torch
 
 from covey import Node, Program, wire
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Connection, enveloped
+from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
 from covey.engines.emulation.host import Orders, open_connection
 from covey.experiment import Experiment
@@ -47,6 +47,7 @@ class Sends(Program):
 async def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Address("127.0.0.1", 0).listen() as listening:
         token = Path(folder) / "token"
+        token.touch(mode=0o600)
         token.write_bytes(secrets.token_hex(32).encode())
         command = [sys.executable, "-m", "covey", "host", "--socket", str(listening.fileno()), "--once"]
         paths = os.pathsep.join([str(HERE), *(path for path in sys.path if path)])
@@ -71,7 +72,7 @@ async def call(address: Address, token: bytes, who: int) -> Connection:
     while True:
         connection = await open_connection(0, address, None, print)
         try:
-            await greet(connection, token, Caller("measured", who))
+            await greet(connection, token, Caller("measured", who), 0)
             return connection
         except Exception:
             connection.abort()
@@ -83,11 +84,12 @@ async def measure(address: Address, token: bytes, process: int) -> list[dict[str
     task = {"dataset": "digits", "model": "logistic", "optimizer": {"kind": "sgd", "lr": 0.1}}
     table = {"rounds": 1, "program": {"kind": "measure:Sends"}, "task": task, "network": {"nodes": 2}}
     experiment = Experiment.from_table(table).to_table()
+    del experiment["engine"]
     hosts, compute = (
         [str(address), "127.0.0.1:1"],
         {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0},
     )
-    orders = Orders(experiment=experiment, me=0, owners=[0, 1], hosts=hosts, buffer_bytes=BUFFER, **compute)
+    orders = Orders(experiment=experiment, owners=[0, 1], hosts=hosts, buffer_bytes=BUFFER, **compute)
     control = await call(address, token, LAUNCHER)
     ready, figures = asyncio.Event(), {}
 
@@ -127,7 +129,7 @@ async def misbehave(peer: Connection, began: float) -> None:
     while monotonic() - began < READS:
         if peer.queued < 1 << 20:
             payload = {"model": torch.ones(25_000)} if sequence % 2 else {"n": sequence}
-            peer.send(enveloped(wire.encode_parts(payload, tag="model", sender=1, sequence=sequence)))
+            peer.send(wire.encode_parts(payload, tag="model", sender=1, sequence=sequence))
             sequence += 1
         await asyncio.sleep(0 if sequence % 10 else 0.005)
     peer.resume_reading()

@@ -59,8 +59,8 @@ def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]"
         if arguments.token_file is None:
             raise ConfigurationError("A host needs --certs, or on this machine alone the secret as --token-file.")
         return read_token(arguments.token_file), None
-    from covey.engines.emulation.certificates import TOKEN_FILE, Certificates, title
-    from covey.engines.emulation.handshake import LAUNCHER
+    from covey.engines.emulation.certificates import TOKEN_FILE, Certificates
+    from covey.engines.emulation.handshake import LAUNCHER, title
 
     certificates = Certificates.load(arguments.certs)
     if certificates.owner == title(LAUNCHER):

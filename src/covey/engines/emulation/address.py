@@ -76,7 +76,7 @@ def read_addresses(file: Path) -> list[str]:
     """The addresses in a file, one a line; empty lines and what follows a # do not count.
 
     Raises:
-        ConfigurationError: it cannot be read, or has none.
+        ConfigurationError: it cannot be read, has none, or has a line that is none; what else is in a file is not said.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -86,4 +86,11 @@ def read_addresses(file: Path) -> list[str]:
         raise ConfigurationError(f"The hosts file {file} is no UTF-8.") from None
     if not any(lines):
         raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
+    for number, line in enumerate(lines, 1):
+        try:
+            Address.parse(line or "empty:0")
+        except ConfigurationError:
+            raise ConfigurationError(
+                f'Line {number} of the hosts file {file} must be an address, "host:port", such as "10.0.0.1:7000".'
+            ) from None
     return [line for line in lines if line]

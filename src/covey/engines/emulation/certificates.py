@@ -23,7 +23,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER
+from covey.engines.emulation.handshake import LAUNCHER, title
+from covey.engines.emulation.token import open_private
 from covey.errors import ConfigurationError, RunError, WireError
 
 LONGEST = 3650
@@ -32,11 +33,6 @@ HOSTS_FILE, TOKEN_FILE = "hosts", "token"
 _AUTHORITY, _CERTIFICATE, _KEY = "authority.pem", "certificate.pem", "key.pem"
 _SKEW = timedelta(hours=1)
 """How far a machine's clock may be behind."""
-
-
-def title(who: int) -> str:
-    """What the certificate of the launcher, or of the host with a number, calls its owner."""
-    return "launcher" if who == LAUNCHER else f"host-{who}"
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,13 @@ class Certificates:
         """The certificates in one machine's folder.
 
         Raises:
-            ConfigurationError: a file is missing, is no certificate, has expired, or does not go with the others.
+            ConfigurationError: a file is missing, is no certificate, has expired, or does not go with the others, or
+                the key can be read by others.
         """
         try:
             authority = x509.load_pem_x509_certificate((folder / _AUTHORITY).read_bytes())
             own = x509.load_pem_x509_certificate((folder / _CERTIFICATE).read_bytes())
+            open_private(folder / _KEY).close()
             (name,) = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
             made = cls(str(name.value), cls._context(folder, server=True), cls._context(folder, server=False))
             problem = _problem(own, authority)

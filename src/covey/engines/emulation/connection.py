@@ -1,12 +1,8 @@
 """Frames over a stream: one connection between two hosts, or between the launcher and a host.
 
-Every frame travels behind an envelope of 16 bytes that tells whether it came as it was sent: the CRC-32 of its prefix
-and of its header, and two checksums of its body. A frame whose prefix is right and whose rest is not is dropped; behind
-a wrong prefix nobody knows where the next frame begins, so the connection ends there.
-
-A body is a table of 64-bit words, in rows of 1024. One checksum is the CRC-32 of what is left below the last whole row
-and of the columns' sums, the other that of the rows' sums: words that change, move or change places change one of them.
-Bodies of 1 MB go through it at 12 GB/s, those of 32 MB at 4; the CRC-32 of the whole takes 3, a plain sum 37 and 9.
+Every frame travels between a CRC-32 of its prefix and the seal of the whole, 20 bytes in all. A frame whose prefix is
+right and whose seal is not is dropped; behind a wrong prefix nobody knows where the next frame begins, so the
+connection ends there.
 """
 
 import asyncio
@@ -21,60 +17,48 @@ import numpy as np
 
 from covey import wire
 from covey.engines.emulation import tls
+from covey.engines.emulation.sealing import TAG_BYTES, Seal
 from covey.errors import WireError
 
-_ENVELOPE = struct.Struct("<IIII")
 _CRC = struct.Struct("<I")
-FRAMING_BYTES = _ENVELOPE.size
+FRAMING_BYTES = _CRC.size + TAG_BYTES
 """What every frame costs on a socket beyond its own length."""
-_HEAD = FRAMING_BYTES + wire.PREFIX_BYTES
+_HEAD = _CRC.size + wire.PREFIX_BYTES
 _FIRST_CHUNK, _CHUNK = 1 << 13, 1 << 18
 """The buffer of a stranger's connection, and of one that somebody listens to."""
 _SMALL = 1 << 16
 """Frames up to here are copied together and written at once."""
 _HIGH_WATER = 1 << 20
-_COLUMNS = 1024
+_OUT_OF_STEP = 32
+"""Frames in a row that do not open, after which the two ends count as being at different ones."""
 
 Parts = Sequence[bytes | memoryview]
+"""The pieces of a frame, as `wire.encode_parts` gives them."""
 
 
-def enveloped(parts: Parts) -> list[bytes | memoryview]:
-    """The pieces of a frame, as `wire.encode_parts` gives them, behind their envelope."""
-    prefix, header, *body = parts
-    sums = _checksums(body[0] if len(body) == 1 else b"".join(body))
-    return [_ENVELOPE.pack(crc32(prefix), crc32(header), *sums), prefix, header, *body]
+class Corrupted(list[bytes | memoryview]):
+    """The pieces of a frame of which one byte changes on its way, behind its prefix.
+
+    Args:
+        parts: the frame.
+        number: decides which byte, and how.
+    """
+
+    def __init__(self, parts: Parts, number: int) -> None:
+        super().__init__(parts)
+        self._number = number
+
+    def change(self, sealed: bytes | memoryview) -> bytes:
+        """What comes of what was sealed."""
+        changed = bytearray(sealed)
+        changed[self._number % len(changed)] ^= 1 + self._number % 255
+        return bytes(changed)
 
 
 def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memoryview]:
-    """The same frame, in its envelope, for another receiver; what is large is shared."""
-    envelope, prefix, *rest = parts
-    new = wire.readdressed(bytes(prefix), receiver, sequence)
-    return [_CRC.pack(crc32(new)) + bytes(envelope[_CRC.size :]), new, *rest]
-
-
-def _checksums(body: bytes | memoryview) -> tuple[int, int]:
-    """Two checksums of a frame's body; see the top."""
-    rows = len(body) // (8 * _COLUMNS)
-    if not rows:
-        return crc32(body), 0
-    table = np.frombuffer(body, "<u8", rows * _COLUMNS).reshape(rows, _COLUMNS)
-    columns = crc32(table.sum(0, dtype="<u8"), crc32(body[8 * table.size :]))
-    return columns, crc32(table.sum(1, dtype="<u8"))
-
-
-def corrupted(parts: Parts, number: int) -> list[bytes | memoryview]:
-    """The same frame with one byte of its header or body changed: which one, and how, a number decides."""
-    envelope, prefix, *rest = parts
-    place = number % sum(map(len, rest))
-    changed: list[bytes | memoryview] = []
-    for part in rest:
-        if 0 <= place < len(part):
-            copy = bytearray(part)
-            copy[place] ^= 1 + number % 255
-            part = bytes(copy)
-        changed.append(part)
-        place -= len(part)
-    return [envelope, prefix, *changed]
+    """The same frame for another receiver; what is large is shared."""
+    prefix, *rest = parts
+    return [wire.readdressed(bytes(prefix), receiver, sequence), *rest]
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -101,7 +85,11 @@ class Connection(asyncio.BufferedProtocol):
         """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
         self.unsent = 0
         """Frames that still waited to be written when the connection ended."""
-        self._queue: deque[Parts] = deque()
+        self._sealing, self._opening = Seal(), Seal()
+        """Of what is sent, and of what comes."""
+        self._unopened = 0
+        """Frames in a row whose seal was wrong."""
+        self._queue: deque[tuple[Parts, Seal]] = deque()
         self._paused = secured
         """Whether nothing is written now."""
         self._ended = False
@@ -114,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
         self._begin = self._end = 0
         """What of the chunk has come and is not parsed."""
         self._large: memoryview | None = None
-        """The large frame that is coming, from its envelope on."""
+        """The large frame that is coming, from its sum on."""
         self._filled = 0
 
     # ------------------------------------------------------------------ sending
@@ -152,35 +140,63 @@ class Connection(asyncio.BufferedProtocol):
         return tls.named_by(self._transport.get_extra_info("ssl_object"))
 
     @property
+    def here(self) -> str:
+        """The address of this end; empty under TLS, where a certificate says more."""
+        return self._address("sockname")
+
+    @property
+    def there(self) -> str:
+        """The address of the other end; empty under TLS."""
+        return self._address("peername")
+
+    def _address(self, name: str) -> str:
+        assert self._transport is not None
+        where = self._transport.get_extra_info(name)
+        if where is None or self._transport.get_extra_info("ssl_object") is not None:
+            return ""
+        address = ipaddress.ip_address(where[0])
+        # A socket for both kinds of addresses sees the older ones so.
+        return f"{getattr(address, 'ipv4_mapped', None) or address} {where[1]}"
+
+    @property
     def is_local(self) -> bool:
         """Whether the other side is on this machine."""
         assert self._transport is not None
         where = self._transport.get_extra_info("peername")
         return where is not None and ipaddress.ip_address(where[0]).is_loopback
 
-    def send(self, parts: Parts) -> int:
-        """Write a frame in its envelope when its turn comes; returns how many bytes that are."""
-        length = sum(map(len, parts))
+    def seal(self, sending: bytes, receiving: bytes) -> None:
+        """Seal with these keys what is sent from now on, and take nothing that is sealed with others.
+
+        Args:
+            sending, receiving: the key of either direction.
+        """
+        self._sealing, self._opening = Seal(sending), Seal(receiving)
+
+    def send(self, parts: Parts) -> None:
+        """Write a frame when its turn comes."""
         if not self.lost.done():
-            self._queue.append(parts)
-            self.queued += length
+            self._queue.append((parts, self._sealing))
+            self.queued += FRAMING_BYTES + sum(map(len, parts))
             self._pump()
-        return length
 
     def _pump(self) -> None:
         while self._queue and not self._paused and self._transport is not None and not self.lost.done():
-            parts = self._queue.popleft()
-            length = sum(map(len, parts))
+            parts, seal = self._queue.popleft()
+            prefix, *rest = parts
+            sealed = seal.seal(prefix, rest)
+            if isinstance(parts, Corrupted):
+                sealed = parts.change(sealed)
+            length = _HEAD + len(sealed)
             self.queued -= length
             self.bytes_out += length
             self.frames_out += 1
+            head = [_CRC.pack(crc32(prefix)), prefix]
             if length <= _SMALL:
-                self._transport.write(b"".join(parts))
+                self._transport.write(b"".join([*head, sealed]))
             else:
-                envelope, prefix, header, *body = parts
-                self._transport.write(b"".join([envelope, prefix, header]))
-                for part in body:
-                    self._transport.write(part)
+                self._transport.write(b"".join(head))
+                self._transport.write(sealed)
 
     @property
     def waiting(self) -> int:
@@ -316,8 +332,8 @@ class Connection(asyncio.BufferedProtocol):
         """Take all whole frames out of the chunk, and make room for the rest of the last one."""
         while self._waiting is None and not self.lost.done() and self._end - self._begin >= _HEAD:
             head = self._chunk[self._begin : self._begin + _HEAD]
-            prefix = head[FRAMING_BYTES:]
-            expected, *_ = _ENVELOPE.unpack_from(head)
+            prefix = head[_CRC.size :]
+            (expected,) = _CRC.unpack_from(head)
             length = FRAMING_BYTES + wire.peek(prefix, self.limits)
             if crc32(prefix) != expected:
                 raise WireError("corrupt", "a prefix did not come as it was sent")
@@ -329,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
             elif length > len(self._chunk):
                 # Its body is to be aligned, as its tensors will be views of it. Memory takes no room before something
                 # is written there: a promise of a gigabyte costs nothing.
-                offset = -(length - wire.body_bytes(prefix)) % 64
+                offset = -(length - TAG_BYTES - wire.body_bytes(prefix)) % 64
                 self._large = np.empty(offset + length, np.uint8).data[offset:]
                 self._large[:here] = self._chunk[self._begin : self._end]
                 self._filled, self._begin, self._end = here, 0, 0
@@ -342,13 +358,15 @@ class Connection(asyncio.BufferedProtocol):
             self._begin, self._end = 0, here
 
     def _take(self, whole: memoryview, *, copy: bool) -> None:
-        """One whole frame in its envelope."""
-        _, header_sum, *body_sums = _ENVELOPE.unpack_from(whole)
-        frame = whole[FRAMING_BYTES:]
-        body = len(frame) - wire.body_bytes(frame)
-        if crc32(frame[wire.PREFIX_BYTES : body]) != header_sum or list(_checksums(frame[body:])) != body_sums:
+        """One whole frame, with its sum and its seal."""
+        if not self._opening.open(whole[_CRC.size :]):
             self.refused("corrupt")
+            self._unopened += 1
+            if self._unopened == _OUT_OF_STEP:
+                raise WireError("out-of-step", "nothing opens any more: frames were taken out, or put in between")
             return
+        self._unopened = 0
+        frame = whole[_CRC.size : -TAG_BYTES]
         try:
             decoded = wire.decode(frame, self.limits, copy=copy)
         except WireError as error:

@@ -141,8 +141,8 @@ class Emulation(Engine):
 
         if self.certs is None:
             return secrets.token_hex(32).encode() if self.token_file is None else read_token(self.token_file), None
-        from covey.engines.emulation.certificates import TOKEN_FILE, Certificates, title
-        from covey.engines.emulation.handshake import LAUNCHER
+        from covey.engines.emulation.certificates import TOKEN_FILE, Certificates
+        from covey.engines.emulation.handshake import LAUNCHER, title
 
         certificates = Certificates.load(self.certs)
         if certificates.owner != title(LAUNCHER):

@@ -21,7 +21,7 @@ from covey import wire
 from covey.engines.emulation import tls
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER, LIMITS, SECONDS, admit, refuse, say, welcome
+from covey.engines.emulation.handshake import LAUNCHER, LIMITS, SECONDS, Guest, admit, refuse, say, title, welcome
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.pulse import pulse
 from covey.engines.emulation.site import Site
@@ -51,7 +51,6 @@ class Orders(msgspec.Struct, frozen=True):
     """What a launcher gives a host to do."""
 
     experiment: dict[str, Any]
-    me: int
     owners: list[int]
     """The host of every node."""
     hosts: list[str]
@@ -64,16 +63,16 @@ class Orders(msgspec.Struct, frozen=True):
     buffer_bytes: int
     """How much may wait in a node's inbox, at its links, and for another host."""
 
-    def check(self, nodes: int) -> None:
-        """Whether they fit together for so many nodes.
+    def check(self, nodes: int, me: int) -> None:
+        """Whether they fit together for so many nodes, and for the host with a number.
 
         Raises:
             RunError: they do not.
         """
         count, owners = len(self.hosts), set(self.owners)
-        if len(self.owners) != nodes or not ({self.me} <= owners <= set(range(count)) and self.buffer_bytes > 0):
+        if len(self.owners) != nodes or not ({me} <= owners <= set(range(count)) and self.buffer_bytes > 0):
             raise RunError(
-                f"The orders of host {self.me} must name an owner, of {count} hosts, for each of {nodes} nodes, and a "
+                f"The orders of host {me} must name an owner, of {count} hosts, for each of {nodes} nodes, and a "
                 f"buffer. Got {len(self.owners)} owners, {min(owners, default=0)} to {max(owners, default=0)}, and "
                 f"{self.buffer_bytes} bytes."
             )
@@ -165,34 +164,49 @@ class Host:
         try:
             if self._certificates is not None:
                 await connection.secure(self._certificates.served, self._patience)
-            caller, nonce = await admit(connection, self.token, self._patience)
+            guest = await admit(connection, self.token, self._patience)
             if self._certificates is not None:
-                self._certificates.hold_to(connection, caller.who)
+                self._certificates.hold_to(connection, guest.caller.who)
+            objection = self._objection_to(guest)
+            if objection is None:
+                self._let_in(connection, guest)
+                return
+            if objection != "busy":
+                self._count(objection)
         except WireError as error:
             self._count(error.reason)
-            refuse(connection, error.reason)
+            objection = error.reason
+        refuse(connection, objection)
+
+    def _objection_to(self, guest: Guest) -> str | None:
+        """Why a caller that holds the token is not let in, in the handshake's words."""
+        who, run = guest.caller.who, self._run
+        if self._certificates is not None and self._certificates.owner != title(guest.callee):
+            return "wrong-host"
+        if who == LAUNCHER:
+            return None if run is None else "busy"
+        if run is None or run.name != guest.caller.run:
+            return "wrong-run"
+        if run.peers is None or not run.begun:
+            return "busy"  # What it has received is still to be restored.
+        if guest.callee != run.me or not run.knows(who):
+            return "wrong-host"
+        return None if run.peers.wants(who) else "busy"
+
+    def _let_in(self, connection: Connection, guest: Guest) -> None:
+        """Give a caller what it came for.
+
+        Raises:
+            WireError: its public key is none.
+        """
+        welcome(connection, self.token, guest)
+        if guest.caller.who != LAUNCHER:
+            assert self._run is not None
+            assert self._run.peers is not None
+            self._run.peers.accept(guest.caller.who, connection)
             return
-        run = self._run
-        if caller.who == LAUNCHER and run is None:
-            self._run = run = _Run(self, connection, caller.run)
-            welcome(connection, self.token, caller, nonce)
-            run.task = asyncio.get_running_loop().create_task(self._serve_run(run))
-        elif caller.who == LAUNCHER:
-            refuse(connection, "busy")
-        elif run is None or run.name != caller.run:
-            self._count("wrong-run")
-            refuse(connection, "wrong-run")
-        elif run.peers is None or not run.begun:
-            # What it has received is still to be restored.
-            refuse(connection, "busy")
-        elif not run.knows(caller.who):
-            self._count("wrong-host")
-            refuse(connection, "wrong-host")
-        elif not run.peers.wants(caller.who):
-            refuse(connection, "busy")
-        else:
-            welcome(connection, self.token, caller, nonce)
-            run.peers.accept(caller.who, connection)
+        self._run = run = _Run(self, connection, guest.caller.run, guest.callee)
+        run.task = asyncio.get_running_loop().create_task(self._serve_run(run))
 
     async def _serve_run(self, run: "_Run") -> None:
         try:
@@ -248,17 +262,17 @@ class _Run:
         host: the host.
         control: the connection to the launcher.
         name: the run's.
+        me: the number of the host.
     """
 
-    def __init__(self, host: Host, control: Connection, name: str) -> None:
-        self.host, self.control, self.name = host, control, name
+    def __init__(self, host: Host, control: Connection, name: str, me: int) -> None:
+        self.host, self.control, self.name, self.me = host, control, name, me
         self.peers: Peers | None = None
         self.site: Site | None = None
         self.task: asyncio.Task[None] | None = None
         self.begun = False
         """Whether its nodes have."""
         self._refused_before = Counter(host.refused)
-        self._orders: Orders | None = None
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
@@ -270,7 +284,7 @@ class _Run:
 
     def knows(self, who: int) -> bool:
         """Whether another host of the run has a number."""
-        return self._orders is not None and 0 <= who < len(self._addresses) and who != self._orders.me
+        return 0 <= who < len(self._addresses) and who != self.me
 
     async def serve(self) -> None:
         """Take part, until the run is over or the launcher is gone."""
@@ -332,8 +346,10 @@ class _Run:
         return frame
 
     def _fail(self, error: CoveyError) -> None:
-        log.error("%s", error)
-        say(self.control, "failed", {"kind": type(error).__name__, "text": str(error)})
+        # A file that is not what the launcher takes it for may be quoted.
+        text = str(error).replace(self.host.token.decode(errors="replace"), "(the token)")
+        log.error("%s", text)
+        say(self.control, "failed", {"kind": type(error).__name__, "text": text})
 
     async def _next(self, *tags: str) -> wire.Frame:
         frame = await self._order()
@@ -343,7 +359,9 @@ class _Run:
 
     async def _work(self) -> None:
         packed: Any = (await self._next("orders")).payload["orders"]
-        orders = self._orders = msgspec.msgpack.decode(packed, type=Orders)
+        orders = msgspec.msgpack.decode(packed, type=Orders)
+        if "engine" in orders.experiment:
+            raise RunError("The orders of a host must name no engine.")
         self._addresses = [Address.parse(text) for text in orders.hosts]
         prepared = await asyncio.to_thread(
             prepare,
@@ -355,11 +373,11 @@ class _Run:
             kernel=orders.kernel,
             chunk=orders.chunk,
         )
-        orders.check(prepared.network.nodes)
-        own = [node for node, owner in enumerate(orders.owners) if owner == orders.me]
-        site = self.site = Site(prepared, own, orders.owners, orders.me, self.control, orders.buffer_bytes)
+        orders.check(prepared.network.nodes, self.me)
+        own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
+        site = self.site = Site(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
         self.peers = site.peers = Peers(
-            orders.me,
+            self.me,
             orders.owners,
             call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,

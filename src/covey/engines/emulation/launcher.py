@@ -316,7 +316,7 @@ class Launcher:
                 host.condition, host.problem = Condition(), "it does not become ready"
                 connection.listen(lambda frame: self._hear(host, connection, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self.returns.on_lost(host, connection))
-                host.tell("orders", {"orders": msgspec.msgpack.encode(self._orders(host))})
+                host.tell("orders", {"orders": msgspec.msgpack.encode(self._orders())})
                 await host.ready
         except TimeoutError:
             raise self._missing(host) from None
@@ -337,13 +337,12 @@ class Launcher:
             f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
         )
 
-    def _orders(self, host: Remote) -> Orders:
+    def _orders(self) -> Orders:
         settings = self.settings
         experiment = self.prepared.experiment.to_table()
         del experiment["engine"]  # The launcher alone knows how many hosts there are.
         return Orders(
             experiment=experiment,
-            me=host.number,
             owners=self.owners,
             hosts=[str(other.address) for other in self.hosts],
             data=None if settings.hosts else str(self.prepared.data),

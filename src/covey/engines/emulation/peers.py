@@ -108,8 +108,8 @@ class Peers:
 
         Args:
             host: to whom.
-            length: the frame's, without its envelope.
-            frame: its pieces in their envelope, given its sequence number.
+            length: the frame's, without what it travels in.
+            frame: its pieces, given its sequence number.
         """
         if host in self._gone:
             self._refused("away")
@@ -138,7 +138,7 @@ class Peers:
                 try:
                     connection = await self._call(route.host)
                     try:
-                        await greet(connection, self._token, Caller(self.run, self.me))
+                        await greet(connection, self._token, Caller(self.run, self.me), route.host)
                     except BaseException:
                         connection.abort()
                         raise
@@ -248,7 +248,7 @@ class Peers:
 
     @property
     def socket_bytes_out(self) -> int:
-        """All that went into sockets: payloads, envelopes, handshakes."""
+        """All that went into sockets: payloads, sums and seals, handshakes."""
         return self._ended_bytes + sum(connection.bytes_out for connection in self._standing)
 
     @property
@@ -258,7 +258,7 @@ class Peers:
 
     @property
     def payload_bytes_out(self) -> int:
-        """How many bytes of nodes that were, without envelopes."""
+        """How many bytes of nodes that were, without sums and seals."""
         handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
         return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
 

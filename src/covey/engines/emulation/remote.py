@@ -193,7 +193,7 @@ class Remote:
             connection = greeting = None
             try:
                 connection = await open_connection(self.number, self.address, certificates, lambda reason: None)
-                greeting = asyncio.create_task(greet(connection, token, caller))
+                greeting = asyncio.create_task(greet(connection, token, caller, self.number))
                 while not greeting.done():
                     # A process that imports torch takes seconds to answer; one that died never does.
                     await asyncio.wait([greeting], timeout=0.1)

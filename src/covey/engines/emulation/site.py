@@ -9,7 +9,7 @@ from typing import Any
 
 from covey import rng, wire
 from covey.engines.disturbances import Disturbances
-from covey.engines.emulation.connection import Connection, Parts, corrupted, enveloped, readdressed
+from covey.engines.emulation.connection import Connection, Corrupted, Parts, readdressed
 from covey.engines.emulation.handshake import say
 from covey.engines.emulation.inbox import Inbox
 from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
@@ -441,10 +441,11 @@ class Site:
 
         def frame(sequence: int) -> Parts:
             if departure.frame is None:
-                parts = wire.encode_parts(message.payload, tag=message.tag, sender=message.sender, round=message.round)
-                departure.frame = enveloped(parts)
+                departure.frame = wire.encode_parts(
+                    message.payload, tag=message.tag, sender=message.sender, round=message.round
+                )
             addressed = readdressed(departure.frame, receiver, sequence)
-            return corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
+            return Corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
 
         assert self.peers is not None
         self.peers.send(owner, message.size, frame)
