@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from covey.errors import ConfigurationError
 from covey.parameters import Setting
+from covey.task.models import Module
 from covey.topology.d_cliques import DCliques, RandomCliques, _ends_in_turn, _ends_of_groups, skew, swap_greedily
 from covey.topology.facts import facts
 from tests.conftest import models_of, simulate, table
@@ -123,8 +124,8 @@ def test_one_clique_with_averaged_gradients_is_sgd_on_all_data(momentum):
     assert torch.allclose(together, alone.expand(6, -1), atol=1e-5)
 
 
-def with_and_without_averaging(size, rounds):
-    task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}}
+def with_and_without_averaging(size, rounds, **task):
+    task = {**BLOBS, "batch_size": 1000, "optimizer": {"kind": "sgd", "lr": 0.3}, **task}
     topology = {"kind": "random-cliques", "size": size}
     for program in ({"kind": "clique-averaging", "lr": 0.3}, {"kind": "gossip"}):
         world, _ = simulate(table(task=task, program={**program, "topology": topology}, rounds=rounds))
@@ -133,6 +134,38 @@ def with_and_without_averaging(size, rounds):
 
 def test_cliques_of_one_node_are_plain_gossip():
     assert torch.allclose(*with_and_without_averaging(1, rounds=3), atol=1e-5)
+
+
+class Normalized(torch.nn.Sequential):
+    """A frozen layer, one with statistics, and one that is trained."""
+
+    def __init__(self):
+        first = torch.nn.Linear(10, 16).requires_grad_(False)
+        super().__init__(first, torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+
+
+NORMALIZED = {"model": Module(factory=Normalized)}
+
+
+def test_buffers_go_on_as_in_plain_gossip():
+    averaged, own = with_and_without_averaging(1, rounds=4, **NORMALIZED)
+    assert torch.allclose(averaged, own, atol=1e-5)
+    moved = averaged[:, -32:] - torch.tensor([0.0, 1.0]).repeat_interleave(16)
+    assert moved.abs().min() > 0
+
+
+@pytest.mark.parametrize("sharing", ["full", "secure-aggregation"])
+def test_buffers_and_frozen_numbers_are_no_part_of_gradients(sharing, overheard):
+    topology = {"kind": "random-cliques", "size": 4}
+    program = {"kind": "clique-averaging", "lr": 0.3, "momentum": 0.9, "topology": topology, "sharing": sharing}
+    world, _ = simulate(table(task={**BLOBS, **NORMALIZED}, program=program, rounds=4))
+    layout, first = world.learner.layout, world.learner.first_model
+    sent = [value for m in overheard if m.tag == "gradient" for value in m.payload.values() if hasattr(value, "shape")]
+    assert {len(value) for value in sent} == {layout.trainable}
+    frozen = slice(layout.trainable, layout.averaged)
+    for model in models_of(world):
+        assert torch.allclose(model[frozen], first[frozen], atol=1e-6)
+        assert (model[layout.averaged :] - first[layout.averaged :]).abs().min() > 0
 
 
 def test_gradients_averaged_in_uneven_cliques_move_the_mean_as_their_own_would():

@@ -186,8 +186,11 @@ class Gradient:
     """One gradient of the loss at a model."""
 
     vector: Tensor
+    """P numbers, 0 for what is not trained."""
     loss: float
     samples: int
+    buffers: Tensor
+    """The model's buffers, such as BatchNorm's statistics, as they are after its pass over the samples."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -324,8 +324,9 @@ class Participant(Node):
         """Take over a gradient."""
         found = training.update
         assert found is not None
+        assert training.buffers is not None
         self.samples += found.samples
-        return Gradient(found.model, found.loss, found.samples)
+        return Gradient(found.model, found.loss, found.samples, training.buffers)
 
     def hold(self) -> None:
         """Stand still."""

@@ -1,7 +1,8 @@
 """D-SGD with clique averaging (Bellet et al., 2022): gradients are averaged in a clique, models over all edges.
 
 The mean of a clique's gradients leads where the gradient of all data would, if its nodes together hold the labels as
-all nodes do; that is what makes momentum work on data that differ from node to node.
+all nodes do; that is what makes momentum work on data that differ from node to node. Buffers are what the node's own
+gradient made of them, until models are averaged.
 """
 
 import torch
@@ -41,7 +42,7 @@ class CliqueAveraging(Gossip):
                 f"'every-round', 'periodic' or 'skiptrain' without a budget."
             )
         self._cliques = self.topology.within()
-        self._trained = Selection.of(setting, buffers="keep", owner=self.named())
+        self._trained = Selection.of(setting, owner=self.named(), beside=True)
         self._gradients = self.sharing.beside("gradients")
         self._gradients.prepare(self._trained.narrowed(setting))
         self._gradients.check(self._cliques, Mean())
@@ -60,7 +61,8 @@ class CliqueAveraging(Gossip):
 
     async def learn(self, node: Node, t: int) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
-        own = self._trained.take((await node.gradient()).vector)
+        gradient = await node.gradient()
+        own = self._trained.take(gradient.vector)
         hear = hearing(node, graph.senders(node.id), t, self.patience)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
         before = node.state.get("momentum")
@@ -68,5 +70,6 @@ class CliqueAveraging(Gossip):
             direction = torch.add(direction, before, alpha=self.momentum)
         if self.momentum:
             node.state["momentum"] = direction
-        node.model = self._trained.put(start, torch.sub(self._trained.take(start), direction, alpha=self.lr))
+        trained = torch.sub(self._trained.take(start), direction, alpha=self.lr)
+        node.model = self._trained.put(start, trained, gradient.buffers if len(gradient.buffers) else None)
         return start

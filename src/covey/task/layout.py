@@ -28,6 +28,7 @@ class Layout:
         constants: the values of what stays out of the flat model, by name.
         size: P, how many numbers a flat model has.
         trainable: how many of them, from the front, are trained.
+        averaged: from where on they are buffers.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -50,6 +51,7 @@ class Layout:
         self._images = [piece for piece in self.pieces if piece.name in images]
         self.size = at
         self.trainable = self.parameters[-1].stop if self.parameters else 0
+        self.averaged = self.buffers[0].start if self.buffers else at
 
     @property
     def pieces(self) -> list[Piece]:

@@ -61,6 +61,8 @@ class Training:
     gradient: Literal["", "batch", "all"] = ""
     """On what the model is only differentiated instead of being trained: the next batch, or all of the node's data. The
     gradient is then in the place of the model in `update`."""
+    buffers: Tensor | None = None
+    """Of a gradient, what it made of the model's buffers."""
 
 
 class Learner:
@@ -276,6 +278,7 @@ class Learner:
             samples = self.cost(training)
             training.update = Update(model, training.start, losses[place] / samples, samples, steps[place])
             if training.gradient:
+                training.buffers = model[self.layout.averaged :].clone()
                 model[self.layout.trainable :] = 0.0
                 continue
             training.finite = finite[place]
