@@ -86,7 +86,7 @@ class Gossip(Program):
         del start
         if trains and self.overlap:
             update = await node.train()
-        merged = sharing.merge(node, graph, t, await hear(""), self._aggregation)
+        merged = sharing.merge(node, graph, t, await sharing.collect(node, graph, t, hear), self._aggregation)
         if update is not None:
             mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
             merged = mixture.plus([update.model, update.start], [1.0, -1.0])

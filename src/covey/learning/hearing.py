@@ -30,15 +30,16 @@ def hearing(node: Node, senders: Sequence[NodeId], t: int, patience: float | Non
         patience: for how many seconds; for ever where it is None.
     """
     if patience is None:
-        return lambda tag: node.receive(tag=tag, round=t, senders=senders)
+        return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
     deadline = 0.0
     earlier: list[str] = []
 
-    async def hear(tag: str) -> Inbox:
+    async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
         # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
         nonlocal deadline
         deadline = max(deadline, node.now) + patience
-        inbox = await _hear(node, senders, t, tag, deadline - node.now, earlier)
+        awaited = senders if some is None else some
+        inbox = await _hear(node, awaited, t, tag, deadline - node.now, earlier)
         earlier.append(tag)
         return inbox
 

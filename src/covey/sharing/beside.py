@@ -31,13 +31,13 @@ async def averaged(
     """
     own = cast(Node, _Apart(node, vector, called))
 
-    def hear_apart(tag: str) -> Awaitable[Inbox]:
-        return hear(_tag(called, tag))
+    def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
+        return hear(_tag(called, tag), senders)
 
     await sharing.agree(own, graph, t, vector, hear_apart)
     for receivers, payload in sharing.outgoing(own, graph, t, vector):
         own.send(receivers, payload, round=t)
-    mean = sharing.merge(own, graph, t, await hear_apart(""), Mean())
+    mean = sharing.merge(own, graph, t, await sharing.collect(own, graph, t, hear_apart), Mean())
     return mean.tensor() if isinstance(mean, Mixture) else mean
 
 

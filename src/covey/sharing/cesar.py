@@ -41,6 +41,10 @@ class Cesar(Masked):
     def _whole(self) -> bool:
         return self.subset.count >= self._setting.parameters
 
+    @property
+    def foreseen(self) -> bool:
+        return self._whole or self.subset.foreseen
+
     def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
         if self._whole:
             return self._all, {}

@@ -1,6 +1,7 @@
 """Sharings that send some numbers of the model; a receiver fills the gaps with its own."""
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ _ENTRY_BYTES = 16
 class Partial(Sharing):
     """Sends `choose`'s numbers of the model to every receiver, and where they belong."""
 
+    foreseen: ClassVar[bool] = False
+    """Whether the places of a round follow from public randomness alone, and so are known before it begins."""
     budget: float = param("The fraction of the values that is sent.", gt=0, le=1)
     values: str = written_as()
 

@@ -1,5 +1,7 @@
 """Send a random subset: the receiver draws the same places, so that a message holds values alone."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ class Random(Partial):
     """A fresh random subset of the values in every round; its places follow from the experiment's seed."""
 
     kind = "random"
+    foreseen: ClassVar[bool] = True
     common: bool = param("Whether all nodes draw the same places.", default=False)
 
     def prepare(self, setting: Setting) -> None:

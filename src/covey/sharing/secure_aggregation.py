@@ -23,6 +23,10 @@ class SecureAggregation(Masked):
         super().prepare(setting)
         self._all = torch.arange(setting.parameters)
 
+    @property
+    def foreseen(self) -> bool:
+        return True
+
     def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
         return self._all, {}
 

@@ -1,7 +1,7 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, TypeAlias, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -12,8 +12,13 @@ from covey.parameters import Part, Setting
 from covey.topology import Graph, Topology
 
 T = TypeVar("T")
-Hear: TypeAlias = Callable[[str], Awaitable[Inbox]]
-"""Waits for what all senders of the round have sent under a tag, as patiently as the program does."""
+
+
+class Hear(Protocol):
+    """Waits for messages of the round, as patiently as the program does."""
+
+    def __call__(self, tag: str, senders: Sequence[NodeId] | None = None, /) -> Awaitable[Inbox]:
+        """What some have sent under a tag; by default all senders of the round."""
 
 
 class Sharing(Part):
@@ -59,6 +64,10 @@ class Sharing(Part):
                 `node.model` is.
         """
         raise NotImplementedError
+
+    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+        """The messages of round t, and whatever nodes must exchange after them."""
+        return await hear("")
 
     def contribution(self, message: Message) -> Contribution:
         """What a received message contributes, whoever the receiver is.

@@ -21,6 +21,8 @@ class Topology(Part):
 
     family: ClassVar[str] = "topology"
     static: ClassVar[bool] = True
+    foreseen: ClassVar[bool] = True
+    """Whether the graph of a round can be drawn before that round."""
     by_labels: ClassVar[bool] = False
     """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
     weighted: ClassVar[bool] = False
