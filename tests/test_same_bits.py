@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.test_kernels import learner
 
 FIRST_WORK = """
 import hashlib, sys
@@ -44,6 +47,26 @@ def digests(case: str, processes: int) -> set[str]:
         command = [sys.executable, "-c", FIRST_WORK, *CASES[case]]
         found.add(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return found
+
+
+class Watched(TorchDispatchMode):
+    """Notes which operations are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_an_elementary_function_is_computed_before_threads_begin():
+    """A dozen fresh processes overlook six times of ten what four of a hundred show."""
+    with Watched() as watched:
+        made = learner()
+    assert "exp" in watched.names
+    assert made._pool is None
 
 
 @pytest.mark.parametrize("case", CASES)

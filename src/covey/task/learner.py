@@ -91,6 +91,7 @@ class Learner:
         chunk: int = 0,
         kernel: str = "auto",
     ) -> None:
+        _set_up_mathematics()
         self.task, self.seed = task, seed
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
