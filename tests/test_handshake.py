@@ -394,7 +394,7 @@ def test_who_relays_all_bytes_of_a_launcher_can_add_no_order(tmp_path, monkeypat
     order = sealed(wire.encode_parts({}, tag="die"))
     with hosts(1) as ((host, address),), relaying(Relay(address, order, after=1000)) as relay:
         with pytest.raises(RunError, match="Host 0"):
-            launch(QUICK, tmp_path, [relay], wait="5s", restart=False)
+            launch(QUICK, tmp_path, [relay], wait="5s", restarts=0)
         eventually(lambda: host._run is None)
         assert host.refused == {"corrupt": 1}
         assert launch(QUICK, tmp_path, [address])[0].finished
