@@ -124,7 +124,15 @@ class Control:
 
 def orders(address, table, buffer=1 << 28, others="127.0.0.1:1", change=None):
     hosts = [str(address), *[others] * (NODES - 1)]
-    settings = {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0, "buffer_bytes": buffer}
+    settings = {
+        "folders": [],
+        "data": None,
+        "workers": 1,
+        "device": "cpu",
+        "kernel": "auto",
+        "chunk": 0,
+        "buffer_bytes": buffer,
+    }
     table = Experiment.from_table(table).to_table()
     del table["engine"]
     for name, value in (change or {}).items():

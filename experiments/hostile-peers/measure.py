@@ -87,7 +87,7 @@ async def measure(address: Address, token: bytes, process: int) -> list[dict[str
     del experiment["engine"]
     hosts, compute = (
         [str(address), "127.0.0.1:1"],
-        {"data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0},
+        {"folders": [], "data": None, "workers": 1, "device": "cpu", "kernel": "auto", "chunk": 0},
     )
     orders = Orders(experiment=experiment, owners=[0, 1], hosts=hosts, buffer_bytes=BUFFER, **compute)
     control = await call(address, token, LAUNCHER)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
+from covey import kinds
 from covey.errors import ConfigurationError
 from covey.network import Network
 from covey.network.faults import Fault
@@ -211,7 +211,7 @@ class Experiment(Part):
 
 
 def read_table(file: Path | str) -> dict[str, Any]:
-    """The tables of an experiment file; its folder becomes importable."""
+    """The tables of an experiment file; its folder is searched for modules that they name."""
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8")
@@ -219,9 +219,7 @@ def read_table(file: Path | str) -> dict[str, Any]:
         raise ConfigurationError(f"The experiment file {path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"The experiment file {path} is not valid TOML: it is no UTF-8.") from error
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    kinds.search(str(path.resolve().parent))
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,8 +1,11 @@
 """The names of experiment files and where the parts behind them live; nothing is imported before it is asked for."""
 
 import importlib
+import os
 import sys
+from contextlib import suppress
 from functools import reduce
+from importlib.machinery import PathFinder
 from typing import Any, TypeVar
 
 from covey.errors import ConfigurationError
@@ -166,6 +169,34 @@ KINDS: dict[str, dict[str, str]] = {
 }
 
 
+_folders: list[str] = []
+"""Where modules of the user's own are searched for, beside the current folder."""
+
+
+def search(folder: str) -> None:
+    """Search a folder, too, for the modules of the user's own that names ask for."""
+    if folder not in _folders:
+        _folders.append(folder)
+
+
+def searched() -> list[str]:
+    """Where modules of the user's own may have come from in this process."""
+    return [*own_folders(), *filter(None, sys.path)]
+
+
+def own_folders() -> list[str]:
+    """Where modules of the user's own are searched for, after what Python searches."""
+    here: list[str] = []
+    with suppress(OSError):  # It was removed.
+        here.append(os.getcwd())
+    return [*_folders, *here]
+
+
+def _search_folders() -> None:
+    # Last, or a file beside an experiment would stand in for the library whose name it has.
+    sys.path += [folder for folder in own_folders() if folder not in sys.path]
+
+
 def resolve(family: type[P], name: Any) -> type[P]:
     """The class behind a kind, or behind "module:Class" of the user's own.
 
@@ -179,8 +210,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
     if target is None:
         raise ConfigurationError(unknown_kind(family, name, known))
     module_name, _, class_name = target.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    if name not in known:
+        _search_folders()
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -191,6 +222,9 @@ def resolve(family: type[P], name: Any) -> type[P]:
     cls = _inside(module, class_name)
     if cls is None:
         why = f"{module_name} has no {class_name}"
+        own = PathFinder.find_spec(module_name.partition(".")[0], own_folders())
+        if own is not None and own.origin not in (None, getattr(module, "__file__", None)):
+            why += f". A library has the name of {own.origin}: rename your module"
         if _IN_A_FUNCTION in class_name:
             why = "it was defined inside a function, where nothing finds it again"
         elif module_name == "__main__":

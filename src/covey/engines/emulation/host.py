@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from covey import wire
+from covey import kinds, wire
 from covey.engines.emulation import tls
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
@@ -55,6 +55,8 @@ class Orders(msgspec.Struct, frozen=True):
     """The host of every node."""
     hosts: list[str]
     """The address of every host."""
+    folders: list[str]
+    """Where on this machine the launcher finds modules of the user's own."""
     data: str | None
     workers: int
     device: str
@@ -362,6 +364,8 @@ class _Run:
         orders = msgspec.msgpack.decode(packed, type=Orders)
         if "engine" in orders.experiment:
             raise RunError("The orders of a host must name no engine.")
+        for folder in orders.folders:
+            kinds.search(folder)
         self._addresses = [Address.parse(text) for text in orders.hosts]
         prepared = await asyncio.to_thread(
             prepare,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from covey import errors, wire
+from covey import errors, kinds, wire
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, say
@@ -345,6 +345,7 @@ class Launcher:
             experiment=experiment,
             owners=self.owners,
             hosts=[str(other.address) for other in self.hosts],
+            folders=[] if settings.hosts else kinds.searched(),
             data=None if settings.hosts else str(self.prepared.data),
             workers=settings.workers_of(len(self.hosts)),
             device=settings.device,

@@ -22,11 +22,28 @@ from typing import NoReturn, Protocol
 
 import msgspec
 
+from covey import kinds
+
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 """Of the processes that are started, where it is not set: threads of their own are enough, a process without any can
 fork, and with one arena glibc keeps less memory that was freed."""
+_BEGIN = """
+import os, sys
+sys.path += [path for path in sys.argv.pop(1).split(os.pathsep) if path not in sys.path]
+from covey.cli import main
+sys.exit(main())
+"""
+"""Has `covey` with what is imported here, searched after what Python itself brings."""
 _UNKNOWN = 255
 """The status of a process of which nobody can tell it any more."""
+
+
+def _libraries() -> list[str]:
+    """Where libraries are imported from here; modules beside the user's script or experiment are none."""
+    script = getattr(sys.modules["__main__"], "__file__", None) or "."
+    own = {*kinds.own_folders(), str(Path(script).absolute().parent)}
+    libraries = [path for path in sys.path if path and str(Path(path).absolute()) not in own]
+    return [*libraries, str(Path(__file__).resolve().parents[3])]
 
 
 class Process(Protocol):
@@ -100,16 +117,16 @@ class Processes:
         return self._template.fork(_Order(listening.fileno(), str(log)))
 
     def _begin(self, where: list[str], passed: list[int], log: Path, *, talks: bool) -> subprocess.Popen[bytes]:
-        paths = [path for path in sys.path if path]
+        command = [sys.executable, "-P", "-c", _BEGIN, os.pathsep.join(_libraries())]
         with open(log, "ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "covey", "host", *where, "--once", "--token-file", str(self._token_file)],
+                [*command, "host", *where, "--once", "--token-file", str(self._token_file)],
                 bufsize=0,
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else output,
                 stderr=output,
                 pass_fds=passed,
-                env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *paths])},
+                env={**_ENVIRONMENT, **os.environ},
                 start_new_session=True,
             )
 
