@@ -6,11 +6,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 
-from covey import api, view
+from covey import api, view, wire
 from covey.engines.prepared import check
 from covey.experiment import Experiment
+from covey.task.models import Module
 from tests.conftest import models_of, simulate, table
+from tests.untrained import Mixed
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,8 +24,12 @@ def blocks(document: str, language: str) -> list[str]:
 
 @pytest.fixture
 def algorithms(in_folder, monkeypatch):
-    """The modules that the guide shows, in the current folder."""
-    for text in blocks("docs/write-an-algorithm.md", "python"):
+    """The modules that the guide and the pages of systems show, in the current folder."""
+    pages = [
+        "docs/write-an-algorithm.md",
+        *(str(page.relative_to(ROOT)) for page in (ROOT / "docs/systems").glob("*.md")),
+    ]
+    for text in (text for page in pages for text in blocks(page, "python")):
         name = re.match(r"# (\w+\.py)\n", text)
         if name:
             (in_folder / name[1]).write_text(text)
@@ -70,6 +77,13 @@ def test_the_algorithms_of_the_guide_run(algorithms):
     push_sum = {"kind": "push_sum:PushSum", "topology": "exponential"}
     _, written = simulate(table(program=push_sum, rounds=4))
     assert {name for _, _, name, _ in written.figures} >= {"weight", "accuracy"}
+    average = {"kind": "average:Average", "topology": "ring"}
+    world, _ = simulate(table(program=average, task={"model": Module(factory=Mixed), "dataset": "gaussian-blobs"}))
+    views = world.learner.layout.views(models_of(world))
+    assert torch.equal(
+        views["frozen.weight"][3], world.learner.layout.views(world.learner.first_model)["frozen.weight"]
+    )
+    assert {node.bytes_out for node in world.nodes} == {6 * 2 * len(wire.encode({"model": torch.zeros(114)}))}
     widening = {"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 3}}
     world, _ = simulate(table(program=widening, rounds=4))
     assert {node.messages_out for node in world.nodes} == {12}
@@ -107,7 +121,7 @@ SYSTEMS = [
 
 
 @pytest.mark.parametrize("text", SYSTEMS)
-def test_the_experiments_of_the_systems_run(text):
+def test_the_experiments_of_the_systems_run(text, algorithms):
     tables = tomllib.loads(text)
     tables["rounds"] = 2
     tables["network"] = {**tables["network"], "nodes": min(16, tables["network"]["nodes"])}

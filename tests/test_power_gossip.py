@@ -349,7 +349,9 @@ def test_given_weights_are_taken_where_they_are_symmetric(in_folder):
 
 
 def test_a_model_of_vectors_alone_is_refused():
-    with pytest.raises(ConfigurationError, match="needs a model with a tensor of two or more dimensions, and this one"):
+    with pytest.raises(
+        ConfigurationError, match="needs a tensor of two or more dimensions, and what is shared of this model"
+    ):
         PowerGossip().prepare(Setting(4, 0, 7, pieces_of(((3,), (4,)))))
 
 

@@ -55,9 +55,14 @@ def test_what_is_shared_is_trained_first_and_then_the_buffers():
     known = setting()
     selection = Selection.of(known)
     assert names(selection) == NAMES["trained"] + NAMES["buffer"]
-    assert (selection.size, selection.trained, selection.beside) == (24, 16, 0)
+    assert (selection.size, selection.trained, selection.buffered, selection.beside) == (24, 16, 8, False)
+    apart = Selection.of(known, beside=True)
+    assert names(apart) == NAMES["trained"]
+    assert (apart.size, apart.trained, apart.buffered, apart.beside) == (16, 16, 8, True)
+    assert apart.buffers_bytes() == len(wire.encode({"buffers": torch.zeros(8)})) - len(wire.encode({}))
     assert selection.entry == Numbers(24)
-    assert selection.part_bytes(0) == len(wire.encode({"model": torch.zeros(24)}))
+    whole, part = (len(wire.encode({"model": torch.zeros(count)})) for count in (29, 24))
+    assert selection.part_bytes(whole) == part
     trained, buffers = selection.split(selection.take(numbers(29)))
     assert torch.equal(trained, numbers(29)[:16])
     assert torch.equal(buffers, numbers(29)[21:])
@@ -94,7 +99,7 @@ def test_a_part_comes_back_where_it_was_and_the_rest_is_the_nodes_own_to_the_bit
     shared = set(names(selection))
     if beside and selection.beside:
         shared |= {piece.name for piece in known.pieces if (put[piece.start : piece.stop] > 0).any()}
-        assert (put > 0).sum() == selection.size + selection.beside
+        assert (put > 0).sum() == selection.size + selection.buffered
     for piece in known.pieces:
         source = theirs if piece.name in shared else mine
         assert torch.equal(put[piece.start : piece.stop], source[piece.start : piece.stop])

@@ -9,7 +9,7 @@ from typing import Any
 
 from covey.cli.running import read
 from covey.cli.tables import print_json
-from covey.engines.prepared import prepare
+from covey.engines.prepared import prepare, selection_of
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.parameters import to_table
@@ -39,6 +39,14 @@ def check(arguments: argparse.Namespace) -> int:
         "model_bytes": prepared.model_bytes,
         "bytes_per_node_and_round": prepared.round_bytes,
     }
+    selection = selection_of(prepared.program)
+    if selection is not None and not selection.is_whole:
+        found["shared"] = {
+            "trained": selection.trained,
+            "buffers": selection.buffered,
+            "tensors": [piece.name for piece in selection.tensors],
+            "bytes": selection.part_bytes(prepared.model_bytes) + selection.beside_bytes(),
+        }
     topology = prepared.topology
     if arguments.save_graph is not None and topology is None:
         raise ConfigurationError(f"The program {experiment.program.title()} has no graph to save.")
@@ -95,6 +103,8 @@ def check(arguments: argparse.Namespace) -> int:
         inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in found["saved_graph"].items())
         print(f"saved       topology = {{ {inside} }}")
     print(f"messages    {amount(found['model_bytes'])} with a whole model")
+    if selection is not None and "shared" in found:
+        print(f"shared      {amount(found['shared']['bytes'])} with {selection.in_words()}")
     if expected is not None:
         nodes = experiment.network.nodes
         print(

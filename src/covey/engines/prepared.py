@@ -17,6 +17,7 @@ from covey.network import Network
 from covey.network.faults import Slow
 from covey.node import Program, Work
 from covey.parameters import Setting
+from covey.sharing import Selection
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
 from covey.topology import Graph, NotYetDrawn, Topology
@@ -80,6 +81,12 @@ def topology_of(program: Program) -> Topology | None:
     """The topology of a program, where it has one."""
     found = getattr(program, "topology", None)
     return found if isinstance(found, Topology) else None
+
+
+def selection_of(program: Program) -> Selection | None:
+    """What a prepared program shares of models, where it says so."""
+    found = getattr(getattr(program, "sharing", program), "selection", None)
+    return found if isinstance(found, Selection) else None
 
 
 def merging_graph(program: Program, t: int) -> Graph:

@@ -7,8 +7,9 @@ from scipy.sparse.csgraph import breadth_first_order
 
 from covey.errors import ConfigurationError
 from covey.learning.hearing import check_patience
-from covey.node import MODEL, Activity, Mixture, Node, NodeId, Program
+from covey.node import Activity, Mixture, Node, NodeId, Program
 from covey.parameters import Seconds, Setting, param
+from covey.sharing import Selection
 from covey.topology import Topology
 
 
@@ -31,6 +32,7 @@ class ADPSGD(Program):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         check_patience(self, setting, self.patience)
+        self.selection = Selection.of(setting, owner=self.named())
         graph = self.topology.at(0)
         if not (self.topology.static and graph.is_undirected):
             raise ConfigurationError(
@@ -53,7 +55,7 @@ class ADPSGD(Program):
             )
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return model_bytes
+        return self.selection.part_bytes(model_bytes)
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return float(message_bytes * self.topology.at(0).in_degrees.max())
@@ -69,7 +71,7 @@ class ADPSGD(Program):
                 peer = peers[int(node.random("peer", t).integers(len(peers)))]
                 exchange = node.spawn(self.exchange(node, peer, t))
             update = await node.train()
-            node.model = update.applied_to(node.model)
+            node.model = self.selection.applied(update, node.model)
         if active:
             if exchange is not None:
                 await exchange.wait()
@@ -79,14 +81,22 @@ class ADPSGD(Program):
 
     async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
         """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
-        offered, asked, left = node.model, node.now, self.patience
+        selection, asked, left = self.selection, node.now, self.patience
+        offered = selection.take(node.model)
         node.arrived(tag="answer")  # What comes after its exchange was given up is for nobody.
         node.send(peer, {"model": offered, "number": number}, tag="offer")
         while answers := node.usable(
-            await node.receive(tag="answer", senders=[peer], timeout=left), model=MODEL, number=int
+            await node.receive(tag="answer", senders=[peer], timeout=left), model=selection.entry, number=int
         ):
             if answers[0]["number"] == number:
-                node.model = Mixture([node.model, answers[0]["model"], offered], [1.0, 0.5, -0.5])
+                parts = [selection.take(node.model), answers[0]["model"], offered]
+                if not selection.buffered:
+                    node.model = selection.put(node.model, Mixture(parts, [1.0, 0.5, -0.5]))
+                    return
+                # The variances of a model that was trained meanwhile may be smaller than those that it offered.
+                trained, buffers = zip(*map(selection.split, parts), strict=True)
+                moved, mean = Mixture(trained, [1.0, 0.5, -0.5]), Mixture(buffers[:2], [0.5, 0.5])
+                node.model = selection.put(node.model, moved, mean)
                 return
             if self.patience is not None:
                 left = max(asked + self.patience - node.now, 0.0)
@@ -97,7 +107,7 @@ class ADPSGD(Program):
             if message.sender not in peers:
                 node.reject(message, f"it is no neighbour of node {node.id}")
                 continue
-            for offer in node.usable([message], model=MODEL, number=int):
-                mine = node.model
-                node.model = Mixture([mine, offer["model"]], [0.5, 0.5])
+            for offer in node.usable([message], model=self.selection.entry, number=int):
+                mine = self.selection.take(node.model)
+                node.model = self.selection.put(node.model, Mixture([mine, offer["model"]], [0.5, 0.5]))
                 node.send(offer.sender, {"model": mine, "number": offer["number"]}, tag="answer")

@@ -6,8 +6,9 @@ from typing import Literal
 from torch import Tensor
 
 from covey.learning.hearing import check_patience
-from covey.node import MODEL, Inbox, Message, Mixture, Node, NodeId, Payload, Program, Update
+from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload, Program, Update
 from covey.parameters import Seconds, Setting, param
+from covey.sharing import Selection
 
 SERVER = NodeId(0)
 SAMPLES = range(1 << 53)
@@ -45,12 +46,13 @@ class FedAvg(Program):
         super().prepare(setting)
         check_patience(self, setting, self.patience)
         self._chosen: dict[int, list[NodeId]] = {}
+        self.selection = Selection.of(setting, owner=self.named())
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return 2.0 * model_bytes * (self.clients or setting.nodes - 1) / setting.nodes
+        return 2.0 * self.selection.part_bytes(model_bytes) * (self.clients or setting.nodes - 1) / setting.nodes
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return float(message_bytes * (self.clients or setting.nodes - 1))
@@ -80,20 +82,26 @@ class FedAvg(Program):
 
     def tell(self, node: Node, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model."""
-        node.send(chosen, {"model": node.model}, tag="model", round=t)
+        node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
 
     def average(self, node: Node, answers: Inbox, t: int) -> None:
-        """Move the server's model by what clients sent."""
-        usable = node.usable(answers, model=MODEL, samples=SAMPLES)
+        """Move the server's model by what clients sent; buffers become the clients' mean, however far it moves."""
+        usable = node.usable(answers, model=self.selection.entry, samples=SAMPLES)
         weights = self.weights(usable)
-        if sum(weights):
-            models = [node.model, *(answer["model"] for answer in usable)]
-            node.model = Mixture(models, [1.0 - self.server_lr, *weights])
+        if not sum(weights):
+            return
+        parts = [self.selection.take(node.model), *(answer["model"] for answer in usable)]
+        steps = [1.0 - self.server_lr, *(self.server_lr * weight for weight in weights)]
+        if not self.selection.buffered or self.server_lr == 1.0:
+            node.model = self.selection.put(node.model, Mixture(parts, steps))
+            return
+        trained, buffers = zip(*map(self.selection.split, parts), strict=True)
+        node.model = self.selection.put(node.model, Mixture(trained, steps), Mixture(buffers[1:], weights))
 
     def weights(self, answers: Sequence[Message]) -> list[float]:
-        """How much each answer moves the server's model."""
+        """The share that each answer has in the mean of all."""
         counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
-        return [self.server_lr * count / max(sum(counts), 1) for count in counts]
+        return [count / max(sum(counts), 1) for count in counts]
 
     def listens(self, node: Node, t: int) -> bool:
         """Whether the server tells a client its model in round t."""
@@ -119,11 +127,11 @@ class FedAvg(Program):
         timeout = None if self.patience is None else (t - heard + 1) * self.patience
         return await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
 
-    def told(self, node: Node, inbox: Inbox) -> Tensor | None:
-        """The server's model, if it came."""
-        usable = node.usable(inbox, model=MODEL)
-        return usable[0]["model"] if usable else None
+    def told(self, node: Node, inbox: Inbox) -> Tensor | Mixture | None:
+        """The server's model, if it came, with whatever is not shared as the client has it."""
+        usable = node.usable(inbox, model=self.selection.entry)
+        return self.selection.put(node.model, usable[0]["model"]) if usable else None
 
     def answer(self, node: Node, update: Update, t: int) -> Payload:
         """What a client sends back of its training."""
-        return {"model": update.model}
+        return {"model": self.selection.take(update.model)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
 from covey.learning.hearing import PATIENCE, check_patience, hearing
-from covey.node import Mixture, Node, Program
+from covey.node import Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
 from covey.sharing import Full, Sharing
@@ -60,12 +60,12 @@ class Gossip(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        expected = self.sharing.message_bytes(model_bytes)
+        expected = self.sharing.expected_bytes(model_bytes)
         return None if expected is None else self.topology.messages() * expected
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
-        return 2.0 * self.topology.most_heard() * self.sharing.largest_bytes(message_bytes)
+        return 2.0 * self.topology.most_heard() * self.sharing.most_bytes(message_bytes)
 
     async def run(self, node: Node) -> None:
         async for t in node.rounds():
@@ -79,18 +79,16 @@ class Gossip(Program):
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
             start = await self.learn(node, t)
-        start = start if start is not None and sharing.by_change else node.model
-        await sharing.agree(node, graph, t, start, hear)
-        for receivers, payload in sharing.outgoing(node, graph, t, start):
+        shown = sharing.shown(node)
+        start = sharing.selection.take(start) if start is not None and sharing.by_change else shown.model
+        await sharing.agree(shown, graph, t, start, hear)
+        for receivers, payload in sharing.messages(shown, graph, t, start):
             node.send(receivers, payload, round=t)
         del start
         if trains and self.overlap:
             update = await node.train()
-        merged = sharing.merge(node, graph, t, await sharing.collect(node, graph, t, hear), self._aggregation)
-        if update is not None:
-            mixture = merged if isinstance(merged, Mixture) else Mixture([merged], [1.0])
-            merged = mixture.plus([update.model, update.start], [1.0, -1.0])
-        node.model = merged
+        merged = sharing.merged(shown, graph, t, await sharing.collect(shown, graph, t, hear), self._aggregation)
+        node.model = merged if update is None else sharing.selection.applied(update, merged)
 
     async def learn(self, node: Node, t: int) -> Tensor:
         """The local work of a round, after which `node.model` is another; gives the model that it began with."""

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from covey.node import MODEL, Mixture, Node, Program
+from covey.node import Mixture, Node, Program
 from covey.parameters import Seconds, Setting, param
+from covey.sharing import Selection
 from covey.topology import Topology
 
 _AGES = range(1 << 53)
@@ -27,8 +28,12 @@ class GossipLearning(Program):
         default="merge-update",
     )
 
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.selection = Selection.of(setting, owner=self.named())
+
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return model_bytes
+        return self.selection.part_bytes(model_bytes)
 
     async def run(self, node: Node) -> None:
         node.state.setdefault("age", 0)
@@ -41,27 +46,29 @@ class GossipLearning(Program):
             peers = self.topology.at(t).receivers(node.id)
             if peers:
                 peer = peers[int(draw.integers(len(peers)))]
-                node.send(peer, {"model": node.model, "age": node.state["age"]}, tag="model")
+                part = self.selection.take(node.model)
+                node.send(peer, {"model": part, "age": node.state["age"]}, tag="model")
 
     async def listen(self, node: Node) -> None:
         """Merge and train whatever is pushed here."""
+        selection = self.selection
         async for message in node.messages("model"):
-            arrived = node.usable([message, *node.arrived(tag="model")], model=MODEL, age=_AGES)
+            arrived = node.usable([message, *node.arrived(tag="model")], model=selection.entry, age=_AGES)
             if not arrived:
                 continue
             mine, own_age = node.model, int(node.state["age"])  # type: ignore[arg-type]
-            model, age = arrived[-1]["model"], arrived[-1]["age"]
+            theirs, age = arrived[-1]["model"], arrived[-1]["age"]
             if self.mode == "update":
-                update = await node.train(model)
+                update = await node.train(selection.put(mine, theirs))
                 node.model = update.model
                 self.grow(node, age + update.steps)
                 continue
             if self.mode == "update-merge":
-                for_own, update = await node.train(mine), await node.train(model)
-                mine, model = for_own.model, update.model
+                for_own, update = await node.train(mine), await node.train(selection.put(mine, theirs))
+                mine, theirs = for_own.model, selection.take(update.model)
                 own_age, age = own_age + for_own.steps, age + update.steps
             share = own_age / (own_age + age) if own_age + age else 0.5
-            node.model = Mixture([mine, model], [share, 1.0 - share])
+            node.model = selection.put(mine, Mixture([selection.take(mine), theirs], [share, 1.0 - share]))
             self.grow(node, max(own_age, age))
             if self.mode == "merge-update":
                 update = await node.train()

@@ -14,6 +14,7 @@ class Full(Sharing):
     """The whole model to every receiver."""
 
     kind = "full"
+    takes_buffers = True
 
     def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         return [(graph.receivers(node.id), {"model": node.model})]

@@ -56,8 +56,8 @@ class PowerGossip(Sharing):
                 self._matrices.append(_Matrix(slice(piece.start, piece.stop), sides, min(self.rank, *sides)))
         if setting.pieces and not self._matrices:
             raise ConfigurationError(
-                "The sharing power-gossip needs a model with a tensor of two or more dimensions, "
-                "and this one has none. Use sharing 'full'."
+                "The sharing power-gossip needs a tensor of two or more dimensions, "
+                "and what is shared of this model has none. Use sharing 'full'."
             )
         self._vectors = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
         self._lengths = [[matrix.rank * matrix.sides[side] for matrix in self._matrices] for side in (0, 1)]

@@ -15,6 +15,7 @@ class SecureAggregation(Masked):
     """The whole model under pairwise masks: a receiver learns the weighted sum of its neighbours' models alone."""
 
     kind = "secure-aggregation"
+    takes_buffers = True
 
     def whole(self) -> Self:
         return replace(self)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from covey import wire
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, ModelError
 from covey.node import MODEL, Expected, Mixture, Numbers, Update
 from covey.parameters import Setting
 from covey.pieces import ROLES, Piece
@@ -54,22 +54,26 @@ class Selection:
     Attributes:
         size: S, how many numbers the shared part has.
         trained: how many of them, from the front, are trained.
-        beside: how many buffers are shared beside the part; 0 where they are in it.
+        buffered: B, how many buffers are shared, in the part or beside it.
+        beside: whether there are buffers beside the part.
         pieces: the tensors of the shared part.
+        tensors: those, and the buffers that are shared beside it.
         is_whole: whether the shared part is the model.
     """
 
     def __init__(
         self, setting: Setting, trained: Sequence[Piece], buffers: Sequence[Piece] = (), *, beside: bool = False
     ) -> None:
-        count = sum(piece.size for piece in buffers)
+        self.buffered = sum(piece.size for piece in buffers)
+        self.beside = beside and self.buffered > 0
         self._trained, self._buffers = _slices(trained), _slices(buffers)
         self._part = self._trained if beside else _slices([*trained, *buffers])
-        self.pieces = list(trained) if beside else [*trained, *buffers]
+        self.tensors = [*trained, *buffers]
+        self.pieces = list(trained) if beside else self.tensors
         self.trained = sum(piece.size for piece in trained) if setting.pieces else setting.parameters
-        self.size = self.trained if beside else self.trained + count
-        self.beside = count if beside else 0
+        self.size = self.trained if beside else self.trained + self.buffered
         self.is_whole = self.size == setting.parameters
+        self._parameters = setting.parameters
         self.entry: Expected = MODEL if self.is_whole else Numbers(self.size)
         """What an entry of a message must be that holds a shared part."""
         of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
@@ -170,19 +174,35 @@ class Selection:
         moved[self._averaged] = torch.where(now == start, trained, torch.lerp(now, trained, 0.5))
         return moved
 
-    # ------------------------------------------------------------------ bytes
+    # ------------------------------------------------------------------ what is said of it
+
+    def in_words(self) -> str:
+        """How much of a model is shared, in one line."""
+        found = f"{self.trained:,} trained numbers"
+        if self.buffered:
+            found += f" and {self.buffered:,} of buffers"
+        return f"{found}, of the {self._parameters:,} of a model: {_listed(self.tensors)}"
 
     def part_bytes(self, model_bytes: int) -> int:
-        """The wire size of a message with one shared part, given that of a message with one whole model."""
-        return model_bytes if self.is_whole else wire.size({"model": torch.empty(self.size)})
+        """The size of a message with one shared part, given that of a message with one whole model."""
+        return model_bytes if self.is_whole else model_bytes - _bytes_of(self._parameters) + _bytes_of(self.size)
+
+    def buffers_bytes(self) -> int:
+        """How many bytes the buffers add to a message where they are an entry of their own."""
+        return _bytes_of(self.buffered, BUFFERS) - wire.size({}) if self.buffered else 0
 
     def beside_bytes(self) -> int:
-        """How many bytes the buffers beside the part add to a message."""
-        return wire.size({BUFFERS: torch.empty(self.beside)}) - wire.size({}) if self.beside else 0
+        """How many bytes the buffers beside the part, if there are any, add to a message."""
+        return self.buffers_bytes() if self.beside else 0
 
 
 BUFFERS = "buffers"
-"""The entry of a message for buffers that are shared beside the part."""
+"""What an entry of a message with buffers alone is called."""
+
+
+def _bytes_of(count: int, name: str = "model") -> int:
+    """The wire size of a message with so many float32 numbers."""
+    return wire.size({name: torch.empty(count)})
 
 
 class _Placed(Mixture):
@@ -200,6 +220,12 @@ class _Placed(Mixture):
             total = self.models[0].clone()
             for places, part in self._parts:
                 at, numbers = 0, part.tensor() if isinstance(part, Mixture) else part
+                size = sum(place.stop - place.start for place in places)
+                if numbers.shape != (size,) or numbers.dtype != torch.float32:
+                    raise ModelError(
+                        f"What is shared of a model must be {size} float32 numbers. "
+                        f"Got {tuple(numbers.shape)} of {numbers.dtype} instead."
+                    )
                 for place in places:
                     total[place] = numbers[at : at + place.stop - place.start]
                     at += place.stop - place.start

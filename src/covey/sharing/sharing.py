@@ -1,14 +1,16 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
 from covey.errors import ConfigurationError, WireError
 from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
-from covey.parameters import Part, Setting
+from covey.parameters import Part, Setting, param
+from covey.sharing.selection import Selection
+from covey.sharing.shown import Shown
 from covey.topology import Graph, Topology
 
 T = TypeVar("T")
@@ -22,7 +24,11 @@ class Hear(Protocol):
 
 
 class Sharing(Part):
-    """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`."""
+    """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`.
+
+    A sharing is prepared with a setting, and called with nodes, whose model is the shared part alone: it need not know
+    that models have anything else. A program calls it as `shown`, `messages` and `merged` have it.
+    """
 
     family: ClassVar[str] = "sharing"
     by_change: ClassVar[bool] = False
@@ -30,6 +36,37 @@ class Sharing(Part):
     hides: ClassVar[bool] = False
     """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
     gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
+    takes_buffers: ClassVar[bool] = False
+    """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
+    beside them, in full."""
+    share: Literal["trained"] | list[str] = param(
+        'What is shared: all that is trained, or the trained tensors whose names match patterns, such as ["body.*"]. '
+        "What is frozen or not matched stays with its node.",
+        default="trained",
+    )
+    buffers: Literal["average", "keep", "refuse"] = param(
+        "What becomes of buffers, such as BatchNorm's statistics: averaged in full where their name or layer is "
+        "shared, each node's own, or models that have any refused.",
+        default="average",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.share:
+            raise ConfigurationError(
+                f"The 'share' of {self.named()} must be 'trained' or at least one pattern. Got [] instead."
+            )
+
+    def scope(self, setting: Setting) -> Setting:
+        self.selection = Selection.of(
+            setting, self.share, self.buffers, owner=self.named(), beside=not self.takes_buffers
+        )
+        if self.hides and self.selection.beside:
+            raise ConfigurationError(
+                f"{self.named().capitalize()} hides models, and the buffers of this one would travel beside them as "
+                f"they are. Set 'buffers' to 'keep'."
+            )
+        return self.selection.narrowed(setting)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -50,6 +87,38 @@ class Sharing(Part):
             raise ConfigurationError(f"{self.named().capitalize()} hides models alone, and {of} are to be sent, too.")
         return Full()
 
+    # ------------------------------------------------------------------ what a program calls
+
+    def shown(self, node: Node) -> Node:
+        """A node as the sharing sees it in one round: the node itself where all of its model is shared."""
+        return node if self.selection.is_whole else cast(Node, Shown(node, self.selection))
+
+    def messages(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        """The messages of round t of a node, as `shown`: to whom, and what."""
+        if not isinstance(node, Shown):
+            return self.outgoing(node, graph, t, start)
+        shown: Shown = node
+        return [(receivers, shown.with_buffers(said)) for receivers, said in self.outgoing(node, graph, t, start)]
+
+    def merged(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        """The whole model after round t of a node, as `shown`."""
+        if not isinstance(node, Shown):
+            return self.merge(node, graph, t, inbox, aggregation)
+        shown: Shown = node
+        part = self.merge(node, graph, t, shown.without_buffers(inbox), aggregation)
+        return self.selection.put(shown.whole, part, shown.averaged_buffers(graph, aggregation))
+
+    def expected_bytes(self, model_bytes: int) -> float | None:
+        """The expected size of one message, with the buffers beside, given that of a message with a whole model."""
+        expected = self.message_bytes(self.selection.part_bytes(model_bytes))
+        return None if expected is None else expected + self.selection.beside_bytes()
+
+    def most_bytes(self, model_bytes: int) -> float:
+        """The size of the largest message, with the buffers beside."""
+        return self.largest_bytes(self.selection.part_bytes(model_bytes)) + self.selection.beside_bytes()
+
+    # ------------------------------------------------------------------ what a sharing is
+
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""
 
@@ -60,6 +129,7 @@ class Sharing(Part):
         """The messages of round t: to whom, and what.
 
         Args:
+            node: its model is the shared part.
             start: the model that the round began with, before its training, where `by_change` asks for it; else what
                 `node.model` is.
         """
@@ -92,7 +162,7 @@ class Sharing(Part):
         return understood(node, messages, self.contribution)
 
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
-        """The node's model after round t."""
+        """The node's model, as far as it is shared, after round t."""
         return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
 
     def message_bytes(self, model_bytes: int) -> float | None:
