@@ -89,6 +89,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("schedule", "periodic"): {"every": 2},
     ("schedule", "greedy"): {"budget": 3},
     ("sharing", "random"): {"budget": 0.3},
+    ("sharing", "random-layers"): {"budget": 0.5},
     ("sharing", "top-k"): {"budget": 0.3},
     ("sharing", "jwins"): {"level": 3},
     ("sharing", "fft"): {"budget": 0.3},
@@ -99,7 +100,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
 }
 """What the required parameters of a kind are in an experiment that works."""
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
-    **{("sharing", kind): {"budget": 1.0} for kind in ("random", "top-k", "jwins", "fft")},
+    **{("sharing", kind): {"budget": 1.0} for kind in ("random", "random-layers", "top-k", "jwins", "fft")},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
     ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 1.0}},
     # Of two exchanges in turn, one is through all of a matrix's smaller side.

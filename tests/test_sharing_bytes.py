@@ -12,6 +12,7 @@ REGULAR = {"kind": "random-regular", "degree": 4}
 TERNARY = {"kind": "ternary", "budget": 0.1}
 SHARINGS = [
     {"kind": "full"},
+    {"kind": "random-layers", "budget": 1.0},
     *[{"kind": kind, "budget": budget} for kind in ("random", "top-k", "fft", "jwins") for budget in (0.05, 0.4)],
     {"kind": "jwins"},
     {"kind": "jwins", "wavelet": "none", "budget": 0.1},

@@ -50,6 +50,7 @@ KINDS: dict[str, dict[str, str]] = {
     "sharing": {
         "full": "covey.sharing.full:Full",
         "random": "covey.sharing.random:Random",
+        "random-layers": "covey.sharing.random_layers:RandomLayers",
         "top-k": "covey.sharing.top_k:TopK",
         "jwins": "covey.sharing.jwins:JWINS",
         "fft": "covey.sharing.fft:FFT",

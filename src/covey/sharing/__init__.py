@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from covey.sharing.jwins import JWINS
     from covey.sharing.power_gossip import PowerGossip
     from covey.sharing.quantized import Quantized
+    from covey.sharing.random_layers import RandomLayers
     from covey.sharing.secure_aggregation import SecureAggregation
     from covey.sharing.stc import STC
     from covey.sharing.top_k import TopK
@@ -27,6 +28,7 @@ _LATER = {
     "JWINS": "jwins",
     "PowerGossip": "power_gossip",
     "Quantized": "quantized",
+    "RandomLayers": "random_layers",
     "STC": "stc",
     "SecureAggregation": "secure_aggregation",
     "TopK": "top_k",
@@ -44,6 +46,7 @@ __all__ = [
     "PowerGossip",
     "Quantized",
     "Random",
+    "RandomLayers",
     "SecureAggregation",
     "Selection",
     "Sharing",
