@@ -8,11 +8,11 @@ import pytest
 import tomli_w
 
 from covey.errors import ConfigurationError
-from covey.network.energy import ConstantEnergy, NoEnergy
+from covey.network.energy import ConstantEnergy, Energy, NoEnergy
 from covey.network.network import Network
-from covey.parameters import build
+from covey.parameters import Setting, build
 from tests.conftest import simulate, table
-from tests.examples import Recorded, run_program
+from tests.examples import Recorded, pieces_of, run_program
 
 ENERGY = {"kind": "constant", "power": "5W", "per_byte_out": "20nJ", "per_byte_in": "10nJ"}
 
@@ -78,3 +78,15 @@ def test_energy_is_shown_drawn_and_exported(in_folder, covey):
         assert covey("plot", "a", "--metric", metric, "--against", "energy", "--out", "e.svg")[0] == 0
     assert "energy of a node, on average (J)" in (in_folder / "e.svg").read_text()
     assert "constant: " in covey("list", "energy")[1]
+
+
+def test_devices_count_no_buffers_as_parameters():
+    def joules(*shapes, roles=None):
+        pieces = pieces_of(shapes, roles)
+        energy = build(Energy, "devices")
+        energy.prepare(Setting(4, parameters=pieces[-1].stop, pieces=pieces))
+        return [energy.per_sample(node, 100.0) for node in range(4)]
+
+    trained = joules((50, 10), (50,))
+    assert joules((50, 10), (50,), (300,), roles=["trained", "frozen", "buffer"]) == trained
+    assert joules((50, 10), (350,)) == pytest.approx([850 / 550 * cost for cost in trained])

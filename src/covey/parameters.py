@@ -178,6 +178,11 @@ class Setting:
     patient: bool = False
     """Whether the nodes of a program with rounds go on without messages that do not come in time."""
 
+    @property
+    def buffers(self) -> int:
+        """How many of the model's numbers are no parameters."""
+        return sum(piece.size for piece in self.pieces if piece.role == "buffer")
+
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
         """Public randomness: the same numbers at every node for the same purpose and key."""
         return rng.generator(self.seed, purpose, *key)

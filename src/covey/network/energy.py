@@ -105,7 +105,9 @@ class DeviceEnergy(_PerByte):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         devices = Trace(self.file or Path(str(files("covey.network") / "phones.csv")))
-        inference_R = devices.positive("mobilenet_ms") / 1000.0 * setting.parameters / MOBILENET_PARAMETERS
+        inference_R = (
+            devices.positive("mobilenet_ms") / 1000.0 * (setting.parameters - setting.buffers) / MOBILENET_PARAMETERS
+        )
         self._per_sample = (_BACKWARD * inference_R * devices.positive("power_w")).tolist()
         self._batteries = devices.positive("battery_wh") * _WATT_HOUR
 
