@@ -22,6 +22,7 @@ class Written(RunWriter):
     """A writer that keeps everything in memory."""
 
     def __init__(self) -> None:
+        self.folder = Path.cwd()
         self.rows: list[tuple[Any, ...]] = []
         self.figures: list[tuple[int, int, str, float]] = []
         self.happened: list[tuple[float, int, str, str]] = []

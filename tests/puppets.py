@@ -168,7 +168,7 @@ async def stage(
     count: int = 2,
     *,
     checkpoint: Any = None,
-    every: int = 0,
+    every: int | None = 0,
     keep: int = 2,
     begun: bool = True,
     **changes: Any,
@@ -179,7 +179,7 @@ async def stage(
         folder: for its files.
         count: of hosts.
         checkpoint: where to go on from.
-        every: rounds between two checkpoints.
+        every: rounds between two checkpoints; None for checkpoints by time.
         keep: how many are kept.
         begun: whether to let them begin.
         changes: of the experiment.
@@ -190,7 +190,9 @@ async def stage(
     engine |= changes.pop("engine", {})
     if "faults" in changes:
         changes.setdefault("program", PATIENT)
-    base = {"rounds": 40, "network": {"nodes": 2 * count}, "checkpoint": {"every": every, "keep": keep}}
+    base: dict[str, Any] = {"rounds": 40, "network": {"nodes": 2 * count}, "checkpoint": {"keep": keep}}
+    if every is not None:
+        base["checkpoint"]["every"] = every
     changes = {**base, **changes}
     experiment = Experiment.from_table(table(**changes, engine=engine))
     prepared = prepare(experiment, **experiment.engine.compute_settings())

@@ -5,11 +5,14 @@ some nodes have taken are not sent again. So a cut gives way to a later cut and 
 that have lost step, and asynchronous ones, go on from whatever each of their nodes completed last.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from covey.engines.cadence import Cadence
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import Snapshot, pack
+from covey.node import Payload
 from covey.runs import RunWriter
 from covey.runs.schema import COMMIT_COLUMNS
 
@@ -56,6 +59,15 @@ class Checkpoints:
         """Whether a checkpoint holds it."""
         self._waits = False
         """Whether a checkpoint waits until it may be written."""
+        folder = None if writer is None else writer.folder
+        now = asyncio.get_running_loop().time
+        self.cadence = Cadence(4 * self._learner.layout.size * self._size, folder, now)
+        self._wanted: int | None = None
+        """The round after which hosts were asked for a cut."""
+        self._awaited: set[int] = set()
+        """Of which nodes they were asked for the last commit."""
+        self._ahead = 1
+        """By how many rounds a cut must be ahead of what is known of nodes, for all to hear of it in time."""
 
     def latest_of(self, node: int) -> Snapshot:
         """The latest snapshot of a node; where there is none, that with which it began."""
@@ -72,9 +84,47 @@ class Checkpoints:
         """Whether the programs of all nodes have returned."""
         return len(self.latest) == self._size and all(snapshot.ended for snapshot in self.latest.values())
 
+    # ------------------------------------------------------------------ checkpoints that are due by time
+
+    def ask(self, completed: Sequence[int], present: Iterable[int]) -> Payload | None:
+        """What all hosts are to be told where a checkpoint is due: to send snapshots.
+
+        Args:
+            completed: how many rounds each node has completed, as far as is known.
+            present: the nodes of the hosts that are there.
+        """
+        if self._every is not None or self.stopping or self._wanted is not None or self._awaited:
+            return None
+        if not self.cadence.is_due:
+            return None
+        if not self.in_step:
+            self._awaited = {node for node in present if not (node in self.latest and self.latest[node].ended)}
+            return {"round": None} if self._awaited else None
+        round = max(completed) + self._ahead
+        if round >= self._rounds:
+            return None
+        self._wanted = round
+        return {"round": round}
+
+    def missed(self, round: int) -> None:
+        """A node had gone past the round of a cut before its host heard of it."""
+        if round == self._wanted:
+            self._wanted = None
+            self._open.pop(round, None)
+            self._ahead *= 2
+
+    def lose(self, nodes: Sequence[int]) -> None:
+        """Nodes are gone: nothing comes of what was asked of them."""
+        if self._awaited and self._awaited.issubset(nodes):
+            self._write_soon(partial(self._write, dict(self.latest)))
+        self._awaited.difference_update(nodes)
+
+    # ------------------------------------------------------------------ what comes
+
     def roll_back(self) -> list[Snapshot]:
         """Go back to the last cut; returns what each node goes on from."""
         self.latest, self._open, self._waits = dict(self.cut), {}, False
+        self._wanted, self._awaited = None, set()
         return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
 
     def lose_step(self) -> None:
@@ -82,16 +132,19 @@ class Checkpoints:
         if not self._waits_for_all:
             self.in_step = False
             self._open.clear()
+            self._wanted = None
 
     def take(self, snapshots: Mapping[int, Snapshot]) -> None:
         """What some nodes can go on from."""
+        awaited = bool(self._awaited)
         for node, snapshot in snapshots.items():
             self.latest[node] = snapshot
             self.came += 1
             self._since += 1
-            if self.in_step and self._every:
+            self._awaited.discard(node)
+            if self.in_step:
                 self._put(node, snapshot)
-        if not self._every or self.stopping:
+        if self._every == 0 or self.stopping:
             return
         if self.in_step:
             for completed in sorted(completed for completed, cut in self._open.items() if len(cut) == self._size):
@@ -99,7 +152,7 @@ class Checkpoints:
                 self._open = {later: cut for later, cut in self._open.items() if later > completed}
                 if completed < self._rounds:
                     self._write_soon(partial(self._advance, cut))
-        elif self._since >= self._size:
+        elif (awaited and not self._awaited) if self._every is None else self._since >= self._size:
             self._since = 0
             self._write_soon(partial(self._write, dict(self.latest)))
 
@@ -108,7 +161,7 @@ class Checkpoints:
         if snapshot.ended:
             for cut in self._open.values():
                 cut.setdefault(node, snapshot)
-        elif snapshot.completed % self._every == 0:
+        elif snapshot.completed % self._every == 0 if self._every else snapshot.completed == self._wanted:
             if snapshot.completed not in self._open:
                 self._open[snapshot.completed] = {n: s for n, s in self.latest.items() if s.ended}
             self._open[snapshot.completed][node] = snapshot
@@ -128,7 +181,7 @@ class Checkpoints:
         """Write a cut, which takes the place of the last one."""
         if self.in_step:
             self._write(cut)
-            self.cut, self._is_written = cut, True
+            self.cut, self._is_written, self._wanted, self._ahead = cut, True, None, 1
 
     def write_last(self) -> None:
         """Write where the run was stopped; where the program cannot go on from there, the last cut."""
@@ -140,9 +193,11 @@ class Checkpoints:
 
     def _write(self, snapshots: Mapping[int, Snapshot]) -> None:
         if self._writer is not None:
-            each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
-            round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-            self._writer.checkpoint(round, {"round": round, **pack(each)}, keep=self._keep)
+            with self.cadence.at_work():
+                each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
+                round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
+                self._writer.checkpoint(round, {"round": round, **pack(each)}, keep=self._keep)
+            self.cadence.taken()
 
 
 def _is_cut(snapshots: Mapping[int, Snapshot]) -> bool:

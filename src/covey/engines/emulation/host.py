@@ -441,6 +441,8 @@ class _Run:
             said: Any = frame.payload
             if frame.tag == "hold":
                 site.say("holds", {"round": site.hold()})
+            elif frame.tag == "keep":
+                site.keep(said["round"])
             elif frame.tag == "park":
                 site.park_after(int(said["round"]))
             elif frame.tag == "stop":

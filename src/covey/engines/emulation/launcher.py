@@ -248,6 +248,7 @@ class Launcher:
         for host in self.hosts:
             self.returns.go(host, returning=False)
         self.returns.begin()
+        self._later(self._take_checkpoints())
         await self._until(lambda: self.interrupted or self.rolls_back or self._all_done)
 
     async def _prepare_all_again(self, host: Remote, late: float) -> None:
@@ -275,6 +276,16 @@ class Launcher:
                     await asyncio.sleep(0.02)
                 host.spawn(self.processes)
         await self._let_begin()
+
+    async def _take_checkpoints(self) -> None:
+        """Ask for snapshots whenever a checkpoint is due by time."""
+        while True:
+            await asyncio.sleep(_PULSE / 4)
+            there = [host for host in self.hosts if host.begun and not host.done]
+            order = self.ledger.ask_for_snapshots(node for host in there for node in host.nodes)
+            if order is not None:
+                for host in there:
+                    host.tell("keep", order)
 
     async def _pulse(self) -> None:
         """Let hosts know that this machine is still there."""
@@ -457,6 +468,9 @@ class Launcher:
 
     def _hear_snapshots(self, host: Remote, frame: wire.Frame) -> None:
         self.ledger.take_snapshots(host.number, frame.payload)
+
+    def _hear_missed(self, host: Remote, frame: wire.Frame) -> None:
+        self.ledger.checkpoints.missed(msgspec.convert(frame.payload["round"], int))
 
     def _hear_pulse(self, host: Remote, frame: wire.Frame) -> None:
         said: Any = frame.payload

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Annotated, Any
@@ -290,6 +290,11 @@ class Ledger:
 
     def take_snapshots(self, host: int, payload: Payload) -> None:
         """What nodes of a host can go on from."""
+        with self.checkpoints.cadence.at_work():
+            taken = self._checked(host, payload)
+        self.checkpoints.take(taken)
+
+    def _checked(self, host: int, payload: Payload) -> dict[int, Snapshot]:
         nodes: Any = payload["nodes"]
         snapshots = unpack(payload)
         self.check_own(host, nodes)
@@ -298,7 +303,11 @@ class Ledger:
             check_round(host, snapshot.completed, self.rounds)
             msgspec.convert(snapshot.counters, _Counters)
             msgspec.convert(snapshot.clock, _Time)
-        self.checkpoints.take(dict(zip(nodes, snapshots, strict=True)))
+        return dict(zip(nodes, snapshots, strict=True))
+
+    def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:
+        """What all hosts are to be told where a checkpoint is due, given the nodes of those that are there."""
+        return self.checkpoints.ask(self._round, present)
 
     # ------------------------------------------------------------------ the end
 

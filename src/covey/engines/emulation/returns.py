@@ -82,6 +82,7 @@ class Returns:
         for node in host.nodes:
             self.ledger.event(self.launcher.now, node, "left", f"host {host.number} is gone")
         self._tell_others(host, "gone")
+        self.ledger.checkpoints.lose(host.nodes)
         if host.done:
             return
         self.ledger.checkpoints.lose_step()

@@ -94,6 +94,8 @@ class Site:
         self._loss_key = rng.purpose_key(self.seed, "message loss")
         self._splits: dict[tuple[str, int | None], Split] = {}
         self._absences: set[asyncio.Task[None]] = set()
+        self._keep_after: int | None = None
+        """The round of which the launcher wants a cut."""
         self._holding = False
         self._park_after: int | None = None
         self._released = asyncio.Event()
@@ -321,7 +323,7 @@ class Site:
         evaluated = self.reporter.commit(node)
         node.committed = node.snapshot()
         every = self.prepared.experiment.checkpoint.every
-        if every and node.round % every == 0 and node.round < self.rounds:
+        if (node.round % every == 0 if every else node.round == self._keep_after) and node.round < self.rounds:
             self.reporter.snapshots({node.id: node.committed})
         if evaluated and self.evaluation.takes_time:
             samples = len(self.split("test"))
@@ -358,6 +360,18 @@ class Site:
             samples = self.evaluation.samples if name == "test" else None
             self._splits[key] = self.learner.split(name, holder, samples)
         return self._splits[key]
+
+    # ------------------------------------------------------------------ checkpoints that are due by time
+
+    def keep(self, round: int | None) -> None:
+        """Send what nodes can go on from: once they have completed a round, or where that is None, as they are."""
+        nodes = [node for node in self.nodes.values() if not node.mail.ended]
+        if round is not None and any(node.round > round for node in nodes):
+            self.say("missed", {"round": round})
+            return
+        self._keep_after = round
+        committed = {node.id: node.committed for node in nodes if round in (None, node.round)}
+        self.reporter.snapshots({id: snapshot for id, snapshot in committed.items() if snapshot is not None})
 
     # ------------------------------------------------------------------ stopping
 

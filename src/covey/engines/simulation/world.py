@@ -10,11 +10,13 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from covey import rng, wire
+from covey.engines.cadence import Cadence
 from covey.engines.disturbances import Disturbances
 from covey.engines.participant import SENT, USUAL, not_finite_entry
 from covey.engines.prepared import Prepared
@@ -83,6 +85,10 @@ class World:
         self.ended: float | None = None
         """When the last program so far ended."""
         self._checkpoint_every = experiment.checkpoint.every
+        folder = None if writer is None else writer.folder
+        self._cadence = Cadence(4 * self.learner.layout.size * self.size, folder, perf_counter)
+        self._furthest = 0
+        """The last round that a node has completed."""
         self._stop_after: int | None = None
         self._usual_seconds: dict[int, float] = {}
         """How long a training takes that is as the task says, by node."""
@@ -310,7 +316,7 @@ class World:
         evaluated = self.recorder.commit(node)
         if not self.in_step:
             node.committed = self.snapshot(node)
-        if self._checkpoint_every:
+        if self._checkpoint_every != 0:
             self._perhaps_checkpoint(node)
         if not (evaluated and self.prepared.experiment.evaluation.takes_time):
             return 0.0
@@ -321,10 +327,18 @@ class World:
     def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
         every, round = self._checkpoint_every, node.round
         if not self.in_step:
-            if self.recorder.commits % (every * self.size) == 0:
+            whole = self.recorder.commits % ((every or 1) * self.size) == 0
+            if whole and (every or self._cadence.is_due):
                 self._save(Cut.of_commits(self))
-        elif round % every == 0 and round < self.rounds:
-            self.cuts.setdefault(round, Cut(self, round))
+            return
+        if every:
+            due = round % every == 0
+        else:
+            # A cut begins with the first node that gets there.
+            due = round > self._furthest and not self.cuts and self._cadence.is_due
+            self._furthest = max(self._furthest, round)
+        if due and round < self.rounds and round not in self.cuts:
+            self.cuts[round] = Cut(self, round)
 
     def skip_to(self, node: SimulatedNode, round: int) -> None:
         """A node that was away goes on where the others are."""
@@ -358,10 +372,13 @@ class World:
             self._save(cut)
 
     def _save(self, cut: Cut) -> None:
-        # A resumed run does not repeat what came before its checkpoint: all of that must be written before it is.
-        self.recorder.flush()
-        if self.recorder.writer is not None:
-            self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=self.prepared.experiment.checkpoint.keep)
+        with self._cadence.at_work():
+            # A resumed run does not repeat what came before its checkpoint: all of that must be written before it is.
+            self.recorder.flush()
+            if self.recorder.writer is not None:
+                keep = self.prepared.experiment.checkpoint.keep
+                self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=keep)
+        self._cadence.taken()
 
     # ------------------------------------------------------------------ interruption
 
