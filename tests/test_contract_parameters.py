@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import types
 import typing
 from pathlib import Path
 
@@ -98,6 +99,9 @@ def wrong_values(hint: typing.Any, limits: Limits) -> list[object]:
     bare = [argument for argument in typing.get_args(hint) if argument is not type(None)]
     if type(None) in typing.get_args(hint) and len(bare) == 1:
         return wrong_values(bare[0], limits)
+    if origin in (typing.Union, types.UnionType):
+        first, *others = [wrong_values(option, limits) for option in bare]
+        return [value for value in first if all(value in other for other in others)]
     quantity = origin is typing.Annotated and isinstance(hint.__metadata__[0], Quantity)
     if hint in (int, float) or quantity:
         wrong: list[object] = [True, [], "12 bananas"]

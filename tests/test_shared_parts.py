@@ -9,6 +9,7 @@ from covey.parameters import Setting
 from covey.sharing import Random
 from tests.conftest import models_of, simulate, table
 from tests.examples import NODES, part_table, pieces_of
+from tests.test_emulation import assert_agree
 from tests.untrained import MIXED, RING, SIZES, Never, metropolis, starts, tensors
 
 SHARINGS = list(kinds.KINDS["sharing"])
@@ -40,6 +41,37 @@ def test_what_is_frozen_never_moves_and_statistics_stay_such(sharing, buffers, s
     world, _ = simulate(mixed(sharing, files, share=share, buffers=buffers, rounds=4))
     assert is_sound(world)
     assert not torch.equal(tensors(world, "head"), tensors(world, "head", starts(world)))
+
+
+@pytest.mark.parametrize("share", PARTS, ids=str)
+@pytest.mark.parametrize("sharing", ["full", "choco", "secure-aggregation"])
+def test_gradients_of_a_clique_are_those_of_what_is_shared(sharing, share, files, overheard):
+    cliques = {"kind": "clique-averaging", "topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1}
+    world, _ = simulate(mixed(sharing, files, share=share, rounds=4, program={**cliques, "momentum": 0.9}))
+    assert is_sound(world)
+    moved = tensors(world, "body") - tensors(world, "body", starts(world))
+    assert (moved.abs().max(1).values > 1e-3).all()
+    if sharing == "full":
+        count = SIZES["norm"] + SIZES["head"] + (SIZES["body"] if share == "trained" else 0)
+        gradients = [message.payload["model"] for message in overheard if message.tag == "gradient"]
+        assert {gradient.shape for gradient in gradients} == {(count,)}
+        sent = sum(node.bytes_out for node in world.nodes) / NODES / 4
+        assert sent == pytest.approx(world.prepared.round_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_a_run_goes_on_from_a_checkpoint_to_the_bit(sharing, files):
+    tables = mixed(sharing, files, share=["norm.*", "body.weight"], rounds=4, checkpoint={"every": 2})
+    whole, written = simulate(tables)
+    resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
+    assert torch.equal(models_of(whole), models_of(resumed))
+
+
+@pytest.mark.parametrize("sharing", ["random", "quantized", "power-gossip", "secure-aggregation"])
+def test_the_engines_agree_on_what_is_shared(sharing, files, tmp_path):
+    network = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
+    tables = mixed(sharing, files, share=["norm.*", "body.*"], rounds=3, task={"model": "tests.untrained:Mixed"})
+    assert_agree({**tables, "network": {**tables["network"], **network}}, tmp_path, 2)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)

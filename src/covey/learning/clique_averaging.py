@@ -12,7 +12,7 @@ from covey.aggregation import Mean
 from covey.errors import ConfigurationError
 from covey.learning.gossip import Gossip
 from covey.learning.hearing import hearing
-from covey.node import Node
+from covey.node import Mixture, Node
 from covey.parameters import Setting, param
 from covey.sharing import Selection
 from covey.sharing.beside import averaged
@@ -43,13 +43,14 @@ class CliqueAveraging(Gossip):
             )
         self._cliques = self.topology.within()
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
+        self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
         self._gradients = self.sharing.beside("gradients")
-        self._gradients.prepare(self._trained.narrowed(setting))
+        self._gradients.prepare(self._shared.narrowed(setting))
         self._gradients.check(self._cliques, Mean())
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         models = super().round_bytes(setting, model_bytes)
-        gradient = self._gradients.message_bytes(self._trained.part_bytes(model_bytes))
+        gradient = self._gradients.message_bytes(self._shared.part_bytes(model_bytes))
         if models is None or gradient is None:
             return None
         trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
@@ -62,9 +63,13 @@ class CliqueAveraging(Gossip):
     async def learn(self, node: Node, t: int) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()
-        own = self._trained.take(gradient.vector)
         hear = hearing(node, graph.senders(node.id), t, self.patience)
+        own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
+        if self._shared.trained < self._trained.trained:
+            # What is personal is moved by the own gradient.
+            whole = self._shared.put(gradient.vector, direction)
+            direction = self._trained.take(whole.tensor() if isinstance(whole, Mixture) else whole)
         before = node.state.get("momentum")
         if self.momentum and isinstance(before, Tensor):
             direction = torch.add(direction, before, alpha=self.momentum)
