@@ -4,12 +4,15 @@ import os
 import shutil
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from covey import api
+from covey.runs import RunWriter, resuming
 from covey.task.learner import Learner
 
 BLOBS = {"kind": "gaussian-blobs", "samples": 60, "test_samples": 20, "features": 4, "classes": 2}
@@ -80,6 +83,30 @@ def killed(folder: Path, *, round: int = 6, **changes: Any) -> Path:
     return folder
 
 
+def killed_again(folder: Path, into: Path, *, round: int) -> Path:
+    """A copy of a killed run as it is when its resume is killed, too, before the training of a round."""
+    going_on = Path(shutil.copytree(folder, folder.with_name(folder.name + "-again")))
+    patch = _when_training(round, lambda: shutil.copytree(going_on, into))
+    try:
+        api.resume(going_on)
+    finally:
+        patch.undo()
+    shutil.rmtree(going_on)
+    return into
+
+
+def reached(completed: Sequence[int], clocks: Sequence[float] | None = None) -> dict[str, Any]:
+    """What a checkpoint says at least: how far each node is."""
+    times = [0.5 * round for round in completed] if clocks is None else clocks
+    return {"completed": torch.tensor(completed), "clocks": torch.tensor(times, dtype=torch.float64)}
+
+
+def reopened(folder: Path, facts: dict[str, Any] | None = None) -> RunWriter:
+    """A writer that goes on with a run from its latest checkpoint."""
+    with resuming(folder) as opened:
+        return RunWriter.resume(opened, facts or {})
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file by its path in the folder; not the lock, and not the index that readers keep of a log."""
     return {
@@ -91,7 +118,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def rows(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of all tables that a resume repeats."""
-    database = sqlite3.connect(f"file:{folder / 'metrics.sqlite'}?mode=ro", uri=True)
+    # Where there is no log, opening the file as it is makes none.
+    mode = "mode=ro" if (folder / "metrics.sqlite-wal").exists() else "immutable=1"
+    database = sqlite3.connect(f"file:{folder / 'metrics.sqlite'}?{mode}", uri=True)
     try:
         return {
             table: sorted(database.execute(f"SELECT * FROM {table}").fetchall(), key=repr)

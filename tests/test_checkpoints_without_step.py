@@ -157,9 +157,10 @@ def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     assert told in out
     assert told in (tmp_path / "run.html").read_text()
 
-    writer = RunWriter.reopen(tmp_path / "run", {})
-    for node in range(8, 20):
+    writer = RunWriter.create(tmp_path / "more", {"program": {"kind": "x"}}, {"nodes": 20})
+    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 7) for round in (1, 2, 3)])
+    for node in (*range(8, 20), 2):
         writer.event(0.7, node, "dropped", "")
     writer.finish("finished", {})
-    several = sentence.format(15, "the first after round 0, the last after round 3; `covey show --json` names all")
-    assert covey("show", folder)[1].endswith(f"\n{several}\n")
+    several = sentence.format(13, "the first after round 0, the last after round 3; `covey show --json` names all")
+    assert covey("show", str(tmp_path / "more"))[1].endswith(f"\n{several}\n")

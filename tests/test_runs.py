@@ -16,6 +16,7 @@ from covey.api import resume
 from covey.errors import RunError
 from covey.runs import Run, RunWriter, latest_checkpoint
 from covey.topology import Graph
+from tests.folders import reached, reopened
 
 
 def commit(node, round, bytes_out=100):
@@ -123,14 +124,46 @@ def test_what_is_no_finite_number_is_null_in_json(tmp_path, covey):
     assert "Not finite, and left out above: accuracy, loss." in (tmp_path / "report.html").read_text()
 
 
-def test_truncating_forgets_what_came_after(folder):
-    writer = RunWriter.reopen(folder, {})
+def four_rounds(folder):
+    """A run of three nodes, which has not ended."""
+    writer = RunWriter.create(folder, {}, {})
+    for round in range(1, 5):
+        writer.commits([commit(node, round) for node in range(3)])
+        if round % 2 == 0:
+            for node in range(3):
+                writer.metrics(evaluated(node, round, 0.1 * round))
+            writer.metrics([(-1, round, "consensus_distance", 1.0 / round)])
+    return writer
+
+
+def test_truncating_forgets_what_came_after_as_soon_as_there_is_something_in_its_place(tmp_path):
+    writer = four_rounds(tmp_path / "run")
     writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
-    writer.finish("finished", {})
-    run = Run(folder)
-    assert run.commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
+    run = Run(tmp_path / "run")
+    assert run.commits.groupby("node")["round"].max().tolist() == [4, 4, 4]
+    writer.commits([commit(0, 3)])
+    writer.flush()
+    assert run.commits.groupby("node")["round"].max().tolist() == [3, 3, 2]
     assert run.metrics["round"].unique().tolist() == [2]
     assert run.network["round"].tolist() == [2]
+    writer.finish("finished", {})
+
+
+def test_truncating_twice_forgets_both(tmp_path):
+    writer = four_rounds(tmp_path / "run")
+    writer.truncate([3, 3, 2], [1.5, 1.5, 1.0])
+    further = [2, 4, 4]
+    writer.truncate(further, [1.0, 2.0, 2.0])
+    further[:] = [9, 9, 9]
+    writer.finish("finished", {})
+    assert Run(tmp_path / "run").commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
+
+
+def test_a_run_that_is_stopped_before_it_repeats_anything_keeps_what_it_had(tmp_path):
+    writer = four_rounds(tmp_path / "run")
+    writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
+    writer.finish("interrupted", {})
+    assert len(Run(tmp_path / "run").commits) == 12
 
 
 def test_a_round_that_is_forgotten_is_there_until_it_is_recorded_again(tmp_path):
@@ -156,7 +189,7 @@ def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goe
         for moment in (0.4, 0.7, 1.2):
             writer.event(moment, node, "left", "")
     writer.truncate([1, 2, 0], [0.5, 1.0, 0.0])
-    writer.finish("interrupted", {})
+    writer.finish("finished", {})
     kept = Run(tmp_path / "run").events
     assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
 
@@ -167,7 +200,7 @@ def test_truncating_keeps_what_happened_to_hosts(tmp_path):
     for kind in ("host lost", "rolled back", "host returned", "stuck"):
         writer.event(1.2, -1, kind, "")
     writer.truncate([1], [0.5])
-    writer.finish("interrupted", {})
+    writer.finish("finished", {})
     assert Run(tmp_path / "run").events["kind"].tolist() == ["host lost", "rolled back", "host returned"]
 
 
@@ -183,9 +216,11 @@ def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
 
     writer._database.set_progress_handler(count, 1000)
     writer.truncate([10] * 2000, [5.0] * 2000)
+    writer.commits([commit(0, 11)])
+    writer.flush()
     assert steps < 5000, "thousands of instructions; one DELETE for every node takes 180,000"
     writer.finish("interrupted", {})
-    assert Run(tmp_path / "run").commits["round"].max() == 10
+    assert len(Run(tmp_path / "run").commits) == 20_001
 
 
 def test_a_run_is_read_while_it_grows(tmp_path):
@@ -200,12 +235,10 @@ def test_a_run_is_read_while_it_grows(tmp_path):
     writer.flush()
     assert Run(tmp_path / "run").metrics["accuracy"].tolist() == [0.5]
     assert Run(tmp_path / "run").status == "running"
-    for go_on in (lambda: RunWriter.reopen(tmp_path / "run", {}), lambda: resume(tmp_path / "run")):
-        with pytest.raises(RunError, match="is being written by another process"):
-            go_on()
+    with pytest.raises(RunError, match="is being written by another process"):
+        resume(tmp_path / "run")
     writer.finish("finished", {})
     assert Run(tmp_path / "run").status == "finished"
-    RunWriter.reopen(tmp_path / "run", {}).finish("finished", {})
 
 
 def kill(writer):
@@ -221,13 +254,13 @@ def test_each_start_of_a_run_keeps_its_facts_and_wall_time_adds_up(tmp_path, mon
     writer = RunWriter.create(folder, {}, {"torch": "2.8", "nodes": 1})
     assert Run(folder).wall_seconds is None
     now = 5.0
-    writer.checkpoint(4, {})
+    writer.checkpoint(4, reached([4]))
     now = 9.0
     kill(writer)
     now = 100.0
-    kill(RunWriter.reopen(folder, {"torch": "2.8", "after_round": 4, "nodes": 1}))
+    kill(reopened(folder, {"torch": "2.8", "nodes": 1}))
     now = 200.0
-    writer = RunWriter.reopen(folder, {"torch": "2.9", "after_round": 4, "nodes": 1})
+    writer = reopened(folder, {"torch": "2.9", "nodes": 1})
     now = 207.0
     writer.finish("finished", {"time": 1.0})
     run = Run(folder)
@@ -240,16 +273,11 @@ def test_each_start_of_a_run_keeps_its_facts_and_wall_time_adds_up(tmp_path, mon
     assert (run.facts["nodes"], run.facts["time"], run.status) == (1, 1.0, "finished")
 
 
-def test_a_run_with_the_facts_of_one_start_is_read_and_gone_on_with(folder):
+def test_a_run_with_the_facts_of_one_start_is_read(folder):
     facts = {"torch": "2.8", "nodes": 3, "program": "x", "status": "interrupted", "time": 2.0, "wall_seconds": 3.0}
     (folder / "facts.json").write_text(json.dumps(facts))
     assert Run(folder).wall_seconds == 3.0
     assert Run(folder).facts["starts"] == [{"torch": "2.8", "wall_seconds": 3.0}]
-    RunWriter.reopen(folder, {"torch": "2.9"}).finish("finished", {"time": 2.5})
-    first, second = Run(folder).facts["starts"]
-    assert (first, second["torch"]) == ({"torch": "2.8", "wall_seconds": 3.0}, "2.9")
-    assert Run(folder).wall_seconds == 3.0 + second["wall_seconds"]
-    assert "torch" not in json.loads((folder / "facts.json").read_text())
 
 
 def test_facts_are_whole_although_the_disk_is_full(tmp_path, monkeypatch):
@@ -361,14 +389,14 @@ def test_other_folders_are_no_runs(tmp_path):
     with pytest.raises(RunError, match="is no run folder"):
         Run(tmp_path)
     with pytest.raises(RunError, match="is no run folder"):
-        RunWriter.reopen(tmp_path, {})
+        resume(tmp_path)
 
 
 def test_the_latest_whole_checkpoint_counts_and_old_ones_go(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     assert latest_checkpoint(tmp_path / "run") is None
     for round in (10, 20, 30):
-        writer.checkpoint(round, {"x": torch.full((3,), float(round))}, keep=2)
+        writer.checkpoint(round, {"x": torch.full((3,), float(round)), **reached([round])}, keep=2)
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())
     assert [file.stem for file in files] == ["round-000000020", "round-000000030"]
     assert latest_checkpoint(tmp_path / "run")[0] == 30
@@ -423,14 +451,13 @@ def test_exports(folder, tmp_path):
 def test_a_new_checkpoint_outlives_damaged_ones_of_later_rounds(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     for round in (20, 30):
-        writer.checkpoint(round, {"x": round}, keep=2)
+        writer.checkpoint(round, {"x": round, **reached([round])}, keep=2)
     folder = tmp_path / "run" / "checkpoints"
     for file in folder.iterdir():
         file.write_bytes(b"damaged")
-    files = r"checkpoints/round-000000030\.covey, checkpoints/round-000000020\.covey"
-    with pytest.raises(RunError, match=rf"all of its checkpoints are damaged \({files}\)"):
-        latest_checkpoint(tmp_path / "run")
+    assert latest_checkpoint(tmp_path / "run") is None
     (folder / "round-000000007.covey.part").write_bytes(b"killed while it was written")
-    writer.checkpoint(10, {"x": 10}, keep=2)
+    writer.checkpoint(10, {"x": 10, **reached([10])}, keep=2)
     assert [file.name for file in folder.iterdir()] == ["round-000000010.covey"]
-    assert latest_checkpoint(tmp_path / "run") == (10, {"x": 10})
+    round, payload = latest_checkpoint(tmp_path / "run")
+    assert (round, payload["x"]) == (10, 10)

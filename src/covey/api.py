@@ -14,7 +14,7 @@ from covey import __version__
 from covey.engines.prepared import Prepared, merging_graph, prepare
 from covey.errors import RunError
 from covey.experiment import Experiment, Progress
-from covey.runs import Run, RunWriter, latest_checkpoint, lock
+from covey.runs import Run, RunWriter, resuming
 
 RUNS = Path("runs")
 """Where run folders go that were not given a place."""
@@ -64,26 +64,18 @@ def resume(
     """Go on with an interrupted run from its latest checkpoint; see `run`.
 
     Raises:
-        RunError: the run has finished, is being written, or was changed, or has no checkpoint that is not damaged.
+        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint; nothing of it is
+            deleted.
     """
-    before = Run(Path(folder))
-    if before.status == "finished":
-        raise RunError(f"The run {before.folder} has finished: there is nothing to go on with.")
-    if lock.is_held(before.folder):
-        raise lock.busy(before.folder)
-    if before.is_changed:
-        raise RunError(
-            f"The run {before.folder} cannot be gone on with: its run.toml has been changed since it began. "
-            f"Begin a new run with it: covey run {before.folder / 'run.toml'}."
-        )
-    found = latest_checkpoint(before.folder)
-    if found is None:
-        raise RunError(f'The run {before.folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
-    round, checkpoint = found
-    prepared = _prepare(Experiment.from_table(before.experiment), data, quiet)
-    writer = RunWriter.reopen(before.folder, {**facts(prepared), "after_round": round})
-    writer.truncate(checkpoint["completed"].tolist(), checkpoint["clocks"].tolist())  # type: ignore[union-attr]
-    return _execute(prepared, writer, before.folder, progress, checkpoint)
+    with resuming(Path(folder)) as opened:
+        prepared = _prepare(Experiment.from_table(opened.run.experiment), data, quiet)
+        try:
+            prepared.experiment.engine.check_checkpoint(prepared, opened.checkpoint)
+        except RunError as error:
+            prepared.learner.close()
+            raise opened.refused(error) from error
+        writer = RunWriter.resume(opened, facts(prepared))
+    return _execute(prepared, writer, opened.run.folder, progress, opened.checkpoint)
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool) -> Prepared:

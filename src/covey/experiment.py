@@ -95,6 +95,16 @@ class Engine(Part):
             ConfigurationError: it cannot.
         """
 
+    def check_checkpoint(self, prepared: "Prepared", checkpoint: "Payload") -> None:
+        """See whether a checkpoint is one of an experiment.
+
+        Raises:
+            RunError: it is not.
+        """
+        from covey.engines.snapshots import check
+
+        check(checkpoint, prepared.setting)
+
     def execute(
         self,
         prepared: "Prepared",

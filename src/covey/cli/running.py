@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.file is not None or arguments.overrides or arguments.seed is not None or arguments.engine:
             raise ConfigurationError("--resume goes on with the run as it is: give no FILE, --set, --seed or --engine.")
         before = Run(arguments.resume)
-        experiment = Experiment.from_table(before.experiment)
-        with _display(before.folder.name, experiment, arguments.json) as display:
+        rounds, nodes = before.experiment.get("rounds", 1), before.facts.get("nodes", 1)
+        with ProgressDisplay(before.folder.name, rounds, nodes, silent=arguments.json) as display:
             done = api.resume(arguments.resume, data=arguments.data, progress=display, quiet=arguments.json)
     elif arguments.file is None:
         raise ConfigurationError(

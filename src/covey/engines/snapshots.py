@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from covey.errors import RunError
 from covey.node import Mixture, State
+from covey.parameters import Setting
+from covey.runs.schema import COMMIT_COLUMNS
 from covey.task.optimizers import Slots
 
 
@@ -61,6 +64,54 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
     return payload
 
 
+_COUNTERS = len(COMMIT_COLUMNS) - COMMIT_COLUMNS.index("steps")
+_KINDS: dict[str, tuple[torch.dtype, ...]] = {
+    "models": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    "completed": (torch.int64,),
+    "clocks": (torch.float64,),
+    "uplinks": (torch.float64,),
+    "orders": (torch.int64,),
+    "losses": (torch.float64,),
+    "counters": (torch.int64,),
+    "evaluated": (torch.int64,),
+    "ended": (torch.bool,),
+    "away": (torch.bool,),
+}
+"""The columns of a payload, and of what numbers they are."""
+_MAY_BE_NEGATIVE = ("models", "losses")
+
+
+def check(payload: Mapping[str, Any], setting: Setting) -> None:
+    """See whether a payload from the disk holds what `pack` makes of the nodes of an experiment.
+
+    Raises:
+        RunError: it does not.
+    """
+    sides = {"models": (setting.nodes, setting.parameters), "counters": (setting.nodes, _COUNTERS)}
+    for name, dtypes in _KINDS.items():
+        column, shape = payload.get(name), sides.get(name, (setting.nodes,))
+        if not isinstance(column, Tensor) or column.dtype not in dtypes:
+            raise RunError(f"'{name}' is missing, or no tensor of such numbers")
+        if column.shape != shape:
+            raise RunError(f"'{name}' has the shape {_sides(column.shape)}, not {_sides(shape)}")
+        if name not in _MAY_BE_NEGATIVE and not bool((column >= 0).all()):
+            raise RunError(f"'{name}' holds what is negative, or no number")
+    if int(payload["completed"].max()) > setting.rounds:
+        raise RunError(f"'completed' has more than the {setting.rounds} rounds of the run")
+    for name, value in payload.items():
+        family, _, rest = name.partition("/")
+        place, _, entry = rest.partition("/")
+        if family in ("state", "slots"):
+            if not (entry and place.isdecimal() and int(place) < setting.nodes):
+                raise RunError(f"'{name}' belongs to no node")
+            if family == "slots" and not isinstance(value, Tensor):
+                raise RunError(f"'{name}' is no tensor")
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> list[Snapshot]:
     """The snapshots that `pack` put into a payload; other entries are left alone.
 
@@ -80,9 +131,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
         elif family == "slots":
             slots[int(place)][name] = value.to(device)
     columns = {name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters")}
-    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away")}
-    # Checkpoints that were written before evaluations were counted have none.
-    evaluated = payload["evaluated"].tolist() if "evaluated" in payload else [0] * count
+    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated")}
     return [
         Snapshot(
             model=payload["models"][place].to(device, copy=True),
@@ -91,7 +140,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             slots=slots[place] or None,
             loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
             counters=columns["counters"][place],
-            evaluated=evaluated[place],
+            evaluated=columns["evaluated"][place],
             clock=columns["clocks"][place],
             order=columns["orders"][place],
             uplink=columns["uplinks"][place],

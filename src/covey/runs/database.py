@@ -19,14 +19,18 @@ _MAY_BE_NULL = ("train_loss", "value")
 
 
 @contextmanager
-def reading(folder: Path) -> Iterator[sqlite3.Connection]:
+def reading(folder: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
     """The database of a run, which holds its tables and nothing else.
+
+    Args:
+        folder: the run's.
+        alone: whether whoever asks holds the lock; by default it is seen whether somebody does.
 
     Raises:
         RunError: it cannot be read, or is not what a run's writer makes.
     """
     try:
-        with closing(_connected(folder / METRICS, folder)) as database:
+        with closing(_connected(folder / METRICS, folder, alone)) as database:
             yield database
     except sqlite3.Error as error:
         raise unreadable(folder, error) from error
@@ -39,18 +43,18 @@ def unreadable(folder: Path, why: object) -> RunError:
     return RunError(f"The metrics of {folder} cannot be read: {why}.")
 
 
-def _connected(file: Path, folder: Path) -> sqlite3.Connection:
+def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:
     uri = file.absolute().as_uri()
-    if _is_at_rest(file, folder):
+    if _is_at_rest(file) and (alone or not lock.is_held(folder)):
         return _guarded(sqlite3.connect(f"{uri}?immutable=1", uri=True), file, folder)
     return _guarded(sqlite3.connect(f"{uri}?mode=ro", uri=True), file, folder)
 
 
-def _is_at_rest(file: Path, folder: Path) -> bool:
-    """Whether a database that keeps a write-ahead log has none: nobody has it open, and reading it need make none."""
+def _is_at_rest(file: Path) -> bool:
+    """Whether a database that keeps a write-ahead log has none: where nobody writes, reading it need make none."""
     with open(file, "rb") as opened:
         keeps_log = opened.read(20)[18:] == b"\x02\x02"
-    return keeps_log and not file.with_name(file.name + "-wal").exists() and not lock.is_held(folder)
+    return keeps_log and not file.with_name(file.name + "-wal").exists()
 
 
 def _guarded(database: sqlite3.Connection, file: Path, folder: Path) -> sqlite3.Connection:

@@ -6,8 +6,9 @@ import math
 import sqlite3
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,6 +26,34 @@ if TYPE_CHECKING:
 
 _MOST_FIGURES = 1000
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
+
+
+class _Tables(TypedDict, total=False):
+    """What every experiment is made of, as far as it is read here."""
+
+    name: str
+    seed: int
+    rounds: int
+    program: dict[str, Any]
+    task: dict[str, Any]
+    network: dict[str, Any]
+    engine: dict[str, Any]
+
+
+class _Facts(TypedDict, total=False):
+    format: int
+    seed: int
+    nodes: int
+    program: str
+    config_digest: str
+    status: Literal["running", "finished", "interrupted", "failed"]
+    starts: list["_Start"]
+
+
+class _Start(TypedDict, total=False):
+    started: str
+    after_round: int
+    wall_seconds: float
 
 
 class Run:
@@ -51,17 +80,26 @@ class Run:
     def experiment(self) -> dict[str, Any]:
         """The resolved experiment, as tables."""
         try:
-            return tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            tables = tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            msgspec.convert(tables, type=_Tables)
+        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise RunError(f"The run {self.folder} has no readable {CONFIG}: {error}.") from error
+        return tables
 
     @property
     def facts(self) -> dict[str, Any]:
         """Seed, program, status ..., and in `starts` the versions, platform, command and wall time of each start."""
         try:
-            return by_start(dict(json.loads((self.folder / FACTS).read_text())))
-        except (OSError, TypeError, ValueError) as error:
+            facts = by_start(dict(json.loads((self.folder / FACTS).read_text(encoding="utf-8"))))
+            msgspec.convert(facts, type=_Facts)
+        except (OSError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as error:
             raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
+        return facts
+
+    @property
+    def format(self) -> int:
+        """The number of the format in which it was written."""
+        return int(self.facts.get("format", 1))
 
     @property
     def status(self) -> str:

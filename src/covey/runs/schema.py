@@ -4,6 +4,10 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+FORMAT = 2
+"""The number of all that a run's folder holds; it grows where a resume would misread what an earlier one wrote. Folders
+of the first format have no number."""
+
 CONFIG = "run.toml"
 FACTS = "facts.json"
 METRICS = "metrics.sqlite"
@@ -64,6 +68,13 @@ COMMIT_COLUMNS = (
     "dropped",
 )
 """One row a node and completed round; from `steps` on, totals since the start."""
+
+COLUMNS = {
+    "commits": COMMIT_COLUMNS,
+    "metrics": ("node", "round", "name", "value"),
+    "events": ("time", "node", "kind", "detail"),
+}
+"""The columns of the tables whose rows a resume repeats."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS commits (

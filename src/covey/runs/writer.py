@@ -5,9 +5,10 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
-from typing import Any, Self
+from time import monotonic, sleep
+from typing import Any, BinaryIO, Self
 
+import msgspec
 import numpy as np
 import tomli_w
 from torch import Tensor
@@ -16,19 +17,19 @@ from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
-from covey.runs.database import check_values, reading
-from covey.runs.files import refuse_links
+from covey.runs.counting import LAST, Counting, keeping
+from covey.runs.resuming import WRITTEN, Resumable, Written
 from covey.runs.schema import (
     CHECKPOINTS,
-    COMMIT_COLUMNS,
+    COLUMNS,
     CONFIG,
     FACTS,
+    FORMAT,
     GRAPH,
     HOLDINGS,
     LOGS,
     METRICS,
     MODELS,
-    NETWORK,
     OUTAGES,
     TABLES,
     by_start,
@@ -38,6 +39,7 @@ from covey.topology import Graph
 
 _ROWS_AT_ONCE = 4096
 _SECONDS = 1.0
+_ATTEMPTS, _PAUSE = 20, 0.05
 
 
 class RunWriter:
@@ -46,22 +48,26 @@ class RunWriter:
     Every method raises RunError, in one line, where the disk is full or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, held: BinaryIO, facts: Mapping[str, Any]) -> None:
         self.folder = folder
         self._commits: list[tuple[Any, ...]] = []
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
         self._hosts: list[tuple[Any, ...]] = []
         self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
-        self._facts: dict[str, Any] = {}
+        self._truncated: list[tuple[Sequence[int], Sequence[float]]] = []
         self._began = self._flushed = monotonic()
-        refuse_links(folder, writing=True)
+        self._lock = held
         with self._guarded():
-            self._lock = lock.acquire(folder)
             self._database = sqlite3.connect(folder / METRICS, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.executescript(TABLES)
+            self._database.executescript(f"{TABLES}; PRAGMA user_version={FORMAT}")
+            self._counting = Counting(self._database)
+            self._last = {table: self._last_row(table) for table in LAST}
+            """The number of each table's last row. None is given to a second row, also where the first was forgotten:
+            checkpoints count the rows up to a number."""
+        self._write_facts(facts)
 
     @classmethod
     def create(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
@@ -78,31 +84,30 @@ class RunWriter:
         except OSError as error:
             raise RunError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
         if occupied:
-            raise RunError(f"The run folder {folder} is not empty. Give another one, or go on with it by --resume.")
+            raise RunError(f"The run folder {folder} is not empty. Give another one, or resume it with --resume.")
         text = tomli_w.dumps(dict(experiment))
         with _guarded(folder):
+            held = lock.acquire(folder)
             (folder / CONFIG).write_text(text, encoding="utf-8")
             (folder / CHECKPOINTS).mkdir()
-        writer = cls(folder)
-        writer._write_facts(by_start({**facts, "config_digest": config_digest(text), "status": "running"}))
-        return writer
+        began = {"format": FORMAT, **facts, "config_digest": config_digest(text), "status": "running"}
+        return cls(folder, held, by_start(began))
 
     @classmethod
-    def reopen(cls, folder: Path, facts: Mapping[str, Any]) -> Self:
+    def resume(cls, opened: Resumable, facts: Mapping[str, Any]) -> Self:
         """Go on with a run.
 
         Args:
-            folder: where.
+            opened: the run.
             facts: as `create` takes them; those of a start are kept beside those of the starts before.
         """
-        if not (folder / METRICS).exists():
-            raise RunError(f"{folder} is no run folder: it has no {METRICS}.")
-        with reading(folder) as database:
-            check_values(database, folder)
-        writer = cls(folder)
-        before = by_start(_read_facts(folder))
-        starts = [*before["starts"], *by_start(facts)["starts"]]
-        writer._write_facts({**before, "status": "running", "starts": starts})
+        before = opened.run.facts
+        starts = [*before["starts"], *by_start({**facts, "after_round": opened.round})["starts"]]
+        writer = cls(opened.run.folder, opened.held, {**before, "status": "running", "starts": starts})
+        writer._last = {table: max(last, opened.last[table]) for table, last in writer._last.items()}
+        completed: Any = opened.checkpoint["completed"]
+        clocks: Any = opened.checkpoint["clocks"]
+        writer.truncate(completed.tolist(), clocks.tolist())
         return writer
 
     def commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -150,42 +155,50 @@ class RunWriter:
     def flush(self) -> None:
         """Put everything recorded so far into the database."""
         self._flushed = monotonic()
-        if not (self._commits or self._metrics or self._events or self._hosts):
-            return
+        if self._commits or self._metrics or self._events or self._hosts:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        """Replace the rows that are to be forgotten by those that were recorded since: a kill leaves all or none."""
         with self._transaction() as database:
+            for completed, clocks in self._truncated:
+                self._truncate(completed, clocks)
             for table, rounds in self._forgotten.items():
                 if rounds:
                     # One pass over the table, and not one for every round.
                     pairs = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
                     database.execute(f"DELETE FROM {table} WHERE (node, round) IN ({pairs})", (json.dumps(rounds),))
-            marks = ",".join("?" * len(COMMIT_COLUMNS))
-            database.executemany(f"INSERT INTO commits VALUES ({marks})", self._commits)
-            database.executemany("INSERT INTO metrics VALUES (?,?,?,?)", self._metrics)
-            database.executemany("INSERT INTO events VALUES (?,?,?,?)", self._events)
+            for table, rows in (("commits", self._commits), ("metrics", self._metrics), ("events", self._events)):
+                columns = ", ".join(COLUMNS[table])
+                marks = ",".join("?" * (1 + len(COLUMNS[table])))
+                numbered = ((number, *row) for number, row in enumerate(rows, self._last[table] + 1))
+                database.executemany(f"INSERT INTO {table} (rowid, {columns}) VALUES ({marks})", numbered)
             database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
+        if self._truncated or any(self._forgotten.values()):
+            self._counting.begin_again()
+        self._last = {table: self._last_row(table) for table in LAST}
         self._commits, self._metrics, self._events, self._hosts = [], [], [], []
-        self._forgotten = {"commits": [], "metrics": []}
+        self._forgotten, self._truncated = {"commits": [], "metrics": []}, []
+
+    def _last_row(self, table: str) -> int:
+        (last,) = self._database.execute(f"SELECT IFNULL(MAX(rowid), 0) FROM {table}").fetchone()
+        return int(last)
 
     def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
         """Forget what each node did after so many completed rounds and at a later time, before it does it again.
 
-        What happened to hosts (OUTAGES) stays.
+        What happened to hosts (OUTAGES) stays. The old rows are there until what is recorded next is written.
         """
         self.flush()
-        # Who goes on from the very beginning repeats that, too.
-        times = [clock if clock > 0 else -1.0 for clock in clocks]
-        kept = [*zip(range(len(times)), completed, times, strict=True), (NETWORK, min(completed), min(times))]
-        with self._transaction() as database:
-            # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
-            database.execute(
-                "CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)"
-            )
-            database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
-            for table, column in (("commits", "round"), ("metrics", "round"), ("events", "time")):
+        self._truncated.append((list(completed), list(clocks)))
+
+    def _truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
+        # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
+        with keeping(self._database, completed, clocks):
+            for table, column in LAST.items():
                 last = f"(SELECT kept.{column} FROM kept WHERE kept.node = {table}.node)"
                 outages = f" AND kind NOT IN {OUTAGES}" if table == "events" else ""
-                database.execute(f"DELETE FROM {table} WHERE {column} > {last}{outages}")
-            database.execute("DROP TABLE kept")
+                self._database.execute(f"DELETE FROM {table} WHERE {column} > {last}{outages}")
 
     def graph(self, graph: Graph, static: bool) -> None:
         """Keep the graph of the first round, with its weights and groups where it has some."""
@@ -209,14 +222,24 @@ class RunWriter:
             np.save(file, models.detach().cpu().numpy(), allow_pickle=False)
 
     def checkpoint(self, round: int, payload: Payload, keep: int = 2) -> None:
-        """Keep a moment to go on from, and the `keep - 1` before it."""
+        """Keep a moment to go on from, and the `keep - 1` before it.
+
+        Args:
+            round: by which it is named.
+            payload: what it holds; `completed` and `clocks` say how far each node is.
+            keep: how many are kept.
+        """
         self.flush()
         folder = self.folder / CHECKPOINTS
         path = folder / f"round-{round:09d}.covey"
+        completed: Any = payload["completed"]
+        clocks: Any = payload["clocks"]
         with self._guarded():
             # Rows that a checkpoint counts on must be on the disk before it is.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            wire.write_file(path, payload)
+            counted = self._counting.count(completed.tolist(), clocks.tolist())
+            written = Written(FORMAT, self._facts["config_digest"], counted)
+            wire.write_file(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
             known = sorted(folder.glob("round-*.covey"))
             # Later ones are of a course that was given up, for they were damaged when the run was resumed.
             kept = [found for found in known if found <= path][-keep:]
@@ -229,7 +252,11 @@ class RunWriter:
         """End the run as "finished", "interrupted" or "failed"; as "failed" where its last rows cannot be written."""
         ended = "failed"
         try:
+            if status == "finished" and self._truncated:
+                self._write_rows()
             self.flush()
+            with self._guarded():
+                self._close_log()
             ended = status
         finally:
             self._database.close()
@@ -238,14 +265,28 @@ class RunWriter:
             finally:
                 self._lock.close()
 
+    def _close_log(self) -> None:
+        """Put all rows into the one file of the database, so that it can be read where nothing can be written."""
+        for _ in range(_ATTEMPTS):
+            try:
+                self._database.execute("PRAGMA journal_mode=DELETE")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                # Who shows the run has it open for a moment.
+                sleep(_PAUSE)
+        # Another program keeps it open: its log stays, and is empty unless that program is reading.
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def _write_timed(self, facts: Mapping[str, Any]) -> None:
         """Write new facts beside those before, and how long this start has taken."""
         *before, start = self._facts["starts"]
         start = {**start, "wall_seconds": round(monotonic() - self._began, 3)}
         self._write_facts({**self._facts, **facts, "starts": [*before, start]})
 
-    def _write_facts(self, facts: dict[str, Any]) -> None:
-        self._facts = facts
+    def _write_facts(self, facts: Mapping[str, Any]) -> None:
+        self._facts = dict(facts)
         with self._guarded(), wire.replacing(self.folder / FACTS) as file:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
 
@@ -273,29 +314,3 @@ def _guarded(folder: Path) -> Iterator[None]:
         raise RunError(f"The run folder {folder} cannot be written: {error}.") from error
     except OSError as error:
         raise RunError(f"The run folder {folder} cannot be written: {error.strerror or error}.") from error
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return facts
-
-
-def latest_checkpoint(folder: Path) -> tuple[int, Payload] | None:
-    """(round, checkpoint) of the latest that is not damaged; None where there is none at all.
-
-    Raises:
-        RunError: all are damaged.
-    """
-    found = sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True)
-    for path in found:
-        try:
-            return int(path.stem.removeprefix("round-")), wire.read_file(path)
-        except RunError:
-            continue
-    if found:
-        names = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise RunError(f"The run {folder} cannot be gone on with: all of its checkpoints are damaged ({names}).")
-    return None

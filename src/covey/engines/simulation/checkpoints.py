@@ -64,21 +64,46 @@ class Cut:
         }
 
 
+_Ghosts = list[tuple[float, int, float, int, int, float]]
+
+
+def check(payload: Payload, nodes: int, parameters: int) -> None:
+    """See whether what the simulation adds to the snapshots of nodes is there, and of so many nodes and parameters.
+
+    Raises:
+        RunError: it is not.
+    """
+    downlinks = payload.get("downlinks")
+    if not isinstance(downlinks, torch.Tensor) or downlinks.shape not in ((0,), (nodes,)):
+        raise RunError(f"'downlinks' is missing, or is not of {nodes} nodes")
+    try:
+        ghosts = msgspec.msgpack.decode(payload.get("ghosts"), type=_Ghosts)  # type: ignore[arg-type]
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise RunError(f"'ghosts' is missing, or no list of transfers: {error}") from error
+    if any(not 0 <= node < nodes for ghost in ghosts for node in ghost[3:5]):
+        raise RunError(f"'ghosts' has a node beyond the {nodes} of the run")
+    for name, value in payload.items():
+        family, _, rest = name.partition("/")
+        round, _, figure = rest.partition("/")
+        if family == "average":
+            total = isinstance(value, torch.Tensor) and value.shape in ((0,), (parameters,))
+            fits = {"total": total, "squares": type(value) is float, "count": type(value) is int}
+            fits["accuracies"] = isinstance(value, list) and all(type(one) is float for one in value)
+            if not (round.isdecimal() and fits.get(figure)):
+                raise RunError(f"'{name}' is no sum of models")
+
+
 def restore(world: "World", payload: Payload) -> None:
     """Put a new world where a checkpoint was taken.
 
-    Raises:
-        RunError: the checkpoint is of another experiment.
+    Args:
+        world: new.
+        payload: a checkpoint that `check` and `snapshots.check` found right, or one of the emulation.
     """
     checkpoint: dict[str, Any] = dict(payload)
-    models = checkpoint["models"]
-    if models.shape != (world.size, world.model_shape[0]):
-        expected = f"{world.size} x {world.model_shape[0]}"
-        raise RunError(f"The checkpoint holds {models.shape[0]} x {models.shape[1]} parameters, not {expected}.")
     links = world.links
     if "ghosts" in checkpoint:
-        ghosts = msgspec.msgpack.decode(checkpoint["ghosts"], type=list[tuple[float, int, float, int, int, float]])
-        links.thaw(checkpoint["downlinks"].numpy(), ghosts)
+        links.thaw(checkpoint["downlinks"].numpy(), msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
     world.recorder.thaw(checkpoint)
     world.follow_faults()
     for node, snapshot in zip(world.nodes, unpack(checkpoint, world.learner.device), strict=True):

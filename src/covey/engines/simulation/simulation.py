@@ -8,7 +8,7 @@ import torch
 
 from covey.engines.interruption import handled
 from covey.engines.prepared import Prepared
-from covey.engines.simulation.checkpoints import restore
+from covey.engines.simulation.checkpoints import check, restore
 from covey.engines.simulation.world import World
 from covey.experiment import Engine, Outcome, Progress
 from covey.node import Payload
@@ -31,6 +31,10 @@ class Simulation(Engine):
     def compute_settings(self) -> dict[str, Any]:
         workers = self.workers or default_workers()
         return {"device": self.device, "workers": workers, "chunk": self.chunk, "kernel": self.kernel}
+
+    def check_checkpoint(self, prepared: Prepared, checkpoint: Payload) -> None:
+        super().check_checkpoint(prepared, checkpoint)
+        check(checkpoint, prepared.setting.nodes, prepared.setting.parameters)
 
     def execute(
         self,
