@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from covey.engines.emulation.address import Address, read_addresses
+from covey.engines.emulation.descriptors import make_room, needed_by_host, needed_by_launcher
 from covey.engines.emulation.inbox import model_memory
 from covey.engines.prepared import Prepared
 from covey.errors import ConfigurationError
@@ -88,6 +89,7 @@ class Emulation(Engine):
     def check(self, experiment: Experiment) -> None:
         _check_importable(experiment)
         count = max(self.owners(experiment.network.nodes)) + 1
+        make_room(max(needed_by_launcher(count, starts_them=not self.hosts), needed_by_host(count)), count)
         for fault in experiment.faults:
             if fault.of not in (None, count):
                 how = "the engine names so many 'hosts'" if self.hosts else "set 'nodes_per_process' to have others"

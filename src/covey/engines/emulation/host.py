@@ -21,6 +21,7 @@ from covey import kinds, wire
 from covey.engines.emulation import tls
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.descriptors import make_room, needed_by_host
 from covey.engines.emulation.handshake import LAUNCHER, LIMITS, SECONDS, Guest, admit, refuse, say, title, welcome
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.pulse import pulse
@@ -366,6 +367,7 @@ class _Run:
             raise RunError("The orders of a host must name no engine.")
         for folder in orders.folders:
             kinds.search(folder)
+        make_room(needed_by_host(len(orders.hosts)), len(orders.hosts))
         self._addresses = [Address.parse(text) for text in orders.hosts]
         prepared = await asyncio.to_thread(
             prepare,
