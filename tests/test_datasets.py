@@ -1,6 +1,7 @@
 """The data sets that need no files, and those that are read from images and tables in their publishers' formats."""
 
 import gzip
+import hashlib
 import io
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,15 @@ def same(left: Data, right: Data) -> bool:
             (left.test.targets, right.test.targets),
         )
     )
+
+
+def listed(folder: Path) -> None:
+    """Let the files of a folder be meant to differ from the published ones."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            files = [file for file in path.iterdir() if file.is_file() and file.name != source.LISTED]
+            sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+            (path / source.LISTED).write_text("".join(sums))
 
 
 def sentence(dataset: Dataset, folder: Path) -> str:
@@ -103,6 +114,7 @@ def write_mnist(folder: Path, *, plain: bool = False) -> tuple[np.ndarray, np.nd
         for name, values in (("images-idx3", images[chosen]), ("labels-idx1", labels[chosen])):
             path = folder / f"{prefix}-{name}-ubyte{'' if plain else '.gz'}"
             path.write_bytes(idx(values) if plain else gzip.compress(idx(values), mtime=0))
+    listed(folder)
     return images, labels
 
 
@@ -145,9 +157,49 @@ def test_mnist(tmp_path: Path, dataset: MNIST, folder: str, plain: bool) -> None
 def test_damaged_mnist(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     write_mnist(tmp_path / "mnist", plain=True)
     (tmp_path / "mnist" / name).write_bytes(content)
+    listed(tmp_path)
     text = sentence(MNIST(), tmp_path)
     assert text.startswith(f"The file {tmp_path / 'mnist' / name} is damaged: expected ")
     assert expected in text
+
+
+def test_a_gzip_that_unpacks_to_more_than_was_published(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist")
+    path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 2**31, 28, 28) + bytes(2**26), mtime=0))
+    assert path.stat().st_size < 70_000
+    listed(tmp_path)
+    found = f"The file {path} is damaged: expected a readable file, found more than 47,040,016 bytes in it."
+    assert found in sentence(MNIST(), tmp_path)
+
+
+def test_a_file_that_lies_there_is_the_published_one(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "mnist")
+    path, sums = tmp_path / "mnist" / "train-images-idx3-ubyte.gz", tmp_path / "mnist" / source.LISTED
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert sentence(MNIST(), tmp_path).startswith(f"The file {path} is damaged: expected sha256:")
+    sums.unlink()
+    found = hashlib.md5(path.read_bytes()).hexdigest()
+    assert sentence(MNIST(), tmp_path) == (
+        f"The file {path} is not the published one: expected md5:f68b3c2dcbeaaa9fbdd348bbdeb94873, found md5:{found}. "
+        f"Remove it to have that one, or list it in {sums}, as sha256sum does, if it is meant to differ."
+    )
+    path.unlink()
+    path.with_suffix("").write_bytes(idx(np.zeros((6, 28, 28))))
+    assert sentence(MNIST(), tmp_path).startswith(f"The file {path.with_suffix('')} is not the published one")
+
+
+def test_what_others_compressed_otherwise_is_the_published_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / source.LISTED).unlink()
+    contents = {
+        path.stem: f"sha256:{hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()}"
+        for path in (tmp_path / "mnist").iterdir()
+    }
+    monkeypatch.setattr(MNIST, "contents", contents)
+    assert len(MNIST().load(tmp_path).train) == 6
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.ones(3))))
+    assert "t10k-labels-idx1-ubyte.gz is not the published one" in sentence(MNIST(), tmp_path)
 
 
 def test_missing_mnist_says_what_to_put_where(tmp_path: Path) -> None:
@@ -204,6 +256,7 @@ def test_cifar10(tmp_path: Path, where: str, place: str) -> None:
     else:
         packed = tar_of({f"../{name}": batch.tobytes() for name, batch in batches.items()} | {"../evil": b"x"})
         ((folder if where == "archive inside" else tmp_path) / "cifar-10-binary.tar.gz").write_bytes(packed)
+        listed(tmp_path)
     data = CIFAR10().load(tmp_path)
     assert data.train.inputs.shape == (20, 3, 32, 32)
     assert data.test.inputs.shape == (4, 3, 32, 32)
@@ -236,11 +289,13 @@ def test_an_archive_that_is_cut_or_lacks_a_file(tmp_path: Path) -> None:
     packed = tar_of({name: batch.tobytes() for name, batch in cifar_batches().items()})
     archive = tmp_path / "cifar-10-binary.tar.gz"
     archive.write_bytes(packed[: len(packed) // 2])
+    listed(tmp_path)
     (tmp_path / "cifar-10-batches-bin").mkdir()
     assert "is damaged: expected a readable archive" in sentence(CIFAR10(), tmp_path)
     for whole in (tmp_path / "cifar-10-batches-bin").iterdir():
         whole.unlink()
     archive.write_bytes(tar_of({"data_batch_1.bin": bytes(3073)}))
+    listed(tmp_path)
     assert "found none of the name data_batch_2.bin" in sentence(CIFAR10(), tmp_path)
     assert not list(tmp_path.rglob("*.part"))
 
@@ -250,6 +305,27 @@ def test_missing_cifar10_says_what_to_put_where(tmp_path: Path) -> None:
     text = sentence(CIFAR10(), tmp_path)
     assert text.startswith(f"Missing in {folder}: data_batch_1.bin, data_batch_2.bin")
     assert f"The file {folder / 'cifar-10-binary.tar.gz'} is missing: put it there." in text
+
+
+def test_an_archive_that_unpacks_to_more_than_was_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CIFAR10, "archive", replace(CIFAR10.archive, most_unpacked=100_000))
+    archive, folder = tmp_path / "cifar-10-binary.tar.gz", tmp_path / "cifar-10-batches-bin"
+    comment = tarfile.TarInfo("data_batch_1.bin")
+    comment.pax_headers = {"comment": "0" * 10_000_000}
+    commented = io.BytesIO()
+    with tarfile.open(fileobj=commented, mode="w:gz", format=tarfile.PAX_FORMAT) as opened:
+        opened.addfile(comment)
+    for bomb in (
+        tar_of({"data_batch_1.bin": bytes(10_000_000)}),
+        tar_of({"else": bytes(10_000_000)}),
+        commented.getvalue(),
+    ):
+        assert len(bomb) < 20_000
+        archive.write_bytes(bomb)
+        listed(tmp_path)
+        text = sentence(CIFAR10(), tmp_path)
+        assert f"{archive} is damaged: expected a readable archive, found more than 100,000 bytes in it." in text
+        assert not list(folder.glob("data_batch*"))
 
 
 # MovieLens
@@ -274,12 +350,14 @@ def test_movielens(tmp_path: Path, dataset: MovieLens100K, where: str, separator
     rows = ratings()
     text = "".join(separator.join(map(str, row)) + "\n" for row in rows)
     path = tmp_path / where
+    path.parent.mkdir()
+    path.write_text(text)
     if packed:
         with zipfile.ZipFile(tmp_path / f"{path.parent.name}.zip", "w") as archive:
             archive.writestr(where, text)
-    else:
-        path.parent.mkdir()
-        path.write_text(text)
+    listed(tmp_path)
+    if packed:
+        path.unlink()
     data = dataset.load(tmp_path)
     assert (data.objective, data.sizes) == ("values", {"users": 6, "items": len({row[1] for row in rows})})
     assert (len(data.train), len(data.test)) == (48, 12)
@@ -294,6 +372,18 @@ def test_movielens(tmp_path: Path, dataset: MovieLens100K, where: str, separator
     known |= {(int(data.owner_names[user]), films[film]) for user, film in data.test.inputs.tolist()}
     assert known == {row[:2] for row in rows}
     assert same(dataset.load(tmp_path), data)
+
+
+def test_a_zip_that_unpacks_to_more_than_was_published(tmp_path: Path) -> None:
+    archive = tmp_path / "ml-100k.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("ml-100k/u.data", bytes(30_000_000))
+    assert archive.stat().st_size < 40_000
+    listed(tmp_path)
+    assert f"{archive} is damaged: expected a readable archive, found more than 2,000,000 bytes in it." in sentence(
+        MovieLens100K(), tmp_path
+    )
+    assert list((tmp_path / "ml-100k").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -311,6 +401,7 @@ def test_damaged_movielens(tmp_path: Path, text: str, expected: str) -> None:
     path = tmp_path / "ml-100k" / "u.data"
     path.parent.mkdir()
     path.write_text(text)
+    listed(tmp_path)
     found = sentence(MovieLens100K(), tmp_path)
     assert found.startswith(f"The file {path} is damaged: ")
     assert expected in found
@@ -320,6 +411,7 @@ def test_too_few_ratings_to_keep_one_for_testing(tmp_path: Path) -> None:
     path = tmp_path / "ml-100k" / "u.data"
     path.parent.mkdir()
     path.write_text("1\t2\t3\t4\n1\t3\t3\t4\n")
+    listed(tmp_path)
     assert sentence(MovieLens100K(), tmp_path) == (
         "The 'test' of the dataset movielens-100k must be a share that keeps a rating of some user for testing. "
         "Got 0.2 instead, and no user has more than 2 ratings."
@@ -361,6 +453,7 @@ def write_adult(folder: Path, *, single: bool) -> None:
     else:
         (folder / "adult.data").write_text("\n".join(records(24, "")) + "\n\n")
         (folder / "adult.test").write_text("\n".join(["|1x3 Cross validator", *records(12, ".")]) + "\n")
+    listed(folder)
 
 
 @pytest.mark.parametrize("single", [True, False])

@@ -231,7 +231,7 @@ def test_shakespeare_predicts_the_next_character_and_tests_on_the_end(
 ) -> None:
     folder = tmp_path_factory.mktemp("plays")
     (folder / "shakespeare").mkdir()
-    path = folder / "shakespeare" / "tinyshakespeare.txt"
+    path = folder / "shakespeare" / "input.txt"
     path.write_text("\n\n".join(f"{speaker}:\n{speech}" for speaker, speech in speeches))
     spoken = {name: "\n".join(text for speaker, text in speeches if speaker == name) for name in "ABC"}
     if max(map(len, spoken.values())) <= 8:  # nobody has two sequences, one to train on and one to test on
@@ -264,6 +264,7 @@ def test_unusable_texts(tmp_path: Path) -> None:
     own = tmp_path / "shakespeare"
     path = own / "tinyshakespeare.txt"
     assert sentence(Shakespeare(), tmp_path).startswith(f"The file {path} is missing: put it there. Downloading https:")
+    path = own / "input.txt"
     path.write_text("To be, or not to be")
     assert 'expected speeches that begin with a line such as "First Citizen:", found none' in sentence(
         Shakespeare(), tmp_path

@@ -68,13 +68,13 @@ def server() -> Iterator[str]:
 @pytest.mark.parametrize("checksum", [sha256(CONTENT), f"md5:{hashlib.md5(CONTENT).hexdigest()}"])
 def test_a_download_arrives_whole(tmp_path: Path, server: str, path: str, checksum: str) -> None:
     target = tmp_path / "new" / "file"
-    download(Remote(server + path, checksum), target, quiet=True)
+    download(Remote(server + path, checksum, len(CONTENT)), target, quiet=True)
     assert target.read_bytes() == CONTENT
     assert list(target.parent.iterdir()) == [target]
 
 
 def test_a_progress_bar_is_shown_only_where_it_is_wanted(tmp_path: Path, server: str, capsys) -> None:
-    remote = Remote(f"{server}/whole", sha256(CONTENT))
+    remote = Remote(f"{server}/whole", sha256(CONTENT), len(CONTENT))
     download(remote, tmp_path / "one.bin", quiet=True)
     assert capsys.readouterr() == ("", "")
     download(remote, tmp_path / "two.bin", quiet=False)
@@ -97,33 +97,50 @@ def test_a_failed_download_leaves_nothing(tmp_path: Path, server: str, path: str
     target = tmp_path / "file"
     target.write_bytes(b"old")
     with pytest.raises(DataError) as caught:
-        download(Remote(server + path, checksum), target, quiet=True)
+        download(Remote(server + path, checksum, len(CONTENT)), target, quiet=True)
     assert str(caught.value) == sentence.replace("URL", server + path)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("path", ["/whole", "/endless"])
+def test_a_download_of_more_than_was_published_is_cut(tmp_path: Path, server: str, path: str) -> None:
+    remote = Remote(server + path, sha256(CONTENT), 1_200_000)
+    with pytest.raises(DataError) as caught:
+        download(remote, tmp_path / "file", quiet=True)
+    assert str(caught.value) == f"The download of {remote.url} is damaged: it is longer than 1,200,000 bytes."
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Downloading http://127\.0\.0\.1:1/x failed: .*refused"):
-        download(Remote("http://127.0.0.1:1/x", sha256(b"")), tmp_path / "x", quiet=True)
+        download(Remote("http://127.0.0.1:1/x", sha256(b""), len(CONTENT)), tmp_path / "x", quiet=True)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, server: str) -> None:
     (tmp_path / "occupied").write_text("a file")
     with pytest.raises(DataError, match=r"Downloading .* failed: .*occupied"):
-        download(Remote(f"{server}/whole", sha256(CONTENT)), tmp_path / "occupied" / "x", quiet=True)
+        download(Remote(f"{server}/whole", sha256(CONTENT), len(CONTENT)), tmp_path / "occupied" / "x", quiet=True)
 
 
 def test_what_is_there_is_not_downloaded_and_mirrors_are_tried_in_order(tmp_path: Path, server: str) -> None:
     path, other = tmp_path / "x.gz", tmp_path / "x"
-    remotes = [Remote(f"{server}/absent", sha256(CONTENT)), Remote(f"{server}/whole", sha256(CONTENT))]
+    remotes = [
+        Remote(f"{server}/absent", sha256(CONTENT), len(CONTENT)),
+        Remote(f"{server}/whole", sha256(CONTENT), len(CONTENT)),
+    ]
     other.write_bytes(b"mine")
     assert obtain(path, remotes, quiet=True, also=[other]) == other
     assert obtain(path, remotes, quiet=True) == path
     assert path.read_bytes() == CONTENT
-    path.write_bytes(b"mine too")
     assert obtain(path, remotes, quiet=True) == path
-    assert path.read_bytes() == b"mine too"
+    path.write_bytes(b"mine too")
+    with pytest.raises(
+        DataError, match=r"x\.gz is not the published one: expected sha256:.* Remove it to have that one"
+    ):
+        obtain(path, remotes, quiet=True)
+    (tmp_path / "SHA256SUMS").write_text(f"{hashlib.sha256(b'mine too').hexdigest()}  x.gz\n")
+    assert obtain(path, remotes, quiet=True) == path
     with pytest.raises(DataError) as caught:
         obtain(tmp_path / "y", remotes[:1] * 2, quiet=True)
     failure = f"Downloading {server}/absent failed: HTTP Error 404: Not Found."
@@ -131,7 +148,7 @@ def test_what_is_there_is_not_downloaded_and_mirrors_are_tried_in_order(tmp_path
 
 
 def test_several_may_download_the_same_file_at_once(tmp_path: Path, server: str) -> None:
-    remote = Remote(f"{server}/whole", sha256(CONTENT))
+    remote = Remote(f"{server}/whole", sha256(CONTENT), len(CONTENT))
     failures: list[Exception] = []
 
     def fetch() -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from covey.task.dataset import Data, Dataset, Split
-from covey.task.datasets.source import Remote, damaged, obtain, obtain_from_archive
+from covey.task.datasets.source import Bounded, Remote, damaged, obtain, obtain_from_archive
 
 Bytes = NDArray[np.uint8]
 
@@ -31,6 +31,16 @@ class MNIST(Dataset):
         "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
         "t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
     }
+    contents: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "sha256:ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "sha256:65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "sha256:ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+    """Of the unpacked files, where these are known."""
+    most: ClassVar[int] = 27_000_000
+    """The largest published file, in gzip, has 26,421,880 bytes."""
+    most_unpacked: ClassVar[int] = 47_040_016
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         train, test = (self._split(folder / self.kind, prefix, quiet) for prefix in ("train", "t10k"))
@@ -38,20 +48,22 @@ class MNIST(Dataset):
 
     def _split(self, folder: Path, prefix: str, quiet: bool) -> Split:
         images_at, labels_at = (
-            obtain(
-                folder / name,
-                [Remote(mirror + name, self.checksums[name]) for mirror in self.mirrors],
-                quiet=quiet,
-                also=[folder / name.removesuffix(".gz")],
-            )
-            for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-labels-idx1-ubyte.gz")
+            obtain(folder / f"{name}.gz", self._remotes(name), quiet=quiet, also=[folder / name])
+            for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
         )
-        images, labels = read_idx(images_at, 3), read_idx(labels_at, 1)
+        images, labels = read_idx(images_at, 3, self.most_unpacked), read_idx(labels_at, 1, self.most_unpacked)
         if len(labels) != len(images):
             raise damaged(labels_at, f"{len(images)} labels, one for each image", len(labels))
         if labels.max(initial=0) >= len(self.names):
             raise damaged(labels_at, f"labels in [0, {len(self.names)})", labels.max())
         return Split(torch.from_numpy(images[:, None]), torch.from_numpy(labels.astype(np.int64)))
+
+    def _remotes(self, name: str) -> list[Remote]:
+        packed, contents = f"{name}.gz", self.contents.get(name, "")
+        return [
+            Remote(mirror + packed, self.checksums[packed], self.most, self.most_unpacked, contents)
+            for mirror in self.mirrors
+        ]
 
 
 class FashionMNIST(MNIST):
@@ -72,6 +84,7 @@ class FashionMNIST(MNIST):
         "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
         "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     }
+    contents: ClassVar[dict[str, str]] = {}
 
 
 class CIFAR10(Dataset):
@@ -82,7 +95,10 @@ class CIFAR10(Dataset):
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
     )  # fmt: skip
     archive: ClassVar[Remote] = Remote(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "md5:c32a1d4ab5d03f1284b67883e8d87530"
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+        "md5:c32a1d4ab5d03f1284b67883e8d87530",
+        most=171_000_000,
+        most_unpacked=186_000_000,
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
@@ -114,16 +130,22 @@ class CIFAR10(Dataset):
         return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-def read_idx(path: Path, dimensions: int) -> Bytes:
+def read_idx(path: Path, dimensions: int, most: int) -> Bytes:
     """An array of bytes in the IDX format, gzipped or plain: a magic number, the sizes, then the bytes.
 
+    Args:
+        path: the file.
+        dimensions: of the array.
+        most: how many bytes of it are read at most, unpacked.
+
     Raises:
-        DataError: the file is none, or not whole.
+        DataError: the file is none, or not whole, or has more bytes.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with path.open("rb") as opened:
+            is_packed = opened.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else path.open("rb") as stream:
+            content = Bounded(stream, most).read()
     except (OSError, EOFError, zlib.error) as error:
         raise damaged(path, "a readable file", error) from error
     magic, head = 0x0800 + dimensions, 4 + 4 * dimensions

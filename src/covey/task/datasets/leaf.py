@@ -191,6 +191,7 @@ class Shakespeare(Dataset):
     text: ClassVar[Remote] = Remote(
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "sha256:86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        most=1_115_394,
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:

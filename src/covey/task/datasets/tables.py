@@ -43,10 +43,16 @@ class MovieLens100K(Dataset):
     archive: ClassVar[Remote] = Remote(
         "https://files.grouplens.org/datasets/movielens/ml-100k.zip",
         "sha256:50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+        most=6_000_000,
+        most_unpacked=2_000_000,
     )
+    known: ClassVar[dict[str, str]] = {
+        "u.data": "sha256:06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
+    }
+    """Checksums of unpacked files."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet)
+        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet, known=self.known)
         table = self._table(path)
         users, user_of = np.unique(table[:, 0], return_inverse=True)
         items, item_of = np.unique(table[:, 1], return_inverse=True)
@@ -95,7 +101,10 @@ class MovieLens1M(MovieLens100K):
     archive: ClassVar[Remote] = Remote(
         "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
         "sha256:a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+        most=7_000_000,
+        most_unpacked=25_000_000,
     )
+    known: ClassVar[dict[str, str]] = {}
 
 
 Rows = list[list[str]]
@@ -118,6 +127,7 @@ class Adult(Dataset):
         "adult.data": "sha256:5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
         "adult.test": "sha256:a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
     }
+    most: ClassVar[int] = 4_000_000
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         own = folder / "adult"
@@ -127,7 +137,9 @@ class Adult(Dataset):
             in_test = held_out(labels, 1 / 3)
         else:
             parts = [
-                self._rows(obtain(own / name, [Remote(self.publisher + name, checksum)], quiet=quiet), header=False)
+                self._rows(
+                    obtain(own / name, [Remote(self.publisher + name, checksum, self.most)], quiet=quiet), header=False
+                )
                 for name, checksum in self.checksums.items()
             ]
             rows = list(chain(*parts))
