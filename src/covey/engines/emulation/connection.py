@@ -33,6 +33,13 @@ _OUT_OF_STEP = 32
 """Frames in a row that do not open, after which the two ends count as being at different ones."""
 
 Parts = Sequence[bytes | memoryview]
+
+
+def loop_time() -> float:
+    """Seconds on the clock of the event loop, which is the one that timers go by."""
+    return asyncio.get_running_loop().time()
+
+
 """The pieces of a frame, as `wire.encode_parts` gives them."""
 
 
@@ -81,7 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         """Bytes that wait to be written."""
         self.bytes_out = self.frames_out = 0
         """What was handed to the socket."""
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = loop_time()
         """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
         self.unsent = 0
         """Frames that still waited to be written when the connection ended."""
@@ -311,7 +318,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._chunk[self._end :] if self._large is None else self._large[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
-        self.heard_at = asyncio.get_running_loop().time()
+        self.heard_at = loop_time()
         if self._large is None:
             self._end += count
             self._guarded(self._parse)

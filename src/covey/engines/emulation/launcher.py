@@ -9,14 +9,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from covey import errors, kinds, wire
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.connection import Connection, loop_time
 from covey.engines.emulation.handshake import LAUNCHER, Caller, say
 from covey.engines.emulation.host import Orders
 from covey.engines.emulation.ledger import Ledger
@@ -90,7 +89,7 @@ class Launcher:
     @property
     def now(self) -> float:
         """Seconds since the run began."""
-        return 0.0 if self._began is None else monotonic() - self._began
+        return 0.0 if self._began is None else loop_time() - self._began
 
     @property
     def has_begun(self) -> bool:
@@ -206,11 +205,11 @@ class Launcher:
             seconds: how long.
             renewed: whether they begin anew whenever something new comes.
         """
-        asked, signs, since = self.interrupts, self._signs, monotonic()
-        while self.failure is None and not true() and self.interrupts == asked and monotonic() - since < seconds:
+        asked, signs, since = self.interrupts, self._signs, loop_time()
+        while self.failure is None and not true() and self.interrupts == asked and loop_time() - since < seconds:
             await asyncio.sleep(0.02)
             if renewed and self._signs != signs:
-                signs, since = self._signs, monotonic()
+                signs, since = self._signs, loop_time()
         if self.failure is not None:
             raise self.failure
 
@@ -238,13 +237,13 @@ class Launcher:
         """Call all hosts and let them begin; until they are done, somebody interrupts, or all are to go back."""
         self.rolls_back = False
         self._later(self._pulse())
-        late = asyncio.get_running_loop().time() + self.settings.wait
+        late = loop_time() + self.settings.wait
         preparing = [self._later(self._prepare_all_again(host, late)) for host in self.hosts]
         await self._until(lambda: self.interrupted or self.rolls_back or all(task.done() for task in preparing))
         if self.interrupted or self.rolls_back:
             return
         if self._began is None:
-            self._began = monotonic() - self.ledger.elapsed
+            self._began = loop_time() - self.ledger.elapsed
         for host in self.hosts:
             self.returns.go(host, returning=False)
         self.returns.begin()
@@ -414,7 +413,7 @@ class Launcher:
         for host in self.hosts:
             if host.connection is not None:
                 host.connection.close()
-        late = monotonic() + 5.0
+        late = loop_time() + 5.0
         for host in self.hosts:
             await host.end(late)
         if self.processes is not None:
@@ -477,7 +476,7 @@ class Launcher:
         figures = self.ledger.take_fares(host.number, said["time"], said["figures"])
         queued = figures.get("send_queue", 0.0) + figures.get("uplink_queue", 0.0)
         told = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
-        host.condition = msgspec.convert({"at": monotonic(), "queued": queued, **told}, Condition)
+        host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **told}, Condition)
 
     def _hear_holds(self, host: Remote, frame: wire.Frame) -> None:
         host.holds = msgspec.convert(frame.payload["round"], int)

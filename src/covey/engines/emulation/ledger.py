@@ -5,7 +5,6 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from time import monotonic
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +12,7 @@ import torch
 
 from covey.engines.emulation.averages import Averages, check_round
 from covey.engines.emulation.checkpoints import COUNTERS, Checkpoints
+from covey.engines.emulation.connection import loop_time
 from covey.engines.prepared import Prepared
 from covey.engines.snapshots import Snapshot, computed, unpack
 from covey.errors import RunError
@@ -137,7 +137,7 @@ class Ledger:
             writer.metrics(figures)
             for event in events:
                 writer.event(*event)
-        if self.progress is not None and monotonic() - self._shown > 0.1:
+        if self.progress is not None and loop_time() - self._shown > 0.1:
             self.show()
 
     def _again(self, figures: Sequence[tuple[int, int, str, float]]) -> Iterator[tuple[int, int]]:
@@ -170,7 +170,7 @@ class Ledger:
     def show(self) -> None:
         """Tell how far the run is."""
         if self.progress is not None:
-            self._shown = monotonic()
+            self._shown = loop_time()
             losses = self._losses.values()
             self.progress(
                 Progress(

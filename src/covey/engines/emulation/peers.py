@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from covey import wire
-from covey.engines.emulation.connection import FRAMING_BYTES, Connection, Parts
+from covey.engines.emulation.connection import FRAMING_BYTES, Connection, Parts, loop_time
 from covey.engines.emulation.handshake import Caller, greet
 from covey.errors import WireError
 
@@ -169,7 +169,7 @@ class Peers:
             return True
         if self._has_connection(route):
             # The other side may have lost a connection that still seems to stand here; then it calls again.
-            return asyncio.get_running_loop().time() - route.since > _CROSSING
+            return loop_time() - route.since > _CROSSING
         return route.calling is None or route.pausing
 
     def accept(self, host: int, connection: Connection) -> None:
@@ -181,7 +181,7 @@ class Peers:
 
     def _take_over(self, route: _Route, connection: Connection) -> None:
         route.connection, route.sent, route.heard = connection, 0, 0
-        route.since = asyncio.get_running_loop().time()
+        route.since = loop_time()
         self._standing[connection] = connection.frames_out, connection.bytes_out
         connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
         connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))

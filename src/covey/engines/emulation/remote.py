@@ -6,11 +6,10 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.connection import Connection, loop_time
 from covey.engines.emulation.handshake import Caller, greet, say
 from covey.engines.emulation.host import open_connection
 from covey.engines.emulation.processes import Process, Processes
@@ -160,13 +159,13 @@ class Remote:
 
     def wake(self) -> None:
         """Let its process go on, where a fault lets it stand still."""
-        if self.process is not None and self.paused_until > monotonic():
+        if self.process is not None and self.paused_until > loop_time():
             self.process.send_signal(signal.SIGCONT)
 
     async def end(self, late: float) -> None:
         """Let its process come to its end, or kill it when it is late."""
         if self.process is not None:
-            while self.process.poll() is None and monotonic() < late:
+            while self.process.poll() is None and loop_time() < late:
                 await asyncio.sleep(0.02)
             if self.process.poll() is None:
                 self.process.kill()

@@ -3,10 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from covey.engines.emulation.connection import Connection
+from covey.engines.emulation.connection import Connection, loop_time
 from covey.engines.emulation.remote import HostEnded, HostGone, Remote
 from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError
@@ -127,7 +126,7 @@ class Returns:
             reason: why it must be.
             always: whether all of them count, however long ago they were.
         """
-        now, most, within = monotonic(), self.settings.restarts, self.settings.restarts_within
+        now, most, within = loop_time(), self.settings.restarts, self.settings.restarts_within
         while before and not always and now - before[0] > within:
             before.popleft()
         if len(before) < most:
@@ -181,7 +180,7 @@ class Returns:
                 while host.process.poll() is None:
                     await asyncio.sleep(0.02)
                 host.spawn(launcher.processes)
-            await launcher.prepare(host, asyncio.get_running_loop().time() + self.settings.wait, returning=True)
+            await launcher.prepare(host, loop_time() + self.settings.wait, returning=True)
         except CoveyError as error:
             host.let_go()
             if host.struck and host.process is None:
@@ -225,7 +224,7 @@ class Returns:
             return
         left = strike.end - self.launcher.now
         if isinstance(strike.fault, Pause):
-            host.paused_until = max(host.paused_until, monotonic() + left)
+            host.paused_until = max(host.paused_until, loop_time() + left)
             self._pause(host)
             return
         host.kills += 1
@@ -243,7 +242,7 @@ class Returns:
             self._later(self._return(host, strike.end))
 
     def _pause(self, host: Remote) -> None:
-        left = host.paused_until - monotonic()
+        left = host.paused_until - loop_time()
         if host.begun and left > 0:
             host.tell("pause", {"seconds": left})
 
@@ -257,11 +256,11 @@ class Returns:
 
     async def _look_after(self) -> None:
         """Take hosts that say nothing for gone, and say so when nobody makes progress."""
-        looked = awake = progressed = monotonic()
+        looked = awake = progressed = loop_time()
         commits = 0
         while True:
             await asyncio.sleep(_LOOK)
-            now = monotonic()
+            now = loop_time()
             if now - looked > 3 * _LOOK:
                 # This process itself stood still, and has not read what was said meanwhile.
                 awake = now

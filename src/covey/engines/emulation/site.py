@@ -4,12 +4,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import chain
-from time import monotonic
 from typing import Any
 
 from covey import rng, wire
 from covey.engines.disturbances import Disturbances
-from covey.engines.emulation.connection import Connection, Corrupted, Parts, readdressed
+from covey.engines.emulation.connection import Connection, Corrupted, Parts, loop_time, readdressed
 from covey.engines.emulation.handshake import say
 from covey.engines.emulation.inbox import Inbox
 from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
@@ -130,7 +129,7 @@ class Site:
     @property
     def now(self) -> float:
         """Seconds since the run began."""
-        return monotonic() - self._began
+        return loop_time() - self._began
 
     async def stretch(self, began: float, seconds: float) -> None:
         """Wait until something that began at a time has taken so long."""
@@ -147,7 +146,7 @@ class Site:
             elapsed: how many seconds ago the run began.
             restored: what nodes go on from; the others begin anew.
         """
-        self._began = monotonic() - elapsed
+        self._began = loop_time() - elapsed
         limit = self.prepared.experiment.duration
         if limit is not None:
             asyncio.get_running_loop().call_later(max(limit - elapsed, 0.0), self._time_is_over)
@@ -340,10 +339,10 @@ class Site:
 
     async def _room(self, node: EmulatedNode) -> None:
         """Until no more than half of what may wait at a node's uplink and for other hosts does so, or for so long."""
-        late = monotonic() + _STALL
+        late = loop_time() + _STALL
         uplink, peers = self.uplinks[node.id], self.peers
         while uplink.held > self._most // 2 or (peers is not None and peers.is_crowded):
-            if monotonic() >= late:
+            if loop_time() >= late:
                 return
             await asyncio.sleep(0.01)
 
