@@ -67,6 +67,18 @@ def test_what_waits_on_a_connection_that_ends_is_counted_and_was_not_sent():
     on_a_loop(test)
 
 
+def test_a_connection_that_another_one_replaces_is_said_to_be_broken_before_anything_is_heard_over_that():
+    async def test():
+        network = Network()
+        for connection in (network.connection(), network.connection()):
+            network.peers.accept(1, connection)
+        assert network.broken == [1]
+        await asyncio.sleep(0)
+        assert network.broken == [1]
+
+    on_a_loop(test)
+
+
 def test_what_waits_for_a_connection_that_another_replaces_is_counted():
     async def test():
         network = Network()

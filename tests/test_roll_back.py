@@ -95,6 +95,35 @@ async def test_a_connection_between_hosts_that_breaks_is_no_different(tmp_path):
 
 
 @in_loop
+async def test_nothing_counts_of_what_follows_a_lost_message(tmp_path):
+    async with stage(tmp_path, every=2) as on:
+        left, right = on.puppets
+        await have_completed(on, 2)
+        # Nodes that hear a later message know that the one before is lost, and go on without it.
+        left.say("broken", {"host": 1})
+        for completed in (4, 6):
+            for puppet in on.puppets:
+                puppet.rows([row(n, t) for n in puppet.nodes for t in (completed - 1, completed)])
+                puppet.say("snapshots", snapshots(puppet.nodes, completed, ended=completed == 6))
+        for puppet in on.puppets:
+            puppet.done()
+        await all_begin_again(on)
+        assert on.checkpoint() == [2] * 4
+        assert [frame.payload["completed"].tolist() for frame in left.frames[1:3]] == [[2], [2]]
+        left.say("broken", {"host": 1})
+        right.say("snapshots", snapshots([2, 3], 4))
+        left.say("snapshots", snapshots([0, 1], 4))
+        await soon(lambda: on.launcher.ledger.checkpoints.is_void)
+        interrupt()
+        for puppet in on.puppets:
+            await puppet.hears("stop")
+            puppet.say("snapshots", snapshots(puppet.nodes, 4))
+            puppet.done()
+        assert not (await on.running).finished
+        assert on.checkpoint() == [2] * 4
+
+
+@in_loop
 async def test_a_host_that_ends_again_while_all_make_ready_lets_all_go_back_again(tmp_path):
     async with stage(tmp_path, every=2) as on:
         left, right = on.puppets

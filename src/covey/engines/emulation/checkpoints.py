@@ -43,6 +43,8 @@ class Checkpoints:
         self._writer, self._soon = writer, soon
         self.in_step = prepared.in_step
         """Whether all nodes go through the same rounds."""
+        self.is_void = False
+        """Whether what comes is of a course that all nodes will go back from: some messages of it were lost."""
         self.stopping = False
         """Whether only the last checkpoint is still to be written."""
         self.latest: dict[int, Snapshot] = dict(enumerate(first))
@@ -124,7 +126,7 @@ class Checkpoints:
     def roll_back(self) -> list[Snapshot]:
         """Go back to the last cut; returns what each node goes on from."""
         self.latest, self._open, self._waits = dict(self.cut), {}, False
-        self._wanted, self._awaited = None, set()
+        self._wanted, self._awaited, self.is_void = None, set(), False
         return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
 
     def lose_step(self) -> None:
@@ -136,6 +138,8 @@ class Checkpoints:
 
     def take(self, snapshots: Mapping[int, Snapshot]) -> None:
         """What some nodes can go on from."""
+        if self.is_void:
+            return
         awaited = bool(self._awaited)
         for node, snapshot in snapshots.items():
             self.latest[node] = snapshot

@@ -162,7 +162,7 @@ class Launcher:
         try:
             self._find_hosts()
             await self._let_begin()
-            while self.rolls_back and not self.interrupted and not self._all_done:
+            while self.rolls_back and not self.interrupted:
                 await self._roll_back()
             if self.interrupted:
                 await self._stop_hosts()
@@ -248,7 +248,8 @@ class Launcher:
             self.returns.go(host, returning=False)
         self.returns.begin()
         self._later(self._take_checkpoints())
-        await self._until(lambda: self.interrupted or self.rolls_back or self._all_done)
+        checkpoints = self.ledger.checkpoints
+        await self._until(lambda: self.interrupted or self.rolls_back or (self._all_done and not checkpoints.is_void))
 
     async def _prepare_all_again(self, host: Remote, late: float) -> None:
         try:
@@ -376,7 +377,7 @@ class Launcher:
                 host.done = True
             host.wake()
         live = [host for host in self.hosts if not host.done]
-        if self.ledger.checkpoints.in_step and not self.rolls_back:
+        if self.ledger.checkpoints.in_step and not self.ledger.checkpoints.is_void:
             for host in live:
                 host.tell("hold", {})
             await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)

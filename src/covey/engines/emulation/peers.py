@@ -179,7 +179,14 @@ class Peers:
             route.connection.abort()  # It would not call if it had not lost it.
         self._take_over(route, connection)
 
+    def _break(self, route: _Route) -> None:
+        """A connection that was to stay has ended; this is said before anything that came over a later one counts."""
+        if not (self.closed or route.host in self._gone):
+            self._broken(route.host)
+
     def _take_over(self, route: _Route, connection: Connection) -> None:
+        if route.connection is not None:
+            self._break(route)
         route.connection, route.sent, route.heard = connection, 0, 0
         route.since = loop_time()
         self._standing[connection] = connection.frames_out, connection.bytes_out
@@ -198,8 +205,7 @@ class Peers:
             self._refused("away" if route.host in self._gone else "connection-lost")
         if route.connection is connection:
             route.connection = None
-        if not (self.closed or route.host in self._gone):
-            self._broken(route.host)
+            self._break(route)
 
     def _hear(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
         """Check what a host sent against what it may send."""

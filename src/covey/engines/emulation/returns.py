@@ -94,8 +94,12 @@ class Returns:
             self._come_back(host)
 
     def on_broken(self, host: Remote, other: int) -> None:
-        """The connection of a host to another one has ended, and what was under way is lost."""
-        if host.begun and self.launcher.prepared.waits_for_all:
+        """The connection of a host to another one has ended, and what was under way is lost.
+
+        Nodes of that host may go on without it, as a later message shows that it will not come.
+        """
+        if host.begun and not host.done and self.launcher.prepared.waits_for_all:
+            self.ledger.checkpoints.is_void = True
             self._later(self._miss(host, other))
 
     async def _miss(self, host: Remote, other: int) -> None:
@@ -112,6 +116,7 @@ class Returns:
         if cut is not self._rolled_back_to:
             self._rolled_back_to = cut
             self._from_here.clear()
+        self.ledger.checkpoints.is_void = True
         if self._may_restart(self._rolled_back, reason) and self._may_restart(self._from_here, reason, always=True):
             launcher.rolls_back = True
             launcher.changed.set()
