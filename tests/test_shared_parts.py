@@ -83,6 +83,33 @@ def test_buffers_are_averaged_in_full_with_the_weights_of_the_merging(sharing, f
     assert torch.allclose(tensors(world, "norm.running"), (metropolis(RING) @ before.double()).float(), atol=1e-6)
 
 
+@pytest.mark.parametrize("sharing", ["full", "random", "quantized"])
+def test_where_an_own_weight_is_negative_buffers_become_the_mean_of_what_was_heard(sharing, files):
+    matcha = {"kind": "matcha", "topology": {"kind": "random-regular", "degree": 4}, "budget": 0.25}
+    world, _ = simulate(mixed(sharing, files, program={"topology": matcha, "schedule": Never()}, rounds=1, seed=0))
+    weights = torch.from_numpy(world.program.topology.at(0).mixing("given").toarray())
+    assert weights.diag().min() < -1.0
+    convex = weights.clamp(min=0.0)
+    convex /= convex.sum(1, keepdim=True)
+    before = tensors(world, "norm.running", starts(world)).double()
+    assert torch.allclose(tensors(world, "norm.running"), (convex @ before).float(), atol=5e-5)
+    trained, _ = simulate(mixed(sharing, files, program={"topology": matcha}, rounds=6, seed=0))
+    assert is_sound(trained)
+    if sharing == "full":
+        heads = tensors(world, "head", starts(world)).double()
+        assert torch.allclose(tensors(world, "head"), (weights @ heads).float(), atol=1e-5)
+
+
+def test_buffers_are_not_averaged_with_negative_weights(files, tmp_path):
+    (tmp_path / "edges.txt").write_text("".join(f"{i} {(i + 1) % NODES} -0.1\n" for i in range(NODES)))
+    program = {"topology": {"kind": "edges", "file": str(tmp_path / "edges.txt")}}
+    with pytest.raises(
+        ConfigurationError, match="The 'buffers' of the sharing top-k must be 'keep' where the weights of"
+    ):
+        simulate(mixed("top-k", files, program=program))
+    assert is_sound(simulate(mixed("top-k", files, program=program, buffers="keep", rounds=1))[0])
+
+
 @pytest.mark.parametrize("share", PARTS, ids=str)
 @pytest.mark.parametrize("sharing", SHARINGS)
 def test_buffers_that_are_kept_know_nothing_of_peers(sharing, share, files):

@@ -35,6 +35,10 @@ class Aggregation(Part):
         """What becomes of a node's own numbers, most often its model, and those that arrived."""
         raise NotImplementedError
 
+    def reach(self, node: NodeId, graph: Graph) -> float:
+        """How far a node moves towards the mean of others; beyond it, above 1, where its own weight is negative."""
+        return 1.0
+
 
 class Linear(Aggregation):
     """A weight for each neighbour; what is missing to 1, that of absent neighbours included, is the node's own."""
@@ -46,6 +50,9 @@ class Linear(Aggregation):
     def of_edges(self, graph: Graph) -> NDArray[np.float64]:
         """The weights of all edges of a graph, in its order of them."""
         return np.array([weight for node in range(graph.n) for weight in self.weights(NodeId(node), graph)], np.float64)
+
+    def reach(self, node: NodeId, graph: Graph) -> float:
+        return sum(self.weights(node, graph))
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
         senders, weights = graph.senders(node.id), self.weights(node.id, graph)

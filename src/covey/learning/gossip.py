@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
+from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
 from covey.learning.hearing import PATIENCE, check_patience, hearing
 from covey.node import Node, Program
@@ -54,7 +54,17 @@ class Gossip(Program):
                 f"Set 'overlap' to false."
             )
         self._aggregation.check(self.topology)
+        if self.sharing.selection.buffered:
+            self._check_signs(self._aggregation)
         self.sharing.check(self.topology, self._aggregation)
+
+    def _check_signs(self, aggregation: Aggregation) -> None:
+        """Whether buffers, such as variances, stay above zero where they are averaged."""
+        if isinstance(aggregation, Linear) and (aggregation.of_edges(self.topology.at(0)) < 0).any():
+            raise ConfigurationError(
+                f"The 'buffers' of {self.sharing.named()} must be 'keep' where the weights of {aggregation.title()} "
+                f"over {self.topology.title()} are negative. Got 'average' instead: variances would be negative, too."
+            )
 
     def cycle(self) -> int:
         return self.schedule.cycle()

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import ClassVar, Literal, Protocol, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
@@ -14,6 +15,8 @@ from covey.sharing.shown import Shown
 from covey.topology import Graph, Topology
 
 T = TypeVar("T")
+_ALL_THE_WAY = 1.0 + 1e-5
+"""How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
 
 
 class Hear(Protocol):
@@ -102,11 +105,26 @@ class Sharing(Part):
 
     def merged(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         """The whole model after round t of a node, as `shown`."""
-        if not isinstance(node, Shown):
-            return self.merge(node, graph, t, inbox, aggregation)
-        shown: Shown = node
-        part = self.merge(node, graph, t, shown.without_buffers(inbox), aggregation)
-        return self.selection.put(shown.whole, part, shown.averaged_buffers(graph, aggregation))
+        shown: Shown | None = node if isinstance(node, Shown) else None
+        part = self.merge(node, graph, t, inbox if shown is None else shown.without_buffers(inbox), aggregation)
+        reach = aggregation.reach(node.id, graph) if self.selection.buffered else 1.0
+        if shown is None and reach <= _ALL_THE_WAY:
+            return part
+        whole = node.model if shown is None else shown.whole
+        buffers = None if shown is None else shown.averaged_buffers(graph, aggregation)
+        if reach > _ALL_THE_WAY:
+            part, buffers = self._not_beyond(whole, part, buffers, reach)
+        return self.selection.put(whole, part, buffers)
+
+    def _not_beyond(
+        self, whole: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None, reach: float
+    ) -> tuple[Tensor | Mixture, Tensor]:
+        """What is trained, and buffers no further than the mean of what was heard, however far models go: variances
+        must not become negative."""
+        if buffers is None:
+            part, buffers = self.selection.split(part.tensor() if isinstance(part, Mixture) else part)
+        moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers
+        return part, torch.lerp(self.selection.buffers(whole), moved, 1.0 / (reach * _ALL_THE_WAY))
 
     def expected_bytes(self, model_bytes: int) -> float | None:
         """The expected size of one message, with the buffers beside, given that of a message with a whole model."""
