@@ -124,7 +124,7 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
 
     facts = json.loads(Path("cut/facts.json").read_text())
     facts["starts"][0]["torch"] = "torch-of-old"
-    Path("cut/facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    Path("cut/facts.json").write_text(json.dumps({**facts, "status": "running"}))
     shutil.rmtree("cut/models.npy", ignore_errors=True)
     whole = Path("cut/run.toml").read_text()
     Path("cut/run.toml").write_text(whole.replace("lr = 0.5", "lr = 0.6"))

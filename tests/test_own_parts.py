@@ -136,7 +136,7 @@ def test_a_run_with_an_own_part_is_resumed(own, tmp_path):
     whole = covey.run(own, out=tmp_path / "run")
     models = whole.models
     facts = json.loads((whole.folder / "facts.json").read_text())
-    (whole.folder / "facts.json").write_text(json.dumps({**facts, "status": "interrupted"}))
+    (whole.folder / "facts.json").write_text(json.dumps({**facts, "status": "running"}))
     again = covey.resume(whole.folder)
     assert again.status == "finished"
     assert len(again.facts["starts"]) == 2

@@ -163,6 +163,7 @@ def altered(folder, statement):
     ],
 )
 def test_rows_that_a_checkpoint_counts_on_are_there_as_they_were(stopped, covey, statement):
+    folders.as_if_killed(stopped)
     altered(stopped, statement)
     refused(stopped, covey, "its metrics.sqlite has not the rows on which checkpoints/round-")
 
@@ -186,7 +187,7 @@ def test_a_damaged_database_is_refused(runs, tmp_path, covey, at):
 
 
 def test_a_database_of_another_format_is_refused(stopped, covey):
-    altered(stopped, "PRAGMA user_version = 1")
+    altered(folders.as_if_killed(stopped), "PRAGMA user_version = 1")
     refused(stopped, covey, "its metrics.sqlite has the format 1, not ")
 
 

@@ -13,6 +13,8 @@ from covey.engines.prepared import prepare, selection_of
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.parameters import to_table
+from covey.runs import Run, examine
+from covey.runs.schema import SUMS
 from covey.topology import Edges, Graph, Topology
 from covey.topology.edges import save_edges
 from covey.view.words import amount
@@ -22,6 +24,8 @@ def check(arguments: argparse.Namespace) -> int:
     """Validate an experiment, and say what it means."""
     from covey.topology.facts import facts
 
+    if arguments.file.is_dir():
+        return _check_run(arguments)
     experiment = Experiment.from_table(read(arguments))
     settings = {**experiment.engine.compute_settings(), "workers": 1}
     prepared = prepare(experiment, data=arguments.data, quiet=arguments.json, **settings)
@@ -117,6 +121,23 @@ def check(arguments: argparse.Namespace) -> int:
         print(f"fault       {words}")
     for words in found.get("notes", ()):
         print(f"note        {words}")
+    print("ok")
+    return 0
+
+
+def _check_run(arguments: argparse.Namespace) -> int:
+    """See whether the folder of a run is as it was written."""
+    if arguments.overrides or arguments.seed is not None or arguments.engine or arguments.save_graph:
+        raise ConfigurationError("A run is checked as it is: give no --set, --seed, --engine or --save-graph.")
+    run = Run(arguments.file)
+    files, round = examine(run.folder)
+    if arguments.json:
+        print_json({"run": str(run.folder), "status": run.status, "files": files, "resumes_after": round})
+        return 0
+    print(f"{run.folder}: {run.status}")
+    print(f"files       {files}, as {SUMS} says")
+    if round is not None:
+        print(f"resume      after round {round}")
     print("ok")
     return 0
 

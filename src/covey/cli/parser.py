@@ -42,10 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    def takes_experiment(command: argparse.ArgumentParser, *, optional: bool = False) -> None:
-        command.add_argument(
-            "file", metavar="FILE.toml", type=Path, nargs="?" if optional else None, help="the experiment"
-        )
+    def takes_experiment(
+        command: argparse.ArgumentParser, *, optional: bool = False, metavar: str = "FILE.toml", help: str = ""
+    ) -> None:
+        nargs = "?" if optional else None
+        command.add_argument("file", metavar=metavar, type=Path, nargs=nargs, help=help or "the experiment")
         command.add_argument("--seed", type=int, help="short for --set seed=SEED")
         command.add_argument("--engine", help="short for --set engine.kind=ENGINE")
         command.add_argument("--data", type=Path, help="the data folder; otherwise the environment's COVEY_DATA")
@@ -76,10 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
     check = add(
         "check",
         _lazily("checking", "check"),
-        "Validate an experiment and show what it means: all keys, the graph's facts, the model, the bytes.",
-        "covey check experiment.toml",
+        "Validate an experiment and show what it means: all keys, the graph's facts, the model, the bytes. "
+        "Or see whether a run's folder is as it was written.",
+        "covey check experiment.toml\n  covey check runs/demo-001/d-psgd",
     )
-    takes_experiment(check)
+    takes_experiment(check, metavar="FILE.toml|RUN", help="the experiment, or the folder of a run")
     takes_set(check, "set any key of the experiment; may be repeated")
     check.add_argument(
         "--save-graph", metavar="EDGES", type=Path,

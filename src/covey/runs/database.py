@@ -32,7 +32,7 @@ def reading(folder: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection
     try:
         with closing(_connected(folder / METRICS, folder, alone)) as database:
             yield database
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise unreadable(folder, error) from error
 
 
@@ -44,6 +44,9 @@ def unreadable(folder: Path, why: object) -> RunError:
 
 
 def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:
+    if not file.stat().st_size:
+        # SQLite deletes the log beside an empty database, also where it opens it for reading alone.
+        raise unreadable(folder, "it is empty")
     uri = file.absolute().as_uri()
     if _is_at_rest(file) and (alone or not lock.is_held(folder)):
         return _guarded(sqlite3.connect(f"{uri}?immutable=1", uri=True), file, folder)

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from covey.errors import RunError
-from covey.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS
+from covey.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS, SUMS
 
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
 """What SQLite keeps beside a database that is open, or was when its process ended."""
 
-_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS)
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
 _FOLDERS = (CHECKPOINTS, LOGS)
 _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)

@@ -23,6 +23,7 @@ from covey.runs.database import check_values, reading
 from covey.runs.files import refuse_links
 from covey.runs.run import Run
 from covey.runs.schema import CHECKPOINTS, CONFIG, FORMAT, METRICS
+from covey.runs.sums import check_sums
 
 WRITTEN = "written"
 """The entry of a checkpoint with what the writer of the run's folder knows of it."""
@@ -89,18 +90,48 @@ def resuming(folder: Path) -> Iterator[Resumable]:
         raise
 
 
+def examine(folder: Path) -> tuple[int, int | None]:
+    """See whether a run that nobody writes is as it was written.
+
+    Returns:
+        How many files were compared with their checksums, and after which round a resume would go on, where one could.
+
+    Raises:
+        RunError: the run is not, is being written, or is of an earlier format, which has no checksums.
+    """
+    run = Run(folder)
+    if lock.is_held(folder):
+        raise lock.busy(folder)
+    if run.format != FORMAT:
+        raise RunError(f"The run {folder} has no checksums: it is of the format {run.format}, not {FORMAT}.")
+    has_checkpoint, status = bool(checkpoints(folder)), run.facts.get("status")
+    ended = status != "running"
+    files = check_sums(folder, ended=ended) if ended or has_checkpoint else 0
+    with reading(folder) as database:
+        _check_database(database, folder)
+        if status == "finished" or not has_checkpoint:
+            return files, None
+        return files, _with_checkpoint(run, database)[0]
+
+
 def _opened(run: Run, held: BinaryIO) -> Resumable:
-    folder = run.folder
-    if run.status == "finished":
+    folder, status = run.folder, run.facts.get("status")
+    if status == "finished":
+        if run.format == FORMAT:
+            check_sums(folder)
         raise RunError(f"The run {folder} has finished: there is nothing to resume.")
     _check_format(folder, run.format)
     if run.is_changed:
         raise refused(
             folder, f"its {CONFIG} has been changed since it began. Begin a new run: covey run {folder / CONFIG}"
         )
+    if not checkpoints(folder):
+        raise RunError(f'The run {folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
+    # Checkpoints have checksums of their own, and a damaged one gives way to the one before.
+    check_sums(folder, ended=status != "running", but=CHECKPOINTS)
     with reading(folder, alone=True) as database:
         _check_database(database, folder)
-        return _with_checkpoint(run, held, database)
+        return Resumable(run, held, *_with_checkpoint(run, database))
 
 
 def _check_format(folder: Path, found: int) -> None:
@@ -123,8 +154,8 @@ def _check_database(database: sqlite3.Connection, folder: Path) -> None:
         raise refused(folder, f"its {METRICS} is damaged: {said}")
 
 
-def _with_checkpoint(run: Run, held: BinaryIO, database: sqlite3.Connection) -> Resumable:
-    """The run with the latest checkpoint that is whole, and whose rows are there."""
+def _with_checkpoint(run: Run, database: sqlite3.Connection) -> tuple[int, Payload, str, dict[str, int]]:
+    """The latest checkpoint that is whole and whose rows are there, as `Resumable` has it."""
     problems = []
     for round, file in checkpoints(run.folder):
         name = str(file.relative_to(run.folder))
@@ -136,10 +167,8 @@ def _with_checkpoint(run: Run, held: BinaryIO, database: sqlite3.Connection) -> 
         written = _written(run, name, checkpoint)
         if _count(database, checkpoint, written) == written.counted:
             last = {table: counted.until for table, counted in written.counted.items()}
-            return Resumable(run, held, round, checkpoint, name, last)
+            return round, checkpoint, name, last
         problems.append(f"its {METRICS} has not the rows on which {name} counts")
-    if not problems:
-        raise RunError(f'The run {run.folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
     raise refused(run.folder, "; ".join(problems))
 
 

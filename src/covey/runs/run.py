@@ -117,7 +117,7 @@ class Run:
     def is_changed(self) -> bool:
         """Whether `run.toml` is no longer what the run began with."""
         began = self.facts.get("config_digest")
-        return began is not None and began != config_digest((self.folder / CONFIG).read_text(encoding="utf-8"))
+        return began is not None and began != config_digest((self.folder / CONFIG).read_bytes())
 
     def _read(self, query: str) -> "pd.DataFrame":
         import pandas as pd

@@ -17,11 +17,12 @@ GRAPH = "graph.npz"
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 LOCK = ".lock"
+SUMS = "SHA256SUMS"
 
 
-def config_digest(text: str) -> str:
+def config_digest(text: bytes) -> str:
     """What the facts of a run remember of its CONFIG."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text).hexdigest()
 
 
 OF_A_START = (

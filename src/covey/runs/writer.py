@@ -31,10 +31,12 @@ from covey.runs.schema import (
     METRICS,
     MODELS,
     OUTAGES,
+    SUMS,
     TABLES,
     by_start,
     config_digest,
 )
+from covey.runs.sums import UNCHANGING, files_of, write_sums
 from covey.topology import Graph
 
 _ROWS_AT_ONCE = 4096
@@ -58,8 +60,11 @@ class RunWriter:
         self._truncated: list[tuple[Sequence[int], Sequence[float]]] = []
         self._began = self._flushed = monotonic()
         self._lock = held
+        self._facts = dict(facts)
+
+    def _open(self) -> None:
         with self._guarded():
-            self._database = sqlite3.connect(folder / METRICS, isolation_level=None)
+            self._database = sqlite3.connect(self.folder / METRICS, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(f"{TABLES}; PRAGMA user_version={FORMAT}")
@@ -67,7 +72,6 @@ class RunWriter:
             self._last = {table: self._last_row(table) for table in LAST}
             """The number of each table's last row. None is given to a second row, also where the first was forgotten:
             checkpoints count the rows up to a number."""
-        self._write_facts(facts)
 
     @classmethod
     def create(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
@@ -85,13 +89,17 @@ class RunWriter:
             raise RunError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
         if occupied:
             raise RunError(f"The run folder {folder} is not empty. Give another one, or resume it with --resume.")
-        text = tomli_w.dumps(dict(experiment))
+        text = tomli_w.dumps(dict(experiment)).encode()
         with _guarded(folder):
             held = lock.acquire(folder)
-            (folder / CONFIG).write_text(text, encoding="utf-8")
+            with wire.replacing(folder / CONFIG) as file:
+                file.write(text)
             (folder / CHECKPOINTS).mkdir()
         began = {"format": FORMAT, **facts, "config_digest": config_digest(text), "status": "running"}
-        return cls(folder, held, by_start(began))
+        writer = cls(folder, held, by_start(began))
+        writer._open()
+        writer._write_facts(writer._facts)
+        return writer
 
     @classmethod
     def resume(cls, opened: Resumable, facts: Mapping[str, Any]) -> Self:
@@ -102,8 +110,13 @@ class RunWriter:
             facts: as `create` takes them; those of a start are kept beside those of the starts before.
         """
         before = opened.run.facts
-        starts = [*before["starts"], *by_start({**facts, "after_round": opened.round})["starts"]]
-        writer = cls(opened.run.folder, opened.held, {**before, "status": "running", "starts": starts})
+        now = by_start({**facts, "after_round": opened.round})
+        starts = [*before["starts"], *now["starts"]]
+        writer = cls(opened.run.folder, opened.held, {**before, **now, "status": "running", "starts": starts})
+        # Once it runs, nobody expects the other files to be as they were when it ended.
+        writer._write_facts(writer._facts)
+        writer._list_unchanging()
+        writer._open()
         writer._last = {table: max(last, opened.last[table]) for table, last in writer._last.items()}
         completed: Any = opened.checkpoint["completed"]
         clocks: Any = opened.checkpoint["clocks"]
@@ -237,6 +250,8 @@ class RunWriter:
         with self._guarded():
             # Rows that a checkpoint counts on must be on the disk before it is.
             self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            if not (self.folder / SUMS).exists():
+                self._list_unchanging()
             counted = self._counting.count(completed.tolist(), clocks.tolist())
             written = Written(FORMAT, self._facts["config_digest"], counted)
             wire.write_file(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
@@ -262,6 +277,8 @@ class RunWriter:
             self._database.close()
             try:
                 self._write_timed({**facts, "status": ended})
+                with self._guarded():
+                    write_sums(self.folder, files_of(self.folder))
             finally:
                 self._lock.close()
 
@@ -284,6 +301,10 @@ class RunWriter:
         *before, start = self._facts["starts"]
         start = {**start, "wall_seconds": round(monotonic() - self._began, 3)}
         self._write_facts({**self._facts, **facts, "starts": [*before, start]})
+
+    def _list_unchanging(self) -> None:
+        with self._guarded():
+            write_sums(self.folder, [name for name in UNCHANGING if (self.folder / name).exists()])
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         self._facts = dict(facts)
