@@ -327,13 +327,22 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         # What a full disk left behind would keep the disk full.
         part.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlive a power cut.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     if os.name == "nt":
         return  # Windows opens no folders.
-    folder = os.open(path.parent, os.O_RDONLY)
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def write_file(path: Path, payload: Payload) -> None:

@@ -54,10 +54,12 @@ def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:
 
 
 def _is_at_rest(file: Path) -> bool:
-    """Whether a database that keeps a write-ahead log has none: where nobody writes, reading it need make none."""
+    """Whether a database that keeps a write-ahead log has none, or an empty one: where nobody writes, reading it need
+    make none."""
     with open(file, "rb") as opened:
         keeps_log = opened.read(20)[18:] == b"\x02\x02"
-    return keeps_log and not file.with_name(file.name + "-wal").exists()
+    log = file.with_name(file.name + "-wal")
+    return keeps_log and not (log.exists() and log.stat().st_size)
 
 
 def _guarded(database: sqlite3.Connection, file: Path, folder: Path) -> sqlite3.Connection:

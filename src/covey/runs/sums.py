@@ -5,7 +5,7 @@ While a run goes on the file lists what no longer changes; when the run ends, ev
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from covey import wire
@@ -24,13 +24,19 @@ def files_of(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def write_sums(folder: Path, names: Iterable[str]) -> None:
+def write_sums(folder: Path, names: Iterable[str], coming: Mapping[str, bytes] | None = None) -> None:
     """List files with their checksums, in the place of those that were listed.
+
+    Args:
+        folder: the run's.
+        names: the files.
+        coming: what some of them will hold.
 
     Raises:
         OSError: a file cannot be read, or the list not written.
     """
-    text = _text({name: _sum(folder / name) for name in names})
+    known = {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
+    text = _text({name: known.get(name) or _sum(folder / name) for name in names})
     with wire.replacing(folder / SUMS) as file:
         file.write(text.encode())
 
