@@ -4,6 +4,7 @@ import itertools
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -413,6 +414,14 @@ def test_modules_are_built_one_at_a_time():
 
     trained(learner(Module(factory=factory), holders=6, workers=3))
     assert not any(together)
+
+
+def test_learners_that_are_made_at_once_begin_with_the_same_model(monkeypatch):
+    seed = torch.manual_seed
+    monkeypatch.setattr(torch, "manual_seed", lambda number: (seed(number), time.sleep(0.003))[0])
+    with ThreadPoolExecutor(4) as pool:
+        first = list(pool.map(lambda _: learner("mlp").first_model, range(40)))
+    assert all(torch.equal(model, first[0]) for model in first)
 
 
 def dropped_within_a_layer():

@@ -34,8 +34,8 @@ from covey.task.trial import check_targets, try_out
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
-_BUILDING = threading.Lock()
-"""Modules are built one at a time: torch's generator is that of all threads."""
+_GENERATOR = threading.RLock()
+"""Whoever seeds torch's generator, or puts it back, does so alone: it is that of all threads and of all learners."""
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -127,7 +127,7 @@ class Learner:
         self._pool: ThreadPoolExecutor | None = None
 
     def _make(self, start: int) -> torch.nn.Module:
-        with _BUILDING, torch.random.fork_rng(devices=[]):
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 return self.task.model.build(self.data)
@@ -135,14 +135,14 @@ class Learner:
     def _try_out(self) -> None:
         """Refuse a model that fails on a batch: that of the node with most samples."""
         batch = self.parts.of(int(self.parts.sizes.argmax()))[: self.task.batch_size]
-        with self._named(), torch.random.fork_rng(devices=[]):
+        with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             try_out(lambda: self._make(0), self.layout, self.data, self._first, torch.from_numpy(batch).to(self.device))
 
     def _found_drawing(self) -> bool:
         """Whether a training step moves torch's generator, though no dropout layer says so."""
         module = self._make(0)
         inputs = self.kernel.inputs(self.kernel.train_split, slice(2)).cpu()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with _GENERATOR, torch.random.fork_rng(devices=[]), torch.no_grad():
             before = torch.get_rng_state()
             try:
                 module(inputs)
@@ -153,9 +153,11 @@ class Learner:
     @contextmanager
     def _seeded(self, key: int) -> Iterator[None]:
         """Let a module that draws random numbers draw those of a key."""
-        with torch.random.fork_rng(devices=[], enabled=self._draws):
-            if self._draws:
-                torch.manual_seed(key >> 1)
+        if not self._draws:
+            yield
+            return
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key >> 1)
             yield
 
     def _best_kernel(self, module: torch.nn.Module) -> str:
