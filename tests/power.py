@@ -84,6 +84,12 @@ class Disk:
         if str(about[0]).startswith(str(self.folder)):
             self.events.append((what, *about))
 
+    def kills(self) -> Iterator[dict[str, bytes]]:
+        """What the files hold where the process is killed after an event: all that was written stays."""
+        for event in self.events:
+            self._follow(*event)
+            yield {os.path.relpath(name, self.folder): bytes(file.content) for name, file in self._files.items()}
+
     def cuts(self, seed: int | None = None) -> Iterator[tuple[tuple[Any, ...], dict[str, bytes]]]:
         """(the last event, what the files hold) for a cut after every event.
 

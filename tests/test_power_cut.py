@@ -106,3 +106,44 @@ def test_the_disk_forgets_what_was_not_synced(tmp_path):
     cut = rebuilt(left, tmp_path / "cut")
     for name, found in (("OFF", []), ("FULL", [(1,)])):
         assert sqlite3.connect(cut / f"{name}.sqlite").execute("SELECT * FROM rows").fetchall() == found
+
+
+def test_a_run_that_is_killed_before_it_records_anything_says_so_and_can_be_begun_again(recorded, tmp_path, covey):
+    seen = []
+    states = [*fresh(recorded[1]).kills(), *(left for _, left in fresh(recorded[1]).cuts(1))]
+    for left in states:
+        if "facts.json" in left or left in seen:
+            continue
+        seen.append(left)
+        killed = tmp_path / "run"
+        killed.mkdir()
+        rebuilt(left, killed)
+        (killed / ".lock").touch()
+        said = f"covey: {killed} is no run folder: it has no metrics.sqlite and run.toml.\n"
+        if "run.toml" in left:
+            said = (
+                f"covey: The run {killed} was killed before anything was recorded. Begin it again: "
+                f"covey run {killed}/run.toml --out {killed}\n"
+            )
+        for command in (["show"], ["compare"], ["export"], ["check"], ["run", "--resume"]):
+            assert covey(*command, str(killed)) == (2, "", said)
+        assert api.run(folders.tiny(rounds=2), out=killed).status == "finished"
+        assert check_sums(killed) > 5
+        shutil.rmtree(killed)
+    assert len(seen) > 5
+
+
+def test_a_folder_with_more_than_a_beginning_is_not_begun_again(tmp_path, covey):
+    folder = folders.finished(tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    for name in ("facts.json", "SHA256SUMS", "models.npy", "graph.npz", "holdings.npy"):
+        (folder / name).unlink()
+    before = folders.contents(folder)
+    assert "has no readable facts.json" in covey("show", str(folder))[2]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "run.toml").write_text("mine")
+    for occupied in (folder, tmp_path / "mine"):
+        with pytest.raises(RunError, match="is not empty"):
+            api.run(folders.tiny(), out=occupied)
+    assert folders.contents(folder) == before
+    assert (tmp_path / "mine" / "run.toml").read_text() == "mine"

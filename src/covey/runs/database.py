@@ -1,5 +1,6 @@
 """Opens the database of a run for reading, whoever wrote it."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -33,6 +34,10 @@ def reading(folder: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection
         with closing(_connected(folder / METRICS, folder, alone)) as database:
             yield database
     except (sqlite3.Error, OSError) as error:
+        log = folder / f"{METRICS}-wal"
+        if log.exists() and not os.access(folder, os.W_OK):
+            why = f"its last rows are in {log.name}, and SQLite needs to write beside it. "
+            raise unreadable(folder, f"{why}Copy the folder to where that is possible") from error
         raise unreadable(folder, error) from error
 
 
@@ -101,6 +106,19 @@ def _tables() -> dict[str, str]:
     with closing(sqlite3.connect(":memory:")) as empty:
         empty.executescript(TABLES)
         return dict(empty.execute("SELECT name, sql FROM sqlite_master"))
+
+
+_PAGE = 4096
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether anything is recorded; a database that cannot be read and has no more than one page has no tables yet."""
+    try:
+        with reading(folder) as database:
+            made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")} & _tables().keys()
+            return any(database.execute(f"SELECT EXISTS (SELECT 1 FROM {name})").fetchone()[0] for name in made)
+    except RunError:
+        return (folder / METRICS).stat().st_size > _PAGE
 
 
 def check_values(database: sqlite3.Connection, folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from covey.errors import RunError
+from covey.runs.database import has_rows
 from covey.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS, SUMS
 
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
@@ -50,6 +51,19 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
                 f"The run {folder} is not written: its {name} is also a file elsewhere (a hard link), which would "
                 f"change as well. Copy the folder first."
             )
+
+
+_BEGINNING = {LOCK, CONFIG, CONFIG + ".part", FACTS + ".part", CHECKPOINTS, METRICS, *BESIDE_METRICS}
+"""What is there before the facts, which are the first to say that a run has begun."""
+
+
+def is_beginning(folder: Path) -> bool:
+    """Whether a folder is what is left of a run whose process was killed before it recorded anything."""
+    names = {entry.name for entry in folder.iterdir()}
+    # Without the lock, which is the first of all, it may be a folder with somebody's own run.toml.
+    if LOCK not in names or not names <= _BEGINNING or (CHECKPOINTS in names and any((folder / CHECKPOINTS).iterdir())):
+        return False
+    return METRICS not in names or not has_rows(folder)
 
 
 def _of_run(folder: Path) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from covey.errors import RunError
 from covey.runs import lock
 from covey.runs.database import check_values, reading, unreadable
-from covey.runs.files import refuse_links
+from covey.runs.files import is_beginning, refuse_links
 from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
 from covey.topology import Graph
 
@@ -70,6 +70,13 @@ class Run:
         self.folder = Path(folder)
         self._has_checked_values = False
         refuse_links(self.folder)
+        if not (self.folder / FACTS).exists() and (self.folder / CONFIG).exists() and is_beginning(self.folder):
+            if lock.is_held(self.folder):
+                raise lock.busy(self.folder)
+            raise RunError(
+                f"The run {self.folder} was killed before anything was recorded. Begin it again: "
+                f"covey run {self.folder / CONFIG} --out {self.folder}"
+            )
         if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
             raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
 

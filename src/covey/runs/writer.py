@@ -18,6 +18,7 @@ from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
 from covey.runs.counting import LAST, Counting, keeping
+from covey.runs.files import BESIDE_METRICS, is_beginning, refuse_links
 from covey.runs.resuming import WRITTEN, Resumable, Written
 from covey.runs.schema import (
     CHECKPOINTS,
@@ -76,7 +77,7 @@ class RunWriter:
 
     @classmethod
     def create(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
-        """Begin a run in a new or empty folder.
+        """Begin a run in a new or empty folder, or in one where a process was killed before it recorded anything.
 
         Args:
             folder: where.
@@ -85,17 +86,24 @@ class RunWriter:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            occupied = any(folder.iterdir())
+            occupied = any(folder.iterdir()) and not is_beginning(folder)
         except OSError as error:
             raise RunError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
         if occupied:
             raise RunError(f"The run folder {folder} is not empty. Give another one, or resume it with --resume.")
         text = tomli_w.dumps(dict(experiment)).encode()
+        refuse_links(folder)
         with _guarded(folder):
             held = lock.acquire(folder)
+            if (folder / FACTS).exists():
+                # Another process was faster.
+                held.close()
+                raise lock.busy(folder)
+            for name in (METRICS, *BESIDE_METRICS):
+                (folder / name).unlink(missing_ok=True)
             with wire.replacing(folder / CONFIG) as file:
                 file.write(text)
-            (folder / CHECKPOINTS).mkdir()
+            (folder / CHECKPOINTS).mkdir(exist_ok=True)
             wire.sync_folder(folder.parent)
         began = {"format": FORMAT, **facts, "config_digest": config_digest(text), "status": "running"}
         writer = cls(folder, held, by_start(began))
