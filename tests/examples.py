@@ -62,6 +62,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "d-cliques"): {"size": 4, "swaps": 20},
     ("topology", "random-cliques"): {"size": 4},
+    ("topology", "diverse-neighbours"): {"degree": 4},
     ("topology", "stl-fw"): {"budget": 4},
     ("topology", "erdos-renyi"): {"probability": 0.5},
     ("topology", "epidemic-oracle"): {"degree": 3},

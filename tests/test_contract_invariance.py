@@ -114,7 +114,7 @@ def renumberable(
 
 BY_NUMBER = [
     *(("sharing", kind) for kind in ("random", "cesar")),
-    *(("topology", kind) for kind in ("d-cliques", "stl-fw")),
+    *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     ("program", "clique-averaging"),
 ]
 """What a node draws follows from its number, so that others can draw it too; or its labels or its clique do."""

@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, str]] = {
     "topology": {
         "d-cliques": "covey.topology.d_cliques:DCliques",
         "random-cliques": "covey.topology.d_cliques:RandomCliques",
+        "diverse-neighbours": "covey.topology.diverse_neighbours:DiverseNeighbours",
         "stl-fw": "covey.topology.stl_fw:STLFW",
         "ring": "covey.topology.static:Ring",
         "torus": "covey.topology.static:Torus",

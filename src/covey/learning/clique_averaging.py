@@ -16,11 +16,10 @@ from covey.node import Mixture, Node
 from covey.parameters import Setting, param
 from covey.sharing import Selection
 from covey.sharing.beside import averaged
-from covey.topology.d_cliques import RandomCliques
 
 
 class CliqueAveraging(Gossip):
-    """Gossip on cliques in which a round's training is one step along the mean gradient of the clique."""
+    """Gossip on cliques, or diverse neighbours, in which a round's training is one step along their mean gradient."""
 
     kind = "clique-averaging"
     lr: float = param("The learning rate.", ge=0)
@@ -28,11 +27,6 @@ class CliqueAveraging(Gossip):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if not isinstance(self.topology, RandomCliques):
-            raise ConfigurationError(
-                f"The 'topology' of {self.named()} must have cliques: d-cliques or random-cliques. "
-                f"Got {self.topology.title()} instead."
-            )
         if self.overlap:
             raise ConfigurationError(f"The 'overlap' of {self.named()} must be false: a step needs others' gradients.")
         if not self.schedule.trains_all_at_once():
@@ -41,7 +35,13 @@ class CliqueAveraging(Gossip):
                 f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
                 f"'every-round', 'periodic' or 'skiptrain' without a budget."
             )
-        self._cliques = self.topology.within()
+        cliques = self.topology.averaging()
+        if cliques is None:
+            raise ConfigurationError(
+                f"The 'topology' of {self.named()} must have cliques, or neighbours that make up for them: d-cliques, "
+                f"random-cliques or diverse-neighbours. Got {self.topology.title()} instead."
+            )
+        self._cliques = cliques
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
         self._gradients = self.sharing.beside("gradients")

@@ -28,7 +28,7 @@ class RandomCliques(Topology):
         default="complete",
     )
 
-    def within(self) -> Topology:
+    def averaging(self) -> Topology:
         """The cliques alone, without the edges between them."""
         cliques = self.at(0).groups
         topology = Drawn(graph=Graph.undirected(self._setting.nodes, *_pairs_within(cliques), cliques))
@@ -69,11 +69,7 @@ class DCliques(RandomCliques):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if setting.parameters and setting.label_counts is None:
-            raise ConfigurationError(
-                f"The topology {self.title()} needs data with classes, to balance them in every clique. "
-                f"Use 'random-cliques' for others."
-            )
+        check_labels(self, setting, "clique", "random-cliques")
 
     def cliques(self, setting: Setting) -> list[Ids]:
         counts_NL = setting.label_counts
@@ -97,7 +93,7 @@ def skew(cliques: Sequence[Ids], counts_NL: NDArray[np.int64]) -> NDArray[np.flo
     """How far the labels of each clique's samples are from those of all samples: the L1 distance of the shares, K."""
     everywhere = counts_NL.sum(0) / counts_NL.sum()
     pooled_KL = np.array([counts_NL[clique].sum(0) for clique in cliques])
-    return _distance(pooled_KL, everywhere)
+    return distance(pooled_KL, everywhere)
 
 
 def dealt(counts_NL: NDArray[np.int64], size: int, generator: np.random.Generator) -> list[Ids]:
@@ -143,7 +139,7 @@ class _Swapping:
         for members, clique in zip(self.members_KM, cliques, strict=True):
             members[: len(clique)] = clique
         self._pooled_KL = self._counts_NL[self.members_KM].sum(1)
-        self._skew_K = _distance(self._pooled_KL, self._everywhere_L)
+        self._skew_K = distance(self._pooled_KL, self._everywhere_L)
 
     @property
     def is_done(self) -> bool:
@@ -164,7 +160,7 @@ class _Swapping:
             pooled_KL[:, None, None, :] + sign * change_KMML
             for pooled_KL, sign in ((self._pooled_KL[a_K], 1.0), (self._pooled_KL[b_K], -1.0))
         )
-        after_KMM = _distance(then_a, self._everywhere_L) + _distance(then_b, self._everywhere_L)
+        after_KMM = distance(then_a, self._everywhere_L) + distance(then_b, self._everywhere_L)
         better_KMM = after_KMM < (self._skew_K[a_K] + self._skew_K[b_K])[:, None, None] - 1e-12
         better_KMM &= (of_a_KM != self._nobody)[:, :, None] & (of_b_KM != self._nobody)[:, None, :]
         drawn = np.where(better_KMM, self._generator.random(better_KMM.shape), -1.0).reshape(len(pairs), -1)
@@ -175,7 +171,7 @@ class _Swapping:
         self.members_KM[a, u], self.members_KM[b, v] = of_b_KM[some, v], of_a_KM[some, u]
         self._pooled_KL[a], self._pooled_KL[b] = then_a[some, u, v], then_b[some, u, v]
         both = np.concatenate([a, b])
-        self._skew_K[both] = _distance(self._pooled_KL[both], self._everywhere_L)
+        self._skew_K[both] = distance(self._pooled_KL[both], self._everywhere_L)
         return len(some)
 
 
@@ -192,7 +188,19 @@ def _meetings(count: int, generator: np.random.Generator) -> Iterator[Ids]:
         yield pairs[(pairs < count).all(1)]
 
 
-def _distance(counts: NDArray[np.int64], everywhere: NDArray[np.float64]) -> NDArray[np.float64]:
+def check_labels(topology: Topology, setting: Setting, where: str, otherwise: str) -> None:
+    """Raise ConfigurationError where data have no classes that a topology could balance."""
+    if setting.parameters and setting.label_counts is None:
+        raise ConfigurationError(
+            f"The topology {topology.title()} needs data with classes, to balance them in every {where}. "
+            f"Use '{otherwise}' for others."
+        )
+
+
+def distance(
+    counts: NDArray[np.integer] | NDArray[np.floating], everywhere: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The L1 distance of the shares of pooled counts from those of all samples."""
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     return np.asarray(np.abs(shares - everywhere).sum(-1))
 

@@ -53,6 +53,10 @@ class Topology(Part):
         """How many messages a node hears in a round at most; by default in the first."""
         return int(self.at(0).in_degrees.max())
 
+    def averaging(self) -> "Topology | None":
+        """Among whom gradients are averaged so that they lead where that of all data would; None where nobody is."""
+        return None
+
     def contraction(self) -> float | None:
         """By what factor a round shrinks the squared distance to the mean, on average and for the models that it brings
         together slowest: with its own weights, or equal ones where it has none. None where no formula is known."""
