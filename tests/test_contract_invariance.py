@@ -113,7 +113,7 @@ def renumberable(
 
 
 BY_NUMBER = [
-    *(("sharing", kind) for kind in ("random", "cesar")),
+    *(("sharing", kind) for kind in ("random", "random-layers", "cesar")),
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     ("program", "clique-averaging"),
 ]
