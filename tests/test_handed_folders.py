@@ -1,5 +1,6 @@
 """Run folders from somebody else: nothing outside is read or written, nothing hangs, nothing reaches the terminal raw."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -8,7 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from covey.runs import RunWriter
+from covey.terminal import shown
 from tests import folders
 
 NAMES = (
@@ -231,3 +236,121 @@ def test_many_names_of_figures_make_no_table_beyond_memory(handed, tmp_path, cov
         if command[0] != "run":
             assert (code, err.count("\n")) == (2, 1)
             assert " names of figures, which no table holds" in err
+
+
+# ---------------------------------------------------------------------- names
+
+NASTY = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\u202ename\n[bold]b[/bold] $\\frac{$ <script>alert(1)</script>&\"'"
+
+
+@pytest.fixture
+def nasty(tmp_path):
+    """A run in which whatever can have a name has one that does something to terminals, pages or formulas."""
+    experiment = {
+        "name": NASTY,
+        "seed": 1,
+        "program": {"kind": NASTY, NASTY: NASTY},
+        "task": {"dataset": NASTY, "model": {"kind": NASTY}},
+        "network": {"nodes": 2, "latency": {"kind": NASTY}},
+    }
+    folder = tmp_path / "nasty"
+    writer = RunWriter.create(folder, experiment, {"program": NASTY, "nodes": 2, "torch": NASTY, "command": [NASTY]})
+    for round in (1, 2):
+        writer.commits([(node, round, 0.5 * round, 1.0, *[round] * 7) for node in range(2)])
+        for name in ("accuracy", "loss", NASTY):
+            writer.metrics([(node, round, name, 0.5) for node in (-1, 0, 1)])
+    writer.metrics([(0, 2, f"nan {NASTY}", float("nan"))])
+    writer.event(0.5, 1, NASTY, NASTY)
+    writer.host_figures([(1.0, 0, NASTY, 1.0)])
+    writer.checkpoint(1, folders.reached([1, 1]))
+    writer.finish("interrupted", {})
+    with folders.resuming(folder) as opened:
+        RunWriter.resume(opened, {"torch": NASTY + "2", "started": NASTY}).finish("interrupted", {})
+    return folder
+
+
+def harmless(text):
+    return all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+def test_no_name_reaches_the_terminal_as_it_is(nasty, tmp_path, covey):
+    for command, (code, out, err) in every_command(covey, nasty, tmp_path):
+        if command[0] != "export":
+            assert harmless(out + err), command
+        assert code == (2 if command[0] == "run" else 0), err
+        assert "[bold]b[/bold]" in out or command[0] not in ("show",)
+    strange = tmp_path / "\x1b[31mfolder"
+    nasty.rename(strange)
+    for command, (_, out, err) in every_command(covey, strange, tmp_path):
+        if command[0] != "export":
+            assert harmless(out + err), command
+    assert harmless(covey("show", str(tmp_path / NASTY[:20]))[2])
+
+
+def test_no_name_is_a_part_of_the_page_or_a_formula(nasty, tmp_path, covey):
+    assert covey("report", str(nasty), "--out", str(tmp_path / "report.html"))[0] == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    for out in ("figure.png", "figure.svg", "figure.pdf"):
+        assert covey("plot", str(nasty), "--metric", NASTY, "--out", str(tmp_path / out)) == (
+            0,
+            f"{tmp_path / out}\n",
+            "",
+        )
+
+
+def test_what_a_launcher_says_of_a_run_is_harmless(capsys):
+    from covey.cli.progress import ProgressDisplay
+    from covey.experiment import Progress
+
+    with ProgressDisplay(NASTY, 3, 2) as display:
+        display(Progress(3, 3, 1.0, 6, 0.5, None, notice=NASTY))
+    assert harmless(capsys.readouterr().err)
+
+
+def test_a_csv_on_a_terminal_is_harmless_and_a_file_has_the_names(nasty, capsys, monkeypatch, covey):
+    assert NASTY.partition("\n")[0].encode() in Path(nasty / "metrics.sqlite").read_bytes()
+    import pandas as pd
+
+    from covey.runs import Run
+
+    exported = Run(nasty).export()
+    assert NASTY in pd.read_csv(__import__("io").StringIO(exported)).columns
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert harmless(covey("export", str(nasty))[1])
+
+
+@given(st.text())
+def test_whatever_a_name_is_it_is_harmless(name):
+    assert harmless(shown(name))
+    assert shown(name) == name or not name.isprintable()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = ("format", "seed", "nodes", "program", "status", "starts", "config_digest", "time", "parameters")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(KEYS), value=VALUES)
+def test_whatever_the_facts_say_it_is_shown_or_refused_in_a_line(interrupted, tmp_path_factory, covey, key, value):
+    folder = Path(shutil.copytree(interrupted, tmp_path_factory.mktemp("facts") / "run"))
+    facts = json.loads((folder / "facts.json").read_text())
+    (folder / "facts.json").write_text(json.dumps({**facts, key: value}))
+    for command in (["show", str(folder)], ["compare", str(folder)], ["check", str(folder)]):
+        code, out, err = covey(*command)
+        assert (code, err) == (0, "") or (code, out, err.count("\n")) == (2, "", 1)
+        assert harmless(out + err)
+    shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "\ufeff{}", "null", "NaN", ""])
+def test_facts_of_any_depth_are_refused_in_a_line(handed, covey, text):
+    (handed / "facts.json").write_text(text)
+    code, out, err = covey("show", str(handed))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "has no readable facts.json" in err

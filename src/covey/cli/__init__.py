@@ -10,6 +10,7 @@ from typing import TextIO
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error and exit code 2, Ctrl-C and SIGTERM are 130."""
     from covey.cli.parser import make_parser
+    from covey.cli.tables import say
     from covey.engines.interruption import handled
     from covey.errors import CoveyError
 
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             code: int = parsed.command(parsed)
     except CoveyError as error:
-        print("covey:", str(error).replace("\n", " "), file=sys.stderr)
+        say(f"covey: {error}".replace("\n", " "), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covey: stopped.", file=sys.stderr)
@@ -40,10 +41,11 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Show covey's own warnings as its errors, and others as Python does."""
+    from covey.cli.tables import say
     from covey.errors import ConfigurationWarning
 
     if issubclass(category, ConfigurationWarning):
-        print("covey: warning:", message, file=sys.stderr)
+        say(f"covey: warning: {message}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from covey.cli.running import read
-from covey.cli.tables import print_json
+from covey.cli.tables import print_json, say
 from covey.engines.prepared import prepare, selection_of
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
@@ -93,34 +93,34 @@ def check(arguments: argparse.Namespace) -> int:
     print(_with_every_key(experiment))
     print()
     samples = found["samples"]
-    print(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
-    print(
+    say(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
+    say(
         f"data        {samples['train']:,} training samples, {samples['smallest_node']} to "
         f"{samples['largest_node']} a node; {samples['test']:,} test samples"
     )
     if "graph" in found:
-        print("graph       " + _in_words(found["graph"]))
+        say("graph       " + _in_words(found["graph"]))
         if found["graph"]["node_heterogeneity"] is not None:
-            print("labels      " + _labels_in_words(found["graph"]))
+            say("labels      " + _labels_in_words(found["graph"]))
     expected = found["bytes_per_node_and_round"]
     if "saved_graph" in found:
         inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in found["saved_graph"].items())
-        print(f"saved       topology = {{ {inside} }}")
-    print(f"messages    {amount(found['model_bytes'])} with a whole model")
+        say(f"saved       topology = {{ {inside} }}")
+    say(f"messages    {amount(found['model_bytes'])} with a whole model")
     if selection is not None and "shared" in found:
-        print(f"shared      {amount(found['shared']['bytes'])} with {selection.in_words()}")
+        say(f"shared      {amount(found['shared']['bytes'])} with {selection.in_words()}")
     if expected is not None:
         nodes = experiment.network.nodes
-        print(
+        say(
             f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
             f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds"
         )
     if "joules_per_node_and_training" in found:
-        print(f"energy      {found['joules_per_node_and_training']:.4g} J a training of a node, on average")
+        say(f"energy      {found['joules_per_node_and_training']:.4g} J a training of a node, on average")
     for words in found.get("faults", ()):
-        print(f"fault       {words}")
+        say(f"fault       {words}")
     for words in found.get("notes", ()):
-        print(f"note        {words}")
+        say(f"note        {words}")
     print("ok")
     return 0
 
@@ -134,10 +134,10 @@ def _check_run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"run": str(run.folder), "status": run.status, "files": files, "resumes_after": round})
         return 0
-    print(f"{run.folder}: {run.status}")
-    print(f"files       {files}, as {SUMS} says")
+    say(f"{run.folder}: {run.status}")
+    say(f"files       {files}, as {SUMS} says")
     if round is not None:
-        print(f"resume      after round {round}")
+        say(f"resume      after round {round}")
     print("ok")
     return 0
 

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from covey.experiment import Progress
+from covey.terminal import shown
 from covey.view.words import seconds
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     """
 
     def __init__(self, title: str, rounds: int, nodes: int, *, silent: bool = False) -> None:
-        self.title, self.rounds, self.nodes, self.silent = title, rounds, nodes, silent
+        self.title = shown(title)
+        self.rounds, self.nodes, self.silent = rounds, nodes, silent
         self.live = sys.stderr.isatty() and not silent
         self._live: Any = None
         self._began = perf_counter()
@@ -65,7 +67,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         if progress.notice != self._notice:
             self._notice = progress.notice
             if progress.notice is not None:
-                self._print(f"{self.title}: {progress.notice}")
+                self._print(f"{self.title}: {shown(progress.notice)}")
         self._first = self._first or (now, progress)
         self._latest = (now, progress)
         if self._live is None and (now - self._printed >= _PLAIN_SECONDS or progress.rounds >= progress.of):

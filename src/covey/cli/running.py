@@ -12,7 +12,7 @@ from typing import Any
 
 from covey import api
 from covey.cli.progress import ProgressDisplay
-from covey.cli.tables import print_json, print_table
+from covey.cli.tables import print_json, print_table, say
 from covey.engines.prepared import check
 from covey.errors import ConfigurationError, CoveyError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
@@ -75,7 +75,7 @@ def report(done: Run, *, as_json: bool) -> int:
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))
         how = f"Go on with: covey run --resume {done.folder}" if kept else "It has no checkpoint to go on from."
-        print(f"Interrupted. {how}", file=sys.stderr)
+        say(f"Interrupted. {how}", file=sys.stderr)
         return 130
     return 0
 
@@ -126,7 +126,7 @@ def sweep(arguments: argparse.Namespace) -> int:
             raise
         except CoveyError as error:
             # What the others have found, and will find, is not to be lost for one that cannot work.
-            print(f"covey: {name}:", str(error).replace("\n", " "), file=sys.stderr)
+            say(f"covey: {name}: {error}".replace("\n", " "), file=sys.stderr)
             failed = True
             continue
         finished.append((combination, done))

@@ -8,10 +8,11 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from covey.cli.tables import print_json, print_table
+from covey.cli.tables import print_json, print_table, say
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.runs import Run
+from covey.terminal import shown
 from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, rate, seconds
 
@@ -23,24 +24,24 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(summary)
         return 0
-    print(f"{run.folder}: {summary['status']}")
-    print(
+    say(f"{run.folder}: {summary['status']}")
+    say(
         f"  {summary['program']}, {summary['nodes']} nodes, {summary['rounds']} rounds, "
         f"{seconds(summary['time'])} {summary['clock']}"
     )
     totals = summary["totals"]
-    print(
+    say(
         f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "
         f"{amount(totals['bytes_in'])}, dropped {totals['dropped']:,}; {totals['steps']:,} training steps"
     )
     first, *later = run.facts["starts"]
     if summary["wall_seconds"] is not None:
-        print(
+        say(
             f"  took {seconds(summary['wall_seconds'])} of real time"
             + (f" in {1 + len(later)} starts" if later else "")
         )
     for before, start in pairwise([first, *later]):
-        print(f"  resumed after round {start.get('after_round')}, {start.get('started')}{_changed(before, start)}")
+        say(f"  resumed after round {start.get('after_round')}, {start.get('started')}{_changed(before, start)}")
     rows = [
         [_LABELS.get(metric, metric), *(figure(values[part], 4) for part in ("mean", "min", "max", "std"))]
         for metric, values in summary["final"].items()
@@ -141,7 +142,7 @@ def plot(arguments: argparse.Namespace) -> int:
         runs = [Run(path) for path in paths]
         figure = view.curves(runs, arguments.metric, arguments.against, each=arguments.each)
     view.save(figure, arguments.out)
-    print(arguments.out)
+    say(str(arguments.out))
     return 0
 
 
@@ -150,7 +151,7 @@ def report(arguments: argparse.Namespace) -> int:
     from covey.report import write_report
 
     write_report([Run(path) for path in arguments.runs], arguments.out)
-    print(arguments.out)
+    say(str(arguments.out))
     return 0
 
 
@@ -158,7 +159,7 @@ def export(arguments: argparse.Namespace) -> int:
     """Rows for other programs."""
     text = Run(arguments.run).export(arguments.format, arguments.out)
     if text is not None:
-        sys.stdout.write(text)
+        sys.stdout.write("\n".join(map(shown, text.split("\n"))) if sys.stdout.isatty() else text)
     else:
-        print(arguments.out)
+        say(str(arguments.out))
     return 0

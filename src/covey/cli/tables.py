@@ -7,10 +7,17 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TextIO
+
+from covey.terminal import shown
 
 _GAP = "  "
 _LEAST = 12
+
+
+def say(line: str, file: TextIO | None = None) -> None:
+    """Print a line."""
+    print(shown(line), file=file)
 
 
 def print_json(value: Any) -> None:
@@ -30,11 +37,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table and remarks on it; the first column is text, the others are figures, which are never cut."""
     # Where no terminal sets a width, lines are as long as they need to be: a log is searched, not folded.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    print(textwrap.fill(title, width, break_on_hyphens=False) if title else "")
-    for line in table_lines(columns, rows, width):
+    print(textwrap.fill(shown(title), width, break_on_hyphens=False) if title else "")
+    for line in table_lines([*map(shown, columns)], [[*map(shown, row)] for row in rows], width):
         print(line)
     for remark in filter(None, remarks):
-        print(textwrap.fill(remark, width, break_on_hyphens=False))
+        print(textwrap.fill(shown(remark), width, break_on_hyphens=False))
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -6,7 +6,7 @@ import math
 import sqlite3
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
@@ -47,7 +47,7 @@ class _Facts(TypedDict, total=False):
     program: str
     config_digest: str
     status: Literal["running", "finished", "interrupted", "failed"]
-    starts: list["_Start"]
+    starts: Annotated[list["_Start"], msgspec.Meta(min_length=1)]
 
 
 class _Start(TypedDict, total=False):

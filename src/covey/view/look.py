@@ -4,6 +4,8 @@ import io
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from covey.terminal import shown
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -28,9 +30,17 @@ _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 @cache
 def _kind_of_figure() -> type["Figure"]:
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     class Shown(Figure):
-        """A figure that notebooks show, though it belongs to no window."""
+        """A figure that notebooks show, though it belongs to no window; its texts are no formulas."""
+
+        def draw(self, renderer: Any) -> None:
+            # Names come from files: a dollar sign in one began a formula, which might be none.
+            for text in self.findobj(Text):
+                text.set_parse_math(False)
+                text.set_text("\n".join(map(shown, text.get_text().split("\n"))))
+            super().draw(renderer)
 
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
