@@ -217,6 +217,27 @@ def test_a_run_that_is_killed_again_and_again_ends_as_the_undisturbed_one(runs, 
         stopped = again
 
 
+def test_a_run_that_another_program_was_reading_when_it_stopped_is_resumed(runs, tmp_path, monkeypatch):
+    connect, readers = sqlite3.connect, []
+    # A writer waits for five seconds for its log to be free.
+    monkeypatch.setattr(
+        "covey.runs.writer.sqlite3.connect", lambda *given, **named: connect(*given, **named, timeout=0)
+    )
+    stop = os.kill
+
+    def read_and_stop(*arguments):
+        readers.append(connect(tmp_path / "run" / "metrics.sqlite", isolation_level=None))
+        readers[0].execute("BEGIN")
+        readers[0].execute("SELECT count(*) FROM commits").fetchone()
+        stop(*arguments)
+
+    monkeypatch.setattr("tests.folders.os.kill", read_and_stop)
+    folders.interrupted(tmp_path / "run", **CHANGES)
+    # Whoever closes it last puts the log into the file.
+    readers[0].close()
+    ends_right(tmp_path / "run", runs)
+
+
 # ---------------------------------------------------------------------- the folder
 
 

@@ -127,8 +127,9 @@ def _opened(run: Run, held: BinaryIO) -> Resumable:
         )
     if not checkpoints(folder):
         raise RunError(f'The run {folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
-    # Checkpoints have checksums of their own, and a damaged one gives way to the one before.
-    check_sums(folder, ended=status != "running", but=CHECKPOINTS)
+    # Checkpoints have checksums of their own, and a damaged one gives way to the one before. Rows are counted; another
+    # program that had the database open when the run ended puts its log into the file when it closes it.
+    check_sums(folder, ended=status != "running", but=(CHECKPOINTS, METRICS))
     with reading(folder, alone=True) as database:
         _check_database(database, folder)
         return Resumable(run, held, *_with_checkpoint(run, database))

@@ -66,7 +66,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     return sums
 
 
-def check_sums(folder: Path, *, ended: bool = True, but: str = "") -> int:
+def check_sums(folder: Path, *, ended: bool = True, but: tuple[str, ...] = ()) -> int:
     """See whether files are as they were written; returns how many.
 
     Args:
@@ -79,9 +79,7 @@ def check_sums(folder: Path, *, ended: bool = True, but: str = "") -> int:
     """
     sums, known = read_sums(folder), files_of(folder)
     # A list that somebody else wrote may name any file.
-    looked_at = [
-        name for name in sorted({*sums, *known}) if (ended or name in UNCHANGING) and not (but and name.startswith(but))
-    ]
+    looked_at = [name for name in sorted({*sums, *known}) if (ended or name in UNCHANGING) and not name.startswith(but)]
     wrong = {name: _what_is_wrong(folder / name, sums.get(name), name in known) for name in looked_at}
     if any(wrong.values()):
         named = ", ".join(f"{name} {what}" for name, what in wrong.items() if what)
