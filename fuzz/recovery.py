@@ -1,0 +1,611 @@
+"""Plays runs of an emulation in virtual time and lets them fail: launcher, hosts, links and disk, at any await.
+
+    python -m fuzz.recovery                # for ever, from a random seed on
+    python -m fuzz.recovery --seconds 3600
+    python -m fuzz.recovery --seed 1234    # one, with what happened
+
+The launcher, the hosts and the writer of the run's folder are the real ones; processes, sockets, the clock, the disk's
+syncs and the learning are not. After every failure the folder must have all rows that its latest checkpoint counts on.
+In the end the run must have finished and have every row once. Where all nodes go through the same rounds and wait for
+one another, it must be the run that nothing happened to: the same models, to the bit.
+"""
+
+import argparse
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from contextvars import Context
+from dataclasses import dataclass, field, replace
+from functools import cache
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from fuzz.disk import Disk
+from fuzz.virtual import Loop, Process, Socket, Stuck
+
+from covey import api, wire
+from covey.engines import cadence
+from covey.engines.emulation import address, emulation, host, launcher, pulse
+from covey.engines.prepared import Prepared, prepare
+from covey.errors import CoveyError, RunError
+from covey.experiment import Experiment
+from covey.node import Update
+from covey.runs import Run, writer
+from covey.runs.schema import CHECKPOINTS, METRICS, MODELS
+
+NODES, HOSTS, ROUNDS = 4, 3, 7
+TOKEN = b"a secret that only this process holds"
+_LATEST = 7200.0
+"""Virtual seconds after which a start of a run hangs."""
+_MOST_STEPS = 400_000
+"""So many steps of a start are a loop that never ends."""
+_STARTS = 12
+"""How often a run may be started until it has finished."""
+_ALLOWED = re.compile(
+    r"^(Host \d+ at \S+ is gone|Host \d+ ended|Host \d+ at \S+: |\d of \d hosts are missing"
+    r"|The connection between hosts"
+    r"|The run folder \S+ cannot be (written|made): (database or disk is full|No space left))"
+)
+"""What a run may end with when it was struck."""
+_NOT_BEGUN = re.compile(r"^Host \d+ ended .* ready|hosts are missing")
+"""What it may end with where hosts alone were struck: before it began, or where one did not come back."""
+
+
+class Killed(BaseException):
+    """The process that writes the run's folder is gone."""
+
+
+class Failed(Exception):
+    """A schedule that must not end as it did."""
+
+
+# ---------------------------------------------------------------------- what is run
+
+
+class Learner:
+    """Learns next to nothing, very fast.
+
+    Args:
+        real: whose models and data it pretends to work with.
+    """
+
+    chunk, workers = 8, 1
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def cost(self, training: Any) -> int:
+        return 8
+
+    def train(self, trainings: Sequence[Any]) -> None:
+        for training in trainings:
+            change = ((training.holder * 13 + training.round * 7 + training.call) % 11) / 11
+            model = training.start.mul(0.75).add_(change)
+            training.update = Update(model, training.start, change, 8, 1)
+
+    def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Any:
+        return (0,) * 8
+
+    def evaluate(self, models: Sequence[torch.Tensor], split: Any) -> list[dict[str, float]]:
+        return [{"accuracy": float(model.sum()), "loss": float(model[0])} for model in models]
+
+    def close(self) -> None:
+        pass
+
+
+GOSSIP = {"kind": "gossip", "topology": "ring"}
+PATIENT = {**GOSSIP, "patience": "300ms"}
+SERVED = {"kind": "fedavg", "clients": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One experiment."""
+
+    name: str
+    program: dict[str, Any]
+    checkpoint: dict[str, Any]
+    remote: bool = False
+    """Whether its hosts were started by somebody else."""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        engine: dict[str, Any] = {"kind": "emulation", "nodes_per_process": 2}
+        if self.remote:
+            engine = {"kind": "emulation", "hosts": [f"127.0.0.1:{9000 + number}" for number in range(HOSTS)]}
+            engine |= {"token_file": str(_token_file()), "wait": "60s"}
+        return {
+            "name": self.name,
+            "rounds": ROUNDS,
+            "program": self.program,
+            "task": {
+                "dataset": {"kind": "linear-regression", "samples": 60, "test_samples": 8, "features": 2},
+                "model": "linear",
+                "batch_size": 8,
+            },
+            "network": {"nodes": NODES, "latency": "2ms", "bandwidth": "10Mbit/s", "compute": 100.0},
+            "evaluation": {"every": 4},
+            "checkpoint": self.checkpoint,
+            "engine": {**engine, **self.engine},
+        }
+
+
+VARIANTS = (
+    Variant("gossip", GOSSIP, {"every": 3}),
+    Variant("gossip-one", GOSSIP, {"every": 2, "keep": 1}),
+    Variant("gossip-none", GOSSIP, {"every": 0}),
+    Variant("gossip-by-time", GOSSIP, {}),
+    Variant("gossip-remote", GOSSIP, {"every": 3}, remote=True),
+    Variant("served", SERVED, {"every": 3}),
+    Variant("patient", PATIENT, {"every": 3}),
+    Variant("patient-remote", PATIENT, {}, remote=True),
+    Variant("apart", GOSSIP, {"every": 1}, engine={"nodes_per_process": 1}),
+    Variant("asynchronous", {"kind": "gossip-learning", "topology": "complete", "period": "50ms"}, {"every": 2}),
+    Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),
+)
+
+
+@cache
+def _token_file() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="covey-fuzz-")) / "token"
+    path.touch(mode=0o600)
+    path.write_bytes(TOKEN)
+    return path
+
+
+@cache
+def _prepared(variant: Variant) -> Prepared:
+    made = prepare(Experiment.from_table(variant.tables), workers=1)
+    return replace(made, learner=Learner(made.learner))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that goes wrong at a step."""
+
+    at: int
+    kind: str
+    number: int
+    """Whom it strikes, of those whom it may."""
+    seconds: float
+
+
+KINDS = {"kill": 5, "drop": 4, "stand still": 3, "stall": 3, "die": 4, "stop": 3, "full": 1, "power": 3, "read": 2}
+"""How often each kind is drawn."""
+
+
+def draw_failures(draw: random.Random, steps: int) -> list[Failure]:
+    """What goes wrong in a run that takes so many steps where nothing does."""
+    failures: list[Failure] = []
+    for _ in range(draw.choice((1, 1, 2, 2, 3, 5))):
+        near = failures and draw.random() < 0.5
+        at = failures[-1].at + draw.randrange(1, 200) if near else draw.randrange(1, int(1.3 * steps))
+        (kind,) = draw.choices(list(KINDS), list(KINDS.values()))
+        failures.append(Failure(at, kind, draw.randrange(1000), draw.choice((0.01, 0.2, 2.0, 20.0, 50.0))))
+    return sorted(failures, key=lambda failure: failure.at)
+
+
+class Started:
+    """The process of a host, as the launcher sees it."""
+
+    def __init__(self, play: "Play", listening: Socket, token: bytes) -> None:
+        self._play, self.returncode = play, None
+        self._process = process = Process(play.loop, f"host {listening.port}")
+        self.pid = id(self)
+        play.local.append(process)
+        process.ended.append(self._has_ended)
+        begins = play.loop.time() + play.loop.random.uniform(0.05, 1.0)
+        process.later(begins, self._serve, listening, token)
+
+    def _serve(self, listening: Socket, token: bytes) -> None:
+        serving = self._process.run(host.Host(token).serve(listening, once=True))
+        serving.add_done_callback(lambda _: self._process.kill())
+
+    def _has_ended(self) -> None:
+        self.returncode = 0
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        pass
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> int:
+        return 0
+
+
+class Play:
+    """One run, from its first start to its end.
+
+    Args:
+        variant: the experiment.
+        seed: of the order of things.
+        failures: what goes wrong.
+        root: an empty folder.
+    """
+
+    def __init__(self, variant: Variant, seed: int, failures: Sequence[Failure], root: Path) -> None:
+        self.variant, self.failures = variant, list(failures)
+        self.random = random.Random(seed)
+        self.steps = 0
+        self.loop = Loop(seed, self.on_step)
+        self.disk = Disk(root, self.on_write)
+        self.folder = root / "0"
+        self.root = root
+        self.launcher: Process | None = None
+        self.killed = False
+        self.hosts: list[Process] = []
+        """The processes of hosts that were started by somebody else, by their numbers."""
+        self.local: list[Process] = []
+        self.struck: list[Failure] = []
+        """What has gone wrong."""
+        self.told: list[str] = []
+        """What happened, for whoever reads it."""
+        self._began_at = 0
+
+    def say(self, what: str) -> None:
+        self.told.append(f"{self.loop.time() - 1000:10.3f} s, step {self.steps}: {what}")
+
+    # ------------------------------------------------------------------ failures
+
+    def on_step(self) -> None:
+        """Something is about to be done."""
+        self.steps += 1
+        if self.steps - self._began_at > _MOST_STEPS:
+            raise Stuck(f"{_MOST_STEPS} steps and no end")
+        while self.failures and self.failures[0].at <= self.steps:
+            self.strike(self.failures.pop(0))
+
+    def on_write(self) -> None:
+        """The launcher's process is about to change a file for good."""
+        if not self.killed:
+            self.on_step()
+        if self.killed:
+            raise Killed
+
+    def strike(self, failure: Failure) -> None:
+        """Let something go wrong."""
+        self.struck.append(failure)
+        alive = [process for process in (*self.hosts, *self.local) if process.alive]
+        kind, pipes = failure.kind, [*self.loop.network.pipes]
+        if kind == "kill" and alive:
+            process = alive[failure.number % len(alive)]
+            self.say(f"{process.name} is killed")
+            process.kill()
+        elif kind == "stand still" and alive:
+            process = [*alive, self.launcher or alive[0]][failure.number % (len(alive) + 1)]
+            self.say(f"{process.name} stands still for {failure.seconds:g} s")
+            process.stand_still(failure.seconds)
+        elif kind in ("drop", "stall") and pipes:
+            pipe = pipes[failure.number % len(pipes)]
+            ends = " and ".join(end.process.name if end.process else "nobody" for end in (pipe, pipe.peer))
+            if kind == "drop":
+                self.say(f"the connection of {ends} breaks")
+                for end in (pipe, pipe.peer):
+                    end.hang_up()
+            else:
+                self.say(f"the connection of {ends} stalls for {failure.seconds:g} s")
+                for end in (pipe, pipe.peer):
+                    end.stalled_until = self.loop.time() + failure.seconds
+        elif kind == "stop" and self.launcher is not None:
+            self.say("the launcher is to stop")
+            self.launcher.signal(signal.SIGTERM)
+        elif kind == "read" and self.folder.exists():
+            self.say("somebody reads the run")
+            self.disk.read()
+        elif kind == "full":
+            self.say("the disk is full")
+            self.disk.is_full = True
+        elif kind in ("die", "power") and self.folder.exists():
+            self.say("the launcher is killed" if kind == "die" else "the power is cut")
+            self.folder = self.disk.copied() if kind == "die" else self.disk.cut(self.random)
+            self.killed = True
+            for process in [self.launcher, *(alive if kind == "power" else ())]:
+                if process is not None:
+                    process.kill()
+
+    # ------------------------------------------------------------------ what is not real
+
+    @contextmanager
+    def staged(self) -> Iterator[None]:
+        """Let covey run on this loop, disk and network."""
+        loop, play = self.loop, self
+
+        class Processes:
+            """Starts hosts as the launcher's processes are started."""
+
+            def __init__(self, sockets: Any, token_file: Path, *, forks: bool) -> None:
+                self._token = token_file.read_bytes()
+
+            def start(self, listening: Any, log: Path) -> Any:
+                return Started(play, listening, self._token)
+
+            def close(self) -> None:
+                pass
+
+        with ExitStack() as stack:
+            for target, name, new in (
+                (emulation, "_run", self.launch),
+                (launcher, "Processes", Processes),
+                (address.Address, "listen", lambda _: loop.network.listen(inherited=True)),
+                (host, "prepare", lambda *_, **__: _prepared(self.variant)),
+                (host, "Experiment", mock.Mock(from_table=lambda table: table)),
+                (api, "_prepare", lambda *_: _prepared(self.variant)),
+                (pulse, "memory_bytes", lambda: 0),
+                (writer, "monotonic", loop.time),
+                (cadence, "_LEAST", 0.05),
+            ):
+                stack.enter_context(mock.patch.object(target, name, new))
+            stack.enter_context(self.disk.watched())
+            yield
+
+    def launch(self, main: Callable[[], Any]) -> Any:
+        """Run the launcher in a process of its own until it ends."""
+        self.launcher = process = Process(self.loop, "the launcher")
+        over = self.loop.create_future()
+
+        def end(*_: Any) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        process.ended.append(end)
+        task = process.run(main())
+        task.add_done_callback(end, context=Context())
+        try:
+            self.loop.until(over, self.loop.time() + _LATEST)
+            if self.killed:
+                raise Killed
+            return task.result()
+        finally:
+            self.launcher = None
+            process.kill()
+
+    def start_hosts(self) -> None:
+        """Start the hosts that somebody else starts, where they are not there."""
+        for number in range(HOSTS if self.variant.remote else 0):
+            if number >= len(self.hosts) or not self.hosts[number].alive:
+                self.hosts[number : number + 1] = [self.remote_host(number)]
+
+    def remote_host(self, number: int) -> Process:
+        process = Process(self.loop, f"host {number}")
+        listening = self.loop.network.listen(9000 + number)
+        process.run(host.Host(TOKEN, silence=host.SILENCE).serve(listening))
+
+        def again() -> None:
+            # Somebody starts it again, sooner or later.
+            if self.hosts[number] is process:
+                self.hosts[number] = self.remote_host(number)
+                self.say(f"host {number} is started again")
+
+        process.ended.append(
+            lambda: self.loop.call_later(self.random.choice((0.1, 5.0, 90.0)), again, context=Context())
+        )
+        return process
+
+    # ------------------------------------------------------------------ from beginning to end
+
+    def run(self) -> Run:
+        """Start the run and resume it until it has finished.
+
+        Raises:
+            Failed: something that must not be.
+        """
+        try:
+            with self.staged():
+                for start in range(_STARTS):
+                    run = self._start(start)
+                    if run is not None:
+                        self.check_end(run)
+                        return run
+                raise Failed(f"it has not finished after {_STARTS} starts")
+        except (Stuck, AssertionError) as error:
+            raise Failed(f"{type(error).__name__}: {error}") from error
+        finally:
+            self.disk.let_go()
+            self.loop.abandon()
+
+    def _start(self, start: int) -> Run | None:
+        """Start or resume it; None where it has not finished."""
+        self.killed, self._began_at = False, self.steps
+        self.disk.is_full = False
+        self.disk.let_go()
+        self.start_hosts()
+        resumes = self.folder.exists() and any((self.folder / CHECKPOINTS).glob("*.covey"))
+        if self.folder.exists() and not resumes:
+            # Before the first checkpoint there is nothing to go on with.
+            self.folder = self.folder.with_name(str(int(self.folder.name) + 1))
+        if resumes and Run(self.folder).status == "finished":
+            return Run(self.folder)  # What was killed last had nothing left to do.
+        self.say("the run is resumed" if resumes else "the run begins")
+        try:
+            run = api.resume(self.folder) if resumes else api.run(_prepared(self.variant).experiment, out=self.folder)
+        except (Killed, CoveyError, KeyboardInterrupt) as error:
+            if not self.killed:
+                self.say(f"it ends with {type(error).__name__}: {error}")
+                if isinstance(error, CoveyError) and not (_NOT_BEGUN if self.is_mild else _ALLOWED).search(str(error)):
+                    raise Failed(f"it ends with {type(error).__name__}: {error}") from error
+            self.check_counted()
+            return None
+        self.say(f"it is {run.status}")
+        self.check_counted()
+        return run if run.status == "finished" else None
+
+    # ------------------------------------------------------------------ what must be
+
+    def check_counted(self) -> None:
+        """Whether all rows are there on which the latest checkpoint counts."""
+        found = sorted((self.folder / CHECKPOINTS).glob("round-*.covey"))
+        payload = None
+        for path in reversed(found):
+            try:
+                payload = wire.read_file(path)
+                break
+            except RunError:
+                continue
+        if payload is None:
+            if found:
+                raise Failed("no checkpoint is whole")
+            return
+        completed = payload["completed"].tolist()  # type: ignore[union-attr]
+        ended = payload["ended"].tolist()  # type: ignore[union-attr]
+        if _prepared(self.variant).waits_for_all:
+            at = {rounds for rounds, is_over in zip(completed, ended, strict=True) if not is_over}
+            if len(at) > 1:
+                raise Failed(f"the checkpoint is of different rounds: {completed}")
+        rows = self.rows("SELECT node, round FROM commits")
+        for node, rounds in enumerate(completed):
+            here = sorted(r for n, r in rows if n == node and r <= rounds)
+            wanted = list(range(1, rounds + 1))
+            if here != wanted if _prepared(self.variant).waits_for_all else len(set(here)) != len(here):
+                raise Failed(f"the checkpoint counts on {rounds} rounds of node {node}, and there are {here}")
+
+    @property
+    def is_mild(self) -> bool:
+        """Whether the run must go on by itself after all that has gone wrong."""
+        mended = {"kill", "drop", "stall", "stand still", "read"}
+        return len(self.struck) <= 5 and all(f.kind in mended and f.seconds < 30.0 for f in self.struck)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What is in the run's database, of which a copy is opened."""
+        with tempfile.TemporaryDirectory(dir=self.root.parent) as scratch:
+            for path in self.folder.glob(f"{METRICS}*"):
+                if not path.name.endswith("-shm"):
+                    shutil.copy(path, scratch)
+            with closing(sqlite3.connect(Path(scratch) / METRICS)) as database:
+                return database.execute(query).fetchall()
+
+    def check_end(self, run: Run) -> None:
+        """Whether a run that has finished is the one that nothing happened to."""
+        rows = self.rows("SELECT node, round, steps, samples, bytes_out, messages_out FROM commits")
+        figures = self.rows("SELECT node, round, name, value FROM metrics")
+        for what, keys in (("rows", [row[:2] for row in rows]), ("figures", [figure[:3] for figure in figures])):
+            if len(set(keys)) < len(keys):
+                raise Failed(f"some {what} are there twice: {sorted({key for key in keys if keys.count(key) > 1})}")
+        if {node for node, round, *_ in rows if round == ROUNDS} != set(range(NODES)):
+            raise Failed("not all nodes have completed the last round")
+        if _prepared(self.variant).waits_for_all and self.failures is not None:
+            models, its_rows, its_figures = undisturbed(self.variant)
+            if sorted(rows) != its_rows:
+                raise Failed(f"its rows are others: {sorted(set(rows) ^ set(its_rows))[:6]}")
+            if sorted(figures) != its_figures:
+                raise Failed(f"its figures are others: {sorted(set(figures) ^ set(its_figures))[:6]}")
+            if models != (run.folder / MODELS).read_bytes():
+                raise Failed("its models are others")
+
+
+_EXPECTED: dict[str, Any] = {}
+_STEPS: dict[str, int] = {}
+
+
+def undisturbed(variant: Variant) -> tuple[bytes, list[Any], list[Any]]:
+    """(the models, rows and figures) of a run to which nothing happens."""
+    if variant.name not in _EXPECTED:
+        with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
+            play = Play(variant, 0, (), Path(folder))
+            _EXPECTED[variant.name] = None
+            play.check_end = lambda run: None  # type: ignore[method-assign]
+            run = play.run()
+            _STEPS[variant.name] = play.steps
+            _EXPECTED[variant.name] = (
+                (run.folder / MODELS).read_bytes(),
+                sorted(play.rows("SELECT node, round, steps, samples, bytes_out, messages_out FROM commits")),
+                sorted(play.rows("SELECT node, round, name, value FROM metrics")),
+            )
+    return _EXPECTED[variant.name]
+
+
+def _scratch() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def play(seed: int, *, tell: bool = False) -> Play:
+    """Play the schedule of a seed.
+
+    Raises:
+        Failed: it did not end as it must.
+    """
+    draw = random.Random(seed)
+    variant = draw.choice(VARIANTS)
+    undisturbed(variant)
+    failures = draw_failures(draw, _STEPS[variant.name])
+    with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
+        played = Play(variant, seed, failures, Path(folder))
+        played.say(f"{variant.name}, {failures}")
+        try:
+            played.run()
+        except Failed as error:
+            told = "\n".join([*played.told, *played.loop.complaints])
+            raise Failed(f"seed {seed}, {variant.name}: {error}\n{told}") from error
+        if tell:
+            print("\n".join(played.told))
+        return played
+
+
+def main() -> int:
+    """Play schedules until one fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, help="play this one and say what happened")
+    parser.add_argument("--first", type=int, help="the seed of the first schedule; drawn by default")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="for how long; for ever by default")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="in how many processes; by default one a core")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    if arguments.seed is not None:
+        try:
+            play(arguments.seed, tell=True)
+        except Failed as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
+    seed = arguments.first if arguments.first is not None else random.SystemRandom().randrange(1 << 32)
+    began, count = time.monotonic(), 0
+
+    def pace() -> str:
+        return f"{count} schedules from seed {seed} on, {60 * count / (time.monotonic() - began):.0f} a minute"
+
+    with Pool(arguments.jobs, torch.set_num_threads, (1,)) as pool:
+        while time.monotonic() - began < arguments.seconds:
+            for failure in pool.imap(failure_of, range(seed + count, seed + count + 64 * arguments.jobs), 8):
+                if failure is not None:
+                    print(f"{failure}\n\nAgain: python -m fuzz.recovery --seed {seed + count}", file=sys.stderr)
+                    return 1
+                count += 1
+            print(pace(), flush=True)
+    return 0
+
+
+def failure_of(seed: int) -> str | None:
+    """How the schedule of a seed failed; None where it did not."""
+    logging.disable(logging.CRITICAL)
+    try:
+        play(seed)
+    except Failed as error:
+        return str(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Launcher, hosts and the run's folder under failures at any await: a few hundred schedules of `fuzz.recovery`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fuzz import recovery
+
+from covey.engines.emulation.checkpoints import Checkpoints
+from covey.engines.emulation.returns import Returns
+from covey.runs import RunWriter
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("first", range(0, 200, 25))
+def test_every_schedule_ends_as_it_must(first):
+    for seed in range(first, first + 25):
+        recovery.play(seed)
+
+
+def test_a_schedule_is_the_same_in_every_process():
+    told = []
+    for hashes in "01":
+        command = [sys.executable, "-m", "fuzz.recovery", "--seed", "11"]
+        environment = {**os.environ, "PYTHONHASHSEED": hashes}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert "the run begins" in told[0]
+
+
+def write_all(checkpoints):
+    checkpoints._write({node: checkpoints.latest_of(node) for node in range(checkpoints._size)})
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "wrong", "seed"),
+    [
+        (Returns, "on_broken", lambda returns, host, other: None, 48),
+        (Checkpoints, "write_last", write_all, 166),
+        (RunWriter, "truncate", lambda writer, completed, clocks: None, 16),
+    ],
+)
+def test_what_is_broken_is_found(owner, name, wrong, seed, monkeypatch):
+    for variant in recovery.VARIANTS:
+        recovery.undisturbed(variant)
+    monkeypatch.setattr(owner, name, wrong)
+    with pytest.raises(recovery.Failed, match=f"^seed {seed}, "):
+        recovery.play(seed)
