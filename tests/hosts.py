@@ -1,14 +1,16 @@
 """Hosts inside the tests' own process: real sockets and threads, without the seconds that a process takes to start."""
 
 import asyncio
+import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.certificates import Certificates
+from covey.engines.emulation.door import Door
 from covey.engines.emulation.host import Host
 from covey.engines.prepared import prepare
 from covey.experiment import Experiment, Outcome
@@ -23,6 +25,18 @@ def token_file(folder: Path) -> Path:
     file.touch(mode=0o600)
     file.write_bytes(TOKEN)
     return file
+
+
+def answering(listening: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> Door:
+    """Answers those who call a socket, as a protocol of the test's own does; until it is closed."""
+    loop, tasks = asyncio.get_running_loop(), set()
+
+    def come(caller: socket.socket, knocked: bool) -> None:
+        task = loop.create_task(loop.connect_accepted_socket(factory, caller))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    return Door(listening, TOKEN, hidden=False, come=come, refused=print)
 
 
 @contextmanager

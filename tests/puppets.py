@@ -24,7 +24,7 @@ from covey.experiment import Experiment, Outcome
 from covey.runs import RunWriter, latest_checkpoint
 from covey.runs.schema import METRICS, NETWORK
 from tests.conftest import table
-from tests.hosts import TOKEN, token_file
+from tests.hosts import TOKEN, answering, token_file
 
 READY = {"parameters": 650, "samples": 1437}
 PARAMETERS = 650
@@ -205,7 +205,7 @@ async def stage(
 
     launcher = Launcher(prepared, experiment.engine, writer, progress, checkpoint)
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(puppet, sock=puppet.listening) for puppet in puppets]
+    servers = [answering(puppet.listening, puppet) for puppet in puppets]
 
     async def run() -> Outcome:
         try:

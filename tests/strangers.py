@@ -97,7 +97,7 @@ def within(main, seconds=30):
 
 async def call(address, caller, token=TOKEN, callee=0):
     while True:
-        connection = await open_connection(0, address, None, lambda reason: None)
+        connection = await open_connection(0, address, token, None, lambda reason: None)
         try:
             await greet(connection, token, caller, callee)
             return connection

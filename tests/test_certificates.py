@@ -243,7 +243,7 @@ def test_who_speaks_no_tls_is_refused_and_counted(said, folders, tmp_path):
     with hosts(1, loaded(folders, 0)) as ((host, address),):
         asyncio.run(asyncio.wait_for(speak(address), 5))
         until(lambda: host.refused)
-        assert dict(host.refused) == {"no-tls" if said else "tls-broken-off": 1}
+        assert dict(host.refused) == {"no-tls" if said else "closed": 1}
         assert_serves(address, tmp_path, folders["launcher"])
 
 
@@ -367,6 +367,9 @@ def test_a_name_that_nobody_can_look_up_is_no_address(name):
 
 def test_nothing_is_said_without_certificates_to_another_machine(tmp_path, monkeypatch):
     # As where a name has come to stand for something else since it was looked up.
-    monkeypatch.setattr(Connection, "is_local", False)
+    async def call(name, port, first):
+        first(("10.0.0.1", port))
+
+    monkeypatch.setattr("covey.engines.emulation.host.call", call)
     with hosts(1) as ((_, address),), pytest.raises(RunError, match="is called without certificates"):
         launch(QUICK, tmp_path, [address])

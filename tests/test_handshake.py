@@ -484,7 +484,7 @@ def test_a_caller_of_an_older_handshake_is_told_so():
     with hosts(1, patience=0.4) as ((host, address),):
 
         async def main():
-            connection = await open_connection(0, address, None, lambda reason: None)
+            connection = await open_connection(0, address, TOKEN, None, lambda reason: None)
             await connection.next_frame(5)
             say(connection, "hello", {"run": "x", "who": -1, "nonce": bytes(32), "proof": bytes(32)})
             assert (await connection.next_frame(5)).payload == {"reason": "bad-handshake"}

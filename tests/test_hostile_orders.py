@@ -18,7 +18,7 @@ from covey.engines.prepared import prepare
 from covey.errors import CoveyError, RunError
 from covey.experiment import Experiment
 from tests.conftest import Written, table
-from tests.hosts import token_file
+from tests.hosts import answering, token_file
 from tests.puppets import share, snapshots
 from tests.strangers import Control, Impostor, call, orders, running, soon, tables, within
 
@@ -137,7 +137,7 @@ def launched(says, folder, wait="5s"):
         engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(token_file(folder)), "wait": wait}
         experiment = Experiment.from_table(table(network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
-        server = await asyncio.get_running_loop().create_server(says, sock=listening)
+        server = answering(listening, says)
         try:
             async with asyncio.timeout(20):
                 return await Launcher(prepared, experiment.engine, written, None, None).run()

@@ -14,7 +14,7 @@ from covey.node import Program
 from covey.parameters import param
 from covey.runs import Run
 from tests.conftest import table
-from tests.hosts import processes_of
+from tests.hosts import processes_of, token_file
 from tests.test_emulation_processes import alive, covey, experiment, wait_for_rounds
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -111,7 +111,7 @@ def test_a_signal_to_all_processes_at_once_leaves_an_emulation_that_can_be_resum
 
 
 def test_a_host_that_waits_for_launchers_ends(tmp_path):
-    (tmp_path / "token").write_text("a secret that nobody knows")
+    token_file(tmp_path)
     host = covey("host", "--listen", "127.0.0.1:0", "--token-file", "token", folder=tmp_path)
     assert host.stdout.readline().startswith("covey host listens on")
     began = time.monotonic()

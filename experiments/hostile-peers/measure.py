@@ -1,4 +1,5 @@
-"""What a host holds in memory while a peer stops reading and floods it; writes memory.csv and memory.png beside itself.
+"""What a host holds in memory while a peer stops reading and floods it, and how soon it answers in a flood of calls;
+writes memory.csv, memory.png and flood.csv beside itself.
 
 A host process serves one node that sends all the time. This script is its launcher, its peer, and a crowd of
 callers that say nothing.
@@ -9,12 +10,15 @@ import contextlib
 import csv
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import msgspec
 import torch
@@ -24,6 +28,7 @@ from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
 from covey.engines.emulation.host import Orders, open_connection
+from covey.errors import WireError
 from covey.experiment import Experiment
 from covey.view.figures import save
 from covey.view.look import INK, LINES, legend, new_axes, new_figure
@@ -33,6 +38,32 @@ BUFFER = 64 << 20
 STOPS, FLOODS, STRANGERS, READS, ENDS = 5.0, 12.0, 19.0, 26.0, 32.0
 NAMES = ["reads", "stops reading", "... and floods", "... and strangers call", "reads again"]
 MB = 1e6
+CALLS = 20
+FLOODS_OF_CALLS = {
+    "none": (0, b""),
+    "one process, silent": (1, b""),
+    "three processes, silent": (3, b""),
+    "one process, speaks HTTP": (1, b"GET / HTTP/1.1"),
+    "one process, knocks without the token": (1, b"CVYK" * 12),
+}
+FLOOD = """
+import contextlib, socket, sys, time
+from collections import deque
+port, said, calls, kept, began = int(sys.argv[1]), sys.argv[2].encode(), 0, deque(), time.monotonic()
+with contextlib.suppress(KeyboardInterrupt):
+    while True:
+        caller = socket.socket()
+        caller.setblocking(False)
+        with contextlib.suppress(OSError):
+            caller.connect_ex(("127.0.0.1", port))
+            caller.send(said)
+        kept.append(caller)
+        calls += 1
+        if len(kept) > 400:
+            kept.popleft().close()
+print(calls / (time.monotonic() - began))
+"""
+"""Calls as fast as it can, says something or nothing, and keeps 400 calls open."""
 
 
 class Sends(Program):
@@ -45,32 +76,78 @@ class Sends(Program):
 
 
 async def main() -> None:
+    async with serving() as (address, token, process):
+        rows = await measure(address, token, process)
+    write("memory.csv", rows)
+    draw(rows)
+    write("flood.csv", [await flooded(name, *flood) for name, flood in FLOODS_OF_CALLS.items()])
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Address, bytes, int]]:
+    """A host: where it is, its token and its process."""
     with tempfile.TemporaryDirectory() as folder, Address("127.0.0.1", 0).listen() as listening:
         token = Path(folder) / "token"
         token.touch(mode=0o600)
         token.write_bytes(secrets.token_hex(32).encode())
-        command = [sys.executable, "-m", "covey", "host", "--socket", str(listening.fileno()), "--once"]
+        command = [sys.executable, "-m", "covey", "host", "--socket", str(listening.fileno())]
         paths = os.pathsep.join([str(HERE), *(path for path in sys.path if path)])
         process = subprocess.Popen(
             [*command, "--token-file", str(token)],
             pass_fds=[listening.fileno()],
             env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL,
         )
         try:
-            rows = await measure(Address.of(listening), token.read_bytes(), process.pid)
+            yield Address.of(listening), token.read_bytes(), process.pid
         finally:
-            process.terminate()
+            process.kill()
             process.wait()
-    with open(HERE / "memory.csv", "w", newline="") as file:
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    with open(HERE / name, "w", newline="") as file:
         table = csv.DictWriter(file, list(rows[-1]), restval=0, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    draw(rows)
+
+
+async def flooded(name: str, processes: int, said: bytes) -> dict[str, Any]:
+    """How soon another host of the run has its answer while processes call as fast as they can."""
+    async with serving() as (address, token, _):
+        await answered(address, token)
+        floods = [
+            subprocess.Popen([sys.executable, "-c", FLOOD, str(address.port), said], stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
+        ]
+        await asyncio.sleep(1.0)
+        seconds = sorted([await answered(address, token) for _ in range(CALLS)])
+        calls = 0.0
+        for each in floods:
+            each.send_signal(signal.SIGINT)
+            calls += float(each.communicate()[0])
+    row = {"flood": name, "calls per second": round(calls)}
+    return row | {"seconds, median": round(seconds[CALLS // 2], 3), "seconds, most": round(seconds[-1], 3)}
+
+
+async def answered(address: Address, token: bytes) -> float:
+    """Seconds until a host that is right is told that no run of its own goes on there."""
+    began = monotonic()
+    while True:
+        with contextlib.suppress(OSError):
+            connection = await open_connection(0, address, token, None, lambda reason: None)
+            try:
+                await greet(connection, token, Caller("a run", 1), 0)
+            except WireError as error:
+                if error.reason == "wrong-run":
+                    return monotonic() - began
+            finally:
+                connection.abort()
 
 
 async def call(address: Address, token: bytes, who: int) -> Connection:
     while True:
-        connection = await open_connection(0, address, None, print)
+        connection = await open_connection(0, address, token, None, print)
         try:
             await greet(connection, token, Caller("measured", who), 0)
             return connection

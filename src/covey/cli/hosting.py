@@ -14,7 +14,7 @@ from covey.engines.emulation.address import Address
 from covey.engines.emulation.host import SILENCE, Host
 from covey.engines.emulation.processes import forks, leave
 from covey.engines.emulation.token import read_token
-from covey.engines.interruption import handled, ignore
+from covey.engines.interruption import handled
 from covey.errors import ConfigurationError, RunError
 
 if TYPE_CHECKING:
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 def host(arguments: argparse.Namespace) -> int:
     """Wait for launchers."""
-    if arguments.listen is None:
-        # A cluster signals every process of a job at once: what the nodes can go on from is the launcher's affair.
-        ignore()
+    if arguments.listen is not None:
+        return _serve(arguments)
+    # A cluster signals every process of a job at once: what the nodes can go on from is the launcher's affair.
+    with handled(signal.SIG_IGN):
+        return _serve(arguments)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     if arguments.forks is not None:
         own = forks(arguments.forks)
         leave(main(["host", "--socket", str(own), "--once", "--token-file", str(arguments.token_file)]))

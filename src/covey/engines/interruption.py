@@ -10,7 +10,9 @@ STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def handled(handler: Callable[[int, Any], Any], signals: tuple[signal.Signals, ...] = STOP) -> Iterator[None]:
+def handled(
+    handler: Callable[[int, Any], Any] | signal.Handlers, signals: tuple[signal.Signals, ...] = STOP
+) -> Iterator[None]:
     """Handle these signals; where Python handles none, in other threads than the main one, nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -22,9 +24,3 @@ def handled(handler: Callable[[int, Any], Any], signals: tuple[signal.Signals, .
         for number, earlier in before.items():
             # What was not set from Python cannot be set again from there.
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
-
-
-def ignore() -> None:
-    """Ignore these signals: whoever started this process ends it."""
-    for number in STOP:
-        signal.signal(number, signal.SIG_IGN)

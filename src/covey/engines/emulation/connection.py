@@ -6,7 +6,6 @@ connection ends there.
 """
 
 import asyncio
-import ipaddress
 import ssl
 import struct
 from collections import deque
@@ -17,6 +16,7 @@ import numpy as np
 
 from covey import wire
 from covey.engines.emulation import tls
+from covey.engines.emulation.door import shown
 from covey.engines.emulation.sealing import TAG_BYTES, Seal
 from covey.errors import WireError
 
@@ -147,6 +147,11 @@ class Connection(asyncio.BufferedProtocol):
         return tls.named_by(self._transport.get_extra_info("ssl_object"))
 
     @property
+    def is_made(self) -> bool:
+        """Whether it stood at some time."""
+        return self._transport is not None
+
+    @property
     def here(self) -> str:
         """The address of this end; empty under TLS, where a certificate says more."""
         return self._address("sockname")
@@ -161,16 +166,7 @@ class Connection(asyncio.BufferedProtocol):
         where = self._transport.get_extra_info(name)
         if where is None or self._transport.get_extra_info("ssl_object") is not None:
             return ""
-        address = ipaddress.ip_address(where[0])
-        # A socket for both kinds of addresses sees the older ones so.
-        return f"{getattr(address, 'ipv4_mapped', None) or address} {where[1]}"
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the other side is on this machine."""
-        assert self._transport is not None
-        where = self._transport.get_extra_info("peername")
-        return where is not None and ipaddress.ip_address(where[0]).is_loopback
+        return shown(where)
 
     def seal(self, sending: bytes, receiving: bytes) -> None:
         """Seal with these keys what is sent from now on, and take nothing that is sealed with others.

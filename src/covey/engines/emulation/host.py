@@ -1,6 +1,7 @@
 """A host: a process that listens, lets a launcher give it nodes of a run, and lets the other hosts of that run in."""
 
 import asyncio
+import ipaddress
 import logging
 import os
 import signal
@@ -21,7 +22,8 @@ from covey import kinds, wire
 from covey.engines.emulation import tls
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.descriptors import make_room, needed_by_host
+from covey.engines.emulation.descriptors import allowed, make_room, needed_by_host
+from covey.engines.emulation.door import Door, call, knock, shown
 from covey.engines.emulation.handshake import LAUNCHER, LIMITS, SECONDS, Guest, admit, refuse, say, title, welcome
 from covey.engines.emulation.peers import Peers
 from covey.engines.emulation.pulse import pulse
@@ -36,10 +38,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("covey.host")
 
-_STRANGERS = 256
-"""How many connections may be in their handshake at once."""
-_BACKLOG, _AT_ONCE = 1024, 128
-"""How many connections the system keeps until they are taken, and how many are taken in one turn: each needs a file."""
+_STRANGERS, _FEWEST = 256, 8
+"""How many strangers, and how many who knocked, may be in their handshake at once; and how many may where a process may
+have few files open."""
+_HASTE = 2.0
+"""Seconds that a stranger may take who did not knock."""
 _ORDERS = 64
 """How many frames of the launcher may wait; until they are fewer, no more are read."""
 _PULSE = 1.0
@@ -105,6 +108,9 @@ class Host:
         """Connections and frames that were refused, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}
         """Who has not said yet who it is, in the order of their calls."""
+        self._knocked: dict[asyncio.Task[None], Connection] = {}
+        """The same of those who hold the token, as it seems."""
+        self._most = _STRANGERS
         self._run: _Run | None = None
         self._served_one = asyncio.Event()
 
@@ -116,9 +122,9 @@ class Host:
             once: whether to end after one run, or when no launcher comes in time.
             grace: how many seconds to wait for it.
         """
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._stranger, sock=listening, backlog=_AT_ONCE)
-        listening.listen(_BACKLOG)
+        hidden = self._certificates is not None
+        self._door = Door(listening, self.token, hidden=hidden, come=self._come, refused=self._count)
+        self.expect(1)
         log.info("listening on %s", Address.of(listening))
         try:
             if not once:
@@ -129,15 +135,24 @@ class Host:
                         patience.reschedule(None)
                     await asyncio.sleep(0.05)
         finally:
-            # The server would wait for whoever is connected.
-            server.close()
+            self._door.close()
             await self._leave()
+
+    def expect(self, hosts: int) -> None:
+        """Have files for the connections of a run with so many hosts, and no more strangers than there are left for.
+
+        Raises:
+            ConfigurationError: the system does not allow so many.
+        """
+        needed = needed_by_host(hosts)
+        make_room(needed, hosts)
+        self._most = self._door.most = int(max(_FEWEST, min(_STRANGERS, (allowed() - needed) / 3)))
 
     async def _leave(self) -> None:
         """End what is going on."""
-        for stranger, connection in list(self._strangers.items()):
+        for task, connection in [*self._strangers.items(), *self._knocked.items()]:
             connection.abort()
-            stranger.cancel()
+            task.cancel()
         run = None if self._run is None else self._run.task
         if run is not None:
             run.cancel()
@@ -149,25 +164,37 @@ class Host:
         self.refused[reason] += 1
         log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
 
-    def _stranger(self) -> Connection:
-        if len(self._strangers) >= _STRANGERS:
+    def _come(self, caller: socket.socket, knocked: bool) -> None:
+        """Find out who calls, beside everything else."""
+        others = self._knocked if knocked else self._strangers
+        if len(others) >= self._most:
             # Callers say at once who they are: the one that has not for longest makes room, or silent ones keep it all.
-            oldest = next(iter(self._strangers))
-            self._strangers.pop(oldest).abort()
+            oldest = next(iter(others))
+            others.pop(oldest).abort()
             oldest.cancel()
             self._count("too-many-strangers")
         connection = Connection(LIMITS, self._count, secured=self._certificates is not None)
-        task = asyncio.get_running_loop().create_task(self._meet(connection))
-        self._strangers[task] = connection
-        task.add_done_callback(lambda task: self._strangers.pop(task, None))
-        return connection
+        patience = self._patience if knocked else min(self._patience, _HASTE)
+        task = asyncio.get_running_loop().create_task(self._meet(caller, connection, patience))
+        others[task] = connection
 
-    async def _meet(self, connection: Connection) -> None:
+        def on_end(task: asyncio.Task[None]) -> None:
+            others.pop(task, None)
+            if not connection.is_made:
+                caller.close()
+
+        task.add_done_callback(on_end)
+
+    async def _meet(self, caller: socket.socket, connection: Connection, patience: float) -> None:
         """Find out who called, and let in whom this host serves."""
         try:
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, caller)
+            except OSError as error:
+                raise WireError("closed", "the other side ended the connection") from error
             if self._certificates is not None:
-                await connection.secure(self._certificates.served, self._patience)
-            guest = await admit(connection, self.token, self._patience)
+                await connection.secure(self._certificates.served, patience)
+            guest = await admit(connection, self.token, patience)
             if self._certificates is not None:
                 self._certificates.hold_to(connection, guest.caller.who)
             objection = self._objection_to(guest)
@@ -220,17 +247,22 @@ class Host:
 
     async def call(self, who: int, address: Address) -> Connection:
         """Open a connection to another host."""
-        return await open_connection(who, address, self._certificates, self._count)
+        return await open_connection(who, address, self.token, self._certificates, self._count)
 
 
 async def open_connection(
-    who: int, address: Address, certificates: "Certificates | None", refused: Callable[[str], None]
+    who: int,
+    address: Address,
+    token: bytes | None,
+    certificates: "Certificates | None",
+    refused: Callable[[str], None],
 ) -> Connection:
     """Call a host.
 
     Args:
         who: its number.
         address: where it should be.
+        token: the run's; who has none does not knock.
         certificates: what is shown to it, and whom to believe; None for plain TCP, which stays on this machine.
         refused: told the reason of every frame that is dropped.
 
@@ -240,21 +272,29 @@ async def open_connection(
     """
     loop = asyncio.get_running_loop()
     context = None if certificates is None else certificates.calling
+
+    def first(where: Any) -> bytes:
+        if context is None and not ipaddress.ip_address(where[0]).is_loopback:
+            raise WireError("not-local", "it is on another machine, and is called without certificates")
+        return b"" if token is None else knock(token, "" if context is not None else shown(where))
+
     async with asyncio.timeout(SECONDS):
         try:
+            caller = await call(address.host, address.port, first)
             _, connection = await loop.create_connection(
-                lambda: Connection(LIMITS, refused), address.host, address.port, ssl=context
+                lambda: Connection(LIMITS, refused),
+                sock=caller,
+                ssl=context,
+                server_hostname=None if context is None else address.host,
             )
         except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
             raise tls.why(error) from error
-    try:
-        if certificates is not None:
+    if certificates is not None:
+        try:
             certificates.hold_to(connection, who)
-        elif not connection.is_local:
-            raise WireError("not-local", "it is on another machine, and is called without certificates")
-    except WireError:
-        connection.abort()
-        raise
+        except WireError:
+            connection.abort()
+            raise
     return connection
 
 
@@ -367,7 +407,7 @@ class _Run:
             raise RunError("The orders of a host must name no engine.")
         for folder in orders.folders:
             kinds.search(folder)
-        make_room(needed_by_host(len(orders.hosts)), len(orders.hosts))
+        self.host.expect(len(orders.hosts))
         self._addresses = [Address.parse(text) for text in orders.hosts]
         prepared = await asyncio.to_thread(
             prepare,

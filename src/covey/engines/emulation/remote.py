@@ -191,7 +191,7 @@ class Remote:
             self.check_alive()
             connection = greeting = None
             try:
-                connection = await open_connection(self.number, self.address, certificates, lambda reason: None)
+                connection = await open_connection(self.number, self.address, token, certificates, lambda reason: None)
                 greeting = asyncio.create_task(greet(connection, token, caller, self.number))
                 while not greeting.done():
                     # A process that imports torch takes seconds to answer; one that died never does.
