@@ -179,7 +179,7 @@ def test_edge_files_and_networkx_graphs(tmp_path):
     path.write_text("# a path\n0 1 0.5\n1 2 0.25  # weighted\n")
     graph = prepared(Edges(file=path), 3).at(0)
     assert graph.is_undirected
-    assert graph.given(1) == [0.5, 0.25]
+    assert graph.given(1) == (0.5, 0.25)
     assert graph.mixing("given").toarray().tolist() == [[0.5, 0.5, 0.0], [0.5, 0.25, 0.25], [0.0, 0.25, 0.75]]
     assert not prepared(Edges(file=path, directed=True), 3).at(0).is_undirected
     taken = prepared(FromNetworkx(graph=networkx.petersen_graph()), 10).at(5)

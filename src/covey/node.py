@@ -13,6 +13,11 @@ Messages
     - with a number that is not finite, alone or in a tensor or list: dropped and counted, and its sender is named.
     A peer may send anything else: `usable` takes what has the entries that the program needs.
 
+Tensors
+    What a program is handed is its own, and what it hands over is taken as it is then: whoever writes to a tensor in
+    place changes it for nobody else. A model that is written in place and not assigned ends the run, for it changes
+    nothing.
+
 Rounds
     `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, the
     model is evaluated where the experiment asks for it (off the node's clock), a checkpoint may be taken. After a
@@ -21,7 +26,7 @@ Rounds
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, NewType, Protocol, TypeAlias
 
@@ -29,6 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covey.ownership import own
 from covey.parameters import Part, Setting
 
 NodeId = NewType("NodeId", int)
@@ -108,6 +114,16 @@ class Mixture:
             return Mixture([self.tensor(), *models], [1.0, *weights])
         return Mixture([*self.models, *models], [*self.weights, *weights], self.pulls)
 
+    def kept(self, keep: Callable[[Tensor], Tensor]) -> "Mixture":
+        """The same of tensors to which nobody writes any more.
+
+        Args:
+            keep: makes such a tensor of one.
+        """
+        assert self.models is not None
+        pulls = [Pull(keep(places), keep(values), weight) for places, values, weight in self.pulls]
+        return Mixture([*map(keep, self.models)], [*self.weights], pulls)
+
     def settle(self, value: Tensor) -> None:
         """Fix the result and let go of what it was made of."""
         self.value = value
@@ -116,24 +132,36 @@ class Mixture:
 
 
 class Message:
-    """One message as its receiver sees it; `message["name"]` is an entry of the payload."""
+    """One message as its receiver sees it; `message["name"]` is an entry of the payload, to do with as one likes.
 
-    __slots__ = ("key", "payload", "round", "sender", "size", "tag", "understood")
+    Args:
+        shared: the payload as all of its receivers have it, which nobody may write to.
+    """
 
-    def __init__(self, sender: NodeId, tag: str, round: int | None, payload: Payload, size: int) -> None:
+    __slots__ = ("key", "round", "sender", "shared", "size", "tag", "understood")
+
+    def __init__(self, sender: NodeId, tag: str, round: int | None, shared: Payload, size: int) -> None:
         self.sender = sender
         self.tag = tag
         self.round = round
         self.key = (tag, round)
         """What a `receive` asks for."""
-        self.payload = payload
+        self.shared = shared
         self.size = size
         """Bytes of its wire encoding."""
         self.understood: Any = None
         """What a sharing made of it: simulated receivers share one message, and need not all read it."""
 
+    @property
+    def payload(self) -> Payload:
+        """All entries."""
+        return {name: self[name] for name in self.shared}
+
     def __getitem__(self, name: str) -> Any:
-        return self.payload[name]
+        value = self.shared[name]
+        if isinstance(value, Tensor):
+            return own(value)
+        return value.copy() if type(value) is list else value
 
     def __repr__(self) -> str:
         return f"Message(sender={self.sender}, tag={self.tag!r}, round={self.round}, size={self.size})"
@@ -157,13 +185,12 @@ class Inbox(list[Message]):
 class Update:
     """What local training brought."""
 
-    __slots__ = ("loss", "model", "samples", "start", "steps")
+    __slots__ = ("_start", "loss", "model", "samples", "steps")
 
     def __init__(self, model: Tensor, start: Tensor, loss: float, samples: int, steps: int) -> None:
         self.model = model
         """The trained model, P numbers."""
-        self.start = start
-        """The model that training began from."""
+        self._start = start
         self.loss = loss
         """The mean training loss over the samples that were used."""
         self.samples = samples
@@ -172,13 +199,18 @@ class Update:
         """How many optimiser steps were made."""
 
     @property
+    def start(self) -> Tensor:
+        """The model that training began from."""
+        return own(self._start)
+
+    @property
     def delta(self) -> Tensor:
         """The change that training made, to be added to a model that has moved meanwhile."""
-        return self.model - self.start
+        return self.model - self._start
 
     def applied_to(self, model: Tensor) -> Mixture:
         """`model` moved by the change that training made."""
-        return Mixture([model, self.model, self.start], [1.0, 1.0, -1.0])
+        return Mixture([model, self.model, self._start], [1.0, 1.0, -1.0])
 
 
 @dataclass(slots=True)
@@ -248,7 +280,7 @@ class Node(ABC):
     @property
     @abstractmethod
     def model(self) -> Tensor:
-        """The current model: P float32 numbers, not to be written in place; what is evaluated and checkpointed."""
+        """The current model: P float32 numbers; what is evaluated and checkpointed. Changes count when assigned."""
 
     @model.setter
     @abstractmethod

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from covey.errors import RunError, WireError
 from covey.node import Payload
+from covey.ownership import readable
 
 _PREFIX = struct.Struct("<4sHHIIQIIqQ")
 PREFIX_BYTES = _PREFIX.size
@@ -179,7 +180,7 @@ def _computed_size(payload: Payload, tag: str) -> int:
 def encode_parts(
     payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
 ) -> list[bytes | memoryview]:
-    """A frame in pieces that need not be copied together; tensors on the CPU are not copied at all.
+    """A frame in pieces that need not be copied together.
 
     Raises:
         WireError: an entry that has no encoding.
@@ -190,7 +191,7 @@ def encode_parts(
     for name, tensor in tensors:
         if tensor.nbytes:
             try:
-                raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+                raw = readable(tensor.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
             except (RuntimeError, TypeError) as error:
                 raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
             parts.append(raw)

@@ -1,7 +1,6 @@
 """The part of gossip that makes one model of the own one and what arrived."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -9,18 +8,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.node import Mixture, Node, NodeId, Pull
+from covey.ownership import own
 from covey.parameters import Part
 from covey.topology import Graph, Topology
 
 
-@dataclass(slots=True, eq=False)
 class Contribution:
-    """What one neighbour gives to the merged model."""
+    """What one neighbour gives to the merged model.
 
-    sender: NodeId
-    values: Tensor
-    places: Tensor | None = None
-    """Which of the P parameters `values` are; None where they are all."""
+    Args:
+        sender: who.
+        values: some parameters, or all.
+        places: which of the P parameters they are; None where they are all.
+    """
+
+    __slots__ = ("sender", "shared_places", "shared_values")
+
+    def __init__(self, sender: NodeId, values: Tensor, places: Tensor | None = None) -> None:
+        self.sender = sender
+        self.shared_values = values
+        """As all receivers have them, who share one message: nobody may write to them."""
+        self.shared_places = places
+
+    @property
+    def values(self) -> Tensor:
+        """The parameters, to do with as one likes."""
+        return own(self.shared_values)
+
+    @property
+    def places(self) -> Tensor | None:
+        """Which they are."""
+        return None if self.shared_places is None else own(self.shared_places)
 
 
 class Aggregation(Part):
@@ -64,15 +82,15 @@ class Linear(Aggregation):
 
 def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
     """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
-    models = [own, *[arrived.values for arrived in contributions if arrived.places is None]]
+    models = [own, *[arrived.shared_values for arrived in contributions if arrived.shared_places is None]]
     if len(models) > len(contributions):
         return Mixture(models, [1.0 - sum(weights), *weights])
     models, shares, pulls = [own], [1.0], []
     for arrived, weight in zip(contributions, weights, strict=True):
-        if arrived.places is None:
-            models.append(arrived.values)
+        if arrived.shared_places is None:
+            models.append(arrived.shared_values)
             shares.append(weight)
         else:
-            pulls.append(Pull(arrived.places, arrived.values, weight))
+            pulls.append(Pull(arrived.shared_places, arrived.shared_values, weight))
     shares[0] -= sum(shares[1:])
     return Mixture(models, shares, pulls)

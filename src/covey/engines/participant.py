@@ -12,8 +12,9 @@ from torch import Tensor
 
 from covey import rng, wire
 from covey.engines.mailbox import Mailbox, Waiter, describe
+from covey.engines.possession import Possession
 from covey.engines.snapshots import Snapshot
-from covey.errors import CoveyError, ModelError, ProgramError, WireError, told
+from covey.errors import CoveyError, ProgramError, WireError, told
 from covey.network import Energy
 from covey.node import (
     MODEL,
@@ -23,7 +24,6 @@ from covey.node import (
     LocalData,
     Message,
     Mixture,
-    Node,
     NodeId,
     Numbers,
     Payload,
@@ -51,7 +51,7 @@ USUAL = Work()
 """Training as the task says."""
 
 
-class Participant(Node):
+class Participant(Possession):
     """One node of any engine.
 
     Args:
@@ -61,12 +61,12 @@ class Participant(Node):
         holder: its place among the nodes with data; None without.
         data: what it may know of them.
         model: what it begins with.
+        careful: whether its program may write to tensors that it is handed or has handed over.
         seed: the experiment's.
         ordered: whether messages keep their order over a link.
     """
 
     __slots__ = (
-        "_model",
         "behind",
         "bytes_out",
         "calls",
@@ -84,7 +84,6 @@ class Participant(Node):
         "role",
         "samples",
         "seed",
-        "shape",
         "slots",
         "state",
         "steps",
@@ -100,9 +99,11 @@ class Participant(Node):
         data: LocalData,
         model: Tensor,
         *,
+        careful: bool,
         seed: int,
         ordered: bool,
     ) -> None:
+        super().__init__(model, careful=careful)
         self.id = NodeId(id)
         self.role = role
         self.nodes = nodes
@@ -111,9 +112,7 @@ class Participant(Node):
         self.seed = seed
         self.state: State = {}
         self.slots: Slots | None = None
-        self._model: Tensor | Mixture = model
-        self.shape = model.shape
-        self.receivers: list[int] = []
+        self.receivers: tuple[int, ...] = ()
         """To whom it sent last; most programs send to the same again."""
         self.calls = 0
         self.order = id << 40
@@ -147,37 +146,10 @@ class Participant(Node):
     def event(self, kind: str, detail: str) -> None:
         """Record something that happened to the node."""
 
-    def _mix(self, mixture: Mixture) -> None:
-        """A mixture will be needed; it may be computed together with others."""
-
-    def _settle(self) -> None:
-        """Compute all mixtures that wait for it."""
-
     # ------------------------------------------------------------------ the contract
 
     @property
-    def model(self) -> Tensor:
-        model = self._model
-        if not isinstance(model, Tensor):
-            if model.value is None:
-                self._settle()
-            self._model = model = model.tensor()
-        return model
-
-    @model.setter
-    def model(self, value: Tensor | Mixture) -> None:
-        if isinstance(value, Mixture):
-            self._mix(value)
-        elif value.shape != self.shape or value.dtype != torch.float32:
-            raise ModelError(
-                f"The model of node {self.id} must be {self.shape[0]} float32 numbers. "
-                f"Got {tuple(value.shape)} of {value.dtype} instead."
-            )
-        self._model = value
-
-    @property
     def round(self) -> int:
-        """The open round, which is also how many rounds the node has completed."""
         return self.mail.round
 
     def send(
@@ -187,17 +159,17 @@ class Participant(Node):
             raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
         if round is not None:
             round = self._checked_round(round)
-        if type(to) is not list or to != self.receivers:
+        if type(to) is not tuple or to != self.receivers:
             self.receivers = self._checked_receivers(to)
-        return self._post(self.receivers, payload, tag, round)
+        return self._post(self.receivers, self._taken_payload(payload) if self.careful else payload, tag, round)
 
-    def _checked_receivers(self, to: Any) -> list[int]:
-        """To whom a message goes, in a list that the program cannot change while it is under way.
+    def _checked_receivers(self, to: Any) -> tuple[int, ...]:
+        """To whom a message goes, whatever the program does to its list while it is under way.
 
         Raises:
             ProgramError: one of them is no node.
         """
-        receivers = [int(to)] if isinstance(to, (int, np.integer)) else list(to)
+        receivers = (int(to),) if isinstance(to, (int, np.integer)) else tuple(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
             wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
             raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
@@ -252,8 +224,8 @@ class Participant(Node):
     def _is_usable(self, message: Message, wanted: list[tuple[str, Expected]]) -> bool:
         """Whether a message has what its receiver wants; if not, it is rejected."""
         for name, expected in wanted:
-            if not self._is(message.payload.get(name), expected):
-                missing = name not in message.payload
+            if not self._is(message.shared.get(name), expected):
+                missing = name not in message.shared
                 wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
                 self.reject(message, wrong)
                 return False
@@ -302,9 +274,7 @@ class Participant(Node):
         """What a training of the node in its open round is to be, or its gradient."""
         if self.holder is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
-        start: Any = self._model if model is None else model
-        if model is not None and isinstance(start, Mixture) and start.value is None:
-            self._mix(start)
+        start: Any = self._used(model)
         training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
         training.gradient = gradient
         self.calls += 1
@@ -355,11 +325,6 @@ class Participant(Node):
         if not seconds >= 0:
             raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
-    @property
-    def current(self) -> Tensor | Mixture:
-        """The current model, computed or not."""
-        return self._model
-
     def counters(self) -> list[int]:
         """What the node has sent, received and done, less what arrived early and will arrive again after a resume."""
         early = self.mail.early()
@@ -403,7 +368,7 @@ class Participant(Node):
         return Snapshot(
             model=self._model,
             completed=self.mail.round,
-            state=dict(self.state),
+            state=self._copied(self.state),
             slots=self.slots,
             loss=self.loss,
             counters=self.counters(),
@@ -415,12 +380,13 @@ class Participant(Node):
             away=self.mail.ended and self.mail.away,
         )
 
-    def check_state(self) -> None:
-        """See whether a checkpoint can hold what the program keeps in `state`.
+    def check_commit(self) -> None:
+        """See whether the node has the model that the program means, and a state that a checkpoint can hold.
 
         Raises:
-            ProgramError: it cannot.
+            ProgramError: it has not.
         """
+        self.check_model()
         if not self.state:
             return
         try:
@@ -446,8 +412,8 @@ class Participant(Node):
 
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
         """Go back to a snapshot; the counters only where the whole network does."""
-        self._model = snapshot.model
-        self.state = dict(snapshot.state)
+        self._model, self._lent = snapshot.model, None
+        self.state = self._copied(snapshot.state)
         self.slots = snapshot.slots
         mail = self.mail
         mail.round = snapshot.completed

@@ -4,6 +4,7 @@ import copy
 import inspect
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from covey import rng, wire
 from covey.aggregation import Linear
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
+from covey.kinds import is_registered
 from covey.network import Network
 from covey.network.faults import Slow
 from covey.node import Program, Work
-from covey.parameters import Setting
+from covey.parameters import Setting, parts_of
 from covey.sharing import Selection
 from covey.task.datasets.source import data_folder
 from covey.task.learner import Learner, load_learner
@@ -70,6 +72,12 @@ class Prepared:
         """Whether all nodes go through the same rounds and wait for ever for what does not come: a run goes on from a
         moment at which all had completed the same round, or not at all."""
         return self.in_step and not self.program.goes_on_without
+
+    @cached_property
+    def is_trusted(self) -> bool:
+        """Whether covey's own code alone handles the tensors of a program: it writes to none that is another's."""
+        parts = [part for part in parts_of(self.program) if not isinstance(part, Topology)]
+        return all(is_registered(type(part)) for part in parts)
 
     @property
     def round_bytes(self) -> float | None:

@@ -114,7 +114,7 @@ class CompressedFedAvg(FedAvg):
         Raises:
             WireError: it tells none.
         """
-        payload = {name: entry for name, entry in message.payload.items() if name not in ("samples", BUFFERS)}
+        payload = {name: entry for name, entry in message.shared.items() if name not in ("samples", BUFFERS)}
         return compressor.decompress(payload, self.selection.trained, self._draw(way, message.sender, message.round))
 
     def listens(self, node: Node, t: int) -> bool:
@@ -144,12 +144,12 @@ class CompressedFedAvg(FedAvg):
             WireError: the message tells neither.
         """
         assert self.down is not None
-        if "model" in message.payload:
+        if "model" in message.shared:
             if not node.usable([message], model=Numbers(self.selection.trained)):
                 return None
-            return cast(Tensor, message["model"]), mark_of(message.payload, _MARK)
-        before = mark_of(message.payload, _BEFORE)
-        payload = {name: entry for name, entry in message.payload.items() if name not in (_BEFORE, BUFFERS)}
+            return cast(Tensor, message["model"]), mark_of(message.shared, _MARK)
+        before = mark_of(message.shared, _BEFORE)
+        payload = {name: entry for name, entry in message.shared.items() if name not in (_BEFORE, BUFFERS)}
         change = self.down.decompress(payload, self.selection.trained, self._draw("down", SERVER, message.round))
         known = node.state.get("server's copy")
         if not isinstance(known, Tensor) or node.state["mark"] != before:

@@ -104,4 +104,4 @@ class Gossip(Program):
         """The local work of a round, after which `node.model` is another; gives the model that it began with."""
         update = await node.train()
         node.model = update.model
-        return update.start
+        return update.start if self.sharing.by_change else node.model

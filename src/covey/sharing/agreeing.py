@@ -162,12 +162,12 @@ class Agreeing(Sharing):
         told: dict[NodeId, Payload] = {}
         for message in messages:
             try:
-                self._learn(now, message.sender, message.payload.get(KEY))
-                self._told(message.sender, now.t, {name: message.payload.get(name) for name in now.described})
+                self._learn(now, message.sender, message.shared.get(KEY))
+                self._told(message.sender, now.t, {name: message.shared.get(name) for name in now.described})
             except WireError as error:
                 node.reject(message, error.detail)
             else:
-                told[message.sender] = message.payload
+                told[message.sender] = message.shared
         return told
 
     def _pass_on(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> None:
@@ -196,7 +196,7 @@ class Agreeing(Sharing):
         for message in inbox:
             receiver = message.sender
             try:
-                self._learn(now, receiver, message.payload.get(KEY))
+                self._learn(now, receiver, message.shared.get(KEY))
                 ids = self._members(message, graph)
                 members = {id: self._member(node, graph, now, message, place, id) for place, id in enumerate(ids)}
             except WireError as error:
@@ -271,7 +271,7 @@ class Agreeing(Sharing):
 
     def _members(self, message: Message, graph: Graph) -> list[NodeId]:
         """Who sends to the sender of a message, by its own account."""
-        ids = message.payload.get(MEMBERS)
+        ids = message.shared.get(MEMBERS)
         senders = graph.senders(message.sender)
         if not isinstance(ids, list) or [id for id in senders if id in ids] != ids:
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
@@ -282,8 +282,8 @@ class Agreeing(Sharing):
         if id == node.id:
             return now.own
         if id not in graph.senders(node.id):  # A neighbour tells its key itself.
-            self._learn(now, id, message.payload.get(at(place, KEY)))
-        chosen = self._told(id, now.t, {name: message.payload.get(at(place, name)) for name in now.described})
+            self._learn(now, id, message.shared.get(at(place, KEY)))
+        chosen = self._told(id, now.t, {name: message.shared.get(at(place, name)) for name in now.described})
         return Member(now.known[id], chosen) if id in now.known else None
 
     def _set_of(self, places: Tensor) -> IndexSet:

@@ -62,7 +62,7 @@ class Compressed(Sharing):
         Raises:
             WireError: it has none.
         """
-        return self.decompress(message, message.payload)
+        return self.decompress(message, message.shared)
 
     def message_bytes(self, model_bytes: int) -> float | None:
         return self.vector_bytes()

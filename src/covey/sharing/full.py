@@ -1,6 +1,7 @@
 """Send the whole model."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class Full(Sharing):
 
     def understand(self, node: Node, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
         for message in node.usable(messages, model=MODEL):
-            yield message, Contribution(message.sender, message["model"])
+            model: Any = message.shared["model"]
+            yield message, Contribution(message.sender, model)
 
     def message_bytes(self, model_bytes: int) -> float:
         return model_bytes

@@ -151,9 +151,9 @@ class Masked(Agreeing):
 
     def _values(self, node: Node, message: Message, now: Round, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
-        if _HEARD in message.payload:
+        if _HEARD in message.shared:
             return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
-        values, agreed, tag = (message.payload.get(name) for name in ("values", "agreed", "seal"))
+        values, agreed, tag = (message.shared.get(name) for name in ("values", "agreed", "seal"))
         size, bits = own.places(message.sender).shape, self._numbers.bits
         if agreed != own.digest:
             node.reject(message, "its sender knows of other members, keys or places")
@@ -180,7 +180,7 @@ class Masked(Agreeing):
             values = self._values(node, message, now, own) if message.sender in own.members else None
             if values is not None:
                 arrived[message.sender] = values
-            if values is not None or message.payload.get(_HEARD) is True:
+            if values is not None or message.shared.get(_HEARD) is True:
                 answered.add(message.sender)
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
         before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]

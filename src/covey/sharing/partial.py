@@ -59,11 +59,11 @@ class Partial(Sharing):
         Raises:
             WireError: it does not tell them.
         """
-        return self._places.read(message.payload, count)
+        return self._places.read(message.shared, count)
 
     def contribution(self, message: Message) -> Contribution:
-        values = self._values.read(message.payload)
-        if len(values) == self._setting.parameters and len(message.payload) == 1:
+        values = self._values.read(message.shared)
+        if len(values) == self._setting.parameters and len(message.shared) == 1:
             return Contribution(message.sender, values)
         return Contribution(message.sender, values, self.placed(message, len(values)))
 

@@ -205,7 +205,7 @@ class PowerGossip(Sharing):
         if last and len(self._vectors):
             wanted = {**wanted, "vectors": (len(self._vectors), torch.float32)}
         for name, (length, dtype) in wanted.items():
-            value = message.payload.get(name)
+            value = message.shared.get(name)
             if not isinstance(value, Tensor) or value.shape != (length,) or value.dtype != dtype:
                 node.reject(message, f"its {name} is not {length} numbers of {str(dtype).removeprefix('torch.')}")
                 return False

@@ -174,7 +174,7 @@ class PublicCopies(Compressed):
                 known.copies[sender], known.marks[sender] = copy, mark
                 known.heard.append(sender)
             # Who was told all in this round asked before it knew.
-            if message.payload.get(ASK) is True and sender not in told:
+            if message.shared.get(ASK) is True and sender not in told:
                 known.asked.add(sender)
         known.behind = set(graph.senders(node.id)) - set(known.heard)
         known.at = t + 1
@@ -187,7 +187,7 @@ class PublicCopies(Compressed):
         Raises:
             WireError: the message tells neither.
         """
-        payload, sender = dict(message.payload), message.sender
+        payload, sender = dict(message.shared), message.sender
         payload.pop(ASK, None)
         if COPY in payload:
             copy = payload[COPY]

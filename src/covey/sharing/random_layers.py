@@ -49,7 +49,7 @@ class RandomLayers(Sharing):
         return [(graph.receivers(node.id), self._values.describe(model))]
 
     def contribution(self, message: Message) -> Contribution:
-        values = self._values.read(message.payload)
+        values = self._values.read(message.shared)
         if message.round is None:
             raise WireError("bad-field", "it belongs to no round")
         whole = self._count == len(self._pieces)

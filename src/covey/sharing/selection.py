@@ -21,7 +21,7 @@ Shapes: P numbers of a model, S of its shared part, B of its shared buffers.
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
@@ -236,6 +236,16 @@ class _Placed(Mixture):
 
     def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> Mixture:
         return Mixture([self.tensor(), *models], [1.0, *weights])
+
+    def kept(self, keep: Callable[[Tensor], Tensor]) -> Mixture:
+        assert self.models is not None
+
+        def kept(part: Tensor | Mixture) -> Tensor | Mixture:
+            if isinstance(part, Mixture):
+                return part.kept(keep) if part.value is None else keep(part.value)
+            return keep(part)
+
+        return _Placed(keep(self.models[0]), [(places, kept(part)) for places, part in self._parts])
 
 
 def _slices(pieces: Iterable[Piece]) -> list[slice]:

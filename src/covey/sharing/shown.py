@@ -89,7 +89,7 @@ class Shown:
 def _without_buffers(message: Message) -> Message:
     """A message as a sharing sees it; all its receivers in this process share one."""
     if not isinstance(message.understood, Message):
-        payload = {name: entry for name, entry in message.payload.items() if name != BUFFERS}
+        payload = {name: entry for name, entry in message.shared.items() if name != BUFFERS}
         message.understood = Message(message.sender, message.tag, message.round, payload, message.size)
     inner: Message = message.understood
     return inner

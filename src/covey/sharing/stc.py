@@ -53,7 +53,7 @@ class STC(PublicCopies):
     def read(self, node: Node, message: Message) -> Decompressed:
         if message.round != 0:
             return super().read(node, message)
-        payload = dict(message.payload)
+        payload = dict(message.shared)
         if payload.pop("first", None) != node.state["first model"]:
             raise WireError("bad-field", "its changes are not of the model that this node began with")
         return self.decompress(message, payload)

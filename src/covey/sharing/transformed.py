@@ -134,13 +134,13 @@ class Transformed(Sharing):
         return average if self._transform is None else self._transform.inverse(average)
 
     def contribution(self, message: Message) -> Contribution:
-        values = self._values.read(message.payload)
+        values = self._values.read(message.shared)
         count, rest = divmod(len(values), self._parts)
         if rest:
             raise WireError("bad-field", f"it holds {len(values)} numbers, and a coefficient is {self._parts}")
-        if count == self._size and len(message.payload) == 1:
+        if count == self._size and len(message.shared) == 1:
             return Contribution(message.sender, values)
-        places = self._places.read(message.payload, count)
+        places = self._places.read(message.shared, count)
         return Contribution(message.sender, values, self._numbers_at(places))
 
     def message_bytes(self, model_bytes: int) -> float:

@@ -139,7 +139,4 @@ def _can_be_averaged(tensor: Tensor) -> bool:
 
 def own_rows(models: Tensor) -> Sequence[Tensor]:
     """The rows of K x P models, each with memory of its own, so that keeping one does not keep all."""
-    if models.device.type == "cpu":
-        # Measured on 90 floats a row: 1.5 µs a row, against 3 for `clone` of each and 5 for torch's `unbind_copy`.
-        return [torch.from_numpy(row.copy()) for row in models.numpy()]
-    return [row.clone() for row in models]
+    return [row.clone() for row in models.unbind()]

@@ -21,6 +21,7 @@ from torch import Tensor
 from covey import rng
 from covey.errors import ConfigurationError, CoveyError, DataError, ModelError, told
 from covey.node import LocalData, Metrics, Update, Work
+from covey.ownership import own
 from covey.parameters import Part
 from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
@@ -96,6 +97,8 @@ class Learner:
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
         self.label_counts = label_counts(data, parts)
+        if self.label_counts is not None:
+            self.label_counts.setflags(write=False)
         trained, self._validation = _held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
@@ -105,7 +108,7 @@ class Learner:
         self._check_numbers(module)
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
-        self._first = self.layout.flatten(module).to(self.device)
+        self._first = own(self.layout.flatten(module).to(self.device))
         self._try_out()
         chosen = kernel if kernel != "auto" else self._best_kernel(module)
         if chosen == "stacked" and not _is_dense(module, self.layout):

@@ -40,6 +40,9 @@ class Graph:
         self.sources: Ids = np.asarray(sources, dtype=np.int64)[order]
         self.targets: Ids = np.asarray(targets, dtype=np.int64)[order]
         self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)[order]
+        for array in (self.sources, self.targets, self.weights):
+            if array is not None:
+                array.setflags(write=False)
 
     @classmethod
     def undirected(
@@ -81,11 +84,11 @@ class Graph:
         return bool(np.array_equal(forward, np.sort(self.targets * self.n + self.sources)))
 
     @cached_property
-    def _senders(self) -> list[list[NodeId]]:
+    def _senders(self) -> list[tuple[NodeId, ...]]:
         return _grouped(self.sources, self.in_degrees)
 
     @cached_property
-    def _receivers(self) -> list[list[NodeId]]:
+    def _receivers(self) -> list[tuple[NodeId, ...]]:
         order = np.lexsort(((self.targets - self.sources) % self.n, self.sources))
         return _grouped(self.targets[order], self.out_degrees)
 
@@ -98,7 +101,7 @@ class Graph:
         return self._receivers[node]
 
     @cached_property
-    def _metropolis(self) -> list[list[float]]:
+    def _metropolis(self) -> list[tuple[float, ...]]:
         degrees = self.in_degrees
         edge = 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
         return _grouped(edge, self.in_degrees)
@@ -108,7 +111,7 @@ class Graph:
         return self._metropolis[node]
 
     @cached_property
-    def _given(self) -> list[list[float]]:
+    def _given(self) -> list[tuple[float, ...]]:
         assert self.weights is not None
         return _grouped(self.weights, self.in_degrees)
 
@@ -136,7 +139,7 @@ class Graph:
         return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
 
 
-def _grouped(values: NDArray[np.generic], counts: Ids) -> list[list[Any]]:
-    flat: list[Any] = values.tolist()
+def _grouped(values: NDArray[np.generic], counts: Ids) -> list[tuple[Any, ...]]:
+    flat = tuple(values.tolist())
     ends = np.cumsum(counts).tolist()
     return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

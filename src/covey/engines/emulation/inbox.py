@@ -13,8 +13,8 @@ _AHEAD = 1000
 
 def _memory(message: Message) -> int:
     """What a message takes in memory, about: objects for what are a few bytes in a frame."""
-    lists = sum(len(value) for value in message.payload.values() if type(value) is list)
-    return message.size + _ENTRY * (1 + len(message.payload)) + _ITEM * lists
+    lists = sum(len(value) for value in message.shared.values() if type(value) is list)
+    return message.size + _ENTRY * (1 + len(message.shared)) + _ITEM * lists
 
 
 def model_memory(model_bytes: int) -> int:

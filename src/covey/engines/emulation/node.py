@@ -8,7 +8,7 @@ from torch import Tensor
 
 from covey.engines.mailbox import Key, Waiter
 from covey.engines.participant import USUAL, Participant
-from covey.engines.snapshots import Snapshot, computed
+from covey.engines.snapshots import Snapshot
 from covey.node import Gradient, LocalData, Message, Metrics, Mixture, Payload, Sending, Update, Work
 from covey.task.learner import Training
 
@@ -46,7 +46,8 @@ class EmulatedNode(Participant):
     __slots__ = ("activities", "committed", "main", "site")
 
     def __init__(self, site: "Site", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
-        super().__init__(id, role, site.size, holder, data, model, seed=site.seed, ordered=site.network.queue != "fair")
+        careful, ordered = not site.prepared.is_trusted, site.network.queue != "fair"
+        super().__init__(id, role, site.size, holder, data, model, careful=careful, seed=site.seed, ordered=ordered)
         self.site = site
         self.activities: list[asyncio.Task[None]] = []
         self.main: asyncio.Task[None] | None = None
@@ -111,7 +112,7 @@ class EmulatedNode(Participant):
         site = self.site
         data = site.split(split, self.holder)
         began = site.now
-        metrics = await site.trainer.evaluate(self.model if model is None else computed(model), data)
+        metrics = await site.trainer.evaluate(self.evaluated_model(model), data)
         await site.stretch(began, len(data) / site.speeds[self.id])
         self.evaluated += len(data)
         await self._awake()

@@ -6,6 +6,8 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from torch import Tensor
+
 from covey import rng, wire
 from covey.engines.disturbances import Disturbances
 from covey.engines.emulation.connection import Connection, Corrupted, Parts, loop_time, readdressed
@@ -22,6 +24,7 @@ from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ModelError, ProgramError, told
 from covey.network.faults import Strike, strikes
 from covey.node import LocalData, Message, NodeId, Payload, Sending
+from covey.ownership import KEPT
 from covey.task.dataset import Split
 
 _STALL = 5.0
@@ -273,7 +276,7 @@ class Site:
         """Run the program of a node to its end."""
         try:
             await self.program.run(node)
-            node.check_state()
+            node.check_commit()
             node.finish()
             node.committed = node.snapshot()
             self.reporter.ended(node)
@@ -316,7 +319,7 @@ class Site:
         Raises:
             ProgramError: the node's state holds what no checkpoint can.
         """
-        node.check_state()
+        node.check_commit()
         node.mail.open(node.round + 1)
         node.calls = 0
         evaluated = self.reporter.commit(node)
@@ -455,7 +458,7 @@ class Site:
         def frame(sequence: int) -> Parts:
             if departure.frame is None:
                 departure.frame = wire.encode_parts(
-                    message.payload, tag=message.tag, sender=message.sender, round=message.round
+                    message.shared, tag=message.tag, sender=message.sender, round=message.round
                 )
             addressed = readdressed(departure.frame, receiver, sequence)
             return Corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
@@ -469,6 +472,9 @@ class Site:
         if problem is not None:
             self.reject(frame.receiver, frame.sender, f"'{problem}' is not finite", "not-finite")
             return
+        for value in frame.payload.values():
+            if isinstance(value, Tensor):
+                setattr(value, KEPT, True)  # Nobody else has it.
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from covey.engines.mailbox import Key, Waiter
 from covey.engines.participant import USUAL, Participant
 from covey.engines.simulation.activity import SimulatedActivity, suspended
-from covey.engines.snapshots import Snapshot, computed
+from covey.engines.snapshots import Snapshot
 from covey.node import Gradient, LocalData, Metrics, Mixture, Payload, Sending, Update, Work
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ class SimulatedNode(Participant):
 
     def __init__(self, world: "World", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
         ordered = world.network.queue != "fair"
-        super().__init__(id, role, world.size, holder, data, model, seed=world.seed, ordered=ordered)
+        careful = not world.prepared.is_trusted
+        super().__init__(id, role, world.size, holder, data, model, careful=careful, seed=world.seed, ordered=ordered)
         self.world = world
         self.activities: list[SimulatedActivity] = []
         self.main: SimulatedActivity | None = None
@@ -53,7 +54,7 @@ class SimulatedNode(Participant):
         self.check_split(split)
         world = self.world
         data = world.split(split, self.holder)
-        (metrics,) = world.learner.evaluate([self.model if model is None else computed(model)], data)
+        (metrics,) = world.learner.evaluate([self.evaluated_model(model)], data)
         await self.sleep(len(data) / world.speeds[self.id])
         self.evaluated += len(data)
         return metrics
@@ -135,7 +136,7 @@ class SimulatedNode(Participant):
         Raises:
             ProgramError: the node's state holds what no checkpoint can.
         """
-        self.check_state()
+        self.check_commit()
         for activity in self.activities:
             activity.cancel()
         self.activities = []

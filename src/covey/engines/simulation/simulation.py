@@ -10,6 +10,7 @@ from covey.engines.interruption import handled
 from covey.engines.prepared import Prepared
 from covey.engines.simulation.checkpoints import check, restore
 from covey.engines.simulation.world import World
+from covey.engines.snapshots import computed
 from covey.experiment import Engine, Outcome, Progress
 from covey.node import Payload
 from covey.parameters import param
@@ -57,7 +58,7 @@ class Simulation(Engine):
                 world.run()
         finally:
             torch.set_num_threads(threads)
-        models = torch.stack([node.model for node in world.nodes]).cpu()
+        models = torch.stack([computed(node.current) for node in world.nodes]).cpu()
         return Outcome(finished=not world.stopped_early, time=world.now, models=models)
 
 

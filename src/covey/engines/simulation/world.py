@@ -310,7 +310,7 @@ class World:
         Raises:
             ProgramError: the node's state holds what no checkpoint can.
         """
-        node.check_state()
+        node.check_commit()
         node.mail.open(node.round + 1)
         node.calls = self._in_vain = 0
         evaluated = self.recorder.commit(node)
