@@ -75,6 +75,33 @@ def test_a_module_that_is_named_is_found_beside_the_experiment_and_nothing_else_
     assert (code, ran(trapped)) == (0, []), said
 
 
+READING = [
+    ["show", "run"],
+    ["compare", "run", "run"],
+    ["plot", "run", "--out", "a.png"],
+    ["plot", "run", "--graph", "--out", "b.png"],
+    ["report", "run"],
+    ["export", "run", "--out", "exported"],
+    ["check", "run"],
+]
+RUNNING = [["check", "run/run.toml"], ["plot", "run", "--graph", "--round", "1", "--out", "c.png"]]
+
+
+def test_reading_a_run_imports_nothing_that_it_names(in_folder, monkeypatch, request):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(kinds, "_folders", [])
+    call = request.getfixturevalue("covey")
+    (in_folder / "mine_here.py").write_text("from covey.learning.gossip import Gossip\nclass Mine(Gossip):\n    pass\n")
+    (in_folder / "experiment.toml").write_text(EXPERIMENT)
+    changed = ["--set", "program.kind='mine_here:Mine'", "--set", "rounds=2"]
+    assert call("run", "experiment.toml", "--out", "run", *changed)[0] == 0
+    for commands, imports in ((READING, False), (RUNNING, True)):
+        for command in commands:
+            sys.modules.pop("mine_here", None)
+            code, _, err = call(*command)
+            assert (code, "mine_here" in sys.modules) == (0, imports), (command, err)
+
+
 def test_a_module_of_a_librarys_name_is_the_librarys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
