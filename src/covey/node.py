@@ -170,11 +170,13 @@ class Message:
 class Inbox(list[Message]):
     """What a `receive` brought: the messages in order of their senders, and who was waited for in vain."""
 
-    __slots__ = ("missing",)
+    __slots__ = ("lost", "missing")
 
-    def __init__(self, messages: Iterable[Message] = (), missing: Sequence[int] = ()) -> None:
+    def __init__(self, messages: Iterable[Message] = (), missing: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
         list.__init__(self, messages)
         self.missing = missing
+        self.lost = lost
+        """Which of the missing are there, for something that they sent afterwards has come."""
 
     @property
     def complete(self) -> bool:
@@ -327,6 +329,7 @@ class Node(ABC):
         senders: Sequence[NodeId] | None = None,
         count: int | None = None,
         timeout: float | None = None,
+        after: Sequence[str] | None = None,
     ) -> Inbox:
         """Wait for a message of each of `senders`, or for `count` messages of anybody.
 
@@ -335,6 +338,9 @@ class Node(ABC):
             senders: whom to wait for. With none of them, nothing is waited for.
             count: how many to wait for where it does not matter whose.
             timeout: seconds after which what has come is returned; `Inbox.missing` says who was waited for in vain.
+            after: with which tags, or beginnings of tags, senders send messages of the round before these, and all
+                others only later: where messages keep their order, nobody is waited for who has sent something later.
+                By default that is known of messages of later rounds with the same tag alone.
         """
 
     @abstractmethod

@@ -14,10 +14,19 @@ _SHOWN = 5
 class Waiter:
     """An activity that waits for a message of each of some senders, or for a number of messages of anybody."""
 
-    __slots__ = ("left", "lost", "missing", "resume")
+    __slots__ = ("after", "left", "lost", "missing", "resume")
 
-    def __init__(self, resume: Callable[[], None], missing: set[int] | None, lost: set[int], left: int) -> None:
+    def __init__(
+        self,
+        resume: Callable[[], None],
+        missing: set[int] | None,
+        lost: set[int],
+        left: int,
+        after: Sequence[str] | None = None,
+    ) -> None:
         self.resume = resume
+        self.after = after
+        """See `receive`."""
         self.missing = missing
         """Whose message must still come; None where it does not matter whose."""
         self.left = left
@@ -113,7 +122,7 @@ class Mailbox:
                     self.wake(message.key)
             elif self.waiters and message.round is not None and self.ordered:
                 key = None
-                self._give_up_earlier(message, message.round)
+                self._give_up_earlier(message)
         if self._enough > 1:
             (waiter,) = self.waiters.values()
             self._enough = waiter.least
@@ -148,21 +157,18 @@ class Mailbox:
         for message in kept:
             self.deliver(message)
 
-    def overtaken(self, key: Key, senders: set[int]) -> set[int]:
-        """Of whom there is a message of a later round: where messages keep their order, the one of the key is lost."""
-        tag, round = key
-        if round is None or not self.ordered or not self._boxes:
+    def overtaken(self, key: Key, senders: set[int], after: Sequence[str] | None = None) -> set[int]:
+        """Of whom a message was here that follows the one of the key: where messages keep their order, that is lost."""
+        if key[1] is None or not self.ordered or not self._boxes:
             return set()
-        later = [
-            box for (other, when), box in self._boxes.items() if other == tag and when is not None and when > round
-        ]
+        later = [box for other, box in self._boxes.items() if _follows(other, key, after)]
         return {sender for box in later for sender in senders & box.keys()}
 
-    def _give_up_earlier(self, message: Message, later: int) -> None:
-        """Messages keep their order over a link: one of a later round shows that an awaited one is lost."""
+    def _give_up_earlier(self, message: Message) -> None:
+        """Messages keep their order over a link: one that follows an awaited one shows that this is lost."""
         for key, waiter in list(self.waiters.items()):
-            (tag, round), sender, missing = key, message.sender, waiter.missing
-            if tag == message.tag and round is not None and round < later and missing and sender in missing:
+            sender, missing = message.sender, waiter.missing
+            if missing and sender in missing and _follows(message.key, key, waiter.after):
                 missing.remove(sender)
                 waiter.lost.add(sender)
                 if not missing:
@@ -259,6 +265,24 @@ class Mailbox:
             self.dropped += sum(message is not None for box in self._boxes.values() for message in box.values())
             self.dropped += len(self._kept or ())
         self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
+
+
+def _follows(key: Key, awaited: Key, after: Sequence[str] | None) -> bool:
+    """Whether a sender sends messages of a key after those that are awaited.
+
+    Args:
+        key: of one that came.
+        awaited: the other one.
+        after: which tags of a round it sends before the awaited one, if its order is known.
+    """
+    (tag, round), (awaited_tag, awaited_round) = key, awaited
+    if round is None or awaited_round is None or round < awaited_round:
+        return False
+    if round > awaited_round:
+        return tag == awaited_tag or after is not None
+    if after is None or tag == awaited_tag:
+        return False
+    return not any(tag == earlier or (earlier and tag.startswith(earlier)) for earlier in after)
 
 
 def describe(key: Key) -> str:

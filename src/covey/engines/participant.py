@@ -191,6 +191,7 @@ class Participant(Possession):
         senders: Sequence[NodeId] | None = None,
         count: int | None = None,
         timeout: float | None = None,
+        after: Sequence[str] | None = None,
     ) -> Inbox:
         key, mail = (tag, round), self.mail
         missing, left = None, 0
@@ -200,19 +201,20 @@ class Participant(Possession):
         if senders is not None:
             missing = mail.lacking(key, senders)
             if missing:
-                lost = mail.overtaken(key, missing)
+                lost = mail.overtaken(key, missing, after)
                 missing -= lost
         else:
             left = (count if count is not None else 1 if timeout is None else self.nodes) - mail.count(key)
         if not missing and left <= 0:
-            return Inbox(mail.take(key, senders, count), sorted(lost))
+            return Inbox(mail.take(key, senders, count), sorted(lost), sorted(lost))
         if key in mail.waiters:
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
         waiter = self._waiter(missing, lost, left)
+        waiter.after = after
         mail.wait(key, waiter)
         await self._heard(key, waiter, timeout)
         absent = sorted(lost | missing) if missing else sorted(lost)
-        return Inbox(mail.take(key, senders, count), absent)
+        return Inbox(mail.take(key, senders, count), absent, sorted(lost))
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))

@@ -5,6 +5,8 @@ all nodes do; that is what makes momentum work on data that differ from node to 
 gradient made of them, until models are averaged.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class CliqueAveraging(Gossip):
     """Gossip on cliques, or diverse neighbours, in which a round's training is one step along their mean gradient."""
 
     kind = "clique-averaging"
+    before: ClassVar[tuple[str, ...]] = ("gradient",)
     lr: float = param("The learning rate.", ge=0)
     momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
 
@@ -63,7 +66,8 @@ class CliqueAveraging(Gossip):
     async def learn(self, node: Node, t: int) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()
-        hear = hearing(node, graph.senders(node.id), t, self.patience)
+        receivers = graph.receivers(node.id) if self._gradients.several else None
+        hear = hearing(node, graph.senders(node.id), t, self.patience, receivers=receivers)
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
         if self._shared.trained < self._trained.trained:

@@ -5,6 +5,7 @@ equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
 from dataclasses import replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ class Gossip(Program):
     """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
 
     kind = "gossip"
+    before: ClassVar[tuple[str, ...]] = ()
+    """How the tags of messages begin that a round has before those of the sharing."""
     topology: Topology = param("Who talks to whom in a round.")
     sharing: Sharing = param("What is sent.", factory=Full)
     schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
@@ -84,7 +87,9 @@ class Gossip(Program):
 
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
-        sharing, hear = self.sharing, hearing(node, graph.senders(node.id), t, self.patience)
+        sharing, senders = self.sharing, graph.senders(node.id)
+        receivers = graph.receivers(node.id) if sharing.several else None
+        hear = hearing(node, senders, t, self.patience, receivers=receivers, before=self.before)
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from covey.errors import ConfigurationError
-from covey.node import Inbox, Node, NodeId, Program
+from covey.node import Inbox, Message, Node, NodeId, Program
 from covey.parameters import Setting
 from covey.sharing import Hear
 
@@ -23,31 +23,58 @@ def check_patience(program: Program, setting: Setting, patience: float | None) -
         )
 
 
-def hearing(node: Node, senders: Sequence[NodeId], t: int, patience: float | None) -> Hear:
+_BEATS = 4
+"""Into how many parts patience is cut, of which all but the last end with a heartbeat."""
+_HEARTBEAT = "~"
+"""How the tags of heartbeats begin."""
+
+
+def hearing(
+    node: Node,
+    senders: Sequence[NodeId],
+    t: int,
+    patience: float | None,
+    *,
+    receivers: Sequence[NodeId] | None = None,
+    before: Sequence[str] = (),
+) -> Hear:
     """What waits for the messages of the senders of a round, one tag after the other.
 
     Args:
+        node: who waits.
+        senders: for whom, by default.
+        t: the round.
         patience: for how many seconds; for ever where it is None.
+        receivers: who waits for this node, where a round has several messages over an edge and all send them in the
+            order in which they are heard here. Then a later message shows that an earlier one is lost, and who waits
+            for long sends heartbeats, which show the same.
+        before: how the tags of messages begin that all have sent in the round before these.
     """
     if patience is None:
         return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
     deadline = 0.0
-    earlier: list[str] = []
+    earlier: list[str] = [*before, *(f"{_HEARTBEAT}{tag}" for tag in before)]
 
     async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
         # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
         nonlocal deadline
         deadline = max(deadline, node.now) + patience
         awaited = senders if some is None else some
-        inbox = await _hear(node, awaited, t, tag, deadline - node.now, earlier)
-        earlier.append(tag)
+        inbox = await _hear(node, awaited, t, tag, deadline - node.now, earlier, receivers)
+        earlier.extend((tag, f"{_HEARTBEAT}{tag} "))
         return inbox
 
     return hear
 
 
 async def _hear(
-    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, earlier: Sequence[str]
+    node: Node,
+    senders: Sequence[NodeId],
+    t: int,
+    tag: str,
+    timeout: float,
+    earlier: Sequence[str],
+    receivers: Sequence[NodeId] | None,
 ) -> Inbox:
     """What the senders of a round sent.
 
@@ -60,8 +87,11 @@ async def _hear(
         silent.pop(message.sender, None)  # It was too late with its message before, and is here.
     # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
     awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t] or senders
-    inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
-    for peer in inbox.missing:
+    if receivers is None:
+        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
+    else:
+        inbox = await _received(node, awaited, t, tag, timeout, earlier, receivers)
+    for peer in set(inbox.missing) - set(inbox.lost):
         again, pause = silent.get(peer, (t, 1))
         if again <= t:
             silent[peer] = t + 1 + pause, 2 * pause
@@ -75,4 +105,33 @@ async def _hear(
     for message in heard:
         silent.pop(message.sender, None)
     node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
-    return Inbox(heard, inbox.missing)
+    return Inbox(heard, inbox.missing, inbox.lost)
+
+
+async def _received(
+    node: Node,
+    senders: Sequence[NodeId],
+    t: int,
+    tag: str,
+    timeout: float,
+    earlier: Sequence[str],
+    receivers: Sequence[NodeId],
+) -> Inbox:
+    """What senders sent of what all send in turn.
+
+    Who waits for a message that is lost is waited for by others, and they may each wait for the other: so who waits for
+    long says that it has sent its own.
+    """
+    heard: list[Message] = []
+    lost: set[int] = set()
+    left, end = list(senders), node.now + timeout
+    for beat in range(1, _BEATS + 1):
+        until = end - timeout * (_BEATS - beat) / _BEATS
+        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=max(until - node.now, 0.0), after=earlier)
+        heard.extend(inbox)
+        lost.update(inbox.lost)
+        left = [NodeId(peer) for peer in inbox.missing if peer not in lost]
+        if not left or beat == _BEATS:
+            break
+        node.send(receivers, {}, tag=f"{_HEARTBEAT}{tag} {beat}", round=t)
+    return Inbox(heard, sorted({*left, *lost}), sorted(lost))

@@ -11,7 +11,7 @@ own beside it (tag "next").
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -54,6 +54,7 @@ class Round:
 class Agreeing(Sharing):
     """Has the neighbours of a receiver agree on who sends it which places, under whose keys."""
 
+    several: ClassVar[bool] = True
     masks: int = param(
         "Under how many masks each value must be that is sent, each shared with another neighbour of its receiver.",
         default=1,
@@ -182,8 +183,8 @@ class Agreeing(Sharing):
         for peer in graph.receivers(node.id):
             wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
             said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members]}
-            if wants and peer in now.told:
-                said_on[KEY] = now.keys.public
+            if wants or peer not in now.told:
+                said_on[KEY] = now.keys.public  # Who was told of this round before does not hear what is told anew.
             for place, (id, member) in enumerate(members.items()):
                 if id != peer:
                     said_on |= {at(place, name): told[id][name] for name in now.described}

@@ -235,7 +235,7 @@ class Masked(Agreeing):
         values = torch.empty(round(count), dtype=self._numbers.tensor_dtype)
         sizes = [
             each * (wire.size({}, "places") + told) + first,
-            wire.size({MEMBERS: ids}, "others") + (degree - 1) * passed_on,
+            wire.size({MEMBERS: ids}, "others") + new * (wire.size({KEY: key}) - empty) + (degree - 1) * passed_on,
             wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
         ]
         return sum(sizes)

@@ -10,6 +10,7 @@ Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K 
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class PowerGossip(Sharing):
     """Low-rank differences along each edge, by one step of a power iteration for each message."""
 
     kind = "power-gossip"
+    several: ClassVar[bool] = True
     rank: int = param("The rank of what a message tells of a matrix; no more than its smaller side.", default=1, ge=1)
     iterations: int = param("How many exchanges a round has.", default=1, ge=1)
 

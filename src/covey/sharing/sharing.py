@@ -36,6 +36,8 @@ class Sharing(Part):
     family: ClassVar[str] = "sharing"
     by_change: ClassVar[bool] = False
     """Whether it chooses by what a round changed, and so asks for the model that the round began with."""
+    several: ClassVar[bool] = False
+    """Whether a round has several messages over an edge, which all nodes send and hear in the same order."""
     hides: ClassVar[bool] = False
     """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
     gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""

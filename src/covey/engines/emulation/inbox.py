@@ -64,7 +64,7 @@ class Inbox(Mailbox):
             self.dropped += 1
             self._refused(message.sender, reason)
             if message.round is not None and self.ordered and not self.away:
-                self._give_up_earlier(message, message.round)
+                self._give_up_earlier(message)
             return
         self._hold(message, needed)
         super().deliver(message)
