@@ -151,7 +151,7 @@ def test_a_wrong_matrix_gives_its_sentence(tmp_path: Path, text: str, sentence: 
         ),
         (
             {"kind": "log-normal", "median": 0},
-            "The 'median' of the latency log-normal must be a duration such as \"20ms\" in (0, inf). Got 0 instead.",
+            "The 'median' of the latency log-normal must be a duration such as \"20ms\" in (0, 1e+09]. Got 0 instead.",
         ),
         (
             {"kind": "per-node", "median": "1ms", "sigma": -1},

@@ -180,7 +180,7 @@ RATE = 'a rate such as "100Mbit/s" in (0, inf)'
         (
             Bandwidth,
             {"kind": "log-normal", "median": math.inf},
-            f"The 'median' of the bandwidth log-normal must be {RATE}. Got inf",
+            f"The 'median' of the bandwidth log-normal must be {RATE.replace('inf)', '1e+15]')}. Got inf",
         ),
         (
             Bandwidth,
@@ -216,7 +216,7 @@ RATE = 'a rate such as "100Mbit/s" in (0, inf)'
         (
             Compute,
             {"kind": "log-normal"},
-            "The 'median' of the compute log-normal is missing: it must be a number in (0, inf).",
+            "The 'median' of the compute log-normal is missing: it must be a number in (0, 1e+15].",
         ),
     ],
 )

@@ -19,6 +19,22 @@ def told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
+_MOST_SHOWN = 120
+
+
+def cut(text: str) -> str:
+    """A text as messages quote it: without its end where it is long."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def quoted(value: object) -> str:
+    """A value as messages quote it."""
+    try:
+        return cut(repr(value))
+    except (ValueError, RecursionError):  # Python writes down no number of 5,000 digits, and no list of any depth.
+        return f"{type(value).__name__} of great length"
+
+
 class CoveyError(Exception):
     """The root of covey's own errors; its text is written for the person who made the mistake."""
 

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
-from covey import kinds
-from covey.errors import ConfigurationError
+from covey import kinds, toml
+from covey.errors import ConfigurationError, quoted
 from covey.network import Network
 from covey.network.faults import Fault
 from covey.node import Program
@@ -192,10 +191,10 @@ class Experiment(Part):
         if self.evaluation.every is None:
             cycle = self.program.cycle()
             self.evaluation = dataclasses.replace(self.evaluation, every=cycle * math.ceil(_EVALUATED_EVERY / cycle))
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
+        if not re.fullmatch(r"\w[\w.-]{0,63}", self.name):
             raise ConfigurationError(
-                f"The 'name' of {self.named()} must be letters, digits, '.', '_' and '-', beginning with none of "
-                f"'.' and '-': folders are called so. Got {self.name!r} instead."
+                f"The 'name' of {self.named()} must be letters, digits, '.', '_' and '-', at most 64, beginning "
+                f"with none of '.' and '-': folders are called so. Got {quoted(self.name)} instead."
             )
 
     @classmethod
@@ -205,6 +204,10 @@ class Experiment(Part):
         Raises:
             ConfigurationError: an unknown, missing or impossible key.
         """
+        try:
+            toml.check(table)
+        except ValueError as error:
+            raise ConfigurationError(f"An experiment is not valid: {error}.") from error
         return build(cls, table)
 
     @classmethod
@@ -229,16 +232,13 @@ def read_table(file: Path | str) -> dict[str, Any]:
     """The tables of an experiment file; its folder is searched for modules that they name."""
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8")
+        tables = toml.read(path)
     except OSError as error:
         raise ConfigurationError(f"The experiment file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"The experiment file {path} is not valid TOML: it is no UTF-8.") from error
-    kinds.search(str(path.resolve().parent))
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigurationError(f"The experiment file {path} is not valid TOML: {error}.") from error
+    kinds.search(str(path.resolve().parent))
+    return tables
 
 
 def assign(table: dict[str, Any], override: str) -> None:
@@ -257,13 +257,15 @@ def assign(table: dict[str, Any], override: str) -> None:
 def put(table: dict[str, Any], key: str, value: Any) -> None:
     """Set one key of nested tables in place; the key has dots between nested ones."""
     names = key.split(".")
+    if len(names) > toml.DEEPEST:
+        raise ConfigurationError(f"A key must have at most {toml.DEEPEST} parts. Got {quoted(key)} instead.")
     for name in names[:-1]:
         inner = table.setdefault(name, {})
         if isinstance(inner, str) and not inner[:1].isdigit():
             # A bare kind, not an amount such as "20ms".
             inner = table[name] = {"kind": inner}
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {inner!r}.")
+            raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {quoted(inner)}.")
         table = inner
     table[names[-1]] = value
 
@@ -271,6 +273,6 @@ def put(table: dict[str, Any], key: str, value: Any) -> None:
 def parse_value(text: str) -> Any:
     """A value as it would be read from TOML, or the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return toml.parse(f"value = {text}")["value"]
+    except ValueError:
         return text.strip()

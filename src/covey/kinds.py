@@ -8,7 +8,7 @@ from functools import reduce
 from importlib.machinery import PathFinder
 from typing import Any, TypeVar
 
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, quoted
 from covey.parameters import Part, unknown_kind
 
 P = TypeVar("P", bound=Part)
@@ -207,7 +207,9 @@ def resolve(family: type[P], name: Any) -> type[P]:
     """
     known = KINDS[family.family]
     if not isinstance(name, str):
-        raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {name!r} instead.")
+        raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {quoted(name)} instead.")
+    if len(name) > _LONGEST or not name.isprintable():
+        raise ConfigurationError(f"The 'kind' of the {family.family} must be a name. Got {quoted(name)} instead.")
     target = known.get(name, name if all(name.partition(":")) else None)
     if target is None:
         raise ConfigurationError(unknown_kind(family, name, known))
@@ -249,6 +251,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
     return cls
 
 
+_LONGEST = 400
+"""Characters of a kind, or of a "module:Class"."""
 _IN_A_FUNCTION = "<locals>"
 """What the qualified name of a class has in it that was defined inside a function."""
 

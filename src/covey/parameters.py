@@ -26,7 +26,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_tra
 import numpy as np
 
 from covey import rng
-from covey.errors import ConfigurationError
+from covey.errors import ConfigurationError, cut, quoted
 from covey.pieces import Piece
 
 
@@ -355,7 +355,9 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
             if isinstance(number, int | float) and not isinstance(number, bool)
         )
     if not fits:
-        raise ConfigurationError(f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {value!r} instead.")
+        raise ConfigurationError(
+            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {quoted(value)} instead."
+        )
     return made
 
 
@@ -395,15 +397,22 @@ def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
     if hint is bool:
         return value, isinstance(value, bool)
     if hint is int:
-        return value, isinstance(value, int) and not isinstance(value, bool)
+        return value, isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
     if hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = fits and (abs(value) < _LARGEST if isinstance(value, int) else not math.isnan(value))
         return (float(value), True) if fits else (value, False)
     if hint is Path:
-        return (Path(value), True) if isinstance(value, str | Path) else (value, False)
+        fits = isinstance(value, str | Path) and len(str(value)) <= _LONGEST_PATH and "\0" not in str(value)
+        return (Path(value), True) if fits else (value, False)
     if isinstance(hint, type):
         return value, isinstance(value, hint)
     return value, True
+
+
+_LARGEST = 2**63
+"""Whole numbers have 64 bits: in TOML, in arrays and in the run's database."""
+_LONGEST_PATH = 4096
 
 
 def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
@@ -431,7 +440,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     if isinstance(table, str):
         table = {"kind": table}
     if not isinstance(table, Mapping):
-        raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {table!r} instead.")
+        raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {quoted(table)} instead.")
     values = dict(table)
     for key, value in values.items():
         if isinstance(value, str) and value.endswith(_FROM_PYTHON):
@@ -452,7 +461,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     known = fields_of(cls)
     for key in values:
         if key not in known:
-            raise ConfigurationError(unknown(f"key '{key}' of {cls.named()}", key, known) + assumed)
+            raise ConfigurationError(unknown(f"key {quoted(key)} of {cls.named()}", key, known) + assumed)
     for key, (hint, limits) in known.items():
         if key not in values and is_required(cls, key):
             raise ConfigurationError(
@@ -463,7 +472,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
 
 def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> str:
     """What is said of a name that is no kind of a family."""
-    what = f"{family.family} '{name}'"
+    what = f"{family.family} {quoted(name)}"
     if family.short:
         hint, _ = _short_form(family)
         what += f", which is neither a kind nor {expectation(hint, Limits(''))}"
@@ -472,7 +481,7 @@ def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> 
 
 def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:
     """The house sentence for a name that does not exist, with the nearest that does."""
-    names = sorted(known)
+    names, given = sorted(known), cut(given)
     near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
     listing = f" Known: {', '.join(names)}." if names else " It takes none."

@@ -20,7 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             code: int = parsed.command(parsed)
     except CoveyError as error:
-        say(f"covey: {error}".replace("\n", " "), file=sys.stderr)
+        say(f"covey: {_short(str(error))}".replace("\n", " "), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        say(f"covey: there is too little memory for this. {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covey: stopped.", file=sys.stderr)
@@ -30,6 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return code
+
+
+_LONGEST = 2000
+
+
+def _short(text: str) -> str:
+    """A message without the middle of what it quotes, where that is long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 3 // 4]} ... {text[-_LONGEST // 4 :]}"
 
 
 def _show_warning(
@@ -45,7 +56,7 @@ def _show_warning(
     from covey.errors import ConfigurationWarning
 
     if issubclass(category, ConfigurationWarning):
-        say(f"covey: warning: {message}", file=sys.stderr)
+        say(f"covey: warning: {_short(str(message))}", file=sys.stderr)
     else:
         print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
 

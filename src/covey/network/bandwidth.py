@@ -3,7 +3,6 @@
 Shapes: N nodes.
 """
 
-import math
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -43,7 +42,7 @@ class LogNormalBandwidth(Bandwidth):
     """Drawn for every node, log-normal."""
 
     kind = "log-normal"
-    median: BitsPerSecond = param("The median rate.", gt=0, lt=math.inf)
+    median: BitsPerSecond = param("The median rate.", gt=0, le=1e15)
     sigma: float = param("The standard deviation of the rate's natural logarithm.", default=0.5, ge=0, le=10)
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:

@@ -39,7 +39,7 @@ class LogNormalCompute(Compute):
     """Drawn for every node, log-normal."""
 
     kind = "log-normal"
-    median: float = param("The median of samples per second.", gt=0, lt=math.inf)
+    median: float = param("The median of samples per second.", gt=0, le=1e15)
     sigma: float = param("The standard deviation of the speed's natural logarithm.", default=0.5, ge=0, le=10)
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:

@@ -74,7 +74,7 @@ class LogNormalLatency(Latency):
     """Drawn for every pair, log-normal; the same both ways."""
 
     kind = "log-normal"
-    median: Seconds = param("The median delay.", gt=0, lt=math.inf)
+    median: Seconds = param("The median delay.", gt=0, le=1e9)
     sigma: float = param("The standard deviation of the delay's natural logarithm.", default=0.5, ge=0, le=10)
 
     def prepare(self, setting: Setting) -> None:
@@ -109,7 +109,7 @@ class NodeLatency(Latency):
     """Every node has a log-normal access latency; that of a pair is the sum of its two."""
 
     kind = "per-node"
-    median: Seconds = param("The median access latency of a node.", gt=0, lt=math.inf)
+    median: Seconds = param("The median access latency of a node.", gt=0, le=1e9)
     sigma: float = param("The standard deviation of the access latency's natural logarithm.", default=0.5, ge=0, le=10)
 
     def prepare(self, setting: Setting) -> None:

@@ -26,7 +26,7 @@ class Network(Part):
     """
 
     kind: ClassVar[str] = "network"
-    nodes: int = param("How many nodes there are.", ge=1)
+    nodes: int = param("How many nodes there are.", ge=1, le=10_000_000)
     preset: Literal["none", "lan", "wan", "mobile"] = param(
         "Where the values that are not given come from.", default="none"
     )

@@ -44,7 +44,7 @@ class PowerGossip(Sharing):
     kind = "power-gossip"
     several: ClassVar[bool] = True
     rank: int = param("The rank of what a message tells of a matrix; no more than its smaller side.", default=1, ge=1)
-    iterations: int = param("How many exchanges a round has.", default=1, ge=1)
+    iterations: int = param("How many exchanges a round has.", default=1, ge=1, le=1000)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from covey import rng
 from covey.errors import ConfigurationError, CoveyError, DataError, ModelError, told
+from covey.memory import demand
 from covey.node import LocalData, Metrics, Update, Work
 from covey.ownership import own
 from covey.parameters import Part
@@ -27,7 +28,7 @@ from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
 from covey.task.layout import Layout, tensors_of
-from covey.task.models import Dense
+from covey.task.models import Dense, Model
 from covey.task.optimizers import Differentiation, Optimizer, Slots
 from covey.task.partition import label_counts
 from covey.task.task import Task
@@ -35,6 +36,8 @@ from covey.task.trial import check_targets, try_out
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
+_COPIES = 4
+"""A training has a model, what it becomes, the gradient and a module that computes them."""
 _GENERATOR = threading.RLock()
 """Whoever seeds torch's generator, or puts it back, does so alone: it is that of all threads and of all learners."""
 
@@ -102,6 +105,8 @@ class Learner:
         trained, self._validation = _held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
+        self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
+        self._demand_memory()
         module = self._make(0)
         self._check_layers(module)
         self.layout = Layout(module)
@@ -135,9 +140,19 @@ class Learner:
             with self._named():
                 return self.task.model.build(self.data)
 
+    def _demand_memory(self) -> None:
+        """Refuse models and trainings for which there is no memory, before any is made."""
+        title = self.task.model.title()
+        if type(self.task.model).__module__ == Model.__module__:  # Another's module may not be made without memory.
+            with _GENERATOR, self._named(), torch.device("meta"):
+                numbers = sum(tensor.numel() for tensor in tensors_of(self.task.model.build(self.data)).values())
+            demand(_COPIES * 4.0 * numbers, f"The model {title} of {numbers:,} numbers")
+        steps = self.steps(int(self.parts.sizes.argmax()), Work())
+        demand(8.0 * steps * self.batch_size, f"A training of {steps:,} steps")
+
     def _try_out(self) -> None:
         """Refuse a model that fails on a batch: that of the node with most samples."""
-        batch = self.parts.of(int(self.parts.sizes.argmax()))[: self.task.batch_size]
+        batch = self.parts.of(int(self.parts.sizes.argmax()))[: self.batch_size]
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             try_out(lambda: self._make(0), self.layout, self.data, self._first, torch.from_numpy(batch).to(self.device))
 
@@ -171,14 +186,14 @@ class Learner:
         if self.device.type == "cuda":
             return "vmap" if self._vmap_refusal() is None else "module"
         # It computes every batch at its full size, however few the samples of a node.
-        fitting = _is_narrow(module) and self.task.batch_size <= self.parts.sizes.min()
+        fitting = _is_narrow(module) and self.batch_size <= self.parts.sizes.min()
         return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
 
     def _vmap_refusal(self) -> str | None:
         return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
 
     def _vmap_is_independent(self) -> bool:
-        optimizer, batch_size = self.task.optimizer, self.task.batch_size
+        optimizer, batch_size = self.task.optimizer, self.batch_size
         return VmappedKernel.is_independent(lambda: self._make(0), self.layout, self.data, optimizer, batch_size)
 
     def _check_layers(self, module: torch.nn.Module) -> None:
@@ -237,11 +252,11 @@ class Learner:
         steps, epochs = work.steps, work.epochs
         if steps is None and epochs is None:
             steps, epochs = self.task.local_steps, self.task.local_epochs
-        return steps_of(int(self.parts.sizes[holder]), self.task.batch_size, steps, epochs)
+        return steps_of(int(self.parts.sizes[holder]), self.batch_size, steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
         """How many samples, each as often as it is used, a training takes."""
-        return samples_of(int(self.parts.sizes[holder]), self.task.batch_size, self.steps(holder, work))
+        return samples_of(int(self.parts.sizes[holder]), self.batch_size, self.steps(holder, work))
 
     def cost(self, training: Training) -> int:
         """How many samples are computed: what the duration depends on."""
@@ -296,7 +311,7 @@ class Learner:
         holders = np.array([training.holder for training in trainings], dtype=np.int64)
         if trainings[0].gradient == "all":
             return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
-        return plan(self.parts, holders, keys, np.array(steps, dtype=np.int64), self.task.batch_size)
+        return plan(self.parts, holders, keys, np.array(steps, dtype=np.int64), self.batch_size)
 
     def _rate(self, training: Training) -> float:
         if training.work.lr is not None:

@@ -93,6 +93,9 @@ class Dense(nn.Module):
         return x.squeeze(1) if self.scalar else x
 
 
+_MOST_LAYERS = 256
+
+
 def _features(model: Part, data: Data) -> int:
     if data.objective == "sequence" or not data.sample_shape or data.sizes:
         raise ConfigurationError(
@@ -142,7 +145,14 @@ class MLP(Model):
     """A multi-layer perceptron with ReLU."""
 
     kind = "mlp"
-    hidden: list[int] = param("The width of each hidden layer.", factory=lambda: [128], ge=1)
+    hidden: list[int] = param("The width of each hidden layer, of at most 256.", factory=lambda: [128], ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.hidden) > _MOST_LAYERS:
+            raise ConfigurationError(
+                f"The 'hidden' of {self.named()} must be at most {_MOST_LAYERS} widths. Got {len(self.hidden)} instead."
+            )
 
     def build(self, data: Data) -> nn.Module:
         scalar = data.objective == "values"
@@ -253,7 +263,7 @@ class CharLSTM(Model):
     kind = "char-lstm"
     embedding: int = param("The width of the embedding.", default=8, ge=1)
     hidden: int = param("The width of the LSTM.", default=256, ge=1)
-    layers: int = param("How many LSTM layers.", default=2, ge=1)
+    layers: int = param("How many LSTM layers.", default=2, ge=1, le=_MOST_LAYERS)
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "sequence":

@@ -28,6 +28,9 @@ class RandomCliques(Topology):
         default="complete",
     )
 
+    def most_sent(self, nodes: int) -> float:
+        return min(self.size, nodes) + (nodes / self.size**2 if self.between == "complete" else 1)
+
     def averaging(self) -> Topology:
         """The cliques alone, without the edges between them."""
         cliques = self.at(0).groups

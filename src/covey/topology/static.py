@@ -107,6 +107,9 @@ class Complete(Topology):
 
     kind = "complete"
 
+    def most_sent(self, nodes: int) -> float:
+        return nodes - 1
+
     def draw(self, setting: Setting, t: int) -> Graph:
         left, right = np.triu_indices(setting.nodes, 1)
         return Graph.undirected(setting.nodes, left, right)
@@ -158,6 +161,9 @@ class ErdosRenyi(Topology):
     probability: float = param("With what probability a pair is joined.", ge=0, le=1)
     connected: bool = param("Whether to draw again until the graph is connected.", default=True)
 
+    def most_sent(self, nodes: int) -> float:
+        return self.probability * (nodes - 1)
+
     def draw(self, setting: Setting, t: int) -> Graph:
         generator = setting.generator(self.kind, t)
         for _ in range(_TRIES):
@@ -175,6 +181,9 @@ class SmallWorld(Topology):
         "How many nearest neighbours every node begins with; an even number.", default=4, ge=2, lt="nodes"
     )
     rewiring: float = param("With what probability an edge gets another end.", default=0.1, ge=0, le=1)
+
+    def most_sent(self, nodes: int) -> float:
+        return self.neighbours
 
     def check(self, nodes: int) -> None:
         need_nodes(self, nodes, 3)

@@ -5,8 +5,12 @@ from typing import ClassVar
 import numpy as np
 
 from covey.errors import ConfigurationError, CoveyError, told
+from covey.memory import demand
 from covey.parameters import Part, Setting
 from covey.topology.graph import Graph
+
+_BYTES_OF_A_LINK = 64
+"""What a message of a round takes while a graph is drawn, at least."""
 
 
 class NotYetDrawn(Exception):
@@ -57,6 +61,10 @@ class Topology(Part):
         """Among whom gradients are averaged so that they lead where that of all data would; None where nobody is."""
         return None
 
+    def most_sent(self, nodes: int) -> float:
+        """To about how many others a node sends in a round, known before a graph is drawn."""
+        return float(getattr(self, "degree", 1))
+
     def contraction(self) -> float | None:
         """By what factor a round shrinks the squared distance to the mean, on average and for the models that it brings
         together slowest: with its own weights, or equal ones where it has none. None where no formula is known."""
@@ -85,6 +93,7 @@ class Topology(Part):
     def _drawn(self, t: int) -> Graph:
         """The graph of round t, which a user's own class may draw wrongly."""
         nodes = self._setting.nodes
+        demand(_BYTES_OF_A_LINK * nodes * self.most_sent(nodes), f"A graph of the topology {self.title()}")
         try:
             graph = self.draw(self._setting, t)
         except CoveyError:

@@ -10,8 +10,14 @@ import numpy as np
 import torch
 
 from covey import rng
+from covey.memory import demand
 from covey.parameters import param
 from covey.task.dataset import Data, Dataset, Split
+
+
+def _demand(dataset: Dataset, samples: int, classes: int, numbers: int) -> None:
+    """Refuse more samples, of so many numbers each, than there is memory for."""
+    demand(4.0 * numbers * (samples + classes), f"The data of {dataset.named()}")
 
 
 class GaussianBlobs(Dataset):
@@ -26,6 +32,7 @@ class GaussianBlobs(Dataset):
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
+        _demand(self, self.samples + self.test_samples, self.classes, self.features)
         generator = rng.generator(self.seed, self.kind)
         centres = generator.standard_normal((self.classes, self.features), dtype=np.float32)
 
@@ -56,6 +63,7 @@ class SyntheticImages(Dataset):
     """How many squares a picture has in a row, if it has as many pixels."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
+        _demand(self, self.samples + self.test_samples, self.classes, self.channels * self.side**2)
         generator = rng.generator(self.seed, self.kind)
         coarse = generator.random((self.classes, self.channels, self.squares, self.squares), dtype=np.float32)
         place = np.arange(self.side) * self.squares // self.side
@@ -87,6 +95,7 @@ class LinearRegression(Dataset):
     seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
+        _demand(self, self.samples + self.test_samples, 0, self.features)
         generator = rng.generator(self.seed, self.kind)
         weights = generator.standard_normal(self.features, dtype=np.float32) / np.float32(np.sqrt(self.features))
 
