@@ -11,6 +11,7 @@ from covey import kinds
 from covey.engines.participant import Participant
 from covey.engines.simulation.world import World
 from covey.errors import ConfigurationError, ProgramError
+from covey.learning.clique_averaging import CliqueAveraging
 from covey.node import Program
 from covey.parameters import Setting, build, fields_of
 from covey.sharing import Full, Sharing
@@ -193,22 +194,37 @@ def test_masked_gradients_are_reckoned():
     assert sent == pytest.approx(world.prepared.round_bytes, rel=0.02)
 
 
-def test_cliques_too_small_for_masks_are_refused_or_keep_their_own_gradients():
+@pytest.mark.parametrize("too_few", ["refuse", "keep"])
+def test_cliques_too_small_for_masks_are_refused(too_few):
+    # With its own gradient, a lone node's model would be the one that its neighbours cannot foresee in a sum.
     few = {"topology": {"kind": "random-cliques", "size": 5}}
-    secure = {"kind": "secure-aggregation"}
-    with pytest.raises(
-        ConfigurationError, match=r"Got 1 instead, and node \d+ has 1 of them to average gradients with"
-    ):
-        simulate(averaging(secure, program=few))
-    with pytest.warns(UserWarning, match="2 of 12 nodes keep their own gradients"):
-        world, _ = simulate(averaging({**secure, "too_few": "keep"}, program=few))
-    assert torch.isfinite(models_of(world)).all()
+    line = r"Got 1 instead, and node \d+ has 1 of them to average gradients with: its model would tell its own\. Use larger"
+    with pytest.raises(ConfigurationError, match=line):
+        simulate(averaging({"kind": "secure-aggregation", "too_few": too_few}, program=few))
 
 
-def test_who_misses_a_masked_gradient_goes_on_with_its_own():
-    network = {"loss": 0.05}
-    world, written = simulate(averaging({"kind": "secure-aggregation"}, network=network, program={"patience": "50ms"}))
+def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
+    # All models of a clique but its own go where the clique knows: the sums of models would tell the own gradient.
+    steps, own, learn, differentiated = [], {}, CliqueAveraging.learn, Participant.differentiated
+
+    def derive(node, training):
+        gradient = differentiated(node, training)
+        own[node.id] = gradient.vector
+        return gradient
+
+    async def watched(program, node, t):
+        start = await learn(program, node, t)
+        steps.append((start - node.model, own[node.id]))
+        return start
+
+    monkeypatch.setattr(Participant, "differentiated", derive)
+    monkeypatch.setattr(CliqueAveraging, "learn", watched)
+    program = {"patience": "50ms", "momentum": 0.0}
+    world, written = simulate(averaging({"kind": "secure-aggregation"}, network={"loss": 0.05}, program=program))
     assert {"gradient discarded", "discarded"} <= {name for _, _, name, _ in written.figures}
+    still = [step for step, _ in steps if not step.any()]
+    assert 0 < len(still) < len(steps)
+    assert not any(torch.allclose(step, 0.1 * gradient, atol=1e-4) for step, gradient in steps if gradient.any())
     assert torch.isfinite(models_of(world)).all()
 
 

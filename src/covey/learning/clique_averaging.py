@@ -2,7 +2,8 @@
 
 The mean of a clique's gradients leads where the gradient of all data would, if its nodes together hold the labels as
 all nodes do; that is what makes momentum work on data that differ from node to node. Buffers are what the node's own
-gradient made of them, until models are averaged.
+gradient made of them, until models are averaged. Where gradients are hidden, a node that misses their sum makes no step
+along its own.
 """
 
 from typing import ClassVar
@@ -70,6 +71,9 @@ class CliqueAveraging(Gossip):
         hear = hearing(node, graph.senders(node.id), t, self.patience, receivers=receivers)
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
+        if self._gradients.hides and direction is own:
+            # The clique knows where all its other models go: in their sum, a step of its own would tell its gradient.
+            direction = torch.zeros_like(own)
         if self._shared.trained < self._trained.trained:
             # What is personal is moved by the own gradient.
             whole = self._shared.put(gradient.vector, direction)

@@ -94,9 +94,13 @@ class Masked(Agreeing):
             f"instead, and node {few[0]} has {graph.in_degrees[few[0]]} of them"
             + ("" if self._of == "models" else f" to average {self._of} with")
         )
+        if self._of != "models":
+            raise ConfigurationError(
+                f"{said}: its model would tell its own. Use larger cliques or neighbourhoods, or a 'size' with no rest."
+            )
         if self.too_few == "refuse":
-            raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own {self._of}.')
-        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own {self._of}."
+            raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
+        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
         warnings.warn(kept, ConfigurationWarning, stacklevel=2)
 
     # ------------------------------------------------------------------ what a subclass says
