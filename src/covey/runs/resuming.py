@@ -126,7 +126,9 @@ def _opened(run: Run, held: BinaryIO) -> Resumable:
             folder, f"its {CONFIG} has been changed since it began. Begin a new run: covey run {folder / CONFIG}"
         )
     if not checkpoints(folder):
-        raise RunError(f'The run {folder} has no checkpoint. Set "every" of [checkpoint] to have some.')
+        raise RunError(
+            f"The run {folder} has no checkpoint to go on from. Begin a new run: covey run {folder / CONFIG}"
+        )
     # Checkpoints have checksums of their own, and a damaged one gives way to the one before. Rows are counted; another
     # program that had the database open when the run ended puts its log into the file when it closes it.
     check_sums(folder, ended=status != "running", but=(CHECKPOINTS, METRICS))
