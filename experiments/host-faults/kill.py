@@ -1,6 +1,7 @@
 """Kill a host of real runs at chosen moments, and see what became of the run: a row of a table for each kill.
 
 python experiments/host-faults/kill.py --repetitions 5 --out experiments/host-faults
+python experiments/host-faults/kill.py --repetitions 2 --waiting
 """
 
 import argparse
@@ -18,12 +19,22 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).parent
 MOMENTS = ("start", "mid-round", "checkpoint", "end")
 NODES, HOSTS, ROUNDS = 12, 3, 120
 COLUMNS = (
     *("moment", "seed", "host", "killed_at", "back_at", "status", "integrity", "rows_before", "rows_lost"),
     *("nodes_at_the_end", "others_mean", "others_least", "others_most", "returned_mean", "returned_least"),
+)
+WAITING = 'program={kind="gossip", topology={kind="epidemic-oracle", degree=3}}'
+"""Without patience: nodes wait for ever for those that were killed."""
+PATIENCE = 60.0
+"""Seconds without a completed round after which a run counts as one that waits for ever."""
+ROLLED_BACK = (
+    *("moment", "seed", "host", "killed_at", "rolled_back_at", "status", "integrity", "rows_before", "rows_lost"),
+    *("rows_at_the_end", "seconds", "models_differ_by"),
 )
 
 
@@ -37,16 +48,22 @@ def rows(folder: Path, query: str) -> list[tuple]:
 
 
 def process_of(run: subprocess.Popen, host: int) -> int:
-    """The process id of a host: they are started one after the other."""
+    """The process id of a host: they are started one after the other, or forked off a process that is."""
+    started = children_of(run.pid)
+    return sorted(children_of(started[0]) or started)[host]
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes of hosts that another one has started."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == run.pid and b"\0host\0" in (entry / "cmdline").read_bytes():
+            its_parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if its_parent == parent and b"\0host\0" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except (OSError, IndexError):
             continue
-    return sorted(found)[host]
+    return found
 
 
 def until(run: subprocess.Popen, condition: Callable[[], bool], pause: float) -> None:
@@ -113,6 +130,67 @@ def kill_once(moment: str, seed: int, folder: Path) -> dict[str, object]:
     }
 
 
+def models(seed: int, folder: Path) -> np.ndarray:
+    """The final models of the run to which nothing happens, from the simulation."""
+    command = [sys.executable, "-m", "covey", "run", str(HERE / "digits.toml"), "--out", str(folder)]
+    subprocess.run([*command, "--set", f"seed={seed}", "--set", WAITING, "--set", "engine=simulation"], check=True)
+    return np.load(folder / "models.npy")
+
+
+def roll_back_once(moment: str, seed: int, folder: Path, undisturbed: np.ndarray) -> dict[str, object]:
+    """Kill a host of a run that waits for it."""
+    host = seed % HOSTS
+    command = [sys.executable, "-m", "covey", "run", str(HERE / "digits.toml"), "--out", str(folder)]
+    began = time.monotonic()
+    with open(folder.with_suffix(".log"), "wb") as log:
+        run = subprocess.Popen([*command, "--set", f"seed={seed}", "--set", WAITING], stdout=log, stderr=log)
+    wait_for(moment, run, folder, host)
+    before = rows(folder, "SELECT node, round FROM commits")
+    os.kill(process_of(run, host), signal.SIGKILL)
+    count, since = 0, time.monotonic()
+    while run.poll() is None and time.monotonic() - since < PATIENCE:
+        time.sleep(0.2)
+        latest = len(rows(folder, "SELECT round FROM commits"))
+        if latest != count:
+            count, since = latest, time.monotonic()
+    waits = run.poll() is None
+    if waits:
+        run.kill()
+        run.wait()
+    seconds = time.monotonic() - began
+    after = rows(folder, "SELECT node, round FROM commits")
+    events = dict(rows(folder, "SELECT kind, min(time) FROM events GROUP BY kind"))
+    file = folder / "models.npy"
+    return {
+        "moment": moment,
+        "seed": seed,
+        "host": host,
+        "killed_at": round(events.get("host lost", events.get("left", float("nan"))), 2),
+        "rolled_back_at": round(events["rolled back"], 2) if "rolled back" in events else "",
+        "status": "waits for ever" if waits else "finished" if run.returncode == 0 else run.returncode,
+        "integrity": rows(folder, "PRAGMA integrity_check")[0][0],
+        "rows_before": len(before),
+        "rows_lost": len(set(before) - set(after)),
+        "rows_at_the_end": len(after) if len(set(after)) == len(after) else "doubled",
+        "seconds": round(seconds, 1),
+        "models_differ_by": f"{abs(np.load(file) - undisturbed).max():.1e}" if file.exists() else "",
+    }
+
+
+def roll_back(repetitions: int, table: Path) -> None:
+    """A row for each kill of a host that the others wait for."""
+    with open(table, "w", newline="") as file, tempfile.TemporaryDirectory() as scratch:
+        writer = csv.DictWriter(file, ROLLED_BACK)
+        writer.writeheader()
+        for seed in range(1, repetitions + 1):
+            undisturbed = models(seed, Path(scratch) / f"undisturbed-{seed}")
+            for moment in MOMENTS:
+                row = roll_back_once(moment, seed, Path(scratch) / f"{moment}-{seed}", undisturbed)
+                writer.writerow(row)
+                file.flush()
+                print(row, flush=True)
+
+
 def draw(table: Path, figure: Path) -> None:
     """Each run's accuracies: the range of the nodes that stayed, and the mean of those that were killed."""
     import matplotlib
@@ -144,7 +222,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5, help="of each moment, with seeds 1, 2, ...")
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of kills.csv and accuracy.png")
+    parser.add_argument("--waiting", action="store_true", help="of runs without patience, into waiting.csv")
     arguments = parser.parse_args()
+    if arguments.waiting:
+        roll_back(arguments.repetitions, arguments.out / "waiting.csv")
+        return
     table = arguments.out / "kills.csv"
     with open(table, "w", newline="") as file, tempfile.TemporaryDirectory() as scratch:
         writer = csv.DictWriter(file, COLUMNS)
