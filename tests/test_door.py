@@ -117,6 +117,7 @@ def test_a_knock_may_come_in_pieces(pieces):
         knock(b"another secret", "127.0.0.1 1"),
         knock(TOKEN, "127.0.0.1 1"),
     ],
+    ids=["nothing", "HTTP", "one letter", "too short", "no proof", "another secret", "another address"],
 )
 def test_others_are_asked_who_they_are_a_little_later(said):
     async def main():
