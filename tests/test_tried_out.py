@@ -10,7 +10,7 @@ from covey.errors import DataError, ModelError
 from covey.task.dataset import Dataset
 from covey.task.datasets.synthetic import LinearRegression
 from covey.task.models import Module
-from tests.conftest import simulate, table
+from tests.conftest import begun, simulate, table
 from tests.test_kernels import IMAGES, learner
 
 VALUES = {"kind": "linear-regression", "samples": 70, "test_samples": 20}
@@ -130,6 +130,20 @@ def test_a_model_that_fails_is_refused(factory, said):
     with pytest.raises(ModelError) as caught:
         learner(Module(factory=factory), VALUES)
     assert str(caught.value).startswith(said)
+
+
+class Normalized(nn.Sequential):
+    """Fails in training on one sample alone."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(10), nn.Linear(10, 1), nn.Flatten(0))
+
+
+def test_a_model_that_fails_on_the_batch_of_the_node_with_fewest_samples_is_refused():
+    task = {"dataset": {**VALUES, "samples": 7}, "model": Module(factory=Normalized)}
+    with pytest.raises(ModelError, match="Expected more than 1 value per channel"):
+        begun(table(task=task, network={"nodes": 4}))
+    begun(table(task={**task, "dataset": {**VALUES, "samples": 8}}, network={"nodes": 4}))
 
 
 def test_one_sample_may_be_predicted_without_a_dimension():

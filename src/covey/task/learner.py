@@ -151,10 +151,14 @@ class Learner:
         demand(8.0 * steps * self.batch_size, f"A training of {steps:,} steps")
 
     def _try_out(self) -> None:
-        """Refuse a model that fails on a batch: that of the node with most samples."""
-        batch = self.parts.of(int(self.parts.sizes.argmax()))[: self.batch_size]
+        """Refuse a model that fails on a batch: that of the node with most samples, or with fewest."""
+        sizes = self.parts.sizes
+        fewest = np.where(sizes > 0, sizes, sizes.max()).argmin()
+        batches = {len(batch): batch for batch in (self.parts.of(int(id)) for id in (sizes.argmax(), fewest))}
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
-            try_out(lambda: self._make(0), self.layout, self.data, self._first, torch.from_numpy(batch).to(self.device))
+            for batch in (batch[: self.batch_size] for batch in batches.values()):
+                samples = torch.from_numpy(batch).to(self.device)
+                try_out(lambda: self._make(0), self.layout, self.data, self._first, samples)
 
     def _found_drawing(self) -> bool:
         """Whether a training step moves torch's generator, though no dropout layer says so."""
