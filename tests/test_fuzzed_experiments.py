@@ -74,7 +74,7 @@ def said(file: Path, capsys: pytest.CaptureFixture[str]) -> str:
     assert (code, len(lines)) == (2, 1) or (code == 0 and all(line.startswith("covey: warning:") for line in lines))
     assert all(len(line) < LONGEST and line.isprintable() for line in lines)
     # A mistake of the user's is no exception of ours that somebody wrapped.
-    assert "Error:" not in text
+    assert "Error:" not in text, text
     return text
 
 

@@ -1,5 +1,7 @@
 """SkipTrain: who trains when, what that costs, and what it comes to."""
 
+import warnings
+
 import numpy as np
 import pytest
 import tomli_w
@@ -7,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
+import covey as covey_package
+from covey.errors import ConfigurationError, ConfigurationWarning
 from covey.network.energy import DeviceEnergy, Energy
 from covey.parameters import Setting, build
 from covey.schedule import EveryRound, Greedy, Schedule, SkipTrain
@@ -75,6 +78,27 @@ def test_nobody_trains_more_often_than_its_budget(budget, rounds, seed):
         if budget >= len(due):
             assert row == due
     assert trained(Greedy(budget=budget), rounds) == [list(range(min(budget, rounds)))] * 4
+
+
+def test_each_node_or_each_device_has_a_budget_of_its_own():
+    budgets = [3, 0, 7, 20]
+    assert [len(row) for row in trained(Greedy(budget=budgets), 10)] == [3, 0, 7, 10]
+    assert [len(row) for row in trained(Greedy(budget=[4, 1]), 10, devices=2)] == [4, 1, 4, 1]
+    schedule = {"training": 1, "synchronization": 1}
+    counts = [len(row) for row in trained(SkipTrain(budget=budgets, **schedule), 10)]
+    assert counts[1:] == [0, 5, 5]  # Two of them may train whenever it is due.
+    assert counts[0] <= 3
+    assert counts[0] == len(trained(SkipTrain(budget=3, **schedule), 10)[0])
+    assert Greedy(budget=[2, 2, 2, 2]).trains_all_at_once()
+    assert not Greedy(budget=budgets).trains_all_at_once()
+
+
+def test_devices_of_an_experiment_have_budgets_of_their_own():
+    program = {"kind": "gossip", "topology": "ring", "schedule": {"kind": "greedy", "budget": [4, 3, 2, 1]}}
+    world, written = simulate(table(task=BLOBS, program=program, network={"energy": "devices"}, rounds=5))
+    samples = [max(row[5] for row in written.rows if row[0] == node.id) for node in world.nodes]
+    assert len(world.nodes) == 12
+    assert samples == [4 * samples[3], 3 * samples[3], 2 * samples[3], samples[3]] * 3
 
 
 def test_a_budget_is_spread_over_the_whole_run():
@@ -146,11 +170,20 @@ def test_models_are_evaluated_where_a_cycle_ends(schedule, every):
         ({"kind": "skiptrain", "training": -1}, r"The 'training' of the schedule skiptrain must be an int in \[0"),
         ({"kind": "greedy", "battery": 1.5}, r"The 'battery' of the schedule greedy must be a number in \(0, 1\]"),
         ({"kind": "greedy", "battery": 0.5, "budget": 3}, "one at most may be given. Got both."),
+        (
+            {"kind": "greedy", "budget": [3, -1]},
+            r"The 'budget' of the schedule greedy must be an int in \[0, inf\) or a list, each an int in \[0, inf\). Got",
+        ),
+        (
+            {"kind": "skiptrain", "budget": [1, 2, 3]},
+            "The 'budget' of the schedule skiptrain must be one int, or a list of 4, one for each node, or 2, one for each "
+            "device. Got a list of 3 instead.",
+        ),
     ],
 )
 def test_impossible_budgets_are_refused(part, said):
     with pytest.raises(ConfigurationError, match=said):
-        build(Schedule, part).prepare(Setting(4, rounds=5))
+        build(Schedule, part).prepare(Setting(4, rounds=5, devices=2))
 
 
 def test_a_share_of_a_battery_needs_batteries_and_devices_need_their_columns(tmp_path):
@@ -183,3 +216,16 @@ def test_check_warns_of_a_run_that_ends_within_a_cycle(in_folder, covey):
     (in_folder / "a.toml").write_text(tomli_w.dumps(table(program=program, rounds=20, evaluation={"every": 8})))
     assert "note        the last of the 20 rounds is within the schedule's cycle of 8" in covey("check", "a.toml")[1]
     assert "note" not in covey("check", "a.toml", "--set", "rounds=24")[1]
+
+
+def test_a_run_that_ends_within_a_cycle_warns(tmp_path):
+    program = {"kind": "gossip", "topology": "ring", "schedule": {"kind": "skiptrain"}}
+    tables = table(task=BLOBS, program=program, rounds=3, evaluation={"every": 8})
+    with pytest.warns(
+        ConfigurationWarning, match="The last of the 3 rounds is within the schedule's cycle of 8"
+    ) as told:
+        covey_package.run(tables, out=tmp_path / "run")
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConfigurationWarning)
+        covey_package.run({**tables, "rounds": 8}, out=tmp_path / "whole")

@@ -2,6 +2,7 @@
 
 import platform
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 
 from covey import __version__
-from covey.engines.prepared import Prepared, merging_graph, prepare
-from covey.errors import RunError
+from covey.engines.prepared import Prepared, merging_graph, notes_on_cycles, prepare
+from covey.errors import ConfigurationWarning, RunError
 from covey.experiment import Experiment, Progress
 from covey.runs import Run, RunWriter, resuming
 
@@ -42,8 +43,13 @@ def run(
 
     Raises:
         CoveyError: whatever is wrong, in one line.
+
+    Warns:
+        ConfigurationWarning: rounds or evaluations end within a schedule's cycle, where accuracies are others.
     """
     chosen = as_experiment(experiment)
+    for note in notes_on_cycles(chosen):
+        warnings.warn(note[0].upper() + note[1:] + ".", ConfigurationWarning, stacklevel=2)
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))

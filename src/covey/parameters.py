@@ -169,6 +169,8 @@ class Setting:
     """What each node spends on one training as the task has it, in joules; None where nobody counts."""
     battery_joules: np.ndarray | None = None
     """What each node has in its battery, in joules; None where the network says nothing of it."""
+    devices: int = 0
+    """How many devices nodes are, in turn; 0 where the network says nothing of it."""
     same_start: bool = True
     """Whether all nodes begin with the same model."""
     clock: str = "virtual"

@@ -9,7 +9,7 @@ from typing import Any
 
 from covey.cli.running import read
 from covey.cli.tables import print_json, say
-from covey.engines.prepared import prepare, selection_of
+from covey.engines.prepared import notes_on_cycles, prepare, selection_of
 from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.parameters import to_table
@@ -71,18 +71,7 @@ def check(arguments: argparse.Namespace) -> int:
     costs = prepared.setting.training_joules
     if costs is not None:
         found["joules_per_node_and_training"] = float(costs.mean())
-    cycle, every = experiment.program.cycle(), experiment.evaluation.every
-    notes = []
-    if every and every % cycle:
-        notes.append(
-            f"models are evaluated every {every} rounds, at other places of the schedule's cycle of {cycle} each time: "
-            f"accuracies go up and down within it"
-        )
-    if experiment.rounds % cycle:
-        notes.append(
-            f"the last of the {experiment.rounds} rounds is within the schedule's cycle of {cycle}: accuracies go up "
-            f"and down within it, so those at the end are not those of where a cycle ends"
-        )
+    notes = notes_on_cycles(experiment)
     if notes:
         found["notes"] = notes
     if experiment.faults:

@@ -111,6 +111,23 @@ def merging_graph(program: Program, t: int) -> Graph:
     return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)
 
 
+def notes_on_cycles(experiment: Experiment) -> list[str]:
+    """What to know of figures that are taken within a schedule's cycle."""
+    cycle, every = experiment.program.cycle(), experiment.evaluation.every
+    notes = []
+    if every and every % cycle:
+        notes.append(
+            f"models are evaluated every {every} rounds, at other places of the schedule's cycle of {cycle} each time: "
+            f"accuracies go up and down within it"
+        )
+    if experiment.rounds % cycle:
+        notes.append(
+            f"the last of the {experiment.rounds} rounds is within the schedule's cycle of {cycle}: accuracies go up "
+            f"and down within it, so those at the end are not those of where a cycle ends"
+        )
+    return notes
+
+
 def check(experiment: Experiment) -> None:
     """Check what can be checked without the data: a mistake should wait neither for a download nor for other runs.
 
@@ -140,7 +157,8 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
         losses=_losses(experiment),
     )
     experiment.network.prepare(setting)
-    setting = replace(setting, battery_joules=experiment.network.energy.batteries(nodes))
+    energy = experiment.network.energy
+    setting = replace(setting, battery_joules=energy.batteries(nodes), devices=energy.devices())
     with suppress(NotYetDrawn):
         program.prepare(setting)
     _check_faults(experiment, setting)
@@ -238,7 +256,9 @@ def _with_energy(setting: Setting, experiment: Experiment, learner: Learner) -> 
     costs = np.zeros(setting.nodes)
     for place, node in enumerate(setting.holders or ()):
         costs[node] = energy.per_sample(node, speeds[node]) * learner.samples(place, Work())
-    return replace(setting, training_joules=costs, battery_joules=energy.batteries(setting.nodes))
+    return replace(
+        setting, training_joules=costs, battery_joules=energy.batteries(setting.nodes), devices=energy.devices()
+    )
 
 
 def _role_of_each(assigned: Any, nodes: int, program: Program) -> list[str]:

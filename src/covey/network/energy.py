@@ -52,6 +52,10 @@ class Energy(Part):
         """
         return self.per_sample(node, speed) * samples + self.of_messages(bytes_out, bytes_in)
 
+    def devices(self) -> int:
+        """How many devices there are, node i having that of place i modulo their number; 0 where it says nothing."""
+        return 0
+
     def batteries(self, nodes: int) -> NDArray[np.float64] | None:
         """The joules in the battery of every node, N; None where there is nothing to say of them."""
         return None
@@ -113,6 +117,9 @@ class DeviceEnergy(_PerByte):
 
     def per_sample(self, node: int, speed: float) -> float:
         return float(self._per_sample[node % len(self._per_sample)])
+
+    def devices(self) -> int:
+        return len(self._batteries)
 
     def batteries(self, nodes: int) -> NDArray[np.float64]:
         return np.asarray(self._batteries[np.arange(nodes) % len(self._batteries)])

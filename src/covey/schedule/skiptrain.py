@@ -15,7 +15,12 @@ class _Budgeted(Schedule):
     """Nodes may train so often and no more."""
 
     kind = ""
-    budget: int | None = param("In how many rounds a node may train; by default in any number.", default=None, ge=0)
+    budget: int | list[int] | None = param(
+        "In how many rounds a node may train; by default in any number. A list has one for each node, or one for each "
+        "device of the network's `energy`: node i has the device of place i modulo their number.",
+        default=None,
+        ge=0,
+    )
     battery: float | None = param(
         "Which share of its battery a node may train with, instead of `budget`; the network's `energy` says what a "
         "battery holds and what a training costs.",
@@ -30,7 +35,8 @@ class _Budgeted(Schedule):
             raise ConfigurationError(f"Of 'budget' and 'battery' of {self.named()} one at most may be given. Got both.")
         self._limits: NDArray[np.float64] | None = None
         if self.budget is not None:
-            self._limits = np.full(setting.nodes, float(self.budget))
+            each = self._budgets(setting)
+            self._limits = np.array(each, dtype=np.float64)[np.arange(setting.nodes) % len(each)]
         elif self.battery is not None:
             if setting.battery_joules is None:
                 raise ConfigurationError(
@@ -40,6 +46,18 @@ class _Budgeted(Schedule):
             if setting.training_joules is not None:
                 with np.errstate(divide="ignore"):
                     self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
+
+    def _budgets(self, setting: Setting) -> list[int]:
+        """Those of the first nodes, after which they begin anew."""
+        if not isinstance(self.budget, list):
+            return [] if self.budget is None else [self.budget]
+        if len(self.budget) not in {setting.nodes, setting.devices} - {0}:
+            devices = f", or {setting.devices}, one for each device" if setting.devices else ""
+            raise ConfigurationError(
+                f"The 'budget' of {self.named()} must be one int, or a list of {setting.nodes}, one for each node"
+                f"{devices}. Got a list of {len(self.budget)} instead."
+            )
+        return self.budget
 
     def spend(self, node: Node, t: int, probability: float = 1.0) -> bool:
         """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
@@ -97,10 +115,11 @@ class Greedy(_Budgeted):
     kind = "greedy"
 
     def trains_all_at_once(self) -> bool:
-        return self.battery is None
+        return self.battery is None and (not isinstance(self.budget, list) or len(set(self.budget)) == 1)
 
     def training_rounds(self, rounds: int) -> int:
-        return rounds if self.budget is None else min(self.budget, rounds)
+        most = max(self.budget) if isinstance(self.budget, list) else self.budget
+        return rounds if most is None else min(most, rounds)
 
     def trains(self, node: Node, t: int) -> bool:
         return self.spend(node, t)

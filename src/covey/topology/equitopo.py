@@ -29,6 +29,9 @@ class EquiTopoStatic(_EquiTopo):
     kind = "equitopo-static"
     shifts: int = param("How many shifts are drawn; a node has up to twice as many neighbours.", ge=1)
 
+    def most_sent(self, nodes: int) -> float:
+        return self.shifts
+
     def draw(self, setting: Setting, t: int) -> Graph:
         n, generator = setting.nodes, setting.generator(self.kind, t)
         shifts = generator.integers(1, n, size=self.shifts)
