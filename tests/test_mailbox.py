@@ -86,7 +86,7 @@ class Watched:
         self.mail.go_on()
 
     def end(self):
-        self.mail.clear(dropped=False)
+        self.mail.clear(ended=True)
         self.mail.ended = True
         self.counters()
 

@@ -18,7 +18,7 @@ from covey.errors import ConfigurationError, CoveyError, RunError
 from covey.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runs import Run
 from covey.runs.schema import CHECKPOINTS
-from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds, time_of
 
 
@@ -71,6 +71,7 @@ def report(done: Run, *, as_json: bool) -> int:
             [[done.folder.name, *summary_row(summary)]],
             not_finite([summary]),
             dropped_nodes(summary),
+            dropped_messages(summary),
         )
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))

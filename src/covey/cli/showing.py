@@ -13,7 +13,7 @@ from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.runs import Run
 from covey.terminal import shown
-from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, rate, seconds
 
 
@@ -32,7 +32,7 @@ def show(arguments: argparse.Namespace) -> int:
     totals = summary["totals"]
     say(
         f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "
-        f"{amount(totals['bytes_in'])}, dropped {totals['dropped']:,}; {totals['steps']:,} training steps"
+        f"{amount(totals['bytes_in'])}, dropped {_drops(summary)}; {totals['steps']:,} training steps"
     )
     first, *later = run.facts["starts"]
     if summary["wall_seconds"] is not None:
@@ -48,10 +48,18 @@ def show(arguments: argparse.Namespace) -> int:
     ]
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     shown = {*summary["final"], *summary["network"]}
-    remarks = not_finite([summary], shown), dropped_nodes(summary)
+    remarks = not_finite([summary], shown), dropped_nodes(summary), dropped_messages(summary)
     print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
     _print_hosts(run)
     return 0
+
+
+def _drops(summary: Mapping[str, Any]) -> str:
+    """How many messages were dropped, and why."""
+    drops: dict[str, int] = summary["drops"]
+    if not drops:
+        return f"{summary['totals']['dropped']:,}"
+    return f"{sum(drops.values()):,}: " + ", ".join(f"{count:,} {reason}" for reason, count in drops.items())
 
 
 _LABELS = {"energy": "energy (J)"}
@@ -60,8 +68,8 @@ _LABELS = {"energy": "energy (J)"}
 def _print_hosts(run: Run) -> None:
     """How each host of an emulation fared, as it last said."""
     latest = run.hosts.groupby(["host", "name"])["value"].last().unstack("host")
-    if latest.empty:
-        return
+    if all(str(name).startswith("dropped/") for name in latest.index):
+        return  # They are said above; a simulation has no other figures.
     rows = [
         [name, *("-" if isnan(value) else _host_figure(str(name), value) for value in values)]
         for name, values in zip(latest.index, latest.to_numpy(), strict=True)

@@ -1,11 +1,15 @@
 """What has arrived at a node, and what its activities wait for."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from covey.node import Message
 
 Key = tuple[str, int | None]
 """A tag and a round."""
+
+REASONS = ("late", "duplicate", "unread", "away", "ended", "unusable", "not-finite", "left-over")
+"""Why messages that came are dropped. What is left over when a program ends is not among a node's `dropped`."""
 
 _SHOWN = 5
 """How many senders that are waited for are named."""
@@ -55,6 +59,7 @@ class Mailbox:
         "away",
         "bytes_in",
         "dropped",
+        "drops",
         "ended",
         "messages_in",
         "ordered",
@@ -77,6 +82,13 @@ class Mailbox:
         self._kept: list[Message] | None = None
         """What came while the node stands still."""
         self.bytes_in = self.messages_in = self.dropped = 0
+        self.drops: Counter[str] = Counter()
+        """How many messages were dropped, by reason."""
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count messages that are dropped."""
+        self.dropped += count
+        self.drops[reason] += count
 
     def deliver(self, message: Message) -> None:
         """A message has arrived.
@@ -85,7 +97,7 @@ class Mailbox:
         """
         if self.away:
             if self._kept is None:
-                self.dropped += 1
+                self.drop("away")
             else:
                 self._kept.append(message)
             return
@@ -108,7 +120,7 @@ class Mailbox:
                 box, waiter = self._box(key), self.waiters.get(key)
             place = message.sender if message.round is not None else self.messages_in
             if box is None or place in box:
-                self.dropped += 1
+                self.drop("duplicate" if box is not None else "ended" if self.ended else "late")
                 continue
             box[place] = message
             if waiter is not None:
@@ -240,7 +252,9 @@ class Mailbox:
         if self._boxes:
             for key in [key for key in self._boxes if key[1] is not None and key[1] < round]:
                 box = self._boxes.pop(key)
-                self.dropped += len(box) - list(box.values()).count(None)
+                unread = len(box) - list(box.values()).count(None)
+                if unread:
+                    self.drop("unread", unread)
 
     def latest_round(self) -> int:
         """The latest round of which a message is here; -1 without any."""
@@ -258,12 +272,15 @@ class Mailbox:
             if message is not None
         ]
 
-    def clear(self, *, dropped: bool) -> None:
-        """Forget what is here, and who waits for more."""
+    def clear(self, *, ended: bool = False) -> None:
+        """Forget what is here, and who waits for more: the node leaves, or its program has ended."""
         self.sort()
-        if dropped:
-            self.dropped += sum(message is not None for box in self._boxes.values() for message in box.values())
-            self.dropped += len(self._kept or ())
+        waiting = sum(message is not None for box in self._boxes.values() for message in box.values())
+        waiting += len(self._kept or ())
+        if ended and waiting:
+            self.drops["left-over"] += waiting
+        elif waiting:
+            self.drop("away", waiting)
         self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
 
 

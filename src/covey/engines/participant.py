@@ -3,6 +3,7 @@
 import math
 import reprlib
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from covey import rng, wire
-from covey.engines.mailbox import Mailbox, Waiter, describe
+from covey.engines.mailbox import REASONS, Mailbox, Waiter, describe
 from covey.engines.possession import Possession
 from covey.engines.snapshots import Snapshot
 from covey.errors import CoveyError, ProgramError, WireError, told
@@ -256,7 +257,7 @@ class Participant(Possession):
         return f"{'an' if expected is int else 'a'} {expected.__name__}"
 
     def reject(self, message: Message, reason: str) -> None:
-        self.mail.dropped += 1
+        self.mail.drop("unusable")
         self.event("rejected", f"message of node {message.sender}: {reason}")
 
     def messages(self, tag: str) -> AsyncIterator[Message]:
@@ -374,6 +375,7 @@ class Participant(Possession):
             slots=self.slots,
             loss=self.loss,
             counters=self.counters(),
+            drops=[self.mail.drops[reason] for reason in REASONS],
             evaluated=self.evaluated,
             clock=self.now,
             order=self.order,
@@ -433,6 +435,7 @@ class Participant(Possession):
                 self.steps,
                 self.samples,
             ) = snapshot.counters
+            mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))
 
 
 def _count(number: int) -> str:

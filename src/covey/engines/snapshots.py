@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from covey.engines.mailbox import REASONS
 from covey.errors import RunError
 from covey.node import Mixture, State
 from covey.parameters import Setting
@@ -30,6 +31,8 @@ class Snapshot:
     """What its optimiser remembers."""
     loss: float | None
     counters: list[int]
+    drops: Sequence[int] = (0,) * len(REASONS)
+    """Messages that were dropped, by reason, as `engines.mailbox.REASONS` has them."""
     evaluated: int = 0
     """On how many samples it has evaluated, where that took time."""
     clock: float = 0.0
@@ -52,6 +55,7 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "orders": torch.tensor([s.order for s in snapshots]),
         "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in snapshots], dtype=torch.float64),
         "counters": torch.tensor([s.counters for s in snapshots]),
+        "drops": torch.tensor([s.drops for s in snapshots]),
         "evaluated": torch.tensor([s.evaluated for s in snapshots]),
         "ended": torch.tensor([s.ended for s in snapshots]),
         "away": torch.tensor([s.away for s in snapshots]),
@@ -73,6 +77,7 @@ _KINDS: dict[str, tuple[torch.dtype, ...]] = {
     "orders": (torch.int64,),
     "losses": (torch.float64,),
     "counters": (torch.int64,),
+    "drops": (torch.int64,),
     "evaluated": (torch.int64,),
     "ended": (torch.bool,),
     "away": (torch.bool,),
@@ -87,7 +92,8 @@ def check(payload: Mapping[str, Any], setting: Setting) -> None:
     Raises:
         RunError: it does not.
     """
-    sides = {"models": (setting.nodes, setting.parameters), "counters": (setting.nodes, _COUNTERS)}
+    columns = {"models": setting.parameters, "counters": _COUNTERS, "drops": len(REASONS)}
+    sides = {name: (setting.nodes, count) for name, count in columns.items()}
     for name, dtypes in _KINDS.items():
         column, shape = payload.get(name), sides.get(name, (setting.nodes,))
         if not isinstance(column, Tensor) or column.dtype not in dtypes:
@@ -130,7 +136,9 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             states[int(place)][name] = value.to(device) if isinstance(value, Tensor) else value
         elif family == "slots":
             slots[int(place)][name] = value.to(device)
-    columns = {name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters")}
+    columns = {
+        name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters", "drops")
+    }
     columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated")}
     return [
         Snapshot(
@@ -140,6 +148,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             slots=slots[place] or None,
             loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
             counters=columns["counters"][place],
+            drops=columns["drops"][place],
             evaluated=columns["evaluated"][place],
             clock=columns["clocks"][place],
             order=columns["orders"][place],

@@ -17,7 +17,7 @@ from covey.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names
-from covey.view.summary import dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
 from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def _of_one(run: Run) -> str:
     config = html.escape(tomli_w.dumps(run.experiment))
     where = _where(run)
     return (
-        f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}'
+        f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}{_note(dropped_messages(summary))}'
         f'<div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Where it ran</summary>{where}</details>"

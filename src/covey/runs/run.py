@@ -186,7 +186,7 @@ class Run:
 
     @property
     def hosts(self) -> "pd.DataFrame":
-        """How the hosts of an emulation fared: columns time, host, name, value; empty for a simulation."""
+        """How the hosts of an emulation fared, and what was dropped: columns time, host, name, value."""
         return self._read("SELECT * FROM hosts ORDER BY time, host")
 
     @property
@@ -198,6 +198,14 @@ class Run:
     def events(self) -> "pd.DataFrame":
         """What happened: nodes that left and returned, messages that were rejected ..."""
         return self._read("SELECT * FROM events ORDER BY time")
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many messages were dropped, by reason."""
+        hosts = self.hosts
+        latest = hosts[hosts["name"].str.startswith("dropped/")].groupby(["name", "host"])["value"].last()
+        counts = latest.groupby("name").sum().sort_values(ascending=False, kind="stable")
+        return {str(name).removeprefix("dropped/"): int(count) for name, count in counts.items() if count}
 
     @property
     def dropped(self) -> "pd.DataFrame":
@@ -291,6 +299,7 @@ class Run:
             "wall_seconds": self.wall_seconds,
             "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},
+            "drops": self.drops,
             "dropped_nodes": self.dropped.to_dict("records"),
             "final": figures,
             "network": {

@@ -48,3 +48,45 @@ def dropped_nodes(summary: Mapping[str, Any]) -> str:
         named = f"the first after round {min(after)}, the last after round {max(after)}; `covey show --json` names all"
     count = f"{len(dropped):,} of {summary['nodes']:,} nodes"
     return f"Dropped, their models being no longer finite: {count}, {named}."
+
+
+_WHY = {
+    "unread": "nobody took them in the round that they were for",
+    "late": "they came after their receiver had ended that round",
+    "duplicate": "their sender had sent one with that tag in that round before",
+    "left-over": "nobody took them before the programs ended",
+    "ended": "their receiver's program had ended",
+    "away": "their receiver was away",
+    "unusable": "their receiver could not use them",
+    "not-finite": "they held numbers that are not finite",
+    "inbox-full": "there was no room for them",
+    "too-early": "they were for a round far ahead",
+}
+_HOW = {
+    "unread": "Take what is sent with a 'round' by the same 'tag' and 'round'.",
+    "late": "Wait for it with 'receive', or send it without a 'round'.",
+    "duplicate": "Give each message of a round a 'tag' of its own.",
+    "left-over": "Take what is sent without a 'round' by the same 'tag' and without a 'round'.",
+    "unusable": "The run's events name the senders and what was wrong.",
+    "inbox-full": "Give the engine a larger 'buffer'.",
+}
+_ON_PURPOSE = ("lost", "cut", "corrupt")
+"""Reasons that an experiment asks for."""
+
+
+def dropped_messages(summary: Mapping[str, Any]) -> str:
+    """Why most messages of a run were dropped; empty where most were not."""
+    drops = {reason: count for reason, count in summary["drops"].items() if reason not in _ON_PURPOSE}
+    count = sum(drops.values())
+    sent = max(summary["totals"]["messages_out"], count)
+    if 2 * count <= sent:
+        return ""
+    said = f"Most of what was sent was dropped: {count:,} of {sent:,} messages"
+    first = max(drops, key=lambda reason: drops[reason])
+    if drops.keys() - _WHY:
+        return f"{said} ({', '.join(drops)})."
+    if len(drops) == 1:
+        why = f", for {_WHY[first]}."
+    else:
+        why = ". " + "; ".join(f"{number:,}: {_WHY[reason]}" for reason, number in drops.items()) + "."
+    return " ".join(filter(None, (said + why, _HOW.get(first))))

@@ -104,7 +104,7 @@ class Inbox(Mailbox):
                 self._release(box.values())
         super().open(round)
 
-    def clear(self, *, dropped: bool) -> None:
-        super().clear(dropped=dropped)
+    def clear(self, *, ended: bool = False) -> None:
+        super().clear(ended=ended)
         self.held = 0
         self._held_of.clear()

@@ -189,12 +189,12 @@ class EmulatedNode(Participant):
                 task.cancel()
         self.activities = []
         self.held = None
-        self.mail.clear(dropped=True)
+        self.mail.clear()
 
     def finish(self) -> None:
         """The program has returned."""
         for task in self.activities:
             task.cancel()
         self.activities = []
-        self.mail.clear(dropped=False)
+        self.mail.clear(ended=True)
         self.mail.ended = True

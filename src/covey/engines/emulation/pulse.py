@@ -52,7 +52,10 @@ def pulse(site: "Site", refused: Counter[str]) -> Payload:
         figures["uplink_busy_seconds"] = carried.asked_seconds
         figures["uplink_asked"] = carried.bits / carried.asked_seconds
         figures["uplink_achieved"] = carried.bits / carried.real_seconds
-    for reason, count in (site.refused + refused).items():
+    dropped = site.refused + refused
+    for node in site.nodes.values():
+        dropped.update(node.mail.drops)
+    for reason, count in dropped.items():
         figures[f"dropped/{reason}"] = float(count)
     return {"time": site.now, "figures": msgspec.msgpack.encode(figures), **condition(site)}
 

@@ -156,6 +156,7 @@ class Site:
         for id, node in self.nodes.items():
             if id in restored:
                 node.restore(restored[id], counters=True)
+                node.mail.drops.clear()  # A host counts from zero each time that it begins.
                 if restored[id].ended:
                     node.mail.ended, node.mail.away = True, restored[id].away
                     self.leave_for_good(node)

@@ -122,7 +122,7 @@ class SimulatedNode(Participant):
             activity.cancel()
         self.activities = []
         self.held = None
-        self.mail.clear(dropped=True)
+        self.mail.clear()
 
     def close(self) -> None:
         """End the activities that never began: Python warns of coroutines that nobody awaits."""
@@ -140,7 +140,7 @@ class SimulatedNode(Participant):
         for activity in self.activities:
             activity.cancel()
         self.activities = []
-        self.mail.clear(dropped=False)
+        self.mail.clear(ended=True)
         self.mail.ended = True
         self.world.recorder.ended(self)
         self.world.ended = self.world.now

@@ -3,6 +3,7 @@
 Shapes: P parameters.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -163,8 +164,10 @@ class Recorder:
         self.flush()
         self._close(complete=True)
         if self.writer is not None:
-            refused, now = self.world.refused, self.world.now
-            self.writer.host_figures([(now, 0, f"dropped/{reason}", float(n)) for reason, n in refused.items()])
+            dropped, now = Counter(self.world.refused), self.world.now
+            for node in self.world.nodes:
+                dropped.update(node.mail.drops)
+            self.writer.host_figures([(now, 0, f"dropped/{reason}", float(n)) for reason, n in dropped.items() if n])
             self.writer.flush()
         # What the agenda held after the last round, such as an absence to come, took nobody's time.
         self.show(self.last_commit)

@@ -279,7 +279,7 @@ class World:
             detail = f"'{problem}' in its message {tag!r} is not finite"
             self.recorder.event(self.now, node.id, "rejected", detail)
             for receiver in receivers:
-                self.nodes[receiver].mail.dropped += 1
+                self.nodes[receiver].mail.drop("not-finite")
             return SENT
         if self.network.loss > 0:
             # Drawn by the node's count of events, which only grows: that of its messages falls when some are withdrawn.

@@ -1,0 +1,32 @@
+"""First programs, with what goes wrong in them."""
+
+from covey.node import Mixture, Node, Program
+from covey.parameters import param
+
+
+class First(Program):
+    """Averages with whom it hears, and reads in a way that it never sends."""
+
+    reads: str = param("How.", default="arrived")
+
+    async def run(self, node: Node) -> None:
+        others = [other for other in range(node.nodes) if other != node.id]
+        async for t in node.rounds():
+            update = await node.train()
+            node.send(others, {"model": update.model}, round=None if self.reads == "never" else t)
+            if self.reads == "right":
+                inbox = await node.receive(round=t, senders=others)
+            elif self.reads == "twice":
+                node.send(others, {"model": update.model}, round=t)
+                node.send(others, {"model": update.model}, round=t)
+                inbox = await node.receive(round=t, senders=others)
+                await node.sleep(0.02)
+            elif self.reads == "wrong":
+                inbox = node.usable(await node.receive(round=t, senders=others), weights=float)
+            elif self.reads == "hurried":
+                inbox = node.arrived(round=t)
+            else:
+                await node.sleep(0.02)
+                inbox = node.arrived(tag="model") if self.reads == "never" else node.arrived()
+            models = [update.model, *(message["model"] for message in inbox)]
+            node.model = Mixture(models, [1 / len(models)] * len(models))
