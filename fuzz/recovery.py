@@ -24,8 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import Context
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -33,20 +32,16 @@ from unittest import mock
 
 import torch
 from fuzz.disk import Disk
-from fuzz.virtual import Loop, Process, Socket, Stuck
+from fuzz.tiny import HOSTS, NODES, ROUNDS, TOKEN, VARIANTS, Variant, prepared
+from fuzz.virtual import Door, Loop, Process, Socket, Stuck
 
 from covey import api, wire
 from covey.engines import cadence
 from covey.engines.emulation import address, emulation, host, launcher, pulse
-from covey.engines.prepared import Prepared, prepare
 from covey.errors import CoveyError, RunError
-from covey.experiment import Experiment
-from covey.node import Update
 from covey.runs import Run, writer
 from covey.runs.schema import CHECKPOINTS, METRICS, MODELS
 
-NODES, HOSTS, ROUNDS = 4, 3, 7
-TOKEN = b"a secret that only this process holds"
 _LATEST = 7200.0
 """Virtual seconds after which a start of a run hangs."""
 _MOST_STEPS = 400_000
@@ -69,110 +64,6 @@ class Killed(BaseException):
 
 class Failed(Exception):
     """A schedule that must not end as it did."""
-
-
-# ---------------------------------------------------------------------- what is run
-
-
-class Learner:
-    """Learns next to nothing, very fast.
-
-    Args:
-        real: whose models and data it pretends to work with.
-    """
-
-    chunk, workers = 8, 1
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def cost(self, training: Any) -> int:
-        return 8
-
-    def train(self, trainings: Sequence[Any]) -> None:
-        for training in trainings:
-            change = ((training.holder * 13 + training.round * 7 + training.call) % 11) / 11
-            model = training.start.mul(0.75).add_(change)
-            training.update = Update(model, training.start, change, 8, 1)
-
-    def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Any:
-        return (0,) * 8
-
-    def evaluate(self, models: Sequence[torch.Tensor], split: Any) -> list[dict[str, float]]:
-        return [{"accuracy": float(model.sum()), "loss": float(model[0])} for model in models]
-
-    def close(self) -> None:
-        pass
-
-
-GOSSIP = {"kind": "gossip", "topology": "ring"}
-PATIENT = {**GOSSIP, "patience": "300ms"}
-SERVED = {"kind": "fedavg", "clients": 3}
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """One experiment."""
-
-    name: str
-    program: dict[str, Any]
-    checkpoint: dict[str, Any]
-    remote: bool = False
-    """Whether its hosts were started by somebody else."""
-    engine: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> dict[str, Any]:
-        engine: dict[str, Any] = {"kind": "emulation", "nodes_per_process": 2}
-        if self.remote:
-            engine = {"kind": "emulation", "hosts": [f"127.0.0.1:{9000 + number}" for number in range(HOSTS)]}
-            engine |= {"token_file": str(_token_file()), "wait": "60s"}
-        return {
-            "name": self.name,
-            "rounds": ROUNDS,
-            "program": self.program,
-            "task": {
-                "dataset": {"kind": "linear-regression", "samples": 60, "test_samples": 8, "features": 2},
-                "model": "linear",
-                "batch_size": 8,
-            },
-            "network": {"nodes": NODES, "latency": "2ms", "bandwidth": "10Mbit/s", "compute": 100.0},
-            "evaluation": {"every": 4},
-            "checkpoint": self.checkpoint,
-            "engine": {**engine, **self.engine},
-        }
-
-
-VARIANTS = (
-    Variant("gossip", GOSSIP, {"every": 3}),
-    Variant("gossip-one", GOSSIP, {"every": 2, "keep": 1}),
-    Variant("gossip-none", GOSSIP, {"every": 0}),
-    Variant("gossip-by-time", GOSSIP, {}),
-    Variant("gossip-remote", GOSSIP, {"every": 3}, remote=True),
-    Variant("served", SERVED, {"every": 3}),
-    Variant("patient", PATIENT, {"every": 3}),
-    Variant("patient-remote", PATIENT, {}, remote=True),
-    Variant("apart", GOSSIP, {"every": 1}, engine={"nodes_per_process": 1}),
-    Variant("asynchronous", {"kind": "gossip-learning", "topology": "complete", "period": "50ms"}, {"every": 2}),
-    Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),
-)
-
-
-@cache
-def _token_file() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="covey-fuzz-")) / "token"
-    path.touch(mode=0o600)
-    path.write_bytes(TOKEN)
-    return path
-
-
-@cache
-def _prepared(variant: Variant) -> Prepared:
-    made = prepare(Experiment.from_table(variant.tables), workers=1)
-    return replace(made, learner=Learner(made.learner))  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- what goes wrong
@@ -350,9 +241,11 @@ class Play:
                 (emulation, "_run", self.launch),
                 (launcher, "Processes", Processes),
                 (address.Address, "listen", lambda _: loop.network.listen(inherited=True)),
-                (host, "prepare", lambda *_, **__: _prepared(self.variant)),
+                (host, "Door", Door),
+                (host, "call", lambda address, port, first: loop.network.connect(port)),
+                (host, "prepare", lambda *_, **__: prepared(self.variant)),
                 (host, "Experiment", mock.Mock(from_table=lambda table: table)),
-                (api, "_prepare", lambda *_: _prepared(self.variant)),
+                (api, "_prepare", lambda *_: prepared(self.variant)),
                 (pulse, "memory_bytes", lambda: 0),
                 (writer, "monotonic", loop.time),
                 (cadence, "_LEAST", 0.05),
@@ -440,7 +333,7 @@ class Play:
             return Run(self.folder)  # What was killed last had nothing left to do.
         self.say("the run is resumed" if resumes else "the run begins")
         try:
-            run = api.resume(self.folder) if resumes else api.run(_prepared(self.variant).experiment, out=self.folder)
+            run = api.resume(self.folder) if resumes else api.run(prepared(self.variant).experiment, out=self.folder)
         except (Killed, CoveyError, KeyboardInterrupt) as error:
             if not self.killed:
                 self.say(f"it ends with {type(error).__name__}: {error}")
@@ -470,7 +363,7 @@ class Play:
             return
         completed = payload["completed"].tolist()  # type: ignore[union-attr]
         ended = payload["ended"].tolist()  # type: ignore[union-attr]
-        if _prepared(self.variant).waits_for_all:
+        if prepared(self.variant).waits_for_all:
             at = {rounds for rounds, is_over in zip(completed, ended, strict=True) if not is_over}
             if len(at) > 1:
                 raise Failed(f"the checkpoint is of different rounds: {completed}")
@@ -478,7 +371,7 @@ class Play:
         for node, rounds in enumerate(completed):
             here = sorted(r for n, r in rows if n == node and r <= rounds)
             wanted = list(range(1, rounds + 1))
-            if here != wanted if _prepared(self.variant).waits_for_all else len(set(here)) != len(here):
+            if here != wanted if prepared(self.variant).waits_for_all else len(set(here)) != len(here):
                 raise Failed(f"the checkpoint counts on {rounds} rounds of node {node}, and there are {here}")
 
     @property
@@ -505,7 +398,7 @@ class Play:
                 raise Failed(f"some {what} are there twice: {sorted({key for key in keys if keys.count(key) > 1})}")
         if {node for node, round, *_ in rows if round == ROUNDS} != set(range(NODES)):
             raise Failed("not all nodes have completed the last round")
-        if _prepared(self.variant).waits_for_all and self.failures is not None:
+        if prepared(self.variant).waits_for_all and self.failures is not None:
             models, its_rows, its_figures = undisturbed(self.variant)
             if sorted(rows) != its_rows:
                 raise Failed(f"its rows are others: {sorted(set(rows) ^ set(its_rows))[:6]}")
@@ -524,7 +417,6 @@ def undisturbed(variant: Variant) -> tuple[bytes, list[Any], list[Any]]:
     if variant.name not in _EXPECTED:
         with tempfile.TemporaryDirectory(dir=_scratch()) as folder:
             play = Play(variant, 0, (), Path(folder))
-            _EXPECTED[variant.name] = None
             play.check_end = lambda run: None  # type: ignore[method-assign]
             run = play.run()
             _STEPS[variant.name] = play.steps

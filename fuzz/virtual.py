@@ -155,12 +155,11 @@ class Loop(asyncio.BaseEventLoop):
         process = PROCESS.get()
         return process is not None and process.handlers.pop(number, None) is not None
 
-    async def create_connection(self, factory: Any, host: str, port: int, **named: Any) -> tuple[Any, Any]:
-        return await self.network.connect(factory, port)
+    async def create_connection(self, factory: Any, *, sock: "Pipe", **named: Any) -> tuple[Any, Any]:
+        return sock, sock.attach(factory())
 
-    async def create_server(self, factory: Any, *, sock: "Socket", **named: Any) -> "Socket":
-        sock.accept_for(factory)
-        return sock
+    async def connect_accepted_socket(self, factory: Any, sock: "Pipe") -> tuple[Any, Any]:
+        return sock, sock.attach(factory())
 
     # What a harness does with it.
 
@@ -286,7 +285,7 @@ class Network:
         self.sockets[port] = Socket(self, port, inherited)
         return self.sockets[port]
 
-    async def connect(self, factory: Callable[[], Any], port: int) -> tuple["Pipe", Any]:
+    async def connect(self, port: int) -> "Pipe":
         """Connect to a port."""
         await asyncio.sleep(self.latency())
         socket = self.sockets.get(port)
@@ -297,9 +296,9 @@ class Network:
         mine, theirs = Pipe(self, port), Pipe(self, port)
         mine.peer, theirs.peer = theirs, mine
         self.pipes[mine] = None
-        mine.belong(process, factory())
+        mine.belong(process)
         socket.take(theirs)
-        return mine, mine.protocol
+        return mine
 
     def latency(self) -> float:
         """How long a message takes."""
@@ -312,17 +311,17 @@ class Socket:
     def __init__(self, network: Network, port: int, inherited: bool) -> None:
         self.network, self.port, self._inherited = network, port, inherited
         self._waiting: deque[Pipe] = deque()
-        self._acceptor: tuple[Process, Callable[[], Any]] | None = None
+        self._acceptor: tuple[Process, Callable[[Pipe], None]] | None = None
 
     @property
     def is_open(self) -> bool:
         return self._inherited or self._acceptor is not None
 
-    def accept_for(self, factory: Callable[[], Any]) -> None:
+    def accept_for(self, come: Callable[["Pipe"], None]) -> None:
         """Give connections to the process that is running."""
         process = PROCESS.get()
         assert process is not None
-        self._acceptor = process, factory
+        self._acceptor = process, come
         process.sockets[self] = None
         while self._waiting:
             self.take(self._waiting.popleft())
@@ -331,14 +330,15 @@ class Socket:
         if self._acceptor is None:
             self._waiting.append(pipe)
         else:
-            process, factory = self._acceptor
-            process.soon(self._accept, pipe, factory)
+            process, come = self._acceptor
+            process.soon(self._accept, pipe, come)
 
-    def _accept(self, pipe: "Pipe", factory: Callable[[], Any]) -> None:
+    def _accept(self, pipe: "Pipe", come: Callable[["Pipe"], None]) -> None:
         process = PROCESS.get()
         assert process is not None
         if not pipe.gone:
-            pipe.belong(process, factory())
+            pipe.belong(process)
+            come(pipe)
 
     def leave(self) -> None:
         """Its process accepts no more."""
@@ -365,6 +365,18 @@ class Socket:
         return "127.0.0.1", self.port
 
 
+class Door:
+    """Takes the calls of a listening socket; who knocks is not told from strangers here."""
+
+    def __init__(self, listening: Socket, token: bytes, *, come: Callable[[Any, bool], None], **named: Any) -> None:
+        self.most = 0
+        self._listening = listening
+        listening.accept_for(lambda pipe: come(pipe, True))
+
+    def close(self) -> None:
+        self._listening.close()
+
+
 class Pipe(asyncio.Transport):
     """One end of a connection to a port."""
 
@@ -381,12 +393,19 @@ class Pipe(asyncio.Transport):
         """When the last that was written comes."""
         self.stalled_until = 0.0
 
-    def belong(self, process: Process, protocol: Any) -> None:
-        """Give what comes to the protocol of a process."""
-        self.process, self.protocol = process, protocol
+    def belong(self, process: Process) -> None:
+        """It is the end of a process, which may end with it."""
+        self.process = process
         process.pipes[self] = None
+
+    def attach(self, protocol: Any) -> Any:
+        """Give what comes to a protocol."""
+        self.protocol = protocol
         protocol.connection_made(self)
+        if self.gone:
+            self._soon(protocol.connection_lost, None)
         self._read()
+        return protocol
 
     # ------------------------------------------------------------------ as asyncio has it
 
@@ -446,7 +465,7 @@ class Pipe(asyncio.Transport):
             self._soon(self._read)
 
     def _read(self) -> None:
-        while self._came and not (self._paused or self.gone):
+        while self._came and self.protocol is not None and not (self._paused or self.gone):
             data = self._came.popleft()
             if data is None:
                 self.lose(None)
@@ -484,4 +503,5 @@ class Pipe(asyncio.Transport):
         self.network.pipes.pop(self, None)
         assert self.process is not None
         self.process.pipes.pop(self, None)
-        self.protocol.connection_lost(error)
+        if self.protocol is not None:
+            self.protocol.connection_lost(error)

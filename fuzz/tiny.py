@@ -1,0 +1,119 @@
+"""Experiments that take milliseconds: real programs on nodes that learn next to nothing."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from covey.engines.prepared import Prepared, prepare
+from covey.experiment import Experiment
+from covey.node import Update
+
+NODES, HOSTS, ROUNDS = 4, 3, 7
+TOKEN = b"a secret that only this process holds"
+
+
+class Learner:
+    """Learns next to nothing, very fast.
+
+    Args:
+        real: whose models and data it pretends to work with.
+    """
+
+    chunk, workers = 8, 1
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def cost(self, training: Any) -> int:
+        return 8
+
+    def train(self, trainings: Sequence[Any]) -> None:
+        for training in trainings:
+            change = ((training.holder * 13 + training.round * 7 + training.call) % 11) / 11
+            model = training.start.mul(0.75).add_(change)
+            training.update = Update(model, training.start, change, 8, 1)
+
+    def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Any:
+        return (0,) * 8
+
+    def evaluate(self, models: Sequence[torch.Tensor], split: Any) -> list[dict[str, float]]:
+        return [{"accuracy": float(model.sum()), "loss": float(model[0])} for model in models]
+
+    def close(self) -> None:
+        pass
+
+
+GOSSIP = {"kind": "gossip", "topology": "ring"}
+PATIENT = {**GOSSIP, "patience": "300ms"}
+SERVED = {"kind": "fedavg", "clients": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One experiment."""
+
+    name: str
+    program: dict[str, Any]
+    checkpoint: dict[str, Any]
+    remote: bool = False
+    """Whether its hosts were started by somebody else."""
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        engine: dict[str, Any] = {"kind": "emulation", "nodes_per_process": 2}
+        if self.remote:
+            engine = {"kind": "emulation", "hosts": [f"127.0.0.1:{9000 + number}" for number in range(HOSTS)]}
+            engine |= {"token_file": str(_token_file()), "wait": "60s"}
+        return {
+            "name": self.name,
+            "rounds": ROUNDS,
+            "program": self.program,
+            "task": {
+                "dataset": {"kind": "linear-regression", "samples": 60, "test_samples": 8, "features": 2},
+                "model": "linear",
+                "batch_size": 8,
+            },
+            "network": {"nodes": NODES, "latency": "2ms", "bandwidth": "10Mbit/s", "compute": 100.0},
+            "evaluation": {"every": 4},
+            "checkpoint": self.checkpoint,
+            "engine": {**engine, **self.engine},
+        }
+
+
+VARIANTS = (
+    Variant("gossip", GOSSIP, {"every": 3}),
+    Variant("gossip-one", GOSSIP, {"every": 2, "keep": 1}),
+    Variant("gossip-none", GOSSIP, {"every": 0}),
+    Variant("gossip-by-time", GOSSIP, {}),
+    Variant("gossip-remote", GOSSIP, {"every": 3}, remote=True),
+    Variant("served", SERVED, {"every": 3}),
+    Variant("patient", PATIENT, {"every": 3}),
+    Variant("patient-remote", PATIENT, {}, remote=True),
+    Variant("apart", GOSSIP, {"every": 1}, engine={"nodes_per_process": 1}),
+    Variant("asynchronous", {"kind": "gossip-learning", "topology": "complete", "period": "50ms"}, {"every": 2}),
+    Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),
+)
+
+
+@cache
+def _token_file() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="covey-fuzz-")) / "token"
+    path.touch(mode=0o600)
+    path.write_bytes(TOKEN)
+    return path
+
+
+@cache
+def prepared(variant: Variant) -> Prepared:
+    """The experiment, ready to run."""
+    made = prepare(Experiment.from_table(variant.tables), workers=1)
+    return replace(made, learner=Learner(made.learner))  # type: ignore[arg-type]
