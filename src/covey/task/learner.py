@@ -28,7 +28,7 @@ from covey.task.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.task.dataset import Data, Split
 from covey.task.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
 from covey.task.layout import Layout, tensors_of
-from covey.task.models import Dense, Model
+from covey.task.models import Dense, Model, Module
 from covey.task.optimizers import Differentiation, Optimizer, Slots
 from covey.task.partition import label_counts
 from covey.task.task import Task
@@ -143,7 +143,8 @@ class Learner:
     def _demand_memory(self) -> None:
         """Refuse models and trainings for which there is no memory, before any is made."""
         title = self.task.model.title()
-        if type(self.task.model).__module__ == Model.__module__:  # Another's module may not be made without memory.
+        own_kind = type(self.task.model).__module__ == Model.__module__ and not isinstance(self.task.model, Module)
+        if own_kind:  # Another's module may not be made without memory.
             with _GENERATOR, self._named(), torch.device("meta"):
                 numbers = sum(tensor.numel() for tensor in tensors_of(self.task.model.build(self.data)).values())
             demand(_COPIES * 4.0 * numbers, f"The model {title} of {numbers:,} numbers")
