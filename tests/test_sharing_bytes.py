@@ -23,6 +23,8 @@ SHARINGS = [
     {"kind": "cesar", "subset": {"kind": "random", "budget": 0.1, "common": True}},
     {"kind": "cesar", "subset": {"kind": "top-k", "budget": 1.0}},
     {"kind": "secure-aggregation"},
+    {"kind": "secure-aggregation", "recovery": "shamir"},
+    {"kind": "cesar", "subset": {"kind": "random", "budget": 0.5}, "recovery": "shamir", "masking": False},
     {"kind": "power-gossip"},
     {"kind": "power-gossip", "iterations": 2, "rank": 2},
     {"kind": "power-gossip", "iterations": 3},

@@ -44,6 +44,7 @@ REGULAR = {"kind": "random-regular", "degree": 4}
 CLIQUES = {"kind": "clique-averaging", "lr": 0.1, "topology": {"kind": "random-cliques", "size": 4}}
 SHARINGS = {kind: {"kind": kind, **EXAMPLES.get(("sharing", kind), {})} for kind in kinds.KINDS["sharing"]}
 SHARINGS["choco, moving first"] = {**SHARINGS["choco"], "order": "move-first"}
+SHARINGS["secure-aggregation, with recovery"] = {"kind": "secure-aggregation", "recovery": "shamir"}
 SHARINGS["power-gossip, in steps"] = {"kind": "power-gossip", "iterations": 2}
 PROGRAMS = {
     **{f"gossip: {name}": {"kind": "gossip", "topology": REGULAR, "sharing": part} for name, part in SHARINGS.items()},

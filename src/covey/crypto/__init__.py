@@ -1,17 +1,39 @@
-"""Keys that two nodes agree on, and what they make of them: masks that cancel, and seals."""
+"""Keys that two nodes agree on, what they make of them (masks that cancel, seals, boxes), and secrets in shares."""
 
 from covey.crypto.fixed_point import FixedPoint
-from covey.crypto.masks import KEY_BYTES, SEAL_BYTES, KeyPair, Keys, PretendedKeys, add_mask, derive, is_sealed, seal
+from covey.crypto.masks import (
+    BOX_BYTES,
+    KEY_BYTES,
+    SEAL_BYTES,
+    KeyPair,
+    Keys,
+    PretendedKeys,
+    add_mask,
+    derive,
+    is_sealed,
+    lock,
+    seal,
+    unlock,
+)
+from covey.crypto.shamir import SECRET_BYTES, SHARE_BYTES, cut, join, secret_of
 
 __all__ = [
+    "BOX_BYTES",
     "KEY_BYTES",
     "SEAL_BYTES",
+    "SECRET_BYTES",
+    "SHARE_BYTES",
     "FixedPoint",
     "KeyPair",
     "Keys",
     "PretendedKeys",
     "add_mask",
+    "cut",
     "derive",
     "is_sealed",
+    "join",
+    "lock",
     "seal",
+    "secret_of",
+    "unlock",
 ]

@@ -1,4 +1,4 @@
-"""Key agreement (X25519, HKDF), masks (ChaCha20) and seals (Poly1305).
+"""Key agreement (X25519, HKDF), masks (ChaCha20), seals (Poly1305) and boxes (both together).
 
 A mask is a stream of uniform integers that two nodes can make and nobody else: one adds it, the other takes it away.
 `derive` makes a key of its own for every purpose, so that no stream and no seal's key is ever used twice.
@@ -8,9 +8,10 @@ import struct
 from abc import ABC, abstractmethod
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
@@ -22,6 +23,9 @@ from covey.crypto.fixed_point import Integers
 KEY_BYTES = 32
 """The length of a public key, and of every derived one."""
 SEAL_BYTES = 16
+BOX_BYTES = 16
+"""By how much a box is longer than what is in it."""
+_NONCE_BYTES = 12
 
 _AT_ONCE = 1 << 16
 """Bytes of a stream that are made and added before the next ones: they stay in the processor's cache."""
@@ -32,6 +36,8 @@ class Keys(ABC):
     """What a node announces, and the secrets that it shares with others who do."""
 
     public: bytes
+    own: bytes
+    """What this node alone knows, to derive secrets of its own from."""
 
     @abstractmethod
     def secret(self, public: bytes) -> bytes | None:
@@ -48,6 +54,7 @@ class KeyPair(Keys):
     def __init__(self, private: bytes | None = None) -> None:
         self._private = X25519PrivateKey.generate() if private is None else X25519PrivateKey.from_private_bytes(private)
         self.public = self._private.public_key().public_bytes_raw()
+        self.own = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"covey own").derive(self._private.private_bytes_raw())
         self._secrets: dict[bytes, bytes | None] = {}
 
     def secret(self, public: bytes) -> bytes | None:
@@ -71,6 +78,7 @@ class PretendedKeys(Keys):
 
     def __init__(self, public: bytes) -> None:
         self.public = public
+        self.own = bytes(KEY_BYTES)
 
     def secret(self, public: bytes) -> bytes | None:
         return bytes(KEY_BYTES) if len(public) == KEY_BYTES else None
@@ -123,3 +131,16 @@ def is_sealed(key: bytes, values_K: Integers, tag: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+def lock(key: bytes, content: bytes) -> bytes:
+    """A box that only who knows the key can make or open; a key locks one box."""
+    return ChaCha20Poly1305(key).encrypt(bytes(_NONCE_BYTES), content, None)
+
+
+def unlock(key: bytes, box: bytes) -> bytes | None:
+    """What is in a box; None where `lock` did not make it with this key."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(bytes(_NONCE_BYTES), box, None)
+    except InvalidTag:
+        return None

@@ -11,20 +11,25 @@ own beside it (tag "next").
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
 from covey.aggregation import Aggregation
 from covey.crypto import KEY_BYTES, KeyPair, Keys, PretendedKeys
+from covey.crypto.fixed_point import Integers
 from covey.errors import WireError
 from covey.node import Inbox, Message, Node, NodeId, Payload
 from covey.parameters import Setting, param
 from covey.sharing.agreement import Agreement, IndexSet, Member
+from covey.sharing.deposits import Deposit, Depositor, Plan, fingerprint
 from covey.sharing.sharing import Hear, Sharing
 from covey.topology import Graph, Topology
 
-KEY, WANTS, MEMBERS = "key", "wants", "members"
+if TYPE_CHECKING:
+    from covey.sharing.recovery import Opened
+
+KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit", "box", "opens"
 
 
 @dataclass(slots=True)
@@ -44,9 +49,17 @@ class Round:
     sum: Agreement | None = None
     """On what its neighbours and the node agree for its own sum."""
     towards: dict[NodeId, Agreement] = field(default_factory=dict)
-    """By receiver; without those that do not count on this node."""
+    """By receiver."""
     heard: set[NodeId] = field(default_factory=set)
     """Which receivers have said on whom they count."""
+    deposits: dict[NodeId, Deposit] = field(default_factory=dict)
+    """What those on whom the node counts have deposited with it."""
+    boxes: dict[NodeId, dict[NodeId, object]] = field(default_factory=dict)
+    """By receiver, and by whom it counts on: the shares for this node."""
+    arrived: dict[NodeId, Integers] = field(default_factory=dict)
+    """The masked numbers for the node's own sum."""
+    opened: "Opened | None" = None
+    """What takes the masks out of it that do not cancel."""
     ahead: dict[NodeId, Payload] = field(default_factory=dict)
     """What the neighbours of the next round have told of that."""
 
@@ -78,6 +91,8 @@ class Agreeing(Sharing):
         self._keys: dict[NodeId, tuple[int, Keys]] = {}
         """Of each node here its latest round and its keys. They are no part of its state, which is written to disk."""
         self._rounds: dict[NodeId, Round] = {}
+        self._plans: dict[NodeId, Plan] = {}
+        """Of the receivers whose sums can be opened though somebody is missing."""
         self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
         self._agreements: weakref.WeakValueDictionary[bytes, Agreement] = weakref.WeakValueDictionary()
 
@@ -137,26 +152,47 @@ class Agreeing(Sharing):
     def _tell(self, node: Node, graph: Graph, now: Round) -> None:
         """Tell the neighbours the own places."""
         for peer in graph.receivers(node.id):
-            node.send(peer, {**now.described, **self._introduction(node, graph, now, peer)}, tag="places", round=now.t)
+            introduction = self._introduction(node, graph, now, peer, now.t)
+            node.send(peer, {**now.described, **introduction}, tag="places", round=now.t)
 
     def _introduce(self, node: Node, graph: Graph, now: Round) -> dict[NodeId, Payload]:
         """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
         following = self._following(now.t)
         if following is None:
             return {}
-        told = {peer: self._introduction(node, following, now, peer) for peer in following.receivers(node.id)}
+        receivers = following.receivers(node.id)
+        told = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
         for peer, said in told.items():
             if peer not in graph.receivers(node.id):
                 node.send(peer, said, tag="next", round=now.t)
         return told
 
-    def _introduction(self, node: Node, graph: Graph, now: Round, peer: NodeId) -> Payload:
-        """What a neighbour in a graph is told besides places: the key until it counts on it, and whether one is unknown
-        here."""
+    def _introduction(self, node: Node, graph: Graph, now: Round, peer: NodeId, t: int) -> Payload:
+        """What a neighbour is told of a round besides places: the key until it counts on it, whether one is unknown
+        here, and what is deposited with it."""
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
             said[WANTS] = True
+        elif peer in self._plans:
+            said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
         return said
+
+    def _deposit(self, node: Node, graph: Graph, now: Round, receiver: NodeId, t: int) -> bytes:
+        plan, holders = self._plans[receiver], graph.senders(receiver)
+        publics = [now.keys.public if id == node.id else now.known[id] for id in holders]
+        if self.masking:
+            return Depositor(now.keys, t, receiver, plan).deposit(publics, holders.index(node.id))
+        mark = fingerprint(publics)
+        return mark + bytes(plan.deposit_bytes - len(mark))
+
+    def _deposits(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
+        """What the neighbours have deposited for the keys that this node knows."""
+        plan, holders = self._plans.get(node.id), graph.senders(node.id)
+        if plan is None or any(id not in now.known for id in holders):
+            return {}
+        right = fingerprint([now.known[id] for id in holders])
+        found = {sender: Deposit.read(said.get(DEPOSIT), plan) for sender, said in told.items()}
+        return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
     def _understood(self, node: Node, now: Round, messages: Sequence[Message]) -> dict[NodeId, Payload]:
         """What neighbours tell, by their ids; wrong messages are rejected."""
@@ -179,10 +215,14 @@ class Agreeing(Sharing):
             if sender in now.known and sender not in doubtful:
                 chosen = self._told(sender, now.t, {name: said[name] for name in now.described})
                 members[sender] = Member(now.known[sender], chosen)
-        now.sum = self._agreement(node.id, now.t, members)
+        deposits = self._deposits(node, graph, now, told)
+        now.deposits = {id: deposits[id] for id in members if id in deposits}
+        opens = bool(members) and len(now.deposits) == len(members)
+        now.sum = self._agreement(node.id, now.t, members, opens=opens)
+        holders = graph.senders(node.id)
         for peer in graph.receivers(node.id):
             wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
-            said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members]}
+            said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
             if wants or peer not in now.told:
                 said_on[KEY] = now.keys.public  # Who was told of this round before does not hear what is told anew.
             for place, (id, member) in enumerate(members.items()):
@@ -190,6 +230,8 @@ class Agreeing(Sharing):
                     said_on |= {at(place, name): told[id][name] for name in now.described}
                     if wants or KEY in told[id]:
                         said_on[at(place, KEY)] = member.public
+                    if opens:
+                        said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
             node.send(peer, said_on, tag="others", round=now.t)
 
     def _take(self, node: Node, graph: Graph, now: Round, inbox: Inbox) -> None:
@@ -204,12 +246,13 @@ class Agreeing(Sharing):
                 node.reject(message, error.detail)
                 continue
             now.heard.add(receiver)
-            if node.id not in ids:
-                continue
-            now.told.add(receiver)
+            if node.id in ids:
+                now.told.add(receiver)
             complete = {id: member for id, member in members.items() if member is not None}
             if receiver in now.known and len(complete) == len(ids):
-                now.towards[receiver] = self._agreement(receiver, now.t, complete)
+                opens = message.shared.get(OPENS) is True and receiver in self._plans
+                now.towards[receiver] = self._agreement(receiver, now.t, complete, opens=opens)
+                now.boxes[receiver] = {id: message.shared.get(at(place, BOX)) for place, id in enumerate(ids)}
 
     # ------------------------------------------------------------------ what a node keeps
 
@@ -219,9 +262,13 @@ class Agreeing(Sharing):
         if t != now.t:
             return None
         found: dict[NodeId, Payload] = {}
-        for peer, wants, has_key in zip(told[::3], told[1::3], told[2::3], strict=True):
+        deposits: bytes = node.state.get("mask deposits", b"")  # type: ignore[assignment]
+        at = 0
+        for peer, wants, has_key, length in zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True):
             id = NodeId(peer)
-            found[id] = {**({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
+            said: dict[str, Any] = {DEPOSIT: deposits[at : at + length]} if length else {}
+            found[id] = {**said, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
+            at += length
         return found
 
     def _keep(self, node: Node, graph: Graph, now: Round) -> None:
@@ -231,8 +278,17 @@ class Agreeing(Sharing):
         node.state["mask peers"] = [int(peer) for peer in now.known]
         node.state["mask keys"] = b"".join(now.known.values())
         if self._following(now.t) is not None:
-            told = [[int(peer), said.get(WANTS) is True, KEY in said] for peer, said in sorted(now.ahead.items())]
-            node.state["mask ahead"] = [now.t + 1, *(int(number) for each in told for number in each)]
+            ahead = [now.t + 1]
+            deposits = []
+            for peer, said in sorted(now.ahead.items()):
+                deposit = said.get(DEPOSIT)
+                if isinstance(deposit, bytes):
+                    deposits.append(deposit)
+                length = len(deposit) if isinstance(deposit, bytes) else 0
+                ahead += [int(peer), int(said.get(WANTS) is True), int(KEY in said), length]
+            node.state["mask ahead"] = ahead
+            if self._plans:
+                node.state["mask deposits"] = b"".join(deposits)
 
     def _own_keys(self, node: Node, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
@@ -296,9 +352,9 @@ class Agreeing(Sharing):
             self._sets[key] = weakref.ref(places, lambda _: self._sets.pop(key, None)), found
         return found
 
-    def _agreement(self, receiver: NodeId, t: int, members: Mapping[NodeId, Member]) -> Agreement:
+    def _agreement(self, receiver: NodeId, t: int, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
         """What its members and its receiver know alike is kept once."""
-        agreement = Agreement(receiver, t, members, self.masks)
+        agreement = Agreement(receiver, t, members, self.masks, self._plans[receiver] if opens else None)
         return self._agreements.setdefault(agreement.digest, agreement)
 
 

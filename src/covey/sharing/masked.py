@@ -18,13 +18,16 @@ from torch import Tensor
 
 from covey import wire
 from covey.aggregation import Aggregation, Linear
-from covey.crypto import KEY_BYTES, SEAL_BYTES, FixedPoint, derive, is_sealed, seal
+from covey.crypto import BOX_BYTES, KEY_BYTES, SEAL_BYTES, SHARE_BYTES, FixedPoint, derive, is_sealed, seal
 from covey.crypto.fixed_point import Integers
 from covey.errors import ConfigurationError, ConfigurationWarning, ModelError
 from covey.node import Inbox, Message, Mixture, Node, NodeId, Payload
 from covey.parameters import Setting, param
-from covey.sharing.agreeing import KEY, MEMBERS, WANTS, Agreeing, Round, at
+from covey.sharing.agreeing import BOX, DEPOSIT, KEY, MEMBERS, OPENS, WANTS, Agreeing, Round, at
 from covey.sharing.agreement import DIGEST_BYTES, Agreement
+from covey.sharing.deposits import Depositor, most_lost, plan_for
+from covey.sharing.recovery import ARRIVED, OF, SHARES, opened
+from covey.sharing.sharing import Hear
 from covey.topology import Graph, Topology
 
 _HEARD = "heard"
@@ -40,6 +43,17 @@ class Masked(Agreeing):
     fraction: int | None = param(
         "How many of them stand behind the point; by default 32 of 64, and 24 of 32.", default=None, ge=1
     )
+    recovery: Literal["none", "shamir"] = param(
+        "What becomes of a sum that somebody's numbers are missing in: it is discarded, or its neighbours take out the "
+        "missing one's masks, of which they hold shares.",
+        default="none",
+    )
+    threshold: int | None = param(
+        "How many of a receiver's neighbours must help it where 'recovery' is 'shamir'; by default as few as let the "
+        "most be missing and keep every value hidden.",
+        default=None,
+        ge=2,
+    )
     too_few: Literal["refuse", "keep"] = param(
         "What becomes of a node with no more neighbours than 'masks': refuse the experiment, or keep its own model.",
         default="refuse",
@@ -52,6 +66,11 @@ class Masked(Agreeing):
             raise ConfigurationError(
                 f"The 'fraction' of {self.named()} must be an int in [1, {self.ring - 2}] where 'ring' is {self.ring}. "
                 f"Got {fraction} instead."
+            )
+        if self.threshold is not None and self.recovery == "none":
+            raise ConfigurationError(
+                f"The 'threshold' of {self.named()} must be left out where 'recovery' is 'none'. "
+                f"Got {self.threshold} instead."
             )
         self._numbers = FixedPoint(self.ring, fraction)
         self._of = "models"
@@ -86,6 +105,8 @@ class Masked(Agreeing):
                 f"but {topology.title()} is directed."
             )
         self._graph, self._aggregation = graph, aggregation
+        if self.recovery == "shamir":
+            self._plan(topology, graph)
         few = np.flatnonzero(graph.in_degrees <= self.masks)
         if not len(few):
             return
@@ -102,6 +123,35 @@ class Masked(Agreeing):
             raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
         kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
         warnings.warn(kept, ConfigurationWarning, stacklevel=2)
+
+    def _plan(self, topology: Topology, graph: Graph) -> None:
+        """Plan for each receiver how its neighbours help it.
+
+        Raises:
+            ConfigurationError: they cannot.
+        """
+        if not topology.static:
+            raise ConfigurationError(
+                f"The 'recovery' of {self.named()} must be 'none' over a topology that changes, such as "
+                f"{topology.title()}: shares are for neighbours of neighbours whose keys are known. Got "
+                f"'{self.recovery}' instead."
+            )
+        for node, count in enumerate(graph.in_degrees.tolist()):
+            plan = plan_for(count, self.masks, self.threshold)
+            if plan is not None:
+                self._plans[NodeId(node)] = plan
+            elif plan_for(count, self.masks) is not None:
+                safe = [number for number in range(1, count) if most_lost(count, number, self.masks)]
+                raise ConfigurationError(
+                    f"The 'threshold' of {self.named()} must be an int in [{safe[0]}, {safe[-1]}] where 'masks' is "
+                    f"{self.masks} and a node has {count} neighbours, as node {node}. Got {self.threshold} instead."
+                )
+            elif self.too_few == "refuse":
+                raise ConfigurationError(
+                    f"The 'recovery' of {self.named()} needs {self.masks + 2} neighbours of every node where 'masks' "
+                    f"is {self.masks}, that one may be missing. Node {node} has {count} instead. With too_few = "
+                    f'"keep", sums of such nodes are discarded where somebody is missing.'
+                )
 
     # ------------------------------------------------------------------ what a subclass says
 
@@ -127,7 +177,7 @@ class Masked(Agreeing):
         largest = float(np.abs(values_K).max(initial=0.0))
         for receiver in graph.receivers(node.id):
             agreement, introduction = now.towards.get(receiver), introductions.get(receiver, {})
-            if agreement is None:
+            if agreement is None or node.id not in agreement.members:
                 yield [receiver], {_HEARD: receiver in now.heard, **introduction}
                 continue
             weights = dict(zip(graph.senders(receiver), self._aggregation.weights(receiver, graph), strict=True))
@@ -141,8 +191,10 @@ class Masked(Agreeing):
             weight = weights[node.id]
             if weight not in encoded:
                 encoded[weight] = self._numbers.encode(values_K, weight)
-            masked = agreement.masked(node.id, encoded[weight], now.keys.secret if self.masking else None)
-            tag = bytes(SEAL_BYTES)
+            tag, seed = bytes(SEAL_BYTES), None
+            if agreement.plan is not None and self.masking:
+                seed = Depositor(now.keys, t, receiver, agreement.plan).seed
+            masked = agreement.masked(node.id, encoded[weight], now.keys.secret if self.masking else None, seed)
             if self.masking:
                 tag = seal(self._seal_key(now, now.known[receiver], node.id, agreement), masked)
             said: Payload = {"values": torch.from_numpy(masked), "agreed": agreement.digest, "seal": tag}
@@ -173,42 +225,59 @@ class Masked(Agreeing):
             node.reject(message, "its seal is broken, or of another round, sender or receiver")
         return None
 
+    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+        inbox = await super().collect(node, graph, t, hear)
+        now = self._rounds[node.id]
+        own = now.sum
+        assert own is not None
+        for message in inbox:
+            values = self._values(node, message, now, own) if message.sender in own.members else None
+            if values is not None:
+                now.arrived[message.sender] = values
+        if self._plans:
+            now.opened = await opened(node, graph, now, now.arrived.keys(), hear, masking=self.masking)
+        return inbox
+
     def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
         now = self._rounds.pop(node.id)
         self._keep(node, graph, now)
         own = now.sum
         assert own is not None
-        arrived: dict[NodeId, Integers] = {}
-        answered = set()
-        for message in inbox:
-            values = self._values(node, message, now, own) if message.sender in own.members else None
-            if values is not None:
-                arrived[message.sender] = values
-            if values is not None or message.shared.get(_HEARD) is True:
-                answered.add(message.sender)
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
+        answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_HEARD) is True)}
+        if self._plans:
+            answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
         before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
         node.state["doubtful"] = sorted(int(id) for id in {*own.members, *before} - answered)
         if not own.kept_P.any():
             return node.model
-        if len(arrived) < len(own.members):
+        lost = len(own.members) - len(now.arrived)
+        if lost if own.plan is None else now.opened is None:
             # The masks that others share with who is silent are still in the sum: nothing of it can be used.
-            discarded = int(node.state.get("discarded", 0)) + 1  # type: ignore[arg-type]
-            node.state["discarded"] = discarded
-            node.log(discarded=discarded)
+            self._count(node, "discarded")
             return node.model
+        if lost:
+            self._count(node, "recovered")
         weights = dict(zip(graph.senders(node.id), self._aggregation.weights(node.id, graph), strict=True))
-        return self._merged(node.model, own, arrived, weights)
+        return self._merged(node.model, now, own, lost, weights)
+
+    def _count(self, node: Node, what: str) -> None:
+        count = int(node.state.get(what, 0)) + 1  # type: ignore[arg-type]
+        node.state[what] = count
+        node.log(**{what: count})
 
     def _merged(
-        self, own: Tensor, agreement: Agreement, arrived: Mapping[NodeId, Integers], weights: Mapping[NodeId, float]
+        self, own: Tensor, now: Round, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
     ) -> Tensor:
         """The sum at each place, and a node's own value as much as is missing to 1."""
         own_P: NDArray[np.float32] = own.cpu().numpy()
         sum_P = np.zeros(own_P.shape, dtype=self._numbers.dtype)
         weight_P = np.zeros(own_P.shape)
-        for sender, values in arrived.items():
-            places = agreement.places(sender)
+        for sender, values in now.arrived.items():
+            if now.opened is not None:
+                secrets, seed = now.opened.with_missing(sender), now.opened.seeds.get(sender)
+                values = agreement.opened(sender, values, lost, secrets, seed)
+            places = agreement.places(sender, lost)
             sum_P[places] += values
             weight_P[places] += weights[sender]
         merged_P = self._numbers.decode(sum_P) + (1.0 - weight_P) * own_P
@@ -242,7 +311,21 @@ class Masked(Agreeing):
             wire.size({MEMBERS: ids}, "others") + new * (wire.size({KEY: key}) - empty) + (degree - 1) * passed_on,
             wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
         ]
-        return sum(sizes)
+        return sum(sizes) + self._recovery_bytes(degree, ids)
+
+    def _recovery_bytes(self, degree: int, ids: list[int]) -> float:
+        """What recovery adds: in all rounds but the first, in which keys are not known yet."""
+        if self.recovery == "none":
+            return 0.0
+        empty, later = wire.size({}), (self._setting.rounds - 1) / max(self._setting.rounds, 1)
+        added: float = wire.size({}, "arrived") + wire.size({}, "shares")
+        plan = plan_for(degree, self.masks, self.threshold)
+        if plan is not None:
+            box = wire.size({at(0, BOX): bytes(plan.box_bytes)}) - empty
+            answer: Payload = {OF: ids, SHARES: bytes(degree * SHARE_BYTES + BOX_BYTES)}
+            told = {DEPOSIT: bytes(plan.deposit_bytes)}, {OPENS: True}, {ARRIVED: ids}, answer
+            added += later * (sum(wire.size(entries) - empty for entries in told) + (degree - 1) * box)
+        return added
 
     def _new_edges(self) -> float:
         """Which share of a round's edges was not there in the round before, a mean over all rounds."""
