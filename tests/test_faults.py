@@ -204,9 +204,12 @@ def test_halves_that_are_cut_apart_go_on_and_join_again():
     }
 
 
-def test_single_links_are_cut_in_both_directions():
+def test_single_links_are_cut_in_both_directions(overheard):
     world, _ = simulate(struck({"kind": "cut", "links": [[3, 4], [7, 6]], "at": 0}, rounds=5))
-    assert world.refused["cut"] == 4 * 5
+    sent = [(message.sender, to, message.tag) for message in overheard for to in message.receivers]
+    cut = [tag for sender, to, tag in sent if {sender, to} in ({3, 4}, {6, 7})]
+    assert cut.count("") == 4 * 5
+    assert world.refused["cut"] == len(cut)
     assert {node.id for node in world.nodes if node.mail.messages_in < 10} == {3, 4, 6, 7}
 
 

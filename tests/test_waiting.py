@@ -3,8 +3,7 @@
 import pytest
 
 from covey.engines.mailbox import Mailbox, Waiter
-from covey.learning import hearing
-from covey.node import Message, Node, NodeId
+from covey.node import HEARTBEAT, Message, Node, NodeId
 from covey.parameters import param
 from tests.conftest import simulate
 from tests.examples import BLOBS, Recorded, run_program
@@ -156,7 +155,7 @@ def test_two_that_wait_for_each_other_find_out_by_heartbeats(drop, overheard):
     assert len(dropped) == 2
     # All others wait for both; nobody's patience ends.
     assert world.now == pytest.approx(TAKES + PATIENCE / 4, abs=0.01)
-    beats = [message for message in overheard if message.tag.startswith(hearing._HEARTBEAT)]
+    beats = [message for message in overheard if message.tag.startswith(HEARTBEAT)]
     assert {(message.sender, message.tag, message.round) for message in beats} == {
         (2, "~others 1", 1),
         (3, "~others 1", 1),
@@ -177,11 +176,21 @@ def test_who_is_dead_is_waited_for_as_long_as_patience_says(tmp_path):
     assert world.now == pytest.approx(TAKES + PATIENCE - LATENCY, abs=0.01)
 
 
-def test_rounds_of_one_message_have_no_heartbeats(overheard):
-    made = tables({"kind": "full"}, task=BLOBS, rounds=4, network={"latency": "10ms", "loss": 0.2, "compute": 1e9})
+@pytest.mark.parametrize(
+    ("network", "tags"),
+    [({}, {""}), ({"loss": 0.2}, {"", "~ sent 0", "~ sent 1", "~late "}), ({"loss": 0.2, "queue": "fair"}, {""})],
+    ids=str,
+)
+def test_who_sends_one_message_a_round_says_so_where_it_may_be_lost(network, tags, overheard):
+    made = tables({"kind": "full"}, task=BLOBS, rounds=12, network={"latency": "10ms", "compute": 1e9, **network})
     made["program"]["patience"] = "100ms"
-    simulate(made)
-    assert {message.tag for message in overheard} == {""}
+    world, _ = simulate(made)
+    assert {message.tag for message in overheard} <= tags
+    assert {message.tag for message in overheard} >= tags - {"~late "}
+    said = sum(node.bytes_out for node in world.nodes) - sum(
+        len(message.encoded) * len(message.receivers) for message in overheard if message.tag == "~late "
+    )
+    assert said / 12 / len(world.nodes) == pytest.approx(world.prepared.round_bytes)
 
 
 @pytest.mark.parametrize("sharing", ["cesar", {"kind": "power-gossip", "iterations": 3}], ids=str)
@@ -192,4 +201,4 @@ def test_where_messages_are_lost_rounds_do_not_take_all_patience(sharing):
     made["program"]["patience"] = "1s"
     world, _ = simulate(made)
     assert {node.round for node in world.nodes} == {20}
-    assert world.now < 20 * 0.5
+    assert world.now < 20 * 0.7

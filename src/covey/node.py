@@ -53,6 +53,11 @@ class Pull(NamedTuple):
     weight: float
 
 
+HEARTBEAT: Final = "~"
+"""How the tags of heartbeats begin: messages that say that somebody is there, or has done something. Those that nobody
+takes are not counted as dropped."""
+
+
 class _Model:
     """The type of `MODEL`."""
 

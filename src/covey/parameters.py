@@ -177,6 +177,10 @@ class Setting:
     """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
     losses: tuple[str, ...] = ()
     """What in the experiment may keep a message from ever coming, in words; nothing where all messages come."""
+    lossy: bool = False
+    """Whether messages are lost one by one, each by chance, while their senders go on."""
+    ordered: bool = True
+    """Whether messages keep their order over a link."""
     patient: bool = False
     """Whether the nodes of a program with rounds go on without messages that do not come in time."""
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from covey.node import Message
+from covey.node import HEARTBEAT, Message
 
 Key = tuple[str, int | None]
 """A tag and a round."""
@@ -58,6 +58,7 @@ class Mailbox:
         "_unsorted",
         "away",
         "bytes_in",
+        "discarded",
         "dropped",
         "drops",
         "ended",
@@ -82,6 +83,8 @@ class Mailbox:
         self._kept: list[Message] | None = None
         """What came while the node stands still."""
         self.bytes_in = self.messages_in = self.dropped = 0
+        self.discarded = 0
+        """How many messages found no place, with heartbeats."""
         self.drops: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
 
@@ -90,6 +93,12 @@ class Mailbox:
         self.dropped += count
         self.drops[reason] += count
 
+    def _discard(self, message: Message, reason: str) -> None:
+        """A message finds no place here; of heartbeats nobody needs all."""
+        self.discarded += 1
+        if not message.tag.startswith(HEARTBEAT):
+            self.drop(reason)
+
     def deliver(self, message: Message) -> None:
         """A message has arrived.
 
@@ -97,7 +106,7 @@ class Mailbox:
         """
         if self.away:
             if self._kept is None:
-                self.drop("away")
+                self._discard(message, "away")
             else:
                 self._kept.append(message)
             return
@@ -120,7 +129,7 @@ class Mailbox:
                 box, waiter = self._box(key), self.waiters.get(key)
             place = message.sender if message.round is not None else self.messages_in
             if box is None or place in box:
-                self.drop("duplicate" if box is not None else "ended" if self.ended else "late")
+                self._discard(message, "duplicate" if box is not None else "ended" if self.ended else "late")
                 continue
             box[place] = message
             if waiter is not None:
@@ -253,7 +262,7 @@ class Mailbox:
             for key in [key for key in self._boxes if key[1] is not None and key[1] < round]:
                 box = self._boxes.pop(key)
                 unread = len(box) - list(box.values()).count(None)
-                if unread:
+                if unread and not key[0].startswith(HEARTBEAT):
                     self.drop("unread", unread)
 
     def latest_round(self) -> int:
@@ -275,8 +284,8 @@ class Mailbox:
     def clear(self, *, ended: bool = False) -> None:
         """Forget what is here, and who waits for more: the node leaves, or its program has ended."""
         self.sort()
-        waiting = sum(message is not None for box in self._boxes.values() for message in box.values())
-        waiting += len(self._kept or ())
+        lying = [message for box in self._boxes.values() for message in box.values() if message is not None]
+        waiting = sum(not message.tag.startswith(HEARTBEAT) for message in [*lying, *(self._kept or ())])
         if ended and waiting:
             self.drops["left-over"] += waiting
         elif waiting:

@@ -16,7 +16,7 @@ from covey.errors import ConfigurationError
 from covey.experiment import Experiment
 from covey.kinds import is_registered
 from covey.network import Network
-from covey.network.faults import Slow
+from covey.network.faults import Corrupt, Slow
 from covey.node import Program, Work
 from covey.parameters import Setting, parts_of
 from covey.sharing import Selection
@@ -155,6 +155,8 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
         same_start=same_start,
         clock=clock,
         losses=_losses(experiment),
+        lossy=_is_lossy(experiment),
+        ordered=experiment.network.is_ordered,
     )
     experiment.network.prepare(setting)
     energy = experiment.network.energy
@@ -170,6 +172,10 @@ def _losses(experiment: Experiment) -> tuple[str, ...]:
     """What in an experiment may keep a message from ever coming, in words."""
     faults = (fault.named() for fault in experiment.faults if fault.loses)
     return *experiment.network.losses(), *dict.fromkeys(faults)
+
+
+def _is_lossy(experiment: Experiment) -> bool:
+    return experiment.network.loss > 0 or any(isinstance(fault, Corrupt) for fault in experiment.faults)
 
 
 def _check_faults(experiment: Experiment, setting: Setting) -> None:
@@ -225,6 +231,8 @@ def prepare(
         same_start=experiment.task.same_start,
         clock=clock,
         losses=_losses(experiment),
+        lossy=_is_lossy(experiment),
+        ordered=experiment.network.is_ordered,
     )
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment, learner)

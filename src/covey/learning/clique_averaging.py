@@ -51,6 +51,7 @@ class CliqueAveraging(Gossip):
         self._gradients = self.sharing.beside("gradients")
         self._gradients.prepare(self._shared.narrowed(setting))
         self._gradients.check(self._cliques, Mean())
+        self._gradients_say = self._said(setting, self._gradients)
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         models = super().round_bytes(setting, model_bytes)
@@ -67,8 +68,16 @@ class CliqueAveraging(Gossip):
     async def learn(self, node: Node, t: int) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()
-        receivers = graph.receivers(node.id) if self._gradients.several else None
-        hear = hearing(node, graph.senders(node.id), t, self.patience, receivers=receivers)
+        says, several = self._gradients_say, self._gradients.several
+        hear = hearing(
+            node,
+            graph.senders(node.id),
+            t,
+            self.patience,
+            receivers=graph.receivers(node.id),
+            several=several,
+            says=says,
+        )
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
         if self._gradients.hides and direction is own:

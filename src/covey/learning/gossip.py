@@ -11,7 +11,7 @@ from torch import Tensor
 
 from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
-from covey.learning.hearing import PATIENCE, check_patience, hearing
+from covey.learning.hearing import PATIENCE, Says, check_patience, hearing
 from covey.node import Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -49,6 +49,7 @@ class Gossip(Program):
     def prepare(self, setting: Setting) -> None:
         super().prepare(replace(setting, patient=self.patience is not None))
         check_patience(self, setting, self.patience)
+        self._says = self._said(setting, self.sharing)
         assert self.aggregation is not None
         self._aggregation = self.aggregation
         if self.overlap and self.sharing.by_change:
@@ -72,9 +73,17 @@ class Gossip(Program):
     def cycle(self) -> int:
         return self.schedule.cycle()
 
+    def _said(self, setting: Setting, sharing: Sharing) -> Says:
+        """What nodes say of themselves where a sharing is used."""
+        if self.patience is None:
+            return Says(late=False)
+        return Says.where(setting, several=sharing.several, static=self.topology.static)
+
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        expected = self.sharing.expected_bytes(model_bytes)
-        return None if expected is None else self.topology.messages() * expected
+        expected, messages = self.sharing.expected_bytes(model_bytes), self.topology.messages()
+        if expected is None:
+            return None
+        return messages * expected + self._says.bytes(messages)
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
@@ -88,8 +97,16 @@ class Gossip(Program):
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
         sharing, senders = self.sharing, graph.senders(node.id)
-        receivers = graph.receivers(node.id) if sharing.several else None
-        hear = hearing(node, senders, t, self.patience, receivers=receivers, before=self.before)
+        hear = hearing(
+            node,
+            senders,
+            t,
+            self.patience,
+            receivers=graph.receivers(node.id),
+            several=sharing.several,
+            says=self._says,
+            before=self.before,
+        )
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:

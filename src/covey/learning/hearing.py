@@ -1,15 +1,18 @@
 """How the nodes of programs with rounds wait for each other."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
 
+from covey import wire
 from covey.errors import ConfigurationError
-from covey.node import Inbox, Message, Node, NodeId, Program
+from covey.node import HEARTBEAT, Inbox, Message, Node, NodeId, Program
 from covey.parameters import Setting
 from covey.sharing import Hear
 
 PATIENCE = (
     "How long a node waits for its neighbours in a round; for ever by default. "
-    "Whom it waited for in vain it waits for again only after 1, 2, 4 ... rounds, until it is heard."
+    "For one of which it heard nothing at all it waits again only after 1, 2, 4 ... rounds, until it is heard."
 )
 """What the parameter of that name means."""
 
@@ -25,8 +28,47 @@ def check_patience(program: Program, setting: Setting, patience: float | None) -
 
 _BEATS = 4
 """Into how many parts patience is cut, of which all but the last end with a heartbeat."""
-_HEARTBEAT = "~"
-"""How the tags of heartbeats begin."""
+_LATE = f"{HEARTBEAT}late"
+"""How the tags of heartbeats begin that a node sends in a round which it begins late."""
+_TIMES = 2
+"""How often a node says that it has sent what it had to: each such word may be lost, too."""
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a node says of itself by heartbeats, which are empty messages."""
+
+    sent: bool = False
+    """That it has sent the message of a round."""
+    late: bool = True
+    """That it begins a round late."""
+
+    @classmethod
+    def where(cls, setting: Setting, *, several: bool, static: bool) -> Self:
+        """What it says in an experiment.
+
+        Args:
+            setting: the experiment.
+            several: whether a round has several messages over an edge.
+            static: whether the graph stays: then the next of several messages says that this one was sent.
+        """
+        # Where messages overtake each other, a heartbeat shows nothing. Most of those who are late are so for one that
+        # is lost, and who waits for them only becomes late itself.
+        sent = setting.lossy and setting.ordered and not (several and static)
+        return cls(sent, late=setting.ordered or not setting.lossy)
+
+    def bytes(self, messages: float) -> float:
+        """How many bytes it takes to say in a round that so many messages were sent."""
+        return messages * sum(wire.size({}, tag) for tag in _words_of("")) if self.sent else 0.0
+
+
+LATE = Says()
+"""What nodes say where nothing else is known of the experiment."""
+
+
+def _words_of(tag: str) -> list[str]:
+    """The tags of the heartbeats by which a node says that it has sent the message of a tag."""
+    return [f"{HEARTBEAT}{tag} sent {time}" for time in range(_TIMES)]
 
 
 def hearing(
@@ -35,103 +77,161 @@ def hearing(
     t: int,
     patience: float | None,
     *,
-    receivers: Sequence[NodeId] | None = None,
+    receivers: Sequence[NodeId] = (),
+    several: bool = False,
+    says: Says = LATE,
     before: Sequence[str] = (),
 ) -> Hear:
     """What waits for the messages of the senders of a round, one tag after the other.
+
+    A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
 
     Args:
         node: who waits.
         senders: for whom, by default.
         t: the round.
         patience: for how many seconds; for ever where it is None.
-        receivers: who waits for this node, where a round has several messages over an edge and all send them in the
-            order in which they are heard here. Then a later message shows that an earlier one is lost, and who waits
-            for long sends heartbeats, which show the same.
+        receivers: who waits for this node.
+        several: whether a round has several messages over an edge and all send them in the order in which they are
+            heard here. Then a later message shows that an earlier one is lost, and who waits for long sends heartbeats,
+            which show the same.
+        says: what else a node says of itself.
         before: how the tags of messages begin that all have sent in the round before these.
     """
     if patience is None:
         return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
+    earlier = [*before, _LATE, *(f"{HEARTBEAT}{tag}" for tag in before)]
+    listening = _Listening(node, t, patience, receivers, several, says, earlier, f"{_LATE} {' '.join(before)}")
+    if says.late and receivers and node.state.get("late"):
+        node.send(receivers, {}, tag=listening.late_tag, round=t)
     deadline = 0.0
-    earlier: list[str] = [*before, *(f"{_HEARTBEAT}{tag}" for tag in before)]
 
     async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
         # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
         nonlocal deadline
-        deadline = max(deadline, node.now) + patience
-        awaited = senders if some is None else some
-        inbox = await _hear(node, awaited, t, tag, deadline - node.now, earlier, receivers)
-        earlier.extend((tag, f"{_HEARTBEAT}{tag} "))
+        began = node.now
+        deadline = max(deadline, began) + patience
+        if says.sent and some is None:
+            for word in _words_of(tag):
+                node.send(receivers, {}, tag=word, round=t)
+        inbox = await _hear(node, senders if some is None else some, t, tag, deadline - began, listening)
+        listening.has_heard(tag, node.now - began)
         return inbox
 
     return hear
 
 
+@dataclass
+class _Listening:
+    """How a node listens in a round, and what it knows of the others."""
+
+    node: Node
+    t: int
+    patience: float
+    receivers: Sequence[NodeId]
+    several: bool
+    says: Says
+    earlier: list[str]
+    """How the tags begin of what senders send before what is awaited."""
+    late_tag: str
+    late: set[int] = field(default_factory=set)
+    """Who has said that it begins this round late."""
+    alive: set[int] = field(default_factory=set)
+    """Who has shown in this round that it lives."""
+    ignored: set[int] = field(default_factory=set)
+    """For whom the node does not wait in this round any more."""
+    waited: float = 0.0
+    """For how many seconds the node has waited at most for a message."""
+
+    def look(self, tag: str) -> None:
+        """Take in who has shown that it lives, by what came too late or by heartbeats."""
+        for said in (*self.earlier, *_words_of(tag)):
+            self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+        self.late.update(message.sender for message in self.node.arrived(tag=self.late_tag, round=self.t))
+        self.alive |= self.late
+
+    def has_heard(self, tag: str, seconds: float) -> None:
+        """The messages of a tag were waited for, for so long."""
+        self.earlier += [tag, f"{HEARTBEAT}{tag} "]
+        self.waited = max(self.waited, seconds)
+        if self.waited > self.patience / 2:
+            self.node.state["late"] = True
+        else:
+            self.node.state.pop("late", None)
+
+
 async def _hear(
-    node: Node,
-    senders: Sequence[NodeId],
-    t: int,
-    tag: str,
-    timeout: float,
-    earlier: Sequence[str],
-    receivers: Sequence[NodeId] | None,
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: _Listening
 ) -> Inbox:
     """What the senders of a round sent.
 
-    Who waits for a dead neighbour is late for the others, who then miss its message: so nobody waits every round.
+    A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
+    waits is late for the others.
     """
-    # In threes: a silent neighbour, the round from which it is waited for again, and the next pause.
+    # In threes: a silent neighbour, in how many rounds it was waited for in vain, and in how many it will not be.
     kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
-    silent = {peer: (again, pause) for peer, again, pause in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
-    for message in (late for before in earlier for late in node.arrived(tag=before, round=t)):
-        silent.pop(message.sender, None)  # It was too late with its message before, and is here.
+    silent = {peer: (vain, left) for peer, vain, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+    for peer in senders:
+        vain, left = silent.get(peer, (0, 0))
+        if left > 0 and peer not in listening.ignored:
+            silent[peer] = vain, left - 1
+            listening.ignored.add(peer)
     # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
-    awaited = [peer for peer in senders if peer not in silent or silent[peer][0] <= t] or senders
-    if receivers is None:
-        inbox = await node.receive(tag=tag, round=t, senders=awaited, timeout=timeout)
-    else:
-        inbox = await _received(node, awaited, t, tag, timeout, earlier, receivers)
-    for peer in set(inbox.missing) - set(inbox.lost):
-        again, pause = silent.get(peer, (t, 1))
-        if again <= t:
-            silent[peer] = t + 1 + pause, 2 * pause
-    heard = list(inbox)
+    awaited = [peer for peer in senders if peer not in listening.ignored] or senders
+    inbox = await _received(node, awaited, t, tag, timeout, listening)
+    heard, lost = list(inbox), {*inbox.lost}
+    listening.look(tag)
+    late = [NodeId(peer) for peer in inbox.missing if peer in listening.late - lost]
+    if late:
+        # They come too late by as much as they waited in vain: who waits longer would be too late for others itself.
+        more = await _received(node, late, t, tag, listening.patience / 2, listening)
+        heard += more
+        lost.update(more.lost)
     for message in node.arrived(tag=tag, round=t):
         if message.sender in senders:
             heard.append(message)
         else:
             node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
     heard.sort(key=lambda message: message.sender)
-    for message in heard:
-        silent.pop(message.sender, None)
+    listening.alive.update(lost, (message.sender for message in heard))
+    for alive in listening.alive:
+        silent.pop(alive, None)
+        listening.ignored.discard(alive)
+    for peer in awaited:
+        if peer in listening.alive or peer in listening.ignored:
+            continue
+        vain, _ = silent.get(peer, (0, 0))
+        # Where nothing tells who is dead from whose message is lost, one message must not cost the next.
+        silent[peer] = vain + 1, 2**vain if listening.says.late else 2**vain // 2
+        listening.ignored.add(peer)
     node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
-    return Inbox(heard, inbox.missing, inbox.lost)
+    missing = {*awaited} - {message.sender for message in heard}
+    return Inbox(heard, sorted(missing), sorted(lost & missing))
 
 
 async def _received(
-    node: Node,
-    senders: Sequence[NodeId],
-    t: int,
-    tag: str,
-    timeout: float,
-    earlier: Sequence[str],
-    receivers: Sequence[NodeId],
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: _Listening
 ) -> Inbox:
-    """What senders sent of what all send in turn.
+    """What comes within some time.
 
-    Who waits for a message that is lost is waited for by others, and they may each wait for the other: so who waits for
-    long says that it has sent its own.
+    Where a round has several messages, who waits for one that is lost is waited for by others, and they may each wait
+    for the other: so who waits for long says that it has sent its own.
     """
+    if not listening.several:
+        if not listening.says.sent:
+            return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout)
+        return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=listening.earlier)
     heard: list[Message] = []
     lost: set[int] = set()
     left, end = list(senders), node.now + timeout
     for beat in range(1, _BEATS + 1):
         until = end - timeout * (_BEATS - beat) / _BEATS
-        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=max(until - node.now, 0.0), after=earlier)
+        seconds = max(until - node.now, 0.0)
+        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=seconds, after=listening.earlier)
         heard.extend(inbox)
         lost.update(inbox.lost)
         left = [NodeId(peer) for peer in inbox.missing if peer not in lost]
         if not left or beat == _BEATS:
             break
-        node.send(receivers, {}, tag=f"{_HEARTBEAT}{tag} {beat}", round=t)
+        node.send(listening.receivers, {}, tag=f"{HEARTBEAT}{tag} {beat}", round=t)
     return Inbox(heard, sorted({*left, *lost}), sorted(lost))

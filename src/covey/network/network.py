@@ -65,6 +65,11 @@ class Network(Part):
         self._downlinks = _rates(self.downlink or self.bandwidth, setting)
         self._speeds = self.compute.speeds(setting)
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether messages keep their order over a link."""
+        return self.queue != "fair"
+
     def losses(self) -> list[str]:
         """What keeps messages from coming, in words."""
         churn = f"the churn {self.churn.title()}"

@@ -58,7 +58,7 @@ class Inbox(Mailbox):
         """The same by the host that sent them."""
 
     def deliver(self, message: Message) -> None:
-        needed, dropped = _memory(message), self.dropped
+        needed, discarded = _memory(message), self.discarded
         reason = self._objection(message, needed)
         if reason is not None:
             self.dropped += 1
@@ -69,7 +69,7 @@ class Inbox(Mailbox):
         self._hold(message, needed)
         super().deliver(message)
         self.sort()
-        if self.dropped > dropped:
+        if self.discarded > discarded:
             self._hold(message, -needed)
 
     def _objection(self, message: Message, needed: int) -> str | None:

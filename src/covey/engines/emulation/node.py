@@ -46,7 +46,7 @@ class EmulatedNode(Participant):
     __slots__ = ("activities", "committed", "main", "site")
 
     def __init__(self, site: "Site", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
-        careful, ordered = not site.prepared.is_trusted, site.network.queue != "fair"
+        careful, ordered = not site.prepared.is_trusted, site.network.is_ordered
         super().__init__(id, role, site.size, holder, data, model, careful=careful, seed=site.seed, ordered=ordered)
         self.site = site
         self.activities: list[asyncio.Task[None]] = []

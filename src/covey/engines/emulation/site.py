@@ -110,7 +110,7 @@ class Site:
         def refused(sender: int, reason: str) -> None:
             self.reject(id, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason)
 
-        ordered = self.network.queue != "fair"
+        ordered = self.network.is_ordered
         node.mail = Inbox(self._most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
         return node
 

@@ -21,7 +21,7 @@ class SimulatedNode(Participant):
     __slots__ = ("activities", "committed", "main", "world")
 
     def __init__(self, world: "World", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
-        ordered = world.network.queue != "fair"
+        ordered = world.network.is_ordered
         careful = not world.prepared.is_trusted
         super().__init__(id, role, world.size, holder, data, model, careful=careful, seed=world.seed, ordered=ordered)
         self.world = world
