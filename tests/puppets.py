@@ -39,12 +39,12 @@ async def soon(true, seconds=8.0):
 
 
 def row(node: int, completed: int, time: float = 0.1) -> tuple[Any, ...]:
-    return (node, completed, time, 0.5, *[completed] * 7)
+    return (node, completed, time, 0.5, *[completed] * 9, *[0.0] * 4)
 
 
 def snapshots(nodes: list[int], completed: int, *, ended: bool = False) -> dict[str, Any]:
     each = [
-        Snapshot(torch.full((PARAMETERS,), float(completed)), completed, {}, None, None, [0] * 7, ended=ended)
+        Snapshot(torch.full((PARAMETERS,), float(completed)), completed, {}, None, None, [0] * 9, ended=ended)
         for _ in nodes
     ]
     return {"nodes": nodes, **pack(each)}

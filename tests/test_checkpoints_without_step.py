@@ -144,7 +144,7 @@ def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     sentence = "Dropped, their models being no longer finite: {} of 20 nodes, {}."
     writer.event(0.5, 5, "dropped", "")
     writer.event(0.6, 7, "dropped", "")
-    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 7) for round in (1, 2, 3)])
+    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 9, *[0.0] * 4) for round in (1, 2, 3)])
     writer.event(1.0, 2, "dropped", "")
     writer.finish("finished", {})
     told = sentence.format(3, "5, 7 after round 0; 2 after round 3")
@@ -157,7 +157,7 @@ def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     assert told in (tmp_path / "run.html").read_text()
 
     writer = RunWriter.create(tmp_path / "more", {"program": {"kind": "x"}}, {"nodes": 20})
-    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 7) for round in (1, 2, 3)])
+    writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 9, *[0.0] * 4) for round in (1, 2, 3)])
     for node in (*range(8, 20), 2):
         writer.event(0.7, node, "dropped", "")
     writer.finish("finished", {})

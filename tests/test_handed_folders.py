@@ -256,7 +256,7 @@ def nasty(tmp_path):
     folder = tmp_path / "nasty"
     writer = RunWriter.create(folder, experiment, {"program": NASTY, "nodes": 2, "torch": NASTY, "command": [NASTY]})
     for round in (1, 2):
-        writer.commits([(node, round, 0.5 * round, 1.0, *[round] * 7) for node in range(2)])
+        writer.commits([(node, round, 0.5 * round, 1.0, *[round] * 9, *[0.0] * 4) for node in range(2)])
         for name in ("accuracy", "loss", NASTY):
             writer.metrics([(node, round, name, 0.5) for node in (-1, 0, 1)])
     writer.metrics([(0, 2, f"nan {NASTY}", float("nan"))])

@@ -160,7 +160,7 @@ def pulse(**figures):
     return {"time": 1.0, "figures": msgspec.msgpack.encode(figures), **condition}
 
 
-ROW = (0, 1, 0.5, 0.1, *[0] * 7)
+ROW = (0, 1, 0.5, 0.1, *[0] * 9, *[0.0] * 4)
 NONSENSE = {
     "an unknown word": ("hello", {}, "Host 0 says 'hello', which nobody understands."),
     "a word of the code": ("other", {}, "Host 0 says 'other', which nobody understands."),

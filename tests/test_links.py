@@ -14,7 +14,7 @@ class Line:
 
     def __init__(self, kind: type[Uplink], rate: float, most: int = 1 << 20) -> None:
         self.out: list[Copy] = []
-        self.withdrawn: list[int] = []
+        self.withdrawn: list[Message] = []
         self.refused: list[str] = []
         self.carried = Throughput()
         self.link = kind(
@@ -80,7 +80,7 @@ def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
         line.send(10_000, copies=2)
         await asyncio.sleep(0.002)
         assert line.link.withdraw(None) == 2
-        assert line.withdrawn == [10_000, 10_000]
+        assert [message.size for message in line.withdrawn] == [10_000, 10_000]
         await asyncio.sleep(0.03)
         assert line.out == []
         line.send(1000)

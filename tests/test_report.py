@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
 
 
 def commit(node, round, time):
-    return (node, round, time, 1.0, round, round, 100 * round, 100 * round, 1, 1, 0)
+    return (node, round, time, 1.0, round, round, 100 * round, 100 * round, 1, 1, 0, 90 * round, 0, *[0.0] * 4)
 
 
 def crowd(folder, nodes=1000, degree=8):

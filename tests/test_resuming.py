@@ -69,7 +69,19 @@ def test_what_was_stopped_ends_as_the_undisturbed_run(stopped, runs):
 
 # ---------------------------------------------------------------------- checkpoints
 
-COLUMNS = ("models", "completed", "clocks", "uplinks", "orders", "losses", "counters", "evaluated", "ended", "away")
+COLUMNS = (
+    "models",
+    "completed",
+    "clocks",
+    "uplinks",
+    "orders",
+    "losses",
+    "counters",
+    "spent",
+    "evaluated",
+    "ended",
+    "away",
+)
 
 
 @pytest.mark.parametrize("name", [*COLUMNS, "downlinks", "ghosts", "written"])
@@ -103,7 +115,7 @@ def test_a_checkpoint_of_fewer_nodes_is_refused(stopped, covey, name):
         ({"models": torch.zeros(3, 10, dtype=torch.int64)}, "'models' is missing, or no tensor of such numbers"),
         ({"clocks": torch.tensor([1.0, 2.0, torch.inf], dtype=torch.float64)}, "does not say how far each node is"),
         ({"completed": torch.tensor([9, 9, 9])}, "'completed' has more than the 6 rounds of the run"),
-        ({"counters": torch.zeros(3, 2, dtype=torch.int64)}, "'counters' has the shape 3 x 2, not 3 x 7"),
+        ({"counters": torch.zeros(3, 2, dtype=torch.int64)}, "'counters' has the shape 3 x 2, not 3 x 9"),
         ({"ghosts": msgspec.msgpack.encode([(0.0, 1, 0.0, 0, 3, 8.0)])}, "'ghosts' has a node beyond the 3 of the run"),
         ({"average/4/total": torch.zeros(3)}, "'average/4/total' is no sum of models"),
         ({"average/4/more": 1.0}, "'average/4/more' is no sum of models"),
@@ -170,7 +182,7 @@ def test_rows_that_a_checkpoint_counts_on_are_there_as_they_were(stopped, covey,
 
 def test_rows_that_are_done_again_may_be_whatever_they_are(runs, tmp_path):
     killed = Path(shutil.copytree(runs / "killed", tmp_path / "run"))
-    altered(killed, f"INSERT INTO commits SELECT node, 5, {', '.join('1' * 9)} FROM commits WHERE round = 4")
+    altered(killed, f"INSERT INTO commits SELECT node, 5, {', '.join('1' * 15)} FROM commits WHERE round = 4")
     assert len(rows(killed)["commits"]) == 15
     ends_right(killed, runs)
 

@@ -20,7 +20,8 @@ from tests.folders import reached, reopened
 
 
 def commit(node, round, bytes_out=100):
-    return (node, round, 0.5 * round, 1.0, round, 10 * round, bytes_out * round, 90 * round, 2 * round, 2 * round, 0)
+    counted = (round, 10 * round, bytes_out * round, 90 * round, 2 * round, 2 * round, 0, bytes_out * round, 0)
+    return (node, round, 0.5 * round, 1.0, *counted, *[0.0] * 4)
 
 
 def evaluated(node, round, accuracy):
@@ -309,7 +310,7 @@ writer = RunWriter.create(Path(sys.argv[1]), {}, {})
 round = 0
 while True:
     round += 1
-    writer.commits([(node, round, 1.0, 1.0, 1, 1, 1, 1, 1, 1, 0) for node in range(50)])
+    writer.commits([(node, round, 1.0, 1.0, 1, 1, 1, 1, 1, 1, 0, 1, 0, *[0.0] * 4) for node in range(50)])
     if round % 20 == 0:
         writer.flush()
         print(round, flush=True)

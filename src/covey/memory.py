@@ -15,10 +15,11 @@ def total() -> float:
         bounds.append(float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     except (AttributeError, ValueError, OSError):
         pass  # Not on this system.
-    try:
-        bounds.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        pass  # No container, or one without a bound.
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            bounds.append(float(Path("/sys/fs/cgroup", name).read_text()))
+        except (OSError, ValueError):
+            pass  # No container, or one without a bound, or of another version.
     return min(bounds)
 
 

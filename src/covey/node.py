@@ -27,8 +27,9 @@ Rounds
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple, NewType, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, NamedTuple, NewType, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -389,6 +390,13 @@ class Node(ABC):
     @abstractmethod
     def log(self, **metrics: float) -> None:
         """Record figures of this node under its current round."""
+
+    def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
+        """Counts what is done within it, which awaits nothing, as time spent on that. In virtual time it takes none."""
+        return _UNMEASURED
+
+
+_UNMEASURED = nullcontext()
 
 
 class Program(Part):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import torch
@@ -49,6 +49,19 @@ _CODES: dict[torch.dtype, str] = {
     torch.bool: "b1",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+PLACES = "places"
+"""The entry of a payload that says where the values of the others stand; its bytes are counted apart."""
+
+
+class Lengths(NamedTuple):
+    """How many bytes a frame has, and what they are; the rest are prefix, header and padding."""
+
+    frame: int
+    values: int
+    """Of all tensors but PLACES."""
+    places: int
 
 
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -91,7 +104,7 @@ class Frame:
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_header = msgspec.msgpack.Decoder(_Header).decode
-_sizes: dict[Any, int] = {}
+_lengths: dict[Any, Lengths] = {}
 _PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
 _LISTED = frozenset({bool, int, float, str})
 
@@ -154,27 +167,39 @@ def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Tensor]]
 
 def size(payload: Payload, tag: str = "") -> int:
     """The exact length in bytes of the frame that `encode` makes of a payload."""
+    return lengths(payload, tag).frame
+
+
+def lengths(payload: Payload, tag: str = "") -> Lengths:
+    """The exact lengths in bytes of the frame that `encode` makes of a payload, and of what is in it."""
     shapes = []
     try:
         for name, value in payload.items():
             if not isinstance(value, Tensor):
-                return _computed_size(payload, tag)
+                return _computed_lengths(payload, tag)
             shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
     except RuntimeError:
         # A tensor without a shape: that is said below.
-        return _computed_size(payload, tag)
+        return _computed_lengths(payload, tag)
     key = (tag, *shapes)
-    found = _sizes.get(key)
+    found = _lengths.get(key)
     if found is None:
-        if len(_sizes) > 4096:
-            _sizes.clear()
-        found = _sizes[key] = _computed_size(payload, tag)
+        if len(_lengths) > 4096:
+            _lengths.clear()
+        found = _lengths[key] = _computed_lengths(payload, tag)
     return found
 
 
-def _computed_size(payload: Payload, tag: str) -> int:
+def _computed_lengths(payload: Payload, tag: str) -> Lengths:
     header, tensors = _header(payload, tag)
-    return PREFIX_BYTES + len(header) + sum(_padded(tensor.nbytes) for _, tensor in tensors)
+    frame, values, places = PREFIX_BYTES + len(header), 0, 0
+    for name, tensor in tensors:
+        frame += _padded(tensor.nbytes)
+        if name == PLACES:
+            places += tensor.nbytes
+        else:
+            values += tensor.nbytes
+    return Lengths(frame, values, places)
 
 
 def encode_parts(

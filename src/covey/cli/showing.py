@@ -31,9 +31,11 @@ def show(arguments: argparse.Namespace) -> int:
     )
     totals = summary["totals"]
     say(
-        f"  sent {amount(totals['bytes_out'])} in {totals['messages_out']:,} messages, received "
+        f"  sent {amount(totals['bytes_out'])}{_parts(totals)} in {totals['messages_out']:,} messages, received "
         f"{amount(totals['bytes_in'])}, dropped {_drops(summary)}; {totals['steps']:,} training steps"
     )
+    if summary["seconds"]:
+        say(f"  a node spent, on average, {_spent(summary['seconds'], summary['clock'])}")
     first, *later = run.facts["starts"]
     if summary["wall_seconds"] is not None:
         say(
@@ -63,6 +65,22 @@ def _drops(summary: Mapping[str, Any]) -> str:
 
 
 _LABELS = {"energy": "energy (J)"}
+
+
+def _parts(totals: Mapping[str, int]) -> str:
+    """What of all bytes are values and places, where that was counted."""
+    if "value_bytes_out" not in totals:
+        return ""
+    places = f", {amount(totals['place_bytes_out'])} of places" if totals["place_bytes_out"] else ""
+    return f" ({amount(totals['value_bytes_out'])} of values{places})"
+
+
+def _spent(spent: Mapping[str, float], clock: str) -> str:
+    """What time went by with."""
+    if clock == "virtual":
+        found = f"{seconds(spent['training'])} training and {seconds(spent['waiting'])} waiting"
+        return f"{found}; encoding and mixing take no virtual time"
+    return ", ".join(f"{seconds(value)} {what}" for what, value in spent.items())
 
 
 def _print_hosts(run: Run) -> None:

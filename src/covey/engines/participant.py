@@ -34,6 +34,7 @@ from covey.node import (
     Update,
     Work,
 )
+from covey.runs.schema import SPENT
 from covey.task.learner import Training
 from covey.task.optimizers import Slots
 
@@ -48,6 +49,7 @@ class _Sent:
 SENT = _Sent()
 _ROUNDS = 1 << 63
 """A message has room for the numbers of so many rounds."""
+TRAINING, WAITING, ENCODING, MIXING = range(len(SPENT))
 USUAL = Work()
 """Training as the task says."""
 
@@ -81,14 +83,17 @@ class Participant(Possession):
         "messages_out",
         "nodes",
         "order",
+        "place_bytes_out",
         "receivers",
         "role",
         "samples",
         "seed",
         "slots",
+        "spent",
         "state",
         "steps",
         "stream",
+        "value_bytes_out",
     )
 
     def __init__(
@@ -126,6 +131,9 @@ class Participant(Possession):
         """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples = 0
+        self.value_bytes_out = self.place_bytes_out = 0
+        self.spent = [0.0] * len(SPENT)
+        """Seconds, in the order of SPENT."""
         self.evaluated = 0
         """On how many samples it has evaluated, where that took time."""
 
@@ -213,7 +221,9 @@ class Participant(Possession):
         waiter = self._waiter(missing, lost, left)
         waiter.after = after
         mail.wait(key, waiter)
+        began = self.now
         await self._heard(key, waiter, timeout)
+        self.spent[WAITING] += self.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent, sorted(lost))
 
@@ -270,6 +280,14 @@ class Participant(Possession):
         return rng.generator(self.seed, f"public {purpose}", *key)
 
     # ------------------------------------------------------------------ for the engines
+
+    def count_sent(self, lengths: wire.Lengths, copies: int) -> None:
+        """Count copies of a message that are sent, or, where there are less than none, withdrawn."""
+        frame, values, places = lengths
+        self.messages_out += copies
+        self.bytes_out += frame * copies
+        self.value_bytes_out += values * copies
+        self.place_bytes_out += places * copies
 
     def new_training(
         self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
@@ -337,6 +355,8 @@ class Participant(Possession):
             self.messages_out,
             self.mail.messages_in - len(early),
             self.mail.dropped,
+            self.value_bytes_out,
+            self.place_bytes_out,
             self.steps,
             self.samples,
         ]
@@ -356,6 +376,9 @@ class Participant(Possession):
             self.messages_out,
             mail.messages_in,
             mail.dropped,
+            self.value_bytes_out,
+            self.place_bytes_out,
+            *self.spent,
         )
 
     def joules(self, energy: Energy, speed: float) -> float:
@@ -376,6 +399,7 @@ class Participant(Possession):
             loss=self.loss,
             counters=self.counters(),
             drops=[self.mail.drops[reason] for reason in REASONS],
+            spent=self.spent.copy(),
             evaluated=self.evaluated,
             clock=self.now,
             order=self.order,
@@ -426,12 +450,15 @@ class Participant(Possession):
             self.loss = snapshot.loss
             self.order = snapshot.order
             self.evaluated = snapshot.evaluated
+            self.spent = list(snapshot.spent)
             (
                 self.bytes_out,
                 mail.bytes_in,
                 self.messages_out,
                 mail.messages_in,
                 mail.dropped,
+                self.value_bytes_out,
+                self.place_bytes_out,
                 self.steps,
                 self.samples,
             ) = snapshot.counters

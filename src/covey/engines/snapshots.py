@@ -15,7 +15,7 @@ from covey.engines.mailbox import REASONS
 from covey.errors import RunError
 from covey.node import Mixture, State
 from covey.parameters import Setting
-from covey.runs.schema import COMMIT_COLUMNS
+from covey.runs.schema import COMMIT_COLUMNS, COUNTED, SPENT
 from covey.task.optimizers import Slots
 
 
@@ -33,6 +33,8 @@ class Snapshot:
     counters: list[int]
     drops: Sequence[int] = (0,) * len(REASONS)
     """Messages that were dropped, by reason, as `engines.mailbox.REASONS` has them."""
+    spent: Sequence[float] = (0.0,) * len(SPENT)
+    """Seconds, in the order of SPENT."""
     evaluated: int = 0
     """On how many samples it has evaluated, where that took time."""
     clock: float = 0.0
@@ -56,6 +58,7 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
         "losses": torch.tensor([math.nan if s.loss is None else s.loss for s in snapshots], dtype=torch.float64),
         "counters": torch.tensor([s.counters for s in snapshots]),
         "drops": torch.tensor([s.drops for s in snapshots]),
+        "spent": torch.tensor([tuple(s.spent) for s in snapshots], dtype=torch.float64),
         "evaluated": torch.tensor([s.evaluated for s in snapshots]),
         "ended": torch.tensor([s.ended for s in snapshots]),
         "away": torch.tensor([s.away for s in snapshots]),
@@ -68,7 +71,8 @@ def pack(snapshots: Sequence[Snapshot]) -> dict[str, Any]:
     return payload
 
 
-_COUNTERS = len(COMMIT_COLUMNS) - COMMIT_COLUMNS.index("steps")
+COUNTERS = len(COMMIT_COLUMNS[COUNTED])
+"""How many counters a snapshot has."""
 _KINDS: dict[str, tuple[torch.dtype, ...]] = {
     "models": (torch.float32, torch.float64, torch.float16, torch.bfloat16),
     "completed": (torch.int64,),
@@ -78,6 +82,7 @@ _KINDS: dict[str, tuple[torch.dtype, ...]] = {
     "losses": (torch.float64,),
     "counters": (torch.int64,),
     "drops": (torch.int64,),
+    "spent": (torch.float64,),
     "evaluated": (torch.int64,),
     "ended": (torch.bool,),
     "away": (torch.bool,),
@@ -92,7 +97,12 @@ def check(payload: Mapping[str, Any], setting: Setting) -> None:
     Raises:
         RunError: it does not.
     """
-    columns = {"models": setting.parameters, "counters": _COUNTERS, "drops": len(REASONS)}
+    columns = {
+        "models": setting.parameters,
+        "counters": COUNTERS,
+        "drops": len(REASONS),
+        "spent": len(SPENT),
+    }
     sides = {name: (setting.nodes, count) for name, count in columns.items()}
     for name, dtypes in _KINDS.items():
         column, shape = payload.get(name), sides.get(name, (setting.nodes,))
@@ -139,7 +149,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
     columns = {
         name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters", "drops")
     }
-    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated")}
+    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent")}
     return [
         Snapshot(
             model=payload["models"][place].to(device, copy=True),
@@ -149,6 +159,7 @@ def unpack(payload: Mapping[str, Any], device: torch.device | str = "cpu") -> li
             loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
             counters=columns["counters"][place],
             drops=columns["drops"][place],
+            spent=columns["spent"][place],
             evaluated=columns["evaluated"][place],
             clock=columns["clocks"][place],
             order=columns["orders"][place],

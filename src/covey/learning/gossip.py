@@ -114,12 +114,16 @@ class Gossip(Program):
         shown = sharing.shown(node)
         start = sharing.selection.take(start) if start is not None and sharing.by_change else shown.model
         await sharing.agree(shown, graph, t, start, hear)
-        for receivers, payload in sharing.messages(shown, graph, t, start):
+        with node.measured("encoding"):
+            messages = list(sharing.messages(shown, graph, t, start))
+        for receivers, payload in messages:
             node.send(receivers, payload, round=t)
-        del start
+        del start, messages
         if trains and self.overlap:
             update = await node.train()
-        merged = sharing.merged(shown, graph, t, await sharing.collect(shown, graph, t, hear), self._aggregation)
+        inbox = await sharing.collect(shown, graph, t, hear)
+        with node.measured("mixing"):
+            merged = sharing.merged(shown, graph, t, inbox, self._aggregation)
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
     async def learn(self, node: Node, t: int) -> Tensor:

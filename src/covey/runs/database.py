@@ -9,7 +9,7 @@ from pathlib import Path
 
 from covey.errors import RunError
 from covey.runs import lock
-from covey.runs.schema import METRICS, TABLES
+from covey.runs.schema import EARLIER_TABLES, METRICS, TABLES
 
 _STEPS = 100_000
 _LEAST_STEPS, _STEPS_OF_A_BYTE = 20_000_000, 10
@@ -96,16 +96,20 @@ def _check_tables(database: sqlite3.Connection, folder: Path) -> None:
     for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_master"):
         if kind == "table" and name not in _tables() and not str(sql).upper().startswith("CREATE VIRTUAL"):
             continue
-        if kind not in ("table", "index") or (kind == "table" and sql != _tables().get(name)):
+        if kind not in ("table", "index") or (kind == "table" and sql not in _tables().get(name, ())):
             raise unreadable(folder, f"its {kind} {name!r} is none of a run")
 
 
 @cache
-def _tables() -> dict[str, str]:
-    """How each table of a run is made, in SQLite's words."""
-    with closing(sqlite3.connect(":memory:")) as empty:
-        empty.executescript(TABLES)
-        return dict(empty.execute("SELECT name, sql FROM sqlite_master"))
+def _tables() -> dict[str, set[str]]:
+    """How each table of a run is made, and was in earlier formats, in SQLite's words."""
+    found: dict[str, set[str]] = {}
+    for tables in (TABLES, EARLIER_TABLES):
+        with closing(sqlite3.connect(":memory:")) as empty:
+            empty.executescript(tables)
+            for name, sql in empty.execute("SELECT name, sql FROM sqlite_master"):
+                found.setdefault(name, set()).add(sql)
+    return found
 
 
 _PAGE = 4096

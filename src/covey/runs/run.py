@@ -17,7 +17,20 @@ from covey.errors import RunError
 from covey.runs import lock
 from covey.runs.database import check_values, reading, unreadable
 from covey.runs.files import is_beginning, refuse_links
-from covey.runs.schema import CONFIG, FACTS, GRAPH, HOLDINGS, METRICS, MODELS, NETWORK, by_start, config_digest
+from covey.runs.schema import (
+    COMMIT_COLUMNS,
+    CONFIG,
+    COUNTED,
+    FACTS,
+    GRAPH,
+    HOLDINGS,
+    METRICS,
+    MODELS,
+    NETWORK,
+    SPENT,
+    by_start,
+    config_digest,
+)
 from covey.topology import Graph
 
 if TYPE_CHECKING:
@@ -261,14 +274,18 @@ class Run:
         return None if found is None else torch.from_numpy(found[""])
 
     def summary(self) -> dict[str, Any]:
-        """Totals, who was dropped, and the final mean, minimum, maximum and spread of each metric over nodes.
+        """Totals, what nodes spent their seconds on, who was dropped, and the final mean, minimum, maximum and spread
+        of each metric over nodes.
 
         It can be written as JSON as it is: a figure that is no finite number is None.
         """
+        # Runs of the first format have fewer columns.
+        known = self._read("SELECT * FROM commits LIMIT 0").columns
+        names = [name for name in COMMIT_COLUMNS[COUNTED] if name in known]
+        spent = [what for what in SPENT if f"{what}_seconds" in known]
+        sums = [*(f"SUM({name}) AS {name}" for name in names), *(f"AVG({what}_seconds) AS {what}" for what in spent)]
         totals = self._read(
-            "SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, SUM(bytes_out) AS bytes_out, "
-            "SUM(bytes_in) AS bytes_in, SUM(messages_out) AS messages_out, SUM(messages_in) AS messages_in, "
-            "SUM(steps) AS steps, SUM(samples) AS samples, SUM(dropped) AS dropped "
+            f"SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, {', '.join(sums)} "
             "FROM commits JOIN (SELECT node AS n, MAX(round) AS r FROM commits GROUP BY node) ON node = n AND round = r"
         ).iloc[0]
         final = self._read(
@@ -286,7 +303,6 @@ class Run:
             with np.errstate(invalid="ignore"):
                 spread = {"mean": values.mean(), "min": values.min(), "max": values.max(), "std": values.std(ddof=0)}
             figures[str(name)] = {part: _finite(value) for part, value in spread.items()}
-        names = ("bytes_out", "bytes_in", "messages_out", "messages_in", "steps", "samples", "dropped")
         facts = self.facts
         return {
             "run": str(self.folder),
@@ -300,6 +316,7 @@ class Run:
             "starts": len(facts["starts"]),
             "totals": {name: int(totals[name] or 0) for name in names},
             "drops": self.drops,
+            "seconds": {what: float(totals[what] or 0.0) for what in spent},
             "dropped_nodes": self.dropped.to_dict("records"),
             "final": figures,
             "network": {

@@ -55,6 +55,9 @@ NETWORK = -1
 OUTAGES = ("host lost", "host returned", "rolled back")
 """The kinds of events that no resume and no going back to a checkpoint forgets: nobody does them again."""
 
+SPENT = ("training", "waiting", "encoding", "mixing")
+"""What a node's time is spent on, among other things."""
+
 COMMIT_COLUMNS = (
     "node",
     "round",
@@ -67,8 +70,13 @@ COMMIT_COLUMNS = (
     "messages_out",
     "messages_in",
     "dropped",
+    "value_bytes_out",
+    "place_bytes_out",
+    *(f"{what}_seconds" for what in SPENT),
 )
 """One row a node and completed round; from `steps` on, totals since the start."""
+COUNTED = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("place_bytes_out") + 1)
+"""The columns of a commit that count something."""
 
 COLUMNS = {
     "commits": COMMIT_COLUMNS,
@@ -81,7 +89,10 @@ TABLES = """
 CREATE TABLE IF NOT EXISTS commits (
     node INTEGER NOT NULL, round INTEGER NOT NULL, time REAL NOT NULL, train_loss REAL,
     steps INTEGER NOT NULL, samples INTEGER NOT NULL, bytes_out INTEGER NOT NULL, bytes_in INTEGER NOT NULL,
-    messages_out INTEGER NOT NULL, messages_in INTEGER NOT NULL, dropped INTEGER NOT NULL
+    messages_out INTEGER NOT NULL, messages_in INTEGER NOT NULL, dropped INTEGER NOT NULL,
+    value_bytes_out INTEGER NOT NULL, place_bytes_out INTEGER NOT NULL,
+    training_seconds REAL NOT NULL, waiting_seconds REAL NOT NULL, encoding_seconds REAL NOT NULL,
+    mixing_seconds REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS metrics (
     node INTEGER NOT NULL, round INTEGER NOT NULL, name TEXT NOT NULL, value REAL
@@ -89,3 +100,7 @@ CREATE TABLE IF NOT EXISTS metrics (
 CREATE TABLE IF NOT EXISTS hosts (time REAL NOT NULL, host INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, node INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
 """
+
+_ADDED = TABLES[TABLES.index(",\n    value_bytes_out") : TABLES.index("\n);\nCREATE TABLE IF NOT EXISTS metrics")]
+EARLIER_TABLES = TABLES.replace(_ADDED, "")
+"""Those of the first format, which is read but not resumed."""

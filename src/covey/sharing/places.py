@@ -6,6 +6,7 @@ from covey.codecs import decode_places, encode_places
 from covey.errors import WireError
 from covey.node import Payload
 from covey.sharing.decoded import Decoded
+from covey.wire import PLACES
 
 
 class Places:
@@ -19,7 +20,7 @@ class Places:
         """The entry of a message that tells places, which increase."""
         encoded = encode_places(places.cpu(), self._size)
         self._known.remember(encoded, places)
-        return {"places": encoded}
+        return {PLACES: encoded}
 
     def read(self, payload: Payload, count: int) -> Tensor:
         """The places that a message tells.
@@ -30,7 +31,7 @@ class Places:
         Raises:
             WireError: it does not tell them.
         """
-        encoded = payload.get("places")
+        encoded = payload.get(PLACES)
         if not isinstance(encoded, Tensor):
             raise WireError("bad-field", "it has no places")
         places = self._known.recall(encoded)

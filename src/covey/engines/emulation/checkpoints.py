@@ -11,13 +11,9 @@ from functools import partial
 
 from covey.engines.cadence import Cadence
 from covey.engines.prepared import Prepared
-from covey.engines.snapshots import Snapshot, pack
+from covey.engines.snapshots import COUNTERS, Snapshot, pack
 from covey.node import Payload
 from covey.runs import RunWriter
-from covey.runs.schema import COMMIT_COLUMNS
-
-COUNTERS = len(COMMIT_COLUMNS) - COMMIT_COLUMNS.index("steps")
-"""How many counters a snapshot has."""
 
 
 class Checkpoints:

@@ -11,24 +11,32 @@ import msgspec
 import torch
 
 from covey.engines.emulation.averages import Averages, check_round
-from covey.engines.emulation.checkpoints import COUNTERS, Checkpoints
+from covey.engines.emulation.checkpoints import Checkpoints
 from covey.engines.emulation.connection import loop_time
 from covey.engines.prepared import Prepared
-from covey.engines.snapshots import Snapshot, computed, unpack
+from covey.engines.snapshots import COUNTERS, Snapshot, computed, unpack
 from covey.errors import RunError
 from covey.experiment import Progress
 from covey.node import Payload
 from covey.runs import RunWriter
-from covey.runs.schema import COMMIT_COLUMNS
+from covey.runs.schema import COMMIT_COLUMNS, COUNTED
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 """Neither NaN nor infinity: one such number of one host would keep the rows of all from being written."""
-_Row = tuple[int, _Count, _Time, float | None, _Count, _Count, _Count, _Count, _Count, _Count, _Count]
+# fmt: off
+_Row = tuple[
+    int, _Count, _Time, float | None,
+    _Count, _Count, _Count, _Count, _Count, _Count, _Count, _Count, _Count,
+    _Time, _Time, _Time, _Time,
+]
+# fmt: on
+"""A commit: what it is of, what is counted, and what time was spent on."""
 _Rows = tuple[list[_Row], list[tuple[int, _Count, str, float]], list[tuple[_Time, int, str, str]]]
 """Commits, figures and events, as a host reports them."""
 _Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
-_COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), len(COMMIT_COLUMNS))
+_COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), COUNTED.stop)
+_SPENT = slice(COUNTED.stop, len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _Counters = Annotated[list[_Count], msgspec.Meta(min_length=COUNTERS, max_length=COUNTERS)]
 _TOTALS = ("dropped/", "payload_bytes_out", "frames_out", "socket_bytes_out")
@@ -219,6 +227,7 @@ class Ledger:
                 # What was sent was sent.
                 reported = [*row[_COUNTED], *row[_STEPS]]
                 snapshot.counters = [max(pair) for pair in zip(snapshot.counters, reported, strict=True)]
+                snapshot.spent = [max(pair) for pair in zip(snapshot.spent, row[_SPENT], strict=True)]
             recorded = self._recorded[node]
             self._redone[node] = set(range(snapshot.completed + 1, recorded + 1))
             if self.writer is not None:
@@ -302,7 +311,7 @@ class Ledger:
         for snapshot in snapshots:
             check_round(host, snapshot.completed, self.rounds)
             msgspec.convert(snapshot.counters, _Counters)
-            msgspec.convert(snapshot.clock, _Time)
+            msgspec.convert([snapshot.clock, *snapshot.spent], list[_Time])
         return dict(zip(nodes, snapshots, strict=True))
 
     def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:

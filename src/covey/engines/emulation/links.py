@@ -82,7 +82,7 @@ class Uplink:
     Args:
         rate: bits per second; inf for no limit.
         emit: given every copy when its time has come.
-        withdrawn: told the size of every copy that is withdrawn.
+        withdrawn: given the message of every copy that is withdrawn.
         late: where lateness is kept.
         carried: where it is kept how fast it is.
         most: how many bytes of memory what has not left may take.
@@ -93,7 +93,7 @@ class Uplink:
         self,
         rate: float,
         emit: Callable[[Copy], None],
-        withdrawn: Callable[[int], None],
+        withdrawn: Callable[[Message], None],
         late: Lateness,
         carried: Throughput,
         most: int,
@@ -183,7 +183,7 @@ class Uplink:
         for copy in gone:
             self._waiting.remove(copy)
             self._give_room(copy)
-            self._withdrawn(copy.message.size)
+            self._withdrawn(copy.message)
         return len(gone)
 
 
@@ -247,7 +247,7 @@ class SharedUplink(Uplink):
         self._plan()
         for copy in gone:
             self._give_room(copy)
-            self._withdrawn(copy.message.size)
+            self._withdrawn(copy.message)
         return len(gone)
 
 

@@ -1,15 +1,18 @@
 """The node of the emulation: the contract in real time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
+from covey.engines.emulation.connection import loop_time
 from covey.engines.mailbox import Key, Waiter
-from covey.engines.participant import USUAL, Participant
+from covey.engines.participant import TRAINING, USUAL, Participant
 from covey.engines.snapshots import Snapshot
 from covey.node import Gradient, LocalData, Message, Metrics, Mixture, Payload, Sending, Update, Work
+from covey.runs.schema import SPENT
 from covey.task.learner import Training
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ class EmulatedActivity:
 class EmulatedNode(Participant):
     """One node of a host."""
 
-    __slots__ = ("activities", "committed", "main", "site")
+    __slots__ = ("activities", "committed", "main", "measuring", "site")
 
     def __init__(self, site: "Site", id: int, role: str, holder: int | None, data: LocalData, model: Tensor) -> None:
         careful, ordered = not site.prepared.is_trusted, site.network.is_ordered
@@ -52,6 +55,7 @@ class EmulatedNode(Participant):
         self.activities: list[asyncio.Task[None]] = []
         self.main: asyncio.Task[None] | None = None
         self.committed: Snapshot | None = None
+        self.measuring = False
 
     # ------------------------------------------------------------------ the contract
 
@@ -102,10 +106,12 @@ class EmulatedNode(Participant):
 
     async def _train(self, training: Training) -> None:
         site = self.site
+        training.start = self.mixed(training.start)
         began = site.now
         await site.trainer.train(training)
         await site.stretch(began, site.learner.cost(training) / site.speeds[self.id])
         await self._awake()
+        self.spent[TRAINING] += site.now - began
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         self.check_split(split)
@@ -135,6 +141,29 @@ class EmulatedNode(Participant):
 
     def log(self, **metrics: float) -> None:
         self.site.reporter.log(self.id, self.round + 1, metrics)
+
+    @contextmanager
+    def measured(self, what: Literal["encoding", "mixing"]) -> Iterator[None]:
+        if self.measuring:
+            yield  # What is done within something else is a part of that.
+            return
+        self.measuring, began = True, loop_time()
+        try:
+            yield
+        finally:
+            self.measuring = False
+            self.spent[SPENT.index(what)] += loop_time() - began
+
+    def mixed(self, model: Tensor | Mixture) -> Tensor:
+        """A model of this node, computed now where it was not yet."""
+        if isinstance(model, Tensor):
+            return model
+        with self.measured("mixing"):
+            return model.tensor()
+
+    def _computed(self) -> Tensor:
+        self._model = self.mixed(self._model)
+        return self._model
 
     # ------------------------------------------------------------------ for what nodes have in common
 

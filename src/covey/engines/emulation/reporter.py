@@ -10,7 +10,7 @@ import msgspec
 from covey.engines.average import Average
 from covey.engines.emulation.connection import Connection
 from covey.engines.emulation.handshake import say
-from covey.engines.snapshots import Snapshot, computed, pack
+from covey.engines.snapshots import Snapshot, pack
 from covey.errors import ProgramError, WireError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Reporter:
 
     async def _evaluate_all(self, pending: list[tuple[int, int, Any]]) -> None:
         site = self.site
-        models = [computed(model) for _, _, model in pending]
+        models = [site.nodes[node].mixed(model) for node, _, model in pending]
         split = site.split("test")
         evaluated = await site.trainer.apart(partial(site.learner.evaluate, models, split))
         for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):

@@ -115,9 +115,8 @@ class Site:
         return node
 
     def _uplink(self, node: EmulatedNode) -> Uplink:
-        def withdrawn(size: int) -> None:
-            node.bytes_out -= size
-            node.messages_out -= 1
+        def withdrawn(message: Message) -> None:
+            node.count_sent(wire.lengths(message.shared, message.tag), -1)
 
         kind = SharedUplink if self.network.queue == "fair" else Uplink
         rate = self._up[node.id]
@@ -420,9 +419,9 @@ class Site:
         """Send a payload to some nodes."""
         if not receivers:
             return SENT
-        message = Message(node.id, tag, round, payload, wire.size(payload, tag))
-        node.messages_out += len(receivers)
-        node.bytes_out += message.size * len(receivers)
+        lengths = wire.lengths(payload, tag)
+        message = Message(node.id, tag, round, payload, lengths.frame)
+        node.count_sent(lengths, len(receivers))
         problem = not_finite_entry(payload)
         if problem is not None:
             node.event("rejected", f"'{problem}' in its message {tag!r} is not finite")
@@ -458,9 +457,10 @@ class Site:
 
         def frame(sequence: int) -> Parts:
             if departure.frame is None:
-                departure.frame = wire.encode_parts(
-                    message.shared, tag=message.tag, sender=message.sender, round=message.round
-                )
+                with self.nodes[message.sender].measured("encoding"):
+                    departure.frame = wire.encode_parts(
+                        message.shared, tag=message.tag, sender=message.sender, round=message.round
+                    )
             addressed = readdressed(departure.frame, receiver, sequence)
             return Corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
 

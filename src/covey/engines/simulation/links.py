@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from covey import wire
 from covey.engines.participant import SENT
 from covey.network.fair import FairShare
 from covey.node import Message, Sending
@@ -250,8 +251,8 @@ class Queued(Links):
         gone = convoy.kept - left
         if gone:
             convoy.kept = left
-            node.messages_out -= gone
-            node.bytes_out -= gone * int(convoy.bits / 8)
+            assert convoy.message is not None  # Its last copy has not come.
+            node.count_sent(wire.lengths(convoy.message.shared, convoy.message.tag), -gone)
             free = now
             for other in self.waiting[node.id]:
                 if not other.kept:
@@ -323,9 +324,14 @@ class Fair(Links):
     def withdraw_all(self, node: int) -> None:
         now, sender = self.world.now, self.world.nodes[node]
         for flow in [flow for flow, (source, *_) in self.flows.items() if source == node]:
-            *_, slower = self.flows.pop(flow)
-            sender.bytes_out -= int(self.share.cancel(now, flow) / slower / 8)
+            *_, message, slower = self.flows.pop(flow)
+            left = int(self.share.cancel(now, flow) / slower / 8)
+            sender.bytes_out -= left
             sender.messages_out -= 1
+            if message is not None:
+                length, values, places = wire.lengths(message.shared, message.tag)
+                sender.value_bytes_out -= left * values // length
+                sender.place_bytes_out -= left * places // length
             self._soon()
 
     def _soon(self) -> None:

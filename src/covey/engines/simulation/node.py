@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from covey.engines.mailbox import Key, Waiter
-from covey.engines.participant import USUAL, Participant
+from covey.engines.participant import TRAINING, USUAL, Participant
 from covey.engines.simulation.activity import SimulatedActivity, suspended
 from covey.engines.snapshots import Snapshot
 from covey.node import Gradient, LocalData, Metrics, Mixture, Payload, Sending, Update, Work
@@ -40,14 +40,18 @@ class SimulatedNode(Participant):
 
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
         training = self.new_training(model, Work(**work) if work else USUAL)
+        began = self.world.now
         self.world.submit(self, training)
         await suspended()
+        self.spent[TRAINING] += self.world.now - began
         return self.trained(training)
 
     async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
         training = self.new_training(model, Work(steps=1), gradient="all" if full else "batch")
+        began = self.world.now
         self.world.submit(self, training)
         await suspended()
+        self.spent[TRAINING] += self.world.now - began
         return self.differentiated(training)
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:

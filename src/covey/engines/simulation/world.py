@@ -271,9 +271,9 @@ class World:
         """Send a payload to some nodes."""
         if not receivers:
             return SENT
-        message = Message(node.id, tag, round, payload, wire.size(payload, tag))
-        node.messages_out += len(receivers)
-        node.bytes_out += message.size * len(receivers)
+        lengths = wire.lengths(payload, tag)
+        message = Message(node.id, tag, round, payload, lengths.frame)
+        node.count_sent(lengths, len(receivers))
         problem = not_finite_entry(payload)
         if problem is not None:
             detail = f"'{problem}' in its message {tag!r} is not finite"
