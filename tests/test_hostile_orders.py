@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 import time
 
 import msgspec
@@ -102,13 +103,20 @@ def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
 
 
 def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypatch):
-    waiting, hear = [], _Run._hear
+    waiting, hear, order = [], _Run._hear, _Run._order
+    obeys = threading.Event()
 
     def counted(run, frame):
         hear(run, frame)
         waiting.append(run._frames.qsize())
 
+    async def obeyed(run):
+        while waiting and not obeys.is_set():
+            await asyncio.sleep(0.01)
+        return await order(run)
+
     monkeypatch.setattr(_Run, "_hear", counted)
+    monkeypatch.setattr(_Run, "_order", obeyed)
 
     async def main():
         control = Control(await call(served[1], Caller("this run", LAUNCHER)))
@@ -117,6 +125,8 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
         for _ in range(5000):
             control.connection.send(order)
         await soon(lambda: len(waiting) >= _ORDERS)
+        await asyncio.sleep(0.1)
+        obeys.set()
         await control.connection.lost
         # Two reads of 256 KiB may be on their way, with 240 orders each.
         assert max(waiting) < _ORDERS + 600

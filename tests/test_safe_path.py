@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,8 @@ def test_reading_a_run_imports_nothing_that_it_names(in_folder, monkeypatch, req
 def test_a_module_of_a_librarys_name_is_the_librarys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(kinds, "_folders", [])
+    PathFinder.find_spec("nothing", [str(tmp_path)])  # Python remembers what was in the folder before.
     (tmp_path / "queue.py").write_text("class Mine:\n    pass\n")
     with pytest.raises(ConfigurationError) as told:
         Experiment.from_table(table(program={"kind": "queue:Mine"}))

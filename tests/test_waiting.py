@@ -179,7 +179,7 @@ def test_who_is_dead_is_waited_for_as_long_as_patience_says(tmp_path):
 @pytest.mark.parametrize(
     ("network", "tags"),
     [({}, {""}), ({"loss": 0.2}, {"", "~ sent 0", "~ sent 1", "~late "}), ({"loss": 0.2, "queue": "fair"}, {""})],
-    ids=str,
+    ids=["whole", "lossy", "lossy and fair"],
 )
 def test_who_sends_one_message_a_round_says_so_where_it_may_be_lost(network, tags, overheard):
     made = tables({"kind": "full"}, task=BLOBS, rounds=12, network={"latency": "10ms", "compute": 1e9, **network})

@@ -196,6 +196,7 @@ def own_folders() -> list[str]:
 
 def _search_folders() -> None:
     # Last, or a file beside an experiment would stand in for the library whose name it has.
+    importlib.invalidate_caches()  # A module may be younger than the last look into its folder.
     sys.path += [folder for folder in own_folders() if folder not in sys.path]
 
 
