@@ -11,6 +11,7 @@ from covey.errors import ConfigurationError
 from covey.network.energy import ConstantEnergy, Energy, NoEnergy
 from covey.network.network import Network
 from covey.parameters import Setting, build
+from covey.runs.schema import COMMIT_COLUMNS
 from tests.conftest import simulate, table
 from tests.examples import Recorded, pieces_of, run_program
 
@@ -39,11 +40,12 @@ def test_every_round_says_what_each_node_has_spent(takes_time):
     tables = table(network={"energy": ENERGY, "compute": compute}, evaluation={"takes_time": takes_time})
     world, written = simulate(tables)
     speeds = world.network.compute_speeds()
-    rows = {(row[0], row[1]): row for row in written.rows}
+    named = [dict(zip(COMMIT_COLUMNS, row, strict=True)) for row in written.rows]
+    rows = {(row["node"], row["round"]): row for row in named}
     assert len(rows) == 6 * len(world.nodes)
-    for (node, round), (*_, samples, bytes_out, bytes_in, _, _, _) in rows.items():
-        computed = samples + takes_time * 60 * ((round - 1) // 2)
-        expected = 5.0 * computed / speeds[node] + 2e-8 * bytes_out + 1e-8 * bytes_in
+    for (node, round), row in rows.items():
+        computed = row["samples"] + takes_time * 60 * ((round - 1) // 2)
+        expected = 5.0 * computed / speeds[node] + 2e-8 * row["bytes_out"] + 1e-8 * row["bytes_in"]
         assert spent(written)[node, round] == pytest.approx(expected)
     assert spent(written).keys() == rows.keys()
     assert not spent(simulate(table())[1])
