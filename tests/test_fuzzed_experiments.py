@@ -41,7 +41,7 @@ TEXTS = {
     "4,000 digits": (SMALL.replace("3", "9" * 4000, 1), "the whole number of 'rounds' takes more than 64 bits"),
     "hexadecimal digits": (SMALL.replace("3", "0x" + "f" * 99_999, 1), "'rounds' takes more than 64 bits"),
     "a seed of 100 digits": (f"seed = {'9' * 100}\n{SMALL}", "the whole number of 'seed' takes more than 64 bits"),
-    "10^12 nodes": (SMALL.replace("4", "1000000000000"), "The 'nodes' of the network must be an int in [1, 1e+07]."),
+    "10^12 nodes": (SMALL.replace("4", "1000000000000"), "The 'nodes' of the network must be an int in [1, 10000000]."),
     "a complete graph": (SMALL.replace('"ring"', '"complete"').replace("4", "1000000"), "would take 63,999.9 GB"),
     "a long name": (f'name = "{"a" * 5000}"\n{SMALL}', "The 'name' of the experiment must be letters, digits, '.', '_' and '-', at most 64"),
     "a long key": (f"{'a' * 5000} = 1\n{SMALL}", "Unknown key 'aaaa"),

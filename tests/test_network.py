@@ -107,7 +107,7 @@ def test_the_seed_decides_what_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ({"nodes": 0}, "The 'nodes' of the network must be an int in [1, 1e+07]. Got 0 instead."),
+        ({"nodes": 0}, "The 'nodes' of the network must be an int in [1, 10000000]. Got 0 instead."),
         (
             {"preset": "moon"},
             "The 'preset' of the network must be one of 'none', 'lan', 'wan', 'mobile'. Got 'moon' instead.",

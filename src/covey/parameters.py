@@ -120,7 +120,9 @@ class Limits:
 
 
 def _number(value: Bound, missing: str) -> str:
-    return missing if value is None else value if isinstance(value, str) else f"{value:g}"
+    if value is None:
+        return missing
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def param(
