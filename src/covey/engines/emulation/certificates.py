@@ -57,7 +57,7 @@ class Certificates:
         try:
             authority = x509.load_pem_x509_certificate((folder / _AUTHORITY).read_bytes())
             own = x509.load_pem_x509_certificate((folder / _CERTIFICATE).read_bytes())
-            open_private(folder / _KEY).close()
+            open_private(folder / _KEY, "key").close()
             (name,) = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
             made = cls(str(name.value), cls._context(folder, server=True), cls._context(folder, server=False))
             problem = _problem(own, authority)

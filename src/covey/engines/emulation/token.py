@@ -19,7 +19,7 @@ def read_token(file: Path) -> bytes:
             is never said.
     """
     try:
-        with open_private(file) as opened:
+        with open_private(file, "token file") as opened:
             token = opened.read(_MOST + 1).strip()
     except OSError as error:
         raise ConfigurationError(f"The token file {file} cannot be read: {error.strerror}.") from error
@@ -31,8 +31,12 @@ def read_token(file: Path) -> bytes:
     return token
 
 
-def open_private(file: Path) -> BinaryIO:
+def open_private(file: Path, what: str) -> BinaryIO:
     """Open a file that nobody else may read.
+
+    Args:
+        file: where it is.
+        what: what messages call it.
 
     Raises:
         ConfigurationError: others may read it, or it is not a file itself.
@@ -44,10 +48,10 @@ def open_private(file: Path) -> BinaryIO:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise ConfigurationError(f"The file {file} is a symbolic link: name the file itself.") from error
+        raise ConfigurationError(f"The {what} {file} is a symbolic link: name the file itself.") from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        problem = "is none"
+        problem = "is no regular file"
     elif found.st_uid != os.geteuid():
         problem = "belongs to another user, who can read it: it must be your own"
     elif found.st_mode & 0o077:
@@ -55,4 +59,4 @@ def open_private(file: Path) -> BinaryIO:
     else:
         return open(descriptor, "rb")
     os.close(descriptor)
-    raise ConfigurationError(f"The file {file} {problem}.")
+    raise ConfigurationError(f"The {what} {file} {problem}.")
