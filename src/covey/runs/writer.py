@@ -67,7 +67,7 @@ class RunWriter:
             self._database = sqlite3.connect(self.folder / METRICS, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
             # Every transaction is on the disk when it ends, whoever reads meanwhile: checkpoints count on its rows.
-            # That adds 1 to 4 ms to the 40 to 90 of a checkpoint (10 to 1,000 nodes, digits).
+            # That adds 1 to 4 ms to the flush before one, which takes 40 to 90 as a whole (10 to 1,000 nodes, digits).
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(f"{TABLES}; PRAGMA user_version={FORMAT}")
             self._counting = Counting(self._database)
