@@ -117,7 +117,8 @@ BY_NUMBER = [
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     ("program", "clique-averaging"),
 ]
-"""What a node draws follows from its number, so that others can draw it too; or its labels or its clique do."""
+"""What a node draws follows from its number, so that others can draw it too (not where all draw alike, which is
+renumbered below); or its labels or its clique do."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
@@ -126,6 +127,10 @@ RENUMBERED = [
         if ("program", kind) not in BY_NUMBER
     ),
     ("program", "gossip", {"overlap": True}),
+    *(
+        ("program", "gossip", {"sharing": {"kind": kind, "budget": 0.5, "common": True}})
+        for kind in ("random", "random-layers")
+    ),
     ("program", "fedavg", {"clients": None, "weighting": "equal", "server_lr": 0.5, "proximal": 0.1}),
 ]
 """Whom FedAvg's server chooses is drawn by number, so it chooses all here."""
