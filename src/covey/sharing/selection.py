@@ -286,6 +286,15 @@ def _check_pattern(pattern: str, pieces: Sequence[Piece], owner: str) -> None:
     near = difflib.get_close_matches(pattern.replace("*", ""), trained, n=_NAMED, cutoff=0.4) or trained[:_NAMED]
     alone = " and ".join(sorted({_PLURAL[piece.role] for piece in matched}))
     what = f"matches {alone} alone: {_listed(matched)}" if matched else "matches none"
+    layers = {_layer_of(piece) for piece in matched if piece.role == "buffer"}
+    whole = sorted(
+        f"'{layer}.*'" for layer in layers & {_layer_of(piece) for piece in pieces if piece.role == "trained"}
+    )
+    if whole:
+        what += (
+            f". Buffers are averaged with trained tensors of their layer, for they are nothing without them: write "
+            f"{' or '.join(whole[:_NAMED])}"
+        )
     raise ConfigurationError(
         f"The 'share' of {owner} must be 'trained' or patterns of names, each of which matches a trained tensor of the "
         f"model. Got {pattern!r} instead, which {what}. Trained are {', '.join(near)}"
