@@ -1,5 +1,7 @@
 """Whoever writes in place to a tensor that he was handed, or has handed over, changes nothing for anybody else."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -197,3 +199,21 @@ def test_graphs_and_labels_cannot_be_written():
                     self.seen.append("refused")
 
     assert run_program(Greedy(), network={"nodes": 4})[2] == ["refused"] * 20
+
+
+@pytest.mark.parametrize("hidden", ["torch._lazy_clone", "torch._C._is_cow_tensor"])
+def test_without_torchs_late_copies_tensors_are_copied_at_once(hidden, monkeypatch):
+    monkeypatch.delattr(hidden)
+    spec = importlib.util.find_spec("covey.ownership")
+    assert spec is not None
+    assert spec.loader is not None
+    ownership = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ownership)
+    given = torch.arange(4.0)
+    copy = ownership.own(given)
+    assert not ownership.is_shared(copy)
+    assert ownership.readable(copy) is copy
+    assert not ownership.is_written(copy, given)
+    copy.numpy()[0] = 7.0
+    assert given.tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert ownership.is_written(copy, given)

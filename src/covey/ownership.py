@@ -10,7 +10,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-is_shared: Callable[[Tensor], bool] = torch._C._is_cow_tensor  # type: ignore[attr-defined]
+_copies_late = hasattr(torch, "_lazy_clone") and hasattr(torch._C, "_is_cow_tensor")
+"""Whether torch copies a tensor when it is written to. Both names are its own affair: they came in January 2024, before
+2.3, and may go. Without them tensors are copied at once, which takes more memory."""
+
+is_shared: Callable[[Tensor], bool] = (
+    torch._C._is_cow_tensor if _copies_late else lambda tensor: False  # type: ignore[attr-defined]
+)
 """Whether a tensor that is a copy by `own`, or was copied by it, is sure not to have been written to since."""
 
 
@@ -22,7 +28,7 @@ def can_be_shared(tensor: Tensor) -> Tensor:
 def own(tensor: Tensor) -> Tensor:
     """The same numbers, to be written to without anybody else seeing it."""
     source = tensor.detach() if tensor.requires_grad else tensor
-    return torch._lazy_clone(source) if source.untyped_storage().resizable() else source.clone()
+    return torch._lazy_clone(source) if _copies_late and source.untyped_storage().resizable() else source.clone()
 
 
 KEPT = "kept"
