@@ -13,6 +13,7 @@ import pytest
 from covey.engines.emulation import processes
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.processes import Processes, can_fork
+from covey.engines.emulation.remote import Remote
 
 forking = pytest.mark.skipif(not can_fork(), reason="processes of hosts are forks on Linux alone")
 
@@ -125,3 +126,26 @@ def test_nothing_forks_where_processes_cannot_be_told_apart(monkeypatch):
     assert not can_fork()
     monkeypatch.delattr(os, "pidfd_open")
     assert not can_fork()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", ": killed by signal 9"),
+        ("raise SystemExit(3)", ": no room for more"),
+        ("", ""),
+        ("import time; time.sleep(60)", ""),
+    ],
+    ids=["killed", "failed", "ended", "there"],
+)
+def test_why_a_process_is_gone_is_its_signal_or_what_it_said_last(script, told, tmp_path):
+    log = tmp_path / "host-0.log"
+    log.write_text("a warning\nno room for more\n")
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        if "sleep" not in script:
+            process.wait()
+        try:
+            assert Remote(0, [0], Address("127.0.0.1", 1), log, process=process).ending() == told
+        finally:
+            process.kill()
+    assert Remote(0, [0], Address("127.0.0.1", 1)).ending() == ""

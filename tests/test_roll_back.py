@@ -266,5 +266,7 @@ def test_the_kill_of_a_process_is_made_good_by_the_run_itself(in_folder):
         (node, t) for node in range(12) for t in range(1, 41)
     ]
     assert "rolled back" in set(run.events["kind"])
+    lost = run.events[run.events["kind"] == "host lost"]
+    assert lost["detail"].tolist() in (["host 0: killed by signal 9"], ["host 1: killed by signal 9"])
     world, _ = simulate(tables)
     assert np.allclose(run.models, models_of(world), atol=1e-5)

@@ -332,7 +332,7 @@ class Launcher:
         except TimeoutError:
             raise self._missing(host) from None
         if connection.lost.done():
-            raise HostEnded(f"Host {host.number} ended while it made ready{host.last_words}.")
+            raise HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
         snapshots = self.ledger.checkpoints.latest
         mine = {node: snapshots[node] for node in host.nodes if node in snapshots}
         if returning:

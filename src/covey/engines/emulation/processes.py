@@ -34,7 +34,7 @@ from covey.cli import main
 sys.exit(main())
 """
 """Has `covey` with what is imported here, searched after what Python itself brings."""
-_UNKNOWN = 255
+UNKNOWN = 255
 """The status of a process of which nobody can tell it any more."""
 
 
@@ -182,7 +182,7 @@ class _Template:
             self._unborn.clear()
             for pid, forked in [*self._born.items()]:
                 if forked.is_gone:
-                    self._born.pop(pid).has_ended(_UNKNOWN)
+                    self._born.pop(pid).has_ended(UNKNOWN)
 
     def kill(self) -> None:
         self._process.kill()

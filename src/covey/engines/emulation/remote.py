@@ -6,13 +6,14 @@ import socket
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from covey.engines.emulation.address import Address
 from covey.engines.emulation.connection import Connection, loop_time
 from covey.engines.emulation.handshake import Caller, greet, say
 from covey.engines.emulation.host import open_connection
-from covey.engines.emulation.processes import Process, Processes
+from covey.engines.emulation.processes import UNKNOWN, Process, Processes
 from covey.errors import RunError, WireError
 from covey.node import Payload
 
@@ -30,6 +31,8 @@ class HostEnded(HostGone):
 
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
 """Why a call may fail that succeeds a little later."""
+_ENDING = 0.25
+"""Seconds in which a process that lost its connections should have ended."""
 
 
 @dataclass
@@ -98,11 +101,19 @@ class Remote:
         ready = self.ready
         return ready is not None and ready.done() and not ready.cancelled() and ready.exception() is None
 
-    @property
-    def last_words(self) -> str:
-        """The last line of its log, behind a colon."""
-        if self.log is None:
+    def ending(self) -> str:
+        """Why its process is gone, behind a colon: a signal, or the last line of the log of one that failed.
+
+        Its connections are gone a moment before it is.
+        """
+        late = monotonic() + _ENDING
+        while self.process is not None and self.process.poll() is None and monotonic() < late:
+            sleep(0.005)
+        status = None if self.process is None else self.process.returncode
+        if self.log is None or not status or status == UNKNOWN:
             return ""
+        if status < 0:
+            return f": killed by signal {-status}"
         try:
             lines = self.log.read_text(errors="replace").strip().splitlines()
         except OSError:
@@ -154,7 +165,7 @@ class Remote:
         """
         if self.process is not None and self.process.poll() is not None:
             raise HostEnded(
-                f"Host {self.number} ended with status {self.process.returncode} before it was ready{self.last_words}."
+                f"Host {self.number} ended with status {self.process.returncode} before it was ready{self.ending()}."
             )
 
     def wake(self) -> None:

@@ -65,7 +65,7 @@ class Returns:
         if self.launcher.over:
             return
         if not was_there:
-            error = HostEnded(f"Host {host.number} ended while it made ready{host.last_words}.")
+            error = HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
             if host.ready is not None and not host.ready.done():
                 host.ready.set_exception(error)
             elif self.launcher.has_begun and self.launcher.prepared.waits_for_all:
@@ -74,9 +74,9 @@ class Returns:
                 self.launcher.fail(error)
             return
         host.away = True
-        self.ledger.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.last_words}")
+        self.ledger.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.ending()}")
         if not host.done and not self.launcher.interrupted and self.launcher.prepared.waits_for_all:
-            self.roll_back(f"Host {host.number} at {host.address} is gone{host.last_words}.")
+            self.roll_back(f"Host {host.number} at {host.address} is gone{host.ending()}.")
             return
         for node in host.nodes:
             self.ledger.event(self.launcher.now, node, "left", f"host {host.number} is gone")
@@ -144,7 +144,7 @@ class Returns:
 
     def _come_back(self, host: Remote) -> None:
         if not host.struck:
-            reason = f"Host {host.number} at {host.address} is gone{host.last_words}."
+            reason = f"Host {host.number} at {host.address} is gone{host.ending()}."
             if not self._may_restart(host.restarted, reason):
                 return
             if host.process is None:
