@@ -39,7 +39,8 @@ def run(
         quiet: whether to show no progress bar while data are downloaded.
 
     Returns:
-        The run, with its metrics and models. Ctrl-C ends it early, with a checkpoint to go on from.
+        The run, with its metrics, its models and, in `drops`, how many messages were dropped and why.
+        Ctrl-C ends it early, with a checkpoint to go on from.
 
     Raises:
         CoveyError: whatever is wrong, in one line.
