@@ -115,14 +115,19 @@ def _tables() -> dict[str, set[str]]:
 _PAGE = 4096
 
 
-def has_rows(folder: Path) -> bool:
-    """Whether anything is recorded; a database that cannot be read and has no more than one page has no tables yet."""
+def has_rows(folder: Path, *, begun: bool = False) -> bool:
+    """Whether anything is recorded, as far as can be known.
+
+    Args:
+        folder: the run's.
+        begun: whether it has its tables; before, a database that cannot be read and has no more than one page has none.
+    """
     try:
         with reading(folder) as database:
             made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")} & _tables().keys()
             return any(database.execute(f"SELECT EXISTS (SELECT 1 FROM {name})").fetchone()[0] for name in made)
     except RunError:
-        return (folder / METRICS).stat().st_size > _PAGE
+        return begun or (folder / METRICS).stat().st_size > _PAGE
 
 
 def check_values(database: sqlite3.Connection, folder: Path) -> None:

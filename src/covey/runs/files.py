@@ -4,12 +4,15 @@ A folder may come from somebody else. A symbolic link in it would let whoever op
 lies outside.
 """
 
+import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from covey.errors import RunError
+from covey.runs import lock
 from covey.runs.database import has_rows
 from covey.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS, SUMS
 
@@ -55,15 +58,54 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
 
 _BEGINNING = {LOCK, CONFIG, CONFIG + ".part", FACTS + ".part", CHECKPOINTS, METRICS, *BESIDE_METRICS}
 """What is there before the facts, which are the first to say that a run has begun."""
+_BEGUN = {FACTS, GRAPH, HOLDINGS, SUMS, LOGS, *(name + ".part" for name in (GRAPH, HOLDINGS, SUMS))}
+"""What else is there before anything is recorded."""
 
 
 def is_beginning(folder: Path) -> bool:
-    """Whether a folder is what is left of a run whose process was killed before it recorded anything."""
+    """Whether a folder is what is left of a run that ended, or whose process was killed, before it recorded anything.
+
+    Raises:
+        RunError: it would be, were all of its files files.
+    """
     names = {entry.name for entry in folder.iterdir()}
     # Without the lock, which is the first of all, it may be a folder with somebody's own run.toml.
-    if LOCK not in names or not names <= _BEGINNING or (CHECKPOINTS in names and any((folder / CHECKPOINTS).iterdir())):
+    if LOCK not in names or not names <= (_BEGINNING | _BEGUN if FACTS in names else _BEGINNING):
         return False
-    return METRICS not in names or not has_rows(folder)
+    refuse_links(folder)
+    if CHECKPOINTS in names and any((folder / CHECKPOINTS).iterdir()):
+        return False
+    if FACTS not in names:
+        return METRICS not in names or not has_rows(folder)
+    logs = (folder / LOGS).iterdir() if LOGS in names else ()
+    return (
+        all(_LOG.fullmatch(log.name) for log in logs)
+        and _may_be_over(folder)
+        and METRICS in names
+        and not has_rows(folder, begun=True)
+    )
+
+
+def clear(folder: Path) -> None:
+    """Delete what is left of a run of which `is_beginning` is true; where that is broken off, it stays true."""
+    if (folder / LOGS).is_dir():
+        for log in (folder / LOGS).iterdir():
+            log.unlink()
+        (folder / LOGS).rmdir()
+    for name in (*sorted(_BEGUN - {FACTS, LOGS}), FACTS, METRICS, *BESIDE_METRICS):
+        (folder / name).unlink(missing_ok=True)
+
+
+_LOG = re.compile(r"host-\d+\.log")
+
+
+def _may_be_over(folder: Path) -> bool:
+    """Whether a run failed or was interrupted, or its lock says whether somebody writes it."""
+    try:
+        status = json.loads((folder / FACTS).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return status in ("failed", "interrupted") or (status == "running" and lock.is_held(folder) is not None)
 
 
 def _of_run(folder: Path) -> Iterator[Path]:

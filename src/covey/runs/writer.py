@@ -18,7 +18,7 @@ from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
 from covey.runs.counting import LAST, Counting, keeping
-from covey.runs.files import BESIDE_METRICS, is_beginning, refuse_links
+from covey.runs.files import clear, is_beginning, refuse_links
 from covey.runs.resuming import WRITTEN, Resumable, Written
 from covey.runs.schema import (
     CHECKPOINTS,
@@ -77,7 +77,7 @@ class RunWriter:
 
     @classmethod
     def create(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
-        """Begin a run in a new or empty folder, or in one where a process was killed before it recorded anything.
+        """Begin a run in a new or empty folder, or in one where another run ended before it recorded anything.
 
         Args:
             folder: where.
@@ -95,12 +95,11 @@ class RunWriter:
         refuse_links(folder)
         with _guarded(folder):
             held = lock.acquire(folder)
-            if (folder / FACTS).exists():
+            if (folder / FACTS).exists() and not is_beginning(folder):
                 # Another process was faster.
                 held.close()
                 raise lock.busy(folder)
-            for name in (METRICS, *BESIDE_METRICS):
-                (folder / name).unlink(missing_ok=True)
+            clear(folder)
             with wire.replacing(folder / CONFIG) as file:
                 file.write(text)
             (folder / CHECKPOINTS).mkdir(exist_ok=True)
