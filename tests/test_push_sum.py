@@ -49,7 +49,7 @@ class Double:
     def arrived(self, tag="", round=None):
         return Inbox(self.posted.pop((self.id, tag, round), []))
 
-    async def receive(self, tag, round=None, senders=None, count=None, timeout=None):
+    async def receive(self, tag="", round=None, senders=None, count=None, timeout=None):
         await asyncio.sleep(0)  # All others have sent by then.
         self.now += timeout or 0.0
         return Inbox(sorted(self.arrived(tag, round), key=lambda message: message.sender), ())

@@ -6,7 +6,7 @@ gradient made of them, until models are averaged. Where gradients are hidden, a 
 along its own.
 """
 
-from typing import ClassVar
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from covey.aggregation import Mean
 from covey.errors import ConfigurationError
 from covey.learning.gossip import Gossip
-from covey.learning.hearing import hearing
+from covey.learning.hearing import Hearing
 from covey.node import Mixture, Node
 from covey.parameters import Setting, param
 from covey.sharing import Selection
@@ -25,7 +25,6 @@ class CliqueAveraging(Gossip):
     """Gossip on cliques, or diverse neighbours, in which a round's training is one step along their mean gradient."""
 
     kind = "clique-averaging"
-    before: ClassVar[tuple[str, ...]] = ("gradient",)
     lr: float = param("The learning rate.", ge=0)
     momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
 
@@ -51,7 +50,8 @@ class CliqueAveraging(Gossip):
         self._gradients = self.sharing.beside("gradients")
         self._gradients.prepare(self._shared.narrowed(setting))
         self._gradients.check(self._cliques, Mean())
-        self._gradients_say = self._said(setting, self._gradients)
+        # Who waits long for gradients is late with its model.
+        self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         models = super().round_bytes(setting, model_bytes)
@@ -59,25 +59,17 @@ class CliqueAveraging(Gossip):
         if models is None or gradient is None:
             return None
         trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
-        return models + trained * self._cliques.messages() * gradient
+        messages = self._cliques.messages()
+        return models + trained * (messages * gradient + self._gradients_say.bytes(messages, "gradient"))
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         gradient = self._gradients.largest_bytes(message_bytes)
         return super().waiting_bytes(setting, message_bytes) + 2.0 * self._cliques.most_heard() * gradient
 
-    async def learn(self, node: Node, t: int) -> Tensor:
+    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()
-        says, several = self._gradients_say, self._gradients.several
-        hear = hearing(
-            node,
-            graph.senders(node.id),
-            t,
-            self.patience,
-            receivers=graph.receivers(node.id),
-            several=several,
-            says=says,
-        )
+        hear = hearing.over(graph, self._gradients_say)
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
         if self._gradients.hides and direction is own:

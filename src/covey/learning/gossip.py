@@ -5,13 +5,12 @@ equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
 from dataclasses import replace
-from typing import ClassVar
 
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
 from covey.errors import ConfigurationError
-from covey.learning.hearing import PATIENCE, Says, check_patience, hearing
+from covey.learning.hearing import PATIENCE, Hearing, Says, check_patience
 from covey.node import Node, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -23,8 +22,6 @@ class Gossip(Program):
     """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
 
     kind = "gossip"
-    before: ClassVar[tuple[str, ...]] = ()
-    """How the tags of messages begin that a round has before those of the sharing."""
     topology: Topology = param("Who talks to whom in a round.")
     sharing: Sharing = param("What is sent.", factory=Full)
     schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
@@ -96,23 +93,14 @@ class Gossip(Program):
 
     async def round(self, node: Node, graph: Graph, t: int) -> None:
         """One round of one node."""
-        sharing, senders = self.sharing, graph.senders(node.id)
-        hear = hearing(
-            node,
-            senders,
-            t,
-            self.patience,
-            receivers=graph.receivers(node.id),
-            several=sharing.several,
-            says=self._says,
-            before=self.before,
-        )
+        sharing, hearing = self.sharing, Hearing(node, graph, t, self.patience, self._says)
         start, update = None, None
         trains = self.schedule.trains(node, t)
         if trains and not self.overlap:
-            start = await self.learn(node, t)
+            start = await self.learn(node, t, hearing)
         shown = sharing.shown(node)
         start = sharing.selection.take(start) if start is not None and sharing.by_change else shown.model
+        hear = hearing.over(graph, self._says)
         await sharing.agree(shown, graph, t, start, hear)
         with node.measured("encoding"):
             messages = list(sharing.messages(shown, graph, t, start))
@@ -126,7 +114,7 @@ class Gossip(Program):
             merged = sharing.merged(shown, graph, t, inbox, self._aggregation)
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
-    async def learn(self, node: Node, t: int) -> Tensor:
+    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
         """The local work of a round, after which `node.model` is another; gives the model that it began with."""
         update = await node.train()
         node.model = update.model

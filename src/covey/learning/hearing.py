@@ -9,6 +9,7 @@ from covey.errors import ConfigurationError
 from covey.node import HEARTBEAT, Inbox, Message, Node, NodeId, Program
 from covey.parameters import Setting
 from covey.sharing import Hear
+from covey.topology import Graph
 
 PATIENCE = (
     "How long a node waits for its neighbours in a round; for ever by default. "
@@ -29,8 +30,8 @@ def check_patience(program: Program, setting: Setting, patience: float | None) -
 _BEATS = 4
 """Into how many parts patience is cut, of which all but the last end with a heartbeat."""
 _LATE = f"{HEARTBEAT}late"
-"""How the tags of heartbeats begin that a node sends in a round which it begins late."""
-_TIMES = 2
+"""The tag of the heartbeat that a node sends in a round which it begins late."""
+TIMES = 2
 """How often a node says that it has sent what it had to: each such word may be lost, too."""
 
 
@@ -42,6 +43,9 @@ class Says:
     """That it has sent the message of a round."""
     late: bool = True
     """That it begins a round late."""
+    several: bool = False
+    """That it still waits, in a round of several messages over an edge, which all send in the order in which they hear
+    them. Then a later message shows that an earlier one is lost."""
 
     @classmethod
     def where(cls, setting: Setting, *, several: bool, static: bool) -> Self:
@@ -55,11 +59,11 @@ class Says:
         # Where messages overtake each other, a heartbeat shows nothing. Most of those who are late are so for one that
         # is lost, and who waits for them only becomes late itself.
         sent = setting.lossy and setting.ordered and not (several and static)
-        return cls(sent, late=setting.ordered or not setting.lossy)
+        return cls(sent, late=setting.ordered or not setting.lossy, several=several)
 
-    def bytes(self, messages: float) -> float:
-        """How many bytes it takes to say in a round that so many messages were sent."""
-        return messages * sum(wire.size({}, tag) for tag in _words_of("")) if self.sent else 0.0
+    def bytes(self, messages: float, tag: str = "") -> float:
+        """How many bytes it takes to say in a round that so many messages of a tag were sent."""
+        return messages * sum(wire.size({}, word) for word in _words_of(tag)) if self.sent else 0.0
 
 
 LATE = Says()
@@ -68,74 +72,32 @@ LATE = Says()
 
 def _words_of(tag: str) -> list[str]:
     """The tags of the heartbeats by which a node says that it has sent the message of a tag."""
-    return [f"{HEARTBEAT}{tag} sent {time}" for time in range(_TIMES)]
-
-
-def hearing(
-    node: Node,
-    senders: Sequence[NodeId],
-    t: int,
-    patience: float | None,
-    *,
-    receivers: Sequence[NodeId] = (),
-    several: bool = False,
-    says: Says = LATE,
-    before: Sequence[str] = (),
-) -> Hear:
-    """What waits for the messages of the senders of a round, one tag after the other.
-
-    A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
-
-    Args:
-        node: who waits.
-        senders: for whom, by default.
-        t: the round.
-        patience: for how many seconds; for ever where it is None.
-        receivers: who waits for this node.
-        several: whether a round has several messages over an edge and all send them in the order in which they are
-            heard here. Then a later message shows that an earlier one is lost, and who waits for long sends heartbeats,
-            which show the same.
-        says: what else a node says of itself.
-        before: how the tags of messages begin that all have sent in the round before these.
-    """
-    if patience is None:
-        return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
-    earlier = [*before, _LATE, *(f"{HEARTBEAT}{tag}" for tag in before)]
-    listening = _Listening(node, t, patience, receivers, several, says, earlier, f"{_LATE} {' '.join(before)}")
-    if says.late and receivers and node.state.get("late"):
-        node.send(receivers, {}, tag=listening.late_tag, round=t)
-    deadline = 0.0
-
-    async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
-        # Whom a sender waited for in vain made it late: who waits for several messages has patience for that too.
-        nonlocal deadline
-        began = node.now
-        deadline = max(deadline, began) + patience
-        if says.sent and some is None:
-            for word in _words_of(tag):
-                node.send(receivers, {}, tag=word, round=t)
-        inbox = await _hear(node, senders if some is None else some, t, tag, deadline - began, listening)
-        listening.has_heard(tag, node.now - began)
-        return inbox
-
-    return hear
+    return [f"{HEARTBEAT}{tag} sent {time}" for time in range(TIMES)]
 
 
 @dataclass
-class _Listening:
-    """How a node listens in a round, and what it knows of the others."""
+class Hearing:
+    """How a node waits for the messages of one round, one tag after the other, and what it then knows of the others.
+
+    A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
+    """
 
     node: Node
+    graph: Graph
+    """Who hears whom in the round."""
     t: int
-    patience: float
-    receivers: Sequence[NodeId]
-    several: bool
-    says: Says
-    earlier: list[str]
+    patience: float | None
+    """For how many seconds the node waits; for ever where it is None."""
+    says: Says = LATE
+    """What the node says of itself."""
+    longest: float = 0.0
+    """Until when the node waits for those who are late: they may have waited in vain for each message before, too."""
+    earlier: list[str] = field(default_factory=lambda: [_LATE])
     """How the tags begin of what senders send before what is awaited."""
-    late_tag: str
+    late_words: list[str] = field(default_factory=lambda: [_LATE])
+    """The tags of the heartbeats by which others say that they are late with what is awaited."""
     late: set[int] = field(default_factory=set)
-    """Who has said that it begins this round late."""
+    """Who has said so."""
     alive: set[int] = field(default_factory=set)
     """Who has shown in this round that it lives."""
     ignored: set[int] = field(default_factory=set)
@@ -143,26 +105,56 @@ class _Listening:
     waited: float = 0.0
     """For how many seconds the node has waited at most for a message."""
 
+    def __post_init__(self) -> None:
+        self.receivers = self.graph.receivers(self.node.id)
+        """Who waits for the node in the round."""
+        if self.says.late and self.receivers and self.node.state.get("late"):
+            self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
+
+    def over(self, graph: Graph, says: Says) -> Hear:
+        """What waits for messages over a graph from now on.
+
+        Args:
+            graph: that of the round, or a part of it.
+            says: what the node says of itself there.
+        """
+        node, t, patience, senders = self.node, self.t, self.patience, graph.senders(self.node.id)
+        if patience is None:
+            return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
+        self.says = says
+
+        async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
+            began = node.now
+            self.longest = max(self.longest, began) + patience
+            if says.sent and some is None:
+                for word in _words_of(tag):
+                    node.send(graph.receivers(node.id), {}, tag=word, round=t)
+            inbox = await _hear(node, senders if some is None else some, t, tag, patience, self)
+            self.has_heard(tag, node.now - began, patience)
+            return inbox
+
+        return hear
+
     def look(self, tag: str) -> None:
         """Take in who has shown that it lives, by what came too late or by heartbeats."""
+        for said in self.late_words:
+            self.late.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+        self.alive |= self.late
         for said in (*self.earlier, *_words_of(tag)):
             self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
-        self.late.update(message.sender for message in self.node.arrived(tag=self.late_tag, round=self.t))
-        self.alive |= self.late
 
-    def has_heard(self, tag: str, seconds: float) -> None:
+    def has_heard(self, tag: str, seconds: float, patience: float) -> None:
         """The messages of a tag were waited for, for so long."""
         self.earlier += [tag, f"{HEARTBEAT}{tag} "]
+        self.late_words.append(f"{HEARTBEAT}{tag} {_BEATS // 2}")
         self.waited = max(self.waited, seconds)
-        if self.waited > self.patience / 2:
+        if self.waited > patience / 2:
             self.node.state["late"] = True
         else:
             self.node.state.pop("late", None)
 
 
-async def _hear(
-    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: _Listening
-) -> Inbox:
+async def _hear(node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing) -> Inbox:
     """What the senders of a round sent.
 
     A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
@@ -184,7 +176,8 @@ async def _hear(
     late = [NodeId(peer) for peer in inbox.missing if peer in listening.late - lost]
     if late:
         # They come too late by as much as they waited in vain: who waits longer would be too late for others itself.
-        more = await _received(node, late, t, tag, listening.patience / 2, listening)
+        longer = max(timeout / 2, listening.longest - node.now)
+        more = await _received(node, late, t, tag, longer, listening)
         heard += more
         lost.update(more.lost)
     for message in node.arrived(tag=tag, round=t):
@@ -210,14 +203,14 @@ async def _hear(
 
 
 async def _received(
-    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: _Listening
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing
 ) -> Inbox:
     """What comes within some time.
 
     Where a round has several messages, who waits for one that is lost is waited for by others, and they may each wait
     for the other: so who waits for long says that it has sent its own.
     """
-    if not listening.several:
+    if not listening.says.several:
         if not listening.says.sent:
             return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout)
         return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=listening.earlier)

@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from covey.errors import ConfigurationError, ProgramError
-from covey.learning.hearing import PATIENCE, check_patience, hearing
+from covey.learning.hearing import LATE, PATIENCE, Hearing, check_patience
 from covey.node import Expected, Inbox, Message, Mixture, Node, NodeId, Numbers, Payload, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -96,7 +96,7 @@ class PushSum(Program):
         receivers, own = graph.receivers(node.id), self.selection.take(node.model)
         share = weight / (1 + len(receivers))
         node.send(receivers, {"model": own, "weight": share}, round=t)
-        heard = self.shares(node, await hearing(node, graph.senders(node.id), t, None)(""))
+        heard = self.shares(node, await node.receive(round=t, senders=graph.senders(node.id)))
         models = [own, *(message["model"] for message in heard)]
         weights = [share, *(message["weight"] for message in heard)]
         weight = _total(node, t, weights)
@@ -128,7 +128,7 @@ class PushSum(Program):
             node.send(receiver, self.given(node, receiver, t), tag=_SUM)
         if not self.topology.static:
             self.ask(node, graph, t, sums)
-        await hearing(cast(Node, sums), graph.senders(node.id), t, patience)("")
+        await Hearing(cast(Node, sums), graph, t, patience).over(graph, LATE)("")
         node.state["missed"] = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
         for message in sums.take(t):
