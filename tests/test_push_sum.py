@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from covey.engines.simulation.node import SimulatedNode
 from covey.errors import ConfigurationError, ProgramError
+from covey.learning import hearing
 from covey.learning.push_sum import PushSum, Sums
 from covey.node import MODEL, Inbox, Message, Mixture
 from covey.parameters import Setting
@@ -202,6 +203,39 @@ def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
     assert held(world.nodes)[0] > 0.4 * NODES
     # Who has least weight is furthest from the mean: what it has came from few.
     assert torch.allclose(models_of(world).double(), starts.mean(0).expand(NODES, -1), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "topology", ["exponential", "one-peer-exponential", {"kind": "epidemic-local", "degree": 4}], ids=str
+)
+@pytest.mark.parametrize("loss", [0.02, 0.1])
+def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, loss, monkeypatch):
+    expected, missed, hear = [], [], hearing._hear
+
+    async def listen(sums, senders, t, *rest):
+        inbox = await hear(sums, senders, t, *rest)
+        expected.extend(senders)
+        missed.extend({*senders} - sums._of(t))
+        return inbox
+
+    monkeypatch.setattr(hearing, "_hear", listen)
+    program = {"kind": "push-sum", "topology": topology, "patience": "200ms"}
+    network = {"latency": "5ms", "compute": 2000, "bandwidth": None, "nodes": 20}
+    made = table(program=program, network={**network, "loss": loss}, task={**STILL, "batch_size": 8}, rounds=40)
+    world, _ = simulate(made)
+    assert len(missed) / len(expected) == pytest.approx(loss, abs=3 * (loss / len(expected)) ** 0.5)
+    # Rounds take 9 ms where nothing is lost.
+    assert world.now / 40 < 0.009 + 0.2 * loss * 0.5
+
+
+def test_what_nodes_say_of_sums_is_among_the_bytes_of_a_round():
+    sent, stated = [], []
+    for loss in (0.0, 1e-9):
+        world, _ = simulate(table(program={**LOSSY, "topology": "exponential"}, network={"loss": loss}, task=STILL))
+        sent.append(sum(node.bytes_out for node in world.nodes) / 6 / len(world.nodes))
+        stated.append(world.prepared.round_bytes)
+    assert sent[1] - sent[0] == pytest.approx(stated[1] - stated[0])
+    assert sent[1] > sent[0]
 
 
 def test_nodes_that_go_and_come_back_take_nothing_along():

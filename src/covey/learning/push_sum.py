@@ -15,14 +15,16 @@ averaged with the same weights, and what is frozen stays where it is.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from covey import wire
 from covey.errors import ConfigurationError, ProgramError
-from covey.learning.hearing import LATE, PATIENCE, Hearing, check_patience
+from covey.learning.hearing import PATIENCE, TIMES, Hearing, Says, check_patience
 from covey.node import Expected, Inbox, Message, Mixture, Node, NodeId, Numbers, Payload, Program
 from covey.parameters import Seconds, Setting, param
 from covey.schedule import EveryRound, Schedule
@@ -48,6 +50,7 @@ class PushSum(Program):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         check_patience(self, setting, self.patience)
+        self._says = Says.where(setting, several=False, static=self.topology.static)
         self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         if self.topology.static and self.topology.can_be_drawn():
@@ -62,7 +65,13 @@ class PushSum(Program):
         return self.schedule.cycle()
 
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return self.topology.messages() * self.selection.part_bytes(model_bytes)
+        words = TIMES * wire.size({"round": setting.rounds}, _SUM) if self._tells else 0
+        return self.topology.messages() * (self.selection.part_bytes(model_bytes) + words)
+
+    @property
+    def _tells(self) -> bool:
+        """Whether a node tells that it has sent a sum."""
+        return self.patience is not None and self._says.sent
 
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return 2.0 * self.topology.most_heard() * message_bytes
@@ -78,6 +87,8 @@ class PushSum(Program):
     async def round(self, node: Node, graph: Graph, t: int, sums: "Sums") -> None:
         """One round of one node."""
         weight: float = node.state["weight"]  # type: ignore[assignment]
+        # Sums have words of their own that say that they are sent.
+        hearing = Hearing(cast(Node, sums), graph, t, self.patience, replace(self._says, sent=False))
         if self.schedule.trains(node, t):
             update = await node.train()
             start, trained = self._trained.take(update.start), self._trained.take(update.model)
@@ -87,7 +98,7 @@ class PushSum(Program):
         if self.patience is None:
             weight = await self.exchange(node, graph, t, weight)
         else:
-            weight = await self.exchange_sums(node, graph, t, weight, self.patience, sums)
+            weight = await self.exchange_sums(node, graph, t, weight, sums, hearing)
         node.state["weight"] = weight
         node.log(weight=weight)
 
@@ -116,7 +127,7 @@ class PushSum(Program):
     # ------------------------------------------------------------------ where messages may be missed
 
     async def exchange_sums(
-        self, node: Node, graph: Graph, t: int, weight: float, patience: float, sums: "Sums"
+        self, node: Node, graph: Graph, t: int, weight: float, sums: "Sums", hearing: Hearing
     ) -> float:
         """Give shares as sums and take what has come since the last ones; gives the new weight."""
         receivers = graph.receivers(node.id)
@@ -126,9 +137,12 @@ class PushSum(Program):
             gave_T, left = _give(node, receiver, part_T, share)
             total_T, weight = total_T - gave_T, weight - left
             node.send(receiver, self.given(node, receiver, t), tag=_SUM)
+        if self._tells:
+            for _ in range(TIMES):
+                node.send(receivers, {"round": t}, tag=_SUM)
         if not self.topology.static:
             self.ask(node, graph, t, sums)
-        await Hearing(cast(Node, sums), graph, t, patience).over(graph, LATE)("")
+        await hearing.over(graph, hearing.says)("")
         node.state["missed"] = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
         for message in sums.take(t):
@@ -178,25 +192,25 @@ class Sums:
         if buffers:
             self._wanted["buffers"] = Numbers(buffers)
         self._here: list[Message] = []
+        self._sent: dict[NodeId, int] = {}
+        """Of which round each sender has said last that its sum is sent."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
-    def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
-        """Nothing: all that is here was received."""
-        return Inbox()
-
     async def receive(self, *, tag: str, round: int, senders: Sequence[NodeId], timeout: float) -> Inbox:
-        """Wait for the sums of a round."""
+        """Wait for the sums of a round. One that is not here when its sender says that it is sent is lost."""
         deadline = self._node.now + timeout
         self._look()
-        while missing := set(senders) - self._of(round):
+        while missing := {*senders} - self._of(round) - self._lost(round):
             left = deadline - self._node.now
             if left <= 0.0:
                 break
             self._add(await self._node.receive(tag=_SUM, count=1, timeout=left))
             self._look()
-        return Inbox(self._here, sorted(missing))
+        here = [message for message in self._here if message["round"] >= round]
+        lost = {*senders} & self._lost(round) - self._of(round)
+        return Inbox(here, sorted(missing | lost), sorted(lost))
 
     def missed(self, senders: Sequence[NodeId], t: int) -> list[int]:
         """From whom something of this round or earlier ones has not come: who is to be asked again."""
@@ -214,11 +228,17 @@ class Sums:
         self._add(self._node.arrived(tag=_SUM))
 
     def _add(self, messages: Sequence[Message]) -> None:
-        self._here += self._node.usable(messages, **self._wanted)
+        words = [message for message in messages if message.shared.keys() == {"round"}]
+        self._sent |= {word.sender: word["round"] for word in self._node.usable(words, round=_ROUNDS)}
+        self._here += self._node.usable([message for message in messages if message not in words], **self._wanted)
 
     def _of(self, round: int) -> set[NodeId]:
         """Whose sum of a round or a later one is here."""
         return {message.sender for message in self._here if message["round"] >= round}
+
+    def _lost(self, round: int) -> set[NodeId]:
+        """Who has said that its sum of a round or a later one is sent, so that it is here or lost."""
+        return {sender for sender, sent in self._sent.items() if sent >= round}
 
 
 def _total(node: Node, t: int, weights: Sequence[float]) -> float:
