@@ -50,8 +50,8 @@ class Written(RunWriter):
     def flush(self):
         pass
 
-    def truncate(self, completed, clocks):
-        kept = {**dict(enumerate(completed)), -1: min(completed)}
+    def truncate(self, moment):
+        kept = {**dict(enumerate(moment.completed)), -1: moment.of_network}
         self.rows = [row for row in self.rows if row[1] <= kept[row[0]]]
         self.figures = [figure for figure in self.figures if figure[1] <= kept[figure[0]]]
 

@@ -14,6 +14,7 @@ from covey.node import Program
 from covey.runs import Run, RunWriter
 from tests.conftest import Written, models_of, simulate, table
 from tests.folders import as_if_killed
+from tests.hosts import hosts, token_file
 
 PATIENT = {"kind": "gossip", "topology": "ring", "patience": "50ms"}
 
@@ -163,3 +164,19 @@ def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     writer.finish("finished", {})
     several = sentence.format(13, "the first after round 0, the last after round 3; `covey show --json` names all")
     assert covey("show", str(tmp_path / "more"))[1].endswith(f"\n{several}\n")
+
+
+def test_hosts_of_nodes_that_end_early_lose_no_figure_of_the_network(tmp_path):
+    with hosts(2) as running:
+        engine = {"kind": "emulation", "hosts": [str(address) for _, address in running], "wait": "20s"}
+        engine["token_file"] = str(token_file(tmp_path))
+        program = "tests.test_checkpoints_without_step:EndsEarly"
+        tables = {**table(program=program, rounds=9, checkpoint={"every": 3}), "engine": engine}
+        run = api.run(tables, out=tmp_path / "run")
+        whole = run.network
+        assert whole["round"].tolist() == [2, 4, 6, 8, 9]
+        resumed = api.resume(as_if_killed(run.folder))
+    assert resumed.facts["starts"][-1]["after_round"] == 6
+    assert resumed.network["round"].tolist() == whole["round"].tolist()
+    for name in whole.columns.drop("time"):
+        assert resumed.network[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-4)

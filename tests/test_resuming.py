@@ -114,6 +114,8 @@ def test_a_checkpoint_of_fewer_nodes_is_refused(stopped, covey, name):
         ({"models": torch.zeros(3, 4)}, "'models' has the shape 3 x 4, not 3 x 10"),
         ({"models": torch.zeros(3, 10, dtype=torch.int64)}, "'models' is missing, or no tensor of such numbers"),
         ({"clocks": torch.tensor([1.0, 2.0, torch.inf], dtype=torch.float64)}, "does not say how far each node is"),
+        ({"ended": torch.tensor([True])}, "does not say how far each node is"),
+        ({"ended": torch.tensor([0, 1, 0])}, "does not say how far each node is"),
         ({"completed": torch.tensor([9, 9, 9])}, "'completed' has more than the 6 rounds of the run"),
         ({"counters": torch.zeros(3, 2, dtype=torch.int64)}, "'counters' has the shape 3 x 2, not 3 x 9"),
         ({"ghosts": msgspec.msgpack.encode([(0.0, 1, 0.0, 0, 3, 8.0)])}, "'ghosts' has a node beyond the 3 of the run"),

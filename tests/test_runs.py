@@ -15,6 +15,7 @@ import torch
 from covey.api import resume
 from covey.errors import RunError
 from covey.runs import Run, RunWriter, latest_checkpoint
+from covey.runs.counting import Moment
 from covey.topology import Graph
 from tests.folders import reached, reopened
 
@@ -139,7 +140,7 @@ def four_rounds(folder):
 
 def test_truncating_forgets_what_came_after_as_soon_as_there_is_something_in_its_place(tmp_path):
     writer = four_rounds(tmp_path / "run")
-    writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
+    writer.truncate(Moment([2, 3, 2], [1.0, 1.5, 1.0]))
     run = Run(tmp_path / "run")
     assert run.commits.groupby("node")["round"].max().tolist() == [4, 4, 4]
     writer.commits([commit(0, 3)])
@@ -152,17 +153,27 @@ def test_truncating_forgets_what_came_after_as_soon_as_there_is_something_in_its
 
 def test_truncating_twice_forgets_both(tmp_path):
     writer = four_rounds(tmp_path / "run")
-    writer.truncate([3, 3, 2], [1.5, 1.5, 1.0])
+    writer.truncate(Moment([3, 3, 2], [1.5, 1.5, 1.0]))
     further = [2, 4, 4]
-    writer.truncate(further, [1.0, 2.0, 2.0])
+    writer.truncate(Moment(further, [1.0, 2.0, 2.0]))
     further[:] = [9, 9, 9]
     writer.finish("finished", {})
     assert Run(tmp_path / "run").commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
 
 
+@pytest.mark.parametrize(("ended", "last"), [([], 1), ([True, False, False], 2), ([True, True, True], 3)])
+def test_figures_of_the_network_stay_up_to_where_nodes_go_on(ended, last, tmp_path):
+    writer = four_rounds(tmp_path / "run")
+    writer.metrics([(-1, round, "average_accuracy", 0.5) for round in (1, 2, 3, 4)])
+    writer.truncate(Moment([1, 2, 3], [0.5, 1.0, 1.5], ended))
+    writer.metrics([(-1, 9, "average_accuracy", 0.5)])
+    writer.finish("finished", {})
+    assert Run(tmp_path / "run").network["round"].tolist() == [*range(1, last + 1), 9]
+
+
 def test_a_run_that_is_stopped_before_it_repeats_anything_keeps_what_it_had(tmp_path):
     writer = four_rounds(tmp_path / "run")
-    writer.truncate([2, 3, 2], [1.0, 1.5, 1.0])
+    writer.truncate(Moment([2, 3, 2], [1.0, 1.5, 1.0]))
     writer.finish("interrupted", {})
     assert len(Run(tmp_path / "run").commits) == 12
 
@@ -189,7 +200,7 @@ def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goe
     for node in range(3):
         for moment in (0.4, 0.7, 1.2):
             writer.event(moment, node, "left", "")
-    writer.truncate([1, 2, 0], [0.5, 1.0, 0.0])
+    writer.truncate(Moment([1, 2, 0], [0.5, 1.0, 0.0]))
     writer.finish("finished", {})
     kept = Run(tmp_path / "run").events
     assert sorted(zip(kept["node"], kept["time"], strict=True)) == [(0, 0.4), (1, 0.4), (1, 0.7)]
@@ -200,7 +211,7 @@ def test_truncating_keeps_what_happened_to_hosts(tmp_path):
     writer.commits([commit(0, round) for round in (1, 2)])
     for kind in ("host lost", "rolled back", "host returned", "stuck"):
         writer.event(1.2, -1, kind, "")
-    writer.truncate([1], [0.5])
+    writer.truncate(Moment([1], [0.5]))
     writer.finish("finished", {})
     assert Run(tmp_path / "run").events["kind"].tolist() == ["host lost", "rolled back", "host returned"]
 
@@ -216,7 +227,7 @@ def test_truncating_reads_the_rows_once_and_not_once_for_every_node(tmp_path):
         steps += 1
 
     writer._database.set_progress_handler(count, 1000)
-    writer.truncate([10] * 2000, [5.0] * 2000)
+    writer.truncate(Moment([10] * 2000, [5.0] * 2000))
     writer.commits([commit(0, 11)])
     writer.flush()
     assert steps < 5000, "thousands of instructions; one DELETE for every node takes 180,000"

@@ -1,9 +1,9 @@
 """Counts the rows that a checkpoint counts on: those that stay when a run is resumed from it."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Self
 from zlib import crc32
 
 import msgspec
@@ -46,12 +46,34 @@ class _Digest:
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class Moment(NamedTuple):
+    """How far each node is, where a run goes on."""
+
+    completed: Sequence[int]
+    clocks: Sequence[float]
+    ended: Sequence[bool] = ()
+    """Whether its program has returned; empty where that is true of none."""
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> Self:
+        """That of a checkpoint."""
+        columns = (checkpoint.get(name) for name in cls._fields)
+        return cls(*([] if column is None else column.tolist() for column in columns))
+
+    @property
+    def of_network(self) -> int:
+        """The last round of which figures of the network stay: nodes that have ended do no round again."""
+        ended = self.ended or [False] * len(self.completed)
+        going_on = (completed for completed, over in zip(self.completed, ended, strict=True) if not over)
+        return min(going_on, default=max(self.completed))
+
+
 @contextmanager
-def keeping(database: sqlite3.Connection, completed: Sequence[int], clocks: Sequence[float]) -> Iterator[None]:
+def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
     """A table `kept` while something is done: of each node, the last round and time that stay."""
     # Who goes on from the very beginning repeats that, too.
-    times = [clock if clock > 0 else -1.0 for clock in clocks]
-    kept = [*zip(range(len(times)), completed, times, strict=True), (NETWORK, min(completed), min(times))]
+    times = [clock if clock > 0 else -1.0 for clock in moment.clocks]
+    kept = [*zip(range(len(times)), moment.completed, times, strict=True), (NETWORK, moment.of_network, min(times))]
     database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)")
     database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
     try:
@@ -77,17 +99,14 @@ class Counting:
         self._below = dict.fromkeys(LAST, _NONE)
         """Up to which row all that there is stays, whatever checkpoint comes next."""
 
-    def count(
-        self, completed: Sequence[int], clocks: Sequence[float], until: dict[str, int] | None = None
-    ) -> dict[str, Counted]:
+    def count(self, moment: Moment, until: dict[str, int] | None = None) -> dict[str, Counted]:
         """Count the rows that stay.
 
         Args:
-            completed: the last round of each node that stays.
-            clocks: up to when its events stay.
+            moment: how far each node is.
             until: the last row of each table to look at; all by default.
         """
-        with keeping(self._database, completed, clocks):
+        with keeping(self._database, moment):
             return {table: self._count(table, (until or {}).get(table)) for table in LAST}
 
     def _count(self, table: str, until: int | None) -> Counted:

@@ -18,7 +18,7 @@ from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
-from covey.runs.counting import LAST, Counted, Counting
+from covey.runs.counting import LAST, Counted, Counting, Moment
 from covey.runs.database import check_values, reading
 from covey.runs.files import refuse_links
 from covey.runs.run import Run
@@ -191,7 +191,9 @@ def _written(run: Run, name: str, checkpoint: dict[str, Any]) -> Written:
         raise refused(run.folder, f"its {name} is of another experiment")
     completed: Any = checkpoint.get("completed")
     clocks: Any = checkpoint.get("clocks")
-    if not (_is_column(completed, torch.int64) and _is_column(clocks, torch.float64) and len(completed) == len(clocks)):
+    ended: Any = checkpoint.get("ended")
+    known = _is_column(completed, torch.int64) and _is_column(clocks, torch.float64) and len(completed) == len(clocks)
+    if not known or not (ended is None or (_is_column(ended, torch.bool) and len(ended) == len(completed))):
         raise refused(run.folder, f"its {name} does not say how far each node is")
     return written
 
@@ -213,7 +215,7 @@ def _count(database: sqlite3.Connection, checkpoint: dict[str, Any], written: Wr
     # For a temporary table; the file was opened for reading alone.
     database.execute("PRAGMA query_only=OFF")
     until = {table: counted.until for table, counted in written.counted.items()}
-    return Counting(database).count(checkpoint["completed"].tolist(), checkpoint["clocks"].tolist(), until)
+    return Counting(database).count(Moment.of(checkpoint), until)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

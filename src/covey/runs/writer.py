@@ -17,7 +17,7 @@ from covey import wire
 from covey.errors import RunError
 from covey.node import Payload
 from covey.runs import lock
-from covey.runs.counting import LAST, Counting, keeping
+from covey.runs.counting import LAST, Counting, Moment, keeping
 from covey.runs.files import clear, is_beginning, refuse_links
 from covey.runs.resuming import WRITTEN, Resumable, Written
 from covey.runs.schema import (
@@ -57,7 +57,7 @@ class RunWriter:
         self._events: list[tuple[Any, ...]] = []
         self._hosts: list[tuple[Any, ...]] = []
         self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
-        self._truncated: list[tuple[Sequence[int], Sequence[float]]] = []
+        self._truncated: list[Moment] = []
         self._began = self._flushed = monotonic()
         self._lock = held
         self._facts = dict(facts)
@@ -127,9 +127,7 @@ class RunWriter:
         writer._list_unchanging()
         writer._open()
         writer._last = {table: max(last, opened.last[table]) for table, last in writer._last.items()}
-        completed: Any = opened.checkpoint["completed"]
-        clocks: Any = opened.checkpoint["clocks"]
-        writer.truncate(completed.tolist(), clocks.tolist())
+        writer.truncate(Moment.of(opened.checkpoint))
         return writer
 
     def commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -183,8 +181,8 @@ class RunWriter:
     def _write_rows(self) -> None:
         """Replace the rows that are to be forgotten by those that were recorded since: a kill leaves all or none."""
         with self._transaction() as database:
-            for completed, clocks in self._truncated:
-                self._truncate(completed, clocks)
+            for moment in self._truncated:
+                self._truncate(moment)
             for table, rounds in self._forgotten.items():
                 if rounds:
                     # One pass over the table, and not one for every round.
@@ -206,17 +204,17 @@ class RunWriter:
         (last,) = self._database.execute(f"SELECT IFNULL(MAX(rowid), 0) FROM {table}").fetchone()
         return int(last)
 
-    def truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
-        """Forget what each node did after so many completed rounds and at a later time, before it does it again.
+    def truncate(self, moment: Moment) -> None:
+        """Forget what each node did after its last completed round and at a later time, before it does it again.
 
         What happened to hosts (OUTAGES) stays. The old rows are there until what is recorded next is written.
         """
         self.flush()
-        self._truncated.append((list(completed), list(clocks)))
+        self._truncated.append(Moment(list(moment.completed), list(moment.clocks), list(moment.ended)))
 
-    def _truncate(self, completed: Sequence[int], clocks: Sequence[float]) -> None:
+    def _truncate(self, moment: Moment) -> None:
         # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
-        with keeping(self._database, completed, clocks):
+        with keeping(self._database, moment):
             for table, column in LAST.items():
                 last = f"(SELECT kept.{column} FROM kept WHERE kept.node = {table}.node)"
                 outages = f" AND kind NOT IN {OUTAGES}" if table == "events" else ""
@@ -248,18 +246,16 @@ class RunWriter:
 
         Args:
             round: by which it is named.
-            payload: what it holds; `completed` and `clocks` say how far each node is.
+            payload: what it holds; `completed`, `clocks` and `ended` say how far each node is.
             keep: how many are kept.
         """
         self.flush()
         folder = self.folder / CHECKPOINTS
         path = folder / f"round-{round:09d}.covey"
-        completed: Any = payload["completed"]
-        clocks: Any = payload["clocks"]
         with self._guarded():
             if not (self.folder / SUMS).exists():
                 self._list_unchanging()
-            counted = self._counting.count(completed.tolist(), clocks.tolist())
+            counted = self._counting.count(Moment.of(payload))
             written = Written(FORMAT, self._facts["config_digest"], counted)
             wire.write_file(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
             known = sorted(folder.glob("round-*.covey"))

@@ -19,6 +19,7 @@ from covey.errors import RunError
 from covey.experiment import Progress
 from covey.node import Payload
 from covey.runs import RunWriter
+from covey.runs.counting import Moment
 from covey.runs.schema import COMMIT_COLUMNS, COUNTED
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -214,7 +215,8 @@ class Ledger:
         self.averages = Averages(self.prepared, self.owners, self.writer, self._do)
         self.averages.accuracy = accuracy
         if self.writer is not None:
-            self.writer.truncate(self._round, [snapshot.clock for snapshot in snapshots])
+            clocks, ended = zip(*((snapshot.clock, snapshot.ended) for snapshot in snapshots), strict=True)
+            self.writer.truncate(Moment(self._round, clocks, ended))
         return max(self._round)
 
     def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
