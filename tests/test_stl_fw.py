@@ -241,9 +241,10 @@ def test_what_cannot_be_balanced_is_refused(topology, counts, said):
     ("key", "value", "said"),
     [
         ("budget", 0, "'budget' of the topology stl-fw must be an int in [1, nodes). Got 0 instead."),
-        ("regularization", 0, "'regularization' of the topology stl-fw must be a number in (0, inf). Got 0 instead."),
-        ("regularization", float("inf"), "must be a number in (0, inf). Got inf instead."),
-        ("regularization", float("nan"), "must be a number in (0, inf). Got nan instead."),
+        ("regularization", 0, "'regularization' of the topology stl-fw must be a number in (0, 1e+06]. Got 0 instead."),
+        ("regularization", float("inf"), "must be a number in (0, 1e+06]. Got inf instead."),
+        ("regularization", float("nan"), "must be a number in (0, 1e+06]. Got nan instead."),
+        ("regularization", 1e308, "must be a number in (0, 1e+06]. Got 1e+308 instead."),
         ("steps", 0, "'steps' of the topology stl-fw must be an int in [1, inf). Got 0 instead."),
     ],
 )

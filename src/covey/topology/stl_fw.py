@@ -41,7 +41,7 @@ class STLFW(Topology):
     weighted = True
     budget: int = param("To how many others a node sends at most, and how many it hears at most.", ge=1, lt="nodes")
     regularization: float = param(
-        "How much equal weights count beside equal labels: the paper's lambda.", default=0.1, gt=0, lt=float("inf")
+        "How much equal weights count beside equal labels: the paper's lambda.", default=0.1, gt=0, le=1e6
     )
     steps: int = param("After how many steps learning ends, if the budget does not end it before.", default=100, ge=1)
     until_connected: bool = param("Whether to go on beyond the budget until the graph is connected.", default=False)
