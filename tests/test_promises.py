@@ -212,8 +212,8 @@ def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
         own[node.id] = gradient.vector
         return gradient
 
-    async def watched(program, node, t):
-        start = await learn(program, node, t)
+    async def watched(program, node, t, hearing):
+        start = await learn(program, node, t, hearing)
         steps.append((start - node.model, own[node.id]))
         return start
 

@@ -41,7 +41,7 @@ def write_all(checkpoints):
     [
         (Returns, "on_broken", lambda returns, host, other: None, 48),
         (Checkpoints, "write_last", write_all, 166),
-        (RunWriter, "truncate", lambda writer, completed, clocks: None, 16),
+        (RunWriter, "truncate", lambda writer, moment: None, 16),
     ],
 )
 def test_what_is_broken_is_found(owner, name, wrong, seed, monkeypatch):
