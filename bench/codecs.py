@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
-from covey.codecs.places import Code
+from covey.messages.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
+from covey.messages.codecs.places import Code
 
 SIZES = (89_834, 1_690_046)
 SHARES = (0.05, 0.1, 0.2, 0.4)

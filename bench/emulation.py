@@ -13,10 +13,10 @@ import numpy as np
 import tomli_w
 import torch
 
-from covey import wire
-from covey.engines.emulation.connection import Connection, readdressed
-from covey.errors import RunError
-from covey.runs import Run
+from covey.messages import wire
+from covey.parts.errors import RunError
+from covey.runtime.emulation.transport.connection import Connection, readdressed
+from covey.runtime.runs import Run
 
 MEGABYTES = 512
 BLOCK = 1 << 20

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.node import Update
-from covey.task.learner import Training
+from covey.learning.learner import Training
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Update
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.world import World
 
 
 def stub(trainings: Sequence[Training]) -> None:

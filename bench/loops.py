@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from covey import rng
-from covey.engines.prepared import Prepared, prepare
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.task.batches import plan
+from covey.learning.batches import plan
+from covey.parts import rng
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import Prepared, prepare
+from covey.runtime.simulation.world import World
 
 
 @dataclass

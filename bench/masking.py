@@ -6,10 +6,10 @@ from time import perf_counter
 
 import numpy as np
 
-from covey.crypto import FixedPoint, KeyPair, add_mask, derive, is_sealed, seal
-from covey.crypto.fixed_point import Integers
-from covey.node import NodeId
-from covey.sharing.agreement import Agreement, IndexSet, Member
+from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
+from covey.messages.crypto import FixedPoint, KeyPair, add_mask, derive, is_sealed, seal
+from covey.messages.crypto.fixed_point import Integers
+from covey.runtime.node import NodeId
 
 SIZE, DEGREE, KEY = 1_000_000, 4, bytes(32)
 

@@ -6,10 +6,10 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from covey.engines.simulation import mixing
-from covey.node import Mixture
-from covey.parameters import Setting
-from covey.topology import RandomRegular
+from covey.decentralized.topology import RandomRegular
+from covey.parts.parameters import Setting
+from covey.runtime.node import Mixture
+from covey.runtime.simulation import mixing
 
 
 class _OneThread:

@@ -10,9 +10,9 @@ from time import perf_counter
 
 MEMORY = """
 import resource
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.world import World
+from covey.runtime.experiment import Experiment
 import torch
 torch.set_num_threads(1)
 experiment = Experiment.from_table({

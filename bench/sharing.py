@@ -15,15 +15,15 @@ import torch
 
 from bench.loops import Case, prepared
 from bench.mixing import _OneThread
-from covey import rng
 from covey.aggregation import MetropolisHastings
-from covey.engines.prepared import Prepared
-from covey.engines.simulation import mixing
-from covey.engines.simulation.world import World
-from covey.node import Inbox, Message, Mixture, NodeId, Pull
-from covey.parameters import Setting, build
-from covey.sharing import Sharing
-from covey.topology import RandomRegular
+from covey.decentralized.sharing import Sharing
+from covey.decentralized.topology import RandomRegular
+from covey.parts import rng
+from covey.parts.parameters import Setting, build
+from covey.runtime.node import Inbox, Message, Mixture, NodeId, Pull
+from covey.runtime.prepared import Prepared
+from covey.runtime.simulation import mixing
+from covey.runtime.simulation.world import World
 
 SIZE, NODES = 89_834, 8
 IMAGES = {"kind": "synthetic-images", "samples": 6400, "test_samples": 100, "channels": 3, "side": 32}

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from covey.parameters import Setting
-from covey.topology import ErdosRenyi, RandomRegular, SmallWorld, Topology, stl_fw
-from covey.topology.d_cliques import DCliques
-from covey.topology.stl_fw import frank_wolfe
+from covey.decentralized.topology import ErdosRenyi, RandomRegular, SmallWorld, Topology, stl_fw
+from covey.decentralized.topology.d_cliques import DCliques
+from covey.decentralized.topology.stl_fw import frank_wolfe
+from covey.parts.parameters import Setting
 
 NODES, CLASSES, BUDGET, LAMBDA = 1_000, 10, 10, 0.1
 MANY, DEGREE = 10_000, 8

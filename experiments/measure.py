@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from covey.engines.prepared import check
-from covey.errors import ConfigurationError, CoveyError
-from covey.experiment import Experiment, assign, read_table
-from covey.runs import Run
+from covey.parts.errors import ConfigurationError, CoveyError
+from covey.runtime.experiment import Experiment, assign, read_table
+from covey.runtime.prepared import check
+from covey.runtime.runs import Run
 from covey.view.figures import save
 from covey.view.look import CLASSES, INK, new_axes, new_figure
 

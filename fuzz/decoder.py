@@ -4,8 +4,8 @@ import torch
 from loop import fuzz, watched
 
 with watched():
-    from covey import wire
-    from covey.errors import WireError
+    from covey.messages import wire
+    from covey.parts.errors import WireError
 
 LIMITS = wire.Limits(frame=1 << 16, header=1 << 12, tensors=64)
 

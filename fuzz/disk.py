@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from covey import wire
-from covey.runs import writer
+from covey.messages import wire
+from covey.runtime.runs import writer
 
 _BLOCK = 4096
 _LOG = "metrics.sqlite-wal"

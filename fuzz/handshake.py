@@ -6,10 +6,10 @@ import msgspec
 from loop import fuzz, watched
 
 with watched():
-    from covey import wire
-    from covey.engines.emulation.connection import Connection
-    from covey.engines.emulation.handshake import LIMITS, Caller, admit, greet
-    from covey.errors import WireError
+    from covey.messages import wire
+    from covey.parts.errors import WireError
+    from covey.runtime.emulation.transport.connection import Connection
+    from covey.runtime.emulation.transport.handshake import LIMITS, Caller, admit, greet
 
 TOKEN = b"nobody who says a word here holds it"
 LOOP = asyncio.new_event_loop()

@@ -5,9 +5,9 @@ import torch
 from loop import fuzz, watched
 
 with watched():
-    from covey.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
-    from covey.codecs.places import Code
-    from covey.errors import WireError
+    from covey.messages.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
+    from covey.messages.codecs.places import Code
+    from covey.parts.errors import WireError
 
 SIZE = 500
 PACKED = has_pcodec()

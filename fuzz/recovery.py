@@ -35,12 +35,16 @@ from fuzz.disk import Disk
 from fuzz.tiny import HOSTS, NODES, ROUNDS, TOKEN, VARIANTS, Variant, prepared
 from fuzz.virtual import Door, Loop, Process, Socket, Stuck
 
-from covey import api, wire
-from covey.engines import cadence
-from covey.engines.emulation import address, emulation, host, launcher, pulse
-from covey.errors import CoveyError, RunError
-from covey.runs import Run, writer
-from covey.runs.schema import CHECKPOINTS, METRICS, MODELS
+from covey import api
+from covey.messages import wire
+from covey.parts.errors import CoveyError, RunError
+from covey.runtime import cadence
+from covey.runtime.emulation import emulation
+from covey.runtime.emulation.host import heartbeat, host
+from covey.runtime.emulation.launcher import launcher
+from covey.runtime.emulation.transport import address
+from covey.runtime.runs import Run, writer
+from covey.runtime.runs.schema import CHECKPOINTS, METRICS, MODELS
 
 _LATEST = 7200.0
 """Virtual seconds after which a start of a run hangs."""
@@ -246,7 +250,7 @@ class Play:
                 (host, "prepare", lambda *_, **__: prepared(self.variant)),
                 (host, "Experiment", mock.Mock(from_table=lambda table: table)),
                 (api, "_prepare", lambda *_: prepared(self.variant)),
-                (pulse, "memory_bytes", lambda: 0),
+                (heartbeat, "memory_bytes", lambda: 0),
                 (writer, "monotonic", loop.time),
                 (cadence, "_LEAST", 0.05),
             ):

@@ -6,8 +6,8 @@ import torch
 from loop import fuzz, watched
 
 with watched():
-    from covey import wire
-    from covey.engines.emulation.connection import Connection
+    from covey.messages import wire
+    from covey.runtime.emulation.transport.connection import Connection
 
 LIMITS = wire.Limits(frame=1 << 19, header=1 << 12)
 SENT = [

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from covey.engines.prepared import Prepared, prepare
-from covey.experiment import Experiment
-from covey.node import Update
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Update
+from covey.runtime.prepared import Prepared, prepare
 
 NODES, HOSTS, ROUNDS = 4, 3, 7
 TOKEN = b"a secret that only this process holds"

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.prepared import prepare
-from covey.engines.simulation.checkpoints import restore
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.runs import RunWriter
+from covey.messages import wire
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
+from covey.runtime.runs import RunWriter
+from covey.runtime.simulation.checkpoints import restore
+from covey.runtime.simulation.world import World
 
 torch.set_num_threads(1)
 

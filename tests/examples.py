@@ -5,10 +5,10 @@ import math
 import typing
 from pathlib import Path
 
-from covey import kinds
-from covey.node import Node, Program
-from covey.parameters import Part
-from covey.pieces import Piece
+from covey.parts import kinds
+from covey.parts.parameters import Part
+from covey.parts.pieces import Piece
+from covey.runtime.node import Node, Program
 from tests.conftest import simulate, table
 
 NODES = 12

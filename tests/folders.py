@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from covey import api
-from covey.runs import RunWriter, resuming
-from covey.task.learner import Learner
+from covey.learning.learner import Learner
+from covey.runtime.runs import RunWriter, resuming
 
 BLOBS = {"kind": "gaussian-blobs", "samples": 60, "test_samples": 20, "features": 4, "classes": 2}
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.certificates import Certificates
-from covey.engines.emulation.door import Door
-from covey.engines.emulation.host import Host
-from covey.engines.prepared import prepare
-from covey.experiment import Experiment, Outcome
+from covey.runtime.emulation.host.host import Host
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.certificates import Certificates
+from covey.runtime.emulation.transport.door import Door
+from covey.runtime.experiment import Experiment, Outcome
+from covey.runtime.prepared import prepare
 from tests.conftest import Written
 
 TOKEN = b"a secret that only tests share"

@@ -12,17 +12,17 @@ from typing import Any
 import msgspec
 import torch
 
-from covey import wire
-from covey.engines.emulation import handshake
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import say
-from covey.engines.emulation.launcher import Launcher
-from covey.engines.prepared import prepare
-from covey.engines.snapshots import Snapshot, pack
-from covey.experiment import Experiment, Outcome
-from covey.runs import RunWriter, latest_checkpoint
-from covey.runs.schema import METRICS, NETWORK
+from covey.messages import wire
+from covey.runtime.emulation.launcher.launcher import Launcher
+from covey.runtime.emulation.transport import handshake
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.handshake import say
+from covey.runtime.experiment import Experiment, Outcome
+from covey.runtime.prepared import prepare
+from covey.runtime.runs import RunWriter, latest_checkpoint
+from covey.runtime.runs.schema import METRICS, NETWORK
+from covey.runtime.snapshots import Snapshot, pack
 from tests.conftest import table
 from tests.hosts import TOKEN, answering, token_file
 
@@ -102,10 +102,10 @@ class Puppet:
     def rows(self, commits: Any = (), figures: Any = (), events: Any = ()) -> None:
         self.say("rows", {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))})
 
-    def pulse(self, *, idle: bool = True, waits: Any = (), **figures: float) -> None:
+    def heartbeat(self, *, idle: bool = True, waits: Any = (), **figures: float) -> None:
         packed = msgspec.msgpack.encode({name.replace("__", "/"): value for name, value in figures.items()})
         told = {"acting": 2, "idle": 2 * idle, "waits": list(waits), "evaluates": False}
-        self.say("pulse", {"time": 1.0, "figures": packed, **told})
+        self.say("heartbeat", {"time": 1.0, "figures": packed, **told})
 
     async def get_ready(self, calls: int = 1) -> None:
         await soon(lambda: self.calls == calls)

@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 import torch
 
-from covey import wire
-from covey.engines.emulation import handshake
-from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
-from covey.engines.emulation.host import Orders, open_connection
-from covey.engines.emulation.sealing import Seal
-from covey.engines.prepared import prepare
-from covey.errors import WireError
-from covey.experiment import Experiment
-from covey.node import Node, Program
+from covey.messages import wire
+from covey.parts.errors import WireError
+from covey.runtime.emulation.host.host import Orders, open_connection
+from covey.runtime.emulation.transport import handshake
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
+from covey.runtime.emulation.transport.sealing import Seal
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Node, Program
+from covey.runtime.prepared import prepare
 from tests.conftest import Written, table
 from tests.hosts import TOKEN, hosts, token_file
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.topology.base_graph import BaseGraph, cycle
+from covey.decentralized.topology.base_graph import BaseGraph, cycle
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from covey import api
-from covey.engines.emulation.address import Address
-from covey.errors import CoveyError, RunError
-from covey.runs import Run, RunWriter, lock
-from covey.runs.files import clear, is_beginning
-from covey.runs.sums import check_sums
+from covey.parts.errors import CoveyError, RunError
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.runs import Run, RunWriter, lock
+from covey.runtime.runs.files import clear, is_beginning
+from covey.runtime.runs.sums import check_sums
 from tests import folders
 from tests.hosts import hosts, token_file
 from tests.test_runs import commit
@@ -50,7 +50,7 @@ def test_what_fails_as_it_starts_is_begun_again_in_its_folder(wrong, tmp_path):
 @pytest.fixture
 def failed(tmp_path, monkeypatch):
     """A run that failed before it recorded anything, and whose hosts had something to say."""
-    monkeypatch.setattr("covey.engines.simulation.simulation.Simulation.execute", fail)
+    monkeypatch.setattr("covey.runtime.simulation.simulation.Simulation.execute", fail)
     with pytest.raises(RunError):
         api.run(folders.tiny(), out=tmp_path / "run")
     monkeypatch.undo()

@@ -6,12 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from covey import api, wire
-from covey.engines import cadence
-from covey.engines.cadence import Cadence
-from covey.engines.emulation import launcher
-from covey.runs import latest_checkpoint
-from covey.runs.schema import CHECKPOINTS
+from covey import api
+from covey.messages import wire
+from covey.runtime import cadence
+from covey.runtime.cadence import Cadence
+from covey.runtime.emulation.launcher import launcher
+from covey.runtime.runs import latest_checkpoint
+from covey.runtime.runs.schema import CHECKPOINTS
 from tests.conftest import models_of, simulate, table
 from tests.examples import PROGRAMS
 from tests.hosts import emulate
@@ -26,7 +27,7 @@ def often(monkeypatch):
     """Checkpoints are due whenever they can be."""
     monkeypatch.setattr(cadence, "_LEAST", 0.0)
     monkeypatch.setattr(cadence, "_SHARE", 1e9)
-    monkeypatch.setattr(launcher, "_PULSE", 0.02)
+    monkeypatch.setattr(launcher, "_HEARTBEAT", 0.02)
 
 
 # ---------------------------------------------------------------------- when

@@ -11,13 +11,13 @@ import time
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.certificates import Authority, Certificates, make
-from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER, LIMITS, Caller, greet
-from covey.errors import ConfigurationError, RunError, WireError
-from covey.experiment import Experiment
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError, RunError, WireError
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.certificates import Authority, Certificates, make
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.handshake import LAUNCHER, LIMITS, Caller, greet
+from covey.runtime.experiment import Experiment
 from tests.conftest import models_of, simulate, table
 from tests.hosts import TOKEN, hosts, launch, token_file
 
@@ -291,8 +291,8 @@ def test_the_launcher_says_that_a_certificate_has_expired_or_is_of_another_addre
 
 
 def test_a_launcher_without_certificates_is_told_of_them(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr("covey.engines.emulation.handshake.SECONDS", 0.2)
-    monkeypatch.setattr("covey.engines.emulation.host.SECONDS", 0.5)
+    monkeypatch.setattr("covey.runtime.emulation.transport.handshake.SECONDS", 0.2)
+    monkeypatch.setattr("covey.runtime.emulation.host.host.SECONDS", 0.5)
     with hosts(1, loaded(folders, 0)) as ((host, address),):
         with pytest.raises(RunError, match="if it has certificates, 'certs' of the engine must name the launcher's"):
             launch(QUICK, tmp_path, [address], wait="1s")
@@ -370,6 +370,6 @@ def test_nothing_is_said_without_certificates_to_another_machine(tmp_path, monke
     async def call(name, port, first):
         first(("10.0.0.1", port))
 
-    monkeypatch.setattr("covey.engines.emulation.host.call", call)
+    monkeypatch.setattr("covey.runtime.emulation.host.host.call", call)
     with hosts(1) as ((_, address),), pytest.raises(RunError, match="is called without certificates"):
         launch(QUICK, tmp_path, [address])

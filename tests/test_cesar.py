@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.codecs import decode_places, encode_places
-from covey.crypto import KeyPair
-from covey.engines.mailbox import Mailbox
-from covey.errors import ModelError
-from covey.node import Message, NodeId
-from covey.sharing.cesar import Cesar
-from covey.sharing.masked import Masked
-from covey.sharing.random import Random
-from covey.sharing.secure_aggregation import SecureAggregation
+from covey.decentralized.sharing.cesar import Cesar
+from covey.decentralized.sharing.masked import Masked
+from covey.decentralized.sharing.random import Random
+from covey.decentralized.sharing.secure_aggregation import SecureAggregation
+from covey.messages import wire
+from covey.messages.codecs import decode_places, encode_places
+from covey.messages.crypto import KeyPair
+from covey.parts.errors import ModelError
+from covey.runtime.mailbox import Mailbox
+from covey.runtime.node import Message, NodeId
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate

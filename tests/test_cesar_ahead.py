@@ -5,8 +5,8 @@ from typing import ClassVar
 import pytest
 import torch
 
-from covey import wire
-from covey.topology import RandomRegular, Topology
+from covey.decentralized.topology import RandomRegular, Topology
+from covey.messages import wire
 from tests.conftest import models_of, simulate
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate
@@ -105,7 +105,7 @@ def test_who_vanishes_after_it_told_of_a_round_costs_its_neighbours_that_one(lef
 
 
 def test_what_a_neighbour_tells_of_the_next_round_can_be_wrong(monkeypatch, overheard):
-    from covey.sharing.agreeing import Agreeing
+    from covey.decentralized.sharing.agreeing import Agreeing
 
     introduce = Agreeing._introduce
 

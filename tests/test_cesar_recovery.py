@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.crypto import KeyPair
-from covey.engines.mailbox import Mailbox
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.node import Message, NodeId
-from covey.sharing.agreeing import Agreeing
-from covey.sharing.deposits import Depositor
+from covey.decentralized.sharing.agreeing import Agreeing
+from covey.decentralized.sharing.deposits import Depositor
+from covey.messages import wire
+from covey.messages.crypto import KeyPair
+from covey.parts.errors import ConfigurationError
+from covey.runtime.experiment import Experiment
+from covey.runtime.mailbox import Mailbox
+from covey.runtime.node import Message, NodeId
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate

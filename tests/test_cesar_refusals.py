@@ -3,11 +3,11 @@
 import pytest
 
 from covey.aggregation import Aggregation
-from covey.engines.prepared import prepare
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.sharing.secure_aggregation import SecureAggregation
-from covey.topology import Ring
+from covey.decentralized.sharing.secure_aggregation import SecureAggregation
+from covey.decentralized.topology import Ring
+from covey.parts.errors import ConfigurationError
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
 from tests.test_cesar import RANDOM, REGULAR, tables
 
 

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 
-from covey import api, wire
+from covey import api
 from covey.cli.running import report
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.node import Program
-from covey.runs import Run, RunWriter
+from covey.messages import wire
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Program
+from covey.runtime.prepared import prepare
+from covey.runtime.runs import Run, RunWriter
+from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, simulate, table
 from tests.folders import as_if_killed
 from tests.hosts import hosts, token_file

@@ -19,8 +19,8 @@ import torch
 from covey import api
 from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import table_lines
-from covey.experiment import Progress
-from covey.runs import Run
+from covey.runtime.experiment import Progress
+from covey.runtime.runs import Run
 from covey.view.words import figure
 
 EXPERIMENT = """
@@ -153,7 +153,7 @@ def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
 PAUSING = """
 import os, time
 from pathlib import Path
-from covey.topology import Ring
+from covey.decentralized.topology import Ring
 
 class Pausing(Ring):
     def at(self, t):
@@ -340,7 +340,7 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
     (in_folder / "own_models.py").write_text(OWN_MODELS)
     (in_folder / "raises_at_import.py").write_text("raise ValueError('no\\nsecond line')")
     (in_folder / "exits_at_import.py").write_text("raise SystemExit(3)")
-    monkeypatch.setattr("covey.task.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr("covey.learning.datasets.images.MNIST.mirrors", ("http://127.0.0.1:9/",))
     code, _, err = covey("run", "experiment.toml", "--set", setting, "--out", "x")
     assert code == 2
     lines = [line for line in err.splitlines() if line.startswith("covey: ")]

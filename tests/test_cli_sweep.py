@@ -5,7 +5,7 @@ import json
 import pytest
 
 from covey.cli.running import _values
-from covey.runs import Run
+from covey.runtime.runs import Run
 from tests.test_cli import EXPERIMENT
 
 

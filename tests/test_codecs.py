@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.codecs import decode_places, decode_values, elias, encode_places, encode_values, rice
-from covey.codecs.places import Code
-from covey.errors import ProgramError, WireError
-from covey.parameters import Setting
-from covey.sharing import Random, TopK
+from covey.decentralized.sharing import Random, TopK
+from covey.messages.codecs import decode_places, decode_values, elias, encode_places, encode_values, rice
+from covey.messages.codecs.places import Code
+from covey.parts.errors import ProgramError, WireError
+from covey.parts.parameters import Setting
 
 LARGE = 2**31 - 1
 

@@ -8,10 +8,10 @@ import warnings
 import pytest
 import torch
 
-from covey import kinds
-from covey.engines.prepared import check
-from covey.errors import ConfigurationError, CoveyError
-from covey.experiment import Experiment
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError, CoveyError
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, IN_PROGRAM, NODES, part_table
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.compression import Ternary
-from covey.errors import ConfigurationError
+from covey.messages import wire
+from covey.messages.compression import Ternary
+from covey.parts.errors import ConfigurationError
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, NODES
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covey.aggregation import Aggregation
-from covey.errors import ConfigurationError, ProgramError
-from covey.parameters import Setting
-from covey.sharing import Choco
-from covey.sharing.compressed import Compressed
-from covey.task.learner import Learner
+from covey.decentralized.sharing import Choco
+from covey.decentralized.sharing.compressed import Compressed
+from covey.learning.learner import Learner
+from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.parameters import Setting
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC, NODES
 

@@ -6,12 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey import kinds, wire
-from covey.codecs import encode_places, pack_bits, unpack_bits
-from covey.compression import Compressor, Random, Sign, TopK
-from covey.errors import ConfigurationError, WireError
-from covey.parameters import Setting, build
-from covey.sharing import Choco, Quantized
+from covey.decentralized.sharing import Choco, Quantized
+from covey.messages import wire
+from covey.messages.codecs import encode_places, pack_bits, unpack_bits
+from covey.messages.compression import Compressor, Random, Sign, TopK
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError, WireError
+from covey.parts.parameters import Setting, build
 
 TABLES = [
     {"kind": "top-k", "budget": 0.3},

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey import wire
-from covey.engines.emulation import connection as module
-from covey.engines.emulation.connection import FRAMING_BYTES, Connection, readdressed
+from covey.messages import wire
+from covey.runtime.emulation.transport import connection as module
+from covey.runtime.emulation.transport.connection import FRAMING_BYTES, Connection, readdressed
 from tests.test_wire import PAYLOADS
 
 LIMITS = wire.Limits(frame=1 << 20, header=1 << 12)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from covey import kinds, wire
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.node import Program
+from covey.messages import wire
+from covey.parts import kinds
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Program
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, simulate, table
 from tests.examples import BLOBS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey import kinds
-from covey.engines.prepared import prepare
-from covey.engines.simulation.node import SimulatedNode
-from covey.engines.simulation.world import World
-from covey.experiment import Experiment
-from covey.node import Program
-from covey.parameters import Setting, build, param
-from covey.rng import generator, mix, purpose_key
-from covey.task.datasets.synthetic import GaussianBlobs
-from covey.topology import Graph, Topology
+from covey.decentralized.topology import Graph, Topology
+from covey.learning.datasets.synthetic import GaussianBlobs
+from covey.parts import kinds
+from covey.parts.parameters import Setting, build, param
+from covey.parts.rng import generator, mix, purpose_key
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Program
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.node import SimulatedNode
+from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, table
 from tests.examples import BLOBS, IN_NETWORK, IN_PROGRAM, NODES, NOT_HERE, RUNS, family_class, part_table, run_table
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from covey import kinds
 from covey.cli.listing import described
-from covey.errors import ConfigurationError
-from covey.experiment import Checkpoint, Evaluation, Experiment, Output
+from covey.learning.task import Task
 from covey.network import Network
-from covey.parameters import (
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import (
     MISSING,
     Limits,
     Part,
@@ -25,7 +25,7 @@ from covey.parameters import (
     fields_of,
     to_table,
 )
-from covey.task.task import Task
+from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.examples import NODES, family_class
 
 ALL = [(family, kind) for family, known in kinds.KINDS.items() for kind in known]
@@ -189,8 +189,8 @@ def test_a_bound_that_is_the_number_of_nodes_is_checked_against_it(family, kind,
 def test_a_part_of_the_users_own_needs_no_registering(tmp_path, monkeypatch):
     (tmp_path / "my_parts.py").write_text(
         "import torch\n"
-        "from covey.topology import Ring\n"
-        "from covey.parameters import param\n"
+        "from covey.decentralized.topology import Ring\n"
+        "from covey.parts.parameters import param\n"
         "class Mine(Ring):\n"
         "    '''A ring of mine.'''\n"
         "    colour: str = param('Its colour.', default='red')\n"
@@ -200,15 +200,15 @@ def test_a_part_of_the_users_own_needs_no_registering(tmp_path, monkeypatch):
     )
     (tmp_path / "broken_parts.py").write_text("import nothing_of_this_name\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    from covey.task.models import Model
-    from covey.topology import Topology
+    from covey.decentralized.topology import Topology
+    from covey.learning.models import Model
 
     mine = build(Topology, {"kind": "my_parts:Mine", "colour": "blue"})
     assert to_table(mine) == {"kind": "my_parts:Mine", "colour": "blue"}
     assert build(Model, "my_parts:Net").title() == "my_parts:Net"
     for name, message in {
         "my_parts:Yours": "The topology 'my_parts:Yours' does not exist: my_parts has no Yours",
-        "my_parts:Stranger": "is no topology: Stranger does not derive from covey.topology",
+        "my_parts:Stranger": "is no topology: Stranger does not derive from covey.decentralized.topology",
         "broken_parts:Any": "The topology 'broken_parts:Any' cannot be imported: broken_parts fails with ModuleNotFound",
         "rng": "Unknown topology 'rng'; did you mean 'ring'",
     }.items():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from covey import rng, wire
-from covey.engines.mailbox import Mailbox
-from covey.engines.simulation.world import World
-from covey.node import Inbox, Message, NodeId
-from covey.parameters import Setting
-from covey.task.datasets.digits import Digits
+from covey.learning.datasets.digits import Digits
+from covey.messages import wire
+from covey.parts import rng
+from covey.parts.parameters import Setting
+from covey.runtime.mailbox import Mailbox
+from covey.runtime.node import Inbox, Message, NodeId
+from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.programs.divshare import DivShare
 

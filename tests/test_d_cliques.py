@@ -8,10 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.task.models import Module
-from covey.topology.d_cliques import (
+from covey.decentralized.topology.d_cliques import (
     DCliques,
     RandomCliques,
     _ends_in_turn,
@@ -20,7 +17,10 @@ from covey.topology.d_cliques import (
     skew,
     swap_greedily,
 )
-from covey.topology.facts import facts
+from covey.decentralized.topology.facts import facts
+from covey.learning.models import Module
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS
 
@@ -290,7 +290,7 @@ def test_gradients_of_another_shape_are_rejected():
             payload = {"model": payload["model"][:3]}
         return send(node, to, payload, **named)
 
-    from covey.engines.simulation.node import SimulatedNode
+    from covey.runtime.simulation.node import SimulatedNode
 
     send = SimulatedNode.send
     with pytest.MonkeyPatch.context() as patch:

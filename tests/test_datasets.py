@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from covey.errors import DataError
-from covey.kinds import KINDS
-from covey.parameters import build
-from covey.task.dataset import Data, Dataset
-from covey.task.datasets import source
-from covey.task.datasets.digits import Digits
-from covey.task.datasets.images import CIFAR10, MNIST, FashionMNIST
-from covey.task.datasets.synthetic import GaussianBlobs, LinearRegression, SyntheticImages
-from covey.task.datasets.tables import Adult, MovieLens1M, MovieLens100K, held_out
+from covey.learning.dataset import Data, Dataset
+from covey.learning.datasets import source
+from covey.learning.datasets.digits import Digits
+from covey.learning.datasets.images import CIFAR10, MNIST, FashionMNIST
+from covey.learning.datasets.synthetic import GaussianBlobs, LinearRegression, SyntheticImages
+from covey.learning.datasets.tables import Adult, MovieLens1M, MovieLens100K, held_out
+from covey.parts.errors import DataError
+from covey.parts.kinds import KINDS
+from covey.parts.parameters import build
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ def test_digits_can_be_told_apart() -> None:
 
 def test_digits_load_at_once_and_without_further_packages() -> None:
     code = (
-        "import sys, numpy, torch; before = set(sys.modules); from covey.task.datasets.digits import Digits;"
+        "import sys, numpy, torch; before = set(sys.modules); from covey.learning.datasets.digits import Digits;"
         "from pathlib import Path; Digits().load(Path());"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )

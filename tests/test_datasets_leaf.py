@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.errors import DataError
-from covey.task.dataset import Data, Dataset
-from covey.task.datasets import source
-from covey.task.datasets.leaf import FEMNIST, CelebA, Reddit, Shakespeare, windows
+from covey.learning.dataset import Data, Dataset
+from covey.learning.datasets import source
+from covey.learning.datasets.leaf import FEMNIST, CelebA, Reddit, Shakespeare, windows
+from covey.parts.errors import DataError
 
 Users = dict[str, tuple[list[Any], list[Any]]]
 

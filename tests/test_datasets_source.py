@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from covey.errors import DataError
-from covey.task.datasets.images import MNIST
-from covey.task.datasets.source import Remote, data_folder, download, obtain
+from covey.learning.datasets.images import MNIST
+from covey.learning.datasets.source import Remote, data_folder, download, obtain
+from covey.parts.errors import DataError
 
 CONTENT = bytes(range(256)) * 9000
 """More than one chunk."""

@@ -8,9 +8,9 @@ import sys
 import pytest
 import tomli_w
 
-from covey.engines.emulation import descriptors
-from covey.engines.emulation.descriptors import make_room
-from covey.errors import ConfigurationError
+from covey.parts.errors import ConfigurationError
+from covey.runtime.emulation.transport import descriptors
+from covey.runtime.emulation.transport.descriptors import make_room
 
 HOSTS = 12
 TABLES = {

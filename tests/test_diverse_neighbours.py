@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.topology.diverse_neighbours import DiverseNeighbours, _apart, neighbourhood_skew, switch
-from covey.topology.facts import facts
-from covey.topology.random_graphs import random_regular
+from covey.decentralized.topology.diverse_neighbours import DiverseNeighbours, _apart, neighbourhood_skew, switch
+from covey.decentralized.topology.facts import facts
+from covey.decentralized.topology.random_graphs import random_regular
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS
 from tests.test_d_cliques import one_class_each, shards

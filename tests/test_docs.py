@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from covey import api, view, wire
-from covey.engines.prepared import check
-from covey.experiment import Experiment
-from covey.task.models import Module
+from covey import api, view
+from covey.learning.models import Module
+from covey.messages import wire
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
 from tests.untrained import Mixed
 

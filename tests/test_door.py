@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 
-from covey.engines.emulation import door as module
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.door import KNOCK_BYTES, Door, call, knock, shown
-from covey.engines.emulation.handshake import LAUNCHER, Caller
-from covey.errors import WireError
+from covey.parts.errors import WireError
+from covey.runtime.emulation.transport import door as module
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.door import KNOCK_BYTES, Door, call, knock, shown
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller
 from tests.conftest import table
 from tests.hosts import TOKEN, hosts, launch
 from tests.strangers import call as reach

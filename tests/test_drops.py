@@ -3,7 +3,7 @@
 import pytest
 
 import covey
-from covey.runs import Run
+from covey.runtime.runs import Run
 from tests.conftest import Written, simulate, table
 from tests.hosts import emulate
 from tests.programs.first import First

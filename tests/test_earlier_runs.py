@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from covey.runs import Run
+from covey.runtime.runs import Run
 from tests.folders import contents
 
 EARLIER = Path(__file__).parent / "data" / "earlier"

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import torch
 
-from covey import kinds
-from covey.engines.emulation.connection import FRAMING_BYTES
-from covey.errors import ModelError, ProgramError
-from covey.node import Node, Program
-from covey.parameters import param
+from covey.parts import kinds
+from covey.parts.errors import ModelError, ProgramError
+from covey.parts.parameters import param
+from covey.runtime.emulation.transport.connection import FRAMING_BYTES
+from covey.runtime.node import Node, Program
 from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate, hosts, launch

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from covey import cli, wire
-from covey.engines.emulation import emulation, host
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
-from covey.errors import ModelError, ProgramError
-from covey.experiment import Outcome
-from covey.node import Node, Program
-from covey.task.learner import Learner
+from covey import cli
+from covey.learning.learner import Learner
+from covey.messages import wire
+from covey.parts.errors import ModelError, ProgramError
+from covey.runtime.emulation import emulation
+from covey.runtime.emulation.host import host
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
+from covey.runtime.experiment import Outcome
+from covey.runtime.node import Node, Program
 from tests.conftest import table
 from tests.hosts import TOKEN, emulate
 from tests.strangers import Control, orders, soon, tables
@@ -59,7 +61,7 @@ def test_what_fails_behind_a_program_ends_the_run_in_one_line(tmp_path, monkeypa
     def fail(reporter, node):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("covey.engines.emulation.reporter.Reporter.ended", fail)
+    monkeypatch.setattr("covey.runtime.emulation.host.reporter.Reporter.ended", fail)
     with pytest.raises(ProgramError, match=r"fails at node \d+ in round 6: RuntimeError: no memory"):
         emulate(table(network=QUICK, duration="3s"), tmp_path)
 
@@ -174,7 +176,7 @@ def test_a_host_gives_up_a_launcher_that_says_nothing_and_serves_the_next():
             say(called, "go", {"elapsed": 0.0, "returning": False})
             began = time.monotonic()
             while time.monotonic() < began + 1.0:
-                say(called, "pulse", {})
+                say(called, "heartbeat", {})
                 await asyncio.sleep(0.02)
             assert not called.lost.done()
             await asyncio.wait_for(called.lost, 10)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from covey.errors import RunError
-from covey.runs import Run
+from covey.parts.errors import RunError
+from covey.runtime.runs import Run
 from tests.hosts import processes_of, token_file
 
 EXPERIMENT = """

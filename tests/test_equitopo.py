@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
-from covey.learning.gossip import Gossip
-from covey.parameters import Setting
-from covey.topology import Redrawn
-from covey.topology.equitopo import EquiTopoDynamic, EquiTopoStatic, circulant
-from covey.topology.facts import facts
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.topology import Redrawn
+from covey.decentralized.topology.equitopo import EquiTopoDynamic, EquiTopoStatic, circulant
+from covey.decentralized.topology.facts import facts
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 
 
 def prepared(topology, nodes, seed=1):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from covey import api
 from covey.cli.parser import make_parser
-from covey.engines.prepared import check
-from covey.errors import RunError
-from covey.experiment import Experiment
+from covey.parts.errors import RunError
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted(path for path in ROOT.glob("experiments/*/*.toml") if not path.name.endswith(".study.toml"))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from covey import wire
 from covey.aggregation import Mean, MetropolisHastings
-from covey.engines.prepared import check
-from covey.errors import ConfigurationError, ProgramError
-from covey.experiment import Experiment
+from covey.messages import wire
 from covey.network.faults import Fault, strikes
-from covey.parameters import Setting, build
+from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.parameters import Setting, build
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
 from tests.examples import IMPATIENT, PROGRAMS
 

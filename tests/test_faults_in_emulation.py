@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from covey import api, wire
-from covey.engines.emulation import returns
-from covey.engines.emulation.connection import Corrupted
-from covey.engines.prepared import check, prepare
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
+from covey import api
+from covey.messages import wire
 from covey.network.faults import strikes
+from covey.parts.errors import ConfigurationError
+from covey.runtime.emulation.launcher import recovery
+from covey.runtime.emulation.transport.connection import Corrupted
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check, prepare
 from tests.conftest import simulate, table
 from tests.examples import IMPATIENT
 from tests.hosts import emulate, hosts, launch, processes_of
@@ -196,8 +197,8 @@ def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_sn
 
 
 def test_nodes_that_all_wait_in_vain_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(returns, "_QUIET", 0.8)
-    monkeypatch.setattr(returns, "_LOOK", 0.1)
+    monkeypatch.setattr(recovery, "_QUIET", 0.8)
+    monkeypatch.setattr(recovery, "_LOOK", 0.1)
     tables = table(program=IMPATIENT, network={"loss": 0.9}, duration="4s")
     _, written = emulate(tables, tmp_path)
     (said,) = [detail for _, node, kind, detail in written.happened if (node, kind) == (-1, "stuck")]

@@ -11,12 +11,12 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from covey import kinds
 from covey.cli import main
-from covey.experiment import Checkpoint, Evaluation, Experiment, Output
+from covey.learning.task import Task
 from covey.network import Network
-from covey.parameters import fields_of
-from covey.task.task import Task
+from covey.parts import kinds
+from covey.parts.parameters import fields_of
+from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.conftest import table
 from tests.examples import BLOBS, FILES, IN_NETWORK, IN_PROGRAM, NODES, RUNS, run_table
 

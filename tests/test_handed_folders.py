@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from covey.runs import RunWriter
-from covey.terminal import shown
+from covey.runtime.runs import RunWriter
+from covey.view.terminal import shown
 from tests import folders
 
 NAMES = (
@@ -302,7 +302,7 @@ def test_no_name_is_a_part_of_the_page_or_a_formula(nasty, tmp_path, covey):
 
 def test_what_a_launcher_says_of_a_run_is_harmless(capsys):
     from covey.cli.progress import ProgressDisplay
-    from covey.experiment import Progress
+    from covey.runtime.experiment import Progress
 
     with ProgressDisplay(NASTY, 3, 2) as display:
         display(Progress(3, 3, 1.0, 6, 0.5, None, notice=NASTY))
@@ -313,7 +313,7 @@ def test_a_csv_on_a_terminal_is_harmless_and_a_file_has_the_names(nasty, capsys,
     assert NASTY.partition("\n")[0].encode() in Path(nasty / "metrics.sqlite").read_bytes()
     import pandas as pd
 
-    from covey.runs import Run
+    from covey.runtime.runs import Run
 
     exported = Run(nasty).export()
     assert NASTY in pd.read_csv(__import__("io").StringIO(exported)).columns

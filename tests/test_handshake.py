@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.emulation import handshake
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import _OUT_OF_STEP, FRAMING_BYTES, Connection
-from covey.engines.emulation.handshake import LAUNCHER, LIMITS, Caller, admit, greet, say, welcome
-from covey.engines.emulation.host import open_connection
-from covey.engines.emulation.sealing import OPEN_KEY, Seal
-from covey.errors import RunError, WireError
+from covey.messages import wire
+from covey.parts.errors import RunError, WireError
+from covey.runtime.emulation.host.host import open_connection
+from covey.runtime.emulation.transport import handshake
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import _OUT_OF_STEP, FRAMING_BYTES, Connection
+from covey.runtime.emulation.transport.handshake import LAUNCHER, LIMITS, Caller, admit, greet, say, welcome
+from covey.runtime.emulation.transport.sealing import OPEN_KEY, Seal
 from tests.conftest import table
 from tests.hosts import TOKEN, hosts, launch
 from tests.strangers import Control, call, eventually, frame, orders, running, sealed, soon, tables, within

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
-from covey.engines.emulation.host import _STRANGERS, open_connection
-from covey.errors import WireError
+from covey.messages import wire
+from covey.parts.errors import WireError
+from covey.runtime.emulation.host.host import _STRANGERS, open_connection
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
 from tests.hosts import TOKEN, answering
 from tests.strangers import (
     NODES,
@@ -232,9 +232,9 @@ def test_a_peer_gets_through_with_nothing_but_right_frames(served, wrong, reason
             await soon(lambda: run.site.program.heard)
             assert run.site.program.heard == [(1, {"n": 2})]
             assert refused == {reason: 1}
-            figures = msgspec.msgpack.decode((await control.until("pulse")).payload["figures"])
+            figures = msgspec.msgpack.decode((await control.until("heartbeat")).payload["figures"])
             while f"dropped/{reason}" not in figures:
-                figures = msgspec.msgpack.decode((await control.until("pulse")).payload["figures"])
+                figures = msgspec.msgpack.decode((await control.until("heartbeat")).payload["figures"])
 
     within(main())
 
@@ -248,7 +248,7 @@ def test_what_was_refused_before_a_run_is_not_of_it(served):
         async with running(served, tables()) as (_, control):
             with pytest.raises(WireError, match="wrong-run"):
                 await call(address, Caller("another run", 1))
-            figures = msgspec.msgpack.decode((await control.until("pulse")).payload["figures"])
+            figures = msgspec.msgpack.decode((await control.until("heartbeat")).payload["figures"])
             assert {name: value for name, value in figures.items() if name.startswith("dropped/")} == {
                 "dropped/wrong-run": 1.0
             }
@@ -305,7 +305,7 @@ def test_numbers_that_are_not_finite_are_rejected_in_the_senders_name_and_flood_
                 events += rows[2]
             assert {tuple(event[1:]) for event in events} == {(0, "rejected", "message of node 2: 'x' is not finite")}
             await soon(lambda: run.site.refused == {"not-finite": 150})
-            await control.until("pulse")
+            await control.until("heartbeat")
             assert len(events) == 100
             assert control.frames.empty(), "the others are only counted"
 
@@ -367,7 +367,7 @@ def test_pushes_that_are_wrong_are_counted_and_flood_nobody(served):
             while len(events) < 100:
                 events += msgspec.msgpack.decode((await control.until("rows")).payload["rows"])[2]
             assert [event[3] for event in events][:1] == ["message of node 1: its 'age' is not an int in [0, 2**53)"]
-            await control.until("pulse")
+            await control.until("heartbeat")
             assert len(events) == 100
             assert control.frames.empty(), "the others are only counted"
             assert run.site.nodes[0].mail.dropped == 150

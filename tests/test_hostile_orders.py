@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Corrupted
-from covey.engines.emulation.handshake import LAUNCHER, Caller, say
-from covey.engines.emulation.host import _ORDERS, _Run
-from covey.engines.emulation.launcher import Launcher
-from covey.engines.prepared import prepare
-from covey.errors import CoveyError, RunError
-from covey.experiment import Experiment
+from covey.messages import wire
+from covey.parts.errors import CoveyError, RunError
+from covey.runtime.emulation.host.host import _ORDERS, _Run
+from covey.runtime.emulation.launcher.launcher import Launcher
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Corrupted
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
 from tests.conftest import Written, table
 from tests.hosts import answering, token_file
 from tests.puppets import share, snapshots
@@ -165,7 +165,7 @@ def packed(commits=(), figures=(), events=()):
     return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))}
 
 
-def pulse(**figures):
+def heartbeat(**figures):
     condition = {"acting": 2, "idle": 0, "waits": [], "evaluates": False}
     return {"time": 1.0, "figures": msgspec.msgpack.encode(figures), **condition}
 
@@ -199,13 +199,25 @@ NONSENSE = {
         "Host 0 adds to an average what is not",
     ),
     "a far snapshot": ("snapshots", snapshots([0], 1 << 40), "Host 0 speaks of round 1099511627776, which is not in"),
-    "a pulse of no number": ("pulse", pulse(memory=math.nan), "Host 0 says what cannot be understood: ValidationError"),
-    "a pulse at no time": ("pulse", {**pulse(), "time": math.nan}, "Host 0 says what cannot be understood: Validation"),
+    "a heartbeat of no number": (
+        "heartbeat",
+        heartbeat(memory=math.nan),
+        "Host 0 says what cannot be understood: ValidationError",
+    ),
+    "a heartbeat at no time": (
+        "heartbeat",
+        {**heartbeat(), "time": math.nan},
+        "Host 0 says what cannot be understood: Validation",
+    ),
     "an end at no time": ("done", {"models": torch.zeros(2, 650), "time": math.inf}, "Host 0 says what cannot be"),
     "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 speaks for node 5, which is not its own."),
     "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 speaks for node -1"),
     "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 speaks for node 9"),
-    "a pulse without figures": ("pulse", {"figures": b"", "time": 0.0}, "Host 0 says what cannot be understood"),
+    "a heartbeat without figures": (
+        "heartbeat",
+        {"figures": b"", "time": 0.0},
+        "Host 0 says what cannot be understood",
+    ),
     "a short model": ("model", {"node": 0, "model": torch.zeros(3)}, "Host 0 reports models of another length."),
     "nobody's model": ("model", {"node": 9, "model": torch.zeros(650)}, "Host 0 speaks for node 9, which is not its"),
     "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported all of its models."),

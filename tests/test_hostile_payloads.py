@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from covey.engines.participant import not_finite_entry
-from covey.learning.ad_psgd import ADPSGD
-from covey.learning.fedavg import SERVER, FedAvg
-from covey.learning.gossip import Gossip
-from covey.learning.gossip_learning import GossipLearning
-from covey.node import MODEL, Message, Node, NodeId, Payload
-from covey.topology import Ring
+from covey.decentralized.ad_psgd import ADPSGD
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.gossip_learning import GossipLearning
+from covey.decentralized.topology import Ring
+from covey.federated.fedavg import SERVER, FedAvg
+from covey.runtime.node import MODEL, Message, Node, NodeId, Payload
+from covey.runtime.participant import not_finite_entry
 from tests.conftest import simulate, table
 from tests.examples import Recorded, run_program
 

@@ -3,11 +3,11 @@
 import pytest
 
 from covey import Experiment
-from covey.engines.emulation.inbox import _AHEAD, Inbox
-from covey.engines.mailbox import Waiter
-from covey.engines.prepared import prepare
-from covey.errors import ConfigurationError
-from covey.node import Message, NodeId
+from covey.parts.errors import ConfigurationError
+from covey.runtime.emulation.host.inbox import _AHEAD, Inbox
+from covey.runtime.mailbox import Waiter
+from covey.runtime.node import Message, NodeId
+from covey.runtime.prepared import prepare
 from tests.conftest import table
 from tests.hosts import hosts, launch
 

@@ -11,17 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey import wire
 from covey.aggregation import MetropolisHastings
-from covey.codecs import decode_places, encode_places
-from covey.compression import largest
-from covey.engines.prepared import prepare
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.node import Inbox, Message, Mixture
-from covey.parameters import Setting, build
-from covey.sharing import Sharing
-from covey.topology import Ring
+from covey.decentralized.sharing import Sharing
+from covey.decentralized.topology import Ring
+from covey.messages import wire
+from covey.messages.codecs import decode_places, encode_places
+from covey.messages.compression import largest
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Inbox, Message, Mixture
+from covey.runtime.prepared import prepare
 from tests.conftest import models_of, simulate, table
 
 SIZE = 77

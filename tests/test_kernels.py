@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from covey import rng
-from covey.node import Work
-from covey.parameters import build
-from covey.task.batches import plan
-from covey.task.dataset import Data, Split
-from covey.task.learner import Learner, Training
-from covey.task.models import Module
-from covey.task.optimizers import Optimizer
-from covey.task.partition import IID
-from covey.task.task import Task
+from covey.learning.batches import plan
+from covey.learning.dataset import Data, Split
+from covey.learning.learner import Learner, Training
+from covey.learning.models import Module
+from covey.learning.optimizers import Optimizer
+from covey.learning.partition import IID
+from covey.learning.task import Task
+from covey.parts import rng
+from covey.parts.parameters import build
+from covey.runtime.node import Work
 
 NO_FOLDER = Path("nowhere")
 IMAGES = {"kind": "synthetic-images", "samples": 60, "test_samples": 20, "channels": 3, "side": 16}

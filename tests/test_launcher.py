@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from covey.engines.average import Average
-from covey.engines.emulation import launcher, returns
-from covey.engines.emulation.node import EmulatedNode
-from covey.engines.emulation.reporter import Reporter
-from covey.engines.mailbox import Mailbox
-from covey.engines.prepared import prepare
-from covey.engines.snapshots import Snapshot, pack
-from covey.errors import RunError
-from covey.experiment import Experiment
+from covey.parts.errors import RunError
+from covey.runtime.average import Average
+from covey.runtime.emulation.host.node import EmulatedNode
+from covey.runtime.emulation.host.reporter import Reporter
+from covey.runtime.emulation.launcher import launcher, recovery
+from covey.runtime.experiment import Experiment
+from covey.runtime.mailbox import Mailbox
+from covey.runtime.prepared import prepare
+from covey.runtime.snapshots import Snapshot, pack
 from tests.conftest import Written, table
 from tests.puppets import PARAMETERS, PATIENT, READY, row, share, snapshots, soon, stage
 
@@ -82,12 +82,12 @@ async def test_no_committed_row_is_lost_where_who_comes_back_skips_its_round(tmp
 async def test_drops_are_summed_over_all_times_that_a_host_was_there(tmp_path):
     async with stage(tmp_path, faults=[kill(1)]) as on:
         _, right = on.puppets
-        right.pulse(dropped__cut=3.0, memory=10.0)
-        right.pulse(dropped__cut=5.0, memory=20.0)
+        right.heartbeat(dropped__cut=3.0, memory=10.0)
+        right.heartbeat(dropped__cut=5.0, memory=20.0)
         await right.hears("die")
         right.vanish()
         await right.get_ready(calls=2)
-        right.pulse(dropped__cut=2.0, memory=7.0)
+        right.heartbeat(dropped__cut=2.0, memory=7.0)
         await on.ends()
         assert on.rows("SELECT rowid, value FROM hosts WHERE name = 'dropped/cut'") == [(1, 3.0), (3, 5.0), (5, 7.0)]
         assert on.rows("SELECT rowid, value FROM hosts WHERE name = 'memory'")[-1][1] == 7.0
@@ -172,7 +172,7 @@ async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_check
 def test_a_host_sends_averages_that_nodes_have_passed_and_says_so(monkeypatch):
     said = []
     monkeypatch.setattr(
-        "covey.engines.emulation.reporter.say", lambda _, tag, payload: said.append((tag, payload["round"]))
+        "covey.runtime.emulation.host.reporter.say", lambda _, tag, payload: said.append((tag, payload["round"]))
     )
     nodes = {
         id: SimpleNamespace(id=id, round=round, mail=SimpleNamespace(ended=id == 2))
@@ -285,7 +285,7 @@ async def test_a_host_that_is_not_to_be_called_again_is_gone(tmp_path):
     async with stage(tmp_path, program=PATIENT, engine={"restarts": 0}) as on:
         _, right = on.puppets
         right.say("snapshots", snapshots([2, 3], 5))
-        await soon(lambda: on.launcher.ledger.checkpoints.came == 2)
+        await soon(lambda: on.launcher.records.checkpoints.came == 2)
         right.vanish()
         with pytest.raises(
             RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\. Go on with: covey run --resume .*/run$"
@@ -321,14 +321,14 @@ async def test_a_host_that_ends_while_it_makes_ready_to_return_is_called_again(t
 
 @in_loop
 async def test_a_host_that_says_nothing_is_taken_for_gone_but_not_while_a_fault_pauses_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(returns, "_SILENCE", 0.4)
-    monkeypatch.setattr(returns, "_LOOK", 0.05)
+    monkeypatch.setattr(recovery, "_SILENCE", 0.4)
+    monkeypatch.setattr(recovery, "_LOOK", 0.05)
     pause = {"kind": "pause", "host": 0, "of": 2, "at": 0, "lasts": "5s"}
     async with stage(tmp_path, faults=[pause]) as on:
         left, right = on.puppets
         for _ in range(6):
             await asyncio.sleep(0.1)
-            right.pulse()
+            right.heartbeat()
         assert right.calls == 1
         await soon(lambda: right.calls == 2)
         assert left.calls == 1
@@ -336,15 +336,15 @@ async def test_a_host_that_says_nothing_is_taken_for_gone_but_not_while_a_fault_
 
 @in_loop
 async def test_what_nodes_wait_for_is_said_when_nobody_makes_progress(tmp_path, monkeypatch):
-    monkeypatch.setattr(returns, "_QUIET", 0.4)
-    monkeypatch.setattr(returns, "_LOOK", 0.05)
+    monkeypatch.setattr(recovery, "_QUIET", 0.4)
+    monkeypatch.setattr(recovery, "_LOOK", 0.05)
     async with stage(tmp_path) as on:
         left, right = on.puppets
-        left.pulse(waits=["node 0 in round 3 for messages of round 3 of [2]"])
-        right.pulse(idle=False)
+        left.heartbeat(waits=["node 0 in round 3 for messages of round 3 of [2]"])
+        right.heartbeat(idle=False)
         await asyncio.sleep(0.6)
         assert not on.notices  # Somebody still computes.
-        right.pulse(waits=["node 2 in round 3 for messages of round 3 of [1]"])
+        right.heartbeat(waits=["node 2 in round 3 for messages of round 3 of [1]"])
         await soon(lambda: on.notices)
         assert "and 4 nodes wait: node 0 in round 3 for messages of round 3 of [2]; node 2 in" in on.notices[0]
         assert on.events("stuck") == [(-1, "stuck")]
@@ -379,16 +379,16 @@ async def test_a_resumed_run_notes_what_was_forgotten_of_the_faults_and_strikes_
 
 @in_loop
 async def test_hosts_hear_that_the_launcher_is_there_from_the_beginning(tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "_PULSE", 0.02)
+    monkeypatch.setattr(launcher, "_HEARTBEAT", 0.02)
     async with stage(tmp_path, begun=False) as on:
         for puppet in on.puppets:
-            await soon(lambda puppet=puppet: puppet.calls == 1 and puppet.tags.count("pulse") > 2)
+            await soon(lambda puppet=puppet: puppet.calls == 1 and puppet.tags.count("heartbeat") > 2)
             assert puppet.tags[0] == "orders"
             assert "go" not in puppet.tags
         await asyncio.gather(*(puppet.get_ready() for puppet in on.puppets))
         for puppet in on.puppets:
-            before = puppet.tags.count("pulse")
-            await soon(lambda puppet=puppet, before=before: puppet.tags.count("pulse") > before)
+            before = puppet.tags.count("heartbeat")
+            await soon(lambda puppet=puppet, before=before: puppet.tags.count("heartbeat") > before)
         await on.ends()
 
 
@@ -412,10 +412,10 @@ def test_a_process_that_cannot_be_started_ends_the_run_with_one_line(tmp_path, m
 
 @in_loop
 async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeypatch):
-    def fail(ledger, host, nodes):
+    def fail(records, host, nodes):
         raise ValueError("something is wrong")
 
-    monkeypatch.setattr("covey.engines.emulation.ledger.Ledger.begin_again", fail)
+    monkeypatch.setattr("covey.runtime.emulation.launcher.records.Records.begin_again", fail)
     async with stage(tmp_path, program=PATIENT) as on:
         _, right = on.puppets
         right.vanish()

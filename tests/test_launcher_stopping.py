@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from covey.engines.emulation import launcher
+from covey.runtime.emulation.launcher import launcher
 from tests.puppets import PATIENT, READY, snapshots, soon, stage
 from tests.test_launcher import in_loop, interrupt, kill
 
@@ -49,12 +49,12 @@ async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, mo
             puppet.say("holds", {"round": round})
         for _ in range(5):
             assert (await right.hears("park"))["round"] == 3
-            right.pulse(idle=False)
+            right.heartbeat(idle=False)
             await asyncio.sleep(0.1)
         assert "stop" not in right.tags  # It still computes.
         left.say("snapshots", snapshots([0, 1], 3))
         left.done()
-        right.pulse()
+        right.heartbeat()
         await right.hears("stop")
         right.say("snapshots", snapshots([2, 3], 1))
         right.done()

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from covey.engines.emulation.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
-from covey.node import Message, NodeId
+from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
+from covey.runtime.node import Message, NodeId
 
 
 class Line:

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.engines.mailbox import Mailbox, Waiter
-from covey.node import Message, NodeId
+from covey.runtime.mailbox import Mailbox, Waiter
+from covey.runtime.node import Message, NodeId
 
 KEYS = st.sampled_from([("", 0), ("", 0), ("", 0), ("", 1), ("x", 0), ("", None)])
 ALL = [0, 1, 2]

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.crypto import FixedPoint, cut, join, lock, secret_of, unlock
-from covey.sharing.agreement import Agreement, IndexSet, Member
-from covey.sharing.deposits import (
+from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
+from covey.decentralized.sharing.deposits import (
     Deposit,
     Depositor,
     Plan,
@@ -22,7 +21,8 @@ from covey.sharing.deposits import (
     sealed,
     seeds_from,
 )
-from covey.sharing.recovery import Opened
+from covey.decentralized.sharing.recovery import Opened
+from covey.messages.crypto import FixedPoint, cut, join, lock, secret_of, unlock
 from tests.test_masks import PAIRS, uneven
 
 NUMBERS = FixedPoint(64, 32)

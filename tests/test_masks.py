@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.crypto import FixedPoint, KeyPair, add_mask, derive, is_sealed, seal
-from covey.sharing.agreement import Agreement, IndexSet, Member
+from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
+from covey.messages.crypto import FixedPoint, KeyPair, add_mask, derive, is_sealed, seal
 
 RINGS = [FixedPoint(64, 32), FixedPoint(32, 24)]
 PAIRS = [KeyPair(bytes([number]) * 32) for number in range(1, 8)]

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.topology import (
+from covey.decentralized.topology import (
     Complete,
     EpidemicOracle,
     ErdosRenyi,
@@ -22,7 +20,9 @@ from covey.topology import (
     Star,
     Torus,
 )
-from covey.topology.matcha import Matcha, laplacian, matchings, probabilities
+from covey.decentralized.topology.matcha import Matcha, laplacian, matchings, probabilities
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES
 from tests.test_emulation import QUICK, assert_agree

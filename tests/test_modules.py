@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from covey.errors import ConfigurationError
-from covey.node import Work
-from covey.task.layout import Layout
-from covey.task.models import Dense, Module
+from covey.learning.layout import Layout
+from covey.learning.models import Dense, Module
+from covey.parts.errors import ConfigurationError
+from covey.runtime.node import Work
 from tests.conftest import models_of, simulate, table
 from tests.test_kernels import OPTIMIZERS, learner, reference, trained
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covey.errors import ConfigurationError
 from covey.network import Network
 from covey.network.bandwidth import ConstantBandwidth
 from covey.network.latency import ConstantLatency
-from covey.parameters import Setting, build, to_table
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build, to_table
 
 
 def network(**table: Any) -> Network:

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
 from covey.network import Churn
-from covey.node import Node, NodeId, Program
-from covey.parameters import Setting, build, to_table
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build, to_table
+from covey.runtime.node import Node, NodeId, Program
 from tests.conftest import simulate, table
 
 SETTING = Setting(nodes=500, seed=2)

@@ -7,11 +7,11 @@ import json
 import pytest
 import tomli_w
 
-from covey.errors import ConfigurationError
 from covey.network.energy import ConstantEnergy, Energy, NoEnergy
 from covey.network.network import Network
-from covey.parameters import Setting, build
-from covey.runs.schema import COMMIT_COLUMNS
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build
+from covey.runtime.runs.schema import COMMIT_COLUMNS
 from tests.conftest import simulate, table
 from tests.examples import Recorded, pieces_of, run_program
 

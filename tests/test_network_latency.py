@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError
 from covey.network import Network
 from covey.network.latency import ConstantLatency, Latency
-from covey.parameters import Setting, build, coerce, fields_of, to_table
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build, coerce, fields_of, to_table
 
 DRAWN: list[dict[str, Any]] = [
     {"kind": "uniform", "low": "10ms", "high": "30ms"},

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from covey.errors import ConfigurationError
 from covey.network import Bandwidth, Compute, Network
 from covey.network.bandwidth import ConstantBandwidth
 from covey.network.compute import ConstantCompute
-from covey.parameters import Setting, build, coerce, fields_of, to_table
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, build, coerce, fields_of, to_table
 
 DEVICES = "device,bandwidth,up,ms_per_sample,samples_per_second\n" + "".join(
     f"d{i},{i * 1000},{i * 100},{i},{1000 / i}\n" for i in range(1, 9)

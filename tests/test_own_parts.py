@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import covey
-from covey.errors import ConfigurationError, DataError, RunError
-from covey.learning.gossip import Gossip
-from covey.task.dataset import Dataset
-from covey.task.partition import Partition
-from covey.topology import FromNetworkx, Graph, Topology
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.topology import FromNetworkx, Graph, Topology
+from covey.learning.dataset import Dataset
+from covey.learning.partition import Partition
+from covey.parts.errors import ConfigurationError, DataError, RunError
 from tests.conftest import models_of, simulate, table
 from tests.examples import Recorded, run_program
 from tests.hosts import emulate

@@ -9,15 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey import wire
-from covey.compression import largest
-from covey.engines.simulation import mixing
-from covey.errors import ConfigurationError
-from covey.node import Inbox, Message, Mixture, Pull
-from covey.parameters import Setting
-from covey.sharing.fft import FFT
-from covey.sharing.top_k import TopK
-from covey.topology import Graph
+from covey.decentralized.sharing.fft import FFT
+from covey.decentralized.sharing.top_k import TopK
+from covey.decentralized.topology import Graph
+from covey.messages import wire
+from covey.messages.compression import largest
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
+from covey.runtime.node import Inbox, Message, Mixture, Pull
+from covey.runtime.simulation import mixing
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.errors import ConfigurationError, DataError
-from covey.parameters import build
-from covey.task.dataset import Data, Split
-from covey.task.partition import IID, Dirichlet, FromFile, Natural, Partition, Quantity, Shards, label_counts
+from covey.learning.dataset import Data, Split
+from covey.learning.partition import IID, Dirichlet, FromFile, Natural, Partition, Quantity, Shards, label_counts
+from covey.parts.errors import ConfigurationError, DataError
+from covey.parts.parameters import build
 
 
 def data_of(labels: np.ndarray, classes: int, owners: np.ndarray | None = None) -> Data:

@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from covey.learning import hearing
+from covey.decentralized import hearing
 from tests.conftest import models_of, simulate, table
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "batch_size": 8}

@@ -3,9 +3,9 @@
 import asyncio
 from collections import Counter
 
-from covey import wire
-from covey.engines.emulation.connection import FRAMING_BYTES, Connection, readdressed
-from covey.engines.emulation.peers import Peers
+from covey.messages import wire
+from covey.runtime.emulation.transport.connection import FRAMING_BYTES, Connection, readdressed
+from covey.runtime.emulation.transport.peers import Peers
 from tests.test_connection import Pipe, stream_of
 
 

@@ -5,12 +5,12 @@ import pytest
 
 import covey as package
 from covey import view
-from covey.errors import DataError, RunError
-from covey.experiment import Experiment
-from covey.parameters import Setting
-from covey.runs import Run, RunWriter
-from covey.topology import Graph
-from covey.topology.static import RandomRegular, Ring, Torus
+from covey.decentralized.topology import Graph
+from covey.decentralized.topology.static import RandomRegular, Ring, Torus
+from covey.parts.errors import DataError, RunError
+from covey.parts.parameters import Setting
+from covey.runtime.experiment import Experiment
+from covey.runtime.runs import Run, RunWriter
 from covey.view import graphs
 from covey.view.graphs import Pictured, graph_of_experiment, graph_of_run, picture
 from covey.view.look import CLASSES, SOFT

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from covey import api, wire
-from covey.errors import RunError
-from covey.runs import Run, RunWriter, resuming
-from covey.runs.sums import check_sums
+from covey import api
+from covey.messages import wire
+from covey.parts.errors import RunError
+from covey.runtime.runs import Run, RunWriter, resuming
+from covey.runtime.runs.sums import check_sums
 from tests import folders
 from tests.folders import rows
 from tests.power import Disk, rebuilt, recording
@@ -42,7 +43,7 @@ def recorded(tmp_path_factory):
         patch.setattr(RunWriter, "checkpoint", checkpointed)
         patch.setattr(RunWriter, "finish", finished)
         # Rows are written long before the checkpoint that counts them, too.
-        patch.setattr("covey.runs.writer._ROWS_AT_ONCE", 4)
+        patch.setattr("covey.runtime.runs.writer._ROWS_AT_ONCE", 4)
         folders.finished(folder, rounds=12)
     assert len(done) == 5
     return folder, disk, done

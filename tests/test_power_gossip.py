@@ -11,16 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey import wire
 from covey.aggregation import Aggregation, MetropolisHastings
-from covey.engines.prepared import check
-from covey.engines.simulation.world import World
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.node import Inbox, Message
-from covey.parameters import Setting
-from covey.sharing.power_gossip import PowerGossip
-from covey.topology.static import Complete
+from covey.decentralized.sharing.power_gossip import PowerGossip
+from covey.decentralized.topology.static import Complete
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Inbox, Message
+from covey.runtime.prepared import check
+from covey.runtime.simulation.world import World
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, pieces_of
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from covey.engines.emulation import processes
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.processes import Processes, can_fork
-from covey.engines.emulation.remote import Remote
+from covey.runtime.emulation.launcher import processes
+from covey.runtime.emulation.launcher.processes import Processes, can_fork
+from covey.runtime.emulation.launcher.remote import Remote
+from covey.runtime.emulation.transport.address import Address
 
 forking = pytest.mark.skipif(not can_fork(), reason="processes of hosts are forks on Linux alone")
 
 UNNEEDED = """
 import os, sys, json
-import covey.cli.hosting, covey.topology.static
+import covey.cli.hosting, covey.decentralized.topology.static
 unneeded = {"pandas", "matplotlib", "sklearn", "pywt", "networkx", "PIL", "sympy", "pyarrow"}
 print(json.dumps([sorted(unneeded & set(sys.modules)), len(os.listdir("/proc/self/task"))]))
 """

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from covey import kinds
-from covey.engines.participant import Participant
-from covey.engines.simulation.world import World
-from covey.errors import ConfigurationError, ProgramError
-from covey.learning.clique_averaging import CliqueAveraging
-from covey.node import Program
-from covey.parameters import Setting, build, fields_of
-from covey.sharing import Full, Sharing
-from covey.sharing.agreement import Agreement
+from covey.decentralized.clique_averaging import CliqueAveraging
+from covey.decentralized.sharing import Full, Sharing
+from covey.decentralized.sharing.agreement import Agreement
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.parameters import Setting, build, fields_of
+from covey.runtime.node import Program
+from covey.runtime.participant import Participant
+from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.examples import part_table
 from tests.hosts import emulate

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
-from covey.errors import WireError
-from covey.sharing.public_copies import PublicCopies
-from covey.task.learner import Learner
+from covey.decentralized.sharing.public_copies import PublicCopies
+from covey.learning.learner import Learner
+from covey.messages import wire
+from covey.messages.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.parts.errors import WireError
 from tests.conftest import models_of, simulate
 from tests.examples import BLOBS, NODES
 from tests.hosts import emulate

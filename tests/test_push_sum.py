@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.engines.simulation.node import SimulatedNode
-from covey.errors import ConfigurationError, ProgramError
-from covey.learning import hearing
-from covey.learning.push_sum import PushSum, Sums
-from covey.node import MODEL, Inbox, Message, Mixture
-from covey.parameters import Setting
-from covey.task.models import Module
+from covey.decentralized import hearing
+from covey.decentralized.push_sum import PushSum, Sums
+from covey.learning.models import Module
+from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.parameters import Setting
+from covey.runtime.node import MODEL, Inbox, Message, Mixture
+from covey.runtime.simulation.node import SimulatedNode
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, NODES
 from tests.hosts import emulate

@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from covey.parameters import Setting
-from covey.topology import EpidemicOracle, random_graphs
-from covey.topology.random_graphs import distinct, random_regular, recipients
+from covey.decentralized.topology import EpidemicOracle, random_graphs
+from covey.decentralized.topology.random_graphs import distinct, random_regular, recipients
+from covey.parts.parameters import Setting
 
 GRAPHS = {(5, 2): 12, (6, 2): 70, (6, 3): 70, (7, 2): 465, (7, 4): 465}
 """How many graphs there are of so many numbered nodes and a degree (OEIS A001205, A002829, A005815)."""
 
 
 THAT_MET_EACH_OTHER = """
-from covey.parameters import Setting
-from covey.topology import EpidemicLocal, EpidemicOracle, RandomRegular
+from covey.parts.parameters import Setting
+from covey.decentralized.topology import EpidemicLocal, EpidemicOracle, RandomRegular
 
 for topology, nodes, seed, rounds in [
     (EpidemicOracle(degree=2), 5, 2, 300),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from covey.parameters import Setting
-from covey.sharing import RandomLayers
+from covey.decentralized.sharing import RandomLayers
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES, pieces_of
 from tests.untrained import Never
@@ -76,7 +76,7 @@ def test_the_stated_bytes_are_the_mean_of_many_rounds():
 
 
 def test_values_of_another_count_are_rejected(monkeypatch):
-    from covey.engines.simulation.world import World
+    from covey.runtime.simulation.world import World
 
     post = World.post
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from covey.runs import Run
+from covey.runtime.runs import Run
 from tests import folders
 from tests.folders import contents
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fuzz import recovery
 
-from covey.engines.emulation.checkpoints import Checkpoints
-from covey.engines.emulation.returns import Returns
-from covey.runs import RunWriter
+from covey.runtime.emulation.launcher.checkpoints import Checkpoints
+from covey.runtime.emulation.launcher.recovery import Recovery
+from covey.runtime.runs import RunWriter
 
 ROOT = Path(__file__).parent.parent
 
@@ -39,7 +39,7 @@ def write_all(checkpoints):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seed"),
     [
-        (Returns, "on_broken", lambda returns, host, other: None, 48),
+        (Recovery, "on_broken", lambda recovery, host, other: None, 48),
         (Checkpoints, "write_last", write_all, 166),
         (RunWriter, "truncate", lambda writer, moment: None, 16),
     ],

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from covey.engines.emulation.address import Address
-from covey.errors import ConfigurationError, RunError
+from covey.parts.errors import ConfigurationError, RunError
+from covey.runtime.emulation.transport.address import Address
 from tests.conftest import table
 from tests.hosts import hosts, launch
 

@@ -12,9 +12,9 @@ import pytest
 
 import covey as package
 from covey import view
+from covey.decentralized.topology import Graph
 from covey.report import write_report
-from covey.runs import Run, RunWriter
-from covey.topology import Graph
+from covey.runtime.runs import Run, RunWriter
 from covey.view.graphs import graph_of_run
 from covey.view.groups import flat, grouped
 from tests.conftest import table

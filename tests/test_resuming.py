@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import torch
 
-from covey import api, wire
-from covey.errors import RunError
-from covey.runs import Run, latest_checkpoint, lock
+from covey import api
+from covey.messages import wire
+from covey.parts.errors import RunError
+from covey.runtime.runs import Run, latest_checkpoint, lock
 from tests import folders
 from tests.folders import contents, rows
 
@@ -235,7 +236,7 @@ def test_a_run_that_another_program_was_reading_when_it_stopped_is_resumed(runs,
     connect, readers = sqlite3.connect, []
     # A writer waits for five seconds for its log to be free.
     monkeypatch.setattr(
-        "covey.runs.writer.sqlite3.connect", lambda *given, **named: connect(*given, **named, timeout=0)
+        "covey.runtime.runs.writer.sqlite3.connect", lambda *given, **named: connect(*given, **named, timeout=0)
     )
     stop = os.kill
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey import rng
+from covey.parts import rng
 
 KEYS = st.integers(0, (1 << 64) - 1)
 

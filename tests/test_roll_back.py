@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from covey import api
-from covey.errors import RunError
-from covey.runs.schema import NETWORK
+from covey.parts.errors import RunError
+from covey.runtime.runs.schema import NETWORK
 from tests.conftest import models_of, simulate, table
 from tests.hosts import hosts, launch, processes_of
 from tests.puppets import READY, row, share, snapshots, soon, stage
@@ -113,7 +113,7 @@ async def test_nothing_counts_of_what_follows_a_lost_message(tmp_path):
         left.say("broken", {"host": 1})
         right.say("snapshots", snapshots([2, 3], 4))
         left.say("snapshots", snapshots([0, 1], 4))
-        await soon(lambda: on.launcher.ledger.checkpoints.is_void)
+        await soon(lambda: on.launcher.records.checkpoints.is_void)
         interrupt()
         for puppet in on.puppets:
             await puppet.hears("stop")

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from covey.api import resume
-from covey.errors import RunError
-from covey.runs import Run, RunWriter, latest_checkpoint
-from covey.runs.counting import Moment
-from covey.topology import Graph
+from covey.decentralized.topology import Graph
+from covey.parts.errors import RunError
+from covey.runtime.runs import Run, RunWriter, latest_checkpoint
+from covey.runtime.runs.counting import Moment
 from tests.folders import reached, reopened
 
 
@@ -261,7 +261,7 @@ def kill(writer):
 
 def test_each_start_of_a_run_keeps_its_facts_and_wall_time_adds_up(tmp_path, monkeypatch):
     now = 0.0
-    monkeypatch.setattr("covey.runs.writer.monotonic", lambda: now)
+    monkeypatch.setattr("covey.runtime.runs.writer.monotonic", lambda: now)
     folder = tmp_path / "run"
     writer = RunWriter.create(folder, {}, {"torch": "2.8", "nodes": 1})
     assert Run(folder).wall_seconds is None
@@ -316,7 +316,7 @@ def test_a_folder_may_have_any_name(tmp_path):
 WRITES = """
 import sys
 from pathlib import Path
-from covey.runs import RunWriter
+from covey.runtime.runs import RunWriter
 writer = RunWriter.create(Path(sys.argv[1]), {}, {})
 round = 0
 while True:
@@ -349,7 +349,7 @@ WITHOUT_LOCKS = """
 import sys
 sys.modules["fcntl"] = None
 from pathlib import Path
-from covey.runs import Run, RunWriter
+from covey.runtime.runs import Run, RunWriter
 writer = RunWriter.create(Path(sys.argv[1]), {}, {})
 print(Run(Path(sys.argv[1])).status)
 writer.finish("finished", {})

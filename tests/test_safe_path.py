@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from covey import kinds
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError
+from covey.runtime.experiment import Experiment
 from tests.conftest import table
 
 EXPERIMENT = """
@@ -70,7 +70,7 @@ def test_modules_where_covey_is_started_are_run_neither_by_it_nor_by_its_hosts(s
 
 def test_a_module_that_is_named_is_found_beside_the_experiment_and_nothing_else_is(trapped):
     (trapped / "sub").mkdir()
-    (trapped / "mine.py").write_text("from covey.learning.gossip import Gossip\nclass Mine(Gossip):\n    pass\n")
+    (trapped / "mine.py").write_text("from covey.decentralized.gossip import Gossip\nclass Mine(Gossip):\n    pass\n")
     named = ["--set", "program.kind='mine:Mine'"]
     code, said = covey(trapped / "sub", "run", "../experiment.toml", "--out", "run", *named, *EMULATION)
     assert (code, ran(trapped)) == (0, []), said
@@ -92,7 +92,9 @@ def test_reading_a_run_imports_nothing_that_it_names(in_folder, monkeypatch, req
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(kinds, "_folders", [])
     call = request.getfixturevalue("covey")
-    (in_folder / "mine_here.py").write_text("from covey.learning.gossip import Gossip\nclass Mine(Gossip):\n    pass\n")
+    (in_folder / "mine_here.py").write_text(
+        "from covey.decentralized.gossip import Gossip\nclass Mine(Gossip):\n    pass\n"
+    )
     (in_folder / "experiment.toml").write_text(EXPERIMENT)
     changed = ["--set", "program.kind='mine_here:Mine'", "--set", "rounds=2"]
     assert call("run", "experiment.toml", "--out", "run", *changed)[0] == 0

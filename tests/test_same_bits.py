@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from covey.node import Work
-from covey.task.learner import Training, load_learner
-from covey.task.task import Task
+from covey.runtime.node import Work
+from covey.learning.learner import Training, load_learner
+from covey.learning.task import Task
 
 kernel, model, dataset = sys.argv[1:]
 images = {"kind": "synthetic-images", "samples": 800, "test_samples": 40, "channels": 1, "side": 28}

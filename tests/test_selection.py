@@ -5,12 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey import wire
-from covey.errors import ConfigurationError
-from covey.node import MODEL, Mixture, Numbers, Update
-from covey.parameters import Setting
-from covey.pieces import ROLES, Piece
-from covey.sharing import Selection
+from covey.decentralized.sharing import Selection
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
+from covey.parts.pieces import ROLES, Piece
+from covey.runtime.node import MODEL, Mixture, Numbers, Update
 
 NAMES = {
     "trained": ["body.0.weight", "body.0.bias", "body.1.weight", "head.weight", "head.bias"],

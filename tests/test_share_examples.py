@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.prepared import prepare
-from covey.experiment import Experiment
-from covey.task.dataset import Data, Dataset, Split
+from covey.learning.dataset import Data, Dataset, Split
+from covey.messages import wire
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
 from tests.conftest import models_of, simulate
 
 ROOT = Path(__file__).parent.parent

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from covey import kinds, wire
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.sharing import Random
+from covey.decentralized.sharing import Random
+from covey.messages import wire
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table
 from tests.examples import NODES, part_table, pieces_of
 from tests.test_emulation import assert_agree
@@ -245,7 +246,7 @@ def test_compressed_fedavg_compresses_what_is_trained_alone(overheard):
 
 @pytest.mark.parametrize("wrong", [{}, {"buffers": torch.zeros(3)}, {"buffers": 1.0}], ids=["none", "few", "a number"])
 def test_a_message_with_other_buffers_is_dropped_whole(wrong, files, monkeypatch):
-    from covey.engines.simulation.world import World
+    from covey.runtime.simulation.world import World
 
     post = World.post
 
@@ -270,7 +271,7 @@ def test_a_message_with_other_buffers_is_dropped_whole(wrong, files, monkeypatch
 
 @pytest.mark.parametrize("sharing", ["random", "top-k", "quantized", "power-gossip"])
 def test_the_buffers_of_a_message_that_the_sharing_rejects_count_for_nothing(sharing, files, monkeypatch):
-    from covey.engines.simulation.world import World
+    from covey.runtime.simulation.world import World
 
     post = World.post
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from covey import kinds
+from covey.parts import kinds
 from tests.conftest import simulate, table
 from tests.examples import EPIDEMIC
 

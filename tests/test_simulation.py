@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from covey import wire
-from covey.task.models import Module
+from covey.learning.models import Module
+from covey.messages import wire
 from tests.conftest import models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, Recorded, run_program
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from covey.node import Mixture
+from covey.runtime.node import Mixture
 from tests.conftest import models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, Recorded, run_program
 

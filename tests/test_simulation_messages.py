@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from covey import wire
-from covey.errors import ModelError, ProgramError
-from covey.learning.ad_psgd import ADPSGD
-from covey.topology import Ring
+from covey.decentralized.ad_psgd import ADPSGD
+from covey.decentralized.topology import Ring
+from covey.messages import wire
+from covey.parts.errors import ModelError, ProgramError
 from tests.conftest import simulate, table
 from tests.examples import PROGRAMS, Recorded, run_program
 

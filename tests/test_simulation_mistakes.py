@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from covey.errors import ModelError, ProgramError
-from covey.node import Program
+from covey.parts.errors import ModelError, ProgramError
+from covey.runtime.node import Program
 from tests.conftest import simulate, table
 from tests.examples import PROGRAMS, Recorded, run_program
 

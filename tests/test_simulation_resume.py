@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.prepared import prepare
-from covey.engines.simulation.world import World
-from covey.engines.snapshots import Snapshot, pack, unpack
-from covey.experiment import Experiment
-from covey.task.learner import Learner
+from covey.learning.learner import Learner
+from covey.messages import wire
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
+from covey.runtime.simulation.world import World
+from covey.runtime.snapshots import Snapshot, pack, unpack
 from tests.conftest import Written, models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, SYNCHRONOUS
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import covey as covey_package
-from covey.errors import ConfigurationError, ConfigurationWarning
+from covey.decentralized.schedule import EveryRound, Greedy, Schedule, SkipTrain
 from covey.network.energy import DeviceEnergy, Energy
-from covey.parameters import Setting, build
-from covey.schedule import EveryRound, Greedy, Schedule, SkipTrain
+from covey.parts.errors import ConfigurationError, ConfigurationWarning
+from covey.parts.parameters import Setting, build
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS
 

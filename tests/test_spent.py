@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from covey import wire
-from covey.codecs import encode_places
-from covey.node import NodeId
-from covey.runs import Run
-from covey.runs.schema import COMMIT_COLUMNS, SPENT
+from covey.messages import wire
+from covey.messages.codecs import encode_places
+from covey.runtime.node import NodeId
+from covey.runtime.runs import Run
+from covey.runtime.runs.schema import COMMIT_COLUMNS, SPENT
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES, Recorded, run_program
 

@@ -9,12 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from covey.errors import ConfigurationError
-from covey.parameters import Setting
-from covey.topology import Graph, RandomRegular
-from covey.topology.facts import facts
-from covey.topology.stl_fw import STLFW, Permutations, label_shares
-from covey.topology.stl_fw import frank_wolfe as learned_with
+from covey.decentralized.topology import Graph, RandomRegular
+from covey.decentralized.topology.facts import facts
+from covey.decentralized.topology.stl_fw import STLFW, Permutations, label_shares
+from covey.decentralized.topology.stl_fw import frank_wolfe as learned_with
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from tests.conftest import simulate, table
 from tests.examples import BLOBS
 

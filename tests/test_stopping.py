@@ -9,10 +9,10 @@ import pytest
 
 from covey import api
 from covey.cli import demo
-from covey.experiment import Experiment
-from covey.node import Program
-from covey.parameters import param
-from covey.runs import Run
+from covey.parts.parameters import param
+from covey.runtime.experiment import Experiment
+from covey.runtime.node import Program
+from covey.runtime.runs import Run
 from tests.conftest import table
 from tests.hosts import processes_of, token_file
 from tests.test_emulation_processes import alive, covey, experiment, wait_for_rounds

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from covey import api
-from covey.errors import RunError
-from covey.runs import Run, RunWriter
+from covey.parts.errors import RunError
+from covey.runtime.runs import Run, RunWriter
 from tests import folders
 from tests.folders import contents, rows
 

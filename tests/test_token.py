@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from covey.engines.emulation.certificates import Certificates, make
-from covey.engines.emulation.token import read_token
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
+from covey.parts.errors import ConfigurationError
+from covey.runtime.emulation.transport.certificates import Certificates, make
+from covey.runtime.emulation.transport.token import read_token
+from covey.runtime.experiment import Experiment
 from tests.conftest import table
 from tests.hosts import TOKEN, token_file
 

@@ -9,10 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
-from covey.errors import ConfigurationError
-from covey.learning.gossip import Gossip
-from covey.parameters import Setting
-from covey.topology import (
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.topology import (
     Complete,
     Edges,
     EpidemicLocal,
@@ -31,8 +29,10 @@ from covey.topology import (
     Star,
     Torus,
 )
-from covey.topology.edges import save_edges
-from covey.topology.facts import facts
+from covey.decentralized.topology.edges import save_edges
+from covey.decentralized.topology.facts import facts
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 
 
 def prepared(topology, nodes, seed=1):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from covey.errors import DataError, ModelError
-from covey.task.dataset import Dataset
-from covey.task.datasets.synthetic import LinearRegression
-from covey.task.models import Module
+from covey.learning.dataset import Dataset
+from covey.learning.datasets.synthetic import LinearRegression
+from covey.learning.models import Module
+from covey.parts.errors import DataError, ModelError
 from tests.conftest import begun, simulate, table
 from tests.test_kernels import IMAGES, learner
 

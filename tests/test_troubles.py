@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from covey import kinds
-from covey.engines.prepared import check
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
 from tests.examples import EXAMPLES
 
@@ -103,7 +103,7 @@ def test_all_that_may_lose_messages_is_named_once():
 
 def test_a_resumed_run_is_refused_as_a_new_one_is(tmp_path):
     import covey
-    from covey.runs import Run
+    from covey.runtime.runs import Run
 
     tables = experiment(PROGRAMS["gossip: choco"], LOSSES["loss"], PATIENCE)
     run = covey.run({**tables, "checkpoint": {"every": 4}}, out=tmp_path / "run")

@@ -5,8 +5,8 @@ from collections import defaultdict
 import pytest
 import torch
 
-from covey import wire
-from covey.learning import hearing
+from covey.decentralized import hearing
+from covey.messages import wire
 from tests.conftest import models_of, simulate, table
 from tests.hosts import emulate
 
@@ -92,7 +92,7 @@ def test_who_waits_in_vain_for_gradients_is_heard_with_its_model(sharing, loss, 
 
 
 def test_one_lost_message_costs_no_patience_and_not_the_next(heard, monkeypatch):
-    from covey.engines.simulation.world import World
+    from covey.runtime.simulation.world import World
 
     graph = tables("epidemic-oracle", 1e-9, "10s", rounds=8)
     whole, _ = simulate(graph)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from covey.engines.mailbox import Mailbox, Waiter
-from covey.node import HEARTBEAT, Message, Node, NodeId
-from covey.parameters import param
+from covey.parts.parameters import param
+from covey.runtime.mailbox import Mailbox, Waiter
+from covey.runtime.node import HEARTBEAT, Message, Node, NodeId
 from tests.conftest import simulate, table
 from tests.examples import BLOBS, Recorded, run_program
 from tests.test_cesar import PHASES, figures, tables
@@ -113,7 +113,7 @@ def drop(monkeypatch):
 
     where = {}
     monkeypatch.setattr(Mailbox, "deliver", lossy)
-    from covey.engines.simulation.world import World
+    from covey.runtime.simulation.world import World
 
     begin = World.begin
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.sharing.wavelets import WaveletTransform
+from covey.decentralized.sharing.wavelets import WaveletTransform
 
 WAVELETS = ["haar", "sym2", "db3", "bior2.2", "coif1", "rbio3.9", "db8"]
 LENGTHS = [1, 2, 3, 4, 7, 16, 31, 32, 33, 47, 48, 49, 64, 100, 127, 501, 1000]

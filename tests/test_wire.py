@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from covey import wire
-from covey.errors import RunError, WireError
+from covey.messages import wire
+from covey.parts.errors import RunError, WireError
 
 DTYPES = list(wire._CODES)
 

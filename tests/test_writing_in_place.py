@@ -5,13 +5,13 @@ import importlib.util
 import pytest
 import torch
 
-from covey import wire
-from covey.engines.prepared import Prepared
-from covey.errors import ProgramError
-from covey.learning.gossip import Gossip
-from covey.node import Mixture, Node, Program
-from covey.parameters import param
-from covey.topology import Ring, Topology
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.topology import Ring, Topology
+from covey.messages import wire
+from covey.parts.errors import ProgramError
+from covey.parts.parameters import param
+from covey.runtime.node import Mixture, Node, Program
+from covey.runtime.prepared import Prepared
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import RUNS, Recorded, run_program, run_table
 from tests.hosts import emulate
@@ -204,7 +204,7 @@ def test_graphs_and_labels_cannot_be_written():
 @pytest.mark.parametrize("hidden", ["torch._lazy_clone", "torch._C._is_cow_tensor"])
 def test_without_torchs_late_copies_tensors_are_copied_at_once(hidden, monkeypatch):
     monkeypatch.delattr(hidden)
-    spec = importlib.util.find_spec("covey.ownership")
+    spec = importlib.util.find_spec("covey.messages.ownership")
     assert spec is not None
     assert spec.loader is not None
     ownership = importlib.util.module_from_spec(spec)

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from covey.schedule import Schedule
-from covey.task.models import Module
+from covey.decentralized.schedule import Schedule
+from covey.learning.models import Module
 from tests.examples import BLOBS, NODES
 
 FEATURES, CLASSES = 10, 4

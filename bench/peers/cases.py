@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from bench.loops import with_covey
-from covey.engines.prepared import Prepared, prepare
-from covey.experiment import Experiment
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import Prepared, prepare
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from bench.peers.cases import BATCH, CASES, Case, inputs_of, prepared, quality
-from covey import rng
-from covey.engines.prepared import Prepared
-from covey.task.batches import plan
-from covey.task.learner import default_workers
+from covey.learning.batches import plan
+from covey.learning.learner import default_workers
+from covey.parts import rng
+from covey.runtime.prepared import Prepared
 
 CLIENTS = 20
 PROCESSES = min(default_workers(), CLIENTS)

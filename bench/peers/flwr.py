@@ -12,7 +12,7 @@ from flwr.simulation import run_simulation
 
 from bench.peers.cases import BATCH, CASES, Case, Run, by_covey, row
 from bench.peers.federated import CLIENTS, PROCESSES, Clients, equality, fedavg
-from covey.engines.prepared import Prepared
+from covey.runtime.prepared import Prepared
 
 
 def client_of(name: str) -> ClientApp:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench.loops import with_covey
 from bench.peers.cases import BATCH, CASES, Case, Run, by_covey, inputs_of, prepared, quality, row
-from covey.engines.prepared import Prepared
+from covey.runtime.prepared import Prepared
 
 NODES, TICKS = 100, 100
 

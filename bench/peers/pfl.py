@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench.peers.cases import BATCH, CASES, Case, Run, by_covey, row
 from bench.peers.federated import CLIENTS, Clients, equality, fedavg
-from covey.engines.prepared import Prepared
+from covey.runtime.prepared import Prepared
 
 
 class Clock(TrainingProcessCallback):

@@ -23,13 +23,14 @@ from typing import Any
 import msgspec
 import torch
 
-from covey import Node, Program, wire
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.connection import Connection
-from covey.engines.emulation.handshake import LAUNCHER, Caller, greet, say
-from covey.engines.emulation.host import Orders, open_connection
-from covey.errors import WireError
-from covey.experiment import Experiment
+from covey import Node, Program
+from covey.messages import wire
+from covey.parts.errors import WireError
+from covey.runtime.emulation.host.host import Orders, open_connection
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
+from covey.runtime.experiment import Experiment
 from covey.view.figures import save
 from covey.view.look import INK, LINES, legend, new_axes, new_figure
 

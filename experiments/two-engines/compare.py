@@ -2,7 +2,7 @@
 
 import sys
 
-from covey.runs import Run
+from covey.runtime.runs import Run
 
 
 def main() -> None:

@@ -5,35 +5,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from covey.api import resume as resume
     from covey.api import run as run
-    from covey.errors import CoveyError as CoveyError
-    from covey.experiment import Checkpoint as Checkpoint
-    from covey.experiment import Evaluation as Evaluation
-    from covey.experiment import Experiment as Experiment
+    from covey.learning.task import Task as Task
     from covey.network import Network as Network
-    from covey.node import Inbox as Inbox
-    from covey.node import Message as Message
-    from covey.node import Mixture as Mixture
-    from covey.node import Node as Node
-    from covey.node import NodeId as NodeId
-    from covey.node import Program as Program
-    from covey.node import Update as Update
-    from covey.parameters import Part as Part
-    from covey.parameters import Setting as Setting
-    from covey.parameters import param as param
-    from covey.runs import Run as Run
-    from covey.task.task import Task as Task
+    from covey.parts.errors import CoveyError as CoveyError
+    from covey.parts.parameters import Part as Part
+    from covey.parts.parameters import Setting as Setting
+    from covey.parts.parameters import param as param
+    from covey.runtime.experiment import Checkpoint as Checkpoint
+    from covey.runtime.experiment import Evaluation as Evaluation
+    from covey.runtime.experiment import Experiment as Experiment
+    from covey.runtime.node import Inbox as Inbox
+    from covey.runtime.node import Message as Message
+    from covey.runtime.node import Mixture as Mixture
+    from covey.runtime.node import Node as Node
+    from covey.runtime.node import NodeId as NodeId
+    from covey.runtime.node import Program as Program
+    from covey.runtime.node import Update as Update
+    from covey.runtime.runs import Run as Run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "covey.api": ("resume", "run"),
-    "covey.errors": ("CoveyError",),
-    "covey.experiment": ("Checkpoint", "Evaluation", "Experiment"),
+    "covey.parts.errors": ("CoveyError",),
+    "covey.runtime.experiment": ("Checkpoint", "Evaluation", "Experiment"),
     "covey.network": ("Network",),
-    "covey.node": ("Inbox", "Message", "Mixture", "Node", "NodeId", "Program", "Update"),
-    "covey.parameters": ("Part", "Setting", "param"),
-    "covey.runs": ("Run",),
-    "covey.task.task": ("Task",),
+    "covey.runtime.node": ("Inbox", "Message", "Mixture", "Node", "NodeId", "Program", "Update"),
+    "covey.parts.parameters": ("Part", "Setting", "param"),
+    "covey.runtime.runs": ("Run",),
+    "covey.learning.task": ("Task",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

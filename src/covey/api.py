@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from covey import __version__
-from covey.engines.prepared import Prepared, merging_graph, notes_on_cycles, prepare
-from covey.errors import ConfigurationWarning, RunError
-from covey.experiment import Experiment, Progress
-from covey.runs import Run, RunWriter, resuming
+from covey.parts.errors import ConfigurationWarning, RunError
+from covey.runtime.experiment import Experiment, Progress
+from covey.runtime.prepared import Prepared, merging_graph, notes_on_cycles, prepare
+from covey.runtime.runs import Run, RunWriter, resuming
 
 RUNS = Path("runs")
 """Where run folders go that were not given a place."""

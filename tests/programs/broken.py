@@ -1,6 +1,6 @@
 """A program that fails in its second round."""
 
-from covey.node import Node, Program
+from covey.runtime.node import Node, Program
 
 
 class Broken(Program):

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from covey.node import Mixture, Node, Program
-from covey.parameters import param
+from covey.parts.parameters import param
+from covey.runtime.node import Mixture, Node, Program
 
 
 def through_parameters(tensor: torch.Tensor) -> None:

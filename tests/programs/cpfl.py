@@ -4,9 +4,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from covey.errors import ConfigurationError
-from covey.node import Mixture, Node, NodeId, Payload, Program
-from covey.parameters import Setting, param
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Mixture, Node, NodeId, Payload, Program
 
 SERVER = NodeId(0)
 

@@ -6,8 +6,8 @@ Shapes: P parameters.
 import torch
 from torch import Tensor
 
-from covey.node import Inbox, Node, NodeId, Program, Sending
-from covey.parameters import Setting, param
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Node, NodeId, Program, Sending
 
 
 class DivShare(Program):

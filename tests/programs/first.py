@@ -1,7 +1,7 @@
 """First programs, with what goes wrong in them."""
 
-from covey.node import Mixture, Node, Program
-from covey.parameters import param
+from covey.parts.parameters import param
+from covey.runtime.node import Mixture, Node, Program
 
 
 class First(Program):

@@ -1,8 +1,8 @@
 """A program that waits for ever, whatever the network does."""
 
-from covey.node import MODEL, Mixture, Node, Program
-from covey.parameters import param
-from covey.topology import Topology
+from covey.decentralized.topology import Topology
+from covey.parts.parameters import param
+from covey.runtime.node import MODEL, Mixture, Node, Program
 
 
 class Impatient(Program):

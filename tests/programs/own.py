@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from torch import Tensor
 
-from covey.learning.gossip import Gossip
-from covey.node import Node, NodeId, Payload
-from covey.sharing import Full
-from covey.topology import Graph, Topology
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.sharing import Full
+from covey.decentralized.topology import Graph, Topology
+from covey.runtime.node import Node, NodeId, Payload
 
 
 class Slower(Gossip):

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from covey.errors import ConfigurationError
-from covey.node import Node, NodeId, Payload, Program
-from covey.parameters import Setting, param
-from covey.topology.random_graphs import random_regular
+from covey.decentralized.topology.random_graphs import random_regular
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Node, NodeId, Payload, Program
 
 SAMPLER = NodeId(0)
 

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covey.node import Mixture, Node, NodeId, Pull
-from covey.ownership import own
-from covey.parameters import Part
-from covey.topology import Graph, Topology
+from covey.decentralized.topology import Graph, Topology
+from covey.messages.ownership import own
+from covey.parts.parameters import Part
+from covey.runtime.node import Mixture, Node, NodeId, Pull
 
 
 class Contribution:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from covey.aggregation.aggregation import Contribution, Linear, mixture
-from covey.errors import ConfigurationError
-from covey.node import Mixture, Node, NodeId
-from covey.topology import Graph, Topology
+from covey.decentralized.topology import Graph, Topology
+from covey.parts.errors import ConfigurationError
+from covey.runtime.node import Mixture, Node, NodeId
 
 
 class Mean(Linear):

@@ -11,8 +11,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on standard error and exit code 2, Ctrl-C and SIGTERM are 130."""
     from covey.cli.parser import make_parser
     from covey.cli.tables import say
-    from covey.engines.interruption import handled
-    from covey.errors import CoveyError
+    from covey.parts.errors import CoveyError
+    from covey.runtime.interruption import handled
 
     parsed = make_parser().parse_args(arguments)
     try:
@@ -53,7 +53,7 @@ def _show_warning(
 ) -> None:
     """Show covey's own warnings as its errors, and others as Python does."""
     from covey.cli.tables import say
-    from covey.errors import ConfigurationWarning
+    from covey.parts.errors import ConfigurationWarning
 
     if issubclass(category, ConfigurationWarning):
         say(f"covey: warning: {_short(str(message))}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from covey.engines.emulation.certificates import HOSTS_FILE, make
+from covey.runtime.emulation.transport.certificates import HOSTS_FILE, make
 
 
 def certs(arguments: argparse.Namespace) -> int:

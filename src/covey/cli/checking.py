@@ -9,20 +9,20 @@ from typing import Any
 
 from covey.cli.running import read
 from covey.cli.tables import print_json, say
-from covey.engines.prepared import notes_on_cycles, prepare, selection_of
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.parameters import to_table
-from covey.runs import Run, examine
-from covey.runs.schema import SUMS
-from covey.topology import Edges, Graph, Topology
-from covey.topology.edges import save_edges
+from covey.decentralized.topology import Edges, Graph, Topology
+from covey.decentralized.topology.edges import save_edges
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import to_table
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import notes_on_cycles, prepare, selection_of
+from covey.runtime.runs import Run, examine
+from covey.runtime.runs.schema import SUMS
 from covey.view.words import amount
 
 
 def check(arguments: argparse.Namespace) -> int:
     """Validate an experiment, and say what it means."""
-    from covey.topology.facts import facts
+    from covey.decentralized.topology.facts import facts
 
     if arguments.file.is_dir():
         return _check_run(arguments)

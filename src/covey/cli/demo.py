@@ -6,7 +6,7 @@ from covey import api
 from covey.cli.progress import ProgressDisplay
 from covey.cli.running import report
 from covey.cli.tables import print_table
-from covey.experiment import Experiment
+from covey.runtime.experiment import Experiment
 from covey.view.summary import summary_columns, summary_row
 
 TOPOLOGIES = {

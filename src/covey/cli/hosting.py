@@ -10,15 +10,15 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from covey.cli import main
-from covey.engines.emulation.address import Address
-from covey.engines.emulation.host import SILENCE, Host
-from covey.engines.emulation.processes import forks, leave
-from covey.engines.emulation.token import read_token
-from covey.engines.interruption import handled
-from covey.errors import ConfigurationError, RunError
+from covey.parts.errors import ConfigurationError, RunError
+from covey.runtime.emulation.host.host import SILENCE, Host
+from covey.runtime.emulation.launcher.processes import forks, leave
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.token import read_token
+from covey.runtime.interruption import handled
 
 if TYPE_CHECKING:
-    from covey.engines.emulation.certificates import Certificates
+    from covey.runtime.emulation.transport.certificates import Certificates
 
 
 def host(arguments: argparse.Namespace) -> int:
@@ -64,8 +64,8 @@ def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]"
         if arguments.token_file is None:
             raise ConfigurationError("A host needs --certs, or on this machine alone the secret as --token-file.")
         return read_token(arguments.token_file), None
-    from covey.engines.emulation.certificates import TOKEN_FILE, Certificates
-    from covey.engines.emulation.handshake import LAUNCHER, title
+    from covey.runtime.emulation.transport.certificates import TOKEN_FILE, Certificates
+    from covey.runtime.emulation.transport.handshake import LAUNCHER, title
 
     certificates = Certificates.load(arguments.certs)
     if certificates.owner == title(LAUNCHER):

@@ -9,10 +9,10 @@ import textwrap
 from difflib import get_close_matches
 from typing import Any
 
-from covey import kinds
 from covey.cli.tables import print_json
-from covey.errors import ConfigurationError
-from covey.parameters import Part, default_of, expectation, fields_of, is_required, to_table, unknown
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table, unknown
 
 
 def described(family: str, kind: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from covey.experiment import Progress
-from covey.terminal import shown
+from covey.runtime.experiment import Progress
+from covey.view.terminal import shown
 from covey.view.words import seconds
 
 if TYPE_CHECKING:

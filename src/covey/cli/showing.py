@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from covey.cli.tables import print_json, print_table, say
-from covey.errors import ConfigurationError
-from covey.experiment import Experiment
-from covey.runs import Run
-from covey.terminal import shown
+from covey.parts.errors import ConfigurationError
+from covey.runtime.experiment import Experiment
+from covey.runtime.runs import Run
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.terminal import shown
 from covey.view.words import amount, figure, rate, seconds
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, TextIO
 
-from covey.terminal import shown
+from covey.view.terminal import shown
 
 _GAP = "  "
 _LEAST = 12

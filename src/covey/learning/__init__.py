@@ -1,0 +1,1 @@
+"""What nodes learn: data, models, optimisers, and the kernels that compute them."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.network.traces import Trace, deal
-from covey.parameters import BitsPerSecond, Part, Setting, param
+from covey.parts.parameters import BitsPerSecond, Part, Setting, param
 
 
 class Bandwidth(Part):

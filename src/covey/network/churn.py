@@ -6,9 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar, TypeAlias
 
-from covey.errors import ConfigurationError
 from covey.network.traces import Trace, parse_number
-from covey.parameters import Part, Seconds, Setting, param
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Part, Seconds, Setting, param
 
 Absence: TypeAlias = tuple[float, float]
 """From when until when a node is away, in seconds: [start, end)."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.network.traces import Trace, deal
-from covey.parameters import Part, Setting, param
+from covey.parts.parameters import Part, Setting, param
 
 
 class Compute(Part):

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from covey.errors import ConfigurationError
-from covey.parameters import Part, Seconds, Setting, param
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Part, Seconds, Setting, param
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from covey import rng
-from covey.errors import ConfigurationError
 from covey.network.traces import parse_number, read_rows
-from covey.parameters import Part, Seconds, Setting, param
+from covey.parts import rng
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Part, Seconds, Setting, param
 
 
 class Latency(Part):

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.errors import ConfigurationError
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
 from covey.network.energy import Energy
 from covey.network.latency import Latency
 from covey.network.presets import PRESETS
-from covey.parameters import Part, Setting, param
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Part, Setting, param
 
 
 class Network(Part):

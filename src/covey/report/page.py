@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
-from covey.errors import CoveyError, RunError
+from covey.parts.errors import CoveyError, RunError
 from covey.report.style import COLOURS, STYLE
-from covey.runs import Run
+from covey.runtime.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covey.errors import ConfigurationError, RunError
-from covey.parameters import unknown
-from covey.runs import Run
+from covey.parts.errors import ConfigurationError, RunError
+from covey.parts.parameters import unknown
+from covey.runtime.runs import Run
 from covey.view.groups import Group, grouped
 from covey.view.look import (
     CLASSES,

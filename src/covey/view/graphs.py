@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covey.engines.prepared import merging_graph, prepare, topology_of
-from covey.errors import ConfigurationError, DataError, RunError
-from covey.experiment import Experiment
-from covey.parameters import Setting
-from covey.runs import Run
-from covey.topology import Graph, NotYetDrawn
-from covey.topology.graph import Ids
+from covey.decentralized.topology import Graph, NotYetDrawn
+from covey.decentralized.topology.graph import Ids
+from covey.parts.errors import ConfigurationError, DataError, RunError
+from covey.parts.parameters import Setting
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import merging_graph, prepare, topology_of
+from covey.runtime.runs import Run
 from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
 from covey.view.places import Floats, columns_of, nearest, places
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from covey.runs import Run
+from covey.runtime.runs import Run
 
 _SAME = ("seed", "name", "output", "checkpoint", "engine")
 """Keys that make no other experiment."""

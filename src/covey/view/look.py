@@ -4,7 +4,7 @@ import io
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from covey.terminal import shown
+from covey.view.terminal import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

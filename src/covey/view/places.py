@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from covey.topology import Graph
-from covey.topology.graph import Ids
+from covey.decentralized.topology import Graph
+from covey.decentralized.topology.graph import Ids
 
 Floats = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from covey.runs import Run
+from covey.runtime.runs import Run
 from covey.view.words import amount, figure, seconds, time_of
 
 

@@ -1,0 +1,113 @@
+"""AD-PSGD (Lian et al., 2018): asynchronous, with symmetric pairwise averaging beside the training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse.csgraph import breadth_first_order
+
+from covey.decentralized.hearing import check_patience
+from covey.decentralized.sharing import Selection
+from covey.decentralized.topology import Topology
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Seconds, Setting, param
+from covey.runtime.node import Activity, Mixture, Node, NodeId, Program
+
+
+class ADPSGD(Program):
+    """Train without ever waiting; meanwhile active nodes average with a random passive neighbour, pair by pair.
+
+    The graph must be bipartite: one side is active, the other passive. Both ends of an exchange move by half the
+    difference of the two models that were exchanged, so the sum over nodes changes by training alone, although both
+    may be trained on while the models travel. An active node has at most one exchange under way and begins the next
+    with a round of its own.
+    """
+
+    kind = "ad-psgd"
+    synchronous = False
+    topology: Topology = param("A static, undirected, bipartite graph, such as a ring of an even number of nodes.")
+    patience: Seconds | None = param(
+        "How long an active node waits for an answer; for ever by default.", default=None, ge=0
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        check_patience(self, setting, self.patience)
+        self.selection = Selection.of(setting, owner=self.named())
+        graph = self.topology.at(0)
+        if not (self.topology.static and graph.is_undirected):
+            raise ConfigurationError(
+                f"The 'topology' of {self.named()} must be static and undirected. Got {self.topology.title()} instead."
+            )
+        self._active = np.zeros(graph.n, dtype=bool)
+        neighbours = graph.mixing()
+        seen = np.zeros(graph.n, dtype=bool)
+        for root in range(graph.n):
+            if not seen[root]:
+                order, parent = breadth_first_order(neighbours, root)
+                seen[order] = True
+                for node in order[1:]:
+                    self._active[node] = not self._active[parent[node]]
+        if (self._active[graph.sources] == self._active[graph.targets]).any():
+            raise ConfigurationError(
+                f"The 'topology' of {self.named()} must be bipartite. "
+                f"Got {self.topology.title()} on {graph.n} nodes instead, "
+                f"which has an odd cycle; a ring or torus with even sides is bipartite."
+            )
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        return self.selection.part_bytes(model_bytes)
+
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        return float(message_bytes * self.topology.at(0).in_degrees.max())
+
+    async def run(self, node: Node) -> None:
+        peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
+        active = bool(self._active[node.id]) and bool(peers)
+        if not active:
+            node.spawn(self.answer(node, peers))
+        exchange: Activity | None = None
+        async for t in node.rounds():
+            if active and (exchange is None or exchange.done):
+                peer = peers[int(node.random("peer", t).integers(len(peers)))]
+                exchange = node.spawn(self.exchange(node, peer, t))
+            update = await node.train()
+            node.model = self.selection.applied(update, node.model)
+        if active:
+            if exchange is not None:
+                await exchange.wait()
+            node.send(peers, {}, tag="finished")
+        else:
+            await node.receive(tag="finished", senders=peers, timeout=self.patience)
+
+    async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
+        """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
+        selection, asked, left = self.selection, node.now, self.patience
+        offered = selection.take(node.model)
+        node.arrived(tag="answer")  # What comes after its exchange was given up is for nobody.
+        node.send(peer, {"model": offered, "number": number}, tag="offer")
+        while answers := node.usable(
+            await node.receive(tag="answer", senders=[peer], timeout=left), model=selection.entry, number=int
+        ):
+            if answers[0]["number"] == number:
+                parts = [selection.take(node.model), answers[0]["model"], offered]
+                if not selection.buffered:
+                    node.model = selection.put(node.model, Mixture(parts, [1.0, 0.5, -0.5]))
+                    return
+                # The variances of a model that was trained meanwhile may be smaller than those that it offered.
+                trained, buffers = zip(*map(selection.split, parts), strict=True)
+                moved, mean = Mixture(trained, [1.0, 0.5, -0.5]), Mixture(buffers[:2], [0.5, 0.5])
+                node.model = selection.put(node.model, moved, mean)
+                return
+            if self.patience is not None:
+                left = max(asked + self.patience - node.now, 0.0)
+
+    async def answer(self, node: Node, peers: Sequence[NodeId]) -> None:
+        """Move half-way to every model that a neighbour offers, and answer with the own one as it was."""
+        async for message in node.messages("offer"):
+            if message.sender not in peers:
+                node.reject(message, f"it is no neighbour of node {node.id}")
+                continue
+            for offer in node.usable([message], model=self.selection.entry, number=int):
+                mine = self.selection.take(node.model)
+                node.model = self.selection.put(node.model, Mixture([mine, offer["model"]], [0.5, 0.5]))
+                node.send(offer.sender, {"model": mine, "number": offer["number"]}, tag="answer")

@@ -1,0 +1,89 @@
+"""D-SGD with clique averaging (Bellet et al., 2022): gradients are averaged in a clique, models over all edges.
+
+The mean of a clique's gradients leads where the gradient of all data would, if its nodes together hold the labels as
+all nodes do; that is what makes momentum work on data that differ from node to node. Buffers are what the node's own
+gradient made of them, until models are averaged. Where gradients are hidden, a node that misses their sum makes no step
+along its own.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from covey.aggregation import Mean
+from covey.decentralized.gossip import Gossip
+from covey.decentralized.hearing import Hearing
+from covey.decentralized.sharing import Selection
+from covey.decentralized.sharing.beside import averaged
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Mixture, Node
+
+
+class CliqueAveraging(Gossip):
+    """Gossip on cliques, or diverse neighbours, in which a round's training is one step along their mean gradient."""
+
+    kind = "clique-averaging"
+    lr: float = param("The learning rate.", ge=0)
+    momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.overlap:
+            raise ConfigurationError(f"The 'overlap' of {self.named()} must be false: a step needs others' gradients.")
+        if not self.schedule.trains_all_at_once():
+            raise ConfigurationError(
+                f"The 'schedule' of {self.named()} must have all nodes train in the same rounds: a step needs others' "
+                f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
+                f"'every-round', 'periodic' or 'skiptrain' without a budget."
+            )
+        cliques = self.topology.averaging()
+        if cliques is None:
+            raise ConfigurationError(
+                f"The 'topology' of {self.named()} must have cliques, or neighbours that make up for them: d-cliques, "
+                f"random-cliques or diverse-neighbours. Got {self.topology.title()} instead."
+            )
+        self._cliques = cliques
+        self._trained = Selection.of(setting, owner=self.named(), beside=True)
+        self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
+        self._gradients = self.sharing.beside("gradients")
+        self._gradients.prepare(self._shared.narrowed(setting))
+        self._gradients.check(self._cliques, Mean())
+        # Who waits long for gradients is late with its model.
+        self._gradients_say = replace(self._said(setting, self._gradients), several=True)
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        models = super().round_bytes(setting, model_bytes)
+        gradient = self._gradients.message_bytes(self._shared.part_bytes(model_bytes))
+        if models is None or gradient is None:
+            return None
+        trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
+        messages = self._cliques.messages()
+        return models + trained * (messages * gradient + self._gradients_say.bytes(messages, "gradient"))
+
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        gradient = self._gradients.largest_bytes(message_bytes)
+        return super().waiting_bytes(setting, message_bytes) + 2.0 * self._cliques.most_heard() * gradient
+
+    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
+        start, graph = node.model, self._cliques.at(t)
+        gradient = await node.gradient()
+        hear = hearing.over(graph, self._gradients_say)
+        own = self._shared.take(gradient.vector)
+        direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
+        if self._gradients.hides and direction is own:
+            # The clique knows where all its other models go: in their sum, a step of its own would tell its gradient.
+            direction = torch.zeros_like(own)
+        if self._shared.trained < self._trained.trained:
+            # What is personal is moved by the own gradient.
+            whole = self._shared.put(gradient.vector, direction)
+            direction = self._trained.take(whole.tensor() if isinstance(whole, Mixture) else whole)
+        before = node.state.get("momentum")
+        if self.momentum and isinstance(before, Tensor):
+            direction = torch.add(direction, before, alpha=self.momentum)
+        if self.momentum:
+            node.state["momentum"] = direction
+        trained = torch.sub(self._trained.take(start), direction, alpha=self.lr)
+        node.model = self._trained.put(start, trained, gradient.buffers if len(gradient.buffers) else None)
+        return start

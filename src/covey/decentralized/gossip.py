@@ -1,0 +1,121 @@
+"""The standard round of decentralized learning, made of four parts.
+
+With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al., 2017); with an epidemic topology and
+equal weights it is Epidemic Learning (de Vos et al., 2023).
+"""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
+from covey.decentralized.hearing import PATIENCE, Hearing, Says, check_patience
+from covey.decentralized.schedule import EveryRound, Schedule
+from covey.decentralized.sharing import Full, Sharing
+from covey.decentralized.topology import Graph, Topology
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Seconds, Setting, param
+from covey.runtime.node import Node, Program
+
+
+class Gossip(Program):
+    """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
+
+    kind = "gossip"
+    topology: Topology = param("Who talks to whom in a round.")
+    sharing: Sharing = param("What is sent.", factory=Full)
+    schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
+    aggregation: Aggregation | None = param(
+        "How models are merged; by default given where the topology has weights of its own, "
+        "metropolis-hastings on other static undirected graphs, else mean.",
+        default=None,
+    )
+    overlap: bool = param(
+        "Whether a round sends the model that it began with and trains meanwhile (the original D-PSGD), "
+        "instead of training first and sending the result.",
+        default=False,
+    )
+    patience: Seconds | None = param(PATIENCE, default=None, ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.aggregation is None:
+            symmetric = self.topology.static and not self.topology.one_way()
+            self.aggregation = Given() if self.topology.weighted else MetropolisHastings() if symmetric else Mean()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(replace(setting, patient=self.patience is not None))
+        check_patience(self, setting, self.patience)
+        self._says = self._said(setting, self.sharing)
+        assert self.aggregation is not None
+        self._aggregation = self.aggregation
+        if self.overlap and self.sharing.by_change:
+            raise ConfigurationError(
+                f"The sharing {self.sharing.kind} sends what training changed, so it cannot send while a node trains. "
+                f"Set 'overlap' to false."
+            )
+        self._aggregation.check(self.topology)
+        if self.sharing.selection.buffered:
+            self._check_signs(self._aggregation)
+        self.sharing.check(self.topology, self._aggregation)
+
+    def _check_signs(self, aggregation: Aggregation) -> None:
+        """Whether buffers, such as variances, stay above zero where they are averaged."""
+        if isinstance(aggregation, Linear) and (aggregation.of_edges(self.topology.at(0)) < 0).any():
+            raise ConfigurationError(
+                f"The 'buffers' of {self.sharing.named()} must be 'keep' where the weights of {aggregation.title()} "
+                f"over {self.topology.title()} are negative. Got 'average' instead: variances would be negative, too."
+            )
+
+    def cycle(self) -> int:
+        return self.schedule.cycle()
+
+    def _said(self, setting: Setting, sharing: Sharing) -> Says:
+        """What nodes say of themselves where a sharing is used."""
+        if self.patience is None:
+            return Says(late=False)
+        return Says.where(setting, several=sharing.several, static=self.topology.static)
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        expected, messages = self.sharing.expected_bytes(model_bytes), self.topology.messages()
+        if expected is None:
+            return None
+        return messages * expected + self._says.bytes(messages)
+
+    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
+        # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
+        return 2.0 * self.topology.most_heard() * self.sharing.most_bytes(message_bytes)
+
+    async def run(self, node: Node) -> None:
+        async for t in node.rounds():
+            # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
+            await self.round(node, self.topology.at(t), t)
+
+    async def round(self, node: Node, graph: Graph, t: int) -> None:
+        """One round of one node."""
+        sharing, hearing = self.sharing, Hearing(node, graph, t, self.patience, self._says)
+        start, update = None, None
+        trains = self.schedule.trains(node, t)
+        if trains and not self.overlap:
+            start = await self.learn(node, t, hearing)
+        shown = sharing.shown(node)
+        start = sharing.selection.take(start) if start is not None and sharing.by_change else shown.model
+        hear = hearing.over(graph, self._says)
+        await sharing.agree(shown, graph, t, start, hear)
+        with node.measured("encoding"):
+            messages = list(sharing.messages(shown, graph, t, start))
+        for receivers, payload in messages:
+            node.send(receivers, payload, round=t)
+        del start, messages
+        if trains and self.overlap:
+            update = await node.train()
+        inbox = await sharing.collect(shown, graph, t, hear)
+        with node.measured("mixing"):
+            merged = sharing.merged(shown, graph, t, inbox, self._aggregation)
+        node.model = merged if update is None else sharing.selection.applied(update, merged)
+
+    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
+        """The local work of a round, after which `node.model` is another; gives the model that it began with."""
+        update = await node.train()
+        node.model = update.model
+        return update.start if self.sharing.by_change else node.model

@@ -1,0 +1,80 @@
+"""Gossip learning (Ormandi et al., 2013; Hegedus et al., 2021): asynchronous, by pushes at each node's own pace."""
+
+from typing import Literal
+
+from covey.decentralized.sharing import Selection
+from covey.decentralized.topology import Topology
+from covey.parts.parameters import Seconds, Setting, param
+from covey.runtime.node import Mixture, Node, Program
+
+_AGES = range(1 << 53)
+"""What a peer may call its model's age; floats do not tell apart greater ones."""
+
+
+class GossipLearning(Program):
+    """Every period, push the model to a random neighbour; merge what comes, weighted by age, and train it.
+
+    A round is one period. The age of a model is the number of optimiser steps behind it. Of several models that came
+    while the node was training, only the newest is merged.
+    """
+
+    kind = "gossip-learning"
+    synchronous = False
+    topology: Topology = param("Who may be pushed to.")
+    period: Seconds = param("The time between two pushes of a node.", default=1.0, gt=0)
+    jitter: float = param("By how much of itself a period varies, either way.", default=0.1, ge=0, lt=1)
+    mode: Literal["merge-update", "update", "update-merge"] = param(
+        "Train the merged model, train the received model in place of the own one, or train both and merge.",
+        default="merge-update",
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.selection = Selection.of(setting, owner=self.named())
+
+    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
+        return self.selection.part_bytes(model_bytes)
+
+    async def run(self, node: Node) -> None:
+        node.state.setdefault("age", 0)
+        node.spawn(self.listen(node))
+        async for t in node.rounds():
+            draw = node.random("push", t)
+            # The first period has a random phase, so that nodes do not push in step.
+            wait = draw.random() if t == 0 else 1.0 + self.jitter * (2.0 * draw.random() - 1.0)
+            await node.sleep(self.period * wait)
+            peers = self.topology.at(t).receivers(node.id)
+            if peers:
+                peer = peers[int(draw.integers(len(peers)))]
+                part = self.selection.take(node.model)
+                node.send(peer, {"model": part, "age": node.state["age"]}, tag="model")
+
+    async def listen(self, node: Node) -> None:
+        """Merge and train whatever is pushed here."""
+        selection = self.selection
+        async for message in node.messages("model"):
+            arrived = node.usable([message, *node.arrived(tag="model")], model=selection.entry, age=_AGES)
+            if not arrived:
+                continue
+            mine, own_age = node.model, int(node.state["age"])  # type: ignore[arg-type]
+            theirs, age = arrived[-1]["model"], arrived[-1]["age"]
+            if self.mode == "update":
+                update = await node.train(selection.put(mine, theirs))
+                node.model = update.model
+                self.grow(node, age + update.steps)
+                continue
+            if self.mode == "update-merge":
+                for_own, update = await node.train(mine), await node.train(selection.put(mine, theirs))
+                mine, theirs = for_own.model, selection.take(update.model)
+                own_age, age = own_age + for_own.steps, age + update.steps
+            share = own_age / (own_age + age) if own_age + age else 0.5
+            node.model = selection.put(mine, Mixture([selection.take(mine), theirs], [share, 1.0 - share]))
+            self.grow(node, max(own_age, age))
+            if self.mode == "merge-update":
+                update = await node.train()
+                node.model = update.model
+                self.grow(node, max(own_age, age) + update.steps)
+
+    def grow(self, node: Node, age: int) -> None:
+        """The node's model is so old now."""
+        node.state["age"] = min(age, _AGES[-1])

@@ -1,0 +1,230 @@
+"""How the nodes of programs with rounds wait for each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from covey.decentralized.sharing import Hear
+from covey.decentralized.topology import Graph
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
+from covey.runtime.node import HEARTBEAT, Inbox, Message, Node, NodeId, Program
+
+PATIENCE = (
+    "How long a node waits for its neighbours in a round; for ever by default. "
+    "For one of which it heard nothing at all it waits again only after 1, 2, 4 ... rounds, until it is heard."
+)
+"""What the parameter of that name means."""
+
+
+def check_patience(program: Program, setting: Setting, patience: float | None) -> None:
+    """Raise ConfigurationError where a program waits for ever and messages can be lost."""
+    if patience is None and setting.losses:
+        raise ConfigurationError(
+            f"The 'patience' of {program.named()} must be given where messages can be lost, or nodes wait for them for "
+            f"ever. Got none, and the experiment has {' and '.join(setting.losses)}. Set it to more than a round takes."
+        )
+
+
+_BEATS = 4
+"""Into how many parts patience is cut, of which all but the last end with a heartbeat."""
+_LATE = f"{HEARTBEAT}late"
+"""The tag of the heartbeat that a node sends in a round which it begins late."""
+TIMES = 2
+"""How often a node says that it has sent what it had to: each such word may be lost, too."""
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a node says of itself by heartbeats, which are empty messages."""
+
+    sent: bool = False
+    """That it has sent the message of a round."""
+    late: bool = True
+    """That it begins a round late."""
+    several: bool = False
+    """That it still waits, in a round of several messages over an edge, which all send in the order in which they hear
+    them. Then a later message shows that an earlier one is lost."""
+
+    @classmethod
+    def where(cls, setting: Setting, *, several: bool, static: bool) -> Self:
+        """What it says in an experiment.
+
+        Args:
+            setting: the experiment.
+            several: whether a round has several messages over an edge.
+            static: whether the graph stays: then the next of several messages says that this one was sent.
+        """
+        # Where messages overtake each other, a heartbeat shows nothing. Most of those who are late are so for one that
+        # is lost, and who waits for them only becomes late itself.
+        sent = setting.lossy and setting.ordered and not (several and static)
+        return cls(sent, late=setting.ordered or not setting.lossy, several=several)
+
+    def bytes(self, messages: float, tag: str = "") -> float:
+        """How many bytes it takes to say in a round that so many messages of a tag were sent."""
+        return messages * sum(wire.size({}, word) for word in _words_of(tag)) if self.sent else 0.0
+
+
+LATE = Says()
+"""What nodes say where nothing else is known of the experiment."""
+
+
+def _words_of(tag: str) -> list[str]:
+    """The tags of the heartbeats by which a node says that it has sent the message of a tag."""
+    return [f"{HEARTBEAT}{tag} sent {time}" for time in range(TIMES)]
+
+
+@dataclass
+class Hearing:
+    """How a node waits for the messages of one round, one tag after the other, and what it then knows of the others.
+
+    A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
+    """
+
+    node: Node
+    graph: Graph
+    """Who hears whom in the round."""
+    t: int
+    patience: float | None
+    """For how many seconds the node waits; for ever where it is None."""
+    says: Says = LATE
+    """What the node says of itself."""
+    longest: float = 0.0
+    """Until when the node waits for those who are late: they may have waited in vain for each message before, too."""
+    earlier: list[str] = field(default_factory=lambda: [_LATE])
+    """How the tags begin of what senders send before what is awaited."""
+    late_words: list[str] = field(default_factory=lambda: [_LATE])
+    """The tags of the heartbeats by which others say that they are late with what is awaited."""
+    late: set[int] = field(default_factory=set)
+    """Who has said so."""
+    alive: set[int] = field(default_factory=set)
+    """Who has shown in this round that it lives."""
+    ignored: set[int] = field(default_factory=set)
+    """For whom the node does not wait in this round any more."""
+    waited: float = 0.0
+    """For how many seconds the node has waited at most for a message."""
+
+    def __post_init__(self) -> None:
+        self.receivers = self.graph.receivers(self.node.id)
+        """Who waits for the node in the round."""
+        if self.says.late and self.receivers and self.node.state.get("late"):
+            self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
+
+    def over(self, graph: Graph, says: Says) -> Hear:
+        """What waits for messages over a graph from now on.
+
+        Args:
+            graph: that of the round, or a part of it.
+            says: what the node says of itself there.
+        """
+        node, t, patience, senders = self.node, self.t, self.patience, graph.senders(self.node.id)
+        if patience is None:
+            return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
+        self.says = says
+
+        async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
+            began = node.now
+            self.longest = max(self.longest, began) + patience
+            if says.sent and some is None:
+                for word in _words_of(tag):
+                    node.send(graph.receivers(node.id), {}, tag=word, round=t)
+            inbox = await _hear(node, senders if some is None else some, t, tag, patience, self)
+            self.has_heard(tag, node.now - began, patience)
+            return inbox
+
+        return hear
+
+    def look(self, tag: str) -> None:
+        """Take in who has shown that it lives, by what came too late or by heartbeats."""
+        for said in self.late_words:
+            self.late.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+        self.alive |= self.late
+        for said in (*self.earlier, *_words_of(tag)):
+            self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+
+    def has_heard(self, tag: str, seconds: float, patience: float) -> None:
+        """The messages of a tag were waited for, for so long."""
+        self.earlier += [tag, f"{HEARTBEAT}{tag} "]
+        self.late_words.append(f"{HEARTBEAT}{tag} {_BEATS // 2}")
+        self.waited = max(self.waited, seconds)
+        if self.waited > patience / 2:
+            self.node.state["late"] = True
+        else:
+            self.node.state.pop("late", None)
+
+
+async def _hear(node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing) -> Inbox:
+    """What the senders of a round sent.
+
+    A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
+    waits is late for the others.
+    """
+    # In threes: a silent neighbour, in how many rounds it was waited for in vain, and in how many it will not be.
+    kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
+    silent = {peer: (vain, left) for peer, vain, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+    for peer in senders:
+        vain, left = silent.get(peer, (0, 0))
+        if left > 0 and peer not in listening.ignored:
+            silent[peer] = vain, left - 1
+            listening.ignored.add(peer)
+    # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
+    awaited = [peer for peer in senders if peer not in listening.ignored] or senders
+    inbox = await _received(node, awaited, t, tag, timeout, listening)
+    heard, lost = list(inbox), {*inbox.lost}
+    listening.look(tag)
+    late = [NodeId(peer) for peer in inbox.missing if peer in listening.late - lost]
+    if late:
+        # They come too late by as much as they waited in vain: who waits longer would be too late for others itself.
+        longer = max(timeout / 2, listening.longest - node.now)
+        more = await _received(node, late, t, tag, longer, listening)
+        heard += more
+        lost.update(more.lost)
+    for message in node.arrived(tag=tag, round=t):
+        if message.sender in senders:
+            heard.append(message)
+        else:
+            node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
+    heard.sort(key=lambda message: message.sender)
+    listening.alive.update(lost, (message.sender for message in heard))
+    for alive in listening.alive:
+        silent.pop(alive, None)
+        listening.ignored.discard(alive)
+    for peer in awaited:
+        if peer in listening.alive or peer in listening.ignored:
+            continue
+        vain, _ = silent.get(peer, (0, 0))
+        # Where nothing tells who is dead from whose message is lost, one message must not cost the next.
+        silent[peer] = vain + 1, 2**vain if listening.says.late else 2**vain // 2
+        listening.ignored.add(peer)
+    node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
+    missing = {*awaited} - {message.sender for message in heard}
+    return Inbox(heard, sorted(missing), sorted(lost & missing))
+
+
+async def _received(
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing
+) -> Inbox:
+    """What comes within some time.
+
+    Where a round has several messages, who waits for one that is lost is waited for by others, and they may each wait
+    for the other: so who waits for long says that it has sent its own.
+    """
+    if not listening.says.several:
+        if not listening.says.sent:
+            return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout)
+        return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=listening.earlier)
+    heard: list[Message] = []
+    lost: set[int] = set()
+    left, end = list(senders), node.now + timeout
+    for beat in range(1, _BEATS + 1):
+        until = end - timeout * (_BEATS - beat) / _BEATS
+        seconds = max(until - node.now, 0.0)
+        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=seconds, after=listening.earlier)
+        heard.extend(inbox)
+        lost.update(inbox.lost)
+        left = [NodeId(peer) for peer in inbox.missing if peer not in lost]
+        if not left or beat == _BEATS:
+            break
+        node.send(listening.receivers, {}, tag=f"{HEARTBEAT}{tag} {beat}", round=t)
+    return Inbox(heard, sorted({*left, *lost}), sorted(lost))

@@ -1,0 +1,6 @@
+"""When nodes train: the schedule part of gossip."""
+
+from covey.decentralized.schedule.rounds import EveryRound, Periodic, Schedule
+from covey.decentralized.schedule.skiptrain import Greedy, SkipTrain
+
+__all__ = ["EveryRound", "Greedy", "Periodic", "Schedule", "SkipTrain"]

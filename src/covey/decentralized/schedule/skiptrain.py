@@ -1,0 +1,125 @@
+"""Schedules that save energy by training less often than mixing: SkipTrain (de Vos et al., 2024) and its control."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covey.decentralized.schedule.rounds import Schedule
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Node
+
+_TRAINED = "schedule trained"
+
+
+class _Budgeted(Schedule):
+    """Nodes may train so often and no more."""
+
+    kind = ""
+    budget: int | list[int] | None = param(
+        "In how many rounds a node may train; by default in any number. A list has one for each node, or one for each "
+        "device of the network's `energy`: node i has the device of place i modulo their number.",
+        default=None,
+        ge=0,
+    )
+    battery: float | None = param(
+        "Which share of its battery a node may train with, instead of `budget`; the network's `energy` says what a "
+        "battery holds and what a training costs.",
+        default=None,
+        gt=0,
+        le=1,
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.budget is not None and self.battery is not None:
+            raise ConfigurationError(f"Of 'budget' and 'battery' of {self.named()} one at most may be given. Got both.")
+        self._limits: NDArray[np.float64] | None = None
+        if self.budget is not None:
+            each = self._budgets(setting)
+            self._limits = np.array(each, dtype=np.float64)[np.arange(setting.nodes) % len(each)]
+        elif self.battery is not None:
+            if setting.battery_joules is None:
+                raise ConfigurationError(
+                    f"The 'battery' of {self.named()} needs a network that says what batteries hold: "
+                    f"set its 'energy' to 'devices'."
+                )
+            if setting.training_joules is not None:
+                with np.errstate(divide="ignore"):
+                    self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
+
+    def _budgets(self, setting: Setting) -> list[int]:
+        """Those of the first nodes, after which they begin anew."""
+        if not isinstance(self.budget, list):
+            return [] if self.budget is None else [self.budget]
+        if len(self.budget) not in {setting.nodes, setting.devices} - {0}:
+            devices = f", or {setting.devices}, one for each device" if setting.devices else ""
+            raise ConfigurationError(
+                f"The 'budget' of {self.named()} must be one int, or a list of {setting.nodes}, one for each node"
+                f"{devices}. Got a list of {len(self.budget)} instead."
+            )
+        return self.budget
+
+    def spend(self, node: Node, t: int, probability: float = 1.0) -> bool:
+        """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
+        if self._limits is None:
+            return True
+        trained: int = node.state.get(_TRAINED, 0)  # type: ignore[assignment]
+        if trained >= self._limits[node.id]:
+            return False
+        if probability < 1.0 and node.random("schedule", t).random() >= probability:
+            return False
+        node.state[_TRAINED] = trained + 1
+        return True
+
+
+class SkipTrain(_Budgeted):
+    """A few rounds with training, then a few that only mix, and so on; with a budget, each training by chance.
+
+    With a budget, a node trains in a training round with the probability with which it spends all of it by the end.
+    """
+
+    kind = "skiptrain"
+    training: int = param("How many rounds in a row train.", default=4, ge=0)
+    synchronization: int = param("How many rounds in a row then only mix.", default=4, ge=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.training + self.synchronization == 0:
+            raise ConfigurationError(
+                f"The 'training' and 'synchronization' of {self.named()} must not both be 0: there would be no round."
+            )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._training_rounds = setting.rounds * self.training / self.cycle()
+
+    def cycle(self) -> int:
+        return self.training + self.synchronization
+
+    def trains_all_at_once(self) -> bool:
+        return self.budget is None and self.battery is None
+
+    def training_rounds(self, rounds: int) -> int:
+        cycles, more = divmod(rounds, self.cycle())
+        return cycles * self.training + min(more, self.training)
+
+    def trains(self, node: Node, t: int) -> bool:
+        if t % self.cycle() >= self.training:
+            return False
+        return self._limits is None or self.spend(node, t, min(self._limits[node.id] / self._training_rounds, 1.0))
+
+
+class Greedy(_Budgeted):
+    """Train in every round until the budget is spent, then only mix: what SkipTrain is compared with."""
+
+    kind = "greedy"
+
+    def trains_all_at_once(self) -> bool:
+        return self.battery is None and (not isinstance(self.budget, list) or len(set(self.budget)) == 1)
+
+    def training_rounds(self, rounds: int) -> int:
+        most = max(self.budget) if isinstance(self.budget, list) else self.budget
+        return rounds if most is None else min(most, rounds)
+
+    def trains(self, node: Node, t: int) -> bool:
+        return self.spend(node, t)

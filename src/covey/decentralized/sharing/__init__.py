@@ -1,0 +1,61 @@
+"""What is sent: the sharing part of gossip. What needs more than torch is loaded when it is asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from covey.decentralized.sharing.full import Full
+from covey.decentralized.sharing.partial import Partial
+from covey.decentralized.sharing.random import Random
+from covey.decentralized.sharing.selection import Selection
+from covey.decentralized.sharing.sharing import Hear, Sharing, understood
+
+if TYPE_CHECKING:
+    from covey.decentralized.sharing.cesar import Cesar
+    from covey.decentralized.sharing.choco import Choco
+    from covey.decentralized.sharing.fft import FFT
+    from covey.decentralized.sharing.jwins import JWINS
+    from covey.decentralized.sharing.power_gossip import PowerGossip
+    from covey.decentralized.sharing.quantized import Quantized
+    from covey.decentralized.sharing.random_layers import RandomLayers
+    from covey.decentralized.sharing.secure_aggregation import SecureAggregation
+    from covey.decentralized.sharing.stc import STC
+    from covey.decentralized.sharing.top_k import TopK
+
+_LATER = {
+    "Cesar": "cesar",
+    "Choco": "choco",
+    "FFT": "fft",
+    "JWINS": "jwins",
+    "PowerGossip": "power_gossip",
+    "Quantized": "quantized",
+    "RandomLayers": "random_layers",
+    "STC": "stc",
+    "SecureAggregation": "secure_aggregation",
+    "TopK": "top_k",
+}
+
+__all__ = [
+    "FFT",
+    "JWINS",
+    "STC",
+    "Cesar",
+    "Choco",
+    "Full",
+    "Hear",
+    "Partial",
+    "PowerGossip",
+    "Quantized",
+    "Random",
+    "RandomLayers",
+    "SecureAggregation",
+    "Selection",
+    "Sharing",
+    "TopK",
+    "understood",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -1,0 +1,368 @@
+"""What nodes tell each other before masked messages, so that the neighbours of a receiver agree on its sum.
+
+Before the masked numbers of a round, a message over each edge tells the places that a node has chosen (tag "places"),
+and another one those of the receiver's other neighbours (tag "others"). Public keys are in both where they are new.
+
+Where places and graph are known before their round begins, the first of the two is not sent: the masked message of the
+round before stands for it, and holds what else it would say. Who is a new neighbour in that round gets a message of its
+own beside it (tag "next").
+"""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
+
+from covey.aggregation import Aggregation
+from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
+from covey.decentralized.sharing.deposits import Deposit, Depositor, Plan, fingerprint
+from covey.decentralized.sharing.sharing import Hear, Sharing
+from covey.decentralized.topology import Graph, Topology
+from covey.messages.crypto import KEY_BYTES, KeyPair, Keys, PretendedKeys
+from covey.messages.crypto.fixed_point import Integers
+from covey.parts.errors import WireError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Message, Node, NodeId, Payload
+
+if TYPE_CHECKING:
+    from covey.decentralized.sharing.recovery import Opened
+
+KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit", "box", "opens"
+
+
+@dataclass(slots=True)
+class Round:
+    """What a node knows between its agreement and its merging."""
+
+    t: int
+    keys: Keys
+    known: dict[NodeId, bytes]
+    """The public keys of others."""
+    own: Member
+    """What the node itself is to its receivers."""
+    described: Payload
+    """What tells the places of the node."""
+    told: set[NodeId] = field(default_factory=set)
+    """Who has the public key of the node."""
+    sum: Agreement | None = None
+    """On what its neighbours and the node agree for its own sum."""
+    towards: dict[NodeId, Agreement] = field(default_factory=dict)
+    """By receiver."""
+    heard: set[NodeId] = field(default_factory=set)
+    """Which receivers have said on whom they count."""
+    deposits: dict[NodeId, Deposit] = field(default_factory=dict)
+    """What those on whom the node counts have deposited with it."""
+    boxes: dict[NodeId, dict[NodeId, object]] = field(default_factory=dict)
+    """By receiver, and by whom it counts on: the shares for this node."""
+    arrived: dict[NodeId, Integers] = field(default_factory=dict)
+    """The masked numbers for the node's own sum."""
+    opened: "Opened | None" = None
+    """What takes the masks out of it that do not cancel."""
+    ahead: dict[NodeId, Payload] = field(default_factory=dict)
+    """What the neighbours of the next round have told of that."""
+
+
+class Agreeing(Sharing):
+    """Has the neighbours of a receiver agree on who sends it which places, under whose keys."""
+
+    several: ClassVar[bool] = True
+    masks: int = param(
+        "Under how many masks each value must be that is sent, each shared with another neighbour of its receiver.",
+        default=1,
+        ge=1,
+    )
+    keys: Literal["seeded", "fresh"] | None = param(
+        "Where private keys come from: the experiment's seed, so that all messages can be repeated and nothing is "
+        "secret, or the operating system; by default seeded in simulations and fresh in real time.",
+        default=None,
+    )
+    masking: bool = param(
+        "Whether masks are made. Without them a simulation has the same sums, models and bytes, and is faster.",
+        default=True,
+    )
+
+    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+        self._topology = topology
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._keys: dict[NodeId, tuple[int, Keys]] = {}
+        """Of each node here its latest round and its keys. They are no part of its state, which is written to disk."""
+        self._rounds: dict[NodeId, Round] = {}
+        self._plans: dict[NodeId, Plan] = {}
+        """Of the receivers whose sums can be opened though somebody is missing."""
+        self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
+        self._agreements: weakref.WeakValueDictionary[bytes, Agreement] = weakref.WeakValueDictionary()
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether the places of a round follow from public randomness alone."""
+        raise NotImplementedError
+
+    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+        """The places that a node wants to send, and what tells others; nothing where they are foreseen."""
+        raise NotImplementedError
+
+    def chosen(self, message: Message) -> Tensor:
+        """The places that a message tells.
+
+        Raises:
+            WireError: it does not tell them.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ a round
+
+    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+        keys = self._own_keys(node, t)
+        places, described = self.choose(node, t, start)
+        own = Member(keys.public, self._set_of(places))
+        now = self._rounds[node.id] = Round(t, keys, self._known(node, graph), own, described)
+        told = None
+        if node.state.get("mask key") == keys.public:
+            # Who is near no more forgets the key.
+            now.told = {peer for peer in graph.receivers(node.id) if peer in _ints(node, "mask told")}
+            told = self._told_before(node, now)
+        if told is None:
+            self._tell(node, graph, now)
+            told = self._understood(node, now, await hear("places"))
+        self._pass_on(node, graph, now, told)
+        self._take(node, graph, now, await hear("others"))
+
+    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+        inbox = await hear("")
+        following = self._following(t)
+        if following is not None:
+            senders, now = following.senders(node.id), self._rounds[node.id]
+            new = [peer for peer in senders if peer not in graph.senders(node.id)]
+            told = [*inbox, *(await hear("next", new) if new else ())]
+            now.ahead = self._understood(node, now, [message for message in told if message.sender in senders])
+        return inbox
+
+    def _following(self, t: int) -> Graph | None:
+        """The graph of the next round, where that and what is sent over it are known in round t."""
+        if self.foreseen and self._topology.foreseen and t + 1 < self._setting.rounds:
+            return self._topology.at(t + 1)
+        return None
+
+    def _tell(self, node: Node, graph: Graph, now: Round) -> None:
+        """Tell the neighbours the own places."""
+        for peer in graph.receivers(node.id):
+            introduction = self._introduction(node, graph, now, peer, now.t)
+            node.send(peer, {**now.described, **introduction}, tag="places", round=now.t)
+
+    def _introduce(self, node: Node, graph: Graph, now: Round) -> dict[NodeId, Payload]:
+        """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
+        following = self._following(now.t)
+        if following is None:
+            return {}
+        receivers = following.receivers(node.id)
+        told = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
+        for peer, said in told.items():
+            if peer not in graph.receivers(node.id):
+                node.send(peer, said, tag="next", round=now.t)
+        return told
+
+    def _introduction(self, node: Node, graph: Graph, now: Round, peer: NodeId, t: int) -> Payload:
+        """What a neighbour is told of a round besides places: the key until it counts on it, whether one is unknown
+        here, and what is deposited with it."""
+        said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
+        if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
+            said[WANTS] = True
+        elif peer in self._plans:
+            said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
+        return said
+
+    def _deposit(self, node: Node, graph: Graph, now: Round, receiver: NodeId, t: int) -> bytes:
+        plan, holders = self._plans[receiver], graph.senders(receiver)
+        publics = [now.keys.public if id == node.id else now.known[id] for id in holders]
+        if self.masking:
+            return Depositor(now.keys, t, receiver, plan).deposit(publics, holders.index(node.id))
+        mark = fingerprint(publics)
+        return mark + bytes(plan.deposit_bytes - len(mark))
+
+    def _deposits(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
+        """What the neighbours have deposited for the keys that this node knows."""
+        plan, holders = self._plans.get(node.id), graph.senders(node.id)
+        if plan is None or any(id not in now.known for id in holders):
+            return {}
+        right = fingerprint([now.known[id] for id in holders])
+        found = {sender: Deposit.read(said.get(DEPOSIT), plan) for sender, said in told.items()}
+        return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
+
+    def _understood(self, node: Node, now: Round, messages: Sequence[Message]) -> dict[NodeId, Payload]:
+        """What neighbours tell, by their ids; wrong messages are rejected."""
+        told: dict[NodeId, Payload] = {}
+        for message in messages:
+            try:
+                self._learn(now, message.sender, message.shared.get(KEY))
+                self._told(message.sender, now.t, {name: message.shared.get(name) for name in now.described})
+            except WireError as error:
+                node.reject(message, error.detail)
+            else:
+                told[message.sender] = message.shared
+        return told
+
+    def _pass_on(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> None:
+        """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
+        doubtful = _ints(node, "doubtful")
+        members: dict[NodeId, Member] = {}
+        for sender, said in told.items():
+            if sender in now.known and sender not in doubtful:
+                chosen = self._told(sender, now.t, {name: said[name] for name in now.described})
+                members[sender] = Member(now.known[sender], chosen)
+        deposits = self._deposits(node, graph, now, told)
+        now.deposits = {id: deposits[id] for id in members if id in deposits}
+        opens = bool(members) and len(now.deposits) == len(members)
+        now.sum = self._agreement(node.id, now.t, members, opens=opens)
+        holders = graph.senders(node.id)
+        for peer in graph.receivers(node.id):
+            wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
+            said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
+            if wants or peer not in now.told:
+                said_on[KEY] = now.keys.public  # Who was told of this round before does not hear what is told anew.
+            for place, (id, member) in enumerate(members.items()):
+                if id != peer:
+                    said_on |= {at(place, name): told[id][name] for name in now.described}
+                    if wants or KEY in told[id]:
+                        said_on[at(place, KEY)] = member.public
+                    if opens:
+                        said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
+            node.send(peer, said_on, tag="others", round=now.t)
+
+    def _take(self, node: Node, graph: Graph, now: Round, inbox: Inbox) -> None:
+        """Take in on whom the receivers count; those that count on this node have its key."""
+        for message in inbox:
+            receiver = message.sender
+            try:
+                self._learn(now, receiver, message.shared.get(KEY))
+                ids = self._members(message, graph)
+                members = {id: self._member(node, graph, now, message, place, id) for place, id in enumerate(ids)}
+            except WireError as error:
+                node.reject(message, error.detail)
+                continue
+            now.heard.add(receiver)
+            if node.id in ids:
+                now.told.add(receiver)
+            complete = {id: member for id, member in members.items() if member is not None}
+            if receiver in now.known and len(complete) == len(ids):
+                opens = message.shared.get(OPENS) is True and receiver in self._plans
+                now.towards[receiver] = self._agreement(receiver, now.t, complete, opens=opens)
+                now.boxes[receiver] = {id: message.shared.get(at(place, BOX)) for place, id in enumerate(ids)}
+
+    # ------------------------------------------------------------------ what a node keeps
+
+    def _told_before(self, node: Node, now: Round) -> dict[NodeId, Payload] | None:
+        """What the neighbours have told of a round in the one before; None where that is not known."""
+        t, *told = _ints(node, "mask ahead") or [-1]
+        if t != now.t:
+            return None
+        found: dict[NodeId, Payload] = {}
+        deposits: bytes = node.state.get("mask deposits", b"")  # type: ignore[assignment]
+        at = 0
+        for peer, wants, has_key, length in zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True):
+            id = NodeId(peer)
+            said: dict[str, Any] = {DEPOSIT: deposits[at : at + length]} if length else {}
+            found[id] = {**said, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
+            at += length
+        return found
+
+    def _keep(self, node: Node, graph: Graph, now: Round) -> None:
+        """Keep in a node's state what its next round needs."""
+        node.state["mask key"] = now.keys.public
+        node.state["mask told"] = sorted(int(peer) for peer in now.told)
+        node.state["mask peers"] = [int(peer) for peer in now.known]
+        node.state["mask keys"] = b"".join(now.known.values())
+        if self._following(now.t) is not None:
+            ahead = [now.t + 1]
+            deposits = []
+            for peer, said in sorted(now.ahead.items()):
+                deposit = said.get(DEPOSIT)
+                if isinstance(deposit, bytes):
+                    deposits.append(deposit)
+                length = len(deposit) if isinstance(deposit, bytes) else 0
+                ahead += [int(peer), int(said.get(WANTS) is True), int(KEY in said), length]
+            node.state["mask ahead"] = ahead
+            if self._plans:
+                node.state["mask deposits"] = b"".join(deposits)
+
+    def _own_keys(self, node: Node, t: int) -> Keys:
+        latest, keys = self._keys.get(node.id, (-1, None))
+        seeded = self.keys == "seeded" or (self.keys is None and self._setting.clock == "virtual")
+        if keys is None and not self.masking:
+            keys = PretendedKeys(node.random("pretended mask key").bytes(KEY_BYTES))
+        elif keys is None and seeded:
+            keys = KeyPair(node.random("mask key").bytes(KEY_BYTES))
+        elif keys is None or (latest >= t and not seeded and self.masking):
+            # A round that is tried again may have other values, and no stream may hide two.
+            keys = KeyPair()
+        self._keys[node.id] = t, keys
+        return keys
+
+    def _known(self, node: Node, graph: Graph) -> dict[NodeId, bytes]:
+        """The public keys from earlier rounds of those who are near in this one."""
+        near = {other for peer in graph.senders(node.id) for other in (peer, *graph.senders(peer))}
+        peers: list[int] = node.state.get("mask peers", [])  # type: ignore[assignment]
+        keys: bytes = node.state.get("mask keys", b"")  # type: ignore[assignment]
+        return {
+            NodeId(peer): keys[place * KEY_BYTES : (place + 1) * KEY_BYTES]
+            for place, peer in enumerate(peers)
+            if peer in near
+        }
+
+    def _learn(self, now: Round, id: NodeId, key: Any) -> None:
+        """Take in the public key that a message holds."""
+        if key is None:
+            return
+        if not isinstance(key, bytes) or now.keys.secret(key) is None:
+            raise WireError("bad-field", f"what it says to be the key of node {id} is none")
+        now.known[id] = key
+
+    def _told(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
+        """The places that somebody says to send."""
+        return self._set_of(self.chosen(Message(sender, "", t, fields, 0)))
+
+    def _members(self, message: Message, graph: Graph) -> list[NodeId]:
+        """Who sends to the sender of a message, by its own account."""
+        ids = message.shared.get(MEMBERS)
+        senders = graph.senders(message.sender)
+        if not isinstance(ids, list) or [id for id in senders if id in ids] != ids:
+            raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
+        return [NodeId(int(id)) for id in ids]
+
+    def _member(self, node: Node, graph: Graph, now: Round, message: Message, place: int, id: NodeId) -> Member | None:
+        """What a receiver says of one of its members; None where nobody has told the key."""
+        if id == node.id:
+            return now.own
+        if id not in graph.senders(node.id):  # A neighbour tells its key itself.
+            self._learn(now, id, message.shared.get(at(place, KEY)))
+        chosen = self._told(id, now.t, {name: message.shared.get(at(place, name)) for name in now.described})
+        return Member(now.known[id], chosen) if id in now.known else None
+
+    def _set_of(self, places: Tensor) -> IndexSet:
+        """All nodes of this process get the same tensor, which need then be looked at once."""
+        key = id(places)
+        tensor, found = self._sets.get(key, (None, None))
+        if tensor is None or tensor() is not places or found is None:
+            found = IndexSet(places.cpu().numpy(), self._setting.parameters)
+            self._sets[key] = weakref.ref(places, lambda _: self._sets.pop(key, None)), found
+        return found
+
+    def _agreement(self, receiver: NodeId, t: int, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
+        """What its members and its receiver know alike is kept once."""
+        agreement = Agreement(receiver, t, members, self.masks, self._plans[receiver] if opens else None)
+        return self._agreements.setdefault(agreement.digest, agreement)
+
+
+def at(place: int, name: str) -> str:
+    """What an entry of a member's message is called where it is passed on."""
+    return f"{place} {name}"
+
+
+def _ints(node: Node, name: str) -> list[int]:
+    """A list in a node's state; an empty one where there is none."""
+    return node.state.get(name, [])  # type: ignore[return-value]

@@ -1,0 +1,176 @@
+"""What the neighbours of a receiver know of each other before they send: who takes part, with which places.
+
+Shapes: P parameters, K places of one member.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covey.decentralized.sharing.deposits import Plan, seeds_from, shared
+from covey.messages.crypto import add_mask, derive
+from covey.messages.crypto.fixed_point import Integers
+from covey.runtime.node import NodeId
+
+DIGEST_BYTES = 16
+
+
+class IndexSet:
+    """Some places of a vector.
+
+    Args:
+        places_K: increasing.
+        size: how long the vector is.
+    """
+
+    __slots__ = ("digest", "held_P", "places_K")
+
+    def __init__(self, places_K: NDArray[np.int64], size: int) -> None:
+        self.places_K = places_K
+        self.held_P: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
+        self.held_P[places_K] = True
+        self.digest = blake2b(np.packbits(self.held_P).data, digest_size=DIGEST_BYTES).digest()
+
+
+class Member(NamedTuple):
+    """A neighbour of the receiver that sends to it in this round."""
+
+    public: bytes
+    """Its public key."""
+    chosen: IndexSet
+    """The places that it wants to send."""
+
+
+class Agreement:
+    """All that decides which numbers each member sends to a receiver in a round, and under which masks.
+
+    Args:
+        receiver: to whom.
+        t: in which round.
+        members: in the order of their ids.
+        masks: under how many masks a number must be, at least.
+        plan: how the masks of missing members are taken out; None where they are not.
+    """
+
+    def __init__(
+        self, receiver: NodeId, t: int, members: Mapping[NodeId, Member], masks: int, plan: Plan | None = None
+    ) -> None:
+        self.receiver = receiver
+        self.t = t
+        self.members = members
+        self.masks = masks
+        self.plan = plan
+        said = blake2b(f"{receiver} {t} {masks} {plan}".encode(), digest_size=DIGEST_BYTES)
+        for id, (public, chosen) in members.items():
+            said.update(b"%d " % id + public + chosen.digest)
+        self.digest = said.digest()
+        """Who has the same digest has agreed to the same."""
+        self._alike = len({member.chosen.digest for member in members.values()}) == 1
+
+    @cached_property
+    def kept_P(self) -> NDArray[np.bool_]:
+        """The places with enough holders: each holder then has a mask with each other one."""
+        return self.spare_P >= 0
+
+    @cached_property
+    def spare_P(self) -> NDArray[np.int16]:
+        """How many holders of each place may be missing; below 0 where there are too few."""
+        chosen = [member.chosen.held_P for member in self.members.values()]
+        holders_P = np.zeros(len(chosen[0]) if chosen else 0, dtype=np.int16)
+        if self._alike:
+            holders_P[chosen[0]] = len(chosen)
+        else:
+            for held_P in chosen:
+                holders_P += held_P
+        return holders_P - np.int16(self.masks + 1)
+
+    def places(self, sender: NodeId, lost: int = 0) -> NDArray[np.int64]:
+        """The places of the numbers that a member sends, or those that come out when so many others are missing."""
+        places_K = self.members[sender].chosen.places_K
+        return places_K[self.spare_P[places_K] >= lost]
+
+    def masked(
+        self,
+        sender: NodeId,
+        numbers_K: Integers,
+        secrets: Callable[[bytes], bytes | None] | None,
+        seed: bytes | None = None,
+    ) -> Integers:
+        """What a member sends.
+
+        Args:
+            sender: the member.
+            numbers_K: its numbers at the places that it has chosen.
+            secrets: the secret that it shares with the owner of a public key; None to make no masks.
+            seed: of its own mask, where there is a plan.
+        """
+        places_K = self.members[sender].chosen.places_K
+        kept_K = self.kept_P[places_K]
+        whole = bool(kept_K.all())
+        values, places = (numbers_K.copy(), places_K) if whole else (numbers_K[kept_K], places_K[kept_K])
+        if secrets is None:
+            return values
+        for id, member in self.members.items():
+            if id != sender:
+                secret = secrets(member.public)
+                assert secret is not None
+                self._add_shared(
+                    values, places, secret if self.plan is None else shared(secret, self.t, self.receiver), sender, id
+                )
+        if self.plan is not None:
+            assert seed is not None
+            self._add_own(values, places, seed, 0)
+        return values
+
+    def opened(
+        self, sender: NodeId, values_K: Integers, lost: int, secrets: Mapping[NodeId, bytes], seed: bytes | None
+    ) -> Integers:
+        """A member's numbers without its own mask and without those that it shares with missing members.
+
+        Args:
+            sender: the member.
+            values_K: what it sent.
+            lost: how many members are missing.
+            secrets: by missing member, what the mask that both share follows from.
+            seed: of the level of the member's own mask that belongs to so many missing ones; None where nothing is
+                masked.
+        """
+        places = self.places(sender)
+        values = values_K.copy()
+        if seed is not None:
+            for id, secret in secrets.items():
+                self._add_shared(values, places, secret, sender, id, negative=True)
+            self._add_own(values, places, seed, lost, negative=True)
+        return values[self.spare_P[places] >= lost]
+
+    def _add_shared(
+        self,
+        values: Integers,
+        places: NDArray[np.int64],
+        secret: bytes,
+        sender: NodeId,
+        other: NodeId,
+        *,
+        negative: bool = False,
+    ) -> None:
+        """Add the mask that two members share, or take it away."""
+        # The digest is in the key: should a round be tried again with other members or places, no stream is reused.
+        key = derive(secret, "mask", self.t, self.receiver, context=self.digest)
+        where = None if self._alike else self.members[other].chosen.held_P[places]
+        add_mask(values, key, negative=(sender > other) != negative, where_K=where)
+
+    def _add_own(
+        self, values: Integers, places: NDArray[np.int64], seed: bytes, lost: int, *, negative: bool = False
+    ) -> None:
+        """Add a member's own mask, or take it away, from the level on that belongs to so many missing members."""
+        assert self.plan is not None
+        levels_K = np.minimum(self.spare_P[places], self.plan.most_lost)
+        for more, of_level in enumerate(seeds_from(seed, self.plan.most_lost - lost)):
+            where = levels_K == lost + more
+            if where.any():
+                key = derive(of_level, "own mask", context=self.digest)
+                add_mask(values, key, negative=negative, where_K=None if where.all() else where)

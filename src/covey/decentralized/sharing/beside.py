@@ -1,0 +1,109 @@
+"""Vectors beside the model, gradients for one, on their way to the mean of a node's and its neighbours'.
+
+They travel as a sharing has models travel, in messages of their own: what the sharing promises of models holds of them.
+"""
+
+from collections.abc import Awaitable, Iterable, Iterator, MutableMapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor
+
+from covey.aggregation import Mean
+from covey.decentralized.sharing.sharing import Hear, Sharing
+from covey.decentralized.topology import Graph
+from covey.runtime.node import (
+    MODEL,
+    Expected,
+    Field,
+    Inbox,
+    Message,
+    Mixture,
+    Node,
+    NodeId,
+    Numbers,
+    Payload,
+    Sending,
+    State,
+)
+
+
+async def averaged(
+    sharing: Sharing, node: Node, graph: Graph, t: int, vector: Tensor, hear: Hear, *, called: str
+) -> Tensor:
+    """The mean of a node's vector and those of its neighbours.
+
+    Args:
+        sharing: prepared with as many parameters as the vector has, and checked with the graph and the mean. It serves
+            this alone.
+        node: whose.
+        graph: who are neighbours.
+        t: the round, in which a node calls this once.
+        vector: its own.
+        hear: as patiently as the program does.
+        called: what the messages, the state and the figures of the node have before their names.
+    """
+    own = cast(Node, _Apart(node, vector, called))
+
+    def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
+        return hear(_tag(called, tag), senders)
+
+    await sharing.agree(own, graph, t, vector, hear_apart)
+    for receivers, payload in sharing.outgoing(own, graph, t, vector):
+        own.send(receivers, payload, round=t)
+    mean = sharing.merge(own, graph, t, await sharing.collect(own, graph, t, hear_apart), Mean())
+    return mean.tensor() if isinstance(mean, Mixture) else mean
+
+
+def _tag(called: str, tag: str) -> str:
+    return f"{called} {tag}" if tag else called
+
+
+class _Apart:
+    """A node whose model is another vector, with tags, state, figures and randomness of their own."""
+
+    def __init__(self, node: Node, vector: Tensor, called: str) -> None:
+        self._node = node
+        self._called = called
+        self.model = vector
+        self.state = _Named(node.state, f"{called} ")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def send(
+        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+    ) -> Sending:
+        return self._node.send(to, payload, tag=_tag(self._called, tag), round=round)
+
+    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+        size = Numbers(len(self.model))
+        return self._node.usable(messages, **{name: size if e is MODEL else e for name, e in entries.items()})
+
+    def random(self, purpose: str, *key: int) -> Any:
+        return self._node.random(f"{self._called} {purpose}", *key)
+
+    def log(self, **metrics: float) -> None:
+        self._node.log(**{f"{self._called} {name}": value for name, value in metrics.items()})
+
+
+class _Named(MutableMapping[str, Tensor | Field]):
+    """The entries of a state whose names begin alike, without that."""
+
+    def __init__(self, state: State, prefix: str) -> None:
+        self._state = state
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> Tensor | Field:
+        return self._state[self._prefix + name]
+
+    def __setitem__(self, name: str, value: Tensor | Field) -> None:
+        self._state[self._prefix + name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._state[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self._prefix) for name in self._state if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

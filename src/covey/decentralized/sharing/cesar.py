@@ -1,0 +1,97 @@
+"""CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over what neighbours have in common."""
+
+import math
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from covey.decentralized.sharing.decoded import Decoded
+from covey.decentralized.sharing.masked import Masked
+from covey.decentralized.sharing.partial import Partial
+from covey.decentralized.sharing.random import Random
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Message, Node, Payload
+
+
+class Cesar(Masked):
+    """A part of the model under pairwise masks: what enough neighbours of a receiver have chosen, and no more."""
+
+    kind = "cesar"
+    takes_buffers = True
+    subset: Partial = param("What picks the values to send, a sharing such as random or top-k.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_change = self.subset.by_change  # type: ignore[misc]
+        if self.subset.values != "raw":
+            raise ConfigurationError(
+                f"The 'values' of the subset of {self.named()} must be 'raw': masked values are noise, which nothing "
+                f"makes shorter. Got '{self.subset.values}' instead."
+            )
+        if self.subset.share != "trained" or self.subset.buffers != "average":
+            raise ConfigurationError(
+                f"The subset of {self.named()} must have neither 'share' nor 'buffers': it picks from what those of "
+                f"{self.named()} say."
+            )
+
+    def whole(self) -> Self:
+        return replace(self, subset=Random(budget=1.0))
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._all = torch.arange(setting.parameters)
+        self._picked = self.subset.selection.size if setting.parameters else 0
+        self._buffers = self._all[self._picked :]
+        """What every node sends besides what it has picked."""
+        self._joined = Decoded()
+
+    @property
+    def _whole(self) -> bool:
+        return self.subset.count >= self._picked
+
+    @property
+    def foreseen(self) -> bool:
+        return self._whole or self.subset.foreseen
+
+    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+        if self._whole:
+            return self._all, {}
+        node, start = self.subset.shown(node), self.subset.selection.take(start)
+        places = self.subset.choose(node, t, start)
+        return self._with_buffers(places), self.subset.describe(places, node, t)
+
+    def chosen(self, message: Message) -> Tensor:
+        return self._all if self._whole else self._with_buffers(self.subset.placed(message, self.subset.count))
+
+    def _with_buffers(self, places: Tensor) -> Tensor:
+        if not len(self._buffers):
+            return places
+        joined = self._joined.recall(places)
+        if joined is None:
+            joined = torch.cat([places, self._buffers])
+            self._joined.remember(places, joined)
+        return joined
+
+    def message_bytes(self, model_bytes: int) -> float | None:
+        # What nodes choose by their models they may have in common by chance, or all of it.
+        by_chance = self._whole or isinstance(self.subset, Random)
+        return super().message_bytes(model_bytes) if by_chance else None
+
+    def kept(self, degree: int) -> float:
+        if self._whole or not isinstance(self.subset, Random) or self.subset.common:
+            return self.most() if degree > self.masks else 0.0
+        share, others = self.subset.count / self._picked, degree - 1
+        too_few = sum(
+            math.comb(others, count) * share**count * (1 - share) ** (others - count)
+            for count in range(min(self.masks, degree))
+        )
+        return self.subset.count * (1 - too_few) + (len(self._buffers) if degree > self.masks else 0)
+
+    def most(self) -> int:
+        return self.subset.count + len(self._buffers)
+
+    def places_bytes(self) -> float:
+        return self.subset.places_bytes()

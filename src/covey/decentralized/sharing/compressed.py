@@ -1,0 +1,72 @@
+"""Sharings whose messages are vectors that a compressor made short."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor
+
+from covey.decentralized.sharing.sharing import Sharing, understood
+from covey.messages.compression import Compressor, Decompressed, Draw
+from covey.parts.errors import WireError
+from covey.parts.parameters import Setting
+from covey.runtime.node import Field, Inbox, Message, Node, NodeId
+
+
+class Compressed(Sharing):
+    """Sends one compressed vector to every receiver; randomness is public, so that no message need tell it."""
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._latest: dict[int, tuple[dict[str, Tensor], Decompressed]] = {}
+
+    @property
+    def codec(self) -> Compressor:
+        """What compresses."""
+        raise NotImplementedError
+
+    def _draw(self, sender: int, t: int) -> Draw:
+        return partial(self._setting.generator, f"{self.kind} compressor", sender, t)
+
+    def compress(self, sender: NodeId, t: int, vector: Tensor) -> tuple[dict[str, Tensor], Decompressed]:
+        """The payload of a vector in round t, and what receivers make of it."""
+        made = self._latest[sender] = self.codec.compress(vector, self._draw(sender, t))
+        return made
+
+    def decompress(self, message: Message, payload: Mapping[str, Tensor | Field]) -> Decompressed:
+        """The vector of a message.
+
+        Args:
+            payload: the message's, less what else it says.
+
+        Raises:
+            WireError: it has none.
+        """
+        # All receivers in this process get the same tensors, which need then not be decompressed for each of them.
+        known, vector = self._latest.get(message.sender, ({}, None))
+        if vector is None or known.keys() != payload.keys() or any(payload[name] is not known[name] for name in known):
+            if message.round is None:
+                raise WireError("bad-field", "it belongs to no round")
+            vector = self.codec.decompress(payload, self._setting.parameters, self._draw(message.sender, message.round))
+            tensors = {name: entry for name, entry in payload.items() if isinstance(entry, Tensor)}
+            self._latest[message.sender] = tensors, vector
+        return vector
+
+    def heard(self, node: Node, inbox: Inbox) -> dict[NodeId, Decompressed]:
+        """The vectors that arrived, by their senders in order; wrong messages are rejected."""
+        found = understood(node, inbox, lambda message: self.read(node, message))
+        return {message.sender: vector for message, vector in found}
+
+    def read(self, node: Node, message: Message) -> Decompressed:
+        """The vector of a message to a node.
+
+        Raises:
+            WireError: it has none.
+        """
+        return self.decompress(message, message.shared)
+
+    def message_bytes(self, model_bytes: int) -> float | None:
+        return self.vector_bytes()
+
+    def vector_bytes(self) -> float:
+        """The expected size of a message with one vector and nothing else."""
+        return self.codec.expected_bytes(self._setting.parameters)

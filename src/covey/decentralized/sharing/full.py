@@ -1,0 +1,29 @@
+"""Send the whole model."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from covey.aggregation import Contribution
+from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.topology import Graph
+from covey.runtime.node import MODEL, Message, Node, NodeId, Payload
+
+
+class Full(Sharing):
+    """The whole model to every receiver."""
+
+    kind = "full"
+    takes_buffers = True
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        return [(graph.receivers(node.id), {"model": node.model})]
+
+    def understand(self, node: Node, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
+        for message in node.usable(messages, model=MODEL):
+            model: Any = message.shared["model"]
+            yield message, Contribution(message.sender, model)
+
+    def message_bytes(self, model_bytes: int) -> float:
+        return model_bytes

@@ -1,0 +1,341 @@
+"""Sharings that hide each model in the sum of what a receiver's neighbours send.
+
+For every receiver, its neighbours agree in pairs on masks that cancel in its sum (`agreeing`); then they
+send it their masked numbers.
+
+Shapes: P parameters, K places of one sender.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Linear
+from covey.decentralized.sharing.agreeing import BOX, DEPOSIT, KEY, MEMBERS, OPENS, WANTS, Agreeing, Round, at
+from covey.decentralized.sharing.agreement import DIGEST_BYTES, Agreement
+from covey.decentralized.sharing.deposits import Depositor, most_lost, plan_for
+from covey.decentralized.sharing.recovery import ARRIVED, OF, SHARES, opened
+from covey.decentralized.sharing.sharing import Hear
+from covey.decentralized.topology import Graph, Topology
+from covey.messages import wire
+from covey.messages.crypto import BOX_BYTES, KEY_BYTES, SEAL_BYTES, SHARE_BYTES, FixedPoint, derive, is_sealed, seal
+from covey.messages.crypto.fixed_point import Integers
+from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+
+_HEARD = "heard"
+_ROUNDS_LOOKED_AT = 9
+"""Of how many rounds' graphs the bytes of keys are estimated, where graphs change."""
+
+
+class Masked(Agreeing):
+    """Adds masks to what `choose` picks, and has receivers of too few messages keep their models."""
+
+    hides = True
+    ring: int = param("The bits of the integers that are added up and sent.", default=64, choices=(64, 32))
+    fraction: int | None = param(
+        "How many of them stand behind the point; by default 32 of 64, and 24 of 32.", default=None, ge=1
+    )
+    recovery: Literal["none", "shamir"] = param(
+        "What becomes of a sum that somebody's numbers are missing in: it is discarded, or its neighbours take out the "
+        "missing one's masks, of which they hold shares.",
+        default="none",
+    )
+    threshold: int | None = param(
+        "How many of a receiver's neighbours must help it where 'recovery' is 'shamir'; by default as few as let the "
+        "most be missing and keep every value hidden.",
+        default=None,
+        ge=2,
+    )
+    too_few: Literal["refuse", "keep"] = param(
+        "What becomes of a node with no more neighbours than 'masks': refuse the experiment, or keep its own model.",
+        default="refuse",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fraction = self.fraction if self.fraction is not None else {64: 32, 32: 24}[self.ring]
+        if fraction > self.ring - 2:
+            raise ConfigurationError(
+                f"The 'fraction' of {self.named()} must be an int in [1, {self.ring - 2}] where 'ring' is {self.ring}. "
+                f"Got {fraction} instead."
+            )
+        if self.threshold is not None and self.recovery == "none":
+            raise ConfigurationError(
+                f"The 'threshold' of {self.named()} must be left out where 'recovery' is 'none'. "
+                f"Got {self.threshold} instead."
+            )
+        self._numbers = FixedPoint(self.ring, fraction)
+        self._of = "models"
+
+    def whole(self) -> Self:
+        """The same sharing of whole vectors."""
+        raise NotImplementedError
+
+    def beside(self, of: str) -> Self:
+        sharing = self.whole()
+        sharing._of = of
+        return sharing
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if not self.masking and setting.clock == "real":
+            raise ConfigurationError(
+                f"The 'masking' of {self.named()} must be true where nodes send real messages. Got False instead."
+            )
+
+    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+        if not isinstance(aggregation, Linear):
+            raise ConfigurationError(
+                f"{self.named().capitalize()} needs weights that are known beforehand, for who sends applies them. "
+                f"Use aggregation 'metropolis-hastings' or 'mean' instead of '{aggregation.title()}'."
+            )
+        super().check(topology, aggregation)
+        graph = topology.at(0)
+        if topology.one_way() or not graph.is_undirected:
+            raise ConfigurationError(
+                f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they hear, "
+                f"but {topology.title()} is directed."
+            )
+        self._graph, self._aggregation = graph, aggregation
+        if self.recovery == "shamir":
+            self._plan(topology, graph)
+        few = np.flatnonzero(graph.in_degrees <= self.masks)
+        if not len(few):
+            return
+        said = (
+            f"The 'masks' of {self.named()} must be below the number of neighbours of every node. Got {self.masks} "
+            f"instead, and node {few[0]} has {graph.in_degrees[few[0]]} of them"
+            + ("" if self._of == "models" else f" to average {self._of} with")
+        )
+        if self._of != "models":
+            raise ConfigurationError(
+                f"{said}: its model would tell its own. Use larger cliques or neighbourhoods, or a 'size' with no rest."
+            )
+        if self.too_few == "refuse":
+            raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
+        kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
+        warnings.warn(kept, ConfigurationWarning, stacklevel=2)
+
+    def _plan(self, topology: Topology, graph: Graph) -> None:
+        """Plan for each receiver how its neighbours help it.
+
+        Raises:
+            ConfigurationError: they cannot.
+        """
+        if not topology.static:
+            raise ConfigurationError(
+                f"The 'recovery' of {self.named()} must be 'none' over a topology that changes, such as "
+                f"{topology.title()}: shares are for neighbours of neighbours whose keys are known. Got "
+                f"'{self.recovery}' instead."
+            )
+        for node, count in enumerate(graph.in_degrees.tolist()):
+            plan = plan_for(count, self.masks, self.threshold)
+            if plan is not None:
+                self._plans[NodeId(node)] = plan
+            elif plan_for(count, self.masks) is not None:
+                safe = [number for number in range(1, count) if most_lost(count, number, self.masks)]
+                raise ConfigurationError(
+                    f"The 'threshold' of {self.named()} must be an int in [{safe[0]}, {safe[-1]}] where 'masks' is "
+                    f"{self.masks} and a node has {count} neighbours, as node {node}. Got {self.threshold} instead."
+                )
+            elif self.too_few == "refuse":
+                raise ConfigurationError(
+                    f"The 'recovery' of {self.named()} needs {self.masks + 2} neighbours of every node where 'masks' "
+                    f"is {self.masks}, that one may be missing. Node {node} has {count} instead. With too_few = "
+                    f'"keep", sums of such nodes are discarded where somebody is missing.'
+                )
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    def kept(self, degree: int) -> float:
+        """How many values a node is expected, or sure not to exceed, to send to a receiver with so many neighbours."""
+        raise NotImplementedError
+
+    def most(self) -> int:
+        """How many values a node may send to a receiver."""
+        raise NotImplementedError
+
+    def places_bytes(self) -> float:
+        """The expected bytes that tell the places of one node."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ the masked messages
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        now = self._rounds[node.id]
+        introductions = self._introduce(node, graph, now)
+        values_K = node.model[torch.from_numpy(now.own.chosen.places_K)].cpu().numpy()
+        encoded: dict[float, Integers] = {}
+        largest = float(np.abs(values_K).max(initial=0.0))
+        for receiver in graph.receivers(node.id):
+            agreement, introduction = now.towards.get(receiver), introductions.get(receiver, {})
+            if agreement is None or node.id not in agreement.members:
+                yield [receiver], {_HEARD: receiver in now.heard, **introduction}
+                continue
+            weights = dict(zip(graph.senders(receiver), self._aggregation.weights(receiver, graph), strict=True))
+            limit = self._numbers.limit(len(weights)) / sum(map(abs, weights.values()))
+            if not largest <= limit:
+                raise ModelError(
+                    f"The values of the {self._of.removesuffix('s')} of node {node.id} must be finite and at most "
+                    f"{limit:g} in size in round {t}, for {self.named()} to add them up in {self._numbers.bits} bits, "
+                    f"{self._numbers.fraction} of them behind the point. Got {largest:g} instead."
+                )
+            weight = weights[node.id]
+            if weight not in encoded:
+                encoded[weight] = self._numbers.encode(values_K, weight)
+            tag, seed = bytes(SEAL_BYTES), None
+            if agreement.plan is not None and self.masking:
+                seed = Depositor(now.keys, t, receiver, agreement.plan).seed
+            masked = agreement.masked(node.id, encoded[weight], now.keys.secret if self.masking else None, seed)
+            if self.masking:
+                tag = seal(self._seal_key(now, now.known[receiver], node.id, agreement), masked)
+            said: Payload = {"values": torch.from_numpy(masked), "agreed": agreement.digest, "seal": tag}
+            yield [receiver], {**said, **introduction}
+
+    def _seal_key(self, now: Round, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
+        secret = now.keys.secret(peer)
+        assert secret is not None
+        return derive(secret, "seal", now.t, sender, agreement.receiver, context=agreement.digest)
+
+    def _values(self, node: Node, message: Message, now: Round, own: Agreement) -> Integers | None:
+        """The numbers of a message; None where it is not from who it says, or of another agreement."""
+        if _HEARD in message.shared:
+            return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
+        values, agreed, tag = (message.shared.get(name) for name in ("values", "agreed", "seal"))
+        size, bits = own.places(message.sender).shape, self._numbers.bits
+        if agreed != own.digest:
+            node.reject(message, "its sender knows of other members, keys or places")
+        elif not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != size:
+            node.reject(message, f"its values are not {size[0]} numbers of {bits} bits")
+        elif not isinstance(tag, bytes) or len(tag) != SEAL_BYTES:
+            node.reject(message, "it has no seal")
+        else:
+            numbers: Integers = values.numpy()
+            key = self._seal_key(now, own.members[message.sender].public, message.sender, own)
+            if not self.masking or is_sealed(key, numbers, tag):
+                return numbers
+            node.reject(message, "its seal is broken, or of another round, sender or receiver")
+        return None
+
+    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+        inbox = await super().collect(node, graph, t, hear)
+        now = self._rounds[node.id]
+        own = now.sum
+        assert own is not None
+        for message in inbox:
+            values = self._values(node, message, now, own) if message.sender in own.members else None
+            if values is not None:
+                now.arrived[message.sender] = values
+        if self._plans:
+            now.opened = await opened(node, graph, now, now.arrived.keys(), hear, masking=self.masking)
+        return inbox
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        now = self._rounds.pop(node.id)
+        self._keep(node, graph, now)
+        own = now.sum
+        assert own is not None
+        # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
+        answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_HEARD) is True)}
+        if self._plans:
+            answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
+        before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
+        node.state["doubtful"] = sorted(int(id) for id in {*own.members, *before} - answered)
+        if not own.kept_P.any():
+            return node.model
+        lost = len(own.members) - len(now.arrived)
+        if lost if own.plan is None else now.opened is None:
+            # The masks that others share with who is silent are still in the sum: nothing of it can be used.
+            self._count(node, "discarded")
+            return node.model
+        if lost:
+            self._count(node, "recovered")
+        weights = dict(zip(graph.senders(node.id), self._aggregation.weights(node.id, graph), strict=True))
+        return self._merged(node.model, now, own, lost, weights)
+
+    def _count(self, node: Node, what: str) -> None:
+        count = int(node.state.get(what, 0)) + 1  # type: ignore[arg-type]
+        node.state[what] = count
+        node.log(**{what: count})
+
+    def _merged(
+        self, own: Tensor, now: Round, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
+    ) -> Tensor:
+        """The sum at each place, and a node's own value as much as is missing to 1."""
+        own_P: NDArray[np.float32] = own.cpu().numpy()
+        sum_P = np.zeros(own_P.shape, dtype=self._numbers.dtype)
+        weight_P = np.zeros(own_P.shape)
+        for sender, values in now.arrived.items():
+            if now.opened is not None:
+                secrets, seed = now.opened.with_missing(sender), now.opened.seeds.get(sender)
+                values = agreement.opened(sender, values, lost, secrets, seed)
+            places = agreement.places(sender, lost)
+            sum_P[places] += values
+            weight_P[places] += weights[sender]
+        merged_P = self._numbers.decode(sum_P) + (1.0 - weight_P) * own_P
+        return torch.from_numpy(merged_P.astype(np.float32)).to(own.device)
+
+    # ------------------------------------------------------------------ bytes
+
+    def message_bytes(self, model_bytes: int) -> float | None:
+        """A mean over the graph's edges of all three messages; keys are told where edges are new."""
+        graph, fresh = self._graph, self._new_edges()
+        degrees, nodes = np.unique(graph.in_degrees[graph.in_degrees > 0], return_counts=True)
+        each = [self._bytes(int(degree), self.kept(int(degree)), fresh) for degree in degrees]
+        return float(each @ (degrees * nodes)) / max(len(graph.targets), 1)
+
+    def largest_bytes(self, model_bytes: int) -> float:
+        """All three messages to the receiver with the most neighbours, who are new to each other."""
+        return self._bytes(int(self._graph.in_degrees.max()), self.most(), 1.0)
+
+    def _bytes(self, degree: int, count: float, new: float) -> float:
+        """Of all messages to a receiver with so many neighbours, of whom a share is new to it."""
+        told, key, empty = self.places_bytes(), bytes(KEY_BYTES), wire.size({})
+        first = new * (wire.size({KEY: key, WANTS: True}) - empty)
+        # Places that are foreseen are told to new neighbours alone: that the sender is here.
+        each = new if self.foreseen and self._topology.foreseen else 1.0
+        passed_on = told + new * (wire.size({at(0, KEY): key}) - empty)
+        receiver = int(np.flatnonzero(self._graph.in_degrees == degree)[0])
+        ids = [int(id) for id in self._graph.senders(receiver)]
+        values = torch.empty(round(count), dtype=self._numbers.tensor_dtype)
+        sizes = [
+            each * (wire.size({}, "places") + told) + first,
+            wire.size({MEMBERS: ids}, "others") + new * (wire.size({KEY: key}) - empty) + (degree - 1) * passed_on,
+            wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
+        ]
+        return sum(sizes) + self._recovery_bytes(degree, ids)
+
+    def _recovery_bytes(self, degree: int, ids: list[int]) -> float:
+        """What recovery adds: in all rounds but the first, in which keys are not known yet."""
+        if self.recovery == "none":
+            return 0.0
+        empty, later = wire.size({}), (self._setting.rounds - 1) / max(self._setting.rounds, 1)
+        added: float = wire.size({}, "arrived") + wire.size({}, "shares")
+        plan = plan_for(degree, self.masks, self.threshold)
+        if plan is not None:
+            box = wire.size({at(0, BOX): bytes(plan.box_bytes)}) - empty
+            answer: Payload = {OF: ids, SHARES: bytes(degree * SHARE_BYTES + BOX_BYTES)}
+            told = {DEPOSIT: bytes(plan.deposit_bytes)}, {OPENS: True}, {ARRIVED: ids}, answer
+            added += later * (sum(wire.size(entries) - empty for entries in told) + (degree - 1) * box)
+        return added
+
+    def _new_edges(self) -> float:
+        """Which share of a round's edges was not there in the round before, a mean over all rounds."""
+        rounds = max(self._setting.rounds, 1)
+        if self._topology.static:
+            return 1 / rounds
+        edges = [set(zip(*self._ends(t), strict=True)) for t in range(min(rounds, _ROUNDS_LOOKED_AT))]
+        new = [len(now - before) / max(len(now), 1) for before, now in pairwise(edges)]
+        return (1 + (rounds - 1) * float(np.mean(new or [0.0]))) / rounds
+
+    def _ends(self, t: int) -> tuple[list[int], list[int]]:
+        graph = self._topology.at(t)
+        return graph.sources.tolist(), graph.targets.tolist()

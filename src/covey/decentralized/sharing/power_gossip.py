@@ -1,0 +1,266 @@
+"""Send to each neighbour a low-rank factor of the difference to its model (PowerGossip: Vogels et al., 2020).
+
+The two ends of an edge want the difference D of their models, matrix by matrix, and neither can form it. Both know the
+same directions, so each sends its own model times these, and subtracts: a step of the power iteration on D. What they
+find are the directions of the next step, in turn from the right (D Q, which has the matrix's rows) and from the left
+(P' D, which has its columns).
+
+Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K sides of a matrix, P parameters.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Linear
+from covey.decentralized.sharing.sharing import Hear, Sharing
+from covey.decentralized.topology import Graph, Topology
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Message, Node, NodeId, Payload
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """A tensor of the model, and the rank of what is exchanged about it."""
+
+    places: slice
+    sides: tuple[int, int]
+    rank: int
+
+    def of(self, model: Tensor) -> Tensor:
+        """Its numbers in a flat model, M x K."""
+        return model[self.places].view(self.sides)
+
+
+class PowerGossip(Sharing):
+    """Low-rank differences along each edge, by one step of a power iteration for each message."""
+
+    kind = "power-gossip"
+    several: ClassVar[bool] = True
+    rank: int = param("The rank of what a message tells of a matrix; no more than its smaller side.", default=1, ge=1)
+    iterations: int = param("How many exchanges a round has.", default=1, ge=1, le=1000)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._matrices: list[_Matrix] = []
+        vectors = []
+        for piece in setting.pieces:
+            if len(piece.shape) < 2:
+                vectors.append(torch.arange(piece.start, piece.stop))
+            else:
+                sides = piece.shape[0], piece.size // max(piece.shape[0], 1)
+                self._matrices.append(_Matrix(slice(piece.start, piece.stop), sides, min(self.rank, *sides)))
+        if setting.pieces and not self._matrices:
+            raise ConfigurationError(
+                "The sharing power-gossip needs a tensor of two or more dimensions, "
+                "and what is shared of this model has none. Use sharing 'full'."
+            )
+        self._vectors = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
+        self._lengths = [[matrix.rank * matrix.sides[side] for matrix in self._matrices] for side in (0, 1)]
+        self._wanted = [
+            {"factor": (sum(lengths), torch.float32), "mark": (1, torch.int64)} for lengths in self._lengths
+        ]
+        draw = setting.generator("power-gossip marks")
+        self._odd = torch.from_numpy(draw.integers(-(2**62), 2**62, max(map(sum, self._lengths))) * 2 + 1)
+        self._fresh: tuple[int, Tensor] = -1, torch.empty(0)
+
+    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+        graph = topology.at(0)
+        if not topology.static or not graph.is_undirected:
+            what = "directed" if topology.static else "not static"
+            raise ConfigurationError(
+                f"The sharing power-gossip needs a static undirected graph, as both ends of an edge go on with what "
+                f"they found before, and {topology.title()} is {what}. Use topology 'random-regular' or 'torus'."
+            )
+        if not isinstance(aggregation, Linear):
+            raise ConfigurationError(
+                f"The sharing power-gossip needs a weight for each neighbour, and the aggregation "
+                f"{aggregation.title()} has none. Use aggregation 'metropolis-hastings'."
+            )
+        # Edges lie in the order of their targets, then sources: sorted the other way, each is the reverse of itself.
+        weights_E = aggregation.of_edges(graph)
+        reverse_E = np.lexsort((graph.targets, graph.sources))
+        if not np.allclose(weights_E, weights_E[reverse_E], rtol=1e-6, atol=0):
+            raise ConfigurationError(
+                f"The sharing power-gossip needs the same weight at both ends of an edge, and the aggregation "
+                f"{aggregation.title()} gives others. Use aggregation 'metropolis-hastings'."
+            )
+        self._weights_E1 = torch.from_numpy(weights_E.astype(np.float32)).unsqueeze(1)
+        self._below_E1 = torch.from_numpy(graph.targets < graph.sources).unsqueeze(1)
+        self._edges = [0, *np.cumsum(graph.in_degrees).tolist()]
+
+    # ------------------------------------------------------------------ a round
+
+    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+        for turn in range(self.iterations - 1):
+            step, tag = t * self.iterations + turn, _tag(turn)
+            for receivers, payload in self._said(node, graph, step, last=False):
+                node.send(receivers, payload, tag=tag, round=t)
+            node.model = self._merged(node, graph, step, await hear(tag), last=False)
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        return self._said(node, graph, (t + 1) * self.iterations - 1, last=True)
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
+        return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)
+
+    def message_bytes(self, model_bytes: int) -> float:
+        rounds = max(self._setting.rounds, 1)
+        even, odd = (sum(self._bytes_of(t, turn) for turn in range(self.iterations)) for t in (0, 1))
+        return odd + (even - odd) * (rounds - rounds // 2) / rounds
+
+    def _bytes_of(self, t: int, turn: int) -> int:
+        """Those of one exchange of a round."""
+        last = turn == self.iterations - 1
+        said = {
+            "factor": torch.empty(sum(self._lengths[(t * self.iterations + turn) % 2])),
+            "mark": torch.empty(1, dtype=torch.int64),
+        }
+        if last and len(self._vectors):
+            said["vectors"] = torch.empty(len(self._vectors))
+        return wire.size(said, "" if last else _tag(turn))
+
+    # ------------------------------------------------------------------ one exchange
+
+    def _said(self, node: Node, graph: Graph, step: int, *, last: bool) -> Iterator[tuple[Sequence[NodeId], Payload]]:
+        """The messages of an exchange, and what its end will need."""
+        senders, model = graph.senders(node.id), node.model
+        if not senders:
+            return
+        factors_DS = self._factors(node, len(senders), step).to(model.device)
+        marks_D = self._marks(factors_DS.cpu())
+        directions_DS = self._orthonormal(factors_DS, 1 - step % 2)
+        own_DS = self._through(model, directions_DS, step % 2)
+        node.state["power-gossip marks"] = marks_D
+        node.state["power-gossip directions"] = directions_DS
+        node.state["power-gossip own"] = own_DS
+        rest = {"vectors": model[self._vectors.to(model.device)]} if last and len(self._vectors) else {}
+        row_of = {peer: row for row, peer in enumerate(senders)}
+        for peer in graph.receivers(node.id):
+            row = row_of[peer]
+            yield [peer], {"factor": own_DS[row], "mark": marks_D[row : row + 1], **rest}
+
+    def _merged(self, node: Node, graph: Graph, step: int, inbox: Inbox, *, last: bool) -> Tensor:
+        """The model after an exchange. The factors go on where both ends had the same, else from a fresh start."""
+        senders, model, side = graph.senders(node.id), node.model, step % 2
+        if not senders:
+            return model
+        directions_DS, own_DS, marks_D = (_taken(node, name) for name in ("directions", "own", "marks"))
+        marks = marks_D.tolist()
+        right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
+        heard = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
+        agreed = [(row, message) for row, message in heard if int(message["mark"]) == marks[row]]
+        edges = slice(self._edges[node.id], self._edges[node.id + 1])
+        weights_D1, below_D1 = self._weights_E1[edges].to(model.device), self._below_E1[edges].to(model.device)
+        merged = model.clone()
+        if last and len(self._vectors) and heard:
+            places = self._vectors.to(model.device)
+            theirs = torch.stack([message["vectors"] for _, message in heard]).to(model.device)
+            weights = weights_D1 if len(heard) == len(senders) else weights_D1[[row for row, _ in heard]]
+            merged[places] += ((theirs - model[places]) * weights).sum(0)
+        rows = [row for row, _ in agreed]
+        if len(rows) < len(senders):
+            factors_DS = self._start(step + 1).repeat(len(senders), 1).to(model.device)
+            directions_DS, own_DS = directions_DS[rows], own_DS[rows]
+            weights_D1, below_D1 = weights_D1[rows], below_D1[rows]
+        if agreed:
+            theirs = torch.stack([message["factor"] for _, message in agreed]).to(model.device)
+            change = theirs - own_DS
+            self._add(merged, change * weights_D1, directions_DS, side)
+            # The same subtraction at both ends, so that both have the same bits, the sign of zero included.
+            found = torch.where(below_D1, change, own_DS - theirs)
+            if len(rows) < len(senders):
+                factors_DS[rows] = found
+            else:
+                factors_DS = found
+        node.state["power-gossip factors"] = factors_DS
+        node.state["power-gossip next"] = step + 1
+        return merged
+
+    def _factors(self, node: Node, count: int, step: int) -> Tensor:
+        """What the exchange before found along each edge; a fresh start where this node took no part in it."""
+        if node.state.get("power-gossip next") == step:
+            return _kept(node, "factors")
+        return self._start(step).repeat(count, 1)
+
+    def _start(self, step: int) -> Tensor:
+        """Directions that all nodes draw alike, for an exchange before which an edge has none."""
+        if self._fresh[0] != step:
+            draw = self._setting.generator("power-gossip", step)
+            numbers = draw.standard_normal(sum(self._lengths[1 - step % 2]), dtype=np.float32)
+            self._fresh = step, torch.from_numpy(numbers)
+        return self._fresh[1]
+
+    def _marks(self, factors_DS: Tensor) -> Tensor:
+        """A number for the bits of each row; where rows differ, it is the same once in 2^33 cases at most."""
+        return (factors_DS.view(torch.int32).to(torch.int64) * self._odd[: factors_DS.shape[1]]).sum(1)
+
+    def _is_right(self, node: Node, message: Message, side: int, last: bool) -> bool:
+        """Whether a message is what it should be; a wrong one is rejected."""
+        wanted = self._wanted[side]
+        if last and len(self._vectors):
+            wanted = {**wanted, "vectors": (len(self._vectors), torch.float32)}
+        for name, (length, dtype) in wanted.items():
+            value = message.shared.get(name)
+            if not isinstance(value, Tensor) or value.shape != (length,) or value.dtype != dtype:
+                node.reject(message, f"its {name} is not {length} numbers of {str(dtype).removeprefix('torch.')}")
+                return False
+        return True
+
+    # ------------------------------------------------------------------ all matrices, for all neighbours at once
+
+    def _parts(self, factors_DS: Tensor, side: int) -> Iterator[tuple[_Matrix, Tensor]]:
+        """Each matrix and its factors in rows, those of one neighbour after those of another: DR x M or DR x K."""
+        parts = torch.split(factors_DS, self._lengths[side], dim=1)
+        for matrix, part in zip(self._matrices, parts, strict=True):
+            yield matrix, part.reshape(-1, matrix.sides[side])
+
+    def _orthonormal(self, factors_DS: Tensor, side: int) -> Tensor:
+        """Orthonormal directions that span the factors.
+
+        In float64, in which factors of the same bits give the same float32 directions whichever machine computes them,
+        even where they almost depend on each other. Where they are zero, Householder's method gives a unit vector,
+        with which a difference that vanished for a while is found again.
+        """
+        count, found = len(factors_DS), []
+        for matrix, part in self._parts(factors_DS.double(), side):
+            columns = part.view(count, matrix.rank, -1).mT
+            found.append(torch.linalg.qr(columns).Q.mT.reshape(count, -1))
+        return torch.cat(found, 1).float()
+
+    def _through(self, model: Tensor, directions_DS: Tensor, side: int) -> Tensor:
+        """The matrices of a model times directions, of which one side remains."""
+        count, found = len(directions_DS), []
+        for matrix, directions in self._parts(directions_DS, 1 - side):
+            numbers = matrix.of(model)
+            found.append((directions @ (numbers if side else numbers.T)).view(count, -1))
+        return torch.cat(found, 1)
+
+    def _add(self, model: Tensor, change_DS: Tensor, directions_DS: Tensor, side: int) -> None:
+        """Add the low-rank matrices that factors and directions make together, over all neighbours."""
+        both = zip(self._parts(change_DS, side), self._parts(directions_DS, 1 - side), strict=True)
+        for (matrix, change), (_, directions) in both:
+            left, right = (directions, change) if side else (change, directions)
+            matrix.of(model).addmm_(left.T, right)
+
+
+def _tag(turn: int) -> str:
+    return f"power-gossip {turn}"
+
+
+def _kept(node: Node, name: str) -> Tensor:
+    kept: Tensor = node.state[f"power-gossip {name}"]  # type: ignore[assignment]
+    return kept
+
+
+def _taken(node: Node, name: str) -> Tensor:
+    """What an exchange began with and does not leave behind."""
+    kept = _kept(node, name)
+    del node.state[f"power-gossip {name}"]
+    return kept

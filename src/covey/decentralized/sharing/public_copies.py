@@ -1,0 +1,233 @@
+"""Sharings in which every node has a public copy, which its neighbours follow by hearing how it changes.
+
+Where nobody may miss a message, a node keeps its own copy, and of its neighbours' the weighted sum alone:
+s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a node keeps the copy of every neighbour:
+who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Linear
+from covey.decentralized.sharing.compressed import Compressed
+from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
+from covey.decentralized.sharing.sharing import understood
+from covey.decentralized.topology import Graph, Topology
+from covey.messages import wire
+from covey.messages.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.parts.errors import ConfigurationError, ProgramError, WireError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+
+_ROUNDING = 1e-6
+"""Weights that a file gives may be rounded."""
+
+
+class PublicCopies(Compressed):
+    """Sends the compressed difference between a node's model and its public copy, and adds it to the copy."""
+
+    gamma: float = param(
+        "How far a node moves towards its neighbours' copies in a round; to be tuned together with the compression.",
+        gt=0,
+        le=1,
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._patient = setting.patient
+        self._latest_copies: dict[NodeId, tuple[bytes, Tensor]] = {}
+
+    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+        if not topology.static:
+            raise ConfigurationError(
+                f"The sharing {self.title()} needs a topology that never changes, for a node hears only how its "
+                f"neighbours change. Got the topology {topology.title()} instead. Use a static one such as "
+                f"'random-regular', or a sharing that remembers nobody, such as 'top-k', 'random' or 'quantized'."
+            )
+        needs = f"The sharing {self.title()} needs an aggregation with constant, doubly stochastic weights, "
+        if not isinstance(aggregation, Linear):
+            raise ConfigurationError(
+                f"{needs}and {aggregation.title()} has no weights at all. Use 'metropolis-hastings' instead."
+            )
+        self._linear = aggregation
+        graph = topology.at(0)
+        if self._patient and not graph.is_undirected:
+            why = "'patience'" + "".join(f" and {what}" for what in self._setting.losses)
+            raise ConfigurationError(
+                f"The sharing {self.title()} needs an undirected graph where messages may be missed (here by {why}): "
+                f"who missed one asks its sender for the whole copy. Got {topology.title()} instead, which is directed."
+            )
+        weights_E = aggregation.of_edges(graph)
+        rows, columns = (np.bincount(ends_E, weights_E, graph.n) for ends_E in (graph.targets, graph.sources))
+        over = f"but over the topology {topology.title()} the weights of {aggregation.title()} give"
+        for node in range(graph.n):
+            if abs(rows[node] - columns[node]) > _ROUNDING:
+                raise ConfigurationError(
+                    f"{needs}{over} node {node} a total of {columns[node]:.4g} at its neighbours, and the neighbours "
+                    f"{rows[node]:.4g} at it. Use 'metropolis-hastings' on an undirected graph."
+                )
+            if rows[node] > 1.0 + _ROUNDING:
+                raise ConfigurationError(
+                    f"{needs}{over} the neighbours of node {node} a total of {rows[node]:.4g}, which is more than 1."
+                )
+
+    def first_copy(self, start: Tensor) -> Tensor:
+        """The public copy before the first message: what all neighbours know of it.
+
+        Args:
+            start: what `outgoing` gets.
+        """
+        raise NotImplementedError
+
+    @property
+    def moves_first(self) -> bool:
+        """Whether a node moves by what it knew before a round's messages, or by what it knows after them."""
+        return False
+
+    def first_mark(self, start: Tensor) -> bytes:
+        """The mark of that copy, the same at all who know it alike."""
+        return FIRST_MARK
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        if self._patient:
+            return self._to_each(node, graph, t, start)
+        copy, total = self._known(node, t, start)
+        if self.moves_first:
+            node.model = torch.add(node.model, total - copy, alpha=self.gamma)
+        payload, change = self.compress(node.id, t, node.model - copy)
+        copy, total = copy.clone(), total.clone()
+        change.add_to(copy)
+        change.add_to(total, 1.0 - sum(self._linear.weights(node.id, graph)))
+        node.state["public copy"], node.state["sum of copies"] = copy, total
+        return [(graph.receivers(node.id), payload)]
+
+    def _known(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Tensor]:
+        """A node's public copy, and the weighted sum of its own and its neighbours'.
+
+        Raises:
+            ProgramError: it was away, and missed how they changed.
+        """
+        complete: int = node.state.get("copies complete", 0)  # type: ignore[assignment]
+        if complete != t:
+            silent = f"{complete}" if complete == t - 1 else f"{complete} to {t - 1}"
+            raise ProgramError(self._broken(f"Node {node.id} was away in round {silent}", "its neighbours' copies"))
+        if t == 0:
+            first = self.first_copy(start)
+            return first, first
+        return node.state["public copy"], node.state["sum of copies"]  # type: ignore[return-value]
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        if self._patient:
+            return self._from_each(node, graph, t, inbox)
+        total = cast(Tensor, node.state["sum of copies"]).clone()
+        changes = self.heard(node, inbox)
+        for sender, weight in zip(graph.senders(node.id), self._linear.weights(node.id, graph), strict=True):
+            if sender not in changes:
+                missing = f"Node {node.id} has no valid message of node {sender} in round {t}"
+                raise ProgramError(self._broken(missing, "the copy of that node"))
+            changes[sender].add_to(total, weight)
+        node.state["sum of copies"], node.state["copies complete"] = total, t + 1
+        if self.moves_first:
+            return node.model
+        copy = cast(Tensor, node.state["public copy"])
+        return Mixture([node.model, total, copy], [1.0, self.gamma, -self.gamma])
+
+    def _broken(self, what: str, copies: str) -> str:
+        return (
+            f"{what}, and so can never again know {copies}, which the sharing {self.title()} needs. Give the program "
+            f"some 'patience', with which copies that were missed are told anew."
+        )
+
+    # ------------------------------------------------------------------ where messages may be missed
+
+    def _to_each(self, node: Node, graph: Graph, t: int, start: Tensor) -> list[tuple[Sequence[NodeId], Payload]]:
+        """The messages of a round: how the copy changes, or all of it to who asked for that."""
+        known = Followed.of(node, graph.senders(node.id), (self.first_copy(start), self.first_mark(start)))
+        if self.moves_first:
+            node.model = self._pulled(node, graph, known, t)
+        payload, change = self.compress(node.id, t, node.model - known.copy)
+        said: Payload = {**payload, BEFORE: known.mark}
+        known.copy, known.mark = known.copy.clone(), next_mark(known.mark, payload)
+        change.add_to(known.copy)
+        self._latest_copies[node.id] = known.mark, known.copy
+        whole: Payload = {COPY: known.copy, MARK: known.mark}
+        groups: dict[tuple[bool, bool], list[NodeId]] = {}
+        for peer in graph.receivers(node.id):
+            groups.setdefault((peer in known.asked, peer in known.behind), []).append(peer)
+        known.keep(node)
+        return [
+            (peers, {**(whole if asked else said), **({ASK: True} if asks else {})})
+            for (asked, asks), peers in groups.items()
+        ]
+
+    def _from_each(self, node: Node, graph: Graph, t: int, inbox: Inbox) -> Tensor | Mixture:
+        """The model after a round in which some may have been missed."""
+        known = Followed.of(node, graph.senders(node.id))
+        told, known.asked, known.heard = known.asked, set(), []
+        for message, (copy, mark) in understood(node, inbox, lambda message: self._followed(known, message)):
+            sender = message.sender
+            if copy is not None:
+                known.copies[sender], known.marks[sender] = copy, mark
+                known.heard.append(sender)
+            # Who was told all in this round asked before it knew.
+            if message.shared.get(ASK) is True and sender not in told:
+                known.asked.add(sender)
+        known.behind = set(graph.senders(node.id)) - set(known.heard)
+        known.at = t + 1
+        known.keep(node)
+        return node.model if self.moves_first else self._pulled(node, graph, known, t + 1)
+
+    def _followed(self, known: Followed, message: Message) -> tuple[Tensor | None, bytes]:
+        """A neighbour's copy after a message, and its mark; None where it changes another copy than the known one.
+
+        Raises:
+            WireError: the message tells neither.
+        """
+        payload, sender = dict(message.shared), message.sender
+        payload.pop(ASK, None)
+        if COPY in payload:
+            copy = payload[COPY]
+            if not isinstance(copy, Tensor) or copy.shape != (self._setting.parameters,) or copy.dtype != torch.float32:
+                raise WireError("bad-field", f"its {COPY} is not {self._setting.parameters} float32 numbers")
+            return copy, mark_of(payload, MARK)
+        before = mark_of(payload, BEFORE)
+        del payload[BEFORE]
+        change = self.decompress(message, payload)
+        if before != known.marks[sender]:
+            return None, before
+        mark = next_mark(before, payload)
+        # All nodes of this process that know the copy of a sender alike share one tensor.
+        latest, copy = self._latest_copies.get(sender, (b"", None))
+        if copy is None or latest != mark:
+            copy = known.copies[sender].clone()
+            change.add_to(copy)
+            self._latest_copies[sender] = mark, copy
+        return copy, mark
+
+    def _pulled(self, node: Node, graph: Graph, known: Followed, t: int) -> Tensor | Mixture:
+        """A node's model, moved towards the copies that it knew when round t began."""
+        if known.at != t or not known.heard:
+            return node.model
+        weight_of = dict(zip(graph.senders(node.id), self._linear.weights(node.id, graph), strict=True))
+        pulls = [self.gamma * weight_of[peer] for peer in known.heard]
+        copies = [known.copies[peer] for peer in known.heard]
+        return Mixture([node.model, *copies, known.copy], [1.0, *pulls, -sum(pulls)])
+
+    def message_bytes(self, model_bytes: int) -> float | None:
+        if self._patient and self._setting.losses:
+            return None  # How often a copy must be told anew is known to nobody.
+        return self.vector_bytes() + (_MARKED if self._patient else 0)
+
+    def largest_bytes(self, model_bytes: int) -> float:
+        if not self._patient:
+            return self.vector_bytes()
+        whole: Payload = {COPY: torch.empty(self._setting.parameters), MARK: bytes(MARK_BYTES), ASK: True}
+        return max(wire.size(whole), self.vector_bytes() + wire.size({BEFORE: bytes(MARK_BYTES), ASK: True}))
+
+
+_MARKED = wire.size({BEFORE: bytes(MARK_BYTES)}) - wire.size({})
+"""How many bytes the mark of a change takes."""

@@ -1,0 +1,91 @@
+"""Send the whole model in fewer bits."""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Contribution
+from covey.decentralized.sharing.compressed import Compressed
+from covey.decentralized.topology import Graph
+from covey.messages.compression import Compressor
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Mixture, Node, NodeId, Payload
+
+_LITTLE = 0.5
+_CAREFUL = 0.2
+"""The step where rounding is biased, and its error may be more than a little of the model."""
+
+
+class Quantized(Compressed):
+    """The whole model, every value in fewer bits.
+
+    With Q(x) for what a model becomes on its way, a node moves by the difference between the aggregate of all Q(x_j),
+    its own included, and its own Q(x_i). So what rounding took is nobody's loss but the receiver's view: equal models
+    stay equal, and doubly stochastic weights keep the mean of all models.
+    """
+
+    kind = "quantized"
+    compressor: Compressor = param("What makes a message of the model; one of those that say every value.")
+    feedback: bool | None = param(
+        "Whether what a message could not say is added to the model that the next one says; by default with 'sign'.",
+        default=None,
+    )
+    gamma: float | None = param(
+        "How far a node moves towards what it heard; by default 1 where rounding changes a model little, else less.",
+        default=None,
+        gt=0,
+        le=1,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.compressor.says_all:
+            raise ConfigurationError(
+                f"The 'compressor' of {self.named()} must be one that says every value, such as 'int8'. "
+                f"Got '{self.compressor.title()}' instead. Use the sharing 'top-k', 'random' or 'choco'."
+            )
+        if self.feedback is None:
+            self.feedback = self.compressor.kind == "sign"
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.feedback and setting.parameters:
+            self.compressor.need_contraction(self, setting.parameters)
+        self._gamma = self.gamma if self.gamma is not None else self._safe_gamma(setting.parameters)
+
+    def _safe_gamma(self, size: int) -> float:
+        """A step with which rounding does not add up: its error grows with the model's norm, and with gamma."""
+        if not size:
+            return 1.0
+        unbiased, error = self.compressor.guarantee(size)
+        if unbiased:
+            return 1.0 / (1.0 + error)
+        return 1.0 if error <= _LITTLE else _CAREFUL
+
+    @property
+    def codec(self) -> Compressor:
+        return self.compressor
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        said = node.model
+        if "unsaid" in node.state:
+            said = said + cast(Tensor, node.state["unsaid"])
+        payload, quantized = self.compress(node.id, t, said)
+        if self.feedback:
+            node.state["unsaid"] = said - quantized.values
+        node.state["quantized"] = quantized.values
+        return [(graph.receivers(node.id), payload)]
+
+    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
+        return [Contribution(sender, vector.values) for sender, vector in self.heard(node, inbox).items()]
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        own = cast(Tensor, node.state.pop("quantized"))
+        merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
+        if not isinstance(merged, Mixture) or merged.models is None:
+            merged = Mixture([merged.tensor() if isinstance(merged, Mixture) else merged], [1.0])
+        assert merged.models is not None
+        weights = [self._gamma * weight for weight in merged.weights]
+        return Mixture([node.model, own, *merged.models], [1.0, -self._gamma, *weights])

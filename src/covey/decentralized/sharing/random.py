@@ -1,0 +1,50 @@
+"""Send a random subset: the receiver draws the same places, so that a message holds values alone."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.decentralized.sharing.partial import Partial
+from covey.parts.errors import WireError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Message, Node, Payload
+
+
+class Random(Partial):
+    """A fresh random subset of the values in every round; its places follow from the experiment's seed."""
+
+    kind = "random"
+    foreseen: ClassVar[bool] = True
+    common: bool = param("Whether all nodes draw the same places.", default=False)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._last: dict[int, tuple[int, Tensor]] = {}
+
+    def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
+        return self._drawn(node.id, t)
+
+    def _drawn(self, sender: int, t: int) -> Tensor:
+        sender = 0 if self.common else sender
+        known = self._last.get(sender)
+        if known is None or known[0] != t:
+            known = self._last[sender] = t, self._draw(sender, t)
+        return known[1]
+
+    def _draw(self, sender: int, t: int) -> Tensor:
+        generator = self._setting.generator("random-sharing", sender, t)
+        places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
+        return torch.from_numpy(np.sort(places))
+
+    def describe(self, places: Tensor, node: Node, t: int) -> Payload:
+        return {}
+
+    def placed(self, message: Message, count: int) -> Tensor:
+        if count != self.count or message.round is None:
+            raise WireError("bad-field", f"it holds {count} values instead of {self.count}")
+        return self._drawn(message.sender, message.round)
+
+    def places_bytes(self) -> float:
+        return 0.0

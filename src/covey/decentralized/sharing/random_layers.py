@@ -1,0 +1,70 @@
+"""Send whole tensors, drawn at random: the receiver draws the same ones, so that a message holds values alone."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from covey.aggregation import Contribution
+from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.values import Values, written_as
+from covey.decentralized.topology import Graph
+from covey.parts.errors import WireError
+from covey.parts.parameters import Setting, param
+from covey.parts.pieces import Piece
+from covey.runtime.node import Message, Node, NodeId, Payload
+
+
+class RandomLayers(Sharing):
+    """Some whole tensors of the model, others in every round; which ones follows from the experiment's seed."""
+
+    kind = "random-layers"
+    budget: float = param("The fraction of the tensors that is sent; at least one of them.", gt=0, le=1)
+    common: bool = param("Whether all nodes draw the same tensors.", default=False)
+    values: str = written_as()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        whole = Piece("model", "trained", 0, setting.parameters, (setting.parameters,))
+        self._pieces = setting.pieces or (whole,)
+        self._count = max(1, round(self.budget * len(self._pieces)))
+        self._values = Values(self.named(), self.values, setting.parameters, setting)
+        self._last: dict[int, tuple[int, Tensor]] = {}
+
+    def _drawn(self, sender: int, t: int) -> Tensor:
+        """The places of what a node sends in round t."""
+        sender = 0 if self.common else sender
+        known = self._last.get(sender)
+        if known is None or known[0] != t:
+            generator = self._setting.generator("random layers", sender, t)
+            drawn = sorted(generator.choice(len(self._pieces), self._count, replace=False).tolist())
+            places = [torch.arange(self._pieces[place].start, self._pieces[place].stop) for place in drawn]
+            known = self._last[sender] = t, torch.cat(places)
+        return known[1]
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        model = node.model
+        if self._count < len(self._pieces):
+            model = model[self._drawn(node.id, t).to(model.device)]
+        return [(graph.receivers(node.id), self._values.describe(model))]
+
+    def contribution(self, message: Message) -> Contribution:
+        values = self._values.read(message.shared)
+        if message.round is None:
+            raise WireError("bad-field", "it belongs to no round")
+        whole = self._count == len(self._pieces)
+        places = None if whole else self._drawn(message.sender, message.round)
+        wanted = self._setting.parameters if places is None else len(places)
+        if len(values) != wanted:
+            raise WireError("bad-field", f"it holds {len(values)} values instead of {wanted}")
+        return Contribution(message.sender, values, places)
+
+    def message_bytes(self, model_bytes: int) -> float:
+        """A mean over all draws, in which each tensor is drawn as often as any other."""
+        return self._bytes(model_bytes, self._setting.parameters * self._count / len(self._pieces))
+
+    def largest_bytes(self, model_bytes: int) -> float:
+        return self._bytes(model_bytes, sum(sorted(piece.size for piece in self._pieces)[-self._count :]))
+
+    def _bytes(self, model_bytes: int, values: float) -> float:
+        return model_bytes - 4 * self._setting.parameters + self._values.expected_bytes(round(values))

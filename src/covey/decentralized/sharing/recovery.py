@@ -1,0 +1,154 @@
+"""The end of a masked round in which senders may be missing: a receiver asks its neighbours to open its sum.
+
+It says whose numbers have arrived (tag "arrived"), and they answer with a share for each sender (tag "shares"): of the
+seed of its own mask if its numbers have arrived, of its root if they have not. See `deposits`.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from covey.decentralized.sharing.agreeing import Round
+from covey.decentralized.sharing.agreement import Agreement
+from covey.decentralized.sharing.deposits import Depositor, box_key, read_box, sealed
+from covey.decentralized.sharing.sharing import Hear
+from covey.decentralized.topology import Graph
+from covey.messages.crypto import KEY_BYTES, SHARE_BYTES, derive, join, lock, unlock
+from covey.runtime.node import Message, Node, NodeId, Payload
+
+ARRIVED, OF, SHARES = "arrived", "of", "shares"
+
+
+@dataclass(slots=True)
+class Opened:
+    """What a receiver needs to take masks out of its sum."""
+
+    seeds: dict[NodeId, bytes] = field(default_factory=dict)
+    """Of the own masks of those whose numbers have arrived."""
+    shared: dict[NodeId, dict[NodeId, bytes]] = field(default_factory=dict)
+    """Of those whose numbers have not: what the mask that each shares with another one follows from."""
+
+    def with_missing(self, sender: NodeId) -> dict[NodeId, bytes]:
+        """What the masks of a sender follow from that it shares with missing ones."""
+        return {missing: secrets[sender] for missing, secrets in self.shared.items()}
+
+
+async def opened(
+    node: Node, graph: Graph, now: Round, arrived: Collection[NodeId], hear: Hear, *, masking: bool
+) -> Opened | None:
+    """Ask the neighbours to open a node's sum, and help them with theirs; None where its sum stays closed.
+
+    Args:
+        node: the receiver.
+        graph: of the round.
+        now: what the node has agreed to.
+        arrived: whose numbers it has.
+        hear: as patiently as the program does.
+        masking: whether there are masks at all.
+    """
+    own = now.sum
+    assert own is not None
+    lost = len(own.members) - len(arrived)
+    asks = own.plan is not None and lost <= own.plan.most_lost and bool((own.spare_P >= lost).any())
+    claim: Payload = {ARRIVED: [int(id) for id in own.members if id in arrived]} if asks else {}
+    neighbours = graph.receivers(node.id)
+    node.send(neighbours, claim, tag="arrived", round=now.t)
+    claims = {message.sender: message for message in await hear("arrived") if ARRIVED in message.shared}
+    for peer in neighbours:
+        answer = _answer(node, graph, now, claims[peer], masking=masking) if peer in claims else {}
+        node.send(peer, answer, tag="shares", round=now.t)
+    answers = await hear("shares")
+    return _joined(node, graph, now, own, arrived, answers, masking=masking) if asks else None
+
+
+def _answer(node: Node, graph: Graph, now: Round, claim: Message, *, masking: bool) -> Payload:
+    """The shares that a receiver gets for saying whose numbers have arrived; this once in a round."""
+    receiver, ids = claim.sender, claim.shared[ARRIVED]
+    agreement = now.towards.get(receiver)
+    if agreement is None or agreement.plan is None:
+        return {}  # The receiver has not been heard, or this node lacks a key.
+    members = list(agreement.members)
+    lost = [id for id in members if not isinstance(ids, list) or id not in ids]
+    if not isinstance(ids, list) or [id for id in members if id in ids] != ids:
+        node.reject(claim, "what it says to have arrived is not of those on whom it counts, in increasing order")
+        return {}
+    if len(lost) > agreement.plan.most_lost:
+        node.reject(claim, f"{len(lost)} of those on whom it counts are missing, and {agreement.plan.most_lost} may be")
+        return {}
+    lacking = [bytes(SHARE_BYTES)] * (2 + agreement.plan.most_lost)
+    given = {id: _shares(node, graph, now, agreement, id) if masking else lacking for id in members}
+    found = {id: shares[0 if id in lost else 1 + len(lost)] for id, shares in given.items() if shares is not None}
+    key = _answer_key(now, agreement, node.id, now.known[receiver]) if masking else bytes(KEY_BYTES)
+    return {OF: [int(id) for id in found], SHARES: lock(key, b"".join(found.values()))}
+
+
+def _shares(node: Node, graph: Graph, now: Round, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
+    """What a holder has of a member's secrets; None where it has got nothing that it can open."""
+    assert agreement.plan is not None
+    holders = graph.senders(agreement.receiver)
+    me = holders.index(node.id)
+    if owner == node.id:
+        return Depositor(now.keys, now.t, agreement.receiver, agreement.plan).shares()[me]
+    secret = now.keys.secret(agreement.members[owner].public)
+    assert secret is not None
+    key = box_key(secret, now.t, agreement.receiver, holders.index(owner), me)
+    return read_box(key, now.boxes[agreement.receiver].get(owner), agreement.plan)
+
+
+def _answer_key(now: Round, agreement: Agreement, holder: NodeId, peer: bytes) -> bytes:
+    secret = now.keys.secret(peer)
+    assert secret is not None
+    return derive(secret, "answer", now.t, holder, agreement.receiver, context=agreement.digest)
+
+
+def _joined(
+    node: Node,
+    graph: Graph,
+    now: Round,
+    own: Agreement,
+    arrived: Collection[NodeId],
+    answers: Iterable[Message],
+    *,
+    masking: bool,
+) -> Opened | None:
+    """What the shares that came give; None where they are too few or wrong."""
+    assert own.plan is not None
+    holders, threshold = graph.senders(node.id), own.plan.threshold
+    shares: dict[NodeId, dict[int, bytes]] = {id: {} for id in own.members}
+    for answer in answers:
+        for owner, share in _read(node, now, own, answer, masking=masking).items():
+            if len(shares[owner]) < threshold:
+                shares[owner][holders.index(answer.sender)] = share
+    if any(len(found) < threshold for found in shares.values()):
+        return None
+    if not masking:
+        return Opened()
+    found = Opened()
+    for owner, some in shares.items():
+        secret, deposit = join(some), now.deposits[owner]
+        if owner in arrived:
+            found.seeds[owner] = secret
+            right = deposit.seals[len(own.members) - len(arrived)] == sealed(secret)
+        else:
+            others = [id for id in holders if id != owner]
+            secrets = deposit.secrets(secret)
+            right = secrets is not None
+            found.shared[owner] = dict(zip(others, secrets or (), strict=False))
+        if not right:
+            return None
+    return found
+
+
+def _read(node: Node, now: Round, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
+    """The shares in an answer, by whose they are; a wrong one is rejected."""
+    if SHARES not in answer.shared:
+        return {}  # Its sender has not heard on whom this node counts, or what has arrived.
+    ids, box = answer.shared.get(OF), answer.shared[SHARES]
+    if not isinstance(ids, list) or [id for id in own.members if id in ids] != ids or not isinstance(box, bytes):
+        node.reject(answer, "its shares are not of those on whom this node counts, in increasing order")
+        return {}
+    key = _answer_key(now, own, answer.sender, now.known[answer.sender]) if masking else bytes(KEY_BYTES)
+    opened = unlock(key, box)
+    if opened is None or len(opened) != len(ids) * SHARE_BYTES:
+        node.reject(answer, "its shares are not in a box of its own for this round and receiver")
+        return {}
+    return {id: opened[at * SHARE_BYTES :][:SHARE_BYTES] for at, id in enumerate(id for id in own.members if id in ids)}

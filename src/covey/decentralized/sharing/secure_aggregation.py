@@ -1,0 +1,44 @@
+"""Secure aggregation: whole models under masks that cancel in the sum of a receiver's neighbours."""
+
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from covey.decentralized.sharing.masked import Masked
+from covey.parts.parameters import Setting
+from covey.runtime.node import Message, Node, Payload
+
+
+class SecureAggregation(Masked):
+    """The whole model under pairwise masks: a receiver learns the weighted sum of its neighbours' models alone."""
+
+    kind = "secure-aggregation"
+    takes_buffers = True
+
+    def whole(self) -> Self:
+        return replace(self)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._all = torch.arange(setting.parameters)
+
+    @property
+    def foreseen(self) -> bool:
+        return True
+
+    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+        return self._all, {}
+
+    def chosen(self, message: Message) -> Tensor:
+        return self._all
+
+    def kept(self, degree: int) -> float:
+        return self._setting.parameters if degree > self.masks else 0.0
+
+    def most(self) -> int:
+        return self._setting.parameters
+
+    def places_bytes(self) -> float:
+        return 0.0

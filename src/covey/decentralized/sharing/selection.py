@@ -1,0 +1,310 @@
+"""The part of a model that leaves a node, and its way back into the model.
+
+A flat model holds trained tensors, then frozen ones, then buffers such as the statistics of BatchNorm. Shared are the
+trained tensors, or some of them, and buffers. Frozen tensors are never sent and never written. Whatever else is not
+shared is the node's own. A program shares so:
+
+    self.selection = Selection.of(setting)                          # in `prepare`
+    part = self.selection.take(node.model)                          # S numbers: the trained ones, then the buffers
+    node.send(peers, {"model": part})
+    heard = node.usable(inbox, model=self.selection.entry)
+    node.model = self.selection.put(node.model, Mixture([part, *(message["model"] for message in heard)], weights))
+
+Where all of a model is shared, the part is the model itself, and what is put back is what was given: nothing is copied,
+and an engine computes the mixtures of many nodes together.
+
+Buffers may be combined with weights of zero or more that add up to 1, and with no others: a variance must not become
+negative. What has other weights acts on the trained numbers alone, `part[: selection.trained]`, and `put` takes the
+buffers apart: `selection.put(node.model, trained, buffers)`.
+
+Shapes: P numbers of a model, S of its shared part, B of its shared buffers.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError, ModelError
+from covey.parts.parameters import Setting
+from covey.parts.pieces import ROLES, Piece
+from covey.runtime.node import MODEL, Expected, Mixture, Numbers, Update
+
+Share: TypeAlias = Literal["trained"] | list[str]
+Buffers: TypeAlias = Literal["average", "keep", "refuse"]
+
+_NAMED = 4
+"""So many tensors an error message names."""
+
+
+class Selection:
+    """A part of all models of an experiment.
+
+    Args:
+        setting: what is known of the model.
+        trained: the trained tensors that are shared.
+        buffers: the buffers that are shared.
+        beside: whether buffers are a vector of their own, instead of the end of the shared part.
+
+    Attributes:
+        size: S, how many numbers the shared part has.
+        trained: how many of them, from the front, are trained.
+        buffered: B, how many buffers are shared, in the part or beside it.
+        beside: whether there are buffers beside the part.
+        pieces: the tensors of the shared part.
+        tensors: those, and the buffers that are shared beside it.
+        is_whole: whether the shared part is the model.
+    """
+
+    def __init__(
+        self, setting: Setting, trained: Sequence[Piece], buffers: Sequence[Piece] = (), *, beside: bool = False
+    ) -> None:
+        self.buffered = sum(piece.size for piece in buffers)
+        self.beside = beside and self.buffered > 0
+        self._trained, self._buffers = _slices(trained), _slices(buffers)
+        self._part = self._trained if beside else _slices([*trained, *buffers])
+        self.tensors = [*trained, *buffers]
+        self.pieces = list(trained) if beside else self.tensors
+        self.trained = sum(piece.size for piece in trained) if setting.pieces else setting.parameters
+        self.size = self.trained if beside else self.trained + self.buffered
+        self.is_whole = self.size == setting.parameters
+        self._parameters = setting.parameters
+        self.entry: Expected = MODEL if self.is_whole else Numbers(self.size)
+        """What an entry of a message must be that holds a shared part."""
+        of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
+        self._all_move = len(of_role["trained"]) == len(setting.pieces)
+        self._moving = slice(sum(piece.size for piece in of_role["trained"]))
+        self._averaged = slice(setting.parameters - sum(piece.size for piece in of_role["buffer"]), None)
+
+    @classmethod
+    def of(
+        cls,
+        setting: Setting,
+        share: Share = "trained",
+        buffers: Buffers = "average",
+        *,
+        owner: str = "the program",
+        beside: bool = False,
+    ) -> "Selection":
+        """What is shared of the model of an experiment; all of it while nothing is known of the model.
+
+        Args:
+            setting: the experiment.
+            share: the trained tensors, or patterns of the names of those that are meant.
+            buffers: average them: all where all trained tensors are shared, else those whose name a pattern matches or
+                whose layer shares a tensor; keep each node's own; or refuse models that have any.
+            owner: who shares, as messages call it.
+            beside: as above.
+
+        Raises:
+            ConfigurationError: a pattern matches nothing that is trained, or the model has buffers that are refused.
+        """
+        of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
+        found = of_role["buffer"]
+        if found and buffers == "refuse":
+            raise ConfigurationError(
+                f"The 'buffers' of {owner} is 'refuse', and the model has {_listed(found)}. Use 'average' or 'keep', "
+                f"or a model without buffers, such as one with GroupNorm in place of BatchNorm."
+            )
+        if setting.pieces and not of_role["trained"]:
+            raise ConfigurationError(f"The model has nothing that is trained, and so {owner} has nothing to share.")
+        chosen = of_role["trained"]
+        if share != "trained" and setting.pieces:
+            for pattern in share:
+                _check_pattern(pattern, setting.pieces, owner)
+            chosen = _matching(share, of_role["trained"])
+            layers = {_layer_of(piece) for piece in chosen}
+            matched = {piece.name for piece in _matching(share, found)}
+            found = [piece for piece in found if piece.name in matched or _layer_of(piece) in layers]
+        return cls(setting, chosen, found if buffers == "average" else (), beside=beside)
+
+    def narrowed(self, setting: Setting) -> Setting:
+        """The setting for who sees the shared part as the whole model."""
+        if self.is_whole:
+            return setting
+        at, pieces = 0, []
+        for piece in self.pieces:
+            pieces.append(replace(piece, start=at, stop=at + piece.size))
+            at += piece.size
+        return replace(setting, parameters=self.size, pieces=tuple(pieces))
+
+    # ------------------------------------------------------------------ out of a model, and into it
+
+    def take(self, model: Tensor) -> Tensor:
+        """The shared part of a model; a view of it where it lies in one piece."""
+        return model if self.is_whole else _taken(model, self._part)
+
+    def buffers(self, model: Tensor) -> Tensor:
+        """The shared buffers of a model."""
+        return _taken(model, self._buffers)
+
+    def split(self, part: Tensor) -> tuple[Tensor, Tensor]:
+        """The trained numbers of a shared part, and its buffers."""
+        return part[: self.trained], part[self.trained :]
+
+    def put(self, model: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None = None) -> Tensor | Mixture:
+        """A model with another shared part; what is not shared is that of `model`, to the bit.
+
+        Args:
+            model: a whole one, which is not written.
+            part: S numbers; without the buffers, if they are given apart.
+            buffers: B numbers.
+        """
+        if buffers is None:
+            return part if self.is_whole else _Placed(model, [(self._part, part)])
+        return _Placed(model, [(self._trained, part), (self._buffers, buffers)])
+
+    def applied(self, update: Update, model: Tensor | Mixture) -> Tensor | Mixture:
+        """A model moved by the change that training made.
+
+        Buffers are not moved: those that were averaged since training began become the mean of what averaging and what
+        training made of them, and the others what training made.
+        """
+        if self._all_move:
+            mixture = model if isinstance(model, Mixture) else Mixture([model], [1.0])
+            return mixture.plus([update.model, update.start], [1.0, -1.0])
+        moved = (model if isinstance(model, Tensor) else model.tensor()).clone()
+        moved[self._moving] += update.model[self._moving] - update.start[self._moving]
+        now, trained, start = (numbers[self._averaged] for numbers in (moved, update.model, update.start))
+        moved[self._averaged] = torch.where(now == start, trained, torch.lerp(now, trained, 0.5))
+        return moved
+
+    # ------------------------------------------------------------------ what is said of it
+
+    def in_words(self) -> str:
+        """How much of a model is shared, in one line."""
+        found = f"{self.trained:,} trained numbers"
+        if self.buffered:
+            found += f" and {self.buffered:,} of buffers"
+        return f"{found}, of the {self._parameters:,} of a model: {_listed(self.tensors)}"
+
+    def part_bytes(self, model_bytes: int) -> int:
+        """The size of a message with one shared part, given that of a message with one whole model."""
+        return model_bytes if self.is_whole else model_bytes - _bytes_of(self._parameters) + _bytes_of(self.size)
+
+    def buffers_bytes(self) -> int:
+        """How many bytes the buffers add to a message where they are an entry of their own."""
+        return _bytes_of(self.buffered, BUFFERS) - wire.size({}) if self.buffered else 0
+
+    def beside_bytes(self) -> int:
+        """How many bytes the buffers beside the part, if there are any, add to a message."""
+        return self.buffers_bytes() if self.beside else 0
+
+
+BUFFERS = "buffers"
+"""What an entry of a message with buffers alone is called."""
+
+
+def _bytes_of(count: int, name: str = "model") -> int:
+    """The wire size of a message with so many float32 numbers."""
+    return wire.size({name: torch.empty(count)})
+
+
+class _Placed(Mixture):
+    """A model in which some numbers are others, most often a mixture."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, model: Tensor, parts: Sequence[tuple[Sequence[slice], Tensor | Mixture]]) -> None:
+        super().__init__([model], [1.0])
+        self._parts = parts
+
+    def tensor(self) -> Tensor:
+        if self.value is None:
+            assert self.models is not None
+            total = self.models[0].clone()
+            for places, part in self._parts:
+                at, numbers = 0, part.tensor() if isinstance(part, Mixture) else part
+                size = sum(place.stop - place.start for place in places)
+                if numbers.shape != (size,) or numbers.dtype != torch.float32:
+                    raise ModelError(
+                        f"What is shared of a model must be {size} float32 numbers. "
+                        f"Got {tuple(numbers.shape)} of {numbers.dtype} instead."
+                    )
+                for place in places:
+                    total[place] = numbers[at : at + place.stop - place.start]
+                    at += place.stop - place.start
+            self._parts = ()
+            self.settle(total)
+            return total
+        return self.value
+
+    def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> Mixture:
+        return Mixture([self.tensor(), *models], [1.0, *weights])
+
+    def kept(self, keep: Callable[[Tensor], Tensor]) -> Mixture:
+        assert self.models is not None
+
+        def kept(part: Tensor | Mixture) -> Tensor | Mixture:
+            if isinstance(part, Mixture):
+                return part.kept(keep) if part.value is None else keep(part.value)
+            return keep(part)
+
+        return _Placed(keep(self.models[0]), [(places, kept(part)) for places, part in self._parts])
+
+
+def _slices(pieces: Iterable[Piece]) -> list[slice]:
+    """The places of tensors, as few of them as can be."""
+    found: list[slice] = []
+    for piece in pieces:
+        if found and found[-1].stop == piece.start:
+            found[-1] = slice(found[-1].start, piece.stop)
+        else:
+            found.append(slice(piece.start, piece.stop))
+    return found
+
+
+def _taken(model: Tensor, places: Sequence[slice]) -> Tensor:
+    if len(places) == 1:
+        return model[places[0]]
+    return torch.cat([model[place] for place in places]) if places else model[:0]
+
+
+def _matching(patterns: Iterable[str], pieces: Sequence[Piece]) -> list[Piece]:
+    return [piece for piece in pieces if any(fnmatchcase(piece.name, pattern) for pattern in patterns)]
+
+
+def _layer_of(piece: Piece) -> str:
+    return piece.name.rpartition(".")[0]
+
+
+def _check_pattern(pattern: str, pieces: Sequence[Piece], owner: str) -> None:
+    """Whether a pattern matches something that is trained.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    matched = _matching([pattern], pieces)
+    if any(piece.role == "trained" for piece in matched):
+        return
+    trained = [piece.name for piece in pieces if piece.role == "trained"]
+    near = difflib.get_close_matches(pattern.replace("*", ""), trained, n=_NAMED, cutoff=0.4) or trained[:_NAMED]
+    alone = " and ".join(sorted({_PLURAL[piece.role] for piece in matched}))
+    what = f"matches {alone} alone: {_listed(matched)}" if matched else "matches none"
+    layers = {_layer_of(piece) for piece in matched if piece.role == "buffer"}
+    whole = sorted(
+        f"'{layer}.*'" for layer in layers & {_layer_of(piece) for piece in pieces if piece.role == "trained"}
+    )
+    if whole:
+        what += (
+            f". Buffers are averaged with trained tensors of their layer, for they are nothing without them: write "
+            f"{' or '.join(whole[:_NAMED])}"
+        )
+    raise ConfigurationError(
+        f"The 'share' of {owner} must be 'trained' or patterns of names, each of which matches a trained tensor of the "
+        f"model. Got {pattern!r} instead, which {what}. Trained are {', '.join(near)}"
+        f"{' ...' if len(near) < len(trained) else ''}."
+    )
+
+
+_PLURAL = {"frozen": "frozen tensors", "buffer": "buffers"}
+
+
+def _listed(pieces: Sequence[Piece]) -> str:
+    names = ", ".join(f"'{piece.name}'" for piece in pieces[:_NAMED])
+    return names if len(pieces) <= _NAMED else f"{names} and {len(pieces) - _NAMED} more"

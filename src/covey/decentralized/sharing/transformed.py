@@ -1,0 +1,166 @@
+"""Sharings that send some coefficients of the model in another basis; a receiver fills the gaps with its own."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Contribution
+from covey.decentralized.sharing.places import Places
+from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.values import Values, written_as
+from covey.decentralized.topology import Graph
+from covey.messages.codecs import encode_places
+from covey.messages.compression import largest
+from covey.parts.errors import WireError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+
+_REFERENCE = "coefficients when last sent"
+_BEFORE = "coefficients after averaging"
+_OWN = "coefficients to average"
+_ENTRY_BYTES = 16
+"""What the header of a message says of one more tensor, and the tensor's padding, about."""
+
+
+class Transform(Protocol):
+    """A linear map of flat models to coefficients, and back."""
+
+    size: int
+    """How many coefficients there are."""
+    parts: int
+    """How many numbers a coefficient is: 2 where it is complex. They lie one after the other."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The coefficients of vectors, along the last axis."""
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """The vectors of coefficients, along the last axis."""
+
+    def settle(self, coefficients: Tensor) -> None:
+        """Make coefficients, in place, what `forward` makes of what `inverse` makes of them."""
+
+
+class Transformed(Sharing):
+    """Sends the coefficients that changed most, in training or, with accumulation, since they were last sent.
+
+    What is sent are the coefficients as they are, not their changes. Of the importance V of the coefficients, C - V is
+    kept, where C are the coefficients of the model that a round begins with: what training and averaging add to V they
+    add to C, so that it changes only where a coefficient is sent.
+    """
+
+    by_change = True
+    accumulation: bool = param("Whether changes add up until they are sent.", default=True)
+    averaging_changes: bool = param("Whether what averaging changes adds up too.", default=True)
+    values: str = written_as()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        # Who always sends all may as well send the model itself, as full sharing does, and has nothing to add up.
+        sends_all = all(part == 1.0 for part, chance in self.fractions() if chance > 0)
+        self._transform = None if sends_all else self.transform(setting)
+        self._accumulates = self.accumulation and not sends_all
+        self._size = setting.parameters if self._transform is None else self._transform.size
+        self._parts = 1 if self._transform is None else self._transform.parts
+        self._places = Places(self._size)
+        self._values = Values(self.named(), self.values, self._parts * self._size, setting)
+
+    def transform(self, setting: Setting) -> Transform | None:
+        """What makes coefficients of the model; None where they are its numbers themselves."""
+        raise NotImplementedError
+
+    def fractions(self) -> Sequence[tuple[float, float]]:
+        """The fractions of the coefficients that messages hold, each with its probability; 1 is all, without places."""
+        raise NotImplementedError
+
+    def fraction(self, node: Node, t: int) -> float:
+        """The fraction that a node sends in round t."""
+        raise NotImplementedError
+
+    def count(self, fraction: float) -> int:
+        """How many coefficients a fraction of them is."""
+        return max(1, round(fraction * self._size))
+
+    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+        own, before = self._coefficients(node, start)
+        reference = before
+        if self._accumulates:
+            reference = _kept(node, _REFERENCE, before)
+        sent = before if self.averaging_changes else own
+        count = self.count(self.fraction(node, t))
+        if count == self._size:
+            payload = self._values.describe(own)
+            reference = sent
+        else:
+            places = largest(self._magnitudes(own - reference), count)
+            numbers = self._numbers_at(places)
+            payload = {**self._values.describe(own.index_select(0, numbers)), **self._places.describe(places)}
+            reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
+        if self._accumulates:
+            node.state[_REFERENCE] = reference
+        node.state[_OWN] = own
+        return [(graph.receivers(node.id), payload)]
+
+    def _coefficients(self, node: Node, start: Tensor) -> tuple[Tensor, Tensor]:
+        """(those of the model, those of the model that the round began with)."""
+        if self._transform is None:
+            return node.model, start
+        before = _kept(node, _BEFORE, start) if _BEFORE in node.state else self._transform.forward(start)
+        return before if start is node.model else self._transform.forward(node.model), before
+
+    def _magnitudes(self, change: Tensor) -> Tensor:
+        return change if self._parts == 1 else torch.linalg.vector_norm(change.view(-1, self._parts), dim=1)
+
+    def _numbers_at(self, places: Tensor) -> Tensor:
+        """Where the numbers of coefficients lie."""
+        if self._parts == 1:
+            return places
+        return (places[:, None] * self._parts + torch.arange(self._parts, device=places.device)).view(-1)
+
+    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+        own = _kept(node, _OWN, node.model)
+        del node.state[_OWN]
+        merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
+        averaging_apart = self._accumulates and not self.averaging_changes
+        if self._transform is None and not averaging_apart:
+            return merged
+        average = merged.tensor() if isinstance(merged, Mixture) else merged.clone()
+        if self._transform is not None:
+            self._transform.settle(average)
+            node.state[_BEFORE] = average
+        if averaging_apart:
+            node.state[_REFERENCE] = _kept(node, _REFERENCE, own) + (average - own)
+        return average if self._transform is None else self._transform.inverse(average)
+
+    def contribution(self, message: Message) -> Contribution:
+        values = self._values.read(message.shared)
+        count, rest = divmod(len(values), self._parts)
+        if rest:
+            raise WireError("bad-field", f"it holds {len(values)} numbers, and a coefficient is {self._parts}")
+        if count == self._size and len(message.shared) == 1:
+            return Contribution(message.sender, values)
+        places = self._places.read(message.shared, count)
+        return Contribution(message.sender, values, self._numbers_at(places))
+
+    def message_bytes(self, model_bytes: int) -> float:
+        return model_bytes + sum(chance * self._longer(self.count(part)) for part, chance in self.fractions())
+
+    def largest_bytes(self, model_bytes: int) -> float:
+        return model_bytes + max(self._longer(self.count(part)) for part, chance in self.fractions() if chance > 0)
+
+    def _longer(self, count: int) -> float:
+        """How many bytes a message with so many coefficients is longer than one with a whole model."""
+        longer = self._values.expected_bytes(self._parts * count) - 4 * self._setting.parameters
+        if count == self._size:
+            return longer
+        anywhere = self._setting.generator("places").choice(self._size, count, replace=False)
+        anywhere.sort()
+        return longer + _ENTRY_BYTES + len(encode_places(torch.from_numpy(anywhere), self._size))
+
+
+def _kept(node: Node, name: str, otherwise: Tensor) -> Tensor:
+    """A tensor of a node's state, on the device of another one, which stands for it where there is none."""
+    value = node.state.get(name, otherwise)
+    assert isinstance(value, Tensor)
+    return value.to(otherwise.device)

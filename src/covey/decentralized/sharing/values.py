@@ -1,0 +1,86 @@
+"""The values of what a message holds, on their way to a receiver."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.decentralized.sharing.decoded import Decoded
+from covey.messages.codecs import decode_values, encode_values, has_pcodec
+from covey.parts.errors import ConfigurationError, WireError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Payload
+
+_SAMPLE = 1 << 16
+"""From how many random numbers the bytes of packed values are estimated, at most."""
+
+
+def written_as() -> Any:
+    """The parameter that says how values are written."""
+    return param(
+        "How the values are written: as they are, or in fewer bytes without loss, which takes covey[pcodec].",
+        default="raw",
+        choices=("raw", "pcodec"),
+    )
+
+
+class Values:
+    """Float32 numbers as an entry of messages.
+
+    Args:
+        sharing: whose they are, as error messages call it.
+        how: what its parameter says.
+        most: how many of them a message may have.
+        setting: what the sharing was prepared with.
+
+    Raises:
+        ConfigurationError: what it takes to write them so is not installed.
+    """
+
+    def __init__(self, sharing: str, how: str, most: int, setting: Setting) -> None:
+        if how == "pcodec" and not has_pcodec():
+            raise ConfigurationError(
+                f"The 'values' of {sharing} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
+                f"pip install 'covey[pcodec]' brings it."
+            )
+        self._packed = how == "pcodec"
+        self._most = most
+        self._setting = setting
+        self._known = Decoded()
+
+    def describe(self, values: Tensor) -> Payload:
+        """The entry of a message that tells values."""
+        if not self._packed:
+            return {"values": values}
+        encoded = encode_values(values)
+        # Others than finite numbers are left to the receivers, who refuse them.
+        if bool(torch.isfinite(values).all()):
+            self._known.remember(encoded, values)
+        return {"values": encoded}
+
+    def read(self, payload: Payload) -> Tensor:
+        """The values that a message tells.
+
+        Raises:
+            WireError: it does not tell them.
+        """
+        written = payload.get("values")
+        wanted = torch.uint8 if self._packed else torch.float32
+        if not isinstance(written, Tensor) or written.dtype != wanted or written.dim() != 1:
+            raise WireError("bad-field", f"its values are no {str(wanted).removeprefix('torch.')} numbers")
+        if not self._packed:
+            return written
+        values = self._known.recall(written)
+        if values is None:
+            values = decode_values(written, self._most)
+            self._known.remember(written, values)
+        return values
+
+    def expected_bytes(self, count: int) -> float:
+        """The expected bytes of so many values of one message, were they normal random numbers."""
+        if not self._packed:
+            return 4 * count
+        sample = min(count, _SAMPLE)
+        numbers = self._setting.generator("expected values").standard_normal(sample, dtype=np.float32)
+        return len(encode_values(torch.from_numpy(numbers))) * count / sample

@@ -1,0 +1,46 @@
+"""Who talks to whom: graphs, and the rules that draw them."""
+
+from covey.decentralized.topology.dynamic import (
+    EpidemicLocal,
+    EpidemicOracle,
+    OnePeerExponential,
+    RandomMatching,
+    Redrawn,
+)
+from covey.decentralized.topology.edges import Edges
+from covey.decentralized.topology.graph import Graph
+from covey.decentralized.topology.static import (
+    Complete,
+    ErdosRenyi,
+    Exponential,
+    FromNetworkx,
+    Grid,
+    RandomRegular,
+    Ring,
+    SmallWorld,
+    Star,
+    Torus,
+)
+from covey.decentralized.topology.topology import NotYetDrawn, Topology
+
+__all__ = [
+    "Complete",
+    "Edges",
+    "EpidemicLocal",
+    "EpidemicOracle",
+    "ErdosRenyi",
+    "Exponential",
+    "FromNetworkx",
+    "Graph",
+    "Grid",
+    "NotYetDrawn",
+    "OnePeerExponential",
+    "RandomMatching",
+    "RandomRegular",
+    "Redrawn",
+    "Ring",
+    "SmallWorld",
+    "Star",
+    "Topology",
+    "Torus",
+]

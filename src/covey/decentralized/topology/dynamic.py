@@ -1,0 +1,116 @@
+"""Topologies that are drawn anew; every node computes the round's graph for itself, from public randomness."""
+
+import numpy as np
+
+from covey.decentralized.topology.graph import Graph
+from covey.decentralized.topology.random_graphs import random_regular, recipients
+from covey.decentralized.topology.static import check_regular, exponential_offsets, need_nodes
+from covey.decentralized.topology.topology import Topology
+from covey.parts.parameters import Setting, param
+
+
+class EpidemicOracle(Topology):
+    """EL-Oracle (de Vos et al., 2023): every round a new random graph in which all have the same degree."""
+
+    kind = "epidemic-oracle"
+    static = False
+    degree: int = param("How many peers every node talks to in a round.", ge=1, lt="nodes")
+
+    def check(self, nodes: int) -> None:
+        check_regular(self, self.degree, nodes)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        # No round needs to be connected: what counts is the union of many.
+        edges = random_regular(setting.nodes, self.degree, setting.generator(self.kind, t))
+        return Graph.undirected(setting.nodes, *edges)
+
+    def contraction(self) -> float:
+        return (1.0 - self.degree / (self._setting.nodes - 1)) / (self.degree + 1)
+
+
+class EpidemicLocal(Topology):
+    """EL-Local (de Vos et al., 2023): every round each node sends to some others of its own choice."""
+
+    kind = "epidemic-local"
+    static = False
+    degree: int = param("To how many others every node sends in a round.", ge=1, lt="nodes")
+
+    def one_way(self) -> bool:
+        return True
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        chosen = recipients(setting.nodes, self.degree, setting.generator(self.kind, t))
+        return Graph(setting.nodes, np.repeat(np.arange(setting.nodes), self.degree), chosen.ravel())
+
+    def contraction(self) -> float:
+        n, s = self._setting.nodes, self.degree
+        return float((1.0 - (1.0 - s / (n - 1)) ** n) / s - 1.0 / (n - 1))
+
+
+class RandomMatching(Topology):
+    """Every round the nodes pair up at random; with an odd number of nodes one stays alone."""
+
+    kind = "random-matching"
+    static = False
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        order = setting.generator(self.kind, t).permutation(setting.nodes)
+        paired = order[: setting.nodes // 2 * 2]
+        return Graph.undirected(setting.nodes, paired[0::2], paired[1::2])
+
+
+class OnePeerExponential(Topology):
+    """The exponential graph, one distance a round: 1, 2, 4 ... and again from 1; directed."""
+
+    kind = "one-peer-exponential"
+    static = False
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+
+    def one_way(self) -> bool:
+        return True
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids, offsets = np.arange(setting.nodes), exponential_offsets(setting.nodes)
+        return Graph(setting.nodes, ids, (ids + offsets[t % len(offsets)]) % setting.nodes)
+
+
+class Redrawn(Topology):
+    """Another topology, drawn anew every so many rounds."""
+
+    kind = "redrawn"
+    static = False
+    topology: Topology = param("What is drawn; one without chance in it, such as a ring, stays as it is.")
+    every: int = param("How many rounds a graph lasts.", ge=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_labels = self.topology.by_labels  # type: ignore[misc]
+        self.weighted = self.topology.weighted  # type: ignore[misc]
+
+    def one_way(self) -> bool:
+        return self.topology.one_way()
+
+    def can_be_drawn(self) -> bool:
+        return self.topology.can_be_drawn()
+
+    def messages(self) -> float:
+        return self.topology.messages()
+
+    def most_heard(self) -> int:
+        return self.topology.most_heard()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._last: tuple[int, Graph] | None = None
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        # Rounds of one period share a graph; `draw` of the inner one takes the period's number.
+        period = t // self.every
+        if self._last is None or self._last[0] != period:
+            self._last = period, self.topology.draw(setting, period)
+        return self._last[1]

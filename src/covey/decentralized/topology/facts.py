@@ -1,0 +1,98 @@
+"""What `covey check` says of a graph."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components, shortest_path
+from scipy.sparse.linalg import svds
+
+from covey.decentralized.topology.graph import Graph
+from covey.decentralized.topology.stl_fw import label_shares
+
+_DENSE = 600
+_DIAMETER = 2000
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """Facts of a graph and of its mixing matrix W."""
+
+    nodes: int
+    edges: int
+    """Pairs that talk where the graph is undirected, else messages."""
+    directed: bool
+    components: int
+    """Strongly connected ones where it is directed; 1 means connected."""
+    least_degree: int
+    mean_degree: float
+    largest_degree: int
+    """Degrees count what a node receives."""
+    diameter: int | None
+    """None where it is infinite, or the graph too large to know."""
+    spectral_gap: float
+    """1 - the second largest singular value of W; the larger, the faster models come together."""
+    doubly_stochastic: bool
+    noise_left: float
+    """What a merge leaves of noise that is independent from node to node, in which models are 1 - 1/N from their mean
+    in square before: |W - J|^2 / N, where J mixes all nodes equally."""
+    node_heterogeneity: float | None
+    """The squared distance of a node's shares of the classes from the mean ones, a mean over nodes: |P - JP|^2 / N;
+    None without classes."""
+    neighbourhood_heterogeneity: float | None
+    """The same of what a node and those it hears hold, mixed as their models are: |WP - JP|^2 / N."""
+
+
+def facts(graph: Graph, rule: str = "metropolis-hastings", label_counts: np.ndarray | None = None) -> GraphFacts:
+    """Find out about a graph.
+
+    Args:
+        graph: the graph.
+        rule: how it mixes, as `Graph.mixing` takes it.
+        label_counts: how many samples of each class each node holds, N x K, where that is known.
+    """
+    mixing = graph.mixing(rule)
+    directed = not graph.is_undirected
+    components = int(np.max(connected_components(mixing, connection="strong", return_labels=True)[1])) + 1
+    alone, together = _heterogeneity(mixing, label_counts)
+    diameter = None
+    if components == 1 and graph.n <= _DIAMETER:
+        diameter = int(shortest_path(graph.mixing("mean").T, unweighted=True).max())
+    return GraphFacts(
+        nodes=graph.n,
+        edges=len(graph.sources) if directed else len(graph.sources) // 2,
+        directed=directed,
+        components=components,
+        least_degree=int(graph.in_degrees.min()),
+        mean_degree=float(graph.in_degrees.mean()),
+        largest_degree=int(graph.in_degrees.max()),
+        diameter=diameter,
+        spectral_gap=_spectral_gap(mixing),
+        doubly_stochastic=bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9),
+        noise_left=max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
+        node_heterogeneity=alone,
+        neighbourhood_heterogeneity=together,
+    )
+
+
+def _heterogeneity(mixing: sp.csr_array, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
+    """(of single nodes, of nodes with those they hear)."""
+    if label_counts is None or not label_counts.sum(1).all():
+        return None, None
+    shares_NK = label_shares(label_counts)
+    alone, together = (
+        float(((mixed_NK - shares_NK.mean(0)) ** 2).sum() / len(shares_NK))
+        for mixed_NK in (shares_NK, mixing @ shares_NK)
+    )
+    return alone, together
+
+
+def _spectral_gap(mixing: sp.csr_array) -> float:
+    n = mixing.shape[0]
+    if n == 1:
+        return 1.0
+    if n <= _DENSE:
+        singular = np.linalg.svd(mixing.toarray(), compute_uv=False)
+    else:
+        singular = np.sort(svds(mixing, k=2, return_singular_vectors=False, random_state=0))[::-1]
+    return float(max(0.0, 1.0 - singular[1]))

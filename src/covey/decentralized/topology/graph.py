@@ -1,0 +1,145 @@
+"""Who sends to whom in a round, and with what weight it is merged.
+
+Shapes: N nodes, E directed edges.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from covey.runtime.node import NodeId
+
+Ids = NDArray[np.int64]
+
+
+class Graph:
+    """A directed graph over 0 .. n-1 without self-loops or repeated edges; immutable.
+
+    Args:
+        n: number of nodes.
+        sources, targets: E edges, each a message from its source to its target.
+        weights: the weight that the target gives to what the source sent, where the topology has weights of its own.
+        groups: which nodes belong together, where the topology has groups.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        sources: Ids,
+        targets: Ids,
+        weights: NDArray[np.float64] | None = None,
+        groups: Sequence[Ids] = (),
+    ) -> None:
+        self.groups = groups
+        order = np.lexsort((sources, targets))
+        self.n = n
+        self.sources: Ids = np.asarray(sources, dtype=np.int64)[order]
+        self.targets: Ids = np.asarray(targets, dtype=np.int64)[order]
+        self.weights = None if weights is None else np.asarray(weights, dtype=np.float64)[order]
+        for array in (self.sources, self.targets, self.weights):
+            if array is not None:
+                array.setflags(write=False)
+
+    @classmethod
+    def undirected(
+        cls,
+        n: int,
+        left: Ids,
+        right: Ids,
+        groups: Sequence[Ids] = (),
+        weights: NDArray[np.float64] | None = None,
+    ) -> "Graph":
+        """The graph in which every given pair talks both ways; pairs may repeat and loops are dropped.
+
+        Args:
+            weights: of the pairs, the same for both ends; those of a pair that repeats add up.
+        """
+        low, high = np.minimum(left, right), np.maximum(left, right)
+        distinct = low != high
+        codes, pair = np.unique(low[distinct].astype(np.int64) * n + high[distinct], return_inverse=True)
+        low, high = codes // n, codes % n
+        both: NDArray[np.float64] | None = None
+        if weights is not None:
+            both = np.tile(np.bincount(pair, weights=weights[distinct], minlength=len(codes)).astype(np.float64), 2)
+        return cls(n, np.concatenate([low, high]), np.concatenate([high, low]), both, groups)
+
+    @cached_property
+    def in_degrees(self) -> Ids:
+        """How many messages each node receives, N."""
+        return np.bincount(self.targets, minlength=self.n).astype(np.int64)
+
+    @cached_property
+    def out_degrees(self) -> Ids:
+        """How many messages each node sends, N."""
+        return np.bincount(self.sources, minlength=self.n).astype(np.int64)
+
+    @cached_property
+    def is_undirected(self) -> bool:
+        """Whether every edge has its reverse."""
+        forward = np.sort(self.sources * self.n + self.targets)
+        return bool(np.array_equal(forward, np.sort(self.targets * self.n + self.sources)))
+
+    @cached_property
+    def _senders(self) -> list[tuple[NodeId, ...]]:
+        return _grouped(self.sources, self.in_degrees)
+
+    @cached_property
+    def _receivers(self) -> list[tuple[NodeId, ...]]:
+        order = np.lexsort(((self.targets - self.sources) % self.n, self.sources))
+        return _grouped(self.targets[order], self.out_degrees)
+
+    def senders(self, node: int) -> Sequence[NodeId]:
+        """From whom `node` expects a message, in increasing order."""
+        return self._senders[node]
+
+    def receivers(self, node: int) -> Sequence[NodeId]:
+        """To whom `node` sends: in increasing order from itself on, so that nobody is the first that all send to."""
+        return self._receivers[node]
+
+    @cached_property
+    def _metropolis(self) -> list[tuple[float, ...]]:
+        degrees = self.in_degrees
+        edge = 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
+        return _grouped(edge, self.in_degrees)
+
+    def metropolis(self, node: int) -> Sequence[float]:
+        """The Metropolis-Hastings weight of each of `senders(node)`; what is missing to 1 is the node's own."""
+        return self._metropolis[node]
+
+    @cached_property
+    def _given(self) -> list[tuple[float, ...]]:
+        assert self.weights is not None
+        return _grouped(self.weights, self.in_degrees)
+
+    def given(self, node: int) -> Sequence[float]:
+        """The topology's own weight of each of `senders(node)`; what is missing to 1 is the node's own."""
+        return self._given[node]
+
+    def mixing(self, rule: str = "metropolis-hastings") -> sp.csr_array:
+        """The N x N mixing matrix: row i holds the weights that node i gives.
+
+        Args:
+            rule: "metropolis-hastings", "mean" (equal weights on what arrives and on oneself) or "given".
+        """
+        if rule == "mean":
+            values = 1.0 / (1.0 + self.in_degrees[self.targets])
+        elif rule == "given":
+            assert self.weights is not None
+            values = self.weights
+        else:
+            degrees = self.in_degrees
+            values = 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
+        own = 1.0 - np.bincount(self.targets, weights=values, minlength=self.n)
+        ids = np.arange(self.n)
+        rows, columns = np.concatenate([self.targets, ids]), np.concatenate([self.sources, ids])
+        return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
+
+
+def _grouped(values: NDArray[np.generic], counts: Ids) -> list[tuple[Any, ...]]:
+    flat = tuple(values.tolist())
+    ends = np.cumsum(counts).tolist()
+    return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,280 @@
+"""Topologies that stay as they are."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
+from covey.decentralized.topology.graph import Graph
+from covey.decentralized.topology.random_graphs import erdos_renyi, random_regular
+from covey.decentralized.topology.topology import Topology
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+
+_TRIES = 200
+
+
+def need_nodes(topology: Topology, nodes: int, least: int) -> None:
+    """Refuse a network that is too small."""
+    if nodes < least:
+        raise ConfigurationError(f"The topology {topology.title()} needs at least {least} nodes. Got {nodes} instead.")
+
+
+def is_connected(graph: Graph) -> bool:
+    """Whether every node can be reached from every other along edges in their direction."""
+    _, labels = connected_components(graph.mixing("mean"), connection="strong", return_labels=True)
+    return bool((labels == 0).all())
+
+
+class Ring(Topology):
+    """Every node talks to the one before and the one after it."""
+
+    kind = "ring"
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids = np.arange(setting.nodes)
+        return Graph.undirected(setting.nodes, ids, (ids + 1) % setting.nodes)
+
+
+class _Rectangle(Topology):
+    """Nodes in rows and columns."""
+
+    rows: int | None = param(
+        "How many rows; by default as near to a square as the number of nodes allows.", default=None, ge=1
+    )
+    wraps: ClassVar[bool] = False
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+        if self.rows is not None and nodes % self.rows:
+            raise ConfigurationError(
+                f"The 'rows' of {self.named()} must divide the number of nodes. "
+                f"Got {self.rows} instead (nodes is {nodes})."
+            )
+        if self.rows is None and self._sides(nodes)[0] == 1 and nodes > 3:
+            raise ConfigurationError(
+                f"The topology {self.title()} needs a number of nodes that is a product of two sides. "
+                f"Got {nodes} instead, which is prime."
+            )
+
+    def _sides(self, nodes: int) -> tuple[int, int]:
+        rows = self.rows or max(r for r in range(1, int(nodes**0.5) + 1) if nodes % r == 0)
+        return rows, nodes // rows
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        rows, columns = self._sides(setting.nodes)
+        place = np.arange(setting.nodes).reshape(rows, columns)
+        if self.wraps:
+            left = np.concatenate([place.ravel(), place.ravel()])
+            right = np.concatenate([np.roll(place, -1, axis=1).ravel(), np.roll(place, -1, axis=0).ravel()])
+        else:
+            left = np.concatenate([place[:, :-1].ravel(), place[:-1].ravel()])
+            right = np.concatenate([place[:, 1:].ravel(), place[1:].ravel()])
+        return Graph.undirected(setting.nodes, left, right)
+
+
+class Torus(_Rectangle):
+    """Rows and columns that close on themselves: four neighbours each."""
+
+    kind = "torus"
+    wraps = True
+
+
+class Grid(_Rectangle):
+    """Rows and columns with borders: two to four neighbours."""
+
+    kind = "grid"
+
+
+class Star(Topology):
+    """Everybody talks to node 0, and node 0 to everybody."""
+
+    kind = "star"
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        others = np.arange(1, setting.nodes)
+        return Graph.undirected(setting.nodes, np.zeros_like(others), others)
+
+
+class Complete(Topology):
+    """Everybody talks to everybody: averaging over it is an all-reduce."""
+
+    kind = "complete"
+
+    def most_sent(self, nodes: int) -> float:
+        return nodes - 1
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        left, right = np.triu_indices(setting.nodes, 1)
+        return Graph.undirected(setting.nodes, left, right)
+
+
+class RandomRegular(Topology):
+    """A random connected graph in which every node has the same number of neighbours."""
+
+    kind = "random-regular"
+    degree: int = param("How many neighbours every node has.", ge=1, lt="nodes")
+
+    def check(self, nodes: int) -> None:
+        check_regular(self, self.degree, nodes)
+        if self.degree == 1 and nodes > 2:
+            raise ConfigurationError(
+                f"The 'degree' of {self.named()} must be at least 2 to connect more than two nodes. "
+                f"Got 1 instead (nodes is {nodes})."
+            )
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        generator = setting.generator(self.kind, t)
+        for _ in range(_TRIES):
+            graph = Graph.undirected(setting.nodes, *random_regular(setting.nodes, self.degree, generator))
+            if is_connected(graph):
+                return graph
+        raise _never_connected(self, "degree", self.degree, setting.nodes)
+
+
+def check_regular(topology: Topology, degree: int, nodes: int) -> None:
+    """Refuse a degree for which there is no regular graph."""
+    if nodes * degree % 2:
+        raise ConfigurationError(
+            f"The 'degree' of {topology.named()} must be even where the number of nodes is odd. "
+            f"Got {degree} instead (nodes is {nodes})."
+        )
+
+
+def _never_connected(topology: Topology, name: str, value: Any, nodes: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"The '{name}' of {topology.named()} must be high enough for a connected graph. "
+        f"Got {value} instead: none of {_TRIES} draws with {nodes} nodes was connected."
+    )
+
+
+class ErdosRenyi(Topology):
+    """Every pair of nodes is joined with the same probability."""
+
+    kind = "erdos-renyi"
+    probability: float = param("With what probability a pair is joined.", ge=0, le=1)
+    connected: bool = param("Whether to draw again until the graph is connected.", default=True)
+
+    def most_sent(self, nodes: int) -> float:
+        return self.probability * (nodes - 1)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        generator = setting.generator(self.kind, t)
+        for _ in range(_TRIES):
+            graph = Graph.undirected(setting.nodes, *erdos_renyi(setting.nodes, self.probability, generator))
+            if not self.connected or is_connected(graph):
+                return graph
+        raise _never_connected(self, "probability", self.probability, setting.nodes)
+
+
+class SmallWorld(Topology):
+    """Watts and Strogatz's graph: a ring of nearest neighbours of which some edges are rewired."""
+
+    kind = "small-world"
+    neighbours: int = param(
+        "How many nearest neighbours every node begins with; an even number.", default=4, ge=2, lt="nodes"
+    )
+    rewiring: float = param("With what probability an edge gets another end.", default=0.1, ge=0, le=1)
+
+    def most_sent(self, nodes: int) -> float:
+        return self.neighbours
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 3)
+        if self.neighbours % 2:
+            raise ConfigurationError(
+                f"The 'neighbours' of {self.named()} must be an even int. Got {self.neighbours} instead."
+            )
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        n, generator = setting.nodes, setting.generator(self.kind, t)
+        for _ in range(_TRIES):
+            left = np.tile(np.arange(n), self.neighbours // 2)
+            right = (left + np.repeat(np.arange(1, self.neighbours // 2 + 1), n)) % n
+            taken = set((np.minimum(left, right) * n + np.maximum(left, right)).tolist())
+            for edge in np.flatnonzero(generator.random(len(left)) < self.rewiring).tolist():
+                source, old = int(left[edge]), int(right[edge])
+                new = int(generator.integers(n))
+                code = min(source, new) * n + max(source, new)
+                if new != source and code not in taken:
+                    taken.remove(min(source, old) * n + max(source, old))
+                    taken.add(code)
+                    right[edge] = new
+            graph = Graph.undirected(n, left, right)
+            if is_connected(graph):
+                return graph
+        raise _never_connected(self, "neighbours", self.neighbours, n)
+
+
+def exponential_offsets(n: int) -> list[int]:
+    """The distances 1, 2, 4 ... of the exponential graph."""
+    return [1 << k for k in range(max(1, (n - 1).bit_length()))]
+
+
+class Exponential(Topology):
+    """Every node sends to those 1, 2, 4, 8 ... places further on (Ying et al., 2021); directed."""
+
+    kind = "exponential"
+
+    def check(self, nodes: int) -> None:
+        need_nodes(self, nodes, 2)
+
+    def one_way(self) -> bool:
+        return True
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids, offsets = np.arange(setting.nodes), exponential_offsets(setting.nodes)
+        targets = np.concatenate([(ids + offset) % setting.nodes for offset in offsets])
+        return Graph(setting.nodes, np.tile(ids, len(offsets)), targets)
+
+
+class Drawn(Topology):
+    """A graph that is there, for use within the library."""
+
+    graph: Any = param("The graph.")
+
+    def one_way(self) -> bool:
+        return not self.graph.is_undirected
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        graph: Graph = self.graph
+        return graph
+
+
+class FromNetworkx(Topology):
+    """A networkx graph, for use from Python; nodes are taken in the graph's own order."""
+
+    graph: Any = param("The graph; the edge attribute 'weight', where every edge has it, is the weight of the edge.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(hasattr(self.graph, name) for name in ("nodes", "edges", "is_directed")):
+            raise ConfigurationError(
+                f"The 'graph' of {self.named()} must be a networkx graph. Got {self.graph!r} instead."
+            )
+
+    def one_way(self) -> bool:
+        return bool(self.graph.is_directed())
+
+    def check(self, nodes: int) -> None:
+        if self.graph.number_of_nodes() != nodes:
+            raise ConfigurationError(
+                f"The networkx graph must have as many nodes as the network. "
+                f"Got {self.graph.number_of_nodes()} instead (nodes is {nodes})."
+            )
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        place = {name: number for number, name in enumerate(self.graph.nodes)}
+        found = [(place[a], place[b], w) for a, b, w in self.graph.edges(data="weight") if a != b]
+        if not self.one_way():
+            found += [(b, a, w) for a, b, w in found]
+        pairs = np.array([edge[:2] for edge in found], dtype=np.int64).reshape(-1, 2)
+        weighted = bool(found) and all(weight is not None for _, _, weight in found)
+        weights = np.array([weight for _, _, weight in found], dtype=np.float64) if weighted else None
+        return Graph(setting.nodes, pairs[:, 0], pairs[:, 1], weights)

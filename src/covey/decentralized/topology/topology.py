@@ -1,0 +1,117 @@
+"""The part of gossip that says who talks to whom in a round."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from covey.decentralized.topology.graph import Graph
+from covey.parts.errors import ConfigurationError, CoveyError, told
+from covey.parts.memory import demand
+from covey.parts.parameters import Part, Setting
+
+_BYTES_OF_A_LINK = 64
+"""What a message of a round takes while a graph is drawn, at least."""
+
+
+class NotYetDrawn(Exception):
+    """A graph was asked for that depends on data which are not dealt out yet; what needs it is checked later."""
+
+
+class Topology(Part):
+    """Computes the graph of any round from public randomness, so every node can do it for itself.
+
+    A subclass implements `draw`. `static` topologies are drawn once.
+    """
+
+    family: ClassVar[str] = "topology"
+    static: ClassVar[bool] = True
+    foreseen: ClassVar[bool] = True
+    """Whether the graph of a round can be drawn before that round."""
+    by_labels: ClassVar[bool] = False
+    """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
+    weighted: ClassVar[bool] = False
+    """Whether its graphs have weights of their own, with which models are merged where nothing else is asked for."""
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._setting = setting
+        self._graphs: dict[int, Graph] = {}
+        self.check(setting.nodes)
+
+    def check(self, nodes: int) -> None:
+        """Raise ConfigurationError where the parameters cannot give a graph of this many nodes."""
+
+    def one_way(self) -> bool:
+        """Whether some node may send to one that does not send back."""
+        return False
+
+    def can_be_drawn(self) -> bool:
+        """Whether all that the graph depends on is known."""
+        return not self.by_labels or self._setting.label_counts is not None
+
+    def messages(self) -> float:
+        """How many messages a node sends in a round: a mean over nodes and rounds, by default that of the first."""
+        return float(self.at(0).out_degrees.mean())
+
+    def most_heard(self) -> int:
+        """How many messages a node hears in a round at most; by default in the first."""
+        return int(self.at(0).in_degrees.max())
+
+    def averaging(self) -> "Topology | None":
+        """Among whom gradients are averaged so that they lead where that of all data would; None where nobody is."""
+        return None
+
+    def most_sent(self, nodes: int) -> float:
+        """To about how many others a node sends in a round, known before a graph is drawn."""
+        return float(getattr(self, "degree", 1))
+
+    def contraction(self) -> float | None:
+        """By what factor a round shrinks the squared distance to the mean, on average and for the models that it brings
+        together slowest: with its own weights, or equal ones where it has none. None where no formula is known."""
+        return None
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        """The graph of round t; a function of its arguments and the parameters alone."""
+        raise NotImplementedError
+
+    def at(self, t: int) -> Graph:
+        """The graph of round t. The last few are remembered.
+
+        Raises:
+            NotYetDrawn: it depends on labels that are not known yet.
+        """
+        key = 0 if self.static else t
+        graph = self._graphs.get(key)
+        if graph is None:
+            if not self.can_be_drawn():
+                raise NotYetDrawn
+            graph = self._graphs[key] = self._drawn(key)
+            if len(self._graphs) > 64:
+                del self._graphs[next(iter(self._graphs))]
+        return graph
+
+    def _drawn(self, t: int) -> Graph:
+        """The graph of round t, which a user's own class may draw wrongly."""
+        nodes = self._setting.nodes
+        demand(_BYTES_OF_A_LINK * nodes * self.most_sent(nodes), f"A graph of the topology {self.title()}")
+        try:
+            graph = self.draw(self._setting, t)
+        except CoveyError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(f"The topology {self.title()} fails in round {t}: {told(error)}.") from error
+        if not isinstance(graph, Graph) or graph.n != nodes:
+            got = f"one of {graph.n}" if isinstance(graph, Graph) else repr(graph)
+            raise ConfigurationError(
+                f"The topology {self.title()} must draw a Graph of {nodes} nodes. Got {got} instead."
+            )
+        ends = np.stack([graph.sources, graph.targets])
+        wrong = (ends < 0).any(0) | (ends >= nodes).any(0) | (ends[0] == ends[1])
+        wrong[1:] |= (ends[:, 1:] == ends[:, :-1]).all(0)
+        if wrong.any():
+            source, target = ends[:, np.flatnonzero(wrong)[0]].tolist()
+            raise ConfigurationError(
+                f"The topology {self.title()} draws the edge from {source} to {target} in round {t}: edges must join "
+                f"two different ids in [0, {nodes}), and each two in a direction once."
+            )
+        return graph

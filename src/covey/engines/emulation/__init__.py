@@ -1,5 +1,0 @@
-"""The emulation: real processes that exchange real bytes over sockets, in real time."""
-
-from covey.engines.emulation.emulation import Emulation
-
-__all__ = ["Emulation"]

@@ -1,5 +1,0 @@
-"""The simulation: thousands of nodes in one process, in virtual time."""
-
-from covey.engines.simulation.simulation import Simulation
-
-__all__ = ["Simulation"]

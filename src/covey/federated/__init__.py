@@ -1,0 +1,1 @@
+"""Federated learning: the programs in which nodes learn with a server."""

@@ -1,0 +1,146 @@
+"""Any module, one node after the other; the threads that call this work on different nodes.
+
+Training puts every layer in the mode in which the module was built: what its constructor sets to `eval()` stays so.
+
+Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
+shared by threads would silently give wrong gradients. Images and the weights of convolutions are channels_last there,
+which is faster on CPUs.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from covey.learning.dataset import Data, Split
+from covey.learning.kernels.kernel import Chunk, Kernel, Trained
+from covey.learning.layout import Layout
+from covey.learning.optimizers import Optimizer
+from covey.runtime.node import Metrics
+
+_EVALUATED_AT_ONCE = 512
+
+
+class _Bound:
+    """A module whose parameters, buffers and gradients are views of flat vectors; convolutions lie channels_last."""
+
+    def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
+        # Moved by itself, a buffer would become several where it has several names.
+        for buffer in module.buffers():
+            buffer.data = buffer.to(device)
+        self.module = module.to(device)
+        self.model = torch.zeros(layout.size, device=device)
+        self._layout = layout
+        self._constants = layout.bind(module, self.model)
+        self._buffers = [(owner, dict(owner._buffers)) for owner in module.modules() if owner._buffers]
+        tensors = dict(module.named_buffers())
+        self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
+        self._built_in_eval = [layer for layer in module.modules() if not layer.training]
+        self.trainable = self.model[: layout.trainable].unsqueeze(0)
+        """1 x P, without frozen parameters and buffers."""
+        self.gradient = torch.zeros_like(self.trainable)
+        gradients = layout.channels_last_views(self.gradient[0])
+        for name, parameter in module.named_parameters():
+            parameter.grad = gradients.get(name)
+
+    def load(self, model: Tensor, *, training: bool) -> None:
+        """Take over a model."""
+        self.reset()
+        self._layout.to_channels_last(model, self.model)
+        if not training:
+            self.module.eval()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Be ready to train, without whatever the last training or evaluation left outside of the flat model."""
+        self.module.train()
+        for layer in self._built_in_eval:
+            layer.training = False
+        for owner, buffers in self._buffers:
+            owner._buffers.update(buffers)
+        for constant, value in self._constants:
+            constant.copy_(value)
+
+    @torch.no_grad()
+    def taken(self) -> Tensor:
+        """A copy of the model, with buffers that the module replaced where others write into them."""
+        for name, buffer in self._averaged:
+            current = self.module.get_buffer(name)
+            if current is not buffer:
+                buffer.copy_(current)
+        return self._layout.from_channels_last(self.model)
+
+
+class ModuleKernel(Kernel):
+    """For every module."""
+
+    chunk = 1
+
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
+        super().__init__(make, layout, data, optimizer)
+        self._of_thread = threading.local()
+
+    def bound(self) -> _Bound:
+        """This thread's module."""
+        own: _Bound | None = getattr(self._of_thread, "bound", None)
+        if own is None:
+            own = self._of_thread.bound = _Bound(self.make(), self.layout, self.data.train.inputs.device)
+        return own
+
+    def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
+        x = super().inputs(split, samples)
+        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def train(self, chunk: Chunk) -> Trained:
+        bound = self.bound()
+        trainable, gradient = bound.trainable, bound.gradient
+        models, losses = [], torch.zeros(len(chunk.starts), device=chunk.lr.device)
+        for job, start in enumerate(chunk.starts):
+            bound.load(start, training=True)
+            origin = trainable.clone() if chunk.proximal else trainable
+            slots = {
+                name: self.layout.to_channels_last(memory[job], torch.empty_like(memory[job])).unsqueeze(0)
+                for name, memory in chunk.slots.items()
+            }
+            lr = chunk.lr[job : job + 1]
+            for samples in chunk.samples[job, : chunk.steps[job]].unbind():
+                if chunk.ragged:
+                    samples = samples[samples >= 0]
+                losses[job] += self._differentiate(bound, samples) * len(samples)
+                with torch.no_grad():
+                    if chunk.proximal:
+                        gradient.add_(trainable - origin, alpha=chunk.proximal)
+                    if self.optimizer.is_plain:
+                        trainable.addcmul_(gradient, lr, value=-1.0)
+                    else:
+                        self.optimizer.step(trainable, gradient, slots, lr)
+            for name, memory in slots.items():
+                chunk.slots[name][job] = self.layout.from_channels_last(memory[0])
+            models.append(bound.taken())
+        finite = torch.stack([torch.isfinite(model.sum()) for model in models])
+        return Trained(models, losses, finite)
+
+    def _differentiate(self, bound: _Bound, samples: Tensor) -> Tensor:
+        """The mean loss on some samples; its gradient is then in `bound.gradient`."""
+        bound.gradient.zero_()
+        outputs = bound.module(self.inputs(self.train_split, samples))
+        loss = self.mean_loss(outputs, self.train_split.targets[samples])
+        torch.autograd.backward(loss)
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
+        bound = self.bound()
+        found = []
+        for model in models:
+            bound.load(model, training=False)
+            loss, hits, count = 0.0, 0, 0
+            for at in range(0, len(split), _EVALUATED_AT_ONCE):
+                outputs = bound.module(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE)))
+                targets = split.targets[at : at + _EVALUATED_AT_ONCE]
+                loss += float(self.losses(outputs, targets).sum())
+                hit = self.hits(outputs, targets)
+                hits, count = hits + int(hit.sum()), count + hit.numel()
+            found.append(self.metrics(loss / len(split), hits / count))
+        return found

@@ -1,0 +1,157 @@
+"""Dense networks of many nodes at once: stacked matrix products with the backward pass written out.
+
+For plain SGD the step is fused into the product that would compute the gradient, W <- W - (lr * delta)^T x, so the
+gradient itself is never stored. See bench/RESULTS.md for what this brings against a loop over nodes.
+
+Shapes: J nodes of a chunk, K of them still at work, B samples of a batch, I and O widths of a layer, P parameters.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from covey.learning.dataset import Data, Split
+from covey.learning.kernels.kernel import Chunk, Trained
+from covey.learning.kernels.module import ModuleKernel
+from covey.learning.layout import Layout, own_rows
+from covey.learning.models import Dense
+from covey.learning.optimizers import Optimizer
+from covey.runtime.node import Metrics
+
+_EVALUATED_AT_ONCE = 1 << 22
+
+
+class StackedKernel(ModuleKernel):
+    """For modules of the class `Dense`."""
+
+    chunk = 32
+
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
+        super().__init__(make, layout, data, optimizer)
+        module = make()
+        assert isinstance(module, Dense)
+        self.widths = module.widths
+        train, test = self.train_split, self.test_split
+        self.train_split = Split(train.inputs.flatten(1), train.targets)
+        self.test_split = Split(test.inputs.flatten(1), test.targets)
+
+    def layers(self, models: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(K x O x I weights, K x 1 x O biases) of every layer, as views of K x P models."""
+        pieces = self.layout.parameters
+        found = []
+        for weight, bias in zip(pieces[0::2], pieces[1::2], strict=True):
+            weights = models[:, weight.start : weight.stop].view(-1, *weight.shape)
+            found.append((weights, models[:, bias.start : bias.stop].unsqueeze(1)))
+        return found
+
+    @torch.no_grad()
+    def train(self, chunk: Chunk) -> Trained:
+        models = torch.stack(list(chunk.starts))
+        losses = models.new_zeros(len(models))
+        fused = self.optimizer.is_plain and chunk.proximal == 0
+        starts = models.clone() if chunk.proximal else None
+        gradients = None if fused else torch.empty_like(models)
+        active = -1
+        for step in range(chunk.steps[0]):
+            if chunk.active(step) != active:
+                active = chunk.active(step)
+                models_KP = models[:active]
+                layers = self.layers(models_KP)
+                lr = chunk.lr[:active]
+                slots = {name: memory[:active] for name, memory in chunk.slots.items()}
+                if gradients is not None:
+                    gradient_layers = self.layers(gradients[:active])
+            samples = chunk.samples[:active, step]
+            share: Tensor | float
+            if chunk.ragged:
+                taken = samples >= 0
+                share = taken / taken.sum(1, keepdim=True)
+                samples = samples.clamp(min=0)
+            else:
+                share = 1.0 / samples.shape[1]
+            flat = samples.reshape(-1)
+            x = self.inputs(self.train_split, flat).view(active, samples.shape[1], -1)
+            targets = self.train_split.targets[flat].view(samples.shape)
+            hidden = self._forward(layers, x)
+            delta, loss = self._error(hidden.pop(), targets)
+            losses[:active] += (loss * taken if chunk.ragged else loss).sum(1)
+            if fused:
+                delta.mul_((share * lr if chunk.ragged else lr * share).unsqueeze(2))
+                self._descend(layers, hidden, delta)
+                continue
+            assert gradients is not None
+            delta.mul_(share.unsqueeze(2) if isinstance(share, Tensor) else share)
+            self._collect(layers, gradient_layers, hidden, delta)
+            if starts is not None:
+                gradients[:active].add_(models_KP - starts[:active], alpha=chunk.proximal)
+            self.optimizer.step(models_KP, gradients[:active], slots, lr)
+        return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
+
+    def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
+        """The input of every layer, and the output of the last."""
+        values = [x]
+        for weights, biases in layers[:-1]:
+            values.append(torch.baddbmm(biases, values[-1], weights.transpose(1, 2)).relu_())
+        weights, biases = layers[-1]
+        values.append(torch.baddbmm(biases, values[-1], weights.transpose(1, 2)))
+        return values
+
+    def _error(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(derivative of the loss of each sample by the outputs, K x B x O; the loss of each sample, K x B)."""
+        if self.data.objective == "values":
+            residual = outputs.squeeze(2) - targets
+            return (2.0 * residual).unsqueeze(2), residual.square()
+        chosen = targets.unsqueeze(2)
+        log_p = F.log_softmax(outputs, dim=2)
+        loss = log_p.gather(2, chosen).squeeze(2).neg_()
+        delta = log_p.exp_()
+        delta.scatter_add_(2, chosen, delta.new_full((1, 1, 1), -1.0).expand(chosen.shape))
+        return delta, loss
+
+    def _descend(self, layers: list[tuple[Tensor, Tensor]], hidden: list[Tensor], delta: Tensor) -> None:
+        """Go back through the layers and step against the gradient; delta carries the learning rate."""
+        for depth in range(len(layers) - 1, -1, -1):
+            weights, biases = layers[depth]
+            below = torch.bmm(delta, weights) if depth else None
+            weights.baddbmm_(delta.transpose(1, 2), hidden[depth], alpha=-1)
+            biases.sub_(delta.sum(1, keepdim=True))
+            if below is not None:
+                delta = torch.ops.aten.threshold_backward(below, hidden[depth], 0)
+
+    def _collect(
+        self,
+        layers: list[tuple[Tensor, Tensor]],
+        gradients: list[tuple[Tensor, Tensor]],
+        hidden: list[Tensor],
+        delta: Tensor,
+    ) -> None:
+        """Go back through the layers and write the gradient of each."""
+        for depth in range(len(layers) - 1, -1, -1):
+            gradients[depth][0].baddbmm_(delta.transpose(1, 2), hidden[depth], beta=0)
+            gradients[depth][1].copy_(delta.sum(1, keepdim=True))
+            if depth:
+                below = torch.bmm(delta, layers[depth][0])
+                delta = torch.ops.aten.threshold_backward(below, hidden[depth], 0)
+
+    @torch.no_grad()
+    def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
+        layers = self.layers(torch.stack(list(models)))
+        count = len(models)
+        first = layers[0][0].reshape(-1, self.widths[0])
+        losses, hits = torch.zeros(2, count, dtype=torch.float64, device=first.device)
+        block = max(1, _EVALUATED_AT_ONCE // (count * max(self.widths[1:])))
+        for at in range(0, len(split), block):
+            x = self.inputs(split, slice(at, at + block)).flatten(1)
+            # One product for the first layer of all models: they share their inputs.
+            values = (x @ first.T).view(len(x), count, -1).transpose(0, 1) + layers[0][1]
+            for weights, biases in layers[1:]:
+                values = torch.baddbmm(biases, values.relu_(), weights.transpose(1, 2))
+            targets = split.targets[at : at + block].expand(count, -1)
+            outputs = values.squeeze(2) if self.data.objective == "values" else values
+            hits += self.hits(outputs, targets).sum(1)
+            flat_losses = self.losses(outputs.flatten(0, 1), targets.flatten())
+            losses += flat_losses.view(count, -1).sum(1, dtype=torch.float64)
+        pairs = zip((losses / len(split)).tolist(), (hits / len(split)).tolist(), strict=True)
+        return [self.metrics(loss, accuracy) for loss, accuracy in pairs]

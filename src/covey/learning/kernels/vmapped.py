@@ -1,0 +1,115 @@
+"""Any module, many nodes at once, by torch.func: for GPUs, and for narrow layers on CPUs.
+
+Wide convolutions of several nodes at once are slower on CPUs than one node after the other.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from covey.learning.dataset import Data, Split
+from covey.learning.kernels.kernel import Chunk, Kernel, Trained
+from covey.learning.kernels.module import ModuleKernel
+from covey.learning.layout import Layout, own_rows
+from covey.learning.optimizers import Optimizer
+from covey.parts.errors import told
+
+
+class VmappedKernel(ModuleKernel):
+    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones) or that draw numbers."""
+
+    chunk = 16
+
+    @classmethod
+    def refusal(
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, start: Tensor
+    ) -> str | None:
+        """Why vmap cannot carry a module, from two steps of two trainings on a few samples; None where it can."""
+        few = Split(data.train.inputs[:8], data.train.targets[:8])
+        chunk = Chunk(
+            starts=[start, start],
+            samples=(torch.arange(8, device=start.device) % len(few)).view(2, 2, 2),
+            ragged=False,
+            steps=[2, 2],
+            lr=torch.zeros(2, 1, device=start.device),
+            proximal=0.0,
+            slots=optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
+        )
+        try:
+            cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
+        except Exception as error:
+            return told(error).splitlines()[0]
+        return None
+
+    @classmethod
+    def is_independent(
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, batch_size: int
+    ) -> bool:
+        """Whether a training comes out the same to the bit in whatever company, so that a resumed run is the same."""
+        generator = torch.Generator().manual_seed(1)
+        starts = list(torch.randn(cls.chunk, layout.size, generator=generator) / 8)
+        samples = torch.randint(len(data.train), (cls.chunk, 1, batch_size), generator=generator)
+        kernel = cls(make, layout, data, optimizer)
+
+        def trained(places: Sequence[int]) -> Sequence[Tensor]:
+            slots = optimizer.fresh(torch.stack(starts)[list(places), : layout.trainable])
+            lr = torch.full((len(places), 1), 0.1)
+            chosen = [starts[place] for place in places]
+            return kernel.train(Chunk(chosen, samples[list(places)], False, [1] * len(places), lr, 0.0, slots)).models
+
+        together = trained(range(cls.chunk))
+        for places in ([0], [cls.chunk - 1], [5, 0], [7, 2, 0], list(range(cls.chunk - 1, 0, -1))):
+            if not all(map(torch.equal, trained(places), (together[place] for place in places))):
+                return False
+        return True
+
+    def train(self, chunk: Chunk) -> Trained:
+        bound = self.bound()
+        bound.reset()
+        module = bound.module
+
+        trainable = self.layout.trainable
+
+        def loss_of(
+            parameters: dict[str, Tensor], frozen: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            losses = self.losses(functional_call(module, {**parameters, **frozen}, (x,)), targets)
+            return (losses * share).sum(), losses
+
+        differentiate = vmap(grad_and_value(loss_of, has_aux=True))
+        with torch.no_grad():
+            # Never one alone: it would take other ways through torch's kernels, and its last bits would differ.
+            count = max(len(chunk.starts), 2)
+            models = torch.stack([*chunk.starts, *chunk.starts][:count])
+            drawn = chunk.samples.expand(count, -1, -1)
+            trained = models[:, :trainable]
+            starts = trained.clone() if chunk.proximal else None
+            losses = models.new_zeros(len(chunk.starts))
+            for step in range(chunk.steps[0]):
+                active = chunk.active(step)
+                together = max(active, 2)
+                samples = drawn[:together, step]
+                taken = samples >= 0
+                flat = samples.clamp(min=0).reshape(-1)
+                x = Kernel.inputs(self, self.train_split, flat)
+                targets = self.train_split.targets[flat]
+                views = self.layout.views(models[:together])
+                # By each piece: the derivative by the flat model would fill a flat vector for every piece.
+                pieces, (_, loss) = differentiate(
+                    {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
+                    views,
+                    x.view(*samples.shape, *x.shape[1:]),
+                    targets.view(*samples.shape, *targets.shape[1:]),
+                    taken / taken.sum(1, keepdim=True),
+                )
+                gradients = torch.cat([piece[:active].reshape(active, -1) for piece in pieces.values()], dim=1)
+                losses[:active] += (loss * taken).sum(1)[:active]
+                if starts is not None:
+                    gradients = gradients.add(trained[:active] - starts[:active], alpha=chunk.proximal)
+                slots = {name: memory[:active] for name, memory in chunk.slots.items()}
+                self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
+        models = models[: len(chunk.starts)]
+        return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))

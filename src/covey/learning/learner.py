@@ -1,0 +1,502 @@
+"""The task made ready to compute: data in memory and dealt out, the flat model, and a kernel with its threads.
+
+Shapes: J trainings, P parameters, S samples.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
+from covey.learning.dataset import Data, Split
+from covey.learning.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
+from covey.learning.layout import Layout, tensors_of
+from covey.learning.models import Dense, Model, Module
+from covey.learning.optimizers import Differentiation, Optimizer, Slots
+from covey.learning.partition import label_counts
+from covey.learning.task import Task
+from covey.learning.trial import check_targets, try_out
+from covey.messages.ownership import own
+from covey.parts import rng
+from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, told
+from covey.parts.memory import demand
+from covey.parts.parameters import Part
+from covey.runtime.node import LocalData, Metrics, Update, Work
+
+KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
+
+_COPIES = 4
+"""A training has a model, what it becomes, the gradient and a module that computes them."""
+_GENERATOR = threading.RLock()
+"""Whoever seeds torch's generator, or puts it back, does so alone: it is that of all threads and of all learners."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(slots=True)
+class Training:
+    """One requested training, and what came of it."""
+
+    holder: int
+    """Whose data, by place among the nodes that hold data."""
+    start: Tensor
+    stream: int
+    """The node's own randomness."""
+    round: int
+    call: int
+    """How many trainings of the node in this round went before."""
+    work: Work
+    slots: Slots | None = None
+    """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
+    update: Update | None = None
+    finite: bool = True
+    gradient: Literal["", "batch", "all"] = ""
+    """On what the model is only differentiated instead of being trained: the next batch, or all of the node's data. The
+    gradient is then in the place of the model in `update`."""
+    buffers: Tensor | None = None
+    """Of a gradient, what it made of the model's buffers."""
+
+
+class Learner:
+    """Computes trainings, gradients and evaluations, many at once.
+
+    Args:
+        task: what is learned.
+        data: its data set.
+        parts: the samples of each node that holds data.
+        seed: the experiment's.
+        device: where to compute.
+        workers: how many threads compute chunks of nodes; their number changes no result.
+        chunk: how many nodes a chunk has; 0 leaves it to the kernel.
+        kernel: "auto", or a name of KERNELS.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Data,
+        parts: Sequence[np.ndarray],
+        *,
+        seed: int,
+        device: str = "cpu",
+        workers: int = 1,
+        chunk: int = 0,
+        kernel: str = "auto",
+    ) -> None:
+        _set_up_mathematics()
+        self.task, self.seed = task, seed
+        self.device = device_named(device)
+        check_targets(data, task.dataset.title())
+        self.label_counts = label_counts(data, parts)
+        if self.label_counts is not None:
+            self.label_counts.setflags(write=False)
+        trained, self._validation = _held_out(parts, task.validation, seed)
+        self.parts = Parts(trained)
+        self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
+        self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
+        self._demand_memory()
+        module = self._make(0)
+        self._check_layers(module)
+        self.layout = Layout(module)
+        self._check_numbers(module)
+        if self.layout.trainable == 0:
+            raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
+        self._first = own(self.layout.flatten(module).to(self.device))
+        self._try_out()
+        chosen = kernel if kernel != "auto" else self._best_kernel(module)
+        if chosen == "stacked" and not _is_dense(module, self.layout):
+            raise ConfigurationError(
+                f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
+            )
+        if chosen == "vmap" and _draws(module):
+            raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
+        if chosen == "vmap" and self.layout.buffers:
+            raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
+        if kernel == "vmap" and (refusal := self._vmap_refusal()) is not None:
+            raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
+        self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
+        self.kernel_name = chosen
+        self._draws = _draws(module) or (chosen == "module" and self._found_drawing())
+        # Threads share torch's generator, which is set anew for every training and gradient.
+        self.chunk = 1 if self._draws else chunk or self.kernel.chunk
+        self.workers = workers if self.device.type == "cpu" and not self._draws else 1
+        self._pool: ThreadPoolExecutor | None = None
+
+    def _make(self, start: int) -> torch.nn.Module:
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
+            with self._named():
+                return self.task.model.build(self.data)
+
+    def _demand_memory(self) -> None:
+        """Refuse models and trainings for which there is no memory, before any is made."""
+        title = self.task.model.title()
+        own_kind = type(self.task.model).__module__ == Model.__module__ and not isinstance(self.task.model, Module)
+        if own_kind:  # Another's module may not be made without memory.
+            with _GENERATOR, self._named(), torch.device("meta"):
+                numbers = sum(tensor.numel() for tensor in tensors_of(self.task.model.build(self.data)).values())
+            demand(_COPIES * 4.0 * numbers, f"The model {title} of {numbers:,} numbers")
+        steps = self.steps(int(self.parts.sizes.argmax()), Work())
+        demand(8.0 * steps * self.batch_size, f"A training of {steps:,} steps")
+
+    def _try_out(self) -> None:
+        """Refuse a model that fails on a batch: that of the node with most samples, or with fewest."""
+        sizes = self.parts.sizes
+        fewest = np.where(sizes > 0, sizes, sizes.max()).argmin()
+        batches = {len(batch): batch for batch in (self.parts.of(int(id)) for id in (sizes.argmax(), fewest))}
+        with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
+            for batch in (batch[: self.batch_size] for batch in batches.values()):
+                samples = torch.from_numpy(batch).to(self.device)
+                try_out(lambda: self._make(0), self.layout, self.data, self._first, samples)
+
+    def _found_drawing(self) -> bool:
+        """Whether a training step moves torch's generator, though no dropout layer says so."""
+        module = self._make(0)
+        inputs = self.kernel.inputs(self.kernel.train_split, slice(2)).cpu()
+        with _GENERATOR, torch.random.fork_rng(devices=[]), torch.no_grad():
+            before = torch.get_rng_state()
+            try:
+                module(inputs)
+            except Exception:
+                return False  # The first training says what is wrong with it, or it works on the device alone.
+            return not torch.equal(before, torch.get_rng_state())
+
+    @contextmanager
+    def _seeded(self, key: int) -> Iterator[None]:
+        """Let a module that draws random numbers draw those of a key."""
+        if not self._draws:
+            yield
+            return
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key >> 1)
+            yield
+
+    def _best_kernel(self, module: torch.nn.Module) -> str:
+        if _is_dense(module, self.layout):
+            return "stacked"
+        if self.layout.buffers or _draws(module) or any(isinstance(x, torch.nn.RNNBase) for x in module.modules()):
+            return "module"
+        if self.device.type == "cuda":
+            return "vmap" if self._vmap_refusal() is None else "module"
+        # It computes every batch at its full size, however few the samples of a node.
+        fitting = _is_narrow(module) and self.batch_size <= self.parts.sizes.min()
+        return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
+
+    def _vmap_refusal(self) -> str | None:
+        return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
+
+    def _vmap_is_independent(self) -> bool:
+        optimizer, batch_size = self.task.optimizer, self.batch_size
+        return VmappedKernel.is_independent(lambda: self._make(0), self.layout, self.data, optimizer, batch_size)
+
+    def _check_layers(self, module: torch.nn.Module) -> None:
+        """Refuse what has no place in a flat model."""
+        title = self.task.model.title()
+        for name, tensor in tensors_of(module).items():
+            if torch.nn.parameter.is_lazy(tensor):
+                raise ConfigurationError(
+                    f"The {name!r} of the model {title} must have a shape from the start. "
+                    f"Got a lazy one instead: give its layer all sizes."
+                )
+        for name, layer in module.named_modules():
+            cumulative = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is None
+            if cumulative and layer.training and layer.track_running_stats:
+                raise ConfigurationError(
+                    f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
+                    "averages over all batches that it has counted, and counts are no part of a flat model."
+                )
+
+    def _check_numbers(self, module: torch.nn.Module) -> None:
+        """Refuse other numbers than a flat model consists of."""
+        tensors = tensors_of(module)
+        for piece in self.layout.pieces:
+            dtype = tensors[piece.name].dtype
+            if dtype != torch.float32:
+                raise ConfigurationError(
+                    f"The {piece.name!r} of the model {self.task.model.title()} must be torch.float32. "
+                    f"Got {dtype} instead: call 'float()' on the module."
+                )
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which model it is that fails."""
+        try:
+            yield
+        except CoveyError:
+            raise
+        except Misfit as error:
+            raise ModelError(f"The model {self.task.model.title()} {error}.") from error
+        except Exception as error:
+            raise ModelError(f"The model {self.task.model.title()} fails: {told(error)}.") from error
+
+    def initial(self, node: int) -> Tensor:
+        """The model that a node begins with."""
+        if self.task.same_start or node == 0:
+            return self._first
+        return self.layout.flatten(self._make(node)).to(self.device)
+
+    def local_data(self, holder: int) -> LocalData:
+        """What a node may know of its data."""
+        counts = None if self.label_counts is None else self.label_counts[holder]
+        return LocalData(int(self.parts.sizes[holder]), counts)
+
+    def steps(self, holder: int, work: Work) -> int:
+        """How many optimiser steps a training makes."""
+        steps, epochs = work.steps, work.epochs
+        if steps is None and epochs is None:
+            steps, epochs = self.task.local_steps, self.task.local_epochs
+        return steps_of(int(self.parts.sizes[holder]), self.batch_size, steps, epochs)
+
+    def samples(self, holder: int, work: Work) -> int:
+        """How many samples, each as often as it is used, a training takes."""
+        return samples_of(int(self.parts.sizes[holder]), self.batch_size, self.steps(holder, work))
+
+    def cost(self, training: Training) -> int:
+        """How many samples are computed: what the duration depends on."""
+        if training.gradient == "all":
+            return int(self.parts.sizes[training.holder])
+        return self.samples(training.holder, training.work)
+
+    def train(self, trainings: Sequence[Training]) -> None:
+        """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
+
+        def kind(training: Training) -> tuple[str, float]:
+            return training.gradient, training.work.proximal
+
+        for (gradient, _), group in groupby(sorted(trainings, key=kind), key=kind):
+            together = sorted(group, key=lambda training: -self.steps(training.holder, training.work))
+            at_once = 1 if gradient == "all" else self.chunk
+            kernel = self._differentiating if gradient else self.kernel
+            self._map(
+                partial(self._train_chunk, kernel),
+                [together[at : at + at_once] for at in range(0, len(together), at_once)],
+            )
+
+    def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
+        keys = _batch_keys(trainings)
+        steps = [self.steps(training.holder, training.work) for training in trainings]
+        batches = self._batches(trainings, keys, steps)
+        chunk = Chunk(
+            starts=[training.start for training in trainings],
+            samples=torch.from_numpy(batches.samples).to(self.device),
+            ragged=batches.ragged,
+            steps=steps,
+            lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
+            proximal=trainings[0].work.proximal,
+            slots=self._slots(trainings, kernel.optimizer),
+        )
+        with self._seeded(int(keys[0])):
+            trained = kernel.train(chunk)
+        finite, losses = trained.finite.tolist(), trained.losses.tolist()
+        for place, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
+            samples = self.cost(training)
+            training.update = Update(model, training.start, losses[place] / samples, samples, steps[place])
+            if training.gradient:
+                training.buffers = model[self.layout.averaged :].clone()
+                model[self.layout.trainable :] = 0.0
+                continue
+            training.finite = finite[place]
+            if kernel.optimizer.state == "keep":
+                training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
+
+    def _batches(self, trainings: Sequence[Training], keys: rng.Keys, steps: Sequence[int]) -> Plan:
+        """Which samples each training takes in each step."""
+        holders = np.array([training.holder for training in trainings], dtype=np.int64)
+        if trainings[0].gradient == "all":
+            return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
+        return plan(self.parts, holders, keys, np.array(steps, dtype=np.int64), self.batch_size)
+
+    def _rate(self, training: Training) -> float:
+        if training.work.lr is not None:
+            return training.work.lr
+        optimizer = self.task.optimizer
+        return optimizer.lr * optimizer.schedule.factor(training.round)
+
+    @cached_property
+    def _differentiating(self) -> ModuleKernel:
+        return type(self.kernel)(lambda: self._make(0), self.layout, self.data, Differentiation())
+
+    def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:
+        if not optimizer.slots():
+            return {}
+        trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
+        each = [training.slots or optimizer.fresh(trainable) for training in trainings]
+        return {name: torch.cat([slots[name] for slots in each]) for name in optimizer.slots()}
+
+    @property
+    def first_model(self) -> Tensor:
+        """The model of node 0 before any training."""
+        return self._first
+
+    def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
+        """Loss and accuracy of models on a split."""
+        chunks = [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
+        evaluated = self._map(lambda chunk: self.kernel.evaluate(chunk, split), chunks)
+        return [metrics for chunk in evaluated for metrics in chunk]
+
+    def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Split:
+        """The data of an evaluation.
+
+        Args:
+            name: "test" for the public test set; "train" or "validation" for a node's own.
+            holder: whose own.
+            samples: at most so many, the same for everybody.
+        """
+        if name == "test":
+            whole = self.kernel.test_split
+            if samples is None or samples >= len(whole):
+                return whole
+            chosen = rng.generator(self.seed, "evaluation").permutation(len(whole))[:samples]
+        else:
+            assert holder is not None
+            own = self.parts.of(holder) if name == "train" else self._validation[holder]
+            if len(own) == 0:
+                raise ConfigurationError(
+                    "There are no validation samples: set 'validation' of the task to a share above 0. "
+                    f"Got {self.task.validation} instead."
+                )
+            whole, chosen = self.kernel.train_split, own[:samples]
+        picked = torch.from_numpy(np.sort(chosen)).to(self.device)
+        return Split(whole.inputs[picked], whole.targets[picked])
+
+    def mix(self, rows: Sequence[Callable[[], None]]) -> None:
+        """Run independent pieces of work on the threads."""
+        self._map(lambda piece: piece(), rows)
+
+    def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
+        with self._named():
+            if self.workers == 1 or len(items) == 1:
+                return [function(item) for item in items]
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
+            return list(self._pool.map(function, items))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
+    """What the batches of each training are drawn with."""
+    streams = np.array([training.stream for training in trainings], dtype=np.uint64)
+    rounds = np.array([training.round for training in trainings])
+    return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))
+
+
+def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any) -> Learner:
+    """Load the task's data, deal it to `holders` nodes and make everything ready.
+
+    Raises:
+        DataError, ConfigurationError: no such files, or a partition or model that does not fit.
+    """
+    device_named(engine.get("device", "cpu"))
+    data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
+    parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
+    return Learner(task, data, parts, seed=seed, **engine)
+
+
+def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
+    """What a part makes, which a user's own class may do wrongly."""
+    try:
+        found = make()
+    except CoveyError:
+        raise
+    except Exception as error:
+        raise DataError(f"The {part.family} {part.title()} fails: {told(error)}.") from error
+    if not isinstance(found, wanted):
+        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
+    return found
+
+
+def default_workers() -> int:
+    """As many as there are processors for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _set_up_mathematics() -> None:
+    """Let MKL choose its elementary functions for this processor before any thread computes.
+
+    MKL chooses at their first call in a process, once for all of them, and without a lock: for some nanoseconds a
+    second thread reads a number of another meaning, and computes that batch with functions of a lower accuracy. 32 x 7
+    x 10 exponentials were then off by up to 7e-5. Its matrix products choose under a lock, and torch's own functions
+    when it is loaded.
+    """
+    torch.exp(torch.zeros(1))
+
+
+def _is_narrow(module: torch.nn.Module) -> bool:
+    """Whether several models at once are faster on CPUs than one after the other, as measured."""
+    weighted = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
+    return all(
+        isinstance(layer, torch.nn.Linear) or (isinstance(layer, torch.nn.Conv2d) and layer.out_channels <= 16)
+        for layer in weighted
+    )
+
+
+def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:
+    """Whether a module computes what the stacked kernel does: a class derived from `Dense` may do more."""
+    return (
+        type(module) is Dense
+        and all(type(layer) is torch.nn.Linear for layer in module.layers)
+        and layout.trainable == layout.size
+    )
+
+
+def _draws(module: torch.nn.Module) -> bool:
+    """Whether a module has layers that draw random numbers."""
+    return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
+
+
+def device_named(name: str) -> torch.device:
+    """A device that is here.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigurationError(f"The 'device' of the engine must be cpu, cuda or mps. Got {name!r} instead.")
+    where, missing = f"The 'device' of the engine is {name}, but torch finds", ""
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        missing = "no MPS device here, which Macs have alone"
+    elif device.type == "cuda" and not torch.cuda.is_available():
+        missing = "no CUDA device here"
+    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        missing = f"{torch.cuda.device_count()} CUDA devices here, counted from 0"
+    if missing:
+        raise ConfigurationError(f"{where} {missing}. Use 'cpu'.")
+    return device
+
+
+def _moved(split: Split, device: torch.device) -> Split:
+    return Split(split.inputs.to(device), split.targets.to(device))
+
+
+def _held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(what every node trains on, what it keeps for validation)."""
+    if share == 0:
+        return list(parts), [part[:0] for part in parts]
+    trained, kept = [], []
+    for holder, part in enumerate(parts):
+        order = rng.generator(seed, "validation", holder).permutation(part)
+        count = min(round(share * len(part)), len(part) - 1)
+        kept.append(np.sort(order[:count]))
+        trained.append(np.sort(order[count:]))
+    return trained, kept

@@ -1,0 +1,161 @@
+"""Optimisers and learning rates on flat models.
+
+Shapes: K models at once, P parameters. The same step serves a stack of nodes and, with K = 1, a single one.
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from covey.parts.parameters import Part, param
+
+Slots = dict[str, Tensor]
+"""What an optimiser remembers: K x P tensors, and "step" with K x 1 counts."""
+
+
+class LearningRate(Part):
+    """How the learning rate changes over the rounds."""
+
+    family: ClassVar[str] = "learning-rate"
+
+    def factor(self, t: int) -> float:
+        """What the learning rate is multiplied by in round t."""
+        raise NotImplementedError
+
+
+class ConstantRate(LearningRate):
+    """The same in every round."""
+
+    kind = "constant"
+
+    def factor(self, t: int) -> float:
+        return 1.0
+
+
+class StepRate(LearningRate):
+    """Multiplied by a factor every so many rounds."""
+
+    kind = "step"
+    every: int = param("How many rounds lie between two steps.", ge=1)
+    gamma: float = param("The factor of each step.", default=0.1, gt=0)
+
+    def factor(self, t: int) -> float:
+        return self.gamma ** (t // self.every)
+
+
+class CosineRate(LearningRate):
+    """Half a cosine from 1 to a last value."""
+
+    kind = "cosine"
+    rounds: int = param("The round in which the last value is reached.", ge=1)
+    last: float = param("The last factor.", default=0.0, ge=0, le=1)
+
+    def factor(self, t: int) -> float:
+        progress = min(t / self.rounds, 1.0)
+        return self.last + (1.0 - self.last) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class InverseSqrtRate(LearningRate):
+    """1 / sqrt(1 + t / scale)."""
+
+    kind = "inverse-sqrt"
+    scale: float = param("After how many rounds the squared factor is 1/2.", default=1.0, gt=0)
+
+    def factor(self, t: int) -> float:
+        return 1.0 / math.sqrt(1.0 + t / self.scale)
+
+
+class Optimizer(Part):
+    """A rule for local steps."""
+
+    family: ClassVar[str] = "optimizer"
+    lr: float = param("The learning rate.", default=0.1, ge=0)
+    weight_decay: float = param("The weight of the L2 penalty's gradient.", default=0.0, ge=0)
+    schedule: LearningRate = param("How the learning rate changes over the rounds.", factory=ConstantRate)
+    state: Literal["reset", "keep"] = param(
+        "Whether momentum and the like begin anew with every training, or survive the rounds.", default="reset"
+    )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is nothing but x <- x - lr * gradient."""
+        return False
+
+    def slots(self) -> tuple[str, ...]:
+        """The names of what it remembers."""
+        return ()
+
+    def fresh(self, models: Tensor) -> Slots:
+        """The memory before the first step, for K x P models."""
+        slots = {name: torch.zeros_like(models) for name in self.slots() if name != "step"}
+        if "step" in self.slots():
+            slots["step"] = torch.zeros(len(models), 1, device=models.device)
+        return slots
+
+    def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
+        """One step, in place.
+
+        Args:
+            models: K x P, changed.
+            gradients: K x P, may be changed.
+            slots: the memory of the same K models, changed.
+            lr: K x 1.
+        """
+        raise NotImplementedError
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum as torch has it."""
+
+    kind = "sgd"
+    momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
+    nesterov: bool = param("Whether the momentum is Nesterov's.", default=False)
+
+    @property
+    def is_plain(self) -> bool:
+        return self.momentum == 0 and self.weight_decay == 0
+
+    def slots(self) -> tuple[str, ...]:
+        return ("momentum",) if self.momentum else ()
+
+    def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
+        if self.weight_decay:
+            gradients.add_(models, alpha=self.weight_decay)
+        if self.momentum:
+            buffer = slots["momentum"].mul_(self.momentum).add_(gradients)
+            gradients = gradients.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
+        models.addcmul_(gradients, lr, value=-1.0)
+
+
+class Differentiation(Optimizer):
+    """Puts the gradient in the model's place: with it, a training of one step gives the gradient at its start."""
+
+    kind = "differentiation"
+
+    def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
+        models.copy_(gradients)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015), with bias correction; weight decay is added to the gradient, as torch has it."""
+
+    kind = "adam"
+    lr: float = param("The learning rate.", default=0.001, ge=0)
+    beta1: float = param("The decay of the mean of gradients.", default=0.9, ge=0, lt=1)
+    beta2: float = param("The decay of the mean of squared gradients.", default=0.999, ge=0, lt=1)
+    eps: float = param("What keeps the division finite.", default=1e-8, gt=0)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("first", "second", "step")
+
+    def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
+        if self.weight_decay:
+            gradients.add_(models, alpha=self.weight_decay)
+        count = slots["step"].add_(1.0)
+        first = slots["first"].mul_(self.beta1).add_(gradients, alpha=1.0 - self.beta1)
+        second = slots["second"].mul_(self.beta2).addcmul_(gradients, gradients, value=1.0 - self.beta2)
+        scale = lr / (1.0 - self.beta1**count)
+        spread = second.div(1.0 - self.beta2**count).sqrt_().add_(self.eps)
+        models.addcdiv_(first * scale, spread, value=-1.0)

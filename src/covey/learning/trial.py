@@ -1,0 +1,70 @@
+"""Tries a model and its data out before a run begins: a mistake should not wait for the first training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from covey.learning.dataset import Data, Split
+from covey.learning.kernels import Chunk, ModuleKernel
+from covey.learning.layout import Layout
+from covey.learning.optimizers import Differentiation
+from covey.parts.errors import DataError
+
+_TARGETS = {"classes": torch.int64, "sequence": torch.int64, "values": torch.float32}
+_ARE = {
+    "classes": "a class a sample",
+    "sequence": "a class for each position of a sample",
+    "values": "a number a sample",
+}
+
+
+def check_targets(data: Data, title: str) -> None:
+    """Refuse targets that are not what the data set's objective says.
+
+    Args:
+        title: the data set's.
+
+    Raises:
+        DataError: they are of another shape or type.
+    """
+    dtype = _TARGETS[data.objective]
+    for name, split in (("training", data.train), ("test", data.test)):
+        targets, samples = split.targets, len(split)
+        shape = (samples, *targets.shape[1:2]) if data.objective == "sequence" else (samples,)
+        if targets.shape != shape or targets.dtype != dtype:
+            raise DataError(
+                f"The {name} targets of the dataset {title} must be {_name(dtype)} of {shape}, {_ARE[data.objective]}. "
+                f"Got {_name(targets.dtype)} of {tuple(targets.shape)} instead."
+            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def try_out(make: Callable[[], nn.Module], layout: Layout, data: Data, model: Tensor, samples: Tensor) -> None:
+    """Compute a model forward and backward on one batch, and evaluate it on that.
+
+    Args:
+        make: makes the module.
+        model: the flat model.
+        samples: which of the training samples make up the batch.
+
+    Raises:
+        Exception: whatever the module raises; `Misfit` where its predictions do not fit the targets.
+    """
+    few = Split(data.train.inputs[samples], data.train.targets[samples])
+    kernel = ModuleKernel(make, layout, replace(data, train=few, test=few), Differentiation())
+    chunk = Chunk(
+        starts=[model],
+        samples=torch.arange(len(few), device=model.device).view(1, 1, -1),
+        ragged=False,
+        steps=[1],
+        lr=torch.zeros(1, 1, device=model.device),
+        proximal=0.0,
+        slots={},
+    )
+    kernel.train(chunk)
+    kernel.evaluate([model], few)

@@ -1,0 +1,1 @@
+"""Messages: their bytes, and what makes them fewer or keeps them secret."""

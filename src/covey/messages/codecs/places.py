@@ -1,0 +1,126 @@
+"""Sets of places in a vector, as bytes: the shortest of four codes, which the first byte names.
+
+raw       the places as int32, little-endian
+bitmap    a bit for every place of the vector
+rice      the gaps between places, most alike: see `covey.messages.codecs.rice`
+gamma     the gaps between places, of which few are long: see `covey.messages.codecs.elias`
+
+How long each would be follows from the gaps, so only the shortest is written; of equally short ones, the first here.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from covey.messages.codecs import elias, rice
+from covey.messages.codecs.streams import Bytes, Ints, bytes_of, read_bits
+from covey.parts.errors import ProgramError, WireError
+
+
+class Code(IntEnum):
+    """How places are written."""
+
+    RAW = 0
+    BITMAP = 1
+    RICE = 2
+    GAMMA = 3
+
+
+def encode_places(places: Tensor, size: int, code: Code | None = None) -> Tensor:
+    """The bytes of a set of places.
+
+    Args:
+        places: int64, increasing, from 0 on and below `size`.
+        size: how long the vector is, below 2**31.
+        code: how to write them, instead of the shortest way.
+
+    Returns:
+        uint8 numbers.
+
+    Raises:
+        ProgramError: the places are no such set.
+    """
+    at = places.cpu().numpy()
+    gaps = at - 1
+    gaps[:1] += 1
+    gaps[1:] -= at[:-1]
+    if len(at) and (gaps.min() < 0 or at[-1] >= size):
+        raise ProgramError(f"Places to send must increase from 0 on and stay below {size}.")
+    counted = _histogram(gaps)
+    k, rice_bytes = rice.fit(*counted)
+    lengths = {
+        Code.RAW: 4 * len(at),
+        Code.BITMAP: bytes_of(size),
+        Code.RICE: rice_bytes,
+        Code.GAMMA: elias.length(*counted),
+    }
+    if code is None:
+        code = min(lengths, key=lengths.__getitem__)
+    stream: Bytes
+    if code is Code.RAW:
+        stream = at.astype("<i4").view(np.uint8)
+    elif code is Code.BITMAP:
+        marks = np.zeros(size, dtype=np.bool_)
+        marks[at] = True
+        stream = np.packbits(marks)
+    elif code is Code.RICE:
+        stream = rice.encode(gaps, k)
+    else:
+        stream = elias.encode(gaps)
+    return torch.from_numpy(np.concatenate([np.array([code], dtype=np.uint8), stream]))
+
+
+def _histogram(gaps: Ints) -> tuple[Ints, Ints]:
+    """(the different gaps, how many there are of each): few, for all gaps together fit into the vector."""
+    if gaps.max(initial=0) > 4 * len(gaps):
+        return np.unique(gaps, return_counts=True)
+    counts = np.bincount(gaps)
+    different = np.flatnonzero(counts)
+    return different, counts[different]
+
+
+def decode_places(encoded: Tensor, size: int, count: int) -> Tensor:
+    """The places, int64 and increasing, that `encode_places` made bytes of.
+
+    Args:
+        count: how many there must be.
+
+    Raises:
+        WireError: the bytes are no such set of places.
+    """
+    if encoded.dtype != torch.uint8 or encoded.dim() != 1 or not len(encoded):
+        raise WireError("bad-field", "the places are no bytes")
+    if not 0 <= count <= size:
+        raise WireError("bad-field", f"there are {count} values for {size} places")
+    most = 1 + min(bytes_of(size), 4 * count)
+    if len(encoded) > most:
+        raise WireError("bad-field", f"the places are {len(encoded)} bytes, and {most} say as much")
+    content = np.ascontiguousarray(encoded.cpu().numpy())
+    places = _decoded(int(content[0]), content[1:], size, count)
+    if count and places[-1] >= size:
+        raise WireError("bad-field", f"a place is not below {size}")
+    return torch.from_numpy(places)
+
+
+def _decoded(code: int, stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
+    """`count` increasing places from 0 on."""
+    if code == Code.RAW:
+        if len(stream) != 4 * count:
+            raise WireError("bad-field", f"{count} places are in {len(stream)} bytes")
+        places = stream.view("<i4").astype(np.int64)
+        if count and (places[0] < 0 or (np.diff(places) < 1).any()):
+            raise WireError("bad-field", "the places do not increase from 0 on")
+        return places
+    if code == Code.BITMAP:
+        places = np.flatnonzero(read_bits(stream, size))
+        if len(places) != count:
+            raise WireError("bad-field", f"there are {len(places)} places and {count} values")
+        return places
+    if code == Code.RICE:
+        return rice.decode(stream, size, count)
+    if code == Code.GAMMA:
+        return elias.decode(stream, count)
+    raise WireError("bad-field", f"the code {code} of the places is unknown")

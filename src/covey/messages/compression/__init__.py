@@ -1,0 +1,26 @@
+"""Lossy compression: what sharings, and who else sends vectors, may send instead of the vectors."""
+
+from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee
+from covey.messages.compression.marks import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.messages.compression.quantized import BF16, FP16, QSGD, Int8, Sign
+from covey.messages.compression.sparse import Random, Ternary, TopK, largest
+
+__all__ = [
+    "BF16",
+    "FIRST_MARK",
+    "FP16",
+    "MARK_BYTES",
+    "QSGD",
+    "Compressor",
+    "Decompressed",
+    "Draw",
+    "Guarantee",
+    "Int8",
+    "Random",
+    "Sign",
+    "Ternary",
+    "TopK",
+    "largest",
+    "mark_of",
+    "next_mark",
+]

@@ -1,0 +1,146 @@
+"""Key agreement (X25519, HKDF), masks (ChaCha20), seals (Poly1305) and boxes (both together).
+
+A mask is a stream of uniform integers that two nodes can make and nobody else: one adds it, the other takes it away.
+`derive` makes a key of its own for every purpose, so that no stream and no seal's key is ever used twice.
+"""
+
+import struct
+from abc import ABC, abstractmethod
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+from numpy.typing import NDArray
+
+from covey.messages.crypto.fixed_point import Integers
+
+KEY_BYTES = 32
+"""The length of a public key, and of every derived one."""
+SEAL_BYTES = 16
+BOX_BYTES = 16
+"""By how much a box is longer than what is in it."""
+_NONCE_BYTES = 12
+
+_AT_ONCE = 1 << 16
+"""Bytes of a stream that are made and added before the next ones: they stay in the processor's cache."""
+_ZEROS = memoryview(bytes(_AT_ONCE))
+
+
+class Keys(ABC):
+    """What a node announces, and the secrets that it shares with others who do."""
+
+    public: bytes
+    own: bytes
+    """What this node alone knows, to derive secrets of its own from."""
+
+    @abstractmethod
+    def secret(self, public: bytes) -> bytes | None:
+        """What this node and the owner of another public key alone know; None where that is no public key."""
+
+
+class KeyPair(Keys):
+    """A private and a public key.
+
+    Args:
+        private: 32 secret bytes; by default the operating system's.
+    """
+
+    def __init__(self, private: bytes | None = None) -> None:
+        self._private = X25519PrivateKey.generate() if private is None else X25519PrivateKey.from_private_bytes(private)
+        self.public = self._private.public_key().public_bytes_raw()
+        self.own = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"covey own").derive(self._private.private_bytes_raw())
+        self._secrets: dict[bytes, bytes | None] = {}
+
+    def secret(self, public: bytes) -> bytes | None:
+        if public not in self._secrets:
+            self._secrets[public] = self._agree(public)
+        return self._secrets[public]
+
+    def _agree(self, public: bytes) -> bytes | None:
+        if len(public) != KEY_BYTES:
+            return None
+        try:
+            shared = self._private.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError:
+            return None  # One of the few points that give everybody the same secret.
+        low, high = sorted((self.public, public))
+        return HKDF(SHA256(), KEY_BYTES, salt=low + high, info=b"covey pair").derive(shared)
+
+
+class PretendedKeys(Keys):
+    """What has the size of keys and keeps no secret, where nothing is to be hidden."""
+
+    def __init__(self, public: bytes) -> None:
+        self.public = public
+        self.own = bytes(KEY_BYTES)
+
+    def secret(self, public: bytes) -> bytes | None:
+        return bytes(KEY_BYTES) if len(public) == KEY_BYTES else None
+
+
+def derive(secret: bytes, purpose: str, *numbers: int, context: bytes) -> bytes:
+    """A key for one purpose.
+
+    Args:
+        secret: of the pair.
+        purpose, numbers, context: what it is for; other ones give an unrelated key.
+    """
+    info = b"\x00".join([f"covey {purpose}".encode(), struct.pack(f"<{len(numbers)}q", *numbers), context])
+    return HKDFExpand(SHA256(), KEY_BYTES, info=info).derive(secret)
+
+
+def add_mask(
+    values_K: Integers, key: bytes, *, negative: bool = False, where_K: NDArray[np.bool_] | None = None
+) -> None:
+    """Add the stream of a key to integers in place, or take it away.
+
+    Args:
+        where_K: to which of them; to all by default. Each takes the next number of the stream, so that no more of it
+            is made than is used.
+    """
+    stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    step = _AT_ONCE // values_K.itemsize
+    change = np.subtract if negative else np.add
+    places = None if where_K is None else np.flatnonzero(where_K)
+    count = len(values_K) if places is None else len(places)
+    buffer = bytearray(min(count, step) * values_K.itemsize)
+    for start in range(0, count, step):
+        chunk = slice(start, min(start + step, count)) if places is None else places[start : start + step]
+        part = values_K[chunk]
+        stream.update_into(_ZEROS[: part.nbytes], buffer)
+        change(part, np.frombuffer(buffer, values_K.dtype, len(part)), out=part)
+        if places is not None:
+            values_K[chunk] = part
+
+
+def seal(key: bytes, values_K: Integers) -> bytes:
+    """What only who knows the key could have written under some integers; a key seals one message."""
+    return Poly1305.generate_tag(key, values_K.view(np.uint8).data)
+
+
+def is_sealed(key: bytes, values_K: Integers, tag: bytes) -> bool:
+    """Whether `seal` made a tag of these integers."""
+    try:
+        Poly1305.verify_tag(key, values_K.view(np.uint8).data, tag)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def lock(key: bytes, content: bytes) -> bytes:
+    """A box that only who knows the key can make or open; a key locks one box."""
+    return ChaCha20Poly1305(key).encrypt(bytes(_NONCE_BYTES), content, None)
+
+
+def unlock(key: bytes, box: bytes) -> bytes | None:
+    """What is in a box; None where `lock` did not make it with this key."""
+    try:
+        return ChaCha20Poly1305(key).decrypt(bytes(_NONCE_BYTES), box, None)
+    except InvalidTag:
+        return None

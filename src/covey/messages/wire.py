@@ -1,0 +1,405 @@
+"""The one encoding of messages, and of the files that hold tensors. Nothing is ever unpickled.
+
+A frame is
+
+    prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
+    header    msgpack: the tag, and the entries in their order: plain values as they are, of a tensor {dtype: shape}
+    body      the tensors' bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
+
+All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
+the tag, the plain values and the shapes alone, and `size` computes it without touching a tensor.
+"""
+
+import hashlib
+import math
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor
+
+from covey.messages.ownership import readable
+from covey.parts.errors import RunError, WireError
+from covey.runtime.node import Payload
+
+_PREFIX = struct.Struct("<4sHHIIQIIqQ")
+PREFIX_BYTES = _PREFIX.size
+"""The length of the prefix; `peek` tells a frame's length from it."""
+_MAGIC = b"CVYF"
+_VERSION = 2
+_ALIGN = 8
+_NO_ROUND = -1
+
+_CODES: dict[torch.dtype, str] = {
+    torch.float64: "f8",
+    torch.float32: "f4",
+    torch.float16: "f2",
+    torch.bfloat16: "b2",
+    torch.int64: "i8",
+    torch.int32: "i4",
+    torch.int16: "i2",
+    torch.int8: "i1",
+    torch.uint8: "u1",
+    torch.bool: "b1",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+PLACES = "places"
+"""The entry of a payload that says where the values of the others stand; its bytes are counted apart."""
+
+
+class Lengths(NamedTuple):
+    """How many bytes a frame has, and what they are; the rest are prefix, header and padding."""
+
+    frame: int
+    values: int
+    """Of all tensors but PLACES."""
+    places: int
+
+
+class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    tag: str
+    entries: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a decoder accepts; checked before anything is allocated."""
+
+    frame: int = 1 << 30
+    """Bytes of a whole frame."""
+    header: int = 1 << 20
+    """Bytes of its header."""
+    tensors: int = 4096
+    """Tensors of a payload."""
+    dims: int = 8
+    """Dimensions of a tensor."""
+    elements: int = 1 << 30
+    """Product of a tensor's sides, an empty side counted as 1: torch computes strides even of an empty tensor."""
+
+
+DEFAULT = Limits()
+_FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, dims=64, elements=1 << 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded message."""
+
+    tag: str
+    sender: int
+    receiver: int
+    round: int | None
+    sequence: int
+    payload: Payload
+    size: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
+_lengths: dict[Any, Lengths] = {}
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
+_LISTED = frozenset({bool, int, float, str})
+
+
+def _unsendable(name: str, value: Any) -> str | None:
+    """What is wrong with a plain value, if anything is: exact types, so that what a receiver gets does not depend on
+    whether the message was encoded on its way."""
+    if type(value) is list:
+        strange = set(map(type, value)) - _LISTED
+        if strange:
+            return f"the list '{name}' holds a {min(t.__name__ for t in strange)}, which is never sent"
+    elif type(value) not in _PLAIN:
+        return f"the entry '{name}' is a {type(value).__name__}, which is never sent"
+    return None
+
+
+def _padded(length: int) -> int:
+    return -(-length // _ALIGN) * _ALIGN
+
+
+def _described(name: str, tensor: Tensor) -> dict[str, list[int]]:
+    """What the header says of a tensor."""
+    code = _CODES.get(tensor.dtype)
+    if code is None:
+        raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
+    if tensor.layout is not torch.strided:
+        raise WireError("bad-field", f"the tensor '{name}' is {tensor.layout}; send its parts as dense tensors")
+    if tensor.is_meta:
+        raise WireError("bad-field", f"the tensor '{name}' is on the device meta, where it has no numbers to send")
+    try:
+        return {code: list(tensor.shape)}
+    except RuntimeError as error:
+        raise WireError("bad-field", f"the tensor '{name}' has no shape: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Tensor]]]:
+    """The header of a frame, and the tensors of its body."""
+    entries: dict[str, Any] = {}
+    tensors: list[tuple[str, Tensor]] = []
+    for name, value in payload.items():
+        if type(name) is not str:
+            raise WireError("bad-field", f"the name {name!r} of an entry is a {type(name).__name__}, not a str")
+        if isinstance(value, Tensor):
+            entries[name] = _described(name, value)
+            tensors.append((name, value))
+        else:
+            problem = _unsendable(name, value)
+            if problem is not None:
+                raise WireError("bad-field", problem)
+            entries[name] = value
+    try:
+        return _encode(_Header(tag, entries)), tensors
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise WireError("bad-field", f"an entry cannot be encoded: {error}") from error
+
+
+def size(payload: Payload, tag: str = "") -> int:
+    """The exact length in bytes of the frame that `encode` makes of a payload."""
+    return lengths(payload, tag).frame
+
+
+def lengths(payload: Payload, tag: str = "") -> Lengths:
+    """The exact lengths in bytes of the frame that `encode` makes of a payload, and of what is in it."""
+    shapes = []
+    try:
+        for name, value in payload.items():
+            if not isinstance(value, Tensor):
+                return _computed_lengths(payload, tag)
+            shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
+    except RuntimeError:
+        # A tensor without a shape: that is said below.
+        return _computed_lengths(payload, tag)
+    key = (tag, *shapes)
+    found = _lengths.get(key)
+    if found is None:
+        if len(_lengths) > 4096:
+            _lengths.clear()
+        found = _lengths[key] = _computed_lengths(payload, tag)
+    return found
+
+
+def _computed_lengths(payload: Payload, tag: str) -> Lengths:
+    header, tensors = _header(payload, tag)
+    frame, values, places = PREFIX_BYTES + len(header), 0, 0
+    for name, tensor in tensors:
+        frame += _padded(tensor.nbytes)
+        if name == PLACES:
+            places += tensor.nbytes
+        else:
+            values += tensor.nbytes
+    return Lengths(frame, values, places)
+
+
+def encode_parts(
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+) -> list[bytes | memoryview]:
+    """A frame in pieces that need not be copied together.
+
+    Raises:
+        WireError: an entry that has no encoding.
+    """
+    header, tensors = _header(payload, tag)
+    parts: list[bytes | memoryview] = []
+    body = 0
+    for name, tensor in tensors:
+        if tensor.nbytes:
+            try:
+                raw = readable(tensor.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
+            except (RuntimeError, TypeError) as error:
+                raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
+            parts.append(raw)
+        padding = -tensor.nbytes % _ALIGN
+        if padding:
+            parts.append(bytes(padding))
+        body += tensor.nbytes + padding
+    number = _NO_ROUND if round is None else round
+    try:
+        prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
+    except struct.error as error:
+        numbers = f"sender {sender}, receiver {receiver}, round {number}, sequence {sequence}"
+        raise WireError("bad-header", f"{numbers}: {error}") from error
+    return [prefix, header, *parts]
+
+
+def encode(
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+) -> bytes:
+    """A frame as one string of bytes; see `encode_parts`."""
+    return b"".join(encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, sequence=sequence))
+
+
+def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
+    """The length of the frame that begins with a prefix, for who reads a stream.
+
+    Raises:
+        WireError: no prefix, or of a frame that is too long.
+    """
+    return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
+
+
+def readdressed(prefix: bytes, receiver: int, sequence: int) -> bytes:
+    """The prefix of the same frame to another receiver."""
+    *before, sender, _, round, _ = _PREFIX.unpack(prefix)
+    return _PREFIX.pack(*before, sender, receiver, round, sequence)
+
+
+def body_bytes(prefix: bytes | memoryview) -> int:
+    """The length of the body of the frame that begins with a prefix that `peek` found right."""
+    return int(_PREFIX.unpack_from(prefix)[5])
+
+
+def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, int, int, int]:
+    """(header length, body length, sender, receiver, round, sequence), checked."""
+    if len(prefix) < PREFIX_BYTES:
+        raise WireError("truncated", f"{len(prefix)} bytes are no prefix of {PREFIX_BYTES}")
+    magic, version, flags, zero, header, body, sender, receiver, round, sequence = _PREFIX.unpack_from(prefix)
+    if magic != _MAGIC:
+        raise WireError("bad-magic", f"a frame begins with {_MAGIC!r}, not {bytes(magic)!r}")
+    if version != _VERSION or flags or zero:
+        raise WireError("bad-version", f"version {version} with flags {flags} is not version {_VERSION}")
+    if header > limits.header or PREFIX_BYTES + header + body > limits.frame:
+        raise WireError("oversized", f"a header of {header} and a body of {body} bytes are over the limits")
+    if round < _NO_ROUND:
+        raise WireError("bad-header", f"the round {round} is negative")
+    return header, body, sender, receiver, round, sequence
+
+
+def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, copy: bool = True) -> Frame:
+    """The message that a frame holds.
+
+    Args:
+        data: the frame.
+        limits: what is accepted.
+        copy: whether its tensors have memory of their own, or are views of `data`, which must then be writable.
+
+    Raises:
+        WireError: anything but one whole valid frame within the limits.
+    """
+    view = memoryview(data)
+    header_bytes, body_bytes, sender, receiver, round, sequence = _unpack(view[:PREFIX_BYTES], limits)
+    total = PREFIX_BYTES + header_bytes + body_bytes
+    if len(view) != total:
+        reason = "truncated" if len(view) < total else "trailing-bytes"
+        raise WireError(reason, f"the frame should have {total} bytes, and {len(view)} are here")
+    try:
+        header = _decode_header(view[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise WireError("bad-header", str(error)) from error
+    payload = header.entries
+    described = {name: value for name, value in payload.items() if type(value) is dict}
+    if len(described) > limits.tensors:
+        raise WireError("oversized", f"{len(described)} tensors are more than {limits.tensors}")
+    at = PREFIX_BYTES + header_bytes
+    for name, value in payload.items():
+        if name not in described:
+            problem = _unsendable(name, value)
+            if problem is not None:
+                raise WireError("bad-header", problem)
+            continue
+        code, shape = next(iter(value.items()), (None, None))
+        if len(value) != 1 or type(shape) is not list or any(type(side) is not int for side in shape):
+            raise WireError("bad-header", f"the entry '{name}' is neither plain nor a tensor")
+        dtype = _DTYPES.get(code) if type(code) is str else None
+        if dtype is None:
+            raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
+        if len(shape) > limits.dims or any(side < 0 for side in shape):
+            raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
+        if math.prod(max(side, 1) for side in shape) > limits.elements:
+            raise WireError("oversized", f"the tensor '{name}' has the shape {shape}")
+        length = dtype.itemsize * math.prod(shape)
+        padded = _padded(length)
+        if padded > total - at:
+            raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
+        raw = bytearray(view[at : at + length]) if copy else view[at : at + length]
+        flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
+        if code == "b1" and length and int(flat.max()) > 1:
+            raise WireError("bad-header", f"the tensor '{name}' holds what is no truth value")
+        payload[name] = flat.view(dtype).reshape(shape)
+        at += padded
+    if at != total:
+        raise WireError("length-mismatch", f"{total - at} bytes of the body belong to no tensor")
+    return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, sequence, payload, total)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` at the end: it is there whole or, whatever happens, as before.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    # Made anew: what a process that was killed left there may be a link by now.
+    part.unlink(missing_ok=True)
+    try:
+        with open(part, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        # What a full disk left behind would keep the disk full.
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder outlive a power cut.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if os.name == "nt":
+        return  # Windows opens no folders.
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write_file(path: Path, payload: Payload) -> None:
+    """Write a payload and its checksum; see `replacing`.
+
+    Raises:
+        OSError: the file cannot be written.
+        WireError: an entry that has no encoding.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    with replacing(path) as file:
+        for piece in encode_parts(payload):
+            digest.update(piece)
+            file.write(piece)
+        file.write(digest.digest())
+
+
+def read_file(path: Path) -> Payload:
+    """The payload of a file that `write_file` wrote.
+
+    Raises:
+        RunError: the file cannot be read, or is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
+    body = memoryview(data)[:-32]
+    if len(data) < 32 or hashlib.blake2b(body, digest_size=32).digest() != data[-32:]:
+        raise RunError(f"The file {path} is damaged: its checksum does not fit.")
+    try:
+        return decode(body, _FILES).payload
+    except WireError as error:
+        raise RunError(f"The file {path} is damaged: {error}.") from error

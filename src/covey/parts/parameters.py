@@ -1,0 +1,539 @@
+"""Typed, self-checking parts: where a parameter's type, bounds, default and meaning are declared, once.
+
+A part (a program, a topology, a network ...) is a class whose annotated fields are its parameters:
+
+    class EpidemicOracle(Topology):
+        kind = "epidemic-oracle"
+        degree: int = param("How many peers every node talks to in a round.", ge=1, lt="nodes")
+
+Subclassing makes it a keyword-only dataclass. Keys of experiment files, `covey list`, error messages and the
+contract tests all read this one declaration. A bound may be the word "nodes": it is checked when the part meets
+its network, in `prepare`.
+"""
+
+import dataclasses
+import datetime
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
+
+import numpy as np
+
+from covey.parts import rng
+from covey.parts.errors import ConfigurationError, cut, quoted
+from covey.parts.pieces import Piece
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number with a unit, written as a number in the first unit or as a string such as "20ms"."""
+
+    name: str
+    units: tuple[tuple[str, float], ...]
+    example: str
+
+    def parse(self, text: str) -> float | None:
+        """The value of `text` in the base unit, or None where it is no such quantity."""
+        match = re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-zµ/]*)\s*", text)
+        if match is None:
+            return None
+        factor = dict(self.units).get(match[2])
+        try:
+            return None if factor is None else float(match[1]) * factor
+        except ValueError:
+            return None
+
+
+_TIME = (("s", 1.0), ("", 1.0), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("min", 60.0), ("h", 3600.0))
+_PREFIXES = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
+_RATE = (("", 1.0),) + tuple(
+    (prefix + unit, factor * bits)
+    for prefix, factor in _PREFIXES
+    for unit, bits in (("bit/s", 1.0), ("bps", 1.0), ("B/s", 8.0))
+)
+
+Seconds = Annotated[float, Quantity("duration", _TIME, "20ms")]
+"""A duration in seconds, or a string such as "20ms", "3s", "10min"."""
+_SMALL = (("m", 1e-3), ("u", 1e-6), ("µ", 1e-6), ("n", 1e-9))
+
+
+def _units(unit: str) -> tuple[tuple[str, float], ...]:
+    return (("", 1.0), *((prefix + unit, factor) for prefix, factor in (*_PREFIXES, *_SMALL)))
+
+
+BitsPerSecond = Annotated[float, Quantity("rate", _RATE, "100Mbit/s")]
+"""A data rate in bits per second, or a string such as "100Mbit/s", "12.5MB/s"."""
+Watts = Annotated[float, Quantity("power", _units("W"), "5W")]
+"""A power in watts, or a string such as "5W", "300mW"."""
+Joules = Annotated[float, Quantity("energy", _units("J"), "20nJ")]
+"""An energy in joules, or a string such as "20nJ", "1.5kJ"."""
+
+Bound = float | Literal["nodes"] | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a parameter may be, beyond its type."""
+
+    doc: str
+    ge: Bound = None
+    gt: Bound = None
+    le: Bound = None
+    lt: Bound = None
+    choices: tuple[Any, ...] = ()
+
+    def interval(self) -> str:
+        """The bounds in mathematical notation, or an empty string where there are none."""
+        low, high = (
+            (self.ge if self.ge is not None else self.gt),
+            (self.le if self.le is not None else self.lt),
+        )
+        if low is None and high is None:
+            return ""
+        left = "[" if self.ge is not None else "("
+        right = "]" if self.le is not None else ")"
+        return f"{left}{_number(low, '-inf')}, {_number(high, 'inf')}{right}"
+
+    def admits(self, value: float, nodes: int | None = None) -> bool:
+        """Whether `value` is within the bounds; those that need the number of nodes only where it is given."""
+
+        def bound(limit: Bound) -> float | None:
+            return nodes if limit == "nodes" else limit
+
+        ge, gt, le, lt = bound(self.ge), bound(self.gt), bound(self.le), bound(self.lt)
+        return not (
+            (ge is not None and not value >= ge)
+            or (gt is not None and not value > gt)
+            or (le is not None and not value <= le)
+            or (lt is not None and not value < lt)
+        )
+
+    @property
+    def depends_on_nodes(self) -> bool:
+        return "nodes" in (self.ge, self.gt, self.le, self.lt)
+
+
+def _number(value: Bound, missing: str) -> str:
+    if value is None:
+        return missing
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def param(
+    doc: str,
+    *,
+    default: Any = MISSING,
+    factory: Callable[[], Any] | None = None,
+    ge: Bound = None,
+    gt: Bound = None,
+    le: Bound = None,
+    lt: Bound = None,
+    choices: tuple[Any, ...] = (),
+) -> Any:
+    """Declare a parameter of a part.
+
+    Args:
+        doc: one line for `covey list`, `--help` and the docs.
+        default: the value where none is given; a parameter without one is required.
+        factory: makes the default where it is mutable or a part.
+        ge, gt, le, lt: bounds of a number; the word "nodes" stands for the number of nodes.
+        choices: the values it may have, where these are few.
+    """
+    limits = Limits(doc, ge, gt, le, lt, choices)
+    if factory is not None:
+        return field(default_factory=factory, metadata={"limits": limits})
+    return field(default=default, metadata={"limits": limits})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the parts of a program may know of their experiment, the same in every process of a run."""
+
+    nodes: int
+    seed: int = 0
+    parameters: int = 0
+    """How many numbers the flat model has."""
+    pieces: tuple[Piece, ...] = ()
+    """The tensors that lie in it one after the other."""
+    holders: tuple[int, ...] | None = None
+    """The ids of the nodes that hold data, in order; None stands for all."""
+    label_counts: np.ndarray | None = None
+    """How many samples of each class each node holds, nodes x classes; None where the data have no classes."""
+    rounds: int = 0
+    """How many rounds every node makes, if the run does not end before."""
+    training_joules: np.ndarray | None = None
+    """What each node spends on one training as the task has it, in joules; None where nobody counts."""
+    battery_joules: np.ndarray | None = None
+    """What each node has in its battery, in joules; None where the network says nothing of it."""
+    devices: int = 0
+    """How many devices nodes are, in turn; 0 where the network says nothing of it."""
+    same_start: bool = True
+    """Whether all nodes begin with the same model."""
+    clock: str = "virtual"
+    """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
+    losses: tuple[str, ...] = ()
+    """What in the experiment may keep a message from ever coming, in words; nothing where all messages come."""
+    lossy: bool = False
+    """Whether messages are lost one by one, each by chance, while their senders go on."""
+    ordered: bool = True
+    """Whether messages keep their order over a link."""
+    patient: bool = False
+    """Whether the nodes of a program with rounds go on without messages that do not come in time."""
+
+    @property
+    def buffers(self) -> int:
+        """How many of the model's numbers are no parameters."""
+        return sum(piece.size for piece in self.pieces if piece.role == "buffer")
+
+    def generator(self, purpose: str, *key: int) -> np.random.Generator:
+        """Public randomness: the same numbers at every node for the same purpose and key."""
+        return rng.generator(self.seed, purpose, *key)
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(param,))
+class Part:
+    """A configurable piece of an experiment; see the module's text."""
+
+    family: ClassVar[str] = ""
+    """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
+    kind: ClassVar[str] = ""
+    """Its name in experiment files."""
+    short: ClassVar[tuple[str, str] | None] = None
+    """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclass(kw_only=True)(cls)
+
+    def __post_init__(self) -> None:
+        for name, (hint, limits) in fields_of(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, Mapping) and isinstance(default := default_of(type(self), name), Part):
+                value = build(hint, value, usual=default.title())
+            object.__setattr__(self, name, coerce(value, hint, limits, name, self.named()))
+
+    @classmethod
+    def title(cls) -> str:
+        """What finds it again: its kind where that names this very class, else "module:Class"."""
+        from covey.parts import kinds
+
+        named = kinds.is_registered(cls) or (cls.family == "" and "kind" in cls.__dict__)
+        return cls.kind if named else f"{cls.__module__}:{cls.__qualname__}"
+
+    @classmethod
+    def named(cls) -> str:
+        """How messages call it: with its family, for kinds of different families share names."""
+        return f"the {cls.family} {cls.title()}".replace("  ", " ")
+
+    @classmethod
+    def shorthand(cls, value: object) -> Self | None:
+        """The part that a bare number or amount stands for, where the family has such a short form."""
+        if cls.short is None or isinstance(value, bool) or not isinstance(value, int | float | str):
+            return None
+        kind, name = cls.short
+        if isinstance(value, str) and not _convert(value, _short_form(cls)[0])[1]:
+            return None
+        return build(cls, {"kind": kind, name: value})
+
+    @classmethod
+    def adopt(cls, name: str, found: Any) -> "type[Self] | None":
+        """A part made of something else that was found under a user's "module:Name", where the family can."""
+        return None
+
+    @classmethod
+    def original(cls) -> type:
+        """What its title names: the class itself, or what it was adopted from."""
+        return cls
+
+    def prepare(self, setting: Setting) -> None:
+        """Check the parameters against the experiment and derive what a run needs; called once before every run.
+
+        Raises:
+            ConfigurationError: where a parameter cannot work with this number of nodes.
+        """
+        for name, (hint, limits) in fields_of(type(self)).items():
+            value = getattr(self, name)
+            if limits.depends_on_nodes and value is not None and not limits.admits(value, setting.nodes):
+                expected = expectation(hint, limits)
+                raise ConfigurationError(
+                    f"The '{name}' of {self.named()} must be {expected}. "
+                    f"Got {value!r} instead (nodes is {setting.nodes})."
+                )
+            if isinstance(value, Part):
+                value.prepare(value.scope(setting))
+
+    def scope(self, setting: Setting) -> Setting:
+        """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""
+        return setting
+
+
+def parts_of(part: Part) -> Iterator[Part]:
+    """A part and all that it is made of."""
+    yield part
+    for name in fields_of(type(part)):
+        value = getattr(part, name)
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(entry, Part):
+                yield from parts_of(entry)
+
+
+P = typing.TypeVar("P", bound=Part)
+
+_FIELDS: dict[type, dict[str, tuple[Any, Limits]]] = {}
+
+
+def fields_of(cls: type) -> dict[str, tuple[Any, Limits]]:
+    """The parameters of a part class: name -> (type, limits), in the order of their declaration."""
+    if cls not in _FIELDS:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        _FIELDS[cls] = {
+            f.name: (hints[f.name], f.metadata.get("limits") or Limits("")) for f in dataclasses.fields(cls) if f.init
+        }
+    return _FIELDS[cls]
+
+
+def default_of(cls: type, name: str) -> Any:
+    """The default of a parameter of a part class; MISSING where it is required."""
+    declared = next(f for f in dataclasses.fields(cls) if f.name == name)
+    return declared.default if declared.default_factory is MISSING else declared.default_factory()
+
+
+def is_required(cls: type, name: str) -> bool:
+    """Whether a parameter of a part class has no default."""
+    return default_of(cls, name) is MISSING
+
+
+def expectation(hint: Any, limits: Limits) -> str:
+    """What a value must be, for the middle of a sentence: "an int in [1, nodes)"."""
+    if limits.choices:
+        return "one of " + ", ".join(repr(choice) for choice in limits.choices)
+    interval = limits.interval()
+    suffix = f" in {interval}" if interval else ""
+    origin = typing.get_origin(hint)
+    if origin is Annotated and isinstance(hint.__metadata__[0], Quantity):
+        quantity: Quantity = hint.__metadata__[0]
+        return f'{_with_article(quantity.name)} such as "{quantity.example}"{suffix}'
+    if origin in (Union, types.UnionType):
+        options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+        return " or ".join(expectation(option, limits) for option in options)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
+    if origin in (list, tuple):
+        return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
+    if isinstance(hint, type) and issubclass(hint, Part):
+        what = _with_article(hint.family or "table")
+        return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
+    names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+    return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _short_form(family: type[Part]) -> tuple[Any, Limits]:
+    """What a bare amount in the place of a part must be."""
+    from covey.parts import kinds
+
+    assert family.short is not None
+    kind, name = family.short
+    return fields_of(kinds.load(family.family, kind))[name]
+
+
+def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
+    """Bring `value` to the declared type and check its bounds.
+
+    Raises:
+        ConfigurationError: with the key, what would be right, and the value.
+    """
+    made, fits = _convert(value, hint)
+    if fits and limits.choices:
+        fits = made in limits.choices
+    if fits and not limits.choices:
+        numbers = made if isinstance(made, list | tuple) else [made]
+        fits = all(
+            limits.admits(number)
+            for number in numbers
+            if isinstance(number, int | float) and not isinstance(number, bool)
+        )
+    if not fits:
+        raise ConfigurationError(
+            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {quoted(value)} instead."
+        )
+    return made
+
+
+def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
+    """(converted value, whether it is of the type `hint`)."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value, True
+    if origin is Annotated:
+        quantity = hint.__metadata__[0]
+        if isinstance(quantity, Quantity) and isinstance(value, str):
+            parsed = quantity.parse(value)
+            return parsed, parsed is not None
+        return _convert(value, typing.get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        for option in typing.get_args(hint):
+            made, fits = _convert(value, option)
+            if fits:
+                return made, True
+        return value, False
+    if hint is type(None):
+        return None, value is None
+    if origin is Literal:
+        return value, value in typing.get_args(hint)
+    if origin in (list, tuple):
+        if not isinstance(value, list | tuple):
+            return value, False
+        item = typing.get_args(hint)[0]
+        converted = [_convert(entry, item) for entry in value]
+        return origin(made for made, _ in converted), all(fits for _, fits in converted)
+    if origin is dict or hint is dict:
+        return value, isinstance(value, Mapping)
+    if isinstance(hint, type) and issubclass(hint, Part):
+        if isinstance(value, hint):
+            return value, True
+        return _convert_part(value, hint)
+    if hint is bool:
+        return value, isinstance(value, bool)
+    if hint is int:
+        return value, isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    if hint is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = fits and (abs(value) < _LARGEST if isinstance(value, int) else not math.isnan(value))
+        return (float(value), True) if fits else (value, False)
+    if hint is Path:
+        fits = isinstance(value, str | Path) and len(str(value)) <= _LONGEST_PATH and "\0" not in str(value)
+        return (Path(value), True) if fits else (value, False)
+    if isinstance(hint, type):
+        return value, isinstance(value, hint)
+    return value, True
+
+
+_LARGEST = 2**63
+"""Whole numbers have 64 bits: in TOML, in arrays and in the run's database."""
+_LONGEST_PATH = 4096
+
+
+def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
+    short = family.shorthand(value)
+    if short is not None:
+        return short, True
+    if isinstance(value, Mapping) or (isinstance(value, str) and family.family):
+        return build(family, value), True
+    return value, False
+
+
+def build(family: type[P], table: Any, *, usual: str = "") -> P:
+    """Make the part that a table (or a bare kind) of an experiment file describes.
+
+    Args:
+        family: the class that every part in this place derives from, or the part itself where there is one kind.
+        table: {"kind": ..., parameters...}, or the kind alone.
+        usual: the kind that a table without a kind means; by default that of the family's short form.
+
+    Raises:
+        ConfigurationError: unknown kind or key, missing or wrong parameter.
+    """
+    from covey.parts import kinds
+
+    if isinstance(table, str):
+        table = {"kind": table}
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {quoted(table)} instead.")
+    values = dict(table)
+    for key, value in values.items():
+        if isinstance(value, str) and value.endswith(_FROM_PYTHON):
+            raise ConfigurationError(
+                f"The '{key}' of the {family.family} was an object of Python "
+                f"({value.removesuffix(_FROM_PYTHON)[1:]}), which no file holds. It can be given from Python alone."
+            )
+    cls: type[P] = family
+    assumed = ""
+    if family.family in kinds.KINDS:
+        usual = usual or (family.short[0] if family.short else "")
+        every = ", ".join(sorted(kinds.KINDS[family.family]))
+        if "kind" not in values and not usual:
+            raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")
+        if "kind" not in values:
+            assumed = f" That is the kind where none is given, of {every}."
+        cls = kinds.resolve(family, values.pop("kind", usual))
+    known = fields_of(cls)
+    for key in values:
+        if key not in known:
+            raise ConfigurationError(unknown(f"key {quoted(key)} of {cls.named()}", key, known) + assumed)
+    for key, (hint, limits) in known.items():
+        if key not in values and is_required(cls, key):
+            raise ConfigurationError(
+                f"The '{key}' of {cls.named()} is missing: it must be {expectation(hint, limits)}."
+            )
+    return cls(**values)
+
+
+def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> str:
+    """What is said of a name that is no kind of a family."""
+    what = f"{family.family} {quoted(name)}"
+    if family.short:
+        hint, _ = _short_form(family)
+        what += f", which is neither a kind nor {expectation(hint, Limits(''))}"
+    return f'{unknown(what, name, known)} Your own is written "module:Class".'
+
+
+def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:
+    """The house sentence for a name that does not exist, with the nearest that does."""
+    names, given = sorted(known), cut(given)
+    near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    listing = f" Known: {', '.join(names)}." if names else " It takes none."
+    if len(names) > _MOST_LISTED and near:
+        listing = f" Near it: {', '.join(near)}."
+    return f"Unknown {what}{hint}{listing}"
+
+
+_NEAREST = 5
+_MOST_LISTED = 25
+"""Of more names than this, a message lists the nearest alone."""
+
+
+def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
+    """The part as a table that `build` turns into an equal part.
+
+    Args:
+        part: what to write down.
+        nothing: what stands for parameters that are None; they are left out where it is None itself.
+    """
+    table: dict[str, Any] = {} if part.family == "" else {"kind": part.title()}
+    for name in fields_of(type(part)):
+        value = getattr(part, name)
+        value = nothing if value is None else _plain(value, nothing)
+        if value is not None:
+            table[name] = value
+    return table
+
+
+_WRITABLE = str | int | float | datetime.date | datetime.time
+"""What a file can hold beside tables and lists."""
+_FROM_PYTHON = " given in Python>"
+"""How a file says that it cannot hold something."""
+
+
+def _plain(value: Any, nothing: Any) -> Any:
+    if isinstance(value, Part):
+        return to_table(value, nothing=nothing)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_plain(entry, nothing) for entry in value]
+    if isinstance(value, dict):
+        return {name: _plain(entry, nothing) for name, entry in value.items()}
+    if value is nothing or value is None or isinstance(value, _WRITABLE):
+        return value
+    return f"<{type(value).__module__}.{type(value).__qualname__}{_FROM_PYTHON}"

@@ -1,0 +1,68 @@
+"""The average of the models of one evaluated round, and how far the models are from it.
+
+Shapes: P parameters.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from covey.learning.dataset import Split
+from covey.learning.learner import Learner
+from covey.runtime.node import Metrics
+
+
+class Average:
+    """The sum of the models of one evaluated round, and of their squares.
+
+    Args:
+        learner: whose models.
+        keeps: whether models are summed, or only their accuracies kept.
+    """
+
+    def __init__(self, learner: Learner, *, keeps: bool) -> None:
+        self.total = torch.zeros(learner.layout.size if keeps else 0, dtype=torch.float64, device=learner.device)
+        self.squares = 0.0
+        self.count = 0
+        """How many models are in the sum."""
+        self.accuracies: list[float] = []
+
+    def add(self, model: Tensor, accuracy: float) -> None:
+        """One more model."""
+        self.accuracies.append(accuracy)
+        if len(self.total):
+            self.total.add_(model)
+            self.squares += float(torch.dot(model.double(), model.double()))
+            self.count += 1
+
+    def freeze(self) -> dict[str, Any]:
+        """What it holds, as the entries of a payload."""
+        return {
+            "total": self.total.clone(),
+            "squares": self.squares,
+            "count": self.count,
+            "accuracies": list(self.accuracies),
+        }
+
+    def merge(self, frozen: Mapping[str, Any]) -> None:
+        """Take in what another one held."""
+        self.total.add_(frozen["total"].to(self.total))
+        self.squares += frozen["squares"]
+        self.count += frozen["count"]
+        self.accuracies += frozen["accuracies"]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over the models."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    def figures(self, learner: Learner, split: Split) -> Metrics:
+        """The figures of the average model, and the models' mean squared distance from it; none without models."""
+        if not self.count:
+            return {}
+        mean = self.total / self.count
+        (metrics,) = learner.evaluate([mean.float()], split)
+        spread = max(self.squares / self.count - float(torch.dot(mean, mean)), 0.0)
+        return {**{f"average_model_{name}": value for name, value in metrics.items()}, "consensus_distance": spread}

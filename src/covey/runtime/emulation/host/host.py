@@ -1,0 +1,521 @@
+"""A host: a process that listens, lets a launcher give it nodes of a run, and lets the other hosts of that run in."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from covey.messages import wire
+from covey.parts import kinds
+from covey.parts.errors import CoveyError, ProgramError, RunError, WireError, told
+from covey.runtime.emulation.host.heartbeat import heartbeat
+from covey.runtime.emulation.host.site import Site
+from covey.runtime.emulation.transport import tls
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.descriptors import allowed, make_room, needed_by_host
+from covey.runtime.emulation.transport.door import Door, call, knock, shown
+from covey.runtime.emulation.transport.handshake import (
+    LAUNCHER,
+    LIMITS,
+    SECONDS,
+    Guest,
+    admit,
+    refuse,
+    say,
+    title,
+    welcome,
+)
+from covey.runtime.emulation.transport.peers import Peers
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
+from covey.runtime.snapshots import Snapshot, unpack
+
+if TYPE_CHECKING:
+    from covey.runtime.emulation.transport.certificates import Certificates
+
+log = logging.getLogger("covey.host")
+
+_STRANGERS, _FEWEST = 256, 8
+"""How many strangers, and how many who knocked, may be in their handshake at once; and how many may where a process may
+have few files open."""
+_HASTE = 2.0
+"""Seconds that a stranger may take who did not knock."""
+_ORDERS = 64
+"""How many frames of the launcher may wait; until they are fewer, no more are read."""
+_HEARTBEAT = 1.0
+SILENCE = 60.0
+"""Seconds after which a launcher on another machine that says nothing counts as gone: a machine without power closes no
+connection. It says every second that it is there."""
+
+
+class Orders(msgspec.Struct, frozen=True):
+    """What a launcher gives a host to do."""
+
+    experiment: dict[str, Any]
+    owners: list[int]
+    """The host of every node."""
+    hosts: list[str]
+    """The address of every host."""
+    folders: list[str]
+    """Where on this machine the launcher finds modules of the user's own."""
+    data: str | None
+    workers: int
+    device: str
+    kernel: str
+    chunk: int
+    buffer_bytes: int
+    """How much may wait in a node's inbox, at its links, and for another host."""
+
+    def check(self, nodes: int, me: int) -> None:
+        """Whether they fit together for so many nodes, and for the host with a number.
+
+        Raises:
+            RunError: they do not.
+        """
+        count, owners = len(self.hosts), set(self.owners)
+        if len(self.owners) != nodes or not ({me} <= owners <= set(range(count)) and self.buffer_bytes > 0):
+            raise RunError(
+                f"The orders of host {me} must name an owner, of {count} hosts, for each of {nodes} nodes, and a "
+                f"buffer. Got {len(self.owners)} owners, {min(owners, default=0)} to {max(owners, default=0)}, and "
+                f"{self.buffer_bytes} bytes."
+            )
+
+
+class Host:
+    """Listens, and serves one run at a time.
+
+    Args:
+        token: what launchers and other hosts must hold.
+        certificates: what this host shows, and whom it believes; None for plain TCP.
+        patience: how many seconds a caller may take to say who it is.
+        silence: after how many seconds a launcher that says nothing counts as gone; None for never, where its end is
+            sure to be heard of.
+    """
+
+    def __init__(
+        self,
+        token: bytes,
+        certificates: "Certificates | None" = None,
+        *,
+        patience: float = SECONDS,
+        silence: float | None = None,
+    ) -> None:
+        self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
+        self.refused: Counter[str] = Counter()
+        """Connections and frames that were refused, by reason."""
+        self._strangers: dict[asyncio.Task[None], Connection] = {}
+        """Who has not said yet who it is, in the order of their calls."""
+        self._knocked: dict[asyncio.Task[None], Connection] = {}
+        """The same of those who hold the token, as it seems."""
+        self._most = _STRANGERS
+        self._run: _Run | None = None
+        self._served_one = asyncio.Event()
+
+    async def serve(self, listening: socket.socket, *, once: bool = False, grace: float = 60.0) -> None:
+        """Listen until cancelled.
+
+        Args:
+            listening: a bound socket.
+            once: whether to end after one run, or when no launcher comes in time.
+            grace: how many seconds to wait for it.
+        """
+        hidden = self._certificates is not None
+        self._door = Door(listening, self.token, hidden=hidden, come=self._come, refused=self._count)
+        self.expect(1)
+        log.info("listening on %s", Address.of(listening))
+        try:
+            if not once:
+                await asyncio.Event().wait()
+            async with asyncio.timeout(grace) as patience:
+                while not self._served_one.is_set():
+                    if self._run is not None:
+                        patience.reschedule(None)
+                    await asyncio.sleep(0.05)
+        finally:
+            self._door.close()
+            await self._leave()
+
+    def expect(self, hosts: int) -> None:
+        """Have files for the connections of a run with so many hosts, and no more strangers than there are left for.
+
+        Raises:
+            ConfigurationError: the system does not allow so many.
+        """
+        needed = needed_by_host(hosts)
+        make_room(needed, hosts)
+        self._most = self._door.most = int(max(_FEWEST, min(_STRANGERS, (allowed() - needed) / 3)))
+
+    async def _leave(self) -> None:
+        """End what is going on."""
+        for task, connection in [*self._strangers.items(), *self._knocked.items()]:
+            connection.abort()
+            task.cancel()
+        run = None if self._run is None else self._run.task
+        if run is not None:
+            run.cancel()
+            await asyncio.wait([run])
+
+    # ------------------------------------------------------------------ who calls
+
+    def _count(self, reason: str) -> None:
+        self.refused[reason] += 1
+        log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
+
+    def _come(self, caller: socket.socket, knocked: bool) -> None:
+        """Find out who calls, beside everything else."""
+        others = self._knocked if knocked else self._strangers
+        if len(others) >= self._most:
+            # Callers say at once who they are: the one that has not for longest makes room, or silent ones keep it all.
+            oldest = next(iter(others))
+            others.pop(oldest).abort()
+            oldest.cancel()
+            self._count("too-many-strangers")
+        connection = Connection(LIMITS, self._count, secured=self._certificates is not None)
+        patience = self._patience if knocked else min(self._patience, _HASTE)
+        task = asyncio.get_running_loop().create_task(self._meet(caller, connection, patience))
+        others[task] = connection
+
+        def on_end(task: asyncio.Task[None]) -> None:
+            others.pop(task, None)
+            if not connection.is_made:
+                caller.close()
+
+        task.add_done_callback(on_end)
+
+    async def _meet(self, caller: socket.socket, connection: Connection, patience: float) -> None:
+        """Find out who called, and let in whom this host serves."""
+        try:
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, caller)
+            except OSError as error:
+                raise WireError("closed", "the other side ended the connection") from error
+            if self._certificates is not None:
+                await connection.secure(self._certificates.served, patience)
+            guest = await admit(connection, self.token, patience)
+            if self._certificates is not None:
+                self._certificates.hold_to(connection, guest.caller.who)
+            objection = self._objection_to(guest)
+            if objection is None:
+                self._let_in(connection, guest)
+                return
+            if objection != "busy":
+                self._count(objection)
+        except WireError as error:
+            self._count(error.reason)
+            objection = error.reason
+        refuse(connection, objection)
+
+    def _objection_to(self, guest: Guest) -> str | None:
+        """Why a caller that holds the token is not let in, in the handshake's words."""
+        who, run = guest.caller.who, self._run
+        if self._certificates is not None and self._certificates.owner != title(guest.callee):
+            return "wrong-host"
+        if who == LAUNCHER:
+            return None if run is None else "busy"
+        if run is None or run.name != guest.caller.run:
+            return "wrong-run"
+        if run.peers is None or not run.begun:
+            return "busy"  # What it has received is still to be restored.
+        if guest.callee != run.me or not run.knows(who):
+            return "wrong-host"
+        return None if run.peers.wants(who) else "busy"
+
+    def _let_in(self, connection: Connection, guest: Guest) -> None:
+        """Give a caller what it came for.
+
+        Raises:
+            WireError: its public key is none.
+        """
+        welcome(connection, self.token, guest)
+        if guest.caller.who != LAUNCHER:
+            assert self._run is not None
+            assert self._run.peers is not None
+            self._run.peers.accept(guest.caller.who, connection)
+            return
+        self._run = run = _Run(self, connection, guest.caller.run, guest.callee)
+        run.task = asyncio.get_running_loop().create_task(self._serve_run(run))
+
+    async def _serve_run(self, run: "_Run") -> None:
+        try:
+            await run.serve()
+        finally:
+            self._run = None
+            self._served_one.set()
+
+    async def call(self, who: int, address: Address) -> Connection:
+        """Open a connection to another host."""
+        return await open_connection(who, address, self.token, self._certificates, self._count)
+
+
+async def open_connection(
+    who: int,
+    address: Address,
+    token: bytes | None,
+    certificates: "Certificates | None",
+    refused: Callable[[str], None],
+) -> Connection:
+    """Call a host.
+
+    Args:
+        who: its number.
+        address: where it should be.
+        token: the run's; who has none does not knock.
+        certificates: what is shown to it, and whom to believe; None for plain TCP, which stays on this machine.
+        refused: told the reason of every frame that is dropped.
+
+    Raises:
+        OSError: nobody listens there.
+        WireError: it does not show that host's certificate, or would be called over a network without any.
+    """
+    loop = asyncio.get_running_loop()
+    context = None if certificates is None else certificates.calling
+
+    def first(where: Any) -> bytes:
+        if context is None and not ipaddress.ip_address(where[0]).is_loopback:
+            raise WireError("not-local", "it is on another machine, and is called without certificates")
+        return b"" if token is None else knock(token, "" if context is not None else shown(where))
+
+    async with asyncio.timeout(SECONDS):
+        try:
+            caller = await call(address.host, address.port, first)
+            _, connection = await loop.create_connection(
+                lambda: Connection(LIMITS, refused),
+                sock=caller,
+                ssl=context,
+                server_hostname=None if context is None else address.host,
+            )
+        except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
+            raise tls.why(error) from error
+    if certificates is not None:
+        try:
+            certificates.hold_to(connection, who)
+        except WireError:
+            connection.abort()
+            raise
+    return connection
+
+
+class _Run:
+    """A run that a host takes part in.
+
+    Args:
+        host: the host.
+        control: the connection to the launcher.
+        name: the run's.
+        me: the number of the host.
+    """
+
+    def __init__(self, host: Host, control: Connection, name: str, me: int) -> None:
+        self.host, self.control, self.name, self.me = host, control, name, me
+        self.peers: Peers | None = None
+        self.site: Site | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        """Whether its nodes have."""
+        self._refused_before = Counter(host.refused)
+        self._addresses: list[Address] = []
+        self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
+        self._dismissed = False
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Connections and frames that the host has refused since the run came to it, by reason."""
+        return self.host.refused - self._refused_before
+
+    def knows(self, who: int) -> bool:
+        """Whether another host of the run has a number."""
+        return 0 <= who < len(self._addresses) and who != self.me
+
+    async def serve(self) -> None:
+        """Take part, until the run is over or the launcher is gone."""
+        torch.set_num_threads(1)
+        self.control.refused = self._distrust
+        self.control.listen(self._hear, wire.DEFAULT)
+        work = asyncio.create_task(self._work())
+        silence = self.host.silence
+        watching = None if silence is None else asyncio.create_task(self._give_up_after(silence))
+        try:
+            await asyncio.wait([work, self.control.lost], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not self._dismissed:
+                log.warning("the launcher is gone")
+        finally:
+            if watching is not None:
+                watching.cancel()
+            work.cancel()
+            await asyncio.wait([work])
+            error = None if work.cancelled() else work.exception()
+            if isinstance(error, CoveyError):
+                self._fail(error)
+            elif error is not None:
+                log.error("failed", exc_info=error)
+                self._fail(ProgramError(told(error)))
+            if self.site is not None:
+                await self.site.close(in_peace=self._dismissed)
+            self.control.close()
+
+    async def _give_up_after(self, silence: float) -> None:
+        """End the connection to a launcher that says nothing for so many seconds."""
+        heard_at, silent = self.control.heard_at, 0.0
+        # Time in which this process itself stood still, and heard nobody, does not count.
+        while silent < silence:
+            await asyncio.sleep(min(_HEARTBEAT, silence / 10))
+            if self.control.heard_at == heard_at:
+                silent += min(_HEARTBEAT, silence / 10)
+            else:
+                heard_at, silent = self.control.heard_at, 0.0
+        log.warning("the launcher has said nothing for %g seconds", silence)
+        self.control.abort()
+
+    def _hear(self, frame: wire.Frame) -> None:
+        if frame.tag == "heartbeat":
+            return  # That it came is all that it says.
+        self._dismissed |= frame.tag == "bye"
+        self._frames.put_nowait(frame)
+        if self._frames.qsize() >= _ORDERS:
+            self.control.pause_reading()
+
+    def _distrust(self, reason: str) -> None:
+        """Bytes of the launcher were no frame: an order is missing, so nobody knows how to go on."""
+        self.host.refused[reason] += 1
+        log.error("the launcher sent what is no frame: %s", reason)
+        self.control.abort()
+
+    async def _order(self) -> wire.Frame:
+        frame = await self._frames.get()
+        self.control.resume_reading()
+        return frame
+
+    def _fail(self, error: CoveyError) -> None:
+        # A file that is not what the launcher takes it for may be quoted.
+        text = str(error).replace(self.host.token.decode(errors="replace"), "(the token)")
+        log.error("%s", text)
+        say(self.control, "failed", {"kind": type(error).__name__, "text": text})
+
+    async def _next(self, *tags: str) -> wire.Frame:
+        frame = await self._order()
+        if frame.tag not in tags:
+            raise RunError(f"The launcher says {frame.tag!r} where one of {', '.join(tags)} was due.")
+        return frame
+
+    async def _work(self) -> None:
+        packed: Any = (await self._next("orders")).payload["orders"]
+        orders = msgspec.msgpack.decode(packed, type=Orders)
+        if "engine" in orders.experiment:
+            raise RunError("The orders of a host must name no engine.")
+        for folder in orders.folders:
+            kinds.search(folder)
+        self.host.expect(len(orders.hosts))
+        self._addresses = [Address.parse(text) for text in orders.hosts]
+        prepared = await asyncio.to_thread(
+            prepare,
+            Experiment.from_table(orders.experiment),
+            data=None if orders.data is None else Path(orders.data),
+            clock="real",
+            workers=orders.workers,
+            device=orders.device,
+            kernel=orders.kernel,
+            chunk=orders.chunk,
+        )
+        orders.check(prepared.network.nodes, self.me)
+        own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
+        site = self.site = Site(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
+        self.peers = site.peers = Peers(
+            self.me,
+            orders.owners,
+            call=lambda host: self.host.call(host, self._addresses[host]),
+            token=self.host.token,
+            run=self.name,
+            rounds=prepared.experiment.rounds,
+            # A longer frame would fit into no queue and no inbox.
+            limits=replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, orders.buffer_bytes)),
+            most=orders.buffer_bytes,
+            deliver=site.deliver,
+            refused=site.refuse,
+            broken=lambda host: site.say("broken", {"host": host}),
+        )
+        site.say(
+            "ready", {"parameters": prepared.setting.parameters, "samples": int(prepared.learner.parts.sizes.sum())}
+        )
+        restored: dict[int, Snapshot] = {}
+        while (frame := await self._next("restore", "go")).tag == "restore":
+            nodes: Any = frame.payload["nodes"]
+            restored |= dict(zip(nodes, unpack(frame.payload, prepared.learner.device), strict=True))
+        go: Any = frame.payload
+        for gone in go.get("gone", ()):
+            self.peers.drop(gone)
+        for node in site.nodes.values():
+            node.behind = go["returning"]
+        site.begin(go["elapsed"], restored)
+        self.begun = True
+        log.info("%d nodes begin", len(own))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reporting = tasks.create_task(site.reporter.run())
+                beating = tasks.create_task(self._heartbeats(site))
+                listening = tasks.create_task(self._obey(site))
+                await site.over.wait()
+                if site.failure is None:
+                    await site.reporter.finish()
+                if site.failure is not None:
+                    raise site.failure
+                for id, node in site.nodes.items():
+                    site.say("model", {"node": id, "model": node.model.cpu()})
+                    await self.control.has_room()
+                site.say("heartbeat", heartbeat(site, self.refused))
+                site.say("done", {"time": site.now})
+                await listening
+                reporting.cancel()
+                beating.cancel()
+        except* CoveyError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _heartbeats(self, site: Site) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            site.say("heartbeat", heartbeat(site, self.refused))
+
+    async def _obey(self, site: Site) -> None:
+        """Do what the launcher says, until the run is over everywhere."""
+        while (frame := await self._order()).tag != "bye":
+            said: Any = frame.payload
+            if frame.tag == "hold":
+                site.say("holds", {"round": site.hold()})
+            elif frame.tag == "keep":
+                site.keep(said["round"])
+            elif frame.tag == "park":
+                site.park_after(int(said["round"]))
+            elif frame.tag == "stop":
+                site.stop_now()
+            elif frame.tag == "gone" and self.peers is not None:
+                self.peers.drop(said["host"])
+            elif frame.tag == "here" and self.peers is not None:
+                self.peers.take_up(said["host"])
+            elif frame.tag == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif frame.tag == "pause":
+                await _stand_still(said["seconds"])
+            else:
+                raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")
+
+
+async def _stand_still(seconds: float) -> None:
+    """Stop this process for a while."""
+    # Who is stopped cannot wake itself; and who wakes it must not come before whoever stops it, so both are one.
+    me = os.getpid()
+    script = f"kill -STOP {me}; sleep {max(seconds, 0.0):.3f}; kill -CONT {me}"
+    child = partial(subprocess.run, stdin=subprocess.DEVNULL, start_new_session=True)
+    await asyncio.to_thread(child, ["sh", "-c", script])

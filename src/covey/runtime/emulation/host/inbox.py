@@ -1,0 +1,110 @@
+"""The mailbox of a node that others can reach over sockets: only so many bytes wait in it, of all and of each host."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from covey.runtime.mailbox import Key, Mailbox
+from covey.runtime.node import Message
+
+_ENTRY, _ITEM = 1024, 64
+_AHEAD = 1000
+"""Rounds by which a message may be ahead of its receiver: who is slower than that has no use for it."""
+
+
+def _memory(message: Message) -> int:
+    """What a message takes in memory, about: objects for what are a few bytes in a frame."""
+    lists = sum(len(value) for value in message.shared.values() if type(value) is list)
+    return message.size + _ENTRY * (1 + len(message.shared)) + _ITEM * lists
+
+
+def model_memory(model_bytes: int) -> int:
+    """What a message with a whole model and a few plain values takes in memory, about."""
+    return model_bytes + 4 * _ENTRY
+
+
+class Inbox(Mailbox):
+    """Drops what comes while it is full, and what is for far later rounds.
+
+    What one other host sent may take no more room than is still free: so a host that sends without end gets half of
+    all, and there is always some left for the others.
+
+    Args:
+        most: bytes.
+        refused: told the sender and the reason of every message that is dropped for want of room or far too early.
+        owners: the host of every node.
+        me: the host of this one.
+        catching_up: whether the node will skip to the latest round of which a message is here.
+        ordered: see `Mailbox`.
+    """
+
+    __slots__ = ("_catching_up", "_held_of", "_me", "_most", "_owners", "_refused", "held")
+
+    def __init__(
+        self,
+        most: int,
+        refused: Callable[[int, str], None],
+        owners: Sequence[int],
+        me: int,
+        catching_up: Callable[[], bool],
+        *,
+        ordered: bool,
+    ) -> None:
+        super().__init__(ordered=ordered)
+        self._most, self._refused, self._owners, self._me = most, refused, owners, me
+        self._catching_up = catching_up
+        self.held = 0
+        """The memory that waiting messages take, about."""
+        self._held_of: Counter[int] = Counter()
+        """The same by the host that sent them."""
+
+    def deliver(self, message: Message) -> None:
+        needed, discarded = _memory(message), self.discarded
+        reason = self._objection(message, needed)
+        if reason is not None:
+            self.dropped += 1
+            self._refused(message.sender, reason)
+            if message.round is not None and self.ordered and not self.away:
+                self._give_up_earlier(message)
+            return
+        self._hold(message, needed)
+        super().deliver(message)
+        self.sort()
+        if self.discarded > discarded:
+            self._hold(message, -needed)
+
+    def _objection(self, message: Message, needed: int) -> str | None:
+        """Why there is no room for a message, if there is none."""
+        if message.round is not None and message.round > self.round + _AHEAD and not self._catching_up():
+            return "too-early"
+        host, free = self._owners[message.sender], self._most - self.held
+        mine = needed if host == self._me else needed + self._held_of[host]
+        return "inbox-full" if mine > free else None
+
+    def _hold(self, message: Message, memory: int) -> None:
+        self.held += memory
+        self._held_of[self._owners[message.sender]] += memory
+
+    def _release(self, messages: Iterable[Message | None]) -> None:
+        for message in messages:
+            if message is not None:
+                self._hold(message, -_memory(message))
+
+    def take(self, key: Key, senders: Sequence[int] | None = None, count: int | None = None) -> list[Message]:
+        taken = super().take(key, senders, count)
+        self._release(taken)
+        return taken
+
+    def go_on(self) -> None:
+        self._release(self._kept or ())
+        super().go_on()
+
+    def open(self, round: int) -> None:
+        for (_, when), box in self._boxes.items():
+            if when is not None and when < round:
+                self._release(box.values())
+        super().open(round)
+
+    def clear(self, *, ended: bool = False) -> None:
+        super().clear(ended=ended)
+        self.held = 0
+        self._held_of.clear()

@@ -1,0 +1,300 @@
+"""The network's latency, bandwidth and loss in real time.
+
+A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, then the latency; that is when
+it is put on the socket, or handed over within the host. At the receiver it takes the downlink from when its first bit
+came, for bits / downlink seconds. Times follow the schedule that these rates ask for, not the moments at which timers
+went off, so that lateness does not add up; how late they were is kept.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from covey.runtime.emulation.host.inbox import _memory
+from covey.runtime.emulation.transport.connection import Parts
+from covey.runtime.node import Message
+
+_COPY = 512
+"""Bytes of memory that a copy takes while it waits, beside the message that all copies share."""
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How far real times were behind the asked ones."""
+
+    count: int = 0
+    total: float = 0.0
+    most: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.count += 1
+        self.total += seconds
+        self.most = max(self.most, seconds)
+
+
+@dataclass(slots=True)
+class Throughput:
+    """How fast links carried what they carried, while they were busy."""
+
+    bits: float = 0.0
+    asked_seconds: float = 0.0
+    """How long it takes at the rates that the network asks for."""
+    real_seconds: float = 0.0
+    """How long it took."""
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One message on its way to one receiver."""
+
+    message: Message
+    receiver: int
+    latency: float
+    sending: "Departure"
+    extra: float = 1.0
+    """How many times longer it takes to leave, where a fault slows the link."""
+    garbled: bool = False
+    """Whether a fault changes its bytes."""
+
+
+class Departure:
+    """A message to some receivers, which may be withdrawn while its copies wait for the uplink."""
+
+    __slots__ = ("frame", "uplink", "waiting")
+
+    def __init__(self, uplink: "Uplink") -> None:
+        self.uplink = uplink
+        self.frame: Parts | None = None
+        """Its encoding, once one was needed."""
+        self.waiting = 0
+        """How many copies have not left."""
+
+    def cancel(self) -> int:
+        return self.uplink.withdraw(self)
+
+
+class Uplink:
+    """What leaves one node, one copy after the other.
+
+    Args:
+        rate: bits per second; inf for no limit.
+        emit: given every copy when its time has come.
+        withdrawn: given the message of every copy that is withdrawn.
+        late: where lateness is kept.
+        carried: where it is kept how fast it is.
+        most: how many bytes of memory what has not left may take.
+        refused: told the reason of every copy for which there is no room.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        emit: Callable[[Copy], None],
+        withdrawn: Callable[[Message], None],
+        late: Lateness,
+        carried: Throughput,
+        most: int,
+        refused: Callable[[str], None],
+    ) -> None:
+        self.rate = rate
+        self.held = 0
+        """The memory that what has not left takes, about: copies of a message share it."""
+        self._emit, self._withdrawn, self._late, self._carried = emit, withdrawn, late, carried
+        self._most, self._refused = most, refused
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Copy] = deque()
+        self._free = 0.0
+        self._leaving = False
+        self._since = 0.0
+        """From when on the real time that it is busy is not yet kept."""
+
+    def add(self, copy: Copy) -> None:
+        """Let a copy leave after those that wait."""
+        if self.rate == float("inf"):
+            self._delay(copy, self._loop.time())
+        elif self._has_room(copy):
+            self._take(copy)
+
+    def _take(self, copy: Copy) -> None:
+        self._waiting.append(copy)
+        if not self._leaving:
+            self._since = self._loop.time()
+            self._free = max(self._free, self._since)
+            self._next()
+
+    def _has_room(self, copy: Copy) -> bool:
+        """Keep room for a copy, where there is any."""
+        needed = _COPY + (0 if copy.sending.waiting else _memory(copy.message))
+        if self.held + needed > self._most:
+            self._refused("queue-full")
+            return False
+        self.held += needed
+        copy.sending.waiting += 1
+        return True
+
+    def _give_room(self, copy: Copy) -> None:
+        copy.sending.waiting -= 1
+        self.held -= _COPY + (0 if copy.sending.waiting else _memory(copy.message))
+
+    def _was_busy(self) -> None:
+        """Keep for how long it was busy until now."""
+        now = self._loop.time()
+        self._carried.real_seconds += now - self._since
+        self._since = now
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has not begun to leave."""
+        return sum(copy.message.size for copy in self._waiting)
+
+    def _next(self) -> None:
+        self._leaving = bool(self._waiting)
+        if self._leaving:
+            copy = self._waiting.popleft()
+            seconds = copy.message.size * 8.0 / self.rate * copy.extra
+            self._free += seconds
+            self._loop.call_at(self._free, self._left, copy, seconds, self._free)
+
+    def _left(self, copy: Copy, seconds: float, due: float) -> None:
+        self._carried.bits += copy.message.size * 8.0
+        self._carried.asked_seconds += seconds
+        self._was_busy()
+        self._give_room(copy)
+        self._delay(copy, due)
+        self._next()
+
+    def _delay(self, copy: Copy, left: float) -> None:
+        if copy.latency > 0 or left > self._loop.time():
+            due = left + copy.latency
+            self._loop.call_at(due, self._arrive, copy, due)
+        else:
+            self._emit(copy)
+
+    def _arrive(self, copy: Copy, due: float) -> None:
+        self._late.add(self._loop.time() - due)
+        self._emit(copy)
+
+    def withdraw(self, departure: Departure | None) -> int:
+        """Take back the copies of a departure, or of all, that have not begun to leave; how many."""
+        gone = [copy for copy in self._waiting if departure is None or copy.sending is departure]
+        for copy in gone:
+            self._waiting.remove(copy)
+            self._give_room(copy)
+            self._withdrawn(copy.message)
+        return len(gone)
+
+
+class SharedUplink(Uplink):
+    """What leaves one node, all copies at once, each with an equal share of the rate."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left_of: dict[Copy, float] = {}
+        """Bits that have not left, at `_free`."""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _take(self, copy: Copy) -> None:
+        if not self._left_of:
+            self._since = self._loop.time()
+        self._advance(self._loop.time())
+        self._left_of[copy] = copy.message.size * 8.0 * copy.extra
+        self._plan()
+
+    def _advance(self, now: float) -> None:
+        """Take off what has left by now."""
+        if self._left_of:
+            each = (now - self._free) * self.rate / len(self._left_of)
+            self._carried.asked_seconds += now - self._free
+            for copy in self._left_of:
+                self._left_of[copy] -= each
+                self._carried.bits += each / copy.extra
+        self._free = now
+
+    def _plan(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._left_of:
+            due = self._free + min(self._left_of.values()) * len(self._left_of) / self.rate
+            self._timer = self._loop.call_at(due, self._complete, due)
+
+    def _complete(self, due: float) -> None:
+        """The copy with the least to send has left, at a time that was foreseen."""
+        self._advance(due)
+        self._was_busy()
+        least = min(self._left_of.values())
+        for copy in [copy for copy, left in self._left_of.items() if left <= least]:
+            del self._left_of[copy]
+            self._give_room(copy)
+            self._delay(copy, due)
+        self._plan()
+
+    @property
+    def waiting_bytes(self) -> int:
+        return sum(copy.message.size for copy in self._left_of)
+
+    def withdraw(self, departure: Departure | None) -> int:
+        """As nothing queues, only a node that leaves takes anything back."""
+        if departure is not None:
+            return 0
+        if self._left_of:
+            self._advance(self._loop.time())
+            self._was_busy()
+        gone = list(self._left_of)
+        self._left_of.clear()
+        self._plan()
+        for copy in gone:
+            self._give_room(copy)
+            self._withdrawn(copy.message)
+        return len(gone)
+
+
+class Downlink:
+    """What reaches one node, one message after the other.
+
+    Args:
+        rate: bits per second; inf for no limit.
+        deliver: given every message when its last bit is in.
+        late: where lateness is kept.
+        most: how many bytes of memory what waits may take.
+        refused: told the reason of every message for which there is no room.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        deliver: Callable[[Message], None],
+        late: Lateness,
+        most: int,
+        refused: Callable[[str], None],
+    ) -> None:
+        self.rate = rate
+        self._most, self._refused, self._held = most, refused, 0
+        self._deliver, self._late = deliver, late
+        self._loop = asyncio.get_running_loop()
+        self._free = 0.0
+
+    def add(self, message: Message, uplink_rate: float) -> None:
+        """Let a message in whose last bit is here now, and which left at a rate."""
+        if self.rate == float("inf"):
+            self._deliver(message)
+            return
+        needed = _memory(message)
+        if self._held + needed > self._most:
+            self._refused("downlink-full")
+            return
+        now, bits = self._loop.time(), message.size * 8.0
+        first_bit = now - bits / uplink_rate
+        self._free = passed = max(max(self._free, first_bit) + bits / self.rate, now)
+        if passed > now:
+            self._held += needed
+            self._loop.call_at(passed, self._in, message, needed, passed)
+        else:
+            self._deliver(message)
+
+    def _in(self, message: Message, needed: int, due: float) -> None:
+        self._held -= needed
+        self._late.add(self._loop.time() - due)
+        self._deliver(message)

@@ -1,0 +1,113 @@
+"""The averages over the models of all hosts: what each host adds, until nothing more can come."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from covey.learning.dataset import Split
+from covey.parts.errors import RunError
+from covey.runtime.average import Average
+from covey.runtime.prepared import Prepared
+from covey.runtime.runs import RunWriter
+from covey.runtime.runs.schema import NETWORK
+
+
+def check_round(host: int, round: Any, most: int, least: int = 0) -> None:
+    """Whether what a host names is a round of the run.
+
+    Raises:
+        RunError: it is none.
+    """
+    if type(round) is not int or not least <= round <= most:
+        raise RunError(f"Host {host} speaks of round {round!r}, which is not in [{least}, {most}].")
+
+
+class Averages:
+    """The evaluated rounds that are open, and what hosts have added to them.
+
+    Args:
+        prepared: the experiment.
+        owners: the host of every node.
+        writer: where to record the figures; None records nothing.
+        do: does something beside everything else, one thing after the other.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        owners: Sequence[int],
+        writer: RunWriter | None,
+        do: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self._learner, self._evaluation = prepared.learner, prepared.experiment.evaluation
+        self._rounds, self._writer, self._do = prepared.experiment.rounds, writer, do
+        self._models = len(prepared.evaluated)
+        of = [owners[node] for node in prepared.evaluated]
+        self._models_of = {host: of.count(host) for host in set(of)}
+        self._settled: dict[int, int] = dict.fromkeys(self._models_of, 0)
+        """Up to which round a host adds nothing more."""
+        self._shares: dict[int, dict[int, Mapping[str, Any]]] = {}
+        """What each host has added to each open round."""
+        self._closed: set[int] = set()
+        self._split: Split | None = None
+        self.accuracy: float | None = None
+        """The mean over the models of the round that was last added to."""
+
+    def add(self, host: int, share: Mapping[str, Any]) -> None:
+        """What the models of a host's nodes add to a round; what was said before it comes back, it says anew.
+
+        Raises:
+            RunError: it cannot be that.
+        """
+        completed, accuracies = share["round"], msgspec.convert(share["accuracies"], list[float])
+        check_round(host, completed, self._rounds, 1)
+        msgspec.convert(share["squares"], float)
+        keeps = self._evaluation.average
+        shape = (self._learner.layout.size if keeps else 0,)
+        right = 0 < len(accuracies) <= self._models_of.get(host, 0)
+        if not right or share["count"] != len(accuracies) * keeps or share["total"].shape != shape:
+            raise RunError(f"Host {host} adds to an average what is not that of its nodes.")
+        if completed in self._closed:
+            return
+        shares = self._shares.setdefault(completed, {})
+        if host not in shares or len(accuracies) >= len(shares[host]["accuracies"]):
+            shares[host] = share
+        known = [accuracy for share in shares.values() for accuracy in share["accuracies"]]
+        self.accuracy = sum(known) / len(known)
+        if len(known) == self._models:
+            self._close(completed)
+
+    def settle(self, host: int, round: Any) -> None:
+        """A host adds nothing more to rounds up to one."""
+        check_round(host, round, self._rounds)
+        if host in self._settled:
+            self._settled[host] = max(self._settled[host], round)
+            self.close(min(self._settled.values()))
+
+    def reopen(self, host: int, round: int) -> None:
+        """A host comes back, and does again what followed a round."""
+        if host in self._settled:
+            self._settled[host] = round
+
+    def close(self, upto: float) -> None:
+        """Nothing more comes for rounds up to one."""
+        for completed in sorted(completed for completed in self._shares if completed <= upto):
+            self._close(completed)
+
+    def _close(self, completed: int) -> None:
+        self._closed.add(completed)
+        average = Average(self._learner, keeps=self._evaluation.average)
+        for _, share in sorted(self._shares.pop(completed).items()):
+            average.merge(share)
+        if self._writer is not None and average.count:
+            self._do(partial(self._evaluate, completed, average))
+
+    async def _evaluate(self, completed: int, average: Average) -> None:
+        assert self._writer is not None
+        if self._split is None:
+            self._split = self._learner.split("test", samples=self._evaluation.samples)
+        figures = await asyncio.to_thread(average.figures, self._learner, self._split)
+        self._writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])

@@ -1,0 +1,495 @@
+"""Starts hosts or calls those that wait, gives them their nodes, hears what they report, and lets them go."""
+
+import asyncio
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from covey.messages import wire
+from covey.parts import errors, kinds
+from covey.parts.errors import CoveyError, RunError, WireError
+from covey.runtime.emulation.host.host import Orders
+from covey.runtime.emulation.launcher.processes import Processes, can_fork
+from covey.runtime.emulation.launcher.records import Records
+from covey.runtime.emulation.launcher.recovery import Recovery
+from covey.runtime.emulation.launcher.remote import Condition, HostEnded, HostGone, Remote
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Connection, loop_time
+from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
+from covey.runtime.experiment import Outcome, Progress
+from covey.runtime.interruption import STOP
+from covey.runtime.node import Payload
+from covey.runtime.prepared import Prepared
+from covey.runtime.runs import RunWriter
+from covey.runtime.runs.schema import NETWORK
+from covey.runtime.snapshots import pack
+
+if TYPE_CHECKING:
+    from covey.runtime.emulation.emulation import Emulation
+
+_STUCK = 10.0
+"""Seconds without anything new after which hosts that are to stop after a common round stop where they are."""
+_LAST = 5.0
+"""Seconds after which hosts that are to stop where they are have not heard it."""
+_HEARTBEAT = 1.0
+"""Seconds between words to every host."""
+
+
+class Launcher:
+    """Runs one experiment on hosts.
+
+    Args:
+        prepared: the experiment.
+        settings: of the engine.
+        writer: where to record the run; None records nothing.
+        progress: told now and then how far it is.
+        checkpoint: where to go on from.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        settings: "Emulation",
+        writer: RunWriter | None,
+        progress: Callable[[Progress], None] | None,
+        checkpoint: Payload | None,
+    ) -> None:
+        self.prepared, self.settings, self.writer = prepared, settings, writer
+        self.run_name = secrets.token_hex(16)
+        self.owners = settings.owners(prepared.network.nodes)
+        self.hosts: list[Remote] = []
+        self.interrupts = 0
+        self.over = False
+        """Whether hosts are only sent away."""
+        """How often somebody has asked to stop."""
+        self.changed = asyncio.Event()
+        """Set when a host is done, or something else has happened that the run waits for."""
+        self.failure: CoveyError | None = None
+        self.records = Records(
+            prepared, self.owners, writer, progress, checkpoint, clock=settings.clock, later=self._later
+        )
+        self.recovery = Recovery(self, self._later)
+        self.rolls_back = False
+        """Whether all hosts are to go back to the last cut, for one was lost."""
+        self._began: float | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="covey-")
+        self._token_file = Path(self._folder.name) / "token"
+        self.processes: Processes | None = None
+        """Starts hosts on this machine."""
+        self._token, self._certificates = settings.trust()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return 0.0 if self._began is None else loop_time() - self._began
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether nodes have begun, be it before all hosts went back."""
+        return self._began is not None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run is to stop."""
+        return self.interrupts > 0
+
+    def fail(self, error: CoveyError) -> None:
+        """End the run with an error."""
+        self.failure = self.failure or error
+        self.changed.set()
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Run something beside everything else; where it fails, so does the run."""
+
+        def on_end(task: "asyncio.Task[None]") -> None:
+            self._tasks.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if isinstance(error, CoveyError):
+                self.fail(error)
+            elif error is not None:
+                self.fail(RunError(f"The launcher fails: {errors.told(error)}."))
+            self.changed.set()
+
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(on_end)
+        return task
+
+    # ------------------------------------------------------------------ from beginning to end
+
+    async def run(self) -> Outcome:
+        """Run the experiment to its end, or until it is interrupted.
+
+        Raises:
+            CoveyError: why it cannot go on.
+        """
+        with self._interruptible():
+            return await self._run()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM interrupt the run; the third of them ends it at once."""
+        if threading.current_thread() is not threading.main_thread() or os.name == "nt":
+            yield
+            return
+        loop, main = asyncio.get_running_loop(), asyncio.current_task()
+        assert main is not None
+
+        def on_interrupt() -> None:
+            self.interrupt()
+            if self.interrupts > 2:
+                main.cancel()
+
+        before = {number: signal.getsignal(number) for number in STOP}
+        for number in STOP:
+            loop.add_signal_handler(number, on_interrupt)
+        try:
+            yield
+        finally:
+            for number, earlier in before.items():
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+    async def _run(self) -> Outcome:
+        try:
+            self._find_hosts()
+            await self._let_begin()
+            while self.rolls_back and not self.interrupted:
+                await self._roll_back()
+            if self.interrupted:
+                await self._stop_hosts()
+            return await self._end()
+        except HostGone as error:
+            if not self.has_begun or self.writer is None:
+                raise
+            await self.records.finish()
+            self.records.checkpoints.write_last()
+            raise RunError(f"{error} Go on with: covey run --resume {self.writer.folder}") from error
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            await self._stop_processes()
+            self._folder.cleanup()
+
+    def interrupt(self) -> None:
+        """Stop where the run can be gone on with; asked again, where it is."""
+        self.interrupts += 1
+        self.records.stopping = self.records.checkpoints.stopping = True
+        self.changed.set()
+
+    @property
+    def _all_done(self) -> bool:
+        return all(host.done for host in self.hosts)
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        """Until something is true, or the run cannot go on."""
+        while self.failure is None and not true():
+            await self.changed.wait()
+            self.changed.clear()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _soon(self, true: Callable[[], bool], seconds: float, *, renewed: bool = True) -> None:
+        """Until something is true, but no longer than for some seconds, and only until somebody interrupts again.
+
+        Args:
+            true: whether it is.
+            seconds: how long.
+            renewed: whether they begin anew whenever something new comes.
+        """
+        asked, signs, since = self.interrupts, self._signs, loop_time()
+        while self.failure is None and not true() and self.interrupts == asked and loop_time() - since < seconds:
+            await asyncio.sleep(0.02)
+            if renewed and self._signs != signs:
+                signs, since = self._signs, loop_time()
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def _signs(self) -> tuple[Any, ...]:
+        """What is another where something new has come."""
+        records, live = self.records, [host for host in self.hosts if not host.done]
+        busy = max((host.condition.at for host in live if host.condition.is_busy), default=0.0)
+        return records.commits, records.checkpoints.came, len(live), busy
+
+    def _find_hosts(self) -> None:
+        """Start a process for each host, or find out where it is."""
+        nodes: list[list[int]] = [[] for _ in range(max(self.owners) + 1)]
+        for node, owner in enumerate(self.owners):
+            nodes[owner].append(node)
+        if self.settings.hosts:
+            addresses = map(Address.parse, self.settings.hosts)
+            self.hosts = [
+                Remote(number, own, address) for number, (own, address) in enumerate(zip(nodes, addresses, strict=True))
+            ]
+        else:
+            self._spawn_hosts(nodes)
+
+    async def _let_begin(self) -> None:
+        """Call all hosts and let them begin; until they are done, somebody interrupts, or all are to go back."""
+        self.rolls_back = False
+        self._later(self._heartbeats())
+        late = loop_time() + self.settings.wait
+        preparing = [self._later(self._prepare_all_again(host, late)) for host in self.hosts]
+        await self._until(lambda: self.interrupted or self.rolls_back or all(task.done() for task in preparing))
+        if self.interrupted or self.rolls_back:
+            return
+        if self._began is None:
+            self._began = loop_time() - self.records.elapsed
+        for host in self.hosts:
+            self.recovery.go(host, returning=False)
+        self.recovery.begin()
+        self._later(self._take_checkpoints())
+        checkpoints = self.records.checkpoints
+        await self._until(lambda: self.interrupted or self.rolls_back or (self._all_done and not checkpoints.is_void))
+
+    async def _prepare_all_again(self, host: Remote, late: float) -> None:
+        try:
+            await self.prepare(host, late, returning=False)
+        except HostEnded as error:
+            if not (self.has_begun and self.prepared.waits_for_all):
+                raise
+            self.recovery.roll_back(str(error))
+
+    async def _roll_back(self) -> None:
+        """Let all hosts begin anew, with the last cut.
+
+        They are called as another run, which takes no frame of the one before.
+        """
+        await self._cancel(task for task in self._tasks if task is not self.records.working)
+        for host in self.hosts:
+            host.dismiss()
+        to = await self.records.roll_back()
+        self.records.event(self.now, NETWORK, "rolled back", f"to round {to}")
+        self.run_name = secrets.token_hex(16)
+        for host in self.hosts:
+            if host.process is not None and self.processes is not None:
+                while host.process.poll() is None:
+                    await asyncio.sleep(0.02)
+                host.spawn(self.processes)
+        await self._let_begin()
+
+    async def _take_checkpoints(self) -> None:
+        """Ask for snapshots whenever a checkpoint is due by time."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT / 4)
+            there = [host for host in self.hosts if host.begun and not host.done]
+            order = self.records.ask_for_snapshots(node for host in there for node in host.nodes)
+            if order is not None:
+                for host in there:
+                    host.tell("keep", order)
+
+    async def _heartbeats(self) -> None:
+        """Let hosts know that this machine is still there."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            for host in self.hosts:
+                host.tell("heartbeat", {})
+
+    def _spawn_hosts(self, nodes: Sequence[list[int]]) -> None:
+        """Start a process on this machine for each share of the nodes."""
+        self._token_file.touch(mode=0o600)
+        self._token_file.write_bytes(self._token)
+        logs = Path(self._folder.name) if self.writer is None else self.writer.logs()
+        for number, own in enumerate(nodes):
+            listening = Address("127.0.0.1", 0).listen()
+            self.hosts.append(Remote(number, own, Address.of(listening), logs / f"host-{number}.log", listening))
+        sockets = [host.listening for host in self.hosts if host.listening is not None]
+        self.processes = Processes(sockets, self._token_file, forks=can_fork())
+        for host in self.hosts:
+            host.spawn(self.processes)
+
+    async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
+        """Call a host, tell it what to do, and wait until it has made ready.
+
+        Raises:
+            HostGone: it does not, or not in time.
+        """
+        hint = ""
+        if self._certificates is None and self.settings.hosts:
+            hint = "; if it has certificates, 'certs' of the engine must name the launcher's"
+        try:
+            async with asyncio.timeout_at(late):
+                caller = Caller(self.run_name, LAUNCHER)
+                connection = await host.reach(self._token, caller, self._certificates, hint)
+                connection.refused = lambda reason: self.fail(
+                    RunError(f"Host {host.number} at {host.address} sends what is no frame ({reason}).")
+                )
+                host.connection, host.ready = connection, asyncio.get_running_loop().create_future()
+                host.condition, host.problem = Condition(), "it does not become ready"
+                connection.listen(lambda frame: self._hear(host, connection, frame), wire.DEFAULT)
+                connection.lost.add_done_callback(lambda _: self.recovery.on_lost(host, connection))
+                host.tell("orders", {"orders": msgspec.msgpack.encode(self._orders())})
+                await host.ready
+        except TimeoutError:
+            raise self._missing(host) from None
+        if connection.lost.done():
+            raise HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
+        snapshots = self.records.checkpoints.latest
+        mine = {node: snapshots[node] for node in host.nodes if node in snapshots}
+        if returning:
+            mine = self.records.begin_again(host.number, host.nodes)
+        for node, snapshot in mine.items():
+            host.tell("restore", {"nodes": [node], **pack([snapshot])})
+            await connection.has_room()
+
+    def _missing(self, late: Remote) -> HostGone:
+        absent = [host for host in self.hosts if host is late or not (host.begun or host.done or host.is_ready)]
+        names = ", ".join(f"{host.number} at {host.address} ({host.problem})" for host in absent)
+        return HostGone(
+            f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
+        )
+
+    def _orders(self) -> Orders:
+        settings = self.settings
+        experiment = self.prepared.experiment.to_table()
+        del experiment["engine"]  # The launcher alone knows how many hosts there are.
+        return Orders(
+            experiment=experiment,
+            owners=self.owners,
+            hosts=[str(other.address) for other in self.hosts],
+            folders=[] if settings.hosts else kinds.searched(),
+            data=None if settings.hosts else str(self.prepared.data),
+            workers=settings.workers_of(len(self.hosts)),
+            device=settings.device,
+            kernel=settings.kernel,
+            chunk=settings.chunk,
+            buffer_bytes=settings.buffer << 20,
+        )
+
+    async def _stop_hosts(self) -> None:
+        """Let all nodes stop where the run can be gone on with."""
+        self.records.show()
+        for task in [*self._tasks]:
+            if task is not self.records.working:
+                task.cancel()
+        for host in self.hosts:
+            if not host.begun:
+                self.recovery.call_off(host)
+                host.done = True
+            host.wake()
+        live = [host for host in self.hosts if not host.done]
+        if self.records.checkpoints.in_step and not self.records.checkpoints.is_void:
+            for host in live:
+                host.tell("hold", {})
+            await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)
+            last = max((host.holds for host in live if host.holds is not None), default=0)
+            if self.interrupts < 2:
+                for host in live:
+                    host.tell("park", {"round": last})
+                await self._soon(lambda: self._all_done, _STUCK)
+        for host in live:
+            if not host.done:
+                host.tell("stop", {})
+        await self._soon(lambda: self._all_done, _LAST)
+
+    async def _end(self) -> Outcome:
+        """Record what is left and let the hosts go."""
+        records = self.records
+        await records.finish()
+        finished = not self.interrupted or (self._all_done and records.has_ended)
+        if not finished:
+            records.checkpoints.write_last()
+        for host in self.hosts:
+            connection, host.connection = host.connection, None
+            if connection is not None:
+                say(connection, "bye", {})
+                connection.close()
+        if self.writer is not None:
+            self.writer.flush()
+        records.show()
+        return Outcome(finished=finished, time=records.time, models=records.final_models())
+
+    async def _stop_processes(self) -> None:
+        self.over = True
+        await self._cancel(self._tasks)
+        for host in self.hosts:
+            if host.connection is not None:
+                host.connection.close()
+        late = loop_time() + 5.0
+        for host in self.hosts:
+            await host.end(late)
+        if self.processes is not None:
+            self.processes.close()
+
+    @staticmethod
+    async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:
+        cancelled = list(tasks)
+        for task in cancelled:
+            task.cancel()
+        await asyncio.gather(*cancelled, return_exceptions=True)
+
+    # ------------------------------------------------------------------ what hosts say
+
+    def _hear(self, host: Remote, connection: Connection, frame: wire.Frame) -> None:
+        if host.connection is not connection:
+            return
+        try:
+            getattr(self, f"_hear_{frame.tag}", self._hear_other)(host, frame)
+        except CoveyError as error:
+            self.fail(error)
+        except Exception as error:
+            self.fail(RunError(f"Host {host.number} says what cannot be understood: {errors.told(error)}."))
+
+    def _hear_other(self, host: Remote, frame: wire.Frame) -> None:
+        raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
+
+    def _hear_ready(self, host: Remote, frame: wire.Frame) -> None:
+        here = {
+            "parameters": self.prepared.setting.parameters,
+            "samples": int(self.prepared.learner.parts.sizes.sum()),
+        }
+        if dict(frame.payload) != here:
+            raise RunError(f"Host {host.number} has other data or another model: {dict(frame.payload)}, not {here}.")
+        assert host.ready is not None
+        host.ready.set_result(None)
+
+    def _hear_failed(self, host: Remote, frame: wire.Frame) -> None:
+        kind = getattr(errors, str(frame.payload["kind"]), RunError)
+        known = isinstance(kind, type) and issubclass(kind, CoveyError) and kind is not WireError
+        raise (kind if known else RunError)(str(frame.payload["text"]))
+
+    def _hear_rows(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_rows(host.number, frame.payload["rows"])
+
+    def _hear_average(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.averages.add(host.number, frame.payload)
+
+    def _hear_settled(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.averages.settle(host.number, frame.payload["round"])
+
+    def _hear_snapshots(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_snapshots(host.number, frame.payload)
+
+    def _hear_missed(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.checkpoints.missed(msgspec.convert(frame.payload["round"], int))
+
+    def _hear_heartbeat(self, host: Remote, frame: wire.Frame) -> None:
+        said: Any = frame.payload
+        figures = self.records.take_health(host.number, said["time"], said["figures"])
+        queued = figures.get("send_queue", 0.0) + figures.get("uplink_queue", 0.0)
+        told = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
+        host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **told}, Condition)
+
+    def _hear_holds(self, host: Remote, frame: wire.Frame) -> None:
+        host.holds = msgspec.convert(frame.payload["round"], int)
+
+    def _hear_broken(self, host: Remote, frame: wire.Frame) -> None:
+        self.recovery.on_broken(host, msgspec.convert(frame.payload["host"], int))
+
+    def _hear_model(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_model(host.number, frame.payload["node"], frame.payload["model"])
+
+    def _hear_done(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_end(host.number, host.nodes, frame.payload["time"])
+        host.done = True
+        self.changed.set()

@@ -1,0 +1,326 @@
+"""The processes of hosts on this machine: forks of one that has imported everything, or each started by itself.
+
+Importing torch takes 150 MB of a process's own memory and seconds of its time. A fork shares what it does not write to:
+of two hosts with 8 nodes of GN-LeNet, each takes 117 MB and what they are forked from 72; started by itself, each takes
+222. They are not forked from the launcher, which may have threads, a GPU and whatever else a user's script has begun,
+but from a process that only imports. The forkserver of `multiprocessing` would run the user's script again in each.
+"""
+
+import gc
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import sleep
+from typing import NoReturn, Protocol
+
+import msgspec
+
+from covey.parts import kinds
+
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+"""Of the processes that are started, where it is not set: threads of their own are enough, a process without any can
+fork, and with one arena glibc keeps less memory that was freed."""
+_BEGIN = """
+import os, sys
+sys.path += [path for path in sys.argv.pop(1).split(os.pathsep) if path not in sys.path]
+from covey.cli import main
+sys.exit(main())
+"""
+"""Has `covey` with what is imported here, searched after what Python itself brings."""
+UNKNOWN = 255
+"""The status of a process of which nobody can tell it any more."""
+
+
+def _libraries() -> list[str]:
+    """Where libraries are imported from here; modules beside the user's script or experiment are none."""
+    script = getattr(sys.modules["__main__"], "__file__", None) or "."
+    own = {*kinds.own_folders(), str(Path(script).absolute().parent)}
+    libraries = [path for path in sys.path if path and str(Path(path).absolute()) not in own]
+    return [*libraries, str(Path(__file__).resolve().parents[3])]
+
+
+class Process(Protocol):
+    """What a launcher does with the process of a host; as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+class _Order(msgspec.Struct):
+    """To fork off a host that listens on a socket, and says into a log what it has to say."""
+
+    socket: int
+    log: str
+
+
+class _Report(msgspec.Struct):
+    """A fork is there, or has ended; 0 is one that could not be made."""
+
+    pid: int
+    status: int | None = None
+
+
+def can_fork() -> bool:
+    """Whether processes fork here, and can be told from others that have their numbers later."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False  # On macOS, what torch and numpy are linked with does not survive a fork.
+    return True
+
+
+class Processes:
+    """Starts the processes of a run's hosts.
+
+    Args:
+        sockets: those that they may be told to listen on.
+        token_file: the secret that they share with the launcher.
+        forks: whether they are forked from one process.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], token_file: Path, *, forks: bool) -> None:
+        self._descriptors = [listening.fileno() for listening in sockets]
+        self._token_file = token_file
+        self._forks = forks
+        self._template: _Template | None = None
+
+    def start(self, listening: socket.socket, log: Path) -> Process:
+        """Start a process.
+
+        Args:
+            listening: the socket that it listens on.
+            log: where it says what it has to say.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        if not self._forks:
+            return self._begin(["--socket", str(listening.fileno())], [listening.fileno()], log, talks=False)
+        if self._template is None or not self._template.is_there:
+            self.close()
+            descriptors = self._descriptors
+            arguments = ["--forks", *map(str, descriptors)]
+            self._template = _Template(self._begin(arguments, descriptors, log, talks=True))
+        return self._template.fork(_Order(listening.fileno(), str(log)))
+
+    def _begin(self, where: list[str], passed: list[int], log: Path, *, talks: bool) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-c", _BEGIN, os.pathsep.join(_libraries())]
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                [*command, "host", *where, "--once", "--token-file", str(self._token_file)],
+                bufsize=0,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else output,
+                stderr=output,
+                pass_fds=passed,
+                env={**_ENVIRONMENT, **os.environ},
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """Start no more; those that are there stay."""
+        if self._template is not None:
+            self._template.end()
+            self._template = None
+
+
+# ---------------------------------------------------------------------- at the launcher
+
+
+class _Template:
+    """The process that hosts are forked from, as the launcher sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._orders, self._reports = process, process.stdin, process.stdout
+        os.set_blocking(self._reports.fileno(), False)
+        self._line = b""
+        self._unborn: deque[_Forked] = deque()
+        self._born: dict[int, _Forked] = {}
+
+    @property
+    def is_there(self) -> bool:
+        return self._process.poll() is None
+
+    def fork(self, order: _Order) -> "_Forked":
+        """Have it fork; it may still be busy with imports."""
+        self._orders.write(msgspec.json.encode(order) + b"\n")
+        forked = _Forked(self)
+        self._unborn.append(forked)
+        return forked
+
+    def hear(self) -> None:
+        """Take in what it has reported."""
+        over = not self.is_there
+        while not self._reports.closed and (chunk := self._reports.read(1 << 16)):
+            *lines, self._line = (self._line + chunk).split(b"\n")
+            for report in (msgspec.json.decode(line, type=_Report) for line in lines):
+                if report.status is None:
+                    forked = self._born[report.pid] = self._unborn.popleft()
+                    forked.is_born(report.pid)
+                elif report.pid in self._born:
+                    self._born.pop(report.pid).has_ended(report.status)
+                else:
+                    self._unborn.popleft().has_ended(report.status)
+        if over:
+            for forked in self._unborn:
+                forked.has_ended(self._process.returncode)
+            self._unborn.clear()
+            for pid, forked in [*self._born.items()]:
+                if forked.is_gone:
+                    self._born.pop(pid).has_ended(UNKNOWN)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> None:
+        """Let it end; it has nothing to lose."""
+        self._orders.close()
+        self._process.kill()
+        self._process.wait()
+        self.hear()
+        self._reports.close()
+
+
+class _Forked:
+    """The process of a host that is a fork, or will be."""
+
+    def __init__(self, template: _Template) -> None:
+        self._template = template
+        self.pid = 0
+        """0 until it is born."""
+        self.returncode: int | None = None
+        self._descriptor = -1
+        self._is_unwanted = False
+
+    def is_born(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return  # Its end is reported next.
+        if self._is_unwanted:
+            self._signal(signal.SIGKILL)
+
+    def has_ended(self, status: int) -> None:
+        self.returncode = status
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended, where nobody reports that."""
+        poll = select.poll()
+        if self._descriptor >= 0:
+            poll.register(self._descriptor, select.POLLIN)
+        return self._descriptor < 0 or bool(poll.poll(0))
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self._template.hear()
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            self._signal(sig)
+
+    def _signal(self, sig: int) -> None:
+        if self._descriptor >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._descriptor, sig)
+
+    def kill(self) -> None:
+        self._is_unwanted = True
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self) -> int:
+        while (status := self.poll()) is None:
+            if self._is_unwanted and not self.pid:
+                self._template.kill()  # It may hang before it gets to fork.
+            sleep(0.005)
+        return status
+
+
+# ---------------------------------------------------------------------- in the process that hosts are forked from
+
+
+def forks(sockets: Sequence[int]) -> int:
+    """Fork as the launcher orders; returns in each fork alone, with the socket that is its own.
+
+    Args:
+        sockets: all that forks may listen on.
+    """
+    import covey.decentralized.topology.static  # noqa: F401  What nearly every experiment needs is shared, too.
+
+    gc.collect()
+    gc.freeze()  # What the collector never looks at, it never writes to.
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    children: dict[int, int] = {}
+    line = b""
+    while True:
+        for descriptor, _ in poll.poll():
+            if descriptor in children:
+                poll.unregister(descriptor)
+                os.close(descriptor)
+                pid = children.pop(descriptor)
+                _report(_Report(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+                continue
+            chunk = os.read(0, 1 << 16)
+            if not chunk:
+                leave(0)
+            *lines, line = (line + chunk).split(b"\n")
+            for order in (msgspec.json.decode(text, type=_Order) for text in lines):
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    with open(order.log, "a") as log:
+                        print(error.strerror, file=log)
+                    _report(_Report(0, 1))
+                    continue
+                if pid == 0:
+                    _settle(order, [*children, *(other for other in sockets if other != order.socket)])
+                    return order.socket
+                _report(_Report(pid))
+                handle = os.pidfd_open(pid)
+                children[handle] = pid
+                poll.register(handle, select.POLLIN)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as it is: tidying up would write to all that it shares, and double its memory."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _report(report: _Report) -> None:
+    os.write(1, msgspec.json.encode(report) + b"\n")
+
+
+def _settle(order: _Order, closed: Sequence[int]) -> None:
+    """Make a fork a process by itself, that holds nothing of the others."""
+    os.setsid()
+    for descriptor in closed:
+        os.close(descriptor)
+    nothing, log = os.open(os.devnull, os.O_RDONLY), os.open(order.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nothing)
+    os.close(log)

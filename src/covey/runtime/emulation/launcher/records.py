@@ -1,0 +1,334 @@
+"""What the launcher keeps of a run: rows, figures, averages, snapshots."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import msgspec
+import torch
+
+from covey.parts.errors import RunError
+from covey.runtime.emulation.launcher.averages import Averages, check_round
+from covey.runtime.emulation.launcher.checkpoints import Checkpoints
+from covey.runtime.emulation.transport.connection import loop_time
+from covey.runtime.experiment import Progress
+from covey.runtime.node import Payload
+from covey.runtime.prepared import Prepared
+from covey.runtime.runs import RunWriter
+from covey.runtime.runs.counting import Moment
+from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED
+from covey.runtime.snapshots import COUNTERS, Snapshot, computed, unpack
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+"""Neither NaN nor infinity: one such number of one host would keep the rows of all from being written."""
+# fmt: off
+_Row = tuple[
+    int, _Count, _Time, float | None,
+    _Count, _Count, _Count, _Count, _Count, _Count, _Count, _Count, _Count,
+    _Time, _Time, _Time, _Time,
+]
+# fmt: on
+"""A commit: what it is of, what is counted, and what time was spent on."""
+_Rows = tuple[list[_Row], list[tuple[int, _Count, str, float]], list[tuple[_Time, int, str, str]]]
+"""Commits, figures and events, as a host reports them."""
+_Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
+_COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), COUNTED.stop)
+_SPENT = slice(COUNTED.stop, len(COMMIT_COLUMNS))
+_STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
+_Counters = Annotated[list[_Count], msgspec.Meta(min_length=COUNTERS, max_length=COUNTERS)]
+_TOTALS = ("dropped/", "payload_bytes_out", "frames_out", "socket_bytes_out")
+"""How the names begin of what a host counts from zero each time that it begins."""
+
+
+class Records:
+    """Takes what hosts report, checks it, and keeps it.
+
+    Args:
+        prepared: the experiment.
+        owners: the host of every node.
+        writer: where to record the run; None records nothing.
+        progress: told now and then how far it is.
+        checkpoint: where to go on from.
+        clock: what kind of time the nodes' clocks show.
+        later: runs a coroutine beside everything else, and ends the run where it fails.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        owners: Sequence[int],
+        writer: RunWriter | None,
+        progress: Callable[[Progress], None] | None,
+        checkpoint: Payload | None,
+        *,
+        clock: str,
+        later: Callable[[Any], asyncio.Task[None]],
+    ) -> None:
+        self.prepared, self.owners, self.writer, self.progress = prepared, owners, writer, progress
+        self.clock, self._later = clock, later
+        self.size, self.rounds = prepared.network.nodes, prepared.experiment.rounds
+        self.models: dict[int, torch.Tensor] = {}
+        """The final ones."""
+        self.time = 0.0
+        self.commits = 0
+        self.stopping = False
+        self.notice: str | None = None
+        """What whoever watches the run should know."""
+        first = [] if checkpoint is None else unpack(checkpoint)
+        self.elapsed = max((snapshot.clock for snapshot in first), default=0.0)
+        """For how long the run has gone on before."""
+        # Resuming forgets what came after the first of the nodes' moments; nothing is forgotten by who begins anew.
+        self.noted_until = min((s.clock if s.clock > 0 else -1.0 for s in first), default=-1.0)
+        """Up to what time the network's events have been recorded before."""
+        self._round = [snapshot.completed for snapshot in first] or [0] * self.size
+        """Where each node is: lower than before where it came back."""
+        self._recorded = list(self._round)
+        """The last round of each of which there is a row."""
+        self._figured = list(self._round)
+        """The last round of each of which there is a figure."""
+        self._redone: dict[int, set[int]] = {}
+        """Rounds whose figures are there from the time before a node came back."""
+        self._last_rows: dict[int, Sequence[Any]] = {}
+        self._losses: dict[int, float] = {}
+        self._shown = 0.0
+        self.averages = Averages(prepared, owners, writer, self._do)
+        self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
+        self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
+        """Evaluations of averages, and checkpoints that wait for the figures of what they hold."""
+        self.working: asyncio.Task[None] | None = None
+        """What does these, one after the other."""
+        self._totals: dict[int, dict[str, float]] = {}
+        self._before: dict[int, dict[str, float]] = {}
+        """What a host had counted when it was last gone."""
+
+    # ------------------------------------------------------------------ rows
+
+    def check_own(self, host: int, nodes: Sequence[int]) -> None:
+        """Whether nodes are those of a host.
+
+        Raises:
+            RunError: one is not.
+        """
+        for node in nodes:
+            if not (0 <= node < self.size and self.owners[node] == host):
+                raise RunError(f"Host {host} speaks for node {node}, which is not its own.")
+
+    def take_rows(self, host: int, rows: Any) -> None:
+        """Record commits, figures and events."""
+        commits, figures, events = msgspec.msgpack.decode(rows, type=_Rows)
+        self.check_own(host, [*(row[0] for row in [*commits, *figures]), *(event[1] for event in events)])
+        for row in commits:
+            check_round(host, row[1], self.rounds, 1)
+        for _, round, *_ in figures:
+            # What a program logs after its last round stands under the next.
+            check_round(host, round, self.rounds + 1)
+        writer = self.writer
+        if writer is not None:
+            writer.forget("commits", [row[:2] for row in commits if row[1] <= self._recorded[row[0]]])
+            writer.forget("metrics", list(self._again(figures)))
+        for row in commits:
+            node, completed, time, loss = row[:4]
+            self._round[node] = completed
+            self._recorded[node] = max(self._recorded[node], completed)
+            self._last_rows[node] = row
+            self.time = max(self.time, time)
+            if loss is not None:
+                self._losses[node] = loss
+        self.commits += len(commits)
+        if commits:
+            self.notice = None
+        if writer is not None:
+            writer.commits(commits)
+            writer.metrics(figures)
+            for event in events:
+                writer.event(*event)
+        if self.progress is not None and loop_time() - self._shown > 0.1:
+            self.show()
+
+    def _again(self, figures: Sequence[tuple[int, int, str, float]]) -> Iterator[tuple[int, int]]:
+        """The rounds among those of some figures whose earlier figures they replace."""
+        for node, round, *_ in figures:
+            self._figured[node] = max(self._figured[node], round)
+            redone = self._redone.get(node, ())
+            if round in redone:
+                self._redone[node].discard(round)
+                yield node, round
+
+    def event(self, time: float, node: int, kind: str, detail: str) -> None:
+        """Record something that happened."""
+        if self.writer is not None:
+            self.writer.event(time, node, kind, detail)
+
+    def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
+        """Record how a host is, and return that; what it counts are sums over all times that it was there."""
+        time = msgspec.convert(time, _Time)
+        figures = msgspec.msgpack.decode(packed, type=_Fares)
+        before, totals = self._before.get(host, {}), self._totals.setdefault(host, {})
+        for name in figures:
+            if name.startswith(_TOTALS):
+                figures[name] += before.get(name, 0.0)
+                totals[name] = figures[name]
+        if self.writer is not None:
+            self.writer.host_figures([(time, host, name, value) for name, value in figures.items()])
+        return figures
+
+    def show(self) -> None:
+        """Tell how far the run is."""
+        if self.progress is not None:
+            self._shown = loop_time()
+            losses = self._losses.values()
+            self.progress(
+                Progress(
+                    rounds=sum(self._round) / self.size,
+                    of=self.rounds,
+                    time=self.time,
+                    commits=self.commits,
+                    loss=sum(losses) / len(losses) if losses else None,
+                    accuracy=self.averages.accuracy,
+                    clock=self.clock,
+                    stopping=self.stopping,
+                    notice=self.notice,
+                )
+            )
+
+    # ------------------------------------------------------------------ hosts that come and go
+
+    async def roll_back(self) -> int:
+        """Forget what all nodes did after the last cut; returns the last round that they keep.
+
+        Nothing may be reported meanwhile.
+        """
+        if self.working is not None:
+            # A cut may wait for the last of its figures.
+            await asyncio.wait([self.working])
+        snapshots = self.checkpoints.roll_back()
+        self._round = [snapshot.completed for snapshot in snapshots]
+        self._recorded, self._figured = list(self._round), list(self._round)
+        self._redone, self._last_rows, self.models = {}, {}, {}
+        self.time = max(snapshot.clock for snapshot in snapshots)
+        self._before = {host: dict(totals) for host, totals in self._totals.items()}
+        accuracy = self.averages.accuracy
+        self.averages = Averages(self.prepared, self.owners, self.writer, self._do)
+        self.averages.accuracy = accuracy
+        if self.writer is not None:
+            clocks, ended = zip(*((snapshot.clock, snapshot.ended) for snapshot in snapshots), strict=True)
+            self.writer.truncate(Moment(self._round, clocks, ended))
+        return max(self._round)
+
+    def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
+        """A host comes back; returns what its nodes go on from."""
+        self._before[host] = dict(self._totals.get(host, {}))
+        snapshots = {node: replace(self.checkpoints.latest_of(node)) for node in nodes}
+        for node, snapshot in snapshots.items():
+            row = self._last_rows.get(node)
+            if row is not None:
+                # What was sent was sent.
+                reported = [*row[_COUNTED], *row[_STEPS]]
+                snapshot.counters = [max(pair) for pair in zip(snapshot.counters, reported, strict=True)]
+                snapshot.spent = [max(pair) for pair in zip(snapshot.spent, row[_SPENT], strict=True)]
+            recorded = self._recorded[node]
+            self._redone[node] = set(range(snapshot.completed + 1, recorded + 1))
+            if self.writer is not None:
+                # Of the round that was open then there is no row, and may never be one.
+                self.writer.forget("metrics", [(node, r) for r in range(recorded + 1, self._figured[node] + 1)])
+            self._figured[node] = min(self._figured[node], recorded)
+        self.averages.reopen(host, min(snapshot.completed for snapshot in snapshots.values()))
+        return snapshots
+
+    def end_nodes(self, host: int, nodes: Sequence[int]) -> None:
+        """A host will not come back: its nodes have ended with what they last gave."""
+        self.models |= {node: computed(self.checkpoints.latest_of(node).model) for node in nodes}
+        self.averages.settle(host, self.rounds)
+
+    def take_model(self, host: int, node: Any, model: Any) -> None:
+        """The final model of a node."""
+        node = msgspec.convert(node, int)
+        self.check_own(host, [node])
+        self._check_models(host, [model])
+        self.models[node] = model
+
+    def take_end(self, host: int, nodes: Sequence[int], time: Any) -> None:
+        """A host has reported all that there is of its nodes."""
+        time = msgspec.convert(time, _Time)
+        if not self.models.keys() >= set(nodes):
+            raise RunError(f"Host {host} is done and has not reported all of its models.")
+        if not self._last_rows:
+            self.time = max(self.time, time)
+        self.averages.settle(host, self.rounds)
+
+    # ------------------------------------------------------------------ what takes longer
+
+    def _do(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Do something once all that was to be done before is."""
+        self._jobs.append(job)
+        if self.working is None:
+            self.working = self._later(self._work())
+
+    async def _work(self) -> None:
+        while self._jobs:
+            await self._jobs.popleft()()
+        self.working = None
+
+    async def finish(self) -> None:
+        """Evaluate and write what is left."""
+        self.averages.close(math.inf)
+        if self.working is not None:
+            await self.working
+
+    def _write_soon(self, write: Callable[[], None]) -> None:
+        """Write a checkpoint behind the figures of the rounds that it holds."""
+        if self.working is None:
+            write()
+            return
+
+        async def job() -> None:
+            write()
+
+        self._do(job)
+
+    # ------------------------------------------------------------------ snapshots
+
+    def _check_models(self, host: int, models: Sequence[torch.Tensor]) -> None:
+        if any(
+            not isinstance(model, torch.Tensor) or model.shape != self.prepared.learner.first_model.shape
+            for model in models
+        ):
+            raise RunError(f"Host {host} reports models of another length.")
+
+    def take_snapshots(self, host: int, payload: Payload) -> None:
+        """What nodes of a host can go on from."""
+        with self.checkpoints.cadence.at_work():
+            taken = self._checked(host, payload)
+        self.checkpoints.take(taken)
+
+    def _checked(self, host: int, payload: Payload) -> dict[int, Snapshot]:
+        nodes: Any = payload["nodes"]
+        snapshots = unpack(payload)
+        self.check_own(host, nodes)
+        self._check_models(host, [computed(snapshot.model) for snapshot in snapshots])
+        for snapshot in snapshots:
+            check_round(host, snapshot.completed, self.rounds)
+            msgspec.convert(snapshot.counters, _Counters)
+            msgspec.convert([snapshot.clock, *snapshot.spent], list[_Time])
+        return dict(zip(nodes, snapshots, strict=True))
+
+    def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:
+        """What all hosts are to be told where a checkpoint is due, given the nodes of those that are there."""
+        return self.checkpoints.ask(self._round, present)
+
+    # ------------------------------------------------------------------ the end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is left to be done at any node."""
+        limit = self.prepared.experiment.duration
+        return self.checkpoints.all_ended or (limit is not None and self.time >= limit)
+
+    def final_models(self) -> torch.Tensor:
+        """The models of all nodes."""
+        first = self.prepared.learner.first_model.cpu()
+        return torch.stack([self.models.get(node, first) for node in range(self.size)])

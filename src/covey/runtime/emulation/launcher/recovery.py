@@ -1,0 +1,304 @@
+"""Hosts that are gone: by faults, or by themselves; how they come back, and what the others are told."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
+
+from covey.network.faults import Kill, Pause, Strike, strikes
+from covey.parts.errors import CoveyError
+from covey.runtime.emulation.launcher.remote import HostEnded, HostGone, Remote
+from covey.runtime.emulation.transport.connection import Connection, loop_time
+from covey.runtime.runs.schema import NETWORK
+from covey.runtime.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from covey.runtime.emulation.launcher.launcher import Launcher
+
+_SILENCE = 30.0
+"""Seconds after which a host that says nothing counts as gone; it says every second how it is."""
+_LOOK = 1.0
+_QUIET = 30.0
+"""Seconds without a completed round after which somebody should know what nodes wait for."""
+
+
+class Recovery:
+    """Notices that hosts are gone, lets faults strike them, and brings them back.
+
+    Args:
+        launcher: whose hosts.
+        later: runs a coroutine beside everything else, and ends the run where it fails.
+    """
+
+    def __init__(
+        self, launcher: "Launcher", later: Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+    ) -> None:
+        self.launcher, self.records, self.settings = launcher, launcher.records, launcher.settings
+        self._later = later
+        self._rolled_back: deque[float] = deque()
+        """When all hosts went back to a cut."""
+        self._from_here: deque[float] = deque()
+        """When they went back to the last one."""
+        self._rolled_back_to: Mapping[int, Snapshot] | None = None
+
+    def begin(self) -> None:
+        """All hosts have begun: watch them, and let faults strike them."""
+        self._later(self._follow_faults())
+        self._later(self._look_after())
+
+    # ------------------------------------------------------------------ who is there
+
+    def go(self, host: Remote, *, returning: bool) -> None:
+        """Let the nodes of a host that is ready begin."""
+        host.begun, host.away, host.struck = True, False, False
+        launcher = self.launcher
+        gone = [other.number for other in launcher.hosts if other.away]
+        host.tell("go", {"elapsed": launcher.now, "returning": returning, "gone": gone})
+        self._pause(host)
+
+    def on_lost(self, host: Remote, connection: Connection) -> None:
+        """The connection to a host has ended."""
+        if host.connection is not connection:
+            return
+        was_there = host.begun
+        host.let_go()
+        if self.launcher.over:
+            return
+        if not was_there:
+            error = HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
+            if host.ready is not None and not host.ready.done():
+                host.ready.set_exception(error)
+            elif self.launcher.has_begun and self.launcher.prepared.waits_for_all:
+                self.roll_back(str(error))
+            elif host.coming is None:
+                self.launcher.fail(error)
+            return
+        host.away = True
+        self.records.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.ending()}")
+        if not host.done and not self.launcher.interrupted and self.launcher.prepared.waits_for_all:
+            self.roll_back(f"Host {host.number} at {host.address} is gone{host.ending()}.")
+            return
+        for node in host.nodes:
+            self.records.event(self.launcher.now, node, "left", f"host {host.number} is gone")
+        self._tell_others(host, "gone")
+        self.records.checkpoints.lose(host.nodes)
+        if host.done:
+            return
+        self.records.checkpoints.lose_step()
+        if self.launcher.interrupted:
+            self._end(host)
+        elif host.kills:
+            if host.for_good:
+                self.give_up(host)
+        else:
+            self._come_back(host)
+
+    def on_broken(self, host: Remote, other: int) -> None:
+        """The connection of a host to another one has ended, and what was under way is lost.
+
+        Nodes of that host may go on without it, as a later message shows that it will not come.
+        """
+        if host.begun and not host.done and self.launcher.prepared.waits_for_all:
+            self.records.checkpoints.is_void = True
+            self._later(self._miss(host, other))
+
+    async def _miss(self, host: Remote, other: int) -> None:
+        # Where it broke because a host is gone, that is known soon, and is what is to be said.
+        await asyncio.sleep(_LOOK / 4)
+        if not (self.launcher.interrupted or self.launcher.rolls_back):
+            self.roll_back(f"The connection between hosts {host.number} and {other} has ended.")
+
+    def roll_back(self, reason: str) -> None:
+        """Let all hosts go back to the last cut and begin anew, unless that was in vain too often."""
+        launcher, cut = self.launcher, self.records.checkpoints.cut
+        if launcher.rolls_back:
+            return
+        if cut is not self._rolled_back_to:
+            self._rolled_back_to = cut
+            self._from_here.clear()
+        self.records.checkpoints.is_void = True
+        if self._may_restart(self._rolled_back, reason) and self._may_restart(self._from_here, reason, always=True):
+            launcher.rolls_back = True
+            launcher.changed.set()
+            self.records.notice = f"{reason} All nodes go back to the last checkpoint."
+            self.records.show()
+
+    def _may_restart(self, before: deque[float], reason: str, *, always: bool = False) -> bool:
+        """Whether something may be started again that was before at some times; if not, the run ends.
+
+        Args:
+            before: the times, to which this one is added.
+            reason: why it must be.
+            always: whether all of them count, however long ago they were.
+        """
+        now, most, within = loop_time(), self.settings.restarts, self.settings.restarts_within
+        while before and not always and now - before[0] > within:
+            before.popleft()
+        if len(before) < most:
+            before.append(now)
+            return True
+        where = "from the same checkpoint" if always else f"within {within:g} seconds"
+        tried = f" Hosts were started again {most} times {where}." if most else ""
+        self.launcher.fail(HostGone(reason + tried))
+        return False
+
+    def _come_back(self, host: Remote) -> None:
+        if not host.struck:
+            reason = f"Host {host.number} at {host.address} is gone{host.ending()}."
+            if not self._may_restart(host.restarted, reason):
+                return
+            if host.process is None:
+                self.records.notice = (
+                    f"Host {host.number} at {host.address} is gone; it is called for {self.settings.wait:g} seconds."
+                )
+                self.records.show()
+        host.coming = self._later(self._bring_back(host))
+
+    def _tell_others(self, host: Remote, tag: str) -> None:
+        for other in self.launcher.hosts:
+            if other is not host and other.begun:
+                other.tell(tag, {"host": host.number})
+
+    def give_up(self, host: Remote) -> None:
+        """A host will not come back."""
+        self.records.end_nodes(host.number, host.nodes)
+        self._end(host)
+
+    def _end(self, host: Remote) -> None:
+        host.done = True
+        self.launcher.changed.set()
+
+    def call_off(self, host: Remote) -> None:
+        """Let a host that has not begun come back no more."""
+        if host.process is not None:
+            host.process.kill()
+        if host.coming is not None:
+            host.coming.cancel()
+            host.coming = None
+        host.let_go()
+
+    async def _bring_back(self, host: Remote) -> None:
+        """Start a host again or call it, and let it begin with the last snapshots of its nodes."""
+        launcher = self.launcher
+        try:
+            if host.process is not None and launcher.processes is not None:
+                while host.process.poll() is None:
+                    await asyncio.sleep(0.02)
+                host.spawn(launcher.processes)
+            await launcher.prepare(host, loop_time() + self.settings.wait, returning=True)
+        except CoveyError as error:
+            host.let_go()
+            if host.struck and host.process is None:
+                # A fault has ended it, and nobody has started it again.
+                self.records.event(launcher.now, NETWORK, "gone", str(error))
+                self.give_up(host)
+            elif not isinstance(error, HostEnded):
+                launcher.fail(error)
+            elif self._may_restart(host.restarted, str(error)):
+                host.coming = self._later(self._bring_back(host))
+            return
+        finally:
+            if host.coming is asyncio.current_task():
+                host.coming = None
+        self.go(host, returning=True)
+        self.records.event(launcher.now, NETWORK, "host returned", f"host {host.number}")
+        self._tell_others(host, "here")
+        for node in host.nodes:
+            self.records.event(launcher.now, node, "returned", f"with host {host.number}")
+
+    # ------------------------------------------------------------------ faults
+
+    async def _follow_faults(self) -> None:
+        """Stop the hosts that faults stop, and note the faults that sites see to."""
+        launcher, records = self.launcher, self.records
+        experiment = launcher.prepared.experiment
+        for strike in strikes(experiment.faults, launcher.prepared.setting):
+            if strike.end <= records.elapsed and strike.start <= records.noted_until:
+                continue
+            await asyncio.sleep(max(strike.start - launcher.now, 0.0))
+            fault = strike.fault
+            if isinstance(fault, Kill | Pause):
+                if fault.host is not None and strike.end > launcher.now:
+                    self._strike(launcher.hosts[fault.host], strike)
+            elif strike.start > records.noted_until:
+                records.event(strike.start, NETWORK, fault.kind, strike.in_words())
+
+    def _strike(self, host: Remote, strike: Strike) -> None:
+        """A fault stops a host."""
+        if host.done:
+            return
+        left = strike.end - self.launcher.now
+        if isinstance(strike.fault, Pause):
+            host.paused_until = max(host.paused_until, loop_time() + left)
+            self._pause(host)
+            return
+        host.kills += 1
+        host.struck = True
+        host.for_good |= strike.end == float("inf")
+        if not host.begun:
+            self.call_off(host)
+            if host.for_good:
+                self.give_up(host)
+        elif host.process is not None:
+            host.process.kill()
+        else:
+            host.tell("die", {})
+        if strike.end < float("inf"):
+            self._later(self._return(host, strike.end))
+
+    def _pause(self, host: Remote) -> None:
+        left = host.paused_until - loop_time()
+        if host.begun and left > 0:
+            host.tell("pause", {"seconds": left})
+
+    async def _return(self, host: Remote, time: float) -> None:
+        await asyncio.sleep(max(time - self.launcher.now, 0.0))
+        host.kills -= 1
+        if not (host.kills or host.done or host.begun or host.coming):
+            self._come_back(host)
+
+    # ------------------------------------------------------------------ silence
+
+    async def _look_after(self) -> None:
+        """Take hosts that say nothing for gone, and say so when nobody makes progress."""
+        looked = awake = progressed = loop_time()
+        commits = 0
+        while True:
+            await asyncio.sleep(_LOOK)
+            now = loop_time()
+            if now - looked > 3 * _LOOK:
+                # This process itself stood still, and has not read what was said meanwhile.
+                awake = now
+            looked = now
+            for host in self.launcher.hosts:
+                heard_at = now if host.connection is None or not host.begun else host.connection.heard_at
+                if now - max(heard_at, awake, host.paused_until) > _SILENCE:
+                    self._cut_off(host)
+            if self.records.commits > commits or self._somebody_is_busy:
+                commits, progressed = self.records.commits, now
+            elif now - progressed > _QUIET and self.records.notice is None:
+                self._say_who_waits()
+
+    @staticmethod
+    def _cut_off(host: Remote) -> None:
+        if host.process is not None:
+            host.process.kill()
+        if host.connection is not None:
+            host.connection.abort()
+
+    @property
+    def _somebody_is_busy(self) -> bool:
+        """Whether nodes compute, or something is on its way, or somebody is not there who may come back."""
+        return any(not host.done and (not host.begun or host.condition.is_busy) for host in self.launcher.hosts)
+
+    def _say_who_waits(self) -> None:
+        conditions = [host.condition for host in self.launcher.hosts if not host.done]
+        waits = [wait for condition in conditions for wait in condition.waits][:3]
+        if not waits:
+            return
+        self.records.notice = (
+            f"Nobody has completed a round for {_QUIET:g} seconds, and {sum(c.idle for c in conditions)} nodes wait: "
+            f"{'; '.join(waits)}. Where messages are lost, give the program some 'patience'."
+        )
+        self.records.event(self.launcher.now, NETWORK, "stuck", self.records.notice)
+        self.records.show()

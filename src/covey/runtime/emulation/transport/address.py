@@ -1,0 +1,96 @@
+"""Where a host listens."""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from covey.parts.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "10.0.0.1:7000", "[::1]:7000" or "name:7000".
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        host, colon, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        is_port = port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16
+        if not (colon and host and is_port and _may_be_looked_up(host)):
+            raise ConfigurationError(f'An address must be "host:port", such as "10.0.0.1:7000". Got {text!r} instead.')
+        return cls(host, int(port))
+
+    @classmethod
+    def of(cls, listening: socket.socket) -> Self:
+        """Where a socket listens."""
+        host, port, *_ = listening.getsockname()
+        return cls(host, port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; of a name, whether that is so of all that it stands for."""
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(where[0]).is_loopback for *_, where in found)
+
+    def listen(self) -> socket.socket:
+        """A socket bound to it.
+
+        Raises:
+            OSError: the address is not this machine's, or taken.
+        """
+        family, kind, protocol, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        # Only where a socket knows its protocol does asyncio turn off Nagle's algorithm, which costs a round trip.
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(where)
+        listening.listen(1024)
+        return listening
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _may_be_looked_up(name: str) -> bool:
+    """Whether the system can be asked where a name is: none of its labels is empty or too long."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
+def read_addresses(file: Path) -> list[str]:
+    """The addresses in a file, one a line; empty lines and what follows a # do not count.
+
+    Raises:
+        ConfigurationError: it cannot be read, has none, or has a line that is none; what else is in a file is not said.
+    """
+    try:
+        lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigurationError(f"The hosts file {file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"The hosts file {file} is no UTF-8.") from None
+    if not any(lines):
+        raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
+    for number, line in enumerate(lines, 1):
+        try:
+            Address.parse(line or "empty:0")
+        except ConfigurationError:
+            raise ConfigurationError(
+                f'Line {number} of the hosts file {file} must be an address, "host:port", such as "10.0.0.1:7000".'
+            ) from None
+    return [line for line in lines if line]

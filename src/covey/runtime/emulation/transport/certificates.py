@@ -1,0 +1,245 @@
+"""Certificates of a run: an authority of its own, one certificate for the launcher and one for each host.
+
+Each certificate names whose it is, and both sides of every connection hold the other to that name: what one host knows
+is of no use for speaking as another. The authority's key is used once and kept nowhere.
+"""
+
+import ipaddress
+import os
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from covey.parts.errors import ConfigurationError, RunError, WireError
+from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.connection import Connection
+from covey.runtime.emulation.transport.handshake import LAUNCHER, title
+from covey.runtime.emulation.transport.token import open_private
+
+LONGEST = 3650
+"""For how many days a certificate may be made."""
+HOSTS_FILE, TOKEN_FILE = "hosts", "token"
+_AUTHORITY, _CERTIFICATE, _KEY = "authority.pem", "certificate.pem", "key.pem"
+_SKEW = timedelta(hours=1)
+"""How far a machine's clock may be behind."""
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """What one machine shows, and whom it believes."""
+
+    owner: str
+    """"launcher", or "host-" and a number."""
+    served: ssl.SSLContext
+    """For whoever calls."""
+    calling: ssl.SSLContext
+    """For calling a host."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The certificates in one machine's folder.
+
+        Raises:
+            ConfigurationError: a file is missing, is no certificate, has expired, or does not go with the others, or
+                the key can be read by others.
+        """
+        try:
+            authority = x509.load_pem_x509_certificate((folder / _AUTHORITY).read_bytes())
+            own = x509.load_pem_x509_certificate((folder / _CERTIFICATE).read_bytes())
+            open_private(folder / _KEY, "key").close()
+            (name,) = own.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            made = cls(str(name.value), cls._context(folder, server=True), cls._context(folder, server=False))
+            problem = _problem(own, authority)
+        except OSError as error:  # An error of TLS is one, too.
+            problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        except ValueError:
+            problem = f"{_AUTHORITY} or {_CERTIFICATE} is no certificate"
+        if problem is None:
+            return made
+        raise ConfigurationError(
+            f"The certificates in {folder} cannot be used: {problem}. Make them with `covey certs`, which writes a "
+            f"folder for each machine."
+        )
+
+    @staticmethod
+    def _context(folder: Path, *, server: bool) -> ssl.SSLContext:
+        """TLS 1.3 in which both sides must show a certificate of the folder's authority."""
+        made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        made.verify_mode = ssl.CERT_REQUIRED
+        made.load_verify_locations(folder / _AUTHORITY)
+        made.load_cert_chain(folder / _CERTIFICATE, folder / _KEY)
+        if server:
+            made.num_tickets = 0  # So that every connection shows a certificate.
+        return made
+
+    @staticmethod
+    def hold_to(connection: Connection, who: int) -> None:
+        """Make sure that the other side of a connection is whom it says it is, or should be.
+
+        Raises:
+            WireError: its certificate is not that of the launcher, or of the host with this number.
+        """
+        shown, due = connection.shown_name, title(who)
+        if shown != due:
+            raise WireError(
+                "certificate-other-host", f"it shows the certificate of {shown}, where that of {due} is due"
+            )
+
+
+def _problem(own: x509.Certificate, authority: x509.Certificate) -> str | None:
+    """Why a certificate will not be believed by those who have the same authority."""
+    try:
+        own.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return f"{_CERTIFICATE} is not of {_AUTHORITY}"
+    expired = own.not_valid_after_utc
+    return f"they expired on {expired:%Y-%m-%d}" if expired < datetime.now(UTC) else None
+
+
+class Authority:
+    """Makes the certificates of one run.
+
+    Args:
+        days: how long they are valid.
+    """
+
+    def __init__(self, days: float) -> None:
+        self._from = datetime.now(UTC) - _SKEW
+        self._until = datetime.now(UTC) + timedelta(days=days)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        # Authorities of different runs have different names, so that errors tell them apart.
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"covey {secrets.token_hex(8)}")])
+        usage = x509.BasicConstraints(ca=True, path_length=0)
+        self.certificate = self._sign(self._name, self._key.public_key(), usage, certifies=True)
+
+    def issue(self, folder: Path, who: int, address: Address | None = None) -> None:
+        """Write the certificate of the launcher or of a host, and its key, into a folder.
+
+        Args:
+            folder: which exists.
+            who: LAUNCHER, or the host's number.
+            address: where the host is called.
+        """
+        key = ec.generate_private_key(ec.SECP256R1())
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        extensions: list[x509.ExtensionType] = []
+        if address is not None:
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+            extensions.append(x509.SubjectAlternativeName([_general_name(address)]))
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title(who))])
+        extensions += [x509.ExtendedKeyUsage(purposes), x509.BasicConstraints(ca=False, path_length=None)]
+        own = self._sign(name, key.public_key(), *extensions)
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        _write(folder / _KEY, private, mode=0o600)
+        _write(folder / _CERTIFICATE, own.public_bytes(Encoding.PEM))
+        _write(folder / _AUTHORITY, self.certificate.public_bytes(Encoding.PEM))
+
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        *extensions: x509.ExtensionType,
+        certifies: bool = False,
+    ) -> x509.Certificate:
+        usage = x509.KeyUsage(
+            digital_signature=not certifies,
+            key_cert_sign=certifies,
+            crl_sign=certifies,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._from)
+            .not_valid_after(self._until)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .add_extension(usage, critical=True)
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder.sign(self._key, SHA256())
+
+
+def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
+    """Write what each machine of a run needs, into a folder for each: certificates, and the secret that all share.
+
+    Args:
+        folder: a new one, of which all are parts.
+        hosts: the address of every host, in the order of their numbers.
+        days: how long the certificates are valid.
+
+    Returns:
+        The folder of the launcher, in which `hosts` has the addresses, and those of the hosts.
+
+    Raises:
+        ConfigurationError: an address is none, or stands twice.
+        RunError: the folder exists, or cannot be written.
+    """
+    addresses = [Address.parse(text) for text in hosts]
+    for address in addresses:
+        _general_name(address)
+        if addresses.count(address) > 1:
+            raise ConfigurationError(f"Every host must have an address of its own. Got {address} more than once.")
+    if not 1 <= days <= LONGEST:
+        raise ConfigurationError(f"The '--days' must be an int in [1, {LONGEST}]. Got {days} instead.")
+    authority = Authority(days)
+    token = secrets.token_hex(32).encode()
+    made = []
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+        for who in range(LAUNCHER, len(addresses)):
+            part = folder / title(who)
+            part.mkdir(mode=0o700)
+            authority.issue(part, who, None if who == LAUNCHER else addresses[who])
+            _write(part / TOKEN_FILE, token, mode=0o600)
+            made.append(part)
+        _write(made[0] / HOSTS_FILE, "".join(f"{address}\n" for address in addresses).encode())
+    except FileExistsError:
+        raise RunError(f"{folder} exists, and certificates are never overwritten: name a new folder.") from None
+    except OSError as error:
+        raise RunError(f"The folder {folder} cannot be written: {error.strerror}.") from error
+    return made
+
+
+def _general_name(address: Address) -> x509.GeneralName:
+    """How a certificate names where a host is.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address.host))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(address.host)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"The host of the address {address} must be an IP address or a name: {error}"
+        ) from error
+
+
+def _write(file: Path, content: bytes, mode: int = 0o644) -> None:
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
+        opened.write(content)

@@ -1,0 +1,289 @@
+"""The connections of a host to the others: one for each pair, opened when there is something to say.
+
+Whoever has something to send calls. Where two call each other at once, the call of the host with the lower number
+stays. What is sent while there is no connection waits, up to a limit; a connection that broke is called again with
+growing pauses.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from covey.messages import wire
+from covey.parts.errors import WireError
+from covey.runtime.emulation.transport.connection import FRAMING_BYTES, Connection, Parts, loop_time
+from covey.runtime.emulation.transport.handshake import Caller, greet
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FRAME = 512
+"""Bytes of memory that a frame takes beyond its own while it waits."""
+_CROSSING = 1.0
+"""Seconds for which a call may have been under way when the other side's was answered."""
+
+Call = Callable[[int], Awaitable[Connection]]
+"""Opens a connection to a host; OSError or WireError where that fails."""
+
+
+@dataclass(slots=True, eq=False)
+class _Route:
+    """The way to one other host."""
+
+    host: int
+    connection: Connection | None = None
+    calling: asyncio.Task[None] | None = None
+    pausing: bool = False
+    """Whether that waits until it calls again."""
+    waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
+    """Frames that wait for a connection; each is made when its sequence number is known."""
+    waiting_bytes: int = 0
+    since: float = 0.0
+    """When the connection was made."""
+    sent: int = 0
+    """Frames on this connection."""
+    heard: int = 0
+
+    @property
+    def backlog(self) -> int:
+        """Bytes of memory that what waits to be written takes."""
+        waiting = self.waiting_bytes + _FRAME * len(self.waiting)
+        if self.connection is not None:
+            waiting += self.connection.queued + _FRAME * self.connection.waiting
+        return waiting
+
+
+class Peers:
+    """Sends frames to other hosts and checks what comes from them.
+
+    Args:
+        me: the number of this host.
+        owners: the host of every node.
+        call: opens a connection.
+        token: the run's.
+        run: its name.
+        rounds: how many the experiment has.
+        limits: what the decoder accepts.
+        most: how many bytes may wait for one host.
+        deliver: given every frame that is right.
+        refused: told the reason of every frame that is not, or that cannot be sent.
+        broken: told the number of a host where a connection to it has ended that was to stay: what was under way is
+            lost.
+    """
+
+    def __init__(
+        self,
+        me: int,
+        owners: Sequence[int],
+        *,
+        call: Call,
+        token: bytes,
+        run: str,
+        rounds: int,
+        limits: wire.Limits,
+        most: int,
+        deliver: Callable[[wire.Frame], None],
+        refused: Callable[[str], None],
+        broken: Callable[[int], None],
+    ) -> None:
+        self.me, self.owners, self.run, self._rounds = me, owners, run, rounds
+        self._call, self._token, self._limits, self._most = call, token, limits, most
+        self._deliver, self._refused, self._broken = deliver, refused, broken
+        self._routes: dict[int, _Route] = {}
+        self._gone: set[int] = set()
+        """Hosts that are known not to be there."""
+        self._standing: dict[Connection, tuple[int, int]] = {}
+        """Frames and bytes that each connection had taken when it was taken over: those of its handshake."""
+        self._ended_frames = self._ended_handshakes = self._ended_bytes = 0
+        """Of the connections that have ended: frames behind the handshake, bytes of the handshake, all bytes."""
+        self.closed = False
+
+    def _route(self, host: int) -> _Route:
+        route = self._routes.get(host)
+        if route is None:
+            route = self._routes[host] = _Route(host)
+        return route
+
+    def send(self, host: int, length: int, frame: Callable[[int], Parts]) -> None:
+        """Send a frame to a host as soon as possible.
+
+        Args:
+            host: to whom.
+            length: the frame's, without what it travels in.
+            frame: its pieces, given its sequence number.
+        """
+        if host in self._gone:
+            self._refused("away")
+            return
+        route = self._route(host)
+        if route.backlog + length > self._most:
+            self._refused("queue-full")
+            return
+        connection = route.connection
+        if connection is None or connection.lost.done():
+            route.waiting.append(frame)
+            route.waiting_bytes += length
+            if route.calling is None and not self.closed:
+                route.calling = asyncio.create_task(self._connect(route))
+        else:
+            self._write(route, connection, frame)
+
+    def _write(self, route: _Route, connection: Connection, frame: Callable[[int], Parts]) -> None:
+        connection.send(frame(route.sent))
+        route.sent += 1
+
+    async def _connect(self, route: _Route) -> None:
+        pause = _FIRST_PAUSE
+        try:
+            while not (self.closed or self._has_connection(route)):
+                try:
+                    connection = await self._call(route.host)
+                    try:
+                        await greet(connection, self._token, Caller(self.run, self.me), route.host)
+                    except BaseException:
+                        connection.abort()
+                        raise
+                    if self._has_connection(route):
+                        connection.abort()  # The other side called meanwhile.
+                    else:
+                        self._take_over(route, connection)
+                except (OSError, WireError) as error:
+                    if isinstance(error, WireError) and error.reason != "busy":
+                        self._refused(f"call-{error.reason}")
+                    route.pausing = True
+                    await asyncio.sleep(pause)
+                    route.pausing = False
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            route.calling, route.pausing = None, False
+
+    @staticmethod
+    def _has_connection(route: _Route) -> bool:
+        return route.connection is not None and not route.connection.lost.done()
+
+    def wants(self, host: int) -> bool:
+        """Whether a host's call is taken: not where it crossed a call of this one, if that has the lower number."""
+        if self.closed:
+            return False
+        route = self._route(host)
+        if self.me > host:
+            return True
+        if self._has_connection(route):
+            # The other side may have lost a connection that still seems to stand here; then it calls again.
+            return loop_time() - route.since > _CROSSING
+        return route.calling is None or route.pausing
+
+    def accept(self, host: int, connection: Connection) -> None:
+        """Use the connection of a host that called."""
+        route = self._route(host)
+        if route.connection is not None:
+            route.connection.abort()  # It would not call if it had not lost it.
+        self._take_over(route, connection)
+
+    def _break(self, route: _Route) -> None:
+        """A connection that was to stay has ended; this is said before anything that came over a later one counts."""
+        if not (self.closed or route.host in self._gone):
+            self._broken(route.host)
+
+    def _take_over(self, route: _Route, connection: Connection) -> None:
+        if route.connection is not None:
+            self._break(route)
+        route.connection, route.sent, route.heard = connection, 0, 0
+        route.since = loop_time()
+        self._standing[connection] = connection.frames_out, connection.bytes_out
+        connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
+        connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
+        while route.waiting:
+            self._write(route, connection, route.waiting.popleft())
+        route.waiting_bytes = 0
+
+    def _on_lost(self, route: _Route, connection: Connection) -> None:
+        frames, handshake = self._standing.pop(connection)
+        self._ended_frames += connection.frames_out - frames
+        self._ended_handshakes += handshake
+        self._ended_bytes += connection.bytes_out
+        for _ in range(connection.unsent):
+            self._refused("away" if route.host in self._gone else "connection-lost")
+        if route.connection is connection:
+            route.connection = None
+            self._break(route)
+
+    def _hear(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
+        """Check what a host sent against what it may send."""
+        if route.connection is not connection:
+            return
+        if frame.sequence < route.heard:
+            self._refused("replayed")
+            return
+        route.heard = frame.sequence + 1
+        if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
+            self._refused("spoofed-sender")
+        elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
+            self._refused("wrong-receiver")
+        elif frame.round is not None and frame.round >= self._rounds:
+            # A node that is behind goes on at the latest round of which it hears: one that never comes would end it.
+            self._refused("wrong-round")
+        else:
+            self._deliver(frame)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be written, for all hosts."""
+        return sum(route.backlog for route in self._routes.values())
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of what may wait for a host waits for it."""
+        return any(route.backlog > self._most // 2 for route in self._routes.values())
+
+    def drop(self, host: int) -> None:
+        """A host is gone: what waits for it is lost, and so is what is sent to it until `take_up`."""
+        self._gone.add(host)
+        route = self._route(host)
+        for _ in route.waiting:
+            self._refused("away")
+        route.waiting.clear()
+        route.waiting_bytes = 0
+        if route.calling is not None:
+            route.calling.cancel()
+        if route.connection is not None:
+            route.connection.abort()
+
+    def take_up(self, host: int) -> None:
+        """A host is there again."""
+        self._gone.discard(host)
+
+    @property
+    def socket_bytes_out(self) -> int:
+        """All that went into sockets: payloads, sums and seals, handshakes."""
+        return self._ended_bytes + sum(connection.bytes_out for connection in self._standing)
+
+    @property
+    def frames_out(self) -> int:
+        """How many frames of nodes that were."""
+        return self._ended_frames + sum(c.frames_out - frames for c, (frames, _) in self._standing.items())
+
+    @property
+    def payload_bytes_out(self) -> int:
+        """How many bytes of nodes that were, without sums and seals."""
+        handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
+        return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
+
+    async def close(self, *, in_peace: bool) -> None:
+        """End all connections.
+
+        Args:
+            in_peace: whether what waits is still to be written.
+        """
+        self.closed = True
+        for route in self._routes.values():
+            if route.calling is not None:
+                route.calling.cancel()
+            if route.connection is not None and not in_peace:
+                route.connection.abort()
+            elif route.connection is not None:
+                try:
+                    async with asyncio.timeout(2.0):
+                        await route.connection.flushed()
+                except TimeoutError:
+                    pass
+                route.connection.close()

@@ -1,0 +1,317 @@
+"""What has arrived at a node, and what its activities wait for."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from covey.runtime.node import HEARTBEAT, Message
+
+Key = tuple[str, int | None]
+"""A tag and a round."""
+
+REASONS = ("late", "duplicate", "unread", "away", "ended", "unusable", "not-finite", "left-over")
+"""Why messages that came are dropped. What is left over when a program ends is not among a node's `dropped`."""
+
+_SHOWN = 5
+"""How many senders that are waited for are named."""
+
+
+class Waiter:
+    """An activity that waits for a message of each of some senders, or for a number of messages of anybody."""
+
+    __slots__ = ("after", "left", "lost", "missing", "resume")
+
+    def __init__(
+        self,
+        resume: Callable[[], None],
+        missing: set[int] | None,
+        lost: set[int],
+        left: int,
+        after: Sequence[str] | None = None,
+    ) -> None:
+        self.resume = resume
+        self.after = after
+        """See `receive`."""
+        self.missing = missing
+        """Whose message must still come; None where it does not matter whose."""
+        self.left = left
+        """How many must still come where it does not."""
+        self.lost = lost
+        """Whose message is known to be lost."""
+
+    @property
+    def least(self) -> int:
+        """How many messages must come at least until it is resumed."""
+        return self.left if self.missing is None else len(self.missing)
+
+
+class Mailbox:
+    """The messages of one node that nobody has taken yet, and the counters of what came.
+
+    Args:
+        ordered: whether messages keep their order over a link.
+    """
+
+    __slots__ = (
+        "_boxes",
+        "_enough",
+        "_kept",
+        "_unsorted",
+        "away",
+        "bytes_in",
+        "discarded",
+        "dropped",
+        "drops",
+        "ended",
+        "messages_in",
+        "ordered",
+        "round",
+        "waiters",
+    )
+
+    def __init__(self, *, ordered: bool = True) -> None:
+        self.ordered = ordered
+        self._boxes: dict[Key, dict[int, Message | None]] = {}
+        """Messages of a round by their sender, None where it was taken; other messages by their number."""
+        self.waiters: dict[Key, Waiter] = {}
+        self._unsorted: list[Message] = []
+        """What has come and does not let the one activity that waits go on."""
+        self._enough = 1
+        """How many of them might."""
+        self.round = 0
+        """The open round of the node, which is also how many rounds it has completed."""
+        self.away = self.ended = False
+        self._kept: list[Message] | None = None
+        """What came while the node stands still."""
+        self.bytes_in = self.messages_in = self.dropped = 0
+        self.discarded = 0
+        """How many messages found no place, with heartbeats."""
+        self.drops: Counter[str] = Counter()
+        """How many messages were dropped, by reason."""
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count messages that are dropped."""
+        self.dropped += count
+        self.drops[reason] += count
+
+    def _discard(self, message: Message, reason: str) -> None:
+        """A message finds no place here; of heartbeats nobody needs all."""
+        self.discarded += 1
+        if not message.tag.startswith(HEARTBEAT):
+            self.drop(reason)
+
+    def deliver(self, message: Message) -> None:
+        """A message has arrived.
+
+        It lies unsorted until it may let somebody go on, or somebody looks: several at once are sorted in faster.
+        """
+        if self.away:
+            if self._kept is None:
+                self._discard(message, "away")
+            else:
+                self._kept.append(message)
+            return
+        unsorted = self._unsorted
+        unsorted.append(message)
+        if len(unsorted) >= self._enough:
+            self.sort()
+
+    def sort(self) -> None:
+        """Sort in what has come, and resume who has waited for it."""
+        if not self._unsorted:
+            return
+        unsorted, self._unsorted = self._unsorted, []
+        key: Key | None = None
+        for message in unsorted:
+            self.messages_in += 1
+            self.bytes_in += message.size
+            if message.key != key:
+                key = message.key
+                box, waiter = self._box(key), self.waiters.get(key)
+            place = message.sender if message.round is not None else self.messages_in
+            if box is None or place in box:
+                self._discard(message, "duplicate" if box is not None else "ended" if self.ended else "late")
+                continue
+            box[place] = message
+            if waiter is not None:
+                missing = waiter.missing
+                if missing is not None:
+                    missing.discard(message.sender)
+                else:
+                    waiter.left -= 1
+                if not missing and waiter.left <= 0:
+                    key = None
+                    self.wake(message.key)
+            elif self.waiters and message.round is not None and self.ordered:
+                key = None
+                self._give_up_earlier(message)
+        if self._enough > 1:
+            (waiter,) = self.waiters.values()
+            self._enough = waiter.least
+
+    def _box(self, key: Key) -> dict[int, Message | None] | None:
+        """Where messages of a key lie; None where they are late."""
+        box, round = self._boxes.get(key), key[1]
+        if box is None and not self.ended and (round is None or round >= self.round):
+            box = self._boxes[key] = {}
+        return box
+
+    def wait(self, key: Key, waiter: Waiter) -> None:
+        """Let an activity wait for messages of a key."""
+        self.waiters[key] = waiter
+        self._enough = waiter.least if len(self.waiters) == 1 else 1
+
+    def wake(self, key: Key) -> None:
+        """Resume who waits for messages of a key."""
+        self.sort()
+        waiter = self.waiters.pop(key)
+        self._enough = 1
+        waiter.resume()
+
+    def hold(self) -> None:
+        """Keep what comes until `go_on`."""
+        self.away, self._kept = True, []
+
+    def go_on(self) -> None:
+        """Take in what was kept."""
+        kept, self._kept = self._kept or [], None
+        self.away = False
+        for message in kept:
+            self.deliver(message)
+
+    def overtaken(self, key: Key, senders: set[int], after: Sequence[str] | None = None) -> set[int]:
+        """Of whom a message was here that follows the one of the key: where messages keep their order, that is lost."""
+        if key[1] is None or not self.ordered or not self._boxes:
+            return set()
+        later = [box for other, box in self._boxes.items() if _follows(other, key, after)]
+        return {sender for box in later for sender in senders & box.keys()}
+
+    def _give_up_earlier(self, message: Message) -> None:
+        """Messages keep their order over a link: one that follows an awaited one shows that this is lost."""
+        for key, waiter in list(self.waiters.items()):
+            sender, missing = message.sender, waiter.missing
+            if missing and sender in missing and _follows(message.key, key, waiter.after):
+                missing.remove(sender)
+                waiter.lost.add(sender)
+                if not missing:
+                    self.wake(key)
+
+    def waits(self) -> list[str]:
+        """What is waited for, in words."""
+        self.sort()
+        return [
+            describe(key) + (f" of {sorted(waiter.missing)[:_SHOWN]}" if waiter.missing else "")
+            for key, waiter in self.waiters.items()
+        ]
+
+    def lacking(self, key: Key, senders: Sequence[int]) -> set[int]:
+        """Of whom no message of a key is here."""
+        self.sort()
+        lacking = set(senders)
+        if self._boxes.get(key):
+            lacking.difference_update(self._present(key))
+        return lacking
+
+    def count(self, key: Key) -> int:
+        """How many messages of a key are here."""
+        self.sort()
+        return len(self._present(key))
+
+    def _present(self, key: Key) -> list[int]:
+        return [message.sender for message in self._boxes.get(key, {}).values() if message is not None]
+
+    def take(self, key: Key, senders: Sequence[int] | None = None, count: int | None = None) -> list[Message]:
+        """Remove and return messages: those of a round in the order of their senders, others as they came."""
+        self.sort()
+        box = self._boxes.get(key)
+        if not box:
+            return []
+        if key[1] is None:
+            taken = self._take_from_queue(box, senders, count)
+            if not box:
+                del self._boxes[key]  # A program may use a tag once and never again.
+            return taken
+        wanted = sorted(box if senders is None else senders)
+        found = [message for sender in wanted if (message := box.get(sender)) is not None]
+        if count is not None:
+            del found[count:]
+        for message in found:
+            box[message.sender] = None
+        return found
+
+    def _take_from_queue(
+        self, box: dict[int, Message | None], senders: Sequence[int] | None, count: int | None
+    ) -> list[Message]:
+        """The first of each sender, or the first of all."""
+        chosen: dict[int, int] = {}
+        for number, message in box.items():
+            if len(chosen) == count:
+                break
+            assert message is not None
+            if senders is None:
+                chosen[number] = number
+            elif message.sender in senders:
+                chosen.setdefault(message.sender, number)
+        found = [box.pop(number) for _, number in sorted(chosen.items())]
+        return [message for message in found if message is not None]
+
+    def open(self, round: int) -> None:
+        """Go on to a round; what came for earlier ones and was not taken is dropped."""
+        self.sort()
+        self.round = round
+        if self._boxes:
+            for key in [key for key in self._boxes if key[1] is not None and key[1] < round]:
+                box = self._boxes.pop(key)
+                unread = len(box) - list(box.values()).count(None)
+                if unread and not key[0].startswith(HEARTBEAT):
+                    self.drop("unread", unread)
+
+    def latest_round(self) -> int:
+        """The latest round of which a message is here; -1 without any."""
+        self.sort()
+        return max((round for _, round in self._boxes if round is not None), default=-1)
+
+    def early(self) -> list[Message]:
+        """What came for the open round and later ones and was not taken."""
+        self.sort()
+        return [
+            message
+            for (_, round), box in self._boxes.items()
+            if round is not None and round >= self.round
+            for message in box.values()
+            if message is not None
+        ]
+
+    def clear(self, *, ended: bool = False) -> None:
+        """Forget what is here, and who waits for more: the node leaves, or its program has ended."""
+        self.sort()
+        lying = [message for box in self._boxes.values() for message in box.values() if message is not None]
+        waiting = sum(not message.tag.startswith(HEARTBEAT) for message in [*lying, *(self._kept or ())])
+        if ended and waiting:
+            self.drops["left-over"] += waiting
+        elif waiting:
+            self.drop("away", waiting)
+        self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
+
+
+def _follows(key: Key, awaited: Key, after: Sequence[str] | None) -> bool:
+    """Whether a sender sends messages of a key after those that are awaited.
+
+    Args:
+        key: of one that came.
+        awaited: the other one.
+        after: which tags of a round it sends before the awaited one, if its order is known.
+    """
+    (tag, round), (awaited_tag, awaited_round) = key, awaited
+    if round is None or awaited_round is None or round < awaited_round:
+        return False
+    if round > awaited_round:
+        return tag == awaited_tag or after is not None
+    if after is None or tag == awaited_tag:
+        return False
+    return not any(tag == earlier or (earlier and tag.startswith(earlier)) for earlier in after)
+
+
+def describe(key: Key) -> str:
+    """A tag and a round in words."""
+    tag, round = key
+    return f"messages{f' tagged {tag!r}' if tag else ''}{'' if round is None else f' of round {round}'}"

@@ -1,0 +1,126 @@
+"""Counts the rows that a checkpoint counts on: those that stay when a run is resumed from it."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Self
+from zlib import crc32
+
+import msgspec
+
+from covey.runtime.runs.schema import NETWORK
+
+LAST = {"commits": "round", "metrics": "round", "events": "time"}
+"""The tables whose rows a resume repeats, and by which column it knows them."""
+
+
+class Counted(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The rows of a table that a checkpoint counts on."""
+
+    until: int
+    """The last row of the table then, counted on or not; later rows have higher numbers."""
+    rows: int
+    digest: int
+    """A sum over the rows, so that it does not depend on their order."""
+
+    def __add__(self, other: "Counted") -> "Counted":
+        return Counted(other.until, self.rows + other.rows, (self.digest + other.digest) % 2**63)
+
+
+_NONE = Counted(0, 0, 0)
+
+
+class _Digest:
+    """The sum of the checksums of rows, as a function of SQL."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def step(self, *values: Any) -> None:
+        self._sum += crc32(_encode(values))
+
+    def finalize(self) -> int:
+        return self._sum % 2**63
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Moment(NamedTuple):
+    """How far each node is, where a run goes on."""
+
+    completed: Sequence[int]
+    clocks: Sequence[float]
+    ended: Sequence[bool] = ()
+    """Whether its program has returned; empty where that is true of none."""
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> Self:
+        """That of a checkpoint."""
+        columns = (checkpoint.get(name) for name in cls._fields)
+        return cls(*([] if column is None else column.tolist() for column in columns))
+
+    @property
+    def of_network(self) -> int:
+        """The last round of which figures of the network stay: nodes that have ended do no round again."""
+        ended = self.ended or [False] * len(self.completed)
+        going_on = (completed for completed, over in zip(self.completed, ended, strict=True) if not over)
+        return min(going_on, default=max(self.completed))
+
+
+@contextmanager
+def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
+    """A table `kept` while something is done: of each node, the last round and time that stay."""
+    # Who goes on from the very beginning repeats that, too.
+    times = [clock if clock > 0 else -1.0 for clock in moment.clocks]
+    kept = [*zip(range(len(times)), moment.completed, times, strict=True), (NETWORK, moment.of_network, min(times))]
+    database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)")
+    database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
+    try:
+        yield
+    finally:
+        database.execute("DROP TABLE kept")
+
+
+class Counting:
+    """Counts rows for one checkpoint after the other, most of them once.
+
+    Args:
+        database: the run's.
+    """
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.create_aggregate("digest", -1, _Digest)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Count all rows again the next time: some that were counted are gone."""
+        self._below = dict.fromkeys(LAST, _NONE)
+        """Up to which row all that there is stays, whatever checkpoint comes next."""
+
+    def count(self, moment: Moment, until: dict[str, int] | None = None) -> dict[str, Counted]:
+        """Count the rows that stay.
+
+        Args:
+            moment: how far each node is.
+            until: the last row of each table to look at; all by default.
+        """
+        with keeping(self._database, moment):
+            return {table: self._count(table, (until or {}).get(table)) for table in LAST}
+
+    def _count(self, table: str, until: int | None) -> Counted:
+        below = self._below[table]
+        (last,) = self._one(f"SELECT IFNULL(MAX(rowid), 0) FROM {table}")
+        last = last if until is None else until
+        later = f"FROM {table} AS t LEFT JOIN kept USING (node) WHERE t.rowid > ? AND t.rowid <= ?"
+        stays = f"t.{LAST[table]} <= kept.{LAST[table]}"
+        (first_to_go,) = self._one(f"SELECT MIN(t.rowid) {later} AND ({stays}) IS NOT TRUE", below.until, last)
+        end = last if first_to_go is None else first_to_go - 1
+        columns = ", ".join(f"t.{name}" for _, name, *_ in self._database.execute(f"PRAGMA table_info({table})"))
+        query = f"SELECT COUNT(*), IFNULL(digest({columns}), 0) {later} AND {stays}"
+        self._below[table] = below = below + Counted(end, *self._one(query, below.until, end))
+        return below + Counted(last, *self._one(query, end, last))
+
+    def _one(self, query: str, *values: int) -> Any:
+        return self._database.execute(query, values).fetchone()

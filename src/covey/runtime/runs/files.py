@@ -1,0 +1,119 @@
+"""Which files of a run's folder may be opened.
+
+A folder may come from somebody else. A symbolic link in it would let whoever opens it read, or a resume write, what
+lies outside.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from covey.parts.errors import RunError
+from covey.runtime.runs import lock
+from covey.runtime.runs.database import has_rows
+from covey.runtime.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS, SUMS
+
+BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
+"""What SQLite keeps beside a database that is open, or was when its process ended."""
+
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, SUMS)
+_PARTS = tuple(name + ".part" for name in _REPLACED)
+_FOLDERS = (CHECKPOINTS, LOGS)
+_CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)
+
+
+def refuse_links(folder: Path, *, writing: bool = False) -> None:
+    """See whether every file of a run is a file of its folder.
+
+    Args:
+        folder: the run's.
+        writing: whether files will be changed, so that another name of theirs elsewhere matters, too.
+
+    Raises:
+        RunError: one is a link, or no regular file.
+    """
+    for path in _of_run(folder):
+        try:
+            found = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise RunError(f"The run folder {folder} cannot be read: {error.strerror}.") from error
+        name = path.relative_to(folder)
+        if stat.S_ISLNK(found.st_mode):
+            raise RunError(f"The run {folder} is not opened: its {name} is a symbolic link, and covey follows none.")
+        wanted, what = (stat.S_ISDIR, "folder") if str(name) in _FOLDERS else (stat.S_ISREG, "regular file")
+        if not wanted(found.st_mode):
+            raise RunError(f"The run {folder} is not opened: its {name} is no {what}.")
+        in_place = str(name) in _CHANGED_IN_PLACE or path.parent.name == LOGS
+        if writing and in_place and found.st_nlink > 1:
+            raise RunError(
+                f"The run {folder} is not written: its {name} is also a file elsewhere (a hard link), which would "
+                f"change as well. Copy the folder first."
+            )
+
+
+_BEGINNING = {LOCK, CONFIG, CONFIG + ".part", FACTS + ".part", CHECKPOINTS, METRICS, *BESIDE_METRICS}
+"""What is there before the facts, which are the first to say that a run has begun."""
+_BEGUN = {FACTS, GRAPH, HOLDINGS, SUMS, LOGS, *(name + ".part" for name in (GRAPH, HOLDINGS, SUMS))}
+"""What else is there before anything is recorded."""
+
+
+def is_beginning(folder: Path) -> bool:
+    """Whether a folder is what is left of a run that ended, or whose process was killed, before it recorded anything.
+
+    Raises:
+        RunError: it would be, were all of its files files.
+    """
+    names = {entry.name for entry in folder.iterdir()}
+    # Without the lock, which is the first of all, it may be a folder with somebody's own run.toml.
+    if LOCK not in names or not names <= (_BEGINNING | _BEGUN if FACTS in names else _BEGINNING):
+        return False
+    refuse_links(folder)
+    if CHECKPOINTS in names and any((folder / CHECKPOINTS).iterdir()):
+        return False
+    if FACTS not in names:
+        return METRICS not in names or not has_rows(folder)
+    logs = (folder / LOGS).iterdir() if LOGS in names else ()
+    return (
+        all(_LOG.fullmatch(log.name) for log in logs)
+        and _may_be_over(folder)
+        and METRICS in names
+        and not has_rows(folder, begun=True)
+    )
+
+
+def clear(folder: Path) -> None:
+    """Delete what is left of a run of which `is_beginning` is true; where that is broken off, it stays true."""
+    if (folder / LOGS).is_dir():
+        for log in (folder / LOGS).iterdir():
+            log.unlink()
+        (folder / LOGS).rmdir()
+    for name in (*sorted(_BEGUN - {FACTS, LOGS}), FACTS, METRICS, *BESIDE_METRICS):
+        (folder / name).unlink(missing_ok=True)
+
+
+_LOG = re.compile(r"host-\d+\.log")
+
+
+def _may_be_over(folder: Path) -> bool:
+    """Whether a run failed or was interrupted, or its lock says whether somebody writes it."""
+    try:
+        status = json.loads((folder / FACTS).read_text(encoding="utf-8"))["status"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+    return status in ("failed", "interrupted") or (status == "running" and lock.is_held(folder) is not None)
+
+
+def _of_run(folder: Path) -> Iterator[Path]:
+    for name in (LOCK, *_REPLACED, *_PARTS, *_CHANGED_IN_PLACE):
+        yield folder / name
+    for name in _FOLDERS:
+        yield folder / name
+        # A link to a folder has been refused by now.
+        if (folder / name).is_dir():
+            with os.scandir(folder / name) as entries:
+                yield from [folder / name / entry.name for entry in entries]

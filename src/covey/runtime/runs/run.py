@@ -1,0 +1,396 @@
+"""Reads a run's folder, finished or still growing."""
+
+import io
+import json
+import math
+import sqlite3
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.decentralized.topology import Graph
+from covey.parts.errors import RunError
+from covey.runtime.runs import lock
+from covey.runtime.runs.database import check_values, reading, unreadable
+from covey.runtime.runs.files import is_beginning, refuse_links
+from covey.runtime.runs.schema import (
+    COMMIT_COLUMNS,
+    CONFIG,
+    COUNTED,
+    FACTS,
+    GRAPH,
+    HOLDINGS,
+    METRICS,
+    MODELS,
+    NETWORK,
+    SPENT,
+    by_start,
+    config_digest,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_MOST_FIGURES = 1000
+_LEADING = ["round", "node", "time", "accuracy", "loss"]
+
+
+class _Tables(TypedDict, total=False):
+    """What every experiment is made of, as far as it is read here."""
+
+    name: str
+    seed: int
+    rounds: int
+    program: dict[str, Any]
+    task: dict[str, Any]
+    network: dict[str, Any]
+    engine: dict[str, Any]
+
+
+class _Facts(TypedDict, total=False):
+    format: int
+    seed: int
+    nodes: int
+    program: str
+    config_digest: str
+    status: Literal["running", "finished", "interrupted", "failed"]
+    starts: Annotated[list["_Start"], msgspec.Meta(min_length=1)]
+
+
+class _Start(TypedDict, total=False):
+    started: str
+    after_round: int
+    wall_seconds: float
+
+
+class Run:
+    """What came of an experiment.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        RunError: it is no run folder.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._has_checked_values = False
+        refuse_links(self.folder)
+        if not (self.folder / FACTS).exists() and (self.folder / CONFIG).exists() and is_beginning(self.folder):
+            if lock.is_held(self.folder):
+                raise lock.busy(self.folder)
+            raise RunError(
+                f"The run {self.folder} was killed before anything was recorded. Begin it again: "
+                f"covey run {self.folder / CONFIG} --out {self.folder}"
+            )
+        if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
+            raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, {self.status})"
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The resolved experiment, as tables."""
+        try:
+            tables = tomllib.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            msgspec.convert(tables, type=_Tables)
+        except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+            raise RunError(f"The run {self.folder} has no readable {CONFIG}: {error}.") from error
+        return tables
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Seed, program, status ..., and in `starts` the versions, platform, command and wall time of each start."""
+        try:
+            facts = by_start(dict(json.loads((self.folder / FACTS).read_text(encoding="utf-8"))))
+            msgspec.convert(facts, type=_Facts)
+        except (OSError, TypeError, ValueError, RecursionError, msgspec.ValidationError) as error:
+            raise RunError(f"The run {self.folder} has no readable {FACTS}: {error}.") from error
+        return facts
+
+    @property
+    def format(self) -> int:
+        """The number of the format in which it was written."""
+        return int(self.facts.get("format", 1))
+
+    @property
+    def status(self) -> str:
+        """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
+        status = str(self.facts.get("status", "running"))
+        return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """How long it took in all its starts; one that was killed counts up to its last checkpoint. None: unknown."""
+        known = [start["wall_seconds"] for start in self.facts["starts"] if "wall_seconds" in start]
+        return float(sum(known)) if known else None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `run.toml` is no longer what the run began with."""
+        began = self.facts.get("config_digest")
+        return began is not None and began != config_digest((self.folder / CONFIG).read_bytes())
+
+    def _read(self, query: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        with reading(self.folder) as database:
+            if not self._has_checked_values:
+                check_values(database, self.folder)
+                self._has_checked_values = True
+            try:
+                return pd.read_sql_query(query, database)
+            except (sqlite3.Error, pd.errors.DatabaseError) as error:
+                raise unreadable(self.folder, error.__cause__ or error) from error
+
+    @property
+    def commits(self) -> "pd.DataFrame":
+        """One row per node and completed round."""
+        return self._read("SELECT * FROM commits ORDER BY round, node")
+
+    @property
+    def metrics(self) -> "pd.DataFrame":
+        """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic.
+
+        What the program logged in such a round is a column too; `figures` has it of all rounds.
+        """
+        table = self.figures
+        return table.dropna(subset=["accuracy", "loss"], how="all").reset_index(drop=True)
+
+    @property
+    def figures(self) -> "pd.DataFrame":
+        """As `metrics`, with rows also for rounds that were not evaluated but have figures of `node.log`."""
+        long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
+        wide = self._wide(long, ["round", "node"])
+        table = wide.merge(self.commits, on=["round", "node"], how="left")
+        for name in ("accuracy", "loss"):
+            if name not in table:
+                table[name] = np.nan
+        rest = [name for name in table.columns if name not in _LEADING]
+        return table[_LEADING + rest].sort_values(["round", "node"], ignore_index=True)
+
+    def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
+        """A column for each name of a figure."""
+        self._check_names(long)
+        wide = long.pivot_table(index=index, columns="name", values="value", aggfunc="last").reset_index()
+        wide.columns.name = None
+        return wide.reindex(columns=index) if wide.empty else wide
+
+    def _check_names(self, long: "pd.DataFrame") -> None:
+        count = long["name"].nunique()
+        if count > _MOST_FIGURES:
+            raise RunError(f"The run {self.folder} has {count} names of figures, which no table holds.")
+
+    @property
+    def network(self) -> "pd.DataFrame":
+        """Figures of the network as a whole, one row per evaluated round; `time` is when its last node got there."""
+        long = self._read(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
+        wide = self._wide(long, ["round"])
+        times = self._read("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
+        return wide.merge(times, on="round", how="left")
+
+    @property
+    def hosts(self) -> "pd.DataFrame":
+        """How the hosts of an emulation fared, and what was dropped: columns time, host, name, value."""
+        return self._read("SELECT * FROM hosts ORDER BY time, host")
+
+    @property
+    def clock(self) -> str:
+        """Which time the nodes' clocks showed: virtual, or real in an emulation."""
+        return "real" if self.experiment.get("engine", {}).get("kind") == "emulation" else "virtual"
+
+    @property
+    def events(self) -> "pd.DataFrame":
+        """What happened: nodes that left and returned, messages that were rejected ..."""
+        return self._read("SELECT * FROM events ORDER BY time")
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """How many messages were dropped, by reason."""
+        hosts = self.hosts
+        latest = hosts[hosts["name"].str.startswith("dropped/")].groupby(["name", "host"])["value"].last()
+        counts = latest.groupby("name").sum().sort_values(ascending=False, kind="stable")
+        return {str(name).removeprefix("dropped/"): int(count) for name, count in counts.items() if count}
+
+    @property
+    def dropped(self) -> "pd.DataFrame":
+        """Nodes that were dropped: node, the last round that it completed, time."""
+        return self._read(
+            "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
+            "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
+        )
+
+    def _load(self, name: str) -> dict[str, np.ndarray] | None:
+        """The arrays of an archive, or that of a file under "", None where the run has no such file."""
+        file = self.folder / name
+        if not file.exists():
+            return None
+        try:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            with found:
+                return dict(found)
+        except Exception as error:
+            # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+            raise RunError(f"The run {self.folder} has no readable {name}: {error or 'it ends too early'}.") from error
+
+    @property
+    def graph(self) -> Graph | None:
+        """The graph of the first round, where the program has a topology; its weights are those of merging."""
+        found = self._load(GRAPH)
+        if found is None:
+            return None
+        try:
+            groups = np.split(found["members"], np.cumsum(found["sizes"])[:-1]) if "members" in found else ()
+            return Graph(int(found["n"]), found["sources"], found["targets"], found.get("weights"), groups)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise RunError(f"The run {self.folder} has no readable {GRAPH}: {error}.") from error
+
+    @property
+    def graph_is_static(self) -> bool:
+        """Whether the graph of the first round is that of all rounds."""
+        found = self._load(GRAPH)
+        return found is None or bool(found.get("static", True))
+
+    @property
+    def holdings(self) -> np.ndarray | None:
+        """Samples of each class of each node, or samples of each node where there are no classes."""
+        found = self._load(HOLDINGS)
+        return None if found is None else found[""]
+
+    @property
+    def models(self) -> Tensor | None:
+        """The final models, N x P; None while the run goes on, or where it does not keep them."""
+        found = self._load(MODELS)
+        return None if found is None else torch.from_numpy(found[""])
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, what nodes spent their seconds on, who was dropped, and the final mean, minimum, maximum and spread
+        of each metric over nodes.
+
+        It can be written as JSON as it is: a figure that is no finite number is None.
+        """
+        # Runs of the first format have fewer columns.
+        known = self._read("SELECT * FROM commits LIMIT 0").columns
+        names = [name for name in COMMIT_COLUMNS[COUNTED] if name in known]
+        spent = [what for what in SPENT if f"{what}_seconds" in known]
+        sums = [*(f"SUM({name}) AS {name}" for name in names), *(f"AVG({what}_seconds) AS {what}" for what in spent)]
+        totals = self._read(
+            f"SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, {', '.join(sums)} "
+            "FROM commits JOIN (SELECT node AS n, MAX(round) AS r FROM commits GROUP BY node) ON node = n AND round = r"
+        ).iloc[0]
+        final = self._read(
+            f"SELECT name, value FROM metrics JOIN (SELECT node AS n, name AS m, MAX(round) AS r FROM metrics "
+            f"WHERE node != {NETWORK} GROUP BY node, name) ON node = n AND name = m AND round = r"
+        )
+        network = self._read(
+            f"SELECT name, value FROM metrics JOIN (SELECT name AS m, MAX(round) AS r FROM metrics "
+            f"WHERE node = {NETWORK} GROUP BY name) ON name = m AND round = r WHERE node = {NETWORK}"
+        )
+        self._check_names(final)
+        figures = {}
+        for name, group in final.groupby("name"):
+            values = group["value"].astype(float)
+            with np.errstate(invalid="ignore"):
+                spread = {"mean": values.mean(), "min": values.min(), "max": values.max(), "std": values.std(ddof=0)}
+            figures[str(name)] = {part: _finite(value) for part, value in spread.items()}
+        facts = self.facts
+        return {
+            "run": str(self.folder),
+            "status": self.status,
+            "program": facts.get("program", ""),
+            "nodes": facts.get("nodes", int(totals["nodes"])),
+            "rounds": int(totals["rounds"] or 0),
+            "time": float(totals["time"] or 0.0),
+            "clock": self.clock,
+            "wall_seconds": self.wall_seconds,
+            "starts": len(facts["starts"]),
+            "totals": {name: int(totals[name] or 0) for name in names},
+            "drops": self.drops,
+            "seconds": {what: float(totals[what] or 0.0) for what in spent},
+            "dropped_nodes": self.dropped.to_dict("records"),
+            "final": figures,
+            "network": {
+                str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)
+            },
+        }
+
+    def reached(self, accuracy: float) -> dict[str, float] | None:
+        """When nodes were first so accurate on average, each by its last evaluation, and what they had sent by then.
+
+        A node that was not evaluated yet counts as 0, so that fast and slow nodes are compared at the same moment.
+
+        Returns:
+            `time` in virtual seconds and `bytes_out`, or None where they never were.
+        """
+        table = self.metrics.dropna(subset=["accuracy"]).sort_values("time", kind="stable")
+        gained = table["accuracy"] - table.groupby("node")["accuracy"].shift(fill_value=0.0)
+        means = gained.groupby(table["time"]).sum().cumsum() / table["node"].nunique()
+        moments = means.index[means >= accuracy - 1e-9]
+        if moments.empty:
+            return None
+        time = float(moments[0])
+        commits = self.commits
+        sent = commits[commits["time"] <= time].groupby("node")["bytes_out"].max().sum()
+        return {"time": time, "bytes_out": float(sent)}
+
+    def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
+        """The rows of `metrics` for other programs.
+
+        Args:
+            format: "csv", or "parquet", which needs pyarrow and a file.
+            out: the file; without one, CSV is returned.
+
+        Raises:
+            RunError: the file cannot be written, or pyarrow is missing.
+        """
+        table = self.metrics
+        try:
+            if format == "parquet":
+                if out is None:
+                    raise RunError("Parquet is no text: say where it goes with --out FILE.")
+                table.to_parquet(out, index=False)
+                return None
+            if out is not None:
+                table.to_csv(out, index=False)
+                return None
+        except ImportError as error:
+            raise RunError("Parquet needs pyarrow: pip install 'covey[parquet]'.") from error
+        except OSError as error:
+            raise RunError(f"The file {out} cannot be written: {error.strerror}.") from error
+        buffer = io.StringIO()
+        table.to_csv(buffer, index=False)
+        return buffer.getvalue()
+
+    def plot(
+        self,
+        metric: str = "accuracy",
+        against: Literal["rounds", "time", "bytes", "energy"] = "rounds",
+        out: Path | str | None = None,
+    ) -> "Figure":
+        """Draw a metric over the run: the mean over nodes, and their spread as a band.
+
+        Args:
+            metric: a column of `figures` or `network`.
+            against: the horizontal axis.
+            out: where to save it as well.
+        """
+        from covey import view
+
+        figure = view.curves([self], metric, against)
+        if out is not None:
+            view.save(figure, Path(out))
+        return figure
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,118 @@
+"""Consistent cuts through a run, and going on from them.
+
+Of a synchronous program, the cut after round k holds every node as it was when it completed round k, although the
+fast ones are further by the time the slow ones get there. Going on, every node starts at its own moment, and all that
+was sent after that moment is sent again. What is not sent again are the messages of rounds up to k that still took
+room on downlinks while the first nodes were already in round k + 1: they are kept as ghosts, which occupy the links as
+before and deliver nothing. So a resumed run repeats the uninterrupted one to the bit.
+
+Of an asynchronous program, and where nodes come and go, the cut holds every node's last commit; what was in flight is
+lost.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from covey.parts.errors import RunError
+from covey.runtime.node import Payload
+from covey.runtime.simulation.node import SimulatedNode
+from covey.runtime.snapshots import Snapshot, pack, unpack
+
+if TYPE_CHECKING:
+    from covey.runtime.simulation.world import World
+
+
+class Cut:
+    """The checkpoint after a round, while nodes reach it one by one."""
+
+    def __init__(self, world: "World", round: int) -> None:
+        self.world = world
+        self.round = round
+        self.snapshots: dict[int, Snapshot] = {n.id: world.snapshot(n) for n in world.nodes if n.mail.ended}
+        self.downlinks, self.transfers = world.links.freeze()
+
+    @classmethod
+    def of_commits(cls, world: "World") -> "Cut":
+        """The last commits of all nodes, as they are now."""
+        cut = cls(world, max(node.round for node in world.nodes))
+        cut.transfers = []
+        cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
+        return cut
+
+    def note(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
+        """Transfers were sent; those of nodes before the cut will not be sent again."""
+        if node.id not in self.snapshots:
+            self.transfers.extend(transfers)
+
+    def add(self, node: SimulatedNode) -> bool:
+        """A node has completed the round, or has ended before or after it; whether it was the last."""
+        self.snapshots.setdefault(node.id, self.world.snapshot(node))
+        return len(self.snapshots) == self.world.size
+
+    def payload(self) -> Payload:
+        """The checkpoint as named tensors and plain values, for `RunWriter.checkpoint`."""
+        ghosts = self.world.links.ghosts(self.transfers)
+        return {
+            "round": self.round,
+            **pack([self.snapshots[id] for id in range(self.world.size)]),
+            "downlinks": torch.from_numpy(self.downlinks),
+            "ghosts": msgspec.msgpack.encode(ghosts),
+            **self.world.recorder.freeze(self.round if self.world.in_step else None),
+        }
+
+
+_Ghosts = list[tuple[float, int, float, int, int, float]]
+
+
+def check(payload: Payload, nodes: int, parameters: int) -> None:
+    """See whether what the simulation adds to the snapshots of nodes is there, and of so many nodes and parameters.
+
+    Raises:
+        RunError: it is not.
+    """
+    downlinks = payload.get("downlinks")
+    if not isinstance(downlinks, torch.Tensor) or downlinks.shape not in ((0,), (nodes,)):
+        raise RunError(f"'downlinks' is missing, or is not of {nodes} nodes")
+    try:
+        ghosts = msgspec.msgpack.decode(payload.get("ghosts"), type=_Ghosts)  # type: ignore[arg-type]
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise RunError(f"'ghosts' is missing, or no list of transfers: {error}") from error
+    if any(not 0 <= node < nodes for ghost in ghosts for node in ghost[3:5]):
+        raise RunError(f"'ghosts' has a node beyond the {nodes} of the run")
+    for name, value in payload.items():
+        family, _, rest = name.partition("/")
+        round, _, figure = rest.partition("/")
+        if family == "average":
+            total = isinstance(value, torch.Tensor) and value.shape in ((0,), (parameters,))
+            fits = {"total": total, "squares": type(value) is float, "count": type(value) is int}
+            fits["accuracies"] = isinstance(value, list) and all(type(one) is float for one in value)
+            if not (round.isdecimal() and fits.get(figure)):
+                raise RunError(f"'{name}' is no sum of models")
+
+
+def restore(world: "World", payload: Payload) -> None:
+    """Put a new world where a checkpoint was taken.
+
+    Args:
+        world: new.
+        payload: a checkpoint that `check` and `snapshots.check` found right, or one of the emulation.
+    """
+    checkpoint: dict[str, Any] = dict(payload)
+    links = world.links
+    if "ghosts" in checkpoint:
+        links.thaw(checkpoint["downlinks"].numpy(), msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
+    world.recorder.thaw(checkpoint)
+    world.follow_faults()
+    for node, snapshot in zip(world.nodes, unpack(checkpoint, world.learner.device), strict=True):
+        node.restore(snapshot, counters=True)
+        node.committed = None if world.in_step else snapshot
+        links.restore_uplink(node.id, snapshot.uplink)
+        node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
+        if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
+            continue
+        # It is the node's own next event, so it keeps its place among those of the same moment.
+        world.at(snapshot.clock, node, node.start)
+        node.order -= 1

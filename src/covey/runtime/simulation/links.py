@@ -1,0 +1,378 @@
+"""How long messages take: latency, uplinks that queue, downlinks that queue, or fair shares of both.
+
+A message of b bits to several receivers is one transfer to each, in the order in which they are named. With queues, a
+transfer occupies its sender's uplink for b / uplink seconds; its first bit reaches the receiver after the latency and
+then waits for the downlink, which it occupies for b / downlink seconds; it is delivered when its last bit has passed
+both. With fair shares, all transfers flow at once at max-min fair rates and are delivered a latency after they end.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from covey.messages import wire
+from covey.network.fair import FairShare
+from covey.runtime.node import Message, Sending
+from covey.runtime.participant import SENT
+
+if TYPE_CHECKING:
+    from covey.runtime.simulation.node import SimulatedNode
+    from covey.runtime.simulation.world import World
+
+Ghost = tuple[float, int, float, int, int, float]
+"""Traffic of the past that still takes capacity after a resume, but delivers nothing:
+(time, order of the event, time of the last bit, sender, receiver, bits)."""
+
+
+class _Several:
+    """A message that was sent in parts."""
+
+    def __init__(self, parts: Sequence[Sending]) -> None:
+        self.parts = parts
+
+    def cancel(self) -> int:
+        return sum(part.cancel() for part in self.parts)
+
+
+def several(parts: Sequence[Sending]) -> Sending:
+    """One sending, made of those to several groups of receivers."""
+    return parts[0] if len(parts) == 1 else _Several(parts)
+
+
+class Links(ABC):
+    """Carries messages through virtual time."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self._delays: dict[int, tuple[Sequence[int], list[float]]] = {}
+
+    def delays(self, sender: int, receivers: Sequence[int]) -> list[float]:
+        """The latency to each of several nodes. Those asked for last are remembered, for graphs that stay."""
+        known = self._delays.get(sender)
+        if known is not None and known[0] == receivers:
+            return known[1]
+        between = self.world.network.latency.between
+        delays = [between(sender, receiver) for receiver in receivers]
+        self._delays[sender] = receivers, delays
+        return delays
+
+    @abstractmethod
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        """Send a message to each of several nodes; it takes so many times longer to leave."""
+
+    def uplink_busy_until(self, node: int) -> float:
+        """When all that a node has sent so far will have left it."""
+        return 0.0
+
+    def restore_uplink(self, node: int, busy_until: float) -> None:
+        """Go back to what `uplink_busy_until` said."""
+
+    def withdraw_all(self, node: int) -> None:
+        """Forget what still queues at a node that went away."""
+
+    def freeze(self) -> tuple[np.ndarray, list[Any]]:
+        """(state of every downlink, transfers under way), to begin a checkpoint with."""
+        return np.zeros(0), []
+
+    def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
+        """What transfers that were under way or sent later mean for capacity."""
+        return []
+
+    def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
+        """Bring back the state of a checkpoint."""
+
+
+class Unlimited(Links):
+    """Latency alone."""
+
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        world = self.world
+        latency, deliver, now = world.network.latency, world.deliver, world.now
+        uniform = latency.uniform_value()
+        if uniform is not None:
+            world.at(now + uniform, node, self._deliver, (receivers, message))
+            return SENT
+        order = node.order
+        for receiver, delay in zip(receivers, self.delays(node.id, receivers), strict=True):
+            order += 1
+            world.agenda.put(now + delay, order, deliver[receiver], message)
+        node.order = order
+        return SENT
+
+    def _deliver(self, sent: tuple[Sequence[int], Message]) -> None:
+        receivers, message = sent
+        deliver = self.world.deliver
+        for receiver in receivers:
+            deliver[receiver](message)
+
+
+class Convoy:
+    """The copies of one message on their way, one behind the other through their sender's uplink.
+
+    Only the copy that comes next has an event; its successor gets one when that has happened.
+    """
+
+    __slots__ = (
+        "bits",
+        "kept",
+        "links",
+        "message",
+        "offsets",
+        "order",
+        "places",
+        "receivers",
+        "seconds",
+        "sender",
+        "start",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        links: "Queued",
+        message: Message,
+        receivers: Sequence[int],
+        start: float,
+        order: int,
+        uniform: float | None,
+        slower: float,
+    ) -> None:
+        self.links = links
+        self.message: Message | None = message
+        """Forgotten when the last copy comes, as its model may be large."""
+        self.sender = message.sender
+        self.bits = message.size * 8.0
+        self.seconds = seconds = slower * self.bits / links.up[message.sender]
+        """How long one copy takes to leave."""
+        self.start = start
+        """When the first copy begins to leave."""
+        self.order = order
+        self.kept = count = len(receivers)
+        """How many copies, of those that leave first, were not withdrawn."""
+        self.turn = 0
+        """How many copies have come, or begun to come where downlinks queue."""
+        self.places: Sequence[int] = range(count)
+        """The copies' places in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
+        if uniform is not None:
+            self.receivers = receivers
+            self.offsets = [place * seconds + uniform for place in self.places]
+            """When the first bit of a copy comes, from `start` on."""
+        else:
+            delays = links.delays(message.sender, receivers)
+            offsets = [place * seconds + delay for place, delay in enumerate(delays)]
+            self.places = sorted(self.places, key=offsets.__getitem__)
+            self.receivers = [receivers[place] for place in self.places]
+            self.offsets = [offsets[place] for place in self.places]
+
+    @property
+    def end(self) -> float:
+        """When the last copy has left."""
+        return self.start + self.kept * self.seconds
+
+    def begun(self, now: float) -> int:
+        """How many copies have left or are leaving."""
+        return sum(self.start + place * self.seconds <= now for place in range(self.kept))
+
+    def cancel(self) -> int:
+        return self.links.withdraw(self)
+
+
+class Queued(Links):
+    """First come, first served, at the sender's uplink and at the receiver's downlink."""
+
+    def __init__(self, world: "World", uplinks: np.ndarray | None, downlinks: np.ndarray | None) -> None:
+        super().__init__(world)
+        free = np.full(world.size, np.inf)
+        self.up: list[float] = (free if uplinks is None else uplinks).tolist()
+        self.down: list[float] = (free if downlinks is None else downlinks).tolist()
+        self.up_free = [0.0] * world.size
+        self.down_free = [0.0] * world.size
+        self.waiting: list[deque[Convoy]] = [deque() for _ in range(world.size)]
+        """What had not left a node when somebody last looked."""
+
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        world, sender = self.world, node.id
+        now, waiting = world.now, self.waiting[sender]
+        while waiting and waiting[0].end <= now:
+            waiting.popleft()
+        start = max(now, self.up_free[sender])
+        uniform = world.network.latency.uniform_value()
+        convoy = Convoy(self, message, receivers, start, node.order + 1, uniform, slower)
+        node.order += convoy.kept
+        self.up_free[sender] = convoy.end
+        waiting.append(convoy)
+        self._schedule(convoy)
+        if world.cuts:
+            world.note_transfers(node, [(convoy, 0)])
+        return convoy
+
+    def _schedule(self, convoy: Convoy) -> None:
+        """Let the first bit of the next copy come."""
+        turn = convoy.turn
+        due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.places[turn]
+        self.world.agenda.put(due, order, self._reach, (convoy, turn))
+
+    def _reach(self, event: tuple[Convoy, int]) -> None:
+        """The first bit of a copy is at its receiver, whose downlink it takes when that is free."""
+        convoy, turn = event
+        if turn != convoy.turn:
+            return  # It moved up and came before.
+        world, places, message = self.world, convoy.places, convoy.message
+        place, convoy.turn = places[turn], turn + 1
+        if turn + 1 < len(places):
+            self._schedule(convoy)
+        else:
+            convoy.message = None
+        if place < convoy.kept:
+            receiver = convoy.receivers[turn]
+            delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
+            world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], message)
+
+    def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
+        """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
+        free, now = self.down_free[receiver], self.world.now
+        passed = (free if free > now else now) + bits / self.down[receiver]
+        self.down_free[receiver] = passed = passed if passed > last_bit else last_bit
+        return passed
+
+    def uplink_busy_until(self, node: int) -> float:
+        return self.up_free[node]
+
+    def restore_uplink(self, node: int, busy_until: float) -> None:
+        self.up_free[node] = busy_until
+
+    def withdraw(self, convoy: Convoy) -> int:
+        """Take back the copies that have not begun to leave; what is behind them moves up."""
+        now, node = self.world.now, self.world.nodes[convoy.sender]
+        left = convoy.begun(now)
+        gone = convoy.kept - left
+        if gone:
+            convoy.kept = left
+            assert convoy.message is not None  # Its last copy has not come.
+            node.count_sent(wire.lengths(convoy.message.shared, convoy.message.tag), -gone)
+            free = now
+            for other in self.waiting[node.id]:
+                if not other.kept:
+                    continue
+                if other.start > now and other.start != free:
+                    other.start = free
+                    self._schedule(other)
+                free = max(free, other.end)
+            self.up_free[node.id] = free
+        return gone
+
+    def withdraw_all(self, node: int) -> None:
+        for convoy in reversed(self.waiting[node]):
+            self.withdraw(convoy)
+
+    def freeze(self) -> tuple[np.ndarray, list[Any]]:
+        under_way: dict[Convoy, None] = {
+            argument[0]: None for _, action, argument in self.world.agenda.pending() if action == self._reach
+        }
+        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in under_way]
+
+    def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
+        return [
+            (
+                c.start + c.offsets[turn],
+                c.order + place,
+                c.start + c.offsets[turn] + c.seconds,
+                c.sender,
+                c.receivers[turn],
+                c.bits,
+            )
+            for c, since in transfers
+            for turn, place in enumerate(c.places)
+            if turn >= since and place < c.kept
+        ]
+
+    def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
+        self.down_free = downlinks.tolist()
+        for first_bit, order, last_bit, _, receiver, bits in ghosts:
+            self.world.agenda.put(first_bit, order, self._haunt, (receiver, bits, last_bit))
+
+    def _haunt(self, event: tuple[int, float, float]) -> None:
+        self._occupy(*event)
+
+
+class Fair(Links):
+    """All transfers at once, at max-min fair rates."""
+
+    def __init__(self, world: "World", uplinks: np.ndarray | None, downlinks: np.ndarray | None) -> None:
+        super().__init__(world)
+        free = np.full(world.size, np.inf)
+        self.share = FairShare(free if uplinks is None else uplinks, free if downlinks is None else downlinks)
+        self.flows: dict[int, tuple[int, int, Message | None, float]] = {}
+        """Sender, receiver, message, and how many times longer it takes than its bits."""
+        self.version = 0
+        self.due = False
+
+    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        now, bits = self.world.now, message.size * 8.0 * slower
+        started = []
+        for receiver in receivers:
+            flow = self.share.add(now, node.id, receiver, bits)
+            self.flows[flow] = (node.id, receiver, message, slower)
+            started.append((now, flow, 0.0, node.id, receiver, bits))
+        self.world.note_transfers(node, started)
+        self._soon()
+        return SENT
+
+    def withdraw_all(self, node: int) -> None:
+        now, sender = self.world.now, self.world.nodes[node]
+        for flow in [flow for flow, (source, *_) in self.flows.items() if source == node]:
+            *_, message, slower = self.flows.pop(flow)
+            left = int(self.share.cancel(now, flow) / slower / 8)
+            sender.bytes_out -= left
+            sender.messages_out -= 1
+            if message is not None:
+                length, values, places = wire.lengths(message.shared, message.tag)
+                sender.value_bytes_out -= left * values // length
+                sender.place_bytes_out -= left * places // length
+            self._soon()
+
+    def _soon(self) -> None:
+        """Look for the next completion once everything of this instant has happened."""
+        if not self.due:
+            self.due = True
+            self.world.agenda.put(self.world.now, 1 << 62, self._plan)
+
+    def _plan(self, _: None) -> None:
+        self.due = False
+        self.version += 1
+        completion = self.share.next_completion()
+        if completion is not None:
+            self.world.agenda.put(completion[0], (1 << 62) + self.version, self._complete, self.version)
+
+    def _complete(self, version: int) -> None:
+        if version != self.version:
+            return
+        world = self.world
+        for flow in self.share.complete(world.now):
+            sender, receiver, message, _ = self.flows.pop(flow)
+            if message is not None:
+                node = world.nodes[sender]
+                node.order += 1
+                delay = world.network.latency.between(sender, receiver)
+                world.agenda.put(world.now + delay, node.order, world.deliver[receiver], message)
+        self._soon()
+
+    def freeze(self) -> tuple[np.ndarray, list[Any]]:
+        now = self.world.now
+        return np.zeros(0), [(now, flow, 0.0, s, r, bits) for flow, s, r, bits in self.share.remaining(now)]
+
+    def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
+        return list(transfers)
+
+    def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
+        for number, (time, _, _, sender, receiver, bits) in enumerate(ghosts):
+            self.world.agenda.put(time, number - (1 << 40), self._haunt, (sender, receiver, bits))
+
+    def _haunt(self, event: tuple[int, int, float]) -> None:
+        sender, receiver, bits = event
+        flow = self.share.add(self.world.now, sender, receiver, bits)
+        self.flows[flow] = (sender, receiver, None, 1.0)
+        self._soon()

@@ -1,0 +1,73 @@
+"""The engine `simulation`: its settings, and a run from beginning to end."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+
+from covey.learning.learner import default_workers
+from covey.parts.parameters import param
+from covey.runtime.experiment import Engine, Outcome, Progress
+from covey.runtime.interruption import handled
+from covey.runtime.node import Payload
+from covey.runtime.prepared import Prepared
+from covey.runtime.runs import RunWriter
+from covey.runtime.simulation.checkpoints import check, restore
+from covey.runtime.simulation.world import World
+from covey.runtime.snapshots import computed
+
+
+class Simulation(Engine):
+    """Virtual time in one process; the training of all nodes that are ready is computed together."""
+
+    kind = "simulation"
+    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", default="cpu")
+    workers: int | None = param(
+        "Threads that compute; as many as processors by default. Changes no result.", default=None, ge=1
+    )
+    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", default=0, ge=0)
+    kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
+
+    def compute_settings(self) -> dict[str, Any]:
+        workers = self.workers or default_workers()
+        return {"device": self.device, "workers": workers, "chunk": self.chunk, "kernel": self.kernel}
+
+    def check_checkpoint(self, prepared: Prepared, checkpoint: Payload) -> None:
+        super().check_checkpoint(prepared, checkpoint)
+        check(checkpoint, prepared.setting.nodes, prepared.setting.parameters)
+
+    def execute(
+        self,
+        prepared: Prepared,
+        writer: RunWriter | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        checkpoint: Payload | None = None,
+    ) -> Outcome:
+        # Two intra-op threads beside busy workers can make a loop many times slower than its processor time.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            world = World(prepared, writer, progress)
+            if checkpoint is None:
+                world.begin()
+            else:
+                restore(world, checkpoint)
+            with _interruptible(world):
+                world.run()
+        finally:
+            torch.set_num_threads(threads)
+        models = torch.stack([computed(node.current) for node in world.nodes]).cpu()
+        return Outcome(finished=not world.stopped_early, time=world.now, models=models)
+
+
+def _interruptible(world: World) -> AbstractContextManager[None]:
+    """Let the first Ctrl-C or SIGTERM stop the world where it can be resumed, and the second stop it at once."""
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if world.interrupted:
+            raise KeyboardInterrupt
+        world.interrupt()
+
+    return handled(on_interrupt)

@@ -1,6 +1,0 @@
-"""When nodes train: the schedule part of gossip."""
-
-from covey.schedule.rounds import EveryRound, Periodic, Schedule
-from covey.schedule.skiptrain import Greedy, SkipTrain
-
-__all__ = ["EveryRound", "Greedy", "Periodic", "Schedule", "SkipTrain"]
