@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from covey.learning.learner import Training
+from covey.learning.node import Update
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Update
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
 
@@ -47,7 +47,7 @@ def microseconds(nodes: int, rounds: int, network: dict[str, Any]) -> float:
         }
     )
     prepared = prepare(experiment, workers=1)
-    prepared.learner.train = stub  # type: ignore[method-assign]
+    prepared.task.learner.train = stub  # type: ignore[method-assign]
     world = World(prepared)
     world.begin()
     began = process_time()

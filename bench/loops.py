@@ -80,7 +80,7 @@ def with_covey(setup: Prepared) -> tuple[float, torch.Tensor]:
 
 def batches_of(setup: Prepared, node: int, t: int) -> list[list[int]]:
     """The batches that covey draws for a node and round, as places among the node's own samples."""
-    learner = setup.learner
+    learner = setup.task.learner
     key = rng.mix(rng.mix(rng.purpose_key(setup.setting.seed, "train"), node), t, 0)
     keys, holders = np.array([key], dtype=np.uint64), np.array([node])
     drawn = plan(learner.parts, holders, keys, np.array([learner.task.local_steps]), learner.task.batch_size)
@@ -98,7 +98,7 @@ def as_usually_written(module: torch.nn.Module) -> torch.nn.Module:
 
 def with_a_loop(setup: Prepared) -> tuple[float, torch.Tensor]:
     """(seconds, models)."""
-    learner, nodes = setup.learner, setup.setting.nodes
+    learner, nodes = setup.task.learner, setup.setting.nodes
     data, optimizer = learner.data, setup.experiment.task.optimizer
     graph = setup.program.topology.at(0)  # type: ignore[attr-defined]
     inputs = data.train.inputs.float() * data.scale + data.shift
@@ -144,7 +144,7 @@ def rows() -> Iterator[list[str]]:
         # In turns, as other work on the machine comes and goes; the least of four times each.
         times = [(with_a_loop(setup)[0], with_covey(setup)[0]) for _ in range(4)]
         loop, covey = (min(spent) for spent in zip(*times, strict=True))
-        setup.learner.close()
+        setup.task.learner.close()
         work = case.nodes * case.rounds
         detail = f"{work / covey:,.0f} against {work / loop:,.0f} node-rounds/s; models equal to {difference:.0e}"
         yield [f"{case.name}: times faster than a loop", f"{loop / covey:.1f}", f">= {case.target:g}", detail]

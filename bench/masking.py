@@ -9,7 +9,7 @@ import numpy as np
 from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
 from covey.messages.crypto import FixedPoint, KeyPair, add_mask, derive, is_sealed, seal
 from covey.messages.crypto.fixed_point import Integers
-from covey.runtime.node import NodeId
+from covey.parts.nodes import NodeId
 
 SIZE, DEGREE, KEY = 1_000_000, 4, bytes(32)
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from covey.decentralized.topology import RandomRegular
+from covey.learning import mixing
+from covey.learning.mixture import Mixture
 from covey.parts.parameters import Setting
-from covey.runtime.node import Mixture
-from covey.runtime.simulation import mixing
 
 
 class _OneThread:

@@ -26,7 +26,7 @@ prepared = prepare(experiment, **experiment.engine.compute_settings())
 world = World(prepared)
 world.begin()
 world.run()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, prepared.learner.layout.size)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, prepared.task.learner.layout.size)
 """
 
 

@@ -18,11 +18,13 @@ from bench.mixing import _OneThread
 from covey.aggregation import MetropolisHastings
 from covey.decentralized.sharing import Sharing
 from covey.decentralized.topology import RandomRegular
+from covey.learning import mixing
+from covey.learning.mixture import Mixture, Pull
 from covey.parts import rng
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, build
-from covey.runtime.node import Inbox, Message, Mixture, NodeId, Pull
+from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import Prepared
-from covey.runtime.simulation import mixing
 from covey.runtime.simulation.world import World
 
 SIZE, NODES = 89_834, 8
@@ -66,7 +68,7 @@ def _local_step() -> float:
     steps = 10
     case = Case("", "gn-lenet", IMAGES, NODES, 8, steps, 1, 0.0)
     setup: Prepared = prepared(case)
-    assert setup.learner.layout.size == SIZE
+    assert setup.task.learner.layout.size == SIZE
 
     spent = []
     for _ in range(4):
@@ -75,7 +77,7 @@ def _local_step() -> float:
         began = process_time()
         world.run()
         spent.append(process_time() - began)
-    setup.learner.close()
+    setup.task.learner.close()
     return float(np.median(spent[1:])) / NODES / steps
 
 

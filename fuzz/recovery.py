@@ -231,7 +231,7 @@ class Play:
         class Processes:
             """Starts hosts as the launcher's processes are started."""
 
-            def __init__(self, sockets: Any, token_file: Path, *, forks: bool) -> None:
+            def __init__(self, sockets: Any, token_file: Path, **_: Any) -> None:
                 self._token = token_file.read_bytes()
 
             def start(self, listening: Any, log: Path) -> Any:

@@ -2,15 +2,17 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from covey.learning.loaded import LoadedLearning
+from covey.learning.mixture import computed
+from covey.learning.node import Update
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Update
 from covey.runtime.prepared import Prepared, prepare
 
 NODES, HOSTS, ROUNDS = 4, 3, 7
@@ -24,7 +26,7 @@ class Learner:
         real: whose models and data it pretends to work with.
     """
 
-    chunk, workers = 8, 1
+    at_once, soon = 64, 8
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -35,8 +37,9 @@ class Learner:
     def cost(self, training: Any) -> int:
         return 8
 
-    def train(self, trainings: Sequence[Any]) -> None:
+    def do(self, trainings: Sequence[Any]) -> None:
         for training in trainings:
+            training.start = computed(training.start)
             change = ((training.holder * 13 + training.round * 7 + training.call) % 11) / 11
             model = training.start.mul(0.75).add_(change)
             training.update = Update(model, training.start, change, 8, 1)
@@ -116,4 +119,6 @@ def _token_file() -> Path:
 def prepared(variant: Variant) -> Prepared:
     """The experiment, ready to run."""
     made = prepare(Experiment.from_table(variant.tables), workers=1)
-    return replace(made, learner=Learner(made.learner))  # type: ignore[arg-type]
+    assert isinstance(made.task, LoadedLearning)
+    made.task.learner = Learner(made.task.learner)  # type: ignore[assignment]
+    return made

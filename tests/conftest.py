@@ -28,6 +28,7 @@ class Written(RunWriter):
         self.happened: list[tuple[float, int, str, str]] = []
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
         self.of_hosts: list[tuple[float, int, str, float]] = []
+        self.added: list[tuple[float, int, str, dict[str, Any]]] = []
 
     def commits(self, rows):
         self.rows.extend(rows)
@@ -37,6 +38,12 @@ class Written(RunWriter):
 
     def event(self, time, node, kind, detail):
         self.happened.append((time, node, kind, detail))
+
+    def records(self, rows):
+        self.added.extend((*row[:3], dict(row[3])) for row in rows)
+
+    def forget_records(self, node, time):
+        self.added = [row for row in self.added if row[1] != node or row[0] <= time]
 
     def host_figures(self, rows):
         self.of_hosts.extend(rows)
@@ -87,7 +94,7 @@ def simulate(tables: dict[str, Any], *, checkpoint: Any = None, progress: Any = 
     else:
         restore(world, checkpoint)
     world.run()
-    prepared.learner.close()
+    prepared.task.learner.close()
     return world, written
 
 

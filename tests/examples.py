@@ -5,10 +5,10 @@ import math
 import typing
 from pathlib import Path
 
+from covey.learning.node import LearningNode, LearningProgram
 from covey.parts import kinds
 from covey.parts.parameters import Part
 from covey.parts.pieces import Piece
-from covey.runtime.node import Node, Program
 from tests.conftest import simulate, table
 
 NODES = 12
@@ -29,7 +29,7 @@ SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
 
 
-class Recorded(Program):
+class Recorded(LearningProgram):
     """Runs what a test wants, and remembers what it saw."""
 
     kind = "recorded"
@@ -38,7 +38,7 @@ class Recorded(Program):
         super().prepare(setting)
         self.seen = []
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         raise NotImplementedError
 
 
@@ -52,6 +52,7 @@ def run_program(program, **changes):
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
 EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
+    ("task", "learning"): BLOBS,
     ("program", "gossip"): {"topology": "ring"},
     ("program", "clique-averaging"): {"topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1},
     ("program", "push-sum"): {"topology": {"kind": "epidemic-local", "degree": 3}},

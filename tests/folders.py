@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from covey import api
 from covey.learning.learner import Learner
@@ -106,7 +106,7 @@ def as_if_killed(folder: Path) -> Path:
 def reached(completed: Sequence[int], clocks: Sequence[float] | None = None) -> dict[str, Any]:
     """What a checkpoint says at least: how far each node is."""
     times = [0.5 * round for round in completed] if clocks is None else clocks
-    return {"completed": torch.tensor(completed), "clocks": torch.tensor(times, dtype=torch.float64)}
+    return {"completed": np.array(completed), "clocks": np.array(times, dtype=float)}
 
 
 def reopened(folder: Path, facts: dict[str, Any] | None = None) -> RunWriter:

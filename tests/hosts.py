@@ -91,7 +91,7 @@ def launch(
     try:
         outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
     finally:
-        prepared.learner.close()
+        prepared.task.learner.close()
     return outcome, written
 
 

@@ -22,9 +22,9 @@ from covey.runtime.experiment import Experiment, Outcome
 from covey.runtime.prepared import prepare
 from covey.runtime.runs import RunWriter, latest_checkpoint
 from covey.runtime.runs.schema import METRICS, NETWORK
-from covey.runtime.snapshots import Snapshot, pack
 from tests.conftest import table
 from tests.hosts import TOKEN, answering, token_file
+from tests.snapshots import Learned, Snapshot, packed
 
 READY = {"parameters": 650, "samples": 1437}
 PARAMETERS = 650
@@ -44,10 +44,10 @@ def row(node: int, completed: int, time: float = 0.1) -> tuple[Any, ...]:
 
 def snapshots(nodes: list[int], completed: int, *, ended: bool = False) -> dict[str, Any]:
     each = [
-        Snapshot(torch.full((PARAMETERS,), float(completed)), completed, {}, None, None, [0] * 9, ended=ended)
+        Snapshot(completed, {}, Learned(torch.full((PARAMETERS,), float(completed)), None), None, [0] * 9, ended=ended)
         for _ in nodes
     ]
-    return {"nodes": nodes, **pack(each)}
+    return {"nodes": nodes, **packed(each)}
 
 
 def share(completed: int, models: list[float]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Puppet:
         say(self.connection, tag, payload)
 
     def rows(self, commits: Any = (), figures: Any = (), events: Any = ()) -> None:
-        self.say("rows", {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))})
+        self.say("rows", {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events), []))})
 
     def heartbeat(self, *, idle: bool = True, waits: Any = (), **figures: float) -> None:
         packed = msgspec.msgpack.encode({name.replace("__", "/"): value for name, value in figures.items()})
@@ -115,7 +115,7 @@ class Puppet:
 
     def done(self) -> None:
         for node in self.nodes:
-            self.say("model", {"node": node, "model": torch.zeros(PARAMETERS)})
+            self.say("learned", {"node": node, "models": torch.zeros(1, PARAMETERS)})
         self.say("done", {"time": 1.0})
 
     def vanish(self) -> None:
@@ -225,4 +225,4 @@ async def stage(
         for server in servers:
             server.close()
         writer.finish("finished", {})
-        prepared.learner.close()
+        prepared.task.learner.close()

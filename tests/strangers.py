@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import torch
 
+from covey.learning.node import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import WireError
 from covey.runtime.emulation.host.host import Orders, open_connection
@@ -18,7 +19,6 @@ from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
 from covey.runtime.emulation.transport.sealing import Seal
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Node, Program
 from covey.runtime.prepared import prepare
 from tests.conftest import Written, table
 from tests.hosts import TOKEN, hosts, token_file
@@ -28,26 +28,26 @@ NODES = 3
 """Node 0 is on the host, which has the number 0; the others are on hosts that the tests play."""
 
 
-class Listens(Program):
+class Listens(LearningProgram):
     """Keeps what comes."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         self.heard = []
         async for message in node.messages("x"):
             self.heard.append((message.sender, message.payload))
 
 
-class Ignores(Program):
+class Ignores(LearningProgram):
     """Takes nothing of what comes."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         await node.sleep(3600.0)
 
 
-class Floods(Program):
+class Floods(LearningProgram):
     """Sends to node 1 as fast as it can."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         while True:
             for _ in range(20):
                 node.send([1], {"x": torch.ones(25_000)}, tag="x")
@@ -68,7 +68,7 @@ def serve(tmp_path):
         experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         assert experiment.engine.execute(prepared, Written()).finished
-        prepared.learner.close()
+        prepared.task.learner.close()
 
 
 def eventually(true, seconds=10.0):

@@ -68,7 +68,7 @@ def test_gossip_agrees_on_the_mean_after_one_cycle_and_not_before(degree):
     spread = []
     for rounds in range(len(cycle(NODES, degree)) + 1):
         world, _ = simulate(table(program=program, task=task, rounds=max(rounds, 1)))
-        start = torch.stack([world.learner.initial(id) for id in range(NODES)])
+        start = torch.stack([world.task.learner.initial(id) for id in range(NODES)])
         models = models_of(world) if rounds else start
         assert torch.allclose(models.mean(0), start.mean(0), atol=1e-6)
         spread.append(float((models - start.mean(0)).norm()))

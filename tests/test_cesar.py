@@ -17,8 +17,9 @@ from covey.messages import wire
 from covey.messages.codecs import decode_places, encode_places
 from covey.messages.crypto import KeyPair
 from covey.parts.errors import ModelError
+from covey.parts.nodes import NodeId
 from covey.runtime.mailbox import Mailbox
-from covey.runtime.node import Message, NodeId
+from covey.runtime.node import Message
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate
@@ -168,7 +169,7 @@ def test_as_much_is_kept_as_independent_choices_let_expect(degree, budget, masks
     topology = {"kind": "random-regular", "degree": degree}
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
     world, _ = simulate(tables(sharing, topology, task=task, network={"nodes": 24}, rounds=10))
-    size = world.model_shape[0]
+    size = world.task.learner.first_model.shape[0]
     share = world.program.sharing.subset.count / size
     enough = sum(math.comb(degree - 1, k) * share**k * (1 - share) ** (degree - 1 - k) for k in range(masks, degree))
     assert world.program.sharing.kept(degree) == pytest.approx(size * share * enough)

@@ -12,9 +12,10 @@ from covey.decentralized.sharing.deposits import Depositor
 from covey.messages import wire
 from covey.messages.crypto import KeyPair
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.runtime.experiment import Experiment
 from covey.runtime.mailbox import Mailbox
-from covey.runtime.node import Message, NodeId
+from covey.runtime.node import Message
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate

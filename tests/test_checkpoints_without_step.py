@@ -7,9 +7,9 @@ import torch
 
 from covey import api
 from covey.cli.running import report
+from covey.learning.node import LearningProgram
 from covey.messages import wire
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Program
 from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run, RunWriter
 from covey.runtime.simulation.world import World
@@ -85,7 +85,7 @@ def test_the_average_of_a_round_holds_the_models_of_those_that_completed_it_befo
     assert network == {key for key in theirs if key[0] == -1}
 
 
-class EndsEarly(Program):
+class EndsEarly(LearningProgram):
     """Half of the nodes stop after four rounds, in the midst of the fifth."""
 
     async def run(self, node):
@@ -107,7 +107,7 @@ def test_programs_that_end_early_keep_nobody_from_a_checkpoint():
         assert before == {key: value for key, value in figures_of(rewritten).items() if key[0] < 0 and key[1] > round}
 
 
-class OneExplodes(Program):
+class OneExplodes(LearningProgram):
     """A node whose learning rate is far too high in its second round."""
 
     async def run(self, node):

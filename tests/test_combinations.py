@@ -270,7 +270,7 @@ def test_d_cliques_and_choco_are_one_experiment_that_keeps_the_mean():
     tables["program"]["lr"] = 0.0
     tables["task"]["same_start"] = False
     world, _ = simulate({**tables, "evaluation": {"samples": 20}})
-    starts = torch.stack([world.learner.initial(node) for node in range(8)])
+    starts = torch.stack([world.task.learner.initial(node) for node in range(8)])
     models = models_of(world)
     assert torch.allclose(models.mean(0), starts.mean(0), atol=1e-5)
     assert (models - models.mean(0)).norm() < (starts - starts.mean(0)).norm()

@@ -57,7 +57,7 @@ def test_what_a_client_does_not_say_waits_for_the_next_time_it_is_chosen(monkeyp
     mean = torch.stack([said for _, said in seen]).mean(0)
     counts = {node.data.samples for node in world.nodes[1:]}
     assert max(counts) - min(counts) <= 1
-    moved = world.nodes[0].model - world.learner.first_model
+    moved = world.nodes[0].model - world.task.learner.first_model
     assert torch.allclose(moved, mean, atol=0.05 * float(mean.abs().max()))
     # Without learning, a second time says a part of what the first left.
     seen.clear()
@@ -72,7 +72,7 @@ def test_what_a_client_does_not_say_waits_for_the_next_time_it_is_chosen(monkeyp
 @pytest.mark.parametrize("down", [None, TERNARY])
 def test_ternary_messages_learn(down):
     world, _ = simulate(federated(TERNARY, down, rounds=30))
-    learner = world.learner
+    learner = world.task.learner
     before, after = learner.evaluate([learner.first_model, world.nodes[0].model], learner.split("test"))
     assert after["loss"] < 0.5 * before["loss"]
 
@@ -102,8 +102,8 @@ def test_a_client_that_missed_a_change_asks_for_the_whole_model_and_follows_agai
 def test_a_run_in_which_changes_are_missed_learns_and_goes_on_to_the_bit():
     tables = federated(TERNARY, TERNARY, checkpoint={"every": 7}, **LOSSY)
     whole, written = simulate(tables)
-    before, after = whole.learner.evaluate(
-        [whole.learner.first_model, whole.nodes[0].model], whole.learner.split("test")
+    before, after = whole.task.learner.evaluate(
+        [whole.task.learner.first_model, whole.nodes[0].model], whole.task.learner.split("test")
     )
     assert after["loss"] < 0.5 * before["loss"]
     for _, payload in written.checkpoints:

@@ -55,7 +55,7 @@ def choco(compressor, gamma=0.5, **parameters):
 
 
 def starts_of(world):
-    return torch.stack([world.learner.initial(node.id) for node in world.nodes])
+    return torch.stack([world.task.learner.initial(node.id) for node in world.nodes])
 
 
 def weights_of(world, rule="metropolis-hastings"):
@@ -139,7 +139,7 @@ def test_copies_of_random_places_bring_nodes_together():
 def test_stc_moves_copies_from_the_common_model_by_one_magnitude():
     sharing = {"kind": "stc", "budget": 0.2, "gamma": 0.5}
     world, written = simulate(gossip(sharing, task={**BLOBS, "same_start": True}, checkpoint={"every": 1}, rounds=3))
-    first, weights = world.learner.first_model, weights_of(world).numpy()
+    first, weights = world.task.learner.first_model, weights_of(world).numpy()
     payload = written.checkpoints[0][1]
     copies = np.stack([payload[f"state/{node}/public copy"].numpy() for node in range(NODES)])
     count = round(0.2 * len(first))

@@ -31,7 +31,7 @@ def test_the_same_seed_gives_the_same_models_metrics_and_bytes(family, kind, fil
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         written = Written()
         outcome = experiment.engine.execute(prepared, written)
-        prepared.learner.close()
+        prepared.task.learner.close()
         sent = [(m.time, m.receivers, m.encoded) for m in overheard]
         outcomes.append((outcome.models, outcome.time, sent, written.rows, written.figures, written.happened))
     (models, *rest), (models_again, *rest_again), (others, *_) = outcomes
@@ -79,7 +79,7 @@ def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
     program = {"lr": 0.0} if kind == "clique-averaging" else {}
     world, _ = simulate(run_table(family, kind, files, task=task, program=program))
-    start = world.learner.first_model
+    start = world.task.learner.first_model
     assert sum(node.mail.messages_in for node in world.nodes) > 0
     assert torch.allclose(models_of(world), start.expand(NODES, -1), atol=1e-6)
 
@@ -98,7 +98,7 @@ def test_a_synchronous_program_goes_on_from_a_checkpoint_to_the_bit(family, kind
 
 def plain_sgd(world: World, holder: int, steps: int) -> torch.Tensor:
     """What torch makes of the data of one node, all of them in every step."""
-    learner = world.learner
+    learner = world.task.learner
     module, own = learner._make(0), torch.from_numpy(learner.parts.of(holder))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3)
     for _ in range(steps):
@@ -157,5 +157,5 @@ def test_on_the_complete_graph_gossip_is_an_all_reduce(aggregation, sharing, fil
     }
     task = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
     world, _ = simulate(table(program=program, task=task, rounds=1))
-    starts = torch.stack([world.learner.initial(id) for id in range(NODES)])
+    starts = torch.stack([world.task.learner.initial(id) for id in range(NODES)])
     assert torch.allclose(models_of(world), starts.mean(0).expand(NODES, -1), atol=1e-6)

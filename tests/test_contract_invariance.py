@@ -11,15 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.topology import Topology
 from covey.learning.datasets.synthetic import GaussianBlobs
+from covey.learning.running_node import RunningLearningNode
+from covey.network.graph import Graph
 from covey.parts import kinds
 from covey.parts.parameters import Setting, build, param
 from covey.parts.rng import generator, mix, purpose_key
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Program
 from covey.runtime.prepared import prepare
-from covey.runtime.simulation.node import SimulatedNode
 from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, table
 from tests.examples import BLOBS, IN_NETWORK, IN_PROGRAM, NODES, NOT_HERE, RUNS, family_class, part_table, run_table
@@ -61,15 +62,15 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
     tables["network"].update(bandwidth=None, compute={"kind": "log-normal", "median": 500.0})
     tables["program"] = program
     prepared = prepare(Experiment.from_table(tables), workers=1)
-    places = {order[node]: place for node, place in prepared.holders.items()}
+    prepared.task.places = {order[node]: place for node, place in prepared.task.places.items()}
     before = {new: old for old, new in enumerate(order)}
-    prepared = dataclasses.replace(prepared, holders=places, roles=[prepared.roles[before[id]] for id in before])
+    prepared = dataclasses.replace(prepared, roles=[prepared.roles[before[id]] for id in before])
     written = Written()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            SimulatedNode,
+            RunningLearningNode,
             "random",
-            lambda node, purpose, *key: generator(node.world.seed, f"node {purpose}", before[node.id], *key),
+            lambda node, purpose, *key: generator(node.stage.seed, f"node {purpose}", before[node.id], *key),
         )
         world = World(prepared, written)
         speeds = list(world.speeds)

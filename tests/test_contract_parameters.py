@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from covey.cli.listing import described
-from covey.learning.task import Task
+from covey.learning.task import LearningTask
 from covey.network import Network
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError
@@ -54,6 +55,8 @@ REQUIRED = {
     "compressor": "fp16",
     "up": "fp16",
     "subset": {"kind": "random", "budget": 0.5},
+    "dataset": "digits",
+    "model": "logistic",
 }
 
 
@@ -87,7 +90,8 @@ def test_every_kind_survives_the_way_to_a_file_and_back(family, kind):
 
 @pytest.mark.parametrize(("family", "kind"), ALL)
 def test_every_kind_refuses_what_it_does_not_know(family, kind):
-    with pytest.raises(ConfigurationError, match=rf"Unknown key 'nonsense' of the {family} {kind}"):
+    named = re.escape(kinds.load(family, kind).named())
+    with pytest.raises(ConfigurationError, match=rf"Unknown key 'nonsense' of {named}"):
         example(family, kind, nonsense=1)
 
 
@@ -136,13 +140,13 @@ def test_every_parameter_refuses_a_wrong_value_in_the_house_sentence(family, kin
     hint, limits = fields_of(kinds.load(family, kind))[name]
     with pytest.raises(ConfigurationError) as caught:
         example(family, kind, **{name: value})
-    expected = f"The '{name}' of the {family} {kind} must be {expectation(hint, limits)}. Got {value!r} instead."
+    expected = f"The '{name}' of {kinds.load(family, kind).named()} must be {expectation(hint, limits)}. Got {value!r} instead."
     assert str(caught.value) == expected
 
 
 SECTIONS: dict[type[Part], dict[str, typing.Any]] = {
     Experiment: {"program": "fedavg", "task": {"dataset": "digits", "model": "logistic"}, "network": {"nodes": 3}},
-    Task: {"dataset": "digits", "model": "logistic"},
+    LearningTask: {"dataset": "digits", "model": "logistic"},
     Network: {"nodes": 3},
     Evaluation: {},
     Checkpoint: {},
@@ -183,7 +187,7 @@ def test_a_bound_that_is_the_number_of_nodes_is_checked_against_it(family, kind,
     with pytest.raises(ConfigurationError) as caught:
         example(family, kind, **{name: value}).prepare(Setting(NODES))
     expected = f"must be {expectation(hint, limits)}. Got {value} instead (nodes is {NODES})."
-    assert str(caught.value) == f"The '{name}' of the {family} {kind} {expected}"
+    assert str(caught.value) == f"The '{name}' of {kinds.load(family, kind).named()} {expected}"
 
 
 def test_a_part_of_the_users_own_needs_no_registering(tmp_path, monkeypatch):

@@ -10,9 +10,10 @@ import torch
 from covey.learning.datasets.digits import Digits
 from covey.messages import wire
 from covey.parts import rng
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
 from covey.runtime.mailbox import Mailbox
-from covey.runtime.node import Inbox, Message, NodeId
+from covey.runtime.node import Inbox, Message
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.programs.divshare import DivShare
@@ -23,7 +24,7 @@ STILL = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
 
 def starts_of(world):
     """N x P, the models before any round."""
-    return torch.stack([world.learner.initial(node.id) for node in world.nodes])
+    return torch.stack([world.task.learner.initial(node.id) for node in world.nodes])
 
 
 # ---------------------------------------------------------------------- DivShare
@@ -143,12 +144,12 @@ def owners_in(overheard, t):
 def test_shatter_is_gossip_chunk_by_chunk_over_the_virtual_graph(overheard):
     world, _ = simulate(table(program=SHATTER, network=VIRTUAL, task=STILL, rounds=3))
     places = world.program.places
-    assert sorted(torch.cat(places).tolist()) == list(range(world.model_shape[0]))
+    assert sorted(torch.cat(places).tolist()) == list(range(world.task.learner.first_model.shape[0]))
     models = starts_of(world)
     for t in range(3):
         owners = owners_in(overheard, t)
         assert sorted(owners) == list(NAMES)
-        mixed = {real: (models[real].clone(), torch.ones(world.model_shape)) for real in REAL}
+        mixed = {real: (models[real].clone(), torch.ones(world.task.learner.first_model.shape)) for real in REAL}
         edges = [(m.sender, to) for m in overheard if m.tag == "virtual" and m.round == t for to in m.receivers]
         assert Counter(sender for sender, _ in edges) == Counter(to for _, to in edges) == dict.fromkeys(NAMES, 2)
         for sender, receiver in edges:
@@ -163,7 +164,7 @@ def test_shatter_is_gossip_chunk_by_chunk_over_the_virtual_graph(overheard):
 def test_every_model_of_shatter_is_covered_by_its_chunks(overheard):
     world, _ = simulate(table(program=SHATTER, network=VIRTUAL, task=STILL, rounds=1))
     starts, owners = starts_of(world), owners_in(overheard, 0)
-    rebuilt = {real: torch.full(world.model_shape, torch.nan) for real in REAL}
+    rebuilt = {real: torch.full(world.task.learner.first_model.shape, torch.nan) for real in REAL}
     for message in overheard:
         if message.tag == "virtual":
             real, number = owners[message.sender]
@@ -283,10 +284,10 @@ def test_the_server_of_cpfl_begins_with_the_lowest_loss_and_ends_better_than_the
     assert total == sum(node.data.samples for node in world.nodes[3:])
     average = sum(payload["model"] * (payload["samples"] / total) for payload in handed)
     candidates = [average, *(payload["model"] for payload in handed)]
-    own = world.learner.evaluate(candidates, world.split("validation", 0))
-    (fused,) = [value for _, _, name, value in written.figures if name == "fused"]
+    own = world.task.learner.evaluate(candidates, world.task.judge("validation", 0).split)
+    (fused,) = [columns["fused"] for *_, columns in written.added]
     assert fused == pytest.approx(min(metrics["loss"] for metrics in own), rel=1e-4)
-    on_test = world.learner.evaluate([*candidates[1:], world.nodes[0].model], world.split("test"))
+    on_test = world.task.learner.evaluate([*candidates[1:], world.nodes[0].model], world.task.judge("test").split)
     assert on_test[-1]["accuracy"] > max(metrics["accuracy"] for metrics in on_test[:-1])
     # It waits for the slowest cohort and only then begins.
     first = min(row[2] for row in written.rows if row[0] == 0)

@@ -217,7 +217,7 @@ def test_buffers_and_frozen_numbers_are_no_part_of_gradients(sharing, overheard)
     topology = {"kind": "random-cliques", "size": 4}
     program = {"kind": "clique-averaging", "lr": 0.3, "momentum": 0.9, "topology": topology, "sharing": sharing}
     world, _ = simulate(table(task={**BLOBS, **NORMALIZED}, program=program, rounds=4))
-    layout, first = world.learner.layout, world.learner.first_model
+    layout, first = world.task.learner.layout, world.task.learner.first_model
     sent = [value for m in overheard if m.tag == "gradient" for value in m.payload.values() if hasattr(value, "shape")]
     assert {len(value) for value in sent} == {layout.trainable}
     frozen = slice(layout.trainable, layout.averaged)
@@ -290,11 +290,11 @@ def test_gradients_of_another_shape_are_rejected():
             payload = {"model": payload["model"][:3]}
         return send(node, to, payload, **named)
 
-    from covey.runtime.simulation.node import SimulatedNode
+    from covey.learning.running_node import RunningLearningNode
 
-    send = SimulatedNode.send
+    send = RunningLearningNode.send
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SimulatedNode, "send", shortened)
+        patch.setattr(RunningLearningNode, "send", shortened)
         program = {"kind": "clique-averaging", "lr": 0.1, "topology": {"kind": "random-cliques", "size": 3}}
         world, written = simulate(table(task=BLOBS, program=program, rounds=2))
     assert torch.isfinite(models_of(world)).all()

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from covey.learning.datasets.images import MNIST
-from covey.learning.datasets.source import Remote, data_folder, download, obtain
+from covey.learning.datasets.source import Remote, download, obtain
 from covey.parts.errors import DataError
+from covey.runtime.task import data_folder
 
 CONTENT = bytes(range(256)) * 9000
 """More than one chunk."""

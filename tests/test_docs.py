@@ -80,9 +80,9 @@ def test_the_algorithms_of_the_guide_run(algorithms):
     assert {name for _, _, name, _ in written.figures} >= {"weight", "accuracy"}
     average = {"kind": "average:Average", "topology": "ring"}
     world, _ = simulate(table(program=average, task={"model": Module(factory=Mixed), "dataset": "gaussian-blobs"}))
-    views = world.learner.layout.views(models_of(world))
+    views = world.task.learner.layout.views(models_of(world))
     assert torch.equal(
-        views["frozen.weight"][3], world.learner.layout.views(world.learner.first_model)["frozen.weight"]
+        views["frozen.weight"][3], world.task.learner.layout.views(world.task.learner.first_model)["frozen.weight"]
     )
     assert {node.bytes_out for node in world.nodes} == {6 * 2 * len(wire.encode({"model": torch.zeros(114)}))}
     widening = {"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 3}}

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import torch
 
+from covey.learning.node import LearningNode, LearningProgram
 from covey.parts import kinds
 from covey.parts.errors import ModelError, ProgramError
 from covey.parts.parameters import param
 from covey.runtime.emulation.transport.connection import FRAMING_BYTES
-from covey.runtime.node import Node, Program
 from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate, hosts, launch
@@ -133,10 +133,10 @@ def test_lost_messages_are_counted(tmp_path):
     assert came <= sent - sum(lost.values())
 
 
-class Overruns(Program):
+class Overruns(LearningProgram):
     """Sends more in a round than its uplink carries until the next."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for _ in node.rounds():
             if node.id == 0:
                 node.send([1], {"x": torch.zeros(75_000)})
@@ -206,10 +206,10 @@ def test_what_goes_wrong_at_a_node_ends_the_run_in_one_line(changes, error, mess
         emulate(table(network=QUICK, **changes), tmp_path)
 
 
-class Heard(Program):
+class Heard(LearningProgram):
     """Hears itself at once, with much patience, and fails if timers of that are left."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         for _ in range(50):
             node.spawn(self.speak(node))
             assert await node.receive(tag="x", count=1, timeout=3600.0)
@@ -218,18 +218,18 @@ class Heard(Program):
         # Others may wait just now, each once.
         assert len([timer for timer in timers if timer.when() > loop.time() + 3000.0]) < node.nodes
 
-    async def speak(self, node: Node) -> None:
+    async def speak(self, node: LearningNode) -> None:
         """Say something after a moment."""
         await node.sleep(0.001)
         node.send(node.id, {}, tag="x")
 
 
-class Keeps(Program):
+class Keeps(LearningProgram):
     """Keeps what no checkpoint can hold."""
 
     early: bool = param("Whether it does from the first round on.")
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for _ in node.rounds():
             if self.early:
                 node.state["x"] = {1}  # type: ignore[assignment]

@@ -14,6 +14,7 @@ import torch
 
 from covey import cli
 from covey.learning.learner import Learner
+from covey.learning.node import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import ModelError, ProgramError
 from covey.runtime.emulation import emulation
@@ -21,7 +22,6 @@ from covey.runtime.emulation.host import host
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
 from covey.runtime.experiment import Outcome
-from covey.runtime.node import Node, Program
 from tests.conftest import table
 from tests.hosts import TOKEN, emulate
 from tests.strangers import Control, orders, soon, tables
@@ -41,10 +41,10 @@ def test_no_frame_holds_the_models_of_several_nodes(tmp_path, monkeypatch):
     assert rounds
 
 
-class Keeps(Program):
+class Keeps(LearningProgram):
     """Has something in its state that is never sent."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for _ in node.rounds():
             pass
         node.state["x"] = np.int64(3)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from covey.cli import main
-from covey.learning.task import Task
+from covey.learning.task import LearningTask
 from covey.network import Network
 from covey.parts import kinds
 from covey.parts.parameters import fields_of
@@ -91,7 +91,7 @@ OTHERS = [
     ("dataset", "linear-regression"), ("model", "char-lstm"), ("compressor", "qsgd"), ("compressor", "int8"),
     ("fault", "kill"), ("fault", "slow"),
 ]  # fmt: skip
-WHOLE = {"": Experiment, "evaluation": Evaluation, "checkpoint": Checkpoint, "output": Output, "task": Task,
+WHOLE = {"": Experiment, "evaluation": Evaluation, "checkpoint": Checkpoint, "output": Output, "task": LearningTask,
          "network": Network}  # fmt: skip
 PLACES = [
     *((family, kind, field) for family, kind in RUNS + OTHERS for field in fields_of(kinds.load(family, kind))),

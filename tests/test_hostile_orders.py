@@ -153,7 +153,7 @@ def launched(says, folder, wait="5s"):
                 return await Launcher(prepared, experiment.engine, written, None, None).run()
         finally:
             server.close()
-            prepared.learner.close()
+            prepared.task.learner.close()
 
     return within(main())
 
@@ -162,7 +162,7 @@ READY = {"parameters": 650, "samples": 1437}
 
 
 def packed(commits=(), figures=(), events=()):
-    return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events)))}
+    return {"rows": msgspec.msgpack.encode((list(commits), list(figures), list(events), []))}
 
 
 def heartbeat(**figures):
@@ -178,7 +178,7 @@ NONSENSE = {
     "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 says what cannot be understood: DecodeError"),
     "rows without rows": ("rows", {}, "Host 0 says what cannot be understood: KeyError"),
     "a short row": ("rows", packed([ROW[:5]]), "Host 0 says what cannot be understood: ValidationError"),
-    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 speaks of round 7, which is not in [1, 6]."),
+    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 speaks of round 7, which is not in [0, 6]."),
     "a count that is too large": ("rows", packed([(*ROW[:6], 1 << 63, *ROW[7:])]), "Host 0 says what cannot be"),
     "a time that is none": ("rows", packed([(0, 1, math.nan, *ROW[3:])]), "Host 0 says what cannot be understood"),
     "an event at no time": (
@@ -218,10 +218,19 @@ NONSENSE = {
         {"figures": b"", "time": 0.0},
         "Host 0 says what cannot be understood",
     ),
-    "a short model": ("model", {"node": 0, "model": torch.zeros(3)}, "Host 0 reports models of another length."),
-    "nobody's model": ("model", {"node": 9, "model": torch.zeros(650)}, "Host 0 speaks for node 9, which is not its"),
-    "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported all of its models."),
-    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 says what cannot be understood"),
+    "a short model": (
+        "learned",
+        {"node": 0, "models": torch.zeros(1, 3)},
+        "Host 0 reports what no node can have learned",
+    ),
+    "nobody's model": ("learned", {"node": 9, "models": torch.zeros(1, 650)}, "Host 0 speaks for node 9, which is not"),
+    "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported what all of its nodes have learned."),
+    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 reports what no node can have learned: 'models' is missing"),
+    "a row of a table that holds more than plain values": (
+        "rows",
+        {"rows": msgspec.msgpack.encode(([], [], [], [(0.0, 0, "x", {"y": [1]})]))},
+        "Host 0 adds to the table 'x' what is no plain value.",
+    ),
     "an average of nothing": ("average", {"round": 1}, "Host 0 says what cannot be understood"),
     "a failure of no kind": ("failed", {}, "Host 0 says what cannot be understood: KeyError"),
     "a failure of a strange kind": ("failed", {"kind": "told", "text": "It broke."}, "It broke."),

@@ -12,8 +12,11 @@ from covey.decentralized.gossip import Gossip
 from covey.decentralized.gossip_learning import GossipLearning
 from covey.decentralized.topology import Ring
 from covey.federated.fedavg import SERVER, FedAvg
-from covey.runtime.node import MODEL, Message, Node, NodeId, Payload
-from covey.runtime.participant import not_finite_entry
+from covey.learning.node import MODEL, LearningNode
+from covey.messages.payloads import Payload
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Message
+from covey.runtime.running_node import not_finite_entry
 from tests.conftest import simulate, table
 from tests.examples import Recorded, run_program
 
@@ -83,7 +86,7 @@ class Intruder(Gossip):
 
     kind = "gossip"
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         if node.id == HOSTILE:
             node.send(NodeId(1), {"model": node.model}, round=1)
         await super().run(node)
@@ -106,7 +109,7 @@ class BadClient(FedAvg):
     kind = "fedavg"
     says: ClassVar[Payload] = {}
 
-    async def take_part(self, node: Node) -> None:
+    async def take_part(self, node: LearningNode) -> None:
         if node.id != HOSTILE:
             await super().take_part(node)
             return
@@ -131,7 +134,7 @@ class BadServer(FedAvg):
     kind = "fedavg"
     says: ClassVar[Payload] = {}
 
-    async def serve(self, node: Node) -> None:
+    async def serve(self, node: LearningNode) -> None:
         async for t in node.rounds():
             node.send([NodeId(1), NodeId(2)], {"model": node.model}, tag="model", round=t)
             node.send(NodeId(HOSTILE), self.says, tag="model", round=t)
@@ -151,13 +154,13 @@ def test_clients_that_say_that_they_have_no_samples_do_not_count():
     class Poor(FedAvg):
         kind = "fedavg"
 
-        async def take_part(self, node: Node) -> None:
+        async def take_part(self, node: LearningNode) -> None:
             async for t in node.rounds():
                 node.send(SERVER, {"model": node.model, "samples": 0}, tag="update", round=t)
 
     world, written = run(Poor())
     assert rejections(written) == []
-    assert torch.equal(world.nodes[SERVER].model, world.learner.initial(SERVER))
+    assert torch.equal(world.nodes[SERVER].model, world.task.learner.initial(SERVER))
 
 
 # ---------------------------------------------------------------------- ad-psgd
@@ -169,13 +172,13 @@ class BadOffers(ADPSGD):
     kind = "ad-psgd"
     says: ClassVar[Payload] = {}
 
-    async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
+    async def exchange(self, node: LearningNode, peer: NodeId, number: int) -> None:
         if node.id == self.hostile(node):
             node.send(peer, self.says, tag="offer")
         else:
             await super().exchange(node, peer, number)
 
-    def hostile(self, node: Node) -> int:
+    def hostile(self, node: LearningNode) -> int:
         return max(i for i in range(NODES) if self._active[i])
 
 
@@ -194,7 +197,7 @@ class BadAnswers(ADPSGD):
     kind = "ad-psgd"
     says: ClassVar[Payload] = {}
 
-    async def answer(self, node: Node, *_: Any) -> None:
+    async def answer(self, node: LearningNode, *_: Any) -> None:
         async for offer in node.messages("offer"):
             node.send(offer.sender, {"number": offer["number"], **self.says}, tag="answer")
 
@@ -219,7 +222,7 @@ def test_offers_of_who_is_no_neighbour_are_rejected():
     class Stranger(ADPSGD):
         kind = "ad-psgd"
 
-        async def run(self, node: Node) -> None:
+        async def run(self, node: LearningNode) -> None:
             if node.id == 0:
                 node.send(NodeId(2), {"model": node.model, "number": 0}, tag="offer")
             await super().run(node)
@@ -237,7 +240,7 @@ class BadPushes(GossipLearning):
     kind = "gossip-learning"
     says: ClassVar[Payload] = {}
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         if node.id != HOSTILE:
             await super().run(node)
             return
@@ -276,7 +279,7 @@ def test_an_age_stays_one_that_others_take():
 
 def test_usable_tells_types_apart_as_the_wire_does():
     class Looks(Recorded):
-        async def run(self, node: Node) -> None:
+        async def run(self, node: LearningNode) -> None:
             payload = {
                 "model": node.model,
                 "int": 3,
@@ -310,7 +313,7 @@ def test_a_number_by_itself_must_be_finite_too(value):
     assert not_finite_entry({"x": value}) == "x"
 
     class Poison(Recorded):
-        async def run(self, node: Node) -> None:
+        async def run(self, node: LearningNode) -> None:
             if node.id == 0:
                 node.send(NodeId(1), {"loss": value}, tag="x")
             else:

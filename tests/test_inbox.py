@@ -4,9 +4,10 @@ import pytest
 
 from covey import Experiment
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.runtime.emulation.host.inbox import _AHEAD, Inbox
 from covey.runtime.mailbox import Waiter
-from covey.runtime.node import Message, NodeId
+from covey.runtime.node import Message
 from covey.runtime.prepared import prepare
 from tests.conftest import table
 from tests.hosts import hosts, launch
@@ -37,7 +38,6 @@ def test_one_host_leaves_half_of_the_room_and_each_further_one_leaves_some():
     assert [sent[sender] for sender in (2, 3, 4, 5)] == [20, 0, 10, 5]
     assert set(full.refused) == {(sender, "inbox-full") for sender in (2, 3, 4, 5)}
     assert full.mail.held == 35 * 2500
-    assert full.mail.dropped == len(full.refused)
 
 
 def test_the_nodes_of_the_own_host_may_fill_it():
@@ -66,7 +66,7 @@ def test_room_comes_back_whatever_becomes_of_a_message(round):
         assert late.mail.held == 0
         for _ in range(2):
             assert twice.send(4, tag="y", round=round)
-        assert (twice.mail.held, twice.mail.dropped) == (51_000, 180 + 1)
+        assert (twice.mail.held, twice.mail.dropped) == (51_000, 1)
     for full in empty:
         assert full.mail.held == 0
         assert sum(full.send(2, 2500) for _ in range(200)) == 20
@@ -107,8 +107,8 @@ def checked(buffer, count, program):
     engine = {"kind": "emulation", "buffer": buffer, "nodes_per_process": 12 // count}
     tables = table(program=program, task={"model": {"kind": "mlp", "hidden": [3000]}})
     prepared = prepare(Experiment.from_table({**tables, "engine": engine}))
-    prepared.learner.close()
-    return prepared.model_bytes
+    prepared.task.learner.close()
+    return prepared.task.model_bytes
 
 
 FEDAVG, GOSSIP = {"kind": "fedavg"}, {"kind": "gossip", "topology": "ring"}

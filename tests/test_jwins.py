@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from covey.aggregation import MetropolisHastings
 from covey.decentralized.sharing import Sharing
 from covey.decentralized.topology import Ring
+from covey.learning.mixture import Mixture
 from covey.messages import wire
 from covey.messages.codecs import decode_places, encode_places
 from covey.messages.compression import largest
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, build
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Inbox, Message, Mixture
+from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import prepare
 from tests.conftest import models_of, simulate, table
 
@@ -275,7 +276,7 @@ def test_the_stated_bytes_are_the_mean_of_those_sent(sharing):
 def test_an_inbox_holds_a_round_in_which_all_neighbours_send_all():
     rare = {"kind": "jwins", "alphas": [0.05, 1.0], "probabilities": [0.95, 0.05]}
     prepared = prepare(Experiment.from_table(table(program={"kind": "gossip", "topology": "torus", "sharing": rare})))
-    assert prepared.program.waiting_bytes(prepared.setting, prepared.model_bytes) >= 8 * prepared.model_bytes
+    assert prepared.program.waiting_bytes(prepared.setting, prepared.task.model_bytes) >= 8 * prepared.task.model_bytes
 
 
 # ------------------------------------------------------------------------------------------------------------ bad inputs

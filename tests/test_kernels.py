@@ -10,12 +10,12 @@ from covey.learning.batches import plan
 from covey.learning.dataset import Data, Split
 from covey.learning.learner import Learner, Training
 from covey.learning.models import Module
+from covey.learning.node import Work
 from covey.learning.optimizers import Optimizer
 from covey.learning.partition import IID
-from covey.learning.task import Task
+from covey.learning.task import LearningTask
 from covey.parts import rng
 from covey.parts.parameters import build
-from covey.runtime.node import Work
 
 NO_FOLDER = Path("nowhere")
 IMAGES = {"kind": "synthetic-images", "samples": 60, "test_samples": 20, "channels": 3, "side": 16}
@@ -37,7 +37,7 @@ TORCH = {
 
 
 def learner(model="mlp", dataset=IMAGES, holders=3, optimizer="sgd", data=None, **settings):
-    task = Task(
+    task = LearningTask(
         dataset=dataset, model=model, optimizer=build(Optimizer, OPTIMIZERS[optimizer]), batch_size=7, local_epochs=2
     )
     data = data or task.dataset.load(NO_FOLDER)

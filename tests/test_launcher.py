@@ -11,17 +11,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from covey.learning.average import Average
 from covey.parts.errors import RunError
-from covey.runtime.average import Average
-from covey.runtime.emulation.host.node import EmulatedNode
 from covey.runtime.emulation.host.reporter import Reporter
+from covey.runtime.emulation.host.site import Site
 from covey.runtime.emulation.launcher import launcher, recovery
 from covey.runtime.experiment import Experiment
 from covey.runtime.mailbox import Mailbox
 from covey.runtime.prepared import prepare
-from covey.runtime.snapshots import Snapshot, pack
+from covey.runtime.running_node import RunningNode
 from tests.conftest import Written, table
 from tests.puppets import PARAMETERS, PATIENT, READY, row, share, snapshots, soon, stage
+from tests.snapshots import Learned, Snapshot, packed
 
 
 def kill(host, at="150ms", back="100ms", of=2):
@@ -144,11 +145,11 @@ async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_check
     threads, go_on, splits = [], threading.Event(), []
     figures = Average.figures
 
-    def slow(average, learner, split):
+    def slow(average):
         threads.append(threading.current_thread())
-        splits.append(split)
+        splits.append(average._split())
         assert go_on.wait(10)
-        return figures(average, learner, split)
+        return figures(average)
 
     monkeypatch.setattr(Average, "figures", slow)
     async with stage(tmp_path, every=2) as on:
@@ -178,16 +179,15 @@ def test_a_host_sends_averages_that_nodes_have_passed_and_says_so(monkeypatch):
         id: SimpleNamespace(id=id, round=round, mail=SimpleNamespace(ended=id == 2))
         for id, round in enumerate([4, 6, 1])
     }
-    site = SimpleNamespace(
-        nodes=nodes, rounds=9, prepared=SimpleNamespace(evaluated=[0, 1, 2]), learner=SimpleNamespace()
-    )
+    prepared, network = SimpleNamespace(evaluated=[0, 1, 2]), SimpleNamespace(energy=None)
+    site = SimpleNamespace(nodes=nodes, here=nodes, rounds=9, prepared=prepared, network=network)
     reporter = Reporter(site, None)
     average = SimpleNamespace(freeze=dict)
-    reporter._averages = {2: average, 4: average, 6: average}
+    reporter.summaries = {2: average, 4: average, 6: average}
     reporter._send_averages()
     reporter._send_averages()
     assert said == [("average", 2), ("average", 4), ("settled", 4)]
-    reporter._pending = [(1, 6, None)]
+    reporter.pending = [(1, 6, None)]
     nodes[0].round = 9
     reporter._send_averages()
     assert said[3:] == [("settled", 5)]
@@ -358,7 +358,8 @@ async def test_what_nodes_wait_for_is_said_when_nobody_makes_progress(tmp_path, 
 @in_loop
 async def test_a_resumed_run_notes_what_was_forgotten_of_the_faults_and_strikes_nobody_twice(tmp_path):
     each = [
-        Snapshot(torch.zeros(PARAMETERS), 5, {}, None, None, [0] * 7, clock=clock) for clock in (10.0, 10.0, 20.0, 20.0)
+        Snapshot(5, {}, Learned(torch.zeros(PARAMETERS), None), None, [0] * 9, clock=clock)
+        for clock in (10.0, 10.0, 20.0, 20.0)
     ]
     cut = {"kind": "cut", "nodes": [0]}
     faults = [
@@ -368,7 +369,7 @@ async def test_a_resumed_run_notes_what_was_forgotten_of_the_faults_and_strikes_
         {**cut, "at": 20.1, "lasts": 1},
         kill(1, at=12, back="1s"),  # Over.
     ]
-    async with stage(tmp_path, checkpoint={"round": 5, **pack(each)}, faults=faults) as on:
+    async with stage(tmp_path, checkpoint={"round": 5, **packed(each)}, faults=faults) as on:
         assert on.puppets[0].said("go")["elapsed"] == pytest.approx(20, abs=1)
         await soon(lambda: len(on.events("cut")) == 2)
         await asyncio.sleep(0.1)
@@ -407,7 +408,7 @@ def test_a_process_that_cannot_be_started_ends_the_run_with_one_line(tmp_path, m
         RunError, match=r"^The process of host 0 cannot be started: Resource temporarily unavailable\.$"
     ):
         experiment.engine.execute(prepared, Written())
-    prepared.learner.close()
+    prepared.task.learner.close()
 
 
 @in_loop
@@ -428,9 +429,9 @@ async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeyp
 
 @in_loop
 async def test_an_activity_that_ends_while_its_node_stands_still_is_not_woken():
-    node = EmulatedNode.__new__(EmulatedNode)
+    node = RunningNode.__new__(RunningNode)
     node.held, node.mail = [], Mailbox()
-    waiting = asyncio.create_task(node._awake())
+    waiting = asyncio.create_task(Site._awake(Site.__new__(Site), node))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
+from covey.parts.nodes import NodeId
 from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
-from covey.runtime.node import Message, NodeId
+from covey.runtime.node import Message
 
 
 class Line:

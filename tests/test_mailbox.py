@@ -3,8 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey.parts.nodes import NodeId
 from covey.runtime.mailbox import Mailbox, Waiter
-from covey.runtime.node import Message, NodeId
+from covey.runtime.node import Message
 
 KEYS = st.sampled_from([("", 0), ("", 0), ("", 0), ("", 1), ("x", 0), ("", None)])
 ALL = [0, 1, 2]

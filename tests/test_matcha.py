@@ -12,7 +12,6 @@ from covey.decentralized.topology import (
     EpidemicOracle,
     ErdosRenyi,
     Exponential,
-    Graph,
     Grid,
     RandomRegular,
     Redrawn,
@@ -21,6 +20,7 @@ from covey.decentralized.topology import (
     Torus,
 )
 from covey.decentralized.topology.matcha import Matcha, laplacian, matchings, probabilities
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from tests.conftest import models_of, simulate, table

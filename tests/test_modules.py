@@ -12,8 +12,8 @@ from torch import nn
 
 from covey.learning.layout import Layout
 from covey.learning.models import Dense, Module
+from covey.learning.node import Work
 from covey.parts.errors import ConfigurationError
-from covey.runtime.node import Work
 from tests.conftest import models_of, simulate, table
 from tests.test_kernels import OPTIMIZERS, learner, reference, trained
 

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey.learning.node import LearningNode, LearningProgram
 from covey.network import Churn
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, build, to_table
-from covey.runtime.node import Node, NodeId, Program
 from tests.conftest import simulate, table
 
 SETTING = Setting(nodes=500, seed=2)
@@ -163,14 +164,14 @@ def test_a_wrong_value_gives_its_sentence(options: dict[str, Any], sentence: str
     assert str(caught.value).startswith(sentence)
 
 
-class Talks(Program):
+class Talks(LearningProgram):
     """Node 0 sends a large message to node 1, which says what it hears."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heard: list[float] = []
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         if node.id == 0:
             node.send(NodeId(1), {"x": torch.zeros(1000)}, tag="a")
             await node.sleep(60.0)

@@ -10,9 +10,10 @@ from torch import nn
 
 import covey
 from covey.decentralized.gossip import Gossip
-from covey.decentralized.topology import FromNetworkx, Graph, Topology
+from covey.decentralized.topology import FromNetworkx, Topology
 from covey.learning.dataset import Dataset
 from covey.learning.partition import Partition
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, DataError, RunError
 from tests.conftest import models_of, simulate, table
 from tests.examples import Recorded, run_program

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from covey.decentralized.sharing.fft import FFT
 from covey.decentralized.sharing.top_k import TopK
-from covey.decentralized.topology import Graph
+from covey.learning import mixing
+from covey.learning.mixture import Mixture, Pull
 from covey.messages import wire
 from covey.messages.compression import largest
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
-from covey.runtime.node import Inbox, Message, Mixture, Pull
-from covey.runtime.simulation import mixing
+from covey.runtime.node import Inbox, Message
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, EPIDEMIC
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from covey.decentralized import hearing
+from covey.runtime import patience
 from tests.conftest import models_of, simulate, table
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "batch_size": 8}
@@ -30,14 +30,14 @@ def tables(sharing, fault, **changes):
 def missed(monkeypatch):
     """How many messages each node missed in each round, of all tags."""
     missed = defaultdict(int)
-    hear = hearing._hear
+    hear = patience._hear
 
     async def _hear(node, senders, t, *rest):
         inbox = await hear(node, senders, t, *rest)
         missed[t, node.id] += len(senders) - len(inbox)
         return inbox
 
-    monkeypatch.setattr(hearing, "_hear", _hear)
+    monkeypatch.setattr(patience, "_hear", _hear)
     return missed
 
 

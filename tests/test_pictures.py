@@ -5,8 +5,8 @@ import pytest
 
 import covey as package
 from covey import view
-from covey.decentralized.topology import Graph
 from covey.decentralized.topology.static import RandomRegular, Ring, Torus
+from covey.network.graph import Graph
 from covey.parts.errors import DataError, RunError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment

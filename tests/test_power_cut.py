@@ -64,7 +64,7 @@ def test_what_a_checkpoint_counts_on_outlives_a_power_cut(recorded, tmp_path, se
             with resuming(cut) as opened:
                 assert opened.round >= least
                 opened.held.close()
-            if looked_at % 20 == 0:
+            if looked_at % 12 == 0:
                 assert api.resume(cut).status == "finished"
                 assert rows(cut) == rows(folder)
                 ended += 1

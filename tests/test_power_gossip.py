@@ -266,7 +266,7 @@ def test_messages_hold_the_numbers_of_one_side_in_turn(overheard):
     rank, rounds = 2, 4
     world, _ = simulate(gossip(rank=rank, rounds=rounds))
     features, classes = 10, 4
-    shapes = [piece.shape for piece in world.learner.layout.pieces if len(piece.shape) == 2]
+    shapes = [piece.shape for piece in world.task.learner.layout.pieces if len(piece.shape) == 2]
     assert shapes == [(7, features), (classes, 7)]
     numbers = [rank * (7 + classes), rank * (features + 7)]
     for message in overheard:

@@ -10,11 +10,11 @@ import torch
 from covey.decentralized.clique_averaging import CliqueAveraging
 from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.sharing.agreement import Agreement
+from covey.learning.running_node import RunningLearningNode
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting, build, fields_of
 from covey.runtime.node import Program
-from covey.runtime.participant import Participant
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.examples import part_table
@@ -59,7 +59,7 @@ class Curious:
         self.known: dict[int, list[torch.Tensor]] = {}
         self.places: dict[int, np.ndarray] = {}
         self.looked_at = 0
-        post, trained, differentiated = World.post, Participant.trained, Participant.differentiated
+        post, trained, differentiated = World.post, RunningLearningNode.trained, RunningLearningNode.differentiated
         masked = Agreement.masked
 
         def listen(world, node, receivers, payload, tag, round):
@@ -86,8 +86,8 @@ class Curious:
         self.kept: list[np.ndarray] = []
         """What was masked: an address is then nobody else's."""
         monkeypatch.setattr(World, "post", listen)
-        monkeypatch.setattr(Participant, "trained", learn)
-        monkeypatch.setattr(Participant, "differentiated", derive)
+        monkeypatch.setattr(RunningLearningNode, "trained", learn)
+        monkeypatch.setattr(RunningLearningNode, "differentiated", derive)
         monkeypatch.setattr(Agreement, "masked", mask)
 
     def look(self, node, payload):
@@ -205,7 +205,7 @@ def test_cliques_too_small_for_masks_are_refused(too_few):
 
 def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
     # All models of a clique but its own go where the clique knows: the sums of models would tell the own gradient.
-    steps, own, learn, differentiated = [], {}, CliqueAveraging.learn, Participant.differentiated
+    steps, own, learn, differentiated = [], {}, CliqueAveraging.learn, RunningLearningNode.differentiated
 
     def derive(node, training):
         gradient = differentiated(node, training)
@@ -217,7 +217,7 @@ def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
         steps.append((start - node.model, own[node.id]))
         return start
 
-    monkeypatch.setattr(Participant, "differentiated", derive)
+    monkeypatch.setattr(RunningLearningNode, "differentiated", derive)
     monkeypatch.setattr(CliqueAveraging, "learn", watched)
     program = {"patience": "50ms", "momentum": 0.0}
     world, written = simulate(averaging({"kind": "secure-aggregation"}, network={"loss": 0.05}, program=program))

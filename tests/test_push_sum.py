@@ -8,13 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.decentralized import hearing
 from covey.decentralized.push_sum import PushSum, Sums
+from covey.learning.mixture import Mixture
 from covey.learning.models import Module
+from covey.learning.node import MODEL
+from covey.learning.running_node import RunningLearningNode
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting
-from covey.runtime.node import MODEL, Inbox, Message, Mixture
-from covey.runtime.simulation.node import SimulatedNode
+from covey.runtime import patience as waiting
+from covey.runtime.node import Inbox, Message
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import BLOBS, NODES
 from tests.hosts import emulate
@@ -147,7 +149,7 @@ def test_with_sums_all_comes_to_the_same_where_nothing_is_lost(topology):
 @pytest.mark.parametrize("topology", [*DIRECTED, {"kind": "redrawn", "topology": LOCAL, "every": 2}])
 def test_all_nodes_come_to_the_mean_of_the_first_models(topology):
     world, written = simulate(table(program={"kind": "push-sum", "topology": topology}, task=STILL, rounds=60))
-    mean = torch.stack([world.learner.initial(id) for id in range(NODES)]).mean(0)
+    mean = torch.stack([world.task.learner.initial(id) for id in range(NODES)]).mean(0)
     assert torch.allclose(models_of(world), mean.expand(NODES, -1), atol=1e-4)
     assert {name for _, _, name, _ in written.figures} >= {"weight"}
 
@@ -169,18 +171,18 @@ def test_where_everybody_has_as_many_peers_it_is_d_psgd(topology):
 
 def test_training_moves_the_sum_by_what_it_changed(monkeypatch):
     # On a star nodes soon have other weights, but what one learns must count as much as what any other does.
-    changes, train = [], SimulatedNode.train
+    changes, train = [], RunningLearningNode.train
 
     async def watched(node):
         update = await train(node)
         changes.append(update.model.double() - update.start.double())
         return update
 
-    monkeypatch.setattr(SimulatedNode, "train", watched)
+    monkeypatch.setattr(RunningLearningNode, "train", watched)
     world, _ = simulate(table(program={"kind": "push-sum", "topology": "star"}, task=BLOBS, rounds=4))
     weights = torch.tensor([node.state["weight"] for node in world.nodes], dtype=torch.float64)
     assert float(weights.std()) > 0.1
-    start = torch.stack([world.learner.initial(id) for id in range(NODES)]).double().sum(0)
+    start = torch.stack([world.task.learner.initial(id) for id in range(NODES)]).double().sum(0)
     sums = (models_of(world).double() * weights[:, None]).sum(0)
     assert len(changes) == 4 * NODES
     assert torch.allclose(sums, start + torch.stack(changes).sum(0), atol=1e-4)
@@ -197,7 +199,7 @@ def all_that_there_is(world):
 def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
     program = {**LOSSY, "topology": topology}
     world, _ = simulate(table(program=program, network={"loss": 0.2}, task=STILL, rounds=60))
-    starts = torch.stack([world.learner.initial(id) for id in range(NODES)]).double()
+    starts = torch.stack([world.task.learner.initial(id) for id in range(NODES)]).double()
     expected = torch.cat([torch.tensor([float(NODES)]).double(), starts.sum(0)])
     assert torch.allclose(all_that_there_is(world), expected, atol=1e-4)
     assert held(world.nodes)[0] > 0.4 * NODES
@@ -210,7 +212,7 @@ def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
 )
 @pytest.mark.parametrize("loss", [0.02, 0.1])
 def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, loss, monkeypatch):
-    expected, missed, hear = [], [], hearing._hear
+    expected, missed, hear = [], [], waiting._hear
 
     async def listen(sums, senders, t, *rest):
         inbox = await hear(sums, senders, t, *rest)
@@ -218,7 +220,7 @@ def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, los
         missed.extend({*senders} - sums._of(t))
         return inbox
 
-    monkeypatch.setattr(hearing, "_hear", listen)
+    monkeypatch.setattr(waiting, "_hear", listen)
     program = {"kind": "push-sum", "topology": topology, "patience": "200ms"}
     network = {"latency": "5ms", "compute": 2000, "bandwidth": None, "nodes": 20}
     made = table(program=program, network={**network, "loss": loss}, task={**STILL, "batch_size": 8}, rounds=40)
@@ -242,7 +244,7 @@ def test_nodes_that_go_and_come_back_take_nothing_along():
     faults = [{"kind": "kill", "nodes": [2, 5], "at": "100ms", "back": "80ms"}]
     program = {**LOSSY, "topology": "exponential"}
     world, _ = simulate(table(program=program, task=STILL, rounds=30, faults=faults))
-    starts = torch.stack([world.learner.initial(id) for id in range(NODES)]).double()
+    starts = torch.stack([world.task.learner.initial(id) for id in range(NODES)]).double()
     expected = torch.cat([torch.tensor([float(NODES)]).double(), starts.sum(0)])
     assert torch.allclose(all_that_there_is(world), expected, atol=1e-4)
 
@@ -314,9 +316,9 @@ def test_a_weight_that_grows_by_more_than_there_is_is_rejected():
             payload = {**payload, "weight": payload["weight"] + NODES}
         return send(node, to, payload, **named)
 
-    send = SimulatedNode.send
+    send = RunningLearningNode.send
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SimulatedNode, "send", swollen)
+        patch.setattr(RunningLearningNode, "send", swollen)
         world, written = simulate(table(program={**LOSSY, "topology": "ring"}, task=STILL, rounds=3))
     rejected = [detail for *_, kind, detail in written.happened if kind == "rejected"]
     assert set(rejected) == {"message of node 1: its weight has grown by 12 or more, the number of nodes"}
@@ -336,7 +338,7 @@ def test_weights_act_on_what_is_trained_alone(patience, overheard):
     task = {**BLOBS, "model": Module(factory=Normalized)}
     program = {"kind": "push-sum", "topology": LOCAL, "patience": patience}
     world, _ = simulate(table(program=program, task=task, rounds=30, network={"loss": 0.1} if patience else {}))
-    layout, first = world.learner.layout, world.learner.first_model
+    layout, first = world.task.learner.layout, world.task.learner.first_model
     shared = {layout.trainable, layout.size - layout.averaged} if patience else {layout.size - 16 * 11}
     sent = [value for m in overheard for value in m.payload.values() if isinstance(value, torch.Tensor)]
     assert {len(value) for value in sent} == shared

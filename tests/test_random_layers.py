@@ -50,7 +50,7 @@ def test_nodes_draw_for_themselves_unless_they_are_told_to_draw_alike():
 
 def test_a_receiver_averages_the_tensors_that_it_was_sent_and_keeps_its_own_for_the_others():
     world, _ = run(0.5)
-    starts = torch.stack([world.learner.initial(node) for node in range(NODES)]).double()
+    starts = torch.stack([world.task.learner.initial(node) for node in range(NODES)]).double()
     sharing = world.program.sharing
     for node in range(NODES):
         expected = starts[node].clone()
@@ -71,8 +71,8 @@ def test_the_stated_bytes_are_the_mean_of_many_rounds():
     world, _ = run(0.5, rounds=60)
     sent = sum(node.bytes_out for node in world.nodes) / NODES / 60
     assert sent == pytest.approx(world.prepared.round_bytes, rel=0.03)
-    most = world.program.sharing.largest_bytes(world.prepared.model_bytes)
-    assert most == pytest.approx(world.prepared.model_bytes - 4 * (7 + 4), abs=8)
+    most = world.program.sharing.largest_bytes(world.prepared.task.model_bytes)
+    assert most == pytest.approx(world.prepared.task.model_bytes - 4 * (7 + 4), abs=8)
 
 
 def test_values_of_another_count_are_rejected(monkeypatch):

@@ -39,7 +39,7 @@ def write_all(checkpoints):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seed"),
     [
-        (Recovery, "on_broken", lambda recovery, host, other: None, 48),
+        (Recovery, "on_broken", lambda recovery, host, other: None, 54),
         (Checkpoints, "write_last", write_all, 166),
         (RunWriter, "truncate", lambda writer, moment: None, 16),
     ],

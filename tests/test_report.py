@@ -12,7 +12,7 @@ import pytest
 
 import covey as package
 from covey import view
-from covey.decentralized.topology import Graph
+from covey.network.graph import Graph
 from covey.report import write_report
 from covey.runtime.runs import Run, RunWriter
 from covey.view.graphs import graph_of_run

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from covey.api import resume
-from covey.decentralized.topology import Graph
+from covey.network.graph import Graph
 from covey.parts.errors import RunError
 from covey.runtime.runs import Run, RunWriter, latest_checkpoint
 from covey.runtime.runs.counting import Moment

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from covey.runtime.node import Work
+from covey.learning.node import Work
 from covey.learning.learner import Training, load_learner
-from covey.learning.task import Task
+from covey.learning.task import LearningTask
 
 kernel, model, dataset = sys.argv[1:]
 images = {"kind": "synthetic-images", "samples": 800, "test_samples": 40, "channels": 1, "side": 28}
-task = Task(
+task = LearningTask(
     dataset="digits" if dataset == "digits" else images, model=model, batch_size=7,
     partition={"kind": "shards", "per_node": 2},
 )

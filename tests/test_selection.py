@@ -5,12 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.decentralized.sharing import Selection
+from covey.learning.mixture import Mixture
+from covey.learning.node import MODEL, Update
+from covey.learning.selection import Selection
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.node import MODEL, Mixture, Numbers, Update
+from covey.runtime.node import Numbers
 
 NAMES = {
     "trained": ["body.0.weight", "body.0.bias", "body.1.weight", "head.weight", "head.bias"],

@@ -75,7 +75,7 @@ class Named(OfOwners):
 
 def own_accuracy(world):
     """The mean accuracy of the nodes' models, each on the data of its own node."""
-    learner = world.learner
+    learner = world.task.learner
     models = enumerate(models_of(world))
     return np.mean([learner.evaluate([model], learner.split("train", node))[0]["accuracy"] for node, model in models])
 
@@ -91,7 +91,7 @@ def test_fed_bn_serves_nodes_that_see_differently():
     own = FED_BN["program"]["sharing"]["share"]
     fed_bn, everything = (simulate(at_owners(FED_BN, Seen(), share))[0] for share in (own, "trained"))
     assert own_accuracy(fed_bn) > own_accuracy(everything) + 0.2
-    views = [fed_bn.learner.layout.views(node.model) for node in fed_bn.nodes]
+    views = [fed_bn.task.learner.layout.views(node.model) for node in fed_bn.nodes]
     for name in ("norm.weight", "norm.running_mean", "norm.running_var"):
         assert torch.stack([view[name] for view in views]).std(0).min() > 1e-3
     count = FEATURES * 48 + 48 + 48 * 10 + 10
@@ -111,7 +111,7 @@ def test_personal_heads_go_with_a_sharing_that_makes_messages_short():
     world, _ = simulate(short(PERSONAL_HEADS))
     stated, sent = world.prepared.round_bytes, np.mean([node.bytes_out for node in world.nodes]) / 20
     assert sent == pytest.approx(stated, rel=0.02)
-    heads = [world.learner.layout.views(node.model)["head.weight"] for node in world.nodes]
+    heads = [world.task.learner.layout.views(node.model)["head.weight"] for node in world.nodes]
     assert torch.stack(heads).std(0).mean() > 0.01
 
 
@@ -124,8 +124,8 @@ def test_adapters_of_low_rank_are_all_that_is_sent_and_they_learn(overheard):
     assert f"in {message:,} bytes, where the model's 87,050 would take {model:,}" in PAGE
     assert world.prepared.round_bytes == 4 * message
     assert all(node.bytes_out == 30 * 4 * message for node in world.nodes)
-    first = world.learner.first_model
-    views, before = world.learner.layout.views(models_of(world)), world.learner.layout.views(first)
+    first = world.task.learner.first_model
+    views, before = world.task.learner.layout.views(models_of(world)), world.task.learner.layout.views(first)
     for name in ("first.weight", "base.weight", "base.bias", "head.weight"):
         assert torch.equal(views[name], before[name].expand_as(views[name]))
     accuracies = [value for _, t, name, value in written.figures if (name, t) == ("accuracy", 30)]

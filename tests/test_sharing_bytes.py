@@ -84,4 +84,4 @@ def test_what_may_wait_at_a_node_is_no_less_than_two_rounds_bring(topology, subs
     made = table(task=DIGITS, program={"kind": "gossip", "topology": topology, "sharing": sharing}, rounds=ROUNDS)
     world, _ = simulate(made)
     brought = max(node.mail.bytes_in for node in world.nodes) / ROUNDS
-    assert world.program.waiting_bytes(world.prepared.setting, world.prepared.model_bytes) >= 2 * brought
+    assert world.program.waiting_bytes(world.prepared.setting, world.prepared.task.model_bytes) >= 2 * brought

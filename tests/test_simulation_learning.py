@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from covey.runtime.node import Mixture
+from covey.learning.mixture import Mixture
 from tests.conftest import models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, Recorded, run_program
 
@@ -16,7 +16,7 @@ def test_one_node_alone_trains_as_plain_sgd_does():
         rounds=3,
     )
     world, _ = simulate(tables)
-    learner = world.learner
+    learner = world.task.learner
     module = learner._make(0)
     data = learner.data.train
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3)
@@ -36,7 +36,7 @@ def test_full_gradients_are_those_of_torch():
             assert metrics["loss"] == pytest.approx(gradient.loss, abs=1e-5)
 
     world, _, seen = run_program(Differentiates(), network={"nodes": 1})
-    data, module = world.learner.data.train, world.learner._make(0)
+    data, module = world.task.learner.data.train, world.task.learner._make(0)
     loss = torch.nn.functional.cross_entropy(module(data.inputs.float() / 16), data.targets)
     expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(module.parameters()))])
     assert torch.allclose(seen[0].vector, expected, atol=1e-6)
@@ -87,7 +87,7 @@ def test_the_proximal_term_of_fedprox_holds_clients_back():
     free, _ = simulate(table(program={"kind": "fedavg"}, task=task, rounds=1))
     none, _ = simulate(table(program={"kind": "fedavg", "proximal": 0.0}, task=task, rounds=1))
     held, _ = simulate(table(program={"kind": "fedavg", "proximal": 2.0}, task=task, rounds=1))
-    start = free.learner.first_model
+    start = free.task.learner.first_model
     assert torch.equal(models_of(free), models_of(none))
     assert (held.nodes[0].model - start).norm() < 0.8 * (free.nodes[0].model - start).norm()
 
@@ -95,7 +95,7 @@ def test_the_proximal_term_of_fedprox_holds_clients_back():
 def test_ad_psgd_changes_the_sum_of_models_by_training_alone():
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
     world, _ = simulate(table(program=PROGRAMS["ad-psgd"], task=task, network=SLOW, rounds=20))
-    start = torch.stack([world.learner.initial(id) for id in range(world.size)]).double()
+    start = torch.stack([world.task.learner.initial(id) for id in range(world.size)]).double()
     end = models_of(world).double()
     assert torch.allclose(start.sum(0), end.sum(0), atol=1e-5)
     assert (end - end.mean(0)).square().sum() < 0.2 * (start - start.mean(0)).square().sum()
@@ -104,7 +104,7 @@ def test_ad_psgd_changes_the_sum_of_models_by_training_alone():
 def test_gossip_learning_without_training_keeps_within_what_it_began_with():
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
     world, _ = simulate(table(program=PROGRAMS["gossip-learning"], task=task, rounds=15))
-    start = torch.stack([world.learner.initial(id) for id in range(world.size)])
+    start = torch.stack([world.task.learner.initial(id) for id in range(world.size)])
     end = models_of(world)
     assert (end <= start.max(0).values + 1e-6).all()
     assert (end >= start.min(0).values - 1e-6).all()

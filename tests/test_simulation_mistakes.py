@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from covey.learning.node import LearningProgram
 from covey.parts.errors import ModelError, ProgramError
-from covey.runtime.node import Program
 from tests.conftest import simulate, table
 from tests.examples import PROGRAMS, Recorded, run_program
 
@@ -130,7 +130,7 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
         simulate(table(task=drop))
 
-    class OneExplodes(Program):
+    class OneExplodes(LearningProgram):
         async def run(self, node):
             async for _ in node.rounds():
                 node.model = (await node.train(lr=1e38 if node.id == 5 else 0.1)).model

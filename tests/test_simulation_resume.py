@@ -8,9 +8,10 @@ from covey.messages import wire
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
-from covey.runtime.snapshots import Snapshot, pack, unpack
+from covey.runtime.snapshots import unpack
 from tests.conftest import Written, models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, SYNCHRONOUS
+from tests.snapshots import Learned, Snapshot, packed, untaught
 
 
 @pytest.mark.parametrize("queue", ["fifo", "fair"])
@@ -82,11 +83,13 @@ def test_commits_are_handed_over_before_every_computation(monkeypatch):
 
 
 def test_what_a_node_keeps_comes_back_to_the_device_of_its_model():
-    kept = Snapshot(torch.zeros(3), 1, {"sum": torch.ones(3), "round": 4}, {"momentum": torch.ones(1, 3)}, None, [0])
-    (restored,) = unpack(pack([kept]), "meta")
-    assert restored.model.device.type == "meta"
+    learned = Learned(torch.zeros(3), {"momentum": torch.ones(1, 3)})
+    kept = Snapshot(1, {"sum": torch.ones(3), "round": 4}, learned, None, [0])
+    (restored,) = unpack(packed([kept]), untaught("meta"))
+    again = restored.learned
+    assert again.model.device.type == "meta"
     # A sharing that subtracts one from the other finds both in one place.
-    assert (restored.model - restored.state["sum"]).device.type == "meta"
+    assert (again.model - restored.state["sum"]).device.type == "meta"
     assert restored.state["round"] == 4
-    assert restored.slots is not None
-    assert restored.slots["momentum"].device.type == "meta"
+    assert again.slots is not None
+    assert again.slots["momentum"].device.type == "meta"

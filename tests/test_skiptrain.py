@@ -123,7 +123,7 @@ def test_without_training_it_is_gossip_that_keeps_the_mean():
     schedule = {"kind": "skiptrain", "training": 0, "synchronization": 1}
     program = {"kind": "gossip", "topology": "ring", "schedule": schedule}
     world, written = simulate(table(task={**BLOBS, "same_start": False}, program=program, rounds=40))
-    starts = torch.stack([world.learner.initial(id) for id in range(len(world.nodes))])
+    starts = torch.stack([world.task.learner.initial(id) for id in range(len(world.nodes))])
     assert torch.allclose(models_of(world).mean(0), starts.mean(0), atol=1e-6)
     assert models_of(world).var(0).sum() < 0.1 * starts.var(0).sum()
     assert sum(row[5] for row in written.rows) == 0

@@ -5,7 +5,7 @@ import torch
 
 from covey.messages import wire
 from covey.messages.codecs import encode_places
-from covey.runtime.node import NodeId
+from covey.parts.nodes import NodeId
 from covey.runtime.runs import Run
 from covey.runtime.runs.schema import COMMIT_COLUMNS, SPENT
 from tests.conftest import models_of, simulate, table
@@ -34,7 +34,7 @@ def test_the_bytes_of_a_frame_are_values_places_and_what_is_around_them():
 
 def test_full_sharing_sends_values_alone():
     world, written = simulate(table(task=BLOBS, program=RING, rounds=3))
-    row, size = last(written), world.learner.layout.size
+    row, size = last(written), world.task.learner.layout.size
     assert row["value_bytes_out"] == 3 * 2 * 4 * size
     assert row["place_bytes_out"] == 0
     assert row["bytes_out"] == 3 * 2 * wire.size({"model": world.nodes[0].model})

@@ -9,10 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from covey.decentralized.topology import Graph, RandomRegular
+from covey.decentralized.topology import RandomRegular
 from covey.decentralized.topology.facts import facts
 from covey.decentralized.topology.stl_fw import STLFW, Permutations, label_shares
 from covey.decentralized.topology.stl_fw import frank_wolfe as learned_with
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from tests.conftest import simulate, table

@@ -9,9 +9,9 @@ import pytest
 
 from covey import api
 from covey.cli import demo
+from covey.learning.node import LearningProgram
 from covey.parts.parameters import param
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Program
 from covey.runtime.runs import Run
 from tests.conftest import table
 from tests.hosts import processes_of, token_file
@@ -20,7 +20,7 @@ from tests.test_emulation_processes import alive, covey, experiment, wait_for_ro
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-class Stops(Program):
+class Stops(LearningProgram):
     """Sends its own process a signal in some rounds, one signal a node."""
 
     number: int = param("Which.")

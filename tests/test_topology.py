@@ -18,7 +18,6 @@ from covey.decentralized.topology import (
     ErdosRenyi,
     Exponential,
     FromNetworkx,
-    Graph,
     Grid,
     OnePeerExponential,
     RandomMatching,
@@ -31,6 +30,7 @@ from covey.decentralized.topology import (
 )
 from covey.decentralized.topology.edges import save_edges
 from covey.decentralized.topology.facts import facts
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+from covey.learning.node import LearningNode
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import param
 from covey.runtime.mailbox import Mailbox, Waiter
-from covey.runtime.node import HEARTBEAT, Message, Node, NodeId
+from covey.runtime.node import HEARTBEAT, Message
 from tests.conftest import simulate, table
 from tests.examples import BLOBS, Recorded, run_program
 from tests.test_cesar import PHASES, figures, tables
@@ -75,7 +77,7 @@ class InTurn(Recorded):
     kind = "in turn"
     after: list[str] = param("What node 1 sends before it.")
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             if node.id == 1:
                 for tag in ("a", "c"):

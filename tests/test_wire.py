@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from covey.messages import wire
 from covey.parts.errors import RunError, WireError
 
-DTYPES = list(wire._CODES)
+DTYPES = [getattr(torch, name) for name in wire._NAMES]
 
 
 @st.composite

@@ -7,10 +7,11 @@ import torch
 
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.topology import Ring, Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import ProgramError
 from covey.parts.parameters import param
-from covey.runtime.node import Mixture, Node, Program
 from covey.runtime.prepared import Prepared
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import RUNS, Recorded, run_program, run_table
@@ -101,14 +102,14 @@ def test_what_is_assigned_counts(body):
     exec(f"async def run(self, node):\n    async for t in node.rounds():\n        {body}", names)
     right = type("Right", (Recorded,), {"run": names["run"]})
     world, _, _ = run_program(right(), network={"nodes": 3}, rounds=2)
-    change = models_of(world).detach() - world.learner.first_model
+    change = models_of(world).detach() - world.task.learner.first_model
     assert torch.allclose(change, torch.full_like(change, 2.0), atol=1e-5)
 
 
-class Summing(Program):
+class Summing(LearningProgram):
     """Adds up in place in its state what training changed, and the rounds in a list."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         node.state.setdefault("sum", torch.zeros_like(node.model))
         node.state.setdefault("rounds", [])
         async for t in node.rounds():
@@ -142,7 +143,7 @@ def test_a_node_that_comes_back_has_the_state_of_its_last_commit():
     assert [kind for _, node, kind, _ in written.happened if node == 0].count("returned") == 2
     rounds = world.nodes[0].state["rounds"]
     assert len(rounds) == len(set(rounds)) < 13
-    assert torch.allclose(world.nodes[0].state["sum"], world.nodes[0].model - world.learner.first_model, atol=1e-5)
+    assert torch.allclose(world.nodes[0].state["sum"], world.nodes[0].model - world.task.learner.first_model, atol=1e-5)
 
 
 IN_PLACE = [(family, kind) for family, kind in RUNS if family in ("program", "sharing", "schedule", "aggregation")]
@@ -184,7 +185,7 @@ def test_graphs_and_labels_cannot_be_written():
     class Greedy(Recorded):
         topology: Topology = param("A graph.", factory=Ring)
 
-        async def run(self, node: Node) -> None:
+        async def run(self, node: LearningNode) -> None:
             graph = self.topology.at(0)
             for write in (
                 lambda: graph.senders(0).append(3),

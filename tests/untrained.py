@@ -43,14 +43,14 @@ class Never(Schedule):
 def tensors(world, name, models=None):
     """N x ..., a tensor of all nodes' models; those of whose name this is the beginning, one after the other."""
     models = torch.stack([node.model for node in world.nodes]) if models is None else models
-    pieces = [piece for piece in world.learner.layout.pieces if piece.name.startswith(name)]
+    pieces = [piece for piece in world.task.learner.layout.pieces if piece.name.startswith(name)]
     assert pieces
     return torch.cat([models[:, piece.start : piece.stop] for piece in pieces], 1)
 
 
 def starts(world):
     """N x P, the models before any round."""
-    return torch.stack([world.learner.initial(node) for node in range(len(world.nodes))])
+    return torch.stack([world.task.learner.initial(node) for node in range(len(world.nodes))])
 
 
 def metropolis(graph_neighbours):

@@ -77,14 +77,14 @@ def by_covey(make: Callable[[], Prepared]) -> Run:
         setup = make()
         starts.append(perf_counter() - began)
         seconds, models = with_covey(setup)
-        setup.learner.close()
+        setup.task.learner.close()
         rounds.append(seconds / setup.experiment.rounds)
     return Run(median(starts), median(rounds), models)
 
 
 def quality(setup: Prepared, models: Tensor) -> tuple[float, float]:
     """(accuracy, loss) on the test data, means over models."""
-    found = setup.learner.evaluate(list(models), setup.learner.kernel.test_split)
+    found = setup.task.learner.evaluate(list(models), setup.task.learner.kernel.test_split)
     return float(np.mean([each["accuracy"] for each in found])), float(np.mean([each["loss"] for each in found]))
 
 
@@ -100,5 +100,5 @@ def row(package: str, case: Case, peer: Run, ours: Run, remark: str) -> list[str
 
 def inputs_of(setup: Prepared) -> Tensor:
     """All inputs, as a model takes them."""
-    data = setup.learner.data
+    data = setup.task.learner.data
     return (data.train.inputs.float() * data.scale + data.shift).flatten(1)

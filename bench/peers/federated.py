@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bench.peers.cases import BATCH, CASES, Case, inputs_of, prepared, quality
 from covey.learning.batches import plan
-from covey.learning.learner import default_workers
 from covey.parts import rng
+from covey.parts.machine import default_workers
 from covey.runtime.prepared import Prepared
 
 CLIENTS = 20
@@ -36,7 +36,7 @@ class Clients:
         """Those of a case, made once in a process."""
         case = next(case for case in CASES if case.name == name)
         setup = fedavg(case)
-        learner, parts = setup.learner, setup.learner.parts
+        learner, parts = setup.task.learner, setup.task.learner.parts
         inputs, targets = inputs_of(setup), learner.data.train.targets
         data = []
         for t in range(case.rounds):

@@ -53,7 +53,7 @@ def by_flwr(case: Case, setup: Prepared) -> Run:
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
-        first = ArrayRecord(setup.learner._make(0).state_dict())
+        first = ArrayRecord(setup.task.learner._make(0).state_dict())
         results.append(strategy.start(grid, first, num_rounds=case.rounds, evaluate_fn=clock))
 
     began = perf_counter()
@@ -66,9 +66,9 @@ def by_flwr(case: Case, setup: Prepared) -> Run:
             "init_args": {"num_cpus": PROCESSES},
         },
     )
-    module = setup.learner._make(0)
+    module = setup.task.learner._make(0)
     module.load_state_dict(results[0].arrays.to_torch_state_dict())
-    return Run.between(began, ends, setup.learner.layout.flatten(module).unsqueeze(0))
+    return Run.between(began, ends, setup.task.learner.layout.flatten(module).unsqueeze(0))
 
 
 def rows() -> Iterator[list[str]]:

@@ -30,14 +30,14 @@ def gossip_learning(case: Case, busy: float) -> Prepared:
 
 def trainings_of(setup: Prepared) -> int:
     """How many trainings a run makes."""
-    count, train = 0, setup.learner.train
+    count, train = 0, setup.task.learner.train
 
     def counted(trainings: Sequence[Any]) -> None:
         nonlocal count
         count += len(trainings)
         train(trainings)
 
-    setup.learner.train = counted  # type: ignore[method-assign]
+    setup.task.learner.train = counted  # type: ignore[method-assign]
     with_covey(setup)
     return count
 
@@ -78,7 +78,7 @@ def by_gossipy(setup: Prepared) -> Run:
     """One run, on the nodes, data and first model of covey."""
     began = perf_counter()
     set_seed(1)
-    learner = setup.learner
+    learner = setup.task.learner
     data = ClassificationDataHandler(inputs_of(setup), learner.data.train.targets, test_size=0)
     dispatcher = DataDispatcher(data, n=NODES, eval_on_user=False, auto_assign=False)
     dispatcher.set_assignments([learner.parts.of(node).tolist() for node in range(NODES)], None)
@@ -117,7 +117,7 @@ def rows() -> Iterator[list[str]]:
             trained = trainings_of(setup) / (NODES * case.rounds)
             ours.round /= trained
             (mine, _), (its, _) = quality(setup, ours.models), quality(setup, peer.models)
-            setup.learner.close()
+            setup.task.learner.close()
             remark = (
                 f"{NODES} nodes, in covey busy for {busy:.0%} of the time; a training for each message, in covey "
                 f"for {trained:.0%} of them and the time scaled up to all; accuracy {mine:.1%} against {its:.1%} after "

@@ -52,7 +52,7 @@ def by_pfl(case: Case, setup: Prepared) -> Run:
     """One run, from the first model of covey."""
     clients = Clients.of(case.name)
     began = perf_counter()
-    wrapped = Wrapped(setup.learner._make(0))
+    wrapped = Wrapped(setup.task.learner._make(0))
     model = PyTorchModel(wrapped, torch.optim.SGD, torch.optim.SGD(wrapped.parameters(), lr=1.0))
     clock = Clock()
 
@@ -77,7 +77,7 @@ def by_pfl(case: Case, setup: Prepared) -> Run:
         callbacks=[clock],
         send_metrics_to_platform=False,
     )
-    return Run.between(began, clock.ends, setup.learner.layout.flatten(wrapped.module).unsqueeze(0))
+    return Run.between(began, clock.ends, setup.task.learner.layout.flatten(wrapped.module).unsqueeze(0))
 
 
 def rows() -> Iterator[list[str]]:

@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import torch
 
-from covey import Node, Program
+from covey import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import WireError
 from covey.runtime.emulation.host.host import Orders, open_connection
@@ -67,10 +67,10 @@ print(calls / (time.monotonic() - began))
 """Calls as fast as it can, says something or nothing, and keeps 400 calls open."""
 
 
-class Sends(Program):
+class Sends(LearningProgram):
     """Sends node 1 models of 400 kB all the time, and takes nothing of what comes."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         while True:
             node.send([1], {"model": torch.ones(100_000)}, tag="model")
             await node.sleep(0.01)

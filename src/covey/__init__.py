@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from covey.api import resume as resume
     from covey.api import run as run
-    from covey.learning.task import Task as Task
+    from covey.learning.mixture import Mixture as Mixture
+    from covey.learning.node import LearningNode as LearningNode
+    from covey.learning.node import LearningProgram as LearningProgram
+    from covey.learning.node import Update as Update
+    from covey.learning.task import LearningTask as LearningTask
     from covey.network import Network as Network
     from covey.parts.errors import CoveyError as CoveyError
+    from covey.parts.nodes import NodeId as NodeId
     from covey.parts.parameters import Part as Part
     from covey.parts.parameters import Setting as Setting
     from covey.parts.parameters import param as param
@@ -16,11 +21,8 @@ if TYPE_CHECKING:
     from covey.runtime.experiment import Experiment as Experiment
     from covey.runtime.node import Inbox as Inbox
     from covey.runtime.node import Message as Message
-    from covey.runtime.node import Mixture as Mixture
     from covey.runtime.node import Node as Node
-    from covey.runtime.node import NodeId as NodeId
     from covey.runtime.node import Program as Program
-    from covey.runtime.node import Update as Update
     from covey.runtime.runs import Run as Run
 
 __version__ = "0.1.0"
@@ -30,10 +32,13 @@ _HOMES = {
     "covey.parts.errors": ("CoveyError",),
     "covey.runtime.experiment": ("Checkpoint", "Evaluation", "Experiment"),
     "covey.network": ("Network",),
-    "covey.runtime.node": ("Inbox", "Message", "Mixture", "Node", "NodeId", "Program", "Update"),
+    "covey.learning.mixture": ("Mixture",),
+    "covey.learning.node": ("LearningNode", "LearningProgram", "Update"),
+    "covey.runtime.node": ("Inbox", "Message", "Node", "Program"),
+    "covey.parts.nodes": ("NodeId",),
     "covey.parts.parameters": ("Part", "Setting", "param"),
     "covey.runtime.runs": ("Run",),
-    "covey.learning.task": ("Task",),
+    "covey.learning.task": ("LearningTask",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

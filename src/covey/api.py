@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from covey import __version__
 from covey.parts.errors import ConfigurationWarning, RunError
 from covey.runtime.experiment import Experiment, Progress
-from covey.runtime.prepared import Prepared, merging_graph, notes_on_cycles, prepare
+from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, RunWriter, resuming
 
 RUNS = Path("runs")
@@ -54,10 +53,13 @@ def run(
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
-    if prepared.topology is not None:
-        writer.graph(merging_graph(prepared.program, 0), prepared.topology.static)
+    graph = prepared.program.graph(0)
+    if graph is not None:
+        writer.graph(graph, prepared.program.has_one_graph)
     counts = prepared.setting.label_counts
-    writer.holdings(counts if counts is not None else prepared.learner.parts.sizes)
+    holdings = counts if counts is not None else prepared.task.holdings()
+    if holdings is not None:
+        writer.holdings(holdings)
     return _execute(prepared, writer, folder, progress, None)
 
 
@@ -79,7 +81,7 @@ def resume(
         try:
             prepared.experiment.engine.check_checkpoint(prepared, opened.checkpoint)
         except RunError as error:
-            prepared.learner.close()
+            prepared.task.close()
             raise opened.refused(error) from error
         writer = RunWriter.resume(opened, facts(prepared))
     return _execute(prepared, writer, opened.run.folder, progress, opened.checkpoint)
@@ -102,13 +104,15 @@ def _execute(
         outcome = prepared.experiment.engine.execute(prepared, writer, progress=progress, checkpoint=checkpoint)
         status = "finished" if outcome.finished else "interrupted"
         ended = {"time": outcome.time}
-        if outcome.finished and prepared.experiment.output.models:
+        if outcome.finished and outcome.models is not None and prepared.experiment.output.models:
             writer.models(outcome.models)
+        if outcome.finished and outcome.states:
+            writer.states(outcome.states)
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
-        prepared.learner.close()
+        prepared.task.close()
         writer.finish(status, ended)
     return Run(folder)
 
@@ -135,15 +139,12 @@ def facts(prepared: Prepared) -> dict[str, Any]:
     return {
         "covey": __version__,
         "python": sys.version.split()[0],
-        "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": prepared.setting.seed,
         "nodes": prepared.setting.nodes,
-        "parameters": prepared.setting.parameters,
-        "kernel": prepared.learner.kernel_name,
-        "device": str(prepared.learner.device),
+        **prepared.task.facts(),
         "program": prepared.program.title(),
     }

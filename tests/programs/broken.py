@@ -1,12 +1,12 @@
 """A program that fails in its second round."""
 
-from covey.runtime.node import Node, Program
+from covey.learning.node import LearningNode, LearningProgram
 
 
-class Broken(Program):
+class Broken(LearningProgram):
     """Raises."""
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             if t == 1:
                 raise ValueError("oh")

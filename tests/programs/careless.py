@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram
 from covey.parts.parameters import param
-from covey.runtime.node import Mixture, Node, Program
 
 
 def through_parameters(tensor: torch.Tensor) -> None:
@@ -37,13 +38,13 @@ OPS = {
 """Ways to write to a tensor."""
 
 
-class Careless(Program):
+class Careless(LearningProgram):
     """Trains, sends and averages; in round 1, node 0 writes to what it needs no more."""
 
     what: list[str] = param("To what it writes.", factory=list)
     op: str = param("How.", default="add")
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         others = [other for other in range(node.nodes) if other != node.id]
         before: Any = None
         async for t in node.rounds():

@@ -4,14 +4,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from math import inf
 
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Mixture, Node, NodeId, Payload, Program
 
 SERVER = NodeId(0)
 
 
-class CPFL(Program):
+class CPFL(LearningProgram):
     """Every cohort stops by its own validation loss; the server, with data of its own, makes one model of all.
 
     The paper distils the cohorts' models into a new one by their outputs on public data. A node cannot ask for outputs
@@ -40,10 +43,10 @@ class CPFL(Program):
         self.members = {NodeId(k): sorted(shuffled[k - 1 :: self.cohorts]) for k in range(1, 1 + self.cohorts)}
         self.leader_of = {client: leader for leader, members in self.members.items() for client in members}
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         await {"server": self.fuse, "leader": self.lead, "client": self.take_part}[node.role](node)
 
-    async def lead(self, node: Node) -> None:
+    async def lead(self, node: LearningNode) -> None:
         """Federated averaging until the moving average of the loss has not fallen for some rounds; then the best model."""
         losses: deque[float] = deque(maxlen=self.window)
         lowest, best, since, clients = inf, node.model, 0, self.members[node.id]
@@ -64,7 +67,7 @@ class CPFL(Program):
             node.model = Mixture([answer["model"] for answer in answers], shares)
         node.send(SERVER, {"model": best, "loss": lowest, "samples": total}, tag="cohort")
 
-    async def take_part(self, node: Node) -> None:
+    async def take_part(self, node: LearningNode) -> None:
         """A client: say how good the cohort's model is on what it was not trained on, and train it."""
         leader = self.leader_of[node.id]
         async for t in node.rounds():
@@ -76,7 +79,7 @@ class CPFL(Program):
             answer: Payload = {"model": node.model, "loss": loss, "samples": node.data.samples}
             node.send(leader, answer, tag="update", round=t)
 
-    async def fuse(self, node: Node) -> None:
+    async def fuse(self, node: LearningNode) -> None:
         """The server: wait for all cohorts, and learn from what they bring."""
         done = await node.receive(tag="cohort", senders=list(self.members))
         total = sum(message["samples"] for message in done)

@@ -6,11 +6,13 @@ Shapes: P parameters.
 import torch
 from torch import Tensor
 
+from covey.learning.node import LearningNode, LearningProgram
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Node, NodeId, Program, Sending
+from covey.runtime.node import Inbox, Sending
 
 
-class DivShare(Program):
+class DivShare(LearningProgram):
     """Train without waiting for anybody; send each fragment of the result to a few peers; merge the fragments that came.
 
     What still queues of a model is withdrawn when the next one is ready, so a slow uplink carries a random part of
@@ -26,7 +28,7 @@ class DivShare(Program):
         shuffled = torch.from_numpy(setting.generator("fragments").permutation(setting.parameters))
         self.places = torch.tensor_split(shuffled, self.fragments)
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         queued: list[Sending] = []
         async for t in node.rounds():
             trained = (await node.train()).model
@@ -36,7 +38,7 @@ class DivShare(Program):
             node.model = self.merged(trained, node.arrived(tag="fragment"))
             node.log(withdrawn=withdrawn)
 
-    def push(self, node: Node, model: Tensor, t: int) -> list[Sending]:
+    def push(self, node: LearningNode, model: Tensor, t: int) -> list[Sending]:
         """Send every fragment to some peers of its own, all in random order."""
         draw = node.random("push", t)
         others = [NodeId(id) for id in range(node.nodes) if id != node.id]

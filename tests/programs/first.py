@@ -1,15 +1,16 @@
 """First programs, with what goes wrong in them."""
 
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram
 from covey.parts.parameters import param
-from covey.runtime.node import Mixture, Node, Program
 
 
-class First(Program):
+class First(LearningProgram):
     """Averages with whom it hears, and reads in a way that it never sends."""
 
     reads: str = param("How.", default="arrived")
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         others = [other for other in range(node.nodes) if other != node.id]
         async for t in node.rounds():
             update = await node.train()

@@ -1,16 +1,17 @@
 """A program that waits for ever, whatever the network does."""
 
 from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import MODEL, LearningNode, LearningProgram
 from covey.parts.parameters import param
-from covey.runtime.node import MODEL, Mixture, Node, Program
 
 
-class Impatient(Program):
+class Impatient(LearningProgram):
     """Averages with its neighbours' models, and goes on when all of them are here."""
 
     topology: Topology = param("Who sends to whom.", default="ring")
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             update = await node.train()
             graph = self.topology.at(t)

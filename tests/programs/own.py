@@ -7,8 +7,11 @@ from torch import Tensor
 
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.sharing import Full
-from covey.decentralized.topology import Graph, Topology
-from covey.runtime.node import Node, NodeId, Payload
+from covey.decentralized.topology import Topology
+from covey.learning.node import LearningNode
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
 
 
 class Slower(Gossip):
@@ -38,7 +41,9 @@ class Doubtful(Full):
 
     kind = "doubtful"
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         return [(to, {**payload, "word": "perhaps"}) for to, payload in super().outgoing(node, graph, t, start)]
 
 

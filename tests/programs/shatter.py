@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from covey.decentralized.topology.random_graphs import random_regular
+from covey.learning.node import LearningNode, LearningProgram
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Node, NodeId, Payload, Program
 
 SAMPLER = NodeId(0)
 
 
-class Shatter(Program):
+class Shatter(LearningProgram):
     """Real nodes train; virtual nodes, under names that change with every round, exchange chunks for them.
 
     Who stands behind a virtual node is drawn by the sampler in private and told to the two alone. Virtual nodes send to
@@ -39,19 +41,19 @@ class Shatter(Program):
         shuffled = torch.from_numpy(setting.generator("chunks").permutation(setting.parameters))
         self.places = torch.tensor_split(shuffled, self.chunks)
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         act = {"sampler": self.sample, "real": self.learn, "virtual": self.carry}[node.role]
         async for t in node.rounds():
             await act(node, t)
 
-    async def sample(self, node: Node, t: int) -> None:
+    async def sample(self, node: LearningNode, t: int) -> None:
         """The sampler: deal the virtual nodes to the real ones."""
         names = node.random("names", t).permutation(self._roles["virtual"]).reshape(-1, self.chunks)
         for real, row in zip(self._roles["real"], names.tolist(), strict=True):
             node.send(NodeId(real), {"names": row}, tag="names", round=t)
             node.send([NodeId(name) for name in row], {"owner": real}, tag="owner", round=t)
 
-    async def learn(self, node: Node, t: int) -> None:
+    async def learn(self, node: LearningNode, t: int) -> None:
         """A real node: give its chunks away, and average each place over what its virtual nodes bring back."""
         total_P = (await node.train()).model.clone()
         count_P = torch.ones_like(total_P)
@@ -65,7 +67,7 @@ class Shatter(Program):
                 count_P[self.places[number]] += 1.0
         node.model = total_P / count_P
 
-    async def carry(self, node: Node, t: int) -> None:
+    async def carry(self, node: LearningNode, t: int) -> None:
         """A virtual node: pass the chunk of its real node to its neighbours, and theirs to its real node."""
         (told,) = await node.receive(tag="owner", round=t, senders=[SAMPLER])
         owner, first = NodeId(told["owner"]), self._roles["virtual"][0]

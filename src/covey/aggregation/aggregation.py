@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covey.decentralized.topology import Graph, Topology
+from covey.learning.mixture import Mixture, Pull
 from covey.messages.ownership import own
+from covey.network.graph import Graph, Graphs
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part
-from covey.runtime.node import Mixture, Node, NodeId, Pull
+from covey.runtime.node import Node
 
 
 class Contribution:
@@ -46,7 +48,7 @@ class Aggregation(Part):
 
     family: ClassVar[str] = "aggregation"
 
-    def check(self, topology: Topology) -> None:
+    def check(self, topology: Graphs) -> None:
         """Raise ConfigurationError where this rule makes no sense on the topology; called once before every run."""
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from covey.aggregation.aggregation import Contribution, Linear, mixture
-from covey.decentralized.topology import Graph, Topology
+from covey.learning.mixture import Mixture
+from covey.network.graph import Graph, Graphs
 from covey.parts.errors import ConfigurationError
-from covey.runtime.node import Mixture, Node, NodeId
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Node
 
 
 class Mean(Linear):
@@ -29,7 +31,7 @@ class MetropolisHastings(Linear):
 
     kind = "metropolis-hastings"
 
-    def check(self, topology: Topology) -> None:
+    def check(self, topology: Graphs) -> None:
         if topology.one_way() or (topology.can_be_drawn() and not topology.at(0).is_undirected):
             raise ConfigurationError(
                 f"The aggregation metropolis-hastings needs an undirected graph, but {topology.title()} is directed. "
@@ -45,7 +47,7 @@ class Given(Linear):
 
     kind = "given"
 
-    def check(self, topology: Topology) -> None:
+    def check(self, topology: Graphs) -> None:
         if not topology.weighted and (not topology.can_be_drawn() or topology.at(0).weights is None):
             raise ConfigurationError(
                 f"The aggregation given needs a topology with weights of its own, and {topology.title()} has none. "

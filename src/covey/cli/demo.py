@@ -7,7 +7,7 @@ from covey.cli.progress import ProgressDisplay
 from covey.cli.running import report
 from covey.cli.tables import print_table
 from covey.runtime.experiment import Experiment
-from covey.view.summary import summary_columns, summary_row
+from covey.view.summary import summary_table
 
 TOPOLOGIES = {
     "d-psgd": {"kind": "random-regular", "degree": 4},
@@ -53,8 +53,9 @@ def demo(arguments: argparse.Namespace) -> int:
             return report(runs[-1], as_json=False)
     figure = folder / "accuracy.png"
     view.save(view.curves(runs, "accuracy", "rounds"), figure)
-    rows = [[run.folder.name, *summary_row(run.summary())] for run in runs]
-    print_table("after 100 rounds", ("algorithm", *summary_columns(runs)), rows)
+    columns, rows = summary_table(runs, [run.summary() for run in runs])
+    named = [[run.folder.name, *row] for run, row in zip(runs, rows, strict=True)]
+    print_table("after 100 rounds", ("algorithm", *columns), named)
     print(f"\nfigure: {figure}")
     print(f"runs:   {' '.join(str(run.folder) for run in runs)}")
     print(f"more:   covey report {' '.join(str(run.folder) for run in runs)}")

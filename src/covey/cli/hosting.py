@@ -32,7 +32,7 @@ def host(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     if arguments.forks is not None:
-        own = forks(arguments.forks)
+        own = forks(arguments.forks, arguments.modules)
         leave(main(["host", "--socket", str(own), "--once", "--token-file", str(arguments.token_file)]))
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"

@@ -172,6 +172,7 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument("--listen", metavar="ADDRESS", help="where to listen; other than loopback needs --certs")
     where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
     where.add_argument("--forks", metavar="FD", type=int, nargs="+", help=argparse.SUPPRESS)
+    host.add_argument("--modules", nargs="*", default=[], help=argparse.SUPPRESS)
     host.add_argument("--certs", metavar="DIR", type=Path, help="this host's folder, of those that `covey certs` made")
     host.add_argument(
         "--token-file", metavar="FILE", type=Path,

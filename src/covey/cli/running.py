@@ -18,7 +18,7 @@ from covey.runtime.experiment import Experiment, assign, parse_value, put, read_
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
 from covey.runtime.runs.schema import CHECKPOINTS
-from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
 from covey.view.words import amount, figure, seconds, time_of
 
 
@@ -65,10 +65,11 @@ def report(done: Run, *, as_json: bool) -> int:
     if as_json:
         print_json(summary)
     else:
+        columns, (row,) = summary_table([done], [summary])
         print_table(
             f"{done.folder} ({summary['status']})",
-            ("run", *summary_columns([done])),
-            [[done.folder.name, *summary_row(summary)]],
+            ("run", *columns),
+            [[done.folder.name, *row]],
             not_finite([summary]),
             dropped_nodes(summary),
             dropped_messages(summary),

@@ -12,7 +12,7 @@ from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
 from covey.runtime.runs import Run
-from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
 from covey.view.terminal import shown
 from covey.view.words import amount, figure, rate, seconds
 
@@ -51,7 +51,13 @@ def show(arguments: argparse.Namespace) -> int:
     rows += [[f"network: {name}", figure(value, 4), "", "", ""] for name, value in summary["network"].items()]
     shown = {*summary["final"], *summary["network"]}
     remarks = not_finite([summary], shown), dropped_nodes(summary), dropped_messages(summary)
-    print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
+    if rows:
+        print_table("at the end", ("metric", "mean", "min", "max", "std"), rows, *remarks)
+    else:
+        for remark in filter(None, remarks):
+            say(remark)
+    if run.tables:
+        say(f"tables: {', '.join(run.tables)}")
     _print_hosts(run)
     return 0
 
@@ -128,8 +134,9 @@ def compare(arguments: argparse.Namespace) -> int:
     if goals:
         _print_reached(runs, summaries, goals)
         return 0
-    rows = [[run.folder.name, *summary_row(summary)] for run, summary in zip(runs, summaries, strict=True)]
-    print_table("runs", ("run", *summary_columns(runs)), rows, not_finite(summaries))
+    columns, rows = summary_table(runs, summaries)
+    named = [[run.folder.name, *row] for run, row in zip(runs, rows, strict=True)]
+    print_table("runs", ("run", *columns), named, not_finite(summaries))
     return 0
 
 

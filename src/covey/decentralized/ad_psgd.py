@@ -5,15 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
-from covey.decentralized.hearing import check_patience
-from covey.decentralized.sharing import Selection
+from covey.decentralized.graphs import OnGraph
 from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Activity, Mixture, Node, NodeId, Program
+from covey.runtime.node import Activity
+from covey.runtime.patience import check_patience
 
 
-class ADPSGD(Program):
+class ADPSGD(OnGraph):
     """Train without ever waiting; meanwhile active nodes average with a random passive neighbour, pair by pair.
 
     The graph must be bipartite: one side is active, the other passive. Both ends of an exchange move by half the
@@ -60,7 +64,7 @@ class ADPSGD(Program):
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return float(message_bytes * self.topology.at(0).in_degrees.max())
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
         active = bool(self._active[node.id]) and bool(peers)
         if not active:
@@ -79,7 +83,7 @@ class ADPSGD(Program):
         else:
             await node.receive(tag="finished", senders=peers, timeout=self.patience)
 
-    async def exchange(self, node: Node, peer: NodeId, number: int) -> None:
+    async def exchange(self, node: LearningNode, peer: NodeId, number: int) -> None:
         """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
         selection, asked, left = self.selection, node.now, self.patience
         offered = selection.take(node.model)
@@ -101,7 +105,7 @@ class ADPSGD(Program):
             if self.patience is not None:
                 left = max(asked + self.patience - node.now, 0.0)
 
-    async def answer(self, node: Node, peers: Sequence[NodeId]) -> None:
+    async def answer(self, node: LearningNode, peers: Sequence[NodeId]) -> None:
         """Move half-way to every model that a neighbour offers, and answer with the own one as it was."""
         async for message in node.messages("offer"):
             if message.sender not in peers:

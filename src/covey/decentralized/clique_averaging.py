@@ -13,12 +13,13 @@ from torch import Tensor
 
 from covey.aggregation import Mean
 from covey.decentralized.gossip import Gossip
-from covey.decentralized.hearing import Hearing
-from covey.decentralized.sharing import Selection
 from covey.decentralized.sharing.beside import averaged
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Mixture, Node
+from covey.runtime.patience import Hearing
 
 
 class CliqueAveraging(Gossip):
@@ -66,7 +67,7 @@ class CliqueAveraging(Gossip):
         gradient = self._gradients.largest_bytes(message_bytes)
         return super().waiting_bytes(setting, message_bytes) + 2.0 * self._cliques.most_heard() * gradient
 
-    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
+    async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()
         hear = hearing.over(graph, self._gradients_say)

@@ -9,16 +9,18 @@ from dataclasses import replace
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
-from covey.decentralized.hearing import PATIENCE, Hearing, Says, check_patience
+from covey.decentralized.graphs import OnGraph
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.topology import Topology
+from covey.learning.node import LearningNode
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Node, Program
+from covey.runtime.patience import PATIENCE, Hearing, Says, check_patience
 
 
-class Gossip(Program):
+class Gossip(OnGraph):
     """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
 
     kind = "gossip"
@@ -86,12 +88,12 @@ class Gossip(Program):
         # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
         return 2.0 * self.topology.most_heard() * self.sharing.most_bytes(message_bytes)
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
             await self.round(node, self.topology.at(t), t)
 
-    async def round(self, node: Node, graph: Graph, t: int) -> None:
+    async def round(self, node: LearningNode, graph: Graph, t: int) -> None:
         """One round of one node."""
         sharing, hearing = self.sharing, Hearing(node, graph, t, self.patience, self._says)
         start, update = None, None
@@ -114,7 +116,7 @@ class Gossip(Program):
             merged = sharing.merged(shown, graph, t, inbox, self._aggregation)
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
-    async def learn(self, node: Node, t: int, hearing: Hearing) -> Tensor:
+    async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
         """The local work of a round, after which `node.model` is another; gives the model that it began with."""
         update = await node.train()
         node.model = update.model

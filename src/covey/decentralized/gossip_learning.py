@@ -2,16 +2,18 @@
 
 from typing import Literal
 
-from covey.decentralized.sharing import Selection
+from covey.decentralized.graphs import OnGraph
 from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import Selection
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Mixture, Node, Program
 
 _AGES = range(1 << 53)
 """What a peer may call its model's age; floats do not tell apart greater ones."""
 
 
-class GossipLearning(Program):
+class GossipLearning(OnGraph):
     """Every period, push the model to a random neighbour; merge what comes, weighted by age, and train it.
 
     A round is one period. The age of a model is the number of optimiser steps behind it. Of several models that came
@@ -35,7 +37,7 @@ class GossipLearning(Program):
     def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
         return self.selection.part_bytes(model_bytes)
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         node.state.setdefault("age", 0)
         node.spawn(self.listen(node))
         async for t in node.rounds():
@@ -49,7 +51,7 @@ class GossipLearning(Program):
                 part = self.selection.take(node.model)
                 node.send(peer, {"model": part, "age": node.state["age"]}, tag="model")
 
-    async def listen(self, node: Node) -> None:
+    async def listen(self, node: LearningNode) -> None:
         """Merge and train whatever is pushed here."""
         selection = self.selection
         async for message in node.messages("model"):
@@ -75,6 +77,6 @@ class GossipLearning(Program):
                 node.model = update.model
                 self.grow(node, max(own_age, age) + update.steps)
 
-    def grow(self, node: Node, age: int) -> None:
+    def grow(self, node: LearningNode, age: int) -> None:
         """The node's model is so old now."""
         node.state["age"] = min(age, _AGES[-1])

@@ -22,14 +22,20 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from covey.decentralized.hearing import PATIENCE, TIMES, Hearing, Says, check_patience
+from covey.decentralized.graphs import OnGraph
 from covey.decentralized.schedule import EveryRound, Schedule
-from covey.decentralized.sharing import Selection
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import Selection
 from covey.messages import wire
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Expected, Inbox, Message, Mixture, Node, NodeId, Numbers, Payload, Program
+from covey.runtime.node import Inbox, Message, Numbers, Wanted
+from covey.runtime.patience import PATIENCE, TIMES, Hearing, Says, check_patience
 
 _LEAST = 1e-9
 """With less weight than this, a node's training moves its model by nothing but noise."""
@@ -39,7 +45,7 @@ _AHEAD = 1000
 """So many messages of rounds that a node has not reached are kept: a stranger may name any round."""
 
 
-class PushSum(Program):
+class PushSum(OnGraph):
     """Train, push equal shares of the model and its weight to some, and take the mean by weight of what arrives."""
 
     kind = "push-sum"
@@ -76,7 +82,7 @@ class PushSum(Program):
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return 2.0 * self.topology.most_heard() * message_bytes
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         node.state.setdefault("weight", 1.0)
         sums = Sums(node, self._trained.entry, len(self.selection.buffers(node.model)))
         if self.patience is not None and not self.topology.static:
@@ -84,11 +90,11 @@ class PushSum(Program):
         async for t in node.rounds():
             await self.round(node, self.topology.at(t), t, sums)
 
-    async def round(self, node: Node, graph: Graph, t: int, sums: "Sums") -> None:
+    async def round(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
         """One round of one node."""
         weight: float = node.state["weight"]  # type: ignore[assignment]
         # Sums have words of their own that say that they are sent.
-        hearing = Hearing(cast(Node, sums), graph, t, self.patience, replace(self._says, sent=False))
+        hearing = Hearing(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
         if self.schedule.trains(node, t):
             update = await node.train()
             start, trained = self._trained.take(update.start), self._trained.take(update.model)
@@ -102,7 +108,7 @@ class PushSum(Program):
         node.state["weight"] = weight
         node.log(weight=weight)
 
-    async def exchange(self, node: Node, graph: Graph, t: int, weight: float) -> float:
+    async def exchange(self, node: LearningNode, graph: Graph, t: int, weight: float) -> float:
         """Give shares and take what arrives, all of it; gives the new weight."""
         receivers, own = graph.receivers(node.id), self.selection.take(node.model)
         share = weight / (1 + len(receivers))
@@ -114,7 +120,7 @@ class PushSum(Program):
         node.model = self.selection.put(node.model, Mixture(models, [part / weight for part in weights]))
         return weight
 
-    def shares(self, node: Node, inbox: Inbox) -> list[Message]:
+    def shares(self, node: LearningNode, inbox: Inbox) -> list[Message]:
         """The messages that hold a model and a weight that can be; the others are rejected."""
         heard = []
         for message in node.usable(inbox, model=self.selection.entry, weight=float):
@@ -127,7 +133,7 @@ class PushSum(Program):
     # ------------------------------------------------------------------ where messages may be missed
 
     async def exchange_sums(
-        self, node: Node, graph: Graph, t: int, weight: float, sums: "Sums", hearing: Hearing
+        self, node: LearningNode, graph: Graph, t: int, weight: float, sums: "Sums", hearing: Hearing
     ) -> float:
         """Give shares as sums and take what has come since the last ones; gives the new weight."""
         receivers = graph.receivers(node.id)
@@ -159,7 +165,7 @@ class PushSum(Program):
         node.model = self._trained.put(node.model, (total_T / weight).to(node.model.dtype), mean)
         return weight
 
-    def given(self, node: Node, receiver: NodeId, t: int) -> Payload:
+    def given(self, node: LearningNode, receiver: NodeId, t: int) -> Payload:
         """The message that tells a receiver all that it was ever given."""
         total, weight = _known(node, "given", receiver)
         assert total is not None
@@ -167,13 +173,13 @@ class PushSum(Program):
         buffers = self.selection.buffers(node.model)
         return said | {"buffers": buffers} if len(buffers) else said
 
-    def ask(self, node: Node, graph: Graph, t: int, sums: "Sums") -> None:
+    def ask(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
         """Ask for the sums that were missed and do not come in this round anyway."""
         for sender in sums.missed([], t):
             if sender not in graph.senders(node.id):
                 node.send(NodeId(sender), {}, tag=_MISSED)
 
-    async def answer(self, node: Node) -> None:
+    async def answer(self, node: LearningNode) -> None:
         """Tell those who have missed something all that they were ever given."""
         async for message in node.messages(_MISSED):
             if _known(node, "given", message.sender)[0] is not None:
@@ -186,9 +192,9 @@ class Sums:
     A sum of a round that the node has left behind is as good as any; one of a round before it waits for its round.
     """
 
-    def __init__(self, node: Node, entry: Expected, buffers: int) -> None:
+    def __init__(self, node: LearningNode, entry: Wanted, buffers: int) -> None:
         self._node = node
-        self._wanted: dict[str, Expected] = {"sum": entry, "weight": float, "round": _ROUNDS}
+        self._wanted: dict[str, Wanted] = {"sum": entry, "weight": float, "round": _ROUNDS}
         if buffers:
             self._wanted["buffers"] = Numbers(buffers)
         self._here: list[Message] = []
@@ -241,7 +247,7 @@ class Sums:
         return {sender for sender, sent in self._sent.items() if sent >= round}
 
 
-def _total(node: Node, t: int, weights: Sequence[float]) -> float:
+def _total(node: LearningNode, t: int, weights: Sequence[float]) -> float:
     weight = sum(weights)
     if weight < _LEAST:
         raise ProgramError(
@@ -251,14 +257,14 @@ def _total(node: Node, t: int, weights: Sequence[float]) -> float:
     return weight
 
 
-def _known(node: Node, which: str, peer: NodeId) -> tuple[Tensor | None, float]:
+def _known(node: LearningNode, which: str, peer: NodeId) -> tuple[Tensor | None, float]:
     """The sum that was "given" to a peer or "taken" from it, and its weight."""
     total, weight = node.state.get(f"{which} {peer}"), node.state.get(f"{which} {peer} weight", 0.0)
     assert isinstance(weight, float)
     return (total if isinstance(total, Tensor) else None), weight
 
 
-def _give(node: Node, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
+def _give(node: LearningNode, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
     """Add a part to what a receiver was ever given; by how much that has grown, and its weight."""
     before_T, weight = _known(node, "given", receiver)
     was_T = torch.zeros_like(part_T) if before_T is None else before_T.double()
@@ -267,7 +273,7 @@ def _give(node: Node, receiver: NodeId, part_T: Tensor, share: float) -> tuple[T
     return after_T.double() - was_T, after - weight
 
 
-def _took(node: Node, message: Message) -> Tensor:
+def _took(node: LearningNode, message: Message) -> Tensor:
     """By how much a sum has grown since the last one that was taken of its sender; it is the last one from now on."""
     before_T, _ = _known(node, "taken", message.sender)
     now_T: Tensor = message["sum"]

@@ -9,13 +9,17 @@ from typing import cast
 
 from torch import Tensor
 
-from covey.decentralized.sharing import understood
-from covey.decentralized.sharing.selection import BUFFERS
 from covey.federated.fedavg import SAMPLES, SERVER, FedAvg
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, Update
+from covey.learning.selection import BUFFERS
 from covey.messages import wire
 from covey.messages.compression import FIRST_MARK, Compressor, Decompressed, Draw, mark_of, next_mark
+from covey.messages.payloads import Payload
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Expected, Inbox, Message, Mixture, Node, NodeId, Numbers, Payload, Update
+from covey.runtime.node import Expected, Inbox, Message, Numbers
+from covey.runtime.reading import understood
 
 _ASK, _BEFORE, _MARK = "ask", "before", "mark"
 """The tag under which a client asks for the whole model; the entries for the mark that a change begins from, and for
@@ -64,7 +68,7 @@ class CompressedFedAvg(FedAvg):
     def _draw(self, way: str, sender: int, t: int | None) -> Draw:
         return partial(self._setting.generator, f"fedavg {way}", sender, t or 0)
 
-    def tell(self, node: Node, chosen: Sequence[NodeId], t: int) -> None:
+    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         if self.down is None:
             super().tell(node, chosen, t)
             return
@@ -84,7 +88,7 @@ class CompressedFedAvg(FedAvg):
         whole = self._with_buffers({"model": copy, _MARK: mark}, node.model)
         node.send([client for client in everybody if client in asked], whole, tag="model", round=t)
 
-    def average(self, node: Node, answers: Inbox, t: int) -> None:
+    def average(self, node: LearningNode, answers: Inbox, t: int) -> None:
         sound = node.usable(answers, samples=SAMPLES, **self._beside)
         usable = list(understood(node, sound, partial(self._change, self.up, "up")))
         weights = self.weights([answer for answer, _ in usable])
@@ -117,15 +121,15 @@ class CompressedFedAvg(FedAvg):
         payload = {name: entry for name, entry in message.shared.items() if name not in ("samples", BUFFERS)}
         return compressor.decompress(payload, self.selection.trained, self._draw(way, message.sender, message.round))
 
-    def listens(self, node: Node, t: int) -> bool:
+    def listens(self, node: LearningNode, t: int) -> bool:
         return self.down is not None or super().listens(node, t)
 
-    async def hear(self, node: Node, t: int) -> Inbox:
+    async def hear(self, node: LearningNode, t: int) -> Inbox:
         if node.state.pop("behind", False):
             node.send(SERVER, {}, tag=_ASK, round=t)
         return await super().hear(node, t)
 
-    def told(self, node: Node, inbox: Inbox) -> Tensor | Mixture | None:
+    def told(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         if self.down is None:
             return super().told(node, inbox)
         sound = node.usable(inbox, **self._beside)
@@ -136,7 +140,7 @@ class CompressedFedAvg(FedAvg):
         node.state["behind"] = True
         return None
 
-    def _followed(self, node: Node, message: Message) -> tuple[Tensor, bytes] | None:
+    def _followed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
         """What is trained of the server's model after a message, and its mark; None where it changes another model than
         the known one.
 
@@ -158,7 +162,7 @@ class CompressedFedAvg(FedAvg):
         change.add_to(copy)
         return copy, next_mark(before, payload)
 
-    def answer(self, node: Node, update: Update, t: int) -> Payload:
+    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
         change = self._trained(update.model) - self._trained(update.start)
         if "unsaid" in node.state:
             change = change + cast(Tensor, node.state["unsaid"])

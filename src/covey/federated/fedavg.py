@@ -5,17 +5,21 @@ from typing import Literal
 
 from torch import Tensor
 
-from covey.decentralized.hearing import check_patience
-from covey.decentralized.sharing import Selection
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram, Update
+from covey.learning.selection import Selection
+from covey.messages.payloads import Payload
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload, Program, Update
+from covey.runtime.node import Inbox, Message
+from covey.runtime.patience import check_patience
 
 SERVER = NodeId(0)
 SAMPLES = range(1 << 53)
 """How many samples a client may say that it has."""
 
 
-class FedAvg(Program):
+class FedAvg(LearningProgram):
     """Node 0 is the server, without data; every round it sends its model to some clients and averages their answers.
 
     Which clients take part is public randomness, so nobody needs to be told. Clients start every round from the
@@ -57,7 +61,7 @@ class FedAvg(Program):
     def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
         return float(message_bytes * (self.clients or setting.nodes - 1))
 
-    def chosen(self, node: Node, t: int) -> list[NodeId]:
+    def chosen(self, node: LearningNode, t: int) -> list[NodeId]:
         """The clients of round t, in increasing order."""
         if t not in self._chosen:
             everybody = node.nodes - 1
@@ -66,13 +70,13 @@ class FedAvg(Program):
             self._chosen[t] = sorted(NodeId(int(client)) for client in draw)
         return self._chosen[t]
 
-    async def run(self, node: Node) -> None:
+    async def run(self, node: LearningNode) -> None:
         if node.id == SERVER:
             await self.serve(node)
         else:
             await self.take_part(node)
 
-    async def serve(self, node: Node) -> None:
+    async def serve(self, node: LearningNode) -> None:
         """The server: send, wait, average."""
         async for t in node.rounds():
             chosen = self.chosen(node, t)
@@ -80,11 +84,11 @@ class FedAvg(Program):
             answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
             self.average(node, answers, t)
 
-    def tell(self, node: Node, chosen: Sequence[NodeId], t: int) -> None:
+    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model."""
         node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
 
-    def average(self, node: Node, answers: Inbox, t: int) -> None:
+    def average(self, node: LearningNode, answers: Inbox, t: int) -> None:
         """Move the server's model by what clients sent; buffers become the clients' mean, however far it moves."""
         usable = node.usable(answers, model=self.selection.entry, samples=SAMPLES)
         weights = self.weights(usable)
@@ -103,11 +107,11 @@ class FedAvg(Program):
         counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
         return [count / max(sum(counts), 1) for count in counts]
 
-    def listens(self, node: Node, t: int) -> bool:
+    def listens(self, node: LearningNode, t: int) -> bool:
         """Whether the server tells a client its model in round t."""
         return node.id in self.chosen(node, t)
 
-    async def take_part(self, node: Node) -> None:
+    async def take_part(self, node: LearningNode) -> None:
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""
         async for t in node.rounds():
             if self.listens(node, t):
@@ -121,17 +125,17 @@ class FedAvg(Program):
                     answer: Payload = {**self.answer(node, update, t), "samples": node.data.samples}
                     node.send(SERVER, answer, tag="update", round=t)
 
-    async def hear(self, node: Node, t: int) -> Inbox:
+    async def hear(self, node: LearningNode, t: int) -> Inbox:
         """Wait for the server."""
         heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
         timeout = None if self.patience is None else (t - heard + 1) * self.patience
         return await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
 
-    def told(self, node: Node, inbox: Inbox) -> Tensor | Mixture | None:
+    def told(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         """The server's model, if it came, with whatever is not shared as the client has it."""
         usable = node.usable(inbox, model=self.selection.entry)
         return self.selection.put(node.model, usable[0]["model"]) if usable else None
 
-    def answer(self, node: Node, update: Update, t: int) -> Payload:
+    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
         """What a client sends back of its training."""
         return {"model": self.selection.take(update.model)}

@@ -3,7 +3,6 @@
 Shapes: J trainings, P parameters, S samples.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,20 +21,23 @@ from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
 from covey.learning.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
 from covey.learning.layout import Layout, tensors_of
+from covey.learning.mixture import Mixture, computed
 from covey.learning.models import Dense, Model, Module
+from covey.learning.node import LocalData, Metrics, Update, Work
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import label_counts
-from covey.learning.task import Task
+from covey.learning.task import LearningTask
 from covey.learning.trial import check_targets, try_out
 from covey.messages.ownership import own
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, told
-from covey.parts.memory import demand
+from covey.parts.machine import demand
 from covey.parts.parameters import Part
-from covey.runtime.node import LocalData, Metrics, Update, Work
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
+_BYTES_AT_ONCE = 64_000_000
+"""Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
 _COPIES = 4
 """A training has a model, what it becomes, the gradient and a module that computes them."""
 _GENERATOR = threading.RLock()
@@ -67,6 +69,60 @@ class Training:
     gradient is then in the place of the model in `update`."""
     buffers: Tensor | None = None
     """Of a gradient, what it made of the model's buffers."""
+    learner: "Learner | None" = None
+
+    @property
+    def worker(self) -> "Learner":
+        assert self.learner is not None
+        return self.learner
+
+    @property
+    def done(self) -> bool:
+        return self.update is not None
+
+
+@dataclass(slots=True, eq=False)
+class Learned:
+    """What a node that learns goes on from, beside its state."""
+
+    model: Tensor | Mixture
+    slots: Slots | None
+    """What its optimiser remembers."""
+
+
+@dataclass(slots=True, eq=False)
+class Judge:
+    """Evaluates models on one split."""
+
+    learner: "Learner"
+    split: Split
+
+    @property
+    def at_once(self) -> int:
+        return self.learner.at_once
+
+    @property
+    def soon(self) -> int:
+        return self.learner.soon
+
+    def do(self, jobs: Sequence["Evaluating"]) -> None:
+        """Evaluate models; each job then has its `metrics`."""
+        evaluated = self.learner.evaluate([computed(job.model) for job in jobs], self.split)
+        for job, metrics in zip(jobs, evaluated, strict=True):
+            job.metrics = metrics
+
+
+@dataclass(slots=True, eq=False)
+class Evaluating:
+    """One requested evaluation, and what came of it."""
+
+    worker: Judge
+    model: Tensor | Mixture
+    metrics: Metrics | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.metrics is not None
 
 
 class Learner:
@@ -85,7 +141,7 @@ class Learner:
 
     def __init__(
         self,
-        task: Task,
+        task: LearningTask,
         data: Data,
         parts: Sequence[np.ndarray],
         *,
@@ -269,6 +325,24 @@ class Learner:
             return int(self.parts.sizes[training.holder])
         return self.samples(training.holder, training.work)
 
+    @property
+    def at_once(self) -> int:
+        return max(_BYTES_AT_ONCE // (4 * self.layout.size), 8 * self.chunk)
+
+    @property
+    def soon(self) -> int:
+        return max(1, self.chunk) * self.workers
+
+    def do(self, jobs: Sequence[Training]) -> None:
+        """Compute trainings, from mixtures, too; see `train`."""
+        for training in jobs:
+            training.start = computed(training.start)
+        self.train(jobs)
+        for training in jobs:
+            if training.update is not None and training.finite and not training.gradient:
+                model = training.update.model
+                model.known_finite = model._version  # type: ignore[attr-defined]
+
     def train(self, trainings: Sequence[Training]) -> None:
         """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
 
@@ -397,7 +471,9 @@ def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
     return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))
 
 
-def load_learner(task: Task, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any) -> Learner:
+def load_learner(
+    task: LearningTask, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any
+) -> Learner:
     """Load the task's data, deal it to `holders` nodes and make everything ready.
 
     Raises:
@@ -420,11 +496,6 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     if not isinstance(found, wanted):
         raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
     return found
-
-
-def default_workers() -> int:
-    """As many as there are processors for this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _set_up_mathematics() -> None:

@@ -1,19 +1,20 @@
 """What is learned: the `[task]` of an experiment."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from covey.learning.dataset import Dataset
 from covey.learning.models import Model
 from covey.learning.optimizers import SGD, Optimizer
 from covey.learning.partition import IID, Partition
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Part, param
+from covey.parts.parameters import param
+from covey.runtime.task import LoadedTask, Request, Task
 
 
-class Task(Part):
+class LearningTask(Task):
     """A data set, who holds which part of it, a model, and how it is trained."""
 
-    kind: ClassVar[str] = "task"
+    kind = "learning"
     dataset: Dataset = param("What is learned from.")
     model: Model = param("What is learned.")
     partition: Partition = param("Who holds which samples.", factory=IID)
@@ -33,6 +34,14 @@ class Task(Part):
         "What happens when a model is no longer finite: the run stops, or the node leaves for good.", default="stop"
     )
 
+    @classmethod
+    def named(cls) -> str:
+        return "the task"
+
+    @property
+    def starts_equal(self) -> bool:
+        return self.same_start
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_steps is not None and self.local_epochs is not None:
@@ -42,3 +51,17 @@ class Task(Part):
             )
         if self.local_epochs is None and self.local_steps is None:
             self.local_steps = 1
+
+    def load(self, request: Request) -> LoadedTask:
+        from covey.learning.learner import load_learner
+        from covey.learning.loaded import LoadedLearning
+
+        learner = load_learner(
+            self,
+            len(request.holders),
+            seed=request.experiment.seed,
+            folder=request.data,
+            quiet=request.quiet,
+            **request.compute,
+        )
+        return LoadedLearning(learner, request)

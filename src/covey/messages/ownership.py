@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from covey.messages.payloads import KEPT
+
 _copies_late = hasattr(torch, "_lazy_clone") and hasattr(torch._C, "_is_cow_tensor")
 """Whether torch copies a tensor when it is written to. Both names are its own affair: they came in January 2024, before
 2.3, and may go. Without them tensors are copied at once, which takes more memory."""
@@ -31,8 +33,15 @@ def own(tensor: Tensor) -> Tensor:
     return torch._lazy_clone(source) if _copies_late and source.untyped_storage().resizable() else source.clone()
 
 
-KEPT = "kept"
-"""The attribute of a tensor to which nobody writes any more, for programs are handed copies of it alone."""
+def keep(value: Tensor) -> Tensor:
+    """The numbers of a tensor as they are now, whatever becomes of it."""
+    if hasattr(value, KEPT):
+        return value
+    kept = own(value)
+    found = getattr(value, "known_finite", None)
+    if found is not None and found == value._version:
+        kept.known_finite = kept._version  # type: ignore[attr-defined]
+    return kept
 
 
 def readable(tensor: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 A frame is
 
     prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
-    header    msgpack: the tag, and the entries in their order: plain values as they are, of a tensor {dtype: shape}
-    body      the tensors' bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
+    header    msgpack: the tag, and the entries in their order: plain values as they are, of an array {dtype: shape},
+              where a dtype of numpy begins with "n"
+    body      the arrays' bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
 
 All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
 the tag, the plain values and the shapes alone, and `size` computes it without touching a tensor.
@@ -21,12 +22,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
-import torch
-from torch import Tensor
+import numpy as np
 
-from covey.messages.ownership import readable
+from covey.messages.payloads import Payload, is_tensor
 from covey.parts.errors import RunError, WireError
-from covey.runtime.node import Payload
 
 _PREFIX = struct.Struct("<4sHHIIQIIqQ")
 PREFIX_BYTES = _PREFIX.size
@@ -36,19 +35,22 @@ _VERSION = 2
 _ALIGN = 8
 _NO_ROUND = -1
 
-_CODES: dict[torch.dtype, str] = {
-    torch.float64: "f8",
-    torch.float32: "f4",
-    torch.float16: "f2",
-    torch.bfloat16: "b2",
-    torch.int64: "i8",
-    torch.int32: "i4",
-    torch.int16: "i2",
-    torch.int8: "i1",
-    torch.uint8: "u1",
-    torch.bool: "b1",
+_SIZES = {"f8": 8, "f4": 4, "f2": 2, "b2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u1": 1, "b1": 1}
+"""The codes of dtypes, and how many bytes a number of each has."""
+_NAMES = {
+    "float64": "f8",
+    "float32": "f4",
+    "float16": "f2",
+    "bfloat16": "b2",
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint8": "u1",
+    "bool": "b1",
 }
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_TORCH = {code: name for name, code in _NAMES.items()}
+_NUMPY = {f"n{code}": np.dtype(name) for name, code in _NAMES.items() if code != "b2"}
 
 
 PLACES = "places"
@@ -125,33 +127,64 @@ def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
 
-def _described(name: str, tensor: Tensor) -> dict[str, list[int]]:
-    """What the header says of a tensor."""
-    code = _CODES.get(tensor.dtype)
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or is_tensor(value)
+
+
+_codes: dict[Any, str] = {}
+"""The codes of the dtypes that were met."""
+
+
+def _described(name: str, array: Any) -> dict[str, list[int]]:
+    """What the header says of an array."""
+    code = _codes.get(array.dtype)
     if code is None:
-        raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {tensor.dtype}, which is never sent")
-    if tensor.layout is not torch.strided:
-        raise WireError("bad-field", f"the tensor '{name}' is {tensor.layout}; send its parts as dense tensors")
-    if tensor.is_meta:
-        raise WireError("bad-field", f"the tensor '{name}' is on the device meta, where it has no numbers to send")
+        code = _NAMES.get(str(array.dtype).removeprefix("torch."))
+        if code is None:
+            raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {array.dtype}, which is never sent")
+        code = _codes[array.dtype] = f"n{code}" if isinstance(array, np.ndarray) else code
+    if not isinstance(array, np.ndarray):
+        if str(array.layout) != "torch.strided":
+            raise WireError("bad-field", f"the tensor '{name}' is {array.layout}; send its parts as dense tensors")
+        if array.is_meta:
+            raise WireError("bad-field", f"the tensor '{name}' is on the device meta, where it has no numbers to send")
     try:
-        return {code: list(tensor.shape)}
+        return {code: list(array.shape)}
     except RuntimeError as error:
         raise WireError("bad-field", f"the tensor '{name}' has no shape: {_first_line(error)}") from error
+
+
+def _bytes_of(name: str, array: Any) -> memoryview:
+    """The numbers of an array as they are in a frame."""
+    if isinstance(array, np.ndarray):
+        little = (
+            array
+            if array.dtype.byteorder in "=|<" or array.dtype.isnative
+            else array.astype(array.dtype.newbyteorder("<"))
+        )
+        return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
+    import torch
+
+    from covey.messages.ownership import readable
+
+    try:
+        return readable(array.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
+    except (RuntimeError, TypeError) as error:
+        raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Tensor]]]:
-    """The header of a frame, and the tensors of its body."""
+def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Any]]]:
+    """The header of a frame, and the arrays of its body."""
     entries: dict[str, Any] = {}
-    tensors: list[tuple[str, Tensor]] = []
+    tensors: list[tuple[str, Any]] = []
     for name, value in payload.items():
         if type(name) is not str:
             raise WireError("bad-field", f"the name {name!r} of an entry is a {type(name).__name__}, not a str")
-        if isinstance(value, Tensor):
+        if _is_array(value):
             entries[name] = _described(name, value)
             tensors.append((name, value))
         else:
@@ -175,9 +208,10 @@ def lengths(payload: Payload, tag: str = "") -> Lengths:
     shapes = []
     try:
         for name, value in payload.items():
-            if not isinstance(value, Tensor):
+            if is_tensor(value):
+                shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
+            else:
                 return _computed_lengths(payload, tag)
-            shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
     except RuntimeError:
         # A tensor without a shape: that is said below.
         return _computed_lengths(payload, tag)
@@ -215,11 +249,7 @@ def encode_parts(
     body = 0
     for name, tensor in tensors:
         if tensor.nbytes:
-            try:
-                raw = readable(tensor.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
-            except (RuntimeError, TypeError) as error:
-                raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
-            parts.append(raw)
+            parts.append(_bytes_of(name, tensor))
         padding = -tensor.nbytes % _ALIGN
         if padding:
             parts.append(bytes(padding))
@@ -311,26 +341,35 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
         code, shape = next(iter(value.items()), (None, None))
         if len(value) != 1 or type(shape) is not list or any(type(side) is not int for side in shape):
             raise WireError("bad-header", f"the entry '{name}' is neither plain nor a tensor")
-        dtype = _DTYPES.get(code) if type(code) is str else None
-        if dtype is None:
+        size = _SIZES.get(code.removeprefix("n")) if type(code) is str else None
+        if size is None or type(code) is not str or code == "nb2":
             raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
         if len(shape) > limits.dims or any(side < 0 for side in shape):
             raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
         if math.prod(max(side, 1) for side in shape) > limits.elements:
             raise WireError("oversized", f"the tensor '{name}' has the shape {shape}")
-        length = dtype.itemsize * math.prod(shape)
+        length = size * math.prod(shape)
         padded = _padded(length)
         if padded > total - at:
             raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
         raw = bytearray(view[at : at + length]) if copy else view[at : at + length]
-        flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
-        if code == "b1" and length and int(flat.max()) > 1:
+        if code.endswith("b1") and length and int(np.frombuffer(raw, np.uint8).max()) > 1:
             raise WireError("bad-header", f"the tensor '{name}' holds what is no truth value")
-        payload[name] = flat.view(dtype).reshape(shape)
+        payload[name] = _array(code, raw, length).reshape(shape)
         at += padded
     if at != total:
         raise WireError("length-mismatch", f"{total - at} bytes of the body belong to no tensor")
     return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, sequence, payload, total)
+
+
+def _array(code: str, raw: Any, length: int) -> Any:
+    """The numbers of a frame, in one row."""
+    if code in _NUMPY:
+        return np.frombuffer(raw, _NUMPY[code]) if length else np.empty(0, _NUMPY[code])
+    import torch
+
+    flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
+    return flat.view(getattr(torch, _TORCH[code]))
 
 
 @contextmanager

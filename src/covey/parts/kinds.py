@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, str]] = {
         "fedavg": "covey.federated.fedavg:FedAvg",
         "compressed-fedavg": "covey.federated.compressed_fedavg:CompressedFedAvg",
     },
+    "task": {"learning": "covey.learning.task:LearningTask"},
     "topology": {
         "d-cliques": "covey.decentralized.topology.d_cliques:DCliques",
         "random-cliques": "covey.decentralized.topology.d_cliques:RandomCliques",

@@ -167,6 +167,8 @@ class Setting:
     """How many samples of each class each node holds, nodes x classes; None where the data have no classes."""
     rounds: int = 0
     """How many rounds every node makes, if the run does not end before."""
+    training_samples: tuple[int, ...] = ()
+    """How many samples one training as the task has it takes, of each node that holds data."""
     training_joules: np.ndarray | None = None
     """What each node spends on one training as the task has it, in joules; None where nobody counts."""
     battery_joules: np.ndarray | None = None
@@ -204,6 +206,10 @@ class Part:
     """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
     kind: ClassVar[str] = ""
     """Its name in experiment files."""
+    handles_arrays: ClassVar[bool] = True
+    """Of a part of a program: whether it may write to what nodes are handed and hand over."""
+    usual: ClassVar[str] = ""
+    """Of a family: the kind of a table that names none, where there is one."""
     short: ClassVar[tuple[str, str] | None] = None
     """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
 
@@ -459,7 +465,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     cls: type[P] = family
     assumed = ""
     if family.family in kinds.KINDS:
-        usual = usual or (family.short[0] if family.short else "")
+        usual = usual or family.usual or (family.short[0] if family.short else "")
         every = ", ".join(sorted(kinds.KINDS[family.family]))
         if "kind" not in values and not usual:
             raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")

@@ -17,7 +17,7 @@ from covey.runtime.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names
-from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_columns, summary_row
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
 from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
@@ -124,11 +124,12 @@ def _section(id: str, heading: str, inner: str) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    rows, summaries = [], [run.summary() for run in runs]
-    for summary, name in zip(summaries, names(runs), strict=True):
-        shape = [f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]]
-        rows.append([name, *summary_row(summary), *shape])
-    return _table(("run", *summary_columns(runs), "nodes", "rounds", "status"), rows) + _note(not_finite(summaries))
+    summaries = [run.summary() for run in runs]
+    columns, figures = summary_table(runs, summaries)
+    rows = []
+    for summary, name, cells in zip(summaries, names(runs), figures, strict=True):
+        rows.append([name, *cells, f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]])
+    return _table(("run", *columns, "nodes", "rounds", "status"), rows) + _note(not_finite(summaries))
 
 
 def _note(text: str) -> str:

@@ -3,58 +3,42 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from covey.network.faults import Corrupt, Cut, Kill, Pause, Slow, Strike
 from covey.parts import rng
-from covey.runtime.participant import Participant
+from covey.runtime.running_node import RunningNode
 
-N = TypeVar("N", bound=Participant)
-M = TypeVar("M", bound=Participant, contravariant=True)
+if TYPE_CHECKING:
+    from covey.runtime.stage import Stage
 
 Fate = float | Literal["cut", "corrupt"]
 """What becomes of a message: lost for one of these reasons, or how many times longer it takes to leave."""
 
 
-class Stage(Protocol[M]):
-    """What an engine does to its nodes."""
-
-    def leave(self, node: M) -> None:
-        """Let a node go away; what it has not committed is lost."""
-
-    def leave_for_good(self, node: M) -> None:
-        """A node that is away will not come back."""
-
-    def come_back(self, node: M) -> None:
-        """Let a node go on from its last commit."""
-
-    def set_speed(self, node: M, samples_per_second: float) -> None:
-        """Let what a node trains from now on take another time."""
-
-
-class Disturbances(Generic[N]):
+class Disturbances:
     """The strikes that are under way.
 
     A node that several strikes or absences keep away is back when the last of them is over.
 
     Args:
-        stage: the engine.
+        stage: where they strike.
         seed: the experiment's.
         speeds: samples per second of every node without faults.
     """
 
-    def __init__(self, stage: Stage[N], seed: int, speeds: Sequence[float]) -> None:
+    def __init__(self, stage: "Stage", seed: int, speeds: Sequence[float]) -> None:
         self.stage = stage
         self.of_messages: list[Strike] = []
         """Those that change what becomes of messages; the list stays the same one."""
         self._speeds = list(speeds)
         self._slowing: list[Strike] = []
-        self._struck: dict[Strike, list[N]] = {}
+        self._struck: dict[Strike, list[RunningNode]] = {}
         self._away: Counter[int] = Counter()
         self._paused: Counter[int] = Counter()
         self._key = rng.purpose_key(seed, "corruption")
 
-    def begin(self, strike: Strike, nodes: Iterable[N]) -> None:
+    def begin(self, strike: Strike, nodes: Iterable[RunningNode]) -> None:
         """A fault strikes; of its nodes, these are here."""
         fault = strike.fault
         struck = self._struck[strike] = [node for node in nodes if node.id in strike.nodes and not node.mail.ended]
@@ -83,7 +67,7 @@ class Disturbances(Generic[N]):
             self._slowing.remove(strike)
             self._set_speeds(struck)
 
-    def leave(self, node: N, *, for_good: bool) -> None:
+    def leave(self, node: RunningNode, *, for_good: bool) -> None:
         """Something keeps a node away."""
         self._away[node.id] += 1
         if self._away[node.id] == 1 and not node.mail.ended:
@@ -91,7 +75,7 @@ class Disturbances(Generic[N]):
         if for_good:
             self.stage.leave_for_good(node)
 
-    def come_back(self, node: N) -> None:
+    def come_back(self, node: RunningNode) -> None:
         """Something no longer keeps a node away."""
         self._away[node.id] -= 1
         if not self._away[node.id] and not node.mail.ended:
@@ -99,24 +83,24 @@ class Disturbances(Generic[N]):
             if self._paused[node.id]:
                 node.hold()
 
-    def _pause(self, node: N) -> None:
+    def _pause(self, node: RunningNode) -> None:
         self._paused[node.id] += 1
         if node.held is None and not node.mail.away:
             node.event("paused", f"in round {node.round}")
             node.hold()
 
-    def _go_on(self, node: N) -> None:
+    def _go_on(self, node: RunningNode) -> None:
         self._paused[node.id] -= 1
         if not self._paused[node.id] and node.held is not None:
             node.event("went on", f"in round {node.round}")
             node.go_on()
 
-    def _set_speeds(self, nodes: Iterable[N]) -> None:
+    def _set_speeds(self, nodes: Iterable[RunningNode]) -> None:
         for node in nodes:
             slower = math.prod(s.fault.compute for s in self._slowing if node.id in s.nodes)  # type: ignore[attr-defined]
             self.stage.set_speed(node, self._speeds[node.id] / slower)
 
-    def fates(self, sender: N, receivers: Sequence[int]) -> Iterator[tuple[int, Fate]]:
+    def fates(self, sender: RunningNode, receivers: Sequence[int]) -> Iterator[tuple[int, Fate]]:
         """What becomes of the copies of a message that a node sends now."""
         # Drawn by the node's count of events, as message loss is.
         sender.order += 1

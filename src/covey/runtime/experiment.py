@@ -3,23 +3,21 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from torch import Tensor
-
-from covey.learning.task import Task
 from covey.network import Network
 from covey.network.faults import Fault
 from covey.parts import kinds, toml
 from covey.parts.errors import ConfigurationError, quoted
 from covey.parts.parameters import Part, Seconds, build, param, to_table
 from covey.runtime.node import Program
+from covey.runtime.task import Task
 
 if TYPE_CHECKING:
-    from covey.runtime.node import Payload
+    from covey.messages.payloads import Payload
     from covey.runtime.prepared import Prepared
     from covey.runtime.runs import RunWriter
 
@@ -66,7 +64,11 @@ class Output(Part):
     """What a run keeps beside its metrics."""
 
     kind: ClassVar[str] = "output"
-    models: bool = param("Whether the final models are saved.", default=True)
+    models: bool = param("Whether the final models are saved, where nodes have models.", default=True)
+    states: bool | None = param(
+        "Whether what is in the state of each node at the end is saved; by default where nodes learn nothing.",
+        default=None,
+    )
 
 
 class Engine(Part):
@@ -77,7 +79,7 @@ class Engine(Part):
     """Which time the nodes' clocks show: virtual or real."""
 
     def compute_settings(self) -> dict[str, Any]:
-        """How to compute, as `Learner` takes it."""
+        """How to compute, as a task takes it."""
         raise NotImplementedError
 
     def check(self, experiment: "Experiment") -> None:
@@ -102,7 +104,7 @@ class Engine(Part):
         """
         from covey.runtime.snapshots import check
 
-        check(checkpoint, prepared.setting)
+        check(checkpoint, prepared.setting, prepared.task)
 
     def execute(
         self,
@@ -157,8 +159,10 @@ class Outcome:
     """False where it was interrupted."""
     time: float
     """Seconds on the nodes' clock."""
-    models: Tensor
-    """N x P, the model of every node."""
+    models: Any = None
+    """N x P, the model of every node, where nodes have models."""
+    states: Sequence[Mapping[str, Any]] = ()
+    """The state of every node, where they are kept."""
 
 
 def _simulation() -> Engine:
@@ -178,7 +182,7 @@ class Experiment(Part):
         "After how many seconds of the nodes' clock the run ends, if not before.", default=None, gt=0
     )
     program: Program = param("What every node does.")
-    task: Task = param("What is learned.")
+    task: Task | None = param("What is learned, where the program needs nodes that learn.", default=None)
     network: Network = param("Who is there, and how well they are connected.")
     faults: list[Fault] = param("What goes wrong on purpose, and when.", factory=list)
     evaluation: Evaluation = param("When models are evaluated.", factory=Evaluation)

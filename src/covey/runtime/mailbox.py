@@ -56,12 +56,14 @@ class Mailbox:
         "_enough",
         "_kept",
         "_unsorted",
+        "answered",
         "away",
         "bytes_in",
         "discarded",
         "dropped",
         "drops",
         "ended",
+        "handlers",
         "messages_in",
         "ordered",
         "round",
@@ -87,6 +89,18 @@ class Mailbox:
         """How many messages found no place, with heartbeats."""
         self.drops: Counter[str] = Counter()
         """How many messages were dropped, by reason."""
+        self.handlers: dict[str, Callable[[Message], None]] = {}
+        """What takes the messages of a tag without a round as they come, also when the program has ended."""
+        self.answered = 0
+        """How many messages such have taken."""
+
+    def serve(self, tag: str, handle: Callable[[Message], None]) -> None:
+        """Let somebody take the messages of a tag without a round, those that are here first."""
+        self.handlers[tag] = handle
+        self._enough = 1  # What is served is not to lie until others have come, too.
+        for message in self.take((tag, None)):
+            self.answered += 1
+            handle(message)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count messages that are dropped."""
@@ -121,9 +135,14 @@ class Mailbox:
             return
         unsorted, self._unsorted = self._unsorted, []
         key: Key | None = None
+        handlers = self.handlers
         for message in unsorted:
             self.messages_in += 1
             self.bytes_in += message.size
+            if handlers and message.round is None and message.tag in handlers:
+                self.answered += 1
+                handlers[message.tag](message)
+                continue
             if message.key != key:
                 key = message.key
                 box, waiter = self._box(key), self.waiters.get(key)
@@ -158,7 +177,7 @@ class Mailbox:
     def wait(self, key: Key, waiter: Waiter) -> None:
         """Let an activity wait for messages of a key."""
         self.waiters[key] = waiter
-        self._enough = waiter.least if len(self.waiters) == 1 else 1
+        self._enough = waiter.least if len(self.waiters) == 1 and not self.handlers else 1
 
     def wake(self, key: Key) -> None:
         """Resume who waits for messages of a key."""
@@ -291,6 +310,8 @@ class Mailbox:
         elif waiting:
             self.drop("away", waiting)
         self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
+        if not ended:
+            self.handlers = {}
 
 
 def _follows(key: Key, awaited: Key, after: Sequence[str] | None) -> bool:

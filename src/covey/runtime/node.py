@@ -1,7 +1,5 @@
 """The node contract: all that a program may ask of the node it runs on, whichever engine is under it.
 
-Tensor shapes: P parameters of the flat model.
-
 Messages
     A message has a tag and, if it belongs to a round, that round's number. They arrive at most once, in order from
     one sender over one link, in any order between senders.
@@ -15,13 +13,12 @@ Messages
 
 Tensors
     What a program is handed is its own, and what it hands over is taken as it is then: whoever writes to a tensor in
-    place changes it for nobody else. A model that is written in place and not assigned ends the run, for it changes
-    nothing.
+    place changes it for nobody else.
 
 Rounds
-    `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, the
-    model is evaluated where the experiment asks for it (off the node's clock), a checkpoint may be taken. After a
-    crash a node goes on at its first uncommitted round with the model and state of its last commit. A node that
+    `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, a
+    checkpoint may be taken. After a crash a node goes on at its first uncommitted round with the state of its last
+    commit. A node that
     comes back and finds messages of later rounds waiting goes on at the latest of these rounds.
 """
 
@@ -29,112 +26,53 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NewType, Protocol, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from covey.messages.ownership import own
+from covey.messages.payloads import Entry, Payload, private
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting
 
-NodeId = NewType("NodeId", int)
-
-Field: TypeAlias = int | float | str | bool | bytes | None | list[int] | list[float] | list[str]
-Payload: TypeAlias = Mapping[str, Tensor | Field]
-State: TypeAlias = dict[str, Tensor | Field]
-Metrics: TypeAlias = dict[str, float]
-
-
-class Pull(NamedTuple):
-    """What draws some numbers of a model, each once, towards other values."""
-
-    places: Tensor
-    values: Tensor
-    weight: float
-
+T = TypeVar("T")
+State: TypeAlias = dict[str, Entry]
 
 HEARTBEAT: Final = "~"
 """How the tags of heartbeats begin: messages that say that somebody is there, or has done something. Those that nobody
 takes are not counted as dropped."""
 
 
-class _Model:
-    """The type of `MODEL`."""
+class Expected:
+    """What an entry of a payload must be, where a type or a range does not say it."""
 
     __slots__ = ()
 
+    def admits(self, value: Any, node: "Node") -> bool:
+        """Whether a value that a node received is such."""
+        raise NotImplementedError
 
-MODEL: Final = _Model()
-"""A whole model: as many float32 numbers as the node's own has."""
+    def in_words(self, node: "Node") -> str:
+        """What it must be, as in "10 float32 numbers"."""
+        raise NotImplementedError
+
+
+Wanted: TypeAlias = Expected | type | range
+"""What an entry of a payload must be: a value of a type (for float also an int), an int of a range, or else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """So many float32 numbers, as an entry of a payload: a part of a model."""
+class Numbers(Expected):
+    """So many numbers in one row: a part of a model."""
 
     count: int
+    dtype: str = "float32"
 
+    def admits(self, value: Any, node: "Node") -> bool:
+        return getattr(value, "shape", None) == (self.count,) and str(value.dtype).rpartition(".")[2] == self.dtype
 
-Expected: TypeAlias = _Model | Numbers | type | range
-"""What an entry of a payload must be: a model, so many numbers, a value of a type (for float also an int), or an int of
-a range."""
-
-
-class Mixture:
-    """A linear combination of models, sum of weights[k] * models[k], that an engine computes when it suits it.
-
-    `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
-
-    Args:
-        pulls: each adds weight * (values - models[0][places]) at its places: who sent a part of a model is averaged
-            there, and the own numbers stand in for the rest.
-    """
-
-    __slots__ = ("models", "pulls", "value", "weights")
-
-    def __init__(self, models: Sequence[Tensor], weights: Sequence[float], pulls: Sequence[Pull] = ()) -> None:
-        self.models: Sequence[Tensor] | None = models
-        self.weights = weights
-        self.pulls = pulls
-        self.value: Tensor | None = None
-
-    def tensor(self) -> Tensor:
-        """The combination, computed now unless it already was."""
-        if self.value is None:
-            assert self.models is not None
-            total = torch.mul(self.models[0], self.weights[0])
-            for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
-                total.add_(model, alpha=weight)
-            own = self.models[0]
-            for anywhere, values, weight in self.pulls:
-                places = anywhere.to(own.device)
-                total.scatter_add_(0, places, own.index_select(0, places).sub_(values).mul_(-weight))
-            self.settle(total)
-            return total
-        return self.value
-
-    def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
-        """This combination with further terms."""
-        if self.models is None:
-            return Mixture([self.tensor(), *models], [1.0, *weights])
-        return Mixture([*self.models, *models], [*self.weights, *weights], self.pulls)
-
-    def kept(self, keep: Callable[[Tensor], Tensor]) -> "Mixture":
-        """The same of tensors to which nobody writes any more.
-
-        Args:
-            keep: makes such a tensor of one.
-        """
-        assert self.models is not None
-        pulls = [Pull(keep(places), keep(values), weight) for places, values, weight in self.pulls]
-        return Mixture([*map(keep, self.models)], [*self.weights], pulls)
-
-    def settle(self, value: Tensor) -> None:
-        """Fix the result and let go of what it was made of."""
-        self.value = value
-        self.models = None
-        self.pulls = ()
+    def in_words(self, node: "Node") -> str:
+        return f"{self.count} {self.dtype} numbers"
 
 
 class Message:
@@ -164,10 +102,7 @@ class Message:
         return {name: self[name] for name in self.shared}
 
     def __getitem__(self, name: str) -> Any:
-        value = self.shared[name]
-        if isinstance(value, Tensor):
-            return own(value)
-        return value.copy() if type(value) is list else value
+        return private(self.shared[name])
 
     def __repr__(self) -> str:
         return f"Message(sender={self.sender}, tag={self.tag!r}, round={self.round}, size={self.size})"
@@ -188,69 +123,6 @@ class Inbox(list[Message]):
     def complete(self) -> bool:
         """Whether everybody who was waited for was heard."""
         return not self.missing
-
-
-class Update:
-    """What local training brought."""
-
-    __slots__ = ("_start", "loss", "model", "samples", "steps")
-
-    def __init__(self, model: Tensor, start: Tensor, loss: float, samples: int, steps: int) -> None:
-        self.model = model
-        """The trained model, P numbers."""
-        self._start = start
-        self.loss = loss
-        """The mean training loss over the samples that were used."""
-        self.samples = samples
-        """How many samples were used, each as often as it was."""
-        self.steps = steps
-        """How many optimiser steps were made."""
-
-    @property
-    def start(self) -> Tensor:
-        """The model that training began from."""
-        return own(self._start)
-
-    @property
-    def delta(self) -> Tensor:
-        """The change that training made, to be added to a model that has moved meanwhile."""
-        return self.model - self._start
-
-    def applied_to(self, model: Tensor) -> Mixture:
-        """`model` moved by the change that training made."""
-        return Mixture([model, self.model, self._start], [1.0, 1.0, -1.0])
-
-
-@dataclass(slots=True)
-class Gradient:
-    """One gradient of the loss at a model."""
-
-    vector: Tensor
-    """P numbers, 0 for what is not trained."""
-    loss: float
-    samples: int
-    buffers: Tensor
-    """The model's buffers, such as BatchNorm's statistics, as they are after its pass over the samples."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """How local training differs from what the task says; None leaves the task's value."""
-
-    steps: int | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    proximal: float = 0.0
-    """The weight mu of the proximal term mu/2 * |x - start|^2 that FedProx adds to the loss."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalData:
-    """What a node may know of its own data without touching it."""
-
-    samples: int
-    label_counts: np.ndarray | None = None
-    """Samples of each class; None where the data have no classes."""
 
 
 class Sending(Protocol):
@@ -281,18 +153,8 @@ class Node(ABC):
     """"peer" unless the program assigns roles."""
     nodes: int
     """How many nodes the network has."""
-    data: LocalData
     state: State
-    """What a resumed node needs besides its model: named tensors and plain values, as messages may hold them."""
-
-    @property
-    @abstractmethod
-    def model(self) -> Tensor:
-        """The current model: P float32 numbers; what is evaluated and checkpointed. Changes count when assigned."""
-
-    @model.setter
-    @abstractmethod
-    def model(self, value: Tensor | Mixture) -> None: ...
+    """What a resumed node needs: named tensors and plain values, as messages may hold them."""
 
     @property
     @abstractmethod
@@ -302,23 +164,6 @@ class Node(ABC):
     @abstractmethod
     def rounds(self) -> AsyncIterator[int]:
         """The numbers of the rounds; the end of each iteration commits the round."""
-
-    @abstractmethod
-    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
-        """Train on the node's own data, from `model` or from the current one, which is not changed.
-
-        Args:
-            model: where to start.
-            work: the fields of `Work`, where this training differs from the task's.
-        """
-
-    @abstractmethod
-    async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
-        """The gradient on the next mini-batch, or on all of the node's data."""
-
-    @abstractmethod
-    async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
-        """Loss, accuracy ... of a model on "validation", "test" or the node's own "train" data, on the node's clock."""
 
     @abstractmethod
     def send(
@@ -354,13 +199,13 @@ class Node(ABC):
         """Take what is here already; never waits."""
 
     @abstractmethod
-    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+    def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]:
         """Those messages whose payloads have some entries; the others are rejected.
 
         Args:
             messages: what arrived.
-            entries: what each must be: `MODEL`, `Numbers(10)`, a type such as int, or a range such as range(100) for an
-                int in it.
+            entries: what each must be: a type such as int (for float also an int), a range such as range(100) for an
+                int in it, `Numbers(10)`, or another `Expected`.
         """
 
     @abstractmethod
@@ -376,6 +221,33 @@ class Node(ABC):
         """Begin a second activity of this node. It ends with the program; its exception is the node's."""
 
     @abstractmethod
+    def serve(self, tag: str, handler: Callable[[Message], Coroutine[Any, Any, None]]) -> None:
+        """Let `handler` answer every message of a tag without a round, from now on, also after the program has ended.
+
+        Who serves keeps nobody waiting: the run is over when the programs of all nodes have ended.
+        """
+
+    @abstractmethod
+    async def compute(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        samples: float | None = None,
+        seconds: float | None = None,
+    ) -> T:
+        """What a function gives, which takes the node time.
+
+        Args:
+            function: a pure one: what it gives depends on its arguments alone, and it changes nothing. It may be called
+                in another thread and at another time. One with a parameter `random` is given a generator of the
+                node's own. Where it has an attribute `together`, that is called with a list of such arguments for many
+                nodes at once, and gives a list.
+            arguments: arrays and plain values, taken as they are now.
+            samples: how much work it is, in samples that the node would train on meanwhile; or
+            seconds: how long it takes.
+        """
+
+    @abstractmethod
     async def sleep(self, seconds: float) -> None:
         """Let time pass."""
 
@@ -389,7 +261,11 @@ class Node(ABC):
 
     @abstractmethod
     def log(self, **metrics: float) -> None:
-        """Record figures of this node under its current round."""
+        """Record figures of this node: under its round, or, outside of rounds, at this time in the table "log"."""
+
+    @abstractmethod
+    def record(self, table: str, /, **columns: bool | int | float | str | bytes | None) -> None:
+        """Add a row to a table of the run, which `run.table` gives; a column has one type in all rows."""
 
     def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
         """Counts what is done within it, which awaits nothing, as time spent on that. In virtual time it takes none."""
@@ -404,17 +280,29 @@ class Program(Part):
     to one node lives in `node.state`."""
 
     family: ClassVar[str] = "program"
-    synchronous: ClassVar[bool] = True
+    synchronous: ClassVar[bool] = False
     """Whether all nodes go through the same rounds, waiting in each for what it brings. Then a checkpoint is taken of a
     round, and a resumed run has the models of an uninterrupted one."""
+    needs: ClassVar[type] = Node
+    """What kind of node it runs on."""
     without_data: ClassVar[frozenset[str]] = frozenset()
-    """The roles whose nodes hold no data and may not train."""
+    """The roles whose nodes hold no data."""
     evaluated_roles: ClassVar[frozenset[str] | None] = None
-    """The roles whose models are evaluated; None for all."""
+    """The roles whose models are evaluated, where nodes have models; None for all."""
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         """Who plays which role; every id in exactly one."""
         return {"peer": range(nodes)}
+
+    def graph(self, t: int) -> Graph | None:
+        """Who sends to whom in round t, with the weights of what is merged, where these are known beforehand.
+
+        None where the program has no graphs.
+        """
+        return None
+
+    has_one_graph: ClassVar[bool] = True
+    """Whether the graph of all rounds is that of the first."""
 
     @property
     def goes_on_without(self) -> bool:
@@ -443,6 +331,6 @@ class Program(Part):
         """
         return message_bytes
 
-    async def run(self, node: Node) -> None:
-        """The protocol, from the point of view of one node."""
+    async def run(self, node: Any) -> None:
+        """The protocol, from the point of view of one node of the kind that it needs."""
         raise NotImplementedError

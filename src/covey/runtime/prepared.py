@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,20 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from covey.aggregation import Linear
-from covey.decentralized.sharing import Selection
-from covey.decentralized.topology import Graph, NotYetDrawn, Topology
-from covey.learning.datasets.source import data_folder
-from covey.learning.learner import Learner, load_learner
-from covey.messages import wire
 from covey.network import Network
 from covey.network.faults import Corrupt, Slow
 from covey.parts import rng
-from covey.parts.errors import ConfigurationError
+from covey.parts.errors import ConfigurationError, NotYetKnown
 from covey.parts.kinds import is_registered
 from covey.parts.parameters import Setting, parts_of
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Program, Work
+from covey.runtime.node import Node, Program
+from covey.runtime.task import LoadedTask, Nothing, Request, Task, data_folder
 
 
 @dataclass(frozen=True)
@@ -33,21 +29,17 @@ class Prepared:
     Attributes:
         experiment: with every part prepared; a copy, so that several runs of one experiment do not meet.
         setting: what the parts know.
-        learner: the task, ready to compute.
+        task: what nodes learn, ready to compute.
         roles: the role of each node.
-        holders: node id -> place among the nodes that hold data.
         evaluated: the ids of the nodes whose models are evaluated.
-        model_bytes: the wire size of a message with one model.
         data: the data folder.
     """
 
     experiment: Experiment
     setting: Setting
-    learner: Learner
+    task: LoadedTask
     roles: list[str]
-    holders: dict[int, int]
     evaluated: list[int]
-    model_bytes: int
     data: Path
 
     @property
@@ -57,11 +49,6 @@ class Prepared:
     @property
     def network(self) -> Network:
         return self.experiment.network
-
-    @property
-    def topology(self) -> Topology | None:
-        """Who talks to whom, where the program has a topology."""
-        return topology_of(self.program)
 
     @property
     def in_step(self) -> bool:
@@ -77,39 +64,23 @@ class Prepared:
     @cached_property
     def is_trusted(self) -> bool:
         """Whether covey's own code alone handles the tensors of a program: it writes to none that is another's."""
-        parts = [part for part in parts_of(self.program) if not isinstance(part, Topology)]
-        return all(is_registered(type(part)) for part in parts)
+        return all(is_registered(type(part)) for part in parts_of(self.program) if part.handles_arrays)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the run keeps the states of nodes at the end."""
+        keeps = self.experiment.output.states
+        return self.program.needs is Node if keeps is None else keeps
+
+    def modules(self) -> list[str]:
+        """The modules of covey that it is made of."""
+        parts = [part for part in parts_of(self.experiment) if is_registered(type(part))]
+        return sorted({type(part).__module__ for part in [*parts, self.task]})
 
     @property
     def round_bytes(self) -> float | None:
         """The bytes that a node is expected to send in a round."""
-        return self.program.round_bytes(self.setting, self.model_bytes)
-
-
-def topology_of(program: Program) -> Topology | None:
-    """The topology of a program, where it has one."""
-    found = getattr(program, "topology", None)
-    return found if isinstance(found, Topology) else None
-
-
-def selection_of(program: Program) -> Selection | None:
-    """What a prepared program shares of models, where it says so."""
-    found = getattr(getattr(program, "sharing", program), "selection", None)
-    return found if isinstance(found, Selection) else None
-
-
-def merging_graph(program: Program, t: int) -> Graph:
-    """The graph of round t of a prepared program with a topology, with the weights with which models are merged.
-
-    Without weights where the graph does not decide on them: what arrives does, or the program has a rule of its own.
-    """
-    topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
-    assert topology is not None
-    graph = topology.at(t)
-    weights_E = graph.weights if aggregation is None else None
-    if isinstance(aggregation, Linear):
-        weights_E = aggregation.of_edges(graph)
-    return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)
+        return self.program.round_bytes(self.setting, self.task.model_bytes)
 
 
 def notes_on_cycles(experiment: Experiment) -> list[str]:
@@ -145,28 +116,49 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
         raise ConfigurationError(f"The 'run' of the program {program.title()} must be an async function.")
     roles = _role_of_each(program.roles(nodes), nodes, program)
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
-    if not ids:
+    task = _task_of(experiment)
+    if task is not None and not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
-    same_start = experiment.task.same_start
-    setting = Setting(
-        nodes,
+    setting = _setting(experiment, ids, clock)
+    experiment.network.prepare(setting)
+    energy = experiment.network.energy
+    setting = replace(setting, battery_joules=energy.batteries(nodes), devices=energy.devices())
+    with suppress(NotYetKnown):
+        program.prepare(setting)
+    _check_faults(experiment, setting)
+    experiment.engine.check(experiment)
+    return roles, ids
+
+
+def _task_of(experiment: Experiment) -> Task | None:
+    """The task of an experiment whose program needs one.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    program = experiment.program
+    if program.needs is Node:
+        return None
+    if experiment.task is None:
+        raise ConfigurationError(
+            f"The 'task' of the experiment is missing: the nodes of the program {program.title()} learn."
+        )
+    return experiment.task
+
+
+def _setting(experiment: Experiment, holders: Sequence[int], clock: str) -> Setting:
+    """What is known of an experiment before its data are."""
+    return Setting(
+        experiment.network.nodes,
         experiment.seed,
-        holders=tuple(ids),
+        holders=tuple(holders),
         rounds=experiment.rounds,
-        same_start=same_start,
+        same_start=experiment.task is None or experiment.task.starts_equal,
         clock=clock,
         losses=_losses(experiment),
         lossy=_is_lossy(experiment),
         ordered=experiment.network.is_ordered,
     )
-    experiment.network.prepare(setting)
-    energy = experiment.network.energy
-    setting = replace(setting, battery_joules=energy.batteries(nodes), devices=energy.devices())
-    with suppress(NotYetDrawn):
-        program.prepare(setting)
-    _check_faults(experiment, setting)
-    experiment.engine.check(experiment)
-    return roles, ids
 
 
 def _losses(experiment: Experiment) -> tuple[str, ...]:
@@ -204,7 +196,7 @@ def prepare(
         data: the data folder; by default that of the environment.
         quiet: whether to show no progress bar while data are downloaded.
         clock: which time the nodes' clocks show; by default that of the experiment's engine.
-        compute: how to compute, as `Learner` takes it.
+        compute: how to compute, as the task takes it.
 
     Raises:
         ConfigurationError, DataError: whatever is wrong with it.
@@ -213,58 +205,40 @@ def prepare(
     nodes, program = experiment.network.nodes, experiment.program
     clock = clock or experiment.engine.clock
     roles, ids = _prepare_without_data(experiment, clock)
-    learner = load_learner(
-        experiment.task, len(ids), seed=experiment.seed, folder=data_folder(data), quiet=quiet, **compute
-    )
-    counts = None
-    if learner.label_counts is not None:
-        counts = np.zeros((nodes, learner.label_counts.shape[1]), dtype=np.int64)
-        counts[ids] = learner.label_counts
-    layout = learner.layout
-    setting = Setting(
-        nodes,
-        experiment.seed,
-        layout.size,
-        tuple(layout.pieces),
-        tuple(ids),
-        counts,
-        experiment.rounds,
-        same_start=experiment.task.same_start,
-        clock=clock,
-        losses=_losses(experiment),
-        lossy=_is_lossy(experiment),
-        ordered=experiment.network.is_ordered,
-    )
+    folder = data_folder(data)
+    wanted = _task_of(experiment)
+    task = Nothing() if wanted is None else wanted.load(Request(experiment, ids, folder, quiet, compute))
+    setting = task.told(_setting(experiment, ids, clock))
     experiment.network.prepare(setting)
-    setting = _with_energy(setting, experiment, learner)
+    setting = _with_energy(setting, experiment)
     program.prepare(setting)
-    wanted = [n for n in range(nodes) if program.evaluated_roles is None or roles[n] in program.evaluated_roles]
+    judged = [] if wanted is None else list(range(nodes))
+    if program.evaluated_roles is not None:
+        judged = [node for node in judged if roles[node] in program.evaluated_roles]
     limit = experiment.evaluation.nodes
-    if limit is not None and limit < len(wanted):
-        picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(wanted), limit, replace=False)
-        wanted = sorted(wanted[place] for place in picked)
+    if limit is not None and limit < len(judged):
+        picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(judged), limit, replace=False)
+        judged = sorted(judged[place] for place in picked)
     prepared = Prepared(
         experiment=experiment,
         setting=setting,
-        learner=learner,
+        task=task,
         roles=roles,
-        holders={node: place for place, node in enumerate(ids)},
-        evaluated=wanted,
-        model_bytes=wire.size({"model": learner.first_model}),
-        data=data_folder(data),
+        evaluated=judged,
+        data=folder,
     )
     experiment.engine.check_prepared(prepared)
     return prepared
 
 
-def _with_energy(setting: Setting, experiment: Experiment, learner: Learner) -> Setting:
+def _with_energy(setting: Setting, experiment: Experiment) -> Setting:
     """The setting with what a training costs every node, and what it has in its battery."""
     energy, speeds = experiment.network.energy, experiment.network.compute_speeds()
     if not energy.is_measured:
         return setting
     costs = np.zeros(setting.nodes)
-    for place, node in enumerate(setting.holders or ()):
-        costs[node] = energy.per_sample(node, speeds[node]) * learner.samples(place, Work())
+    for node, samples in zip(setting.holders or (), setting.training_samples, strict=False):
+        costs[node] = energy.per_sample(node, speeds[node]) * samples
     return replace(
         setting, training_joules=costs, battery_joules=energy.batteries(setting.nodes), devices=energy.devices()
     )

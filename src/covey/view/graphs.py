@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covey.decentralized.topology import Graph, NotYetDrawn
-from covey.decentralized.topology.graph import Ids
-from covey.parts.errors import ConfigurationError, DataError, RunError
+from covey.network.graph import Graph, Ids
+from covey.parts.errors import ConfigurationError, DataError, NotYetKnown, RunError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
-from covey.runtime.prepared import merging_graph, prepare, topology_of
+from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run
 from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
 from covey.view.places import Floats, columns_of, nearest, places
@@ -85,7 +84,7 @@ def graph_of_experiment(experiment: Experiment, round: int = 0, data: Path | Non
         ConfigurationError: it has no topology, no such round, or cannot work.
         DataError: its data are not to be had and the graph depends on them.
     """
-    topology = topology_of(experiment.program)
+    topology = getattr(experiment.program, "topology", None)
     if topology is None:
         raise ConfigurationError(
             f"The program {experiment.program.title()} has no topology, so there is no graph to draw."
@@ -98,8 +97,9 @@ def graph_of_experiment(experiment: Experiment, round: int = 0, data: Path | Non
         if graph is None:
             raise
     else:
-        prepared.learner.close()
-        graph, labels_NL = merging_graph(prepared.program, round), prepared.setting.label_counts
+        prepared.task.close()
+        graph, labels_NL = prepared.program.graph(round), prepared.setting.label_counts
+        assert graph is not None
     return Pictured(topology.title(), graph, None if topology.static else round, labels_NL)
 
 
@@ -116,8 +116,8 @@ def _without_data(experiment: Experiment, labels_NL: Ids | None, round: int) -> 
     nodes, rounds = experiment.network.nodes, experiment.rounds
     try:
         program.prepare(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
-        return merging_graph(program, round)
-    except NotYetDrawn:
+        return program.graph(round)
+    except NotYetKnown:
         return None
 
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
-from covey.decentralized.topology import Graph
-from covey.decentralized.topology.graph import Ids
+from covey.network.graph import Graph, Ids
 
 Floats = NDArray[np.float64]
 

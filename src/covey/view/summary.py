@@ -1,22 +1,26 @@
 """The figures of runs as the cells of a table, and what is to be said below it."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from covey.runtime.runs import Run
 from covey.view.words import amount, figure, seconds, time_of
 
 
-def summary_row(summary: Mapping[str, Any]) -> list[str]:
-    """The cells of one run: accuracy of the mean, worst and best node, loss, bytes sent, time."""
+def summary_table(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """(headings, the cells of each run): accuracy of the mean, worst and best node, and loss, where somebody learns;
+    bytes sent, time."""
+    columns = ["bytes sent", time_of({run.clock for run in runs})]
+    rows = [[amount(summary["totals"]["bytes_out"]), seconds(summary["time"])] for summary in summaries]
+    if any(name in summary["final"] for summary in summaries for name in ("accuracy", "loss")):
+        columns = ["accuracy", "worst node", "best node", "loss", *columns]
+        rows = [[*_learned(summary), *row] for summary, row in zip(summaries, rows, strict=True)]
+    return columns, rows
+
+
+def _learned(summary: Mapping[str, Any]) -> list[str]:
     accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
-    cells = [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
-    return [*cells, amount(summary["totals"]["bytes_out"]), seconds(summary["time"])]
-
-
-def summary_columns(runs: Iterable[Run]) -> list[str]:
-    """The headings of `summary_row` over some runs."""
-    return ["accuracy", "worst node", "best node", "loss", "bytes sent", time_of({run.clock for run in runs})]
+    return [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
 
 
 def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = ("accuracy", "loss")) -> str:

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from covey.learning.node import LearningNode
 from covey.parts.parameters import Part, param
-from covey.runtime.node import Node
 
 
 class Schedule(Part):
@@ -11,7 +11,7 @@ class Schedule(Part):
 
     family: ClassVar[str] = "schedule"
 
-    def trains(self, node: Node, t: int) -> bool:
+    def trains(self, node: LearningNode, t: int) -> bool:
         """Whether the node trains in round t; asked once for every round."""
         raise NotImplementedError
 
@@ -36,7 +36,7 @@ class EveryRound(Schedule):
     def trains_all_at_once(self) -> bool:
         return True
 
-    def trains(self, node: Node, t: int) -> bool:
+    def trains(self, node: LearningNode, t: int) -> bool:
         return True
 
 
@@ -49,7 +49,7 @@ class Periodic(Schedule):
     def trains_all_at_once(self) -> bool:
         return True
 
-    def trains(self, node: Node, t: int) -> bool:
+    def trains(self, node: LearningNode, t: int) -> bool:
         return t % self.every == 0
 
     def cycle(self) -> int:

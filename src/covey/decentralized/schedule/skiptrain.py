@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.decentralized.schedule.rounds import Schedule
+from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Node
 
 _TRAINED = "schedule trained"
 
@@ -59,7 +59,7 @@ class _Budgeted(Schedule):
             )
         return self.budget
 
-    def spend(self, node: Node, t: int, probability: float = 1.0) -> bool:
+    def spend(self, node: LearningNode, t: int, probability: float = 1.0) -> bool:
         """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
         if self._limits is None:
             return True
@@ -103,7 +103,7 @@ class SkipTrain(_Budgeted):
         cycles, more = divmod(rounds, self.cycle())
         return cycles * self.training + min(more, self.training)
 
-    def trains(self, node: Node, t: int) -> bool:
+    def trains(self, node: LearningNode, t: int) -> bool:
         if t % self.cycle() >= self.training:
             return False
         return self._limits is None or self.spend(node, t, min(self._limits[node.id] / self._training_rounds, 1.0))
@@ -121,5 +121,5 @@ class Greedy(_Budgeted):
         most = max(self.budget) if isinstance(self.budget, list) else self.budget
         return rounds if most is None else min(most, rounds)
 
-    def trains(self, node: Node, t: int) -> bool:
+    def trains(self, node: LearningNode, t: int) -> bool:
         return self.spend(node, t)

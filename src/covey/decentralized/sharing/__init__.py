@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 from covey.decentralized.sharing.full import Full
 from covey.decentralized.sharing.partial import Partial
 from covey.decentralized.sharing.random import Random
-from covey.decentralized.sharing.selection import Selection
-from covey.decentralized.sharing.sharing import Hear, Sharing, understood
+from covey.decentralized.sharing.sharing import Sharing
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.cesar import Cesar
@@ -41,17 +40,14 @@ __all__ = [
     "Cesar",
     "Choco",
     "Full",
-    "Hear",
     "Partial",
     "PowerGossip",
     "Quantized",
     "Random",
     "RandomLayers",
     "SecureAggregation",
-    "Selection",
     "Sharing",
     "TopK",
-    "understood",
 ]
 
 

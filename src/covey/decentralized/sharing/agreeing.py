@@ -18,13 +18,18 @@ from torch import Tensor
 from covey.aggregation import Aggregation
 from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
 from covey.decentralized.sharing.deposits import Deposit, Depositor, Plan, fingerprint
-from covey.decentralized.sharing.sharing import Hear, Sharing
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.topology import Topology
+from covey.learning.node import LearningNode
 from covey.messages.crypto import KEY_BYTES, KeyPair, Keys, PretendedKeys
 from covey.messages.crypto.fixed_point import Integers
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
+from covey.runtime.patience import Hear
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.recovery import Opened
@@ -103,7 +108,7 @@ class Agreeing(Sharing):
         """Whether the places of a round follow from public randomness alone."""
         raise NotImplementedError
 
-    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
         """The places that a node wants to send, and what tells others; nothing where they are foreseen."""
         raise NotImplementedError
 
@@ -117,7 +122,7 @@ class Agreeing(Sharing):
 
     # ------------------------------------------------------------------ a round
 
-    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
         keys = self._own_keys(node, t)
         places, described = self.choose(node, t, start)
         own = Member(keys.public, self._set_of(places))
@@ -133,7 +138,7 @@ class Agreeing(Sharing):
         self._pass_on(node, graph, now, told)
         self._take(node, graph, now, await hear("others"))
 
-    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
         inbox = await hear("")
         following = self._following(t)
         if following is not None:
@@ -149,13 +154,13 @@ class Agreeing(Sharing):
             return self._topology.at(t + 1)
         return None
 
-    def _tell(self, node: Node, graph: Graph, now: Round) -> None:
+    def _tell(self, node: LearningNode, graph: Graph, now: Round) -> None:
         """Tell the neighbours the own places."""
         for peer in graph.receivers(node.id):
             introduction = self._introduction(node, graph, now, peer, now.t)
             node.send(peer, {**now.described, **introduction}, tag="places", round=now.t)
 
-    def _introduce(self, node: Node, graph: Graph, now: Round) -> dict[NodeId, Payload]:
+    def _introduce(self, node: LearningNode, graph: Graph, now: Round) -> dict[NodeId, Payload]:
         """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
         following = self._following(now.t)
         if following is None:
@@ -167,7 +172,7 @@ class Agreeing(Sharing):
                 node.send(peer, said, tag="next", round=now.t)
         return told
 
-    def _introduction(self, node: Node, graph: Graph, now: Round, peer: NodeId, t: int) -> Payload:
+    def _introduction(self, node: LearningNode, graph: Graph, now: Round, peer: NodeId, t: int) -> Payload:
         """What a neighbour is told of a round besides places: the key until it counts on it, whether one is unknown
         here, and what is deposited with it."""
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
@@ -177,7 +182,7 @@ class Agreeing(Sharing):
             said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
         return said
 
-    def _deposit(self, node: Node, graph: Graph, now: Round, receiver: NodeId, t: int) -> bytes:
+    def _deposit(self, node: LearningNode, graph: Graph, now: Round, receiver: NodeId, t: int) -> bytes:
         plan, holders = self._plans[receiver], graph.senders(receiver)
         publics = [now.keys.public if id == node.id else now.known[id] for id in holders]
         if self.masking:
@@ -185,7 +190,9 @@ class Agreeing(Sharing):
         mark = fingerprint(publics)
         return mark + bytes(plan.deposit_bytes - len(mark))
 
-    def _deposits(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
+    def _deposits(
+        self, node: LearningNode, graph: Graph, now: Round, told: Mapping[NodeId, Payload]
+    ) -> dict[NodeId, Deposit]:
         """What the neighbours have deposited for the keys that this node knows."""
         plan, holders = self._plans.get(node.id), graph.senders(node.id)
         if plan is None or any(id not in now.known for id in holders):
@@ -194,7 +201,7 @@ class Agreeing(Sharing):
         found = {sender: Deposit.read(said.get(DEPOSIT), plan) for sender, said in told.items()}
         return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
-    def _understood(self, node: Node, now: Round, messages: Sequence[Message]) -> dict[NodeId, Payload]:
+    def _understood(self, node: LearningNode, now: Round, messages: Sequence[Message]) -> dict[NodeId, Payload]:
         """What neighbours tell, by their ids; wrong messages are rejected."""
         told: dict[NodeId, Payload] = {}
         for message in messages:
@@ -207,7 +214,7 @@ class Agreeing(Sharing):
                 told[message.sender] = message.shared
         return told
 
-    def _pass_on(self, node: Node, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> None:
+    def _pass_on(self, node: LearningNode, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> None:
         """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
         doubtful = _ints(node, "doubtful")
         members: dict[NodeId, Member] = {}
@@ -234,7 +241,7 @@ class Agreeing(Sharing):
                         said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
             node.send(peer, said_on, tag="others", round=now.t)
 
-    def _take(self, node: Node, graph: Graph, now: Round, inbox: Inbox) -> None:
+    def _take(self, node: LearningNode, graph: Graph, now: Round, inbox: Inbox) -> None:
         """Take in on whom the receivers count; those that count on this node have its key."""
         for message in inbox:
             receiver = message.sender
@@ -256,7 +263,7 @@ class Agreeing(Sharing):
 
     # ------------------------------------------------------------------ what a node keeps
 
-    def _told_before(self, node: Node, now: Round) -> dict[NodeId, Payload] | None:
+    def _told_before(self, node: LearningNode, now: Round) -> dict[NodeId, Payload] | None:
         """What the neighbours have told of a round in the one before; None where that is not known."""
         t, *told = _ints(node, "mask ahead") or [-1]
         if t != now.t:
@@ -271,7 +278,7 @@ class Agreeing(Sharing):
             at += length
         return found
 
-    def _keep(self, node: Node, graph: Graph, now: Round) -> None:
+    def _keep(self, node: LearningNode, graph: Graph, now: Round) -> None:
         """Keep in a node's state what its next round needs."""
         node.state["mask key"] = now.keys.public
         node.state["mask told"] = sorted(int(peer) for peer in now.told)
@@ -290,7 +297,7 @@ class Agreeing(Sharing):
             if self._plans:
                 node.state["mask deposits"] = b"".join(deposits)
 
-    def _own_keys(self, node: Node, t: int) -> Keys:
+    def _own_keys(self, node: LearningNode, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
         seeded = self.keys == "seeded" or (self.keys is None and self._setting.clock == "virtual")
         if keys is None and not self.masking:
@@ -303,7 +310,7 @@ class Agreeing(Sharing):
         self._keys[node.id] = t, keys
         return keys
 
-    def _known(self, node: Node, graph: Graph) -> dict[NodeId, bytes]:
+    def _known(self, node: LearningNode, graph: Graph) -> dict[NodeId, bytes]:
         """The public keys from earlier rounds of those who are near in this one."""
         near = {other for peer in graph.senders(node.id) for other in (peer, *graph.senders(peer))}
         peers: list[int] = node.state.get("mask peers", [])  # type: ignore[assignment]
@@ -334,7 +341,9 @@ class Agreeing(Sharing):
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
         return [NodeId(int(id)) for id in ids]
 
-    def _member(self, node: Node, graph: Graph, now: Round, message: Message, place: int, id: NodeId) -> Member | None:
+    def _member(
+        self, node: LearningNode, graph: Graph, now: Round, message: Message, place: int, id: NodeId
+    ) -> Member | None:
         """What a receiver says of one of its members; None where nobody has told the key."""
         if id == node.id:
             return now.own
@@ -363,6 +372,6 @@ def at(place: int, name: str) -> str:
     return f"{place} {name}"
 
 
-def _ints(node: Node, name: str) -> list[int]:
+def _ints(node: LearningNode, name: str) -> list[int]:
     """A list in a node's state; an empty one where there is none."""
     return node.state.get(name, [])  # type: ignore[return-value]

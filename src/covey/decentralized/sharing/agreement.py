@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from covey.decentralized.sharing.deposits import Plan, seeds_from, shared
 from covey.messages.crypto import add_mask, derive
 from covey.messages.crypto.fixed_point import Integers
-from covey.runtime.node import NodeId
+from covey.parts.nodes import NodeId
 
 DIGEST_BYTES = 16
 

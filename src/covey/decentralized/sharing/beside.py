@@ -9,26 +9,18 @@ from typing import Any, cast
 from torch import Tensor
 
 from covey.aggregation import Mean
-from covey.decentralized.sharing.sharing import Hear, Sharing
-from covey.decentralized.topology import Graph
-from covey.runtime.node import (
-    MODEL,
-    Expected,
-    Field,
-    Inbox,
-    Message,
-    Mixture,
-    Node,
-    NodeId,
-    Numbers,
-    Payload,
-    Sending,
-    State,
-)
+from covey.decentralized.sharing.sharing import Sharing
+from covey.learning.mixture import Mixture
+from covey.learning.node import MODEL, LearningNode
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Expected, Inbox, Message, Numbers, Sending, State
+from covey.runtime.patience import Hear
 
 
 async def averaged(
-    sharing: Sharing, node: Node, graph: Graph, t: int, vector: Tensor, hear: Hear, *, called: str
+    sharing: Sharing, node: LearningNode, graph: Graph, t: int, vector: Tensor, hear: Hear, *, called: str
 ) -> Tensor:
     """The mean of a node's vector and those of its neighbours.
 
@@ -42,7 +34,7 @@ async def averaged(
         hear: as patiently as the program does.
         called: what the messages, the state and the figures of the node have before their names.
     """
-    own = cast(Node, _Apart(node, vector, called))
+    own = cast(LearningNode, _Apart(node, vector, called))
 
     def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
         return hear(_tag(called, tag), senders)
@@ -61,7 +53,7 @@ def _tag(called: str, tag: str) -> str:
 class _Apart:
     """A node whose model is another vector, with tags, state, figures and randomness of their own."""
 
-    def __init__(self, node: Node, vector: Tensor, called: str) -> None:
+    def __init__(self, node: LearningNode, vector: Tensor, called: str) -> None:
         self._node = node
         self._called = called
         self.model = vector
@@ -86,17 +78,17 @@ class _Apart:
         self._node.log(**{f"{self._called} {name}": value for name, value in metrics.items()})
 
 
-class _Named(MutableMapping[str, Tensor | Field]):
+class _Named(MutableMapping[str, Any]):
     """The entries of a state whose names begin alike, without that."""
 
     def __init__(self, state: State, prefix: str) -> None:
         self._state = state
         self._prefix = prefix
 
-    def __getitem__(self, name: str) -> Tensor | Field:
+    def __getitem__(self, name: str) -> Any:
         return self._state[self._prefix + name]
 
-    def __setitem__(self, name: str, value: Tensor | Field) -> None:
+    def __setitem__(self, name: str, value: Any) -> None:
         self._state[self._prefix + name] = value
 
     def __delitem__(self, name: str) -> None:

@@ -11,9 +11,11 @@ from covey.decentralized.sharing.decoded import Decoded
 from covey.decentralized.sharing.masked import Masked
 from covey.decentralized.sharing.partial import Partial
 from covey.decentralized.sharing.random import Random
+from covey.learning.node import LearningNode
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Message, Node, Payload
+from covey.runtime.node import Message
 
 
 class Cesar(Masked):
@@ -56,7 +58,7 @@ class Cesar(Masked):
     def foreseen(self) -> bool:
         return self._whole or self.subset.foreseen
 
-    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
         if self._whole:
             return self._all, {}
         node, start = self.subset.shown(node), self.subset.selection.take(start)

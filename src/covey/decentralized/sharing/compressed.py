@@ -1,15 +1,18 @@
 """Sharings whose messages are vectors that a compressor made short."""
 
-from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor
 
-from covey.decentralized.sharing.sharing import Sharing, understood
+from covey.decentralized.sharing.sharing import Sharing
+from covey.learning.node import LearningNode
 from covey.messages.compression import Compressor, Decompressed, Draw
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
-from covey.runtime.node import Field, Inbox, Message, Node, NodeId
+from covey.runtime.node import Inbox, Message
+from covey.runtime.reading import understood
 
 
 class Compressed(Sharing):
@@ -32,7 +35,7 @@ class Compressed(Sharing):
         made = self._latest[sender] = self.codec.compress(vector, self._draw(sender, t))
         return made
 
-    def decompress(self, message: Message, payload: Mapping[str, Tensor | Field]) -> Decompressed:
+    def decompress(self, message: Message, payload: Payload) -> Decompressed:
         """The vector of a message.
 
         Args:
@@ -51,12 +54,12 @@ class Compressed(Sharing):
             self._latest[message.sender] = tensors, vector
         return vector
 
-    def heard(self, node: Node, inbox: Inbox) -> dict[NodeId, Decompressed]:
+    def heard(self, node: LearningNode, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""
         found = understood(node, inbox, lambda message: self.read(node, message))
         return {message.sender: vector for message, vector in found}
 
-    def read(self, node: Node, message: Message) -> Decompressed:
+    def read(self, node: LearningNode, message: Message) -> Decompressed:
         """The vector of a message to a node.
 
         Raises:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.transformed import Transform, Transformed
+from covey.learning.node import LearningNode
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Node
 
 
 class FFT(Transformed):
@@ -22,7 +22,7 @@ class FFT(Transformed):
     def fractions(self) -> Sequence[tuple[float, float]]:
         return [(self.budget, 1.0)]
 
-    def fraction(self, node: Node, t: int) -> float:
+    def fraction(self, node: LearningNode, t: int) -> float:
         return self.budget
 
 

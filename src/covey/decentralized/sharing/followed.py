@@ -10,8 +10,9 @@ from typing import cast
 
 from torch import Tensor
 
+from covey.learning.node import LearningNode
 from covey.messages.compression import MARK_BYTES
-from covey.runtime.node import Node, NodeId
+from covey.parts.nodes import NodeId
 
 BEFORE, COPY, MARK, ASK = "before", "copy", "mark", "ask"
 """The entries of messages: the mark that a change begins from; a whole copy and its mark; whether that is asked for."""
@@ -35,7 +36,7 @@ class Followed:
     at: int
 
     @classmethod
-    def of(cls, node: Node, senders: Sequence[NodeId], first: tuple[Tensor, bytes] | None = None) -> "Followed":
+    def of(cls, node: LearningNode, senders: Sequence[NodeId], first: tuple[Tensor, bytes] | None = None) -> "Followed":
         """What a node knows.
 
         Args:
@@ -61,7 +62,7 @@ class Followed:
             cast(int, state["copies at"]),
         )
 
-    def keep(self, node: Node) -> None:
+    def keep(self, node: LearningNode) -> None:
         """Keep all this in a node's state."""
         node.state |= {
             "public copy": self.copy,

@@ -10,9 +10,9 @@ import pywt
 
 from covey.decentralized.sharing.transformed import Transform, Transformed
 from covey.decentralized.sharing.wavelets import WaveletTransform
+from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
 from covey.parts.parameters import Setting, param, unknown
-from covey.runtime.node import Node
 
 _NONE = "none"
 _ALPHAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 1.0)
@@ -87,7 +87,7 @@ class JWINS(Transformed):
         self._choices: list[float] = [fraction for fraction, _ in fractions]
         self._chances = list(accumulate(chance for _, chance in fractions))
 
-    def fraction(self, node: Node, t: int) -> float:
+    def fraction(self, node: LearningNode, t: int) -> float:
         if len(self._choices) == 1:
             return self._choices[0]
         drawn = node.random("jwins", t).random() * self._chances[-1]

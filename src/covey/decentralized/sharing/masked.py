@@ -21,14 +21,19 @@ from covey.decentralized.sharing.agreeing import BOX, DEPOSIT, KEY, MEMBERS, OPE
 from covey.decentralized.sharing.agreement import DIGEST_BYTES, Agreement
 from covey.decentralized.sharing.deposits import Depositor, most_lost, plan_for
 from covey.decentralized.sharing.recovery import ARRIVED, OF, SHARES, opened
-from covey.decentralized.sharing.sharing import Hear
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
 from covey.messages import wire
 from covey.messages.crypto import BOX_BYTES, KEY_BYTES, SEAL_BYTES, SHARE_BYTES, FixedPoint, derive, is_sealed, seal
 from covey.messages.crypto.fixed_point import Integers
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
+from covey.runtime.patience import Hear
 
 _HEARD = "heard"
 _ROUNDS_LOOKED_AT = 9
@@ -169,7 +174,9 @@ class Masked(Agreeing):
 
     # ------------------------------------------------------------------ the masked messages
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         now = self._rounds[node.id]
         introductions = self._introduce(node, graph, now)
         values_K = node.model[torch.from_numpy(now.own.chosen.places_K)].cpu().numpy()
@@ -205,7 +212,7 @@ class Masked(Agreeing):
         assert secret is not None
         return derive(secret, "seal", now.t, sender, agreement.receiver, context=agreement.digest)
 
-    def _values(self, node: Node, message: Message, now: Round, own: Agreement) -> Integers | None:
+    def _values(self, node: LearningNode, message: Message, now: Round, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
         if _HEARD in message.shared:
             return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
@@ -225,7 +232,7 @@ class Masked(Agreeing):
             node.reject(message, "its seal is broken, or of another round, sender or receiver")
         return None
 
-    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
         inbox = await super().collect(node, graph, t, hear)
         now = self._rounds[node.id]
         own = now.sum
@@ -238,7 +245,9 @@ class Masked(Agreeing):
             now.opened = await opened(node, graph, now, now.arrived.keys(), hear, masking=self.masking)
         return inbox
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merge(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         now = self._rounds.pop(node.id)
         self._keep(node, graph, now)
         own = now.sum
@@ -261,7 +270,7 @@ class Masked(Agreeing):
         weights = dict(zip(graph.senders(node.id), self._aggregation.weights(node.id, graph), strict=True))
         return self._merged(node.model, now, own, lost, weights)
 
-    def _count(self, node: Node, what: str) -> None:
+    def _count(self, node: LearningNode, what: str) -> None:
         count = int(node.state.get(what, 0)) + 1  # type: ignore[arg-type]
         node.state[what] = count
         node.log(**{what: count})

@@ -11,10 +11,13 @@ from covey.aggregation import Contribution
 from covey.decentralized.sharing.places import Places
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.sharing.values import Values, written_as
-from covey.decentralized.topology import Graph
+from covey.learning.node import LearningNode
 from covey.messages.codecs import encode_places
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Message, Node, NodeId, Payload
+from covey.runtime.node import Message
 
 _ENTRY_BYTES = 16
 """What the header of a message says of one more tensor, and the tensor's padding, about."""
@@ -33,7 +36,7 @@ class Partial(Sharing):
         self._places = Places(setting.parameters)
         self._values = Values(self.named(), self.values, setting.parameters, setting)
 
-    def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
         """The places of the numbers to send in round t, increasing."""
         raise NotImplementedError
 
@@ -42,14 +45,16 @@ class Partial(Sharing):
         """How many numbers a message has."""
         return max(1, round(self.budget * self._setting.parameters))
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         receivers = graph.receivers(node.id)
         if self.count == self._setting.parameters:
             return [(receivers, self._values.describe(node.model))]
         places = self.choose(node, t, start)
         return [(receivers, {**self._values.describe(node.model[places]), **self.describe(places, node, t)})]
 
-    def describe(self, places: Tensor, node: Node, t: int) -> Payload:
+    def describe(self, places: Tensor, node: LearningNode, t: int) -> Payload:
         """What tells a receiver the places."""
         return self._places.describe(places)
 

@@ -4,9 +4,9 @@ from torch import Tensor
 
 from covey.decentralized.sharing.decoded import Decoded
 from covey.messages.codecs import decode_places, encode_places
+from covey.messages.payloads import Payload
 from covey.messages.wire import PLACES
 from covey.parts.errors import WireError
-from covey.runtime.node import Payload
 
 
 class Places:

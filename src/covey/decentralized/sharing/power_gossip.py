@@ -17,12 +17,17 @@ import torch
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Linear
-from covey.decentralized.sharing.sharing import Hear, Sharing
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.topology import Topology
+from covey.learning.node import LearningNode
 from covey.messages import wire
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
+from covey.runtime.patience import Hear
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +102,19 @@ class PowerGossip(Sharing):
 
     # ------------------------------------------------------------------ a round
 
-    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
         for turn in range(self.iterations - 1):
             step, tag = t * self.iterations + turn, _tag(turn)
             for receivers, payload in self._said(node, graph, step, last=False):
                 node.send(receivers, payload, tag=tag, round=t)
             node.model = self._merged(node, graph, step, await hear(tag), last=False)
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         return self._said(node, graph, (t + 1) * self.iterations - 1, last=True)
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
+    def merge(self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
         return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)
 
     def message_bytes(self, model_bytes: int) -> float:
@@ -128,7 +135,9 @@ class PowerGossip(Sharing):
 
     # ------------------------------------------------------------------ one exchange
 
-    def _said(self, node: Node, graph: Graph, step: int, *, last: bool) -> Iterator[tuple[Sequence[NodeId], Payload]]:
+    def _said(
+        self, node: LearningNode, graph: Graph, step: int, *, last: bool
+    ) -> Iterator[tuple[Sequence[NodeId], Payload]]:
         """The messages of an exchange, and what its end will need."""
         senders, model = graph.senders(node.id), node.model
         if not senders:
@@ -146,7 +155,7 @@ class PowerGossip(Sharing):
             row = row_of[peer]
             yield [peer], {"factor": own_DS[row], "mark": marks_D[row : row + 1], **rest}
 
-    def _merged(self, node: Node, graph: Graph, step: int, inbox: Inbox, *, last: bool) -> Tensor:
+    def _merged(self, node: LearningNode, graph: Graph, step: int, inbox: Inbox, *, last: bool) -> Tensor:
         """The model after an exchange. The factors go on where both ends had the same, else from a fresh start."""
         senders, model, side = graph.senders(node.id), node.model, step % 2
         if not senders:
@@ -183,7 +192,7 @@ class PowerGossip(Sharing):
         node.state["power-gossip next"] = step + 1
         return merged
 
-    def _factors(self, node: Node, count: int, step: int) -> Tensor:
+    def _factors(self, node: LearningNode, count: int, step: int) -> Tensor:
         """What the exchange before found along each edge; a fresh start where this node took no part in it."""
         if node.state.get("power-gossip next") == step:
             return _kept(node, "factors")
@@ -201,7 +210,7 @@ class PowerGossip(Sharing):
         """A number for the bits of each row; where rows differ, it is the same once in 2^33 cases at most."""
         return (factors_DS.view(torch.int32).to(torch.int64) * self._odd[: factors_DS.shape[1]]).sum(1)
 
-    def _is_right(self, node: Node, message: Message, side: int, last: bool) -> bool:
+    def _is_right(self, node: LearningNode, message: Message, side: int, last: bool) -> bool:
         """Whether a message is what it should be; a wrong one is rejected."""
         wanted = self._wanted[side]
         if last and len(self._vectors):
@@ -254,12 +263,12 @@ def _tag(turn: int) -> str:
     return f"power-gossip {turn}"
 
 
-def _kept(node: Node, name: str) -> Tensor:
+def _kept(node: LearningNode, name: str) -> Tensor:
     kept: Tensor = node.state[f"power-gossip {name}"]  # type: ignore[assignment]
     return kept
 
 
-def _taken(node: Node, name: str) -> Tensor:
+def _taken(node: LearningNode, name: str) -> Tensor:
     """What an exchange began with and does not leave behind."""
     kept = _kept(node, name)
     del node.state[f"power-gossip {name}"]

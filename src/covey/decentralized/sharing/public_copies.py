@@ -15,13 +15,18 @@ from torch import Tensor
 from covey.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
-from covey.decentralized.sharing.sharing import understood
-from covey.decentralized.topology import Graph, Topology
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
 from covey.messages import wire
 from covey.messages.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError, WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
+from covey.runtime.reading import understood
 
 _ROUNDING = 1e-6
 """Weights that a file gives may be rounded."""
@@ -92,7 +97,9 @@ class PublicCopies(Compressed):
         """The mark of that copy, the same at all who know it alike."""
         return FIRST_MARK
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         if self._patient:
             return self._to_each(node, graph, t, start)
         copy, total = self._known(node, t, start)
@@ -105,7 +112,7 @@ class PublicCopies(Compressed):
         node.state["public copy"], node.state["sum of copies"] = copy, total
         return [(graph.receivers(node.id), payload)]
 
-    def _known(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _known(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Tensor]:
         """A node's public copy, and the weighted sum of its own and its neighbours'.
 
         Raises:
@@ -120,7 +127,9 @@ class PublicCopies(Compressed):
             return first, first
         return node.state["public copy"], node.state["sum of copies"]  # type: ignore[return-value]
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merge(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         if self._patient:
             return self._from_each(node, graph, t, inbox)
         total = cast(Tensor, node.state["sum of copies"]).clone()
@@ -144,7 +153,9 @@ class PublicCopies(Compressed):
 
     # ------------------------------------------------------------------ where messages may be missed
 
-    def _to_each(self, node: Node, graph: Graph, t: int, start: Tensor) -> list[tuple[Sequence[NodeId], Payload]]:
+    def _to_each(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> list[tuple[Sequence[NodeId], Payload]]:
         """The messages of a round: how the copy changes, or all of it to who asked for that."""
         known = Followed.of(node, graph.senders(node.id), (self.first_copy(start), self.first_mark(start)))
         if self.moves_first:
@@ -164,7 +175,7 @@ class PublicCopies(Compressed):
             for (asked, asks), peers in groups.items()
         ]
 
-    def _from_each(self, node: Node, graph: Graph, t: int, inbox: Inbox) -> Tensor | Mixture:
+    def _from_each(self, node: LearningNode, graph: Graph, t: int, inbox: Inbox) -> Tensor | Mixture:
         """The model after a round in which some may have been missed."""
         known = Followed.of(node, graph.senders(node.id))
         told, known.asked, known.heard = known.asked, set(), []
@@ -208,7 +219,7 @@ class PublicCopies(Compressed):
             self._latest_copies[sender] = mark, copy
         return copy, mark
 
-    def _pulled(self, node: Node, graph: Graph, known: Followed, t: int) -> Tensor | Mixture:
+    def _pulled(self, node: LearningNode, graph: Graph, known: Followed, t: int) -> Tensor | Mixture:
         """A node's model, moved towards the copies that it knew when round t began."""
         if known.at != t or not known.heard:
             return node.model

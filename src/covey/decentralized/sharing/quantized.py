@@ -7,11 +7,15 @@ from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
 from covey.decentralized.sharing.compressed import Compressed
-from covey.decentralized.topology import Graph
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
 from covey.messages.compression import Compressor
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Mixture, Node, NodeId, Payload
+from covey.runtime.node import Inbox
 
 _LITTLE = 0.5
 _CAREFUL = 0.2
@@ -68,7 +72,9 @@ class Quantized(Compressed):
     def codec(self) -> Compressor:
         return self.compressor
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         said = node.model
         if "unsaid" in node.state:
             said = said + cast(Tensor, node.state["unsaid"])
@@ -78,10 +84,12 @@ class Quantized(Compressed):
         node.state["quantized"] = quantized.values
         return [(graph.receivers(node.id), payload)]
 
-    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
+    def incoming(self, node: LearningNode, inbox: Inbox) -> list[Contribution]:
         return [Contribution(sender, vector.values) for sender, vector in self.heard(node, inbox).items()]
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merge(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         own = cast(Tensor, node.state.pop("quantized"))
         merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
         if not isinstance(merged, Mixture) or merged.models is None:

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.partial import Partial
+from covey.learning.node import LearningNode
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Message, Node, Payload
+from covey.runtime.node import Message
 
 
 class Random(Partial):
@@ -23,7 +25,7 @@ class Random(Partial):
         super().prepare(setting)
         self._last: dict[int, tuple[int, Tensor]] = {}
 
-    def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
         return self._drawn(node.id, t)
 
     def _drawn(self, sender: int, t: int) -> Tensor:
@@ -38,7 +40,7 @@ class Random(Partial):
         places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
         return torch.from_numpy(np.sort(places))
 
-    def describe(self, places: Tensor, node: Node, t: int) -> Payload:
+    def describe(self, places: Tensor, node: LearningNode, t: int) -> Payload:
         return {}
 
     def placed(self, message: Message, count: int) -> Tensor:

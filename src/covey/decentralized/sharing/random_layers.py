@@ -8,11 +8,14 @@ from torch import Tensor
 from covey.aggregation import Contribution
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.sharing.values import Values, written_as
-from covey.decentralized.topology import Graph
+from covey.learning.node import LearningNode
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.pieces import Piece
-from covey.runtime.node import Message, Node, NodeId, Payload
+from covey.runtime.node import Message
 
 
 class RandomLayers(Sharing):
@@ -42,7 +45,9 @@ class RandomLayers(Sharing):
             known = self._last[sender] = t, torch.cat(places)
         return known[1]
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         model = node.model
         if self._count < len(self._pieces):
             model = model[self._drawn(node.id, t).to(model.device)]

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from covey.decentralized.sharing.agreeing import Round
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, box_key, read_box, sealed
-from covey.decentralized.sharing.sharing import Hear
-from covey.decentralized.topology import Graph
+from covey.learning.node import LearningNode
 from covey.messages.crypto import KEY_BYTES, SHARE_BYTES, derive, join, lock, unlock
-from covey.runtime.node import Message, Node, NodeId, Payload
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Message
+from covey.runtime.patience import Hear
 
 ARRIVED, OF, SHARES = "arrived", "of", "shares"
 
@@ -33,7 +36,7 @@ class Opened:
 
 
 async def opened(
-    node: Node, graph: Graph, now: Round, arrived: Collection[NodeId], hear: Hear, *, masking: bool
+    node: LearningNode, graph: Graph, now: Round, arrived: Collection[NodeId], hear: Hear, *, masking: bool
 ) -> Opened | None:
     """Ask the neighbours to open a node's sum, and help them with theirs; None where its sum stays closed.
 
@@ -60,7 +63,7 @@ async def opened(
     return _joined(node, graph, now, own, arrived, answers, masking=masking) if asks else None
 
 
-def _answer(node: Node, graph: Graph, now: Round, claim: Message, *, masking: bool) -> Payload:
+def _answer(node: LearningNode, graph: Graph, now: Round, claim: Message, *, masking: bool) -> Payload:
     """The shares that a receiver gets for saying whose numbers have arrived; this once in a round."""
     receiver, ids = claim.sender, claim.shared[ARRIVED]
     agreement = now.towards.get(receiver)
@@ -81,7 +84,7 @@ def _answer(node: Node, graph: Graph, now: Round, claim: Message, *, masking: bo
     return {OF: [int(id) for id in found], SHARES: lock(key, b"".join(found.values()))}
 
 
-def _shares(node: Node, graph: Graph, now: Round, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
+def _shares(node: LearningNode, graph: Graph, now: Round, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
     """What a holder has of a member's secrets; None where it has got nothing that it can open."""
     assert agreement.plan is not None
     holders = graph.senders(agreement.receiver)
@@ -101,7 +104,7 @@ def _answer_key(now: Round, agreement: Agreement, holder: NodeId, peer: bytes) -
 
 
 def _joined(
-    node: Node,
+    node: LearningNode,
     graph: Graph,
     now: Round,
     own: Agreement,
@@ -138,7 +141,7 @@ def _joined(
     return found
 
 
-def _read(node: Node, now: Round, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
+def _read(node: LearningNode, now: Round, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
     """The shares in an answer, by whose they are; a wrong one is rejected."""
     if SHARES not in answer.shared:
         return {}  # Its sender has not heard on whom this node counts, or what has arrived.

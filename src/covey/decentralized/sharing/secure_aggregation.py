@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.masked import Masked
+from covey.learning.node import LearningNode
+from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting
-from covey.runtime.node import Message, Node, Payload
+from covey.runtime.node import Message
 
 
 class SecureAggregation(Masked):
@@ -28,7 +30,7 @@ class SecureAggregation(Masked):
     def foreseen(self) -> bool:
         return True
 
-    def choose(self, node: Node, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
         return self._all, {}
 
     def chosen(self, message: Message) -> Tensor:

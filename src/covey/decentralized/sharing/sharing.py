@@ -1,29 +1,29 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Literal, Protocol, TypeVar, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
-from covey.decentralized.sharing.selection import Selection
 from covey.decentralized.sharing.shown import Shown
-from covey.decentralized.topology import Graph, Topology
-from covey.parts.errors import ConfigurationError, WireError
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import Selection
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
-from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
+from covey.runtime.patience import Hear
+from covey.runtime.reading import understood
 
 T = TypeVar("T")
 _ALL_THE_WAY = 1.0 + 1e-5
 """How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
-
-
-class Hear(Protocol):
-    """Waits for messages of the round, as patiently as the program does."""
-
-    def __call__(self, tag: str, senders: Sequence[NodeId] | None = None, /) -> Awaitable[Inbox]:
-        """What some have sent under a tag; by default all senders of the round."""
 
 
 class Sharing(Part):
@@ -94,18 +94,22 @@ class Sharing(Part):
 
     # ------------------------------------------------------------------ what a program calls
 
-    def shown(self, node: Node) -> Node:
+    def shown(self, node: LearningNode) -> LearningNode:
         """A node as the sharing sees it in one round: the node itself where all of its model is shared."""
-        return node if self.selection.is_whole else cast(Node, Shown(node, self.selection))
+        return node if self.selection.is_whole else cast(LearningNode, Shown(node, self.selection))
 
-    def messages(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def messages(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         """The messages of round t of a node, as `shown`: to whom, and what."""
         if not isinstance(node, Shown):
             return self.outgoing(node, graph, t, start)
         shown: Shown = node
         return [(receivers, shown.with_buffers(said)) for receivers, said in self.outgoing(node, graph, t, start)]
 
-    def merged(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merged(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         """The whole model after round t of a node, as `shown`."""
         shown: Shown | None = node if isinstance(node, Shown) else None
         part = self.merge(node, graph, t, inbox if shown is None else shown.without_buffers(inbox), aggregation)
@@ -142,10 +146,12 @@ class Sharing(Part):
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""
 
-    async def agree(self, node: Node, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
         """Whatever nodes must exchange before the messages of round t."""
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         """The messages of round t: to whom, and what.
 
         Args:
@@ -155,7 +161,7 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
-    async def collect(self, node: Node, graph: Graph, t: int, hear: Hear) -> Inbox:
+    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
         """The messages of round t, and whatever nodes must exchange after them."""
         return await hear("")
 
@@ -167,7 +173,7 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
-    def incoming(self, node: Node, inbox: Inbox) -> list[Contribution]:
+    def incoming(self, node: LearningNode, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
         contributions = [message.understood for message in inbox]
         if not all(contributions):
@@ -177,11 +183,13 @@ class Sharing(Part):
             contributions = [message.understood for message in inbox if message.understood is not None]
         return contributions
 
-    def understand(self, node: Node, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
+    def understand(self, node: LearningNode, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
         """Messages with what each contributes; wrong ones are rejected."""
         return understood(node, messages, self.contribution)
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merge(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         """The node's model, as far as it is shared, after round t."""
         return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
 
@@ -197,14 +205,3 @@ class Sharing(Part):
         expected = self.message_bytes(model_bytes)
         assert expected is not None
         return expected
-
-
-def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
-    """Messages with what `read` makes of them; those of which it raises a WireError are rejected."""
-    for message in messages:
-        try:
-            found = read(message)
-        except WireError as error:
-            node.reject(message, error.detail)
-        else:
-            yield message, found

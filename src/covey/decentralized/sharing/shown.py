@@ -6,9 +6,13 @@ from typing import Any
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
-from covey.decentralized.sharing.selection import BUFFERS, Selection
-from covey.decentralized.topology import Graph
-from covey.runtime.node import MODEL, Expected, Inbox, Message, Mixture, Node, NodeId, Numbers, Payload
+from covey.learning.mixture import Mixture
+from covey.learning.node import MODEL, LearningNode
+from covey.learning.selection import BUFFERS, Selection
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Expected, Inbox, Message, Numbers
 
 
 class Shown:
@@ -18,7 +22,7 @@ class Shown:
     nothing of them. They are averaged over those whose messages the sharing takes.
     """
 
-    def __init__(self, node: Node, selection: Selection) -> None:
+    def __init__(self, node: LearningNode, selection: Selection) -> None:
         self._node = node
         self._selection = selection
         self._seen: tuple[Tensor, Tensor] | None = None

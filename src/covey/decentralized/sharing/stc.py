@@ -6,11 +6,14 @@ from hashlib import blake2b
 from torch import Tensor
 
 from covey.decentralized.sharing.public_copies import PublicCopies
-from covey.decentralized.topology import Graph
+from covey.learning.node import LearningNode
 from covey.messages.compression import MARK_BYTES, Compressor, Decompressed, Ternary
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Message, Node, NodeId, Payload
+from covey.runtime.node import Message
 
 
 class STC(PublicCopies):
@@ -43,14 +46,16 @@ class STC(PublicCopies):
         # Changes mean nothing to who did not begin with the same model.
         return _digest(start)[:MARK_BYTES]
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         messages = super().outgoing(node, graph, t, start)
         if t > 0 or self._patient:
             return messages
         node.state["first model"] = first = _digest(start)
         return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
 
-    def read(self, node: Node, message: Message) -> Decompressed:
+    def read(self, node: LearningNode, message: Message) -> Decompressed:
         if message.round != 0:
             return super().read(node, message)
         payload = dict(message.shared)

@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from covey.decentralized.sharing.partial import Partial
+from covey.learning.node import LearningNode
 from covey.messages.compression import largest
 from covey.parts.parameters import param
-from covey.runtime.node import Node
 
 
 class TopK(Partial):
@@ -19,7 +19,7 @@ class TopK(Partial):
     by_change = True
     accumulation: bool = param("Whether changes add up until they are sent.", default=True)
 
-    def choose(self, node: Node, t: int, start: Tensor) -> Tensor:
+    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
         before: Tensor = node.state.get("top-k reference", start) if self.accumulation else start  # type: ignore[assignment]
         places = largest(node.model - before, self.count)
         if self.accumulation:

@@ -10,12 +10,16 @@ from covey.aggregation import Aggregation, Contribution
 from covey.decentralized.sharing.places import Places
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.sharing.values import Values, written_as
-from covey.decentralized.topology import Graph
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
 from covey.messages.codecs import encode_places
 from covey.messages.compression import largest
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import WireError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message, Mixture, Node, NodeId, Payload
+from covey.runtime.node import Inbox, Message
 
 _REFERENCE = "coefficients when last sent"
 _BEFORE = "coefficients after averaging"
@@ -74,7 +78,7 @@ class Transformed(Sharing):
         """The fractions of the coefficients that messages hold, each with its probability; 1 is all, without places."""
         raise NotImplementedError
 
-    def fraction(self, node: Node, t: int) -> float:
+    def fraction(self, node: LearningNode, t: int) -> float:
         """The fraction that a node sends in round t."""
         raise NotImplementedError
 
@@ -82,7 +86,9 @@ class Transformed(Sharing):
         """How many coefficients a fraction of them is."""
         return max(1, round(fraction * self._size))
 
-    def outgoing(self, node: Node, graph: Graph, t: int, start: Tensor) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(
+        self, node: LearningNode, graph: Graph, t: int, start: Tensor
+    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
         own, before = self._coefficients(node, start)
         reference = before
         if self._accumulates:
@@ -102,7 +108,7 @@ class Transformed(Sharing):
         node.state[_OWN] = own
         return [(graph.receivers(node.id), payload)]
 
-    def _coefficients(self, node: Node, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _coefficients(self, node: LearningNode, start: Tensor) -> tuple[Tensor, Tensor]:
         """(those of the model, those of the model that the round began with)."""
         if self._transform is None:
             return node.model, start
@@ -118,7 +124,9 @@ class Transformed(Sharing):
             return places
         return (places[:, None] * self._parts + torch.arange(self._parts, device=places.device)).view(-1)
 
-    def merge(self, node: Node, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor | Mixture:
+    def merge(
+        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
+    ) -> Tensor | Mixture:
         own = _kept(node, _OWN, node.model)
         del node.state[_OWN]
         merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
@@ -159,7 +167,7 @@ class Transformed(Sharing):
         return longer + _ENTRY_BYTES + len(encode_places(torch.from_numpy(anywhere), self._size))
 
 
-def _kept(node: Node, name: str, otherwise: Tensor) -> Tensor:
+def _kept(node: LearningNode, name: str, otherwise: Tensor) -> Tensor:
     """A tensor of a node's state, on the device of another one, which stands for it where there is none."""
     value = node.state.get(name, otherwise)
     assert isinstance(value, Tensor)

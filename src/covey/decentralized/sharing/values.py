@@ -8,9 +8,9 @@ from torch import Tensor
 
 from covey.decentralized.sharing.decoded import Decoded
 from covey.messages.codecs import decode_values, encode_values, has_pcodec
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Payload
 
 _SAMPLE = 1 << 16
 """From how many random numbers the bytes of packed values are estimated, at most."""

@@ -8,7 +8,6 @@ from covey.decentralized.topology.dynamic import (
     Redrawn,
 )
 from covey.decentralized.topology.edges import Edges
-from covey.decentralized.topology.graph import Graph
 from covey.decentralized.topology.static import (
     Complete,
     ErdosRenyi,
@@ -21,7 +20,7 @@ from covey.decentralized.topology.static import (
     Star,
     Torus,
 )
-from covey.decentralized.topology.topology import NotYetDrawn, Topology
+from covey.decentralized.topology.topology import Topology
 
 __all__ = [
     "Complete",
@@ -31,9 +30,7 @@ __all__ = [
     "ErdosRenyi",
     "Exponential",
     "FromNetworkx",
-    "Graph",
     "Grid",
-    "NotYetDrawn",
     "OnePeerExponential",
     "RandomMatching",
     "RandomRegular",

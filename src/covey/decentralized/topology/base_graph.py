@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.parameters import Setting, param
 
 

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.static import Drawn
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.decentralized.topology.d_cliques import check_labels, distance
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.random_graphs import random_regular
 from covey.decentralized.topology.static import Drawn, check_regular, is_connected
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 

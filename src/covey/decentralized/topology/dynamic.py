@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from covey.decentralized.topology.graph import Graph
 from covey.decentralized.topology.random_graphs import random_regular, recipients
 from covey.decentralized.topology.static import check_regular, exponential_offsets, need_nodes
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph
 from covey.parts.parameters import Setting, param
 
 

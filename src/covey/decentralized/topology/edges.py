@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from covey.decentralized.topology.graph import Graph
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, RunError
 from covey.parts.parameters import Setting, param
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.static import need_nodes
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.parameters import Setting, param
 
 

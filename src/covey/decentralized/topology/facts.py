@@ -7,8 +7,8 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components, shortest_path
 from scipy.sparse.linalg import svds
 
-from covey.decentralized.topology.graph import Graph
 from covey.decentralized.topology.stl_fw import label_shares
+from covey.network.graph import Graph
 
 _DENSE = 600
 _DIAMETER = 2000

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, minimize, minimize_scalar
 
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.static import is_connected, need_nodes
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 

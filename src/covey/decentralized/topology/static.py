@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
-from covey.decentralized.topology.graph import Graph
 from covey.decentralized.topology.random_graphs import erdos_renyi, random_regular
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
 
-from covey.decentralized.topology.graph import Graph, Ids
 from covey.decentralized.topology.topology import Topology
+from covey.network.graph import Graph, Ids
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
 from covey.parts.parameters import Setting, param
 

@@ -4,17 +4,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from covey.decentralized.topology.graph import Graph
-from covey.parts.errors import ConfigurationError, CoveyError, told
-from covey.parts.memory import demand
+from covey.network.graph import Graph
+from covey.parts.errors import ConfigurationError, CoveyError, NotYetKnown, told
+from covey.parts.machine import demand
 from covey.parts.parameters import Part, Setting
 
 _BYTES_OF_A_LINK = 64
 """What a message of a round takes while a graph is drawn, at least."""
-
-
-class NotYetDrawn(Exception):
-    """A graph was asked for that depends on data which are not dealt out yet; what needs it is checked later."""
 
 
 class Topology(Part):
@@ -24,6 +20,7 @@ class Topology(Part):
     """
 
     family: ClassVar[str] = "topology"
+    handles_arrays: ClassVar[bool] = False
     static: ClassVar[bool] = True
     foreseen: ClassVar[bool] = True
     """Whether the graph of a round can be drawn before that round."""
@@ -78,13 +75,13 @@ class Topology(Part):
         """The graph of round t. The last few are remembered.
 
         Raises:
-            NotYetDrawn: it depends on labels that are not known yet.
+            NotYetKnown: it depends on labels that are not known yet.
         """
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:
             if not self.can_be_drawn():
-                raise NotYetDrawn
+                raise NotYetKnown
             graph = self._graphs[key] = self._drawn(key)
             if len(self._graphs) > 64:
                 del self._graphs[next(iter(self._graphs))]

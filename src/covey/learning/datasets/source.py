@@ -6,7 +6,6 @@ writes, lists it. Nothing is received or unpacked beyond the size of what was pu
 
 import gzip
 import hashlib
-import os
 import secrets
 import tarfile
 import urllib.request
@@ -45,11 +44,6 @@ class Remote:
     most: int
     most_unpacked: int = 0
     contents: str = ""
-
-
-def data_folder(given: Path | None) -> Path:
-    """The data folder: the one that is given, else that of COVEY_DATA, else ~/.cache/covey."""
-    return Path(given or os.environ.get("COVEY_DATA") or "~/.cache/covey").expanduser()
 
 
 def obtain(path: Path, remotes: Sequence[Remote], *, quiet: bool, also: Sequence[Path] = ()) -> Path:

@@ -11,7 +11,7 @@ import torch
 
 from covey.learning.dataset import Data, Dataset, Split
 from covey.parts import rng
-from covey.parts.memory import demand
+from covey.parts.machine import demand
 from covey.parts.parameters import param
 
 

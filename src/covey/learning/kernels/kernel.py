@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from covey.learning.dataset import Data, Split
 from covey.learning.layout import Layout
+from covey.learning.node import Metrics
 from covey.learning.optimizers import Optimizer, Slots
-from covey.runtime.node import Metrics
 
 _AHEAD_BYTES = 1 << 26
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from covey.learning.dataset import Data, Split
 from covey.learning.kernels.kernel import Chunk, Kernel, Trained
 from covey.learning.layout import Layout
+from covey.learning.node import Metrics
 from covey.learning.optimizers import Optimizer
-from covey.runtime.node import Metrics
 
 _EVALUATED_AT_ONCE = 512
 

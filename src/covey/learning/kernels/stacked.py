@@ -17,8 +17,8 @@ from covey.learning.kernels.kernel import Chunk, Trained
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.models import Dense
+from covey.learning.node import Metrics
 from covey.learning.optimizers import Optimizer
-from covey.runtime.node import Metrics
 
 _EVALUATED_AT_ONCE = 1 << 22
 

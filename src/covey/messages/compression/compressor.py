@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from covey.messages import wire
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Part
-from covey.runtime.node import Payload
 
 Draw: TypeAlias = Callable[[], np.random.Generator]
 """Makes the randomness of one vector: whoever calls it, sender or receiver, gets the same numbers."""

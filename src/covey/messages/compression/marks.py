@@ -6,8 +6,8 @@ A mark is a hash of the one before and of the message that changed the vector, s
 from hashlib import blake2b
 
 from covey.messages import wire
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
-from covey.runtime.node import Payload
 
 MARK_BYTES = 8
 FIRST_MARK = bytes(MARK_BYTES)

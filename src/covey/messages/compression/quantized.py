@@ -12,9 +12,9 @@ from torch import Tensor
 
 from covey.messages.codecs import pack_bits, unpack_bits
 from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee, check_numbers, entries
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.parts.parameters import param
-from covey.runtime.node import Payload
 
 _INT8 = 127
 _HUGE = torch.finfo(torch.float32).max

@@ -9,8 +9,8 @@ from torch import Tensor
 from covey.messages.codecs import decode_places, encode_places, pack_bits, unpack_bits
 from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee, check_numbers, entries
 from covey.messages.compression.quantized import decoded_scales, signs
+from covey.messages.payloads import Payload
 from covey.parts.parameters import param
-from covey.runtime.node import Payload
 
 _SAMPLED = 32
 """One number of so many is looked at to see whether most are zero."""

@@ -9,17 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from covey.learning.learner import default_workers
+from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import why_not_importable
+from covey.parts.machine import default_workers
 from covey.parts.parameters import Seconds, param, parts_of
 from covey.runtime.emulation.host.inbox import model_memory
 from covey.runtime.emulation.transport.address import Address, read_addresses
 from covey.runtime.emulation.transport.descriptors import make_room, needed_by_host, needed_by_launcher
 from covey.runtime.experiment import Engine, Experiment, Outcome, Progress
-from covey.runtime.node import Payload
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 
@@ -99,7 +97,7 @@ class Emulation(Engine):
 
     def check_prepared(self, prepared: Prepared) -> None:
         hosts = max(self.owners(prepared.network.nodes)) + 1
-        waiting = prepared.program.waiting_bytes(prepared.setting, model_memory(prepared.model_bytes))
+        waiting = prepared.program.waiting_bytes(prepared.setting, model_memory(prepared.task.model_bytes))
         # One other host gets no more than half of an inbox, and may have all that a node hears from.
         least = math.ceil(waiting * (2 if hosts > 1 else 1) / (1 << 20))
         if least > self.buffer:
@@ -161,12 +159,8 @@ class Emulation(Engine):
         progress: Callable[[Progress], None] | None = None,
         checkpoint: Payload | None = None,
     ) -> Outcome:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with prepared.task.at_work():
             return _run(lambda: self._launch(prepared, writer, progress, checkpoint))
-        finally:
-            torch.set_num_threads(threads)
 
     async def _launch(
         self,

@@ -10,7 +10,7 @@ import msgspec
 
 from covey.runtime.runs.schema import NETWORK
 
-LAST = {"commits": "round", "metrics": "round", "events": "time"}
+LAST = {"commits": "round", "metrics": "round", "events": "time", "records": "time"}
 """The tables whose rows a resume repeats, and by which column it knows them."""
 
 
@@ -73,7 +73,8 @@ def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
     """A table `kept` while something is done: of each node, the last round and time that stay."""
     # Who goes on from the very beginning repeats that, too.
     times = [clock if clock > 0 else -1.0 for clock in moment.clocks]
-    kept = [*zip(range(len(times)), moment.completed, times, strict=True), (NETWORK, moment.of_network, min(times))]
+    rounds = [completed or -1 for completed in moment.completed]  # What stands under round 0 is written at the end.
+    kept = [*zip(range(len(times)), rounds, times, strict=True), (NETWORK, moment.of_network, min(times))]
     database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)")
     database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
     try:

@@ -14,12 +14,24 @@ from pathlib import Path
 from covey.parts.errors import RunError
 from covey.runtime.runs import lock
 from covey.runtime.runs.database import has_rows
-from covey.runtime.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOCK, LOGS, METRICS, MODELS, SUMS
+from covey.runtime.runs.schema import (
+    CHECKPOINTS,
+    CONFIG,
+    FACTS,
+    GRAPH,
+    HOLDINGS,
+    LOCK,
+    LOGS,
+    METRICS,
+    MODELS,
+    STATES,
+    SUMS,
+)
 
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
 """What SQLite keeps beside a database that is open, or was when its process ended."""
 
-_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, SUMS)
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, STATES, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
 _FOLDERS = (CHECKPOINTS, LOGS)
 _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)

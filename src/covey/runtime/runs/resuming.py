@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
-import torch
-from torch import Tensor
+import numpy as np
 
 from covey.messages import wire
+from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
-from covey.runtime.node import Payload
 from covey.runtime.runs import lock
 from covey.runtime.runs.counting import LAST, Counted, Counting, Moment
 from covey.runtime.runs.database import check_values, reading
@@ -192,21 +191,21 @@ def _written(run: Run, name: str, checkpoint: dict[str, Any]) -> Written:
     completed: Any = checkpoint.get("completed")
     clocks: Any = checkpoint.get("clocks")
     ended: Any = checkpoint.get("ended")
-    known = _is_column(completed, torch.int64) and _is_column(clocks, torch.float64) and len(completed) == len(clocks)
-    if not known or not (ended is None or (_is_column(ended, torch.bool) and len(ended) == len(completed))):
+    known = _is_column(completed, np.int64) and _is_column(clocks, np.float64) and len(completed) == len(clocks)
+    if not known or not (ended is None or (_is_column(ended, np.bool_) and len(ended) == len(completed))):
         raise refused(run.folder, f"its {name} does not say how far each node is")
     return written
 
 
-def _is_column(found: Any, dtype: torch.dtype) -> bool:
+def _is_column(found: Any, dtype: type) -> bool:
     """Whether something is a number that is not negative for every node."""
     return (
-        isinstance(found, Tensor)
+        isinstance(found, np.ndarray)
         and found.dtype == dtype
-        and found.dim() == 1
+        and found.ndim == 1
         and len(found) > 0
         and bool((found >= 0).all())
-        and bool(found.isfinite().all())
+        and bool(np.isfinite(found).all())
     )
 
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 import numpy as np
-import torch
-from torch import Tensor
 
-from covey.decentralized.topology import Graph
-from covey.parts.errors import RunError
+from covey.messages import wire
+from covey.network.graph import Graph
+from covey.parts.errors import RunError, quoted
 from covey.runtime.runs import lock
 from covey.runtime.runs.database import check_values, reading, unreadable
 from covey.runtime.runs.files import is_beginning, refuse_links
@@ -29,6 +28,7 @@ from covey.runtime.runs.schema import (
     MODELS,
     NETWORK,
     SPENT,
+    STATES,
     by_start,
     config_digest,
 )
@@ -36,6 +36,7 @@ from covey.runtime.runs.schema import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 _MOST_FIGURES = 1000
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
@@ -213,6 +214,54 @@ class Run:
         return self._read("SELECT * FROM events ORDER BY time")
 
     @property
+    def tables(self) -> list[str]:
+        """The names of the tables that nodes have added rows to."""
+        with reading(self.folder) as database:
+            made = database.execute("SELECT name FROM sqlite_master WHERE name = 'records'").fetchone()
+        return sorted(self._read("SELECT DISTINCT name FROM records")["name"]) if made else []
+
+    def table(self, name: str) -> "pd.DataFrame":
+        """The rows of a table that nodes have added, with the time and the node of each.
+
+        Raises:
+            RunError: there is no such table, or it is damaged.
+        """
+        import msgspec
+        import pandas as pd
+
+        if name not in self.tables:
+            known = ", ".join(self.tables) or "none"
+            raise RunError(f"The run {self.folder} has no table {quoted(name)}. Known: {known}.")
+        rows = self._read("SELECT time, node, name, columns FROM records ORDER BY time, rowid")
+        rows = rows[rows["name"] == name]
+        decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+        try:
+            columns = [decode(packed) for packed in rows["columns"]]
+        except msgspec.MsgspecError as error:
+            raise unreadable(self.folder, f"the table {name} holds what is no row") from error
+        found = pd.DataFrame(columns, index=rows.index)
+        found.insert(0, "time", rows["time"])
+        found.insert(1, "node", rows["node"])
+        return found.reset_index(drop=True)
+
+    @property
+    def states(self) -> list[dict[str, Any]] | None:
+        """What was in the state of each node at the end; None where the run does not keep it."""
+        file = self.folder / STATES
+        if not file.exists():
+            return None
+        states: list[dict[str, Any]] = []
+        for name, value in wire.read_file(file).items():
+            node, _, entry = name.partition("/")
+            if not node.isdecimal() or int(node) > len(states):
+                raise RunError(f"The run {self.folder} has no readable {STATES}.")
+            if int(node) == len(states):
+                states.append({})
+            if entry:
+                states[int(node)][entry] = value
+        return states
+
+    @property
     def drops(self) -> dict[str, int]:
         """How many messages were dropped, by reason."""
         hosts = self.hosts
@@ -268,10 +317,14 @@ class Run:
         return None if found is None else found[""]
 
     @property
-    def models(self) -> Tensor | None:
+    def models(self) -> "Tensor | None":
         """The final models, N x P; None while the run goes on, or where it does not keep them."""
         found = self._load(MODELS)
-        return None if found is None else torch.from_numpy(found[""])
+        if found is None:
+            return None
+        import torch
+
+        return torch.from_numpy(found[""])
 
     def summary(self) -> dict[str, Any]:
         """Totals, what nodes spent their seconds on, who was dropped, and the final mean, minimum, maximum and spread

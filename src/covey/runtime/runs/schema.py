@@ -12,6 +12,7 @@ CONFIG = "run.toml"
 FACTS = "facts.json"
 METRICS = "metrics.sqlite"
 MODELS = "models.npy"
+STATES = "states.covey"
 HOLDINGS = "holdings.npy"
 GRAPH = "graph.npz"
 CHECKPOINTS = "checkpoints"
@@ -78,10 +79,14 @@ COMMIT_COLUMNS = (
 COUNTED = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("place_bytes_out") + 1)
 """The columns of a commit that count something."""
 
+RECORDED = frozenset({bool, int, float, str, bytes, type(None)})
+"""What a column of a table that nodes add rows to may hold."""
+
 COLUMNS = {
     "commits": COMMIT_COLUMNS,
     "metrics": ("node", "round", "name", "value"),
     "events": ("time", "node", "kind", "detail"),
+    "records": ("time", "node", "name", "columns"),
 }
 """The columns of the tables whose rows a resume repeats."""
 
@@ -99,6 +104,9 @@ CREATE TABLE IF NOT EXISTS metrics (
 );
 CREATE TABLE IF NOT EXISTS hosts (time REAL NOT NULL, host INTEGER NOT NULL, name TEXT NOT NULL, value REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS events (time REAL NOT NULL, node INTEGER NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (
+    time REAL NOT NULL, node INTEGER NOT NULL, name TEXT NOT NULL, columns BLOB NOT NULL
+);
 """
 
 _ADDED = TABLES[TABLES.index(",\n    value_bytes_out") : TABLES.index("\n);\nCREATE TABLE IF NOT EXISTS metrics")]

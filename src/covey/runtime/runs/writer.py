@@ -11,12 +11,11 @@ from typing import Any, BinaryIO, Self
 import msgspec
 import numpy as np
 import tomli_w
-from torch import Tensor
 
-from covey.decentralized.topology import Graph
 from covey.messages import wire
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
 from covey.parts.errors import RunError
-from covey.runtime.node import Payload
 from covey.runtime.runs import lock
 from covey.runtime.runs.counting import LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
@@ -33,6 +32,7 @@ from covey.runtime.runs.schema import (
     METRICS,
     MODELS,
     OUTAGES,
+    STATES,
     SUMS,
     TABLES,
     by_start,
@@ -56,6 +56,8 @@ class RunWriter:
         self._metrics: list[tuple[Any, ...]] = []
         self._events: list[tuple[Any, ...]] = []
         self._hosts: list[tuple[Any, ...]] = []
+        self._records: list[tuple[Any, ...]] = []
+        self._forgotten_records: dict[int, float] = {}
         self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
         self._truncated: list[Moment] = []
         self._began = self._flushed = monotonic()
@@ -145,6 +147,16 @@ class RunWriter:
         self._events.append((time, node, kind, detail))
         self._maybe_flush()
 
+    def records(self, rows: Sequence[tuple[float, int, str, Mapping[str, Any]]]) -> None:
+        """Add rows to tables: (time, node, table, its columns)."""
+        self._records.extend((*row[:3], msgspec.msgpack.encode(row[3])) for row in rows)
+        self._maybe_flush()
+
+    def forget_records(self, node: int, time: float) -> None:
+        """Forget the rows of tables that a node has added after a time, when what is recorded next is written."""
+        self.flush()
+        self._forgotten_records[node] = time
+
     def host_figures(self, rows: Sequence[tuple[float, int, str, float]]) -> None:
         """Record how hosts are: (time, host, name, value)."""
         self._hosts.extend(rows)
@@ -168,14 +180,14 @@ class RunWriter:
         return self.folder / LOGS
 
     def _maybe_flush(self) -> None:
-        rows = len(self._commits) + len(self._metrics) + len(self._events) + len(self._hosts)
+        rows = sum(map(len, (self._commits, self._metrics, self._events, self._hosts, self._records)))
         if rows >= _ROWS_AT_ONCE or monotonic() - self._flushed > _SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Put everything recorded so far into the database."""
         self._flushed = monotonic()
-        if self._commits or self._metrics or self._events or self._hosts:
+        if self._commits or self._metrics or self._events or self._hosts or self._records:
             self._write_rows()
 
     def _write_rows(self) -> None:
@@ -188,16 +200,20 @@ class RunWriter:
                     # One pass over the table, and not one for every round.
                     pairs = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
                     database.execute(f"DELETE FROM {table} WHERE (node, round) IN ({pairs})", (json.dumps(rounds),))
-            for table, rows in (("commits", self._commits), ("metrics", self._metrics), ("events", self._events)):
+            for node, time in self._forgotten_records.items():
+                database.execute("DELETE FROM records WHERE node = ? AND time > ?", (node, time))
+            recorded = (self._commits, self._metrics, self._events, self._records)
+            for table, rows in zip(COLUMNS, recorded, strict=True):
                 columns = ", ".join(COLUMNS[table])
                 marks = ",".join("?" * (1 + len(COLUMNS[table])))
                 numbered = ((number, *row) for number, row in enumerate(rows, self._last[table] + 1))
                 database.executemany(f"INSERT INTO {table} (rowid, {columns}) VALUES ({marks})", numbered)
             database.executemany("INSERT INTO hosts VALUES (?,?,?,?)", self._hosts)
-        if self._truncated or any(self._forgotten.values()):
+        if self._truncated or self._forgotten_records or any(self._forgotten.values()):
             self._counting.begin_again()
         self._last = {table: self._last_row(table) for table in LAST}
-        self._commits, self._metrics, self._events, self._hosts = [], [], [], []
+        self._commits, self._metrics, self._events, self._hosts, self._records = [], [], [], [], []
+        self._forgotten_records = {}
         self._forgotten, self._truncated = {"commits": [], "metrics": []}, []
 
     def _last_row(self, table: str) -> int:
@@ -236,10 +252,19 @@ class RunWriter:
         with self._guarded(), wire.replacing(self.folder / HOLDINGS) as file:
             np.save(file, counts, allow_pickle=False)
 
-    def models(self, models: Tensor) -> None:
+    def models(self, models: Any) -> None:
         """Keep the final models, N x P."""
         with self._guarded(), wire.replacing(self.folder / MODELS) as file:
-            np.save(file, models.detach().cpu().numpy(), allow_pickle=False)
+            np.save(file, np.asarray(models), allow_pickle=False)
+
+    def states(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what is in the states of nodes at the end."""
+        entries: dict[str, Any] = {}
+        for node, state in enumerate(states):
+            entries[f"{node}/"] = None
+            entries |= {f"{node}/{name}": value for name, value in state.items()}
+        with self._guarded():
+            wire.write_file(self.folder / STATES, entries)
 
     def checkpoint(self, round: int, payload: Payload, keep: int = 2) -> None:
         """Keep a moment to go on from, and the `keep - 1` before it.

@@ -6,9 +6,10 @@ from types import coroutine
 from typing import TYPE_CHECKING, Any
 
 from covey.parts.errors import ProgramError
+from covey.runtime.running_node import RunningNode
 
 if TYPE_CHECKING:
-    from covey.runtime.simulation.node import SimulatedNode
+    from covey.runtime.simulation.world import World
 
 _WAITING = object()
 
@@ -22,10 +23,11 @@ def suspended() -> Generator[object, Any, Any]:
 class SimulatedActivity:
     """A coroutine of a node."""
 
-    __slots__ = ("begun", "coroutine", "done", "node", "watchers")
+    __slots__ = ("begun", "coroutine", "done", "node", "watchers", "world")
 
-    def __init__(self, node: "SimulatedNode", coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, node: RunningNode, world: "World", coroutine: Coroutine[Any, Any, None]) -> None:
         self.node = node
+        self.world = world
         self.coroutine = coroutine
         self.begun = False
         self.done = False
@@ -40,7 +42,7 @@ class SimulatedActivity:
         if node.held is not None:
             node.held.append(partial(self.resume, value))
             return
-        world = node.world
+        world = self.world
         before, world.current = world.current, self
         try:
             asked = self.coroutine.send(value)
@@ -61,7 +63,7 @@ class SimulatedActivity:
     def _end(self) -> None:
         self.done = True
         if self is self.node.main:
-            self.node.finish()
+            self.world.finish(self.node)
         for watcher in self.watchers:
             watcher.resume()
 
@@ -69,11 +71,12 @@ class SimulatedActivity:
         """End it where it is."""
         if not self.done:
             self.done = True
-            self.coroutine.close()
+            if self is not self.world.current:  # Who ends itself waits for ever instead.
+                self.coroutine.close()
 
     async def wait(self) -> None:
         if not self.done:
-            current = self.node.world.current
+            current = self.world.current
             assert current is not None
             self.watchers.append(current)
             await suspended()

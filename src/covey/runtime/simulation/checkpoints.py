@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
+import numpy as np
 
+from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
-from covey.runtime.node import Payload
-from covey.runtime.simulation.node import SimulatedNode
+from covey.runtime.running_node import RunningNode
 from covey.runtime.snapshots import Snapshot, pack, unpack
+from covey.runtime.task import LoadedTask
 
 if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
@@ -42,12 +43,12 @@ class Cut:
         cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
         return cut
 
-    def note(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
+    def note(self, node: RunningNode, transfers: Sequence[Any]) -> None:
         """Transfers were sent; those of nodes before the cut will not be sent again."""
         if node.id not in self.snapshots:
             self.transfers.extend(transfers)
 
-    def add(self, node: SimulatedNode) -> bool:
+    def add(self, node: RunningNode) -> bool:
         """A node has completed the round, or has ended before or after it; whether it was the last."""
         self.snapshots.setdefault(node.id, self.world.snapshot(node))
         return len(self.snapshots) == self.world.size
@@ -57,8 +58,8 @@ class Cut:
         ghosts = self.world.links.ghosts(self.transfers)
         return {
             "round": self.round,
-            **pack([self.snapshots[id] for id in range(self.world.size)]),
-            "downlinks": torch.from_numpy(self.downlinks),
+            **pack([self.snapshots[id] for id in range(self.world.size)], self.world.task),
+            "downlinks": self.downlinks,
             "ghosts": msgspec.msgpack.encode(ghosts),
             **self.world.recorder.freeze(self.round if self.world.in_step else None),
         }
@@ -67,14 +68,14 @@ class Cut:
 _Ghosts = list[tuple[float, int, float, int, int, float]]
 
 
-def check(payload: Payload, nodes: int, parameters: int) -> None:
-    """See whether what the simulation adds to the snapshots of nodes is there, and of so many nodes and parameters.
+def check(payload: Payload, nodes: int, task: LoadedTask) -> None:
+    """See whether what the simulation adds to the snapshots of so many nodes with a task is there.
 
     Raises:
         RunError: it is not.
     """
     downlinks = payload.get("downlinks")
-    if not isinstance(downlinks, torch.Tensor) or downlinks.shape not in ((0,), (nodes,)):
+    if not isinstance(downlinks, np.ndarray) or downlinks.shape not in ((0,), (nodes,)):
         raise RunError(f"'downlinks' is missing, or is not of {nodes} nodes")
     try:
         ghosts = msgspec.msgpack.decode(payload.get("ghosts"), type=_Ghosts)  # type: ignore[arg-type]
@@ -85,12 +86,8 @@ def check(payload: Payload, nodes: int, parameters: int) -> None:
     for name, value in payload.items():
         family, _, rest = name.partition("/")
         round, _, figure = rest.partition("/")
-        if family == "average":
-            total = isinstance(value, torch.Tensor) and value.shape in ((0,), (parameters,))
-            fits = {"total": total, "squares": type(value) is float, "count": type(value) is int}
-            fits["accuracies"] = isinstance(value, list) and all(type(one) is float for one in value)
-            if not (round.isdecimal() and fits.get(figure)):
-                raise RunError(f"'{name}' is no sum of models")
+        if family == "average" and not (round.isdecimal() and task.check_frozen(figure, value)):
+            raise RunError(f"'{name}' is no sum of models")
 
 
 def restore(world: "World", payload: Payload) -> None:
@@ -103,10 +100,10 @@ def restore(world: "World", payload: Payload) -> None:
     checkpoint: dict[str, Any] = dict(payload)
     links = world.links
     if "ghosts" in checkpoint:
-        links.thaw(checkpoint["downlinks"].numpy(), msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
+        links.thaw(checkpoint["downlinks"], msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
     world.recorder.thaw(checkpoint)
     world.follow_faults()
-    for node, snapshot in zip(world.nodes, unpack(checkpoint, world.learner.device), strict=True):
+    for node, snapshot in zip(world.nodes, unpack(checkpoint, world.task), strict=True):
         node.restore(snapshot, counters=True)
         node.committed = None if world.in_step else snapshot
         links.restore_uplink(node.id, snapshot.uplink)
@@ -114,5 +111,5 @@ def restore(world: "World", payload: Payload) -> None:
         if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
             continue
         # It is the node's own next event, so it keeps its place among those of the same moment.
-        world.at(snapshot.clock, node, node.start)
+        world.at(snapshot.clock, node, world.start_now, node)
         node.order -= 1

@@ -16,10 +16,9 @@ import numpy as np
 from covey.messages import wire
 from covey.network.fair import FairShare
 from covey.runtime.node import Message, Sending
-from covey.runtime.participant import SENT
+from covey.runtime.running_node import SENT, RunningNode
 
 if TYPE_CHECKING:
-    from covey.runtime.simulation.node import SimulatedNode
     from covey.runtime.simulation.world import World
 
 Ghost = tuple[float, int, float, int, int, float]
@@ -60,7 +59,7 @@ class Links(ABC):
         return delays
 
     @abstractmethod
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+    def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         """Send a message to each of several nodes; it takes so many times longer to leave."""
 
     def uplink_busy_until(self, node: int) -> float:
@@ -88,7 +87,7 @@ class Links(ABC):
 class Unlimited(Links):
     """Latency alone."""
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+    def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world = self.world
         latency, deliver, now = world.network.latency, world.deliver, world.now
         uniform = latency.uniform_value()
@@ -193,7 +192,7 @@ class Queued(Links):
         self.waiting: list[deque[Convoy]] = [deque() for _ in range(world.size)]
         """What had not left a node when somebody last looked."""
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+    def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world, sender = self.world, node.id
         now, waiting = world.now, self.waiting[sender]
         while waiting and waiting[0].end <= now:
@@ -310,7 +309,7 @@ class Fair(Links):
         self.version = 0
         self.due = False
 
-    def post(self, node: "SimulatedNode", receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+    def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         now, bits = self.world.now, message.size * 8.0 * slower
         started = []
         for receiver in receivers:

@@ -1,109 +1,71 @@
-"""What the simulation writes down: commits, evaluations of nodes and of their average, events, progress.
-
-Shapes: P parameters.
-"""
+"""What the simulation writes down: commits, evaluations of nodes and of all of them together, events, progress."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from covey.runtime.average import Average
+from covey.messages.payloads import Payload
 from covey.runtime.experiment import Progress
-from covey.runtime.node import Metrics, Mixture, Payload
+from covey.runtime.recorder import Recorder
+from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
 
 if TYPE_CHECKING:
-    from covey.runtime.simulation.node import SimulatedNode
     from covey.runtime.simulation.world import World
 
 
-class Recorder:
+class SimulationRecorder(Recorder):
     """Collects what happens and hands it to the run's writer, or to nobody."""
 
     def __init__(self, world: "World", writer: RunWriter | None, progress: Callable[[Progress], None] | None) -> None:
+        super().__init__(world)
         self.world = world
         self.writer = writer
         self.progress = progress
-        self.pending: list[tuple[int, int, Tensor | Mixture]] = []
-        self.averages: dict[int, Average] = {}
-        self.rows: list[tuple[Any, ...]] = []
-        self.energy = world.network.energy
-        self.evaluated = set(world.prepared.evaluated)
         self.commits = 0
         self.accuracy: float | None = None
         self.last_commit: float | None = None
         self._of_round = 0
         self._shown = perf_counter()
 
-    def commit(self, node: "SimulatedNode") -> bool:
-        """Record a completed round of a node; whether its model is evaluated."""
+    def commit(self, node: RunningNode) -> bool:
+        due = super().commit(node)
         world = self.world
-        completed = node.round
         self.commits += 1
         self.last_commit = world.now
-        self.rows.append(node.commit_row())
-        if self.energy.is_measured:
-            self.log(node.id, completed, {"energy": node.joules(self.energy, world.speeds[node.id])})
         if len(self.rows) >= 1024:
             self.hand_over()
-        due = node.id in self.evaluated and world.prepared.experiment.evaluation.due(completed, world.rounds)
-        if due:
-            self._await_evaluation(node)
-            if len(self.pending) >= 2 * world.size:
-                world.settle()
-                self.evaluate()
+        if due and len(self.pending) >= 2 * world.size:
+            world.task.settle()
+            self.evaluate()
         if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
             self.show()
         return due
 
-    def ended(self, node: "SimulatedNode") -> None:
-        """A node's program has returned: where that is before the last round, its final model is evaluated."""
-        completed, rounds = node.round, self.world.rounds
-        early = node.id in self.evaluated and 0 < completed < rounds
-        if early and not self.world.prepared.experiment.evaluation.due(completed, rounds):
-            self._await_evaluation(node)
-
-    def _await_evaluation(self, node: "SimulatedNode") -> None:
-        self.pending.append((node.id, node.round, node.current))
-
     def evaluate(self) -> None:
         """Evaluate whatever waits for it."""
-        if not self.pending:
-            return
-        pending, self.pending = self.pending, []
-        learner, average = self.world.learner, self.world.prepared.experiment.evaluation.average
-        models = [model.tensor() if isinstance(model, Mixture) else model for _, _, model in pending]
-        evaluated = learner.evaluate(models, self.world.split("test"))
-        rows = []
-        for (node, completed, _), model, metrics in zip(pending, models, evaluated, strict=True):
-            rows += [(node, completed, name, value) for name, value in metrics.items()]
-            if completed not in self.averages:
-                self.averages[completed] = Average(learner, keeps=average)
-            self.averages[completed].add(model, metrics["accuracy"])
-        if self.writer is not None:
-            self.writer.metrics(rows)
-        self._close(complete=False)
+        if self.pending:
+            pending, self.pending = self.pending, []
+            self.judged(pending, self.world.task.evaluate([shown for _, _, shown in pending]))
+            self._close(complete=False)
 
     def _close(self, *, complete: bool) -> None:
-        """Evaluate the average of every round that all nodes have completed."""
-        world = self.world
-        done = [t for t, kept in self.averages.items() if complete or len(kept.accuracies) == len(self.evaluated)]
+        """Record the summary of every round that all nodes have completed."""
+        done = [t for t, kept in self.summaries.items() if complete or len(kept.accuracies) == len(self.evaluated)]
         for completed in sorted(done):
-            kept = self.averages.pop(completed)
+            kept = self.summaries.pop(completed)
             if completed >= self._of_round:
                 # A round that absent nodes left open is closed at the end, after later ones.
-                self.accuracy, self._of_round = kept.accuracy, completed
-            self.log(NETWORK, completed, kept.figures(world.learner, world.split("test")))
+                self.accuracy, self._of_round = sum(kept.accuracies) / len(kept.accuracies), completed
+            self.log(NETWORK, completed, kept.figures())
 
     def freeze(self, last: int | None) -> Payload:
-        """The sums of the rounds, up to the last if there is one, that some nodes have not completed."""
+        """The summaries of the rounds, up to the last if there is one, that some nodes have not completed."""
         return {
             f"average/{completed}/{name}": value
-            for completed, kept in self.averages.items()
+            for completed, kept in self.summaries.items()
             if last is None or completed <= last
             for name, value in kept.freeze().items()
         }
@@ -116,16 +78,18 @@ class Recorder:
                 _, round, figure = name.split("/")
                 frozen.setdefault(int(round), {})[figure] = value
         for completed, figures in frozen.items():
-            kept = self.averages[completed] = Average(self.world.learner, keeps=len(figures["total"]) > 0)
+            kept = self.summaries[completed] = self.world.task.summary(keeps=len(figures["total"]) > 0)
             kept.merge(figures)
 
-    def log(self, node: int, completed: int, figures: Metrics) -> None:
-        """Record figures under a round."""
+    def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
         if self.writer is not None:
             self.writer.metrics([(node, completed, name, float(value)) for name, value in figures.items()])
 
+    def record(self, time: float, node: int, table: str, columns: Mapping[str, Any]) -> None:
+        if self.writer is not None:
+            self.writer.records([(time, node, table, columns)])
+
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
-        """Record something that happened."""
         if self.writer is not None:
             self.writer.event(time, node, kind, detail)
 
@@ -138,8 +102,9 @@ class Recorder:
         if self.progress is not None:
             self._shown = perf_counter()
             world = self.world
-            losses = [node.loss for node in world.nodes if node.loss is not None]
-            rounds = sum(node.round for node in world.nodes) / world.size
+            nodes = world.nodes
+            losses = [node.loss for node in nodes if node.loss is not None]
+            rounds = sum(node.round for node in nodes) / world.size
             time = world.now if time is None else time
             loss = sum(losses) / len(losses) if losses else None
             stopping = world.interrupted
@@ -153,7 +118,7 @@ class Recorder:
 
     def flush(self) -> None:
         """Write down all that has happened so far."""
-        self.world.settle()
+        self.world.task.settle()
         self.evaluate()
         self.hand_over()
         if self.writer is not None:
@@ -161,6 +126,7 @@ class Recorder:
 
     def finish(self) -> None:
         """Write down what is left."""
+        self.count_without_rounds()
         self.flush()
         self._close(complete=True)
         if self.writer is not None:

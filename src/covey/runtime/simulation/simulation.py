@@ -4,18 +4,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
-import torch
-
-from covey.learning.learner import default_workers
+from covey.messages.payloads import Payload
+from covey.parts.machine import default_workers
 from covey.parts.parameters import param
 from covey.runtime.experiment import Engine, Outcome, Progress
 from covey.runtime.interruption import handled
-from covey.runtime.node import Payload
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.simulation.checkpoints import check, restore
 from covey.runtime.simulation.world import World
-from covey.runtime.snapshots import computed
 
 
 class Simulation(Engine):
@@ -35,7 +32,7 @@ class Simulation(Engine):
 
     def check_checkpoint(self, prepared: Prepared, checkpoint: Payload) -> None:
         super().check_checkpoint(prepared, checkpoint)
-        check(checkpoint, prepared.setting.nodes, prepared.setting.parameters)
+        check(checkpoint, prepared.setting.nodes, prepared.task)
 
     def execute(
         self,
@@ -45,10 +42,7 @@ class Simulation(Engine):
         progress: Callable[[Progress], None] | None = None,
         checkpoint: Payload | None = None,
     ) -> Outcome:
-        # Two intra-op threads beside busy workers can make a loop many times slower than its processor time.
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with prepared.task.at_work():
             world = World(prepared, writer, progress)
             if checkpoint is None:
                 world.begin()
@@ -56,10 +50,9 @@ class Simulation(Engine):
                 restore(world, checkpoint)
             with _interruptible(world):
                 world.run()
-        finally:
-            torch.set_num_threads(threads)
-        models = torch.stack([computed(node.current) for node in world.nodes]).cpu()
-        return Outcome(finished=not world.stopped_early, time=world.now, models=models)
+        models = prepared.task.result([prepared.task.kept(node) for node in world.nodes])
+        states = [dict(node.state) for node in world.nodes] if prepared.keeps_states else []
+        return Outcome(finished=not world.stopped_early, time=world.now, models=models, states=states)
 
 
 def _interruptible(world: World) -> AbstractContextManager[None]:

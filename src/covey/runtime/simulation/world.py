@@ -7,39 +7,29 @@ results depend on nothing that can still change.
 """
 
 import gc
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-
-from covey.learning.dataset import Split
-from covey.learning.learner import Training
-from covey.messages import wire
 from covey.network.faults import Kill, Pause, Strike, strikes
-from covey.parts import rng
-from covey.parts.errors import ModelError, ProgramError
+from covey.parts.errors import ProgramError
 from covey.runtime.cadence import Cadence
-from covey.runtime.disturbances import Disturbances
 from covey.runtime.experiment import Progress
-from covey.runtime.node import LocalData, Message, Mixture, Payload, Sending
-from covey.runtime.participant import SENT, USUAL, not_finite_entry
+from covey.runtime.jobs import Job, Worker
+from covey.runtime.mailbox import Key, Waiter
+from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
+from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
-from covey.runtime.simulation.activity import SimulatedActivity
+from covey.runtime.simulation.activity import SimulatedActivity, suspended
 from covey.runtime.simulation.agenda import Agenda, Event
 from covey.runtime.simulation.checkpoints import Cut
 from covey.runtime.simulation.links import Fair, Links, Queued, Unlimited, several
-from covey.runtime.simulation.mixing import settle
-from covey.runtime.simulation.node import SimulatedNode
-from covey.runtime.simulation.recorder import Recorder
+from covey.runtime.simulation.recorder import SimulationRecorder
 from covey.runtime.snapshots import Snapshot
-
-_BYTES_AT_ONCE = 64_000_000
-"""Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
+from covey.runtime.stage import Stage
 
 _ABSENCES_IN_VAIN = 100
 """Nodes that come and go keep virtual time going for ever: all are stuck when each has left so often for no round."""
@@ -51,7 +41,7 @@ _FIRST_STRIKE = 1 << 61
 """Faults strike when all that nodes do in a moment is done, before fair links look for the next completion."""
 
 
-class World:
+class World(Stage):
     """A network of simulated nodes.
 
     Args:
@@ -60,61 +50,46 @@ class World:
         progress: told now and then how far the run is.
     """
 
+    batches: ClassVar[bool] = True
+    now: float = 0.0
+    """Virtual, in seconds."""
+
     def __init__(
         self, prepared: Prepared, writer: RunWriter | None = None, progress: Callable[[Progress], None] | None = None
     ) -> None:
         experiment = prepared.experiment
-        self.prepared = prepared
-        self.program = prepared.program
-        self.network = prepared.network
-        self.learner = prepared.learner
-        self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
-        self.limit = experiment.duration if experiment.duration is not None else float("inf")
-        self.model_shape = torch.Size([self.learner.layout.size])
-        self.speeds: list[float] = self.network.compute_speeds().tolist()
         self.now = 0.0
+        super().__init__(prepared, range(prepared.network.nodes))
+        self.nodes = list(self.here.values())
+        self.limit = experiment.duration if experiment.duration is not None else float("inf")
         self.agenda = Agenda()
         self.current: SimulatedActivity | None = None
-        self.mixtures: list[Mixture] = []
-        self.submitted: list[tuple[float, int, SimulatedActivity, Training]] = []
-        """Trainings that have begun and are not computed: (when the result is due, order, for whom, what)."""
-        self._at_once = max(_BYTES_AT_ONCE // (4 * self.learner.layout.size), 8 * self.learner.chunk)
+        self.submitted: list[tuple[float, int, SimulatedActivity, Job]] = []
+        """Jobs that have begun and are not done: (when the result is due, order, for whom, what)."""
         self.cuts: dict[int, Cut] = {}
         self._in_vain = 0
         """How often nodes left since one completed a round."""
+        self._running = self.size
+        """How many programs have not returned."""
         self.interrupted = False
         self.ended: float | None = None
         """When the last program so far ended."""
         self._checkpoint_every = experiment.checkpoint.every
         folder = None if writer is None else writer.folder
-        self._cadence = Cadence(4 * self.learner.layout.size * self.size, folder, perf_counter)
+        self._cadence = Cadence(self.task.node_bytes * self.size, folder, perf_counter)
         self._furthest = 0
         """The last round that a node has completed."""
         self._stop_after: int | None = None
-        self._usual_seconds: dict[int, float] = {}
-        """How long a training takes that is as the task says, by node."""
-        self._loss_key = rng.purpose_key(self.seed, "message loss")
-        self._splits: dict[tuple[str, int | None], Split] = {}
         self.in_step = prepared.in_step
-        self.refused: Counter[str] = Counter()
-        """Messages that faults kept from arriving, by reason."""
-        self.disturbances: Disturbances[SimulatedNode] = Disturbances(self, self.seed, self.speeds)
-        self._disturbing = self.disturbances.of_messages
         self._since = [0.0] * self.size
         """From when on each node lives through what happens: where a resumed one goes on."""
         self._gone: set[int] = set()
         self._strikes = strikes(experiment.faults, prepared.setting)
         self._strike_order = _FIRST_STRIKE
         self._struck = 0
-        self.recorder = Recorder(self, writer, progress)
-        self.nodes = [self._node(id) for id in range(self.size)]
+        self.recorder: SimulationRecorder = SimulationRecorder(self, writer, progress)
         self.deliver: list[Callable[[Message], None]] = [node.mail.deliver for node in self.nodes]
         self.links = self._links()
-
-    def _node(self, id: int) -> SimulatedNode:
-        holder = self.prepared.holders.get(id)
-        data = LocalData(0) if holder is None else self.learner.local_data(holder)
-        return SimulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
 
     def _links(self) -> Links:
         uplinks, downlinks = self.network.uplink_rates(), self.network.downlink_rates()
@@ -125,12 +100,12 @@ class World:
 
     # ------------------------------------------------------------------ time
 
-    def at(self, time: float, node: SimulatedNode, action: Callable[[Any], None], argument: Any = None) -> None:
+    def at(self, time: float, node: RunningNode, action: Callable[[Any], None], argument: Any = None) -> None:
         """Let something happen at a time, caused by a node."""
         node.order += 1
         self.agenda.put(time, node.order, action, argument)
 
-    def after(self, seconds: float, node: SimulatedNode, action: Callable[[Any], None]) -> None:
+    def after(self, seconds: float, node: RunningNode, action: Callable[[Any], None]) -> None:
         """Let something happen after a while."""
         self.at(self.now + seconds, node, action)
 
@@ -142,7 +117,7 @@ class World:
                 node.committed = self.snapshot(node)
             away = self.follow_absences(node, since=0.0)
             if not away:
-                self.at(0.0, node, node.start)
+                self.at(0.0, node, self.start_now, node)
 
     def run(self) -> None:
         """Let time pass until nothing is left to happen.
@@ -160,7 +135,9 @@ class World:
                 self.recorder.finish()
         finally:
             for node in self.nodes:
-                node.close()
+                for activity in [*node.activities, *node.answers]:
+                    if not activity.begun:
+                        activity.cancel()  # Python warns of coroutines that nobody awaits.
 
     def _stops_early(self) -> bool:
         """Let everything happen; whether the run was stopped before there was nothing left to happen."""
@@ -191,141 +168,134 @@ class World:
         hint = " Nodes leave here, or messages are lost: give the program some 'patience'." if lossy else ""
         raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
 
+    def start(self, node: RunningNode) -> None:
+        self.at(self.now, node, self.start_now, node)
+
+    def start_now(self, node: RunningNode) -> None:
+        """Begin the program of a node, unless it left in the moment in which it was to begin."""
+        if not (node.mail.away and node.held is None):
+            node.main = SimulatedActivity(node, self, self.program.run(node))
+            node.main.resume()
+
+    def spawn(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> SimulatedActivity:
+        activity = SimulatedActivity(node, self, coroutine)
+        node.activities = [other for other in node.activities if not other.done]
+        node.activities.append(activity)
+        self.after(0.0, node, activity.resume)
+        return activity
+
+    def answer(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
+        activity = SimulatedActivity(node, self, coroutine)
+        node.answers = [other for other in node.answers if not other.done]
+        node.answers.append(activity)
+        self.after(0.0, node, activity.resume)
+
+    def end_activities(self, node: RunningNode, *, main: bool) -> None:
+        ending = node.activities
+        if main:
+            ending = [*ending, *node.answers, *([node.main] if node.main else [])]
+            node.answers = []
+        for activity in ending:
+            activity.cancel()
+        node.activities = []
+
+    async def sleep(self, node: RunningNode, seconds: float) -> None:
+        assert self.current is not None
+        self.after(seconds, node, self.current.resume)
+        await suspended()
+
+    async def never(self) -> None:
+        await suspended()
+
+    def waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
+        assert self.current is not None
+        return Waiter(self.current.resume, missing, lost, left)
+
+    def heard(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+        if timeout is not None:
+            mail = node.mail
+
+            def give_up(_: None = None) -> None:
+                if node.held is not None:
+                    node.held.append(give_up)
+                elif mail.waiters.get(key) is waiter:
+                    mail.wake(key)
+
+            self.after(timeout, node, give_up)
+        return suspended()
+
     # ------------------------------------------------------------------ computing
 
-    def submit(self, node: SimulatedNode, training: Training) -> None:
-        """Begin a training: its result will be needed when its time is over."""
-        assert self.current is not None
-        seconds = self._usual_seconds.get(node.id) if training.work is USUAL else None
-        if seconds is None:
-            seconds = self.learner.cost(training) / self.speeds[node.id]
-            if training.work is USUAL:
-                self._usual_seconds[node.id] = seconds
+    def compute(self, node: RunningNode, job: Job, seconds: float) -> Awaitable[None]:
+        """Begin a job: its result will be needed when its time is over."""
+        current = self.current
+        assert current is not None
         due = self.now + seconds
-        self.at(due, node, self._trained, (self.current, training))
-        self.submitted.append((due, node.order, self.current, training))
+        self.at(due, node, self._computed, (current, job))
+        self.submitted.append((due, node.order, current, job))
+        return suspended()
 
-    def _trained(self, submitted: tuple[SimulatedActivity, Training]) -> None:
-        """The time of a training is over."""
-        activity, training = submitted
+    def _computed(self, submitted: tuple[SimulatedActivity, Job]) -> None:
+        """The time of a job is over."""
+        activity, job = submitted
         if activity.done:
             return
-        if training.update is None:
-            self.compute()
-        if training.finite:
-            activity.resume()
-        else:
-            self._not_finite(activity.node, training)
+        if not job.done:
+            self.do_jobs()
+        activity.resume()
 
-    def compute(self) -> None:
-        """Compute the mixtures and evaluations that wait, and those trainings that are due first, as many as fit."""
-        self.settle()
+    def do_jobs(self) -> None:
+        """Do what waits to be computed, and those jobs that are due first, as many as fit."""
+        self.task.settle()
         self.recorder.hand_over()
         self.recorder.evaluate()
-        wanted = sorted(entry for entry in self.submitted if not entry[2].done)
-        self.submitted = wanted[self._at_once :]
-        trainings = [training for _, _, _, training in wanted[: self._at_once]]
-        for training in trainings:
-            start: Any = training.start
-            if isinstance(start, Mixture):
-                training.start = start.tensor()
-        self.learner.train(trainings)
-        for training in trainings:
-            if training.update is not None and training.finite and not training.gradient:
-                model = training.update.model
-                model.known_finite = model._version  # type: ignore[attr-defined]
-
-    def settle(self) -> None:
-        """Compute all mixtures."""
-        if self.mixtures:
-            mixtures, self.mixtures = self.mixtures, []
-            settle(mixtures, self.learner)
-
-    def _not_finite(self, node: SimulatedNode, training: Training) -> None:
-        if self.prepared.experiment.task.non_finite == "stop":
-            raise ModelError(
-                f"The model of node {node.id} is no longer finite after its training in round {training.round}. "
-                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
-            )
-        self.recorder.event(self.now, node.id, "dropped", f"its model is no longer finite in round {training.round}")
-        self.leave(node)
-        node.mail.ended = True
-        self.passed_by(node)
-        if all(other.mail.ended and other.mail.away for other in self.nodes if other.holder is not None):
-            raise ModelError(
-                "The models of all nodes with data were dropped, for they are no longer finite: none is left to train."
-            )
-
-    def split(self, name: str, holder: int | None = None) -> Split:
-        """The data of an evaluation, remembered."""
-        key = (name, None if name == "test" else holder)
-        if key not in self._splits:
-            samples = self.prepared.experiment.evaluation.samples if name == "test" else None
-            self._splits[key] = self.learner.split(name, holder, samples)
-        return self._splits[key]
+        jobs: dict[Worker, list[Job]] = {}
+        left = []
+        for entry in sorted(entry for entry in self.submitted if not entry[2].done):
+            job = entry[3]
+            chosen = jobs.setdefault(job.worker, [])
+            if len(chosen) < job.worker.at_once:
+                chosen.append(job)
+            else:
+                left.append(entry)
+        self.submitted = left
+        for worker, chosen in jobs.items():
+            worker.do(chosen)
 
     # ------------------------------------------------------------------ messages
 
-    def post(
-        self, node: SimulatedNode, receivers: Sequence[int], payload: Payload, tag: str, round: int | None
-    ) -> Sending:
-        """Send a payload to some nodes."""
-        if not receivers:
-            return SENT
-        lengths = wire.lengths(payload, tag)
-        message = Message(node.id, tag, round, payload, lengths.frame)
-        node.count_sent(lengths, len(receivers))
-        problem = not_finite_entry(payload)
-        if problem is not None:
-            detail = f"'{problem}' in its message {tag!r} is not finite"
-            self.recorder.event(self.now, node.id, "rejected", detail)
-            for receiver in receivers:
-                self.nodes[receiver].mail.drop("not-finite")
-            return SENT
-        if self.network.loss > 0:
-            # Drawn by the node's count of events, which only grows: that of its messages falls when some are withdrawn.
-            node.order += 1
-            chance, key = self.network.loss, rng.mix(self._loss_key, node.order)
-            receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
-            if not receivers:
-                return SENT
-        if self._disturbing:
-            return self._post_disturbed(node, receivers, message)
+    def carry(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
         return self.links.post(node, receivers, message)
 
-    def _post_disturbed(self, node: SimulatedNode, receivers: Sequence[int], message: Message) -> Sending:
-        """Send a message over links that faults strike."""
+    def carry_disturbed(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
         by_factor: dict[float, list[int]] = {}
         for receiver, fate in self.disturbances.fates(node, receivers):
             if isinstance(fate, str):
-                self.refused[fate] += 1
+                self.refuse(fate)
             else:
                 by_factor.setdefault(fate, []).append(receiver)
         return several([self.links.post(node, some, message, slower) for slower, some in by_factor.items()])
 
+    def withdraw_all(self, node: RunningNode) -> None:
+        self.links.withdraw_all(node.id)
+
     # ------------------------------------------------------------------ rounds
 
-    def commit(self, node: SimulatedNode) -> float:
-        """The open round of a node is over; what that costs it in seconds.
-
-        Raises:
-            ProgramError: the node's state holds what no checkpoint can.
-        """
-        node.check_commit()
-        node.mail.open(node.round + 1)
-        node.calls = self._in_vain = 0
-        evaluated = self.recorder.commit(node)
+    async def complete(self, node: RunningNode) -> None:
+        self._in_vain = 0
+        cost = self.commit(node)
         if not self.in_step:
             node.committed = self.snapshot(node)
         if self._checkpoint_every != 0:
             self._perhaps_checkpoint(node)
-        if not (evaluated and self.prepared.experiment.evaluation.takes_time):
-            return 0.0
-        samples = len(self.split("test"))
-        node.evaluated += samples
-        return samples / self.speeds[node.id]
+        if cost:
+            await self.sleep(node, cost)
+        if node.round in self.cuts:
+            self._add(node, self.cuts[node.round])
+        if self.parks(node):
+            await suspended()
 
-    def _perhaps_checkpoint(self, node: SimulatedNode) -> None:
+    def _perhaps_checkpoint(self, node: RunningNode) -> None:
         every, round = self._checkpoint_every, node.round
         if not self.in_step:
             whole = self.recorder.commits % ((every or 1) * self.size) == 0
@@ -341,33 +311,37 @@ class World:
         if due and round < self.rounds and round not in self.cuts:
             self.cuts[round] = Cut(self, round)
 
-    def skip_to(self, node: SimulatedNode, round: int) -> None:
-        """A node that was away goes on where the others are."""
-        self.recorder.event(self.now, node.id, "caught up", f"from round {node.round} to {round}")
-        node.mail.open(round)
-        node.behind = False
-
-    def note_transfers(self, node: SimulatedNode, transfers: Sequence[Any]) -> None:
+    def note_transfers(self, node: RunningNode, transfers: Sequence[Any]) -> None:
         """Remember transfers of nodes that have not reached a checkpoint's round, for that checkpoint."""
         for cut in self.cuts.values():
             cut.note(node, transfers)
 
-    def cut(self, node: SimulatedNode) -> None:
-        """A node has reached the round of a checkpoint."""
-        self._add(node, self.cuts[node.round])
+    def finish(self, node: RunningNode) -> None:
+        super().finish(node)
+        self.ended = self.now
+        self.dropped(node)
+        self._running -= 1
+        if not self._running:
+            self._end_answers()
 
-    def passed_by(self, node: SimulatedNode) -> None:
-        """A node has ended: it reaches the round of no further checkpoint."""
+    def _end_answers(self) -> None:
+        """The programs of all nodes have ended: nobody waits for what those who serve still do."""
+        for node in self.nodes:
+            for activity in node.answers:
+                activity.cancel()
+            node.mail.handlers = {}
+
+    def dropped(self, node: RunningNode) -> None:
+        # It reaches the round of no further checkpoint.
         if not self.in_step:
             node.committed = self.snapshot(node)
         for cut in list(self.cuts.values()):
             self._add(node, cut)
 
-    def snapshot(self, node: SimulatedNode) -> Snapshot:
-        """What a node could go on from now."""
+    def snapshot(self, node: RunningNode) -> Snapshot:
         return node.snapshot(self.links.uplink_busy_until(node.id))
 
-    def _add(self, node: SimulatedNode, cut: Cut) -> None:
+    def _add(self, node: RunningNode, cut: Cut) -> None:
         if cut.add(node):
             del self.cuts[cut.round]
             self._save(cut)
@@ -404,13 +378,13 @@ class World:
         """Whether the run was interrupted before its end."""
         return self.interrupted and any(not node.mail.ended for node in self.nodes)
 
-    def parks(self, node: SimulatedNode) -> bool:
+    def parks(self, node: RunningNode) -> bool:
         """Whether a node is to go no further."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
 
     # ------------------------------------------------------------------ churn and faults
 
-    def follow_absences(self, node: SimulatedNode, since: float) -> bool:
+    def follow_absences(self, node: RunningNode, since: float) -> bool:
         """Schedule the next absence of a node that was there at a time; whether it begins with one."""
         self._since[node.id] = since
         if not self.network.churn.has_churn:
@@ -472,32 +446,14 @@ class World:
         _, action, argument = event
         return action != self._strike and not (action == self.disturbances.end and argument in self._disturbing)
 
-    def leave(self, node: SimulatedNode) -> None:
-        """A node goes away; what it has not committed is lost."""
+    def leave(self, node: RunningNode) -> None:
         self._in_vain += 1
         if self._in_vain > _ABSENCES_IN_VAIN * self.size:
             self._check_that_all_have_ended()
-        node.mail.away = True
-        self.links.withdraw_all(node.id)
-        node.stop()
-        self.recorder.event(self.now, node.id, "left", f"in round {node.round}")
+        super().leave(node)
 
-    def leave_for_good(self, node: SimulatedNode) -> None:
-        """A node that is away will not come back."""
+    def leave_for_good(self, node: RunningNode) -> None:
         self._gone.add(node.id)
-
-    def come_back(self, node: SimulatedNode) -> None:
-        """A node that was away goes on from its last commit."""
-        assert node.committed is not None
-        node.restore(node.committed, counters=False)
-        node.mail.away, node.behind = False, True
-        self.recorder.event(self.now, node.id, "returned", f"at round {node.round}")
-        self.after(0.0, node, node.start)
-
-    def set_speed(self, node: SimulatedNode, samples_per_second: float) -> None:
-        """Let what a node trains from now on take another time."""
-        self.speeds[node.id] = samples_per_second
-        self._usual_seconds.pop(node.id, None)
 
 
 @contextmanager

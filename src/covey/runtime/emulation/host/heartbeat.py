@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from covey.runtime.node import Payload
+from covey.messages.payloads import Payload
 
 if TYPE_CHECKING:
     from covey.runtime.emulation.host.site import Site
@@ -64,9 +64,9 @@ def condition(site: "Site") -> Payload:
     """How many nodes may still do something, how many of those only wait, what the first few wait for, and whether
     models are evaluated."""
     acting = [site.nodes[id] for id in sorted(site.acting)]
-    idle = [node for node in acting if node.is_idle]
+    idle = [node for node in acting if site.is_idle(node)]
     waits = [
         f"node {node.id} in round {node.round} for {awaited}" for node in idle[:_SHOWN] for awaited in node.mail.waits()
     ]
-    evaluates = site.reporter.is_evaluating
+    evaluates = site.recorder.is_evaluating
     return {"acting": len(acting), "idle": len(idle), "waits": waits[:_SHOWN], "evaluates": evaluates}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 
 from covey.messages import wire
 from covey.parts import kinds
@@ -330,6 +329,8 @@ class _Run:
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
+        self._nobody_asks = asyncio.Event()
+        """Set when the programs of all nodes have ended, so that nobody is to be answered any more."""
 
     @property
     def refused(self) -> Counter[str]:
@@ -342,7 +343,6 @@ class _Run:
 
     async def serve(self) -> None:
         """Take part, until the run is over or the launcher is gone."""
-        torch.set_num_threads(1)
         self.control.refused = self._distrust
         self.control.listen(self._hear, wire.DEFAULT)
         work = asyncio.create_task(self._work())
@@ -430,6 +430,7 @@ class _Run:
             kernel=orders.kernel,
             chunk=orders.chunk,
         )
+        prepared.task.begin_thread()
         orders.check(prepared.network.nodes, self.me)
         own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
         site = self.site = Site(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
@@ -447,13 +448,11 @@ class _Run:
             refused=site.refuse,
             broken=lambda host: site.say("broken", {"host": host}),
         )
-        site.say(
-            "ready", {"parameters": prepared.setting.parameters, "samples": int(prepared.learner.parts.sizes.sum())}
-        )
+        site.say("ready", prepared.task.signature())
         restored: dict[int, Snapshot] = {}
         while (frame := await self._next("restore", "go")).tag == "restore":
             nodes: Any = frame.payload["nodes"]
-            restored |= dict(zip(nodes, unpack(frame.payload, prepared.learner.device), strict=True))
+            restored |= dict(zip(nodes, unpack(frame.payload, prepared.task), strict=True))
         go: Any = frame.payload
         for gone in go.get("gone", ()):
             self.peers.drop(gone)
@@ -464,16 +463,21 @@ class _Run:
         log.info("%d nodes begin", len(own))
         try:
             async with asyncio.TaskGroup() as tasks:
-                reporting = tasks.create_task(site.reporter.run())
+                reporting = tasks.create_task(site.recorder.run())
                 beating = tasks.create_task(self._heartbeats(site))
                 listening = tasks.create_task(self._obey(site))
                 await site.over.wait()
+                if site.failure is None and site.serves:
+                    site.say("serves", {})
+                    await self._nobody_asks.wait()
                 if site.failure is None:
-                    await site.reporter.finish()
+                    await site.recorder.finish()
                 if site.failure is not None:
                     raise site.failure
                 for id, node in site.nodes.items():
-                    site.say("model", {"node": id, "model": node.model.cpu()})
+                    state = node.state if prepared.keeps_states else {}
+                    kept = {f"state/{name}": value for name, value in state.items()}
+                    site.say("learned", {"node": id, **prepared.task.pack([prepared.task.kept(node)]), **kept})
                     await self.control.has_room()
                 site.say("heartbeat", heartbeat(site, self.refused))
                 site.say("done", {"time": site.now})
@@ -500,6 +504,9 @@ class _Run:
                 site.park_after(int(said["round"]))
             elif frame.tag == "stop":
                 site.stop_now()
+                self._nobody_asks.set()
+            elif frame.tag == "enough":
+                self._nobody_asks.set()
             elif frame.tag == "gone" and self.peers is not None:
                 self.peers.drop(said["host"])
             elif frame.tag == "here" and self.peers is not None:

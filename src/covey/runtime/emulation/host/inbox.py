@@ -58,10 +58,9 @@ class Inbox(Mailbox):
         """The same by the host that sent them."""
 
     def deliver(self, message: Message) -> None:
-        needed, discarded = _memory(message), self.discarded
+        needed, gone = _memory(message), self.discarded + self.answered
         reason = self._objection(message, needed)
         if reason is not None:
-            self.dropped += 1
             self._refused(message.sender, reason)
             if message.round is not None and self.ordered and not self.away:
                 self._give_up_earlier(message)
@@ -69,7 +68,7 @@ class Inbox(Mailbox):
         self._hold(message, needed)
         super().deliver(message)
         self.sort()
-        if self.discarded > discarded:
+        if self.discarded + self.answered > gone:
             self._hold(message, -needed)
 
     def _objection(self, message: Message, needed: int) -> str | None:

@@ -1,41 +1,64 @@
 """The nodes of one host, in real time: their programs, their links, their rounds."""
 
 import asyncio
-from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+import numpy as np
 
-from covey.learning.dataset import Split
 from covey.messages import wire
-from covey.messages.ownership import KEPT
+from covey.messages.payloads import KEPT, Payload, is_tensor
 from covey.network.faults import Strike, strikes
 from covey.parts import rng
-from covey.parts.errors import CoveyError, ModelError, ProgramError, told
-from covey.runtime.disturbances import Disturbances
+from covey.parts.errors import CoveyError, ProgramError, told
+from covey.parts.nodes import NodeId
 from covey.runtime.emulation.host.inbox import Inbox
 from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
-from covey.runtime.emulation.host.node import EmulatedNode
 from covey.runtime.emulation.host.reporter import Reporter
 from covey.runtime.emulation.host.trainer import Trainer
 from covey.runtime.emulation.transport.connection import Connection, Corrupted, Parts, loop_time, readdressed
 from covey.runtime.emulation.transport.handshake import say
 from covey.runtime.emulation.transport.peers import Peers
-from covey.runtime.node import LocalData, Message, NodeId, Payload, Sending
-from covey.runtime.participant import SENT, not_finite_entry
+from covey.runtime.jobs import Job
+from covey.runtime.mailbox import Key, Waiter
+from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
+from covey.runtime.running_node import RunningNode, not_finite_entry
+from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
+from covey.runtime.stage import Stage
 
 _STALL = 5.0
 """How long a node that has completed a round waits until what it sent is on its way."""
 
-_REJECTED = 100
-"""How many wrong messages of a sender are reported one by one; then they are only counted."""
+
+class _Waiter(Waiter):
+    """An activity that waits for a future."""
+
+    __slots__ = ("heard",)
+
+    def __init__(self, heard: asyncio.Future[None], *others: Any) -> None:
+        super().__init__(*others)
+        self.heard = heard
 
 
-class Site:
+class _Activity:
+    """A second activity of a node."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+
+    @property
+    def done(self) -> bool:
+        return self.task.done()
+
+    async def wait(self) -> None:
+        await asyncio.wait([self.task])
+
+
+class Site(Stage):
     """The nodes of one host.
 
     Args:
@@ -56,23 +79,15 @@ class Site:
         control: Connection,
         most: int,
     ) -> None:
-        experiment = prepared.experiment
-        self.prepared, self.owners, self.me, self.control = prepared, owners, me, control
-        self.program, self.network, self.learner = prepared.program, prepared.network, prepared.learner
-        self.evaluation = experiment.evaluation
-        self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
-        self.speeds: list[float] = self.network.compute_speeds().tolist()
-        self._most = most
-        self.refused: Counter[str] = Counter()
-        """Frames and messages that were dropped, by reason."""
-        self._rejected: Counter[int] = Counter()
-        self.disturbances: Disturbances[EmulatedNode] = Disturbances(self, self.seed, self.speeds)
-        self._disturbing = self.disturbances.of_messages
-        self.trainer = Trainer(self.learner)
-        self.nodes: dict[int, EmulatedNode] = {id: self._node(id) for id in ids}
+        self.owners, self.me, self.control, self._most = owners, me, control, most
+        super().__init__(prepared, ids)
+        self.nodes = self.here
+        self._measuring: set[int] = set()
+        """Nodes of which something is being measured."""
+        self.trainer = Trainer(self.task.begin_thread)
         self.acting = set(ids)
         """Nodes whose programs may still do something."""
-        self.reporter = Reporter(self, control)
+        self.recorder: Reporter = Reporter(self, control)
         self.peers: Peers | None = None
         self.over = asyncio.Event()
         """Set when nothing will happen here any more."""
@@ -94,8 +109,6 @@ class Site:
             for id in ids
         }
         self._began = 0.0
-        self._loss_key = rng.purpose_key(self.seed, "message loss")
-        self._splits: dict[tuple[str, int | None], Split] = {}
         self._absences: set[asyncio.Task[None]] = set()
         self._keep_after: int | None = None
         """The round of which the launcher wants a cut."""
@@ -103,19 +116,16 @@ class Site:
         self._park_after: int | None = None
         self._released = asyncio.Event()
 
-    def _node(self, id: int) -> EmulatedNode:
-        holder = self.prepared.holders.get(id)
-        data = LocalData(0) if holder is None else self.learner.local_data(holder)
-        node = EmulatedNode(self, id, self.prepared.roles[id], holder, data, self.learner.initial(id))
-
+    def mailbox(self, node: RunningNode) -> Inbox:
         def refused(sender: int, reason: str) -> None:
-            self.reject(id, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason)
+            self.reject(
+                node, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason
+            )
 
         ordered = self.network.is_ordered
-        node.mail = Inbox(self._most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
-        return node
+        return Inbox(self._most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
 
-    def _uplink(self, node: EmulatedNode) -> Uplink:
+    def _uplink(self, node: RunningNode) -> Uplink:
         def withdrawn(message: Message) -> None:
             node.count_sent(wire.lengths(message.shared, message.tag), -1)
 
@@ -123,24 +133,12 @@ class Site:
         rate = self._up[node.id]
         return kind(rate, self._emit, withdrawn, self.sending_late, self.carried, self._most, self.refuse)
 
-    def refuse(self, reason: str) -> None:
-        """Count a frame or message that was dropped."""
-        self.refused[reason] += 1
-
     # ------------------------------------------------------------------ time
 
     @property
     def now(self) -> float:
         """Seconds since the run began."""
         return loop_time() - self._began
-
-    async def stretch(self, began: float, seconds: float) -> None:
-        """Wait until something that began at a time has taken so long."""
-        left = began + seconds - self.now
-        if left > 0:
-            await asyncio.sleep(left)
-        else:
-            self.training_late.add(-left)
 
     def begin(self, elapsed: float, restored: Mapping[int, Snapshot]) -> None:
         """Let the programs begin.
@@ -161,7 +159,7 @@ class Site:
                     node.mail.ended, node.mail.away = True, restored[id].away
                     self.leave_for_good(node)
                     continue
-            node.committed = node.snapshot()
+            node.committed = self.snapshot(node)
         self._begin_strikes(elapsed)
         for node in self.nodes.values():
             if node.mail.ended:
@@ -169,7 +167,7 @@ class Site:
             if self.network.churn.has_churn:
                 self._later(self._follow_absences(node))
             else:
-                node.start()
+                self.start(node)
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Let absences and faults take their course, while the run goes on here."""
@@ -192,20 +190,20 @@ class Site:
     def _time_is_over(self) -> None:
         self._stay()
         for node in self.nodes.values():
-            node.stop()
+            self.stop(node)
         self.acting.clear()
         self.over.set()
 
     async def _until(self, time: float) -> None:
         await asyncio.sleep(max(time - self.now, 0.0))
 
-    async def _follow_absences(self, node: EmulatedNode) -> None:
+    async def _follow_absences(self, node: RunningNode) -> None:
         present = False
         for start, end in self.network.churn.absences(node.id, self.prepared.setting):
             if end <= self.now:
                 continue
             if start > self.now and not present:
-                node.start()
+                self.start(node)
                 present = True
             await self._until(start)
             if node.mail.ended:
@@ -218,7 +216,7 @@ class Site:
             self.disturbances.come_back(node)
             present = True
         if not present:
-            node.start()
+            self.start(node)
 
     def _begin_strikes(self, elapsed: float) -> None:
         """Begin the strikes that are under way after so many seconds, and let the others follow."""
@@ -246,53 +244,135 @@ class Site:
         await self._until(strike.end)
         self.disturbances.end(strike)
 
-    def leave(self, node: EmulatedNode) -> None:
-        """A node goes away; what it has not committed is lost."""
-        node.mail.away = True
-        self.uplinks[node.id].withdraw(None)
-        node.stop()
-        node.event("left", f"in round {node.round}")
-
-    def come_back(self, node: EmulatedNode) -> None:
-        """A node that was away goes on from its last commit."""
-        assert node.committed is not None
-        node.restore(node.committed, counters=False)
-        node.mail.away, node.behind = False, True
-        node.event("returned", f"at round {node.round}")
-        node.start()
-
-    def leave_for_good(self, node: EmulatedNode) -> None:
-        """Nothing will happen at a node any more."""
+    def leave_for_good(self, node: RunningNode) -> None:
         self.acting.discard(node.id)
         if not self.acting:
             self.over.set()
 
-    def set_speed(self, node: EmulatedNode, samples_per_second: float) -> None:
-        """Let what a node trains from now on take another time."""
-        self.speeds[node.id] = samples_per_second
-
     # ------------------------------------------------------------------ programs
 
-    async def run_program(self, node: EmulatedNode) -> None:
+    def start(self, node: RunningNode) -> None:
+        if not (node.mail.away and node.held is None):  # Who is away begins when it comes back.
+            node.main = asyncio.create_task(self._run_program(node))
+
+    async def _run_program(self, node: RunningNode) -> None:
         """Run the program of a node to its end."""
         try:
+            await self._awake(node)
             await self.program.run(node)
-            node.check_commit()
-            node.finish()
-            node.committed = node.snapshot()
-            self.reporter.ended(node)
-            self.reporter.snapshots({node.id: node.committed})
+            self.finish(node)
+            node.committed = self.snapshot(node)
+            self.recorder.snapshots({node.id: node.committed})
         except Exception as error:
             self.fail(node.failure(self.program, error))
         else:
             self.leave_for_good(node)
 
-    async def watched(self, node: EmulatedNode, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> Activity:
+        task = asyncio.create_task(self._watched(node, coroutine))
+        node.activities = [other for other in node.activities if not other.done()]
+        node.activities.append(task)
+        return _Activity(task)
+
+    def answer(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(self._watched(node, coroutine))
+        node.answers = [other for other in node.answers if not other.done()]
+        node.answers.append(task)
+
+    @property
+    def serves(self) -> bool:
+        """Whether somebody here answers messages though his program has ended."""
+        return any(node.mail.handlers for node in self.nodes.values())
+
+    async def _watched(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a second activity of a node."""
         try:
             await coroutine
         except Exception as error:
             self.fail(node.failure(self.program, error))
+
+    def end_activities(self, node: RunningNode, *, main: bool) -> None:
+        ending = node.activities
+        if main:
+            ending = [*ending, *node.answers, *([node.main] if node.main else [])]
+            node.answers = []
+        for task in ending:
+            if task is not asyncio.current_task():
+                task.cancel()
+        node.activities = []
+
+    @staticmethod
+    def is_idle(node: RunningNode) -> bool:
+        """Whether all activities of a node wait for messages."""
+        tasks = [task for task in [node.main, *node.activities] if task is not None and not task.done()]
+        return len(node.mail.waiters) >= len(tasks) > 0
+
+    async def _awake(self, node: RunningNode) -> None:
+        """Until a node does not stand still."""
+        while node.held is not None:
+            awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def wake(awake: asyncio.Future[None] = awake) -> None:
+                # Who was stopped meanwhile waits no more.
+                if not awake.done():
+                    awake.set_result(None)
+
+            node.held.append(wake)
+            await awake
+
+    async def sleep(self, node: RunningNode, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self._awake(node)
+
+    async def never(self) -> None:
+        await asyncio.Event().wait()
+
+    def waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def resume() -> None:
+            if not heard.done():
+                heard.set_result(None)
+
+        return _Waiter(heard, resume, missing, lost, left)
+
+    def heard(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+        assert isinstance(waiter, _Waiter)
+        if timeout is not None:
+            mail = node.mail
+
+            def give_up() -> None:
+                if node.held is not None:
+                    node.held.append(give_up)
+                elif mail.waiters.get(key) is waiter:
+                    mail.wake(key)
+
+            timer = asyncio.get_running_loop().call_later(timeout, give_up)
+            waiter.heard.add_done_callback(lambda _: timer.cancel())
+        return waiter.heard
+
+    async def compute(self, node: RunningNode, job: Job, seconds: float) -> None:
+        began = self.now
+        await self.trainer.do(job)
+        left = began + seconds - self.now
+        if left > 0:
+            await asyncio.sleep(left)
+        else:
+            self.training_late.add(-left)
+        await self._awake(node)
+
+    @contextmanager
+    def measured(self, node: RunningNode, what: Literal["encoding", "mixing"]) -> Iterator[None]:
+        if node.id in self._measuring:
+            yield  # What is done within something else is a part of that.
+            return
+        self._measuring.add(node.id)
+        began = loop_time()
+        try:
+            yield
+        finally:
+            self._measuring.discard(node.id)
+            node.spent[SPENT.index(what)] += loop_time() - began
 
     def fail(self, error: Exception) -> None:
         """End the run with an error."""
@@ -300,48 +380,29 @@ class Site:
             self.failure = error if isinstance(error, CoveyError) else ProgramError(told(error))
         self.over.set()
 
-    async def not_finite(self, node: EmulatedNode) -> None:
-        """A node's model is no longer finite: the run ends, or the node does."""
-        if self.prepared.experiment.task.non_finite == "stop":
-            raise ModelError(
-                f"The model of node {node.id} is no longer finite after its training in round {node.round}. "
-                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
-            )
-        node.event("dropped", f"its model is no longer finite in round {node.round}")
-        self.leave(node)
-        node.mail.ended = True
-        self.reporter.snapshots({node.id: node.snapshot()})
+    def dropped(self, node: RunningNode) -> None:
+        self.recorder.snapshots({node.id: self.snapshot(node)})
         self.leave_for_good(node)
-        await asyncio.Event().wait()
 
-    async def commit(self, node: EmulatedNode) -> None:
-        """The open round of a node is over.
-
-        Raises:
-            ProgramError: the node's state holds what no checkpoint can.
-        """
-        node.check_commit()
-        node.mail.open(node.round + 1)
-        node.calls = 0
-        evaluated = self.reporter.commit(node)
-        node.committed = node.snapshot()
+    async def complete(self, node: RunningNode) -> None:
+        cost = self.commit(node)
+        committed = node.committed = self.snapshot(node)
         every = self.prepared.experiment.checkpoint.every
         if (node.round % every == 0 if every else node.round == self._keep_after) and node.round < self.rounds:
-            self.reporter.snapshots({node.id: node.committed})
-        if evaluated and self.evaluation.takes_time:
-            samples = len(self.split("test"))
-            node.evaluated += samples
-            await asyncio.sleep(samples / self.speeds[node.id])
+            self.recorder.snapshots({node.id: committed})
+        if cost:
+            await asyncio.sleep(cost)
         await self._room(node)
         while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
             if not self._holding:
-                self.reporter.snapshots({node.id: node.committed})
+                self.recorder.snapshots({node.id: committed})
                 self.leave_for_good(node)
             self._released.clear()
             await self._released.wait()
         await asyncio.sleep(0)
+        await self._awake(node)
 
-    async def _room(self, node: EmulatedNode) -> None:
+    async def _room(self, node: RunningNode) -> None:
         """Until no more than half of what may wait at a node's uplink and for other hosts does so, or for so long."""
         late = loop_time() + _STALL
         uplink, peers = self.uplinks[node.id], self.peers
@@ -349,20 +410,6 @@ class Site:
             if loop_time() >= late:
                 return
             await asyncio.sleep(0.01)
-
-    def skip_to(self, node: EmulatedNode, round: int) -> None:
-        """A node that was away goes on where the others are."""
-        node.event("caught up", f"from round {node.round} to {round}")
-        node.mail.open(round)
-        node.behind = False
-
-    def split(self, name: str, holder: int | None = None) -> Split:
-        """The data of an evaluation, remembered."""
-        key = (name, None if name == "test" else holder)
-        if key not in self._splits:
-            samples = self.evaluation.samples if name == "test" else None
-            self._splits[key] = self.learner.split(name, holder, samples)
-        return self._splits[key]
 
     # ------------------------------------------------------------------ checkpoints that are due by time
 
@@ -374,7 +421,7 @@ class Site:
             return
         self._keep_after = round
         committed = {node.id: node.committed for node in nodes if round in (None, node.round)}
-        self.reporter.snapshots({id: snapshot for id, snapshot in committed.items() if snapshot is not None})
+        self.recorder.snapshots({id: snapshot for id, snapshot in committed.items() if snapshot is not None})
 
     # ------------------------------------------------------------------ stopping
 
@@ -393,9 +440,9 @@ class Site:
         self._stay()
         for node in self.nodes.values():
             if not node.mail.ended:
-                node.stop()
+                self.stop(node)
         committed = {id: node.committed for id, node in self.nodes.items() if node.committed is not None}
-        self.reporter.snapshots(committed)
+        self.recorder.snapshots(committed)
         self.acting.clear()
         self.over.set()
 
@@ -407,45 +454,45 @@ class Site:
         """
         self._stay()
         for node in self.nodes.values():
-            node.stop()
+            self.stop(node)
         self.trainer.close()
         if self.peers is not None:
             await self.peers.close(in_peace=in_peace)
 
     # ------------------------------------------------------------------ messages
 
-    def post(
-        self, node: EmulatedNode, receivers: Sequence[int], payload: Payload, tag: str, round: int | None
-    ) -> Sending:
-        """Send a payload to some nodes."""
-        if not receivers:
-            return SENT
-        lengths = wire.lengths(payload, tag)
-        message = Message(node.id, tag, round, payload, lengths.frame)
-        node.count_sent(lengths, len(receivers))
-        problem = not_finite_entry(payload)
-        if problem is not None:
-            node.event("rejected", f"'{problem}' in its message {tag!r} is not finite")
-            return SENT
-        if self.network.loss > 0:
-            node.order += 1
-            key = rng.mix(self._loss_key, node.order)
-            arriving = [r for r in receivers if rng.uniform(key, r) >= self.network.loss]
-            for _ in range(len(receivers) - len(arriving)):
-                self.refuse("lost")
-            receivers = arriving
-        uplink, between = self.uplinks[node.id], self.network.latency.between
-        departure = Departure(uplink)
-        fates = self.disturbances.fates(node, receivers) if self._disturbing else ((r, 1.0) for r in receivers)
-        for receiver, fate in fates:
-            garbled = fate == "corrupt" and self.owners[receiver] != self.me
-            if isinstance(fate, str) and not garbled:
-                # Within a host there are no bytes that could change.
-                self.refuse(fate)
-                continue
-            extra = 1.0 if isinstance(fate, str) else fate
-            uplink.add(Copy(message, receiver, between(node.id, receiver), departure, extra, garbled))
+    def carry(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
+        departure = Departure(self.uplinks[node.id])
+        for receiver in receivers:
+            self._depart(node, receiver, message, departure)
         return departure
+
+    def carry_disturbed(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
+        departure = Departure(self.uplinks[node.id])
+        for receiver, fate in self.disturbances.fates(node, receivers):
+            if not isinstance(fate, str):
+                self._depart(node, receiver, message, departure, fate)
+            elif fate == "corrupt" and self.owners[receiver] != self.me:
+                self._depart(node, receiver, message, departure, garbled=True)
+            else:  # Within a host there are no bytes that could change.
+                self.refuse(fate)
+        return departure
+
+    def _depart(
+        self,
+        node: RunningNode,
+        receiver: int,
+        message: Message,
+        departure: Departure,
+        slower: float = 1.0,
+        *,
+        garbled: bool = False,
+    ) -> None:
+        latency = self.network.latency.between(node.id, receiver)
+        self.uplinks[node.id].add(Copy(message, receiver, latency, departure, slower, garbled))
+
+    def withdraw_all(self, node: RunningNode) -> None:
+        self.uplinks[node.id].withdraw(None)
 
     def _emit(self, copy: Copy) -> None:
         """A copy's time on the way is over: it goes onto a socket, or to a node of this host."""
@@ -458,7 +505,7 @@ class Site:
 
         def frame(sequence: int) -> Parts:
             if departure.frame is None:
-                with self.nodes[message.sender].measured("encoding"):
+                with self.measured(self.nodes[message.sender], "encoding"):
                     departure.frame = wire.encode_parts(
                         message.shared, tag=message.tag, sender=message.sender, round=message.round
                     )
@@ -472,20 +519,15 @@ class Site:
         """A message has come from another host."""
         problem = not_finite_entry(frame.payload)
         if problem is not None:
-            self.reject(frame.receiver, frame.sender, f"'{problem}' is not finite", "not-finite")
+            self.reject(self.nodes[frame.receiver], frame.sender, f"'{problem}' is not finite", "not-finite")
             return
         for value in frame.payload.values():
-            if isinstance(value, Tensor):
+            if is_tensor(value):
                 setattr(value, KEPT, True)  # Nobody else has it.
+            elif isinstance(value, np.ndarray):
+                value.setflags(write=False)
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
-
-    def reject(self, receiver: int, sender: int, detail: str, reason: str) -> None:
-        """Drop a message of a node, and say so unless that node was named often enough."""
-        self.refuse(reason)
-        self._rejected[sender] += 1
-        if self._rejected[sender] <= _REJECTED:
-            self.reporter.event(self.now, receiver, "rejected", f"message of node {sender}: {detail}")
 
     def say(self, tag: str, payload: Payload) -> None:
         """Tell the launcher something."""

@@ -6,34 +6,27 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-import torch
-
-from covey.learning.dataset import Split
-from covey.learning.learner import Learner, Training
-from covey.runtime.node import Metrics
-from covey.runtime.snapshots import computed
+from covey.runtime.jobs import Job
 
 A = TypeVar("A")
 
 
 class Trainer:
-    """Trains and evaluates for the nodes of one host, on one thread beside the event loop.
+    """Does the jobs of the nodes of one host, on one thread beside the event loop.
 
     Args:
-        learner: computes.
+        begin: what that thread does first.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        self._thread = ThreadPoolExecutor(1, "covey-train", initializer=torch.set_num_threads, initargs=(1,))
-        self._waiting: list[tuple[Training, asyncio.Future[None]]] = []
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._thread = ThreadPoolExecutor(1, "covey-train", initializer=begin)
+        self._waiting: list[tuple[Job, asyncio.Future[None]]] = []
         self._computing: asyncio.Task[None] | None = None
 
-    async def train(self, training: Training) -> None:
-        """Compute a training; it then has its `update`."""
-        training.start = computed(training.start)
+    async def do(self, job: Job) -> None:
+        """Do a job; it then has what came of it."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((training, done))
+        self._waiting.append((job, done))
         if self._computing is None:
             self._computing = asyncio.create_task(self._compute())
         await done
@@ -43,11 +36,12 @@ class Trainer:
         await asyncio.sleep(0)
         try:
             while self._waiting:
+                worker = self._waiting[0][0].worker
                 # So few at a time that the first need not wait long for the last.
-                batch, self._waiting = self._waiting[: self._at_once], self._waiting[self._at_once :]
-                trainings = [training for training, _ in batch]
+                batch = [entry for entry in self._waiting if entry[0].worker is worker][: worker.soon]
+                self._waiting = [entry for entry in self._waiting if entry not in batch]
                 try:
-                    await self.apart(partial(self.learner.train, trainings))
+                    await self.apart(partial(worker.do, [job for job, _ in batch]))
                 except Exception as error:
                     for _, done in batch:
                         if not done.done():
@@ -57,15 +51,6 @@ class Trainer:
                         done.set_result(None)
         finally:
             self._computing = None
-
-    @property
-    def _at_once(self) -> int:
-        return max(1, self.learner.chunk) * self.learner.workers
-
-    async def evaluate(self, model: torch.Tensor, split: Split) -> Metrics:
-        """The figures of a model."""
-        (metrics,) = await self.apart(lambda: self.learner.evaluate([model], split))
-        return metrics
 
     async def apart(self, work: Callable[[], A]) -> A:
         """Do something on the thread."""

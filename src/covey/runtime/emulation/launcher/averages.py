@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from covey.learning.dataset import Split
 from covey.parts.errors import RunError
-from covey.runtime.average import Average
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
+from covey.runtime.task import Summary
 
 
 def check_round(host: int, round: Any, most: int, least: int = 0) -> None:
@@ -42,7 +41,7 @@ class Averages:
         writer: RunWriter | None,
         do: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
-        self._learner, self._evaluation = prepared.learner, prepared.experiment.evaluation
+        self._task = prepared.task
         self._rounds, self._writer, self._do = prepared.experiment.rounds, writer, do
         self._models = len(prepared.evaluated)
         of = [owners[node] for node in prepared.evaluated]
@@ -52,7 +51,6 @@ class Averages:
         self._shares: dict[int, dict[int, Mapping[str, Any]]] = {}
         """What each host has added to each open round."""
         self._closed: set[int] = set()
-        self._split: Split | None = None
         self.accuracy: float | None = None
         """The mean over the models of the round that was last added to."""
 
@@ -64,11 +62,7 @@ class Averages:
         """
         completed, accuracies = share["round"], msgspec.convert(share["accuracies"], list[float])
         check_round(host, completed, self._rounds, 1)
-        msgspec.convert(share["squares"], float)
-        keeps = self._evaluation.average
-        shape = (self._learner.layout.size if keeps else 0,)
-        right = 0 < len(accuracies) <= self._models_of.get(host, 0)
-        if not right or share["count"] != len(accuracies) * keeps or share["total"].shape != shape:
+        if not self._task.check_share(share, self._models_of.get(host, 0)):
             raise RunError(f"Host {host} adds to an average what is not that of its nodes.")
         if completed in self._closed:
             return
@@ -99,15 +93,13 @@ class Averages:
 
     def _close(self, completed: int) -> None:
         self._closed.add(completed)
-        average = Average(self._learner, keeps=self._evaluation.average)
+        average = self._task.summary()
         for _, share in sorted(self._shares.pop(completed).items()):
             average.merge(share)
-        if self._writer is not None and average.count:
+        if self._writer is not None:
             self._do(partial(self._evaluate, completed, average))
 
-    async def _evaluate(self, completed: int, average: Average) -> None:
+    async def _evaluate(self, completed: int, average: Summary) -> None:
         assert self._writer is not None
-        if self._split is None:
-            self._split = self._learner.split("test", samples=self._evaluation.samples)
-        figures = await asyncio.to_thread(average.figures, self._learner, self._split)
+        figures = await asyncio.to_thread(average.figures)
         self._writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])

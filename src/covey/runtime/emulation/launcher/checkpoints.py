@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from covey.messages.payloads import Payload
 from covey.runtime.cadence import Cadence
-from covey.runtime.node import Payload
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.snapshots import COUNTERS, Snapshot, pack
@@ -33,7 +33,7 @@ class Checkpoints:
         first: Sequence[Snapshot],
         soon: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._learner, self._size, self._rounds = prepared.learner, prepared.network.nodes, prepared.experiment.rounds
+        self._task, self._size, self._rounds = prepared.task, prepared.network.nodes, prepared.experiment.rounds
         self._every, self._keep = prepared.experiment.checkpoint.every, prepared.experiment.checkpoint.keep
         self._waits_for_all = prepared.waits_for_all
         self._writer, self._soon = writer, soon
@@ -59,7 +59,7 @@ class Checkpoints:
         """Whether a checkpoint waits until it may be written."""
         folder = None if writer is None else writer.folder
         now = asyncio.get_running_loop().time
-        self.cadence = Cadence(4 * self._learner.layout.size * self._size, folder, now)
+        self.cadence = Cadence(self._task.node_bytes * self._size, folder, now)
         self._wanted: int | None = None
         """The round after which hosts were asked for a cut."""
         self._awaited: set[int] = set()
@@ -74,8 +74,7 @@ class Checkpoints:
         return self.latest[node]
 
     def _initial(self, node: int) -> Snapshot:
-        model = self._learner.initial(node)
-        return Snapshot(model, 0, state={}, slots=None, loss=None, counters=[0] * COUNTERS)
+        return Snapshot(0, state={}, learned=self._task.initial(node), loss=None, counters=[0] * COUNTERS)
 
     @property
     def all_ended(self) -> bool:
@@ -196,7 +195,7 @@ class Checkpoints:
             with self.cadence.at_work():
                 each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
                 round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-                self._writer.checkpoint(round, {"round": round, **pack(each)}, keep=self._keep)
+                self._writer.checkpoint(round, {"round": round, **pack(each, self._task)}, keep=self._keep)
             self.cadence.taken()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from covey.messages import wire
+from covey.messages.payloads import Payload
 from covey.parts import errors, kinds
 from covey.parts.errors import CoveyError, RunError, WireError
 from covey.runtime.emulation.host.host import Orders
@@ -26,7 +27,6 @@ from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
 from covey.runtime.experiment import Outcome, Progress
 from covey.runtime.interruption import STOP
-from covey.runtime.node import Payload
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
@@ -304,7 +304,7 @@ class Launcher:
             listening = Address("127.0.0.1", 0).listen()
             self.hosts.append(Remote(number, own, Address.of(listening), logs / f"host-{number}.log", listening))
         sockets = [host.listening for host in self.hosts if host.listening is not None]
-        self.processes = Processes(sockets, self._token_file, forks=can_fork())
+        self.processes = Processes(sockets, self._token_file, forks=can_fork(), modules=self.prepared.modules())
         for host in self.hosts:
             host.spawn(self.processes)
 
@@ -339,7 +339,7 @@ class Launcher:
         if returning:
             mine = self.records.begin_again(host.number, host.nodes)
         for node, snapshot in mine.items():
-            host.tell("restore", {"nodes": [node], **pack([snapshot])})
+            host.tell("restore", {"nodes": [node], **pack([snapshot], self.prepared.task)})
             await connection.has_room()
 
     def _missing(self, late: Remote) -> HostGone:
@@ -407,7 +407,7 @@ class Launcher:
         if self.writer is not None:
             self.writer.flush()
         records.show()
-        return Outcome(finished=finished, time=records.time, models=records.final_models())
+        return Outcome(finished=finished, time=records.time, models=records.result(), states=records.final_states())
 
     async def _stop_processes(self) -> None:
         self.over = True
@@ -444,10 +444,7 @@ class Launcher:
         raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
 
     def _hear_ready(self, host: Remote, frame: wire.Frame) -> None:
-        here = {
-            "parameters": self.prepared.setting.parameters,
-            "samples": int(self.prepared.learner.parts.sizes.sum()),
-        }
+        here = self.prepared.task.signature()
         if dict(frame.payload) != here:
             raise RunError(f"Host {host.number} has other data or another model: {dict(frame.payload)}, not {here}.")
         assert host.ready is not None
@@ -486,10 +483,22 @@ class Launcher:
     def _hear_broken(self, host: Remote, frame: wire.Frame) -> None:
         self.recovery.on_broken(host, msgspec.convert(frame.payload["host"], int))
 
-    def _hear_model(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_model(host.number, frame.payload["node"], frame.payload["model"])
+    def _hear_learned(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_learned(host.number, frame.payload["node"], frame.payload)
+
+    def _hear_serves(self, host: Remote, frame: wire.Frame) -> None:
+        host.serves = True
+        self._say_enough()
+
+    def _say_enough(self) -> None:
+        """Where nobody is left but who serves: nobody asks them any more."""
+        if all(host.done or host.serves for host in self.hosts):
+            for host in self.hosts:
+                if not host.done:
+                    host.tell("enough", {})
 
     def _hear_done(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_end(host.number, host.nodes, frame.payload["time"])
         host.done = True
+        self._say_enough()
         self.changed.set()

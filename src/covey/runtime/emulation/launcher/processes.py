@@ -7,6 +7,7 @@ but from a process that only imports. The forkserver of `multiprocessing` would 
 """
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -89,9 +90,13 @@ class Processes:
         sockets: those that they may be told to listen on.
         token_file: the secret that they share with the launcher.
         forks: whether they are forked from one process.
+        modules: what that process imports before, for all forks to share.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], token_file: Path, *, forks: bool) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], token_file: Path, *, forks: bool, modules: Sequence[str] = ()
+    ) -> None:
+        self._modules = list(modules)
         self._descriptors = [listening.fileno() for listening in sockets]
         self._token_file = token_file
         self._forks = forks
@@ -112,7 +117,7 @@ class Processes:
         if self._template is None or not self._template.is_there:
             self.close()
             descriptors = self._descriptors
-            arguments = ["--forks", *map(str, descriptors)]
+            arguments = ["--forks", *map(str, descriptors), "--modules", *self._modules]
             self._template = _Template(self._begin(arguments, descriptors, log, talks=True))
         return self._template.fork(_Order(listening.fileno(), str(log)))
 
@@ -259,14 +264,16 @@ class _Forked:
 # ---------------------------------------------------------------------- in the process that hosts are forked from
 
 
-def forks(sockets: Sequence[int]) -> int:
+def forks(sockets: Sequence[int], modules: Sequence[str]) -> int:
     """Fork as the launcher orders; returns in each fork alone, with the socket that is its own.
 
     Args:
         sockets: all that forks may listen on.
+        modules: of covey, what forks need.
     """
-    import covey.decentralized.topology.static  # noqa: F401  What nearly every experiment needs is shared, too.
-
+    for name in modules:
+        if name.partition(".")[0] == "covey":
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # What the collector never looks at, it never writes to.
     poll = select.poll()

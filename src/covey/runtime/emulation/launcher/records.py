@@ -8,19 +8,18 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-import torch
 
-from covey.parts.errors import RunError
+from covey.messages.payloads import Payload
+from covey.parts.errors import RunError, quoted
 from covey.runtime.emulation.launcher.averages import Averages, check_round
 from covey.runtime.emulation.launcher.checkpoints import Checkpoints
 from covey.runtime.emulation.transport.connection import loop_time
 from covey.runtime.experiment import Progress
-from covey.runtime.node import Payload
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.counting import Moment
-from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED
-from covey.runtime.snapshots import COUNTERS, Snapshot, computed, unpack
+from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, RECORDED
+from covey.runtime.snapshots import COUNTERS, Snapshot, unpack
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
@@ -33,8 +32,13 @@ _Row = tuple[
 ]
 # fmt: on
 """A commit: what it is of, what is counted, and what time was spent on."""
-_Rows = tuple[list[_Row], list[tuple[int, _Count, str, float]], list[tuple[_Time, int, str, str]]]
-"""Commits, figures and events, as a host reports them."""
+_Rows = tuple[
+    list[_Row],
+    list[tuple[int, _Count, str, float]],
+    list[tuple[_Time, int, str, str]],
+    list[tuple[_Time, int, str, dict[str, Any]]],
+]
+"""Commits, figures, events and rows of tables, as a host reports them."""
 _Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), COUNTED.stop)
 _SPENT = slice(COUNTED.stop, len(COMMIT_COLUMNS))
@@ -71,14 +75,17 @@ class Records:
         self.prepared, self.owners, self.writer, self.progress = prepared, owners, writer, progress
         self.clock, self._later = clock, later
         self.size, self.rounds = prepared.network.nodes, prepared.experiment.rounds
-        self.models: dict[int, torch.Tensor] = {}
-        """The final ones."""
+        self.task = prepared.task
+        self.learned: dict[int, Any] = {}
+        """What nodes have learned in the end."""
+        self.states: dict[int, dict[str, Any]] = {}
+        """What is in their states then."""
         self.time = 0.0
         self.commits = 0
         self.stopping = False
         self.notice: str | None = None
         """What whoever watches the run should know."""
-        first = [] if checkpoint is None else unpack(checkpoint)
+        first = [] if checkpoint is None else unpack(checkpoint, prepared.task)
         self.elapsed = max((snapshot.clock for snapshot in first), default=0.0)
         """For how long the run has gone on before."""
         # Resuming forgets what came after the first of the nodes' moments; nothing is forgotten by who begins anew.
@@ -119,10 +126,13 @@ class Records:
 
     def take_rows(self, host: int, rows: Any) -> None:
         """Record commits, figures and events."""
-        commits, figures, events = msgspec.msgpack.decode(rows, type=_Rows)
-        self.check_own(host, [*(row[0] for row in [*commits, *figures]), *(event[1] for event in events)])
+        commits, figures, events, records = msgspec.msgpack.decode(rows, type=_Rows)
+        self.check_own(host, [*(row[0] for row in [*commits, *figures]), *(row[1] for row in [*events, *records])])
+        for _, _, table, columns in records:
+            if any(type(value) not in RECORDED for value in columns.values()):
+                raise RunError(f"Host {host} adds to the table {quoted(table)} what is no plain value.")
         for row in commits:
-            check_round(host, row[1], self.rounds, 1)
+            check_round(host, row[1], self.rounds)
         for _, round, *_ in figures:
             # What a program logs after its last round stands under the next.
             check_round(host, round, self.rounds + 1)
@@ -146,6 +156,7 @@ class Records:
             writer.metrics(figures)
             for event in events:
                 writer.event(*event)
+            writer.records(records)
         if self.progress is not None and loop_time() - self._shown > 0.1:
             self.show()
 
@@ -208,7 +219,7 @@ class Records:
         snapshots = self.checkpoints.roll_back()
         self._round = [snapshot.completed for snapshot in snapshots]
         self._recorded, self._figured = list(self._round), list(self._round)
-        self._redone, self._last_rows, self.models = {}, {}, {}
+        self._redone, self._last_rows, self.learned, self.states = {}, {}, {}, {}
         self.time = max(snapshot.clock for snapshot in snapshots)
         self._before = {host: dict(totals) for host, totals in self._totals.items()}
         accuracy = self.averages.accuracy
@@ -230,6 +241,8 @@ class Records:
                 reported = [*row[_COUNTED], *row[_STEPS]]
                 snapshot.counters = [max(pair) for pair in zip(snapshot.counters, reported, strict=True)]
                 snapshot.spent = [max(pair) for pair in zip(snapshot.spent, row[_SPENT], strict=True)]
+            if self.writer is not None:
+                self.writer.forget_records(node, snapshot.clock if snapshot.clock > 0 else -1.0)
             recorded = self._recorded[node]
             self._redone[node] = set(range(snapshot.completed + 1, recorded + 1))
             if self.writer is not None:
@@ -241,21 +254,24 @@ class Records:
 
     def end_nodes(self, host: int, nodes: Sequence[int]) -> None:
         """A host will not come back: its nodes have ended with what they last gave."""
-        self.models |= {node: computed(self.checkpoints.latest_of(node).model) for node in nodes}
+        self.learned |= {node: self.checkpoints.latest_of(node).learned for node in nodes}
         self.averages.settle(host, self.rounds)
 
-    def take_model(self, host: int, node: Any, model: Any) -> None:
-        """The final model of a node."""
+    def take_learned(self, host: int, node: Any, payload: Payload) -> None:
+        """What a node has learned in the end."""
         node = msgspec.convert(node, int)
         self.check_own(host, [node])
-        self._check_models(host, [model])
-        self.models[node] = model
+        self._check_learned(host, payload, 1)
+        (self.learned[node],) = self.task.unpack(payload, 1)
+        self.states[node] = {
+            name.removeprefix("state/"): value for name, value in payload.items() if name.startswith("state/")
+        }
 
     def take_end(self, host: int, nodes: Sequence[int], time: Any) -> None:
         """A host has reported all that there is of its nodes."""
         time = msgspec.convert(time, _Time)
-        if not self.models.keys() >= set(nodes):
-            raise RunError(f"Host {host} is done and has not reported all of its models.")
+        if not self.learned.keys() >= set(nodes):
+            raise RunError(f"Host {host} is done and has not reported what all of its nodes have learned.")
         if not self._last_rows:
             self.time = max(self.time, time)
         self.averages.settle(host, self.rounds)
@@ -292,12 +308,11 @@ class Records:
 
     # ------------------------------------------------------------------ snapshots
 
-    def _check_models(self, host: int, models: Sequence[torch.Tensor]) -> None:
-        if any(
-            not isinstance(model, torch.Tensor) or model.shape != self.prepared.learner.first_model.shape
-            for model in models
-        ):
-            raise RunError(f"Host {host} reports models of another length.")
+    def _check_learned(self, host: int, payload: Payload, nodes: int) -> None:
+        try:
+            self.task.check(payload, nodes)
+        except RunError as error:
+            raise RunError(f"Host {host} reports what no node can have learned: {error}.") from error
 
     def take_snapshots(self, host: int, payload: Payload) -> None:
         """What nodes of a host can go on from."""
@@ -307,9 +322,9 @@ class Records:
 
     def _checked(self, host: int, payload: Payload) -> dict[int, Snapshot]:
         nodes: Any = payload["nodes"]
-        snapshots = unpack(payload)
         self.check_own(host, nodes)
-        self._check_models(host, [computed(snapshot.model) for snapshot in snapshots])
+        self._check_learned(host, payload, len(nodes))
+        snapshots = unpack(payload, self.task)
         for snapshot in snapshots:
             check_round(host, snapshot.completed, self.rounds)
             msgspec.convert(snapshot.counters, _Counters)
@@ -328,7 +343,10 @@ class Records:
         limit = self.prepared.experiment.duration
         return self.checkpoints.all_ended or (limit is not None and self.time >= limit)
 
-    def final_models(self) -> torch.Tensor:
-        """The models of all nodes."""
-        first = self.prepared.learner.first_model.cpu()
-        return torch.stack([self.models.get(node, first) for node in range(self.size)])
+    def result(self) -> Any:
+        """What the run keeps of what all nodes have learned."""
+        return self.task.result([self.learned.get(node) or self.task.initial(node) for node in range(self.size)])
+
+    def final_states(self) -> list[dict[str, Any]]:
+        """What the run keeps of the states of all nodes."""
+        return [self.states.get(node, {}) for node in range(self.size)] if self.prepared.keeps_states else []

@@ -9,13 +9,13 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
+from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, WireError
 from covey.runtime.emulation.host.host import open_connection
 from covey.runtime.emulation.launcher.processes import UNKNOWN, Process, Processes
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import Caller, greet, say
-from covey.runtime.node import Payload
 
 if TYPE_CHECKING:
     from covey.runtime.emulation.transport.certificates import Certificates
@@ -91,6 +91,8 @@ class Remote:
     """Whether one of them keeps it away to the end."""
     paused_until: float = 0.0
     """Until when a fault lets it stand still."""
+    serves: bool = False
+    """Whether its programs have ended, and it still answers messages."""
     holds: int | None = None
     """The last round that one of its nodes is in, once it lets none begin another."""
     condition: Condition = field(default_factory=Condition)
@@ -137,7 +139,7 @@ class Remote:
         self.let_go()
         if self.process is not None:
             self.process.kill()
-        self.away = self.done = False
+        self.away = self.done = self.serves = False
         self.ready = self.coming = self.holds = None
 
     # ------------------------------------------------------------------ processes of this machine

@@ -20,10 +20,10 @@ import msgspec
 
 from covey.messages import wire
 from covey.messages.crypto import KeyPair, derive
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.sealing import KEY_BYTES
-from covey.runtime.node import Payload
 
 LAUNCHER = -1
 """Who the launcher says it is; a host gives its number."""

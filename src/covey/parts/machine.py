@@ -1,10 +1,15 @@
-"""How much memory there is, so that what can never fit is refused before it takes what others need."""
+"""What this machine has: processors, and how much memory, so that what can never fit is refused at once."""
 
 import os
 from functools import cache
 from pathlib import Path
 
 from covey.parts.errors import ConfigurationError
+
+
+def default_workers() -> int:
+    """As many as there are processors for this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -29,11 +29,13 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from covey.learning.mixture import Mixture
+from covey.learning.node import MODEL, Update
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError, ModelError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.node import MODEL, Expected, Mixture, Numbers, Update
+from covey.runtime.node import Expected, Numbers
 
 Share: TypeAlias = Literal["trained"] | list[str]
 Buffers: TypeAlias = Literal["average", "keep", "refuse"]

@@ -1,15 +1,23 @@
 """How the nodes of programs with rounds wait for each other."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self
 
-from covey.decentralized.sharing import Hear
-from covey.decentralized.topology import Graph
 from covey.messages import wire
+from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
-from covey.runtime.node import HEARTBEAT, Inbox, Message, Node, NodeId, Program
+from covey.runtime.node import HEARTBEAT, Inbox, Message, Node, Program
+
+
+class Hear(Protocol):
+    """Waits for messages of the round, as patiently as the program does."""
+
+    def __call__(self, tag: str, senders: Sequence[NodeId] | None = None, /) -> Awaitable[Inbox]:
+        """What some have sent under a tag; by default all senders of the round."""
+
 
 PATIENCE = (
     "How long a node waits for its neighbours in a round; for ever by default. "

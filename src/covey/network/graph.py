@@ -5,13 +5,13 @@ Shapes: N nodes, E directed edges.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from covey.runtime.node import NodeId
+from covey.parts.nodes import NodeId
 
 Ids = NDArray[np.int64]
 
@@ -143,3 +143,23 @@ def _grouped(values: NDArray[np.generic], counts: Ids) -> list[tuple[Any, ...]]:
     flat = tuple(values.tolist())
     ends = np.cumsum(counts).tolist()
     return [flat[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+class Graphs(Protocol):
+    """What draws the graph of every round."""
+
+    weighted: ClassVar[bool]
+    """Whether its graphs have weights of their own."""
+
+    @classmethod
+    def title(cls) -> str:
+        """How messages call it."""
+
+    def one_way(self) -> bool:
+        """Whether some node may send to one that does not send back."""
+
+    def can_be_drawn(self) -> bool:
+        """Whether all that the graph depends on is known."""
+
+    def at(self, t: int) -> Graph:
+        """The graph of round t."""

@@ -3,7 +3,7 @@
 Shapes: P parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from covey.learning.dataset import Split
 from covey.learning.learner import Learner
-from covey.runtime.node import Metrics
+from covey.learning.mixture import Mixture, computed
+from covey.learning.node import Metrics
 
 
 class Average:
@@ -19,20 +20,23 @@ class Average:
 
     Args:
         learner: whose models.
+        split: on what the average model is evaluated.
         keeps: whether models are summed, or only their accuracies kept.
     """
 
-    def __init__(self, learner: Learner, *, keeps: bool) -> None:
+    def __init__(self, learner: Learner, split: Callable[[], Split], *, keeps: bool) -> None:
+        self._learner, self._split = learner, split
         self.total = torch.zeros(learner.layout.size if keeps else 0, dtype=torch.float64, device=learner.device)
         self.squares = 0.0
         self.count = 0
         """How many models are in the sum."""
         self.accuracies: list[float] = []
 
-    def add(self, model: Tensor, accuracy: float) -> None:
-        """One more model."""
-        self.accuracies.append(accuracy)
+    def add(self, judged: Tensor | Mixture, figures: Mapping[str, float]) -> None:
+        """One more model, with its figures."""
+        self.accuracies.append(figures["accuracy"])
         if len(self.total):
+            model = computed(judged)
             self.total.add_(model)
             self.squares += float(torch.dot(model.double(), model.double()))
             self.count += 1
@@ -53,16 +57,11 @@ class Average:
         self.count += frozen["count"]
         self.accuracies += frozen["accuracies"]
 
-    @property
-    def accuracy(self) -> float:
-        """The mean over the models."""
-        return sum(self.accuracies) / len(self.accuracies)
-
-    def figures(self, learner: Learner, split: Split) -> Metrics:
+    def figures(self) -> Metrics:
         """The figures of the average model, and the models' mean squared distance from it; none without models."""
         if not self.count:
             return {}
         mean = self.total / self.count
-        (metrics,) = learner.evaluate([mean.float()], split)
+        (metrics,) = self._learner.evaluate([mean.float()], self._split())
         spread = max(self.squares / self.count - float(torch.dot(mean, mean)), 0.0)
         return {**{f"average_model_{name}": value for name, value in metrics.items()}, "consensus_distance": spread}

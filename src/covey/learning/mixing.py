@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.learner import Learner
-from covey.runtime.node import Mixture
+from covey.learning.mixture import Mixture
 
 _SMALL = 1 << 11
 """Up to so many parameters one sparse product of all models beats one addition after the other, whose cost is then

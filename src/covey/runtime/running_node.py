@@ -1,43 +1,33 @@
-"""What the nodes of every engine have in common: mailbox, counters, checks, randomness, snapshots."""
+"""A node while it runs: what the contract means to its mailbox, its counters, its randomness and its stage."""
 
+import inspect
 import math
 import reprlib
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from covey.learning.learner import Training
-from covey.learning.optimizers import Slots
 from covey.messages import wire
+from covey.messages.payloads import KEPT, Payload, frozen, is_tensor, private, private_all
 from covey.network import Energy
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, WireError, told
-from covey.runtime.mailbox import REASONS, Mailbox, Waiter, describe
-from covey.runtime.node import (
-    MODEL,
-    Expected,
-    Gradient,
-    Inbox,
-    LocalData,
-    Message,
-    Mixture,
-    NodeId,
-    Numbers,
-    Payload,
-    Program,
-    Sending,
-    State,
-    Update,
-    Work,
-)
-from covey.runtime.possession import Possession
-from covey.runtime.runs.schema import SPENT
+from covey.parts.nodes import NodeId
+from covey.runtime.jobs import Call, Function, asks_for_randomness
+from covey.runtime.mailbox import REASONS, describe
+from covey.runtime.node import Activity, Expected, Inbox, Message, Node, Program, Sending, State, Wanted
+from covey.runtime.runs.schema import RECORDED, SPENT
 from covey.runtime.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from covey.runtime.stage import Stage
+
+
+T = TypeVar("T")
 
 
 class _Sent:
@@ -48,39 +38,35 @@ class _Sent:
 
 
 SENT = _Sent()
+_PLAIN = frozenset({bool, int, float, str, bytes, list, type(None)})
 _ROUNDS = 1 << 63
 """A message has room for the numbers of so many rounds."""
 TRAINING, WAITING, ENCODING, MIXING = range(len(SPENT))
-USUAL = Work()
-"""Training as the task says."""
 
 
-class Participant(Possession):
-    """One node of any engine.
+class RunningNode(Node):
+    """A node on a stage, whichever engine that is of.
 
     Args:
+        stage: where it runs.
         id: which.
-        role: its role in the program.
-        nodes: how many there are.
-        holder: its place among the nodes with data; None without.
-        data: what it may know of them.
-        model: what it begins with.
-        careful: whether its program may write to tensors that it is handed or has handed over.
-        seed: the experiment's.
-        ordered: whether messages keep their order over a link.
     """
 
     __slots__ = (
+        "activities",
+        "answers",
         "behind",
         "bytes_out",
         "calls",
-        "data",
+        "careful",
+        "committed",
         "evaluated",
         "held",
-        "holder",
         "id",
+        "in_round",
         "loss",
         "mail",
+        "main",
         "messages_out",
         "nodes",
         "order",
@@ -88,44 +74,39 @@ class Participant(Possession):
         "receivers",
         "role",
         "samples",
-        "seed",
-        "slots",
         "spent",
+        "stage",
         "state",
         "steps",
-        "stream",
         "value_bytes_out",
     )
 
-    def __init__(
-        self,
-        id: int,
-        role: str,
-        nodes: int,
-        holder: int | None,
-        data: LocalData,
-        model: Tensor,
-        *,
-        careful: bool,
-        seed: int,
-        ordered: bool,
-    ) -> None:
-        super().__init__(model, careful=careful)
+    def __init__(self, stage: "Stage", id: int) -> None:
+        self.stage = stage
         self.id = NodeId(id)
-        self.role = role
-        self.nodes = nodes
-        self.holder = holder
-        self.data = data
-        self.seed = seed
+        self.role = stage.prepared.roles[id]
+        self.nodes = stage.size
+        self.careful = not stage.prepared.is_trusted
+        """Whether its program may write to tensors that it is handed or has handed over. If not, they are not copied:
+        covey's own programs write to none."""
         self.state: State = {}
-        self.slots: Slots | None = None
         self.receivers: tuple[int, ...] = ()
         """To whom it sent last; most programs send to the same again."""
         self.calls = 0
+        """How many times it has asked for work in its open round."""
         self.order = id << 40
         """Ties of virtual time are settled by it, so that they do not depend on what else happened."""
-        self.stream = rng.mix(rng.purpose_key(seed, "train"), id)
-        self.mail = Mailbox(ordered=ordered)
+        self.mail = stage.mailbox(self)
+        self.main: Any = None
+        """The activity that is its program."""
+        self.activities: list[Any] = []
+        """The others, which end with it."""
+        self.answers: list[Any] = []
+        """What handlers of messages do, also when it has ended."""
+        self.committed: Snapshot | None = None
+        """What it goes on from when it has left, where it can."""
+        self.in_round = False
+        """Whether a round of it is open."""
         self.behind = False
         """Whether it comes back and has not caught up."""
         self.held: list[Callable[[], None]] | None = None
@@ -138,29 +119,86 @@ class Participant(Possession):
         self.evaluated = 0
         """On how many samples it has evaluated, where that took time."""
 
-    # ------------------------------------------------------------------ what an engine adds
-
-    @abstractmethod
-    def _post(self, receivers: Sequence[int], payload: Payload, tag: str, round: int | None) -> Sending:
-        """Send a payload to some nodes."""
-
-    @abstractmethod
-    def _waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
-        """What resumes the current activity when its messages are here."""
-
-    @abstractmethod
-    def _heard(self, key: tuple[str, int | None], waiter: Waiter, timeout: float | None) -> Awaitable[None]:
-        """Until a waiter is resumed, or in vain."""
-
-    @abstractmethod
-    def event(self, kind: str, detail: str) -> None:
-        """Record something that happened to the node."""
-
     # ------------------------------------------------------------------ the contract
 
     @property
+    def now(self) -> float:
+        return self.stage.now
+
+    @property
     def round(self) -> int:
+        """The open round, which is also how many rounds the node has completed."""
         return self.mail.round
+
+    def rounds(self) -> AsyncIterator[int]:
+        return _Rounds(self)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Activity:
+        return self.stage.spawn(self, coroutine)
+
+    async def sleep(self, seconds: float) -> None:
+        self._check_duration("sleeps for", seconds)
+        await self.stage.sleep(self, seconds)
+
+    def serve(self, tag: str, handler: Callable[[Message], Coroutine[Any, Any, None]]) -> None:
+        if not inspect.iscoroutinefunction(handler):
+            raise ProgramError(
+                f"What serves {tag!r} at node {self.id} must be an async function. Got {handler!r} instead."
+            )
+        if tag in self.mail.handlers:
+            raise ProgramError(f"Node {self.id} serves {tag!r} already.")
+
+        def handle(message: Message) -> None:
+            self.stage.answer(self, handler(message))
+
+        self.mail.serve(tag, handle)
+
+    async def compute(
+        self,
+        function: Callable[..., T],
+        *arguments: Any,
+        samples: float | None = None,
+        seconds: float | None = None,
+    ) -> T:
+        if (samples is None) == (seconds is None):
+            raise ProgramError(f"A compute of node {self.id} must say its 'samples' or its 'seconds', one of them.")
+        if samples is not None:
+            seconds = samples / self.stage.speeds[self.id]
+        assert seconds is not None
+        self._check_duration("computes for", seconds)
+        random = None
+        if asks_for_randomness(function):
+            random = partial(self.random, "compute", self.round, self.calls)
+            self.calls += 1
+        taken = tuple(self.taken(value) for value in arguments) if self.careful else arguments
+        call = Call(Function(function), taken, random)
+        await self.stage.compute(self, call, seconds)
+        if call.error is not None:
+            raise call.error
+        self.evaluated += round(samples or 0)
+        result: T = private_all(call.result) if self.careful else call.result
+        return result
+
+    def log(self, **metrics: float) -> None:
+        if self.in_round:
+            self.stage.recorder.log(self.id, self.round + 1, metrics)
+        else:
+            self.record("log", **metrics)
+
+    def record(self, table: str, /, **columns: bool | int | float | str | bytes | None) -> None:
+        value: Any
+        for name, value in columns.items():
+            if isinstance(value, np.generic):
+                columns[name] = value = value.item()
+            if type(value) not in RECORDED:
+                raise ProgramError(
+                    f"The column '{name}' of a row of node {self.id} in the table '{table}' must be a bool, int, "
+                    f"float, str, bytes or None. Got {reprlib.repr(value)} instead."
+                )
+        self.stage.recorder.record(self.stage.now, self.id, table, columns)
+
+    def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
+        return self.stage.measured(self, what)
 
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
@@ -171,7 +209,8 @@ class Participant(Possession):
             round = self._checked_round(round)
         if type(to) is not tuple or to != self.receivers:
             self.receivers = self._checked_receivers(to)
-        return self._post(self.receivers, self._taken_payload(payload) if self.careful else payload, tag, round)
+        taken = self._taken_payload(payload) if self.careful else payload
+        return self.stage.post(self, self.receivers, taken, tag, round)
 
     def _checked_receivers(self, to: Any) -> tuple[int, ...]:
         """To whom a message goes, whatever the program does to its list while it is under way.
@@ -219,23 +258,24 @@ class Participant(Possession):
             return Inbox(mail.take(key, senders, count), sorted(lost), sorted(lost))
         if key in mail.waiters:
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
-        waiter = self._waiter(missing, lost, left)
+        stage = self.stage
+        waiter = stage.waiter(missing, lost, left)
         waiter.after = after
         mail.wait(key, waiter)
-        began = self.now
-        await self._heard(key, waiter, timeout)
-        self.spent[WAITING] += self.now - began
+        began = stage.now
+        await stage.heard(self, key, waiter, timeout)
+        self.spent[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent, sorted(lost))
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))
 
-    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
+    def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]:
         wanted = list(entries.items())
         return [message for message in messages if self._is_usable(message, wanted)]
 
-    def _is_usable(self, message: Message, wanted: list[tuple[str, Expected]]) -> bool:
+    def _is_usable(self, message: Message, wanted: list[tuple[str, Wanted]]) -> bool:
         """Whether a message has what its receiver wants; if not, it is rejected."""
         for name, expected in wanted:
             if not self._is(message.shared.get(name), expected):
@@ -245,42 +285,40 @@ class Participant(Possession):
                 return False
         return True
 
-    def _is(self, value: Any, expected: Expected) -> bool:
+    def _is(self, value: Any, expected: Wanted) -> bool:
         """Whether an entry of a payload is what it must be; True and False are no ints here."""
-        if expected is MODEL:
-            return isinstance(value, Tensor) and value.shape == self.shape and value.dtype == torch.float32
-        if isinstance(expected, Numbers):
-            return isinstance(value, Tensor) and value.shape == (expected.count,) and value.dtype == torch.float32
+        if isinstance(expected, Expected):
+            return expected.admits(value, self)
         if isinstance(expected, range):
             return type(value) is int and value in expected
-        if expected is Tensor:
-            return isinstance(value, Tensor)
-        return type(value) is expected or (expected is float and type(value) is int)
+        if expected in _PLAIN:
+            return type(value) is expected or (expected is float and type(value) is int)
+        return isinstance(value, expected)
 
-    def _in_words(self, expected: Expected) -> str:
-        if expected is MODEL:
-            return f"{self.shape[0]} float32 numbers"
-        if isinstance(expected, Numbers):
-            return f"{expected.count} float32 numbers"
+    def _in_words(self, expected: Wanted) -> str:
+        if isinstance(expected, Expected):
+            return expected.in_words(self)
         if isinstance(expected, range):
             return f"an int in [{expected.start}, {_count(expected.stop)})"
-        assert isinstance(expected, type)
         return f"{'an' if expected is int else 'a'} {expected.__name__}"
 
     def reject(self, message: Message, reason: str) -> None:
-        self.mail.drop("unusable")
-        self.event("rejected", f"message of node {message.sender}: {reason}")
+        self.stage.reject(self, message.sender, reason, "unusable")
 
     def messages(self, tag: str) -> AsyncIterator[Message]:
         return _Messages(self, tag)
 
     def random(self, purpose: str, *key: int) -> np.random.Generator:
-        return rng.generator(self.seed, f"node {purpose}", self.id, *key)
+        return rng.generator(self.stage.seed, f"node {purpose}", self.id, *key)
 
     def public_random(self, purpose: str, *key: int) -> np.random.Generator:
-        return rng.generator(self.seed, f"public {purpose}", *key)
+        return rng.generator(self.stage.seed, f"public {purpose}", *key)
 
-    # ------------------------------------------------------------------ for the engines
+    # ------------------------------------------------------------------ for the stage
+
+    def event(self, kind: str, detail: str) -> None:
+        """Record something that happened to the node."""
+        self.stage.event(self.id, kind, detail)
 
     def count_sent(self, lengths: wire.Lengths, copies: int) -> None:
         """Count copies of a message that are sent, or, where there are less than none, withdrawn."""
@@ -290,35 +328,31 @@ class Participant(Possession):
         self.value_bytes_out += values * copies
         self.place_bytes_out += places * copies
 
-    def new_training(
-        self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
-    ) -> Training:
-        """What a training of the node in its open round is to be, or its gradient."""
-        if self.holder is None:
-            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
-        start: Any = self._used(model)
-        training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
-        training.gradient = gradient
-        self.calls += 1
-        return training
+    def kept(self, value: Any) -> Any:
+        """An array of the program as it is now, whatever the program does to it."""
+        if isinstance(value, np.ndarray):
+            return frozen(value)
+        from covey.messages.ownership import keep
 
-    def trained(self, training: Training) -> Update:
-        """Take over what came of a training."""
-        update = training.update
-        assert update is not None
-        self.slots = training.slots
-        self.steps += update.steps
-        self.samples += update.samples
-        self.loss = update.loss
-        return update
+        return keep(value)
 
-    def differentiated(self, training: Training) -> Gradient:
-        """Take over a gradient."""
-        found = training.update
-        assert found is not None
-        assert training.buffers is not None
-        self.samples += found.samples
-        return Gradient(found.model, found.loss, found.samples, training.buffers)
+    def _taken_payload(self, payload: Payload) -> Payload:
+        """What is sent, as it is now."""
+        return {name: self.taken(value) for name, value in payload.items()}
+
+    def taken(self, value: Any) -> Any:
+        """A value of the program as it is now, which nobody may write to."""
+        if is_tensor(value):
+            value = self.kept(value)
+            setattr(value, KEPT, True)
+            return value
+        if isinstance(value, np.ndarray):
+            return frozen(value)
+        return value.copy() if type(value) is list else value
+
+    def _copied(self, state: State) -> State:
+        """A state of its own for a snapshot, or from one."""
+        return {name: private(value) for name, value in state.items()} if self.careful else dict(state)
 
     def hold(self) -> None:
         """Stand still."""
@@ -331,17 +365,6 @@ class Participant(Possession):
         self.mail.go_on()
         for action in held:
             action()
-
-    def check_split(self, split: str) -> None:
-        """Whether the node can evaluate on a split.
-
-        Raises:
-            ProgramError: it cannot.
-        """
-        if split not in ("train", "validation", "test"):
-            raise ProgramError(f"The 'split' of evaluate must be one of 'train', 'validation', 'test'. Got {split!r}.")
-        if self.holder is None and split != "test":
-            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot evaluate on its {split} split.")
 
     def _check_duration(self, what: str, seconds: float) -> None:
         if not seconds >= 0:
@@ -393,10 +416,9 @@ class Participant(Possession):
             uplink: when all that it has sent will have left it.
         """
         return Snapshot(
-            model=self._model,
             completed=self.mail.round,
             state=self._copied(self.state),
-            slots=self.slots,
+            learned=self.learned(),
             loss=self.loss,
             counters=self.counters(),
             drops=[self.mail.drops[reason] for reason in REASONS],
@@ -409,13 +431,19 @@ class Participant(Possession):
             away=self.mail.ended and self.mail.away,
         )
 
+    def learned(self) -> Any:
+        """What else it goes on from, where it learns."""
+        return None
+
+    def learn_again(self, learned: Any) -> None:
+        """Go on from what `learned` gave."""
+
     def check_commit(self) -> None:
-        """See whether the node has the model that the program means, and a state that a checkpoint can hold.
+        """See whether the node has a state that a checkpoint can hold.
 
         Raises:
             ProgramError: it has not.
         """
-        self.check_model()
         if not self.state:
             return
         try:
@@ -435,15 +463,20 @@ class Participant(Possession):
         """What to raise when the program raised `error`."""
         if isinstance(error, CoveyError) and not isinstance(error, WireError):
             return error
+        if isinstance(error, AttributeError) and error.obj is self:
+            return ProgramError(
+                f"Node {self.id} of the program {program.title()} has no '{error.name}'. A plain node learns nothing: "
+                f"derive the program from LearningProgram where its nodes have data and a model."
+            )
         return ProgramError(
             f"The program {program.title()} fails at node {self.id} in round {self.round}: {told(error)}."
         )
 
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
         """Go back to a snapshot; the counters only where the whole network does."""
-        self._model, self._lent = snapshot.model, None
+        self.in_round = False
+        self.learn_again(snapshot.learned)
         self.state = self._copied(snapshot.state)
-        self.slots = snapshot.slots
         mail = self.mail
         mail.round = snapshot.completed
         self.calls = 0
@@ -466,6 +499,34 @@ class Participant(Possession):
             mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))
 
 
+class _Rounds:
+    """Counts the rounds of a node and commits each."""
+
+    __slots__ = ("node", "open")
+
+    def __init__(self, node: RunningNode) -> None:
+        self.node = node
+        self.open = False
+
+    def __aiter__(self) -> "_Rounds":
+        return self
+
+    async def __anext__(self) -> int:
+        node = self.node
+        stage, mail = node.stage, node.mail
+        if self.open:
+            node.in_round = False
+            await stage.complete(node)
+        if node.behind:
+            latest = mail.latest_round()
+            if latest > mail.round:
+                stage.skip_to(node, min(latest, stage.rounds))
+        if mail.round >= stage.rounds:
+            raise StopAsyncIteration
+        self.open = node.in_round = True
+        return mail.round
+
+
 def _count(number: int) -> str:
     """A number in words: powers of two are easier to read as such."""
     return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
@@ -474,7 +535,7 @@ def _count(number: int) -> str:
 class _Messages:
     """The messages of a tag, one by one."""
 
-    def __init__(self, node: Participant, tag: str) -> None:
+    def __init__(self, node: RunningNode, tag: str) -> None:
         self.node = node
         self.tag = tag
 
@@ -495,11 +556,14 @@ def not_finite_entry(payload: Payload) -> str | None:
             return name
         if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
             return name
-        if isinstance(value, Tensor):
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "f" and not bool(np.isfinite(value).all()):
+                return name
+        elif is_tensor(value):
             looked_at = getattr(value, "known_finite", None)
             if (looked_at is not None and looked_at == value._version) or not value.is_floating_point():
                 continue
-            if not bool(torch.isfinite(value).all()):
+            if not bool(value.isfinite().all()):
                 return name
             if not value.is_inference():
                 value.known_finite = value._version  # type: ignore[attr-defined]

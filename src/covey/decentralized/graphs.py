@@ -1,0 +1,48 @@
+"""Programs whose nodes talk along the edges of a graph, and what is known of that."""
+
+from covey.aggregation import Linear
+from covey.decentralized.topology import Topology
+from covey.learning.node import LearningProgram
+from covey.learning.selection import Selection
+from covey.network.graph import Graph
+from covey.parts.parameters import param
+from covey.runtime.node import Program
+
+
+class OnGraph(LearningProgram):
+    """A program in which the nodes of a round talk along the edges of a graph."""
+
+    topology: Topology = param("Who talks to whom.")
+
+    def graph(self, t: int) -> Graph:
+        return merging_graph(self, t)
+
+    @property
+    def has_one_graph(self) -> bool:  # type: ignore[override]
+        return self.topology.static
+
+
+def topology_of(program: Program) -> Topology | None:
+    """The topology of a program, where it has one."""
+    found = getattr(program, "topology", None)
+    return found if isinstance(found, Topology) else None
+
+
+def selection_of(program: Program) -> Selection | None:
+    """What a prepared program shares of models, where it says so."""
+    found = getattr(getattr(program, "sharing", program), "selection", None)
+    return found if isinstance(found, Selection) else None
+
+
+def merging_graph(program: Program, t: int) -> Graph:
+    """The graph of round t of a prepared program with a topology, with the weights with which models are merged.
+
+    Without weights where the graph does not decide on them: what arrives does, or the program has a rule of its own.
+    """
+    topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
+    assert topology is not None
+    graph = topology.at(t)
+    weights_E = graph.weights if aggregation is None else None
+    if isinstance(aggregation, Linear):
+        weights_E = aggregation.of_edges(graph)
+    return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)

@@ -1,0 +1,217 @@
+"""The task of learning made ready, as the runtime asks for it.
+
+Shapes: N nodes, P parameters.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.average import Average
+from covey.learning.learner import Judge, Learned, Learner
+from covey.learning.mixing import settle
+from covey.learning.mixture import Mixture, computed
+from covey.learning.node import Work
+from covey.learning.optimizers import Slots
+from covey.learning.running_node import RunningLearningNode
+from covey.messages import wire
+from covey.messages.payloads import Payload
+from covey.parts.errors import RunError
+from covey.parts.parameters import Setting
+from covey.runtime.task import LoadedTask, Request
+
+if TYPE_CHECKING:
+    from covey.runtime.running_node import RunningNode
+    from covey.runtime.stage import Stage
+
+_MODELS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class LoadedLearning(LoadedTask):
+    """A learner, and who learns with it.
+
+    Args:
+        learner: computes.
+        request: what it was loaded for.
+    """
+
+    def __init__(self, learner: Learner, request: Request) -> None:
+        self.learner = learner
+        self.places = {id: place for place, id in enumerate(request.holders)}
+        """The place of each node that holds data among those that do."""
+        self._evaluation = request.experiment.evaluation
+        self._nodes = request.experiment.network.nodes
+        self.device = learner.device
+        self.node_bytes = 4 * learner.layout.size
+        self.model_bytes = wire.size({"model": learner.first_model})
+        self.mixtures: list[Mixture] = []
+        """Those that are to be computed together."""
+        self._judges: dict[tuple[str, int | None], Judge] = {}
+
+    # ------------------------------------------------------------------ before the run
+
+    def told(self, setting: Setting) -> Setting:
+        learner, counts = self.learner, None
+        holders = list(self.places)
+        if learner.label_counts is not None:
+            counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
+            counts[holders] = learner.label_counts
+        return replace(
+            setting,
+            parameters=learner.layout.size,
+            pieces=tuple(learner.layout.pieces),
+            label_counts=counts,
+            training_samples=tuple(learner.samples(place, Work()) for place in range(len(holders))),
+        )
+
+    def signature(self) -> dict[str, int]:
+        return {"parameters": self.learner.layout.size, "samples": int(self.learner.parts.sizes.sum())}
+
+    def facts(self) -> dict[str, Any]:
+        learner = self.learner
+        found = {"torch": torch.__version__, "parameters": learner.layout.size}
+        return {**found, "kernel": learner.kernel_name, "device": str(learner.device)}
+
+    def description(self) -> dict[str, Any]:
+        learner = self.learner
+        return {
+            "parameters": learner.layout.size,
+            "kernel": learner.kernel_name,
+            "samples": {
+                "train": int(learner.parts.sizes.sum()),
+                "test": len(learner.data.test),
+                "smallest_node": int(learner.parts.sizes.min()),
+                "largest_node": int(learner.parts.sizes.max()),
+            },
+            "model_bytes": self.model_bytes,
+        }
+
+    def holdings(self) -> np.ndarray:
+        return self.learner.parts.sizes
+
+    # ------------------------------------------------------------------ nodes
+
+    def node(self, stage: "Stage", id: int) -> RunningLearningNode:
+        return RunningLearningNode(stage, id, self, self.places.get(id))
+
+    def has_died_out(self, stage: "Stage") -> str | None:
+        nodes = [stage.here[id] for id in self.places if id in stage.here]
+        if len(nodes) == len(self.places) and all(node.mail.ended and node.mail.away for node in nodes):
+            return (
+                "The models of all nodes with data were dropped, for they are no longer finite: none is left to train."
+            )
+        return None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        # Two intra-op threads beside busy workers can make a loop many times slower than its processor time.
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+    def begin_thread(self) -> None:
+        torch.set_num_threads(1)
+
+    def settle(self) -> None:
+        if self.mixtures:
+            mixtures, self.mixtures = self.mixtures, []
+            settle(mixtures, self.learner)
+
+    # ------------------------------------------------------------------ judging
+
+    def judge(self, split: str, holder: int | None = None) -> Judge:
+        """What evaluates on a split; remembered."""
+        key = (split, None if split == "test" else holder)
+        if key not in self._judges:
+            samples = self._evaluation.samples if split == "test" else None
+            self._judges[key] = Judge(self.learner, self.learner.split(split, holder, samples))
+        return self._judges[key]
+
+    def shown(self, node: "RunningNode") -> Tensor | Mixture:
+        assert isinstance(node, RunningLearningNode)
+        return node.current
+
+    def ready(self, shown: Tensor | Mixture) -> None:
+        computed(shown)
+
+    def evaluate(self, shown: Sequence[Any]) -> list[dict[str, float]]:
+        return self.learner.evaluate([*map(computed, shown)], self.judge("test").split)
+
+    def evaluation_samples(self) -> int:
+        return len(self.judge("test").split)
+
+    def summary(self, *, keeps: bool | None = None) -> Average:
+        keeps = self._evaluation.average if keeps is None else keeps
+        return Average(self.learner, lambda: self.judge("test").split, keeps=keeps)
+
+    def check_share(self, frozen: Mapping[str, Any], nodes: int) -> bool:
+        grades, keeps = frozen["accuracies"], self._evaluation.average
+        right = all(self.check_frozen(name, frozen[name]) for name in ("total", "squares", "count", "accuracies"))
+        shape = (self.learner.layout.size if keeps else 0,)
+        right = right and 0 < len(grades) <= nodes and frozen["count"] == len(grades) * keeps
+        return bool(right and frozen["total"].shape == shape)
+
+    def check_frozen(self, name: str, value: Any) -> bool:
+        if name == "total":
+            return isinstance(value, Tensor) and value.shape in ((0,), (self.learner.layout.size,))
+        if name == "accuracies":
+            return isinstance(value, list) and all(type(one) is float for one in value)
+        return type(value) is {"squares": float, "count": int}.get(name)
+
+    # ------------------------------------------------------------------ what nodes go on from
+
+    def initial(self, id: int) -> Learned:
+        return Learned(self.learner.initial(id), None)
+
+    def pack(self, learned: Sequence[Learned]) -> dict[str, Any]:
+        payload: dict[str, Any] = {"models": torch.stack([computed(one.model) for one in learned]).cpu()}
+        for index, one in enumerate(learned):
+            for name, slot in (one.slots or {}).items():
+                payload[f"slots/{index}/{name}"] = slot
+        return payload
+
+    def unpack(self, payload: Payload, count: int) -> list[Learned]:
+        models: Any = payload["models"]
+        slots: list[Slots] = [{} for _ in range(count)]
+        for key, value in payload.items():
+            family, _, rest = key.partition("/")
+            index, _, name = rest.partition("/")
+            if family == "slots" and isinstance(value, Tensor):
+                slots[int(index)][name] = value.to(self.device)
+        return [
+            Learned(model.to(self.device, copy=True), slot or None) for model, slot in zip(models, slots, strict=True)
+        ]
+
+    def check(self, payload: Payload, nodes: int) -> None:
+        models, size = payload.get("models"), self.learner.layout.size
+        if not isinstance(models, Tensor) or models.dtype not in _MODELS:
+            raise RunError("'models' is missing, or no tensor of such numbers")
+        if models.shape != (nodes, size):
+            shape = " x ".join(map(str, models.shape))
+            raise RunError(f"'models' has the shape {shape}, not {nodes} x {size}")
+        for name, value in payload.items():
+            if name.startswith("slots/"):
+                _, index, entry = [*name.split("/", 2), ""][:3]
+                if not (entry and index.isdecimal() and int(index) < nodes):
+                    raise RunError(f"'{name}' belongs to no node")
+                if not isinstance(value, Tensor):
+                    raise RunError(f"'{name}' is no tensor")
+
+    # ------------------------------------------------------------------ the end
+
+    def kept(self, node: "RunningNode") -> Learned:
+        return Learned(self.shown(node), None)
+
+    def result(self, learned: Sequence[Learned]) -> Tensor:
+        return torch.stack([computed(one.model) for one in learned]).cpu()
+
+    def close(self) -> None:
+        self.learner.close()

@@ -1,0 +1,76 @@
+"""Models that are sums of models, computed when somebody needs them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Pull(NamedTuple):
+    """What draws some numbers of a model, each once, towards other values."""
+
+    places: Tensor
+    values: Tensor
+    weight: float
+
+
+class Mixture:
+    """A linear combination of models, sum of weights[k] * models[k], that an engine computes when it suits it.
+
+    `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
+
+    Args:
+        pulls: each adds weight * (values - models[0][places]) at its places: who sent a part of a model is averaged
+            there, and the own numbers stand in for the rest.
+    """
+
+    __slots__ = ("models", "pulls", "value", "weights")
+
+    def __init__(self, models: Sequence[Tensor], weights: Sequence[float], pulls: Sequence[Pull] = ()) -> None:
+        self.models: Sequence[Tensor] | None = models
+        self.weights = weights
+        self.pulls = pulls
+        self.value: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """The combination, computed now unless it already was."""
+        if self.value is None:
+            assert self.models is not None
+            total = torch.mul(self.models[0], self.weights[0])
+            for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
+                total.add_(model, alpha=weight)
+            own = self.models[0]
+            for anywhere, values, weight in self.pulls:
+                places = anywhere.to(own.device)
+                total.scatter_add_(0, places, own.index_select(0, places).sub_(values).mul_(-weight))
+            self.settle(total)
+            return total
+        return self.value
+
+    def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
+        """This combination with further terms."""
+        if self.models is None:
+            return Mixture([self.tensor(), *models], [1.0, *weights])
+        return Mixture([*self.models, *models], [*self.weights, *weights], self.pulls)
+
+    def kept(self, keep: Callable[[Tensor], Tensor]) -> "Mixture":
+        """The same of tensors to which nobody writes any more.
+
+        Args:
+            keep: makes such a tensor of one.
+        """
+        assert self.models is not None
+        pulls = [Pull(keep(places), keep(values), weight) for places, values, weight in self.pulls]
+        return Mixture([*map(keep, self.models)], [*self.weights], pulls)
+
+    def settle(self, value: Tensor) -> None:
+        """Fix the result and let go of what it was made of."""
+        self.value = value
+        self.models = None
+        self.pulls = ()
+
+
+def computed(model: Any) -> Tensor:
+    """A model, or the value of a mixture."""
+    return model.tensor() if isinstance(model, Mixture) else model

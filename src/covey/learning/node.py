@@ -1,0 +1,148 @@
+"""What a program may ask of a node that learns, beside what any node offers.
+
+Tensor shapes: P parameters of the flat model.
+
+Tensors
+    What a program is handed is its own, and what it hands over is taken as it is then: whoever writes to a tensor in
+    place changes it for nobody else. A model that is written in place and not assigned ends the run, for it changes
+    nothing.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.mixture import Mixture
+from covey.messages.ownership import own
+from covey.runtime.node import Expected, Node, Program
+
+Metrics: TypeAlias = dict[str, float]
+
+
+class _Model(Expected):
+    """The type of `MODEL`."""
+
+    __slots__ = ()
+
+    def admits(self, value: Any, node: Node) -> bool:
+        # Of no model does the device matter.
+        return isinstance(value, Tensor) and value.dtype == torch.float32 and value.shape == node.shape  # type: ignore[attr-defined]
+
+    def in_words(self, node: Node) -> str:
+        return f"{node.shape[0]} float32 numbers"  # type: ignore[attr-defined]
+
+
+MODEL = _Model()
+"""A whole model: as many float32 numbers as the node's own has."""
+
+
+class Update:
+    """What local training brought."""
+
+    __slots__ = ("_start", "loss", "model", "samples", "steps")
+
+    def __init__(self, model: Tensor, start: Tensor, loss: float, samples: int, steps: int) -> None:
+        self.model = model
+        """The trained model, P numbers."""
+        self._start = start
+        self.loss = loss
+        """The mean training loss over the samples that were used."""
+        self.samples = samples
+        """How many samples were used, each as often as it was."""
+        self.steps = steps
+        """How many optimiser steps were made."""
+
+    @property
+    def start(self) -> Tensor:
+        """The model that training began from."""
+        return own(self._start)
+
+    @property
+    def delta(self) -> Tensor:
+        """The change that training made, to be added to a model that has moved meanwhile."""
+        return self.model - self._start
+
+    def applied_to(self, model: Tensor) -> Mixture:
+        """`model` moved by the change that training made."""
+        return Mixture([model, self.model, self._start], [1.0, 1.0, -1.0])
+
+
+@dataclass(slots=True)
+class Gradient:
+    """One gradient of the loss at a model."""
+
+    vector: Tensor
+    """P numbers, 0 for what is not trained."""
+    loss: float
+    samples: int
+    buffers: Tensor
+    """The model's buffers, such as BatchNorm's statistics, as they are after its pass over the samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How local training differs from what the task says; None leaves the task's value."""
+
+    steps: int | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    proximal: float = 0.0
+    """The weight mu of the proximal term mu/2 * |x - start|^2 that FedProx adds to the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalData:
+    """What a node may know of its own data without touching it."""
+
+    samples: int
+    label_counts: np.ndarray | None = None
+    """Samples of each class; None where the data have no classes."""
+
+
+class LearningNode(Node):
+    """A node that has data and a model."""
+
+    __slots__ = ()
+
+    data: LocalData
+
+    @property
+    @abstractmethod
+    def model(self) -> Tensor:
+        """The current model: P float32 numbers; what is evaluated and checkpointed. Changes count when assigned."""
+
+    @model.setter
+    @abstractmethod
+    def model(self, value: Tensor | Mixture) -> None: ...
+
+    @abstractmethod
+    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+        """Train on the node's own data, from `model` or from the current one, which is not changed.
+
+        Args:
+            model: where to start.
+            work: the fields of `Work`, where this training differs from the task's.
+        """
+
+    @abstractmethod
+    async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
+        """The gradient on the next mini-batch, or on all of the node's data."""
+
+    @abstractmethod
+    async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
+        """Loss, accuracy ... of a model on "validation", "test" or the node's own "train" data, on the node's clock."""
+
+
+class LearningProgram(Program):
+    """A program whose nodes have data and a model."""
+
+    needs: ClassVar[type] = LearningNode
+    synchronous: ClassVar[bool] = True
+
+    async def run(self, node: LearningNode) -> None:
+        """The protocol, from the point of view of one node."""
+        raise NotImplementedError

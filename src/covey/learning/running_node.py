@@ -1,0 +1,241 @@
+"""A node that learns, while it runs: whose its model is, what it trains, and what came of it.
+
+What a program is handed is its own, and what it hands over is taken as it is then.
+"""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from covey.learning.learner import Evaluating, Learned, Training
+from covey.learning.mixture import Mixture
+from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Update, Work
+from covey.learning.optimizers import Slots
+from covey.messages.ownership import can_be_shared, is_shared, is_written, own
+from covey.parts import rng
+from covey.parts.errors import ModelError, ProgramError
+from covey.runtime.running_node import TRAINING, RunningNode
+
+if TYPE_CHECKING:
+    from covey.learning.loaded import LoadedLearning
+    from covey.runtime.stage import Stage
+
+USUAL = Work()
+"""Training as the task says."""
+
+
+class RunningLearningNode(RunningNode, LearningNode):
+    """A node with data and a model on a stage.
+
+    Args:
+        stage: where it runs.
+        id: which.
+        task: what it learns.
+        holder: its place among the nodes with data; None without.
+    """
+
+    __slots__ = ("_lent", "_model", "_usual_samples", "data", "holder", "shape", "slots", "stream", "task")
+
+    def __init__(self, stage: "Stage", id: int, task: "LoadedLearning", holder: int | None) -> None:
+        super().__init__(stage, id)
+        learner = task.learner
+        self.task = task
+        self.holder = holder
+        self.data = LocalData(0) if holder is None else learner.local_data(holder)
+        model = learner.initial(id)
+        self.shape = model.shape
+        self._model: Tensor | Mixture = model
+        """The engine's: nobody writes to it."""
+        self._lent: Tensor | None = None
+        """What a program that may write has for it, where it has any."""
+        self.slots: Slots | None = None
+        self.stream = rng.mix(rng.purpose_key(stage.seed, "train"), id)
+        self._usual_samples = 0
+        """What a training costs that is as the task says."""
+
+    # ------------------------------------------------------------------ the model
+
+    @property
+    def model(self) -> Tensor:
+        if self._lent is not None:
+            return self._lent
+        model = self._computed()
+        if not self.careful:
+            return model
+        self._model = model = can_be_shared(model)
+        self._lent = own(model)
+        return self._lent
+
+    @model.setter
+    def model(self, value: Tensor | Mixture) -> None:
+        if isinstance(value, Mixture):
+            self._model, self._lent = self._taken(value), None
+            return
+        if value.shape != self.shape or value.dtype != torch.float32:
+            raise ModelError(
+                f"The model of node {self.id} must be {self.shape[0]} float32 numbers. "
+                f"Got {tuple(value.shape)} of {value.dtype} instead."
+            )
+        if self.careful:
+            self._model, self._lent = self.kept(value), value
+        else:
+            self._model = value
+
+    @property
+    def current(self) -> Tensor | Mixture:
+        """The current model, computed or not; nobody may write to it."""
+        return self._model
+
+    def _computed(self) -> Tensor:
+        model = self._model
+        if not isinstance(model, Tensor):
+            if model.value is None and self.stage.batches:
+                self.task.settle()
+            self._model = model = self.mixed(model)
+        return model
+
+    def mixed(self, model: Tensor | Mixture) -> Tensor:
+        """A model of this node, computed now where it was not yet."""
+        if isinstance(model, Tensor):
+            return model
+        with self.measured("mixing"):
+            return model.tensor()
+
+    def check_model(self) -> None:
+        """See whether the program has changed its model without saying so.
+
+        Raises:
+            ProgramError: it has.
+        """
+        lent = self._lent
+        if lent is not None and not is_shared(lent) and is_written(lent, self._computed()):
+            raise ProgramError(
+                f"Node {self.id} wrote to its model in place in round {self.round}, which changes nothing: "
+                f"assign what it becomes, as in `node.model = node.model + 1`."
+            )
+
+    # ------------------------------------------------------------------ what the program hands over
+
+    def kept(self, value: Any) -> Any:
+        if value is self._lent and isinstance(value, Tensor):
+            model = self._computed()
+            if is_shared(value) or not is_written(value, model):
+                return model
+        return super().kept(value)
+
+    def _taken(self, model: Tensor | Mixture) -> Tensor | Mixture:
+        """A model of the program as it is now; a mixture will be needed, and may be computed together with others."""
+        if isinstance(model, Mixture):
+            if model.value is None:
+                mixture = model.kept(self.kept) if self.careful else model
+                if self.stage.batches:
+                    self.task.mixtures.append(mixture)
+                return mixture
+            model = model.value
+        return self.kept(model) if self.careful else model
+
+    def _used(self, model: Tensor | Mixture | None) -> Tensor | Mixture:
+        """The model that the program names, or its own."""
+        if model is not None:
+            return self._taken(model)
+        self.check_model()
+        return self._model
+
+    # ------------------------------------------------------------------ work
+
+    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+        stage = self.stage
+        began = stage.now
+        training = self._new_training(model, Work(**work) if work else USUAL)
+        await stage.compute(self, training, self._samples(training) / stage.speeds[self.id])
+        self.spent[TRAINING] += stage.now - began
+        if not training.finite:
+            await self._end_not_finite()
+        return self.trained(training)
+
+    async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
+        stage = self.stage
+        began = stage.now
+        training = self._new_training(model, Work(steps=1), gradient="all" if full else "batch")
+        await stage.compute(self, training, self._samples(training) / stage.speeds[self.id])
+        self.spent[TRAINING] += stage.now - began
+        return self.differentiated(training)
+
+    def _new_training(
+        self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
+    ) -> Training:
+        """What a training of the node in its open round is to be, or its gradient."""
+        if self.holder is None:
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
+        start: Any = self._used(model)
+        if not self.stage.batches:
+            start = self.mixed(start)
+        learner = self.task.learner
+        training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
+        training.gradient, training.learner = gradient, learner
+        self.calls += 1
+        return training
+
+    def _samples(self, training: Training) -> int:
+        """How many samples a training takes; that of one as the task says is remembered."""
+        if training.work is not USUAL:
+            return self.task.learner.cost(training)
+        if not self._usual_samples:
+            self._usual_samples = self.task.learner.cost(training)
+        return self._usual_samples
+
+    def trained(self, training: Training) -> Update:
+        """Take over what came of a training."""
+        update = training.update
+        assert update is not None
+        self.slots = training.slots
+        self.steps += update.steps
+        self.samples += update.samples
+        self.loss = update.loss
+        return update
+
+    def differentiated(self, training: Training) -> Gradient:
+        """Take over a gradient."""
+        found = training.update
+        assert found is not None
+        assert training.buffers is not None
+        self.samples += found.samples
+        return Gradient(found.model, found.loss, found.samples, training.buffers)
+
+    async def _end_not_finite(self) -> None:
+        """The model is no longer finite: the run ends, or the node does."""
+        if self.task.learner.task.non_finite == "stop":
+            raise ModelError(
+                f"The model of node {self.id} is no longer finite after its training in round {self.round}. "
+                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
+            )
+        await self.stage.drop(self, f"its model is no longer finite in round {self.round}")
+
+    async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
+        if split not in ("train", "validation", "test"):
+            raise ProgramError(f"The 'split' of evaluate must be one of 'train', 'validation', 'test'. Got {split!r}.")
+        if self.holder is None and split != "test":
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot evaluate on its {split} split.")
+        used = self._used(model)
+        if model is None:
+            used = self._computed()
+        evaluating = Evaluating(self.task.judge(split, self.holder), used if self.stage.batches else self.mixed(used))
+        samples = len(evaluating.worker.split)
+        await self.stage.compute(self, evaluating, samples / self.stage.speeds[self.id])
+        self.evaluated += samples
+        assert evaluating.metrics is not None
+        return evaluating.metrics
+
+    # ------------------------------------------------------------------ for the stage
+
+    def learned(self) -> Learned:
+        return Learned(self._model, self.slots)
+
+    def learn_again(self, learned: Learned) -> None:
+        self._model, self._lent = learned.model, None
+        self.slots = learned.slots
+
+    def check_commit(self) -> None:
+        self.check_model()
+        super().check_commit()

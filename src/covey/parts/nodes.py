@@ -1,0 +1,6 @@
+"""Who is who."""
+
+from typing import NewType
+
+NodeId = NewType("NodeId", int)
+"""The number of a node, from 0 on."""

@@ -1,0 +1,135 @@
+"""Work that takes nodes time: asked for one by one, done together."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from covey.messages.payloads import is_tensor
+from covey.parts.errors import ProgramError
+
+
+class Worker(Protocol):
+    """Does jobs of one kind, many at once."""
+
+    @property
+    def at_once(self) -> int:
+        """How many may be done ahead of their time; what came of them waits in memory."""
+
+    @property
+    def soon(self) -> int:
+        """How many are done before those that wait for the first of them go on, where time is real."""
+
+    def do(self, jobs: Sequence[Any]) -> None:
+        """Do some jobs; each then has what came of it."""
+
+
+class Job(Protocol):
+    """Something that a node asked for."""
+
+    @property
+    def worker(self) -> Worker:
+        """Who does it; jobs with the same one are done together."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has what came of it."""
+
+
+@dataclass(frozen=True)
+class Function:
+    """Calls a function for the nodes that ask for it."""
+
+    function: Callable[..., Any]
+    at_once: int = 256
+    soon: int = 16
+
+    def do(self, jobs: "Sequence[Call]") -> None:
+        """Call it for each job, or once for all where it has a form for that, `together`."""
+        if hasattr(self.function, "together") and len(jobs) > 1:
+            self._do_together(jobs)
+            return
+        for job in jobs:
+            try:
+                job.result = self._called(job)
+                if _twice and not same(job.result, self._called(job)):
+                    raise ProgramError(f"{self._name} is not pure: called again, it gives something else")
+            except Exception as error:
+                job.error = error
+            job.done = True
+
+    def _called(self, job: "Call") -> Any:
+        return self.function(*job.arguments, **({} if job.random is None else {"random": job.random()}))
+
+    def _do_together(self, jobs: "Sequence[Call]") -> None:
+        together: Any = self.function.together  # type: ignore[attr-defined]
+        randoms = [job.random() for job in jobs if job.random is not None]
+        try:
+            results = list(together([job.arguments for job in jobs], **({"random": randoms} if randoms else {})))
+            if len(results) != len(jobs):
+                raise ProgramError(f"{self._name}.together gives {len(results)} results for {len(jobs)} nodes")
+            if _twice and not same(results, [self._called(job) for job in jobs]):
+                raise ProgramError(f"{self._name}.together gives something else than {self._name} for each node")
+        except Exception as error:
+            for job in jobs:
+                job.error, job.done = error, True
+            return
+        for job, result in zip(jobs, results, strict=True):
+            job.result, job.done = result, True
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call of a function that a node asked for, and what came of it."""
+
+    worker: Function
+    arguments: tuple[Any, ...]
+    random: Callable[[], np.random.Generator] | None
+    """Makes the generator that the function is called with, where it asks for one."""
+    result: Any = None
+    error: Exception | None = None
+    done: bool = field(default=False)
+
+
+@lru_cache(maxsize=1024)
+def asks_for_randomness(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter `random`, for a generator of the node's own."""
+    try:
+        return "random" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False  # Some that are written in C say nothing of their parameters.
+
+
+_twice = False
+
+
+@contextmanager
+def calling_twice() -> Iterator[None]:
+    """For tests: call all functions of `node.compute` twice, and fail those that give something else then."""
+    global _twice
+    _twice = True
+    try:
+        yield
+    finally:
+        _twice = False
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two results are equal, arrays in them number by number."""
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(left[name], right[name]) for name in left)
+    if is_tensor(left) or is_tensor(right):
+        return is_tensor(left) and is_tensor(right) and np.array_equal(left.detach().cpu(), right.detach().cpu())
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return np.array_equal(left, right)
+    return bool(left == right)

@@ -1,0 +1,20 @@
+"""What messages say, of which any may say what makes no sense."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from covey.parts.errors import WireError
+from covey.runtime.node import Message, Node
+
+T = TypeVar("T")
+
+
+def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
+    """Messages with what `read` makes of them; those of which it raises a WireError are rejected."""
+    for message in messages:
+        try:
+            found = read(message)
+        except WireError as error:
+            node.reject(message, error.detail)
+        else:
+            yield message, found

@@ -1,0 +1,88 @@
+"""The rooms of the house: who may call whom, and what is loaded by whom."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import covey
+
+ROOMS = (
+    *("parts", "messages", "network", "runtime", "learning", "aggregation"),
+    *("decentralized", "federated", "view", "report", "api", "cli"),
+)
+"""From the ground up; calls go downwards."""
+APART = {("federated", "decentralized")}
+"""Neighbours that do not know each other."""
+UPWARDS = {("runtime/runs/run.py", "view")}
+"""A run draws itself."""
+SOURCES = Path(covey.__file__).parent
+
+
+def imports(file: Path) -> set[str]:
+    """The rooms of which a module imports something."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{name}" for name in names]
+        found |= {name.split(".")[1] for name in names if name.startswith("covey.") and name != "covey.__version__"}
+    return found & set(ROOMS)
+
+
+def test_calls_go_downwards():
+    wrong = []
+    for file in SOURCES.rglob("*.py"):
+        name = file.relative_to(SOURCES)
+        room = name.parts[0].removesuffix(".py")
+        if room in ROOMS:
+            above = [other for other in imports(file) if ROOMS.index(other) > ROOMS.index(room)]
+            apart = [other for other in imports(file) if (room, other) in APART]
+            wrong += [(str(name), other) for other in above + apart if (str(name), other) not in UPWARDS]
+    assert not wrong
+
+
+def test_every_module_is_in_a_room():
+    names = {path.name.removesuffix(".py") for path in SOURCES.iterdir() if path.suffix in ("", ".py")}
+    assert names - {"__pycache__", "__init__", "__main__"} == set(ROOMS)
+
+
+def test_the_public_names_are_these():
+    public = {
+        *("Checkpoint", "CoveyError", "Evaluation", "Experiment", "Inbox", "LearningNode", "LearningProgram"),
+        *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
+        *("Update", "__version__", "param", "resume", "run"),
+    }
+    assert set(covey.__all__) == public
+    assert all(getattr(covey, name) is not None for name in public)
+
+
+WITHOUT_LEARNING = """
+import sys
+from covey.cli import main
+code = main({arguments})
+print("torch" in sys.modules, code, file=sys.stderr)
+"""
+
+
+def without_learning(arguments, folder):
+    """What a command says of torch, and its exit code."""
+    script = WITHOUT_LEARNING.format(arguments=arguments)
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
+    return said.stderr.splitlines()[-1]
+
+
+def test_nobody_waits_for_torch_who_does_not_learn(tmp_path):
+    (tmp_path / "ask.py").write_text(
+        "from covey import Node, Program\n"
+        "class Ask(Program):\n"
+        "    async def run(self, node: Node) -> None:\n"
+        "        node.send((node.id + 1) % node.nodes, {'x': 1.0}, tag='question')\n"
+        "        inbox = await node.receive(tag='question', count=1)\n"
+        "        node.log(heard=inbox[0]['x'])\n"
+    )
+    (tmp_path / "ask.toml").write_text('rounds = 1\nprogram = "ask:Ask"\n[network]\nnodes = 3\n')
+    assert without_learning(["run", "ask.toml", "--out", "asked"], tmp_path) == "False 0"
+    assert without_learning(["show", "asked"], tmp_path) == "False 0"
+    assert without_learning(["check", "ask.toml"], tmp_path) == "False 0"
+    assert without_learning(["list"], tmp_path) == "False 0"
