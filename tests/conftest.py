@@ -28,6 +28,7 @@ class Written(RunWriter):
         self.happened: list[tuple[float, int, str, str]] = []
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
         self.of_hosts: list[tuple[float, int, str, float]] = []
+        self.seen: list[tuple[float, int, bytes]] = []
         self.added: list[tuple[float, int, str, dict[str, Any]]] = []
 
     def commits(self, rows):
@@ -38,6 +39,12 @@ class Written(RunWriter):
 
     def event(self, time, node, kind, detail):
         self.happened.append((time, node, kind, detail))
+
+    def observed(self, rows):
+        self.seen.extend(rows)
+
+    def forget_observed(self, node, time):
+        self.seen = [row for row in self.seen if row[1] != node or row[0] <= time]
 
     def records(self, rows):
         self.added.extend((*row[:3], dict(row[3])) for row in rows)

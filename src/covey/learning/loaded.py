@@ -94,6 +94,9 @@ class LoadedLearning(LoadedTask):
     def holdings(self) -> np.ndarray:
         return self.learner.parts.sizes
 
+    def truth(self) -> dict[str, np.ndarray]:
+        return {f"samples_of/{id}": self.learner.parts.of(place) for id, place in self.places.items()}
+
     # ------------------------------------------------------------------ nodes
 
     def node(self, stage: "Stage", id: int) -> RunningLearningNode:

@@ -88,7 +88,7 @@ class Limits:
 
 
 DEFAULT = Limits()
-_FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, dims=64, elements=1 << 40)
+FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, dims=64, elements=1 << 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +439,6 @@ def read_file(path: Path) -> Payload:
     if len(data) < 32 or hashlib.blake2b(body, digest_size=32).digest() != data[-32:]:
         raise RunError(f"The file {path} is damaged: its checksum does not fit.")
     try:
-        return decode(body, _FILES).payload
+        return decode(body, FILES).payload
     except WireError as error:
         raise RunError(f"The file {path} is damaged: {error}.") from error

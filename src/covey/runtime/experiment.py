@@ -14,6 +14,7 @@ from covey.parts import kinds, toml
 from covey.parts.errors import ConfigurationError, quoted
 from covey.parts.parameters import Part, Seconds, build, param, to_table
 from covey.runtime.node import Program
+from covey.runtime.observers import Observer
 from covey.runtime.task import Task
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class Experiment(Part):
     task: Task | None = param("What is learned, where the program needs nodes that learn.", default=None)
     network: Network = param("Who is there, and how well they are connected.")
     faults: list[Fault] = param("What goes wrong on purpose, and when.", factory=list)
+    observer: Observer | None = param("Whose messages are kept, as a curious node would see them.", default=None)
     evaluation: Evaluation = param("When models are evaluated.", factory=Evaluation)
     checkpoint: Checkpoint = param("When a run can be resumed from.", factory=Checkpoint)
     output: Output = param("What a run keeps beside its metrics.", factory=Output)

@@ -126,6 +126,8 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     with suppress(NotYetKnown):
         program.prepare(setting)
     _check_faults(experiment, setting)
+    if experiment.observer is not None:
+        experiment.observer.check(setting)
     experiment.engine.check(experiment)
     return roles, ids
 

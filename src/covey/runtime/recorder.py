@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from covey.messages import wire
 from covey.runtime.task import Summary
 
 if TYPE_CHECKING:
+    from covey.runtime.node import Message
     from covey.runtime.running_node import RunningNode
     from covey.runtime.stage import Stage
 
@@ -74,5 +76,14 @@ class Recorder(ABC):
         """Add a row to a table."""
 
     @abstractmethod
+    def observe(self, time: float, node: int, message: "Message") -> None:
+        """Keep a message that an observed node has received."""
+
+    @abstractmethod
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
         """Record something that happened."""
+
+
+def framed(message: "Message", receiver: int) -> bytes:
+    """The bytes of a message to a node."""
+    return wire.encode(message.shared, tag=message.tag, sender=message.sender, receiver=receiver, round=message.round)

@@ -5,7 +5,7 @@ An engine is a stage with a clock, links and a place to compute.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -153,6 +153,20 @@ class Stage(ABC):
         if self._disturbing:
             return self.carry_disturbed(node, receivers, message)
         return self.carry(node, receivers, message)
+
+    def delivery(self, node: RunningNode) -> Callable[[Message], None]:
+        """What gives a node a message that has arrived; where the node is observed, that is kept."""
+        observer, deliver = self.prepared.experiment.observer, node.mail.deliver
+        if observer is None or node.id not in observer.nodes:
+            return deliver
+        wants = observer.wants
+
+        def observe(message: Message) -> None:
+            if wants(message.tag) and not (node.mail.away and node.held is None):
+                self.recorder.observe(self.now, node.id, message)
+            deliver(message)
+
+        return observe
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count frames or messages that come to no node."""

@@ -114,6 +114,10 @@ class LoadedTask(ABC):
     def holdings(self) -> np.ndarray | None:
         """How many samples each node holds that holds data, where there are such."""
 
+    def truth(self) -> dict[str, np.ndarray]:
+        """What an observer does not see, for who scores an attack."""
+        return {}
+
     # ------------------------------------------------------------------ nodes
 
     @abstractmethod

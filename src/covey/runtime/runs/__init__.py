@@ -1,7 +1,18 @@
 """Runs: folders on disk. Nothing else writes or reads them."""
 
+from covey.runtime.runs.observed import Observed, ObservedMessage, read_truth
 from covey.runtime.runs.resuming import Resumable, examine, latest_checkpoint, resuming
 from covey.runtime.runs.run import Run
 from covey.runtime.runs.writer import RunWriter
 
-__all__ = ["Resumable", "Run", "RunWriter", "examine", "latest_checkpoint", "resuming"]
+__all__ = [
+    "Observed",
+    "ObservedMessage",
+    "Resumable",
+    "Run",
+    "RunWriter",
+    "examine",
+    "latest_checkpoint",
+    "read_truth",
+    "resuming",
+]

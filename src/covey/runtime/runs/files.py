@@ -24,6 +24,7 @@ from covey.runtime.runs.schema import (
     LOGS,
     METRICS,
     MODELS,
+    OBSERVED,
     STATES,
     SUMS,
 )
@@ -33,7 +34,7 @@ BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal
 
 _REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, STATES, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
-_FOLDERS = (CHECKPOINTS, LOGS)
+_FOLDERS = (CHECKPOINTS, LOGS, str(Path(OBSERVED).parent))
 _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)
 
 
@@ -60,7 +61,7 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
         wanted, what = (stat.S_ISDIR, "folder") if str(name) in _FOLDERS else (stat.S_ISREG, "regular file")
         if not wanted(found.st_mode):
             raise RunError(f"The run {folder} is not opened: its {name} is no {what}.")
-        in_place = str(name) in _CHANGED_IN_PLACE or path.parent.name == LOGS
+        in_place = str(name) in (*_CHANGED_IN_PLACE, OBSERVED) or path.parent.name == LOGS
         if writing and in_place and found.st_nlink > 1:
             raise RunError(
                 f"The run {folder} is not written: its {name} is also a file elsewhere (a hard link), which would "

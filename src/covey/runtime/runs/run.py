@@ -17,6 +17,7 @@ from covey.parts.errors import RunError, quoted
 from covey.runtime.runs import lock
 from covey.runtime.runs.database import check_values, reading, unreadable
 from covey.runtime.runs.files import is_beginning, refuse_links
+from covey.runtime.runs.observed import Observed
 from covey.runtime.runs.schema import (
     COMMIT_COLUMNS,
     CONFIG,
@@ -27,6 +28,7 @@ from covey.runtime.runs.schema import (
     METRICS,
     MODELS,
     NETWORK,
+    OBSERVED,
     SPENT,
     STATES,
     by_start,
@@ -260,6 +262,11 @@ class Run:
             if entry:
                 states[int(node)][entry] = value
         return states
+
+    @property
+    def observed(self) -> Observed | None:
+        """What observed nodes have received; None where the experiment observes nobody."""
+        return Observed(self.folder) if (self.folder / OBSERVED).exists() else None
 
     @property
     def drops(self) -> dict[str, int]:

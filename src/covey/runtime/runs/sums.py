@@ -10,7 +10,20 @@ from pathlib import Path
 
 from covey.messages import wire
 from covey.parts.errors import RunError
-from covey.runtime.runs.schema import CHECKPOINTS, CONFIG, FACTS, GRAPH, HOLDINGS, LOGS, METRICS, MODELS, STATES, SUMS
+from covey.runtime.runs.schema import (
+    CHECKPOINTS,
+    CONFIG,
+    FACTS,
+    GRAPH,
+    HOLDINGS,
+    LOGS,
+    METRICS,
+    MODELS,
+    OBSERVED,
+    STATES,
+    SUMS,
+    TRUTH,
+)
 
 UNCHANGING = (CONFIG, GRAPH, HOLDINGS)
 """The files that are as they will be once the first checkpoint is written."""
@@ -18,7 +31,9 @@ UNCHANGING = (CONFIG, GRAPH, HOLDINGS)
 
 def files_of(folder: Path) -> list[str]:
     """The files of a run that has ended, within its folder; not its lock, and not what others put there."""
-    found = [name for name in (*UNCHANGING, FACTS, METRICS, MODELS, STATES) if (folder / name).exists()]
+    found = [
+        name for name in (*UNCHANGING, FACTS, METRICS, MODELS, STATES, OBSERVED, TRUTH) if (folder / name).exists()
+    ]
     for name in (f"{CHECKPOINTS}/*.covey", f"{LOGS}/*"):
         found += [str(path.relative_to(folder)) for path in folder.glob(name)]
     return sorted(found)

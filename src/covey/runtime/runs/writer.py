@@ -19,6 +19,7 @@ from covey.parts.errors import RunError
 from covey.runtime.runs import lock
 from covey.runtime.runs.counting import LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
+from covey.runtime.runs.observed import ObservedWriter
 from covey.runtime.runs.resuming import WRITTEN, Resumable, Written
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
@@ -35,6 +36,7 @@ from covey.runtime.runs.schema import (
     STATES,
     SUMS,
     TABLES,
+    TRUTH,
     by_start,
     config_digest,
 )
@@ -42,6 +44,7 @@ from covey.runtime.runs.sums import UNCHANGING, files_of, write_sums
 
 _ROWS_AT_ONCE = 4096
 _SECONDS = 1.0
+_MEGABYTE = 1 << 20
 
 
 class RunWriter:
@@ -61,6 +64,9 @@ class RunWriter:
         self._forgotten: dict[str, list[tuple[int, int]]] = {"commits": [], "metrics": []}
         self._truncated: list[Moment] = []
         self._began = self._flushed = monotonic()
+        self._observed: ObservedWriter | None = None
+        self._most_observed = 0
+        self._is_full = False
         self._lock = held
         self._facts = dict(facts)
 
@@ -109,6 +115,7 @@ class RunWriter:
         began = {"format": FORMAT, **facts, "config_digest": config_digest(text), "status": "running"}
         writer = cls(folder, held, by_start(began))
         writer._open()
+        writer._observe(experiment)
         writer._write_facts(writer._facts)
         return writer
 
@@ -128,6 +135,7 @@ class RunWriter:
         writer._write_facts(writer._facts)
         writer._list_unchanging()
         writer._open()
+        writer._observe(opened.run.experiment)
         writer._last = {table: max(last, opened.last[table]) for table, last in writer._last.items()}
         writer.truncate(Moment.of(opened.checkpoint))
         return writer
@@ -156,6 +164,37 @@ class RunWriter:
         """Forget the rows of tables that a node has added after a time, when what is recorded next is written."""
         self.flush()
         self._forgotten_records[node] = time
+
+    def _observe(self, experiment: Mapping[str, Any]) -> None:
+        """Keep messages of observed nodes from now on, where the experiment has any."""
+        if "observer" in experiment:
+            with self._guarded():
+                self._observed = ObservedWriter(self.folder)
+            self._most_observed = int(experiment["observer"]["megabytes"]) * _MEGABYTE
+
+    def truth(self, found: Mapping[str, np.ndarray]) -> None:
+        """Keep what an observer does not see, for who scores an attack."""
+        with self._guarded(), wire.replacing(self.folder / TRUTH) as file:
+            entries: dict[str, Any] = dict(found)
+            np.savez_compressed(file, **entries)
+
+    def observed(self, rows: Sequence[tuple[float, int, bytes]]) -> None:
+        """Keep messages of observed nodes: (time, node, frame)."""
+        if self._observed is None:
+            return
+        for row in rows:
+            if self._observed.bytes + len(row[2]) <= self._most_observed:
+                self._observed.add([row])
+            elif not self._is_full:
+                self._is_full = True
+                self.event(row[0], row[1], "observer full", f"what came later than {row[0]:g} s is not kept")
+        self._maybe_flush()
+
+    def forget_observed(self, node: int, time: float) -> None:
+        """Forget what an observed node has received after a time."""
+        if self._observed is not None:
+            with self._guarded():
+                self._observed.forget(node, time)
 
     def host_figures(self, rows: Sequence[tuple[float, int, str, float]]) -> None:
         """Record how hosts are: (time, host, name, value)."""
@@ -187,6 +226,9 @@ class RunWriter:
     def flush(self) -> None:
         """Put everything recorded so far into the database."""
         self._flushed = monotonic()
+        if self._observed is not None:
+            with self._guarded():
+                self._observed.flush()
         if self._commits or self._metrics or self._events or self._hosts or self._records:
             self._write_rows()
 
@@ -226,6 +268,9 @@ class RunWriter:
         What happened to hosts (OUTAGES) stays. The old rows are there until what is recorded next is written.
         """
         self.flush()
+        if self._observed is not None:
+            with self._guarded():
+                self._observed.truncate(moment.clocks)
         self._truncated.append(Moment(list(moment.completed), list(moment.clocks), list(moment.ended)))
 
     def _truncate(self, moment: Moment) -> None:
@@ -303,6 +348,8 @@ class RunWriter:
             ended = status
         finally:
             self._database.close()
+            if self._observed is not None:
+                self._observed.close()
             try:
                 ending = self._timed({**facts, "status": ended})
                 with self._guarded():

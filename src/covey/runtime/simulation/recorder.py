@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from covey.messages.payloads import Payload
 from covey.runtime.experiment import Progress
-from covey.runtime.recorder import Recorder
+from covey.runtime.node import Message
+from covey.runtime.recorder import Recorder, framed
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
@@ -88,6 +89,10 @@ class SimulationRecorder(Recorder):
     def record(self, time: float, node: int, table: str, columns: Mapping[str, Any]) -> None:
         if self.writer is not None:
             self.writer.records([(time, node, table, columns)])
+
+    def observe(self, time: float, node: int, message: Message) -> None:
+        if self.writer is not None:
+            self.writer.observed([(time, node, framed(message, node))])
 
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
         if self.writer is not None:

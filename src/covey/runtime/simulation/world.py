@@ -88,7 +88,7 @@ class World(Stage):
         self._strike_order = _FIRST_STRIKE
         self._struck = 0
         self.recorder: SimulationRecorder = SimulationRecorder(self, writer, progress)
-        self.deliver: list[Callable[[Message], None]] = [node.mail.deliver for node in self.nodes]
+        self.deliver: list[Callable[[Message], None]] = [self.delivery(node) for node in self.nodes]
         self.links = self._links()
 
     def _links(self) -> Links:

@@ -6,11 +6,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from covey.parts.errors import ProgramError, WireError
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
-from covey.runtime.recorder import Pending, Recorder
+from covey.runtime.node import Message
+from covey.runtime.recorder import Pending, Recorder, framed
 from covey.runtime.running_node import RunningNode
 from covey.runtime.snapshots import Snapshot, pack
 
@@ -58,6 +60,10 @@ class Reporter(Recorder):
 
     def record(self, time: float, node: int, table: str, columns: Mapping[str, Any]) -> None:
         self._records.append((time, node, table, columns))
+
+    def observe(self, time: float, node: int, message: Message) -> None:
+        frame = np.frombuffer(framed(message, node), np.uint8)
+        say(self.control, "observed", {"time": time, "node": node, "frame": frame})
 
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
         self._events.append((time, node, kind, detail))

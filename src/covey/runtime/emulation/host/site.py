@@ -101,7 +101,7 @@ class Site(Stage):
         self.downlinks = {
             id: Downlink(
                 float("inf") if downs is None else float(downs[id]),
-                self.nodes[id].mail.deliver,
+                self.delivery(self.nodes[id]),
                 self.receiving_late,
                 most,
                 self.refuse,

@@ -461,6 +461,9 @@ class Launcher:
     def _hear_average(self, host: Remote, frame: wire.Frame) -> None:
         self.records.averages.add(host.number, frame.payload)
 
+    def _hear_observed(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_observed(host.number, frame.payload)
+
     def _hear_settled(self, host: Remote, frame: wire.Frame) -> None:
         self.records.averages.settle(host.number, frame.payload["round"])
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
+from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, quoted
 from covey.runtime.emulation.launcher.averages import Averages, check_round
@@ -174,6 +176,18 @@ class Records:
         if self.writer is not None:
             self.writer.event(time, node, kind, detail)
 
+    def take_observed(self, host: int, said: Payload) -> None:
+        """Keep a message that an observed node has received."""
+        node, time, frame = msgspec.convert(said["node"], int), msgspec.convert(said["time"], _Time), said["frame"]
+        self.check_own(host, [node])
+        observer = self.prepared.experiment.observer
+        if observer is None or node not in observer.nodes or not isinstance(frame, np.ndarray):
+            raise RunError(f"Host {host} tells what came to node {node}, which nobody observes.")
+        data = frame.tobytes()
+        wire.decode(data)
+        if self.writer is not None:
+            self.writer.observed([(time, node, data)])
+
     def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
         """Record how a host is, and return that; what it counts are sums over all times that it was there."""
         time = msgspec.convert(time, _Time)
@@ -243,6 +257,7 @@ class Records:
                 snapshot.spent = [max(pair) for pair in zip(snapshot.spent, row[_SPENT], strict=True)]
             if self.writer is not None:
                 self.writer.forget_records(node, snapshot.clock if snapshot.clock > 0 else -1.0)
+                self.writer.forget_observed(node, snapshot.clock if snapshot.clock > 0 else -1.0)
             recorded = self._recorded[node]
             self._redone[node] = set(range(snapshot.completed + 1, recorded + 1))
             if self.writer is not None:

@@ -1,0 +1,131 @@
+"""What curious nodes see: in both engines alike, bounded, kept through crashes, and apart from what really happened."""
+
+import sqlite3
+
+import numpy as np
+import pytest
+import torch
+
+import covey
+from covey.messages import wire
+from covey.parts.errors import ConfigurationError, RunError
+from covey.runtime.runs import Run, read_truth
+from tests.conftest import simulate, table
+from tests.hosts import emulate
+
+QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
+
+
+def seen(written):
+    """(receiver, sender, round, tag, payload's bytes) of each message that was kept."""
+    frames = [(node, wire.decode(frame)) for _, node, frame in written.seen]
+    return sorted((node, f.sender, f.round, f.tag, wire.encode(f.payload)) for node, f in frames)
+
+
+@pytest.mark.parametrize("program", [{"kind": "gossip", "topology": "ring"}, {"kind": "fedavg", "clients": 4}])
+def test_observers_see_the_same_in_both_engines(program, tmp_path):
+    tables = table(network=QUICK, rounds=3, program=program, observer={"nodes": [0, 5]})
+    _, simulated = simulate(tables)
+    _, emulated = emulate(tables, tmp_path)
+    assert simulated.seen
+    here, there = seen(simulated), seen(emulated)
+    assert [row[:4] for row in here] == [row[:4] for row in there]
+    for (*_, left), (*_, right) in zip(here, there, strict=True):
+        for name, value in wire.decode(left).payload.items():
+            other = wire.decode(right).payload[name]
+            assert torch.allclose(value, other, atol=1e-5) if isinstance(value, torch.Tensor) else value == other
+
+
+def test_all_that_an_observed_node_receives_is_kept_and_nothing_else(overheard):
+    world, written = simulate(table(rounds=2, observer={"nodes": [3]}))
+    to_3 = [message for message in overheard if 3 in message.receivers]
+    assert seen(written) == sorted(
+        (3, m.sender, m.round, m.tag, wire.encode(m.payload)) for m in to_3 if m.round is None or m.round < 2
+    )
+    assert len(written.seen) == world.nodes[3].mail.messages_in == 4
+    times = [time for time, _, _ in written.seen]
+    assert times == sorted(times)
+    assert times[0] > 0
+
+
+def test_tags_are_chosen():
+    program = {"kind": "clique-averaging", "topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1}
+    _, all_of_them = simulate(table(rounds=2, program=program, observer={"nodes": [3]}))
+    _, gradients = simulate(table(rounds=2, program=program, observer={"nodes": [3], "tags": ["gradient"]}))
+    wanted = [row for row in seen(all_of_them) if row[3] == "gradient"]
+    assert 0 < len(wanted) < len(all_of_them.seen)
+    assert seen(gradients) == wanted
+
+
+def test_a_run_keeps_what_was_observed_and_the_truth_apart(tmp_path):
+    run = covey.run(table(rounds=2, observer={"nodes": [0, 1]}), out=tmp_path / "run")
+    messages = list(run.observed)
+    assert {message.receiver for message in messages} == {0, 1}
+    assert all(message.bytes == len(wire.encode(message.payload, tag=message.tag)) for message in messages)
+    assert [m.time for m in run.observed.messages(receiver=1)] == [m.time for m in messages if m.receiver == 1]
+    truth = read_truth(run.folder)
+    held = np.concatenate([truth[f"samples_of/{node}"] for node in range(12)])
+    assert len(held) == len(set(held.tolist())) == run.holdings.sum()
+    assert covey.run(table(rounds=2), out=tmp_path / "other").observed is None
+    with pytest.raises(RunError, match=r"has no readable observed/truth\.npz"):
+        read_truth(tmp_path / "other")
+
+
+def test_an_attack_reads_what_was_observed_and_nothing_else(tmp_path):
+    """Who hears a node twice knows what it learned between: its logistic gradient names its rarest and commonest classes."""
+    task = {"partition": {"kind": "shards", "per_node": 2}, "batch_size": 64}
+    run = covey.run(table(rounds=1, task=task, observer={"nodes": [0]}), out=tmp_path / "run")
+
+    def guess(observed):
+        guesses = {}
+        for message in observed.messages(receiver=0):
+            bias = message.payload["model"][-10:]
+            guesses[message.sender] = set(torch.topk(bias, 2).indices.tolist())
+        return guesses
+
+    guesses = guess(run.observed)
+    assert set(guesses) == {1, 11}
+    labels = run.holdings  # Known to the scorer alone.
+    for node, guessed in guesses.items():
+        assert guessed & set(np.flatnonzero(labels[node]).tolist())
+
+
+def test_no_more_is_kept_than_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("covey.runtime.runs.writer._MEGABYTE", 6000)
+    run = covey.run(table(rounds=6, observer={"nodes": [0], "megabytes": 1}), out=tmp_path / "run")
+    messages = list(run.observed)
+    assert len(messages) == 2
+    assert sum(len(wire.encode(m.payload, tag=m.tag)) for m in messages) <= 6000
+    (event,) = run.events[run.events["kind"] == "observer full"]["detail"]
+    assert "is not kept" in event
+
+
+def test_a_resumed_run_has_each_message_once(tmp_path):
+    tables = table(rounds=6, observer={"nodes": [2]}, checkpoint={"every": 2, "keep": 9})
+    whole = covey.run(tables, out=tmp_path / "whole")
+    stopped = covey.run(tables, out=tmp_path / "stopped")
+    for file in sorted((stopped.folder / "checkpoints").glob("*.covey"))[1:]:
+        file.unlink()
+    facts = stopped.folder / "facts.json"
+    facts.write_text(facts.read_text().replace('"finished"', '"running"'))
+    again = covey.resume(stopped.folder)
+    assert [(m.time, m.sender, m.round) for m in again.observed] == [
+        (m.time, m.sender, m.round) for m in whole.observed
+    ]
+    assert all(
+        torch.equal(a.payload["model"], b.payload["model"]) for a, b in zip(again.observed, whole.observed, strict=True)
+    )
+
+
+@pytest.mark.parametrize("nodes", [[], [12], [0, 99]])
+def test_an_observer_of_nobody_is_refused(nodes):
+    with pytest.raises(ConfigurationError, match=r"The 'nodes' of the observer must be ids in \[0, 12\), one at least"):
+        simulate(table(observer={"nodes": nodes}))
+
+
+def test_a_damaged_record_is_one_line(tmp_path):
+    run = covey.run(table(rounds=1, observer={"nodes": [0]}), out=tmp_path / "run")
+    with sqlite3.connect(run.folder / "observed" / "messages.sqlite") as database:
+        database.execute("UPDATE messages SET frame = x'00'")
+    with pytest.raises(RunError, match=r"has no readable observed/messages\.sqlite"):
+        list(Run(run.folder).observed)
