@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting, build
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
+from covey.runtime.runs.schema import NETWORK
 from tests.conftest import models_of, simulate, table
 from tests.examples import IMPATIENT, PROGRAMS
+from tests.programs.own import Muted
 
 ROOT = Path(__file__).parent.parent
 
@@ -325,3 +327,56 @@ def test_the_faults_that_the_documentation_shows_are_valid():
     assert shown
     for text in shown:
         check(Experiment.from_table(struck(*tomllib.loads(text)["faults"])))
+
+
+OWN = "tests.programs.own"
+
+
+def test_a_fault_of_ones_own_decides_on_messages():
+    muted = {"kind": f"{OWN}:Muted", "nodes": [3, 4], "at": 0}
+    world, written = simulate(struck(muted))
+    assert world.refused["muted"] == sum(world.nodes[node].messages_out for node in (3, 4)) > 0
+    assert world.refused["cut"] == 0
+    (event,) = written.happened
+    assert event[1:] == (NETWORK, f"{OWN}:Muted", f"nodes 3, 4 struck by the fault {OWN}:Muted")
+    cut, _ = simulate(struck({**muted, "kind": "cut"}))
+    assert cut.refused["cut"] > 0
+    assert not torch.equal(models_of(world), models_of(cut))
+
+
+def test_a_fault_of_ones_own_strikes_nodes_until_it_is_over():
+    tired = {"kind": f"{OWN}:Tired", "nodes": [3], "at": 0.1}
+    _, written = simulate(struck(tired, program={"kind": "gossip", "topology": "ring"}))
+    assert [(round(time, 9), node, kind) for time, node, kind, _ in written.happened if node == 3] == [
+        (0.1, 3, "paused"), (0.4, 3, "went on"),
+    ]  # fmt: skip
+    assert not any(0.1 < row[2] < 0.4 for row in written.rows if row[0] == 3)
+
+
+def test_a_fault_of_ones_own_slows_nodes_while_it_lasts():
+    weary = {"kind": f"{OWN}:Weary", "nodes": [3, 9], "at": 0.1}
+    network = {"compute": 1000.0, "bandwidth": None, "latency": 0.0}
+    world, written = simulate(struck(weary, program={"kind": "gossip", "topology": "ring"}, network=network))
+    assert world.speeds == [world.speeds[0]] * 12
+    for node, slower in ((3, 5), (9, 11)):
+        times = sorted(row[2] for row in written.rows if row[0] == node)
+        took = {round(after - before, 3) for before, after in pairwise(times)}
+        assert {0.016, round(0.016 * slower, 3)} <= took
+
+
+@pytest.mark.parametrize("fate", [0.0, None, float("nan")])
+def test_a_fate_that_cannot_be_is_told_as_the_faults(fate):
+    class Odd(Muted):
+        def fate(self, sender, receiver, chance):
+            return fate
+
+    with pytest.raises(ConfigurationError, match=r"The fate of a message by the fault .*Odd must be a positive number"):
+        simulate(struck(Odd(nodes=[3], at=0.0)))
+
+
+def test_a_fault_that_may_lose_messages_needs_patience():
+    experiment = Experiment.from_table(
+        struck({"kind": f"{OWN}:Muted", "nodes": [3], "at": 0}, program={"kind": "gossip", "topology": "ring"})
+    )
+    with pytest.raises(ConfigurationError, match="patience"):
+        check(experiment)

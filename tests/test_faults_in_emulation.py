@@ -271,3 +271,16 @@ def test_hosts_that_a_fault_kills_for_good_or_pauses_do_not_end_the_run(in_folde
     assert times[(times > 1.2) & (times < 1.45)].empty
     assert not times[times > 1.5].empty
     assert run.models.shape[0] == 12
+
+
+def test_faults_of_ones_own_do_what_they_do_in_the_simulation(tmp_path):
+    own = "tests.programs.own"
+    muted = {"kind": f"{own}:Muted", "nodes": [3], "at": 0}
+    tired = {"kind": f"{own}:Tired", "nodes": [8], "at": "200ms", "naps": 0.2}
+    outcome, written = emulate(struck(muted, tired), tmp_path)
+    world, simulated = simulate(struck(muted, tired))
+    assert outcome.finished
+    assert dropped(written, "muted") > 0 < world.refused["muted"]
+    assert dropped(written, "cut") == 0
+    kinds = ("paused", "went on", f"{own}:Muted", f"{own}:Tired")
+    assert sorted(happened(written, *kinds)) == sorted(happened(simulated, *kinds))

@@ -10,8 +10,10 @@ from covey.decentralized.sharing import Full
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
 from covey.messages.payloads import Payload
+from covey.network.faults import Fate, Fault, Target
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
+from covey.parts.parameters import param
 
 
 class Slower(Gossip):
@@ -54,3 +56,39 @@ class Outer:
         """A part within a class."""
 
         kind = "inner"
+
+
+class Muted(Fault):
+    """Nodes of which nobody hears; it calls itself what a built-in fault is called, and is not."""
+
+    kind = "cut"
+
+    def fate(self, sender: int, receiver: int, chance: float) -> Fate:
+        return "muted"
+
+
+class Tired(Fault):
+    """Nodes that now and then fall asleep, and compute slowly."""
+
+    kind = "tired"
+    loses = False
+    naps: float = param("For how long they sleep, and are slow.", default=0.3, gt=0)
+
+    @property
+    def seconds(self) -> float:
+        return self.naps
+
+    def hit(self, target: Target) -> None:
+        target.pause()
+
+
+class Weary(Tired):
+    """Nodes that compute slowly, the later ones the more so."""
+
+    kind = "weary"
+
+    def hit(self, target: Target) -> None:
+        """Sleep not at all."""
+
+    def slowdown(self, node: int) -> float:
+        return 2.0 + node

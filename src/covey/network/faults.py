@@ -7,12 +7,32 @@ import heapq
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, Seconds, Setting, param
+
+if TYPE_CHECKING:
+    from covey.network.network import Network
+
+Fate = float | str
+"""What becomes of a message: how many times longer it takes to leave, or the reason for which it is lost."""
+
+CORRUPT = "corrupt"
+"""The reason of messages whose bytes change: where there are bytes, their receiver finds that out and drops them."""
+
+
+class Target(Protocol):
+    """What a fault strikes: a node or, where `Fault.stops_a_host`, the process of a host. The engine undoes what was
+    done to it when the strike is over."""
+
+    def kill(self) -> None:
+        """Let it be gone at once, with all that it has not committed."""
+
+    def pause(self) -> None:
+        """Let it stand still: what it would have done meanwhile it does afterwards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +54,21 @@ class Strike:
 
 
 class Fault(Part):
-    """What goes wrong, whom it strikes, when, and for how long."""
+    """What goes wrong, whom it strikes, when, and for how long.
+
+    A class of faults acts in one or several ways: `hit` strikes nodes, `slowdown` what they compute, `fate` what they
+    send. It also says for how long (`seconds`), and in words what happens (`effect`).
+    """
 
     family: ClassVar[str] = "fault"
     has_links: ClassVar[bool] = False
     """Whether it can strike single links."""
-    loses: ClassVar[bool] = False
-    """Whether it keeps messages from ever coming."""
+    loses: ClassVar[bool] = True
+    """Whether it may keep messages from ever coming."""
+    thins: ClassVar[bool] = False
+    """Whether it loses messages one by one, each by chance, while their senders go on."""
+    told_by_nodes: ClassVar[bool] = False
+    """Whether the nodes that it strikes record an event of their own, as those do that are killed or paused."""
     nodes: list[int] | None = param("The nodes that it strikes.", default=None, ge=0)
     host: int | None = param("The host whose nodes it strikes; needs `of`.", default=None, ge=0)
     of: int | None = param(
@@ -60,7 +88,7 @@ class Fault(Part):
     @property
     def seconds(self) -> float:
         """For how long it strikes; inf where it is never over."""
-        raise NotImplementedError
+        return math.inf
 
     @property
     def stops_a_host(self) -> bool:
@@ -83,6 +111,9 @@ class Fault(Part):
             raise ConfigurationError(
                 f"The 'host' of {self.named()} must be an int in [0, of). Got {self.host} instead (of is {self.of})."
             )
+
+    def check(self, network: "Network") -> None:
+        """Raise ConfigurationError where it makes no sense in a network."""
 
     def _one_of(self, names: Iterable[str], what: str) -> None:
         given = [name for name in names if getattr(self, name) is not None]
@@ -115,13 +146,35 @@ class Fault(Part):
             return frozenset(node for node in range(count) if node * self.of // count == self.host)
         return frozenset(self.nodes or ())
 
+    def hit(self, target: Target) -> None:
+        """What it does to each node, or host, when it strikes."""
+
+    def slowdown(self, node: int) -> float:
+        """How many times longer what a node computes takes, of those that it strikes."""
+        return 1.0
+
+    @property
+    def strikes_messages(self) -> bool:
+        """Whether it has a say in the fate of messages."""
+        return type(self).fate is not Fault.fate
+
     def concerns(self, strike: Strike, sender: int, receiver: int) -> bool:
-        """Whether a strike changes what becomes of messages from one node to another."""
+        """Whether it decides, during a strike, on messages from one node to another."""
         return sender in strike.nodes
+
+    def fate(self, sender: int, receiver: int, chance: float) -> Fate:
+        """What becomes of a message that it concerns.
+
+        Args:
+            sender: the id of the node that sends it.
+            receiver: the id of the node that it is for.
+            chance: drawn for this message and this fault, uniformly from [0, 1).
+        """
+        return 1.0
 
     def effect(self) -> str:
         """What it does, with {whom} for whom it strikes."""
-        raise NotImplementedError
+        return f"{{whom}} struck by {self.named()}"
 
     def in_words(self) -> str:
         """What will happen, in one line."""
@@ -144,7 +197,7 @@ class Kill(Fault):
     """Nodes, or the process of a host, are gone at once, with all that they have not committed."""
 
     kind = "kill"
-    loses: ClassVar[bool] = True
+    told_by_nodes: ClassVar[bool] = True
     back: Seconds | None = param(
         "How long afterwards they come back from their last checkpoint; never by default.",
         default=None,
@@ -160,6 +213,9 @@ class Kill(Fault):
     def stops_a_host(self) -> bool:
         return self.host is not None
 
+    def hit(self, target: Target) -> None:
+        target.kill()
+
     def effect(self) -> str:
         return "{whom} killed, " + ("for good" if self.back is None else f"back after {_seconds(self.back)}")
 
@@ -168,6 +224,8 @@ class Pause(Fault):
     """Nodes, or the process of a host, stand still; what they would have done meanwhile they do afterwards."""
 
     kind = "pause"
+    loses: ClassVar[bool] = False
+    told_by_nodes: ClassVar[bool] = True
     lasts: Seconds = param("For how long.", gt=0, lt=math.inf)
 
     @property
@@ -177,6 +235,9 @@ class Pause(Fault):
     @property
     def stops_a_host(self) -> bool:
         return self.host is not None
+
+    def hit(self, target: Target) -> None:
+        target.pause()
 
     def effect(self) -> str:
         return "{whom} paused for " + _seconds(self.lasts)
@@ -224,12 +285,14 @@ class Cut(LinkFault):
     """Messages between the nodes that it strikes and all others are lost, in both directions."""
 
     kind = "cut"
-    loses: ClassVar[bool] = True
 
     def concerns(self, strike: Strike, sender: int, receiver: int) -> bool:
         if self._pairs:
             return (sender, receiver) in self._pairs
         return (sender in strike.nodes) != (receiver in strike.nodes)
+
+    def fate(self, sender: int, receiver: int, chance: float) -> Fate:
+        return "cut"
 
     def effect(self) -> str:
         return ("{whom} cut" if self.links is not None else "{whom} cut off from the others") + self._while
@@ -239,6 +302,7 @@ class Slow(LinkFault):
     """Nodes train more slowly, or what they send takes longer to leave; what has begun goes on as it was."""
 
     kind = "slow"
+    loses: ClassVar[bool] = False
     compute: float = param("How many times longer a training takes.", default=1.0, ge=1, lt=math.inf)
     uplink: float = param(
         "How many times longer a message takes to leave; the network must have a bandwidth.",
@@ -258,6 +322,23 @@ class Slow(LinkFault):
                 f"The 'compute' of {self.named()} must be 1 where 'links' are given. Got {self.compute:g} instead."
             )
 
+    def check(self, network: "Network") -> None:
+        if self.uplink > 1 and network.uplink_rates() is None:
+            raise ConfigurationError(
+                f"The 'uplink' of {self.named()} must be 1 in a network without 'bandwidth' or 'uplink'. "
+                f"Got {self.uplink:g} instead."
+            )
+
+    def slowdown(self, node: int) -> float:
+        return self.compute
+
+    @property
+    def strikes_messages(self) -> bool:
+        return self.uplink > 1
+
+    def fate(self, sender: int, receiver: int, chance: float) -> Fate:
+        return self.uplink
+
     def effect(self) -> str:
         what = [
             ("training at {whom} takes", self.compute),
@@ -270,8 +351,11 @@ class Corrupt(LinkFault):
     """Bytes of messages change on their way; whoever receives such a message finds that out and drops it."""
 
     kind = "corrupt"
-    loses: ClassVar[bool] = True
+    thins: ClassVar[bool] = True
     probability: float = param("The probability that a message is struck.", gt=0, le=1)
+
+    def fate(self, sender: int, receiver: int, chance: float) -> Fate:
+        return CORRUPT if chance < self.probability else 1.0
 
     def effect(self) -> str:
         sent = "over" if self.links is not None else "sent by"

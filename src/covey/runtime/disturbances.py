@@ -2,18 +2,17 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from covey.network.faults import Corrupt, Cut, Kill, Pause, Slow, Strike
+from covey.network.faults import CORRUPT, Fate, Strike
 from covey.parts import rng
+from covey.parts.errors import ConfigurationError
 from covey.runtime.running_node import RunningNode
 
 if TYPE_CHECKING:
     from covey.runtime.stage import Stage
-
-Fate = float | Literal["cut", "corrupt"]
-"""What becomes of a message: lost for one of these reasons, or how many times longer it takes to leave."""
 
 
 class Disturbances:
@@ -32,40 +31,36 @@ class Disturbances:
         self.of_messages: list[Strike] = []
         """Those that change what becomes of messages; the list stays the same one."""
         self._speeds = list(speeds)
-        self._slowing: list[Strike] = []
-        self._struck: dict[Strike, list[RunningNode]] = {}
+        self._struck: dict[Strike, list[_StruckNode]] = {}
         self._away: Counter[int] = Counter()
         self._paused: Counter[int] = Counter()
         self._key = rng.purpose_key(seed, "corruption")
 
-    def begin(self, strike: Strike, nodes: Iterable[RunningNode]) -> None:
-        """A fault strikes; of its nodes, these are here."""
-        fault = strike.fault
-        struck = self._struck[strike] = [node for node in nodes if node.id in strike.nodes and not node.mail.ended]
-        for node in struck:
-            if isinstance(fault, Kill):
-                self.leave(node, for_good=strike.end == math.inf)
-            elif isinstance(fault, Pause):
-                self._pause(node)
-        if isinstance(fault, Cut | Corrupt) or (isinstance(fault, Slow) and fault.uplink > 1):
+    def begin(self, strike: Strike, nodes: Iterable[RunningNode], hit_before: Collection[int] = ()) -> None:
+        """A fault strikes.
+
+        Args:
+            strike: the strike.
+            nodes: those that are here, whether it strikes them or not.
+            hit_before: which of them it has hit already: what it does as long as it lasts it does to them, too.
+        """
+        here = [node for node in nodes if node.id in strike.nodes and not node.mail.ended]
+        struck = self._struck[strike] = [_StruckNode(self, node, strike) for node in here]
+        for target in struck:
+            if target.node.id not in hit_before:
+                strike.fault.hit(target)
+        if strike.fault.strikes_messages:
             self.of_messages.append(strike)
-        if isinstance(fault, Slow) and fault.compute > 1:
-            self._slowing.append(strike)
-            self._set_speeds(struck)
+        self._set_speeds(here)
 
     def end(self, strike: Strike) -> None:
         """A strike is over."""
         struck = self._struck.pop(strike)
-        for node in struck:
-            if isinstance(strike.fault, Kill):
-                self.come_back(node)
-            elif isinstance(strike.fault, Pause):
-                self._go_on(node)
+        for target in struck:
+            target.recover()
         if strike in self.of_messages:
             self.of_messages.remove(strike)
-        if strike in self._slowing:
-            self._slowing.remove(strike)
-            self._set_speeds(struck)
+        self._set_speeds([target.node for target in struck])
 
     def leave(self, node: RunningNode, *, for_good: bool) -> None:
         """Something keeps a node away."""
@@ -83,13 +78,15 @@ class Disturbances:
             if self._paused[node.id]:
                 node.hold()
 
-    def _pause(self, node: RunningNode) -> None:
+    def pause(self, node: RunningNode) -> None:
+        """A strike lets a node stand still."""
         self._paused[node.id] += 1
         if node.held is None and not node.mail.away:
             node.event("paused", f"in round {node.round}")
             node.hold()
 
-    def _go_on(self, node: RunningNode) -> None:
+    def go_on(self, node: RunningNode) -> None:
+        """A strike no longer lets a node stand still."""
         self._paused[node.id] -= 1
         if not self._paused[node.id] and node.held is not None:
             node.event("went on", f"in round {node.round}")
@@ -97,7 +94,7 @@ class Disturbances:
 
     def _set_speeds(self, nodes: Iterable[RunningNode]) -> None:
         for node in nodes:
-            slower = math.prod(s.fault.compute for s in self._slowing if node.id in s.nodes)  # type: ignore[attr-defined]
+            slower = math.prod(strike.fault.slowdown(node.id) for strike in self._struck if node.id in strike.nodes)
             self.stage.set_speed(node, self._speeds[node.id] / slower)
 
     def fates(self, sender: RunningNode, receivers: Sequence[int]) -> Iterator[tuple[int, Fate]]:
@@ -109,15 +106,47 @@ class Disturbances:
             yield receiver, self._fate(sender.id, receiver, key)
 
     def _fate(self, sender: int, receiver: int, key: int) -> Fate:
-        slower, intact = 1.0, 1.0
-        for strike in self.of_messages:
+        slower, corrupt = 1.0, False
+        for place, strike in enumerate(self.of_messages):
             fault = strike.fault
             if not fault.concerns(strike, sender, receiver):
                 continue
-            if isinstance(fault, Cut):
-                return "cut"
-            if isinstance(fault, Corrupt):
-                intact *= 1.0 - fault.probability
-            elif isinstance(fault, Slow):
-                slower *= fault.uplink
-        return "corrupt" if rng.uniform(key, receiver) >= intact else slower
+            fate = fault.fate(sender, receiver, rng.uniform(rng.mix(key, place), receiver))
+            if fate == CORRUPT:
+                corrupt = True
+            elif isinstance(fate, str):
+                return fate
+            elif isinstance(fate, float | int) and 0.0 < fate < math.inf:
+                slower *= fate
+            else:
+                raise ConfigurationError(
+                    f"The fate of a message by {fault.named()} must be a positive number or the reason for which the "
+                    f"message is lost. Got {fate!r} instead."
+                )
+        return CORRUPT if corrupt else slower
+
+
+@dataclass(slots=True)
+class _StruckNode:
+    """A node, to the fault that strikes it."""
+
+    disturbances: Disturbances
+    node: RunningNode
+    strike: Strike
+    kills: int = 0
+    pauses: int = 0
+
+    def kill(self) -> None:
+        self.kills += 1
+        self.disturbances.leave(self.node, for_good=self.strike.end == math.inf)
+
+    def pause(self) -> None:
+        self.pauses += 1
+        self.disturbances.pause(self.node)
+
+    def recover(self) -> None:
+        """Undo what the fault has done."""
+        for _ in range(self.kills):
+            self.disturbances.come_back(self.node)
+        for _ in range(self.pauses):
+            self.disturbances.go_on(self.node)

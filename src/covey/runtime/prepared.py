@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from covey.network import Network
-from covey.network.faults import Corrupt, Slow
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError, NotYetKnown
 from covey.parts.kinds import is_registered
@@ -125,7 +124,9 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     setting = replace(setting, battery_joules=energy.batteries(nodes), devices=energy.devices())
     with suppress(NotYetKnown):
         program.prepare(setting)
-    _check_faults(experiment, setting)
+    for fault in experiment.faults:
+        fault.prepare(setting)
+        fault.check(experiment.network)
     if experiment.observer is not None:
         experiment.observer.check(setting)
     experiment.engine.check(experiment)
@@ -170,17 +171,7 @@ def _losses(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _is_lossy(experiment: Experiment) -> bool:
-    return experiment.network.loss > 0 or any(isinstance(fault, Corrupt) for fault in experiment.faults)
-
-
-def _check_faults(experiment: Experiment, setting: Setting) -> None:
-    for fault in experiment.faults:
-        fault.prepare(setting)
-        if isinstance(fault, Slow) and fault.uplink > 1 and experiment.network.uplink_rates() is None:
-            raise ConfigurationError(
-                f"The 'uplink' of {fault.named()} must be 1 in a network without 'bandwidth' or 'uplink'. "
-                f"Got {fault.uplink:g} instead."
-            )
+    return experiment.network.loss > 0 or any(fault.thins for fault in experiment.faults)
 
 
 def prepare(

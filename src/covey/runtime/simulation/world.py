@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, ClassVar
 
-from covey.network.faults import Kill, Pause, Strike, strikes
+from covey.network.faults import Strike, strikes
 from covey.parts.errors import ProgramError
 from covey.runtime.cadence import Cadence
 from covey.runtime.experiment import Progress
@@ -430,12 +430,11 @@ class World(Stage):
             return
         if all(node.mail.ended or node.id in self._gone for node in self.nodes):
             return
-        if isinstance(strike.fault, Kill | Pause):
-            # Those who go on from a later moment after a resume have it behind them.
-            self.disturbances.begin(strike, [node for node in self.nodes if self._since[node.id] <= strike.start])
-        else:
-            self.disturbances.begin(strike, self.nodes)
-            self.recorder.event(self.now, NETWORK, strike.fault.kind, strike.in_words())
+        # Those who go on from a later moment after a resume have been hit before.
+        hit_before = {node.id for node in self.nodes if self._since[node.id] > strike.start}
+        self.disturbances.begin(strike, self.nodes, hit_before)
+        if not strike.fault.told_by_nodes:
+            self.recorder.event(self.now, NETWORK, strike.fault.title(), strike.in_words())
         if strike.end < float("inf"):
             self._strike_order += 1
             self.agenda.put(strike.end, self._strike_order, self.disturbances.end, strike)

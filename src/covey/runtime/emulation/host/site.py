@@ -10,7 +10,7 @@ import numpy as np
 
 from covey.messages import wire
 from covey.messages.payloads import KEPT, Payload, is_tensor
-from covey.network.faults import Strike, strikes
+from covey.network.faults import CORRUPT, Strike, strikes
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, told
 from covey.parts.nodes import NodeId
@@ -472,7 +472,7 @@ class Site(Stage):
         for receiver, fate in self.disturbances.fates(node, receivers):
             if not isinstance(fate, str):
                 self._depart(node, receiver, message, departure, fate)
-            elif fate == "corrupt" and self.owners[receiver] != self.me:
+            elif fate == CORRUPT and self.owners[receiver] != self.me:
                 self._depart(node, receiver, message, departure, garbled=True)
             else:  # Within a host there are no bytes that could change.
                 self.refuse(fate)

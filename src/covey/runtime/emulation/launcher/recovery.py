@@ -3,9 +3,10 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from covey.network.faults import Kill, Pause, Strike, strikes
+from covey.network.faults import Strike, strikes
 from covey.parts.errors import CoveyError
 from covey.runtime.emulation.launcher.remote import HostEnded, HostGone, Remote
 from covey.runtime.emulation.transport.connection import Connection, loop_time
@@ -217,21 +218,20 @@ class Recovery:
                 continue
             await asyncio.sleep(max(strike.start - launcher.now, 0.0))
             fault = strike.fault
-            if isinstance(fault, Kill | Pause):
-                if fault.host is not None and strike.end > launcher.now:
-                    self._strike(launcher.hosts[fault.host], strike)
-            elif strike.start > records.noted_until:
-                records.event(strike.start, NETWORK, fault.kind, strike.in_words())
+            if fault.stops_a_host and fault.host is not None and strike.end > launcher.now:
+                host = launcher.hosts[fault.host]
+                if not host.done:
+                    fault.hit(_StruckHost(self, host, strike))
+            if not fault.told_by_nodes and strike.start > records.noted_until:
+                records.event(strike.start, NETWORK, fault.title(), strike.in_words())
 
-    def _strike(self, host: Remote, strike: Strike) -> None:
-        """A fault stops a host."""
-        if host.done:
-            return
-        left = strike.end - self.launcher.now
-        if isinstance(strike.fault, Pause):
-            host.paused_until = max(host.paused_until, loop_time() + left)
-            self._pause(host)
-            return
+    def pause(self, host: Remote, strike: Strike) -> None:
+        """A fault lets a host stand still until its strike is over."""
+        host.paused_until = max(host.paused_until, loop_time() + strike.end - self.launcher.now)
+        self._pause(host)
+
+    def kill(self, host: Remote, strike: Strike) -> None:
+        """A fault ends a host, which comes back when the strike is over."""
         host.kills += 1
         host.struck = True
         host.for_good |= strike.end == float("inf")
@@ -302,3 +302,18 @@ class Recovery:
         )
         self.records.event(self.launcher.now, NETWORK, "stuck", self.records.notice)
         self.records.show()
+
+
+@dataclass(slots=True)
+class _StruckHost:
+    """A host, to the fault that strikes it."""
+
+    recovery: Recovery
+    host: Remote
+    strike: Strike
+
+    def kill(self) -> None:
+        self.recovery.kill(self.host, self.strike)
+
+    def pause(self) -> None:
+        self.recovery.pause(self.host, self.strike)
