@@ -79,6 +79,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("latency", "constant"): {"seconds": 0.01},
     ("bandwidth", "constant"): {"rate": "1Mbit/s"},
     ("bandwidth", "log-normal"): {"median": "1Mbit/s"},
+    ("bandwidth", "stragglers"): {"rate": "1Mbit/s", "fraction": 0.25, "slowdown": 4.0},
     ("compute", "log-normal"): {"median": 500.0},
     ("compute", "constant"): {"samples_per_second": 500.0},
     ("compute", "stragglers"): {"samples_per_second": 500.0, "fraction": 0.25, "slowdown": 4.0},

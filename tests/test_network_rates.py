@@ -45,6 +45,7 @@ def test_a_number_alone_is_a_constant_speed() -> None:
     [
         (Bandwidth, {"kind": "constant", "rate": "1Mbit/s"}),
         (Bandwidth, {"kind": "log-normal", "median": "1Mbit/s", "sigma": 0.7}),
+        (Bandwidth, {"kind": "stragglers", "rate": "1Mbit/s", "fraction": 0.2, "slowdown": 5}),
         (Bandwidth, {"kind": "trace", "file": "devices.csv", "column": "up", "unit": "kbit/s"}),
         (Compute, {"kind": "constant", "samples_per_second": 10}),
         (Compute, {"kind": "log-normal", "median": 10, "sigma": 0.7}),
@@ -82,12 +83,17 @@ def test_the_seed_decides_what_is_drawn() -> None:
 def test_exactly_the_stated_share_straggles(fraction: float, slow: int) -> None:
     part = build(Compute, {"kind": "stragglers", "samples_per_second": 100, "fraction": fraction, "slowdown": 4})
     assert sorted(part.speeds(Setting(nodes=10)).tolist()) == [25.0] * slow + [100.0] * (10 - slow)
+    links = build(Bandwidth, {"kind": "stragglers", "rate": "100kbit/s", "fraction": fraction, "slowdown": 4})
+    assert sorted(links.rates(Setting(nodes=10)).tolist()) == [25e3] * slow + [100e3] * (10 - slow)
 
 
 def test_who_straggles_depends_on_the_seed() -> None:
     part = build(Compute, {"kind": "stragglers", "samples_per_second": 100, "fraction": 0.5, "slowdown": 4})
     first, again, other = (part.speeds(Setting(nodes=40, seed=seed)).tolist() for seed in (0, 0, 1))
     assert first == again != other
+    links = build(Bandwidth, {"kind": "stragglers", "rate": 100, "fraction": 0.5, "slowdown": 4})
+    # A draw of its own: who is slow in training has no slower link for that.
+    assert links.rates(Setting(nodes=40)).tolist() != first
 
 
 def test_a_trace_gives_every_node_a_device_of_its_own(devices: Path) -> None:

@@ -3,6 +3,7 @@
 Shapes: N nodes.
 """
 
+import math
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -48,6 +49,21 @@ class LogNormalBandwidth(Bandwidth):
     def rates(self, setting: Setting) -> NDArray[np.float64]:
         normal = setting.generator("bandwidth").standard_normal(setting.nodes)
         return np.asarray(self.median * np.exp(self.sigma * normal), dtype=np.float64)
+
+
+class Stragglers(Bandwidth):
+    """All alike but for a share of slow links, drawn at random: those of exactly round(fraction * nodes) nodes."""
+
+    kind = "stragglers"
+    rate: BitsPerSecond = param("The rate of the others.", gt=0, lt=math.inf)
+    fraction: float = param("Which share of the nodes has slow links.", ge=0, le=1)
+    slowdown: float = param("How many times slower they are.", ge=1, lt=math.inf)
+
+    def rates(self, setting: Setting) -> NDArray[np.float64]:
+        slow = setting.generator("bandwidth").permutation(setting.nodes)[: round(self.fraction * setting.nodes)]
+        rates = np.full(setting.nodes, self.rate)
+        rates[slow] /= self.slowdown
+        return rates
 
 
 _UNITS = {

@@ -140,6 +140,7 @@ KINDS: dict[str, dict[str, str]] = {
     "bandwidth": {
         "constant": "covey.network.bandwidth:ConstantBandwidth",
         "log-normal": "covey.network.bandwidth:LogNormalBandwidth",
+        "stragglers": "covey.network.bandwidth:Stragglers",
         "trace": "covey.network.bandwidth:TraceBandwidth",
     },
     "compute": {
