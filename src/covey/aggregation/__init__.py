@@ -2,5 +2,6 @@
 
 from covey.aggregation.aggregation import Aggregation, Contribution, Linear, mixture
 from covey.aggregation.linear import Given, Mean, MetropolisHastings
+from covey.aggregation.median import Median
 
-__all__ = ["Aggregation", "Contribution", "Given", "Linear", "Mean", "MetropolisHastings", "mixture"]
+__all__ = ["Aggregation", "Contribution", "Given", "Linear", "Mean", "Median", "MetropolisHastings", "mixture"]

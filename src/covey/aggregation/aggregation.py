@@ -55,6 +55,10 @@ class Aggregation(Part):
         """What becomes of a node's own numbers, most often its model, and those that arrived."""
         raise NotImplementedError
 
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        """The weights of all edges of a graph, in its order of them; None where what arrives decides."""
+        return None
+
     def reach(self, node: NodeId, graph: Graph) -> float:
         """How far a node moves towards the mean of others; beyond it, above 1, where its own weight is negative."""
         return 1.0
@@ -68,7 +72,6 @@ class Linear(Aggregation):
         raise NotImplementedError
 
     def of_edges(self, graph: Graph) -> NDArray[np.float64]:
-        """The weights of all edges of a graph, in its order of them."""
         return np.array([weight for node in range(graph.n) for weight in self.weights(NodeId(node), graph)], np.float64)
 
     def reach(self, node: NodeId, graph: Graph) -> float:

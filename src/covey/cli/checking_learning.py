@@ -5,8 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from covey.cli.tables import say
-from covey.decentralized.graphs import selection_of, topology_of
+from covey.decentralized.graphs import merging_graph, selection_of, topology_of
 from covey.decentralized.topology import Edges, Topology
 from covey.decentralized.topology.edges import save_edges
 from covey.decentralized.topology.facts import facts
@@ -32,20 +34,34 @@ def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
     if save_graph is not None and topology is None:
         raise ConfigurationError(f"The program {prepared.program.title()} has no graph to save.")
     if topology is not None:
-        aggregation = getattr(prepared.program, "aggregation", None)
-        rule = aggregation.title() if aggregation is not None else "metropolis-hastings"
-        graph = topology.at(0)
-        rule = rule if rule in ("mean", "given") or graph.is_undirected else "mean"
-        rule = rule if rule in ("mean", "given") else "metropolis-hastings"
-        found["graph"] = asdict(facts(graph, rule, prepared.setting.label_counts))
+        graph, rule = topology.at(0), _rule(prepared)
+        merging = merging_graph(prepared.program, 0) if rule == "given" else graph
+        found["graph"] = asdict(facts(merging, rule, prepared.setting.label_counts))
         found["graph"]["changes"] = not topology.static
         if save_graph is not None:
             found["saved_graph"] = _save(graph, topology, save_graph)
-        own = (rule == "given") == topology.weighted
-        contraction = topology.contraction() if own else None
+        contraction = topology.contraction() if _mixes_as_drawn(rule, merging, graph) else None
         if contraction is not None:
             found["graph"]["expected_contraction"] = contraction
     return found
+
+
+def _rule(prepared: Prepared) -> str | None:
+    """How the program mixes over its graph, as `facts` takes it; None where there are no weights.
+
+    Where the program has a rule of its own, the graph is looked at as if models were averaged over it.
+    """
+    if getattr(prepared.program, "aggregation", None) is None:
+        graph = merging_graph(prepared.program, 0)
+        return "metropolis-hastings" if graph.is_undirected else "mean"
+    return None if merging_graph(prepared.program, 0).weights is None else "given"
+
+
+def _mixes_as_drawn(rule: str | None, merging: Graph, graph: Graph) -> bool:
+    """Whether models are merged with the weights that the topology has, where it has some."""
+    if graph.weights is None:
+        return rule is not None
+    return rule == "given" and merging.weights is not None and np.array_equal(merging.weights, graph.weights)
 
 
 def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
@@ -86,11 +102,11 @@ def _save(graph: Graph, topology: Topology, file: Path) -> dict[str, Any]:
 
 
 def _labels_in_words(graph: dict[str, Any]) -> str:
+    alone = f"squared distance of a node's class shares from the mean ones: {graph['node_heterogeneity']:.4g} alone"
+    if graph["neighbourhood_heterogeneity"] is None:
+        return alone
     which = " in the first graph" if graph["changes"] else ""
-    return (
-        f"squared distance of a node's class shares from the mean ones: {graph['node_heterogeneity']:.4g} alone, "
-        f"{graph['neighbourhood_heterogeneity']:.4g} mixed with those it hears{which}"
-    )
+    return f"{alone}, {graph['neighbourhood_heterogeneity']:.4g} mixed with those it hears{which}"
 
 
 _ELSEWHERE = (

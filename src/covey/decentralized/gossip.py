@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Given, Linear, Mean, MetropolisHastings
+from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
 from covey.decentralized.graphs import OnGraph
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
@@ -63,7 +63,8 @@ class Gossip(OnGraph):
 
     def _check_signs(self, aggregation: Aggregation) -> None:
         """Whether buffers, such as variances, stay above zero where they are averaged."""
-        if isinstance(aggregation, Linear) and (aggregation.of_edges(self.topology.at(0)) < 0).any():
+        weights_E = aggregation.of_edges(self.topology.at(0))
+        if weights_E is not None and (weights_E < 0).any():
             raise ConfigurationError(
                 f"The 'buffers' of {self.sharing.named()} must be 'keep' where the weights of {aggregation.title()} "
                 f"over {self.topology.title()} are negative. Got 'average' instead: variances would be negative, too."

@@ -1,6 +1,6 @@
 """Programs whose nodes talk along the edges of a graph, and what is known of that."""
 
-from covey.aggregation import Linear
+from covey.aggregation import Aggregation
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningProgram
 from covey.learning.selection import Selection
@@ -43,6 +43,6 @@ def merging_graph(program: Program, t: int) -> Graph:
     assert topology is not None
     graph = topology.at(t)
     weights_E = graph.weights if aggregation is None else None
-    if isinstance(aggregation, Linear):
+    if isinstance(aggregation, Aggregation):
         weights_E = aggregation.of_edges(graph)
     return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)

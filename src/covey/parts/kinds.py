@@ -83,6 +83,7 @@ KINDS: dict[str, dict[str, str]] = {
         "mean": "covey.aggregation.linear:Mean",
         "metropolis-hastings": "covey.aggregation.linear:MetropolisHastings",
         "given": "covey.aggregation.linear:Given",
+        "median": "covey.aggregation.median:Median",
     },
     "dataset": {
         "digits": "covey.learning.datasets.digits:Digits",

@@ -16,7 +16,7 @@ _DIAMETER = 2000
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """Facts of a graph and of its mixing matrix W."""
+    """Facts of a graph and of its mixing matrix W; those of W are None where models are merged without weights."""
 
     nodes: int
     edges: int
@@ -30,10 +30,10 @@ class GraphFacts:
     """Degrees count what a node receives."""
     diameter: int | None
     """None where it is infinite, or the graph too large to know."""
-    spectral_gap: float
+    spectral_gap: float | None
     """1 - the second largest singular value of W; the larger, the faster models come together."""
-    doubly_stochastic: bool
-    noise_left: float
+    doubly_stochastic: bool | None
+    noise_left: float | None
     """What a merge leaves of noise that is independent from node to node, in which models are 1 - 1/N from their mean
     in square before: |W - J|^2 / N, where J mixes all nodes equally."""
     node_heterogeneity: float | None
@@ -43,17 +43,18 @@ class GraphFacts:
     """The same of what a node and those it hears hold, mixed as their models are: |WP - JP|^2 / N."""
 
 
-def facts(graph: Graph, rule: str = "metropolis-hastings", label_counts: np.ndarray | None = None) -> GraphFacts:
+def facts(graph: Graph, rule: str | None = "metropolis-hastings", label_counts: np.ndarray | None = None) -> GraphFacts:
     """Find out about a graph.
 
     Args:
         graph: the graph.
-        rule: how it mixes, as `Graph.mixing` takes it.
+        rule: how it mixes, as `Graph.mixing` takes it; None where it has no weights.
         label_counts: how many samples of each class each node holds, N x K, where that is known.
     """
-    mixing = graph.mixing(rule)
+    mixing = None if rule is None else graph.mixing(rule)
+    hears = graph.mixing("mean") if mixing is None else mixing
     directed = not graph.is_undirected
-    components = int(np.max(connected_components(mixing, connection="strong", return_labels=True)[1])) + 1
+    components = int(np.max(connected_components(hears, connection="strong", return_labels=True)[1])) + 1
     alone, together = _heterogeneity(mixing, label_counts)
     diameter = None
     if components == 1 and graph.n <= _DIAMETER:
@@ -67,24 +68,30 @@ def facts(graph: Graph, rule: str = "metropolis-hastings", label_counts: np.ndar
         mean_degree=float(graph.in_degrees.mean()),
         largest_degree=int(graph.in_degrees.max()),
         diameter=diameter,
-        spectral_gap=_spectral_gap(mixing),
-        doubly_stochastic=bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9),
-        noise_left=max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
+        spectral_gap=None if mixing is None else _spectral_gap(mixing),
+        doubly_stochastic=None if mixing is None else _is_doubly_stochastic(mixing),
+        noise_left=None if mixing is None else max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
         node_heterogeneity=alone,
         neighbourhood_heterogeneity=together,
     )
 
 
-def _heterogeneity(mixing: sp.csr_array, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
+def _is_doubly_stochastic(mixing: sp.csr_array) -> bool:
+    return bool(np.abs(np.asarray(mixing.sum(axis=0)) - 1.0).max() < 1e-9)
+
+
+def _heterogeneity(mixing: sp.csr_array | None, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
     """(of single nodes, of nodes with those they hear)."""
     if label_counts is None or not label_counts.sum(1).all():
         return None, None
     shares_NK = label_shares(label_counts)
-    alone, together = (
-        float(((mixed_NK - shares_NK.mean(0)) ** 2).sum() / len(shares_NK))
-        for mixed_NK in (shares_NK, mixing @ shares_NK)
-    )
-    return alone, together
+    alone = _distance(shares_NK, shares_NK)
+    return alone, None if mixing is None else _distance(mixing @ shares_NK, shares_NK)
+
+
+def _distance(mixed_NK: np.ndarray, shares_NK: np.ndarray) -> float:
+    """From the mean shares of all nodes, squared, the mean over nodes."""
+    return float(((mixed_NK - shares_NK.mean(0)) ** 2).sum() / len(shares_NK))
 
 
 def _spectral_gap(mixing: sp.csr_array) -> float:
