@@ -105,6 +105,11 @@ def simulate(tables: dict[str, Any], *, checkpoint: Any = None, progress: Any = 
     return world, written
 
 
+def stated_bytes(world: World) -> float | None:
+    """The bytes of a node and round that `covey check` says of what a world ran."""
+    return prepare(world.prepared.experiment).played.sent
+
+
 def begun(tables: dict[str, Any]) -> World:
     """The world of an experiment in which nothing has happened yet."""
     return World(prepare(Experiment.from_table(tables)), Written())

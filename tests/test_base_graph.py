@@ -77,13 +77,11 @@ def test_gossip_agrees_on_the_mean_after_one_cycle_and_not_before(degree):
     assert spread[-2] > 1e-2
 
 
-def test_it_says_what_a_round_costs():
+def test_its_graphs_come_again_and_have_no_more_edges_than_it_says():
     topology = BaseGraph(degree=2)
     topology.prepare(Setting(25))
-    degrees = [topology.at(t).out_degrees for t in range(6)]
     assert topology.at(6) is topology.at(0)
-    assert topology.messages() == pytest.approx(np.mean(degrees))
-    assert topology.most_heard() == 2
+    assert max(topology.at(t).in_degrees.max() for t in range(6)) == 2
 
 
 @pytest.mark.parametrize(("degree", "nodes"), [(0, 5), (5, 5)])

@@ -234,6 +234,7 @@ def test_check_says_what_an_experiment_means(file, covey):
     assert found["graph"]["expected_contraction"] == pytest.approx((1 - 3 / 19) / 4)
     code, out, _ = covey("check", "experiment.toml")
     assert "spectral gap" in out
+    assert "in all 6 rounds, counted in the first 6 without training\n" in out
     assert out.endswith("ok\n")
     shown, _, _ = out.partition("\nmodel  ")
     assert tomllib.loads(shown) == found["experiment"]

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.decentralized.sharing import Random, TopK
 from covey.messages.codecs import decode_places, decode_values, elias, encode_places, encode_values, rice
 from covey.messages.codecs.places import Code
 from covey.parts.errors import ProgramError, WireError
@@ -230,29 +229,6 @@ def test_hostile_bytes_take_no_more_memory_than_a_set_of_places(code, k, fill):
 
 def setting(parameters):
     return Setting(10, parameters=parameters)
-
-
-@pytest.mark.parametrize("budget", [0.001, 0.01, 0.1, 0.3, 0.45])
-@pytest.mark.parametrize("parameters", [300, 89_834])
-def test_the_bytes_of_places_are_stated(parameters, budget):
-    sharing = TopK(budget=budget)
-    sharing.prepare(setting(parameters))
-    random = np.random.default_rng(7)
-    taken = [
-        len(
-            encode_places(
-                torch.from_numpy(np.sort(random.choice(parameters, sharing.count, replace=False))), parameters
-            )
-        )
-        for _ in range(5)
-    ]
-    assert sharing.places_bytes() - 16 == pytest.approx(np.mean(taken), rel=0.1, abs=2)
-
-
-def test_places_that_follow_from_the_seed_are_not_sent():
-    sharing = Random(budget=0.1)
-    sharing.prepare(setting(1000))
-    assert sharing.places_bytes() == 0
 
 
 def test_values_come_back_to_the_bit():

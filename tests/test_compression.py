@@ -129,13 +129,6 @@ def test_qsgd_packs_its_codes(levels, bits):
     assert len(payload["codes"]) == 10_000 * bits // 8
 
 
-@every
-def test_the_expected_bytes_are_those_of_a_message(compressor):
-    vector = torch.from_numpy(np.random.default_rng(5).standard_t(3, size=3000).astype(np.float32))
-    payload, _ = compressor.compress(vector, draw(5))
-    assert compressor.expected_bytes(3000) == pytest.approx(len(wire.encode(payload)), rel=0.02)
-
-
 @given(width=st.integers(1, 8), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_packed_bits_come_back_and_use_no_bit_too_many(width, data):

@@ -7,10 +7,9 @@ import torch
 from covey.messages import wire
 from covey.parts import kinds
 from covey.runtime.experiment import Experiment
-from covey.runtime.node import Program
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
-from tests.conftest import Written, models_of, simulate, table
+from tests.conftest import Written, models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
@@ -18,8 +17,6 @@ PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KIN
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
 TRAINED = {"every-round": 5, "periodic": 3, "skiptrain": 4, "greedy": 3}
 """How often a node trains in five rounds."""
-SILENT = [run for run, program in PROGRAMS.items() if program.round_bytes is Program.round_bytes]
-"""Programs that do not state the bytes of a round."""
 
 
 @pytest.mark.parametrize(("family", "kind"), RUNS)
@@ -65,13 +62,12 @@ def test_bytes_that_are_counted_are_bytes_of_the_wire_and_nobody_writes_into_wha
     assert all(torch.equal(now, then) for now, then in held)
 
 
-@pytest.mark.parametrize(("family", "kind"), [run for run in IN_A_ROUND if run not in SILENT])
-def test_a_round_sends_the_bytes_that_the_program_states(family, kind, files):
-    rounds = 200 if kind == "matcha" else 12  # Of matchings, chance decides which are active.
+@pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
+def test_a_round_sends_the_bytes_that_are_stated(family, kind, files):
     network = {"latency": 0.0, "bandwidth": None}
-    world, _ = simulate(run_table(family, kind, files, rounds=rounds, network=network))
-    stated = world.prepared.round_bytes
-    assert sum(node.bytes_out for node in world.nodes) / NODES / rounds == pytest.approx(stated, rel=0.1)
+    world, _ = simulate(run_table(family, kind, files, rounds=12, network=network))
+    sent = sum(node.bytes_out for node in world.nodes) / NODES / 12
+    assert sent == pytest.approx(stated_bytes(world), rel=0.02)
 
 
 @pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)

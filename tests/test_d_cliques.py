@@ -21,7 +21,7 @@ from covey.decentralized.topology.facts import facts
 from covey.learning.models import Module
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
-from tests.conftest import models_of, simulate, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS
 
 MODES = ("complete", "ring", "fractal", "small-world")
@@ -250,7 +250,7 @@ def test_gradients_are_reckoned_in_the_rounds_that_send_them(schedule):
     }
     world, _ = simulate(table(task=BLOBS, program=program, rounds=8))
     sent = sum(node.bytes_out for node in world.nodes) / (8 * len(world.nodes))
-    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.04)
+    assert sent == pytest.approx(stated_bytes(world), rel=0.04)
 
 
 def test_momentum_goes_on_from_a_checkpoint_to_the_bit():

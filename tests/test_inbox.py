@@ -124,7 +124,7 @@ FEDAVG, GOSSIP = {"kind": "fedavg"}, {"kind": "gossip", "topology": "ring"}
         (GOSSIP, 1, 4),
         (GOSSIP, 2, 7),
         ({"kind": "ad-psgd", "topology": "ring"}, 2, 4),
-        ({"kind": "gossip-learning", "topology": "ring"}, 2, 2),
+        ({"kind": "gossip-learning", "topology": "ring"}, 2, 4),
         ({"kind": "tests.programs.broken:Broken"}, 2, 2),
     ],
 )

@@ -264,19 +264,11 @@ def test_from_the_cap_on_all_is_sent_without_places():
     assert [set(payload) for payload in payloads] == [{"values"}] * NODES
 
 
-@pytest.mark.parametrize("sharing", [SHARINGS[0], SHARINGS[3], SHARINGS[7]], ids=str)
-def test_the_stated_bytes_are_the_mean_of_those_sent(sharing):
-    fleet = Fleet(sharing, nodes=200, size=2000)
-    stated = fleet.sharing.message_bytes(wire.size({"model": torch.zeros(2000)}))
-    _, payloads = fleet.send([fleet.noise(2000) for _ in fleet.nodes])
-    sizes = np.array([wire.size(payload) for payload in payloads])
-    assert abs(sizes.mean() - stated) < 3 * sizes.std() / math.sqrt(len(sizes)) + 0.02 * stated
-
-
 def test_an_inbox_holds_a_round_in_which_all_neighbours_send_all():
     rare = {"kind": "jwins", "alphas": [0.05, 1.0], "probabilities": [0.95, 0.05]}
-    prepared = prepare(Experiment.from_table(table(program={"kind": "gossip", "topology": "torus", "sharing": rare})))
-    assert prepared.program.waiting_bytes(prepared.setting, prepared.task.model_bytes) >= 8 * prepared.task.model_bytes
+    program = {"kind": "gossip", "topology": "torus", "sharing": rare}
+    prepared = prepare(Experiment.from_table(table(program=program, rounds=20)))
+    assert prepared.played.heard[0] >= 4 * prepared.task.model_bytes - 400
 
 
 # ------------------------------------------------------------------------------------------------------------ bad inputs

@@ -19,7 +19,7 @@ from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.node import Inbox, Message
-from tests.conftest import models_of, simulate, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, EPIDEMIC
 
 
@@ -98,7 +98,7 @@ def test_packed_values_are_the_same_values_in_the_bytes_that_are_stated(kind, bu
         world, _ = simulate(table(program={"kind": "gossip", "topology": "ring", "sharing": sharing}, rounds=4))
         outcomes.append(models_of(world))
         sent.append(sum(node.bytes_out for node in world.nodes))
-        stated = world.prepared.round_bytes * len(world.nodes) * 4
+        stated = stated_bytes(world) * len(world.nodes) * 4
         assert sent[-1] == pytest.approx(stated, rel=0.1)
     assert torch.equal(*outcomes)
     assert sent[1] < 0.95 * sent[0]

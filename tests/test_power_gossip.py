@@ -21,7 +21,7 @@ from covey.runtime.experiment import Experiment
 from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import check
 from covey.runtime.simulation.world import World
-from tests.conftest import begun, models_of, simulate, table
+from tests.conftest import begun, models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, pieces_of
 
 ROOT = Path(__file__).parent.parent
@@ -275,7 +275,7 @@ def test_messages_hold_the_numbers_of_one_side_in_turn(overheard):
         assert len(message.payload) == 3
     assert len(overheard) == 12 * 2 * rounds
     sent = sum(len(message.encoded) for message in overheard)
-    assert sent / 12 / rounds == world.prepared.round_bytes
+    assert sent / 12 / rounds == stated_bytes(world)
 
 
 def test_further_exchanges_of_a_round_have_tags_and_no_vectors(overheard):
@@ -284,7 +284,7 @@ def test_further_exchanges_of_a_round_have_tags_and_no_vectors(overheard):
     tags = [("power-gossip 0", False), ("power-gossip 1", False), ("", True)]
     assert one == [(t, tag, vectors) for t in range(2) for tag, vectors in tags]
     sent = sum(len(message.encoded) for message in overheard)
-    assert sent / 12 / 2 == world.prepared.round_bytes
+    assert sent / 12 / 2 == stated_bytes(world)
 
 
 @pytest.mark.parametrize("changes", [{"iterations": 2}, {"overlap": True}, {"aggregation": "mean", "rank": 3}])

@@ -16,7 +16,7 @@ from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting, build, fields_of
 from covey.runtime.node import Program
 from covey.runtime.simulation.world import World
-from tests.conftest import models_of, simulate, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import part_table
 from tests.hosts import emulate
 
@@ -191,7 +191,7 @@ def test_masked_gradients_have_the_mean_of_open_ones(sharing, step):
 def test_masked_gradients_are_reckoned():
     world, _ = simulate(averaging({"kind": "secure-aggregation"}))
     sent = sum(node.bytes_out for node in world.nodes) / (6 * len(world.nodes))
-    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.02)
+    assert sent == pytest.approx(stated_bytes(world), rel=0.02)
 
 
 @pytest.mark.parametrize("too_few", ["refuse", "keep"])

@@ -17,7 +17,7 @@ from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting
 from covey.runtime import patience as waiting
 from covey.runtime.node import Inbox, Message
-from tests.conftest import begun, models_of, simulate, table
+from tests.conftest import begun, models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, NODES
 from tests.hosts import emulate
 
@@ -235,7 +235,7 @@ def test_what_nodes_say_of_sums_is_among_the_bytes_of_a_round():
     for loss in (0.0, 1e-9):
         world, _ = simulate(table(program={**LOSSY, "topology": "exponential"}, network={"loss": loss}, task=STILL))
         sent.append(sum(node.bytes_out for node in world.nodes) / 6 / len(world.nodes))
-        stated.append(world.prepared.round_bytes)
+        stated.append(stated_bytes(world))
     assert sent[1] - sent[0] == pytest.approx(stated[1] - stated[0])
     assert sent[1] > sent[0]
 

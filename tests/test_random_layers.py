@@ -6,7 +6,7 @@ import torch
 
 from covey.decentralized.sharing import RandomLayers
 from covey.parts.parameters import Setting
-from tests.conftest import models_of, simulate, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, NODES, pieces_of
 from tests.untrained import Never
 
@@ -70,9 +70,7 @@ def test_with_all_tensors_it_is_full_sharing_to_the_bit():
 def test_the_stated_bytes_are_the_mean_of_many_rounds():
     world, _ = run(0.5, rounds=60)
     sent = sum(node.bytes_out for node in world.nodes) / NODES / 60
-    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.03)
-    most = world.program.sharing.largest_bytes(world.prepared.task.model_bytes)
-    assert most == pytest.approx(world.prepared.task.model_bytes - 4 * (7 + 4), abs=8)
+    assert sent == pytest.approx(stated_bytes(world), rel=0.03)
 
 
 def test_values_of_another_count_are_rejected(monkeypatch):

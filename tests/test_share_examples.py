@@ -13,7 +13,7 @@ from covey.learning.dataset import Data, Dataset, Split
 from covey.messages import wire
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
-from tests.conftest import models_of, simulate
+from tests.conftest import models_of, simulate, stated_bytes
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/systems/share.md").read_text()
@@ -95,8 +95,8 @@ def test_fed_bn_serves_nodes_that_see_differently():
     for name in ("norm.weight", "norm.running_mean", "norm.running_var"):
         assert torch.stack([view[name] for view in views]).std(0).min() > 1e-3
     count = FEATURES * 48 + 48 + 48 * 10 + 10
-    assert fed_bn.prepared.round_bytes == 2 * len(wire.encode({"model": torch.zeros(count)}))
-    assert {node.bytes_out for node in fed_bn.nodes} == {20 * fed_bn.prepared.round_bytes}
+    assert stated_bytes(fed_bn) == 2 * len(wire.encode({"model": torch.zeros(count)}))
+    assert {node.bytes_out for node in fed_bn.nodes} == {20 * stated_bytes(fed_bn)}
 
 
 def test_personal_heads_serve_nodes_that_name_classes_differently():
@@ -104,12 +104,12 @@ def test_personal_heads_serve_nodes_that_name_classes_differently():
     personal, everything = (simulate(at_owners(PERSONAL_HEADS, Named(), share))[0] for share in (own, "trained"))
     assert own_accuracy(personal) > own_accuracy(everything) + 0.2
     count = FEATURES * 48 + 48 + 2 * 48 + 2 * 48
-    assert personal.prepared.round_bytes == 4 * len(wire.encode({"model": torch.zeros(count)}))
+    assert stated_bytes(personal) == 4 * len(wire.encode({"model": torch.zeros(count)}))
 
 
 def test_personal_heads_go_with_a_sharing_that_makes_messages_short():
     world, _ = simulate(short(PERSONAL_HEADS))
-    stated, sent = world.prepared.round_bytes, np.mean([node.bytes_out for node in world.nodes]) / 20
+    stated, sent = stated_bytes(world), np.mean([node.bytes_out for node in world.nodes]) / 20
     assert sent == pytest.approx(stated, rel=0.02)
     heads = [world.task.learner.layout.views(node.model)["head.weight"] for node in world.nodes]
     assert torch.stack(heads).std(0).mean() > 0.01
@@ -122,7 +122,7 @@ def test_adapters_of_low_rank_are_all_that_is_sent_and_they_learn(overheard):
     message, model = (len(wire.encode({"model": torch.zeros(count)})) for count in (2048, 87_050))
     assert (message, model) == (8257, 348_267)
     assert f"in {message:,} bytes, where the model's 87,050 would take {model:,}" in PAGE
-    assert world.prepared.round_bytes == 4 * message
+    assert stated_bytes(world) == 4 * message
     assert all(node.bytes_out == 30 * 4 * message for node in world.nodes)
     first = world.task.learner.first_model
     views, before = world.task.learner.layout.views(models_of(world)), world.task.learner.layout.views(first)

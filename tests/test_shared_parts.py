@@ -8,7 +8,7 @@ from covey.messages import wire
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
-from tests.conftest import models_of, simulate, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import NODES, part_table, pieces_of
 from tests.test_emulation import assert_agree
 from tests.untrained import MIXED, RING, SIZES, Never, metropolis, starts, tensors
@@ -57,7 +57,7 @@ def test_gradients_of_a_clique_are_those_of_what_is_shared(sharing, share, files
         gradients = [message.payload["model"] for message in overheard if message.tag == "gradient"]
         assert {gradient.shape for gradient in gradients} == {(count,)}
         sent = sum(node.bytes_out for node in world.nodes) / NODES / 4
-        assert sent == pytest.approx(world.prepared.round_bytes, rel=0.02)
+        assert sent == pytest.approx(stated_bytes(world), rel=0.02)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
@@ -139,7 +139,7 @@ def test_the_stated_bytes_are_those_of_what_is_shared(sharing, buffers, share, f
     tables = mixed(sharing, files, share=share, buffers=buffers, rounds=12)
     world, _ = simulate({**tables, "network": network})
     sent = sum(node.bytes_out for node in world.nodes) / NODES / 12
-    assert sent == pytest.approx(world.prepared.round_bytes, rel=0.1 if sharing == "random-layers" else 0.05)
+    assert sent == pytest.approx(stated_bytes(world), rel=0.1 if sharing == "random-layers" else 0.05)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +156,8 @@ def test_the_stated_bytes_are_those_of_what_is_shared(sharing, buffers, share, f
 def test_whole_models_are_as_many_numbers_as_are_shared(share, buffers, count, files, overheard):
     world, _ = simulate(mixed("full", files, share=share, buffers=buffers, rounds=2))
     assert {message.payload["model"].shape for message in overheard} == {(count,)}
-    assert world.prepared.round_bytes == 2 * len(wire.encode({"model": torch.zeros(count)}))
-    assert all(node.bytes_out == 2 * world.prepared.round_bytes for node in world.nodes)
+    assert stated_bytes(world) == 2 * len(wire.encode({"model": torch.zeros(count)}))
+    assert all(node.bytes_out == 2 * stated_bytes(world) for node in world.nodes)
 
 
 @pytest.mark.parametrize("sharing", [kind for kind in SHARINGS if kind not in (*MASKED, "full")])
@@ -220,7 +220,7 @@ def test_programs_without_a_sharing_send_nothing_frozen_and_keep_statistics_such
     assert is_sound(world)
     numbers = [sum(value.numel() for value in m.payload.values() if torch.is_tensor(value)) for m in overheard]
     assert max(numbers) == sum(SIZES.values()) - SIZES["frozen"]
-    stated = world.prepared.round_bytes
+    stated = stated_bytes(world)
     if world.program.synchronous and "down" not in PROGRAMS[program]:
         assert sum(node.bytes_out for node in world.nodes) / NODES / 6 == pytest.approx(stated, rel=0.15)
 

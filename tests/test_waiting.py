@@ -7,7 +7,7 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import param
 from covey.runtime.mailbox import Mailbox, Waiter
 from covey.runtime.node import HEARTBEAT, Message
-from tests.conftest import simulate, table
+from tests.conftest import simulate, stated_bytes, table
 from tests.examples import BLOBS, Recorded, run_program
 from tests.test_cesar import PHASES, figures, tables
 
@@ -192,7 +192,7 @@ def test_who_sends_one_message_a_round_says_so_where_it_may_be_lost(network, tag
     said = sum(node.bytes_out for node in world.nodes) - sum(
         len(message.encoded) * len(message.receivers) for message in overheard if message.tag == "~late"
     )
-    assert said / 12 / len(world.nodes) == pytest.approx(world.prepared.round_bytes)
+    assert said / 12 / len(world.nodes) == pytest.approx(stated_bytes(world))
 
 
 def test_what_nodes_say_of_gradients_is_among_the_bytes_of_a_round():
@@ -202,7 +202,7 @@ def test_what_nodes_say_of_gradients_is_among_the_bytes_of_a_round():
         network = {"latency": "10ms", "compute": 1e9, "loss": loss}
         world, _ = simulate(table(program=program, task=BLOBS, rounds=4, network=network))
         sent.append(sum(node.bytes_out for node in world.nodes) / 4 / len(world.nodes))
-        stated.append(world.prepared.round_bytes)
+        stated.append(stated_bytes(world))
     assert sent[1] - sent[0] == pytest.approx(stated[1] - stated[0])
     assert sent[1] - sent[0] > 2 * 2 * 3 * 59
 

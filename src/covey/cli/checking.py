@@ -26,7 +26,7 @@ def check(arguments: argparse.Namespace) -> int:
     found: dict[str, Any] = {
         "experiment": resolved,
         **prepared.task.description(),
-        "bytes_per_node_and_round": prepared.round_bytes,
+        "bytes_per_node_and_round": prepared.played.sent,
     }
     if prepared.program.needs is not Node:
         from covey.cli.checking_learning import described

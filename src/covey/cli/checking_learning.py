@@ -84,11 +84,14 @@ def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
     say(f"messages    {amount(found['model_bytes'])} with a whole model")
     if selection is not None and "shared" in found:
         say(f"shared      {amount(found['shared']['bytes'])} with {selection.in_words()}")
-    if expected is not None:
+    if expected is None:
+        say(f"bytes       not counted: {prepared.played.why_not}")
+    else:
         nodes = experiment.network.nodes
         say(
             f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
-            f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds"
+            f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds, "
+            f"counted in the first {prepared.played.rounds} without training"
         )
 
 

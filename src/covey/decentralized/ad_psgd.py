@@ -58,12 +58,6 @@ class ADPSGD(OnGraph):
                 f"which has an odd cycle; a ring or torus with even sides is bipartite."
             )
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return self.selection.part_bytes(model_bytes)
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        return float(message_bytes * self.topology.at(0).in_degrees.max())
-
     async def run(self, node: LearningNode) -> None:
         peers = [NodeId(peer) for peer in self.topology.at(0).receivers(node.id)]
         active = bool(self._active[node.id]) and bool(peers)

@@ -54,19 +54,6 @@ class CliqueAveraging(Gossip):
         # Who waits long for gradients is late with its model.
         self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        models = super().round_bytes(setting, model_bytes)
-        gradient = self._gradients.message_bytes(self._shared.part_bytes(model_bytes))
-        if models is None or gradient is None:
-            return None
-        trained = self.schedule.training_rounds(setting.rounds) / max(setting.rounds, 1)
-        messages = self._cliques.messages()
-        return models + trained * (messages * gradient + self._gradients_say.bytes(messages, "gradient"))
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        gradient = self._gradients.largest_bytes(message_bytes)
-        return super().waiting_bytes(setting, message_bytes) + 2.0 * self._cliques.most_heard() * gradient
-
     async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
         start, graph = node.model, self._cliques.at(t)
         gradient = await node.gradient()

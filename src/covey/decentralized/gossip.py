@@ -79,16 +79,6 @@ class Gossip(OnGraph):
             return Says(late=False)
         return Says.where(setting, several=sharing.several, static=self.topology.static)
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        expected, messages = self.sharing.expected_bytes(model_bytes), self.topology.messages()
-        if expected is None:
-            return None
-        return messages * expected + self._says.bytes(messages)
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
-        return 2.0 * self.topology.most_heard() * self.sharing.most_bytes(message_bytes)
-
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.

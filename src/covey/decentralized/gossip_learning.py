@@ -34,9 +34,6 @@ class GossipLearning(OnGraph):
         super().prepare(setting)
         self.selection = Selection.of(setting, owner=self.named())
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return self.selection.part_bytes(model_bytes)
-
     async def run(self, node: LearningNode) -> None:
         node.state.setdefault("age", 0)
         node.spawn(self.listen(node))

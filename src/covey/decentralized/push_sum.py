@@ -28,7 +28,6 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
-from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError
@@ -70,17 +69,10 @@ class PushSum(OnGraph):
     def cycle(self) -> int:
         return self.schedule.cycle()
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        words = TIMES * wire.size({"round": setting.rounds}, _SUM) if self._tells else 0
-        return self.topology.messages() * (self.selection.part_bytes(model_bytes) + words)
-
     @property
     def _tells(self) -> bool:
         """Whether a node tells that it has sent a sum."""
         return self.patience is not None and self._says.sent
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        return 2.0 * self.topology.most_heard() * message_bytes
 
     async def run(self, node: LearningNode) -> None:
         node.state.setdefault("weight", 1.0)

@@ -13,7 +13,6 @@ from covey.federated.fedavg import SAMPLES, SERVER, FedAvg
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode, Update
 from covey.learning.selection import BUFFERS
-from covey.messages import wire
 from covey.messages.compression import FIRST_MARK, Compressor, Decompressed, Draw, mark_of, next_mark
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
@@ -50,20 +49,6 @@ class CompressedFedAvg(FedAvg):
         buffered = self.selection.buffered
         self._beside: dict[str, Expected] = {BUFFERS: Numbers(buffered)} if buffered else {}
         """What messages hold beside compressed changes."""
-
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        clients = setting.nodes - 1
-        chosen = self.clients or clients
-        down = float(self.selection.part_bytes(model_bytes) * chosen)
-        if self.down is not None:
-            if setting.losses:
-                return None  # How often the model must be told anew is known to nobody.
-            marked = wire.size({_BEFORE: FIRST_MARK}) - wire.size({})
-            down = (self._bytes_of(self.down) + marked) * clients
-        return (self._bytes_of(self.up) * chosen + down) / setting.nodes
-
-    def _bytes_of(self, compressor: Compressor) -> float:
-        return compressor.expected_bytes(self.selection.trained) + self.selection.buffers_bytes()
 
     def _draw(self, way: str, sender: int, t: int | None) -> Draw:
         return partial(self._setting.generator, f"fedavg {way}", sender, t or 0)

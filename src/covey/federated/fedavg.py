@@ -49,17 +49,15 @@ class FedAvg(LearningProgram):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         check_patience(self, setting, self.patience)
+        self._nodes = setting.nodes
         self._chosen: dict[int, list[NodeId]] = {}
         self.selection = Selection.of(setting, owner=self.named())
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        return 2.0 * self.selection.part_bytes(model_bytes) * (self.clients or setting.nodes - 1) / setting.nodes
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        return float(message_bytes * (self.clients or setting.nodes - 1))
+    def most_heard(self) -> int:
+        return self.clients or self._nodes - 1
 
     def chosen(self, node: LearningNode, t: int) -> list[NodeId]:
         """The clients of round t, in increasing order."""

@@ -3,6 +3,7 @@
 Shapes: N nodes, P parameters.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from covey.learning.mixing import settle
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Work
 from covey.learning.optimizers import Slots
+from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
 from covey.messages import wire
 from covey.messages.payloads import Payload
@@ -96,6 +98,14 @@ class LoadedLearning(LoadedTask):
 
     def truth(self) -> dict[str, np.ndarray]:
         return {f"samples_of/{id}": self.learner.parts.of(place) for id, place in self.places.items()}
+
+    def rehearsals(self) -> list["LoadedLearning"]:
+        found = []
+        for alike in (True, False):
+            task = copy.copy(self)
+            task.learner, task.mixtures, task._judges = Rehearsal(self.learner, alike=alike), [], {}
+            found.append(task)
+        return found
 
     # ------------------------------------------------------------------ nodes
 

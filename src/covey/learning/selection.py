@@ -189,13 +189,9 @@ class Selection:
         """The size of a message with one shared part, given that of a message with one whole model."""
         return model_bytes if self.is_whole else model_bytes - _bytes_of(self._parameters) + _bytes_of(self.size)
 
-    def buffers_bytes(self) -> int:
-        """How many bytes the buffers add to a message where they are an entry of their own."""
-        return _bytes_of(self.buffered, BUFFERS) - wire.size({}) if self.buffered else 0
-
     def beside_bytes(self) -> int:
         """How many bytes the buffers beside the part, if there are any, add to a message."""
-        return self.buffers_bytes() if self.beside else 0
+        return _bytes_of(self.buffered, BUFFERS) - wire.size({}) if self.beside else 0
 
 
 BUFFERS = "buffers"

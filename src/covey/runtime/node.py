@@ -33,7 +33,7 @@ import numpy as np
 from covey.messages.payloads import Entry, Payload, private
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Part, Setting
+from covey.parts.parameters import Part
 
 T = TypeVar("T")
 State: TypeAlias = dict[str, Entry]
@@ -313,23 +313,10 @@ class Program(Part):
         """After how many rounds the program does the same again: where models are comparable."""
         return 1
 
-    def round_bytes(self, setting: Setting, model_bytes: int) -> float | None:
-        """The bytes that a node is expected to send in a round, a mean over nodes; None where nobody can know.
-
-        Args:
-            setting: the experiment.
-            model_bytes: the wire size of a message that holds one whole model.
-        """
-        return None
-
-    def waiting_bytes(self, setting: Setting, message_bytes: int) -> float:
-        """What may wait at a node at once, where most does, if none of what it needs is to be dropped.
-
-        Args:
-            setting: the experiment.
-            message_bytes: what a message with one whole model takes.
-        """
-        return message_bytes
+    def most_heard(self) -> int:
+        """From how many others a node hears in a round, at most, as far as it is known beforehand."""
+        graph = self.graph(0)
+        return 1 if graph is None else int(graph.in_degrees.max())
 
     async def run(self, node: Any) -> None:
         """The protocol, from the point of view of one node of the kind that it needs."""

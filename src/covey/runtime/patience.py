@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from covey.messages import wire
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -68,10 +67,6 @@ class Says:
         # is lost, and who waits for them only becomes late itself.
         sent = setting.lossy and setting.ordered and not (several and static)
         return cls(sent, late=setting.ordered or not setting.lossy, several=several)
-
-    def bytes(self, messages: float, tag: str = "") -> float:
-        """How many bytes it takes to say in a round that so many messages of a tag were sent."""
-        return messages * sum(wire.size({}, word) for word in _words_of(tag)) if self.sent else 0.0
 
 
 LATE = Says()

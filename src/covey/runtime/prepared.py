@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from covey.parts.parameters import Setting, parts_of
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Node, Program
 from covey.runtime.task import LoadedTask, Nothing, Request, Task, data_folder
+
+if TYPE_CHECKING:
+    from covey.runtime.simulation.playing import Played
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,12 @@ class Prepared:
         parts = [part for part in parts_of(self.experiment) if is_registered(type(part))]
         return sorted({type(part).__module__ for part in [*parts, self.task]})
 
-    @property
-    def round_bytes(self) -> float | None:
-        """The bytes that a node is expected to send in a round."""
-        return self.program.round_bytes(self.setting, self.task.model_bytes)
+    @cached_property
+    def played(self) -> "Played":
+        """What nodes send, counted in the first rounds without training; to be asked for before the run."""
+        from covey.runtime.simulation.playing import play
+
+        return play(self)
 
 
 def notes_on_cycles(experiment: Experiment) -> list[str]:

@@ -118,6 +118,10 @@ class LoadedTask(ABC):
         """What an observer does not see, for who scores an attack."""
         return {}
 
+    def rehearsals(self) -> Sequence["LoadedTask"]:
+        """The same task for nodes that learn nothing and only seem to, in several ways; none where there is no such."""
+        return ()
+
     # ------------------------------------------------------------------ nodes
 
     @abstractmethod

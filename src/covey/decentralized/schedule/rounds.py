@@ -23,10 +23,6 @@ class Schedule(Part):
         """Whether in every round either all nodes train or none."""
         return False
 
-    def training_rounds(self, rounds: int) -> int:
-        """In how many of the first so many rounds nodes train, where all do so at once."""
-        return rounds
-
 
 class EveryRound(Schedule):
     """Train in every round."""
@@ -54,6 +50,3 @@ class Periodic(Schedule):
 
     def cycle(self) -> int:
         return self.every
-
-    def training_rounds(self, rounds: int) -> int:
-        return -(-rounds // self.every)

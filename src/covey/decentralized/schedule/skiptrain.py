@@ -99,10 +99,6 @@ class SkipTrain(_Budgeted):
     def trains_all_at_once(self) -> bool:
         return self.budget is None and self.battery is None
 
-    def training_rounds(self, rounds: int) -> int:
-        cycles, more = divmod(rounds, self.cycle())
-        return cycles * self.training + min(more, self.training)
-
     def trains(self, node: LearningNode, t: int) -> bool:
         if t % self.cycle() >= self.training:
             return False
@@ -116,10 +112,6 @@ class Greedy(_Budgeted):
 
     def trains_all_at_once(self) -> bool:
         return self.battery is None and (not isinstance(self.budget, list) or len(set(self.budget)) == 1)
-
-    def training_rounds(self, rounds: int) -> int:
-        most = max(self.budget) if isinstance(self.budget, list) else self.budget
-        return rounds if most is None else min(most, rounds)
 
     def trains(self, node: LearningNode, t: int) -> bool:
         return self.spend(node, t)

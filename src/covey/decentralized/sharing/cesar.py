@@ -1,6 +1,5 @@
 """CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over what neighbours have in common."""
 
-import math
 from dataclasses import replace
 from typing import Self
 
@@ -76,24 +75,3 @@ class Cesar(Masked):
             joined = torch.cat([places, self._buffers])
             self._joined.remember(places, joined)
         return joined
-
-    def message_bytes(self, model_bytes: int) -> float | None:
-        # What nodes choose by their models they may have in common by chance, or all of it.
-        by_chance = self._whole or isinstance(self.subset, Random)
-        return super().message_bytes(model_bytes) if by_chance else None
-
-    def kept(self, degree: int) -> float:
-        if self._whole or not isinstance(self.subset, Random) or self.subset.common:
-            return self.most() if degree > self.masks else 0.0
-        share, others = self.subset.count / self._picked, degree - 1
-        too_few = sum(
-            math.comb(others, count) * share**count * (1 - share) ** (others - count)
-            for count in range(min(self.masks, degree))
-        )
-        return self.subset.count * (1 - too_few) + (len(self._buffers) if degree > self.masks else 0)
-
-    def most(self) -> int:
-        return self.subset.count + len(self._buffers)
-
-    def places_bytes(self) -> float:
-        return self.subset.places_bytes()

@@ -66,10 +66,3 @@ class Compressed(Sharing):
             WireError: it has none.
         """
         return self.decompress(message, message.shared)
-
-    def message_bytes(self, model_bytes: int) -> float | None:
-        return self.vector_bytes()
-
-    def vector_bytes(self) -> float:
-        """The expected size of a message with one vector and nothing else."""
-        return self.codec.expected_bytes(self._setting.parameters)

@@ -29,6 +29,3 @@ class Full(Sharing):
         for message in node.usable(messages, model=MODEL):
             model: Any = message.shared["model"]
             yield message, Contribution(message.sender, model)
-
-    def message_bytes(self, model_bytes: int) -> float:
-        return model_bytes

@@ -8,7 +8,6 @@ Shapes: P parameters, K places of one sender.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Literal, Self
 
 import numpy as np
@@ -17,15 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Linear
-from covey.decentralized.sharing.agreeing import BOX, DEPOSIT, KEY, MEMBERS, OPENS, WANTS, Agreeing, Round, at
-from covey.decentralized.sharing.agreement import DIGEST_BYTES, Agreement
+from covey.decentralized.sharing.agreeing import Agreeing, Round
+from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, most_lost, plan_for
-from covey.decentralized.sharing.recovery import ARRIVED, OF, SHARES, opened
+from covey.decentralized.sharing.recovery import opened
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.messages import wire
-from covey.messages.crypto import BOX_BYTES, KEY_BYTES, SEAL_BYTES, SHARE_BYTES, FixedPoint, derive, is_sealed, seal
+from covey.messages.crypto import SEAL_BYTES, FixedPoint, derive, is_sealed, seal
 from covey.messages.crypto.fixed_point import Integers
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
@@ -36,8 +34,6 @@ from covey.runtime.node import Inbox, Message
 from covey.runtime.patience import Hear
 
 _HEARD = "heard"
-_ROUNDS_LOOKED_AT = 9
-"""Of how many rounds' graphs the bytes of keys are estimated, where graphs change."""
 
 
 class Masked(Agreeing):
@@ -109,7 +105,7 @@ class Masked(Agreeing):
                 f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they hear, "
                 f"but {topology.title()} is directed."
             )
-        self._graph, self._aggregation = graph, aggregation
+        self._aggregation = aggregation
         if self.recovery == "shamir":
             self._plan(topology, graph)
         few = np.flatnonzero(graph.in_degrees <= self.masks)
@@ -157,20 +153,6 @@ class Masked(Agreeing):
                     f"is {self.masks}, that one may be missing. Node {node} has {count} instead. With too_few = "
                     f'"keep", sums of such nodes are discarded where somebody is missing.'
                 )
-
-    # ------------------------------------------------------------------ what a subclass says
-
-    def kept(self, degree: int) -> float:
-        """How many values a node is expected, or sure not to exceed, to send to a receiver with so many neighbours."""
-        raise NotImplementedError
-
-    def most(self) -> int:
-        """How many values a node may send to a receiver."""
-        raise NotImplementedError
-
-    def places_bytes(self) -> float:
-        """The expected bytes that tell the places of one node."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------------ the masked messages
 
@@ -291,60 +273,3 @@ class Masked(Agreeing):
             weight_P[places] += weights[sender]
         merged_P = self._numbers.decode(sum_P) + (1.0 - weight_P) * own_P
         return torch.from_numpy(merged_P.astype(np.float32)).to(own.device)
-
-    # ------------------------------------------------------------------ bytes
-
-    def message_bytes(self, model_bytes: int) -> float | None:
-        """A mean over the graph's edges of all three messages; keys are told where edges are new."""
-        graph, fresh = self._graph, self._new_edges()
-        degrees, nodes = np.unique(graph.in_degrees[graph.in_degrees > 0], return_counts=True)
-        each = [self._bytes(int(degree), self.kept(int(degree)), fresh) for degree in degrees]
-        return float(each @ (degrees * nodes)) / max(len(graph.targets), 1)
-
-    def largest_bytes(self, model_bytes: int) -> float:
-        """All three messages to the receiver with the most neighbours, who are new to each other."""
-        return self._bytes(int(self._graph.in_degrees.max()), self.most(), 1.0)
-
-    def _bytes(self, degree: int, count: float, new: float) -> float:
-        """Of all messages to a receiver with so many neighbours, of whom a share is new to it."""
-        told, key, empty = self.places_bytes(), bytes(KEY_BYTES), wire.size({})
-        first = new * (wire.size({KEY: key, WANTS: True}) - empty)
-        # Places that are foreseen are told to new neighbours alone: that the sender is here.
-        each = new if self.foreseen and self._topology.foreseen else 1.0
-        passed_on = told + new * (wire.size({at(0, KEY): key}) - empty)
-        receiver = int(np.flatnonzero(self._graph.in_degrees == degree)[0])
-        ids = [int(id) for id in self._graph.senders(receiver)]
-        values = torch.empty(round(count), dtype=self._numbers.tensor_dtype)
-        sizes = [
-            each * (wire.size({}, "places") + told) + first,
-            wire.size({MEMBERS: ids}, "others") + new * (wire.size({KEY: key}) - empty) + (degree - 1) * passed_on,
-            wire.size({"values": values, "agreed": bytes(DIGEST_BYTES), "seal": bytes(SEAL_BYTES)}),
-        ]
-        return sum(sizes) + self._recovery_bytes(degree, ids)
-
-    def _recovery_bytes(self, degree: int, ids: list[int]) -> float:
-        """What recovery adds: in all rounds but the first, in which keys are not known yet."""
-        if self.recovery == "none":
-            return 0.0
-        empty, later = wire.size({}), (self._setting.rounds - 1) / max(self._setting.rounds, 1)
-        added: float = wire.size({}, "arrived") + wire.size({}, "shares")
-        plan = plan_for(degree, self.masks, self.threshold)
-        if plan is not None:
-            box = wire.size({at(0, BOX): bytes(plan.box_bytes)}) - empty
-            answer: Payload = {OF: ids, SHARES: bytes(degree * SHARE_BYTES + BOX_BYTES)}
-            told = {DEPOSIT: bytes(plan.deposit_bytes)}, {OPENS: True}, {ARRIVED: ids}, answer
-            added += later * (sum(wire.size(entries) - empty for entries in told) + (degree - 1) * box)
-        return added
-
-    def _new_edges(self) -> float:
-        """Which share of a round's edges was not there in the round before, a mean over all rounds."""
-        rounds = max(self._setting.rounds, 1)
-        if self._topology.static:
-            return 1 / rounds
-        edges = [set(zip(*self._ends(t), strict=True)) for t in range(min(rounds, _ROUNDS_LOOKED_AT))]
-        new = [len(now - before) / max(len(now), 1) for before, now in pairwise(edges)]
-        return (1 + (rounds - 1) * float(np.mean(new or [0.0]))) / rounds
-
-    def _ends(self, t: int) -> tuple[list[int], list[int]]:
-        graph = self._topology.at(t)
-        return graph.sources.tolist(), graph.targets.tolist()

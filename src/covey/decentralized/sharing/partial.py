@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
@@ -12,15 +10,11 @@ from covey.decentralized.sharing.places import Places
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.sharing.values import Values, written_as
 from covey.learning.node import LearningNode
-from covey.messages.codecs import encode_places
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Message
-
-_ENTRY_BYTES = 16
-"""What the header of a message says of one more tensor, and the tensor's padding, about."""
 
 
 class Partial(Sharing):
@@ -71,15 +65,3 @@ class Partial(Sharing):
         if len(values) == self._setting.parameters and len(message.shared) == 1:
             return Contribution(message.sender, values)
         return Contribution(message.sender, values, self.placed(message, len(values)))
-
-    def message_bytes(self, model_bytes: int) -> float:
-        values = self._values.expected_bytes(self.count)
-        return model_bytes - 4 * self._setting.parameters + values + self.places_bytes()
-
-    def places_bytes(self) -> float:
-        """The expected bytes that tell the places of one message, were they random."""
-        if self.count == self._setting.parameters:
-            return 0.0
-        generator = self._setting.generator("expected places")
-        places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
-        return _ENTRY_BYTES + len(encode_places(torch.from_numpy(np.sort(places)), self._setting.parameters))

@@ -20,7 +20,6 @@ from covey.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
-from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
@@ -116,22 +115,6 @@ class PowerGossip(Sharing):
 
     def merge(self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
         return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)
-
-    def message_bytes(self, model_bytes: int) -> float:
-        rounds = max(self._setting.rounds, 1)
-        even, odd = (sum(self._bytes_of(t, turn) for turn in range(self.iterations)) for t in (0, 1))
-        return odd + (even - odd) * (rounds - rounds // 2) / rounds
-
-    def _bytes_of(self, t: int, turn: int) -> int:
-        """Those of one exchange of a round."""
-        last = turn == self.iterations - 1
-        said = {
-            "factor": torch.empty(sum(self._lengths[(t * self.iterations + turn) % 2])),
-            "mark": torch.empty(1, dtype=torch.int64),
-        }
-        if last and len(self._vectors):
-            said["vectors"] = torch.empty(len(self._vectors))
-        return wire.size(said, "" if last else _tag(turn))
 
     # ------------------------------------------------------------------ one exchange
 

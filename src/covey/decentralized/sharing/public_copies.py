@@ -18,8 +18,7 @@ from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Follow
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.messages import wire
-from covey.messages.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.messages.compression import FIRST_MARK, mark_of, next_mark
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError, WireError
@@ -227,18 +226,3 @@ class PublicCopies(Compressed):
         pulls = [self.gamma * weight_of[peer] for peer in known.heard]
         copies = [known.copies[peer] for peer in known.heard]
         return Mixture([node.model, *copies, known.copy], [1.0, *pulls, -sum(pulls)])
-
-    def message_bytes(self, model_bytes: int) -> float | None:
-        if self._patient and self._setting.losses:
-            return None  # How often a copy must be told anew is known to nobody.
-        return self.vector_bytes() + (_MARKED if self._patient else 0)
-
-    def largest_bytes(self, model_bytes: int) -> float:
-        if not self._patient:
-            return self.vector_bytes()
-        whole: Payload = {COPY: torch.empty(self._setting.parameters), MARK: bytes(MARK_BYTES), ASK: True}
-        return max(wire.size(whole), self.vector_bytes() + wire.size({BEFORE: bytes(MARK_BYTES), ASK: True}))
-
-
-_MARKED = wire.size({BEFORE: bytes(MARK_BYTES)}) - wire.size({})
-"""How many bytes the mark of a change takes."""

@@ -47,6 +47,3 @@ class Random(Partial):
         if count != self.count or message.round is None:
             raise WireError("bad-field", f"it holds {count} values instead of {self.count}")
         return self._drawn(message.sender, message.round)
-
-    def places_bytes(self) -> float:
-        return 0.0

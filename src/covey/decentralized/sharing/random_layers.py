@@ -63,13 +63,3 @@ class RandomLayers(Sharing):
         if len(values) != wanted:
             raise WireError("bad-field", f"it holds {len(values)} values instead of {wanted}")
         return Contribution(message.sender, values, places)
-
-    def message_bytes(self, model_bytes: int) -> float:
-        """A mean over all draws, in which each tensor is drawn as often as any other."""
-        return self._bytes(model_bytes, self._setting.parameters * self._count / len(self._pieces))
-
-    def largest_bytes(self, model_bytes: int) -> float:
-        return self._bytes(model_bytes, sum(sorted(piece.size for piece in self._pieces)[-self._count :]))
-
-    def _bytes(self, model_bytes: int, values: float) -> float:
-        return model_bytes - 4 * self._setting.parameters + self._values.expected_bytes(round(values))

@@ -35,12 +35,3 @@ class SecureAggregation(Masked):
 
     def chosen(self, message: Message) -> Tensor:
         return self._all
-
-    def kept(self, degree: int) -> float:
-        return self._setting.parameters if degree > self.masks else 0.0
-
-    def most(self) -> int:
-        return self._setting.parameters
-
-    def places_bytes(self) -> float:
-        return 0.0

@@ -132,15 +132,6 @@ class Sharing(Part):
         moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers
         return part, torch.lerp(self.selection.buffers(whole), moved, 1.0 / (reach * _ALL_THE_WAY))
 
-    def expected_bytes(self, model_bytes: int) -> float | None:
-        """The expected size of one message, with the buffers beside, given that of a message with a whole model."""
-        expected = self.message_bytes(self.selection.part_bytes(model_bytes))
-        return None if expected is None else expected + self.selection.beside_bytes()
-
-    def most_bytes(self, model_bytes: int) -> float:
-        """The size of the largest message, with the buffers beside."""
-        return self.largest_bytes(self.selection.part_bytes(model_bytes)) + self.selection.beside_bytes()
-
     # ------------------------------------------------------------------ what a sharing is
 
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
@@ -192,16 +183,3 @@ class Sharing(Part):
     ) -> Tensor | Mixture:
         """The node's model, as far as it is shared, after round t."""
         return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
-
-    def message_bytes(self, model_bytes: int) -> float | None:
-        """The expected size of one message, given that of a message with a whole model; a mean over all rounds.
-
-        None where it depends on what models become.
-        """
-        raise NotImplementedError
-
-    def largest_bytes(self, model_bytes: int) -> float:
-        """The size of the largest message, given that of a message with a whole model; where all are alike, any's."""
-        expected = self.message_bytes(model_bytes)
-        assert expected is not None
-        return expected

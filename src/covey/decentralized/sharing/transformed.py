@@ -12,7 +12,6 @@ from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.sharing.values import Values, written_as
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.messages.codecs import encode_places
 from covey.messages.compression import largest
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
@@ -24,8 +23,6 @@ from covey.runtime.node import Inbox, Message
 _REFERENCE = "coefficients when last sent"
 _BEFORE = "coefficients after averaging"
 _OWN = "coefficients to average"
-_ENTRY_BYTES = 16
-"""What the header of a message says of one more tensor, and the tensor's padding, about."""
 
 
 class Transform(Protocol):
@@ -150,21 +147,6 @@ class Transformed(Sharing):
             return Contribution(message.sender, values)
         places = self._places.read(message.shared, count)
         return Contribution(message.sender, values, self._numbers_at(places))
-
-    def message_bytes(self, model_bytes: int) -> float:
-        return model_bytes + sum(chance * self._longer(self.count(part)) for part, chance in self.fractions())
-
-    def largest_bytes(self, model_bytes: int) -> float:
-        return model_bytes + max(self._longer(self.count(part)) for part, chance in self.fractions() if chance > 0)
-
-    def _longer(self, count: int) -> float:
-        """How many bytes a message with so many coefficients is longer than one with a whole model."""
-        longer = self._values.expected_bytes(self._parts * count) - 4 * self._setting.parameters
-        if count == self._size:
-            return longer
-        anywhere = self._setting.generator("places").choice(self._size, count, replace=False)
-        anywhere.sort()
-        return longer + _ENTRY_BYTES + len(encode_places(torch.from_numpy(anywhere), self._size))
 
 
 def _kept(node: LearningNode, name: str, otherwise: Tensor) -> Tensor:

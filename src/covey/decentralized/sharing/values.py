@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,9 +10,6 @@ from covey.messages.codecs import decode_values, encode_values, has_pcodec
 from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Setting, param
-
-_SAMPLE = 1 << 16
-"""From how many random numbers the bytes of packed values are estimated, at most."""
 
 
 def written_as() -> Any:
@@ -76,11 +72,3 @@ class Values:
             values = decode_values(written, self._most)
             self._known.remember(written, values)
         return values
-
-    def expected_bytes(self, count: int) -> float:
-        """The expected bytes of so many values of one message, were they normal random numbers."""
-        if not self._packed:
-            return 4 * count
-        sample = min(count, _SAMPLE)
-        numbers = self._setting.generator("expected values").standard_normal(sample, dtype=np.float32)
-        return len(encode_values(torch.from_numpy(numbers))) * count / sample

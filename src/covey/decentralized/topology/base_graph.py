@@ -27,15 +27,6 @@ class BaseGraph(Topology):
         graphs = cycle(setting.nodes, self.degree)
         return graphs[t % len(graphs)]
 
-    def messages(self) -> float:
-        return float(np.mean([graph.out_degrees.mean() for graph in self._cycle()]))
-
-    def most_heard(self) -> int:
-        return max(int(graph.in_degrees.max()) for graph in self._cycle())
-
-    def _cycle(self) -> Sequence[Graph]:
-        return cycle(self._setting.nodes, self.degree)
-
 
 class _Pairs(NamedTuple):
     """Nodes that talk, and the weight that both ends of a pair give each other."""

@@ -98,12 +98,6 @@ class Redrawn(Topology):
     def can_be_drawn(self) -> bool:
         return self.topology.can_be_drawn()
 
-    def messages(self) -> float:
-        return self.topology.messages()
-
-    def most_heard(self) -> int:
-        return self.topology.most_heard()
-
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._last: tuple[int, Graph] | None = None

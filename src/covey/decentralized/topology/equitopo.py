@@ -66,13 +66,6 @@ class EquiTopoDynamic(_EquiTopo):
     def _weight(self, n: int) -> float:
         return self.eta * (n - 1) / n
 
-    def messages(self) -> float:
-        n = self._setting.nodes
-        return 1.0 if self.directed else float(2.0 * _paired(n).mean())
-
-    def most_heard(self) -> int:
-        return 1
-
     def contraction(self) -> float:
         n, weight = self._setting.nodes, self._weight(self._setting.nodes)
         if self.directed:

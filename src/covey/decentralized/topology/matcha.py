@@ -73,13 +73,6 @@ class Matcha(Topology):
         left, right = plan.left_E[active], plan.right_E[active]
         return Graph.undirected(setting.nodes, left, right, weights=np.full(len(left), plan.weight))
 
-    def messages(self) -> float:
-        plan = self.plan()
-        return float(2.0 * plan.probability_M[plan.matching_E].sum() / self._setting.nodes)
-
-    def most_heard(self) -> int:
-        return self.topology.most_heard()
-
     def contraction(self) -> float:
         return self.plan().contraction
 

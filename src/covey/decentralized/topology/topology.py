@@ -46,14 +46,6 @@ class Topology(Part):
         """Whether all that the graph depends on is known."""
         return not self.by_labels or self._setting.label_counts is not None
 
-    def messages(self) -> float:
-        """How many messages a node sends in a round: a mean over nodes and rounds, by default that of the first."""
-        return float(self.at(0).out_degrees.mean())
-
-    def most_heard(self) -> int:
-        """How many messages a node hears in a round at most; by default in the first."""
-        return int(self.at(0).in_degrees.max())
-
     def averaging(self) -> "Topology | None":
         """Among whom gradients are averaged so that they lead where that of all data would; None where nobody is."""
         return None

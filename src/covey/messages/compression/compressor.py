@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Part
@@ -84,12 +83,6 @@ class Compressor(Part):
                 f"can be {error:.3g} times the vector it is given (in squared norms). Set 'unbiased' to false where it "
                 f"is true, or let fewer values share a scale."
             )
-
-    def expected_bytes(self, size: int) -> float:
-        """The expected size of a message with one vector of this length."""
-        draw = np.random.default_rng
-        vector = torch.from_numpy(draw(0).standard_normal(size, dtype=np.float32))
-        return wire.size(self.compress(vector, lambda: draw(0))[0])
 
 
 def entries(payload: Payload, *names: str) -> list[Tensor]:

@@ -14,7 +14,7 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import why_not_importable
 from covey.parts.machine import default_workers
 from covey.parts.parameters import Seconds, param, parts_of
-from covey.runtime.emulation.host.inbox import model_memory
+from covey.runtime.emulation.host.inbox import ENTRIES
 from covey.runtime.emulation.transport.address import Address, read_addresses
 from covey.runtime.emulation.transport.descriptors import make_room, needed_by_host, needed_by_launcher
 from covey.runtime.experiment import Engine, Experiment, Outcome, Progress
@@ -23,6 +23,10 @@ from covey.runtime.runs import RunWriter
 
 if TYPE_CHECKING:
     from covey.runtime.emulation.transport.certificates import Certificates
+
+
+_LONGER = 4
+"""How many whole models a neighbour may send in a round before nobody looks whether an inbox has room for it."""
 
 
 class Emulation(Engine):
@@ -97,9 +101,13 @@ class Emulation(Engine):
 
     def check_prepared(self, prepared: Prepared) -> None:
         hosts = max(self.owners(prepared.network.nodes)) + 1
-        waiting = prepared.program.waiting_bytes(prepared.setting, model_memory(prepared.task.model_bytes))
         # One other host gets no more than half of an inbox, and may have all that a node hears from.
-        least = math.ceil(waiting * (2 if hosts > 1 else 1) / (1 << 20))
+        parts = 2 if hosts > 1 else 1
+        waiting = _waiting_models(prepared)
+        if waiting * _LONGER * parts > self.buffer << 20 and prepared.played.heard is not None:
+            size, messages = prepared.played.heard
+            waiting = (size + messages * ENTRIES) * _rounds_at_once(prepared)
+        least = math.ceil(waiting * parts / (1 << 20))
         if least > self.buffer:
             half = ", half of which is for any one host" if hosts > 1 else ""
             raise ConfigurationError(
@@ -172,6 +180,17 @@ class Emulation(Engine):
         from covey.runtime.emulation.launcher.launcher import Launcher
 
         return await Launcher(prepared, self, writer, progress, checkpoint).run()
+
+
+def _rounds_at_once(prepared: Prepared) -> int:
+    """Messages of how many rounds may wait at a node."""
+    # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
+    return 2 if prepared.program.synchronous and prepared.program.graph(0) is not None else 1
+
+
+def _waiting_models(prepared: Prepared) -> int:
+    """The memory that waits at a node if every message is one whole model."""
+    return prepared.program.most_heard() * (prepared.task.model_bytes + ENTRIES) * _rounds_at_once(prepared)
 
 
 def _check_importable(experiment: Experiment) -> None:

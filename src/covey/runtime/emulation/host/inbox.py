@@ -7,6 +7,8 @@ from covey.runtime.mailbox import Key, Mailbox
 from covey.runtime.node import Message
 
 _ENTRY, _ITEM = 1024, 64
+ENTRIES = 4 * _ENTRY
+"""What a message with a model and a few plain values takes in memory beside its bytes, about."""
 _AHEAD = 1000
 """Rounds by which a message may be ahead of its receiver: who is slower than that has no use for it."""
 
@@ -15,11 +17,6 @@ def _memory(message: Message) -> int:
     """What a message takes in memory, about: objects for what are a few bytes in a frame."""
     lists = sum(len(value) for value in message.shared.values() if type(value) is list)
     return message.size + _ENTRY * (1 + len(message.shared)) + _ITEM * lists
-
-
-def model_memory(model_bytes: int) -> int:
-    """What a message with a whole model and a few plain values takes in memory, about."""
-    return model_bytes + 4 * _ENTRY
 
 
 class Inbox(Mailbox):

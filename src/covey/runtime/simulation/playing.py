@@ -1,0 +1,142 @@
+"""What nodes send, counted by playing the first rounds of an experiment in which nobody trains.
+
+Models move by chance instead: once at all nodes alike, once at each its own way. Where the bytes of both differ, what
+training makes of models decides about them.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from covey.network.churn import NoChurn
+from covey.parts.errors import CoveyError, told
+from covey.runtime.node import Message, Sending
+from covey.runtime.prepared import Prepared
+from covey.runtime.running_node import RunningNode
+from covey.runtime.simulation.world import World
+from covey.runtime.task import LoadedTask
+
+_LEAST_ROUNDS = 3
+_WORK, _MOST_WORK = 5_000_000, 200_000_000
+"""Numbers that are handled in all rounds where they are more than the least, and in one round at most."""
+_OF_A_MESSAGE = 1000
+"""A message is as much work as so many of its numbers."""
+_EVENTS = 1000
+"""How much may happen at a node in a round, on average, before it counts as endless."""
+_ALIKE = 0.05
+"""By how much of the bytes two plays may differ."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of the first rounds.
+
+    Attributes:
+        rounds: how many were played.
+        sent: the bytes of a node and round, a mean over nodes and all rounds of the experiment; None where they were
+            not counted.
+        heard: (bytes, messages) of a round at the node that hears most, if each were as large as the largest of its
+            tag; None where they were not counted.
+        why_not: why something was not counted.
+    """
+
+    rounds: int = 0
+    sent: float | None = None
+    heard: tuple[int, int] | None = None
+    why_not: str = ""
+
+
+class _Endless(CoveyError):
+    """Nodes do far more than a round takes."""
+
+
+class _Stage(World):
+    """A world that counts."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        self.first = 0
+        """The bytes of the first round."""
+        self.came: Counter[tuple[int, str, int]] = Counter()
+        """Messages by receiver, tag and round; where they belong to none, by that of their receiver."""
+        self.largest: Counter[str] = Counter()
+        """The bytes of the largest message of a tag."""
+        self._left = _EVENTS * self.size * self.rounds
+
+    def run(self) -> None:
+        self.begin()
+        super().run()
+
+    def commit(self, node: RunningNode) -> float:
+        if node.round == 0:
+            self.first += node.bytes_out
+        return super().commit(node)
+
+    def at(self, time: float, node: RunningNode, action: object, argument: object = None) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Endless("Its rounds do not end.")
+        super().at(time, node, action, argument)  # type: ignore[arg-type]
+
+    def carry(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
+        tag, t = message.key
+        self.came.update((receiver, tag, self.nodes[receiver].round if t is None else t) for receiver in receivers)
+        self.largest[tag] = max(self.largest[tag], message.size)
+        return super().carry(node, receivers, message)
+
+    def sent(self, rounds: int) -> float:
+        """The bytes of a node and round, a mean over so many rounds of which these are the first."""
+        total = sum(node.bytes_out for node in self.nodes)
+        later = (total - self.first) / max(self.rounds - 1, 1)
+        return (self.first + later * (rounds - 1)) / rounds / self.size
+
+    def most(self) -> tuple[int, int]:
+        """(bytes, messages) of a round at the node that hears most."""
+        found: dict[tuple[int, int], tuple[int, int]] = {}
+        for (receiver, tag, t), count in self.came.items():
+            size, messages = found.get((receiver, t), (0, 0))
+            found[receiver, t] = size + count * self.largest[tag], messages + count
+        return max(found.values(), default=(0, 0))
+
+
+def play(prepared: Prepared) -> Played:
+    """Count what nodes send in the first rounds of an experiment."""
+    plays = prepared.task.rehearsals()
+    if not plays:
+        return Played(why_not="its nodes do not learn")
+    rounds, total = _rounds(prepared), prepared.experiment.rounds
+    if not rounds:
+        return Played(why_not="so many messages of so many numbers take too long to play")
+    try:
+        stages = [_played(prepared, task, rounds) for task in plays]
+    except Exception as error:
+        said = str(error) if isinstance(error, CoveyError) else told(error)
+        return Played(rounds, why_not=f"without training, the program fails: {said}")
+    heard = max(stage.most() for stage in stages)
+    sent = [stage.sent(total) for stage in stages]
+    if max(sent) - min(sent) > _ALIKE * max(sent):
+        return Played(rounds, None, heard, "they depend on what training makes of models")
+    return Played(rounds, sum(sent) / len(sent), heard)
+
+
+def _rounds(prepared: Prepared) -> int:
+    """How many rounds are played; none where that would take too long."""
+    graph, nodes = prepared.program.graph(0), prepared.setting.nodes
+    messages = nodes if graph is None else max(nodes, len(graph.sources))
+    work = messages * (prepared.setting.parameters + _OF_A_MESSAGE)
+    if work > _MOST_WORK:
+        return 0
+    least = max(_LEAST_ROUNDS, 1 + prepared.program.cycle())
+    return min(prepared.experiment.rounds, max(least, _WORK // work))
+
+
+def _played(prepared: Prepared, task: LoadedTask, rounds: int) -> _Stage:
+    """The world after so many rounds, without absences, faults and evaluations."""
+    experiment = copy.deepcopy(prepared.experiment)
+    experiment.rounds, experiment.duration = rounds, None
+    experiment.network.churn, experiment.faults = NoChurn(), []
+    stage = _Stage(replace(prepared, experiment=experiment, task=task, evaluated=[]))
+    with task.at_work():
+        stage.run()
+    return stage
