@@ -132,10 +132,10 @@ def _rounds(prepared: Prepared) -> int:
 
 
 def _played(prepared: Prepared, task: LoadedTask, rounds: int) -> _Stage:
-    """The world after so many rounds, without absences, faults and evaluations."""
+    """The world after so many rounds, without absences, faults, an observer and evaluations."""
     experiment = copy.deepcopy(prepared.experiment)
     experiment.rounds, experiment.duration = rounds, None
-    experiment.network.churn, experiment.faults = NoChurn(), []
+    experiment.network.churn, experiment.faults, experiment.observer = NoChurn(), [], None
     stage = _Stage(replace(prepared, experiment=experiment, task=task, evaluated=[]))
     with task.at_work():
         stage.run()
