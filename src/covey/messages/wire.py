@@ -4,8 +4,8 @@ A frame is
 
     prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
     header    msgpack: the tag, and the entries in their order: plain values as they are, of an array {dtype: shape},
-              where a dtype of numpy begins with "n"
-    body      the arrays' bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
+              where a dtype of numpy begins with "n", of a long text, string of bytes or list of numbers {code: length}
+    body      their bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
 
 All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
 the tag, the plain values and the shapes alone, and `size` computes it without touching a tensor.
@@ -81,6 +81,8 @@ class Limits:
     """Bytes of its header."""
     tensors: int = 4096
     """Tensors of a payload."""
+    items: int = 1 << 22
+    """Numbers of a list; an array holds more of them."""
     dims: int = 8
     """Dimensions of a tensor."""
     elements: int = 1 << 30
@@ -88,7 +90,7 @@ class Limits:
 
 
 DEFAULT = Limits()
-FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, dims=64, elements=1 << 40)
+FILES = Limits(frame=1 << 40, header=1 << 30, tensors=1 << 24, items=1 << 40, dims=64, elements=1 << 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,42 @@ def _unsendable(name: str, value: Any) -> str | None:
     return None
 
 
+_LONG = 1024
+"""Longer texts, strings of bytes and lists of numbers stand in the body."""
+_TEXT, _BYTES, _INTS, _FLOATS = "text", "bytes", "ints", "floats"
+_PLAIN_CODES = frozenset({_TEXT, _BYTES, _INTS, _FLOATS})
+_LISTS = {_INTS: np.dtype("<i8"), _FLOATS: np.dtype("<f8")}
+
+
+def _put_into_body(value: Any) -> tuple[str, Any] | None:
+    """(code, bytes) of a plain value that stands in the body, where it is so long and such."""
+    if type(value) is str and len(value) > _LONG:
+        return _TEXT, value.encode()
+    if type(value) is bytes and len(value) > _LONG:
+        return _BYTES, value
+    if type(value) is list and len(value) > _LONG:
+        kinds = set(map(type, value))
+        if kinds == {float}:
+            return _FLOATS, np.array(value, _LISTS[_FLOATS]).view(np.uint8).data
+        if kinds == {int} and max(value) < 1 << 63 and min(value) >= -(1 << 63):
+            return _INTS, np.array(value, _LISTS[_INTS]).view(np.uint8).data
+    return None
+
+
+def _from_body(code: str, raw: Any, name: str, limits: Limits) -> Any:
+    """The plain value that stood in the body."""
+    if code == _BYTES:
+        return bytes(raw)
+    if code == _TEXT:
+        try:
+            return str(raw, "utf-8")
+        except UnicodeDecodeError as error:
+            raise WireError("bad-header", f"the text '{name}' is no UTF-8") from error
+    if len(raw) % 8 or len(raw) > 8 * limits.items:
+        raise WireError("oversized", f"the list '{name}' has {len(raw)} bytes")
+    return np.frombuffer(raw, _LISTS[code]).tolist()
+
+
 def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
@@ -155,7 +193,9 @@ def _described(name: str, array: Any) -> dict[str, list[int]]:
 
 
 def _bytes_of(name: str, array: Any) -> memoryview:
-    """The numbers of an array as they are in a frame."""
+    """An entry of the body as it is in a frame."""
+    if isinstance(array, bytes | memoryview):
+        return memoryview(array)
     if isinstance(array, np.ndarray):
         little = (
             array
@@ -171,6 +211,11 @@ def _bytes_of(name: str, array: Any) -> memoryview:
         return readable(array.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
     except (RuntimeError, TypeError) as error:
         raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
+
+
+def _length(entry: Any) -> int:
+    """The bytes of an entry of the body."""
+    return len(entry) if isinstance(entry, bytes) else int(entry.nbytes)
 
 
 def _first_line(error: Exception) -> str:
@@ -191,7 +236,15 @@ def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Any]]]:
             problem = _unsendable(name, value)
             if problem is not None:
                 raise WireError("bad-field", problem)
-            entries[name] = value
+            try:
+                long = _put_into_body(value)
+            except UnicodeEncodeError as error:
+                raise WireError("bad-field", f"an entry cannot be encoded: {error}") from error
+            if long is None:
+                entries[name] = value
+            else:
+                entries[name] = {long[0]: [len(long[1])]}
+                tensors.append((name, long[1]))
     try:
         return _encode(_Header(tag, entries)), tensors
     except (OverflowError, UnicodeEncodeError) as error:
@@ -201,6 +254,26 @@ def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Any]]]:
 def size(payload: Payload, tag: str = "") -> int:
     """The exact length in bytes of the frame that `encode` makes of a payload."""
     return lengths(payload, tag).frame
+
+
+def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -> None:
+    """See whether a receiver takes a message.
+
+    Raises:
+        WireError: it is too long for one frame.
+    """
+    if found.frame > limits.frame:
+        raise WireError("oversized", f"it has {found.frame:,} bytes, and a message at most {limits.frame:,}")
+    if found.frame - found.values - found.places > limits.header:
+        header, _ = _header(payload, tag)
+        if len(header) > limits.header:
+            detail = f"its short entries take {len(header):,} bytes, and may take {limits.header:,}"
+            raise WireError("oversized", f"{detail}: send what is long as a text, bytes or an array")
+    if found.frame > 8 * limits.items:
+        for name, value in payload.items():
+            if type(value) is list and len(value) > limits.items:
+                detail = f"its list '{name}' has {len(value):,} numbers, and a list at most {limits.items:,}"
+                raise WireError("oversized", f"{detail}: send it as an array")
 
 
 def lengths(payload: Payload, tag: str = "") -> Lengths:
@@ -228,11 +301,12 @@ def _computed_lengths(payload: Payload, tag: str) -> Lengths:
     header, tensors = _header(payload, tag)
     frame, values, places = PREFIX_BYTES + len(header), 0, 0
     for name, tensor in tensors:
-        frame += _padded(tensor.nbytes)
+        length = _length(tensor)
+        frame += _padded(length)
         if name == PLACES:
-            places += tensor.nbytes
+            places += length
         else:
-            values += tensor.nbytes
+            values += length
     return Lengths(frame, values, places)
 
 
@@ -248,12 +322,13 @@ def encode_parts(
     parts: list[bytes | memoryview] = []
     body = 0
     for name, tensor in tensors:
-        if tensor.nbytes:
+        length = _length(tensor)
+        if length:
             parts.append(_bytes_of(name, tensor))
-        padding = -tensor.nbytes % _ALIGN
+        padding = -length % _ALIGN
         if padding:
             parts.append(bytes(padding))
-        body += tensor.nbytes + padding
+        body += length + padding
     number = _NO_ROUND if round is None else round
     try:
         prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
@@ -341,6 +416,14 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
         code, shape = next(iter(value.items()), (None, None))
         if len(value) != 1 or type(shape) is not list or any(type(side) is not int for side in shape):
             raise WireError("bad-header", f"the entry '{name}' is neither plain nor a tensor")
+        if code in _PLAIN_CODES:
+            if len(shape) != 1 or shape[0] <= 0:
+                raise WireError("bad-shape", f"the entry '{name}' has the length {shape}")
+            if _padded(shape[0]) > total - at:
+                raise WireError("length-mismatch", f"the entry '{name}' is longer than the body")
+            payload[name] = _from_body(code, view[at : at + shape[0]], name, limits)
+            at += _padded(shape[0])
+            continue
         size = _SIZES.get(code.removeprefix("n")) if type(code) is str else None
         if size is None or type(code) is not str or code == "nb2":
             raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts import rng
-from covey.parts.errors import ModelError
+from covey.parts.errors import ModelError, ProgramError, WireError
 from covey.runtime.disturbances import Disturbances
 from covey.runtime.jobs import Job
 from covey.runtime.mailbox import Key, Mailbox, Waiter
@@ -38,6 +38,8 @@ class Stage(ABC):
     batches: ClassVar[bool] = False
     """Whether what nodes need is computed as late as possible, with what others need."""
     recorder: Recorder
+    limits: wire.Limits = wire.DEFAULT
+    """What a message may be."""
 
     def __init__(self, prepared: Prepared, ids: Sequence[int]) -> None:
         experiment = prepared.experiment
@@ -132,6 +134,8 @@ class Stage(ABC):
         if not receivers:
             return SENT
         lengths = wire.lengths(payload, tag)
+        if lengths.frame > wire.DEFAULT.header:
+            self._check_sendable(node, payload, tag, lengths)
         message = Message(node.id, tag, round, payload, lengths.frame)
         node.count_sent(lengths, len(receivers))
         problem = not_finite_entry(payload)
@@ -153,6 +157,12 @@ class Stage(ABC):
         if self._disturbing:
             return self.carry_disturbed(node, receivers, message)
         return self.carry(node, receivers, message)
+
+    def _check_sendable(self, node: RunningNode, payload: Payload, tag: str, lengths: wire.Lengths) -> None:
+        try:
+            wire.check_sendable(payload, tag, lengths, self.limits)
+        except WireError as error:
+            raise ProgramError(f"Node {node.id} sends a message {tag!r} that is too long: {error.detail}.") from error
 
     def delivery(self, node: RunningNode) -> Callable[[Message], None]:
         """What gives a node a message that has arrived; where the node is observed, that is kept."""

@@ -10,7 +10,6 @@ import ssl
 import subprocess
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -441,8 +440,7 @@ class _Run:
             token=self.host.token,
             run=self.name,
             rounds=prepared.experiment.rounds,
-            # A longer frame would fit into no queue and no inbox.
-            limits=replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, orders.buffer_bytes)),
+            limits=site.limits,
             most=orders.buffer_bytes,
             deliver=site.deliver,
             refused=site.refuse,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -80,6 +81,8 @@ class Site(Stage):
         most: int,
     ) -> None:
         self.owners, self.me, self.control, self._most = owners, me, control, most
+        # A longer frame would fit into no queue and no inbox.
+        self.limits = replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, most))
         super().__init__(prepared, ids)
         self.nodes = self.here
         self._measuring: set[int] = set()
