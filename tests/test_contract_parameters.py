@@ -1,5 +1,6 @@
 """One test for everything that has a name: declared well, described, and strict about its parameters."""
 
+import copy
 import dataclasses
 import math
 import re
@@ -8,6 +9,8 @@ import typing
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from covey.cli.listing import described
 from covey.learning.task import LearningTask
@@ -24,6 +27,7 @@ from covey.parts.parameters import (
     default_of,
     expectation,
     fields_of,
+    param,
     to_table,
 )
 from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
@@ -224,3 +228,121 @@ def test_every_part_is_a_dataclass_with_keywords_only():
     for family, kind in ALL:
         cls = kinds.load(family, kind)
         assert all(field.kw_only for field in dataclasses.fields(cls) if field.init), cls
+
+
+# ---------------------------------------------------------------------- assignment
+
+
+def assignable() -> list[tuple[Part, str]]:
+    """Every parameter of every kind and section."""
+    made = [example(family, kind) for family, kind in ALL]
+    made += [build(section, table) for section, table in SECTIONS.items()]
+    return [(part, name) for part in made for name in fields_of(type(part))]
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 100),
+    st.floats(-2, 40, width=16),
+    st.sampled_from(["nonsense", "20ms", "1Mbit/s", "5W", "ring", "mean", "samples", "trained", "adam", "iid", ""]),
+    st.lists(st.integers(0, 40), max_size=3),
+    st.just({"kind": "nonsense"}),
+)
+
+
+def outcome(act: typing.Callable[[], Part]) -> object:
+    """The tables of the part that comes of it, or what is said instead."""
+    try:
+        return to_table(act())
+    except ConfigurationError as error:
+        return str(error)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(assignable()), st.data())
+def test_assigning_does_what_making_with_the_value_does(place, data):
+    part, name = place
+    hint, limits = fields_of(type(part))[name]
+    value = data.draw(
+        st.one_of(ANYTHING, st.sampled_from([*wrong_values(hint, limits), *limits.choices, getattr(part, name)]))
+    )
+    made_with = {other: getattr(part, other) for other in fields_of(type(part))}
+    before, assigned = to_table(part), dataclasses.replace(part)
+
+    def assign() -> Part:
+        setattr(assigned, name, value)
+        return assigned
+
+    found = outcome(assign)
+    assert found == outcome(lambda: type(part)(**{**made_with, name: value}))
+    if isinstance(found, str):
+        assert to_table(assigned) == before
+
+
+@pytest.mark.parametrize(("family", "kind", "name", "value"), CASES)
+def test_no_parameter_can_be_assigned_a_wrong_value(family, kind, name, value):
+    part = example(family, kind)
+    hint, limits = fields_of(type(part))[name]
+    with pytest.raises(ConfigurationError) as caught:
+        setattr(part, name, value)
+    assert str(caught.value) == (
+        f"The '{name}' of {part.named()} must be {expectation(hint, limits)}. Got {value!r} instead."
+    )
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    experiment = build(Experiment, SECTIONS[Experiment])
+    with pytest.raises(ConfigurationError, match=r"^Unknown key 'round' of the experiment; did you mean 'rounds'"):
+        experiment.round = 3
+    with pytest.raises(ConfigurationError, match=r"^Unknown key 'learning_rate' of the optimizer sgd.* Known: .*lr"):
+        experiment.task.optimizer.learning_rate = 3
+    assert not hasattr(experiment, "round")
+
+
+def test_what_a_part_derives_follows_what_is_assigned():
+    gossip = example("program", "gossip")
+    assert gossip.aggregation.kind == "metropolis-hastings"
+    gossip.topology = {"kind": "epidemic-oracle", "degree": 2}
+    assert gossip.aggregation.kind == "mean"
+    gossip.aggregation = "given"
+    gossip.topology = "ring"
+    assert gossip.aggregation.kind == "given"
+    experiment = build(Experiment, {**SECTIONS[Experiment], "program": gossip})
+    experiment.program.schedule = {"kind": "periodic", "every": 7}
+    experiment.program = experiment.program
+    assert experiment.evaluation.every == 14
+    # Who changes what was derived means it.
+    experiment.evaluation.every = 3
+    experiment.program = gossip
+    assert experiment.evaluation.every == 3
+    network = Network(nodes=3)
+    network.preset = "wan"
+    assert network == Network(nodes=3, preset="wan")
+
+
+def test_a_part_of_ones_own_may_set_what_it_likes_in_its_methods():
+    class Mine(Part):
+        degree: int = param("A number.", default=2, ge=1)
+        shared: typing.ClassVar[int] = 0
+
+        def prepare(self, setting):
+            self.weights = [1.0] * self.degree
+            self._hidden = 1
+
+    mine = Mine()
+    mine.prepare(Setting(3))
+    mine.weights, mine.shared, mine._other = [2.0], 4, 5
+    mine.degree = 3
+    assert (mine.weights, mine.shared, mine._other, mine.degree, Mine.shared) == ([2.0], 4, 5, 3, 0)
+    with pytest.raises(ConfigurationError, match=r"Unknown key 'degrees' of .*Mine; did you mean 'degree'"):
+        mine.degrees = 4
+
+
+def test_parts_keep_what_they_are_made_of_when_another_parameter_is_assigned():
+    experiment = build(Experiment, SECTIONS[Experiment])
+    task, optimizer = experiment.task, experiment.task.optimizer
+    experiment.rounds, task.batch_size = 7, 3
+    optimizer.lr = 0.25
+    assert experiment.to_table()["task"]["optimizer"]["lr"] == 0.25
+    assert (experiment.task is task, copy.deepcopy(experiment) == experiment) == (True, True)

@@ -1,5 +1,7 @@
 """Programs that learn nothing: no task, no rounds; what they compute, serve, record and keep."""
 
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,9 @@ def test_virtual_time_is_what_was_computed_and_sent(tmp_path):
 
 class Computes(covey.Program):
     """Computes what a test wants."""
+
+    asks: ClassVar[Any] = None
+    results: ClassVar[Any] = None
 
     async def run(self, node):
         self.results[node.id] = await self.asks(node)

@@ -11,9 +11,11 @@ contract tests all read this one declaration. A bound may be the word "nodes": i
 its network, in `prepare`.
 """
 
+import copy
 import dataclasses
 import datetime
 import difflib
+import functools
 import math
 import re
 import types
@@ -26,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_tra
 import numpy as np
 
 from covey.parts import rng
+from covey.parts.attributes import assigned_in
 from covey.parts.errors import ConfigurationError, cut, quoted
 from covey.parts.pieces import Piece
 
@@ -216,13 +219,46 @@ class Part:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclass(kw_only=True)(cls)
+        cls.__init__ = _noting_what_is_given(cls)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        """Check the parameters; derived classes check them against each other, and derive those that are left out."""
+        made_with: dict[str, Any] = self.__dict__.get("_made_with", {})
         for name, (hint, limits) in fields_of(type(self)).items():
-            value = getattr(self, name)
+            value = given = getattr(self, name)
             if isinstance(value, Mapping) and isinstance(default := default_of(type(self), name), Part):
                 value = build(hint, value, usual=default.title())
-            object.__setattr__(self, name, coerce(value, hint, limits, name, self.named()))
+            value = coerce(value, hint, limits, name, self.named())
+            object.__setattr__(self, name, value)
+            if made_with.get(name) is given:
+                made_with[name] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a parameter: what fits and what is derived from it is as if the part were made with it.
+
+        Raises:
+            ConfigurationError: a value that is refused at construction, too, or no attribute of the part.
+        """
+        cls = type(self)
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        elif name not in fields_of(cls):
+            if not hasattr(cls, name) and name not in assigned_in(cls):
+                raise ConfigurationError(unknown(f"key {quoted(name)} of {self.named()}", name, fields_of(cls)))
+            object.__setattr__(self, name, value)
+        elif "_made_with" in self.__dict__:
+            self.__dict__["_made_with"].setdefault(name, value)
+            object.__setattr__(self, name, value)
+        else:
+            self.__dict__.update(cls(**{**self._given(), name: value}).__dict__)
+
+    def _given(self) -> dict[str, Any]:
+        """The parameters as they were given or assigned, without what the part derived for itself."""
+        given = {name: getattr(self, name) for name in fields_of(type(self))}
+        for name, (before, derived) in self.__dict__.get("_derived", {}).items():
+            if given[name] == derived:  # Else somebody has changed a derived part since, and means it.
+                given[name] = before
+        return given
 
     @classmethod
     def title(cls) -> str:
@@ -277,6 +313,24 @@ class Part:
     def scope(self, setting: Setting) -> Setting:
         """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""
         return setting
+
+
+def _noting_what_is_given(cls: type[Part]) -> Callable[..., None]:
+    """The constructor of a part, after which it knows which parameters it derived, and from what."""
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def init(self: Part, *values: Any, **named: Any) -> None:
+        if type(self) is not cls:
+            construct(self, *values, **named)
+            return
+        given = self.__dict__["_made_with"] = {}
+        construct(self, *values, **named)
+        del self.__dict__["_made_with"]
+        changed = {name: (value, now) for name, value in given.items() if (now := getattr(self, name)) is not value}
+        self.__dict__["_derived"] = {name: (value, copy.deepcopy(now)) for name, (value, now) in changed.items()}
+
+    return init
 
 
 def parts_of(part: Part) -> Iterator[Part]:
