@@ -101,7 +101,7 @@ def simulate(tables: dict[str, Any], *, checkpoint: Any = None, progress: Any = 
     else:
         restore(world, checkpoint)
     world.run()
-    prepared.task.learner.close()
+    prepared.task.close()
     return world, written
 
 

@@ -91,7 +91,7 @@ def launch(
     try:
         outcome = experiment.engine.execute(prepared, written, checkpoint=checkpoint)
     finally:
-        prepared.task.learner.close()
+        prepared.task.close()
     return outcome, written
 
 

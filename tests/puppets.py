@@ -225,4 +225,4 @@ async def stage(
         for server in servers:
             server.close()
         writer.finish("finished", {})
-        prepared.task.learner.close()
+        prepared.task.close()

@@ -68,7 +68,7 @@ def serve(tmp_path):
         experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         assert experiment.engine.execute(prepared, Written()).finished
-        prepared.task.learner.close()
+        prepared.task.close()
 
 
 def eventually(true, seconds=10.0):

@@ -28,7 +28,7 @@ def test_the_same_seed_gives_the_same_models_metrics_and_bytes(family, kind, fil
         prepared = prepare(experiment, **experiment.engine.compute_settings())
         written = Written()
         outcome = experiment.engine.execute(prepared, written)
-        prepared.task.learner.close()
+        prepared.task.close()
         sent = [(m.time, m.receivers, m.encoded) for m in overheard]
         outcomes.append((outcome.models, outcome.time, sent, written.rows, written.figures, written.happened))
     (models, *rest), (models_again, *rest_again), (others, *_) = outcomes

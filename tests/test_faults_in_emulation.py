@@ -64,7 +64,7 @@ def test_both_engines_draw_the_same_schedule():
         prepared = prepare(experiment, workers=1)
         upcoming = islice(strikes(prepared.experiment.faults, prepared.setting), 50)
         drawn.append([(strike.fault.kind, strike.start, strike.end, strike.nodes) for strike in upcoming])
-        prepared.task.learner.close()
+        prepared.task.close()
     assert drawn[0] == drawn[1]
 
 

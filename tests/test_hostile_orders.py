@@ -153,7 +153,7 @@ def launched(says, folder, wait="5s"):
                 return await Launcher(prepared, experiment.engine, written, None, None).run()
         finally:
             server.close()
-            prepared.task.learner.close()
+            prepared.task.close()
 
     return within(main())
 

@@ -107,7 +107,7 @@ def checked(buffer, count, program):
     engine = {"kind": "emulation", "buffer": buffer, "nodes_per_process": 12 // count}
     tables = table(program=program, task={"model": {"kind": "mlp", "hidden": [3000]}})
     prepared = prepare(Experiment.from_table({**tables, "engine": engine}))
-    prepared.task.learner.close()
+    prepared.task.close()
     return prepared.task.model_bytes
 
 

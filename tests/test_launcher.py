@@ -408,7 +408,7 @@ def test_a_process_that_cannot_be_started_ends_the_run_with_one_line(tmp_path, m
         RunError, match=r"^The process of host 0 cannot be started: Resource temporarily unavailable\.$"
     ):
         experiment.engine.execute(prepared, Written())
-    prepared.task.learner.close()
+    prepared.task.close()
 
 
 @in_loop

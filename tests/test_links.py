@@ -53,7 +53,7 @@ def test_what_sends_faster_than_its_uplink_holds_no_more_than_there_is_room_for(
             line.send(10_000)
         assert line.refused == ["queue-full"] * 96
         assert 40_000 < line.link.held <= 50_000
-        assert line.link.withdraw(None) == (3 if kind is Uplink else 4)
+        assert line.link.withdraw(lambda copy: True) == (3 if kind is Uplink else 4)
         line.send(10_000)
         assert line.refused == ["queue-full"] * 96
 
@@ -80,7 +80,7 @@ def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
         line = Line(SharedUplink, 8e6)
         line.send(10_000, copies=2)
         await asyncio.sleep(0.002)
-        assert line.link.withdraw(None) == 2
+        assert line.link.withdraw(lambda copy: True) == 2
         assert [message.size for message in line.withdrawn] == [10_000, 10_000]
         await asyncio.sleep(0.03)
         assert line.out == []

@@ -9,7 +9,7 @@ from torch import Tensor
 from covey.learning.node import LearningNode, LearningProgram
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Sending
+from covey.runtime.node import Inbox
 
 
 class DivShare(LearningProgram):
@@ -29,16 +29,14 @@ class DivShare(LearningProgram):
         self.places = torch.tensor_split(shuffled, self.fragments)
 
     async def run(self, node: LearningNode) -> None:
-        queued: list[Sending] = []
         async for t in node.rounds():
             trained = (await node.train()).model
-            # The newest first: nothing stands behind it that would have to move up.
-            withdrawn = sum(sending.cancel() for sending in reversed(queued))
-            queued = self.push(node, trained, t)
+            withdrawn = node.withdraw("fragment")
+            self.push(node, trained, t)
             node.model = self.merged(trained, node.arrived(tag="fragment"))
             node.log(withdrawn=withdrawn)
 
-    def push(self, node: LearningNode, model: Tensor, t: int) -> list[Sending]:
+    def push(self, node: LearningNode, model: Tensor, t: int) -> None:
         """Send every fragment to some peers of its own, all in random order."""
         draw = node.random("push", t)
         others = [NodeId(id) for id in range(node.nodes) if id != node.id]
@@ -49,7 +47,8 @@ class DivShare(LearningProgram):
         ]
         draw.shuffle(pairs)
         fragments = [model[places] for places in self.places]
-        return [node.send(peer, {"number": n, "values": fragments[n]}, tag="fragment") for n, peer in pairs]
+        for number, peer in pairs:
+            node.send(peer, {"number": number, "values": fragments[number]}, tag="fragment")
 
     def merged(self, model_P: Tensor, inbox: Inbox) -> Tensor:
         """The mean, place by place, of the own value and those that came."""

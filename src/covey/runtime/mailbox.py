@@ -183,6 +183,9 @@ class Mailbox:
         """Resume who waits for messages of a key."""
         self.sort()
         waiter = self.waiters.pop(key)
+        if self.waiters:
+            # It may have waited for messages of several tags.
+            self.waiters = {other: waiting for other, waiting in self.waiters.items() if waiting is not waiter}
         self._enough = 1
         waiter.resume()
 

@@ -129,7 +129,7 @@ class Sending(Protocol):
     """A message to one or more receivers on its way."""
 
     def cancel(self) -> int:
-        """Withdraw what still queues at the sender's own uplink; how many receivers will not get it."""
+        """Withdraw what has not left the sender; how many receivers will not get it."""
 
 
 class Activity(Protocol):
@@ -172,10 +172,14 @@ class Node(ABC):
         """Send a payload, as it is now, to one node or to several; never waits."""
 
     @abstractmethod
+    def withdraw(self, tag: str) -> int:
+        """Withdraw all messages of a tag that have not left this node; how many receivers will not get one."""
+
+    @abstractmethod
     async def receive(
         self,
         *,
-        tag: str = "",
+        tag: str | tuple[str, ...] = "",
         round: int | None = None,
         senders: Sequence[NodeId] | None = None,
         count: int | None = None,
@@ -185,7 +189,8 @@ class Node(ABC):
         """Wait for a message of each of `senders`, or for `count` messages of anybody.
 
         Args:
-            tag, round: which messages; without a round, those of the tag's queue.
+            tag, round: which messages; without a round, those of the tag's queue. Of several tags, messages of any of
+                them are waited for, and each says its own.
             senders: whom to wait for. With none of them, nothing is waited for.
             count: how many to wait for where it does not matter whose.
             timeout: seconds after which what has come is returned; `Inbox.missing` says who was waited for in vain.

@@ -232,16 +232,22 @@ class RunningNode(Node):
             f"Got {round!r} instead."
         )
 
+    def withdraw(self, tag: str) -> int:
+        return self.stage.withdraw(self, tag)
+
     async def receive(
         self,
         *,
-        tag: str = "",
+        tag: str | tuple[str, ...] = "",
         round: int | None = None,
         senders: Sequence[NodeId] | None = None,
         count: int | None = None,
         timeout: float | None = None,
         after: Sequence[str] | None = None,
     ) -> Inbox:
+        if type(tag) is tuple:
+            return await self._receive_any(tag, round, senders, count, timeout)
+        assert isinstance(tag, str)
         key, mail = (tag, round), self.mail
         missing, left = None, 0
         lost: set[int] = set()
@@ -267,6 +273,39 @@ class RunningNode(Node):
         self.spent[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent, sorted(lost))
+
+    async def _receive_any(
+        self,
+        tags: tuple[str, ...],
+        round: int | None,
+        senders: Sequence[NodeId] | None,
+        count: int | None,
+        timeout: float | None,
+    ) -> Inbox:
+        """Wait for messages of any of some tags."""
+        if senders is not None or not tags or len({*tags}) < len(tags):
+            raise ProgramError(
+                f"A receive of node {self.id} for several tags must name different ones and no 'senders'. Got {tags!r}."
+            )
+        if timeout is not None:
+            self._check_duration("waits for at most", timeout)
+        mail, stage = self.mail, self.stage
+        wanted = count if count is not None else 1 if timeout is None else self.nodes
+        left = wanted - sum(mail.count((tag, round)) for tag in tags)
+        if left > 0:
+            for tag in tags:
+                if (tag, round) in mail.waiters:
+                    raise ProgramError(f"Two activities of node {self.id} wait for {describe((tag, round))} at once.")
+            waiter = stage.waiter(None, set(), left)
+            for tag in tags:
+                mail.wait((tag, round), waiter)
+            began = stage.now
+            await stage.heard(self, (tags[0], round), waiter, timeout)
+            self.spent[WAITING] += stage.now - began
+        taken: list[Message] = []
+        for tag in tags:
+            taken += mail.take((tag, round), None, wanted - len(taken))
+        return Inbox(taken)
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))

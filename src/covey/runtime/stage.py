@@ -122,8 +122,8 @@ class Stage(ABC):
         """The same while faults strike the links: `disturbances.fates` says what becomes of each copy."""
 
     @abstractmethod
-    def withdraw_all(self, node: RunningNode) -> None:
-        """Take back what still queues at a node's uplink."""
+    def withdraw(self, node: RunningNode, tag: str | None) -> int:
+        """Take back what has not left a node, of one tag or of all; how many copies."""
 
     # ------------------------------------------------------------------ messages
 
@@ -248,7 +248,7 @@ class Stage(ABC):
     def leave(self, node: RunningNode) -> None:
         """A node goes away; what it has not committed is lost."""
         node.mail.away = True
-        self.withdraw_all(node)
+        self.withdraw(node, None)
         self.stop(node)
         node.event("left", f"in round {node.round}")
 

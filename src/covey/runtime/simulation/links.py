@@ -8,7 +8,7 @@ both. With fair shares, all transfers flow at once at max-min fair rates and are
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +69,9 @@ class Links(ABC):
     def restore_uplink(self, node: int, busy_until: float) -> None:
         """Go back to what `uplink_busy_until` said."""
 
-    def withdraw_all(self, node: int) -> None:
-        """Forget what still queues at a node that went away."""
+    def withdraw_of(self, node: int, tag: str | None) -> int:
+        """Take back what has not left a node, of one tag or of all; how many copies."""
+        return 0
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         """(state of every downlink, transfers under way), to begin a checkpoint with."""
@@ -176,7 +177,7 @@ class Convoy:
         return sum(self.start + place * self.seconds <= now for place in range(self.kept))
 
     def cancel(self) -> int:
-        return self.links.withdraw(self)
+        return self.links.withdraw([self])
 
 
 class Queued(Links):
@@ -243,29 +244,33 @@ class Queued(Links):
     def restore_uplink(self, node: int, busy_until: float) -> None:
         self.up_free[node] = busy_until
 
-    def withdraw(self, convoy: Convoy) -> int:
-        """Take back the copies that have not begun to leave; what is behind them moves up."""
-        now, node = self.world.now, self.world.nodes[convoy.sender]
-        left = convoy.begun(now)
-        gone = convoy.kept - left
+    def withdraw(self, convoys: Sequence[Convoy]) -> int:
+        """Take back the copies that have not begun to leave, of one sender; what is behind them moves up."""
+        now, gone = self.world.now, 0
+        for convoy in convoys:
+            left = convoy.begun(now)
+            copies = convoy.kept - left
+            if copies:
+                convoy.kept = left
+                gone += copies
+                assert convoy.message is not None  # Its last copy has not come.
+                lengths = wire.lengths(convoy.message.shared, convoy.message.tag)
+                self.world.nodes[convoy.sender].count_sent(lengths, -copies)
         if gone:
-            convoy.kept = left
-            assert convoy.message is not None  # Its last copy has not come.
-            node.count_sent(wire.lengths(convoy.message.shared, convoy.message.tag), -gone)
-            free = now
-            for other in self.waiting[node.id]:
+            sender, free = convoys[0].sender, now
+            for other in self.waiting[sender]:
                 if not other.kept:
                     continue
                 if other.start > now and other.start != free:
                     other.start = free
                     self._schedule(other)
                 free = max(free, other.end)
-            self.up_free[node.id] = free
+            self.up_free[sender] = free
         return gone
 
-    def withdraw_all(self, node: int) -> None:
-        for convoy in reversed(self.waiting[node]):
-            self.withdraw(convoy)
+    def withdraw_of(self, node: int, tag: str | None) -> int:
+        waiting = [c for c in self.waiting[node] if c.message is not None and tag in (None, c.message.tag)]
+        return self.withdraw(waiting)
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         under_way: dict[Convoy, None] = {
@@ -297,6 +302,18 @@ class Queued(Links):
         self._occupy(*event)
 
 
+class _Flows:
+    """The transfers of one message."""
+
+    __slots__ = ("flows", "links")
+
+    def __init__(self, links: "Fair", flows: Sequence[int]) -> None:
+        self.links, self.flows = links, flows
+
+    def cancel(self) -> int:
+        return self.links.withdraw(self.flows)
+
+
 class Fair(Links):
     """All transfers at once, at max-min fair rates."""
 
@@ -318,20 +335,36 @@ class Fair(Links):
             started.append((now, flow, 0.0, node.id, receiver, bits))
         self.world.note_transfers(node, started)
         self._soon()
-        return SENT
+        return _Flows(self, [flow for _, flow, *_ in started])
 
-    def withdraw_all(self, node: int) -> None:
-        now, sender = self.world.now, self.world.nodes[node]
-        for flow in [flow for flow, (source, *_) in self.flows.items() if source == node]:
-            *_, message, slower = self.flows.pop(flow)
-            left = int(self.share.cancel(now, flow) / slower / 8)
+    def withdraw_of(self, node: int, tag: str | None) -> int:
+        return self.withdraw(
+            [
+                flow
+                for flow, (source, _, message, _) in self.flows.items()
+                if source == node and (tag is None or (message is not None and message.tag == tag))
+            ]
+        )
+
+    def withdraw(self, flows: Iterable[int]) -> int:
+        """End transfers that have not ended; what of them has not left was never sent."""
+        gone = 0
+        for flow in flows:
+            if flow not in self.flows:
+                continue
+            source, _, message, slower = self.flows.pop(flow)
+            sender = self.world.nodes[source]
+            left = int(self.share.cancel(self.world.now, flow) / slower / 8)
+            gone += 1
             sender.bytes_out -= left
             sender.messages_out -= 1
             if message is not None:
                 length, values, places = wire.lengths(message.shared, message.tag)
                 sender.value_bytes_out -= left * values // length
                 sender.place_bytes_out -= left * places // length
+        if gone:
             self._soon()
+        return gone
 
     def _soon(self) -> None:
         """Look for the next completion once everything of this instant has happened."""

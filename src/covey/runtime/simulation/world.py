@@ -276,8 +276,8 @@ class World(Stage):
                 by_factor.setdefault(fate, []).append(receiver)
         return several([self.links.post(node, some, message, slower) for slower, some in by_factor.items()])
 
-    def withdraw_all(self, node: RunningNode) -> None:
-        self.links.withdraw_all(node.id)
+    def withdraw(self, node: RunningNode, tag: str | None) -> int:
+        return self.links.withdraw_of(node.id, tag)
 
     # ------------------------------------------------------------------ rounds
 

@@ -73,7 +73,7 @@ class Departure:
         """How many copies have not left."""
 
     def cancel(self) -> int:
-        return self.uplink.withdraw(self)
+        return self.uplink.withdraw(lambda copy: copy.sending is self)
 
 
 class Uplink:
@@ -177,11 +177,12 @@ class Uplink:
         self._late.add(self._loop.time() - due)
         self._emit(copy)
 
-    def withdraw(self, departure: Departure | None) -> int:
-        """Take back the copies of a departure, or of all, that have not begun to leave; how many."""
-        gone = [copy for copy in self._waiting if departure is None or copy.sending is departure]
+    def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
+        """Take back the copies, of those that are wanted, that have not begun to leave; how many."""
+        gone = [copy for copy in self._waiting if wanted(copy)]
+        if gone:
+            self._waiting = deque(copy for copy in self._waiting if not wanted(copy))
         for copy in gone:
-            self._waiting.remove(copy)
             self._give_room(copy)
             self._withdrawn(copy.message)
         return len(gone)
@@ -235,15 +236,14 @@ class SharedUplink(Uplink):
     def waiting_bytes(self) -> int:
         return sum(copy.message.size for copy in self._left_of)
 
-    def withdraw(self, departure: Departure | None) -> int:
-        """As nothing queues, only a node that leaves takes anything back."""
-        if departure is not None:
-            return 0
+    def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
+        """Take back the copies, of those that are wanted, that have not left; how many."""
         if self._left_of:
             self._advance(self._loop.time())
             self._was_busy()
-        gone = list(self._left_of)
-        self._left_of.clear()
+        gone = [copy for copy in self._left_of if wanted(copy)]
+        for copy in gone:
+            del self._left_of[copy]
         self._plan()
         for copy in gone:
             self._give_room(copy)

@@ -308,7 +308,7 @@ class Site(Stage):
     def is_idle(node: RunningNode) -> bool:
         """Whether all activities of a node wait for messages."""
         tasks = [task for task in [node.main, *node.activities] if task is not None and not task.done()]
-        return len(node.mail.waiters) >= len(tasks) > 0
+        return len({id(waiter) for waiter in node.mail.waiters.values()}) >= len(tasks) > 0
 
     async def _awake(self, node: RunningNode) -> None:
         """Until a node does not stand still."""
@@ -494,8 +494,8 @@ class Site(Stage):
         latency = self.network.latency.between(node.id, receiver)
         self.uplinks[node.id].add(Copy(message, receiver, latency, departure, slower, garbled))
 
-    def withdraw_all(self, node: RunningNode) -> None:
-        self.uplinks[node.id].withdraw(None)
+    def withdraw(self, node: RunningNode, tag: str | None) -> int:
+        return self.uplinks[node.id].withdraw(lambda copy: tag in (None, copy.message.tag))
 
     def _emit(self, copy: Copy) -> None:
         """A copy's time on the way is over: it goes onto a socket, or to a node of this host."""
