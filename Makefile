@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NATIVE := $(VENV)/.native
 
-.PHONY: demo test test-all bench check format types clean
+.PHONY: demo native test test-all bench check format types clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "covey needs Python 3.11 or later; set PYTHON=...")'
@@ -16,13 +17,26 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/covey demo
 
-test: $(READY)
+# covey works without it; make test builds it where there is a compiler.
+$(NATIVE): $(READY) $(shell find native -type f)
+	@if command -v c++ g++ clang++ >/dev/null; then \
+		set -ex; \
+		$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja; \
+		$(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall ./native; \
+		touch $@; \
+	else \
+		echo "make: covey-native is not built, for there is no C++ compiler (c++, g++ or clang++); its tests are skipped"; \
+	fi
+
+native: $(NATIVE)
+
+test: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY) $(NATIVE)
 	$(BIN)/python -m pytest -n 2
 
-bench: $(READY)
+bench: $(READY) $(NATIVE)
 	$(BIN)/python -m bench
 
 check: $(READY)

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import torch
 
-NAMES = ("loops", "engine", "process", "mixing", "topologies", "codecs", "sharing", "masking", "emulation", "peers")
+NAMES = (
+    "loops",
+    "engine",
+    "process",
+    "mixing",
+    "topologies",
+    "codecs",
+    "native",
+    "sharing",
+    "masking",
+    "emulation",
+    "peers",
+)
 HEAD = """# Benchmarks
 
 Written by `make bench`; `python -m bench NAME...` measures some parts anew. Ratios are taken within one run; the

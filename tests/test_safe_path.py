@@ -24,7 +24,10 @@ model = "logistic"
 [network]
 nodes = 4
 """
-TRAPS = ["pandas", "queue", "numpy", "torch", "msgspec", "random", "resource", "cryptography", "push_sum"]
+TRAPS = [
+    *("pandas", "queue", "numpy", "torch", "msgspec", "random", "resource", "cryptography", "covey_native"),
+    "push_sum",
+]
 """Names of libraries that covey imports, now or later, and of one that it does not."""
 COVEY = str(Path(sys.executable).parent / "covey")
 EMULATION = ["--engine", "emulation", "--set", "engine.nodes_per_process=2"]

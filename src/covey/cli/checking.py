@@ -6,6 +6,7 @@ from typing import Any
 
 from covey.cli.running import read
 from covey.cli.tables import print_json, say
+from covey.parts import native
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import to_table
 from covey.runtime.experiment import Experiment
@@ -27,6 +28,7 @@ def check(arguments: argparse.Namespace) -> int:
         "experiment": resolved,
         **prepared.task.description(),
         "bytes_per_node_and_round": prepared.played.sent,
+        "native": native.in_words(),
     }
     if prepared.program.needs is not Node:
         from covey.cli.checking_learning import described
@@ -55,6 +57,7 @@ def check(arguments: argparse.Namespace) -> int:
         say(f"task        not used: the program {experiment.program.title()} learns nothing")
     if "joules_per_node_and_training" in found:
         say(f"energy      {found['joules_per_node_and_training']:.4g} J a training of a node, on average")
+    say(f"native      {found['native']}")
     for words in found.get("faults", ()):
         say(f"fault       {words}")
     for words in found.get("notes", ()):

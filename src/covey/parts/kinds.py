@@ -9,6 +9,7 @@ from importlib.machinery import PathFinder
 from typing import Any, TypeVar
 
 from covey.parts.errors import ConfigurationError, quoted
+from covey.parts.native import kernels
 from covey.parts.parameters import Part, unknown_kind
 
 P = TypeVar("P", bound=Part)
@@ -198,6 +199,7 @@ def own_folders() -> list[str]:
 
 
 def _search_folders() -> None:
+    kernels()  # Looked for before, or a file of its name beside an experiment would be taken for covey-native.
     # Last, or a file beside an experiment would stand in for the library whose name it has.
     importlib.invalidate_caches()  # A module may be younger than the last look into its folder.
     sys.path += [folder for folder in own_folders() if folder not in sys.path]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covey.network import Network
-from covey.parts import rng
+from covey.parts import native, rng
 from covey.parts.errors import ConfigurationError, NotYetKnown
 from covey.parts.kinds import is_registered
 from covey.parts.parameters import Setting, parts_of
@@ -199,6 +199,7 @@ def prepare(
     Raises:
         ConfigurationError, DataError: whatever is wrong with it.
     """
+    native.kernels()  # So that a mistake of the environment is told before anything begins.
     experiment = copy.deepcopy(experiment)
     nodes, program = experiment.network.nodes, experiment.program
     clock = clock or experiment.engine.clock

@@ -6,6 +6,8 @@
     unary     the gaps >> k, each as so many zeros and a one
 
 Where places are random, gaps are geometric, and no code with a whole number of bits for each gap is shorter by much.
+
+covey-native does the same faster, where it is installed.
 """
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from covey.messages.codecs.streams import Bytes, Ints, bytes_of, read_bits, read_unary, write_unary
 from covey.parts.errors import WireError
+from covey.parts.native import kernels
 
 _MOST = 31
 
@@ -27,8 +30,15 @@ def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
     return k, int(lengths[k])
 
 
-def encode(gaps: Ints, k: int) -> Bytes:
+def encode(gaps: NDArray[np.int64], k: int) -> Bytes:
     """The bytes of the gaps."""
+    native = kernels()
+    found = None if native is None else native.rice_encode(gaps, k)
+    return encode_with_numpy(gaps, k) if found is None else found
+
+
+def encode_with_numpy(gaps: Ints, k: int) -> Bytes:
+    """The reference of `encode`."""
     low: Ints = gaps.astype(np.int32 if k > 7 else np.int8)
     planes = np.empty((k, len(gaps)), dtype=np.bool_)
     for row, plane in enumerate(reversed(range(k))):
@@ -42,6 +52,13 @@ def decode(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
     Raises:
         WireError: the stream is no Rice code of so many gaps.
     """
+    native = kernels()
+    found = None if native is None else native.rice_decode(stream, size, count)
+    return decode_with_numpy(stream, size, count) if found is None else found
+
+
+def decode_with_numpy(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
+    """The reference of `decode`."""
     if not len(stream) or (k := int(stream[0])) > _MOST:
         raise WireError("bad-field", "the places have no valid number of low bits")
     low, high = np.split(stream[1:], [bytes_of(count * k)])

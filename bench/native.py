@@ -1,0 +1,59 @@
+"""covey-native against the references in NumPy: the Rice code alone, and the codec of places that calls it."""
+
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from unittest import mock
+
+import numpy as np
+import torch
+
+from covey.messages.codecs import decode_places, encode_places, rice
+from covey.messages.codecs.places import Code
+from covey.parts.native import Kernels, kernels
+
+CASES = ((89_834, 0.05), (89_834, 0.2), (1_690_046, 0.2))
+ROUNDS = 25
+
+
+def rows() -> Iterator[list[str]]:
+    """Name, ratio, target, detail."""
+    native = kernels()
+    if native is None:
+        yield ["kernels: times faster than NumPy", "none", "> 1", "covey-native is not installed"]
+        return
+    torch.set_num_threads(1)
+    random = np.random.default_rng(0)
+    for size, share in CASES:
+        at = np.sort(random.choice(size, round(share * size), replace=False))
+        encoded = encode_places(torch.from_numpy(at), size)
+        assert encoded[0] == Code.RICE
+        yield from _compared(native, at, encoded, size, f"{share:.0%} of {size:,}")
+
+
+def _compared(native: Kernels, at: np.ndarray, encoded: torch.Tensor, size: int, which: str) -> Iterator[list[str]]:
+    places, stream, gaps = torch.from_numpy(at), encoded.numpy()[1:], np.diff(at, prepend=-1) - 1
+    ways: dict[str, Callable[[], object]] = {
+        "Rice code, written": lambda: rice.encode(gaps, int(stream[0])),
+        "Rice code, read": lambda: rice.decode(stream, size, len(at)),
+        "places, written": lambda: encode_places(places, size),
+        "places, read": lambda: decode_places(encoded, size, len(at)),
+    }
+    for what, work in ways.items():
+        # In turns, so that a busy machine is busy for all of them.
+        times: dict[str, list[float]] = {}
+        for _ in range(ROUNDS):
+            with mock.patch.object(rice, "kernels", return_value=None):
+                times.setdefault("NumPy", []).append(_seconds(work))
+            for isa in native.isas():
+                native.use(isa)
+                times.setdefault(isa, []).append(_seconds(work))
+        took = {name: float(np.median(spent)) for name, spent in times.items()}
+        detail = ", ".join(f"{name} {seconds * 1e6:.0f}" for name, seconds in took.items())
+        ratio = took["NumPy"] / took[native.isa()]
+        yield [f"{what}, {which}: {native.isa()} is faster than NumPy by", f"{ratio:.1f}", "> 1", f"µs: {detail}"]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began

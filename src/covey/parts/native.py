@@ -1,0 +1,83 @@
+"""covey-native, where it is installed: kernels in C++, each beside a reference in NumPy that computes the same.
+
+A room that has such a reference asks `kernels` for the faster one. `docs/native.md` says how to build them.
+"""
+
+import os
+from functools import cache
+from importlib import import_module
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from covey import __version__
+from covey.parts.errors import ConfigurationError, quoted
+
+_PACKAGE = "covey_native"
+_ISA = "COVEY_ISA"
+
+
+class Kernels(Protocol):
+    """What covey-native has.
+
+    A kernel answers None to what is not well-formed, or too large for it: the reference then computes it, or refuses it
+    in its own words.
+    """
+
+    __version__: str
+
+    def isa(self) -> str:
+        """The instruction set in use."""
+
+    def isas(self) -> list[str]:
+        """Those that this processor has, the fastest last."""
+
+    def use(self, isa: str) -> bool:
+        """Take another one; whether this processor has it."""
+
+    def rice_encode(self, gaps: NDArray[np.int64], k: int) -> NDArray[np.uint8] | None:
+        """As `covey.messages.codecs.rice.encode`."""
+
+    def rice_decode(self, stream: NDArray[np.uint8], size: int, count: int) -> NDArray[np.int64] | None:
+        """As `covey.messages.codecs.rice.decode`."""
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels; None where references do their work.
+
+    Raises:
+        ConfigurationError: the environment asks for an instruction set that is not there, or covey-native is of another
+            version or does not load.
+    """
+    wanted = os.environ.get(_ISA)
+    try:
+        found = cast(Kernels, import_module(_PACKAGE))
+    except ModuleNotFoundError as error:
+        if error.name != _PACKAGE:
+            raise ConfigurationError(f"covey-native does not load: {error}. Install it anew, or remove it.") from error
+        if wanted:
+            raise ConfigurationError(
+                f"{_ISA} chooses among the kernels of covey-native, which is not installed. Got {quoted(wanted)}: "
+                "install it, or unset the variable."
+            ) from None
+        return None
+    except ImportError as error:
+        raise ConfigurationError(f"covey-native does not load: {error}. Install it anew, or remove it.") from error
+    except ValueError as error:  # Its own words about COVEY_ISA.
+        raise ConfigurationError(str(error)) from None
+    if found.__version__ != __version__:
+        raise ConfigurationError(
+            f"covey-native must be of covey's version, {__version__}. Got {found.__version__} instead: "
+            "install it anew, or remove it."
+        )
+    return found
+
+
+def in_words() -> str:
+    """Whether there are kernels, and for which instruction set."""
+    native = kernels()
+    if native is None:
+        return "covey-native is not installed: the same is computed in NumPy, and places are coded more slowly"
+    return f"kernels of covey-native for {native.isa()}"
