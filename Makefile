@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/covey demo
 
 # covey works without it; make test builds it where there is a compiler.
-$(NATIVE): $(READY) $(shell find native -type f)
+$(NATIVE): $(READY) $(shell find native -type f ! -name '*.pyc')
 	@if command -v c++ g++ clang++ >/dev/null; then \
 		set -ex; \
 		$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja; \

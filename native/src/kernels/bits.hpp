@@ -8,8 +8,7 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
-#elif defined(__aarch64__) && !defined(_MSC_VER)
-#define COVEY_NEON
+#elif defined(COVEY_NEON)
 #include <arm_neon.h>
 #endif
 

@@ -30,10 +30,10 @@ def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
     return k, int(lengths[k])
 
 
-def encode(gaps: NDArray[np.int64], k: int) -> Bytes:
+def encode(gaps: Ints, k: int) -> Bytes:
     """The bytes of the gaps."""
     native = kernels()
-    found = None if native is None else native.rice_encode(gaps, k)
+    found = None if native is None else native.rice_encode(np.ascontiguousarray(gaps, dtype=np.int64), k)
     return encode_with_numpy(gaps, k) if found is None else found
 
 
