@@ -19,7 +19,7 @@ demo: $(READY)
 
 # covey works without it; make test builds it where there is a compiler.
 $(NATIVE): $(READY) $(shell find native -type f ! -name '*.pyc')
-	@if command -v c++ g++ clang++ >/dev/null; then \
+	@if { command -v c++ || command -v g++ || command -v clang++; } >/dev/null; then \
 		set -ex; \
 		$(BIN)/pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja; \
 		$(BIN)/pip install --quiet --no-deps --no-build-isolation --force-reinstall ./native; \
