@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from covey.learning.learner import Training
+from covey.learning.jobs import Training
 from covey.learning.node import Update
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from covey.learning.learner import Learned
+from covey.learning.jobs import Learned
 from covey.learning.loaded import LoadedLearning
 from covey.runtime.snapshots import Snapshot, pack
 

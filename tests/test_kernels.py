@@ -8,7 +8,8 @@ import torch
 
 from covey.learning.batches import plan
 from covey.learning.dataset import Data, Split
-from covey.learning.learner import Learner, Training
+from covey.learning.jobs import Training
+from covey.learning.learner import Learner
 from covey.learning.models import Module
 from covey.learning.node import Work
 from covey.learning.optimizers import Optimizer

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from covey.learning.node import Work
-from covey.learning.learner import Training, load_learner
+from covey.learning.jobs import Training
+from covey.learning.learner import load_learner
 from covey.learning.task import LearningTask
 
 kernel, model, dataset = sys.argv[1:]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from covey.parts.parameters import Part
@@ -58,6 +59,16 @@ class Data:
     scale: float = 1.0
     shift: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
+
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """Some inputs as a model takes them."""
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float()
+            if self.scale != 1.0:
+                inputs.mul_(self.scale)
+            if self.shift != 0.0:
+                inputs.add_(self.shift)
+        return inputs
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,15 +18,18 @@ from torch import Tensor
 
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels import Chunk, Misfit, ModuleKernel, StackedKernel, VmappedKernel
+from covey.learning.jobs import Predicting, Training
+from covey.learning.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
+from covey.learning.kernels.choice import draws, is_dense, is_narrow
 from covey.learning.layout import Layout, tensors_of
-from covey.learning.mixture import Mixture, computed
-from covey.learning.models import Dense, Model, Module
+from covey.learning.mixture import computed
+from covey.learning.models import Model, Module
 from covey.learning.node import LocalData, Metrics, Update, Work
+from covey.learning.objectives import Misfit, Objective, OwnLoss
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
-from covey.learning.partition import label_counts
+from covey.learning.partition import held_out, label_counts
 from covey.learning.task import LearningTask
-from covey.learning.trial import check_targets, try_out
+from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, told
@@ -45,84 +47,6 @@ _GENERATOR = threading.RLock()
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-@dataclass(slots=True)
-class Training:
-    """One requested training, and what came of it."""
-
-    holder: int
-    """Whose data, by place among the nodes that hold data."""
-    start: Tensor
-    stream: int
-    """The node's own randomness."""
-    round: int
-    call: int
-    """How many trainings of the node in this round went before."""
-    work: Work
-    slots: Slots | None = None
-    """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
-    update: Update | None = None
-    finite: bool = True
-    gradient: Literal["", "batch", "all"] = ""
-    """On what the model is only differentiated instead of being trained: the next batch, or all of the node's data. The
-    gradient is then in the place of the model in `update`."""
-    buffers: Tensor | None = None
-    """Of a gradient, what it made of the model's buffers."""
-    learner: "Learner | None" = None
-
-    @property
-    def worker(self) -> "Learner":
-        assert self.learner is not None
-        return self.learner
-
-    @property
-    def done(self) -> bool:
-        return self.update is not None
-
-
-@dataclass(slots=True, eq=False)
-class Learned:
-    """What a node that learns goes on from, beside its state."""
-
-    model: Tensor | Mixture
-    slots: Slots | None
-    """What its optimiser remembers."""
-
-
-@dataclass(slots=True, eq=False)
-class Judge:
-    """Evaluates models on one split."""
-
-    learner: "Learner"
-    split: Split
-
-    @property
-    def at_once(self) -> int:
-        return self.learner.at_once
-
-    @property
-    def soon(self) -> int:
-        return self.learner.soon
-
-    def do(self, jobs: Sequence["Evaluating"]) -> None:
-        """Evaluate models; each job then has its `metrics`."""
-        evaluated = self.learner.evaluate([computed(job.model) for job in jobs], self.split)
-        for job, metrics in zip(jobs, evaluated, strict=True):
-            job.metrics = metrics
-
-
-@dataclass(slots=True, eq=False)
-class Evaluating:
-    """One requested evaluation, and what came of it."""
-
-    worker: Judge
-    model: Tensor | Mixture
-    metrics: Metrics | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.metrics is not None
 
 
 class Learner:
@@ -153,30 +77,36 @@ class Learner:
     ) -> None:
         _set_up_mathematics()
         self.task, self.seed = task, seed
+        self._objective = None if isinstance(task.objective, OwnLoss) else task.objective
+        """What a training minimises that names nothing; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
         self.label_counts = label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
-        trained, self._validation = _held_out(parts, task.validation, seed)
+        trained, self._validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
         module = self._make(0)
-        self._check_layers(module)
+        check_layers(module, task.model.title())
         self.layout = Layout(module)
-        self._check_numbers(module)
+        check_numbers(module, self.layout, task.model.title())
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         self._first = own(self.layout.flatten(module).to(self.device))
         self._try_out()
         chosen = kernel if kernel != "auto" else self._best_kernel(module)
-        if chosen == "stacked" and not _is_dense(module, self.layout):
+        if chosen == "stacked" and not is_dense(module, self.layout):
             raise ConfigurationError(
                 f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
             )
-        if chosen == "vmap" and _draws(module):
+        if chosen == "stacked" and self._objective is not None:
+            raise ConfigurationError(
+                f"The kernel stacked minimises the task's own loss only, not {self._objective.title()}."
+            )
+        if chosen == "vmap" and draws(module):
             raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
         if chosen == "vmap" and self.layout.buffers:
             raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
@@ -184,7 +114,7 @@ class Learner:
             raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
         self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
         self.kernel_name = chosen
-        self._draws = _draws(module) or (chosen == "module" and self._found_drawing())
+        self._draws = draws(module) or (chosen == "module" and self._found_drawing())
         # Threads share torch's generator, which is set anew for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
@@ -215,7 +145,7 @@ class Learner:
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             for batch in (batch[: self.batch_size] for batch in batches.values()):
                 samples = torch.from_numpy(batch).to(self.device)
-                try_out(lambda: self._make(0), self.layout, self.data, self._first, samples)
+                try_out(lambda: self._make(0), self.layout, self.data, self._first, samples, self._objective)
 
     def _found_drawing(self) -> bool:
         """Whether a training step moves torch's generator, though no dropout layer says so."""
@@ -240,50 +170,23 @@ class Learner:
             yield
 
     def _best_kernel(self, module: torch.nn.Module) -> str:
-        if _is_dense(module, self.layout):
+        if is_dense(module, self.layout) and self._objective is None:
             return "stacked"
-        if self.layout.buffers or _draws(module) or any(isinstance(x, torch.nn.RNNBase) for x in module.modules()):
+        if self.layout.buffers or draws(module) or any(isinstance(x, torch.nn.RNNBase) for x in module.modules()):
             return "module"
         if self.device.type == "cuda":
             return "vmap" if self._vmap_refusal() is None else "module"
         # It computes every batch at its full size, however few the samples of a node.
-        fitting = _is_narrow(module) and self.batch_size <= self.parts.sizes.min()
+        fitting = is_narrow(module) and self.batch_size <= self.parts.sizes.min()
         return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
 
     def _vmap_refusal(self) -> str | None:
-        return VmappedKernel.refusal(lambda: self._make(0), self.layout, self.data, self.task.optimizer, self._first)
+        make, optimizer = (lambda: self._make(0)), self.task.optimizer
+        return VmappedKernel.refusal(make, self.layout, self.data, optimizer, self._first, self._objective)
 
     def _vmap_is_independent(self) -> bool:
         optimizer, batch_size = self.task.optimizer, self.batch_size
         return VmappedKernel.is_independent(lambda: self._make(0), self.layout, self.data, optimizer, batch_size)
-
-    def _check_layers(self, module: torch.nn.Module) -> None:
-        """Refuse what has no place in a flat model."""
-        title = self.task.model.title()
-        for name, tensor in tensors_of(module).items():
-            if torch.nn.parameter.is_lazy(tensor):
-                raise ConfigurationError(
-                    f"The {name!r} of the model {title} must have a shape from the start. "
-                    f"Got a lazy one instead: give its layer all sizes."
-                )
-        for name, layer in module.named_modules():
-            cumulative = isinstance(layer, torch.nn.modules.batchnorm._BatchNorm) and layer.momentum is None
-            if cumulative and layer.training and layer.track_running_stats:
-                raise ConfigurationError(
-                    f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
-                    "averages over all batches that it has counted, and counts are no part of a flat model."
-                )
-
-    def _check_numbers(self, module: torch.nn.Module) -> None:
-        """Refuse other numbers than a flat model consists of."""
-        tensors = tensors_of(module)
-        for piece in self.layout.pieces:
-            dtype = tensors[piece.name].dtype
-            if dtype != torch.float32:
-                raise ConfigurationError(
-                    f"The {piece.name!r} of the model {self.task.model.title()} must be torch.float32. "
-                    f"Got {dtype} instead: call 'float()' on the module."
-                )
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -313,11 +216,22 @@ class Learner:
         steps, epochs = work.steps, work.epochs
         if steps is None and epochs is None:
             steps, epochs = self.task.local_steps, self.task.local_epochs
-        return steps_of(int(self.parts.sizes[holder]), self.batch_size, steps, epochs)
+        return steps_of(self._size(holder, work), self._batch_size(work), steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
         """How many samples, each as often as it is used, a training takes."""
-        return samples_of(int(self.parts.sizes[holder]), self.batch_size, self.steps(holder, work))
+        return samples_of(self._size(holder, work), self._batch_size(work), self.steps(holder, work))
+
+    def _size(self, holder: int, work: Work) -> int:
+        """How many samples a pass has."""
+        return int(self.parts.sizes[holder]) if work.on is None else len(work.on.inputs)
+
+    def _batch_size(self, work: Work) -> int:
+        """How many samples a step takes, where there are so many."""
+        if work.on is None and work.batch_size is None:
+            return self.batch_size
+        most = int(self.parts.sizes.max()) if work.on is None else len(work.on.inputs)
+        return min(work.batch_size or self.task.batch_size, most)
 
     def cost(self, training: Training) -> int:
         """How many samples are computed: what the duration depends on."""
@@ -345,38 +259,73 @@ class Learner:
 
     def train(self, trainings: Sequence[Training]) -> None:
         """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
-
-        def kind(training: Training) -> tuple[str, float]:
-            return training.gradient, training.work.proximal
-
-        for (gradient, _), group in groupby(sorted(trainings, key=kind), key=kind):
+        groups: dict[Any, list[Training]] = {}
+        for training in trainings:
+            groups.setdefault(self._kind(training), []).append(training)
+        for group in groups.values():
+            gradient = group[0].gradient
+            kernel = self._differentiating if gradient else self._fitting(group[0].work.objective)
+            at_once = 1 if gradient == "all" or kernel is self._any_objective else self.chunk
             together = sorted(group, key=lambda training: -self.steps(training.holder, training.work))
-            at_once = 1 if gradient == "all" else self.chunk
-            kernel = self._differentiating if gradient else self.kernel
             self._map(
                 partial(self._train_chunk, kernel),
                 [together[at : at + at_once] for at in range(0, len(together), at_once)],
             )
 
+    def _kind(self, training: Training) -> Any:
+        """What is the same of trainings that a kernel can do together."""
+        work, on = training.work, training.work.on
+        if work.is_plain:
+            return training.gradient, work.proximal
+        absent = [work.correction is None, work.weights is None]
+        kind = (training.gradient, work.proximal, repr(work.objective), self._batch_size(work), *absent)
+        return (*kind, on.inputs.dtype, on.targets.dtype, on.targets.shape[1:]) if on is not None else kind
+
+    def _fitting(self, objective: Objective | None) -> ModuleKernel:
+        """The kernel that minimises an objective: the chosen one, if it can."""
+        if objective is None or isinstance(objective, OwnLoss) or self.kernel.does(objective):
+            return self.kernel
+        return self._any_objective
+
+    @cached_property
+    def _any_objective(self) -> ModuleKernel:
+        return ModuleKernel(lambda: self._make(0), self.layout, self.data, self.task.optimizer)
+
     def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
-        keys = _batch_keys(trainings)
+        keys, work = _batch_keys(trainings), trainings[0].work
         steps = [self.steps(training.holder, training.work) for training in trainings]
-        batches = self._batches(trainings, keys, steps)
+        given = self._given(trainings, kernel)
+        batches = self._batches(trainings, keys, steps, given)
+        corrections = [training.work.correction for training in trainings]
+        weights = [training.work.weights for training in trainings]
         chunk = Chunk(
             starts=[training.start for training in trainings],
             samples=torch.from_numpy(batches.samples).to(self.device),
             ragged=batches.ragged,
             steps=steps,
             lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
-            proximal=trainings[0].work.proximal,
+            proximal=work.proximal,
             slots=self._slots(trainings, kernel.optimizer),
+            objective=_other(work.objective or self._objective),
+            corrections=self._rows([c if c is None else c[: self.layout.trainable] for c in corrections], torch.stack),
+            given=None if given is None else Split(*(torch.cat(tensors) for tensors in zip(*given, strict=True))),
+            weights=self._rows(weights, torch.cat),
         )
         with self._seeded(int(keys[0])):
             trained = kernel.train(chunk)
         finite, losses = trained.finite.tolist(), trained.losses.tolist()
         for place, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
             samples = self.cost(training)
-            training.update = Update(model, training.start, losses[place] / samples, samples, steps[place])
+            rate = self._rate(training)
+            training.update = Update(
+                model,
+                training.start,
+                losses[place] / samples,
+                samples,
+                steps[place],
+                normaliser=kernel.optimizer.normaliser(steps[place], rate, work.proximal),
+                used=partial(self._label_counts, (chunk.given or kernel.train_split).targets, batches.samples[place]),
+            )
             if training.gradient:
                 training.buffers = model[self.layout.averaged :].clone()
                 model[self.layout.trainable :] = 0.0
@@ -385,12 +334,45 @@ class Learner:
             if kernel.optimizer.state == "keep":
                 training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
 
-    def _batches(self, trainings: Sequence[Training], keys: rng.Keys, steps: Sequence[int]) -> Plan:
-        """Which samples each training takes in each step."""
-        holders = np.array([training.holder for training in trainings], dtype=np.int64)
+    def _batches(
+        self,
+        trainings: Sequence[Training],
+        keys: rng.Keys,
+        steps: Sequence[int],
+        given: Sequence[tuple[Tensor, Tensor]] | None,
+    ) -> Plan:
+        """Which samples each training takes in each step: of the training data, or of those that are given."""
+        holders, parts = np.array([training.holder for training in trainings], dtype=np.int64), self.parts
         if trainings[0].gradient == "all":
             return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
-        return plan(self.parts, holders, keys, np.array(steps, dtype=np.int64), self.batch_size)
+        if given is not None:
+            ends = np.cumsum([len(inputs) for inputs, _ in given])
+            parts, holders = Parts(np.split(np.arange(ends[-1]), ends[:-1])), np.arange(len(given))
+        return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self._batch_size(trainings[0].work))
+
+    def _given(self, trainings: Sequence[Training], kernel: ModuleKernel) -> list[tuple[Tensor, Tensor]] | None:
+        """(inputs, targets) of each training that weighs its samples, or takes others than its node has."""
+        work = trainings[0].work
+        if work.on is not None:
+            given = [training.work.on for training in trainings]
+            return [(on.inputs.to(self.device), on.targets.to(self.device)) for on in given if on is not None]
+        if work.weights is None:
+            return None
+        split = kernel.train_split
+        each = [torch.from_numpy(self.parts.of(training.holder)).to(self.device) for training in trainings]
+        return [(split.inputs[samples], split.targets[samples]) for samples in each]
+
+    def _rows(self, each: Sequence[Tensor | None], together: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+        """What every training of a chunk has, as one tensor; None where none has any."""
+        found = [row.to(self.device) for row in each if row is not None]
+        return together(found) if found else None
+
+    def _label_counts(self, targets: Tensor, samples: np.ndarray) -> np.ndarray | None:
+        """How often a training used samples of each class; None where targets are no classes."""
+        if self.data.objective != "classes" or targets.dtype != torch.int64:
+            return None
+        used = targets[torch.from_numpy(samples[samples >= 0]).to(self.device)]
+        return torch.bincount(used, minlength=self.data.classes).cpu().numpy()
 
     def _rate(self, training: Training) -> float:
         if training.work.lr is not None:
@@ -419,6 +401,15 @@ class Learner:
         chunks = [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
         evaluated = self._map(lambda chunk: self.kernel.evaluate(chunk, split), chunks)
         return [metrics for chunk in evaluated for metrics in chunk]
+
+    def predict(self, jobs: Sequence[Predicting]) -> None:
+        """The outputs of the models of each job for its inputs."""
+
+        def one(job: Predicting) -> Tensor:
+            return self.kernel.predict([computed(model) for model in job.models], job.inputs.to(self.device))
+
+        for job, outputs in zip(jobs, self._map(one, jobs), strict=True):
+            job.outputs = outputs
 
     def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Split:
         """The data of an evaluation.
@@ -462,6 +453,11 @@ class Learner:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+
+
+def _other(objective: Objective | None) -> Objective | None:
+    """An objective that a kernel does not know by itself."""
+    return None if isinstance(objective, OwnLoss) else objective
 
 
 def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
@@ -509,29 +505,6 @@ def _set_up_mathematics() -> None:
     torch.exp(torch.zeros(1))
 
 
-def _is_narrow(module: torch.nn.Module) -> bool:
-    """Whether several models at once are faster on CPUs than one after the other, as measured."""
-    weighted = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
-    return all(
-        isinstance(layer, torch.nn.Linear) or (isinstance(layer, torch.nn.Conv2d) and layer.out_channels <= 16)
-        for layer in weighted
-    )
-
-
-def _is_dense(module: torch.nn.Module, layout: Layout) -> bool:
-    """Whether a module computes what the stacked kernel does: a class derived from `Dense` may do more."""
-    return (
-        type(module) is Dense
-        and all(type(layer) is torch.nn.Linear for layer in module.layers)
-        and layout.trainable == layout.size
-    )
-
-
-def _draws(module: torch.nn.Module) -> bool:
-    """Whether a module has layers that draw random numbers."""
-    return any(isinstance(layer, torch.nn.modules.dropout._DropoutNd) for layer in module.modules())
-
-
 def device_named(name: str) -> torch.device:
     """A device that is here.
 
@@ -558,16 +531,3 @@ def device_named(name: str) -> torch.device:
 
 def _moved(split: Split, device: torch.device) -> Split:
     return Split(split.inputs.to(device), split.targets.to(device))
-
-
-def _held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(what every node trains on, what it keeps for validation)."""
-    if share == 0:
-        return list(parts), [part[:0] for part in parts]
-    trained, kept = [], []
-    for holder, part in enumerate(parts):
-        order = rng.generator(seed, "validation", holder).permutation(part)
-        count = min(round(share * len(part)), len(part) - 1)
-        kept.append(np.sort(order[:count]))
-        trained.append(np.sort(order[count:]))
-    return trained, kept

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from covey.learning.average import Average
-from covey.learning.learner import Judge, Learned, Learner
+from covey.learning.jobs import Judge, Learned
+from covey.learning.learner import Learner
 from covey.learning.mixing import settle
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Work

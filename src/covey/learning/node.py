@@ -9,14 +9,17 @@ Tensors
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from covey.learning.dataset import Split
 from covey.learning.mixture import Mixture
+from covey.learning.objectives import Objective
 from covey.messages.ownership import own
 from covey.runtime.node import Expected, Node, Program
 
@@ -43,9 +46,19 @@ MODEL = _Model()
 class Update:
     """What local training brought."""
 
-    __slots__ = ("_start", "loss", "model", "samples", "steps")
+    __slots__ = ("_start", "_used", "loss", "model", "normaliser", "samples", "steps")
 
-    def __init__(self, model: Tensor, start: Tensor, loss: float, samples: int, steps: int) -> None:
+    def __init__(
+        self,
+        model: Tensor,
+        start: Tensor,
+        loss: float,
+        samples: int,
+        steps: int,
+        *,
+        normaliser: float | None = None,
+        used: Callable[[], np.ndarray | None] = lambda: None,
+    ) -> None:
         self.model = model
         """The trained model, P numbers."""
         self._start = start
@@ -55,6 +68,15 @@ class Update:
         """How many samples were used, each as often as it was."""
         self.steps = steps
         """How many optimiser steps were made."""
+        self.normaliser = float(steps) if normaliser is None else normaliser
+        """The weight of all its gradients together, in learning rates: what FedNova divides the change by. Of SGD the
+        number of steps, with momentum more."""
+        self._used = used
+
+    @property
+    def label_counts(self) -> np.ndarray | None:
+        """How many samples of each class were used, each as often as it was; None where targets are no classes."""
+        return self._used()
 
     @property
     def start(self) -> Tensor:
@@ -83,6 +105,13 @@ class Gradient:
     """The model's buffers, such as BatchNorm's statistics, as they are after its pass over the samples."""
 
 
+class Samples(NamedTuple):
+    """Inputs as a model takes them, and what is to be predicted for each, where that is known."""
+
+    inputs: Tensor
+    targets: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """How local training differs from what the task says; None leaves the task's value."""
@@ -92,6 +121,21 @@ class Work:
     lr: float | None = None
     proximal: float = 0.0
     """The weight mu of the proximal term mu/2 * |x - start|^2 that FedProx adds to the loss."""
+    batch_size: int | None = None
+    objective: Objective | None = None
+    """What is minimised."""
+    on: Split | None = None
+    """What it trains on in place of the node's own data."""
+    weights: Tensor | None = None
+    """What the loss of each sample is multiplied by, in the order of `on` or of `samples("train")`."""
+    correction: Tensor | None = None
+    """What is added to every gradient, of the model's size or as many numbers as are trained: SCAFFOLD's c - c_i."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is training on the node's own data, by what the task minimises."""
+        changes = (self.objective, self.on, self.weights, self.correction, self.batch_size)
+        return all(change is None for change in changes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ Shapes: K models at once, P parameters. The same step serves a stack of nodes an
 """
 
 import math
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -105,6 +106,24 @@ class Optimizer(Part):
         """
         raise NotImplementedError
 
+    def finish(self, models: Tensor, slots: Slots) -> None:
+        """What is done after the last step of a training, in place; by default nothing.
+
+        Args:
+            models: K x P, changed.
+            slots: the memory of the same K models, changed.
+        """
+
+    def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
+        """The weight of all gradients of a training together, in learning rates: FedNova's |a|.
+
+        Args:
+            steps: how many steps it made.
+            lr: with this learning rate.
+            proximal: the weight of its proximal term.
+        """
+        return float(steps)
+
 
 class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum as torch has it."""
@@ -127,6 +146,21 @@ class SGD(Optimizer):
             buffer = slots["momentum"].mul_(self.momentum).add_(gradients)
             gradients = gradients.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
         models.addcmul_(gradients, lr, value=-1.0)
+
+    def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
+        pull = lr * (proximal + self.weight_decay)
+        return _moved(steps, self.momentum, self.nesterov, pull) if self.momentum or pull else float(steps)
+
+
+@lru_cache(maxsize=1024)
+def _moved(steps: int, momentum: float, nesterov: bool, pull: float) -> float:
+    """How far so many gradients of 1 move a model, in learning rates, that is pulled back to where it began."""
+    moved = speed = 0.0
+    for _ in range(steps):
+        gradient = 1.0 - pull * moved
+        speed = momentum * speed + gradient
+        moved += gradient + momentum * speed if nesterov else speed
+    return moved
 
 
 class Differentiation(Optimizer):

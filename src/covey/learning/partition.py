@@ -286,3 +286,16 @@ def _topped_up(node_of: Ids, holders: int, least: int, generator: np.random.Gene
     result = node_of.copy()
     result[moved] = np.repeat(np.arange(holders), lacking)
     return result
+
+
+def held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(what every node trains on, what it keeps for validation)."""
+    if share == 0:
+        return list(parts), [part[:0] for part in parts]
+    trained, kept = [], []
+    for holder, part in enumerate(parts):
+        order = rng.generator(seed, "validation", holder).permutation(part)
+        count = min(round(share * len(part)), len(part) - 1)
+        kept.append(np.sort(order[:count]))
+        trained.append(np.sort(order[count:]))
+    return trained, kept

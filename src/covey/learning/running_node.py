@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from covey.learning.learner import Evaluating, Learned, Training
+from covey.learning.jobs import Evaluating, Learned, Training
 from covey.learning.mixture import Mixture
 from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Update, Work
 from covey.learning.optimizers import Slots
@@ -191,7 +191,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         assert update is not None
         self.slots = training.slots
         self.steps += update.steps
-        self.samples += update.samples
+        self.samples_used += update.samples
         self.loss = update.loss
         return update
 
@@ -200,7 +200,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         found = training.update
         assert found is not None
         assert training.buffers is not None
-        self.samples += found.samples
+        self.samples_used += found.samples
         return Gradient(found.model, found.loss, found.samples, training.buffers)
 
     async def _end_not_finite(self) -> None:

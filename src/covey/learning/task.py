@@ -4,6 +4,7 @@ from typing import Literal
 
 from covey.learning.dataset import Dataset
 from covey.learning.models import Model
+from covey.learning.objectives import Objective, OwnLoss
 from covey.learning.optimizers import SGD, Optimizer
 from covey.learning.partition import IID, Partition
 from covey.parts.errors import ConfigurationError
@@ -19,6 +20,7 @@ class LearningTask(Task):
     model: Model = param("What is learned.")
     partition: Partition = param("Who holds which samples.", factory=IID)
     optimizer: Optimizer = param("The rule of a local step.", factory=SGD)
+    objective: Objective = param("What local training minimises.", factory=OwnLoss)
     batch_size: int = param("Samples of one local step.", default=32, ge=1)
     local_steps: int | None = param(
         "Local steps of one training; 1 where no local_epochs are given.", default=None, ge=1

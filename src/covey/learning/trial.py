@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from covey.learning.dataset import Data, Split
 from covey.learning.kernels import Chunk, ModuleKernel
-from covey.learning.layout import Layout
+from covey.learning.layout import Layout, tensors_of
+from covey.learning.objectives import Objective
 from covey.learning.optimizers import Differentiation
-from covey.parts.errors import DataError
+from covey.parts.errors import ConfigurationError, DataError
 
 _TARGETS = {"classes": torch.int64, "sequence": torch.int64, "values": torch.float32}
 _ARE = {
@@ -44,13 +45,21 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def try_out(make: Callable[[], nn.Module], layout: Layout, data: Data, model: Tensor, samples: Tensor) -> None:
+def try_out(
+    make: Callable[[], nn.Module],
+    layout: Layout,
+    data: Data,
+    model: Tensor,
+    samples: Tensor,
+    objective: Objective | None,
+) -> None:
     """Compute a model forward and backward on one batch, and evaluate it on that.
 
     Args:
         make: makes the module.
         model: the flat model.
         samples: which of the training samples make up the batch.
+        objective: what is minimised; None for the task's own loss.
 
     Raises:
         Exception: whatever the module raises; `Misfit` where its predictions do not fit the targets.
@@ -65,6 +74,36 @@ def try_out(make: Callable[[], nn.Module], layout: Layout, data: Data, model: Te
         lr=torch.zeros(1, 1, device=model.device),
         proximal=0.0,
         slots={},
+        objective=objective,
     )
     kernel.train(chunk)
     kernel.evaluate([model], few)
+
+
+def check_layers(module: nn.Module, title: str) -> None:
+    """Refuse what has no place in a flat model."""
+    for name, tensor in tensors_of(module).items():
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ConfigurationError(
+                f"The {name!r} of the model {title} must have a shape from the start. "
+                f"Got a lazy one instead: give its layer all sizes."
+            )
+    for name, layer in module.named_modules():
+        cumulative = isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is None
+        if cumulative and layer.training and layer.track_running_stats:
+            raise ConfigurationError(
+                f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
+                "averages over all batches that it has counted, and counts are no part of a flat model."
+            )
+
+
+def check_numbers(module: nn.Module, layout: Layout, title: str) -> None:
+    """Refuse other numbers than a flat model consists of."""
+    tensors = tensors_of(module)
+    for piece in layout.pieces:
+        dtype = tensors[piece.name].dtype
+        if dtype != torch.float32:
+            raise ConfigurationError(
+                f"The {piece.name!r} of the model {title} must be torch.float32. "
+                f"Got {dtype} instead: call 'float()' on the module."
+            )

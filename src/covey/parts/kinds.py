@@ -125,6 +125,13 @@ KINDS: dict[str, dict[str, str]] = {
         "sgd": "covey.learning.optimizers:SGD",
         "adam": "covey.learning.optimizers:Adam",
     },
+    "objective": {
+        "own": "covey.learning.objectives:OwnLoss",
+        "cross-entropy": "covey.learning.objectives:CrossEntropy",
+        "kl": "covey.learning.objectives:KL",
+        "mse": "covey.learning.objectives:MSE",
+        "l1": "covey.learning.objectives:L1",
+    },
     "learning-rate": {
         "constant": "covey.learning.optimizers:ConstantRate",
         "step": "covey.learning.optimizers:StepRate",

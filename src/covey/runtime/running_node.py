@@ -73,7 +73,7 @@ class RunningNode(Node):
         "place_bytes_out",
         "receivers",
         "role",
-        "samples",
+        "samples_used",
         "spent",
         "stage",
         "state",
@@ -112,7 +112,7 @@ class RunningNode(Node):
         self.held: list[Callable[[], None]] | None = None
         """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
         self.loss: float | None = None
-        self.bytes_out = self.messages_out = self.steps = self.samples = 0
+        self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
         self.value_bytes_out = self.place_bytes_out = 0
         self.spent = [0.0] * len(SPENT)
         """Seconds, in the order of SPENT."""
@@ -421,7 +421,7 @@ class RunningNode(Node):
             self.value_bytes_out,
             self.place_bytes_out,
             self.steps,
-            self.samples,
+            self.samples_used,
         ]
 
     def commit_row(self) -> tuple[Any, ...]:
@@ -433,7 +433,7 @@ class RunningNode(Node):
             self.now,
             self.loss,
             self.steps,
-            self.samples,
+            self.samples_used,
             self.bytes_out,
             mail.bytes_in,
             self.messages_out,
@@ -446,7 +446,7 @@ class RunningNode(Node):
 
     def joules(self, energy: Energy, speed: float) -> float:
         """What the node has spent since the start."""
-        return energy.joules(self.id, self.samples + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
+        return energy.joules(self.id, self.samples_used + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
 
     def snapshot(self, uplink: float = 0.0) -> Snapshot:
         """What the node could go on from now.
@@ -533,7 +533,7 @@ class RunningNode(Node):
                 self.value_bytes_out,
                 self.place_bytes_out,
                 self.steps,
-                self.samples,
+                self.samples_used,
             ) = snapshot.counters
             mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from covey.learning.dataset import Data, Split
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
+from covey.learning.objectives import Misfit, Objective
 from covey.learning.optimizers import Optimizer, Slots
 
 _AHEAD_BYTES = 1 << 26
@@ -32,6 +33,10 @@ class Chunk:
         lr: J x 1 learning rates.
         proximal: the weight that pulls towards the start.
         slots: the optimiser's memory of the J models.
+        objective: what is minimised; None for the task's own loss.
+        corrections: J x as many numbers as are trained, added to every gradient.
+        given: what `samples` are taken from, in place of the training data.
+        weights: what the loss of each of the samples that are given is multiplied by.
     """
 
     starts: Sequence[Tensor]
@@ -41,6 +46,15 @@ class Chunk:
     lr: Tensor
     proximal: float
     slots: Slots
+    objective: Objective | None = None
+    corrections: Tensor | None = None
+    given: Split | None = None
+    weights: Tensor | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether the gradient of the loss is all that moves a model."""
+        return not self.proximal and self.corrections is None
 
     def active(self, step: int) -> int:
         """How many trainings, from the front, still make this step."""
@@ -58,10 +72,6 @@ class Trained(NamedTuple):
     """J sums of the loss over the samples used."""
     finite: Tensor
     """J, whether the model is still finite."""
-
-
-class Misfit(Exception):
-    """Predictions that do not fit their targets; the text goes on after the name of the model."""
 
 
 class Kernel(ABC):
@@ -89,20 +99,21 @@ class Kernel(ABC):
     def train(self, chunk: Chunk) -> Trained:
         """Make all steps of all trainings of a chunk."""
 
+    def does(self, objective: Objective) -> bool:
+        """Whether it can minimise another loss than the task's own."""
+        return False
+
+    @abstractmethod
+    def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """The outputs of K models for S inputs: K x S x ..."""
+
     @abstractmethod
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
         """Loss and accuracy of every model on all of a split."""
 
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
         """The inputs at some samples, as the model takes them."""
-        x = split.inputs[samples]
-        if x.dtype == torch.uint8:
-            x = x.float()
-            if self.data.scale != 1.0:
-                x.mul_(self.data.scale)
-            if self.data.shift != 0.0:
-                x.add_(self.data.shift)
-        return x
+        return self.data.scaled(split.inputs[samples])
 
     def metrics(self, loss: float, accuracy: float) -> Metrics:
         """The figures of one evaluated model; with the root of the squared error where values are predicted."""
@@ -147,6 +158,20 @@ class Kernel(ABC):
         if self.data.objective == "values":
             return F.mse_loss(outputs, targets)
         return F.cross_entropy(outputs.transpose(1, 2) if self.data.objective == "sequence" else outputs, targets)
+
+    def minimised(self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """What a chunk minimises, of each sample.
+
+        Args:
+            weights: of the same samples.
+        """
+        losses = self.losses(outputs, targets) if chunk.objective is None else chunk.objective.losses(outputs, targets)
+        return losses if weights is None else losses * weights
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> Metrics:
+        """How good predictions are."""
+        losses, hits = self.losses(outputs, targets), self.hits(outputs, targets)
+        return self.metrics(float(losses.mean(dtype=torch.float64)), float(hits.double().mean()))
 
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether each prediction is right: the class, the character, or the value to within one half."""

@@ -17,6 +17,7 @@ from covey.learning.dataset import Data, Split
 from covey.learning.kernels.kernel import Chunk, Kernel, Trained
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
+from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
 
 _EVALUATED_AT_ONCE = 512
@@ -99,35 +100,61 @@ class ModuleKernel(Kernel):
         for job, start in enumerate(chunk.starts):
             bound.load(start, training=True)
             origin = trainable.clone() if chunk.proximal else trainable
-            slots = {
-                name: self.layout.to_channels_last(memory[job], torch.empty_like(memory[job])).unsqueeze(0)
-                for name, memory in chunk.slots.items()
-            }
+            correction = None if chunk.corrections is None else self._bound_row(chunk.corrections[job])
+            slots = {name: self._bound_row(memory[job]) for name, memory in chunk.slots.items()}
             lr = chunk.lr[job : job + 1]
             for samples in chunk.samples[job, : chunk.steps[job]].unbind():
                 if chunk.ragged:
                     samples = samples[samples >= 0]
-                losses[job] += self._differentiate(bound, samples) * len(samples)
+                losses[job] += self._differentiate(bound, chunk, samples) * len(samples)
                 with torch.no_grad():
                     if chunk.proximal:
                         gradient.add_(trainable - origin, alpha=chunk.proximal)
+                    if correction is not None:
+                        gradient.add_(correction)
                     if self.optimizer.is_plain:
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
+            with torch.no_grad():
+                self.optimizer.finish(trainable, slots)
             for name, memory in slots.items():
                 chunk.slots[name][job] = self.layout.from_channels_last(memory[0])
             models.append(bound.taken())
         finite = torch.stack([torch.isfinite(model.sum()) for model in models])
         return Trained(models, losses, finite)
 
-    def _differentiate(self, bound: _Bound, samples: Tensor) -> Tensor:
+    def _bound_row(self, row: Tensor) -> Tensor:
+        """A memory of the optimiser, or a part of the gradient, as it lies beside a bound model: 1 x its numbers."""
+        return self.layout.to_channels_last(row, torch.empty_like(row)).unsqueeze(0)
+
+    def _differentiate(self, bound: _Bound, chunk: Chunk, samples: Tensor) -> Tensor:
         """The mean loss on some samples; its gradient is then in `bound.gradient`."""
         bound.gradient.zero_()
-        outputs = bound.module(self.inputs(self.train_split, samples))
-        loss = self.mean_loss(outputs, self.train_split.targets[samples])
+        split = chunk.given or self.train_split
+        outputs, targets = bound.module(self.inputs(split, samples)), split.targets[samples]
+        if chunk.objective is None and chunk.weights is None:
+            loss = self.mean_loss(outputs, targets)
+        else:
+            weights = None if chunk.weights is None else chunk.weights[samples]
+            loss = self.minimised(chunk, outputs, targets, weights).mean()
         torch.autograd.backward(loss)
         return loss.detach()
+
+    def does(self, objective: Objective) -> bool:
+        return True
+
+    @torch.no_grad()
+    def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        bound, found = self.bound(), []
+        split = Split(inputs, inputs)
+        for model in models:
+            bound.load(model, training=False)
+            blocks = range(0, len(inputs), _EVALUATED_AT_ONCE)
+            found.append(
+                torch.cat([bound.module(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE))) for at in blocks])
+            )
+        return torch.stack(found)
 
     @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:

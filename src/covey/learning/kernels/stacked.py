@@ -18,6 +18,7 @@ from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.models import Dense
 from covey.learning.node import Metrics
+from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
 
 _EVALUATED_AT_ONCE = 1 << 22
@@ -50,7 +51,9 @@ class StackedKernel(ModuleKernel):
     def train(self, chunk: Chunk) -> Trained:
         models = torch.stack(list(chunk.starts))
         losses = models.new_zeros(len(models))
-        fused = self.optimizer.is_plain and chunk.proximal == 0
+        fused = self.optimizer.is_plain and chunk.is_bare
+        given = chunk.given
+        split = self.train_split if given is None else Split(given.inputs.flatten(1), given.targets)
         starts = models.clone() if chunk.proximal else None
         gradients = None if fused else torch.empty_like(models)
         active = -1
@@ -72,10 +75,13 @@ class StackedKernel(ModuleKernel):
             else:
                 share = 1.0 / samples.shape[1]
             flat = samples.reshape(-1)
-            x = self.inputs(self.train_split, flat).view(active, samples.shape[1], -1)
-            targets = self.train_split.targets[flat].view(samples.shape)
+            x = self.inputs(split, flat).view(active, samples.shape[1], -1)
+            targets = split.targets[flat].view(samples.shape)
             hidden = self._forward(layers, x)
             delta, loss = self._error(hidden.pop(), targets)
+            if chunk.weights is not None:
+                weights = chunk.weights[flat].view(samples.shape)
+                delta, loss = delta.mul_(weights.unsqueeze(2)), loss * weights
             losses[:active] += (loss * taken if chunk.ragged else loss).sum(1)
             if fused:
                 delta.mul_((share * lr if chunk.ragged else lr * share).unsqueeze(2))
@@ -86,8 +92,14 @@ class StackedKernel(ModuleKernel):
             self._collect(layers, gradient_layers, hidden, delta)
             if starts is not None:
                 gradients[:active].add_(models_KP - starts[:active], alpha=chunk.proximal)
+            if chunk.corrections is not None:
+                gradients[:active].add_(chunk.corrections[:active])
             self.optimizer.step(models_KP, gradients[:active], slots, lr)
+        self.optimizer.finish(models, chunk.slots)
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
+
+    def does(self, objective: Objective) -> bool:
+        return False
 
     def _forward(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
         """The input of every layer, and the output of the last."""
@@ -136,18 +148,31 @@ class StackedKernel(ModuleKernel):
                 delta = torch.ops.aten.threshold_backward(below, hidden[depth], 0)
 
     @torch.no_grad()
+    def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        layers = self.layers(torch.stack(list(models)))
+        block = max(1, _EVALUATED_AT_ONCE // (len(models) * max(self.widths[1:])))
+        blocks = torch.split(self.data.scaled(inputs).flatten(1), block)
+        values = torch.cat([self._outputs(layers, x) for x in blocks], dim=1)
+        return values.squeeze(2) if self.data.objective == "values" else values
+
+    def _outputs(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        """What K models predict for the same inputs."""
+        first = layers[0][0].reshape(-1, self.widths[0])
+        # One product for the first layer of all models: they share their inputs.
+        values = (x @ first.T).view(len(x), len(layers[0][0]), -1).transpose(0, 1) + layers[0][1]
+        for weights, biases in layers[1:]:
+            values = torch.baddbmm(biases, values.relu_(), weights.transpose(1, 2))
+        return values
+
+    @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
         layers = self.layers(torch.stack(list(models)))
         count = len(models)
-        first = layers[0][0].reshape(-1, self.widths[0])
-        losses, hits = torch.zeros(2, count, dtype=torch.float64, device=first.device)
+        losses, hits = torch.zeros(2, count, dtype=torch.float64, device=split.inputs.device)
         block = max(1, _EVALUATED_AT_ONCE // (count * max(self.widths[1:])))
         for at in range(0, len(split), block):
             x = self.inputs(split, slice(at, at + block)).flatten(1)
-            # One product for the first layer of all models: they share their inputs.
-            values = (x @ first.T).view(len(x), count, -1).transpose(0, 1) + layers[0][1]
-            for weights, biases in layers[1:]:
-                values = torch.baddbmm(biases, values.relu_(), weights.transpose(1, 2))
+            values = self._outputs(layers, x)
             targets = split.targets[at : at + block].expand(count, -1)
             outputs = values.squeeze(2) if self.data.objective == "values" else values
             hits += self.hits(outputs, targets).sum(1)

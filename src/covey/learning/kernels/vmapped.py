@@ -14,8 +14,11 @@ from covey.learning.dataset import Data, Split
 from covey.learning.kernels.kernel import Chunk, Kernel, Trained
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
+from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
 from covey.parts.errors import told
+
+_PREDICTED_AT_ONCE = 4096
 
 
 class VmappedKernel(ModuleKernel):
@@ -23,9 +26,20 @@ class VmappedKernel(ModuleKernel):
 
     chunk = 16
 
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
+        super().__init__(make, layout, data, optimizer)
+        self._known: dict[str, bool] = {}
+        """Whether vmap carries each objective that somebody has asked for."""
+
     @classmethod
     def refusal(
-        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, start: Tensor
+        cls,
+        make: Callable[[], nn.Module],
+        layout: Layout,
+        data: Data,
+        optimizer: Optimizer,
+        start: Tensor,
+        objective: Objective | None = None,
     ) -> str | None:
         """Why vmap cannot carry a module, from two steps of two trainings on a few samples; None where it can."""
         few = Split(data.train.inputs[:8], data.train.targets[:8])
@@ -37,6 +51,7 @@ class VmappedKernel(ModuleKernel):
             lr=torch.zeros(2, 1, device=start.device),
             proximal=0.0,
             slots=optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
+            objective=objective,
         )
         try:
             cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
@@ -66,6 +81,29 @@ class VmappedKernel(ModuleKernel):
                 return False
         return True
 
+    def does(self, objective: Objective) -> bool:
+        words = repr(objective)
+        if words not in self._known:
+            start = self.layout.flatten(self.make()).to(self.data.train.inputs.device)
+            refusal = self.refusal(self.make, self.layout, self.data, self.optimizer, start, objective)
+            self._known[words] = refusal is None
+        return self._known[words]
+
+    @torch.no_grad()
+    def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        bound = self.bound()
+        bound.reset()
+        bound.module.eval()
+        views = self.layout.views(torch.stack(list(models)))
+
+        def outputs(pieces: dict[str, Tensor], x: Tensor) -> Tensor:
+            found: Tensor = functional_call(bound.module, pieces, (x,))
+            return found
+
+        predict = vmap(outputs, in_dims=(0, None))
+        blocks = torch.split(self.data.scaled(inputs), max(1, _PREDICTED_AT_ONCE // len(models)))
+        return torch.cat([predict(views, block) for block in blocks], dim=1)
+
     def train(self, chunk: Chunk) -> Trained:
         bound = self.bound()
         bound.reset()
@@ -74,12 +112,21 @@ class VmappedKernel(ModuleKernel):
         trainable = self.layout.trainable
 
         def loss_of(
-            parameters: dict[str, Tensor], frozen: dict[str, Tensor], x: Tensor, targets: Tensor, share: Tensor
+            parameters: dict[str, Tensor],
+            frozen: dict[str, Tensor],
+            x: Tensor,
+            targets: Tensor,
+            share: Tensor,
+            weights: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
-            losses = self.losses(functional_call(module, {**parameters, **frozen}, (x,)), targets)
+            outputs = functional_call(module, {**parameters, **frozen}, (x,))
+            losses = self.minimised(chunk, outputs, targets, weights)
             return (losses * share).sum(), losses
 
-        differentiate = vmap(grad_and_value(loss_of, has_aux=True))
+        differentiate = vmap(
+            grad_and_value(loss_of, has_aux=True), in_dims=(0, 0, 0, 0, 0, None if chunk.weights is None else 0)
+        )
+        split = chunk.given or self.train_split
         with torch.no_grad():
             # Never one alone: it would take other ways through torch's kernels, and its last bits would differ.
             count = max(len(chunk.starts), 2)
@@ -94,8 +141,8 @@ class VmappedKernel(ModuleKernel):
                 samples = drawn[:together, step]
                 taken = samples >= 0
                 flat = samples.clamp(min=0).reshape(-1)
-                x = Kernel.inputs(self, self.train_split, flat)
-                targets = self.train_split.targets[flat]
+                x = Kernel.inputs(self, split, flat)
+                targets = split.targets[flat]
                 views = self.layout.views(models[:together])
                 # By each piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
@@ -104,12 +151,16 @@ class VmappedKernel(ModuleKernel):
                     x.view(*samples.shape, *x.shape[1:]),
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
+                    None if chunk.weights is None else chunk.weights[flat].view(samples.shape),
                 )
                 gradients = torch.cat([piece[:active].reshape(active, -1) for piece in pieces.values()], dim=1)
                 losses[:active] += (loss * taken).sum(1)[:active]
                 if starts is not None:
                     gradients = gradients.add(trained[:active] - starts[:active], alpha=chunk.proximal)
+                if chunk.corrections is not None:
+                    gradients = gradients.add(chunk.corrections[:active])
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
                 self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
+            self.optimizer.finish(trained[: len(chunk.starts)], chunk.slots)
         models = models[: len(chunk.starts)]
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
