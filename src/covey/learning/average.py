@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.dataset import Split
+from covey.learning.jobs import Judged
 from covey.learning.learner import Learner
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Metrics
@@ -32,10 +33,10 @@ class Average:
         """How many models are in the sum."""
         self.accuracies: list[float] = []
 
-    def add(self, judged: Tensor | Mixture, figures: Mapping[str, float]) -> None:
+    def add(self, judged: Tensor | Mixture | Judged, figures: Mapping[str, float]) -> None:
         """One more model, with its figures."""
         self.accuracies.append(figures["accuracy"])
-        if len(self.total):
+        if len(self.total) and not isinstance(judged, Judged):
             model = computed(judged)
             self.total.add_(model)
             self.squares += float(torch.dot(model.double(), model.double()))

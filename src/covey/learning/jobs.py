@@ -96,6 +96,13 @@ class Evaluating:
         return self.metrics is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How good what a node said was, which it is judged by in place of its model."""
+
+    figures: Metrics
+
+
 @dataclass(slots=True, eq=False)
 class Predictor:
     """Computes outputs."""

@@ -32,7 +32,7 @@ from covey.learning.task import LearningTask
 from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
 from covey.parts import rng
-from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, told
+from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, ProgramError, told
 from covey.parts.machine import demand
 from covey.parts.parameters import Part
 
@@ -61,6 +61,7 @@ class Learner:
         workers: how many threads compute chunks of nodes; their number changes no result.
         chunk: how many nodes a chunk has; 0 leaves it to the kernel.
         kernel: "auto", or a name of KERNELS.
+        public: what all nodes have, where the task says so.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Learner:
         workers: int = 1,
         chunk: int = 0,
         kernel: str = "auto",
+        public: Data | None = None,
     ) -> None:
         _set_up_mathematics()
         self.task, self.seed = task, seed
@@ -81,6 +83,7 @@ class Learner:
         """What a training minimises that names nothing; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
+        self._public = _public_inputs(task, data, public).to(self.device)
         self.label_counts = label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
@@ -216,13 +219,13 @@ class Learner:
         steps, epochs = work.steps, work.epochs
         if steps is None and epochs is None:
             steps, epochs = self.task.local_steps, self.task.local_epochs
-        return steps_of(self._size(holder, work), self._batch_size(work), steps, epochs)
+        return steps_of(self.size(holder, work), self._batch_size(work), steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
         """How many samples, each as often as it is used, a training takes."""
-        return samples_of(self._size(holder, work), self._batch_size(work), self.steps(holder, work))
+        return samples_of(self.size(holder, work), self._batch_size(work), self.steps(holder, work))
 
-    def _size(self, holder: int, work: Work) -> int:
+    def size(self, holder: int, work: Work) -> int:
         """How many samples a pass has."""
         return int(self.parts.sizes[holder]) if work.on is None else len(work.on.inputs)
 
@@ -411,6 +414,17 @@ class Learner:
         for job, outputs in zip(jobs, self._map(one, jobs), strict=True):
             job.outputs = outputs
 
+    def judge(self, outputs: Tensor, targets: Tensor) -> Metrics:
+        """How good outputs are.
+
+        Raises:
+            ProgramError: they are none for these targets.
+        """
+        try:
+            return self.kernel.judge(outputs.to(self.device), targets)
+        except Misfit as error:
+            raise ProgramError(f"The 'outputs' to be judged do not fit: who gave them {error}.") from error
+
     def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Split:
         """The data of an evaluation.
 
@@ -423,7 +437,7 @@ class Learner:
             whole = self.kernel.test_split
             if samples is None or samples >= len(whole):
                 return whole
-            chosen = rng.generator(self.seed, "evaluation").permutation(len(whole))[:samples]
+            chosen = self.places("test", None, samples)
         else:
             assert holder is not None
             own = self.parts.of(holder) if name == "train" else self._validation[holder]
@@ -435,6 +449,30 @@ class Learner:
             whole, chosen = self.kernel.train_split, own[:samples]
         picked = torch.from_numpy(np.sort(chosen)).to(self.device)
         return Split(whole.inputs[picked], whole.targets[picked])
+
+    def places(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:
+        """Which samples a node is handed of a split, in order: places in the training, test or public data.
+
+        Args:
+            limit: on how many test samples nodes are judged.
+        """
+        if name == "public":
+            return np.arange(len(self._public))
+        if name == "test":
+            whole = len(self.data.test)
+            if limit is None or limit >= whole:
+                return np.arange(whole)
+            return np.sort(rng.generator(self.seed, "evaluation").permutation(whole)[:limit])
+        assert holder is not None
+        return self.parts.of(holder) if name == "train" else self._validation[holder]
+
+    def taken(self, name: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(inputs as a model takes them, targets) at some places of a split; of the public data no targets."""
+        chosen = torch.from_numpy(places).to(self.device)
+        if name == "public":
+            return self._public[chosen], chosen[:0]
+        split = self.data.test if name == "test" else self.data.train
+        return self.data.scaled(split.inputs[chosen]), split.targets[chosen]
 
     def mix(self, rows: Sequence[Callable[[], None]]) -> None:
         """Run independent pieces of work on the threads."""
@@ -476,9 +514,13 @@ def load_learner(
         DataError, ConfigurationError: no such files, or a partition or model that does not fit.
     """
     device_named(engine.get("device", "cpu"))
+    public = None
+    if task.public is not None:
+        shared = task.public.dataset
+        public = _made(shared, Data, lambda: shared.load(folder, quiet=quiet))
     data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
     parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
-    return Learner(task, data, parts, seed=seed, **engine)
+    return Learner(task, data, parts, seed=seed, public=public, **engine)
 
 
 def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
@@ -492,6 +534,18 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     if not isinstance(found, wanted):
         raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
     return found
+
+
+def _public_inputs(task: LearningTask, data: Data, public: Data | None) -> Tensor:
+    """The inputs that all nodes have, as a model takes them; none where the task names none."""
+    if task.public is None or public is None:
+        return data.scaled(data.train.inputs[:0])
+    if public.sample_shape != data.sample_shape:
+        raise ConfigurationError(
+            f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "
+            f"{task.dataset.title()} has. Got {public.sample_shape} of {task.public.dataset.title()} instead."
+        )
+    return public.scaled(public.train.inputs[: task.public.samples].clone())
 
 
 def _set_up_mathematics() -> None:

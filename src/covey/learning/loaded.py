@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.average import Average
-from covey.learning.jobs import Judge, Learned
+from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
 from covey.learning.mixing import settle
 from covey.learning.mixture import Mixture, computed
@@ -54,6 +54,7 @@ class LoadedLearning(LoadedTask):
         self.model_bytes = wire.size({"model": learner.first_model})
         self.mixtures: list[Mixture] = []
         """Those that are to be computed together."""
+        self.predictor = Predictor(learner)
         self._judges: dict[tuple[str, int | None], Judge] = {}
 
     # ------------------------------------------------------------------ before the run
@@ -149,15 +150,22 @@ class LoadedLearning(LoadedTask):
             self._judges[key] = Judge(self.learner, self.learner.split(split, holder, samples))
         return self._judges[key]
 
-    def shown(self, node: "RunningNode") -> Tensor | Mixture:
+    def shown(self, node: "RunningNode") -> Tensor | Mixture | Judged:
         assert isinstance(node, RunningLearningNode)
-        return node.current
+        judged, node.judged = node.judged, None
+        return judged or node.current
 
-    def ready(self, shown: Tensor | Mixture) -> None:
+    def ready(self, shown: Tensor | Mixture | Judged) -> None:
         computed(shown)
 
     def evaluate(self, shown: Sequence[Any]) -> list[dict[str, float]]:
-        return self.learner.evaluate([*map(computed, shown)], self.judge("test").split)
+        models = [computed(one) for one in shown if not isinstance(one, Judged)]
+        figures = iter(self.learner.evaluate(models, self.judge("test").split))
+        return [one.figures if isinstance(one, Judged) else next(figures) for one in shown]
+
+    def handed(self, split: str, holder: int | None) -> np.ndarray:
+        """Which samples a node is handed of a split."""
+        return self.learner.places(split, holder, self._evaluation.samples)
 
     def evaluation_samples(self) -> int:
         return len(self.judge("test").split)
@@ -170,7 +178,7 @@ class LoadedLearning(LoadedTask):
         grades, keeps = frozen["accuracies"], self._evaluation.average
         right = all(self.check_frozen(name, frozen[name]) for name in ("total", "squares", "count", "accuracies"))
         shape = (self.learner.layout.size if keeps else 0,)
-        right = right and 0 < len(grades) <= nodes and frozen["count"] == len(grades) * keeps
+        right = right and 0 < len(grades) <= nodes and 0 <= frozen["count"] <= len(grades) * keeps
         return bool(right and frozen["total"].shape == shape)
 
     def check_frozen(self, name: str, value: Any) -> bool:
@@ -222,7 +230,8 @@ class LoadedLearning(LoadedTask):
     # ------------------------------------------------------------------ the end
 
     def kept(self, node: "RunningNode") -> Learned:
-        return Learned(self.shown(node), None)
+        assert isinstance(node, RunningLearningNode)
+        return Learned(node.current, None)
 
     def result(self, learned: Sequence[Learned]) -> Tensor:
         return torch.stack([computed(one.model) for one in learned]).cpu()

@@ -9,7 +9,7 @@ Tensors
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -169,7 +169,40 @@ class LearningNode(Node):
 
         Args:
             model: where to start.
-            work: the fields of `Work`, where this training differs from the task's.
+            work: the fields of `Work`, where this training differs from the task's; an objective also by its name or
+                table, and `on` as (inputs, targets). A node without data trains `on` samples that it has otherwise.
+        """
+
+    @abstractmethod
+    def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
+        """Samples of the node's own "train" or "validation" data, of the "test" set, or of those that are "public".
+
+        Those of the test set on which models are judged, and public ones, come without targets.
+
+        Args:
+            count: draws so many, or all where there are fewer; all by default, in their order.
+            key: the same gives the same samples again; of the test set and public ones at every node.
+        """
+
+    @abstractmethod
+    async def predict(
+        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor
+    ) -> Tensor:
+        """The outputs of a model, by default the current one, or of K models together, a row each.
+
+        Args:
+            on: the samples, or their inputs. Every model takes the time that training on them does.
+        """
+
+    @abstractmethod
+    def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
+        """Record how good outputs are: accuracy, loss ... of what an ensemble says to all of `samples(split)`.
+
+        On the test set, a round that is evaluated takes them in place of those of the node's model. Other figures have
+        the split in their names, as `validation_accuracy`.
+
+        Args:
+            outputs: scores of classes, or values, as the node's model gives them.
         """
 
     @abstractmethod

@@ -3,15 +3,18 @@
 What a program is handed is its own, and what it hands over is taken as it is then.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from covey.learning.jobs import Evaluating, Learned, Training
+from covey.learning.jobs import Evaluating, Judged, Learned, Predicting, Training
 from covey.learning.mixture import Mixture
-from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Update, Work
+from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Samples, Update, Work
 from covey.learning.optimizers import Slots
+from covey.learning.requests import SPLITS, inputs_of, work_of
 from covey.messages.ownership import can_be_shared, is_shared, is_written, own
 from covey.parts import rng
 from covey.parts.errors import ModelError, ProgramError
@@ -23,6 +26,10 @@ if TYPE_CHECKING:
 
 USUAL = Work()
 """Training as the task says."""
+OWN = ("train", "validation")
+"""Splits of which every node has its own."""
+JUDGED = (*OWN, "test")
+"""Splits whose targets are known."""
 
 
 class RunningLearningNode(RunningNode, LearningNode):
@@ -35,7 +42,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         holder: its place among the nodes with data; None without.
     """
 
-    __slots__ = ("_lent", "_model", "_usual_samples", "data", "holder", "shape", "slots", "stream", "task")
+    __slots__ = ("_lent", "_model", "_usual_samples", "data", "holder", "judged", "shape", "slots", "stream", "task")
 
     def __init__(self, stage: "Stage", id: int, task: "LoadedLearning", holder: int | None) -> None:
         super().__init__(stage, id)
@@ -50,6 +57,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         self._lent: Tensor | None = None
         """What a program that may write has for it, where it has any."""
         self.slots: Slots | None = None
+        self.judged: Judged | None = None
+        """By what it is judged in this round in place of its model."""
         self.stream = rng.mix(rng.purpose_key(stage.seed, "train"), id)
         self._usual_samples = 0
         """What a training costs that is as the task says."""
@@ -147,7 +156,7 @@ class RunningLearningNode(RunningNode, LearningNode):
     async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
         stage = self.stage
         began = stage.now
-        training = self._new_training(model, Work(**work) if work else USUAL)
+        training = self._new_training(model, self._work(work) if work else USUAL)
         await stage.compute(self, training, self._samples(training) / stage.speeds[self.id])
         self.spent[TRAINING] += stage.now - began
         if not training.finite:
@@ -166,16 +175,85 @@ class RunningLearningNode(RunningNode, LearningNode):
         self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
     ) -> Training:
         """What a training of the node in its open round is to be, or its gradient."""
-        if self.holder is None:
+        if self.holder is None and work.on is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
         start: Any = self._used(model)
         if not self.stage.batches:
             start = self.mixed(start)
         learner = self.task.learner
-        training = Training(self.holder, start, self.stream, self.mail.round, self.calls, work, self.slots)
+        training = Training(self.holder or 0, start, self.stream, self.mail.round, self.calls, work, self.slots)
         training.gradient, training.learner = gradient, learner
         self.calls += 1
         return training
+
+    def _work(self, work: dict[str, Any]) -> Work:
+        """How a training differs from the usual ones."""
+        if self.holder is None and work.get("on") is None:
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
+        return work_of(work, self.task.learner, self.holder, self.kept if self.careful else lambda tensor: tensor)
+
+    def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
+        learner, places = self.task.learner, self._places(split, SPLITS)
+        if count is not None:
+            if type(count) is not int or count < 1:
+                raise ProgramError(f"The 'count' of samples must be None or an int of at least 1. Got {count!r}.")
+            whose = (self.id,) if split in OWN else ()
+            chosen = rng.generator(self.stage.seed, f"samples {split}", *whose, *key).permutation(len(places))[:count]
+            places = places[chosen]
+        inputs, targets = learner.taken(split, places)
+        return Samples(inputs, targets if split in OWN else None)
+
+    def _places(self, split: str, known: Sequence[str]) -> np.ndarray:
+        """Which samples a split of this node has."""
+        if split not in known:
+            wanted = ", ".join(map(repr, known))
+            raise ProgramError(f"The 'split' must be one of {wanted}. Got {split!r} instead.")
+        if self.holder is None and split in OWN:
+            raise ProgramError(f"Node {self.id} ({self.role}) holds no data and has no {split} split.")
+        places = self.task.handed(split, self.holder)
+        if not len(places):
+            missing = {
+                "public": "The task has no 'public' samples: name their dataset, as in public = { dataset = ... }.",
+                "validation": "There are no validation samples: set 'validation' of the task to a share above 0.",
+            }
+            raise ProgramError(missing.get(split, f"Node {self.id} has no samples of the {split} split."))
+        return places
+
+    async def predict(
+        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor
+    ) -> Tensor:
+        stage, alone = self.stage, models is None or isinstance(models, Tensor | Mixture)
+        inputs = inputs_of(on, self.task.learner)
+        used = self._all_used([self._used(None)] if models is None else [models] if alone else models)
+        if not stage.batches:
+            used = [self.mixed(model) for model in used]
+        predicting = Predicting(self.task.predictor, used, self.kept(inputs) if self.careful else inputs)
+        samples = len(used) * len(inputs)
+        await stage.compute(self, predicting, samples / stage.speeds[self.id])
+        self.evaluated += samples
+        outputs = predicting.outputs
+        assert outputs is not None
+        return outputs[0] if alone else outputs
+
+    def _all_used(self, models: Any) -> list[Tensor | Mixture]:
+        """Models that the program names, all of the node's shape."""
+        each = list(models)
+        if not each or any(isinstance(model, Tensor) and model.shape != self.shape for model in each):
+            shapes = [tuple(model.shape) for model in each if isinstance(model, Tensor)]
+            raise ProgramError(f"Models to predict with must be 1 or more of {self.shape[0]} numbers. Got {shapes}.")
+        return [self._taken(model) for model in each]
+
+    def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
+        places = self._places(split, JUDGED)
+        learner = self.task.learner
+        found = learner.judge(outputs, learner.taken(split, places)[1])
+        if split != "test":
+            self.log(**{f"{split}_{name}": value for name, value in found.items()})
+        elif self.in_round and self.stage.recorder.is_due(self, self.round + 1):
+            self.judged = Judged(found)
+        else:
+            self.log(**found)
+        return found
 
     def _samples(self, training: Training) -> int:
         """How many samples a training takes; that of one as the task says is remembered."""
@@ -233,7 +311,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return Learned(self._model, self.slots)
 
     def learn_again(self, learned: Learned) -> None:
-        self._model, self._lent = learned.model, None
+        self._model, self._lent, self.judged = learned.model, None, None
         self.slots = learned.slots
 
     def check_commit(self) -> None:

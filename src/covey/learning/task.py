@@ -8,8 +8,16 @@ from covey.learning.objectives import Objective, OwnLoss
 from covey.learning.optimizers import SGD, Optimizer
 from covey.learning.partition import IID, Partition
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import param
+from covey.parts.parameters import Part, param
 from covey.runtime.task import LoadedTask, Request, Task
+
+
+class Public(Part):
+    """Samples that all nodes have, and nobody's labels."""
+
+    kind = "public"
+    dataset: Dataset = param("Whose training samples they are.")
+    samples: int | None = param("How many, from the front; all by default.", default=None, ge=1)
 
 
 class LearningTask(Task):
@@ -28,6 +36,7 @@ class LearningTask(Task):
     local_epochs: int | None = param(
         "Passes over the local data of one training, in place of local_steps.", default=None, ge=1
     )
+    public: Public | None = param("Unlabelled samples that all nodes have.", default=None)
     validation: float = param(
         "The share of every node's samples that it keeps for validation.", default=0.0, ge=0, lt=1
     )

@@ -39,10 +39,14 @@ class Recorder(ABC):
         self.rows.append(node.commit_row())
         if self._energy.is_measured:
             self.log(node.id, completed, {"energy": node.joules(self._energy, stage.speeds[node.id])})
-        due = node.id in self.evaluated and stage.evaluation.due(completed, stage.rounds)
+        due = self.is_due(node, completed)
         if due:
             self.await_evaluation(node)
         return due
+
+    def is_due(self, node: "RunningNode", completed: int) -> bool:
+        """Whether a node is evaluated that has completed so many rounds."""
+        return node.id in self.evaluated and self.stage.evaluation.due(completed, self.stage.rounds)
 
     def ended(self, node: "RunningNode") -> None:
         """A node's program has returned: where that is before the last round, the node is evaluated as it is."""
