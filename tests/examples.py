@@ -129,7 +129,7 @@ NOT_HERE = {
 }
 RUNS = [
     (family, kind)
-    for family in ("program", *IN_PROGRAM, *IN_NETWORK, "partition", "model", "optimizer", "learning-rate")
+    for family in ("program", *IN_PROGRAM, *IN_NETWORK, "partition", "model", "objective", "optimizer", "learning-rate")
     for kind in kinds.KINDS[family]
     if (family, kind) not in NOT_HERE
 ]

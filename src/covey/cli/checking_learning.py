@@ -21,7 +21,7 @@ from covey.view.words import amount
 
 def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
     """What is shared, and the graph of the first round; that is saved, where somebody asks for it."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"sends_samples": prepared.program.sends_samples}
     selection = selection_of(prepared.program)
     if selection is not None and not selection.is_whole:
         found["shared"] = {
@@ -68,7 +68,10 @@ def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
     """The same in words, with what the data and the model are."""
     experiment, selection = prepared.experiment, selection_of(prepared.program)
     samples = found["samples"]
-    say(f"model       {found['parameters']:,} parameters, computed by the kernel {found['kernel']}")
+    objective = "the task's own loss" if found["objective"] == "own" else f"the objective {found['objective']}"
+    say(f"model       {found['parameters']:,} parameters; the kernel {found['kernel']} minimises {objective}")
+    if found["sends_samples"]:
+        say("privacy     THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
     say(
         f"data        {samples['train']:,} training samples, {samples['smallest_node']} to "
         f"{samples['largest_node']} a node; {samples['test']:,} test samples"

@@ -86,6 +86,7 @@ class LoadedLearning(LoadedTask):
         return {
             "parameters": learner.layout.size,
             "kernel": learner.kernel_name,
+            "objective": learner.task.objective.title(),
             "samples": {
                 "train": int(learner.parts.sizes.sum()),
                 "test": len(learner.data.test),

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from covey.learning.dataset import Split
-from covey.learning.learner import Learner, Training
+from covey.learning.jobs import Training
+from covey.learning.learner import Learner
 from covey.learning.node import Metrics, Update
 from covey.parts import rng
 
