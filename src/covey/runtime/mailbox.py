@@ -292,6 +292,11 @@ class Mailbox:
         self.sort()
         return max((round for _, round in self._boxes if round is not None), default=-1)
 
+    def lying(self) -> list[Message]:
+        """What is here and was not taken."""
+        self.sort()
+        return [message for box in self._boxes.values() for message in box.values() if message is not None]
+
     def early(self) -> list[Message]:
         """What came for the open round and later ones and was not taken."""
         self.sort()

@@ -82,7 +82,7 @@ class Message:
         shared: the payload as all of its receivers have it, which nobody may write to.
     """
 
-    __slots__ = ("key", "round", "sender", "shared", "size", "tag", "understood")
+    __slots__ = ("key", "number", "round", "sender", "shared", "size", "tag", "understood")
 
     def __init__(self, sender: NodeId, tag: str, round: int | None, shared: Payload, size: int) -> None:
         self.sender = sender
@@ -93,6 +93,8 @@ class Message:
         self.shared = shared
         self.size = size
         """Bytes of its wire encoding."""
+        self.number = 0
+        """How many messages its sender had sent before, where all nodes are simulated."""
         self.understood: Any = None
         """What a sharing made of it: simulated receivers share one message, and need not all read it."""
 

@@ -71,6 +71,7 @@ class RunningNode(Node):
         "nodes",
         "order",
         "place_bytes_out",
+        "posted",
         "receivers",
         "role",
         "samples_used",
@@ -113,7 +114,7 @@ class RunningNode(Node):
         """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
-        self.value_bytes_out = self.place_bytes_out = 0
+        self.value_bytes_out = self.place_bytes_out = self.posted = 0
         self.spent = [0.0] * len(SPENT)
         """Seconds, in the order of SPENT."""
         self.evaluated = 0
@@ -466,6 +467,7 @@ class RunningNode(Node):
             clock=self.now,
             order=self.order,
             uplink=uplink,
+            posted=self.posted,
             ended=self.mail.ended,
             away=self.mail.ended and self.mail.away,
         )

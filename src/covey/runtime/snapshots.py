@@ -38,6 +38,8 @@ class Snapshot:
     """How many events it has caused, for ties of virtual time."""
     uplink: float = 0.0
     """When all that it had sent will have left it."""
+    posted: int = 0
+    """How many messages it has sent, those withdrawn among them."""
     ended: bool = False
     """Whether its program has returned."""
     away: bool = False

@@ -137,6 +137,8 @@ class Stage(ABC):
         if lengths.frame > wire.DEFAULT.header:
             self._check_sendable(node, payload, tag, lengths)
         message = Message(node.id, tag, round, payload, lengths.frame)
+        message.number = node.posted
+        node.posted += 1
         node.count_sent(lengths, len(receivers))
         problem = not_finite_entry(payload)
         if problem is not None:

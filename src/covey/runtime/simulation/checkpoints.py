@@ -19,6 +19,7 @@ import numpy as np
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
 from covey.runtime.running_node import RunningNode
+from covey.runtime.simulation import mail
 from covey.runtime.snapshots import Snapshot, pack, unpack
 from covey.runtime.task import LoadedTask
 
@@ -62,6 +63,7 @@ class Cut:
             "downlinks": self.downlinks,
             "ghosts": msgspec.msgpack.encode(ghosts),
             **self.world.recorder.freeze(self.round if self.world.in_step else None),
+            **({} if self.world.mail is None else self.world.mail.freeze()),
         }
 
 
@@ -74,6 +76,7 @@ def check(payload: Payload, nodes: int, task: LoadedTask) -> None:
     Raises:
         RunError: it is not.
     """
+    mail.check(payload, nodes)
     downlinks = payload.get("downlinks")
     if not isinstance(downlinks, np.ndarray) or downlinks.shape not in ((0,), (nodes,)):
         raise RunError(f"'downlinks' is missing, or is not of {nodes} nodes")
@@ -113,3 +116,5 @@ def restore(world: "World", payload: Payload) -> None:
         # It is the node's own next event, so it keeps its place among those of the same moment.
         world.at(snapshot.clock, node, world.start_now, node)
         node.order -= 1
+    if world.mail is not None:
+        world.mail.thaw(checkpoint)

@@ -254,6 +254,9 @@ class Queued(Links):
                 convoy.kept = left
                 gone += copies
                 assert convoy.message is not None  # Its last copy has not come.
+                if self.world.mail is not None:
+                    taken_back = [r for r, place in zip(convoy.receivers, convoy.places, strict=True) if place >= left]
+                    self.world.mail.withdraw(taken_back, convoy.message)
                 lengths = wire.lengths(convoy.message.shared, convoy.message.tag)
                 self.world.nodes[convoy.sender].count_sent(lengths, -copies)
         if gone:
@@ -352,8 +355,10 @@ class Fair(Links):
         for flow in flows:
             if flow not in self.flows:
                 continue
-            source, _, message, slower = self.flows.pop(flow)
+            source, receiver, message, slower = self.flows.pop(flow)
             sender = self.world.nodes[source]
+            if self.world.mail is not None and message is not None:
+                self.world.mail.withdraw([receiver], message)
             left = int(self.share.cancel(self.world.now, flow) / slower / 8)
             gone += 1
             sender.bytes_out -= left

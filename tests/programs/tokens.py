@@ -1,0 +1,38 @@
+"""Nodes that pass tokens on at their own pace, and end when they have had all that were meant for them."""
+
+from covey import Node, Program, param
+
+
+class Tokens(Program):
+    """Every node sends numbered tokens to others it draws, a few in a round, and counts each that comes."""
+
+    tokens: int = param("How many each node sends.", default=6, ge=1)
+    tags: int = param("Under how many tags.", default=2, ge=1)
+
+    def receivers(self, node: Node, sender: int) -> list[int]:
+        """To whom a node sends its tokens, one after the other; everybody can tell."""
+        draw = node.public_random("receivers", sender)
+        return [int(draw.integers(0, node.nodes - 1)) for _ in range(self.tokens)]
+
+    async def run(self, node: Node) -> None:
+        node.state.setdefault("sent", 0)
+        node.state.setdefault("had", [])
+        mine = [(r + 1 if r >= node.id else r) for r in self.receivers(node, node.id)]
+        due = sum(
+            (r + 1 if r >= sender else r) == node.id
+            for sender in range(node.nodes)
+            if sender != node.id
+            for r in self.receivers(node, sender)
+        )
+        async for t in node.rounds():
+            for _ in range(int(node.public_random("pace", node.id, t).integers(0, 3))):
+                sent = node.state["sent"]
+                if sent < self.tokens:
+                    node.send(mine[sent], {"token": node.id * 1000 + sent}, tag=f"{sent % self.tags}")
+                    node.state["sent"] = sent + 1
+            await node.sleep(float(node.public_random("sleep", node.id, t).uniform(0.001, 0.02)))
+            for tag in range(self.tags):
+                had = [message["token"] for message in node.arrived(tag=f"{tag}")]
+                node.state["had"] = [*node.state["had"], *had]
+            if node.state["sent"] == self.tokens and len(node.state["had"]) >= due:
+                break

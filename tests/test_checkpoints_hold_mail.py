@@ -1,0 +1,96 @@
+"""Asynchronous programs resumed at any cut lose nothing that was sent, and get nothing twice."""
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from covey.parts.errors import RunError
+from covey.runtime.experiment import Experiment
+from covey.runtime.simulation import mail
+from tests.conftest import simulate, table
+from tests.programs.tokens import Tokens
+
+NETWORKS = [
+    {"latency": 0.01},
+    {"latency": {"kind": "uniform", "low": 0.001, "high": 0.05}},
+    {"latency": 0.005, "uplink": "40kbit/s"},
+    {"latency": 0.005, "bandwidth": "40kbit/s", "queue": "fair"},
+]
+
+
+def tokens(seed, network, every=1):
+    return {
+        "seed": seed,
+        "rounds": 400,
+        "program": Tokens(),
+        "network": {"nodes": 5, **network},
+        "checkpoint": {"every": every, "keep": 9},
+    }
+
+
+def had(world):
+    return [sorted(node.state["had"]) for node in world.nodes]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(NETWORKS), st.floats(0, 1), st.floats(0, 1))
+def test_every_token_comes_once_wherever_a_run_is_gone_on_with(seed, network, first, second):
+    whole, written = simulate(tokens(seed, network))
+    assert all(len(set(mine)) == len(mine) for mine in had(whole))
+    assert sum(map(len, had(whole))) == 5 * 6
+    for place in (first, second):
+        _, checkpoint = written.checkpoints[int(place * (len(written.checkpoints) - 1))]
+        again, written = simulate(tokens(seed, network), checkpoint=checkpoint)
+        assert had(again) == had(whole)
+        assert sum(node.mail.messages_in for node in again.nodes) == 5 * 6
+        if not written.checkpoints:
+            break
+
+
+def test_a_run_that_was_stopped_ends_as_the_undisturbed_one():
+    tables = tokens(3, NETWORKS[1])
+    whole, _ = simulate(tables)
+    from covey.runtime.prepared import prepare
+    from covey.runtime.simulation.world import World
+    from tests.conftest import Written
+
+    for at in (0.004, 0.02, 0.05):
+        world = World(prepare(Experiment.from_table(tables)), stopped := Written())
+        world.begin()
+        world.at(at, world.nodes[0], lambda _, world=world: world.interrupt())
+        world.run()
+        assert world.stopped_early
+        _, checkpoint = stopped.checkpoints[-1]
+        assert had(simulate(tables, checkpoint=checkpoint)[0]) == had(whole)
+
+
+def test_models_that_were_under_way_come(tmp_path):
+    program = {"kind": "ad-psgd", "topology": "ring"}
+    tables = table(program=program, rounds=12, checkpoint={"every": 1, "keep": 99}, network={"latency": "30ms"})
+    whole, written = simulate(tables)
+    for _, checkpoint in written.checkpoints[1::3]:
+        again, _ = simulate(tables, checkpoint=checkpoint)
+        assert [node.round for node in again.nodes] == [node.round for node in whole.nodes]
+
+
+DAMAGED = {
+    "no list": b"\xc1",
+    "of other nodes": msgspec.msgpack.encode([[0], [], []]),
+    "to a node that is none": msgspec.msgpack.encode([[0] * 5, [], [[7, 0, 1]]]),
+    "a negative number": msgspec.msgpack.encode([[0] * 5, [], [[1, 0, -1]]]),
+    "a message that is missing": msgspec.msgpack.encode([[0] * 5, [[0, 0.0, 1, False]], []]),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_mail_that_is_none_is_refused(case):
+    with pytest.raises(RunError, match="'mail' is not that of nodes"):
+        mail.check({"mail": DAMAGED[case]}, 5)
+
+
+def test_a_damaged_message_is_refused():
+    payload = {"mail": msgspec.msgpack.encode([[0] * 5, [[0, 0.0, 1, False]], []]), "mail/0": np.zeros(9, np.uint8)}
+    with pytest.raises(RunError, match="'mail' is not that of nodes"):
+        mail.check(payload, 5)
