@@ -2,9 +2,9 @@
 
 import os
 
-from covey_native._native import isa, isas, rice_decode, rice_encode, use
+from covey_native._native import isa, isas, pull, rice_decode, rice_encode, use
 
-__all__ = ["isa", "isas", "rice_decode", "rice_encode", "use"]
+__all__ = ["isa", "isas", "pull", "rice_decode", "rice_encode", "use"]
 
 __version__ = "0.1.0"
 

@@ -6,6 +6,7 @@
 #include "kernels.hpp"
 
 #include "kernels/bits.hpp"
+#include "kernels/pull.hpp"
 #include "kernels/rice.hpp"
 
 #define COVEY_TEXT_(name) #name
@@ -16,4 +17,5 @@ const covey::Kernels covey::COVEY_ISA::kernels = {
     rice_unary_bits,
     rice_encode,
     rice_decode,
+    pull,
 };

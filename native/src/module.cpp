@@ -19,6 +19,7 @@ using namespace nb::literals;
 namespace {
 
 template <typename T> using Given = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename T> using Changed = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename T> using Made = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
 
 // Of nothing that is larger do 64 bits hold the products and sums of kernels for certain.
@@ -68,6 +69,13 @@ std::optional<Made<std::int64_t>> rice_decode(Given<std::uint8_t> stream, std::i
     return array(std::move(places), static_cast<std::size_t>(count));
 }
 
+bool pull(Changed<float> total, Given<float> own, Given<std::int64_t> places, Given<float> values, float weight) {
+    const std::size_t size = total.shape(0), count = places.shape(0);
+    if (own.shape(0) != size || values.shape(0) != count) return false;
+    nb::gil_scoped_release released;
+    return covey::kernels().pull(total.data(), own.data(), size, places.data(), values.data(), count, weight);
+}
+
 } // namespace
 
 NB_MODULE(_native, module) {
@@ -76,4 +84,6 @@ NB_MODULE(_native, module) {
     module.def("use", &covey::use, "isa"_a);
     module.def("rice_encode", &rice_encode, "gaps"_a.noconvert(), "k"_a);
     module.def("rice_decode", &rice_decode, "stream"_a.noconvert(), "size"_a, "count"_a);
+    module.def("pull", &pull, "total"_a.noconvert(), "own"_a.noconvert(), "places"_a.noconvert(),
+               "values"_a.noconvert(), "weight"_a);
 }

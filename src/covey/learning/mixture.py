@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from covey.parts.native import kernels
+
 
 class Pull(NamedTuple):
     """What draws some numbers of a model, each once, towards other values."""
@@ -41,9 +43,8 @@ class Mixture:
             for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
                 total.add_(model, alpha=weight)
             own = self.models[0]
-            for anywhere, values, weight in self.pulls:
-                places = anywhere.to(own.device)
-                total.scatter_add_(0, places, own.index_select(0, places).sub_(values).mul_(-weight))
+            for pull in self.pulls:
+                draw(total, own, pull)
             self.settle(total)
             return total
         return self.value
@@ -69,6 +70,31 @@ class Mixture:
         self.value = value
         self.models = None
         self.pulls = ()
+
+
+def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
+    """Add what a pull changes of the own model to a sum."""
+    native, wholes = kernels(), (total, own, pull.values)
+    if (
+        native is not None
+        and all(map(_is_plain, (*wholes, pull.places)))
+        and all(whole.dtype == torch.float32 for whole in wholes)
+        and pull.places.dtype == torch.int64
+        and native.pull(total.numpy(), own.numpy(), pull.places.numpy(), pull.values.numpy(), pull.weight)
+    ):
+        return
+    draw_with_torch(total, own, pull)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether its numbers lie one after the other in the memory of the processor."""
+    return tensor.device.type == "cpu" and tensor.dim() == 1 and tensor.is_contiguous() and not tensor.requires_grad
+
+
+def draw_with_torch(total: Tensor, own: Tensor, pull: Pull) -> None:
+    """The reference of `draw`."""
+    places = pull.places.to(own.device)
+    total.scatter_add_(0, places, own.index_select(0, places).sub_(pull.values).mul_(-pull.weight))
 
 
 def computed(model: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""covey-native, where it is installed: kernels in C++, each beside a reference in NumPy that computes the same.
+"""covey-native, where it is installed: kernels in C++, each beside a reference in NumPy or torch that does the same.
 
 A room that has such a reference asks `kernels` for the faster one. `docs/native.md` says how to build them.
 """
@@ -21,8 +21,8 @@ _ISA = "COVEY_ISA"
 class Kernels(Protocol):
     """What covey-native has.
 
-    A kernel answers None to what is not well-formed, or too large for it: the reference then computes it, or refuses it
-    in its own words.
+    A kernel answers None, or False, to what is not well-formed, or too large for it: the reference then computes it, or
+    refuses it in its own words.
     """
 
     __version__: str
@@ -41,6 +41,16 @@ class Kernels(Protocol):
 
     def rice_decode(self, stream: NDArray[np.uint8], size: int, count: int) -> NDArray[np.int64] | None:
         """As `covey.messages.codecs.rice.decode`."""
+
+    def pull(
+        self,
+        total: NDArray[np.float32],
+        own: NDArray[np.float32],
+        places: NDArray[np.int64],
+        values: NDArray[np.float32],
+        weight: float,
+    ) -> bool:
+        """As `covey.learning.mixture.draw`; if False, some of it may have been added."""
 
 
 @cache
@@ -79,5 +89,5 @@ def in_words() -> str:
     """Whether there are kernels, and for which instruction set."""
     native = kernels()
     if native is None:
-        return "covey-native is not installed: the same is computed in NumPy, and places are coded more slowly"
+        return "covey-native is not installed: the same is computed without it, more slowly"
     return f"kernels of covey-native for {native.isa()}"
