@@ -69,15 +69,17 @@ def seen(monkeypatch):
     seen = Seen()
     for sharing in (Cesar, SecureAggregation):
 
-        def choose(self, node, t, start, choose=sharing.choose):
-            places, described = choose(self, node, t, start)
+        def choose(self, round, choose=sharing.choose):
+            places, described = choose(self, round)
+            node, t = round.node, round.t
             seen.models[t, node.id] = node.model
             seen.held[t, node.id] = torch.zeros(len(node.model), dtype=torch.bool).index_fill_(0, places, True)
             return places, described
 
-        def merge(self, node, graph, t, inbox, aggregation, merge=sharing.merge):
+        def merge(self, round, inbox, merge=sharing.merge):
+            node, t = round.node, round.t
             seen.members[t, node.id] = list(self._rounds[node.id].sum.members)
-            merged = seen.merged[t, node.id] = merge(self, node, graph, t, inbox, aggregation)
+            merged = seen.merged[t, node.id] = merge(self, round, inbox)
             return merged
 
         monkeypatch.setattr(sharing, "choose", choose)
@@ -466,10 +468,10 @@ def test_a_node_of_too_few_neighbours_keeps_its_model_where_that_is_asked_for(se
 def test_values_that_leave_the_ring_end_the_run_and_are_named(sharing, value, monkeypatch):
     choose = Masked.agree
 
-    async def agree(self, node, *rest):
-        if node.id == 7:
-            node.model = torch.full_like(node.model, value)
-        await choose(self, node, *rest)
+    async def agree(self, round):
+        if round.node.id == 7:
+            round.node.model = torch.full_like(round.node.model, value)
+        await choose(self, round)
 
     monkeypatch.setattr(Masked, "agree", agree)
     said = f"of node 7 must be finite and at most 2.68435e+09 in size in round 0, .* Got {value:g} instead"

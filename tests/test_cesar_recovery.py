@@ -130,9 +130,9 @@ def test_who_is_helped_by_too_few_discards_its_sum(tag, seen, drop):  # noqa: F8
 def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):  # noqa: F811
     missing, keep = {}, Agreeing._keep
 
-    def watched(self, node, graph, now):
-        missing[now.t, int(node.id)] = sorted(set(now.sum.members) - set(now.arrived))
-        keep(self, node, graph, now)
+    def watched(self, round, now):
+        missing[now.t, int(round.node.id)] = sorted(set(now.sum.members) - set(now.arrived))
+        keep(self, round, now)
 
     monkeypatch.setattr(Agreeing, "_keep", watched)
     made = tables(sharing, {"kind": "random-regular", "degree": 6}, task=BLOBS, rounds=12, network=LOSSY)

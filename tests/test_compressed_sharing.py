@@ -11,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.aggregation import Aggregation
+from covey.aggregation import Aggregation, MetropolisHastings
 from covey.decentralized.sharing import Choco
 from covey.decentralized.sharing.compressed import Compressed
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.topology import Ring
 from covey.learning.learner import Learner
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting
@@ -231,9 +233,9 @@ def liar(monkeypatch):
     """Node 3 sends in round 2 what its compressor never made."""
     compress = Compressed.compress
 
-    def lying(sharing, sender, t, vector):
-        payload, seen = compress(sharing, sender, t, vector)
-        return ({**payload, "scales": -payload["scales"]} if (sender, t) == (3, 2) else payload), seen
+    def lying(sharing, round, vector):
+        payload, seen = compress(sharing, round, vector)
+        return ({**payload, "scales": -payload["scales"]} if (round.node.id, round.t) == (3, 2) else payload), seen
 
     monkeypatch.setattr(Compressed, "compress", lying)
 
@@ -253,9 +255,11 @@ def test_a_message_that_is_wrong_ends_the_run(liar):
 def test_who_was_away_ends_the_run(complete, t, missed):
     sharing = Choco(compressor="sign", gamma=0.5)
     sharing.prepare(Setting(4))
+    ring = Ring()
+    ring.prepare(Setting(4))
     node = types.SimpleNamespace(id=3, state={"copies complete": complete} if complete else {}, model=torch.ones(4))
     with pytest.raises(ProgramError, match=rf"^Node 3 was away in round {missed}, and so can never again know its nei"):
-        sharing.outgoing(node, None, t, node.model)
+        sharing.outgoing(Round(node, ring, t, MetropolisHastings(), None))
 
 
 # ---------------------------------------------------------------------- quantized

@@ -85,6 +85,11 @@ def test_the_algorithms_of_the_guide_run(algorithms):
         views["frozen.weight"][3], world.task.learner.layout.views(world.task.learner.first_model)["frozen.weight"]
     )
     assert {node.bytes_out for node in world.nodes} == {6 * 2 * len(wire.encode({"model": torch.zeros(114)}))}
+    for model in ("logistic", Module(factory=Mixed)):
+        signs = {"kind": "gossip", "topology": "ring", "sharing": "signs:Signs"}
+        world, written = simulate(table(program=signs, task={"model": model, "dataset": "gaussian-blobs"}))
+        assert not [kind for _, _, kind, _ in written.happened if kind == "rejected"]
+        assert 0 < world.nodes[0].bytes_out < 0.5 * 6 * 2 * world.task.model_bytes + 12 * 200
     widening = {"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 3}}
     world, _ = simulate(table(program=widening, rounds=4))
     assert {node.messages_out for node in world.nodes} == {12}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from covey.aggregation import MetropolisHastings
 from covey.decentralized.sharing import Sharing
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Ring
 from covey.learning.mixture import Mixture
 from covey.messages import wire
@@ -37,9 +38,9 @@ class Fleet:
         self.draw = np.random.default_rng(seed)
         with warnings.catch_warnings(action="ignore"):
             self.sharing.prepare(Setting(nodes, seed, size))
-        topology = Ring()
-        topology.prepare(Setting(nodes))
-        self.graph, self.aggregation, self.t = topology.at(0), MetropolisHastings(), 0
+        self.topology = Ring()
+        self.topology.prepare(Setting(nodes))
+        self.graph, self.t = self.topology.at(0), 0
         self.rejected: list[str] = []
         self.nodes = [self._node(id, size, seed) for id in range(nodes)]
 
@@ -52,6 +53,9 @@ class Fleet:
 
         return types.SimpleNamespace(id=id, state={}, model=self.noise(size), random=random, reject=reject)
 
+    def round(self, node, start=None):
+        return Round(node, self.topology, self.t, MetropolisHastings(), None, start=start)
+
     def noise(self, size=SIZE):
         return torch.from_numpy(self.draw.normal(size=size).astype(np.float32))
 
@@ -61,7 +65,7 @@ class Fleet:
         for node, change in zip(self.nodes, changes, strict=True):
             start = node.model
             node.model = start + change
-            ((_, payload),) = self.sharing.outgoing(node, self.graph, self.t, start)
+            ((_, payload),) = self.sharing.outgoing(self.round(node, start))
             starts.append(start)
             payloads.append(payload)
         return starts, payloads
@@ -72,7 +76,7 @@ class Fleet:
                 Message(sender, "", self.t, wire.decode(wire.encode(payloads[sender])).payload, 0)
                 for sender in self.graph.senders(node.id)
             ]
-            merged = self.sharing.merge(node, self.graph, self.t, Inbox(heard), self.aggregation)
+            merged = self.sharing.merge(self.round(node), Inbox(heard))
             node.model = merged.tensor() if isinstance(merged, Mixture) else merged
         self.t += 1
 
@@ -181,7 +185,7 @@ def test_values_are_the_coefficients_as_they_are_at_increasing_places(sharing):
         places = sent_places(fleet.sharing, payload)
         assert torch.equal(own.view(size, -1)[places].view(-1), payload["values"])
         assert (places[1:] > places[:-1]).all()
-        fraction = fleet.sharing.fraction(node, fleet.t)
+        fraction = fleet.sharing.fraction(fleet.round(node))
         assert len(places) == round(fraction * size)
 
 
@@ -249,7 +253,11 @@ probabilities = [0.95, 0.05]
 )
 def test_fractions_are_drawn_anew_with_their_probabilities(text, alphas, mean):
     fleet = Fleet(tomllib.loads(text), nodes=40)
-    drawn = np.array([fleet.sharing.fraction(node, t) for node in fleet.nodes for t in range(100)])
+    drawn = []
+    for node in fleet.nodes:
+        for fleet.t in range(100):
+            drawn.append(fleet.sharing.fraction(fleet.round(node)))
+    drawn = np.array(drawn)
     assert set(drawn) == alphas
     assert abs(drawn.mean() - mean) < 3 * drawn.std() / math.sqrt(len(drawn))
     by_node = drawn.reshape(40, 100)
@@ -298,10 +306,10 @@ def test_a_message_that_is_none_is_rejected_and_counts_as_absent(payload, why):
     assert fleet.sharing._size == COEFFICIENTS
     node, sender = fleet.nodes[0], fleet.graph.senders(0)[0]
     good, bad = (Inbox([Message(sender, "", 0, message, 0)]) for message in (GOOD, payload))
-    assert fleet.sharing.incoming(node, good)[0].places.tolist() == [3, 5]
+    assert fleet.sharing.contributions(fleet.round(node), good)[0].places.tolist() == [3, 5]
     fleet.send([fleet.noise() for _ in fleet.nodes])
     own = node.model
-    merged = fleet.sharing.merge(node, fleet.graph, 0, bad, fleet.aggregation)
+    merged = fleet.sharing.merge(fleet.round(node), bad)
     assert len(fleet.rejected) == 1
     assert why in (None, *fleet.rejected)
     assert torch.allclose(merged, own, atol=1e-5)
@@ -310,7 +318,7 @@ def test_a_message_that_is_none_is_rejected_and_counts_as_absent(payload, why):
 def test_half_a_frequency_is_rejected():
     fleet = Fleet({"kind": "fft", "budget": 0.3})
     payload = {"values": torch.zeros(3), "places": encode_places(torch.tensor([3]), fleet.sharing._size)}
-    assert fleet.sharing.incoming(fleet.nodes[0], Inbox([Message(1, "", 0, payload, 0)])) == []
+    assert fleet.sharing.contributions(fleet.round(fleet.nodes[0]), Inbox([Message(1, "", 0, payload, 0)])) == []
     assert fleet.rejected == ["it holds 3 numbers, and a coefficient is 2"]
 
 

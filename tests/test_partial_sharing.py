@@ -9,13 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey.aggregation import Mean
 from covey.decentralized.sharing.fft import FFT
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.top_k import TopK
+from covey.decentralized.topology import Complete
 from covey.learning import mixing
 from covey.learning.mixture import Mixture, Pull
 from covey.messages import wire
 from covey.messages.compression import largest
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.node import Inbox, Message
@@ -112,6 +114,13 @@ def packing(parameters=1000, kind=TopK):
         yield sharing
 
 
+def round_of(node, start=None):
+    """Round 0 of one of two nodes."""
+    pair = Complete()
+    pair.prepare(Setting(2))
+    return Round(node, pair, 0, Mean(), None, start=start)
+
+
 def arrived(payload):
     """A message of node 1, as another process reads it."""
     return Message(1, "", 0, wire.decode(wire.encode(payload)).payload, 0)
@@ -122,8 +131,8 @@ def test_packed_values_are_read_from_the_wire():
     sender, receiver = packing()
     model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     node = types.SimpleNamespace(id=1, model=model, state={})
-    ((_, payload),) = sender.outgoing(node, Graph(2, np.array([1]), np.array([0])), 0, torch.zeros(1000))
-    (got,) = receiver.incoming(None, Inbox([arrived(payload)]))
+    ((_, payload),) = sender.outgoing(round_of(node, torch.zeros(1000)))
+    (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     assert torch.equal(got.values, model[largest(model, 500)])
     assert got.places.tolist() == largest(model, 500).tolist()
 
@@ -133,8 +142,8 @@ def test_packed_frequencies_are_read_from_the_wire():
     sender, receiver = packing(kind=FFT)
     model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
     node = types.SimpleNamespace(id=1, model=model, state={})
-    ((_, payload),) = sender.outgoing(node, Graph(2, np.array([1]), np.array([0])), 0, torch.zeros(1000))
-    (got,) = receiver.incoming(None, Inbox([arrived(payload)]))
+    ((_, payload),) = sender.outgoing(round_of(node, torch.zeros(1000)))
+    (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     numbers = torch.view_as_real(torch.fft.rfft(model, norm="ortho")).flatten()
     assert len(got.values) == 2 * round(0.5 * 501)
     assert torch.equal(got.values, numbers[got.places])
@@ -146,18 +155,23 @@ def test_packed_values_that_no_model_has_are_rejected_by_all(values):
     sender, receiver = packing()
     payload = sender._values.describe(values)
     rejected = []
-    node = types.SimpleNamespace(reject=lambda message, why: rejected.append(why))
-    assert sender.incoming(node, Inbox([Message(1, "", 0, payload, 0)])) == []
-    assert receiver.incoming(node, Inbox([arrived(payload)])) == []
+    node = types.SimpleNamespace(model=torch.zeros(1), reject=lambda message, why: rejected.append(why))
+    assert sender.contributions(round_of(node), Inbox([Message(1, "", 0, payload, 0)])) == []
+    assert receiver.contributions(round_of(node), Inbox([arrived(payload)])) == []
     assert len(rejected) == 2
 
 
 def test_values_in_another_form_than_agreed_are_rejected():
     rejected = []
-    node = types.SimpleNamespace(reject=lambda message, why: rejected.append(why))
+    node = types.SimpleNamespace(model=torch.zeros(1), reject=lambda message, why: rejected.append(why))
     sharing = TopK(budget=0.5)
     sharing.prepare(Setting(2, parameters=10))
-    assert sharing.incoming(node, Inbox([arrived({"values": torch.zeros(10, dtype=torch.uint8)}), arrived({})])) == []
+    assert (
+        sharing.contributions(
+            round_of(node), Inbox([arrived({"values": torch.zeros(10, dtype=torch.uint8)}), arrived({})])
+        )
+        == []
+    )
     assert rejected == ["its values are no float32 numbers"] * 2
 
 

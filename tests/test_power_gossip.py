@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from covey.aggregation import Aggregation, MetropolisHastings
 from covey.decentralized.sharing.power_gossip import PowerGossip
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology.static import Complete
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError
@@ -62,15 +63,18 @@ class Edge:
         pair.prepare(setting)
         self.sharing.prepare(setting)
         self.sharing.check(pair, MetropolisHastings())
-        self.graph = pair.at(0)
+        self.pair = pair
         self.ends = [End(id, model) for id, model in enumerate(models)]
         self.t = 0
+
+    def round(self, end):
+        return Round(end, self.pair, self.t, MetropolisHastings(), None)
 
     def exchange(self, lost=(), change=None):
         """One round of one exchange; `lost` are the ends that do not hear the other."""
         sent = []
         for end in self.ends:
-            ((receivers, payload),) = self.sharing.outgoing(end, self.graph, self.t, end.model)
+            ((receivers, payload),) = self.sharing.outgoing(self.round(end))
             assert receivers == [1 - end.id]
             payload = dict(payload)
             if change is not None:
@@ -78,7 +82,7 @@ class Edge:
             sent.append(Message(end.id, "", self.t, payload, wire.size(payload)))
         for end in self.ends:
             inbox = Inbox([] if end.id in lost else [sent[1 - end.id]])
-            end.model = self.sharing.merge(end, self.graph, self.t, inbox, None)
+            end.model = self.sharing.merge(self.round(end), inbox)
         self.t += 1
         return sent
 

@@ -1,18 +1,14 @@
 """Parts of a user's own that declare a kind, one of them that of a built-in part."""
 
-from collections.abc import Iterable, Sequence
-
 import numpy as np
-from torch import Tensor
 
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.sharing import Full
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
-from covey.learning.node import LearningNode
-from covey.messages.payloads import Payload
 from covey.network.faults import Fate, Fault, Target
 from covey.network.graph import Graph
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import param
 
 
@@ -43,10 +39,8 @@ class Doubtful(Full):
 
     kind = "doubtful"
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        return [(to, {**payload, "word": "perhaps"}) for to, payload in super().outgoing(node, graph, t, start)]
+    def outgoing(self, round: Round) -> Messages:
+        return [(to, {**payload, "word": "perhaps"}) for to, payload in super().outgoing(round)]
 
 
 class Outer:

@@ -55,11 +55,11 @@ class CliqueAveraging(Gossip):
         self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 
     async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
-        start, graph = node.model, self._cliques.at(t)
+        start = node.model
         gradient = await node.gradient()
-        hear = hearing.over(graph, self._gradients_say)
+        hear = hearing.over(self._cliques.at(t), self._gradients_say)
         own = self._shared.take(gradient.vector)
-        direction = await averaged(self._gradients, node, graph, t, own, hear, called="gradient")
+        direction = await averaged(self._gradients, node, self._cliques, t, own, hear, called="gradient")
         if self._gradients.hides and direction is own:
             # The clique knows where all its other models go: in their sum, a step of its own would tell its gradient.
             direction = torch.zeros_like(own)

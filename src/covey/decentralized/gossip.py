@@ -14,7 +14,6 @@ from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Seconds, Setting, param
 from covey.runtime.patience import PATIENCE, Hearing, Says, check_patience
@@ -82,29 +81,21 @@ class Gossip(OnGraph):
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
-            await self.round(node, self.topology.at(t), t)
+            await self.round(node, t)
 
-    async def round(self, node: LearningNode, graph: Graph, t: int) -> None:
+    async def round(self, node: LearningNode, t: int) -> None:
         """One round of one node."""
-        sharing, hearing = self.sharing, Hearing(node, graph, t, self.patience, self._says)
-        start, update = None, None
+        sharing, graph, update = self.sharing, self.topology.at(t), None
+        hearing = Hearing(node, graph, t, self.patience, self._says)
         trains = self.schedule.trains(node, t)
-        if trains and not self.overlap:
-            start = await self.learn(node, t, hearing)
-        shown = sharing.shown(node)
-        start = sharing.selection.take(start) if start is not None and sharing.by_change else shown.model
+        start = await self.learn(node, t, hearing) if trains and not self.overlap else None
         hear = hearing.over(graph, self._says)
-        await sharing.agree(shown, graph, t, start, hear)
-        with node.measured("encoding"):
-            messages = list(sharing.messages(shown, graph, t, start))
-        for receivers, payload in messages:
-            node.send(receivers, payload, round=t)
-        del start, messages
+        round = sharing.round(node, self.topology, t, self._aggregation, hear, start)
+        await sharing.send(round)
+        del start, round.start  # Models that nobody needs while the node waits.
         if trains and self.overlap:
             update = await node.train()
-        inbox = await sharing.collect(shown, graph, t, hear)
-        with node.measured("mixing"):
-            merged = sharing.merged(shown, graph, t, inbox, self._aggregation)
+        merged = round.whole(await sharing.receive(round))
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
     async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:

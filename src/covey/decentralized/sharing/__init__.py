@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from covey.decentralized.sharing.full import Full
 from covey.decentralized.sharing.partial import Partial
 from covey.decentralized.sharing.random import Random
-from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.cesar import Cesar
@@ -40,11 +41,13 @@ __all__ = [
     "Cesar",
     "Choco",
     "Full",
+    "Messages",
     "Partial",
     "PowerGossip",
     "Quantized",
     "Random",
     "RandomLayers",
+    "Round",
     "SecureAggregation",
     "Sharing",
     "TopK",

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation
 from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
 from covey.decentralized.sharing.deposits import Deposit, Depositor, Plan, fingerprint
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
-from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
 from covey.messages.crypto import KEY_BYTES, KeyPair, Keys, PretendedKeys
 from covey.messages.crypto.fixed_point import Integers
@@ -29,7 +28,6 @@ from covey.parts.errors import WireError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
-from covey.runtime.patience import Hear
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.recovery import Opened
@@ -38,8 +36,8 @@ KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit",
 
 
 @dataclass(slots=True)
-class Round:
-    """What a node knows between its agreement and its merging."""
+class Agreed:
+    """What a node knows of a round between its agreement and its merging."""
 
     t: int
     keys: Keys
@@ -88,14 +86,11 @@ class Agreeing(Sharing):
         default=True,
     )
 
-    def check(self, topology: Topology, aggregation: Aggregation) -> None:
-        self._topology = topology
-
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._keys: dict[NodeId, tuple[int, Keys]] = {}
         """Of each node here its latest round and its keys. They are no part of its state, which is written to disk."""
-        self._rounds: dict[NodeId, Round] = {}
+        self._rounds: dict[NodeId, Agreed] = {}
         self._plans: dict[NodeId, Plan] = {}
         """Of the receivers whose sums can be opened though somebody is missing."""
         self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
@@ -108,7 +103,7 @@ class Agreeing(Sharing):
         """Whether the places of a round follow from public randomness alone."""
         raise NotImplementedError
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, round: Round) -> tuple[Tensor, Payload]:
         """The places that a node wants to send, and what tells others; nothing where they are foreseen."""
         raise NotImplementedError
 
@@ -122,11 +117,17 @@ class Agreeing(Sharing):
 
     # ------------------------------------------------------------------ a round
 
-    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+    async def send(self, round: Round) -> None:
+        await self.agree(round)
+        await super().send(round)
+
+    async def agree(self, round: Round) -> None:
+        """Find out who sends which places to whom."""
+        node, graph, t = round.node, round.graph, round.t
         keys = self._own_keys(node, t)
-        places, described = self.choose(node, t, start)
+        places, described = self.choose(round)
         own = Member(keys.public, self._set_of(places))
-        now = self._rounds[node.id] = Round(t, keys, self._known(node, graph), own, described)
+        now = self._rounds[node.id] = Agreed(t, keys, self._known(node, graph), own, described)
         told = None
         if node.state.get("mask key") == keys.public:
             # Who is near no more forgets the key.
@@ -134,45 +135,46 @@ class Agreeing(Sharing):
             told = self._told_before(node, now)
         if told is None:
             self._tell(node, graph, now)
-            told = self._understood(node, now, await hear("places"))
+            told = self._understood(node, now, await round.hear("places"))
         self._pass_on(node, graph, now, told)
-        self._take(node, graph, now, await hear("others"))
+        self._take(node, graph, now, await round.hear("others"))
 
-    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
-        inbox = await hear("")
-        following = self._following(t)
+    async def collect(self, round: Round) -> Inbox:
+        """The messages of a round, which may tell of the next one."""
+        inbox, node = await round.hear(), round.node
+        following = self._following(round)
         if following is not None:
             senders, now = following.senders(node.id), self._rounds[node.id]
-            new = [peer for peer in senders if peer not in graph.senders(node.id)]
-            told = [*inbox, *(await hear("next", new) if new else ())]
+            new = [peer for peer in senders if peer not in round.senders]
+            told = [*inbox, *(await round.hear("next", new) if new else ())]
             now.ahead = self._understood(node, now, [message for message in told if message.sender in senders])
         return inbox
 
-    def _following(self, t: int) -> Graph | None:
-        """The graph of the next round, where that and what is sent over it are known in round t."""
-        if self.foreseen and self._topology.foreseen and t + 1 < self._setting.rounds:
-            return self._topology.at(t + 1)
+    def _following(self, round: Round) -> Graph | None:
+        """The graph of the next round, where that and what is sent over it are known in this one."""
+        if self.foreseen and round.topology.foreseen and round.t + 1 < self._setting.rounds:
+            return round.topology.at(round.t + 1)
         return None
 
-    def _tell(self, node: LearningNode, graph: Graph, now: Round) -> None:
+    def _tell(self, node: LearningNode, graph: Graph, now: Agreed) -> None:
         """Tell the neighbours the own places."""
         for peer in graph.receivers(node.id):
             introduction = self._introduction(node, graph, now, peer, now.t)
             node.send(peer, {**now.described, **introduction}, tag="places", round=now.t)
 
-    def _introduce(self, node: LearningNode, graph: Graph, now: Round) -> dict[NodeId, Payload]:
+    def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Payload]:
         """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
-        following = self._following(now.t)
+        following, node = self._following(round), round.node
         if following is None:
             return {}
         receivers = following.receivers(node.id)
         told = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
         for peer, said in told.items():
-            if peer not in graph.receivers(node.id):
+            if peer not in round.receivers:
                 node.send(peer, said, tag="next", round=now.t)
         return told
 
-    def _introduction(self, node: LearningNode, graph: Graph, now: Round, peer: NodeId, t: int) -> Payload:
+    def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
         """What a neighbour is told of a round besides places: the key until it counts on it, whether one is unknown
         here, and what is deposited with it."""
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
@@ -182,7 +184,7 @@ class Agreeing(Sharing):
             said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
         return said
 
-    def _deposit(self, node: LearningNode, graph: Graph, now: Round, receiver: NodeId, t: int) -> bytes:
+    def _deposit(self, node: LearningNode, graph: Graph, now: Agreed, receiver: NodeId, t: int) -> bytes:
         plan, holders = self._plans[receiver], graph.senders(receiver)
         publics = [now.keys.public if id == node.id else now.known[id] for id in holders]
         if self.masking:
@@ -191,7 +193,7 @@ class Agreeing(Sharing):
         return mark + bytes(plan.deposit_bytes - len(mark))
 
     def _deposits(
-        self, node: LearningNode, graph: Graph, now: Round, told: Mapping[NodeId, Payload]
+        self, node: LearningNode, graph: Graph, now: Agreed, told: Mapping[NodeId, Payload]
     ) -> dict[NodeId, Deposit]:
         """What the neighbours have deposited for the keys that this node knows."""
         plan, holders = self._plans.get(node.id), graph.senders(node.id)
@@ -201,7 +203,7 @@ class Agreeing(Sharing):
         found = {sender: Deposit.read(said.get(DEPOSIT), plan) for sender, said in told.items()}
         return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
-    def _understood(self, node: LearningNode, now: Round, messages: Sequence[Message]) -> dict[NodeId, Payload]:
+    def _understood(self, node: LearningNode, now: Agreed, messages: Sequence[Message]) -> dict[NodeId, Payload]:
         """What neighbours tell, by their ids; wrong messages are rejected."""
         told: dict[NodeId, Payload] = {}
         for message in messages:
@@ -214,7 +216,7 @@ class Agreeing(Sharing):
                 told[message.sender] = message.shared
         return told
 
-    def _pass_on(self, node: LearningNode, graph: Graph, now: Round, told: Mapping[NodeId, Payload]) -> None:
+    def _pass_on(self, node: LearningNode, graph: Graph, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
         """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
         doubtful = _ints(node, "doubtful")
         members: dict[NodeId, Member] = {}
@@ -241,7 +243,7 @@ class Agreeing(Sharing):
                         said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
             node.send(peer, said_on, tag="others", round=now.t)
 
-    def _take(self, node: LearningNode, graph: Graph, now: Round, inbox: Inbox) -> None:
+    def _take(self, node: LearningNode, graph: Graph, now: Agreed, inbox: Inbox) -> None:
         """Take in on whom the receivers count; those that count on this node have its key."""
         for message in inbox:
             receiver = message.sender
@@ -263,7 +265,7 @@ class Agreeing(Sharing):
 
     # ------------------------------------------------------------------ what a node keeps
 
-    def _told_before(self, node: LearningNode, now: Round) -> dict[NodeId, Payload] | None:
+    def _told_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
         """What the neighbours have told of a round in the one before; None where that is not known."""
         t, *told = _ints(node, "mask ahead") or [-1]
         if t != now.t:
@@ -278,13 +280,14 @@ class Agreeing(Sharing):
             at += length
         return found
 
-    def _keep(self, node: LearningNode, graph: Graph, now: Round) -> None:
+    def _keep(self, round: Round, now: Agreed) -> None:
         """Keep in a node's state what its next round needs."""
+        node = round.node
         node.state["mask key"] = now.keys.public
         node.state["mask told"] = sorted(int(peer) for peer in now.told)
         node.state["mask peers"] = [int(peer) for peer in now.known]
         node.state["mask keys"] = b"".join(now.known.values())
-        if self._following(now.t) is not None:
+        if self._following(round) is not None:
             ahead = [now.t + 1]
             deposits = []
             for peer, said in sorted(now.ahead.items()):
@@ -321,7 +324,7 @@ class Agreeing(Sharing):
             if peer in near
         }
 
-    def _learn(self, now: Round, id: NodeId, key: Any) -> None:
+    def _learn(self, now: Agreed, id: NodeId, key: Any) -> None:
         """Take in the public key that a message holds."""
         if key is None:
             return
@@ -342,7 +345,7 @@ class Agreeing(Sharing):
         return [NodeId(int(id)) for id in ids]
 
     def _member(
-        self, node: LearningNode, graph: Graph, now: Round, message: Message, place: int, id: NodeId
+        self, node: LearningNode, graph: Graph, now: Agreed, message: Message, place: int, id: NodeId
     ) -> Member | None:
         """What a receiver says of one of its members; None where nobody has told the key."""
         if id == node.id:

@@ -9,26 +9,27 @@ from typing import Any, cast
 from torch import Tensor
 
 from covey.aggregation import Mean
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import MODEL, LearningNode
 from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Expected, Inbox, Message, Numbers, Sending, State
 from covey.runtime.patience import Hear
 
 
 async def averaged(
-    sharing: Sharing, node: LearningNode, graph: Graph, t: int, vector: Tensor, hear: Hear, *, called: str
+    sharing: Sharing, node: LearningNode, topology: Topology, t: int, vector: Tensor, hear: Hear, *, called: str
 ) -> Tensor:
     """The mean of a node's vector and those of its neighbours.
 
     Args:
-        sharing: prepared with as many parameters as the vector has, and checked with the graph and the mean. It serves
-            this alone.
+        sharing: prepared with as many parameters as the vector has, and checked with the topology and the mean. It
+            serves this alone.
         node: whose.
-        graph: who are neighbours.
+        topology: who are neighbours.
         t: the round, in which a node calls this once.
         vector: its own.
         hear: as patiently as the program does.
@@ -39,10 +40,9 @@ async def averaged(
     def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
         return hear(_tag(called, tag), senders)
 
-    await sharing.agree(own, graph, t, vector, hear_apart)
-    for receivers, payload in sharing.outgoing(own, graph, t, vector):
-        own.send(receivers, payload, round=t)
-    mean = sharing.merge(own, graph, t, await sharing.collect(own, graph, t, hear_apart), Mean())
+    round = Round(own, topology, t, Mean(), hear_apart)
+    await sharing.send(round)
+    mean = await sharing.receive(round)
     return mean.tensor() if isinstance(mean, Mixture) else mean
 
 

@@ -10,7 +10,7 @@ from covey.decentralized.sharing.decoded import Decoded
 from covey.decentralized.sharing.masked import Masked
 from covey.decentralized.sharing.partial import Partial
 from covey.decentralized.sharing.random import Random
-from covey.learning.node import LearningNode
+from covey.decentralized.sharing.round import Round
 from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
@@ -57,12 +57,11 @@ class Cesar(Masked):
     def foreseen(self) -> bool:
         return self._whole or self.subset.foreseen
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, round: Round) -> tuple[Tensor, Payload]:
         if self._whole:
             return self._all, {}
-        node, start = self.subset.shown(node), self.subset.selection.take(start)
-        places = self.subset.choose(node, t, start)
-        return self._with_buffers(places), self.subset.describe(places, node, t)
+        places = self.subset.choose(round.of(self.subset.selection))
+        return self._with_buffers(places), self.subset.describe(places)
 
     def chosen(self, message: Message) -> Tensor:
         return self._all if self._whole else self._with_buffers(self.subset.placed(message, self.subset.count))

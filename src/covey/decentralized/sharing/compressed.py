@@ -4,8 +4,8 @@ from functools import partial
 
 from torch import Tensor
 
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
-from covey.learning.node import LearningNode
 from covey.messages.compression import Compressor, Decompressed, Draw
 from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
@@ -30,9 +30,10 @@ class Compressed(Sharing):
     def _draw(self, sender: int, t: int) -> Draw:
         return partial(self._setting.generator, f"{self.kind} compressor", sender, t)
 
-    def compress(self, sender: NodeId, t: int, vector: Tensor) -> tuple[dict[str, Tensor], Decompressed]:
-        """The payload of a vector in round t, and what receivers make of it."""
-        made = self._latest[sender] = self.codec.compress(vector, self._draw(sender, t))
+    def compress(self, round: Round, vector: Tensor) -> tuple[dict[str, Tensor], Decompressed]:
+        """The payload of a vector in a round, and what receivers make of it."""
+        sender = round.node.id
+        made = self._latest[sender] = self.codec.compress(vector, self._draw(sender, round.t))
         return made
 
     def decompress(self, message: Message, payload: Payload) -> Decompressed:
@@ -54,13 +55,13 @@ class Compressed(Sharing):
             self._latest[message.sender] = tensors, vector
         return vector
 
-    def heard(self, node: LearningNode, inbox: Inbox) -> dict[NodeId, Decompressed]:
+    def heard(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""
-        found = understood(node, inbox, lambda message: self.read(node, message))
+        found = understood(round.node, inbox, lambda message: self.read(round, message))
         return {message.sender: vector for message, vector in found}
 
-    def read(self, node: LearningNode, message: Message) -> Decompressed:
-        """The vector of a message to a node.
+    def read(self, round: Round, message: Message) -> Decompressed:
+        """The vector of a message to the node of a round.
 
         Raises:
             WireError: it has none.

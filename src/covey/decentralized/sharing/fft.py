@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.transformed import Transform, Transformed
-from covey.learning.node import LearningNode
 from covey.parts.parameters import Setting, param
 
 
@@ -22,7 +22,7 @@ class FFT(Transformed):
     def fractions(self) -> Sequence[tuple[float, float]]:
         return [(self.budget, 1.0)]
 
-    def fraction(self, node: LearningNode, t: int) -> float:
+    def fraction(self, round: Round) -> float:
         return self.budget
 
 

@@ -1,16 +1,11 @@
 """Send the whole model."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from covey.aggregation import Contribution
-from covey.decentralized.sharing.sharing import Sharing
-from covey.learning.node import MODEL, LearningNode
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
-from covey.parts.nodes import NodeId
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
+from covey.learning.node import MODEL
 from covey.runtime.node import Message
 
 
@@ -19,13 +14,11 @@ class Full(Sharing):
 
     kind = "full"
     takes_buffers = True
+    entries = {"model": MODEL}
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        return [(graph.receivers(node.id), {"model": node.model})]
+    def outgoing(self, round: Round) -> Messages:
+        return [(round.receivers, {"model": round.node.model})]
 
-    def understand(self, node: LearningNode, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
-        for message in node.usable(messages, model=MODEL):
-            model: Any = message.shared["model"]
-            yield message, Contribution(message.sender, model)
+    def contribution(self, message: Message) -> Contribution:
+        model: Any = message.shared["model"]
+        return Contribution(message.sender, model)

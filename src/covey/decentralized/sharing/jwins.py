@@ -8,9 +8,9 @@ from itertools import accumulate
 
 import pywt
 
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.transformed import Transform, Transformed
 from covey.decentralized.sharing.wavelets import WaveletTransform
-from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
 from covey.parts.parameters import Setting, param, unknown
 
@@ -87,8 +87,8 @@ class JWINS(Transformed):
         self._choices: list[float] = [fraction for fraction, _ in fractions]
         self._chances = list(accumulate(chance for _, chance in fractions))
 
-    def fraction(self, node: LearningNode, t: int) -> float:
+    def fraction(self, round: Round) -> float:
         if len(self._choices) == 1:
             return self._choices[0]
-        drawn = node.random("jwins", t).random() * self._chances[-1]
+        drawn = round.node.random("jwins", round.t).random() * self._chances[-1]
         return self._choices[bisect_right(self._chances, drawn)]

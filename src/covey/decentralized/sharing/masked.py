@@ -7,7 +7,7 @@ Shapes: P parameters, K places of one sender.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Self
 
 import numpy as np
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Linear
-from covey.decentralized.sharing.agreeing import Agreeing, Round
+from covey.decentralized.sharing.agreeing import Agreed, Agreeing
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, most_lost, plan_for
 from covey.decentralized.sharing.recovery import opened
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
@@ -31,7 +33,6 @@ from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelEr
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
-from covey.runtime.patience import Hear
 
 _HEARD = "heard"
 
@@ -98,14 +99,12 @@ class Masked(Agreeing):
                 f"{self.named().capitalize()} needs weights that are known beforehand, for who sends applies them. "
                 f"Use aggregation 'metropolis-hastings' or 'mean' instead of '{aggregation.title()}'."
             )
-        super().check(topology, aggregation)
         graph = topology.at(0)
         if topology.one_way() or not graph.is_undirected:
             raise ConfigurationError(
                 f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they hear, "
                 f"but {topology.title()} is directed."
             )
-        self._aggregation = aggregation
         if self.recovery == "shamir":
             self._plan(topology, graph)
         few = np.flatnonzero(graph.in_degrees <= self.masks)
@@ -156,20 +155,19 @@ class Masked(Agreeing):
 
     # ------------------------------------------------------------------ the masked messages
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(self, round: Round) -> Messages:
+        node, t = round.node, round.t
         now = self._rounds[node.id]
-        introductions = self._introduce(node, graph, now)
+        introductions = self._introduce(round, now)
         values_K = node.model[torch.from_numpy(now.own.chosen.places_K)].cpu().numpy()
         encoded: dict[float, Integers] = {}
         largest = float(np.abs(values_K).max(initial=0.0))
-        for receiver in graph.receivers(node.id):
+        for receiver in round.receivers:
             agreement, introduction = now.towards.get(receiver), introductions.get(receiver, {})
             if agreement is None or node.id not in agreement.members:
                 yield [receiver], {_HEARD: receiver in now.heard, **introduction}
                 continue
-            weights = dict(zip(graph.senders(receiver), self._aggregation.weights(receiver, graph), strict=True))
+            weights = round.weights(receiver)
             limit = self._numbers.limit(len(weights)) / sum(map(abs, weights.values()))
             if not largest <= limit:
                 raise ModelError(
@@ -189,12 +187,12 @@ class Masked(Agreeing):
             said: Payload = {"values": torch.from_numpy(masked), "agreed": agreement.digest, "seal": tag}
             yield [receiver], {**said, **introduction}
 
-    def _seal_key(self, now: Round, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
+    def _seal_key(self, now: Agreed, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
         secret = now.keys.secret(peer)
         assert secret is not None
         return derive(secret, "seal", now.t, sender, agreement.receiver, context=agreement.digest)
 
-    def _values(self, node: LearningNode, message: Message, now: Round, own: Agreement) -> Integers | None:
+    def _values(self, node: LearningNode, message: Message, now: Agreed, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
         if _HEARD in message.shared:
             return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
@@ -214,8 +212,8 @@ class Masked(Agreeing):
             node.reject(message, "its seal is broken, or of another round, sender or receiver")
         return None
 
-    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
-        inbox = await super().collect(node, graph, t, hear)
+    async def receive(self, round: Round) -> Tensor | Mixture:
+        inbox, node = await self.collect(round), round.node
         now = self._rounds[node.id]
         own = now.sum
         assert own is not None
@@ -224,14 +222,14 @@ class Masked(Agreeing):
             if values is not None:
                 now.arrived[message.sender] = values
         if self._plans:
-            now.opened = await opened(node, graph, now, now.arrived.keys(), hear, masking=self.masking)
-        return inbox
+            now.opened = await opened(round, now, now.arrived.keys(), masking=self.masking)
+        with node.measured("mixing"):
+            return self.merge(round, inbox)
 
-    def merge(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
+        node = round.node
         now = self._rounds.pop(node.id)
-        self._keep(node, graph, now)
+        self._keep(round, now)
         own = now.sum
         assert own is not None
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
@@ -249,8 +247,7 @@ class Masked(Agreeing):
             return node.model
         if lost:
             self._count(node, "recovered")
-        weights = dict(zip(graph.senders(node.id), self._aggregation.weights(node.id, graph), strict=True))
-        return self._merged(node.model, now, own, lost, weights)
+        return self._merged(node.model, now, own, lost, round.weights(node.id))
 
     def _count(self, node: LearningNode, what: str) -> None:
         count = int(node.state.get(what, 0)) + 1  # type: ignore[arg-type]
@@ -258,7 +255,7 @@ class Masked(Agreeing):
         node.log(**{what: count})
 
     def _merged(
-        self, own: Tensor, now: Round, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
+        self, own: Tensor, now: Agreed, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
     ) -> Tensor:
         """The sum at each place, and a node's own value as much as is missing to 1."""
         own_P: NDArray[np.float32] = own.cpu().numpy()

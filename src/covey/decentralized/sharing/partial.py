@@ -1,18 +1,15 @@
 """Sharings that send some numbers of the model; a receiver fills the gaps with its own."""
 
-from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from torch import Tensor
 
 from covey.aggregation import Contribution
 from covey.decentralized.sharing.places import Places
-from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as
-from covey.learning.node import LearningNode
 from covey.messages.payloads import Payload
-from covey.network.graph import Graph
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Message
 
@@ -30,8 +27,8 @@ class Partial(Sharing):
         self._places = Places(setting.parameters)
         self._values = Values(self.named(), self.values, setting.parameters, setting)
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
-        """The places of the numbers to send in round t, increasing."""
+    def choose(self, round: Round) -> Tensor:
+        """The places of the numbers to send in a round, increasing."""
         raise NotImplementedError
 
     @property
@@ -39,16 +36,14 @@ class Partial(Sharing):
         """How many numbers a message has."""
         return max(1, round(self.budget * self._setting.parameters))
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        receivers = graph.receivers(node.id)
+    def outgoing(self, round: Round) -> Messages:
+        model = round.node.model
         if self.count == self._setting.parameters:
-            return [(receivers, self._values.describe(node.model))]
-        places = self.choose(node, t, start)
-        return [(receivers, {**self._values.describe(node.model[places]), **self.describe(places, node, t)})]
+            return [(round.receivers, self._values.describe(model))]
+        places = self.choose(round)
+        return [(round.receivers, {**self._values.describe(model[places]), **self.describe(places)})]
 
-    def describe(self, places: Tensor, node: LearningNode, t: int) -> Payload:
+    def describe(self, places: Tensor) -> Payload:
         """What tells a receiver the places."""
         return self._places.describe(places)
 

@@ -8,7 +8,7 @@ find are the directions of the next step, in turn from the right (D Q, which has
 Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K sides of a matrix, P parameters.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,16 +17,13 @@ import torch
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Linear
-from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
-from covey.runtime.patience import Hear
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,34 +92,28 @@ class PowerGossip(Sharing):
                 f"The sharing power-gossip needs the same weight at both ends of an edge, and the aggregation "
                 f"{aggregation.title()} gives others. Use aggregation 'metropolis-hastings'."
             )
-        self._weights_E1 = torch.from_numpy(weights_E.astype(np.float32)).unsqueeze(1)
-        self._below_E1 = torch.from_numpy(graph.targets < graph.sources).unsqueeze(1)
-        self._edges = [0, *np.cumsum(graph.in_degrees).tolist()]
 
     # ------------------------------------------------------------------ a round
 
-    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
+    async def send(self, round: Round) -> None:
         for turn in range(self.iterations - 1):
-            step, tag = t * self.iterations + turn, _tag(turn)
-            for receivers, payload in self._said(node, graph, step, last=False):
-                node.send(receivers, payload, tag=tag, round=t)
-            node.model = self._merged(node, graph, step, await hear(tag), last=False)
+            step, tag = round.t * self.iterations + turn, _tag(turn)
+            for receivers, payload in self._said(round, step, last=False):
+                round.send(receivers, payload, tag)
+            round.node.model = self._merged(round, step, await round.hear(tag), last=False)
+        await super().send(round)
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        return self._said(node, graph, (t + 1) * self.iterations - 1, last=True)
+    def outgoing(self, round: Round) -> Messages:
+        return self._said(round, (round.t + 1) * self.iterations - 1, last=True)
 
-    def merge(self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation) -> Tensor:
-        return self._merged(node, graph, (t + 1) * self.iterations - 1, inbox, last=True)
+    def merge(self, round: Round, inbox: Inbox) -> Tensor:
+        return self._merged(round, (round.t + 1) * self.iterations - 1, inbox, last=True)
 
     # ------------------------------------------------------------------ one exchange
 
-    def _said(
-        self, node: LearningNode, graph: Graph, step: int, *, last: bool
-    ) -> Iterator[tuple[Sequence[NodeId], Payload]]:
+    def _said(self, round: Round, step: int, *, last: bool) -> Messages:
         """The messages of an exchange, and what its end will need."""
-        senders, model = graph.senders(node.id), node.model
+        node, senders, model = round.node, round.senders, round.node.model
         if not senders:
             return
         factors_DS = self._factors(node, len(senders), step).to(model.device)
@@ -134,13 +125,13 @@ class PowerGossip(Sharing):
         node.state["power-gossip own"] = own_DS
         rest = {"vectors": model[self._vectors.to(model.device)]} if last and len(self._vectors) else {}
         row_of = {peer: row for row, peer in enumerate(senders)}
-        for peer in graph.receivers(node.id):
+        for peer in round.receivers:
             row = row_of[peer]
             yield [peer], {"factor": own_DS[row], "mark": marks_D[row : row + 1], **rest}
 
-    def _merged(self, node: LearningNode, graph: Graph, step: int, inbox: Inbox, *, last: bool) -> Tensor:
+    def _merged(self, round: Round, step: int, inbox: Inbox, *, last: bool) -> Tensor:
         """The model after an exchange. The factors go on where both ends had the same, else from a fresh start."""
-        senders, model, side = graph.senders(node.id), node.model, step % 2
+        node, senders, model, side = round.node, round.senders, round.node.model, step % 2
         if not senders:
             return model
         directions_DS, own_DS, marks_D = (_taken(node, name) for name in ("directions", "own", "marks"))
@@ -148,14 +139,15 @@ class PowerGossip(Sharing):
         right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
         heard = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
         agreed = [(row, message) for row, message in heard if int(message["mark"]) == marks[row]]
-        edges = slice(self._edges[node.id], self._edges[node.id + 1])
-        weights_D1, below_D1 = self._weights_E1[edges].to(model.device), self._below_E1[edges].to(model.device)
+        weights = list(round.weights(node.id).values())
+        weights_D1 = torch.tensor(weights, dtype=torch.float32, device=model.device).unsqueeze(1)
+        below_D1 = torch.tensor([node.id < peer for peer in senders], device=model.device).unsqueeze(1)
         merged = model.clone()
         if last and len(self._vectors) and heard:
             places = self._vectors.to(model.device)
             theirs = torch.stack([message["vectors"] for _, message in heard]).to(model.device)
-            weights = weights_D1 if len(heard) == len(senders) else weights_D1[[row for row, _ in heard]]
-            merged[places] += ((theirs - model[places]) * weights).sum(0)
+            of_heard_D1 = weights_D1 if len(heard) == len(senders) else weights_D1[[row for row, _ in heard]]
+            merged[places] += ((theirs - model[places]) * of_heard_D1).sum(0)
         rows = [row for row, _ in agreed]
         if len(rows) < len(senders):
             factors_DS = self._start(step + 1).repeat(len(senders), 1).to(model.device)

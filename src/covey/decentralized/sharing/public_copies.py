@@ -5,7 +5,6 @@ s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a
 who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
 """
 
-from collections.abc import Iterable, Sequence
 from typing import cast
 
 import numpy as np
@@ -15,12 +14,12 @@ from torch import Tensor
 from covey.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode
 from covey.messages.compression import FIRST_MARK, mark_of, next_mark
 from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError, WireError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -57,7 +56,6 @@ class PublicCopies(Compressed):
             raise ConfigurationError(
                 f"{needs}and {aggregation.title()} has no weights at all. Use 'metropolis-hastings' instead."
             )
-        self._linear = aggregation
         graph = topology.at(0)
         if self._patient and not graph.is_undirected:
             why = "'patience'" + "".join(f" and {what}" for what in self._setting.losses)
@@ -83,7 +81,7 @@ class PublicCopies(Compressed):
         """The public copy before the first message: what all neighbours know of it.
 
         Args:
-            start: what `outgoing` gets.
+            start: the model that round 0 began with.
         """
         raise NotImplementedError
 
@@ -96,44 +94,43 @@ class PublicCopies(Compressed):
         """The mark of that copy, the same at all who know it alike."""
         return FIRST_MARK
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(self, round: Round) -> Messages:
         if self._patient:
-            return self._to_each(node, graph, t, start)
-        copy, total = self._known(node, t, start)
+            return self._to_each(round)
+        node = round.node
+        copy, total = self._known(round)
         if self.moves_first:
             node.model = torch.add(node.model, total - copy, alpha=self.gamma)
-        payload, change = self.compress(node.id, t, node.model - copy)
+        payload, change = self.compress(round, node.model - copy)
         copy, total = copy.clone(), total.clone()
         change.add_to(copy)
-        change.add_to(total, 1.0 - sum(self._linear.weights(node.id, graph)))
+        change.add_to(total, 1.0 - sum(round.weights(node.id).values()))
         node.state["public copy"], node.state["sum of copies"] = copy, total
-        return [(graph.receivers(node.id), payload)]
+        return [(round.receivers, payload)]
 
-    def _known(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Tensor]:
+    def _known(self, round: Round) -> tuple[Tensor, Tensor]:
         """A node's public copy, and the weighted sum of its own and its neighbours'.
 
         Raises:
             ProgramError: it was away, and missed how they changed.
         """
+        node, t = round.node, round.t
         complete: int = node.state.get("copies complete", 0)  # type: ignore[assignment]
         if complete != t:
             silent = f"{complete}" if complete == t - 1 else f"{complete} to {t - 1}"
             raise ProgramError(self._broken(f"Node {node.id} was away in round {silent}", "its neighbours' copies"))
         if t == 0:
-            first = self.first_copy(start)
+            first = self.first_copy(round.start)
             return first, first
         return node.state["public copy"], node.state["sum of copies"]  # type: ignore[return-value]
 
-    def merge(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         if self._patient:
-            return self._from_each(node, graph, t, inbox)
+            return self._from_each(round, inbox)
+        node, t = round.node, round.t
         total = cast(Tensor, node.state["sum of copies"]).clone()
-        changes = self.heard(node, inbox)
-        for sender, weight in zip(graph.senders(node.id), self._linear.weights(node.id, graph), strict=True):
+        changes = self.heard(round, inbox)
+        for sender, weight in round.weights(node.id).items():
             if sender not in changes:
                 missing = f"Node {node.id} has no valid message of node {sender} in round {t}"
                 raise ProgramError(self._broken(missing, "the copy of that node"))
@@ -152,21 +149,20 @@ class PublicCopies(Compressed):
 
     # ------------------------------------------------------------------ where messages may be missed
 
-    def _to_each(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> list[tuple[Sequence[NodeId], Payload]]:
+    def _to_each(self, round: Round) -> Messages:
         """The messages of a round: how the copy changes, or all of it to who asked for that."""
-        known = Followed.of(node, graph.senders(node.id), (self.first_copy(start), self.first_mark(start)))
+        node, start = round.node, round.start
+        known = Followed.of(node, round.senders, (self.first_copy(start), self.first_mark(start)))
         if self.moves_first:
-            node.model = self._pulled(node, graph, known, t)
-        payload, change = self.compress(node.id, t, node.model - known.copy)
+            node.model = self._pulled(round, known, round.t)
+        payload, change = self.compress(round, node.model - known.copy)
         said: Payload = {**payload, BEFORE: known.mark}
         known.copy, known.mark = known.copy.clone(), next_mark(known.mark, payload)
         change.add_to(known.copy)
         self._latest_copies[node.id] = known.mark, known.copy
         whole: Payload = {COPY: known.copy, MARK: known.mark}
         groups: dict[tuple[bool, bool], list[NodeId]] = {}
-        for peer in graph.receivers(node.id):
+        for peer in round.receivers:
             groups.setdefault((peer in known.asked, peer in known.behind), []).append(peer)
         known.keep(node)
         return [
@@ -174,9 +170,10 @@ class PublicCopies(Compressed):
             for (asked, asks), peers in groups.items()
         ]
 
-    def _from_each(self, node: LearningNode, graph: Graph, t: int, inbox: Inbox) -> Tensor | Mixture:
+    def _from_each(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         """The model after a round in which some may have been missed."""
-        known = Followed.of(node, graph.senders(node.id))
+        node, t = round.node, round.t
+        known = Followed.of(node, round.senders)
         told, known.asked, known.heard = known.asked, set(), []
         for message, (copy, mark) in understood(node, inbox, lambda message: self._followed(known, message)):
             sender = message.sender
@@ -186,10 +183,10 @@ class PublicCopies(Compressed):
             # Who was told all in this round asked before it knew.
             if message.shared.get(ASK) is True and sender not in told:
                 known.asked.add(sender)
-        known.behind = set(graph.senders(node.id)) - set(known.heard)
+        known.behind = set(round.senders) - set(known.heard)
         known.at = t + 1
         known.keep(node)
-        return node.model if self.moves_first else self._pulled(node, graph, known, t + 1)
+        return node.model if self.moves_first else self._pulled(round, known, t + 1)
 
     def _followed(self, known: Followed, message: Message) -> tuple[Tensor | None, bytes]:
         """A neighbour's copy after a message, and its mark; None where it changes another copy than the known one.
@@ -218,11 +215,12 @@ class PublicCopies(Compressed):
             self._latest_copies[sender] = mark, copy
         return copy, mark
 
-    def _pulled(self, node: LearningNode, graph: Graph, known: Followed, t: int) -> Tensor | Mixture:
+    def _pulled(self, round: Round, known: Followed, t: int) -> Tensor | Mixture:
         """A node's model, moved towards the copies that it knew when round t began."""
+        node = round.node
         if known.at != t or not known.heard:
             return node.model
-        weight_of = dict(zip(graph.senders(node.id), self._linear.weights(node.id, graph), strict=True))
+        weight_of = round.weights(node.id)
         pulls = [self.gamma * weight_of[peer] for peer in known.heard]
         copies = [known.copies[peer] for peer in known.heard]
         return Mixture([node.model, *copies, known.copy], [1.0, *pulls, -sum(pulls)])

@@ -1,19 +1,16 @@
 """Send the whole model in fewer bits."""
 
-from collections.abc import Iterable, Sequence
 from typing import cast
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Contribution
+from covey.aggregation import Contribution
 from covey.decentralized.sharing.compressed import Compressed
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages
 from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode
 from covey.messages.compression import Compressor
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox
 
@@ -72,26 +69,22 @@ class Quantized(Compressed):
     def codec(self) -> Compressor:
         return self.compressor
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
+    def outgoing(self, round: Round) -> Messages:
+        node = round.node
         said = node.model
         if "unsaid" in node.state:
             said = said + cast(Tensor, node.state["unsaid"])
-        payload, quantized = self.compress(node.id, t, said)
+        payload, quantized = self.compress(round, said)
         if self.feedback:
             node.state["unsaid"] = said - quantized.values
         node.state["quantized"] = quantized.values
-        return [(graph.receivers(node.id), payload)]
+        return [(round.receivers, payload)]
 
-    def incoming(self, node: LearningNode, inbox: Inbox) -> list[Contribution]:
-        return [Contribution(sender, vector.values) for sender, vector in self.heard(node, inbox).items()]
-
-    def merge(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
+        node = round.node
         own = cast(Tensor, node.state.pop("quantized"))
-        merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
+        heard = [Contribution(sender, vector.values) for sender, vector in self.heard(round, inbox).items()]
+        merged = round.merge(own, heard)
         if not isinstance(merged, Mixture) or merged.models is None:
             merged = Mixture([merged.tensor() if isinstance(merged, Mixture) else merged], [1.0])
         assert merged.models is not None

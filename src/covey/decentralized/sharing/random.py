@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.partial import Partial
-from covey.learning.node import LearningNode
+from covey.decentralized.sharing.round import Round
 from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.parts.parameters import Setting, param
@@ -25,8 +25,8 @@ class Random(Partial):
         super().prepare(setting)
         self._last: dict[int, tuple[int, Tensor]] = {}
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
-        return self._drawn(node.id, t)
+    def choose(self, round: Round) -> Tensor:
+        return self._drawn(round.node.id, round.t)
 
     def _drawn(self, sender: int, t: int) -> Tensor:
         sender = 0 if self.common else sender
@@ -40,7 +40,7 @@ class Random(Partial):
         places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
         return torch.from_numpy(np.sort(places))
 
-    def describe(self, places: Tensor, node: LearningNode, t: int) -> Payload:
+    def describe(self, places: Tensor) -> Payload:
         return {}
 
     def placed(self, message: Message, count: int) -> Tensor:

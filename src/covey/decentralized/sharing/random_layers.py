@@ -1,18 +1,13 @@
 """Send whole tensors, drawn at random: the receiver draws the same ones, so that a message holds values alone."""
 
-from collections.abc import Iterable, Sequence
-
 import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as
-from covey.learning.node import LearningNode
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import WireError
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.pieces import Piece
 from covey.runtime.node import Message
@@ -45,13 +40,11 @@ class RandomLayers(Sharing):
             known = self._last[sender] = t, torch.cat(places)
         return known[1]
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        model = node.model
+    def outgoing(self, round: Round) -> Messages:
+        model = round.node.model
         if self._count < len(self._pieces):
-            model = model[self._drawn(node.id, t).to(model.device)]
-        return [(graph.receivers(node.id), self._values.describe(model))]
+            model = model[self._drawn(round.node.id, round.t).to(model.device)]
+        return [(round.receivers, self._values.describe(model))]
 
     def contribution(self, message: Message) -> Contribution:
         values = self._values.read(message.shared)

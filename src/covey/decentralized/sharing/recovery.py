@@ -7,16 +7,16 @@ seed of its own mask if its numbers have arrived, of its root if they have not. 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from covey.decentralized.sharing.agreeing import Round
+from covey.decentralized.sharing.agreeing import Agreed
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, box_key, read_box, sealed
+from covey.decentralized.sharing.round import Round
 from covey.learning.node import LearningNode
 from covey.messages.crypto import KEY_BYTES, SHARE_BYTES, derive, join, lock, unlock
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Message
-from covey.runtime.patience import Hear
 
 ARRIVED, OF, SHARES = "arrived", "of", "shares"
 
@@ -35,35 +35,31 @@ class Opened:
         return {missing: secrets[sender] for missing, secrets in self.shared.items()}
 
 
-async def opened(
-    node: LearningNode, graph: Graph, now: Round, arrived: Collection[NodeId], hear: Hear, *, masking: bool
-) -> Opened | None:
+async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, masking: bool) -> Opened | None:
     """Ask the neighbours to open a node's sum, and help them with theirs; None where its sum stays closed.
 
     Args:
-        node: the receiver.
-        graph: of the round.
+        round: the receiver's.
         now: what the node has agreed to.
         arrived: whose numbers it has.
-        hear: as patiently as the program does.
         masking: whether there are masks at all.
     """
-    own = now.sum
+    node, graph, own = round.node, round.graph, now.sum
     assert own is not None
     lost = len(own.members) - len(arrived)
     asks = own.plan is not None and lost <= own.plan.most_lost and bool((own.spare_P >= lost).any())
     claim: Payload = {ARRIVED: [int(id) for id in own.members if id in arrived]} if asks else {}
-    neighbours = graph.receivers(node.id)
+    neighbours = round.receivers
     node.send(neighbours, claim, tag="arrived", round=now.t)
-    claims = {message.sender: message for message in await hear("arrived") if ARRIVED in message.shared}
+    claims = {message.sender: message for message in await round.hear("arrived") if ARRIVED in message.shared}
     for peer in neighbours:
         answer = _answer(node, graph, now, claims[peer], masking=masking) if peer in claims else {}
         node.send(peer, answer, tag="shares", round=now.t)
-    answers = await hear("shares")
+    answers = await round.hear("shares")
     return _joined(node, graph, now, own, arrived, answers, masking=masking) if asks else None
 
 
-def _answer(node: LearningNode, graph: Graph, now: Round, claim: Message, *, masking: bool) -> Payload:
+def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, masking: bool) -> Payload:
     """The shares that a receiver gets for saying whose numbers have arrived; this once in a round."""
     receiver, ids = claim.sender, claim.shared[ARRIVED]
     agreement = now.towards.get(receiver)
@@ -84,7 +80,7 @@ def _answer(node: LearningNode, graph: Graph, now: Round, claim: Message, *, mas
     return {OF: [int(id) for id in found], SHARES: lock(key, b"".join(found.values()))}
 
 
-def _shares(node: LearningNode, graph: Graph, now: Round, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
+def _shares(node: LearningNode, graph: Graph, now: Agreed, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
     """What a holder has of a member's secrets; None where it has got nothing that it can open."""
     assert agreement.plan is not None
     holders = graph.senders(agreement.receiver)
@@ -97,7 +93,7 @@ def _shares(node: LearningNode, graph: Graph, now: Round, agreement: Agreement, 
     return read_box(key, now.boxes[agreement.receiver].get(owner), agreement.plan)
 
 
-def _answer_key(now: Round, agreement: Agreement, holder: NodeId, peer: bytes) -> bytes:
+def _answer_key(now: Agreed, agreement: Agreement, holder: NodeId, peer: bytes) -> bytes:
     secret = now.keys.secret(peer)
     assert secret is not None
     return derive(secret, "answer", now.t, holder, agreement.receiver, context=agreement.digest)
@@ -106,7 +102,7 @@ def _answer_key(now: Round, agreement: Agreement, holder: NodeId, peer: bytes) -
 def _joined(
     node: LearningNode,
     graph: Graph,
-    now: Round,
+    now: Agreed,
     own: Agreement,
     arrived: Collection[NodeId],
     answers: Iterable[Message],
@@ -141,7 +137,7 @@ def _joined(
     return found
 
 
-def _read(node: LearningNode, now: Round, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
+def _read(node: LearningNode, now: Agreed, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
     """The shares in an answer, by whose they are; a wrong one is rejected."""
     if SHARES not in answer.shared:
         return {}  # Its sender has not heard on whom this node counts, or what has arrived.

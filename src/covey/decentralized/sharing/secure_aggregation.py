@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.masked import Masked
-from covey.learning.node import LearningNode
+from covey.decentralized.sharing.round import Round
 from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting
 from covey.runtime.node import Message
@@ -30,7 +30,7 @@ class SecureAggregation(Masked):
     def foreseen(self) -> bool:
         return True
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> tuple[Tensor, Payload]:
+    def choose(self, round: Round) -> tuple[Tensor, Payload]:
         return self._all, {}
 
     def chosen(self, message: Message) -> Tensor:

@@ -1,36 +1,35 @@
 """The part of gossip that says what is sent, and what a received message contributes."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Literal, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 from covey.aggregation import Aggregation, Contribution
-from covey.decentralized.sharing.shown import Shown
+from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
-from covey.runtime.node import Inbox, Message
+from covey.runtime.node import Inbox, Message, Wanted
 from covey.runtime.patience import Hear
 from covey.runtime.reading import understood
 
-T = TypeVar("T")
-_ALL_THE_WAY = 1.0 + 1e-5
-"""How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
+Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
+"""To whom, and what."""
 
 
 class Sharing(Part):
     """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`.
 
-    A sharing is prepared with a setting, and called with nodes, whose model is the shared part alone: it need not know
-    that models have anything else. A program calls it as `shown`, `messages` and `merged` have it.
+    A sharing is prepared with a setting, and called with rounds, whose node has the shared part alone for its model: it
+    need not know that models have anything else. A program makes a `round`, has it sent (`send`) and received
+    (`receive`), and puts the part that comes of it back into the model (`Round.whole`). Most sharings say what they
+    send (`outgoing`) and what a message contributes (`contribution`), and no more.
     """
 
     family: ClassVar[str] = "sharing"
@@ -41,6 +40,8 @@ class Sharing(Part):
     hides: ClassVar[bool] = False
     """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
     gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
+    entries: ClassVar[Mapping[str, Wanted]] = {}
+    """What messages must hold for `contribution` to be asked, as `node.usable` takes it."""
     takes_buffers: ClassVar[bool] = False
     """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
     beside them, in full."""
@@ -92,69 +93,25 @@ class Sharing(Part):
             raise ConfigurationError(f"{self.named().capitalize()} hides models alone, and {of} are to be sent, too.")
         return Full()
 
-    # ------------------------------------------------------------------ what a program calls
+    def round(
+        self, node: LearningNode, topology: Topology, t: int, aggregation: Aggregation, hear: Hear, start: Tensor | None
+    ) -> Round:
+        """A round of a node, for `send` and `receive`.
 
-    def shown(self, node: LearningNode) -> LearningNode:
-        """A node as the sharing sees it in one round: the node itself where all of its model is shared."""
-        return node if self.selection.is_whole else cast(LearningNode, Shown(node, self.selection))
+        Args:
+            start: the model that the round began with, before its training; None for what the node has now.
+        """
+        start = start if self.by_change else None
+        return Round(node, topology, t, aggregation, hear, selection=self.selection, start=start)
 
-    def messages(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        """The messages of round t of a node, as `shown`: to whom, and what."""
-        if not isinstance(node, Shown):
-            return self.outgoing(node, graph, t, start)
-        shown: Shown = node
-        return [(receivers, shown.with_buffers(said)) for receivers, said in self.outgoing(node, graph, t, start)]
-
-    def merged(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
-        """The whole model after round t of a node, as `shown`."""
-        shown: Shown | None = node if isinstance(node, Shown) else None
-        part = self.merge(node, graph, t, inbox if shown is None else shown.without_buffers(inbox), aggregation)
-        reach = aggregation.reach(node.id, graph) if self.selection.buffered else 1.0
-        if shown is None and reach <= _ALL_THE_WAY:
-            return part
-        whole = node.model if shown is None else shown.whole
-        buffers = None if shown is None else shown.averaged_buffers(graph, aggregation)
-        if reach > _ALL_THE_WAY:
-            part, buffers = self._not_beyond(whole, part, buffers, reach)
-        return self.selection.put(whole, part, buffers)
-
-    def _not_beyond(
-        self, whole: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None, reach: float
-    ) -> tuple[Tensor | Mixture, Tensor]:
-        """What is trained, and buffers no further than the mean of what was heard, however far models go: variances
-        must not become negative."""
-        if buffers is None:
-            part, buffers = self.selection.split(part.tensor() if isinstance(part, Mixture) else part)
-        moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers
-        return part, torch.lerp(self.selection.buffers(whole), moved, 1.0 / (reach * _ALL_THE_WAY))
-
-    # ------------------------------------------------------------------ what a sharing is
+    # ------------------------------------------------------------------ what a sharing says
 
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""
 
-    async def agree(self, node: LearningNode, graph: Graph, t: int, start: Tensor, hear: Hear) -> None:
-        """Whatever nodes must exchange before the messages of round t."""
-
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        """The messages of round t: to whom, and what.
-
-        Args:
-            node: its model is the shared part.
-            start: the model that the round began with, before its training, where `by_change` asks for it; else what
-                `node.model` is.
-        """
+    def outgoing(self, round: Round) -> Messages:
+        """The messages of a round: to whom, and what."""
         raise NotImplementedError
-
-    async def collect(self, node: LearningNode, graph: Graph, t: int, hear: Hear) -> Inbox:
-        """The messages of round t, and whatever nodes must exchange after them."""
-        return await hear("")
 
     def contribution(self, message: Message) -> Contribution:
         """What a received message contributes, whoever the receiver is.
@@ -164,22 +121,34 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
-    def incoming(self, node: LearningNode, inbox: Inbox) -> list[Contribution]:
+    # ------------------------------------------------------------------ what it says where a round is another
+
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
+        """The node's model, as far as it is shared, after a round."""
+        return round.merge(round.node.model, self.contributions(round, inbox))
+
+    async def send(self, round: Round) -> None:
+        """Send the messages of a round, after whatever nodes must exchange before them."""
+        with round.node.measured("encoding"):
+            messages = list(self.outgoing(round))
+        for receivers, payload in messages:
+            round.send(receivers, payload)
+
+    async def receive(self, round: Round) -> Tensor | Mixture:
+        """Hear the messages of a round, and whatever nodes must exchange after them; what `merge` makes of them."""
+        inbox = await round.hear()
+        with round.node.measured("mixing"):
+            return self.merge(round, inbox)
+
+    # ------------------------------------------------------------------ for a sharing
+
+    def contributions(self, round: Round, inbox: Inbox) -> list[Contribution]:
         """What the received messages contribute, in order of their senders; wrong ones are rejected."""
-        contributions = [message.understood for message in inbox]
-        if not all(contributions):
+        found = [message.understood for message in inbox]
+        if not all(found):
             new = [message for message in inbox if message.understood is None]
-            for message, contribution in self.understand(node, new):
+            usable = round.node.usable(new, **self.entries) if self.entries else new
+            for message, contribution in understood(round.node, usable, self.contribution):
                 message.understood = contribution
-            contributions = [message.understood for message in inbox if message.understood is not None]
-        return contributions
-
-    def understand(self, node: LearningNode, messages: Sequence[Message]) -> Iterator[tuple[Message, Contribution]]:
-        """Messages with what each contributes; wrong ones are rejected."""
-        return understood(node, messages, self.contribution)
-
-    def merge(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
-        """The node's model, as far as it is shared, after round t."""
-        return aggregation.merge(node, graph, node.model, self.incoming(node, inbox))
+            found = [message.understood for message in inbox if message.understood is not None]
+        return found

@@ -1,17 +1,14 @@
 """Sparse ternary compression (Sattler et al., 2019), carried over from a server's clients to neighbours."""
 
-from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from torch import Tensor
 
 from covey.decentralized.sharing.public_copies import PublicCopies
-from covey.learning.node import LearningNode
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages
 from covey.messages.compression import MARK_BYTES, Compressor, Decompressed, Ternary
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, WireError
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Message
 
@@ -46,20 +43,18 @@ class STC(PublicCopies):
         # Changes mean nothing to who did not begin with the same model.
         return _digest(start)[:MARK_BYTES]
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        messages = super().outgoing(node, graph, t, start)
-        if t > 0 or self._patient:
+    def outgoing(self, round: Round) -> Messages:
+        messages = super().outgoing(round)
+        if round.t > 0 or self._patient:
             return messages
-        node.state["first model"] = first = _digest(start)
+        round.node.state["first model"] = first = _digest(round.start)
         return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
 
-    def read(self, node: LearningNode, message: Message) -> Decompressed:
+    def read(self, round: Round, message: Message) -> Decompressed:
         if message.round != 0:
-            return super().read(node, message)
+            return super().read(round, message)
         payload = dict(message.shared)
-        if payload.pop("first", None) != node.state["first model"]:
+        if payload.pop("first", None) != round.node.state["first model"]:
             raise WireError("bad-field", "its changes are not of the model that this node began with")
         return self.decompress(message, payload)
 

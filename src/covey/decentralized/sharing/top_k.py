@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from covey.decentralized.sharing.partial import Partial
-from covey.learning.node import LearningNode
+from covey.decentralized.sharing.round import Round
 from covey.messages.compression import largest
 from covey.parts.parameters import param
 
@@ -19,7 +19,8 @@ class TopK(Partial):
     by_change = True
     accumulation: bool = param("Whether changes add up until they are sent.", default=True)
 
-    def choose(self, node: LearningNode, t: int, start: Tensor) -> Tensor:
+    def choose(self, round: Round) -> Tensor:
+        node, start = round.node, round.start
         before: Tensor = node.state.get("top-k reference", start) if self.accumulation else start  # type: ignore[assignment]
         places = largest(node.model - before, self.count)
         if self.accumulation:

@@ -1,22 +1,20 @@
 """Sharings that send some coefficients of the model in another basis; a receiver fills the gaps with its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Contribution
+from covey.aggregation import Contribution
 from covey.decentralized.sharing.places import Places
-from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.messages.compression import largest
-from covey.messages.payloads import Payload
-from covey.network.graph import Graph
 from covey.parts.errors import WireError
-from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
 
@@ -75,23 +73,22 @@ class Transformed(Sharing):
         """The fractions of the coefficients that messages hold, each with its probability; 1 is all, without places."""
         raise NotImplementedError
 
-    def fraction(self, node: LearningNode, t: int) -> float:
-        """The fraction that a node sends in round t."""
+    def fraction(self, round: Round) -> float:
+        """The fraction that a node sends in a round."""
         raise NotImplementedError
 
     def count(self, fraction: float) -> int:
         """How many coefficients a fraction of them is."""
         return max(1, round(fraction * self._size))
 
-    def outgoing(
-        self, node: LearningNode, graph: Graph, t: int, start: Tensor
-    ) -> Iterable[tuple[Sequence[NodeId], Payload]]:
-        own, before = self._coefficients(node, start)
+    def outgoing(self, round: Round) -> Messages:
+        node = round.node
+        own, before = self._coefficients(node, round.start)
         reference = before
         if self._accumulates:
             reference = _kept(node, _REFERENCE, before)
         sent = before if self.averaging_changes else own
-        count = self.count(self.fraction(node, t))
+        count = self.count(self.fraction(round))
         if count == self._size:
             payload = self._values.describe(own)
             reference = sent
@@ -103,7 +100,7 @@ class Transformed(Sharing):
         if self._accumulates:
             node.state[_REFERENCE] = reference
         node.state[_OWN] = own
-        return [(graph.receivers(node.id), payload)]
+        return [(round.receivers, payload)]
 
     def _coefficients(self, node: LearningNode, start: Tensor) -> tuple[Tensor, Tensor]:
         """(those of the model, those of the model that the round began with)."""
@@ -121,12 +118,11 @@ class Transformed(Sharing):
             return places
         return (places[:, None] * self._parts + torch.arange(self._parts, device=places.device)).view(-1)
 
-    def merge(
-        self, node: LearningNode, graph: Graph, t: int, inbox: Inbox, aggregation: Aggregation
-    ) -> Tensor | Mixture:
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
+        node = round.node
         own = _kept(node, _OWN, node.model)
         del node.state[_OWN]
-        merged = aggregation.merge(node, graph, own, self.incoming(node, inbox))
+        merged = round.merge(own, self.contributions(round, inbox))
         averaging_apart = self._accumulates and not self.averaging_changes
         if self._transform is None and not averaging_apart:
             return merged

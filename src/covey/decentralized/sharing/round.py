@@ -1,0 +1,156 @@
+"""One round of one node, as its sharing sees it."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from covey.aggregation import Aggregation, Contribution, Linear
+from covey.decentralized.sharing.shown import Shown
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import BUFFERS, Selection
+from covey.messages.payloads import Payload
+from covey.network.graph import Graph
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Inbox, Message, Numbers
+from covey.runtime.patience import Hear
+
+_ALL_THE_WAY = 1.0 + 1e-5
+"""How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
+
+
+class Round:
+    """What a sharing knows of a round, and how it sends and hears in it.
+
+    Buffers that are shared beside the part travel as an entry of their own in the messages without a tag; the sharing
+    sees nothing of them. They are averaged over those whose messages the sharing takes.
+
+    Args:
+        node: who shares.
+        topology: who talks to whom.
+        t: which round.
+        aggregation: how models are merged.
+        hear: waits for messages of the round.
+        selection: what is shared; None for all.
+        start: the model that the round began with; by default what the node has now.
+    """
+
+    __slots__ = ("_beside", "_hear", "_selection", "_shown", "aggregation", "graph", "node", "start", "t", "topology")
+
+    def __init__(
+        self,
+        node: LearningNode,
+        topology: Topology,
+        t: int,
+        aggregation: Aggregation,
+        hear: Hear,
+        *,
+        selection: Selection | None = None,
+        start: Tensor | None = None,
+    ) -> None:
+        self.topology, self.t, self.aggregation = topology, t, aggregation
+        self.graph: Graph = topology.at(t)
+        """Who sends to whom."""
+        self._selection, self._hear = selection, hear
+        self._shown = None if selection is None or selection.is_whole else Shown(node, selection)
+        self.node: LearningNode = node if self._shown is None else cast(LearningNode, self._shown)
+        """The node; its model is the shared part."""
+        taken = start if start is None or selection is None else selection.take(start)
+        self.start: Tensor = self.node.model if taken is None else taken
+        """The model that the round began with, as far as it is shared; until all is sent."""
+        self._beside: list[tuple[Message, Tensor]] = []
+        """The buffers that came beside messages."""
+
+    def of(self, selection: Selection) -> "Round":
+        """The same round for a sharing of a part of what is shared."""
+        return Round(
+            self.node, self.topology, self.t, self.aggregation, self._hear, selection=selection, start=self.start
+        )
+
+    # ------------------------------------------------------------------ what a sharing asks
+
+    @property
+    def receivers(self) -> Sequence[NodeId]:
+        """To whom the node sends."""
+        return self.graph.receivers(self.node.id)
+
+    @property
+    def senders(self) -> Sequence[NodeId]:
+        """Whom the node hears."""
+        return self.graph.senders(self.node.id)
+
+    def weights(self, node: NodeId) -> dict[NodeId, float]:
+        """The weight that a node gives to each of whom it hears, where the aggregation has weights."""
+        assert isinstance(self.aggregation, Linear)
+        return dict(zip(self.graph.senders(node), self.aggregation.weights(node, self.graph), strict=True))
+
+    def send(self, receivers: Sequence[NodeId], payload: Payload, tag: str = "") -> None:
+        """Send a message of the round."""
+        if self._shown is not None and not tag and self._shown.selection.beside:
+            payload = {**payload, BUFFERS: self._shown.selection.buffers(self._shown.whole)}
+        self.node.send(receivers, payload, tag=tag, round=self.t)
+
+    async def hear(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Inbox:
+        """What some have sent under a tag; by default all whom the node hears."""
+        inbox = await self._hear(tag, senders)
+        if self._shown is None or tag or not self._shown.selection.beside:
+            return inbox
+        return self._without_buffers(self._shown, inbox)
+
+    def merge(self, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
+        """What the aggregation makes of own numbers and those that arrived."""
+        return self.aggregation.merge(self.node, self.graph, own, contributions)
+
+    # ------------------------------------------------------------------ what a program asks
+
+    def whole(self, part: Tensor | Mixture) -> Tensor | Mixture:
+        """The whole model, given what became of the shared part."""
+        selection, shown = self._selection, self._shown
+        if selection is None:
+            return part
+        reach = self.aggregation.reach(self.node.id, self.graph) if selection.buffered else 1.0
+        if shown is None and reach <= _ALL_THE_WAY:
+            return part
+        whole = self.node.model if shown is None else shown.whole
+        buffers = None if shown is None or not selection.beside else self._averaged_buffers(shown)
+        if reach > _ALL_THE_WAY:
+            part, buffers = _not_beyond(selection, whole, part, buffers, reach)
+        return selection.put(whole, part, buffers)
+
+    # ------------------------------------------------------------------ the buffers beside
+
+    def _without_buffers(self, shown: Shown, inbox: Inbox) -> Inbox:
+        """Messages as the sharing sees them; those without buffers are rejected."""
+        usable = shown.outer.usable(inbox, **{BUFFERS: Numbers(shown.selection.buffered)})
+        shown.rejected.clear()
+        self._beside = [(message, message[BUFFERS]) for message in usable]
+        return Inbox(map(_without_buffers, usable), inbox.missing)
+
+    def _averaged_buffers(self, shown: Shown) -> Tensor | Mixture:
+        """The buffers after the round."""
+        heard = [(message.sender, buffers) for message, buffers in self._beside]
+        contributions = [Contribution(sender, buffers) for sender, buffers in heard if sender not in shown.rejected]
+        return self.aggregation.merge(shown.outer, self.graph, shown.selection.buffers(shown.whole), contributions)
+
+
+def _without_buffers(message: Message) -> Message:
+    """A message as a sharing sees it; all its receivers in this process share one."""
+    if not isinstance(message.understood, Message):
+        payload = {name: entry for name, entry in message.shared.items() if name != BUFFERS}
+        message.understood = Message(message.sender, message.tag, message.round, payload, message.size)
+    inner: Message = message.understood
+    return inner
+
+
+def _not_beyond(
+    selection: Selection, whole: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None, reach: float
+) -> tuple[Tensor | Mixture, Tensor]:
+    """What is trained, and buffers no further than the mean of what was heard, however far models go: variances must
+    not become negative."""
+    if buffers is None:
+        part, buffers = selection.split(part.tensor() if isinstance(part, Mixture) else part)
+    moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers
+    return part, torch.lerp(selection.buffers(whole), moved, 1.0 / (reach * _ALL_THE_WAY))
