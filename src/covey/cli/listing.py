@@ -62,7 +62,7 @@ def list_kinds(arguments: argparse.Namespace) -> int:
 def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
     """(family, kind) of what is asked for; a kind may be named without its family."""
     if family is None:
-        return [(family, kind) for family, known in kinds.KINDS.items() for kind in known]
+        return [(family, kind) for family in kinds.KINDS for kind in kinds.known(family)]
     if family not in kinds.KINDS:
         found = [(name, family) for name, known in kinds.KINDS.items() if family in known]
         if kind is not None or not found:
@@ -71,9 +71,9 @@ def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
             raise ConfigurationError(unknown(f"family '{family}'", family, known))
         return found
     if kind is None:
-        return [(family, kind) for kind in kinds.KINDS[family]]
-    if kind not in kinds.KINDS[family]:
-        raise ConfigurationError(unknown(f"{family} '{kind}'", kind, kinds.KINDS[family]))
+        return [(family, kind) for kind in kinds.known(family)]
+    if kind not in kinds.known(family):
+        raise ConfigurationError(unknown(f"{family} '{kind}'", kind, kinds.known(family)))
     return [(family, kind)]
 
 

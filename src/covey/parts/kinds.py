@@ -4,8 +4,9 @@ import importlib
 import os
 import sys
 from contextlib import suppress
-from functools import reduce
+from functools import cache, reduce
 from importlib.machinery import PathFinder
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from covey.parts.errors import ConfigurationError, quoted
@@ -212,22 +213,45 @@ def _search_folders() -> None:
     sys.path += [folder for folder in own_folders() if folder not in sys.path]
 
 
+ENTRY_POINTS = "covey.kinds"
+"""The group in which another distribution names its kinds: "family/kind" = "module:Class"."""
+
+
+@cache
+def _of_others() -> dict[str, dict[str, str]]:
+    """The kinds that other distributions bring, by family; none of them has the name of one of covey's own."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        family, _, kind = entry.name.partition("/")
+        if family in KINDS and kind and kind not in KINDS[family]:
+            found.setdefault(family, {})[kind] = entry.value
+    return found
+
+
+def known(family: str) -> dict[str, str]:
+    """The kinds of a family, covey's own and those of other distributions: where each is found."""
+    return {**KINDS[family], **_of_others().get(family, {})}
+
+
 def resolve(family: type[P], name: Any) -> type[P]:
     """The class behind a kind, or behind "module:Class" of the user's own.
 
     Raises:
         ConfigurationError: no such kind, or a module that cannot be imported.
     """
-    known = KINDS[family.family]
+    kinds = KINDS[family.family]
     if not isinstance(name, str):
         raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {quoted(name)} instead.")
     if len(name) > _LONGEST or not name.isprintable():
         raise ConfigurationError(f"The 'kind' of the {family.family} must be a name. Got {quoted(name)} instead.")
-    target = known.get(name, name if all(name.partition(":")) else None)
+    target = kinds.get(name, name if all(name.partition(":")) else None)
     if target is None:
-        raise ConfigurationError(unknown_kind(family, name, known))
+        kinds = known(family.family)  # Only who asks for more than covey has waits for a look at all distributions.
+        target = kinds.get(name)
+    if target is None:
+        raise ConfigurationError(unknown_kind(family, name, kinds))
     module_name, _, class_name = target.partition(":")
-    if name not in known:
+    if name not in kinds:
         _search_folders()
     try:
         module = importlib.import_module(module_name)
@@ -251,8 +275,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
         adopted = family.adopt(name, cls)
         if adopted is not None:
             return adopted
-        if name in known:
-            fitting = sorted(kind for kind in known if issubclass(load(family.family, kind), family))
+        if name in kinds:
+            fitting = sorted(kind for kind in kinds if issubclass(load(family.family, kind), family))
             raise ConfigurationError(
                 f"The {family.family} '{name}' cannot stand in this place, which must be one of: {', '.join(fitting)}. "
                 f'Your own is written "module:Class".'
@@ -298,7 +322,19 @@ def is_registered(cls: type[Part]) -> bool:
 
 
 def load(family: str, kind: str) -> type[Part]:
-    """The class of a known kind."""
-    module, _, name = KINDS[family][kind].partition(":")
-    found: type[Part] = getattr(importlib.import_module(module), name)
+    """The class of a known kind.
+
+    Raises:
+        ConfigurationError: it is another distribution's, and cannot be imported.
+    """
+    own = KINDS[family].get(kind)
+    module, _, name = (own or known(family)[kind]).partition(":")
+    try:
+        found: type[Part] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if own is not None:
+            raise
+        raise ConfigurationError(
+            f"The {family} '{kind}' cannot be imported: {type(error).__name__}: {error}."
+        ) from error
     return found

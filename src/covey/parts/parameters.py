@@ -520,7 +520,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     assumed = ""
     if family.family in kinds.KINDS:
         usual = usual or family.usual or (family.short[0] if family.short else "")
-        every = ", ".join(sorted(kinds.KINDS[family.family]))
+        every = ", ".join(sorted(kinds.known(family.family)))
         if "kind" not in values and not usual:
             raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")
         if "kind" not in values:
