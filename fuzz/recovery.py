@@ -41,8 +41,9 @@ from covey.parts.errors import CoveyError, RunError
 from covey.runtime import cadence
 from covey.runtime.emulation import emulation
 from covey.runtime.emulation.host import heartbeat, host
-from covey.runtime.emulation.launcher import launcher
-from covey.runtime.emulation.transport import address
+from covey.runtime.emulation.launcher import processes
+from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
+from covey.runtime.emulation.transport.address import Address
 from covey.runtime.runs import Run, writer
 from covey.runtime.runs.schema import CHECKPOINTS, METRICS, MODELS
 
@@ -100,12 +101,12 @@ def draw_failures(draw: random.Random, steps: int) -> list[Failure]:
 
 
 class Started:
-    """The process of a host, as the launcher sees it."""
+    """The process of a host, as its maker sees it."""
 
     def __init__(self, play: "Play", listening: Socket, token: bytes) -> None:
-        self._play, self.returncode = play, None
+        self._play = play
+        self.status: int | None = None
         self._process = process = Process(play.loop, f"host {listening.port}")
-        self.pid = id(self)
         play.local.append(process)
         process.ended.append(self._has_ended)
         begins = play.loop.time() + play.loop.random.uniform(0.05, 1.0)
@@ -116,19 +117,42 @@ class Started:
         serving.add_done_callback(lambda _: self._process.kill())
 
     def _has_ended(self) -> None:
-        self.returncode = 0
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        pass
+        self.status = 0
 
     def kill(self) -> None:
         self._process.kill()
 
-    def wait(self) -> int:
-        return 0
+
+class Maker:
+    """Makes hosts as the processes of this machine are made."""
+
+    starts = True
+    shares_files = True
+
+    def __init__(self, play: "Play", wanted: Wanted) -> None:
+        self._play, self._token = play, wanted.token
+        self._sockets = [play.loop.network.listen(inherited=True) for _ in range(wanted.count)]
+        self._hosts: dict[int, Started] = {}
+
+    def address(self, number: int) -> Address:
+        return Address(*self._sockets[number].getsockname())
+
+    def start(self, number: int) -> None:
+        self._hosts[number] = Started(self._play, self._sockets[number], self._token)
+
+    def poll(self, number: int) -> int | None:
+        return self._hosts[number].status if number in self._hosts else UNKNOWN
+
+    def kill(self, number: int) -> None:
+        if number in self._hosts:
+            self._hosts[number].kill()
+
+    def wake(self, number: int) -> None:
+        pass
+
+    def close(self) -> None:
+        for started in self._hosts.values():
+            started.kill()
 
 
 class Play:
@@ -226,25 +250,12 @@ class Play:
     @contextmanager
     def staged(self) -> Iterator[None]:
         """Let covey run on this loop, disk and network."""
-        loop, play = self.loop, self
-
-        class Processes:
-            """Starts hosts as the launcher's processes are started."""
-
-            def __init__(self, sockets: Any, token_file: Path, **_: Any) -> None:
-                self._token = token_file.read_bytes()
-
-            def start(self, listening: Any, log: Path) -> Any:
-                return Started(play, listening, self._token)
-
-            def close(self) -> None:
-                pass
+        loop = self.loop
 
         with ExitStack() as stack:
             for target, name, new in (
                 (emulation, "_run", self.launch),
-                (launcher, "Processes", Processes),
-                (address.Address, "listen", lambda _: loop.network.listen(inherited=True)),
+                (processes, "Processes", lambda wanted, **_: Maker(self, wanted)),
                 (host, "Door", Door),
                 (host, "call", lambda address, port, first: loop.network.connect(port)),
                 (host, "prepare", lambda *_, **__: prepared(self.variant)),

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from covey.runtime.emulation.launcher import processes
+from covey.runtime.emulation.launcher.makers import Called, Wanted
 from covey.runtime.emulation.launcher.processes import Processes, can_fork
 from covey.runtime.emulation.launcher.remote import Remote
 from covey.runtime.emulation.transport.address import Address
@@ -57,14 +59,15 @@ def parent_of(process: int) -> int:
 @pytest.fixture(params=[True])
 def started(tmp_path, request):
     """Starts hosts, each with a socket and a log of its own."""
-    sockets = [Address("127.0.0.1", 0).listen() for _ in range(2)]
-    (tmp_path / "token").write_bytes(b"a secret that only tests share")
-    (tmp_path / "token").chmod(0o600)
-    several = Processes(sockets, tmp_path / "token", forks=request.param)
-    yield lambda number: several.start(sockets[number], tmp_path / f"host-{number}.log"), sockets
+    wanted = Wanted(2, b"a secret that only tests share", tmp_path, lambda: tmp_path)
+    several = Processes(wanted, forks=request.param)
+
+    def start(number):
+        several.start(number)
+        return several.processes[number]
+
+    yield start, several.sockets
     several.close()
-    for listening in sockets:
-        listening.close()
 
 
 @forking
@@ -145,7 +148,8 @@ def test_why_a_process_is_gone_is_its_signal_or_what_it_said_last(script, told, 
         if "sleep" not in script:
             process.wait()
         try:
-            assert Remote(0, [0], Address("127.0.0.1", 1), log, process=process).ending() == told
+            maker = SimpleNamespace(starts=True, poll=lambda number: process.poll())
+            assert Remote(0, [0], maker, log).ending() == told
         finally:
             process.kill()
-    assert Remote(0, [0], Address("127.0.0.1", 1)).ending() == ""
+    assert Remote(0, [0], Called([Address("127.0.0.1", 1)]), log).ending() == ""

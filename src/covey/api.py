@@ -147,6 +147,7 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": prepared.setting.seed,
         "nodes": prepared.setting.nodes,
+        "clock": prepared.setting.clock,
         **prepared.task.facts(),
         "program": prepared.program.title(),
     }

@@ -22,6 +22,7 @@ from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 
 if TYPE_CHECKING:
+    from covey.runtime.emulation.launcher.makers import Maker, Wanted
     from covey.runtime.emulation.transport.certificates import Certificates
 
 
@@ -138,6 +139,19 @@ class Emulation(Engine):
         """How many threads compute in each of so many processes."""
         here = 1 if self.hosts else hosts
         return self.workers or max(1, default_workers() // here)
+
+    def maker(self, wanted: "Wanted") -> "Maker":
+        """Who makes the processes of a run's hosts. An engine that has them elsewhere overrides this and nothing else.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        from covey.runtime.emulation.launcher.makers import Called
+        from covey.runtime.emulation.launcher.processes import Processes, can_fork
+
+        if self.hosts:
+            return Called([Address.parse(text) for text in self.hosts])
+        return Processes(wanted, forks=can_fork())
 
     def trust(self) -> "tuple[bytes, Certificates | None]":
         """(the secret that hosts must hold, the launcher's certificates).

@@ -62,6 +62,7 @@ class _Facts(TypedDict, total=False):
     nodes: int
     program: str
     config_digest: str
+    clock: Literal["virtual", "real"]
     status: Literal["running", "finished", "interrupted", "failed"]
     starts: Annotated[list["_Start"], msgspec.Meta(min_length=1)]
 
@@ -208,7 +209,7 @@ class Run:
     @property
     def clock(self) -> str:
         """Which time the nodes' clocks showed: virtual, or real in an emulation."""
-        return "real" if self.experiment.get("engine", {}).get("kind") == "emulation" else "virtual"
+        return str(self.facts.get("clock", "virtual"))
 
     @property
     def events(self) -> "pd.DataFrame":

@@ -6,7 +6,7 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,10 @@ from covey.messages.payloads import Payload
 from covey.parts import errors, kinds
 from covey.parts.errors import CoveyError, RunError, WireError
 from covey.runtime.emulation.host.host import Orders
-from covey.runtime.emulation.launcher.processes import Processes, can_fork
+from covey.runtime.emulation.launcher.makers import Maker, Wanted
 from covey.runtime.emulation.launcher.records import Records
 from covey.runtime.emulation.launcher.recovery import Recovery
 from covey.runtime.emulation.launcher.remote import Condition, HostEnded, HostGone, Remote
-from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
 from covey.runtime.experiment import Outcome, Progress
@@ -81,9 +80,7 @@ class Launcher:
         """Whether all hosts are to go back to the last cut, for one was lost."""
         self._began: float | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
-        self._token_file = Path(self._folder.name) / "token"
-        self.processes: Processes | None = None
-        """Starts hosts on this machine."""
+        self._maker: Maker | None = None
         self._token, self._certificates = settings.trust()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -161,7 +158,7 @@ class Launcher:
 
     async def _run(self) -> Outcome:
         try:
-            self._find_hosts()
+            self._start_hosts()
             await self._let_begin()
             while self.rolls_back and not self.interrupted:
                 await self._roll_back()
@@ -221,18 +218,19 @@ class Launcher:
         busy = max((host.condition.at for host in live if host.condition.is_busy), default=0.0)
         return records.commits, records.checkpoints.came, len(live), busy
 
-    def _find_hosts(self) -> None:
-        """Start a process for each host, or find out where it is."""
+    def _start_hosts(self) -> None:
+        """Have a process for each share of the nodes."""
         nodes: list[list[int]] = [[] for _ in range(max(self.owners) + 1)]
         for node, owner in enumerate(self.owners):
             nodes[owner].append(node)
-        if self.settings.hosts:
-            addresses = map(Address.parse, self.settings.hosts)
-            self.hosts = [
-                Remote(number, own, address) for number, (own, address) in enumerate(zip(nodes, addresses, strict=True))
-            ]
-        else:
-            self._spawn_hosts(nodes)
+        folder, writer = Path(self._folder.name), self.writer
+        logs = (lambda: folder) if writer is None else writer.logs
+        wanted = Wanted(len(nodes), self._token, folder, logs, self.prepared.modules())
+        self._maker = maker = self.settings.maker(wanted)
+        log = wanted.log if maker.starts else lambda number: None
+        self.hosts = [Remote(number, own, maker, log(number)) for number, own in enumerate(nodes)]
+        for host in self.hosts:
+            host.start()
 
     async def _let_begin(self) -> None:
         """Call all hosts and let them begin; until they are done, somebody interrupts, or all are to go back."""
@@ -272,10 +270,7 @@ class Launcher:
         self.records.event(self.now, NETWORK, "rolled back", f"to round {to}")
         self.run_name = secrets.token_hex(16)
         for host in self.hosts:
-            if host.process is not None and self.processes is not None:
-                while host.process.poll() is None:
-                    await asyncio.sleep(0.02)
-                host.spawn(self.processes)
+            await host.start_again()
         await self._let_begin()
 
     async def _take_checkpoints(self) -> None:
@@ -295,19 +290,6 @@ class Launcher:
             for host in self.hosts:
                 host.tell("heartbeat", {})
 
-    def _spawn_hosts(self, nodes: Sequence[list[int]]) -> None:
-        """Start a process on this machine for each share of the nodes."""
-        self._token_file.touch(mode=0o600)
-        self._token_file.write_bytes(self._token)
-        logs = Path(self._folder.name) if self.writer is None else self.writer.logs()
-        for number, own in enumerate(nodes):
-            listening = Address("127.0.0.1", 0).listen()
-            self.hosts.append(Remote(number, own, Address.of(listening), logs / f"host-{number}.log", listening))
-        sockets = [host.listening for host in self.hosts if host.listening is not None]
-        self.processes = Processes(sockets, self._token_file, forks=can_fork(), modules=self.prepared.modules())
-        for host in self.hosts:
-            host.spawn(self.processes)
-
     async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
         """Call a host, tell it what to do, and wait until it has made ready.
 
@@ -315,7 +297,7 @@ class Launcher:
             HostGone: it does not, or not in time.
         """
         hint = ""
-        if self._certificates is None and self.settings.hosts:
+        if self._certificates is None and not host.maker.starts:
             hint = "; if it has certificates, 'certs' of the engine must name the launcher's"
         try:
             async with asyncio.timeout_at(late):
@@ -350,15 +332,15 @@ class Launcher:
         )
 
     def _orders(self) -> Orders:
-        settings = self.settings
+        settings, maker = self.settings, self.hosts[0].maker
         experiment = self.prepared.experiment.to_table()
         del experiment["engine"]  # The launcher alone knows how many hosts there are.
         return Orders(
             experiment=experiment,
             owners=self.owners,
             hosts=[str(other.address) for other in self.hosts],
-            folders=[] if settings.hosts else kinds.searched(),
-            data=None if settings.hosts else str(self.prepared.data),
+            folders=kinds.searched() if maker.shares_files else [],
+            data=str(self.prepared.data) if maker.shares_files else None,
             workers=settings.workers_of(len(self.hosts)),
             device=settings.device,
             kernel=settings.kernel,
@@ -418,8 +400,8 @@ class Launcher:
         late = loop_time() + 5.0
         for host in self.hosts:
             await host.end(late)
-        if self.processes is not None:
-            self.processes.close()
+        if self._maker is not None:
+            self._maker.close()
 
     @staticmethod
     async def _cancel(tasks: Iterable["asyncio.Task[None]"]) -> None:

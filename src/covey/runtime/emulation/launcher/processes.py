@@ -11,7 +11,6 @@ import importlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections import deque
@@ -24,6 +23,8 @@ from typing import NoReturn, Protocol
 import msgspec
 
 from covey.parts import kinds
+from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
+from covey.runtime.emulation.transport.address import Address
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 """Of the processes that are started, where it is not set: threads of their own are enough, a process without any can
@@ -35,8 +36,6 @@ from covey.cli import main
 sys.exit(main())
 """
 """Has `covey` with what is imported here, searched after what Python itself brings."""
-UNKNOWN = 255
-"""The status of a process of which nobody can tell it any more."""
 
 
 def _libraries() -> list[str]:
@@ -48,7 +47,7 @@ def _libraries() -> list[str]:
 
 
 class Process(Protocol):
-    """What a launcher does with the process of a host; as `subprocess.Popen` has it."""
+    """What is done with the process of a host; as `subprocess.Popen` has it."""
 
     @property
     def pid(self) -> int: ...
@@ -84,42 +83,67 @@ def can_fork() -> bool:
 
 
 class Processes:
-    """Starts the processes of a run's hosts.
+    """Starts hosts as processes of this machine.
 
     Args:
-        sockets: those that they may be told to listen on.
-        token_file: the secret that they share with the launcher.
-        forks: whether they are forked from one process.
-        modules: what that process imports before, for all forks to share.
+        wanted: what the run wants.
+        forks: whether they are forked from one process; if not, each is started by itself.
     """
 
-    def __init__(
-        self, sockets: Sequence[socket.socket], token_file: Path, *, forks: bool, modules: Sequence[str] = ()
-    ) -> None:
-        self._modules = list(modules)
-        self._descriptors = [listening.fileno() for listening in sockets]
-        self._token_file = token_file
-        self._forks = forks
+    starts = True
+    shares_files = True
+
+    def __init__(self, wanted: Wanted, *, forks: bool) -> None:
+        self._wanted, self._forks = wanted, forks
+        self._token_file = wanted.folder / "token"
+        self._token_file.touch(mode=0o600)
+        self._token_file.write_bytes(wanted.token)
+        self.sockets = [Address("127.0.0.1", 0).listen() for _ in range(wanted.count)]
+        """Those that hosts listen on. They stay open, so that the next process has the same address."""
+        self.processes: dict[int, Process] = {}
+        """The last process of each host."""
         self._template: _Template | None = None
 
-    def start(self, listening: socket.socket, log: Path) -> Process:
-        """Start a process.
+    def address(self, number: int) -> Address:
+        return Address.of(self.sockets[number])
 
-        Args:
-            listening: the socket that it listens on.
-            log: where it says what it has to say.
-
-        Raises:
-            OSError: the system refuses.
-        """
+    def start(self, number: int) -> None:
+        listening, log = self.sockets[number].fileno(), self._wanted.log(number)
         if not self._forks:
-            return self._begin(["--socket", str(listening.fileno())], [listening.fileno()], log, talks=False)
+            self.processes[number] = self._begin(["--socket", str(listening)], [listening], log, talks=False)
+            return
         if self._template is None or not self._template.is_there:
-            self.close()
-            descriptors = self._descriptors
-            arguments = ["--forks", *map(str, descriptors), "--modules", *self._modules]
+            self._end_template()
+            descriptors = [socket.fileno() for socket in self.sockets]
+            arguments = ["--forks", *map(str, descriptors), "--modules", *self._wanted.modules]
             self._template = _Template(self._begin(arguments, descriptors, log, talks=True))
-        return self._template.fork(_Order(listening.fileno(), str(log)))
+        self.processes[number] = self._template.fork(_Order(listening, str(log)))
+
+    def poll(self, number: int) -> int | None:
+        return self.processes[number].poll() if number in self.processes else UNKNOWN
+
+    def kill(self, number: int) -> None:
+        if number in self.processes:
+            self.processes[number].kill()
+
+    def wake(self, number: int) -> None:
+        if number in self.processes:
+            self.processes[number].send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        self._end_template()
+        for listening in self.sockets:
+            listening.close()
+
+    def _end_template(self) -> None:
+        """Fork no more; forks that are there stay."""
+        if self._template is not None:
+            self._template.end()
+            self._template = None
 
     def _begin(self, where: list[str], passed: list[int], log: Path, *, talks: bool) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-P", "-c", _BEGIN, os.pathsep.join(_libraries())]
@@ -134,12 +158,6 @@ class Processes:
                 env={**_ENVIRONMENT, **os.environ},
                 start_new_session=True,
             )
-
-    def close(self) -> None:
-        """Start no more; those that are there stay."""
-        if self._template is not None:
-            self._template.end()
-            self._template = None
 
 
 # ---------------------------------------------------------------------- at the launcher

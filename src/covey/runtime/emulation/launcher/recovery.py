@@ -148,7 +148,7 @@ class Recovery:
             reason = f"Host {host.number} at {host.address} is gone{host.ending()}."
             if not self._may_restart(host.restarted, reason):
                 return
-            if host.process is None:
+            if not host.maker.starts:
                 self.records.notice = (
                     f"Host {host.number} at {host.address} is gone; it is called for {self.settings.wait:g} seconds."
                 )
@@ -171,8 +171,7 @@ class Recovery:
 
     def call_off(self, host: Remote) -> None:
         """Let a host that has not begun come back no more."""
-        if host.process is not None:
-            host.process.kill()
+        host.kill()
         if host.coming is not None:
             host.coming.cancel()
             host.coming = None
@@ -182,14 +181,11 @@ class Recovery:
         """Start a host again or call it, and let it begin with the last snapshots of its nodes."""
         launcher = self.launcher
         try:
-            if host.process is not None and launcher.processes is not None:
-                while host.process.poll() is None:
-                    await asyncio.sleep(0.02)
-                host.spawn(launcher.processes)
+            await host.start_again()
             await launcher.prepare(host, loop_time() + self.settings.wait, returning=True)
         except CoveyError as error:
             host.let_go()
-            if host.struck and host.process is None:
+            if host.struck and not host.maker.starts:
                 # A fault has ended it, and nobody has started it again.
                 self.records.event(launcher.now, NETWORK, "gone", str(error))
                 self.give_up(host)
@@ -239,10 +235,9 @@ class Recovery:
             self.call_off(host)
             if host.for_good:
                 self.give_up(host)
-        elif host.process is not None:
-            host.process.kill()
         else:
             host.tell("die", {})
+            host.kill()
         if strike.end < float("inf"):
             self._later(self._return(host, strike.end))
 
@@ -281,8 +276,7 @@ class Recovery:
 
     @staticmethod
     def _cut_off(host: Remote) -> None:
-        if host.process is not None:
-            host.process.kill()
+        host.kill()
         if host.connection is not None:
             host.connection.abort()
 

@@ -1,8 +1,6 @@
 """One host as the launcher sees it: its process where it was started here, the way to it, and what is known of it."""
 
 import asyncio
-import signal
-import socket
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, WireError
 from covey.runtime.emulation.host.host import open_connection
-from covey.runtime.emulation.launcher.processes import UNKNOWN, Process, Processes
+from covey.runtime.emulation.launcher.makers import UNKNOWN, Maker
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import Caller, greet, say
@@ -64,12 +62,10 @@ class Remote:
 
     number: int
     nodes: list[int]
-    address: Address
+    maker: Maker
+    """Who makes its process."""
     log: Path | None = None
-    """Where a process that is started here says what it has to say."""
-    listening: socket.socket | None = None
-    """The socket that such a process listens on; it stays open so that the next one has the same address."""
-    process: Process | None = None
+    """Where what it has to say may be found."""
     connection: Connection | None = None
     problem: str = "it does not answer"
     """Why it is not ready yet."""
@@ -109,9 +105,9 @@ class Remote:
         Its connections are gone a moment before it is.
         """
         late = monotonic() + _ENDING
-        while self.process is not None and self.process.poll() is None and monotonic() < late:
+        while self.maker.starts and self.maker.poll(self.number) is None and monotonic() < late:
             sleep(0.005)
-        status = None if self.process is None else self.process.returncode
+        status = self.maker.poll(self.number)
         if self.log is None or not status or status == UNKNOWN:
             return ""
         if status < 0:
@@ -137,54 +133,60 @@ class Remote:
     def dismiss(self) -> None:
         """End what it does, so that it can begin anew; whatever it says from now on is not heard."""
         self.let_go()
-        if self.process is not None:
-            self.process.kill()
+        self.kill()
         self.away = self.done = self.serves = False
         self.ready = self.coming = self.holds = None
 
-    # ------------------------------------------------------------------ processes of this machine
+    # ------------------------------------------------------------------ its process
 
-    def spawn(self, processes: Processes) -> None:
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self.maker.address(self.number)
+
+    def start(self) -> None:
         """Start its process.
 
         Raises:
             RunError: the system refuses.
         """
-        assert self.listening is not None
-        assert self.log is not None
         try:
-            self.process = processes.start(self.listening, self.log)
+            self.maker.start(self.number)
         except OSError as error:
             raise RunError(
                 f"The process of host {self.number} cannot be started: {error.strerror or error}."
             ) from error
 
+    async def start_again(self) -> None:
+        """Start its process once the one before has ended."""
+        if self.maker.starts:
+            while self.maker.poll(self.number) is None:
+                await asyncio.sleep(0.02)
+            self.start()
+
+    def kill(self) -> None:
+        """End its process."""
+        self.maker.kill(self.number)
+
     def check_alive(self) -> None:
-        """Whether its process, where it was started here, is there.
+        """Whether its process is there, as far as anybody knows.
 
         Raises:
             HostEnded: it has ended.
         """
-        if self.process is not None and self.process.poll() is not None:
-            raise HostEnded(
-                f"Host {self.number} ended with status {self.process.returncode} before it was ready{self.ending()}."
-            )
+        status = self.maker.poll(self.number)
+        if status is not None:
+            raise HostEnded(f"Host {self.number} ended with status {status} before it was ready{self.ending()}.")
 
     def wake(self) -> None:
         """Let its process go on, where a fault lets it stand still."""
-        if self.process is not None and self.paused_until > loop_time():
-            self.process.send_signal(signal.SIGCONT)
+        if self.paused_until > loop_time():
+            self.maker.wake(self.number)
 
     async def end(self, late: float) -> None:
-        """Let its process come to its end, or kill it when it is late."""
-        if self.process is not None:
-            while self.process.poll() is None and loop_time() < late:
-                await asyncio.sleep(0.02)
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-        if self.listening is not None:
-            self.listening.close()
+        """Let its process come to its end, unless it is late."""
+        while self.maker.starts and self.maker.poll(self.number) is None and loop_time() < late:
+            await asyncio.sleep(0.02)
 
     # ------------------------------------------------------------------ the way to it
 
