@@ -36,6 +36,13 @@ class Evaluation(Part):
         default=None,
         ge=0,
     )
+    seconds: Seconds | None = param(
+        "The seconds of the nodes' clock between two evaluations of all nodes at once, whatever rounds they are in; "
+        "they are rows of the table 'moments'. None by default.",
+        default=None,
+        gt=0,
+        lt=math.inf,
+    )
     samples: int | None = param("On how many test samples, the same for all nodes; all by default.", default=None, ge=1)
     nodes: int | None = param("How many nodes, chosen by the seed; all by default.", default=None, ge=1)
     average: bool = param("Whether to evaluate the average of all models, and how far they are from it.", default=True)

@@ -1,7 +1,9 @@
 """What a stage writes down of its nodes: commits, figures, events, and how nodes are judged."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from covey.messages import wire
@@ -71,6 +73,11 @@ class Recorder(ABC):
                 self.summaries[completed] = self.stage.task.summary()
             self.summaries[completed].add(shown, found)
 
+    def at_moment(self) -> "list[RunningNode]":
+        """The nodes to evaluate at a moment of time: those that are there, and whose programs run."""
+        here = self.stage.here
+        return [here[id] for id in sorted(self.evaluated) if not (here[id].mail.ended or here[id].mail.away)]
+
     @abstractmethod
     def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
         """Record figures under a round."""
@@ -86,6 +93,18 @@ class Recorder(ABC):
     @abstractmethod
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
         """Record something that happened."""
+
+
+def moments_after(time: float, seconds: float) -> Iterator[tuple[int, float]]:
+    """The moments for an evaluation every so many seconds that are later than a time: (number, time)."""
+    return ((number, number * seconds) for number in count(math.floor(time / seconds) + 1))
+
+
+def of_moment(accuracies: Sequence[float], figures: Mapping[str, float]) -> dict[str, float]:
+    """A row of the table "moments": what is known of nodes together, and of their average model."""
+    mean = sum(accuracies) / len(accuracies)
+    known = {"accuracy": mean, "worst_accuracy": min(accuracies), "best_accuracy": max(accuracies), **figures}
+    return {"nodes": len(accuracies), **{name: float(value) for name, value in known.items()}}
 
 
 def framed(message: "Message", receiver: int) -> bytes:

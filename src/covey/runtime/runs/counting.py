@@ -12,6 +12,8 @@ from covey.runtime.runs.schema import NETWORK
 
 LAST = {"commits": "round", "metrics": "round", "events": "time", "records": "time"}
 """The tables whose rows a resume repeats, and by which column it knows them."""
+KEPT = {**LAST, "records": "recorded"}
+"""Which column of `kept` says how much of each stays."""
 
 
 class Counted(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -74,9 +76,16 @@ def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
     # Who goes on from the very beginning repeats that, too.
     times = [clock if clock > 0 else -1.0 for clock in moment.clocks]
     rounds = [completed or -1 for completed in moment.completed]  # What stands under round 0 is written at the end.
-    kept = [*zip(range(len(times)), rounds, times, strict=True), (NETWORK, moment.of_network, min(times))]
-    database.execute("CREATE TEMP TABLE kept (node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL)")
-    database.executemany("INSERT INTO kept VALUES (?,?,?)", kept)
+    # Moments in which all nodes are evaluated do not come again, however far back some of them go on.
+    kept = [
+        *zip(range(len(times)), rounds, times, times, strict=True),
+        (NETWORK, moment.of_network, min(times), max(times)),
+    ]
+    database.execute(
+        "CREATE TEMP TABLE kept "
+        "(node INTEGER PRIMARY KEY, round INTEGER NOT NULL, time REAL NOT NULL, recorded REAL NOT NULL)"
+    )
+    database.executemany("INSERT INTO kept VALUES (?,?,?,?)", kept)
     try:
         yield
     finally:
@@ -115,7 +124,7 @@ class Counting:
         (last,) = self._one(f"SELECT IFNULL(MAX(rowid), 0) FROM {table}")
         last = last if until is None else until
         later = f"FROM {table} AS t LEFT JOIN kept USING (node) WHERE t.rowid > ? AND t.rowid <= ?"
-        stays = f"t.{LAST[table]} <= kept.{LAST[table]}"
+        stays = f"t.{LAST[table]} <= kept.{KEPT[table]}"
         (first_to_go,) = self._one(f"SELECT MIN(t.rowid) {later} AND ({stays}) IS NOT TRUE", below.until, last)
         end = last if first_to_go is None else first_to_go - 1
         columns = ", ".join(f"t.{name}" for _, name, *_ in self._database.execute(f"PRAGMA table_info({table})"))

@@ -55,6 +55,9 @@ def by_start(facts: Mapping[str, Any]) -> dict[str, Any]:
 NETWORK = -1
 """The node id under which figures of the whole network stand."""
 
+MOMENTS = "moments"
+"""The table of what was known of all nodes together at moments of time."""
+
 OUTAGES = ("host lost", "host returned", "rolled back")
 """The kinds of events that no resume and no going back to a checkpoint forgets: nobody does them again."""
 

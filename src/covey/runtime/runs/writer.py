@@ -17,7 +17,7 @@ from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import RunError
 from covey.runtime.runs import lock
-from covey.runtime.runs.counting import LAST, Counting, Moment, keeping
+from covey.runtime.runs.counting import KEPT, LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
 from covey.runtime.runs.observed import ObservedWriter
 from covey.runtime.runs.resuming import WRITTEN, Resumable, Written
@@ -277,7 +277,7 @@ class RunWriter:
         # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
         with keeping(self._database, moment):
             for table, column in LAST.items():
-                last = f"(SELECT kept.{column} FROM kept WHERE kept.node = {table}.node)"
+                last = f"(SELECT kept.{KEPT[table]} FROM kept WHERE kept.node = {table}.node)"
                 outages = f" AND kind NOT IN {OUTAGES}" if table == "events" else ""
                 self._database.execute(f"DELETE FROM {table} WHERE {column} > {last}{outages}")
 

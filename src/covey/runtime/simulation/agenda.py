@@ -45,6 +45,10 @@ class Agenda:
             moment.sort(key=_order, reverse=True)
         return time
 
+    def is_over(self, time: float) -> bool:
+        """Whether all that is to happen at the current time has happened."""
+        return not self.current and time not in self._moments
+
     def pending(self) -> Iterator[Event]:
         """All events that have not happened, in no order."""
         yield from self.current

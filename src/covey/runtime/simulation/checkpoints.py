@@ -106,6 +106,7 @@ def restore(world: "World", payload: Payload) -> None:
         links.thaw(checkpoint["downlinks"], msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
     world.recorder.thaw(checkpoint)
     world.follow_faults()
+    world.follow_moments(since=float(checkpoint["clocks"].max()))
     for node, snapshot in zip(world.nodes, unpack(checkpoint, world.task), strict=True):
         node.restore(snapshot, counters=True)
         node.committed = None if world.in_step else snapshot

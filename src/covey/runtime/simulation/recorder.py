@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from covey.messages.payloads import Payload
 from covey.runtime.experiment import Progress
 from covey.runtime.node import Message
-from covey.runtime.recorder import Recorder, framed
+from covey.runtime.recorder import Recorder, framed, of_moment
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
-from covey.runtime.runs.schema import NETWORK
+from covey.runtime.runs.schema import MOMENTS, NETWORK
 
 if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
@@ -51,6 +51,17 @@ class SimulationRecorder(Recorder):
             pending, self.pending = self.pending, []
             self.judged(pending, self.world.task.evaluate([shown for _, _, shown in pending]))
             self._close(complete=False)
+
+    def evaluate_moment(self) -> None:
+        """Evaluate all nodes as they are now."""
+        task = self.world.task
+        task.settle()
+        shown = [task.shown(node) for node in self.at_moment()]
+        if shown:
+            kept = task.summary()
+            for model, figures in zip(shown, task.evaluate(shown), strict=True):
+                kept.add(model, figures)
+            self.record(self.world.now, NETWORK, MOMENTS, of_moment(kept.accuracies, kept.figures()))
 
     def _close(self, *, complete: bool) -> None:
         """Record the summary of every round that all nodes have completed."""

@@ -20,6 +20,7 @@ from covey.runtime.jobs import Job, Worker
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
+from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK
@@ -40,6 +41,9 @@ _STRIKES_AT_ONCE = 100
 
 _FIRST_STRIKE = 1 << 61
 """Faults strike when all that nodes do in a moment is done, before fair links look for the next completion."""
+
+_MOMENT = 1 << 63
+"""Nodes are evaluated at a moment of time when all else that happens then is done."""
 
 
 class World(Stage):
@@ -128,6 +132,7 @@ class World(Stage):
     def begin(self) -> None:
         """Put every node at the start of its program."""
         self.follow_faults()
+        self.follow_moments(since=0.0)
         for node in self.nodes:
             if not self.in_step:
                 node.committed = self.snapshot(node)
@@ -408,6 +413,24 @@ class World(Stage):
         """Whether a node is to go no further."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
 
+    # ------------------------------------------------------------------ moments
+
+    def follow_moments(self, since: float) -> None:
+        """Schedule the moments in which all nodes are evaluated, where there are any."""
+        seconds = self.evaluation.seconds
+        if seconds is not None and self.recorder.evaluated:
+            self._next_moment(moments_after(since, seconds))
+
+    def _next_moment(self, moments: Iterator[tuple[int, float]]) -> None:
+        self.agenda.put(next(moments)[1], _MOMENT, self._evaluate_all, moments)
+
+    def _evaluate_all(self, moments: Iterator[tuple[int, float]]) -> None:
+        if not self.agenda.is_over(self.now):
+            self.agenda.put(self.now, _MOMENT, self._evaluate_all, moments)
+        elif self._running and any(map(self._goes_on, self.agenda.pending())):
+            self.recorder.evaluate_moment()
+            self._next_moment(moments)
+
     # ------------------------------------------------------------------ churn and faults
 
     def follow_absences(self, node: RunningNode, since: float) -> bool:
@@ -469,7 +492,9 @@ class World(Stage):
     def _goes_on(self, event: Event) -> bool:
         """Whether something is still to happen that may let a node go on."""
         _, action, argument = event
-        return action != self._strike and not (action == self.disturbances.end and argument in self._disturbing)
+        return action not in (self._strike, self._evaluate_all) and not (
+            action == self.disturbances.end and argument in self._disturbing
+        )
 
     def leave(self, node: RunningNode) -> None:
         self._in_vain += 1

@@ -42,6 +42,8 @@ class Reporter(Recorder):
         """Evaluates, and sends snapshots."""
         self._settled = 0
         """Up to which round all there is to be evaluated here has been."""
+        self._moment: tuple[int, list[tuple[int, Any]]] | None = None
+        """The moment that waits to be evaluated, and what nodes showed then."""
         self._held: list[tuple[int, Snapshot]] = []
         """Snapshots that wait until they are sent."""
 
@@ -54,6 +56,13 @@ class Reporter(Recorder):
     def await_evaluation(self, node: RunningNode) -> None:
         super().await_evaluation(node)
         self._work()
+
+    def await_moment(self, number: int) -> None:
+        """Let all nodes be evaluated as they are now, unless the moment before is still waiting for that."""
+        nodes = self.at_moment()
+        if nodes and self._moment is None:
+            self._moment = number, [(node.id, self.site.task.shown(node)) for node in nodes]
+            self._work()
 
     def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
         self._figures += [(node, completed, name, float(value)) for name, value in figures.items()]
@@ -104,13 +113,16 @@ class Reporter(Recorder):
     async def _work_off(self) -> None:
         """Evaluate what waits for it and send snapshots, those behind the figures of what they hold."""
         try:
-            while self.pending or self._held:
+            while self.pending or self._held or self._moment:
                 await asyncio.sleep(0)
                 pending, self.pending = self.pending, []
                 held, self._held = self._held, []
                 if pending:
                     await self._evaluate_all(pending)
                 await self._send(held)
+                moment, self._moment = self._moment, None
+                if moment is not None:
+                    await self._evaluate_moment(*moment)
         except Exception as error:
             self.site.fail(error)
         finally:
@@ -122,13 +134,22 @@ class Reporter(Recorder):
         return self._working is not None
 
     async def _evaluate_all(self, pending: Sequence[Pending]) -> None:
-        site = self.site
-        for node, _, shown in pending:
-            with site.measured(site.nodes[node], "mixing"):
-                site.task.ready(shown)
-        evaluated = await site.trainer.apart(partial(site.task.evaluate, [shown for _, _, shown in pending]))
-        self.judged(pending, evaluated)
+        self.judged(pending, await self._evaluated([(node, shown) for node, _, shown in pending]))
         self._send_averages()
+
+    async def _evaluate_moment(self, number: int, shown: Sequence[tuple[int, Any]]) -> None:
+        kept = self.site.task.summary()
+        for (_, model), figures in zip(shown, await self._evaluated(shown), strict=True):
+            kept.add(model, figures)
+        say(self.control, "moment", {"number": number, **kept.freeze()})
+
+    async def _evaluated(self, shown: Sequence[tuple[int, Any]]) -> list[dict[str, float]]:
+        """The figures of what nodes show."""
+        site = self.site
+        for node, model in shown:
+            with site.measured(site.nodes[node], "mixing"):
+                site.task.ready(model)
+        return await site.trainer.apart(partial(site.task.evaluate, [model for _, model in shown]))
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
         """Send what is known of the rounds that all evaluated nodes have passed, or of all."""

@@ -26,6 +26,7 @@ from covey.runtime.jobs import Job
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
+from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode, not_finite_entry
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
@@ -164,6 +165,8 @@ class Site(Stage):
                     continue
             node.committed = self.snapshot(node)
         self._begin_strikes(elapsed)
+        if self.evaluation.seconds is not None and self.recorder.evaluated:
+            self._later(self._follow_moments(elapsed, self.evaluation.seconds))
         for node in self.nodes.values():
             if node.mail.ended:
                 continue
@@ -220,6 +223,11 @@ class Site(Stage):
             present = True
         if not present:
             self.start(node)
+
+    async def _follow_moments(self, elapsed: float, seconds: float) -> None:
+        for number, time in moments_after(elapsed, seconds):
+            await self._until(time)
+            self.recorder.await_moment(number)
 
     def _begin_strikes(self, elapsed: float) -> None:
         """Begin the strikes that are under way after so many seconds, and let the others follow."""

@@ -1,4 +1,4 @@
-"""The averages over the models of all hosts: what each host adds, until nothing more can come."""
+"""What hosts know together of evaluated nodes, after a round or at a moment: each adds a share, until no more comes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,8 +9,6 @@ import msgspec
 
 from covey.parts.errors import RunError
 from covey.runtime.prepared import Prepared
-from covey.runtime.runs import RunWriter
-from covey.runtime.runs.schema import NETWORK
 from covey.runtime.task import Summary
 
 
@@ -25,12 +23,13 @@ def check_round(host: int, round: Any, most: int, least: int = 0) -> None:
 
 
 class Averages:
-    """The evaluated rounds that are open, and what hosts have added to them.
+    """The evaluated rounds, or moments, that are open, and what hosts have added to them.
 
     Args:
         prepared: the experiment.
         owners: the host of every node.
-        writer: where to record the figures; None records nothing.
+        last: the number of the last round.
+        record: given a round, what is known of its nodes, and the figures of that; None records nothing.
         do: does something beside everything else, one thing after the other.
     """
 
@@ -38,11 +37,12 @@ class Averages:
         self,
         prepared: Prepared,
         owners: Sequence[int],
-        writer: RunWriter | None,
+        last: int,
+        record: Callable[[int, Summary, Mapping[str, float]], None] | None,
         do: Callable[[Callable[[], Awaitable[None]]], None],
     ) -> None:
         self._task = prepared.task
-        self._rounds, self._writer, self._do = prepared.experiment.rounds, writer, do
+        self._last, self._record, self._do = last, record, do
         self._models = len(prepared.evaluated)
         of = [owners[node] for node in prepared.evaluated]
         self._models_of = {host: of.count(host) for host in set(of)}
@@ -54,14 +54,14 @@ class Averages:
         self.accuracy: float | None = None
         """The mean over the models of the round that was last added to."""
 
-    def add(self, host: int, share: Mapping[str, Any]) -> None:
+    def add(self, host: int, completed: Any, share: Mapping[str, Any]) -> None:
         """What the models of a host's nodes add to a round; what was said before it comes back, it says anew.
 
         Raises:
             RunError: it cannot be that.
         """
-        completed, accuracies = share["round"], msgspec.convert(share["accuracies"], list[float])
-        check_round(host, completed, self._rounds, 1)
+        accuracies = msgspec.convert(share["accuracies"], list[float])
+        check_round(host, completed, self._last, 1)
         if not self._task.check_share(share, self._models_of.get(host, 0)):
             raise RunError(f"Host {host} adds to an average what is not that of its nodes.")
         if completed in self._closed:
@@ -76,10 +76,14 @@ class Averages:
 
     def settle(self, host: int, round: Any) -> None:
         """A host adds nothing more to rounds up to one."""
-        check_round(host, round, self._rounds)
+        check_round(host, round, self._last)
         if host in self._settled:
             self._settled[host] = max(self._settled[host], round)
             self.close(min(self._settled.values()))
+
+    def end(self, host: int) -> None:
+        """A host adds nothing more."""
+        self.settle(host, self._last)
 
     def reopen(self, host: int, round: int) -> None:
         """A host comes back, and does again what followed a round."""
@@ -96,10 +100,9 @@ class Averages:
         average = self._task.summary()
         for _, share in sorted(self._shares.pop(completed).items()):
             average.merge(share)
-        if self._writer is not None:
+        if self._record is not None:
             self._do(partial(self._evaluate, completed, average))
 
     async def _evaluate(self, completed: int, average: Summary) -> None:
-        assert self._writer is not None
-        figures = await asyncio.to_thread(average.figures)
-        self._writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])
+        assert self._record is not None
+        self._record(completed, average, await asyncio.to_thread(average.figures))

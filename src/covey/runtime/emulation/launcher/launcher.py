@@ -441,7 +441,10 @@ class Launcher:
         self.records.take_rows(host.number, frame.payload["rows"])
 
     def _hear_average(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.averages.add(host.number, frame.payload)
+        self.records.averages.add(host.number, frame.payload["round"], frame.payload)
+
+    def _hear_moment(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_moment(host.number, frame.payload)
 
     def _hear_observed(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_observed(host.number, frame.payload)

@@ -18,11 +18,14 @@ from covey.runtime.emulation.launcher.checkpoints import Checkpoints
 from covey.runtime.emulation.transport.connection import loop_time
 from covey.runtime.experiment import Progress
 from covey.runtime.prepared import Prepared
+from covey.runtime.recorder import of_moment
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.counting import Moment
-from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, RECORDED
+from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, MOMENTS, NETWORK, RECORDED
 from covey.runtime.snapshots import COUNTERS, Snapshot, unpack
+from covey.runtime.task import Summary
 
+_MOST_MOMENTS = 2**53
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
 """Neither NaN nor infinity: one such number of one host would keep the rows of all from being written."""
@@ -104,7 +107,7 @@ class Records:
         self._last_rows: dict[int, Sequence[Any]] = {}
         self._losses: dict[int, float] = {}
         self._shown = 0.0
-        self.averages = Averages(prepared, owners, writer, self._do)
+        self.averages, self.moments = self._averages(), self._of_moments()
         self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         """Evaluations of averages, and checkpoints that wait for the figures of what they hold."""
@@ -113,6 +116,26 @@ class Records:
         self._totals: dict[int, dict[str, float]] = {}
         self._before: dict[int, dict[str, float]] = {}
         """What a host had counted when it was last gone."""
+
+    def _averages(self) -> Averages:
+        """What is known of nodes after rounds."""
+        writer = self.writer
+
+        def record(completed: int, average: Summary, figures: Mapping[str, float]) -> None:
+            assert writer is not None
+            writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])
+
+        return Averages(self.prepared, self.owners, self.rounds, record if writer is not None else None, self._do)
+
+    def _of_moments(self) -> Averages:
+        """What is known of them at moments of time."""
+        writer, seconds = self.writer, self.prepared.experiment.evaluation.seconds or 0.0
+
+        def record(number: int, average: Summary, figures: Mapping[str, float]) -> None:
+            assert writer is not None
+            writer.records([(number * seconds, NETWORK, MOMENTS, of_moment(average.accuracies, figures))])
+
+        return Averages(self.prepared, self.owners, _MOST_MOMENTS, record if writer is not None else None, self._do)
 
     # ------------------------------------------------------------------ rows
 
@@ -188,6 +211,12 @@ class Records:
         if self.writer is not None:
             self.writer.observed([(time, node, data)])
 
+    def take_moment(self, host: int, share: Mapping[str, Any]) -> None:
+        """What a host knows of its nodes at a moment; of those before it says nothing any more."""
+        number = share["number"]
+        self.moments.add(host, number, share)
+        self.moments.settle(host, number)
+
     def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
         """Record how a host is, and return that; what it counts are sums over all times that it was there."""
         time = msgspec.convert(time, _Time)
@@ -237,7 +266,7 @@ class Records:
         self.time = max(snapshot.clock for snapshot in snapshots)
         self._before = {host: dict(totals) for host, totals in self._totals.items()}
         accuracy = self.averages.accuracy
-        self.averages = Averages(self.prepared, self.owners, self.writer, self._do)
+        self.averages, self.moments = self._averages(), self._of_moments()
         self.averages.accuracy = accuracy
         if self.writer is not None:
             clocks, ended = zip(*((snapshot.clock, snapshot.ended) for snapshot in snapshots), strict=True)
@@ -270,7 +299,8 @@ class Records:
     def end_nodes(self, host: int, nodes: Sequence[int]) -> None:
         """A host will not come back: its nodes have ended with what they last gave."""
         self.learned |= {node: self.checkpoints.latest_of(node).learned for node in nodes}
-        self.averages.settle(host, self.rounds)
+        self.averages.end(host)
+        self.moments.end(host)
 
     def take_learned(self, host: int, node: Any, payload: Payload) -> None:
         """What a node has learned in the end."""
@@ -289,7 +319,8 @@ class Records:
             raise RunError(f"Host {host} is done and has not reported what all of its nodes have learned.")
         if not self._last_rows:
             self.time = max(self.time, time)
-        self.averages.settle(host, self.rounds)
+        self.averages.end(host)
+        self.moments.end(host)
 
     # ------------------------------------------------------------------ what takes longer
 
@@ -307,6 +338,7 @@ class Records:
     async def finish(self) -> None:
         """Evaluate and write what is left."""
         self.averages.close(math.inf)
+        self.moments.close(math.inf)
         if self.working is not None:
             await self.working
 
