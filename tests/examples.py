@@ -58,7 +58,6 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "push-sum"): {"topology": {"kind": "epidemic-local", "degree": 3}},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
-    ("program", "compressed-fedavg"): {"clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "d-cliques"): {"size": 4, "swaps": 20},
@@ -122,6 +121,10 @@ FILES = {
 }
 """What the file of a kind that reads one says."""
 IN_PROGRAM = ("topology", "sharing", "schedule", "aggregation")
+IN_FEDAVG = {"client-selection": "clients", "client-work": "work", "server-optimizer": "server_optimizer"}
+"""Where parts of each family stand in the program fedavg."""
+COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"}
+"""A server and clients that send compressed changes."""
 IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
@@ -129,7 +132,10 @@ NOT_HERE = {
 }
 RUNS = [
     (family, kind)
-    for family in ("program", *IN_PROGRAM, *IN_NETWORK, "partition", "model", "objective", "optimizer", "learning-rate")
+    for family in (
+        *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_NETWORK),
+        *("partition", "model", "objective", "optimizer", "learning-rate"),
+    )
     for kind in kinds.KINDS[family]
     if (family, kind) not in NOT_HERE
 ]
@@ -168,6 +174,8 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
         weighted = part_table("topology", "edges", files)
         topology: typing.Any = weighted if (family, kind) == ("aggregation", "given") else "ring"
         tables["program"] = {"kind": "gossip", "topology": topology, family: part}
+    elif family in IN_FEDAVG:
+        tables["program"] = {"kind": "fedavg", IN_FEDAVG[family]: part}
     elif family in IN_NETWORK:
         tables["network"][family] = part
     elif family == "learning-rate":

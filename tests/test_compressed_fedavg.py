@@ -16,18 +16,18 @@ ALL = {"kind": "top-k", "budget": 1.0}
 
 def federated(up, down=None, **changes):
     """The tables of a small federation."""
-    program = {"kind": "compressed-fedavg", "up": up, **({"down": down} if down else {})}
-    for name in ("clients", "patience", "server_lr"):
+    program = {"kind": "fedavg", "up": up, **({"down": down} if down else {})}
+    for name in ("clients", "patience", "server_optimizer"):
         if name in changes:
             program[name] = changes.pop(name)
     return table(**{"task": BLOBS, "program": program, "rounds": 5, **changes})
 
 
 @pytest.mark.parametrize("down", [None, ALL])
-@pytest.mark.parametrize(("clients", "server_lr"), [(None, 1.0), (4, 0.5)])
-def test_who_says_all_does_federated_averaging(down, clients, server_lr):
-    ours, _ = simulate(federated(ALL, down, clients=clients, server_lr=server_lr))
-    tables = table(task=BLOBS, rounds=5, program={"kind": "fedavg", "clients": clients, "server_lr": server_lr})
+@pytest.mark.parametrize(("clients", "server"), [("uniform", 1.0), (4, 0.5)])
+def test_who_says_all_does_federated_averaging(down, clients, server):
+    ours, _ = simulate(federated(ALL, down, clients=clients, server_optimizer=server))
+    tables = table(task=BLOBS, rounds=5, program={"kind": "fedavg", "clients": clients, "server_optimizer": server})
     plain, _ = simulate(tables)
     assert torch.allclose(models_of(ours)[0], models_of(plain)[0], atol=1e-5)
 
@@ -126,6 +126,6 @@ def test_a_server_that_fell_back_is_not_followed_by_changes_of_another_model():
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_a_compressor_that_is_no_contraction_is_refused(way):
     ways = {"up": TERNARY, "down": None, way: {"kind": "random", "budget": 0.1, "unbiased": True}}
-    needs = f"The '{way}' of the program compressed-fedavg must be a contraction. Got 'random' instead, whose error can"
+    needs = f"The '{way}' of the program fedavg must be a contraction. Got 'random' instead, whose error can"
     with pytest.raises(ConfigurationError, match=needs):
         begun(federated(**ways))

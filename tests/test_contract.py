@@ -111,7 +111,6 @@ ALONE = {
     "push-sum": ({"topology": "complete"}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "fedavg": ({}, 2),
-    "compressed-fedavg": ({"up": {"kind": "top-k", "budget": 1.0}, "down": {"kind": "top-k", "budget": 1.0}}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
 }

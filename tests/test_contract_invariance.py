@@ -93,7 +93,7 @@ CHOOSE = ("ad-psgd", "gossip-learning")
 
 def renumberings(kind: str) -> st.SearchStrategy[list[int]]:
     """Ways to rename twelve nodes that leave a program's roles where they are."""
-    if "fedavg" in kind:
+    if kind == "fedavg":
         return st.permutations(range(1, NODES)).map(lambda rest: [0, *rest])
     if kind in CHOOSE:
         return st.permutations(range(NODES // 2)).map(lambda pairs: [2 * p + side for p in pairs for side in (0, 1)])
@@ -123,7 +123,7 @@ renumbered below); or its labels or its clique do."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
-        ("program", kind, {"clients": None} if "fedavg" in kind else {})
+        ("program", kind, {"clients": "uniform"} if kind == "fedavg" else {})
         for kind in kinds.KINDS["program"]
         if ("program", kind) not in BY_NUMBER
     ),
@@ -132,7 +132,11 @@ RENUMBERED = [
         ("program", "gossip", {"sharing": {"kind": kind, "budget": 0.5, "common": True}})
         for kind in ("random", "random-layers")
     ),
-    ("program", "fedavg", {"clients": None, "weighting": "equal", "server_lr": 0.5, "proximal": 0.1}),
+    (
+        "program",
+        "fedavg",
+        {"clients": "uniform", "aggregation": "mean", "server_optimizer": 0.5, "work": {"proximal": 0.1}},
+    ),
 ]
 """Whom FedAvg's server chooses is drawn by number, so it chooses all here."""
 

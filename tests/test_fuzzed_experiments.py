@@ -18,7 +18,7 @@ from covey.parts import kinds
 from covey.parts.parameters import fields_of
 from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.conftest import table
-from tests.examples import BLOBS, FILES, IN_NETWORK, IN_PROGRAM, NODES, RUNS, run_table
+from tests.examples import BLOBS, FILES, IN_FEDAVG, IN_NETWORK, IN_PROGRAM, NODES, RUNS, run_table
 
 LONGEST = 2100
 """Characters of the one line."""
@@ -147,6 +147,7 @@ def changed(family: str, kind: str, field: str, value: Any, files: Path) -> dict
             ["program"] if family == "program" else ["program", family] if family in IN_PROGRAM else ["task", family]
         )
         place = ["network", family] if family in IN_NETWORK else place
+        place = ["program", IN_FEDAVG[family]] if family in IN_FEDAVG else place
         place = ["task", "optimizer", "schedule"] if family == "learning-rate" else place
         put(tables, [*place, field], value)
     return tables

@@ -196,9 +196,9 @@ def test_with_overlap_statistics_stay_such(sharing, files):
 
 
 PROGRAMS = {
-    "fedavg": {"clients": 4, "server_lr": 1.8},
-    "compressed-fedavg": {"up": {"kind": "ternary", "budget": 0.3}, "down": "sign", "server_lr": 1.8},
-    "compressed-fedavg up": {"up": "sign", "clients": 5},
+    "fedavg": {"clients": 4, "server_optimizer": 1.8},
+    "fedavg up and down": {"up": {"kind": "ternary", "budget": 0.3}, "down": "sign", "server_optimizer": 1.8},
+    "fedavg up": {"up": "sign", "clients": 5},
     "ad-psgd": {"topology": "ring"},
     "gossip-learning": {"topology": "ring", "period": "20ms"},
     "gossip-learning update": {"topology": "ring", "period": "20ms", "mode": "update"},
@@ -225,10 +225,10 @@ def test_programs_without_a_sharing_send_nothing_frozen_and_keep_statistics_such
         assert sum(node.bytes_out for node in world.nodes) / NODES / 6 == pytest.approx(stated, rel=0.15)
 
 
-@pytest.mark.parametrize("program", ["fedavg", "compressed-fedavg"])
+@pytest.mark.parametrize("program", ["fedavg", "fedavg up and down"])
 def test_the_servers_buffers_are_the_mean_of_its_clients_by_their_samples(program, overheard):
     task = {**MIXED, "partition": {"kind": "quantity", "alpha": 5.0}}
-    tables = table(program={"kind": program, **PROGRAMS[program]}, task=task, network={"nodes": NODES}, rounds=1)
+    tables = table(program={"kind": "fedavg", **PROGRAMS[program]}, task=task, network={"nodes": NODES}, rounds=1)
     world, _ = simulate(tables)
     answers = [message.payload for message in overheard if message.tag == "update"]
     assert len({answer["samples"] for answer in answers}) > 1
@@ -238,8 +238,8 @@ def test_the_servers_buffers_are_the_mean_of_its_clients_by_their_samples(progra
     assert torch.allclose(tensors(world, "norm.running")[0], oracle.float(), atol=1e-6)
 
 
-def test_compressed_fedavg_compresses_what_is_trained_alone(overheard):
-    simulate(table(program={"kind": "compressed-fedavg", "up": "int8"}, task=MIXED, network={"nodes": NODES}, rounds=1))
+def test_fedavg_compresses_what_is_trained_alone(overheard):
+    simulate(table(program={"kind": "fedavg", "up": "int8"}, task=MIXED, network={"nodes": NODES}, rounds=1))
     (codes,) = {len(message.payload["codes"]) for message in overheard if message.tag == "update"}
     assert codes == SIZES["norm"] + SIZES["body"] + SIZES["head"]
 

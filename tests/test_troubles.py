@@ -10,7 +10,7 @@ from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
-from tests.examples import EXAMPLES
+from tests.examples import COMPRESSED, EXAMPLES
 
 TASK = {
     "dataset": {"kind": "gaussian-blobs", "samples": 160, "test_samples": 20},
@@ -54,7 +54,9 @@ PROGRAMS = {
         for kind in kinds.KINDS["program"]
         if kind not in ("gossip", "clique-averaging")
     },
-    "compressed-fedavg: up": {**EXAMPLES["program", "compressed-fedavg"], "kind": "compressed-fedavg", "down": None},
+    "fedavg, compressed": COMPRESSED,
+    "fedavg, compressed up": {**COMPRESSED, "down": None},
+    "fedavg, compressed down": {**COMPRESSED, "up": None},
 }
 NEVER_WAITS = {"gossip-learning"}
 

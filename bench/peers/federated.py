@@ -17,9 +17,9 @@ CLIENTS = 20
 PROCESSES = min(default_workers(), CLIENTS)
 
 
-def fedavg(case: Case, weighting: str = "samples") -> Prepared:
+def fedavg(case: Case, aggregation: str = "given") -> Prepared:
     """Federated averaging with all clients in every round."""
-    return prepared(case, {"kind": "fedavg", "weighting": weighting}, {"nodes": CLIENTS + 1})
+    return prepared(case, {"kind": "fedavg", "aggregation": aggregation}, {"nodes": CLIENTS + 1})
 
 
 @dataclass

@@ -82,12 +82,12 @@ def by_pfl(case: Case, setup: Prepared) -> Run:
 
 def rows() -> Iterator[list[str]]:
     """The rows of pfl."""
-    setups = [fedavg(case, "equal") for case in CASES]
+    setups = [fedavg(case, "mean") for case in CASES]
     peers = [by_pfl(case, setup) for case, setup in zip(CASES, setups, strict=True)]
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if os.environ.get("RANK", "0") != "0":
         return
     for case, setup, peer in zip(CASES, setups, peers, strict=True):
-        ours = by_covey(lambda case=case: fedavg(case, "equal"))
+        ours = by_covey(lambda case=case: fedavg(case, "mean"))
         yield row("pfl", case, peer, ours, f"{equality(setup, ours.models[0], peer.models[0])}")

@@ -1,44 +1,56 @@
-"""Federated averaging (McMahan et al., 2017), with the proximal term of FedProx (Li et al., 2020) as an option."""
+"""The standard round of federated learning, made of parts.
+
+Plain, it is federated averaging (McMahan et al., 2017); with other parts it is FedProx (Li et al., 2020), FedAvgM,
+FedAdagrad, FedAdam and FedYogi (Reddi et al., 2021), sparse ternary compression (Sattler et al., 2019), the median of
+clients, and what these have in common with each other.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, NoReturn
 
-from torch import Tensor
+import numpy as np
 
-from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram, Update
+from covey.aggregation import Aggregation, Contribution, Given
+from covey.federated.client_selection import ClientSelection, Uniform
+from covey.federated.client_work import ClientWork, LocalTraining
+from covey.federated.downlink import CompressedDown, WholeDown
+from covey.federated.ends import SERVER
+from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
+from covey.federated.uplink import CompressedUp, WholeUp
+from covey.learning.mixture import computed
+from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
-from covey.messages.payloads import Payload
-from covey.parts.nodes import NodeId
+from covey.messages.compression import Compressor
+from covey.network.graph import Graph
+from covey.parts.errors import NotYetKnown
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.node import Inbox, Message
+from covey.runtime.node import Inbox
 from covey.runtime.patience import check_patience
-
-SERVER = NodeId(0)
-SAMPLES = range(1 << 53)
-"""How many samples a client may say that it has."""
 
 
 class FedAvg(LearningProgram):
-    """Node 0 is the server, without data; every round it sends its model to some clients and averages their answers.
+    """Node 0 is the server, without data; every round it sends its model to some clients and merges their answers.
 
-    Which clients take part is public randomness, so nobody needs to be told. Clients start every round from the
-    server's model; their optimiser is theirs, reset or kept as the task says.
+    Clients start every round from the server's model; their optimiser is theirs, reset or kept as the task says.
     """
 
     kind = "fedavg"
     without_data = frozenset({"server"})
     evaluated_roles = frozenset({"server"})
-    clients: int | None = param(
-        "How many clients take part in a round; all by default.", default=None, ge=1, lt="nodes"
+    clients: ClientSelection = param("Which clients take part in a round.", factory=Uniform)
+    work: ClientWork = param("What a client does with the server's model.", factory=LocalTraining)
+    up: Compressor | None = param(
+        "What makes messages of the changes that clients made; by default they send whole models.", default=None
     )
-    weighting: Literal["samples", "equal"] = param(
-        "Whether clients count by their samples or equally.", default="samples"
+    down: Compressor | None = param(
+        "What makes messages of the changes of the server's model, which all clients get; "
+        "by default those chosen get the whole model.",
+        default=None,
     )
-    server_lr: float = param("How far the server moves towards the average of its clients.", default=1.0, gt=0)
-    proximal: float = param(
-        "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
+    aggregation: Aggregation = param(
+        "How clients are merged: given weighs them by their samples, mean equally.", factory=Given
     )
+    server_optimizer: ServerOptimizer = param("How the server moves by what clients changed.", factory=ServerSGD)
     patience: Seconds | None = param(
         "How long the server waits for its clients; for ever by default. A client waits as long as the server's rounds "
         "until then can take, and one more.",
@@ -49,24 +61,19 @@ class FedAvg(LearningProgram):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         check_patience(self, setting, self.patience)
-        self._nodes = setting.nodes
-        self._chosen: dict[int, list[NodeId]] = {}
+        self.aggregation.check(Answers())
         self.selection = Selection.of(setting, owner=self.named())
+        for key, compressor in (("up", self.up), ("down", self.down)):
+            if compressor is not None and setting.parameters:
+                compressor.need_contraction(self, self.selection.trained, key)
+        self._up = WholeUp(self, setting) if self.up is None else CompressedUp(self, setting, self.up)
+        self._down = WholeDown(self, setting) if self.down is None else CompressedDown(self, setting, self.down)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
 
     def most_heard(self) -> int:
-        return self.clients or self._nodes - 1
-
-    def chosen(self, node: LearningNode, t: int) -> list[NodeId]:
-        """The clients of round t, in increasing order."""
-        if t not in self._chosen:
-            everybody = node.nodes - 1
-            count = self.clients or everybody
-            draw = node.public_random("clients", t).choice(everybody, count, replace=False) + 1
-            self._chosen[t] = sorted(NodeId(int(client)) for client in draw)
-        return self._chosen[t]
+        return self.clients.most()
 
     async def run(self, node: LearningNode) -> None:
         if node.id == SERVER:
@@ -75,65 +82,82 @@ class FedAvg(LearningProgram):
             await self.take_part(node)
 
     async def serve(self, node: LearningNode) -> None:
-        """The server: send, wait, average."""
+        """The server: send, wait, merge."""
         async for t in node.rounds():
-            chosen = self.chosen(node, t)
-            self.tell(node, chosen, t)
+            chosen = self.clients.chosen(t)
+            self._down.tell(node, chosen, t)
             answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
-            self.average(node, answers, t)
+            self.merge(node, answers)
+            self._down.end(node, t)
 
-    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
-        """Send the server's model."""
-        node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
-
-    def average(self, node: LearningNode, answers: Inbox, t: int) -> None:
-        """Move the server's model by what clients sent; buffers become the clients' mean, however far it moves."""
-        usable = node.usable(answers, model=self.selection.entry, samples=SAMPLES)
-        weights = self.weights(usable)
-        if not sum(weights):
+    def merge(self, node: LearningNode, answers: Inbox) -> None:
+        """Move the server's model by what clients sent; buffers become the clients' aggregate, however far it moves."""
+        found = [answer for answer in self._up.parts(node, answers, self._down.origin(node)) if answer[0]["samples"]]
+        if not found:
             return
-        parts = [self.selection.take(node.model), *(answer["model"] for answer in usable)]
-        steps = [1.0 - self.server_lr, *(self.server_lr * weight for weight in weights)]
-        if not self.selection.buffered or self.server_lr == 1.0:
-            node.model = self.selection.put(node.model, Mixture(parts, steps))
+        found.sort(key=lambda answer: answer[0].sender)
+        (_, first), *others = found
+        graph = merging(node.nodes, {int(answer.sender): answer["samples"] for answer, _ in found})
+        with node.measured("mixing"):
+            merged = self.aggregation.merge(
+                node, graph, first, [Contribution(answer.sender, part) for answer, part in others]
+            )
+        if self.server_optimizer.is_plain():
+            node.model = self.selection.put(node.model, merged)
             return
-        trained, buffers = zip(*map(self.selection.split, parts), strict=True)
-        node.model = self.selection.put(node.model, Mixture(trained, steps), Mixture(buffers[1:], weights))
-
-    def weights(self, answers: Sequence[Message]) -> list[float]:
-        """The share that each answer has in the mean of all."""
-        counts = [answer["samples"] if self.weighting == "samples" else 1 for answer in answers]
-        return [count / max(sum(counts), 1) for count in counts]
-
-    def listens(self, node: LearningNode, t: int) -> bool:
-        """Whether the server tells a client its model in round t."""
-        return node.id in self.chosen(node, t)
+        trained, buffers = self.selection.split(computed(merged))
+        before, _ = self.selection.split(self.selection.take(node.model))
+        after = before + self.server_optimizer.step(trained - before, node.state)
+        node.model = self.selection.put(node.model, after, buffers if self.selection.buffered else None)
 
     async def take_part(self, node: LearningNode) -> None:
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""
         async for t in node.rounds():
-            if self.listens(node, t):
-                model = self.told(node, await self.hear(node, t))
-                if model is None:
-                    continue
-                node.state["heard"] = t
-                if node.id in self.chosen(node, t):
-                    update = await node.train(model, proximal=self.proximal)
-                    node.model = update.model
-                    answer: Payload = {**self.answer(node, update, t), "samples": node.data.samples}
-                    node.send(SERVER, answer, tag="update", round=t)
+            chosen = self.clients.chosen(t)
+            if not self._down.listens(node, chosen):
+                continue
+            self._down.ask(node, t)
+            inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=self.timeout(node, t))
+            model = self._down.model(node, inbox)
+            if model is None:
+                continue
+            node.state["heard"] = t
+            if node.id in chosen:
+                update = await self.work.train(node, model, t)
+                node.model = update.model
+                answer = {**self._up.answer(node, update, t), "samples": node.data.samples}
+                node.send(SERVER, answer, tag="update", round=t)
 
-    async def hear(self, node: LearningNode, t: int) -> Inbox:
-        """Wait for the server."""
+    def timeout(self, node: LearningNode, t: int) -> float | None:
+        """How long a client waits for the server."""
         heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
-        timeout = None if self.patience is None else (t - heard + 1) * self.patience
-        return await node.receive(tag="model", round=t, senders=[SERVER], timeout=timeout)
+        return None if self.patience is None else (t - heard + 1) * self.patience
 
-    def told(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
-        """The server's model, if it came, with whatever is not shared as the client has it."""
-        usable = node.usable(inbox, model=self.selection.entry)
-        return self.selection.put(node.model, usable[0]["model"]) if usable else None
 
-    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
-        """What a client sends back of its training."""
-        return {"model": self.selection.take(update.model)}
+def merging(nodes: int, samples: Mapping[int, int]) -> Graph:
+    """Who is merged at the server, by the share of each client in all samples.
+
+    The server has no model of its own to add, so that of the first client stands in its place; the others send to it.
+    """
+    _, *others = samples
+    weights = np.array([samples[client] for client in others], np.float64) / sum(samples.values())
+    return Graph(nodes, np.array(others, np.int64), np.full(len(others), SERVER, np.int64), weights)
+
+
+class Answers:
+    """The graphs of all rounds, as an aggregation checks them: who answers is known when the time comes."""
+
+    weighted: ClassVar[bool] = True
+
+    @classmethod
+    def title(cls) -> str:
+        return "that of clients and their server"
+
+    def one_way(self) -> bool:
+        return True
+
+    def can_be_drawn(self) -> bool:
+        return False
+
+    def at(self, t: int) -> NoReturn:
+        raise NotYetKnown

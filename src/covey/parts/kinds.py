@@ -23,7 +23,6 @@ KINDS: dict[str, dict[str, str]] = {
         "push-sum": "covey.decentralized.push_sum:PushSum",
         "ad-psgd": "covey.decentralized.ad_psgd:ADPSGD",
         "fedavg": "covey.federated.fedavg:FedAvg",
-        "compressed-fedavg": "covey.federated.compressed_fedavg:CompressedFedAvg",
     },
     "task": {"learning": "covey.learning.task:LearningTask"},
     "topology": {
@@ -86,6 +85,15 @@ KINDS: dict[str, dict[str, str]] = {
         "metropolis-hastings": "covey.aggregation.linear:MetropolisHastings",
         "given": "covey.aggregation.linear:Given",
         "median": "covey.aggregation.median:Median",
+    },
+    "client-selection": {"uniform": "covey.federated.client_selection:Uniform"},
+    "client-work": {"local": "covey.federated.client_work:LocalTraining"},
+    "server-optimizer": {
+        "sgd": "covey.federated.server_optimizers:ServerSGD",
+        "momentum": "covey.federated.server_optimizers:ServerMomentum",
+        "adagrad": "covey.federated.server_optimizers:ServerAdagrad",
+        "adam": "covey.federated.server_optimizers:ServerAdam",
+        "yogi": "covey.federated.server_optimizers:ServerYogi",
     },
     "dataset": {
         "digits": "covey.learning.datasets.digits:Digits",

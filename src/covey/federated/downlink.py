@@ -1,0 +1,123 @@
+"""The way of the server's model to its clients: whole, or by compressed changes of a copy that all clients hold."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from torch import Tensor
+
+from covey.federated.ends import SERVER, Ends
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode
+from covey.learning.selection import BUFFERS
+from covey.messages.compression import FIRST_MARK, Compressor, mark_of, next_mark
+from covey.parts.nodes import NodeId
+from covey.runtime.node import Inbox, Message, Numbers
+from covey.runtime.reading import understood
+
+if TYPE_CHECKING:
+    from covey.federated.fedavg import FedAvg
+    from covey.parts.parameters import Setting
+
+_ASK, _BEFORE, _MARK = "ask", "before", "mark"
+"""The tag under which a client asks for the whole copy; the entries for the mark of the copy that a change begins from,
+and for that of a whole copy."""
+
+
+class WholeDown(Ends):
+    """The server's model as it is, for those that were chosen."""
+
+    def listens(self, node: LearningNode, chosen: Sequence[NodeId]) -> bool:
+        """Whether a client is sent something in a round with these clients."""
+        return node.id in chosen
+
+    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+        """Send the server's model."""
+        node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
+
+    def origin(self, node: LearningNode) -> Tensor | None:
+        """The trained numbers that clients began the round with, where those are not the server's."""
+        return None
+
+    def end(self, node: LearningNode, t: int) -> None:
+        """Note at the server what clients ask for."""
+
+    def ask(self, node: LearningNode, t: int) -> None:
+        """Ask the server for what a client lacks."""
+
+    def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
+        """The model that a client is to train, if it came, with whatever is not shared as the client has it."""
+        usable = node.usable(inbox, model=self.selection.entry)
+        return self.selection.put(node.model, usable[0]["model"]) if usable else None
+
+
+class CompressedDown(WholeDown):
+    """Compressed changes of a copy, for all clients, also those that were not chosen.
+
+    What a change leaves out is the difference of the server's model and the copy, and goes into the next. The first
+    message is the whole copy. A client that missed a change asks for it.
+    """
+
+    def __init__(self, program: "FedAvg", setting: "Setting", compressor: Compressor) -> None:
+        super().__init__(program, setting)
+        self.compressor = compressor
+
+    def listens(self, node: LearningNode, chosen: Sequence[NodeId]) -> bool:
+        return True
+
+    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+        everybody = [NodeId(client) for client in range(1, node.nodes)]
+        asked = set(cast(list[int], node.state.get("asked", [])))
+        known, trained = node.state.get("clients' copy"), self.trained(node.model)
+        if not isinstance(known, Tensor):
+            copy, mark, asked = trained, FIRST_MARK, {*everybody}
+        else:
+            copy, before = known.clone(), cast(bytes, node.state["mark"])
+            payload, change = self.compressor.compress(trained - copy, self.draw("down", node.id, t))
+            change.add_to(copy)
+            mark = next_mark(before, payload)
+            follow = [client for client in everybody if client not in asked]
+            node.send(follow, self.with_buffers({**payload, _BEFORE: before}, node.model), tag="model", round=t)
+        node.state["clients' copy"], node.state["mark"] = copy, mark
+        whole = self.with_buffers({"model": copy, _MARK: mark}, node.model)
+        node.send([client for client in everybody if client in asked], whole, tag="model", round=t)
+
+    def origin(self, node: LearningNode) -> Tensor:
+        return cast(Tensor, node.state["clients' copy"])
+
+    def end(self, node: LearningNode, t: int) -> None:
+        node.state["asked"] = [int(message.sender) for message in node.arrived(tag=_ASK, round=t)]
+
+    def ask(self, node: LearningNode, t: int) -> None:
+        if node.state.pop("behind", False):
+            node.send(SERVER, {}, tag=_ASK, round=t)
+
+    def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
+        sound = node.usable(inbox, **self.beside)
+        for message, found in understood(node, sound, partial(self._followed, node)):
+            if found is not None:
+                node.state["server's copy"], node.state["mark"] = found
+                return self.selection.put(node.model, found[0], message[BUFFERS] if self.beside else None)
+        node.state["behind"] = True
+        return None
+
+    def _followed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
+        """The copy after a message, and its mark; None where the message changes another copy than the known one.
+
+        Raises:
+            WireError: the message tells neither.
+        """
+        if "model" in message.shared:
+            if not node.usable([message], model=Numbers(self.selection.trained)):
+                return None
+            return cast(Tensor, message["model"]), mark_of(message.shared, _MARK)
+        before = mark_of(message.shared, _BEFORE)
+        payload = {name: entry for name, entry in message.shared.items() if name not in (_BEFORE, BUFFERS)}
+        draw = self.draw("down", SERVER, message.round)
+        change = self.compressor.decompress(payload, self.selection.trained, draw)
+        known = node.state.get("server's copy")
+        if not isinstance(known, Tensor) or node.state["mark"] != before:
+            return None
+        copy = known.clone()
+        change.add_to(copy)
+        return copy, next_mark(before, payload)

@@ -1,0 +1,115 @@
+"""The part of fedavg that moves the server's model by what its clients changed.
+
+The aggregate of the clients' changes, D, is taken for minus a gradient of the server's (Reddi et al., "Adaptive
+Federated Optimization", 2021, algorithm 2). As there, moments are not corrected for their first values.
+"""
+
+from typing import ClassVar, cast
+
+from torch import Tensor, full_like
+
+from covey.parts.parameters import Part, param
+from covey.runtime.node import State
+
+FIRST, SECOND = "server's first moment", "server's second moment"
+"""What the state of the server calls them."""
+
+
+class ServerOptimizer(Part):
+    """Makes a step of the server's model of its clients' changes."""
+
+    family: ClassVar[str] = "server-optimizer"
+    short = ("sgd", "lr")
+
+    def is_plain(self) -> bool:
+        """Whether the step is always the change itself."""
+        return False
+
+    def step(self, change: Tensor, state: State) -> Tensor:
+        """What is added to the trained numbers of the server's model.
+
+        Args:
+            change: how the aggregate of the clients' models differs from it.
+            state: the server's, for what must outlive the round.
+        """
+        raise NotImplementedError
+
+
+class ServerSGD(ServerOptimizer):
+    """x + lr D: with a rate of 1, the default, the server takes the aggregate of its clients (McMahan et al., 2017)."""
+
+    kind = "sgd"
+    lr: float = param("How far the server moves towards the aggregate of its clients.", default=1.0, gt=0)
+
+    def is_plain(self) -> bool:
+        return self.lr == 1.0
+
+    def step(self, change: Tensor, state: State) -> Tensor:
+        return change * self.lr
+
+
+class ServerMomentum(ServerOptimizer):
+    """FedAvgM (Hsu et al., 2019): m becomes beta m + D, and x moves by lr m."""
+
+    kind = "momentum"
+    lr: float = param("The server's learning rate.", default=1.0, gt=0)
+    beta: float = param("How much of the last step's momentum stays.", default=0.9, ge=0, lt=1)
+
+    def step(self, change: Tensor, state: State) -> Tensor:
+        first = cast(Tensor | None, state.get(FIRST))
+        state[FIRST] = momentum = change if first is None else self.beta * first + change
+        return momentum * self.lr
+
+
+class Adaptive(ServerOptimizer):
+    """Moves x by lr m / (sqrt(v) + tau), where m is a moving average of D, and v begins with tau squared."""
+
+    lr: float
+    beta_1: float
+    tau: float = param("How adaptive the step is: the smaller, the more.", default=1e-3, gt=0)
+
+    def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
+        """v after the round with these squares of D."""
+        raise NotImplementedError
+
+    def step(self, change: Tensor, state: State) -> Tensor:
+        first, second = cast(Tensor | None, state.get(FIRST)), cast(Tensor | None, state.get(SECOND))
+        moved = change * (1.0 - self.beta_1)
+        state[FIRST] = m = moved if first is None else moved.add_(first, alpha=self.beta_1)
+        state[SECOND] = v = self.second_moment(
+            full_like(change, self.tau**2) if second is None else second, change * change
+        )
+        return m / (v.sqrt() + self.tau) * self.lr
+
+
+class ServerAdagrad(Adaptive):
+    """FedAdagrad (Reddi et al., 2021): v becomes v + D²."""
+
+    kind = "adagrad"
+    lr: float = param("The server's learning rate.", default=0.1, gt=0)
+    beta_1: float = param("The decay of m; 0 for no momentum, as in the paper's experiments.", default=0.0, ge=0, lt=1)
+
+    def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
+        return before + squares
+
+
+class ServerAdam(Adaptive):
+    """FedAdam (Reddi et al., 2021): v becomes beta_2 v + (1 - beta_2) D²."""
+
+    kind = "adam"
+    lr: float = param("The server's learning rate.", default=0.1, gt=0)
+    beta_1: float = param("The decay of m.", default=0.9, ge=0, lt=1)
+    beta_2: float = param("The decay of v.", default=0.99, ge=0, lt=1)
+
+    def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
+        return self.beta_2 * before + (1.0 - self.beta_2) * squares
+
+
+class ServerYogi(ServerAdam):
+    """FedYogi (Reddi et al., 2021): v becomes v - (1 - beta_2) D² sign(v - D²)."""
+
+    kind = "yogi"
+    lr: float = param("The server's learning rate.", default=0.01, gt=0)
+
+    def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
+        return before - (1.0 - self.beta_2) * squares * (before - squares).sign()

@@ -1,0 +1,77 @@
+"""The way of what clients trained to the server: whole models, or compressed changes."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from covey.federated.ends import SAMPLES, Ends
+from covey.learning.node import LearningNode, Update
+from covey.learning.selection import BUFFERS
+from covey.messages.compression import Compressor, Decompressed
+from covey.messages.payloads import Payload
+from covey.parts.parameters import Setting
+from covey.runtime.node import Inbox, Message
+from covey.runtime.reading import understood
+
+if TYPE_CHECKING:
+    from covey.federated.fedavg import FedAvg
+
+
+class WholeUp(Ends):
+    """Clients' models as they are."""
+
+    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
+        """A client's message of its training."""
+        return {"model": self.selection.take(update.model)}
+
+    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
+        """The shared part of each client's model, as if the client had begun with the server's.
+
+        Args:
+            node: the server.
+            answers: what clients sent.
+            origin: the trained numbers that they began with, where those are not the server's.
+        """
+        for answer in node.usable(answers, model=self.selection.entry, samples=SAMPLES):
+            part: Tensor = answer["model"]
+            if origin is not None:
+                part[: self.selection.trained] += self.trained(node.model) - origin
+            yield answer, part
+
+
+class CompressedUp(WholeUp):
+    """Compressed changes; what a change leaves out is kept by the client, which adds it to its next."""
+
+    def __init__(self, program: "FedAvg", setting: Setting, compressor: Compressor) -> None:
+        super().__init__(program, setting)
+        self.compressor = compressor
+
+    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
+        change = self.trained(update.model) - self.trained(update.start)
+        if "unsaid" in node.state:
+            change = change + cast(Tensor, node.state["unsaid"])
+        payload, said = self.compressor.compress(change, self.draw("up", node.id, t))
+        unsaid = change.clone()
+        said.add_to(unsaid, -1.0)
+        node.state["unsaid"] = unsaid
+        return self.with_buffers(payload, update.model)
+
+    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
+        start = self.trained(node.model)
+        sound = node.usable(answers, samples=SAMPLES, **self.beside)
+        for answer, change in understood(node, sound, self._change):
+            part = torch.cat([start, answer[BUFFERS]]) if self.beside else start.clone()
+            change.add_to(part[: len(start)])
+            yield answer, part
+
+    def _change(self, message: Message) -> Decompressed:
+        """The change that a message tells.
+
+        Raises:
+            WireError: it tells none.
+        """
+        payload = {name: entry for name, entry in message.shared.items() if name not in ("samples", BUFFERS)}
+        draw = self.draw("up", message.sender, message.round)
+        return self.compressor.decompress(payload, self.selection.trained, draw)
