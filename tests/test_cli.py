@@ -257,11 +257,12 @@ def test_list_names_everything(covey):
     assert len(json.loads(covey("list", "--json")[1])) > 50
     overview = covey("list")[1]
     assert all(name in overview for name in ("gossip, gossip-learning", "epidemic-oracle", "covey list FAMILY KIND"))
-    assert len(overview.splitlines()) < 25
+    assert len(overview.splitlines()) < 30
     for arguments in (("topology", "epidemic-oracle"), ("epidemic-oracle",)):
         _, out, _ = covey("list", *arguments)
         assert out.endswith('topology = { kind = "epidemic-oracle", degree = <an int in [1, nodes)> }\n')
     assert covey("list", "topology", "ring")[1].endswith('topology = "ring"\n')
+    assert covey("list", "yogi")[1].endswith('server_optimizer = "yogi"\n')
     assert "did you mean 'ring'" in covey("list", "topology", "rin")[2]
 
 

@@ -78,18 +78,28 @@ def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
 
 
 def _print_overview() -> None:
+    width = 2 + max(map(len, kinds.KINDS))
     for family, known in kinds.KINDS.items():
-        _print_wrapped(f"{_strong(family)}{' ' * (14 - len(family))}{', '.join(known)}", 0, 14)
+        _print_wrapped(f"{_strong(family)}{' ' * (width - len(family))}{', '.join(known)}", 0, width)
     print()
     print("covey list FAMILY       its kinds with their parameters, as in `covey list topology`")
     print("covey list FAMILY KIND  one of them and an example, as in `covey list topology ring`")
+
+
+_KEYS = {
+    "learning-rate": "schedule",
+    "client-selection": "clients",
+    "client-work": "work",
+    "server-optimizer": "server_optimizer",
+}
+"""What a part is called in an experiment file, where that is not its family."""
 
 
 def _example(family: str, kind: str) -> str:
     """A line of an experiment file, with a value for every parameter that needs one."""
     cls = kinds.load(family, kind)
     values: dict[str, str] = {"kind": kind}
-    key = {"learning-rate": "schedule"}.get(family, family)
+    key = _KEYS.get(family, family)
     for name, (hint, limits) in fields_of(cls).items():
         if is_required(cls, name):
             values[name] = "\0" + expectation(hint, limits)
