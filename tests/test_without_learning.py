@@ -204,3 +204,31 @@ def test_a_task_of_who_learns_nothing_is_superfluous(in_folder, covey):
     for command in (["show", "run"], ["report", "run"], ["export", "run", "--out", "csv"], ["check", "run"]):
         code, out, err = covey(*command)
         assert (code, err) == (0, ""), command
+
+
+class Mixes(covey.Program):
+    async def run(self, node):
+        node.record("t", x=1.5, y=None)
+        node.record("t", x=2, y=True)
+        node.record("t", x=None, y=None)
+        node.record("t", x=3.0, y=1)
+
+
+def test_a_column_has_one_type_in_all_rows(tmp_path):
+    line = r"column 'y' of the table 't' must be of one type in all rows, bool\. Got 1 at node 0 instead"
+    with pytest.raises(ProgramError, match=line):
+        covey.run(tables(Mixes()), out=tmp_path / "run")
+    rows = Run(tmp_path / "run").table("t")
+    assert rows["x"].tolist()[:2] == [1.5, 2.0]
+
+
+class Counts(covey.Program):
+    async def run(self, node):
+        async for t in node.rounds():
+            node.log(t=float(t))
+
+
+def test_figures_of_who_learns_nothing_have_no_empty_columns(tmp_path):
+    run = covey.run(tables(Counts(), rounds=2), out=tmp_path / "run")
+    assert not {"accuracy", "loss"} & set(run.figures.columns)
+    assert run.figures["t"].tolist() == [0.0] * 5 + [1.0] * 5

@@ -196,6 +196,15 @@ class RunningNode(Node):
                     f"The column '{name}' of a row of node {self.id} in the table '{table}' must be a bool, int, "
                     f"float, str, bytes or None. Got {reprlib.repr(value)} instead."
                 )
+        for name, value in columns.items():
+            wanted = self.stage.columns.setdefault((table, name), type(value)) if value is not None else type(value)
+            if wanted is float and type(value) is int:
+                columns[name] = float(value)
+            elif type(value) is not wanted:
+                raise ProgramError(
+                    f"The column '{name}' of the table '{table}' must be of one type in all rows, "
+                    f"{wanted.__name__}. Got {reprlib.repr(value)} at node {self.id} instead."
+                )
         self.stage.recorder.record(self.stage.now, self.id, table, columns)
 
     def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:

@@ -55,6 +55,8 @@ class Stage(ABC):
         self._disturbing = self.disturbances.of_messages
         self._loss, self._loss_key = self.network.loss, rng.purpose_key(self.seed, "message loss")
         self._rejected: Counter[int] = Counter()
+        self.columns: dict[tuple[str, str], type] = {}
+        """Of which type the columns are of the tables that nodes here add rows to."""
         self.here: Mapping[int, RunningNode] = {id: prepared.task.node(self, id) for id in ids}
         """The nodes of this process."""
 

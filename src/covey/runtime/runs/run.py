@@ -176,10 +176,11 @@ class Run:
         wide = self._wide(long, ["round", "node"])
         table = wide.merge(self.commits, on=["round", "node"], how="left")
         for name in ("accuracy", "loss"):
-            if name not in table:
+            if name not in table and "task" in self.experiment:
                 table[name] = np.nan
+        leading = [name for name in _LEADING if name in table]
         rest = [name for name in table.columns if name not in _LEADING]
-        return table[_LEADING + rest].sort_values(["round", "node"], ignore_index=True)
+        return table[leading + rest].sort_values(["round", "node"], ignore_index=True)
 
     def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
         """A column for each name of a figure."""
