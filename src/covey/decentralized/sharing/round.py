@@ -1,6 +1,6 @@
 """One round of one node, as its sharing sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import cast
 
 import torch
@@ -55,13 +55,16 @@ class Round:
         self.graph: Graph = topology.at(t)
         """Who sends to whom."""
         self._selection, self._hear = selection, hear
-        self._shown = None if selection is None or selection.is_whole else Shown(node, selection)
-        self.node: LearningNode = node if self._shown is None else cast(LearningNode, self._shown)
+        self._shown: Shown | None = None
+        self.node = node
         """The node; its model is the shared part."""
-        taken = start if start is None or selection is None else selection.take(start)
-        self.start: Tensor = self.node.model if taken is None else taken
+        if selection is not None and not selection.is_whole:
+            self._shown = Shown(node, selection)
+            self.node = cast(LearningNode, self._shown)
+            start = None if start is None else selection.take(start)
+        self.start: Tensor = self.node.model if start is None else start
         """The model that the round began with, as far as it is shared; until all is sent."""
-        self._beside: list[tuple[Message, Tensor]] = []
+        self._beside: Sequence[tuple[Message, Tensor]] = ()
         """The buffers that came beside messages."""
 
     def of(self, selection: Selection) -> "Round":
@@ -93,12 +96,11 @@ class Round:
             payload = {**payload, BUFFERS: self._shown.selection.buffers(self._shown.whole)}
         self.node.send(receivers, payload, tag=tag, round=self.t)
 
-    async def hear(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Inbox:
+    def hear(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
         """What some have sent under a tag; by default all whom the node hears."""
-        inbox = await self._hear(tag, senders)
         if self._shown is None or tag or not self._shown.selection.beside:
-            return inbox
-        return self._without_buffers(self._shown, inbox)
+            return self._hear(tag, senders)
+        return self._hear_without_buffers(self._shown, senders)
 
     def merge(self, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
         """What the aggregation makes of own numbers and those that arrived."""
@@ -109,7 +111,7 @@ class Round:
     def whole(self, part: Tensor | Mixture) -> Tensor | Mixture:
         """The whole model, given what became of the shared part."""
         selection, shown = self._selection, self._shown
-        if selection is None:
+        if selection is None or (shown is None and not selection.buffered):
             return part
         reach = self.aggregation.reach(self.node.id, self.graph) if selection.buffered else 1.0
         if shown is None and reach <= _ALL_THE_WAY:
@@ -122,8 +124,9 @@ class Round:
 
     # ------------------------------------------------------------------ the buffers beside
 
-    def _without_buffers(self, shown: Shown, inbox: Inbox) -> Inbox:
+    async def _hear_without_buffers(self, shown: Shown, senders: Sequence[NodeId] | None) -> Inbox:
         """Messages as the sharing sees them; those without buffers are rejected."""
+        inbox = await self._hear("", senders)
         usable = shown.outer.usable(inbox, **{BUFFERS: Numbers(shown.selection.buffered)})
         shown.rejected.clear()
         self._beside = [(message, message[BUFFERS]) for message in usable]
