@@ -91,8 +91,6 @@ class Agreeing(Sharing):
         self._keys: dict[NodeId, tuple[int, Keys]] = {}
         """Of each node here its latest round and its keys. They are no part of its state, which is written to disk."""
         self._rounds: dict[NodeId, Agreed] = {}
-        self._plans: dict[NodeId, Plan] = {}
-        """Of the receivers whose sums can be opened though somebody is missing."""
         self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
         self._agreements: weakref.WeakValueDictionary[bytes, Agreement] = weakref.WeakValueDictionary()
 
@@ -115,6 +113,14 @@ class Agreeing(Sharing):
         """
         raise NotImplementedError
 
+    def plan(self, graph: Graph, receiver: NodeId) -> Plan | None:
+        """How the neighbours of a receiver open its sum though somebody is missing; None where they do not."""
+        return None
+
+    def recovers(self, graph: Graph) -> bool:
+        """Whether there is such a plan for any receiver."""
+        return False
+
     # ------------------------------------------------------------------ a round
 
     async def send(self, round: Round) -> None:
@@ -123,21 +129,21 @@ class Agreeing(Sharing):
 
     async def agree(self, round: Round) -> None:
         """Find out who sends which places to whom."""
-        node, graph, t = round.node, round.graph, round.t
+        node, t = round.node, round.t
         keys = self._own_keys(node, t)
         places, described = self.choose(round)
         own = Member(keys.public, self._set_of(places))
-        now = self._rounds[node.id] = Agreed(t, keys, self._known(node, graph), own, described)
+        now = self._rounds[node.id] = Agreed(t, keys, self._known(round), own, described)
         told = None
         if node.state.get("mask key") == keys.public:
             # Who is near no more forgets the key.
-            now.told = {peer for peer in graph.receivers(node.id) if peer in _ints(node, "mask told")}
+            now.told = {peer for peer in round.receivers if peer in _ints(node, "mask told")}
             told = self._told_before(node, now)
         if told is None:
-            self._tell(node, graph, now)
+            self._tell(round, now)
             told = self._understood(node, now, await round.hear("places"))
-        self._pass_on(node, graph, now, told)
-        self._take(node, graph, now, await round.hear("others"))
+        self._pass_on(round, now, told)
+        self._take(round, now, await round.hear("others"))
 
     async def collect(self, round: Round) -> Inbox:
         """The messages of a round, which may tell of the next one."""
@@ -156,11 +162,11 @@ class Agreeing(Sharing):
             return round.topology.at(round.t + 1)
         return None
 
-    def _tell(self, node: LearningNode, graph: Graph, now: Agreed) -> None:
+    def _tell(self, round: Round, now: Agreed) -> None:
         """Tell the neighbours the own places."""
-        for peer in graph.receivers(node.id):
-            introduction = self._introduction(node, graph, now, peer, now.t)
-            node.send(peer, {**now.described, **introduction}, tag="places", round=now.t)
+        for peer in round.receivers:
+            introduction = self._introduction(round.node, round.graph, now, peer, now.t)
+            round.send([peer], {**now.described, **introduction}, "places")
 
     def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Payload]:
         """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
@@ -171,7 +177,7 @@ class Agreeing(Sharing):
         told = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
         for peer, said in told.items():
             if peer not in round.receivers:
-                node.send(peer, said, tag="next", round=now.t)
+                round.send([peer], said, "next")
         return told
 
     def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
@@ -180,23 +186,22 @@ class Agreeing(Sharing):
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
             said[WANTS] = True
-        elif peer in self._plans:
+        elif self.plan(graph, peer) is not None:
             said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
         return said
 
     def _deposit(self, node: LearningNode, graph: Graph, now: Agreed, receiver: NodeId, t: int) -> bytes:
-        plan, holders = self._plans[receiver], graph.senders(receiver)
+        plan, holders = self.plan(graph, receiver), graph.senders(receiver)
+        assert plan is not None
         publics = [now.keys.public if id == node.id else now.known[id] for id in holders]
         if self.masking:
             return Depositor(now.keys, t, receiver, plan).deposit(publics, holders.index(node.id))
         mark = fingerprint(publics)
         return mark + bytes(plan.deposit_bytes - len(mark))
 
-    def _deposits(
-        self, node: LearningNode, graph: Graph, now: Agreed, told: Mapping[NodeId, Payload]
-    ) -> dict[NodeId, Deposit]:
+    def _deposits(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
         """What the neighbours have deposited for the keys that this node knows."""
-        plan, holders = self._plans.get(node.id), graph.senders(node.id)
+        plan, holders = self.plan(round.graph, round.node.id), round.senders
         if plan is None or any(id not in now.known for id in holders):
             return {}
         right = fingerprint([now.known[id] for id in holders])
@@ -216,20 +221,20 @@ class Agreeing(Sharing):
                 told[message.sender] = message.shared
         return told
 
-    def _pass_on(self, node: LearningNode, graph: Graph, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
+    def _pass_on(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
         """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
+        node, holders = round.node, round.senders
         doubtful = _ints(node, "doubtful")
         members: dict[NodeId, Member] = {}
         for sender, said in told.items():
             if sender in now.known and sender not in doubtful:
                 chosen = self._told(sender, now.t, {name: said[name] for name in now.described})
                 members[sender] = Member(now.known[sender], chosen)
-        deposits = self._deposits(node, graph, now, told)
+        deposits = self._deposits(round, now, told)
         now.deposits = {id: deposits[id] for id in members if id in deposits}
         opens = bool(members) and len(now.deposits) == len(members)
-        now.sum = self._agreement(node.id, now.t, members, opens=opens)
-        holders = graph.senders(node.id)
-        for peer in graph.receivers(node.id):
+        now.sum = self._agreement(round, node.id, members, opens=opens)
+        for peer in round.receivers:
             wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
             said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
             if wants or peer not in now.told:
@@ -241,16 +246,17 @@ class Agreeing(Sharing):
                         said_on[at(place, KEY)] = member.public
                     if opens:
                         said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
-            node.send(peer, said_on, tag="others", round=now.t)
+            round.send([peer], said_on, "others")
 
-    def _take(self, node: LearningNode, graph: Graph, now: Agreed, inbox: Inbox) -> None:
+    def _take(self, round: Round, now: Agreed, inbox: Inbox) -> None:
         """Take in on whom the receivers count; those that count on this node have its key."""
+        node, graph = round.node, round.graph
         for message in inbox:
             receiver = message.sender
             try:
                 self._learn(now, receiver, message.shared.get(KEY))
                 ids = self._members(message, graph)
-                members = {id: self._member(node, graph, now, message, place, id) for place, id in enumerate(ids)}
+                members = {id: self._member(round, now, message, place, id) for place, id in enumerate(ids)}
             except WireError as error:
                 node.reject(message, error.detail)
                 continue
@@ -259,8 +265,8 @@ class Agreeing(Sharing):
                 now.told.add(receiver)
             complete = {id: member for id, member in members.items() if member is not None}
             if receiver in now.known and len(complete) == len(ids):
-                opens = message.shared.get(OPENS) is True and receiver in self._plans
-                now.towards[receiver] = self._agreement(receiver, now.t, complete, opens=opens)
+                opens = message.shared.get(OPENS) is True and self.plan(graph, receiver) is not None
+                now.towards[receiver] = self._agreement(round, receiver, complete, opens=opens)
                 now.boxes[receiver] = {id: message.shared.get(at(place, BOX)) for place, id in enumerate(ids)}
 
     # ------------------------------------------------------------------ what a node keeps
@@ -297,7 +303,7 @@ class Agreeing(Sharing):
                 length = len(deposit) if isinstance(deposit, bytes) else 0
                 ahead += [int(peer), int(said.get(WANTS) is True), int(KEY in said), length]
             node.state["mask ahead"] = ahead
-            if self._plans:
+            if self.recovers(round.graph):
                 node.state["mask deposits"] = b"".join(deposits)
 
     def _own_keys(self, node: LearningNode, t: int) -> Keys:
@@ -313,8 +319,9 @@ class Agreeing(Sharing):
         self._keys[node.id] = t, keys
         return keys
 
-    def _known(self, node: LearningNode, graph: Graph) -> dict[NodeId, bytes]:
+    def _known(self, round: Round) -> dict[NodeId, bytes]:
         """The public keys from earlier rounds of those who are near in this one."""
+        node, graph = round.node, round.graph
         near = {other for peer in graph.senders(node.id) for other in (peer, *graph.senders(peer))}
         peers: list[int] = node.state.get("mask peers", [])  # type: ignore[assignment]
         keys: bytes = node.state.get("mask keys", b"")  # type: ignore[assignment]
@@ -344,13 +351,11 @@ class Agreeing(Sharing):
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
         return [NodeId(int(id)) for id in ids]
 
-    def _member(
-        self, node: LearningNode, graph: Graph, now: Agreed, message: Message, place: int, id: NodeId
-    ) -> Member | None:
+    def _member(self, round: Round, now: Agreed, message: Message, place: int, id: NodeId) -> Member | None:
         """What a receiver says of one of its members; None where nobody has told the key."""
-        if id == node.id:
+        if id == round.node.id:
             return now.own
-        if id not in graph.senders(node.id):  # A neighbour tells its key itself.
+        if id not in round.senders:  # A neighbour tells its key itself.
             self._learn(now, id, message.shared.get(at(place, KEY)))
         chosen = self._told(id, now.t, {name: message.shared.get(at(place, name)) for name in now.described})
         return Member(now.known[id], chosen) if id in now.known else None
@@ -364,9 +369,10 @@ class Agreeing(Sharing):
             self._sets[key] = weakref.ref(places, lambda _: self._sets.pop(key, None)), found
         return found
 
-    def _agreement(self, receiver: NodeId, t: int, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
+    def _agreement(self, round: Round, receiver: NodeId, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
         """What its members and its receiver know alike is kept once."""
-        agreement = Agreement(receiver, t, members, self.masks, self._plans[receiver] if opens else None)
+        plan = self.plan(round.graph, receiver) if opens else None
+        agreement = Agreement(receiver, round.t, members, self.masks, plan)
         return self._agreements.setdefault(agreement.digest, agreement)
 
 

@@ -18,6 +18,7 @@ gives r roots with it; the others, n - T at most, give R roots each. T - c > R (
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ def most_lost(holders: int, threshold: int, masks: int) -> int:
     return min(silent, (honest - 1) // silent) if silent > 0 and honest > 0 else 0
 
 
+@cache
 def plan_for(holders: int, masks: int, threshold: int | None = None) -> Plan | None:
     """A receiver's plan; None where nobody may be missing.
 

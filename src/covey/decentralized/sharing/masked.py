@@ -18,7 +18,7 @@ from torch import Tensor
 from covey.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.agreeing import Agreed, Agreeing
 from covey.decentralized.sharing.agreement import Agreement
-from covey.decentralized.sharing.deposits import Depositor, most_lost, plan_for
+from covey.decentralized.sharing.deposits import Depositor, Plan, most_lost, plan_for
 from covey.decentralized.sharing.recovery import opened
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages
@@ -106,7 +106,7 @@ class Masked(Agreeing):
                 f"but {topology.title()} is directed."
             )
         if self.recovery == "shamir":
-            self._plan(topology, graph)
+            self._check_plans(topology, graph)
         few = np.flatnonzero(graph.in_degrees <= self.masks)
         if not len(few):
             return
@@ -124,12 +124,18 @@ class Masked(Agreeing):
         kept = f"{said}: {len(few)} of {graph.n} nodes keep their own models."
         warnings.warn(kept, ConfigurationWarning, stacklevel=2)
 
-    def _plan(self, topology: Topology, graph: Graph) -> None:
-        """Plan for each receiver how its neighbours help it.
+    def plan(self, graph: Graph, receiver: NodeId) -> Plan | None:
+        return self._plan_of(len(graph.senders(receiver)))
 
-        Raises:
-            ConfigurationError: they cannot.
-        """
+    def recovers(self, graph: Graph) -> bool:
+        return self._plan_of(int(graph.in_degrees.max())) is not None
+
+    def _plan_of(self, count: int) -> Plan | None:
+        """The plan of a receiver with so many neighbours."""
+        return None if self.recovery == "none" else plan_for(count, self.masks, self.threshold)
+
+    def _check_plans(self, topology: Topology, graph: Graph) -> None:
+        """Raise ConfigurationError where neighbours cannot help as they are to."""
         if not topology.static:
             raise ConfigurationError(
                 f"The 'recovery' of {self.named()} must be 'none' over a topology that changes, such as "
@@ -137,16 +143,15 @@ class Masked(Agreeing):
                 f"'{self.recovery}' instead."
             )
         for node, count in enumerate(graph.in_degrees.tolist()):
-            plan = plan_for(count, self.masks, self.threshold)
-            if plan is not None:
-                self._plans[NodeId(node)] = plan
-            elif plan_for(count, self.masks) is not None:
+            if self._plan_of(count) is not None:
+                continue
+            if plan_for(count, self.masks) is not None:
                 safe = [number for number in range(1, count) if most_lost(count, number, self.masks)]
                 raise ConfigurationError(
                     f"The 'threshold' of {self.named()} must be an int in [{safe[0]}, {safe[-1]}] where 'masks' is "
                     f"{self.masks} and a node has {count} neighbours, as node {node}. Got {self.threshold} instead."
                 )
-            elif self.too_few == "refuse":
+            if self.too_few == "refuse":
                 raise ConfigurationError(
                     f"The 'recovery' of {self.named()} needs {self.masks + 2} neighbours of every node where 'masks' "
                     f"is {self.masks}, that one may be missing. Node {node} has {count} instead. With too_few = "
@@ -221,7 +226,7 @@ class Masked(Agreeing):
             values = self._values(node, message, now, own) if message.sender in own.members else None
             if values is not None:
                 now.arrived[message.sender] = values
-        if self._plans:
+        if self.recovers(round.graph):
             now.opened = await opened(round, now, now.arrived.keys(), masking=self.masking)
         with node.measured("mixing"):
             return self.merge(round, inbox)
@@ -234,7 +239,7 @@ class Masked(Agreeing):
         assert own is not None
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
         answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_HEARD) is True)}
-        if self._plans:
+        if self.recovers(round.graph):
             answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
         before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
         node.state["doubtful"] = sorted(int(id) for id in {*own.members, *before} - answered)
