@@ -231,4 +231,26 @@ class Counts(covey.Program):
 def test_figures_of_who_learns_nothing_have_no_empty_columns(tmp_path):
     run = covey.run(tables(Counts(), rounds=2), out=tmp_path / "run")
     assert not {"accuracy", "loss"} & set(run.figures.columns)
-    assert run.figures["t"].tolist() == [0.0] * 5 + [1.0] * 5
+    assert run.figures["t"].tolist() == run.metrics["t"].tolist() == [0.0] * 5 + [1.0] * 5
+
+
+def test_every_command_shows_a_run_that_learned_nothing(in_folder, request):
+    covey.run(tables(Counts(), rounds=3), out="run")
+    call = request.getfixturevalue("covey")
+    for command in (
+        ["show", "run"],
+        ["show", "run", "--json"],
+        ["compare", "run", "run"],
+        ["report", "run"],
+        ["plot", "run", "--metric", "t", "--out", "t.png"],
+        ["export", "run"],
+        ["check", "run"],
+    ):
+        code, out, err = call(*command)
+        assert (code, err) == (0, ""), (command, err)
+        assert "nan" not in out.lower()
+    code, _, err = call("plot", "run", "--out", "a.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "Unknown metric 'accuracy'" in err
+    page = (in_folder / "report.html").read_text()
+    assert ">accuracy<" not in page.lower()

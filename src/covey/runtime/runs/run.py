@@ -167,7 +167,9 @@ class Run:
         What the program logged in such a round is a column too; `figures` has it of all rounds.
         """
         table = self.figures
-        return table.dropna(subset=["accuracy", "loss"], how="all").reset_index(drop=True)
+        judged = [name for name in ("accuracy", "loss") if name in table]
+        # Of who learns nothing every logged round counts.
+        return table.dropna(subset=judged, how="all").reset_index(drop=True) if judged else table
 
     @property
     def figures(self) -> "pd.DataFrame":
@@ -176,7 +178,7 @@ class Run:
         wide = self._wide(long, ["round", "node"])
         table = wide.merge(self.commits, on=["round", "node"], how="left")
         for name in ("accuracy", "loss"):
-            if name not in table and "task" in self.experiment:
+            if name not in table and ("task" in self.experiment or "program" not in self.experiment):
                 table[name] = np.nan
         leading = [name for name in _LEADING if name in table]
         rest = [name for name in table.columns if name not in _LEADING]
