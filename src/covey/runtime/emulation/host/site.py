@@ -227,6 +227,8 @@ class Site(Stage):
     async def _follow_moments(self, elapsed: float, seconds: float) -> None:
         for number, time in moments_after(elapsed, seconds):
             await self._until(time)
+            if self._holding or self._park_after is not None:
+                return  # The run stops.
             self.recorder.await_moment(number)
 
     def _begin_strikes(self, elapsed: float) -> None:
