@@ -167,11 +167,26 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "f
     )
 
 
+_MOST_LOGGED = 8
+"""Of more figures than this that programs log, the first are drawn."""
+
+
+def _learned(run: Run) -> bool:
+    """Whether the nodes of a run learn, as far as its experiment says."""
+    return "task" in run.experiment or "program" not in run.experiment
+
+
 def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    chosen = list(_CURVES)
+    if not any(map(_learned, runs)):
+        logged = {name: None for run in runs for name in run.figure_names}
+        chosen = [(name, "rounds", f"{name} by round") for name in [*logged][:_MOST_LOGGED]]
     pictures = [
         _picture(partial(view.curves, runs, metric, against, titled=False, size=_SIZE), caption)
-        for metric, against, caption in _CURVES
+        for metric, against, caption in chosen
     ]
+    if not pictures:
+        return _note("Nothing was logged in rounds.")
     note = bands_in_words(
         several=any(len(group.runs) > 1 for group in groups), over_nodes=True, shown=len(groups) <= MOST_BANDS
     )
@@ -251,14 +266,16 @@ def _of_one(run: Run) -> str:
     happened = run.events["kind"].value_counts().drop("dropped", errors="ignore")
     facts += [(f"{count:,}", f"times a node {kind}") for kind, count in happened.items() if count]
     tiles = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(str(of))}</span></div>" for value, of in facts)
-    pictures = [
-        _picture(partial(view.histogram, run, titled=False, size=_SIZE), "Accuracy of the nodes at the end"),
-        _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Who holds what"),
-        _picture(
-            partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),
-            "Who talks to whom" if run.graph is None else f"Who talks to whom: {graph_of_run(run).in_words}",
-        ),
-    ]
+    pictures = []
+    if _learned(run):
+        pictures = [
+            _picture(partial(view.histogram, run, titled=False, size=_SIZE), "Accuracy of the nodes at the end"),
+            _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Who holds what"),
+            _picture(
+                partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),
+                "Who talks to whom" if run.graph is None else f"Who talks to whom: {graph_of_run(run).in_words}",
+            ),
+        ]
     config = html.escape(tomli_w.dumps(run.experiment))
     where = _where(run)
     return (

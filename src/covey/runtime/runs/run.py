@@ -220,6 +220,11 @@ class Run:
         return self._read("SELECT * FROM events ORDER BY time")
 
     @property
+    def figure_names(self) -> list[str]:
+        """The names of the figures of nodes."""
+        return sorted(self._read(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")["name"])
+
+    @property
     def tables(self) -> list[str]:
         """The names of the tables that nodes have added rows to."""
         with reading(self.folder) as database:
