@@ -17,7 +17,6 @@ from covey.federated.downlink import CompressedDown, WholeDown
 from covey.federated.ends import SERVER
 from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
 from covey.federated.uplink import CompressedUp, WholeUp
-from covey.learning.mixture import computed
 from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
 from covey.messages.compression import Compressor
@@ -91,7 +90,7 @@ class FedAvg(LearningProgram):
             self._down.end(node, t)
 
     def merge(self, node: LearningNode, answers: Inbox) -> None:
-        """Move the server's model by what clients sent; buffers become the clients' aggregate, however far it moves."""
+        """Move the server's model by what clients sent."""
         found = [answer for answer in self._up.parts(node, answers, self._down.origin(node)) if answer[0]["samples"]]
         if not found:
             return
@@ -99,16 +98,9 @@ class FedAvg(LearningProgram):
         (_, first), *others = found
         graph = merging(node.nodes, {int(answer.sender): answer["samples"] for answer, _ in found})
         with node.measured("mixing"):
-            merged = self.aggregation.merge(
-                node, graph, first, [Contribution(answer.sender, part) for answer, part in others]
-            )
-        if self.server_optimizer.is_plain():
-            node.model = self.selection.put(node.model, merged)
-            return
-        trained, buffers = self.selection.split(computed(merged))
-        before, _ = self.selection.split(self.selection.take(node.model))
-        after = before + self.server_optimizer.step(trained - before, node.state)
-        node.model = self.selection.put(node.model, after, buffers if self.selection.buffered else None)
+            contributions = [Contribution(answer.sender, part) for answer, part in others]
+            merged = self.aggregation.merge(node, graph, first, contributions)
+        node.model = self.server_optimizer.moved(node.model, merged, self.selection, node.state)
 
     async def take_part(self, node: LearningNode) -> None:
         """A client: in the rounds for which it was chosen, train the server's model and send it back."""

@@ -8,6 +8,8 @@ from typing import ClassVar, cast
 
 from torch import Tensor, full_like
 
+from covey.learning.mixture import Mixture, computed
+from covey.learning.selection import Selection
 from covey.parts.parameters import Part, param
 from covey.runtime.node import State
 
@@ -24,6 +26,15 @@ class ServerOptimizer(Part):
     def is_plain(self) -> bool:
         """Whether the step is always the change itself."""
         return False
+
+    def moved(self, model: Tensor, merged: Tensor | Mixture, selection: Selection, state: State) -> Tensor | Mixture:
+        """The server's model after a round; buffers become those that were merged, however far it moves."""
+        if self.is_plain():
+            return selection.put(model, merged)
+        trained, buffers = selection.split(computed(merged))
+        before, _ = selection.split(selection.take(model))
+        after = before + self.step(trained - before, state)
+        return selection.put(model, after, buffers if selection.buffered else None)
 
     def step(self, change: Tensor, state: State) -> Tensor:
         """What is added to the trained numbers of the server's model.
