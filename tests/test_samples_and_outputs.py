@@ -172,7 +172,7 @@ INPUTS, CLASSES = torch.zeros(6, 10), torch.zeros(6, dtype=torch.int64)
         ),
         (
             of(lambda node: node.predict([], on=INPUTS)),
-            "Models to predict with must be 1 or more of 44 numbers. Got [].",
+            "The models must be 1 or more of 44 numbers. Got [].",
         ),
         (of(lambda node: node.predict(torch.zeros(3), on=INPUTS)), "must be 1 or more of 44 numbers. Got [(3,)]."),
         (

@@ -1,11 +1,13 @@
 """Programs that ask their nodes for samples, outputs and judgements."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from covey.learning.node import LearningNode, LearningProgram
-from covey.parts.parameters import param
+from covey.learning.models import MLP
+from covey.learning.node import Further, LearningNode, LearningProgram
+from covey.parts.parameters import Setting, param
 
 
 class Distils(LearningProgram):
@@ -68,3 +70,25 @@ async def samples_by_key(node: LearningNode) -> Any:
 @does
 async def weighs(node: LearningNode) -> Any:
     return await node.train(steps=3, weights=torch.zeros(node.data.samples))
+
+
+class Beside(Once):
+    """The same, with a further network of the program."""
+
+    def networks(self, setting: Setting) -> Mapping[str, Further]:
+        return {"aggregator": Further(MLP(hidden=[23]), inputs=(40,), outputs=10)}
+
+
+class Alone(LearningProgram):
+    """Every node trains by itself, from where FENS's clients begin."""
+
+    without_data = frozenset({"server"})
+    epochs: int = param("Passes.", ge=1)
+
+    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
+        return {"server": [0], "client": range(1, nodes)}
+
+    async def run(self, node: LearningNode) -> None:
+        async for _ in node.rounds():
+            if node.role == "client":
+                node.model = (await node.train(epochs=self.epochs)).model

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from covey.learning.learner import Learner
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Training:
     """One requested training, and what came of it."""
 

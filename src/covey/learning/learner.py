@@ -24,7 +24,7 @@ from covey.learning.kernels.choice import draws, is_dense, is_narrow
 from covey.learning.layout import Layout, tensors_of
 from covey.learning.mixture import computed
 from covey.learning.models import Model, Module
-from covey.learning.node import LocalData, Metrics, Update, Work
+from covey.learning.node import Further, LocalData, Metrics, Update, Work
 from covey.learning.objectives import Misfit, Objective, OwnLoss
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import held_out, label_counts
@@ -485,6 +485,25 @@ class Learner:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
             return list(self._pool.map(function, items))
+
+    def beside(self, name: str, further: Further) -> "Learner":
+        """The learner of a further network of a program."""
+        data, task = self.data, self.task
+        given, classes = further.inputs is not None, further.outputs or self.data.classes
+        kind = "classes" if given and data.objective == "sequence" else data.objective
+        few = torch.zeros(2, *further.inputs) if further.inputs is not None else data.train.inputs[:2].cpu()
+        targets = torch.zeros(2, dtype=torch.int64) if kind == "classes" else data.train.targets[:2].cpu()
+        split = Split(few, targets)
+        learned = replace(
+            task,
+            model=further.model,
+            optimizer=further.optimizer or replace(task.optimizer, state="reset"),
+            objective=OwnLoss(),
+            validation=0.0,
+        )
+        shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None)
+        seed = rng.purpose_key(self.seed, f"further {name}")
+        return Learner(learned, shown, [np.arange(2)], seed=seed, device=str(self.device), workers=self.workers)
 
     def close(self) -> None:
         """Stop the threads."""

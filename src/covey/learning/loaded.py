@@ -18,13 +18,13 @@ from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
 from covey.learning.mixing import settle
 from covey.learning.mixture import Mixture, computed
-from covey.learning.node import Work
+from covey.learning.node import LearningProgram, Work
 from covey.learning.optimizers import Slots
 from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.parts.errors import RunError
+from covey.parts.errors import ProgramError, RunError
 from covey.parts.parameters import Setting
 from covey.runtime.task import LoadedTask, Request
 
@@ -54,7 +54,10 @@ class LoadedLearning(LoadedTask):
         self.model_bytes = wire.size({"model": learner.first_model})
         self.mixtures: list[Mixture] = []
         """Those that are to be computed together."""
-        self.predictor = Predictor(learner)
+        self._program = request.experiment.program
+        self.further: dict[str, Learner] = {}
+        """The learners of the program's further networks."""
+        self._predictors: dict[str, Predictor] = {}
         self._judges: dict[tuple[str, int | None], Judge] = {}
 
     # ------------------------------------------------------------------ before the run
@@ -65,13 +68,28 @@ class LoadedLearning(LoadedTask):
         if learner.label_counts is not None:
             counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
             counts[holders] = learner.label_counts
-        return replace(
+        told = replace(
             setting,
             parameters=learner.layout.size,
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
             training_samples=tuple(learner.samples(place, Work()) for place in range(len(holders))),
         )
+        if not self.further:
+            networks = self._program.networks(told) if isinstance(self._program, LearningProgram) else {}
+            self.further = {name: learner.beside(name, further) for name, further in networks.items()}
+        return told
+
+    def learner_of(self, name: str) -> Learner:
+        """What computes the nodes' model, or a further network of the program.
+
+        Raises:
+            ProgramError: it has none of that name.
+        """
+        if name and name not in self.further:
+            known = ", ".join(map(repr, self.further)) or "none"
+            raise ProgramError(f"The program has no network {name!r}. Known: {known}.")
+        return self.further[name] if name else self.learner
 
     def signature(self) -> dict[str, int]:
         return {"parameters": self.learner.layout.size, "samples": int(self.learner.parts.sizes.sum())}
@@ -107,6 +125,8 @@ class LoadedLearning(LoadedTask):
         for alike in (True, False):
             task = copy.copy(self)
             task.learner, task.mixtures, task._judges = Rehearsal(self.learner, alike=alike), [], {}
+            task.further = {name: Rehearsal(learner, alike=alike) for name, learner in self.further.items()}
+            task._predictors = {}
             found.append(task)
         return found
 
@@ -163,6 +183,12 @@ class LoadedLearning(LoadedTask):
         models = [computed(one) for one in shown if not isinstance(one, Judged)]
         figures = iter(self.learner.evaluate(models, self.judge("test").split))
         return [one.figures if isinstance(one, Judged) else next(figures) for one in shown]
+
+    def predictor(self, name: str) -> Predictor:
+        """What computes outputs of the nodes' model, or of a further network; remembered."""
+        if name not in self._predictors:
+            self._predictors[name] = Predictor(self.learner_of(name))
+        return self._predictors[name]
 
     def handed(self, split: str, holder: int | None) -> np.ndarray:
         """Which samples a node is handed of a split."""
@@ -238,4 +264,5 @@ class LoadedLearning(LoadedTask):
         return torch.stack([computed(one.model) for one in learned]).cpu()
 
     def close(self) -> None:
-        self.learner.close()
+        for learner in (self.learner, *self.further.values()):
+            learner.close()

@@ -9,7 +9,7 @@ Tensors
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from covey.learning.dataset import Split
 from covey.learning.mixture import Mixture
+from covey.learning.models import Model
 from covey.learning.objectives import Objective
+from covey.learning.optimizers import Optimizer
 from covey.messages.ownership import own
+from covey.parts.parameters import Setting
 from covey.runtime.node import Expected, Node, Program
 
 Metrics: TypeAlias = dict[str, float]
@@ -147,6 +150,19 @@ class LocalData:
     """Samples of each class; None where the data have no classes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A model of another kind than the nodes' own, such as an aggregator or a student."""
+
+    model: Model
+    inputs: tuple[int, ...] | None = None
+    """The shape of one input, in float32; None for samples as the data set has them."""
+    outputs: int | None = None
+    """How many classes it tells apart; None for those of the data set."""
+    optimizer: Optimizer | None = None
+    """By which rule it is trained, beginning anew each time; None for the task's."""
+
+
 class LearningNode(Node):
     """A node that has data and a model."""
 
@@ -164,14 +180,20 @@ class LearningNode(Node):
     def model(self, value: Tensor | Mixture) -> None: ...
 
     @abstractmethod
-    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+    async def train(self, model: Tensor | Mixture | None = None, *, of: str = "", **work: Any) -> Update:
         """Train on the node's own data, from `model` or from the current one, which is not changed.
 
         Args:
             model: where to start.
+            of: the name of a further network of the program, which is trained in place of the node's model. A sample
+                takes as much of its time as the network has of the model's numbers.
             work: the fields of `Work`, where this training differs from the task's; an objective also by its name or
                 table, and `on` as (inputs, targets). A node without data trains `on` samples that it has otherwise.
         """
+
+    @abstractmethod
+    def initial(self, of: str) -> Tensor:
+        """What a further network of the program begins with, the same at every node."""
 
     @abstractmethod
     def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
@@ -186,11 +208,12 @@ class LearningNode(Node):
 
     @abstractmethod
     async def predict(
-        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor
+        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor, of: str = ""
     ) -> Tensor:
         """The outputs of a model, by default the current one, or of K models together, a row each.
 
         Args:
+            of: the name of a further network of the program, whose models they are.
             on: the samples, or their inputs. Every model takes the time that training on them does.
         """
 
@@ -219,6 +242,10 @@ class LearningProgram(Program):
 
     needs: ClassVar[type] = LearningNode
     synchronous: ClassVar[bool] = True
+
+    def networks(self, setting: Setting) -> Mapping[str, Further]:
+        """Models beside the nodes' own, by names for `of`; asked for before the program is prepared."""
+        return {}
 
     async def run(self, node: LearningNode) -> None:
         """The protocol, from the point of view of one node."""

@@ -21,6 +21,7 @@ from covey.parts.errors import ModelError, ProgramError
 from covey.runtime.running_node import TRAINING, RunningNode
 
 if TYPE_CHECKING:
+    from covey.learning.learner import Learner
     from covey.learning.loaded import LoadedLearning
     from covey.runtime.stage import Stage
 
@@ -153,7 +154,9 @@ class RunningLearningNode(RunningNode, LearningNode):
 
     # ------------------------------------------------------------------ work
 
-    async def train(self, model: Tensor | Mixture | None = None, **work: Any) -> Update:
+    async def train(self, model: Tensor | Mixture | None = None, *, of: str = "", **work: Any) -> Update:
+        if of:
+            return await self._train_further(of, model, work)
         stage = self.stage
         began = stage.now
         training = self._new_training(model, self._work(work) if work else USUAL)
@@ -162,6 +165,34 @@ class RunningLearningNode(RunningNode, LearningNode):
         if not training.finite:
             await self._end_not_finite()
         return self.trained(training)
+
+    async def _train_further(self, of: str, model: Tensor | Mixture | None, given: dict[str, Any]) -> Update:
+        """Train a further network of the program, on samples that are given."""
+        stage, learner = self.stage, self.task.learner_of(of)
+        began = stage.now
+        work = work_of(given, learner, None, self._keep)
+        (start,) = self._all_used([self.initial(of) if model is None else model], learner)
+        training = Training(0, start, self.stream, self.mail.round, self.calls, work, learner=learner)
+        self.calls += 1
+        samples = self._in_own(learner, learner.cost(training))
+        await stage.compute(self, training, samples / stage.speeds[self.id])
+        self.spent[TRAINING] += stage.now - began
+        self.evaluated += round(samples)
+        if not training.finite:
+            await self._end_not_finite(f"network {of!r}")
+        assert training.update is not None
+        return training.update
+
+    def _in_own(self, learner: "Learner", samples: float) -> float:
+        """How many samples of the node's own model cost as much as some of another one."""
+        return samples if learner is self.task.learner else samples * learner.layout.size / self.shape[0]
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """A tensor of the program as it is now."""
+        return self.kept(tensor) if self.careful else tensor
+
+    def initial(self, of: str) -> Tensor:
+        return own(self.task.learner_of(of).first_model)
 
     async def gradient(self, model: Tensor | Mixture | None = None, *, full: bool = False) -> Gradient:
         stage = self.stage
@@ -190,7 +221,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         """How a training differs from the usual ones."""
         if self.holder is None and work.get("on") is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
-        return work_of(work, self.task.learner, self.holder, self.kept if self.careful else lambda tensor: tensor)
+        return work_of(work, self.task.learner, self.holder, self._keep)
 
     def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
         learner, places = self.task.learner, self._places(split, SPLITS)
@@ -220,28 +251,29 @@ class RunningLearningNode(RunningNode, LearningNode):
         return places
 
     async def predict(
-        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor
+        self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor, of: str = ""
     ) -> Tensor:
         stage, alone = self.stage, models is None or isinstance(models, Tensor | Mixture)
-        inputs = inputs_of(on, self.task.learner)
-        used = self._all_used([self._used(None)] if models is None else [models] if alone else models)
-        if not stage.batches:
-            used = [self.mixed(model) for model in used]
-        predicting = Predicting(self.task.predictor, used, self.kept(inputs) if self.careful else inputs)
-        samples = len(used) * len(inputs)
+        learner = self.task.learner_of(of)
+        inputs = inputs_of(on, learner)
+        if models is None:
+            models = [self.initial(of) if of else self._used(None)]
+        used = self._all_used([models] if isinstance(models, Tensor | Mixture) else models, learner)
+        predicting = Predicting(self.task.predictor(of), used, self._keep(inputs))
+        samples = self._in_own(learner, len(used) * len(inputs))
         await stage.compute(self, predicting, samples / stage.speeds[self.id])
-        self.evaluated += samples
+        self.evaluated += round(samples)
         outputs = predicting.outputs
         assert outputs is not None
         return outputs[0] if alone else outputs
 
-    def _all_used(self, models: Any) -> list[Tensor | Mixture]:
-        """Models that the program names, all of the node's shape."""
-        each = list(models)
-        if not each or any(isinstance(model, Tensor) and model.shape != self.shape for model in each):
+    def _all_used(self, models: Any, learner: "Learner") -> list[Tensor]:
+        """Models that the program names, all of one learner's shape, as they are now."""
+        each, size = list(models), learner.layout.size
+        if not each or any(isinstance(model, Tensor) and model.shape != (size,) for model in each):
             shapes = [tuple(model.shape) for model in each if isinstance(model, Tensor)]
-            raise ProgramError(f"Models to predict with must be 1 or more of {self.shape[0]} numbers. Got {shapes}.")
-        return [self._taken(model) for model in each]
+            raise ProgramError(f"The models must be 1 or more of {size} numbers. Got {shapes}.")
+        return [self.mixed(self._taken(model)) for model in each]
 
     def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
         places = self._places(split, JUDGED)
@@ -281,14 +313,14 @@ class RunningLearningNode(RunningNode, LearningNode):
         self.samples_used += found.samples
         return Gradient(found.model, found.loss, found.samples, training.buffers)
 
-    async def _end_not_finite(self) -> None:
+    async def _end_not_finite(self, what: str = "model") -> None:
         """The model is no longer finite: the run ends, or the node does."""
         if self.task.learner.task.non_finite == "stop":
             raise ModelError(
-                f"The model of node {self.id} is no longer finite after its training in round {self.round}. "
+                f"The {what} of node {self.id} is no longer finite after its training in round {self.round}. "
                 f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
             )
-        await self.stage.drop(self, f"its model is no longer finite in round {self.round}")
+        await self.stage.drop(self, f"its {what} is no longer finite in round {self.round}")
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         if split not in ("train", "validation", "test"):

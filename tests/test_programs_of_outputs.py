@@ -1,0 +1,136 @@
+"""What outputs and given samples are for: distillation, an aggregator of outputs, made-up samples. Each is short."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from covey.parts.errors import ProgramError
+from covey.runtime.jobs import calling_twice
+from tests.conftest import models_of, simulate, table
+from tests.hosts import emulate
+from tests.programs.asking import DOES, DONE
+
+LINES = {"cpfl_distilled": 60, "fens": 60, "condenses": 60}
+SHARDS = {"partition": {"kind": "shards", "per_node": 2}, "optimizer": {"kind": "sgd", "lr": 0.5}}
+NETWORK = {"latency": "5ms", "bandwidth": None}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_program_is_short(name):
+    text = (Path(__file__).parent / "programs" / f"{name}.py").read_text()
+    assert len(text.splitlines()) < LINES[name]
+    assert "._" not in text
+
+
+def test_cpfl_distils_its_cohorts_into_a_server_without_data(overheard):
+    program = {"kind": "tests.programs.cpfl_distilled:DistilledCPFL", "cohorts": 2}
+    task = {**SHARDS, "validation": 0.2, "local_steps": 4, "public": {"dataset": "digits", "samples": 600}}
+    tables = table(
+        program=program, network={**NETWORK, "nodes": 13}, task=task, rounds=20, evaluation={"samples": None}
+    )
+    world, _ = simulate(tables)
+    learner, server = world.task.learner, world.nodes[0]
+    assert server.data.samples == 0
+    done = {message.sender: message.payload["model"] for message in overheard if message.tag == "cohort"}
+    cohorts = [done[leader] for leader in (1, 2)]
+    public = learner.taken("public", learner.places("public", None))[0]
+    said = learner.kernel.predict(cohorts, public)
+    taught = (said * world.program.shares[:, None]).sum(0)
+    # It has learned to say what they say together, better than any of them.
+    errors = [(outputs - taught).abs().mean() for outputs in learner.kernel.predict([server.model, *cohorts], public)]
+    assert errors[0] < min(errors[1:]) / 2
+    grades = [found["accuracy"] for found in world.task.evaluate([server.model, *cohorts])]
+    assert grades[0] > max(grades[1:])
+
+
+FENS = {"kind": "tests.programs.fens:FENS", "lr": 0.01}
+APART = {**SHARDS, "model": {"kind": "mlp", "hidden": [16]}, "validation": 0.2, "same_start": False}
+
+
+def test_an_aggregator_of_outputs_beats_their_mean():
+    tables = table(program=FENS, network={**NETWORK, "nodes": 7}, task=APART, rounds=80, evaluation={"samples": None})
+    world, written = simulate(tables)
+    judged = {t: value for node, t, name, value in written.figures if name == "accuracy" and node == 0}
+    assert set(judged) == set(range(1, 81))
+    learner = world.task.learner
+    inputs, targets = learner.taken("test", learner.places("test", None))
+    assert judged[80] > judged[1] + 0.2
+    models = [learner.initial(node) for node in range(1, 7)]
+    assert not torch.equal(models[0], models[1])
+    assert world.task.further["aggregator"].layout.size == (60 * 24 + 24) + (24 * 10 + 10)
+    local = table(
+        program={"kind": "tests.programs.asking:Alone", "epochs": 10}, network={**NETWORK, "nodes": 7}, task=APART
+    )
+    alone, _ = simulate({**local, "rounds": 1, "evaluation": {"samples": None}})
+    trained = [node.model for node in alone.nodes[1:]]
+    mean = learner.judge(learner.kernel.predict(trained, inputs).mean(0), targets)["accuracy"]
+    assert judged[80] > mean + 0.05
+    assert judged[80] > max(found["accuracy"] for found in world.task.evaluate(trained)) + 0.2
+
+
+def test_an_aggregator_is_the_same_in_both_engines(tmp_path):
+    network = {"nodes": 4, "latency": None, "bandwidth": None, "compute": 1e6}
+    tables = table(program=FENS, network=network, task=APART, rounds=5)
+    (_, here), (_, there) = simulate(tables), emulate(tables, tmp_path)
+    ours, theirs = ({f[:3]: f[3] for f in w.figures if f[0] == 0} for w in (here, there))
+    assert {key for key in ours if key[2] == "loss"} == {(0, t, "loss") for t in range(1, 6)}
+    assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_gradients_are_matched_by_made_up_samples():
+    program = {"kind": "tests.programs.condenses:Condenses"}
+    task = {"model": {"kind": "mlp", "hidden": [16]}, **SHARDS}
+    with calling_twice():
+        _, written = simulate(table(program=program, network={**NETWORK, "nodes": 5}, task=task, rounds=5))
+    for node in range(5):
+        distances = [v for id, t, name, v in sorted(written.figures) if name == "distance" and id == node]
+        assert distances == sorted(distances, reverse=True)
+        assert distances[-1] < min(0.25, distances[0] / 2)
+    condensed = [columns for *_, columns in written.added]
+    assert len(condensed) == 5
+    assert all(columns["after"] > columns["before"] + 0.1 for columns in condensed)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        (lambda node: node.train(of="student", on=node.samples("train")), "no network 'student'. Known: 'aggregator'."),
+        (lambda node: node.train(of="aggregator"), "A node without data trains 'on' samples that it is given."),
+        (
+            lambda node: node.train(node.model, of="aggregator", on=SIDE),
+            r"must be 1 or more of 1183 numbers. Got \[\(650",
+        ),
+        (lambda node: node.train(of="aggregator", on=node.samples("train")), r"The inputs of 'on' must be .* \(40,\)"),
+    ],
+)
+def test_what_no_network_takes_is_refused(what, words):
+    async def asked(node):
+        await what(node)
+
+    DOES["what"] = asked
+    tables = table(network={"nodes": 5}, program={"kind": "tests.programs.asking:Beside", "does": "what"})
+    with pytest.raises(ProgramError, match=words):
+        simulate(tables)
+
+
+def test_an_aggregator_begins_alike_and_is_trained_as_torch_does():
+    async def asked(node):
+        update = await node.train(of="aggregator", on=SIDE, steps=1, batch_size=20, lr=0.5)
+        return node.initial("aggregator"), update, node.now
+
+    DOES["what"] = asked
+    world, _ = simulate(table(network={"nodes": 5}, program={"kind": "tests.programs.asking:Beside", "does": "what"}))
+    start, update, now = DONE.pop("what")
+    further = world.task.further["aggregator"]
+    module = further._make(0)
+    assert torch.equal(start, further.layout.flatten(module))
+    torch.nn.functional.cross_entropy(module(SIDE[0]), SIDE[1]).backward()
+    expected = torch.cat([(p - 0.5 * p.grad).detach().reshape(-1) for p in module.parameters()])
+    assert torch.allclose(update.model, expected, atol=1e-6)
+    assert now == pytest.approx(20 * 1183 / 650 / world.speeds[0])
+    assert world.nodes[0].samples_used == 0
+    assert torch.equal(models_of(world)[0], world.task.learner.initial(0))
+
+
+SIDE = (torch.linspace(-1, 1, 800).view(20, 40), torch.arange(20) % 10)
