@@ -27,7 +27,7 @@ def matched(
         distance = 1 - torch.cosine_similarity(gradient(model, shapes, made, label), wanted, dim=0)
         (made.grad,) = torch.autograd.grad(distance, made)
         rule.step()
-    return made.detach(), float(distance)
+    return made.detach(), float(distance.detach())
 
 
 class Condenses(LearningProgram):

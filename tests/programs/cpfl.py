@@ -17,8 +17,8 @@ SERVER = NodeId(0)
 class CPFL(LearningProgram):
     """Every cohort stops by its own validation loss; the server, with data of its own, makes one model of all.
 
-    The paper distils the cohorts' models into a new one by their outputs on public data. A node cannot ask for outputs
-    or train towards them, so the server here begins with the average of the cohorts' models or the best of them,
+    The paper distils the cohorts' models into a new one by their outputs on public data, as `cpfl_distilled.py` does. Here
+    there are none: the server begins with the average of the cohorts' models or the best of them,
     whichever has the lowest loss on its validation data, and trains that on its own data, a pass a round.
     """
 
