@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -199,3 +200,13 @@ def test_public_samples_must_be_named_and_fit():
     task = table(task={**TASK, "public": {"dataset": {"kind": "gaussian-blobs", "features": 3}}})["task"]
     with pytest.raises(ConfigurationError, match=r"The 'public' of the task must have samples of the shape \(10,\)"):
         once("what", task=task)
+
+
+@pytest.mark.parametrize(("name", "sends"), [("Once", False), ("Shows", True)])
+def test_check_says_what_is_minimised_and_whether_samples_are_sent(name, sends, covey, in_folder):
+    tables = table(program={"kind": f"tests.programs.asking:{name}", "does": "x"}, task={**TASK, "objective": "l1"})
+    (in_folder / "x.toml").write_text(tomli_w.dumps(tables))
+    code, out, _ = covey("check", "x.toml")
+    assert code == 0
+    assert re.search(r"the kernel (module|vmap) minimises the objective l1$", out, re.M)
+    assert ("THE NODES OF THIS PROGRAM SEND SAMPLES" in out) == sends

@@ -92,3 +92,9 @@ class Alone(LearningProgram):
         async for _ in node.rounds():
             if node.role == "client":
                 node.model = (await node.train(epochs=self.epochs)).model
+
+
+class Shows(Once):
+    """The same, and says that it shows samples to others."""
+
+    sends_samples = True
