@@ -63,8 +63,8 @@ def test_a_node_moves_by_the_copies_that_it_knows_and_by_no_others(order, monkey
     heard = {}
     merge = PublicCopies.merge
 
-    def watched(self, node, graph, t, inbox, aggregation):
-        merged = merge(self, node, graph, t, inbox, aggregation)
+    def watched(self, round, inbox):
+        merged, node, t = merge(self, round, inbox), round.node, round.t
         heard[t, node.id] = [int(peer) for peer in node.state["copies heard"]]
         assert set(heard[t, node.id]) <= {message.sender for message in inbox}
         return merged
@@ -173,9 +173,9 @@ WRONG = {
 def test_what_a_peer_sends_that_is_no_copy_is_rejected_and_asked_for_again(what, monkeypatch, overheard):
     to_each = PublicCopies._to_each
 
-    def lying(self, node, graph, t, start):
-        messages = to_each(self, node, graph, t, start)
-        return [(peers, WRONG[what]) for peers, _ in messages] if (node.id, t) == (3, 2) else messages
+    def lying(self, round):
+        messages = to_each(self, round)
+        return [(peers, WRONG[what]) for peers, _ in messages] if (round.node.id, round.t) == (3, 2) else messages
 
     monkeypatch.setattr(PublicCopies, "_to_each", lying)
     world, written = simulate(gossip(SHARINGS[0], patience="10s", rounds=6))

@@ -61,7 +61,7 @@ def test_what_is_shared_is_trained_first_and_then_the_buffers():
     apart = Selection.of(known, beside=True)
     assert names(apart) == NAMES["trained"]
     assert (apart.size, apart.trained, apart.buffered, apart.beside) == (16, 16, 8, True)
-    assert apart.buffers_bytes() == len(wire.encode({"buffers": torch.zeros(8)})) - len(wire.encode({}))
+    assert apart.beside_bytes() == len(wire.encode({"buffers": torch.zeros(8)})) - len(wire.encode({}))
     assert selection.entry == Numbers(24)
     whole, part = (len(wire.encode({"model": torch.zeros(count)})) for count in (29, 24))
     assert selection.part_bytes(whole) == part

@@ -18,7 +18,7 @@ from tests.examples import PROGRAMS, Recorded, run_program
     [
         ("raise ValueError('oh')", r"The program .*Wrong fails at node 0 in round 0: ValueError: oh"),
         ("node.model = torch.zeros(3)", r"The model of node 0 must be 650 float32 numbers. Got \(3,\)"),
-        ("await node.train(speed=3)", r"TypeError"),
+        ("await node.train(speed=3)", r"A training has no 'speed'\. Known: batch_size, correction, epochs"),
         ("node.send(1, {})", r"Node 0 sends to node 1; ids are in \[0, 1\)"),
         ("node.send([0, -1], {})", r"Node 0 sends to node -1; ids are in \[0, 1\)"),
         ("await node.evaluate(split='tests')", r"The 'split' of evaluate must be one of 'train', .* Got 'tests'"),
