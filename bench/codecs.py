@@ -1,4 +1,4 @@
-"""Places as bytes: covey's codes against a plain bitmap and zlib, by the share of places. Values as bytes: pcodec."""
+"""Indices as bytes: covey's codes against a plain bitmap and zlib, by the share of indices. Values as bytes: pcodec."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.messages.codecs import decode_places, decode_values, encode_places, encode_values, has_pcodec
-from covey.messages.codecs.places import Code
+from covey.messages.codecs import decode_indices, decode_values, encode_indices, encode_values, has_pcodec
+from covey.messages.codecs.indices import Code
 
 SIZES = (89_834, 1_690_046)
 SHARES = (0.05, 0.1, 0.2, 0.4)
@@ -18,15 +18,15 @@ ROUNDS = 9
 
 
 class _Way(NamedTuple):
-    """A way to write places, and to read so many of them."""
+    """A way to write indices, and to read so many of them."""
 
     encode: Callable[[Tensor, int], Tensor | bytes]
     decode: Callable[..., Tensor]
 
 
-def _bitmap(places: Tensor, size: int) -> bytes:
+def _bitmap(indices: Tensor, size: int) -> bytes:
     marks = np.zeros(size, dtype=np.bool_)
-    marks[places.numpy()] = True
+    marks[indices.numpy()] = True
     return np.packbits(marks).tobytes()
 
 
@@ -35,8 +35,8 @@ def _from_bitmap(encoded: bytes, size: int, count: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero(bits.view(np.bool_)))
 
 
-def _deflated(places: Tensor, size: int) -> bytes:
-    return zlib.compress(np.diff(places.numpy(), prepend=-1).astype("<i4").tobytes())
+def _deflated(indices: Tensor, size: int) -> bytes:
+    return zlib.compress(np.diff(indices.numpy(), prepend=-1).astype("<i4").tobytes())
 
 
 def _inflated(encoded: bytes, size: int, count: int) -> Tensor:
@@ -45,7 +45,7 @@ def _inflated(encoded: bytes, size: int, count: int) -> Tensor:
 
 
 WAYS = {
-    "covey": _Way(encode_places, decode_places),
+    "covey": _Way(encode_indices, decode_indices),
     "bitmap": _Way(_bitmap, _from_bitmap),
     "zlib": _Way(_deflated, _inflated),
 }
@@ -57,24 +57,24 @@ def rows() -> Iterator[list[str]]:
     random = np.random.default_rng(0)
     for size in SIZES:
         for share in SHARES:
-            places = torch.from_numpy(np.sort(random.choice(size, round(share * size), replace=False)))
-            yield from _compared(places, size, f"places, {share:.0%} of {size:,}")
+            indices = torch.from_numpy(np.sort(random.choice(size, round(share * size), replace=False)))
+            yield from _compared(indices, size, f"indices, {share:.0%} of {size:,}")
         if has_pcodec():
             yield _packed(torch.from_numpy(random.standard_normal(size, dtype=np.float32)))
 
 
-def _compared(places: Tensor, size: int, what: str) -> Iterator[list[str]]:
-    encoded = {name: way.encode(places, size) for name, way in WAYS.items()}
+def _compared(indices: Tensor, size: int, what: str) -> Iterator[list[str]]:
+    encoded = {name: way.encode(indices, size) for name, way in WAYS.items()}
     for name, way in WAYS.items():
-        assert torch.equal(way.decode(encoded[name], size, len(places)), places), name
+        assert torch.equal(way.decode(encoded[name], size, len(indices)), indices), name
     # In turns, so that a busy machine is busy for all of them.
     seconds: dict[tuple[str, str], list[float]] = {}
     for _ in range(ROUNDS):
         for name, way in WAYS.items():
             began = perf_counter()
-            way.encode(places, size)
+            way.encode(indices, size)
             written = perf_counter()
-            way.decode(encoded[name], size, len(places))
+            way.decode(encoded[name], size, len(indices))
             seconds.setdefault((name, "encode"), []).append(written - began)
             seconds.setdefault((name, "decode"), []).append(perf_counter() - written)
     took = {key: float(np.median(times)) * 1e3 for key, times in seconds.items()}

@@ -79,7 +79,7 @@ def with_covey(setup: Prepared) -> tuple[float, torch.Tensor]:
 
 
 def batches_of(setup: Prepared, node: int, t: int) -> list[list[int]]:
-    """The batches that covey draws for a node and round, as places among the node's own samples."""
+    """The batches that covey draws for a node and round, as indices among the node's own samples."""
     learner = setup.task.learner
     key = rng.mix(rng.mix(rng.purpose_key(setup.setting.seed, "train"), node), t, 0)
     keys, holders = np.array([key], dtype=np.uint64), np.array([node])

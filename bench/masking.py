@@ -44,7 +44,7 @@ def _parts(
     yield "check of a seal", partial(is_sealed, KEY, encoded, seal(KEY, encoded))
     for budget in (1.0, 0.5):
         sets = [np.sort(draw.choice(SIZE, int(SIZE * budget), replace=False)) for _ in range(DEGREE)]
-        members = {NodeId(id): Member(pairs[id].public, IndexSet(places, SIZE)) for id, places in enumerate(sets)}
+        members = {NodeId(id): Member(pairs[id].public, IndexSet(indices, SIZE)) for id, indices in enumerate(sets)}
         agreement = Agreement(NodeId(DEGREE), 0, members, 1)
         message = partial(agreement.masked, NodeId(0), encoded[sets[0]], pairs[0].secret)
         yield f"masks for one of {DEGREE} neighbours, budget {budget:g}", message

@@ -49,7 +49,7 @@ def rows() -> Iterator[list[str]]:
                     Mixture([models[i], *(models[j] for j in graph.senders(i))], weights[i]) for i in range(nodes)
                 ]
                 began = perf_counter()
-                mixing.settle(mixtures, learner)  # type: ignore[arg-type]
+                mixing.mix(mixtures, learner)  # type: ignore[arg-type]
                 times.append(perf_counter() - began)
             seconds[name] = float(np.median(times))
         ratio = seconds["additions"] / seconds["one product"]

@@ -1,4 +1,4 @@
-"""covey-native against its references: the Rice code alone, the codec of places that calls it, and partial averages."""
+"""covey-native against its references: the Rice code, the codec of indices, and partial averages."""
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
@@ -9,8 +9,8 @@ import torch
 
 from covey.learning import mixture
 from covey.learning.mixture import Mixture, Pull
-from covey.messages.codecs import decode_places, encode_places, rice
-from covey.messages.codecs.places import Code
+from covey.messages.codecs import decode_indices, encode_indices, rice
+from covey.messages.codecs.indices import Code
 from covey.parts.native import Kernels, kernels
 
 CASES = ((89_834, 0.05), (89_834, 0.2), (1_690_046, 0.2))
@@ -28,23 +28,23 @@ def rows() -> Iterator[list[str]]:
     for size in (8192, 89_834):
         models = torch.randn(9, size).unbind()
         drawn = [torch.from_numpy(np.sort(random.choice(size, size // 5, replace=False))) for _ in models[1:]]
-        pulls = [Pull(places, model[places], 1 / 9) for model, places in zip(models[1:], drawn, strict=True)]
+        pulls = [Pull(indices, model[indices], 1 / 9) for model, indices in zip(models[1:], drawn, strict=True)]
         average = {"partial average": lambda m=models[0], p=pulls: Mixture([m], [1.0], p).tensor()}
         yield from _compared(native, average, f"8 neighbours, 20% of {size:,}")
     for size, share in CASES:
         at = np.sort(random.choice(size, round(share * size), replace=False))
-        encoded = encode_places(torch.from_numpy(at), size)
+        encoded = encode_indices(torch.from_numpy(at), size)
         assert encoded[0] == Code.RICE
         yield from _compared(native, _coding(at, encoded, size), f"{share:.0%} of {size:,}")
 
 
 def _coding(at: np.ndarray, encoded: torch.Tensor, size: int) -> dict[str, Callable[[], object]]:
-    places, stream, gaps = torch.from_numpy(at), encoded.numpy()[1:], np.diff(at, prepend=-1) - 1
+    indices, stream, gaps = torch.from_numpy(at), encoded.numpy()[1:], np.diff(at, prepend=-1) - 1
     return {
         "Rice code, written": lambda: rice.encode(gaps, int(stream[0])),
         "Rice code, read": lambda: rice.decode(stream, size, len(at)),
-        "places, written": lambda: encode_places(places, size),
-        "places, read": lambda: decode_places(encoded, size, len(at)),
+        "indices, written": lambda: encode_indices(indices, size),
+        "indices, read": lambda: decode_indices(encoded, size, len(at)),
     }
 
 

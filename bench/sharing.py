@@ -112,8 +112,8 @@ def _sharing(table: dict[str, Any]) -> float:
             ((_, payload),) = sharing.outgoing(node, graph, rounds, start)
             payloads.append(payload)
         for node in nodes:
-            heard = [Message(sender, "", rounds, payloads[sender], 0) for sender in graph.senders(node.id)]
-            node.model = sharing.merge(node, graph, rounds, Inbox(heard), aggregation)
+            received = [Message(sender, "", rounds, payloads[sender], 0) for sender in graph.senders(node.id)]
+            node.model = sharing.merge(node, graph, rounds, Inbox(received), aggregation)
         for node in nodes:
             node.model = node.model.tensor() if isinstance(node.model, Mixture) else node.model
         rounds += 1
@@ -133,8 +133,8 @@ def _partial_averages() -> Iterator[list[str]]:
     for size in (650, 2048, 8192, SIZE):
         learner = _OneThread(size)
         models = torch.randn(nodes, size).unbind()
-        places = [torch.from_numpy(np.sort(draw.choice(size, size // 5, replace=False))) for _ in models]
-        parts = [(at, model[at], 1 / 9) for model, at in zip(models, places, strict=True)]
+        indices = [torch.from_numpy(np.sort(draw.choice(size, size // 5, replace=False))) for _ in models]
+        parts = [(at, model[at], 1 / 9) for model, at in zip(models, indices, strict=True)]
         pulls = [[Pull(*parts[sender]) for sender in graph.senders(NodeId(node))] for node in range(nodes)]
         usual, mixing._SMALL = mixing._SMALL, 1 << 40
         together, one_by_one = [], []
@@ -142,7 +142,7 @@ def _partial_averages() -> Iterator[list[str]]:
             mixtures = [Mixture([model], [1.0], drawn) for model, drawn in zip(models, pulls, strict=True)]
             again = [Mixture([model], [1.0], drawn) for model, drawn in zip(models, pulls, strict=True)]
             began = process_time()
-            mixing.settle(mixtures, learner)  # type: ignore[arg-type]
+            mixing.mix(mixtures, learner)  # type: ignore[arg-type]
             between = process_time()
             for mixture in again:
                 mixture.tensor()

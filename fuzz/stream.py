@@ -55,8 +55,8 @@ def harness(data: bytes) -> None:
     """One input, in eights: where in the stream, how many bytes go, which come, and how long the pieces are."""
     stream = bytearray(STREAM)
     for at in range(0, len(data) - 7, 8):
-        place = int.from_bytes(data[at : at + 4], "little") % len(stream)
-        stream[place : place + data[at + 4] % 4] = data[at + 5 : at + 5 + data[at + 4] // 4 % 4]
+        index = int.from_bytes(data[at : at + 4], "little") % len(stream)
+        stream[index : index + data[at + 4] % 4] = data[at + 5 : at + 5 + data[at + 4] // 4 % 4]
     LOOP.run_until_complete(_feed(memoryview(stream), 1 + int.from_bytes(data[:3], "little") % 300_000))
 
 

@@ -58,7 +58,7 @@ class _Timer(asyncio.TimerHandle):
 
 
 class _Task(asyncio.Task):
-    """A task whose place in a set does not depend on where it lies in memory."""
+    """A task whose position in a set does not depend on where it lies in memory."""
 
     def __init__(self, number: int, *arguments: Any, **named: Any) -> None:
         self.number = number

@@ -149,7 +149,7 @@ async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Co
     await control.until("ready")
     say(control.connection, "go", {"elapsed": 0.0, "returning": False})
     run = host._run
-    await soon(lambda: run.site.nodes[0].main is not None)
+    await soon(lambda: run.stage.nodes[0].main is not None)
     try:
         yield run, control
     finally:

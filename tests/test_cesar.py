@@ -14,7 +14,7 @@ from covey.decentralized.sharing.masked import Masked
 from covey.decentralized.sharing.random import Random
 from covey.decentralized.sharing.secure_aggregation import SecureAggregation
 from covey.messages import wire
-from covey.messages.codecs import decode_places, encode_places
+from covey.messages.codecs import decode_indices, encode_indices
 from covey.messages.crypto import KeyPair
 from covey.parts.errors import ModelError
 from covey.parts.nodes import NodeId
@@ -30,7 +30,7 @@ RANDOM = {"kind": "random", "budget": 0.5}
 STILL = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
 """Every node begins with a model of its own and training changes nothing."""
 PHASES = {"nodes": 12, "latency": "1s", "bandwidth": None, "compute": 1e9}
-"""Each message of a round takes a second: places, the places of others, masked values."""
+"""Each message of a round takes a second: indices, the indices of others, masked values."""
 
 
 def tables(sharing="cesar", topology=REGULAR, *, program=(), task=STILL, rounds=1, **changes):
@@ -70,11 +70,11 @@ def seen(monkeypatch):
     for sharing in (Cesar, SecureAggregation):
 
         def choose(self, round, choose=sharing.choose):
-            places, described = choose(self, round)
+            indices, described = choose(self, round)
             node, t = round.node, round.t
             seen.models[t, node.id] = node.model
-            seen.held[t, node.id] = torch.zeros(len(node.model), dtype=torch.bool).index_fill_(0, places, True)
-            return places, described
+            seen.held[t, node.id] = torch.zeros(len(node.model), dtype=torch.bool).index_fill_(0, indices, True)
+            return indices, described
 
         def merge(self, round, inbox, merge=sharing.merge):
             node, t = round.node, round.t
@@ -112,7 +112,7 @@ def figures(written, name):
 @pytest.mark.parametrize("sharing", [{"subset": {"kind": "random", "budget": 1.0}}, {"kind": "secure-aggregation"}])
 @pytest.mark.parametrize(("ring", "step"), [(64, 2.0**-32), (32, 2.0**-24)])
 @pytest.mark.parametrize("topology", ["ring", REGULAR])
-def test_with_all_places_it_is_d_psgd_up_to_quantisation(sharing, ring, step, topology, seen):
+def test_with_all_indices_it_is_d_psgd_up_to_quantisation(sharing, ring, step, topology, seen):
     secure, _ = simulate(tables({**sharing, "ring": ring}, topology))
     plain, _ = simulate(tables({"kind": "full"}, topology))
     models, exact = models_of(secure), seen.clear(secure, 0)
@@ -205,11 +205,11 @@ def test_keys_are_told_once_and_again_where_graphs_change(overheard):
     world, _ = simulate(tables("cesar", {"kind": "redrawn", "topology": EPIDEMIC, "every": 2}, rounds=6))
     with_keys = {(m.tag, m.round) for m in overheard if "key" in m.payload}
     # In the first round of a graph, neighbours ask for the keys of those whom they know of by each other alone.
-    assert with_keys == {("places", 0), ("others", 0), ("next", 1), ("others", 2), ("next", 3), ("others", 4)}
+    assert with_keys == {("indices", 0), ("others", 0), ("next", 1), ("others", 2), ("next", 3), ("others", 4)}
     assert len(world.nodes[0].state["mask keys"]) == 32 * len(world.nodes[0].state["mask peers"])
 
 
-def test_what_is_said_beforehand_does_not_grow_with_the_model_where_places_are_random(overheard):
+def test_what_is_said_beforehand_does_not_grow_with_the_model_where_indices_are_random(overheard):
     sizes = []
     for model in ("logistic", "mlp"):
         overheard.clear()
@@ -239,10 +239,10 @@ def test_private_keys_are_neither_sent_nor_written_down(keys, overheard, monkeyp
 def test_fresh_keys_are_of_nobodys_seed_and_a_resumed_run_makes_new_ones_and_the_same_models(overheard):
     made = tables({"keys": "fresh"}, task=BLOBS, rounds=5, checkpoint={"every": 2})
     whole, written = simulate(made)
-    first = {m.sender: m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "places"}
+    first = {m.sender: m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "indices"}
     overheard.clear()
     resumed, _ = simulate(made, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
-    again = {(m.round, m.sender): m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "places"}
+    again = {(m.round, m.sender): m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "indices"}
     assert {t for t, _ in again} == {2}
     assert len({*first.values(), *again.values()}) == 24
     assert torch.equal(models_of(whole), models_of(resumed))
@@ -325,7 +325,7 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
         if message.tag or message.round != 1:
             return None
         kept.setdefault(id(mail), message.payload)
-        other = next((payload for place, payload in kept.items() if place != id(mail)), None)
+        other = next((payload for index, payload in kept.items() if index != id(mail)), None)
         if other is None or swapped:
             return None
         swapped.append(mail)
@@ -341,17 +341,17 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("0 places", "another set", "its sender knows of other members, keys or places"),
-        ("1 key", PAIR.public, "its sender knows of other members, keys or places"),
-        ("0 places", torch.zeros(3), "the places are no bytes"),
-        ("0 places", None, "it has no places"),
+        ("0 indices", "another set", "its sender knows of other members, keys or indices"),
+        ("1 key", PAIR.public, "its sender knows of other members, keys or indices"),
+        ("0 indices", torch.zeros(3), "the indices are no bytes"),
+        ("0 indices", None, "it has no indices"),
         ("1 key", bytes(32), "what it says to be the key of node"),
         ("members", [0, 0], "its members are no neighbours of its sender"),
         ("members", [[1]], "its members are no neighbours of its sender"),
         ("members", None, "its members are no neighbours of its sender"),
     ],
 )
-def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(name, value, reason, monkeypatch, seen):
+def test_who_is_told_wrong_indices_or_keys_spoils_one_sum_and_is_never_averaged(name, value, reason, monkeypatch, seen):
     struck = []
 
     def strike(message, mail):
@@ -360,9 +360,9 @@ def test_who_is_told_wrong_places_or_keys_spoils_one_sum_and_is_never_averaged(n
         struck.append(message.sender)
         changed = value
         if value == "another set":
-            right = decode_places(message.payload[name], 44, 22)
+            right = decode_indices(message.payload[name], 44, 22)
             held = torch.ones(44, dtype=torch.bool).index_fill_(0, right, False)
-            changed = encode_places(held.nonzero().flatten(), 44)
+            changed = encode_indices(held.nonzero().flatten(), 44)
         return {key: entry for key, entry in {**message.payload, name: changed}.items() if entry is not None}
 
     deliver_instead(monkeypatch, strike)
@@ -392,7 +392,7 @@ def test_a_neighbour_tells_its_key_itself_and_nobody_else_does(monkeypatch, seen
 
 
 def test_whose_ids_come_as_other_numbers_is_understood(monkeypatch):
-    # As in a process that has not drawn the places of these nodes yet.
+    # As in a process that has not drawn the indices of these nodes yet.
     monkeypatch.setattr(Random, "_drawn", Random._draw)
 
     def strike(message, mail):

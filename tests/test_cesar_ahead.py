@@ -43,7 +43,7 @@ def test_a_round_takes_two_latencies_after_the_first(sharing, topology):
     assert latencies(sharing, topology) == pytest.approx(3 + 4 * 2, abs=0.01)
 
 
-def test_a_round_takes_three_where_places_or_graph_are_not_known_beforehand():
+def test_a_round_takes_three_where_indices_or_graph_are_not_known_beforehand():
     assert latencies(TOP_K, REGULAR) == pytest.approx(5 * 3, abs=0.01)
     assert latencies({}, SECRET) == pytest.approx(5 * 3, abs=0.01)
     assert latencies({"subset": {"kind": "top-k", "budget": 1.0}}, REGULAR) == pytest.approx(3 + 4 * 2, abs=0.01)
@@ -54,11 +54,11 @@ def test_a_round_takes_three_where_places_or_graph_are_not_known_beforehand():
 def test_sums_are_the_same_whether_a_round_is_told_of_before_or_not(sharing, topology, monkeypatch, overheard):
     made = tables(sharing, topology, task=BLOBS, rounds=6)
     ahead, written = simulate(made)
-    assert {message.round for message in overheard if message.tag == "places"} == {0}
+    assert {message.round for message in overheard if message.tag == "indices"} == {0}
     overheard.clear()
     monkeypatch.setattr(Topology, "foreseen", False)
     after, rewritten = simulate(made)
-    assert {message.round for message in overheard if message.tag == "places"} == set(range(6))
+    assert {message.round for message in overheard if message.tag == "indices"} == set(range(6))
     assert not any(message.tag == "next" for message in overheard)
     assert torch.equal(models_of(ahead), models_of(after))
     assert not figures(written, "discarded")
@@ -85,7 +85,7 @@ def test_with_other_keys_a_resumed_run_tells_anew_who_is_here(topology, overhear
     whole, written = simulate(made)
     overheard.clear()
     resumed, rewritten = simulate(made, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
-    assert {message.round for message in overheard if message.tag == "places"} == {3}
+    assert {message.round for message in overheard if message.tag == "indices"} == {3}
     assert torch.equal(models_of(whole), models_of(resumed))
     assert not figures(rewritten, "discarded")
 

@@ -35,11 +35,11 @@ def expected(world, seen, t, node, missing, masks=1):  # noqa: F811
     weight_of = dict(zip(graph.senders(node), weights, strict=True))
     # Who was gone before the round has chosen nothing in it, and was to send everything.
     held = {k: seen.held.get((t, k), torch.ones(len(own), dtype=torch.bool)) for k in seen.members[t, node]}
-    holders = sum((places.int() for places in held.values()), torch.zeros(len(own)))
+    holders = sum((indices.int() for indices in held.values()), torch.zeros(len(own)))
     merged = own.clone()
-    for k, places in held.items():
+    for k, indices in held.items():
         if k not in missing:
-            kept = places & (holders > masks + len(missing))
+            kept = indices & (holders > masks + len(missing))
             merged = merged + kept * weight_of[k] * (seen.models[t, k].double() - own)
     return merged
 

@@ -40,8 +40,8 @@ def test_every_token_comes_once_wherever_a_run_is_gone_on_with(seed, network, fi
     whole, written = simulate(tokens(seed, network))
     assert all(len(set(mine)) == len(mine) for mine in had(whole))
     assert sum(map(len, had(whole))) == 5 * 6
-    for place in (first, second):
-        _, checkpoint = written.checkpoints[int(place * (len(written.checkpoints) - 1))]
+    for index in (first, second):
+        _, checkpoint = written.checkpoints[int(index * (len(written.checkpoints) - 1))]
         again, written = simulate(tokens(seed, network), checkpoint=checkpoint)
         assert had(again) == had(whole)
         assert sum(node.mail.messages_in for node in again.nodes) == 5 * 6

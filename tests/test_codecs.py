@@ -1,4 +1,4 @@
-"""Places and values as bytes, and back."""
+"""Indices and values as bytes, and back."""
 
 import tracemalloc
 
@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.messages.codecs import decode_places, decode_values, elias, encode_places, encode_values, rice
-from covey.messages.codecs.places import Code
+from covey.messages.codecs import decode_indices, decode_values, elias, encode_indices, encode_values, rice
+from covey.messages.codecs.indices import Code
 from covey.parts.errors import ProgramError, WireError
 from covey.parts.parameters import Setting
 
@@ -18,7 +18,7 @@ LARGE = 2**31 - 1
 
 @st.composite
 def sets(draw, most=2000):
-    """(places, size): random, in clusters, or as Hypothesis likes them."""
+    """(indices, size): random, in clusters, or as Hypothesis likes them."""
     size = draw(st.integers(1, most))
     how = draw(st.sampled_from(["random", "clusters", "any"]))
     if how == "any":
@@ -44,44 +44,44 @@ EDGES = [
 ]
 
 
-def written(places, size):
+def written(indices, size):
     """A set in each of the codes."""
     codes = [code for code in Code if size < LARGE or code is not Code.BITMAP]
-    return {code: encode_places(places, size, code) for code in codes}
+    return {code: encode_indices(indices, size, code) for code in codes}
 
 
-def check(places, size):
-    """Every code says the places, and the shortest is chosen."""
-    each = written(places, size)
-    chosen = encode_places(places, size)
+def check(indices, size):
+    """Every code says the indices, and the shortest is chosen."""
+    each = written(indices, size)
+    chosen = encode_indices(indices, size)
     assert chosen.dtype == torch.uint8
     assert len(chosen) == min(map(len, each.values()))
     assert torch.equal(chosen, each[Code(int(chosen[0]))])
-    assert len(chosen) <= 1 + min(-(-size // 8), 4 * len(places))
-    decoded = decode_places(chosen, size, len(places))
+    assert len(chosen) <= 1 + min(-(-size // 8), 4 * len(indices))
+    decoded = decode_indices(chosen, size, len(indices))
     assert decoded.dtype == torch.int64
-    assert torch.equal(decoded, places)
+    assert torch.equal(decoded, indices)
     for code, encoded in each.items():
         assert int(encoded[0]) == code
-        if len(encoded) > 1 + min(-(-size // 8), 4 * len(places)):
+        if len(encoded) > 1 + min(-(-size // 8), 4 * len(indices)):
             with pytest.raises(WireError, match=r"bytes, and \d+ say as much"):
-                decode_places(encoded, size, len(places))
+                decode_indices(encoded, size, len(indices))
         else:
-            assert torch.equal(decode_places(encoded, size, len(places)), places)
+            assert torch.equal(decode_indices(encoded, size, len(indices)), indices)
 
 
 @given(sets())
-def test_places_come_back_from_every_code_and_the_shortest_is_chosen(drawn):
+def test_indices_come_back_from_every_code_and_the_shortest_is_chosen(drawn):
     check(*drawn)
 
 
-@pytest.mark.parametrize(("places", "size"), EDGES)
-def test_places_at_the_edges_come_back(places, size):
-    check(torch.tensor(list(places), dtype=torch.int64), size)
+@pytest.mark.parametrize(("indices", "size"), EDGES)
+def test_indices_at_the_edges_come_back(indices, size):
+    check(torch.tensor(list(indices), dtype=torch.int64), size)
 
 
 @pytest.mark.parametrize(
-    ("places", "size", "code"),
+    ("indices", "size", "code"),
     [
         ([2**30], LARGE, Code.RAW),
         (range(0, 700, 2), 700, Code.BITMAP),
@@ -89,121 +89,122 @@ def test_places_at_the_edges_come_back(places, size):
         (range(6000, 6100), 7000, Code.GAMMA),
     ],
 )
-def test_every_code_is_the_shortest_of_some_set(places, size, code):
-    assert int(encode_places(torch.tensor(sorted(places)), size)[0]) == code
+def test_every_code_is_the_shortest_of_some_set(indices, size, code):
+    assert int(encode_indices(torch.tensor(sorted(indices)), size)[0]) == code
 
 
 @pytest.mark.parametrize("code", [Code.RICE, Code.GAMMA])
 @given(drawn=sets())
 def test_codes_of_gaps_come_back_whatever_their_length(code, drawn):
-    places, size = drawn
-    stream = encode_places(places, size, code).numpy()[1:]
-    decoded = rice.decode(stream, size, len(places)) if code is Code.RICE else elias.decode(stream, len(places))
-    assert decoded.tolist() == places.tolist()
+    indices, size = drawn
+    stream = encode_indices(indices, size, code).numpy()[1:]
+    decoded = rice.decode(stream, size, len(indices)) if code is Code.RICE else elias.decode(stream, len(indices))
+    assert decoded.tolist() == indices.tolist()
 
 
-def test_the_same_places_are_the_same_bytes():
+def test_the_same_indices_are_the_same_bytes():
     # What is on the wire must not change unnoticed: hosts of one run may be of two versions.
-    places = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 40, 90])
+    indices = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 40, 90])
     expected = {
-        Code.RAW: "00" + "".join(f"{place:02x}000000" for place in places.tolist()),
+        Code.RAW: "00" + "".join(f"{index:02x}000000" for index in indices.tolist()),
         Code.BITMAP: "01" + "35145000008000000000002000",
         Code.RICE: "02" + "02" + "8a0fd0" + "ff040020",
         Code.GAMMA: "03" + "6a528410" + "810c40",
     }
-    for code, encoded in written(places, 100).items():
+    for code, encoded in written(indices, 100).items():
         assert bytes(encoded.tolist()).hex() == expected[code], code
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
-def test_random_places_take_little_more_than_their_entropy(share):
+def test_random_indices_take_little_more_than_their_entropy(share):
     size = 89_834
-    places = np.sort(np.random.default_rng(0).choice(size, int(share * size), replace=False))
+    indices = np.sort(np.random.default_rng(0).choice(size, int(share * size), replace=False))
     entropy = -(share * np.log2(share) + (1 - share) * np.log2(1 - share)) * size / 8
-    assert entropy <= len(encode_places(torch.from_numpy(places), size)) < 1.03 * entropy
+    assert entropy <= len(encode_indices(torch.from_numpy(indices), size)) < 1.03 * entropy
 
 
-@pytest.mark.parametrize("places", [[1, 0], [3, 3], [-1], [10]])
-def test_what_is_no_set_of_places_is_not_sent(places):
+@pytest.mark.parametrize("indices", [[1, 0], [3, 3], [-1], [10]])
+def test_what_is_no_set_of_indices_is_not_sent(indices):
     with pytest.raises(ProgramError, match="must increase from 0 on and stay below 10"):
-        encode_places(torch.tensor(places), 10)
+        encode_indices(torch.tensor(indices), 10)
 
 
 @pytest.mark.parametrize(
     ("content", "count", "why"),
     [
         ([], 2, "are no bytes"),
-        ([4, 0], 2, "code 4 of the places is unknown"),
-        ([255], 2, "code 255 of the places is unknown"),
-        ([0], -1, "-1 values for 20 places"),
-        ([0], 21, "21 values for 20 places"),
+        ([4, 0], 2, "code 4 of the indices is unknown"),
+        ([255], 2, "code 255 of the indices is unknown"),
+        ([0], -1, "-1 values for 20 indices"),
+        ([0], 21, "21 values for 20 indices"),
         ([1, 0, 0, 0, 0], 9, "are 5 bytes, and 4 say as much"),
-        ([0, 1, 0, 0], 9, "9 places are in 3 bytes"),
-        ([1, 128, 0], 1, "20 bits of the places are in 2 bytes"),
-        ([1, 128, 0, 0], 2, "are 1 places and 2 values"),
-        ([1, 128, 128, 0], 1, "are 2 places and 1 values"),
+        ([0, 1, 0, 0], 9, "9 indices are in 3 bytes"),
+        ([1, 128, 0], 1, "20 bits of the indices are in 2 bytes"),
+        ([1, 128, 0, 0], 2, "are 1 indices and 2 values"),
+        ([1, 128, 128, 0], 1, "are 2 indices and 1 values"),
         ([1, 128, 0, 8], 2, "bits follow the last"),
         ([2], 2, "no valid number of low bits"),
         ([2, 32, 0], 2, "no valid number of low bits"),
-        ([2, 4, 0], 3, "12 bits of the places are in 1 bytes"),
+        ([2, 4, 0], 3, "12 bits of the indices are in 1 bytes"),
         ([2, 1, 0b11100000, 0b11100000], 2, "bits follow the last"),
         ([2, 1, 0b11000000, 0b10000000], 2, "end after 1 of 2"),
         ([2, 1, 0b11000000, 0b11100000], 2, "bits follow the last"),
-        ([2, 0, 0b11000000, 0], 2, "1 bytes follow the places"),
-        ([2, 4, 0b11111111, 0b01100000], 2, "a place is not below 20"),
+        ([2, 0, 0b11000000, 0], 2, "1 bytes follow the indices"),
+        ([2, 4, 0b11111111, 0b01100000], 2, "an index is not below 20"),
         ([3], 1, "end after 0 of 1"),
         ([3, 0b11100000], 2, "bits follow the last"),
-        ([3, 0b11000000, 0], 2, "0 bits of the places are in 1 bytes"),
+        ([3, 0b11000000, 0], 2, "0 bits of the indices are in 1 bytes"),
         ([3, 0b01000000, 0b01000000], 1, "bits follow the last"),
         ([3, 0b01010000, 0b11100000], 2, "bits follow the last"),
-        ([3, 0b00001000, 0b11110000], 1, "a place is not below 20"),
+        ([3, 0b00001000, 0b11110000], 1, "an index is not below 20"),
     ],
 )
-def test_bytes_that_are_no_places_are_refused_with_the_reason(content, count, why):
+def test_bytes_that_are_no_indices_are_refused_with_the_reason(content, count, why):
     with pytest.raises(WireError, match=why):
-        decode_places(torch.tensor(content, dtype=torch.uint8), 20, count)
+        decode_indices(torch.tensor(content, dtype=torch.uint8), 20, count)
 
 
 @pytest.mark.parametrize(
-    ("places", "why"), [([5, 3], "increase"), ([3, 3], "increase"), ([-1, 3], "from 0 on"), ([3, 100], "not below 100")]
+    ("indices", "why"),
+    [([5, 3], "increase"), ([3, 3], "increase"), ([-1, 3], "from 0 on"), ([3, 100], "not below 100")],
 )
-def test_raw_places_are_looked_at(places, why):
-    content = bytes([0]) + np.array(places, dtype="<i4").tobytes()
+def test_raw_indices_are_looked_at(indices, why):
+    content = bytes([0]) + np.array(indices, dtype="<i4").tobytes()
     with pytest.raises(WireError, match=why):
-        decode_places(torch.frombuffer(bytearray(content), dtype=torch.uint8), 100, 2)
+        decode_indices(torch.frombuffer(bytearray(content), dtype=torch.uint8), 100, 2)
 
 
 @pytest.mark.parametrize("encoded", [torch.zeros(3), torch.zeros((1, 3), dtype=torch.uint8)])
-def test_other_tensors_are_no_places_and_no_values(encoded):
+def test_other_tensors_are_no_indices_and_no_values(encoded):
     with pytest.raises(WireError, match="are no bytes"):
-        decode_places(encoded, 20, 2)
+        decode_indices(encoded, 20, 2)
 
 
-def in_order(places, size, count):
-    return len(places) == count and all(a < b for a, b in zip([-1, *places], [*places, size], strict=True))
+def in_order(indices, size, count):
+    return len(indices) == count and all(a < b for a, b in zip([-1, *indices], [*indices, size], strict=True))
 
 
 @given(st.binary(max_size=40), st.integers(0, 3), st.integers(0, 200), st.data())
-def test_any_bytes_are_a_set_of_places_or_refused(content, code, size, data):
+def test_any_bytes_are_a_set_of_indices_or_refused(content, code, size, data):
     count = data.draw(st.integers(0, size))
     encoded = torch.tensor([code, *content], dtype=torch.uint8)
     try:
-        places = decode_places(encoded, size, count)
+        indices = decode_indices(encoded, size, count)
     except WireError:
         return
-    assert in_order(places.tolist(), size, count)
+    assert in_order(indices.tolist(), size, count)
 
 
 @given(sets(300), st.data())
-def test_damaged_places_are_a_set_of_places_or_refused(drawn, data):
-    places, size = drawn
-    encoded = written(places, size)[data.draw(st.sampled_from(Code))].clone()
+def test_damaged_indices_are_a_set_of_indices_or_refused(drawn, data):
+    indices, size = drawn
+    encoded = written(indices, size)[data.draw(st.sampled_from(Code))].clone()
     for _ in range(data.draw(st.integers(1, 3))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
     encoded = encoded[: data.draw(st.integers(0, len(encoded)))]
-    count = data.draw(st.sampled_from([len(places), size, 0]))
+    count = data.draw(st.sampled_from([len(indices), size, 0]))
     try:
-        decoded = decode_places(encoded, size, count)
+        decoded = decode_indices(encoded, size, count)
     except WireError:
         return
     assert in_order(decoded.tolist(), size, count)
@@ -212,14 +213,14 @@ def test_damaged_places_are_a_set_of_places_or_refused(drawn, data):
 @pytest.mark.parametrize("code", Code)
 @pytest.mark.parametrize("k", [0, 1, 31])
 @pytest.mark.parametrize("fill", [0, 255])
-def test_hostile_bytes_take_no_more_memory_than_a_set_of_places(code, k, fill):
+def test_hostile_bytes_take_no_more_memory_than_a_set_of_indices(code, k, fill):
     size = 100_000
     encoded = torch.full((size // 8,), fill, dtype=torch.uint8)
     encoded[:2] = torch.tensor([code, k])
     for count in (size // 32, size):
         tracemalloc.start()
         try:
-            decode_places(encoded, size, count)
+            decode_indices(encoded, size, count)
         except WireError:
             pass
         _, peak = tracemalloc.get_traced_memory()
@@ -248,7 +249,7 @@ def test_values_that_are_none_or_too_many_are_refused():
     pytest.importorskip("pcodec")
     encoded = encode_values(torch.arange(100.0))
     wrong = {
-        "100 values for 99 places": (encoded, 99),
+        "100 values for 99 indices": (encoded, 99),
         "are no bytes": (encoded[:3], 100),
         "not of pcodec": (encoded[:-1], 100),
         "are not 101": (torch.cat([torch.tensor([101], dtype=torch.uint8), encoded[1:]]), 200),

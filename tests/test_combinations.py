@@ -29,18 +29,18 @@ def covering(*factors):
     while missing:
         a, x, b, y = min(missing)
         row = {a: x, b: y}
-        for place, levels in enumerate(factors):
-            if place not in row:
+        for index, levels in enumerate(factors):
+            if index not in row:
                 known = sorted(row)
-                row[place] = max(
+                row[index] = max(
                     levels,
-                    key=lambda level, place=place, known=known: sum(
-                        ((p, row[p], place, level) if p < place else (place, level, p, row[p])) in missing
+                    key=lambda level, index=index, known=known: sum(
+                        ((p, row[p], index, level) if p < index else (index, level, p, row[p])) in missing
                         for p in known
                     ),
                 )
         missing -= {(a, row[a], b, row[b]) for a, b in pairs}
-        rows.append(tuple(row[place] for place in range(len(factors))))
+        rows.append(tuple(row[index] for index in range(len(factors))))
     return rows
 
 

@@ -109,7 +109,7 @@ def test_choco_that_says_all_and_goes_all_the_way_is_d_psgd(order, overlap, topo
 
 def kept(vector, count):
     """A top-k that thinks in lists."""
-    order = sorted(range(len(vector)), key=lambda place: -abs(vector[place]))
+    order = sorted(range(len(vector)), key=lambda index: -abs(vector[index]))
     result = np.zeros_like(vector)
     result[order[:count]] = vector[order[:count]]
     return result
@@ -132,7 +132,7 @@ def test_choco_is_its_pseudo_code_with_a_copy_of_every_neighbour(gamma, order, s
     assert np.allclose(models_of(world).numpy(), models, atol=1e-4)
 
 
-def test_copies_of_random_places_bring_nodes_together():
+def test_copies_of_random_indices_bring_nodes_together():
     world, _ = simulate(gossip(choco({"kind": "random", "budget": 0.3}, gamma=0.3), task=STILL, rounds=60))
     apart = [(models - models.mean(0)).norm() for models in (starts_of(world), models_of(world))]
     assert apart[1] < 0.05 * apart[0]
@@ -153,10 +153,10 @@ def test_stc_moves_copies_from_the_common_model_by_one_magnitude():
     assert np.allclose(sums, weights @ copies, atol=1e-5)
 
 
-def test_stc_sends_places_signs_and_one_magnitude(overheard):
+def test_stc_sends_indices_signs_and_one_magnitude(overheard):
     simulate(gossip({"kind": "stc", "budget": 0.3, "gamma": 0.5}, task={**BLOBS, "same_start": True}, rounds=2))
     for message in overheard:
-        assert set(message.payload) == {"scales", "signs", "places"} | ({"first"} if message.round == 0 else set())
+        assert set(message.payload) == {"scales", "signs", "indices"} | ({"first"} if message.round == 0 else set())
         assert message.payload["scales"].shape == (1,)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from covey.decentralized.sharing import Choco, Quantized
 from covey.messages import wire
-from covey.messages.codecs import encode_places, pack_bits, unpack_bits
+from covey.messages.codecs import encode_indices, pack_bits, unpack_bits
 from covey.messages.compression import Compressor, Random, Sign, TopK
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, WireError
@@ -141,9 +141,9 @@ def test_packed_bits_come_back_and_use_no_bit_too_many(width, data):
 # ---------------------------------------------------------------------- what is refused
 
 
-def changed(tensor, place, value):
+def changed(tensor, index, value):
     copy = tensor.clone()
-    copy[place] = value
+    copy[index] = value
     return copy
 
 
@@ -156,7 +156,7 @@ def hostile(payload, size):
         yield {**payload, key: 3}, f"its {key} are no vector"
         yield {**payload, key: entry[None]}, f"its {key} are no vector"
         for other in (entry[:-1], torch.cat([entry, entry[:1]]), entry[:0], entry.to(torch.int64), entry.double()):
-            yield {**payload, key: other}, "not|the places"
+            yield {**payload, key: other}, "not|the indices"
         if entry.is_floating_point():
             yield {**payload, key: changed(entry, -1, float("nan"))}, f"its {key} are not finite"
             yield {**payload, key: changed(entry, 0, float("inf"))}, f"its {key} are not finite"
@@ -164,9 +164,9 @@ def hostile(payload, size):
         yield {**payload, "scales": changed(payload["scales"], -1, -1.0)}, "negative"
     if "signs" in payload:
         yield {**payload, "signs": changed(payload["signs"], -1, 255)}, "bits beyond"
-    if "places" in payload:
-        yield {**payload, "places": encode_places(torch.arange(2), size)}, "places"
-        yield {**payload, "places": torch.full_like(payload["places"], 255)}, "place"
+    if "indices" in payload:
+        yield {**payload, "indices": encode_indices(torch.arange(2), size)}, "indices"
+        yield {**payload, "indices": torch.full_like(payload["indices"], 255)}, "the indices"
 
 
 @every

@@ -62,7 +62,7 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
     tables["network"].update(bandwidth=None, compute={"kind": "log-normal", "median": 500.0})
     tables["program"] = program
     prepared = prepare(Experiment.from_table(tables), workers=1)
-    prepared.task.places = {order[node]: place for node, place in prepared.task.places.items()}
+    prepared.task.indices = {order[node]: index for node, index in prepared.task.indices.items()}
     before = {new: old for old, new in enumerate(order)}
     prepared = dataclasses.replace(prepared, roles=[prepared.roles[before[id]] for id in before])
     written = Written()

@@ -261,8 +261,8 @@ def outcome(act: typing.Callable[[], Part]) -> object:
 
 @settings(max_examples=600, deadline=None)
 @given(st.sampled_from(assignable()), st.data())
-def test_assigning_does_what_making_with_the_value_does(place, data):
-    part, name = place
+def test_assigning_does_what_making_with_the_value_does(index, data):
+    part, name = index
     hint, limits = fields_of(type(part))[name]
     value = data.draw(
         st.one_of(ANYTHING, st.sampled_from([*wrong_values(hint, limits), *limits.choices, getattr(part, name)]))

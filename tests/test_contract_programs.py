@@ -92,28 +92,28 @@ def test_divshare_leaves_alone_what_nobody_sent(monkeypatch):
     starts = starts_of(world)
     for node in world.nodes:
         assert 0 < len(arrived[node.id]) < 16
-        for number, places in enumerate(world.program.places):
-            moved = node.model[places] != starts[node.id][places]
+        for number, indices in enumerate(world.program.indices):
+            moved = node.model[indices] != starts[node.id][indices]
             if number in arrived[node.id]:
                 assert moved.float().mean() > 0.5
             else:
                 assert not moved.any()
 
 
-def test_divshare_merges_the_newest_copy_of_a_fragment_place_by_place():
+def test_divshare_merges_the_newest_copy_of_a_fragment_index_by_index():
     program = DivShare(fragments=3, degree=1)
     program.prepare(Setting(4, seed=1, parameters=10))
-    assert sorted(torch.cat(program.places).tolist()) == list(range(10))
+    assert sorted(torch.cat(program.indices).tolist()) == list(range(10))
 
     def fragment(sender, number, value):
-        values = torch.full((len(program.places[number]),), value)
+        values = torch.full((len(program.indices[number]),), value)
         return Message(NodeId(sender), "fragment", None, {"number": number, "values": values}, 0)
 
     inbox = Inbox([fragment(1, 0, 9.0), fragment(1, 0, 3.0), fragment(2, 0, 5.0), fragment(2, 1, 7.0)])
     merged = program.merged(torch.ones(10), inbox)
-    assert merged[program.places[0]].tolist() == [3.0] * 4
-    assert merged[program.places[1]].tolist() == [4.0] * 3
-    assert merged[program.places[2]].tolist() == [1.0] * 3
+    assert merged[program.indices[0]].tolist() == [3.0] * 4
+    assert merged[program.indices[1]].tolist() == [4.0] * 3
+    assert merged[program.indices[2]].tolist() == [1.0] * 3
 
 
 def test_divshare_with_whole_models_to_everybody_at_once_is_an_all_reduce():
@@ -143,8 +143,8 @@ def owners_in(overheard, t):
 
 def test_shatter_is_gossip_chunk_by_chunk_over_the_virtual_graph(overheard):
     world, _ = simulate(table(program=SHATTER, network=VIRTUAL, task=STILL, rounds=3))
-    places = world.program.places
-    assert sorted(torch.cat(places).tolist()) == list(range(world.task.learner.first_model.shape[0]))
+    indices = world.program.indices
+    assert sorted(torch.cat(indices).tolist()) == list(range(world.task.learner.first_model.shape[0]))
     models = starts_of(world)
     for t in range(3):
         owners = owners_in(overheard, t)
@@ -154,8 +154,8 @@ def test_shatter_is_gossip_chunk_by_chunk_over_the_virtual_graph(overheard):
         assert Counter(sender for sender, _ in edges) == Counter(to for _, to in edges) == dict.fromkeys(NAMES, 2)
         for sender, receiver in edges:
             (source, number), (target, _) = owners[sender], owners[receiver]
-            mixed[target][0][places[number]] += models[source][places[number]]
-            mixed[target][1][places[number]] += 1
+            mixed[target][0][indices[number]] += models[source][indices[number]]
+            mixed[target][1][indices[number]] += 1
         models = torch.stack([mixed[id][0] / mixed[id][1] if id in mixed else models[id] for id in range(25)])
     assert torch.allclose(models_of(world)[1:7], models[1:7], atol=1e-6)
     assert not torch.allclose(models[1:7], starts_of(world)[1:7], atol=1e-3)
@@ -169,7 +169,7 @@ def test_every_model_of_shatter_is_covered_by_its_chunks(overheard):
         if message.tag == "virtual":
             real, number = owners[message.sender]
             assert message.payload["number"] == number
-            rebuilt[real][world.program.places[number]] = message.payload["values"]
+            rebuilt[real][world.program.indices[number]] = message.payload["values"]
     for real in REAL:
         assert torch.equal(rebuilt[real], starts[real])
 

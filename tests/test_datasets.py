@@ -234,20 +234,20 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-PLACES = ["cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin"]
+INDICES = ["cifar-10-batches-bin", "cifar10", "cifar10/cifar-10-batches-bin"]
 
 
 @pytest.mark.parametrize(
-    ("where", "place"),
+    ("where", "index"),
     [
-        *(("unpacked", place) for place in PLACES),
+        *(("unpacked", index) for index in INDICES),
         # An archive is looked for in cifar10 itself.
-        *((where, place) for where in ("archive inside", "archive beside") for place in PLACES[:2]),
+        *((where, index) for where in ("archive inside", "archive beside") for index in INDICES[:2]),
     ],
 )
-def test_cifar10(tmp_path: Path, where: str, place: str) -> None:
+def test_cifar10(tmp_path: Path, where: str, index: str) -> None:
     batches = cifar_batches()
-    folder = tmp_path / place
+    folder = tmp_path / index
     if where != "archive beside":
         folder.mkdir(parents=True)
     if where == "unpacked":

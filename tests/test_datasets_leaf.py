@@ -55,7 +55,7 @@ def owner_names(data: Data) -> list[str]:
 
 
 def pixels(count: int, first: int = 0) -> list[list[float]]:
-    return [[(first + at + place) % 256 / 255 for place in range(784)] for at in range(count)]
+    return [[(first + at + index) % 256 / 255 for index in range(784)] for at in range(count)]
 
 
 def write_femnist(folder: Path) -> None:
@@ -132,10 +132,10 @@ def test_a_missing_set_says_what_to_put_where(tmp_path: Path, dataset: Dataset, 
 def write_celeba(folder: Path, photographs: str) -> None:
     from PIL import Image
 
-    place = folder / "celeba" / photographs
-    place.mkdir(parents=True)
+    index = folder / "celeba" / photographs
+    index.mkdir(parents=True)
     for name, colour in (("1.png", (255, 0, 0)), ("2.png", (0, 255, 0)), ("3.png", (0, 0, 255))):
-        Image.new("RGB", (178, 218), colour).save(place / name)
+        Image.new("RGB", (178, 218), colour).save(index / name)
     write(folder / "celeba/train/data.json", {"17": (["1.png", "2.png"], [0, 1])})
     write(folder / "celeba/test/data.json", {"17": (["3.png"], [1])})
 
@@ -156,16 +156,16 @@ def test_celeba(tmp_path: Path, photographs: str) -> None:
 def test_damaged_celeba(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     write_celeba(tmp_path, "img_align_celeba")
-    place = tmp_path / "celeba" / "img_align_celeba"
-    (place / "3.png").write_bytes(b"no picture")
-    assert f"The file {place / '3.png'} is damaged: expected a photograph" in sentence(CelebA(), tmp_path)
-    (place / "3.png").unlink()
-    assert sentence(CelebA(), tmp_path).startswith(f"The file {place / '3.png'} is missing: put all the aligned")
+    index = tmp_path / "celeba" / "img_align_celeba"
+    (index / "3.png").write_bytes(b"no picture")
+    assert f"The file {index / '3.png'} is damaged: expected a photograph" in sentence(CelebA(), tmp_path)
+    (index / "3.png").unlink()
+    assert sentence(CelebA(), tmp_path).startswith(f"The file {index / '3.png'} is missing: put all the aligned")
     write(tmp_path / "celeba/test/data.json", {"17": (["../../secret.png"], [1])})
     assert "found '../../secret.png', which is no name of a photograph" in sentence(CelebA(), tmp_path)
-    place.rename(tmp_path / "elsewhere")
+    index.rename(tmp_path / "elsewhere")
     assert sentence(CelebA(), tmp_path) == (
-        f"The folder {place} is missing: put the aligned photographs of CelebA there."
+        f"The folder {index} is missing: put the aligned photographs of CelebA there."
     )
 
 

@@ -120,9 +120,9 @@ def test_documents_name_only_files_that_exist():
 
 
 SYSTEMS = [
-    pytest.param(text, id=f"{page.stem}-{place}")
+    pytest.param(text, id=f"{page.stem}-{index}")
     for page in sorted((ROOT / "docs/systems").glob("*.md"))
-    for place, text in enumerate(blocks(str(page.relative_to(ROOT)), "toml"))
+    for index, text in enumerate(blocks(str(page.relative_to(ROOT)), "toml"))
 ]
 
 

@@ -127,7 +127,7 @@ def test_real_time_passes_as_the_network_asks(tmp_path):
 def test_lost_messages_are_counted(tmp_path):
     program = {"kind": "gossip", "topology": "ring", "patience": "20ms"}
     _, written = emulate(table(program=program, network={**QUICK, "loss": 0.3}), tmp_path)
-    sent, came = (sum(row[place] for row in written.rows if row[1] == 6) for place in (8, 9))
+    sent, came = (sum(row[index] for row in written.rows if row[1] == 6) for index in (8, 9))
     lost = {host: value for _, host, name, value in written.of_hosts if name == "dropped/lost"}
     assert 0.1 < sum(lost.values()) / sent < 0.5
     assert came <= sent - sum(lost.values())

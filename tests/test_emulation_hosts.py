@@ -92,10 +92,10 @@ def test_a_host_that_is_interrupted_ends_what_it_serves(tmp_path):
         say(called, "orders", {"orders": orders(address, tables())})
         await control.until("ready")
         say(called, "go", {"elapsed": 0.0, "returning": False})
-        await soon(lambda: served._run.site is not None and served._run.site.nodes[0].main is not None)
+        await soon(lambda: served._run.stage is not None and served._run.stage.nodes[0].main is not None)
         stranger = await host.open_connection(0, address, TOKEN, None, print)
         await soon(lambda: served._knocked)
-        main = served._run.site.nodes[0].main
+        main = served._run.stage.nodes[0].main
         serving.cancel()
         await asyncio.wait([serving])
         assert served._run is None

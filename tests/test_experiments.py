@@ -201,15 +201,15 @@ def test_a_mistake_in_a_study_is_named(small_study, file, old, new, message, beg
 
 
 @given(st.lists(st.tuples(st.floats(0, 300), st.floats(0, 200)), min_size=1, max_size=40))
-def test_numbers_of_a_figure_hide_neither_each_other_nor_a_mark(places):
+def test_numbers_of_a_figure_hide_neither_each_other_nor_a_mark(indices):
     room, size = (0.0, 0.0, 300.0, 200.0), (9.0, 7.0)
-    centres = measure.beside(places, [size] * len(places), room)
+    centres = measure.beside(indices, [size] * len(indices), room)
     for number, (x, y) in enumerate(centres):
         assert size[0] / 2 <= x <= 300 - size[0] / 2
         assert size[1] / 2 <= y <= 200 - size[1] / 2
         for other_x, other_y in centres[:number]:
             assert abs(x - other_x) >= size[0] - 1e-6 or abs(y - other_y) >= size[1] - 1e-6
-        for mark_x, mark_y in places:
+        for mark_x, mark_y in indices:
             assert abs(x - mark_x) >= size[0] / 2 or abs(y - mark_y) >= size[1] / 2
 
 

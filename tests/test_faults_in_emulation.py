@@ -149,11 +149,11 @@ def test_a_changed_byte_is_never_that_of_the_prefix():
 
     async def test():
         whole, behind = np.frombuffer(stream_of([frame]), np.uint8), 4 + wire.PREFIX_BYTES
-        places = set()
+        indices = set()
         for number in range(3 * len(whole)):
-            (place,) = np.flatnonzero(whole != np.frombuffer(stream_of([Corrupted(frame, number)]), np.uint8))
-            places.add(int(place))
-        assert places == set(range(behind, len(whole)))
+            (index,) = np.flatnonzero(whole != np.frombuffer(stream_of([Corrupted(frame, number)]), np.uint8))
+            indices.add(int(index))
+        assert indices == set(range(behind, len(whole)))
 
     asyncio.run(test())
 
@@ -175,7 +175,7 @@ def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_sn
             while monotonic() < late:
                 sleep(0.01)
                 run = host._run
-                if run is not None and run.site is not None and run.site.nodes[11].round > 10:
+                if run is not None and run.stage is not None and run.stage.nodes[11].round > 10:
                     run.task.get_loop().call_soon_threadsafe(run.control.abort)
                     return
 

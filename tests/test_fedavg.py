@@ -158,7 +158,7 @@ class Largest(Aggregation):
         return torch.stack([own, *(arrived.values for arrived in contributions)]).amax(0)
 
 
-def test_parts_of_ones_own_stand_in_every_place(overheard):
+def test_parts_of_ones_own_stand_in_every_index(overheard):
     here = "tests.test_fedavg"
     parts = {"clients": "FirstThree", "work": "Doubled", "server_optimizer": "Half", "aggregation": "Largest"}
     world, _ = simulate(federated(**{name: f"{here}:{part}" for name, part in parts.items()}, rounds=2))

@@ -93,7 +93,7 @@ OTHERS = [
 ]  # fmt: skip
 WHOLE = {"": Experiment, "evaluation": Evaluation, "checkpoint": Checkpoint, "output": Output, "task": LearningTask,
          "network": Network}  # fmt: skip
-PLACES = [
+INDICES = [
     *((family, kind, field) for family, kind in RUNS + OTHERS for field in fields_of(kinds.load(family, kind))),
     *((section, "", field) for section, cls in WHOLE.items() for field in fields_of(cls)),
 ]
@@ -143,39 +143,39 @@ def changed(family: str, kind: str, field: str, value: Any, files: Path) -> dict
         put(tables, ["task", "model"], {"kind": kind, field: value})
     else:
         tables = run_table(family, kind, files)
-        place = (
+        index = (
             ["program"] if family == "program" else ["program", family] if family in IN_PROGRAM else ["task", family]
         )
-        place = ["network", family] if family in IN_NETWORK else place
-        place = ["program", IN_FEDAVG[family]] if family in IN_FEDAVG else place
-        place = ["task", "optimizer", "schedule"] if family == "learning-rate" else place
-        put(tables, [*place, field], value)
+        index = ["network", family] if family in IN_NETWORK else index
+        index = ["program", IN_FEDAVG[family]] if family in IN_FEDAVG else index
+        index = ["task", "optimizer", "schedule"] if family == "learning-rate" else index
+        put(tables, [*index, field], value)
     return tables
 
 
-def fuzz(place: tuple[str, str, str], value: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def fuzz(index: tuple[str, str, str], value: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for (family, kind), text in FILES.items():
         (folder / f"{family}-{kind}").write_text(text)
     file = folder / "changed.toml"
-    file.write_text(tomli_w.dumps(changed(*place, value, folder)))
+    file.write_text(tomli_w.dumps(changed(*index, value, folder)))
     said(file, capsys)
 
 
 @settings(max_examples=30, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.sampled_from(PLACES), value=st.sampled_from(VALUES))
+@given(index=st.sampled_from(INDICES), value=st.sampled_from(VALUES))
 def test_any_parameter_of_any_value(
-    place: tuple[str, str, str], value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    index: tuple[str, str, str], value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fuzz(place, value, tmp_path, capsys)
+    fuzz(index, value, tmp_path, capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_many_parameters_of_every_value(part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = [(place, value) for place in PLACES for value in VALUES]
+    cases = [(index, value) for index in INDICES for value in VALUES]
     random.Random(1).shuffle(cases)
-    for place, value in cases[part::10]:
-        fuzz(place, value, tmp_path, capsys)
+    for index, value in cases[part::10]:
+        fuzz(index, value, tmp_path, capsys)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

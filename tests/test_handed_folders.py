@@ -65,11 +65,11 @@ def every_command(covey, folder, out):
 
 def replaced(folder, name, put):
     """Put something else in the place of a file, and move what was there aside."""
-    place, kept = folder / name, folder.parent / "kept"
-    place.parent.mkdir(exist_ok=True)
-    if place.exists():
-        place.rename(kept)
-    put(place, kept)
+    index, kept = folder / name, folder.parent / "kept"
+    index.parent.mkdir(exist_ok=True)
+    if index.exists():
+        index.rename(kept)
+    put(index, kept)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,9 +78,9 @@ def test_no_file_of_a_run_may_be_a_symbolic_link(handed, tmp_path, covey, name):
     outside.mkdir()
     (outside / "victim").write_text("precious")
 
-    def link(place, kept):
+    def link(index, kept):
         # Where it leads to what was there before, all would go well.
-        place.symlink_to(kept if kept.exists() else outside / "victim")
+        index.symlink_to(kept if kept.exists() else outside / "victim")
 
     replaced(handed, name, link)
     kept = tmp_path / "kept"
@@ -94,7 +94,7 @@ def test_no_file_of_a_run_may_be_a_symbolic_link(handed, tmp_path, covey, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_link_to_nowhere_makes_a_file_there(handed, tmp_path, covey, name):
-    replaced(handed, name, lambda place, kept: place.symlink_to(tmp_path / "new"))
+    replaced(handed, name, lambda index, kept: index.symlink_to(tmp_path / "new"))
     for _, (code, _, err) in every_command(covey, handed, tmp_path):
         assert (code, err.count("\n")) == (2, 1)
     assert not (tmp_path / "new").exists()
@@ -103,9 +103,9 @@ def test_no_link_to_nowhere_makes_a_file_there(handed, tmp_path, covey, name):
 @pytest.mark.parametrize("name", [name for name in NAMES if "/" not in name])
 def test_what_is_no_regular_file_is_not_waited_for(handed, tmp_path, covey, name):
     if name not in ("checkpoints", "logs"):
-        replaced(handed, name, lambda place, kept: os.mkfifo(place))
+        replaced(handed, name, lambda index, kept: os.mkfifo(index))
     else:
-        replaced(handed, name, lambda place, kept: place.write_text(""))
+        replaced(handed, name, lambda index, kept: index.write_text(""))
     for _, (code, _, err) in every_command(covey, handed, tmp_path):
         assert (code, err.count("\n")) == (2, 1)
         assert f"its {name} is no " in err
@@ -204,8 +204,8 @@ def endless_tree(file):
 
     def branches(page):
         head = struct.pack(">BHHHBI", 5, 0, 400, size - 2000, 0, page)
-        places = b"".join(struct.pack(">H", size - 2000 + 5 * cell) for cell in range(400))
-        return (head + places).ljust(size - 2000, b"\0") + (struct.pack(">I", page) + b"\x01") * 400
+        indices = b"".join(struct.pack(">H", size - 2000 + 5 * cell) for cell in range(400))
+        return (head + indices).ljust(size - 2000, b"\0") + (struct.pack(">I", page) + b"\x01") * 400
 
     last = len(pages) + 1
     pages.append(pages[root - 1])

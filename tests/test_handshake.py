@@ -100,7 +100,7 @@ ABC = [{"n": 0}, {"x": b"y" * 100_000}, {"n": 2}]
         ([1, 0, 2], [2]),
     ],
 )
-def test_frames_open_in_their_own_place_alone(order, heard):
+def test_frames_open_in_their_own_index_alone(order, heard):
     async def main():
         caller, callee = await met()
         said = caller.says(*ABC)
@@ -419,7 +419,7 @@ def test_a_host_is_called_by_its_number():
             control = Control(await call(address, Caller("this run", LAUNCHER), callee=1))
             say(control.connection, "orders", {"orders": orders(address, tables())})
             await control.until("ready")
-            assert host._run.site.me == 1
+            assert host._run.stage.me == 1
             control.connection.abort()
 
         within(numbered())
@@ -469,13 +469,13 @@ def test_a_peer_whose_bytes_are_tampered_with_leaves_the_others_alone():
                     bad.send(frame(sequence=sequence))
                     good.send(frame(sender=2, sequence=sequence, payload={"x": torch.zeros(10)}))
                 await bad.lost
-                await soon(lambda: len(run.site.program.heard) == _OUT_OF_STEP + 1)
-                assert {sender for sender, _ in run.site.program.heard} == {2}
+                await soon(lambda: len(run.stage.program.heard) == _OUT_OF_STEP + 1)
+                assert {sender for sender, _ in run.stage.program.heard} == {2}
                 assert not good.lost.done()
                 assert host.refused == {"corrupt": _OUT_OF_STEP, "out-of-step": 1}
                 again = await call(address, Caller("this run", 1))
                 again.send(frame(payload={"n": 7}))
-                await soon(lambda: run.site.program.heard[-1] == (1, {"n": 7}))
+                await soon(lambda: run.stage.program.heard[-1] == (1, {"n": 7}))
 
         within(main())
 

@@ -196,7 +196,7 @@ def test_who_is_not_of_the_run_is_not_let_in(served, run, who, reason):
             connection.send(frame())
             with pytest.raises(WireError, match="closed"):
                 await connection.next_frame(5)
-            assert site.site.program.heard == []
+            assert site.stage.program.heard == []
 
     within(main())
     assert host.refused == ({} if reason == "busy" else {reason: 1})
@@ -227,10 +227,10 @@ def test_a_peer_gets_through_with_nothing_but_right_frames(served, wrong, reason
                 refused = host.refused
             else:
                 peer.send(wrong)
-                refused = run.site.nodes[0].mail.drops if reason == "not-finite" else run.site.refused
+                refused = run.stage.nodes[0].mail.drops if reason == "not-finite" else run.stage.refused
             peer.send(frame(sequence=1, payload={"n": 2}))
-            await soon(lambda: run.site.program.heard)
-            assert run.site.program.heard == [(1, {"n": 2})]
+            await soon(lambda: run.stage.program.heard)
+            assert run.stage.program.heard == [(1, {"n": 2})]
             assert refused == {reason: 1}
             figures = msgspec.msgpack.decode((await control.until("heartbeat")).payload["figures"])
             while f"dropped/{reason}" not in figures:
@@ -269,7 +269,7 @@ def test_who_calls_before_the_nodes_begin_is_to_come_again(served):
             await greet(peer, TOKEN, Caller("this run", 1), 0)
         say(control.connection, "go", {"elapsed": 0.0, "returning": False})
         (await call(address, Caller("this run", 1))).send(frame(payload={"n": 7}))
-        await soon(lambda: host._run.site is not None and host._run.site.program.heard == [(1, {"n": 7})])
+        await soon(lambda: host._run.stage is not None and host._run.stage.program.heard == [(1, {"n": 7})])
         control.connection.abort()
 
     within(main())
@@ -284,9 +284,9 @@ def test_a_frame_that_comes_again_is_dropped(served):
             peer = await call(address, Caller("this run", 1))
             for sequence in (0, 1, 1, 0, 2):
                 peer.send(frame(sequence=sequence, payload={"n": sequence}))
-            await soon(lambda: len(run.site.program.heard) == 3)
-            assert [payload["n"] for _, payload in run.site.program.heard] == [0, 1, 2]
-            assert run.site.refused == {"replayed": 2}
+            await soon(lambda: len(run.stage.program.heard) == 3)
+            assert [payload["n"] for _, payload in run.stage.program.heard] == [0, 1, 2]
+            assert run.stage.refused == {"replayed": 2}
 
     within(main())
 
@@ -304,7 +304,7 @@ def test_numbers_that_are_not_finite_are_rejected_in_the_senders_name_and_flood_
                 rows = msgspec.msgpack.decode((await control.until("rows")).payload["rows"])
                 events += rows[2]
             assert {tuple(event[1:]) for event in events} == {(0, "rejected", "message of node 2: 'x' is not finite")}
-            await soon(lambda: run.site.nodes[0].mail.drops == {"not-finite": 150})
+            await soon(lambda: run.stage.nodes[0].mail.drops == {"not-finite": 150})
             await control.until("heartbeat")
             assert len(events) == 100
             assert control.frames.empty(), "the others are only counted"
@@ -348,7 +348,7 @@ def test_a_server_goes_on_without_updates_that_are_wrong(served):
             assert final["node"] == 0
             assert torch.equal(final["models"][0], torch.ones(650))
             await control.until("done")
-            assert run.site.nodes[0].mail.drops["unusable"] == 1
+            assert run.stage.nodes[0].mail.drops["unusable"] == 1
 
     within(main())
 
@@ -362,7 +362,7 @@ def test_pushes_that_are_wrong_are_counted_and_flood_nobody(served):
             peer = await call(address, Caller("this run", 1))
             for sequence in range(150):
                 peer.send(frame(sequence=sequence, tag="model", payload={"model": torch.zeros(650), "age": "old"}))
-            await soon(lambda: run.site.nodes[0].mail.drops == {"unusable": 150})
+            await soon(lambda: run.stage.nodes[0].mail.drops == {"unusable": 150})
             events = []
             while len(events) < 100:
                 events += msgspec.msgpack.decode((await control.until("rows")).payload["rows"])[2]
@@ -370,7 +370,7 @@ def test_pushes_that_are_wrong_are_counted_and_flood_nobody(served):
             await control.until("heartbeat")
             assert len(events) == 100
             assert control.frames.empty(), "the others are only counted"
-            assert run.site.nodes[0].mail.dropped == 150
+            assert run.stage.nodes[0].mail.dropped == 150
 
     within(main())
 
@@ -387,20 +387,20 @@ def test_what_does_not_fit_into_an_inbox_is_dropped(served):
             peer = await call(address, Caller("this run", 1))
             for sequence in range(30):
                 peer.send(frame(sequence=sequence, payload={"x": torch.zeros(25_000)}))
-            await soon(lambda: run.site.nodes[0].mail.drops == {"inbox-full": 25})
-            mail = run.site.nodes[0].mail
+            await soon(lambda: run.stage.nodes[0].mail.drops == {"inbox-full": 25})
+            mail = run.stage.nodes[0].mail
             assert most / 2 - 110_000 < mail.held <= most / 2
             for sequence in range(30, 1000):
                 # Small ones take more memory than they are long.
                 peer.send(frame(sequence=sequence))
-            await soon(lambda: run.site.nodes[0].mail.drops["inbox-full"] > 900)
+            await soon(lambda: run.stage.nodes[0].mail.drops["inbox-full"] > 900)
             assert mail.held <= most / 2 + 2000
             other = await call(address, Caller("this run", 2))
-            refused = run.site.nodes[0].mail.drops["inbox-full"]
+            refused = run.stage.nodes[0].mail.drops["inbox-full"]
             for sequence in range(2):
                 other.send(frame(sender=2, sequence=sequence, payload={"x": torch.zeros(25_000)}))
             await soon(lambda: mail.count(("x", None)) > 2 and mail._present(("x", None)).count(2) == 2)
-            assert run.site.nodes[0].mail.drops["inbox-full"] == refused, (
+            assert run.stage.nodes[0].mail.drops["inbox-full"] == refused, (
                 "what the one floods leaves room for the other"
             )
             peer.send(frame(sequence=1000, payload={"x": torch.zeros(most // 4)}))
@@ -421,7 +421,7 @@ def test_what_does_not_fit_before_a_slow_downlink_is_dropped(served):
             for sequence in range(30):
                 peer.send(frame(sequence=sequence, payload={"x": torch.zeros(25_000)}))
             # The first is in as soon as it is here: it came at the rate of the uplink.
-            await soon(lambda: run.site.refused == {"downlink-full": 19})
+            await soon(lambda: run.stage.refused == {"downlink-full": 19})
 
     within(main())
 
@@ -435,7 +435,7 @@ def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_go
         called = Impostor(lambda connection, frame: connection.pause_reading())
         server = answering(listening, called)
         async with running(served, tables("tests.strangers:Floods"), buffer=most, others=others) as (run, _):
-            await soon(lambda: run.site.refused["queue-full"] > 200)
+            await soon(lambda: run.stage.refused["queue-full"] > 200)
             assert run.peers.backlog <= most
             connection = run.peers._routes[1].connection
             assert connection._transport.get_write_buffer_size() <= (1 << 20) + 200_000
@@ -459,7 +459,7 @@ def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_go
 def test_what_waits_for_a_host_that_does_not_answer_is_bounded(served):
     async def main():
         async with running(served, tables("tests.strangers:Floods"), buffer=1 << 20) as (run, _):
-            await soon(lambda: run.site.refused["queue-full"] > 100)
+            await soon(lambda: run.stage.refused["queue-full"] > 100)
             assert run.peers.backlog <= 1 << 20
 
     within(main())

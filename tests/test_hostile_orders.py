@@ -103,11 +103,11 @@ def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
 
 
 def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypatch):
-    waiting, hear, order = [], _Run._hear, _Run._order
+    waiting, on_frame, order = [], _Run._on_frame, _Run._order
     obeys = threading.Event()
 
     def counted(run, frame):
-        hear(run, frame)
+        on_frame(run, frame)
         waiting.append(run._frames.qsize())
 
     async def obeyed(run):
@@ -115,7 +115,7 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
             await asyncio.sleep(0.01)
         return await order(run)
 
-    monkeypatch.setattr(_Run, "_hear", counted)
+    monkeypatch.setattr(_Run, "_on_frame", counted)
     monkeypatch.setattr(_Run, "_order", obeyed)
 
     async def main():
@@ -298,7 +298,7 @@ def test_who_cannot_be_called_may_call(served):
     async def main():
         # The host calls host 1 all the time, in vain.
         async with running(served, tables("tests.strangers:Floods"), buffer=1 << 20) as (run, _):
-            await soon(lambda: run.site.refused["queue-full"] > 10)
+            await soon(lambda: run.stage.refused["queue-full"] > 10)
             peer = await call(address, Caller("this run", 1))
             heard = []
             peer.listen(heard.append, wire.DEFAULT)

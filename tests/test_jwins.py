@@ -17,7 +17,7 @@ from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Ring
 from covey.learning.mixture import Mixture
 from covey.messages import wire
-from covey.messages.codecs import decode_places, encode_places
+from covey.messages.codecs import decode_indices, encode_indices
 from covey.messages.compression import largest
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, build
@@ -92,7 +92,7 @@ class Paper:
         self.parts = 1 if transform is None else transform.parts
         self.importance = torch.zeros_like(self.forward(self.model))
 
-    def select(self, change, places):
+    def select(self, change, indices):
         """Train; the coefficients, and by how much what was sent fails to be what changed most."""
         self.start, self.model = self.model, self.model + change.double()
         moved = self.forward(self.model - self.start)
@@ -101,9 +101,9 @@ class Paper:
             self.importance = score.clone()
         sizes = score.view(-1, self.parts).norm(dim=1)
         others = torch.ones(len(sizes), dtype=torch.bool)
-        others[places] = False
-        self.importance.view(-1, self.parts)[places] = 0.0
-        return self.forward(self.model), float(sizes[others].max() - sizes[places].min()) if others.any() else 0.0
+        others[indices] = False
+        self.importance.view(-1, self.parts)[indices] = 0.0
+        return self.forward(self.model), float(sizes[others].max() - sizes[indices].min()) if others.any() else 0.0
 
     def average(self, coefficients):
         self.model = self.inverse(coefficients)
@@ -125,9 +125,9 @@ SHARINGS = [
 ]
 
 
-def sent_places(sharing, payload):
+def sent_indices(sharing, payload):
     size, count = sharing._size, len(payload["values"]) // sharing._parts
-    return decode_places(payload["places"], size, count) if "places" in payload else torch.arange(size)
+    return decode_indices(payload["indices"], size, count) if "indices" in payload else torch.arange(size)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
@@ -139,9 +139,9 @@ def test_models_and_importance_are_those_of_the_papers_recursion(sharing, seed, 
     for _ in range(5):
         changes = [fleet.noise(size) for _ in fleet.nodes]
         _, payloads = fleet.send(changes)
-        places = [sent_places(fleet.sharing, payload) for payload in payloads]
+        indices = [sent_indices(fleet.sharing, payload) for payload in payloads]
         own = []
-        for paper, change, chosen in zip(papers, changes, places, strict=True):
+        for paper, change, chosen in zip(papers, changes, indices, strict=True):
             coefficients, lack = paper.select(change, chosen)
             assert lack < 1e-4
             own.append(coefficients)
@@ -149,7 +149,7 @@ def test_models_and_importance_are_those_of_the_papers_recursion(sharing, seed, 
         for node, paper in zip(fleet.nodes, papers, strict=True):
             total = own[node.id].clone()
             for sender, weight in zip(fleet.graph.senders(node.id), fleet.graph.metropolis(node.id), strict=True):
-                at = places[sender]
+                at = indices[sender]
                 pairs, mine, theirs = (x.view(-1, paper.parts) for x in (total, own[node.id], own[sender]))
                 pairs[at] += weight * (theirs[at] - mine[at])
             paper.average(total)
@@ -169,24 +169,24 @@ def test_what_was_sent_is_of_no_importance_right_afterwards(sharing):
         _, payloads = fleet.send([fleet.noise() for _ in fleet.nodes])
         for node, start, payload in zip(fleet.nodes, before, payloads, strict=True):
             importance = start - node.state["coefficients when last sent"]
-            sent = sent_places(fleet.sharing, payload)
+            sent = sent_indices(fleet.sharing, payload)
             assert torch.equal(importance[sent], torch.zeros(len(sent)))
             assert len(sent) == fleet.sharing._size or importance.abs().max() > 0
         fleet.merge(payloads)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_values_are_the_coefficients_as_they_are_at_increasing_places(sharing):
+def test_values_are_the_coefficients_as_they_are_at_increasing_indices(sharing):
     fleet = Fleet(sharing)
     _, payloads = fleet.send([fleet.noise() for _ in fleet.nodes])
     for node, payload in zip(fleet.nodes, payloads, strict=True):
         transform, size = fleet.sharing._transform, fleet.sharing._size
         own = node.model if transform is None else transform.forward(node.model)
-        places = sent_places(fleet.sharing, payload)
-        assert torch.equal(own.view(size, -1)[places].view(-1), payload["values"])
-        assert (places[1:] > places[:-1]).all()
+        indices = sent_indices(fleet.sharing, payload)
+        assert torch.equal(own.view(size, -1)[indices].view(-1), payload["values"])
+        assert (indices[1:] > indices[:-1]).all()
         fraction = fleet.sharing.fraction(fleet.round(node))
-        assert len(places) == round(fraction * size)
+        assert len(indices) == round(fraction * size)
 
 
 @pytest.mark.parametrize("kind", ["jwins", "fft"])
@@ -196,7 +196,7 @@ def test_whatever_keeps_changing_is_sent_in_the_end(kind):
     seen: set[int] = set()
     for _ in range(40):
         _, payloads = fleet.send(drifts)
-        seen.update(sent_places(fleet.sharing, payloads[0]).tolist())
+        seen.update(sent_indices(fleet.sharing, payloads[0]).tolist())
         fleet.merge(payloads)
     transform = fleet.sharing._transform
     change = transform.forward(drifts[0]).view(transform.size, -1).norm(dim=1)
@@ -264,7 +264,7 @@ def test_fractions_are_drawn_anew_with_their_probabilities(text, alphas, mean):
     assert len({tuple(row) for row in by_node}) == 40
 
 
-def test_from_the_cap_on_all_is_sent_without_places():
+def test_from_the_cap_on_all_is_sent_without_indices():
     sharing = build(Sharing, {"kind": "jwins", "alphas": [0.2, 0.5, 0.6], "probabilities": [0.5, 0.25, 0.25]})
     assert sharing.fractions() == [(0.2, 0.5), (1.0, 0.25), (1.0, 0.25)]
     fleet = Fleet({"kind": "jwins", "alphas": [0.5]})
@@ -276,13 +276,13 @@ def test_an_inbox_holds_a_round_in_which_all_neighbours_send_all():
     rare = {"kind": "jwins", "alphas": [0.05, 1.0], "probabilities": [0.95, 0.05]}
     program = {"kind": "gossip", "topology": "torus", "sharing": rare}
     prepared = prepare(Experiment.from_table(table(program=program, rounds=20)))
-    assert prepared.played.heard[0] >= 4 * prepared.task.model_bytes - 400
+    assert prepared.played.received[0] >= 4 * prepared.task.model_bytes - 400
 
 
 # ------------------------------------------------------------------------------------------------------------ bad inputs
 
 COEFFICIENTS = 87
-GOOD = {"values": torch.zeros(2), "places": encode_places(torch.tensor([3, 5]), COEFFICIENTS)}
+GOOD = {"values": torch.zeros(2), "indices": encode_indices(torch.tensor([3, 5]), COEFFICIENTS)}
 NO_NUMBERS = "its values are no float32 numbers"
 BAD = [
     ({**GOOD, "values": torch.zeros(3)}, None),
@@ -290,14 +290,14 @@ BAD = [
     ({**GOOD, "values": torch.zeros(2, 1)}, NO_NUMBERS),
     ({**GOOD, "values": torch.tensor(0.0)}, NO_NUMBERS),
     ({**GOOD, "values": 3.0}, NO_NUMBERS),
-    ({"places": GOOD["places"]}, NO_NUMBERS),
-    ({"values": torch.zeros(2)}, "it has no places"),
-    ({"values": torch.zeros(COEFFICIENTS + 1)}, "it has no places"),
-    ({**GOOD, "places": "3 and 5"}, "it has no places"),
-    ({**GOOD, "places": torch.tensor([3, 5])}, None),
-    ({**GOOD, "places": encode_places(torch.tensor([3, 400]), 500)}, None),
+    ({"indices": GOOD["indices"]}, NO_NUMBERS),
+    ({"values": torch.zeros(2)}, "it has no indices"),
+    ({"values": torch.zeros(COEFFICIENTS + 1)}, "it has no indices"),
+    ({**GOOD, "indices": "3 and 5"}, "it has no indices"),
+    ({**GOOD, "indices": torch.tensor([3, 5])}, None),
+    ({**GOOD, "indices": encode_indices(torch.tensor([3, 400]), 500)}, None),
 ]
-"""Messages, and what is said of them; None where that is the affair of the code of the places."""
+"""Messages, and what is said of them; None where that is the affair of the code of the indices."""
 
 
 @pytest.mark.parametrize(("payload", "why"), BAD)
@@ -306,7 +306,7 @@ def test_a_message_that_is_none_is_rejected_and_counts_as_absent(payload, why):
     assert fleet.sharing._size == COEFFICIENTS
     node, sender = fleet.nodes[0], fleet.graph.senders(0)[0]
     good, bad = (Inbox([Message(sender, "", 0, message, 0)]) for message in (GOOD, payload))
-    assert fleet.sharing.contributions(fleet.round(node), good)[0].places.tolist() == [3, 5]
+    assert fleet.sharing.contributions(fleet.round(node), good)[0].indices.tolist() == [3, 5]
     fleet.send([fleet.noise() for _ in fleet.nodes])
     own = node.model
     merged = fleet.sharing.merge(fleet.round(node), bad)
@@ -317,7 +317,7 @@ def test_a_message_that_is_none_is_rejected_and_counts_as_absent(payload, why):
 
 def test_half_a_frequency_is_rejected():
     fleet = Fleet({"kind": "fft", "budget": 0.3})
-    payload = {"values": torch.zeros(3), "places": encode_places(torch.tensor([3]), fleet.sharing._size)}
+    payload = {"values": torch.zeros(3), "indices": encode_indices(torch.tensor([3]), fleet.sharing._size)}
     assert fleet.sharing.contributions(fleet.round(fleet.nodes[0]), Inbox([Message(1, "", 0, payload, 0)])) == []
     assert fleet.rejected == ["it holds 3 numbers, and a coefficient is 2"]
 
@@ -373,5 +373,5 @@ def test_the_largest_are_the_largest_and_of_equal_ones_the_first(seed, size, lev
     draw = np.random.default_rng(seed)
     score = torch.from_numpy(draw.integers(-levels, levels, size).astype(np.float32))
     for count in range(1, size + 1):
-        wanted = sorted(sorted(range(size), key=lambda place: (-abs(float(score[place])), place))[:count])
+        wanted = sorted(sorted(range(size), key=lambda index: (-abs(float(score[index])), index))[:count])
         assert largest(score, count).tolist() == wanted

@@ -44,7 +44,7 @@ def learner(model="mlp", dataset=IMAGES, holders=3, optimizer="sgd", data=None, 
     data = data or task.dataset.load(NO_FOLDER)
     parts = IID().assign(data, holders, 0)
     # Unequal parts: the last batch of a pass is smaller, and passes have different numbers of batches.
-    parts = [part[: len(part) - place] for place, part in enumerate(parts)]
+    parts = [part[: len(part) - index] for index, part in enumerate(parts)]
     return Learner(task, data, parts, seed=1, **settings)
 
 

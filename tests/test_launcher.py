@@ -14,7 +14,7 @@ import torch
 from covey.learning.average import Average
 from covey.parts.errors import RunError
 from covey.runtime.emulation.host.reporter import Reporter
-from covey.runtime.emulation.host.site import Site
+from covey.runtime.emulation.host.stage import HostStage
 from covey.runtime.emulation.launcher import launcher, recovery
 from covey.runtime.experiment import Experiment
 from covey.runtime.mailbox import Mailbox
@@ -131,7 +131,7 @@ async def test_rounds_to_which_nobody_adds_any_more_are_closed_before_the_end(tm
         await left.hears("gone")
         left.say("average", share(2, [1.0, 2.0]))
         left.say("average", share(4, [1.0]))
-        left.say("settled", {"round": 4})
+        left.say("passed", {"round": 4})
         await soon(lambda: len(on.figures()) == 6)
         spread = {t: value for t, name, value in on.figures() if name == "consensus_distance"}
         assert spread == {2: pytest.approx(distance([1, 2, 3, 4])), 4: 0.0}
@@ -158,7 +158,7 @@ async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_check
             puppet.say("average", share(4, [1.0, 2.0]))
             puppet.say("snapshots", snapshots(puppet.nodes, 2))
             puppet.rows([row(puppet.nodes[0], 5)])
-        # While the average is evaluated, the launcher goes on hearing.
+        # While the average is evaluated, the launcher goes on reception.
         await soon(lambda: len(on.commits()) == 2)
         assert not list((on.folder / "checkpoints").iterdir())
         go_on.set()
@@ -186,11 +186,11 @@ def test_a_host_sends_averages_that_nodes_have_passed_and_says_so(monkeypatch):
     reporter.summaries = {2: average, 4: average, 6: average}
     reporter._send_averages()
     reporter._send_averages()
-    assert said == [("average", 2), ("average", 4), ("settled", 4)]
+    assert said == [("average", 2), ("average", 4), ("passed", 4)]
     reporter.pending = [(1, 6, None)]
     nodes[0].round = 9
     reporter._send_averages()
-    assert said[3:] == [("settled", 5)]
+    assert said[3:] == [("passed", 5)]
 
 
 # ---------------------------------------------------------------------- who is told what
@@ -431,7 +431,7 @@ async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeyp
 async def test_an_activity_that_ends_while_its_node_stands_still_is_not_woken():
     node = RunningNode.__new__(RunningNode)
     node.held, node.mail = [], Mailbox()
-    waiting = asyncio.create_task(Site._awake(Site.__new__(Site), node))
+    waiting = asyncio.create_task(HostStage._awake(HostStage.__new__(HostStage), node))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])

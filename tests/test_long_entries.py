@@ -20,7 +20,7 @@ def sent(kinds, sizes, engine, folder):
 
 def test_entries_of_every_size_arrive_in_both_engines(tmp_path):
     sizes = [0, 1, 1024, 1025, 1 << 17]
-    runs = [sent([*KINDS], sizes, engine, tmp_path / str(place)) for place, engine in enumerate(ENGINES)]
+    runs = [sent([*KINDS], sizes, engine, tmp_path / str(index)) for index, engine in enumerate(ENGINES)]
     here, there = (run.table("came").sort_values(["what", "size"]) for run in runs)
     assert len(here) == len(KINDS) * len(sizes)
     assert here["same"].all()

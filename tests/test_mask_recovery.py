@@ -41,7 +41,7 @@ def test_enough_shares_give_a_secret_back_whichever_they_are(secret, coefficient
     secret, needed = secret_of(secret), len(coefficients) + 1
     shares = cut(secret, coefficients, needed + 3)
     chosen = data.draw(st.permutations(range(needed + 3)))[: data.draw(st.integers(needed, needed + 3))]
-    assert join({place: shares[place] for place in chosen}) == secret
+    assert join({index: shares[index] for index in chosen}) == secret
     assert all(len(share) == 32 for share in shares)
 
 
@@ -55,10 +55,10 @@ def test_fewer_shares_go_with_every_secret():
 
 
 def _third(secret, few):
-    """The share at place 1 of the polynomial of degree 2 through a secret and two shares; by linear algebra."""
+    """The share at index 1 of the polynomial of degree 2 through a secret and two shares; by linear algebra."""
     prime = 2**255 - 19
     values = [int.from_bytes(number, "little") for number in (secret, *few.values())]
-    points = [0, *(place + 1 for place in few)]
+    points = [0, *(index + 1 for index in few)]
     total = 0
     for point, value in zip(points, values, strict=True):
         for other in points:
@@ -108,7 +108,7 @@ def can_expose(holders, threshold, lost, masks):
     """Whether a receiver that tells each holder what it likes is left with one honest sender's mask, by trying it all.
 
     Node 0 is the target. `masks` - 1 others tell all they know. A honest holder answers once: with a set of at most
-    `lost` missing ones. A place of level r has masks + 1 + r senders; the honest others' roots must all be known.
+    `lost` missing ones. An index of level r has masks + 1 + r senders; the honest others' roots must all be known.
     """
     colluders = masks - 1
     honest = holders - colluders
@@ -150,14 +150,14 @@ class Round:
     def __init__(self, sets, masks=1, size=24, threshold=None, seed=0):
         self.n = len(sets)
         self.plan = plan_for(self.n, masks, threshold)
-        chosen = [IndexSet(np.array(sorted(places), dtype=np.int64), size) for places in sets]
-        members = {id: Member(PAIRS[id].public, places) for id, places in enumerate(chosen)}
+        chosen = [IndexSet(np.array(sorted(indices), dtype=np.int64), size) for indices in sets]
+        members = {id: Member(PAIRS[id].public, indices) for id, indices in enumerate(chosen)}
         self.agreed = Agreement(RECEIVER, T, members, masks, self.plan)
         self.publics = [pair.public for pair in PAIRS[: self.n]]
         draw = np.random.default_rng(seed)
         limits = np.iinfo(np.int64)
         self.size = size
-        self.clear = [draw.integers(limits.min, limits.max, len(places)) for places in sets]
+        self.clear = [draw.integers(limits.min, limits.max, len(indices)) for indices in sets]
         self.depositors = [Depositor(PAIRS[id], T, RECEIVER, self.plan) for id in range(self.n)]
         self.deposits = [
             Deposit.read(each.deposit(self.publics, id), self.plan) for id, each in enumerate(self.depositors)
@@ -189,27 +189,27 @@ class Round:
         return found
 
     def sum(self, lost, helping):
-        """(the sum at each place, whose numbers are in it at each place)."""
+        """(the sum at each index, whose numbers are in it at each index)."""
         found, total = self.opened(lost, helping), np.zeros(self.size, dtype=np.int64)
         for id in set(range(self.n)) - set(lost):
             values = self.agreed.opened(id, self.sent[id], len(lost), found.with_missing(id), found.seeds[id])
-            total[self.agreed.places(id, len(lost))] += values
+            total[self.agreed.indices(id, len(lost))] += values
         return total
 
     def plain(self, sets, lost, masks):
         """The same from the clear numbers, by the rule: what has more senders than `masks` and missing ones."""
         total = np.zeros(self.size, dtype=np.int64)
-        for place in range(self.size):
-            holders = [id for id in range(self.n) if place in sets[id]]
+        for index in range(self.size):
+            holders = [id for id in range(self.n) if index in sets[id]]
             if len(holders) > masks + len(lost):
                 for id in holders:
                     if id not in lost:
                         # In an array, in which integers come back on the other side of the ring without a word.
-                        total[place : place + 1] += self.clear[id][sorted(sets[id]).index(place)]
+                        total[index : index + 1] += self.clear[id][sorted(sets[id]).index(index)]
         return total
 
 
-def some_places(draw, n, size=24):
+def some_indices(draw, n, size=24):
     return [set(draw.choice(size, draw.integers(1, size), replace=False).tolist()) for _ in range(n)]
 
 
@@ -217,7 +217,7 @@ def some_places(draw, n, size=24):
 @pytest.mark.parametrize("whole", [True, False])
 def test_whichever_messages_are_lost_the_sum_of_the_others_is_exact(n, masks, whole):
     draw = np.random.default_rng(n + masks)
-    sets = [set(range(24))] * n if whole else some_places(draw, n)
+    sets = [set(range(24))] * n if whole else some_indices(draw, n)
     round = Round(sets, masks)
     kept = 0
     for missing in range(round.plan.most_lost + 1):
@@ -231,9 +231,9 @@ def test_whichever_messages_are_lost_the_sum_of_the_others_is_exact(n, masks, wh
 
 @given(seed=st.integers(0, 1000), masks=st.integers(1, 2))
 @settings(max_examples=20, deadline=None)
-def test_any_places_come_out_exactly_whoever_is_missing_and_whoever_helps(seed, masks):
+def test_any_indices_come_out_exactly_whoever_is_missing_and_whoever_helps(seed, masks):
     draw = np.random.default_rng(seed)
-    sets = some_places(draw, 5)
+    sets = some_indices(draw, 5)
     round = Round(sets, masks, seed=seed)
     lost = draw.permutation(5)[: draw.integers(0, round.plan.most_lost + 1)].tolist()
     helping = draw.permutation(5)[: round.plan.threshold].tolist()
@@ -262,11 +262,11 @@ def test_a_message_is_noise_also_to_who_has_all_shared_masks(quiet):
     # Its sender is said to be missing, and its numbers have come: the own mask stays.
     found = quiet.opened([0], [1, 2, 3])
     values = quiet.sent[0].copy()
-    places = np.arange(LONG)
+    indices = np.arange(LONG)
     for id in (1, 2, 3):
-        quiet.agreed._add_shared(values, places, found.shared[0][id], 0, id, negative=True)
+        quiet.agreed._add_shared(values, indices, found.shared[0][id], 0, id, negative=True)
     assert abs(uneven(values)) < 4
-    quiet.agreed._add_own(values, places, quiet.depositors[0].seed, 0, negative=True)
+    quiet.agreed._add_own(values, indices, quiet.depositors[0].seed, 0, negative=True)
     assert not values.any()
 
 
@@ -288,15 +288,15 @@ def test_a_sum_without_one_is_noise_until_its_root_is_known(quiet):
 
 
 def test_where_too_few_would_be_left_numbers_stay_hidden_though_somebody_is_missing():
-    # Of three, one is missing: where it and another one hold a place, the third one's number would be alone.
+    # Of three, one is missing: where it and another one hold an index, the third one's number would be alone.
     sets = [set(range(LONG)), set(range(LONG)), set(range(LONG // 2, LONG))]
     round = Round(sets, size=LONG)
-    numbers = [np.zeros(len(places), dtype=np.int64) for places in sets]
+    numbers = [np.zeros(len(indices), dtype=np.int64) for indices in sets]
     sent = round.agreed.masked(0, numbers[0], PAIRS[0].secret, round.depositors[0].seed)
     found = round.opened([1], [0, 2])
-    values, places = sent.copy(), np.arange(LONG)
-    round.agreed._add_shared(values, places, found.shared[1][0], 0, 1, negative=True)
-    round.agreed._add_own(values, places, found.seeds[0], 1, negative=True)
+    values, indices = sent.copy(), np.arange(LONG)
+    round.agreed._add_shared(values, indices, found.shared[1][0], 0, 1, negative=True)
+    round.agreed._add_own(values, indices, found.seeds[0], 1, negative=True)
     # What the receiver can take away it has: in the first half the own mask of the lower level is left.
     assert abs(uneven(values[: LONG // 2])) < 4
     assert len(round.agreed.opened(0, sent, 1, found.with_missing(0), found.seeds[0])) == LONG // 2

@@ -14,9 +14,9 @@ SETS = st.lists(st.sets(st.integers(0, 11)), min_size=1, max_size=6)
 
 
 def agreement(sets, *, masks=1, receiver=9, t=0, size=12):
-    """Members 0, 1 ... with some places each."""
-    chosen = [IndexSet(np.array(sorted(places), dtype=np.int64), size) for places in sets]
-    members = {id: Member(PAIRS[id].public, places) for id, places in enumerate(chosen)}
+    """Members 0, 1 ... with some indices each."""
+    chosen = [IndexSet(np.array(sorted(indices), dtype=np.int64), size) for indices in sets]
+    members = {id: Member(PAIRS[id].public, indices) for id, indices in enumerate(chosen)}
     return Agreement(receiver, t, members, masks)
 
 
@@ -31,22 +31,22 @@ def test_masks_cancel_to_the_bit_whoever_sends_what(numbers, sets, masks, seed):
     total, clear = np.zeros((2, 12), dtype=numbers.dtype)
     for id, member in agreed.members.items():
         # Any integers: a sum that leaves the ring comes back on the other side, masked or not.
-        encoded = draw.integers(limits.min, limits.max, len(member.chosen.places_K), dtype=numbers.dtype)
-        total[agreed.places(id)] += agreed.masked(id, encoded, PAIRS[id].secret)
-        clear[agreed.places(id)] += agreed.masked(id, encoded, None)
-        assert np.array_equal(agreed.masked(id, encoded, None), encoded[agreed.kept_P[member.chosen.places_K]])
+        encoded = draw.integers(limits.min, limits.max, len(member.chosen.indices_K), dtype=numbers.dtype)
+        total[agreed.indices(id)] += agreed.masked(id, encoded, PAIRS[id].secret)
+        clear[agreed.indices(id)] += agreed.masked(id, encoded, None)
+        assert np.array_equal(agreed.masked(id, encoded, None), encoded[agreed.kept_P[member.chosen.indices_K]])
     assert np.array_equal(total, clear)
 
 
 @given(sets=SETS, masks=st.integers(1, 3))
-def test_of_those_who_hold_a_place_all_send_it_or_none_does(sets, masks):
+def test_of_those_who_hold_a_index_all_send_it_or_none_does(sets, masks):
     agreed, stricter = agreement(sets, masks=masks), agreement(sets, masks=masks + 1)
-    for place in range(12):
-        holders = {id for id, places in enumerate(sets) if place in places}
-        senders = {id for id in range(len(sets)) if place in agreed.places(id)}
+    for index in range(12):
+        holders = {id for id, indices in enumerate(sets) if index in indices}
+        senders = {id for id in range(len(sets)) if index in agreed.indices(id)}
         assert senders == (holders if len(holders) > masks else set())
         if senders != holders:
-            assert not any(place in stricter.places(id) for id in range(len(sets)))
+            assert not any(index in stricter.indices(id) for id in range(len(sets)))
 
 
 @given(values=st.lists(st.floats(-100, 100, width=32), min_size=1), weight=st.floats(0.01, 1))

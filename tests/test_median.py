@@ -20,8 +20,8 @@ NOBODY = None
 def merged(own, *others, parts=()):
     contributions = [Contribution(NodeId(number), torch.tensor(values)) for number, values in enumerate(others)]
     contributions += [
-        Contribution(NodeId(100 + number), torch.tensor(values), torch.tensor(places))
-        for number, (places, values) in enumerate(parts)
+        Contribution(NodeId(100 + number), torch.tensor(values), torch.tensor(indices))
+        for number, (indices, values) in enumerate(parts)
     ]
     return Median().merge(NOBODY, NOBODY, torch.tensor(own), contributions)
 
@@ -38,12 +38,12 @@ def test_of_parts_it_is_the_median_of_the_own_number_and_those_that_came():
     random = np.random.default_rng(3)
     own = random.normal(size=40).astype(np.float32)
     whole = random.normal(size=(2, 40)).astype(np.float32)
-    places = [np.sort(random.choice(40, 25, replace=False)) for _ in range(3)]
-    parts = [(where, random.normal(size=25).astype(np.float32)) for where in places]
+    indices = [np.sort(random.choice(40, 25, replace=False)) for _ in range(3)]
+    parts = [(where, random.normal(size=25).astype(np.float32)) for where in indices]
     found = merged(own, *whole, parts=parts)
-    for place in range(40):
-        sent = [values[where == place][0] for where, values in parts if place in where]
-        assert found[place].item() == np.median(np.array([own[place], *whole[:, place], *sent], np.float32))
+    for index in range(40):
+        sent = [values[where == index][0] for where, values in parts if index in where]
+        assert found[index].item() == np.median(np.array([own[index], *whole[:, index], *sent], np.float32))
 
 
 def test_nothing_that_was_sent_is_written_to():

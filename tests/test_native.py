@@ -67,25 +67,25 @@ def streams(draw):
 
 @st.composite
 def pulls(draw):
-    """(total, own, places, values, weight): places increase, or come as they like, or lie outside."""
+    """(total, own, indices, values, weight): indices increase, or come as they like, or lie outside."""
     random = np.random.default_rng(draw(st.integers(0, 10_000)))
     size, count = draw(st.integers(1, 300)), draw(st.integers(0, 300))
     how = draw(st.sampled_from(["increasing", "any", "outside"]))
-    places = random.integers(0, size, count)
+    indices = random.integers(0, size, count)
     if how == "increasing":
-        places = np.unique(places)
+        indices = np.unique(indices)
     elif how == "outside" and count:
-        places[random.integers(count)] = draw(st.sampled_from([-1, size, 1 << 40, -(1 << 63)]))
+        indices[random.integers(count)] = draw(st.sampled_from([-1, size, 1 << 40, -(1 << 63)]))
     total, own = random.normal(size=(2, size)).astype(np.float32)
-    values = random.normal(size=len(places)).astype(np.float32)
-    return total, own, places, values, draw(st.floats(-2, 2))
+    values = random.normal(size=len(indices)).astype(np.float32)
+    return total, own, indices, values, draw(st.floats(-2, 2))
 
 
-def pulled(total, own, places, values, weight):
+def pulled(total, own, indices, values, weight):
     """The sum after the reference; None where it refuses."""
     total = torch.from_numpy(total.copy())
     try:
-        draw_with_torch(total, torch.from_numpy(own), Pull(torch.from_numpy(places), torch.from_numpy(values), weight))
+        draw_with_torch(total, torch.from_numpy(own), Pull(torch.from_numpy(indices), torch.from_numpy(values), weight))
     except (RuntimeError, IndexError):
         return None
     return total.numpy()
@@ -174,28 +174,28 @@ def test_what_no_stranger_may_say_is_left_to_the_reference():
     for wrong in (stream.astype(np.int32), stream[::2], stream.reshape(2, 2)):
         with pytest.raises(TypeError):
             covey_native.rice_decode(wrong, 100, 1)
-    numbers, places = np.zeros(4, dtype=np.float32), np.zeros(2, dtype=np.int64)
-    assert not covey_native.pull(numbers, numbers[:3].copy(), places, numbers[:2].copy(), 1.0)
-    assert not covey_native.pull(numbers, numbers.copy(), places, numbers[:3].copy(), 1.0)
+    numbers, indices = np.zeros(4, dtype=np.float32), np.zeros(2, dtype=np.int64)
+    assert not covey_native.pull(numbers, numbers[:3].copy(), indices, numbers[:2].copy(), 1.0)
+    assert not covey_native.pull(numbers, numbers.copy(), indices, numbers[:3].copy(), 1.0)
     numbers.flags.writeable = False
     with pytest.raises(TypeError):
-        covey_native.pull(numbers, numbers.copy(), places, numbers[:2].copy(), 1.0)
+        covey_native.pull(numbers, numbers.copy(), indices, numbers[:2].copy(), 1.0)
 
 
 @pytest.mark.parametrize("change", ["none", "double", "strided", "twice"])
 def test_a_partial_average_is_the_same_whatever_its_tensors_are(change):
     random = torch.Generator().manual_seed(1)
     own, values = torch.randn(50, generator=random), torch.randn(20, generator=random)
-    places = torch.randperm(50, generator=random)[:20].sort().values
+    indices = torch.randperm(50, generator=random)[:20].sort().values
     if change == "double":
         own, values = own.double(), values.double()
     elif change == "strided":
-        own, values, places = own.repeat_interleave(2)[::2], values.repeat_interleave(2)[::2], places.flip(0)
+        own, values, indices = own.repeat_interleave(2)[::2], values.repeat_interleave(2)[::2], indices.flip(0)
     elif change == "twice":
-        places[1] = places[0]
+        indices[1] = indices[0]
     expected = 0.5 * own
-    draw_with_torch(expected, own, Pull(places, values, 0.25))
-    assert torch.equal(Mixture([own], [0.5], [Pull(places, values, 0.25)]).tensor(), expected)
+    draw_with_torch(expected, own, Pull(indices, values, 0.25))
+    assert torch.equal(Mixture([own], [0.5], [Pull(indices, values, 0.25)]).tensor(), expected)
 
 
 def test_a_pull_outside_of_a_model_is_refused():

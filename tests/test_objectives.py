@@ -39,7 +39,7 @@ class Narrow(torch.nn.Sequential):
 def learner(model="mlp", holders=3, optimizer="sgd", **settings):
     task = LearningTask(dataset=BLOBS, model=model, optimizer=optimizer, batch_size=7, local_epochs=2, **settings)
     data = task.dataset.load(None)
-    parts = [part[: len(part) - place] for place, part in enumerate(IID().assign(data, holders, 0))]
+    parts = [part[: len(part) - index] for index, part in enumerate(IID().assign(data, holders, 0))]
     return Learner(task, data, parts, seed=1)
 
 
@@ -51,25 +51,25 @@ def by_kernel(name, **settings):
 
 
 def train(made, works):
-    trainings = [Training(place, made.initial(0), 100 + place, 0, 0, work) for place, work in enumerate(works)]
+    trainings = [Training(index, made.initial(0), 100 + index, 0, 0, work) for index, work in enumerate(works)]
     made.train(trainings)
     return [training.update for training in trainings]
 
 
-def given_samples(place, targets="scores", count=20):
-    generator = torch.Generator().manual_seed(place)
+def given_samples(index, targets="scores", count=20):
+    generator = torch.Generator().manual_seed(index)
     inputs = torch.randn(count, 10, generator=generator)
     scores = torch.randn(count, 4, generator=generator)
     found = {"scores": scores, "classes": scores.argmax(1), "probabilities": scores.softmax(1)}
     return Split(inputs, found[targets])
 
 
-def reference(made, place, loss_of, work, on):
+def reference(made, index, loss_of, work, on):
     """The same training by torch alone, with the batches that covey draws."""
     module, correction = made._make(0), work.correction
     start = made.layout.flatten(module)
-    keys = np.array([rng.mix(100 + place, 0, 0)], dtype=np.uint64)
-    steps, size = np.array([made.steps(place, work)]), work.batch_size or 7
+    keys = np.array([rng.mix(100 + index, 0, 0)], dtype=np.uint64)
+    steps, size = np.array([made.steps(index, work)]), work.batch_size or 7
     drawn = plan(Parts([np.arange(len(on.inputs))]), np.array([0]), keys, steps, size).samples[0]
     rule = torch.optim.SGD(module.parameters(), lr=0.1)
     for batch in drawn:
@@ -113,19 +113,19 @@ ORACLES = {
 def test_every_objective_is_minimised_as_torch_does(name, targets, kernel, options):
     made = by_kernel(kernel)
     works = []
-    for place in range(3):
+    for index in range(3):
         extra = {}
         if options != "alone":
-            generator = torch.Generator().manual_seed(50 + place)
+            generator = torch.Generator().manual_seed(50 + index)
             correction = torch.randn(made.layout.size, generator=generator) / 10
-            weights = torch.rand(20 - place, generator=generator)
+            weights = torch.rand(20 - index, generator=generator)
             extra = {"proximal": 0.5, "batch_size": 5, "correction": correction, "weights": weights}
-        on = given_samples(place, targets, 20 - place)
+        on = given_samples(index, targets, 20 - index)
         works.append(Work(steps=6, lr=0.1, objective=OBJECTIVES[name], on=on, **extra))
     fitting = made._fitting(OBJECTIVES[name])
     assert (type(fitting) is VmappedKernel) == (kernel == "vmap")
-    for place, (update, work) in enumerate(zip(train(made, works), works, strict=True)):
-        expected = reference(made, place, ORACLES[name, targets], work, work.on)
+    for index, (update, work) in enumerate(zip(train(made, works), works, strict=True)):
+        expected = reference(made, index, ORACLES[name, targets], work, work.on)
         assert torch.allclose(update.model, expected, atol=1e-5)
         assert (update.model - made.initial(0)).abs().max() > 1e-3
 
@@ -134,17 +134,17 @@ def test_every_objective_is_minimised_as_torch_does(name, targets, kernel, optio
 def test_the_own_loss_takes_all_options_in_every_kernel(kernel):
     made = by_kernel(kernel)
     works = []
-    for place in range(3):
-        correction = torch.randn(made.layout.size, generator=torch.Generator().manual_seed(place)) / 10
-        weights = torch.arange(20 - place) / 10
-        on = given_samples(place, "classes", 20 - place)
+    for index in range(3):
+        correction = torch.randn(made.layout.size, generator=torch.Generator().manual_seed(index)) / 10
+        weights = torch.arange(20 - index) / 10
+        on = given_samples(index, "classes", 20 - index)
         works.append(Work(steps=5, lr=0.1, proximal=0.5, on=on, weights=weights, correction=correction))
-    for place, (update, work) in enumerate(zip(train(made, works), works, strict=True)):
-        expected = reference(made, place, ORACLES["cross-entropy", "classes"], work, work.on)
+    for index, (update, work) in enumerate(zip(train(made, works), works, strict=True)):
+        expected = reference(made, index, ORACLES["cross-entropy", "classes"], work, work.on)
         assert torch.allclose(update.model, expected, atol=1e-5)
         used = torch.bincount(work.on.targets, minlength=4).numpy()
         assert update.label_counts.sum() == update.samples
-        assert update.samples == made.samples(place, work)
+        assert update.samples == made.samples(index, work)
         assert (update.label_counts[used == 0] == 0).all()
 
 
@@ -213,7 +213,7 @@ class Hinge(Objective):
     """One of the user's own, which vmap does not carry."""
 
     def losses(self, outputs, targets):
-        picked = [float(targets[place]) for place in range(len(outputs))]
+        picked = [float(targets[index]) for index in range(len(outputs))]
         return outputs[:, 0] * 0 + torch.tensor(picked) + outputs.square().sum(1)
 
 
@@ -287,6 +287,6 @@ def test_an_optimiser_has_a_last_word(kernel):
     objective = CrossEntropy() if kernel == "module" else None
     passed = [train(plain, [Work(steps=n, lr=0.1, objective=objective)] * 3) for n in (1, 2, 3)]
     ended = train(made, [Work(steps=3, lr=0.1, objective=objective)] * 3)
-    for place, update in enumerate(ended):
-        mean = torch.stack([updates[place].model for updates in passed]).mean(0)
+    for index, update in enumerate(ended):
+        mean = torch.stack([updates[index].model for updates in passed]).mean(0)
         assert torch.allclose(update.model, mean, atol=1e-6)

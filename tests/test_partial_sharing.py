@@ -29,8 +29,8 @@ def naive(models, weights, pulls):
     """One number after the other."""
     result = [sum(w * float(m[p]) for m, w in zip(models, weights, strict=True)) for p in range(len(models[0]))]
     for pull in pulls:
-        for place, value in zip(pull.places.tolist(), pull.values.tolist(), strict=True):
-            result[place] += pull.weight * (value - float(models[0][place]))
+        for index, value in zip(pull.indices.tolist(), pull.values.tolist(), strict=True):
+            result[index] += pull.weight * (value - float(models[0][index]))
     return torch.tensor(result)
 
 
@@ -44,9 +44,9 @@ def test_partial_averages_of_many_nodes_are_those_of_each_number(large, seed, no
         weights = draw.dirichlet([1.0] * len(models)).tolist()
         pulls = []
         for _ in range(draw.integers(0, 4)):
-            places = torch.from_numpy(np.sort(draw.choice(size, draw.integers(0, size + 1), replace=False)))
-            values = torch.from_numpy(draw.normal(size=len(places)).astype(np.float32))
-            pulls.append(Pull(places, values, float(draw.random())))
+            indices = torch.from_numpy(np.sort(draw.choice(size, draw.integers(0, size + 1), replace=False)))
+            values = torch.from_numpy(draw.normal(size=len(indices)).astype(np.float32))
+            pulls.append(Pull(indices, values, float(draw.random())))
         expected.append(naive(models, weights, pulls))
         mixtures.append(Mixture(models, weights, pulls))
     learner = types.SimpleNamespace(
@@ -54,7 +54,7 @@ def test_partial_averages_of_many_nodes_are_those_of_each_number(large, seed, no
         device=torch.device("cpu"),
         mix=lambda rows: [row() for row in rows],
     )
-    mixing.settle(mixtures, learner)
+    mixing.mix(mixtures, learner)
     for mixture, wanted in zip(mixtures, expected, strict=True):
         assert torch.allclose(mixture.tensor(), wanted, atol=1e-5)
 
@@ -70,10 +70,10 @@ def test_with_the_whole_budget_all_is_shared_to_the_bit(kind, topology):
 
 
 @pytest.mark.parametrize("common", [False, True])
-def test_random_places_are_others_in_each_round_and_at_each_node_unless_they_are_common(common, overheard):
+def test_random_indices_are_others_in_each_round_and_at_each_node_unless_they_are_common(common, overheard):
     sharing = {"kind": "random", "budget": 0.2, "common": common}
     still = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}}
-    # Nobody's model changes, so that values are the same where places are.
+    # Nobody's model changes, so that values are the same where indices are.
     simulate(table(program={"kind": "gossip", "topology": "ring", "sharing": sharing}, task=still, rounds=3))
     sent = {tuple(message.payload["values"].tolist()) for message in overheard}
     assert len(sent) == (3 if common else 3 * 12)
@@ -82,7 +82,7 @@ def test_random_places_are_others_in_each_round_and_at_each_node_unless_they_are
 @given(st.lists(st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-42, 3.5, -3.5, 1e38, float("inf")]), min_size=1), st.data())
 def test_the_largest_are_those_furthest_from_zero_and_the_first_of_equals(score, data):
     count = data.draw(st.integers(1, len(score)))
-    by_distance = sorted(range(len(score)), key=lambda place: (-abs(score[place]), place))
+    by_distance = sorted(range(len(score)), key=lambda index: (-abs(score[index]), index))
     assert largest(torch.tensor(score), count).tolist() == sorted(by_distance[:count])
 
 
@@ -134,7 +134,7 @@ def test_packed_values_are_read_from_the_wire():
     ((_, payload),) = sender.outgoing(round_of(node, torch.zeros(1000)))
     (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     assert torch.equal(got.values, model[largest(model, 500)])
-    assert got.places.tolist() == largest(model, 500).tolist()
+    assert got.indices.tolist() == largest(model, 500).tolist()
 
 
 def test_packed_frequencies_are_read_from_the_wire():
@@ -146,7 +146,7 @@ def test_packed_frequencies_are_read_from_the_wire():
     (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     numbers = torch.view_as_real(torch.fft.rfft(model, norm="ortho")).flatten()
     assert len(got.values) == 2 * round(0.5 * 501)
-    assert torch.equal(got.values, numbers[got.places])
+    assert torch.equal(got.values, numbers[got.indices])
 
 
 @pytest.mark.parametrize("values", [torch.zeros(1001), torch.full((1000,), float("inf"))])

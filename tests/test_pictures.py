@@ -14,7 +14,7 @@ from covey.runtime.runs import Run, RunWriter
 from covey.view import graphs
 from covey.view.graphs import Pictured, graph_of_experiment, graph_of_run, picture
 from covey.view.look import CLASSES, SOFT
-from covey.view.places import columns_of, nearest, places
+from covey.view.positions import columns_of, nearest, positions
 from tests.conftest import table
 
 SHARDS = {"partition": {"kind": "shards", "per_node": 2}}
@@ -88,8 +88,8 @@ def test_lines_are_as_wide_as_the_weights_of_merging(tmp_path):
     # Three heads of arrows, one at each target.
     heads = parts(figure, "PolyCollection")[0].get_paths()
     ends = np.array([path.vertices[0] for path in heads])
-    place_N2 = places(shown.graph)
-    distance_EN = np.linalg.norm(ends[:, None] - place_N2[None], axis=2)
+    position_N2 = positions(shown.graph)
+    distance_EN = np.linalg.norm(ends[:, None] - position_N2[None], axis=2)
     assert distance_EN.argmin(axis=1).tolist() == shown.graph.targets.tolist()
     assert "3 directed edges" in shown.in_words
 
@@ -129,28 +129,28 @@ def test_members_of_a_group_are_nearer_to_each_other_than_to_others():
     for groups in (5, 37, 100):
         members = np.random.default_rng(0).permutation(groups * 10).reshape(groups, 10)
         graph = Graph(groups * 10, np.array([0]), np.array([1]), groups=list(members))
-        place_N2 = places(graph)
-        centres = place_N2[members].mean(axis=1)
-        apart = np.linalg.norm(place_N2[:, None] - centres[None], axis=2).argmin(axis=1)
+        position_N2 = positions(graph)
+        centres = position_N2[members].mean(axis=1)
+        apart = np.linalg.norm(position_N2[:, None] - centres[None], axis=2).argmin(axis=1)
         assert all((apart[group] == number).all() for number, group in enumerate(members))
 
 
 @pytest.mark.parametrize(
     "graph", [drawn(RandomRegular(degree=10), 1000), drawn(Ring(), 1000), Graph(70, *np.zeros((2, 0), dtype=int))]
 )
-def test_places_are_the_same_each_time_finite_and_apart(graph):
-    place_N2 = places(graph)
-    assert np.array_equal(place_N2, places(graph))
-    assert np.linalg.norm(place_N2, axis=1).max() < 1.05
-    assert nearest(place_N2) > 0.2 / graph.n**0.5
+def test_positions_are_the_same_each_time_finite_and_apart(graph):
+    position_N2 = positions(graph)
+    assert np.array_equal(position_N2, positions(graph))
+    assert np.linalg.norm(position_N2, axis=1).max() < 1.05
+    assert nearest(position_N2) > 0.2 / graph.n**0.5
 
 
 def test_a_grid_is_known_by_its_edges_and_a_ring_is_none():
     assert columns_of(drawn(Torus(rows=4), 24)) == 6
     assert columns_of(drawn(Torus(rows=8), 24)) == 3
     assert columns_of(drawn(Ring(), 24)) is None
-    place_N2 = places(drawn(Torus(rows=4), 24))
-    assert [len(np.unique(place_N2[:, axis].round(6))) for axis in (0, 1)] == [6, 4]
+    position_N2 = positions(drawn(Torus(rows=4), 24))
+    assert [len(np.unique(position_N2[:, axis].round(6))) for axis in (0, 1)] == [6, 4]
     # An edge around the border is two short lines.
     (lines,) = parts(picture(Pictured("x", drawn(Torus(rows=4), 24))), "LineCollection")
     assert len(lines.get_segments()) == 48 + 4 + 6

@@ -24,7 +24,7 @@ HIDING = sorted(kind for kind in kinds.KINDS["sharing"] if kinds.load("sharing",
 SHARINGS = {
     "secure-aggregation": {"kind": "secure-aggregation"},
     "secure-aggregation of 32 bits": {"kind": "secure-aggregation", "ring": 32},
-    "cesar with random places": {"kind": "cesar", "subset": {"kind": "random", "budget": 0.5}},
+    "cesar with random indices": {"kind": "cesar", "subset": {"kind": "random", "budget": 0.5}},
     "cesar with top-k": {"kind": "cesar", "masks": 2, "subset": {"kind": "top-k", "budget": 0.5}},
 }
 PROGRAMS = {
@@ -57,7 +57,7 @@ class Curious:
 
     def __init__(self, monkeypatch):
         self.known: dict[int, list[torch.Tensor]] = {}
-        self.places: dict[int, np.ndarray] = {}
+        self.indices: dict[int, np.ndarray] = {}
         self.looked_at = 0
         post, trained, differentiated = World.post, RunningLearningNode.trained, RunningLearningNode.differentiated
         masked = Agreement.masked
@@ -79,7 +79,7 @@ class Curious:
 
         def mask(agreement, sender, *given):
             values = masked(agreement, sender, *given)
-            self.places[values.ctypes.data] = agreement.places(sender)
+            self.indices[values.ctypes.data] = agreement.indices(sender)
             self.kept.append(values)
             return values
 
@@ -104,12 +104,12 @@ class Curious:
                 assert all(type(item) is int for item in value), name
 
     def compare(self, name, value, known):
-        """Neither equal in places nor correlated, place by place."""
+        """Neither equal in indices nor correlated, place by place."""
         numbers = value.double().numpy()
-        places = self.places.get(value.data_ptr(), np.arange(len(numbers)))
-        assert len(places) == len(numbers) >= 20, name
+        indices = self.indices.get(value.data_ptr(), np.arange(len(numbers)))
+        assert len(indices) == len(numbers) >= 20, name
         for vector in known:
-            theirs = vector.double().numpy()[places]
+            theirs = vector.double().numpy()[indices]
             assert not np.intersect1d(numbers, theirs[theirs != 0]).size, name
             if theirs.std() > 0 and numbers.std() > 0:
                 correlation = np.corrcoef(numbers, theirs)[0, 1]
@@ -212,8 +212,8 @@ def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
         own[node.id] = gradient.vector
         return gradient
 
-    async def watched(program, node, t, hearing):
-        start = await learn(program, node, t, hearing)
+    async def watched(program, node, t, reception):
+        start = await learn(program, node, t, reception)
         steps.append((start - node.model, own[node.id]))
         return start
 

@@ -30,8 +30,8 @@ def copies_by_mark(payload, graph):
         state = {name: payload.get(f"state/{node}/{name}") for name in ("public copy", "mark of public copy")}
         found.setdefault((node, state["mark of public copy"]), []).append(state["public copy"])
         marks = payload[f"state/{node}/marks of copies"]
-        for place, peer in enumerate(graph.senders(node)):
-            mark = marks[place * MARK_BYTES : (place + 1) * MARK_BYTES]
+        for index, peer in enumerate(graph.senders(node)):
+            mark = marks[index * MARK_BYTES : (index + 1) * MARK_BYTES]
             found.setdefault((peer, mark), []).append(payload[f"state/{node}/public copy of {peer}"])
     return found
 
@@ -65,7 +65,7 @@ def test_a_node_moves_by_the_copies_that_it_knows_and_by_no_others(order, monkey
 
     def watched(self, round, inbox):
         merged, node, t = merge(self, round, inbox), round.node, round.t
-        heard[t, node.id] = [int(peer) for peer in node.state["copies heard"]]
+        heard[t, node.id] = [int(peer) for peer in node.state["copies received"]]
         assert set(heard[t, node.id]) <= {message.sender for message in inbox}
         return merged
 
@@ -164,7 +164,7 @@ WRONG = {
     "no copy": {"copy": 3, "mark": FIRST_MARK},
     "a copy without a mark": {"copy": torch.zeros(44)},
     "a mark of another length": {"copy": torch.zeros(44), "mark": bytes(3)},
-    "a change without a mark": {"values": torch.zeros(13), "places": torch.zeros(3, dtype=torch.uint8)},
+    "a change without a mark": {"values": torch.zeros(13), "indices": torch.zeros(3, dtype=torch.uint8)},
     "a mark alone": {"before": FIRST_MARK},
 }
 

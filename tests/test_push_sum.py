@@ -212,15 +212,15 @@ def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
 )
 @pytest.mark.parametrize("loss", [0.02, 0.1])
 def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, loss, monkeypatch):
-    expected, missed, hear = [], [], waiting._hear
+    expected, missed, receive = [], [], waiting._receive
 
     async def listen(sums, senders, t, *rest):
-        inbox = await hear(sums, senders, t, *rest)
+        inbox = await receive(sums, senders, t, *rest)
         expected.extend(senders)
         missed.extend({*senders} - sums._of(t))
         return inbox
 
-    monkeypatch.setattr(waiting, "_hear", listen)
+    monkeypatch.setattr(waiting, "_receive", listen)
     program = {"kind": "push-sum", "topology": topology, "patience": "200ms"}
     network = {"latency": "5ms", "compute": 2000, "bandwidth": None, "nodes": 20}
     made = table(program=program, network={**network, "loss": loss}, task={**STILL, "batch_size": 8}, rounds=40)

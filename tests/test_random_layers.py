@@ -32,10 +32,10 @@ def test_a_message_is_so_many_whole_tensors_and_each_is_drawn_as_often(budget, c
     ends = np.cumsum([0, *SIZES])
     drawn = np.zeros(4)
     for t in range(400):
-        places = set(sharing._drawn(1, t).tolist())
-        held = [set(range(ends[k], ends[k + 1])) <= places for k in range(4)]
+        indices = set(sharing._drawn(1, t).tolist())
+        held = [set(range(ends[k], ends[k + 1])) <= indices for k in range(4)]
         assert sum(held) == count
-        assert len(places) == sum(size for size, is_held in zip(SIZES, held, strict=True) if is_held)
+        assert len(indices) == sum(size for size, is_held in zip(SIZES, held, strict=True) if is_held)
         drawn += held
     # Of 400 draws with a chance of p, a count is off by less than five times sqrt(400 p (1 - p)).
     chance = count / 4
@@ -55,8 +55,8 @@ def test_a_receiver_averages_the_tensors_that_it_was_sent_and_keeps_its_own_for_
     for node in range(NODES):
         expected = starts[node].clone()
         for peer in ((node - 1) % NODES, (node + 1) % NODES):
-            places = sharing._drawn(peer, 0)
-            expected[places] += (starts[peer] - starts[node])[places] / 3
+            indices = sharing._drawn(peer, 0)
+            expected[indices] += (starts[peer] - starts[node])[indices] / 3
         assert torch.allclose(world.nodes[node].model, expected.float(), atol=1e-6)
 
 

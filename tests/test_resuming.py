@@ -207,7 +207,7 @@ def test_a_database_of_another_format_is_refused(stopped, covey):
     refused(stopped, covey, "its metrics.sqlite has the format 1, not ")
 
 
-def test_nothing_is_deleted_before_something_takes_its_place(runs, tmp_path):
+def test_nothing_is_deleted_before_something_takes_its_index(runs, tmp_path):
     killed = Path(shutil.copytree(runs / "killed", tmp_path / "run"))
     before = rows(killed)
     seen = []

@@ -223,12 +223,12 @@ def test_a_run_that_lost_a_host_ends_as_if_it_had_not(every, tmp_path):
             while monotonic() < late:
                 sleep(0.002)
                 run = host._run
-                if run is not None and run.site is not None and true(run):
+                if run is not None and run.stage is not None and true(run):
                     connections = [run.control, *(route.connection for route in run.peers._routes.values())]
                     run.task.get_loop().call_soon_threadsafe(connections[0 if every else 1].abort)
                     return
 
-        cutter = threading.Thread(target=cut, args=[lambda run: run.site.nodes[5].round > 10])
+        cutter = threading.Thread(target=cut, args=[lambda run: run.stage.nodes[5].round > 10])
         cutter.start()
         outcome, written = launch(tables, tmp_path, [address for _, address in running])
         cutter.join()

@@ -138,7 +138,7 @@ def four_rounds(folder):
     return writer
 
 
-def test_truncating_forgets_what_came_after_as_soon_as_there_is_something_in_its_place(tmp_path):
+def test_truncating_forgets_what_came_after_as_soon_as_there_is_something_in_its_index(tmp_path):
     writer = four_rounds(tmp_path / "run")
     writer.truncate(Moment([2, 3, 2], [1.0, 1.5, 1.0]))
     run = Run(tmp_path / "run")

@@ -92,7 +92,7 @@ def test_what_a_node_hears_at_most_is_no_less_than_a_round_brings(topology, subs
     made = table(task=DIGITS, program={"kind": "gossip", "topology": topology, "sharing": sharing}, rounds=ROUNDS)
     world, _ = simulate(made)
     brought = max(node.mail.bytes_in for node in world.nodes) / ROUNDS
-    size, messages = prepare(world.prepared.experiment).played.heard
+    size, messages = prepare(world.prepared.experiment).played.received
     assert brought <= size < 4 * brought
     assert messages >= max(node.mail.messages_in for node in world.nodes) / ROUNDS
 
@@ -166,5 +166,5 @@ class Wrong(LearningProgram):
 )
 def test_a_program_that_cannot_be_played_is_not_counted(program, why_not):
     played = prepare(Experiment.from_table(table(program=program, rounds=2))).played
-    assert (played.sent, played.heard) == (None, None)
+    assert (played.sent, played.received) == (None, None)
     assert played.why_not.startswith(why_not)

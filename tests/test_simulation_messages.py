@@ -186,7 +186,7 @@ def test_what_still_queues_can_be_withdrawn_and_what_is_behind_moves_up():
     assert world.nodes[0].messages_out == 2
 
 
-def test_what_was_withdrawn_keeps_no_place_in_the_uplink():
+def test_what_was_withdrawn_keeps_no_index_in_the_uplink():
     class Withdraws(Recorded):
         async def run(self, node):
             if node.id == 0:

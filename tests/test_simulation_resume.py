@@ -88,7 +88,7 @@ def test_what_a_node_keeps_comes_back_to_the_device_of_its_model():
     (restored,) = unpack(packed([kept]), untaught("meta"))
     again = restored.learned
     assert again.model.device.type == "meta"
-    # A sharing that subtracts one from the other finds both in one place.
+    # A sharing that subtracts one from the other finds both in one index.
     assert (again.model - restored.state["sum"]).device.type == "meta"
     assert restored.state["round"] == 4
     assert again.slots is not None

@@ -1,10 +1,10 @@
-"""What a run counts apart: bytes of values and of places, and what a node's time went by with."""
+"""What a run counts apart: bytes of values and of indices, and what a node's time went by with."""
 
 import pytest
 import torch
 
 from covey.messages import wire
-from covey.messages.codecs import encode_places
+from covey.messages.codecs import encode_indices
 from covey.parts.nodes import NodeId
 from covey.runtime.runs import Run
 from covey.runtime.runs.schema import COMMIT_COLUMNS, SPENT
@@ -24,10 +24,10 @@ def sent(sharing, **changes):
     return last(written)
 
 
-def test_the_bytes_of_a_frame_are_values_places_and_what_is_around_them():
-    payload = {"values": torch.zeros(3), "places": torch.zeros(5, dtype=torch.uint8), "step": 7}
+def test_the_bytes_of_a_frame_are_values_indices_and_what_is_around_them():
+    payload = {"values": torch.zeros(3), "indices": torch.zeros(5, dtype=torch.uint8), "step": 7}
     found = wire.lengths(payload, "model")
-    assert (found.values, found.places) == (12, 5)
+    assert (found.values, found.indices) == (12, 5)
     assert found.frame == wire.size(payload, "model") == len(wire.encode(payload, tag="model"))
     assert wire.lengths({"model": torch.zeros(2, 3)}) == (wire.size({"model": torch.zeros(2, 3)}), 24, 0)
 
@@ -36,7 +36,7 @@ def test_full_sharing_sends_values_alone():
     world, written = simulate(table(task=BLOBS, program=RING, rounds=3))
     row, size = last(written), world.task.learner.layout.size
     assert row["value_bytes_out"] == 3 * 2 * 4 * size
-    assert row["place_bytes_out"] == 0
+    assert row["index_bytes_out"] == 0
     assert row["bytes_out"] == 3 * 2 * wire.size({"model": world.nodes[0].model})
 
 
@@ -48,28 +48,28 @@ def test_full_sharing_sends_values_alone():
         ({"kind": "random", "budget": 0.25, "common": True}, 4 * 11),
     ],
 )
-def test_places_are_counted_apart(sharing, values_in_round):
+def test_indices_are_counted_apart(sharing, values_in_round):
     row = sent(sharing)
     assert row["value_bytes_out"] == 3 * 2 * values_in_round
     if sharing["kind"] == "random":
-        assert row["place_bytes_out"] == 0  # The receiver draws them, too.
+        assert row["index_bytes_out"] == 0  # The receiver draws them, too.
     else:
-        # 11 of 44 places as bits for each of them, behind the byte that says so, or shorter.
-        assert 3 * 2 * 4 <= row["place_bytes_out"] <= 3 * 2 * 7
-    assert row["value_bytes_out"] + row["place_bytes_out"] < row["bytes_out"]
+        # 11 of 44 indices as bits for each of them, behind the byte that says so, or shorter.
+        assert 3 * 2 * 4 <= row["index_bytes_out"] <= 3 * 2 * 7
+    assert row["value_bytes_out"] + row["index_bytes_out"] < row["bytes_out"]
 
 
 class Withdrawing(Recorded):
     """Sends two large messages over a slow uplink and takes one back."""
 
     async def run(self, node):
-        places = encode_places(torch.arange(0, 1000, 2), 1000)
-        payload = {"values": torch.zeros(500), "places": places}
+        indices = encode_indices(torch.arange(0, 1000, 2), 1000)
+        payload = {"values": torch.zeros(500), "indices": indices}
         async for _ in node.rounds():
             first = node.send(NodeId(1 - node.id), payload)
             second = node.send(NodeId(1 - node.id), payload)
             assert second.cancel() == 1
-            self.seen.append((first, len(places)))
+            self.seen.append((first, len(indices)))
             await node.sleep(10.0)
 
 
@@ -79,7 +79,7 @@ def test_what_is_withdrawn_is_not_counted(queue):
         Withdrawing(), network={"nodes": 2, "bandwidth": "10kbit/s", "queue": queue}, rounds=1, task=BLOBS
     )
     row = last(written)
-    assert (row["messages_out"], row["value_bytes_out"], row["place_bytes_out"]) == (1, 2000, seen[0][1])
+    assert (row["messages_out"], row["value_bytes_out"], row["index_bytes_out"]) == (1, 2000, seen[0][1])
 
 
 def test_virtual_time_is_training_and_waiting():
@@ -125,7 +125,7 @@ def test_an_emulation_measures_all_four_and_show_says_so(in_folder, covey):
     assert (row[["waiting_seconds", "encoding_seconds", "mixing_seconds"]] > 0).all(axis=None)
     assert (row[[f"{what}_seconds" for what in SPENT]].sum(axis=1) <= row["time"] + 0.05).all()
     assert set(run.summary()["seconds"]) == set(SPENT)
-    assert {"training_seconds", "place_bytes_out"} <= set(run.metrics.columns)
+    assert {"training_seconds", "index_bytes_out"} <= set(run.metrics.columns)
     told = covey("show", "real")[1]
     assert "of values, " in told
     assert " training, " in told

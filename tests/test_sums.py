@@ -105,19 +105,19 @@ def test_a_run_that_another_program_reads_at_its_end_is_as_it_was_written(tmp_pa
 @st.composite
 def damages(draw):
     """(which of the files, from where, how many bytes, what becomes of them)."""
-    place = draw(st.floats(0, 1, exclude_max=True))
+    index = draw(st.floats(0, 1, exclude_max=True))
     length = draw(st.one_of(st.just(1), st.integers(1, 64), st.integers(1, 30_000)))
     how = draw(st.sampled_from(["cut", "zeros", "flipped", "noise", "removed"]))
-    return draw(st.integers(0, 100)), place, length, how, draw(st.integers(0, 2**32))
+    return draw(st.integers(0, 100)), index, length, how, draw(st.integers(0, 2**32))
 
 
 def damaged(folder, damage):
     """Damage a file of a run; returns it, or None where nothing changed."""
-    which, place, length, how, seed = damage
+    which, index, length, how, seed = damage
     files = sorted(contents(folder))
     file = folder / files[which % len(files)]
     before = file.read_bytes()
-    at = int(place * len(before))
+    at = int(index * len(before))
     end = min(at + length, len(before))
     noise = (seed.to_bytes(8, "big") * (length // 8 + 1))[: end - at]
     flipped = bytes(byte ^ (1 << seed % 8) for byte in before[at:end])

@@ -79,7 +79,7 @@ class Detached(Row):
 
 
 class Stuck(nn.Module):
-    """Predicts three classes, at each of four places where there are some."""
+    """Predicts three classes, at each of four indices where there are some."""
 
     def __init__(self, *shape):
         super().__init__()

@@ -103,7 +103,7 @@ def test_a_program_that_says_in_which_order_senders_send_does_not_wait_for_what_
 
 @pytest.fixture
 def drop(monkeypatch):
-    """Lose messages: (tag, round, sender, place of the mailbox) in the list that is given."""
+    """Lose messages: (tag, round, sender, index of the mailbox) in the list that is given."""
     lost, dropped, deliver = set(), [], Mailbox.deliver
 
     def lossy(mail, message):

@@ -72,7 +72,7 @@ def test_settled_coefficients_are_those_of_the_vector_they_mean(wavelet, level, 
     transform = WaveletTransform(wavelet, level, length)
     any_ones = torch.randn(transform.size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     settled = any_ones.clone()
-    transform.settle(settled)
+    transform.project(settled)
     assert torch.allclose(
         transform.inverse(settled), transform.inverse(any_ones), atol=0.1 if wavelet == "dmey" else 1e-6
     )
@@ -115,5 +115,5 @@ def test_it_works_on_a_gpu():
     vector = torch.randn(1001)
     coefficients = transform.forward(vector.cuda())
     assert torch.allclose(coefficients.cpu(), transform.forward(vector), atol=1e-5)
-    transform.settle(coefficients)
+    transform.project(coefficients)
     assert torch.allclose(transform.inverse(coefficients).cpu(), vector, atol=1e-5)

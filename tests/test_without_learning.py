@@ -39,8 +39,8 @@ def test_questions_are_answered_by_those_who_serve(engine, tmp_path):
 
 def test_both_engines_record_the_same(tmp_path):
     runs = [
-        covey.run(tables({"kind": "tests.programs.router:Router"}, engine=engine), out=tmp_path / str(place))
-        for place, engine in enumerate(ENGINES)
+        covey.run(tables({"kind": "tests.programs.router:Router"}, engine=engine), out=tmp_path / str(index))
+        for index, engine in enumerate(ENGINES)
     ]
     rows = [
         run.table("answers").sort_values(["question", "node"])[["node", "question", "score"]].values.tolist()

@@ -146,10 +146,10 @@ def test_a_node_that_comes_back_has_the_state_of_its_last_commit():
     assert torch.allclose(world.nodes[0].state["sum"], world.nodes[0].model - world.task.learner.first_model, atol=1e-5)
 
 
-IN_PLACE = [(family, kind) for family, kind in RUNS if family in ("program", "sharing", "schedule", "aggregation")]
+IN_INDEX = [(family, kind) for family, kind in RUNS if family in ("program", "sharing", "schedule", "aggregation")]
 
 
-@pytest.mark.parametrize(("family", "kind"), IN_PLACE)
+@pytest.mark.parametrize(("family", "kind"), IN_INDEX)
 def test_programs_of_our_own_write_to_no_tensor_that_is_anothers(family, kind, files, monkeypatch):
     # They are handed the tensors themselves: with copies they must come to the same.
     tables = run_table(family, kind, files, checkpoint={"every": 2})

@@ -201,17 +201,17 @@ def draw(table: Path, figure: Path) -> None:
     with open(table, newline="") as file:
         runs = list(csv.DictReader(file))
     _, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         low, high = float(run["others_least"]), float(run["others_most"])
-        first = place == 0
-        axes.plot([place] * 2, [low, high], color="#8aa4c8", lw=6, label="nodes that stayed" if first else None)
+        first = index == 0
+        axes.plot([index] * 2, [low, high], color="#8aa4c8", lw=6, label="nodes that stayed" if first else None)
         mean = float(run["returned_mean"])
-        axes.plot(place, mean, "o", color="#c0392b", ms=5, label="killed nodes, mean" if first else None)
+        axes.plot(index, mean, "o", color="#c0392b", ms=5, label="killed nodes, mean" if first else None)
     for moment in MOMENTS:
-        places = [place for place, run in enumerate(runs) if run["moment"] == moment]
-        if places:
-            axes.text(sum(places) / len(places), 1.02, moment, transform=axes.get_xaxis_transform(), ha="center")
-            axes.axvline(max(places) + 0.5, color="#dddddd", lw=1)
+        indices = [index for index, run in enumerate(runs) if run["moment"] == moment]
+        if indices:
+            axes.text(sum(indices) / len(indices), 1.02, moment, transform=axes.get_xaxis_transform(), ha="center")
+            axes.axvline(max(indices) + 0.5, color="#dddddd", lw=1)
     axes.set_xticks([])
     axes.set_ylabel("final test accuracy")
     axes.legend(loc="lower left", frameon=False)

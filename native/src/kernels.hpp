@@ -11,8 +11,8 @@ struct Kernels {
     std::uint64_t (*rice_unary_bits)(const std::int64_t *gaps, std::size_t count, int k);
     void (*rice_encode)(const std::int64_t *gaps, std::size_t count, int k, std::uint8_t *out, std::size_t length);
     bool (*rice_decode)(const std::uint8_t *stream, std::size_t length, std::int64_t size, std::size_t count,
-                        std::int64_t *places);
-    bool (*pull)(float *total, const float *own, std::size_t size, const std::int64_t *places, const float *values,
+                        std::int64_t *indices);
+    bool (*pull)(float *total, const float *own, std::size_t size, const std::int64_t *indices, const float *values,
                  std::size_t count, float weight);
 };
 

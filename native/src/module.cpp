@@ -56,24 +56,24 @@ std::optional<Made<std::uint8_t>> rice_encode(Given<std::int64_t> gaps, int k) {
 std::optional<Made<std::int64_t>> rice_decode(Given<std::uint8_t> stream, std::int64_t size, std::int64_t count) {
     const std::size_t length = stream.shape(0);
     if (size < 0 || size > most || count < 0 || count > most) return std::nullopt;
-    // A place takes a bit at least: nobody makes us allocate more by naming a count.
+    // An index takes a bit at least: nobody makes us allocate more by naming a count.
     if (static_cast<std::uint64_t>(count) / 8 > length) return std::nullopt;
-    std::unique_ptr<std::int64_t[]> places;
+    std::unique_ptr<std::int64_t[]> indices;
     bool good = false;
     {
         nb::gil_scoped_release released;
-        places = std::make_unique_for_overwrite<std::int64_t[]>(static_cast<std::size_t>(count));
-        good = covey::kernels().rice_decode(stream.data(), length, size, static_cast<std::size_t>(count), places.get());
+        indices = std::make_unique_for_overwrite<std::int64_t[]>(static_cast<std::size_t>(count));
+        good = covey::kernels().rice_decode(stream.data(), length, size, static_cast<std::size_t>(count), indices.get());
     }
     if (!good) return std::nullopt;
-    return array(std::move(places), static_cast<std::size_t>(count));
+    return array(std::move(indices), static_cast<std::size_t>(count));
 }
 
-bool pull(Changed<float> total, Given<float> own, Given<std::int64_t> places, Given<float> values, float weight) {
-    const std::size_t size = total.shape(0), count = places.shape(0);
+bool pull(Changed<float> total, Given<float> own, Given<std::int64_t> indices, Given<float> values, float weight) {
+    const std::size_t size = total.shape(0), count = indices.shape(0);
     if (own.shape(0) != size || values.shape(0) != count) return false;
     nb::gil_scoped_release released;
-    return covey::kernels().pull(total.data(), own.data(), size, places.data(), values.data(), count, weight);
+    return covey::kernels().pull(total.data(), own.data(), size, indices.data(), values.data(), count, weight);
 }
 
 } // namespace
@@ -84,6 +84,6 @@ NB_MODULE(_native, module) {
     module.def("use", &covey::use, "isa"_a);
     module.def("rice_encode", &rice_encode, "gaps"_a.noconvert(), "k"_a);
     module.def("rice_decode", &rice_decode, "stream"_a.noconvert(), "size"_a, "count"_a);
-    module.def("pull", &pull, "total"_a.noconvert(), "own"_a.noconvert(), "places"_a.noconvert(),
+    module.def("pull", &pull, "total"_a.noconvert(), "own"_a.noconvert(), "indices"_a.noconvert(),
                "values"_a.noconvert(), "weight"_a);
 }

@@ -17,7 +17,7 @@ from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, RunWriter, resuming
 
 RUNS = Path("runs")
-"""Where run folders go that were not given a place."""
+"""Where run folders go without a name of their own."""
 
 
 def run(

@@ -39,7 +39,7 @@ class CPFL(LearningProgram):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         clients = [NodeId(id) for id in self.roles(setting.nodes)["client"]]
-        shuffled = [clients[place] for place in setting.generator("cohorts").permutation(len(clients))]
+        shuffled = [clients[index] for index in setting.generator("cohorts").permutation(len(clients))]
         self.members = {NodeId(k): sorted(shuffled[k - 1 :: self.cohorts]) for k in range(1, 1 + self.cohorts)}
         self.leader_of = {client: leader for leader, members in self.members.items() for client in members}
 
@@ -85,7 +85,7 @@ class CPFL(LearningProgram):
         total = sum(message["samples"] for message in done)
         models = [message["model"] for message in done]
         average = Mixture(models, [message["samples"] / total for message in done]).tensor()
-        losses = [((await node.evaluate(model))["loss"], place) for place, model in enumerate([average, *models])]
+        losses = [((await node.evaluate(model))["loss"], index) for index, model in enumerate([average, *models])]
         node.log(fused=min(losses)[0])
         node.model = [average, *models][min(losses)[1]]
         async for _ in node.rounds():

@@ -26,7 +26,7 @@ class DivShare(LearningProgram):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         shuffled = torch.from_numpy(setting.generator("fragments").permutation(setting.parameters))
-        self.places = torch.tensor_split(shuffled, self.fragments)
+        self.indices = torch.tensor_split(shuffled, self.fragments)
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
@@ -41,20 +41,20 @@ class DivShare(LearningProgram):
         draw = node.random("push", t)
         others = [NodeId(id) for id in range(node.nodes) if id != node.id]
         pairs = [
-            (number, others[place])
+            (number, others[index])
             for number in range(self.fragments)
-            for place in draw.choice(len(others), self.degree, replace=False).tolist()
+            for index in draw.choice(len(others), self.degree, replace=False).tolist()
         ]
         draw.shuffle(pairs)
-        fragments = [model[places] for places in self.places]
+        fragments = [model[indices] for indices in self.indices]
         for number, peer in pairs:
             node.send(peer, {"number": number, "values": fragments[number]}, tag="fragment")
 
     def merged(self, model_P: Tensor, inbox: Inbox) -> Tensor:
-        """The mean, place by place, of the own value and those that came."""
+        """The mean, index by index, of the own value and those that came."""
         newest = {(message.sender, message["number"]): message["values"] for message in inbox}
         total_P, count_P = model_P.clone(), torch.ones_like(model_P)
         for (_, number), values in newest.items():
-            total_P[self.places[number]] += values
-            count_P[self.places[number]] += 1.0
+            total_P[self.indices[number]] += values
+            count_P[self.indices[number]] += 1.0
         return total_P / count_P

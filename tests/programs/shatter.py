@@ -39,7 +39,7 @@ class Shatter(LearningProgram):
         super().prepare(setting)
         self._roles = self.roles(setting.nodes)
         shuffled = torch.from_numpy(setting.generator("chunks").permutation(setting.parameters))
-        self.places = torch.tensor_split(shuffled, self.chunks)
+        self.indices = torch.tensor_split(shuffled, self.chunks)
 
     async def run(self, node: LearningNode) -> None:
         act = {"sampler": self.sample, "real": self.learn, "virtual": self.carry}[node.role]
@@ -54,17 +54,17 @@ class Shatter(LearningProgram):
             node.send([NodeId(name) for name in row], {"owner": real}, tag="owner", round=t)
 
     async def learn(self, node: LearningNode, t: int) -> None:
-        """A real node: give its chunks away, and average each place over what its virtual nodes bring back."""
+        """A real node: give its chunks away, and average each index over what its virtual nodes bring back."""
         total_P = (await node.train()).model.clone()
         count_P = torch.ones_like(total_P)
         (told,) = await node.receive(tag="names", round=t, senders=[SAMPLER])
         names = [NodeId(name) for name in told["names"]]
         for number, name in enumerate(names):
-            node.send(name, {"number": number, "values": total_P[self.places[number]]}, tag="chunk", round=t)
+            node.send(name, {"number": number, "values": total_P[self.indices[number]]}, tag="chunk", round=t)
         for back in await node.receive(tag="back", round=t, senders=names):
-            for place, number in enumerate(back["numbers"]):
-                total_P[self.places[number]] += back[str(place)]
-                count_P[self.places[number]] += 1.0
+            for index, number in enumerate(back["numbers"]):
+                total_P[self.indices[number]] += back[str(index)]
+                count_P[self.indices[number]] += 1.0
         node.model = total_P / count_P
 
     async def carry(self, node: LearningNode, t: int) -> None:
@@ -77,5 +77,5 @@ class Shatter(LearningProgram):
         peers = [NodeId(a + b - node.id) for a, b in pairs if node.id in (a, b)]
         node.send(peers, chunk.payload, tag="virtual", round=t)
         inbox = await node.receive(tag="virtual", round=t, senders=peers)
-        back: Payload = {str(place): message["values"] for place, message in enumerate(inbox)}
+        back: Payload = {str(index): message["values"] for index, message in enumerate(inbox)}
         node.send(owner, {"numbers": [message["number"] for message in inbox], **back}, tag="back", round=t)

@@ -49,14 +49,14 @@ inline uint64_t turned(uint64_t word) {
     return (word >> 1 & 0x55 * in_each_byte) | (word & 0x55 * in_each_byte) << 1;
 }
 
-// The place of the lowest one of a word that is not 0.
+// The index of the lowest one of a word that is not 0.
 inline unsigned lowest(uint64_t word) {
 #if defined(__GNUC__)
     return static_cast<unsigned>(__builtin_ctzll(word));
 #else
-    unsigned place = 0;
-    for (; !(word & 1); word >>= 1) ++place;
-    return place;
+    unsigned index = 0;
+    for (; !(word & 1); word >>= 1) ++index;
+    return index;
 #endif
 }
 

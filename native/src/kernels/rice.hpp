@@ -1,4 +1,4 @@
-// The Rice code of increasing places, as covey/messages/codecs/rice.py has it.
+// The Rice code of increasing indices, as covey/messages/codecs/rice.py has it.
 #pragma once
 
 #include "bits.hpp"
@@ -57,8 +57,8 @@ void rice_encode(const int64_t *gaps, size_t count, int k, uint8_t *out, size_t 
     add_word(high, high_length, at, word);
 }
 
-// Writes `count` places; whether the stream is the code of so many. All of them are then below 2**63.
-bool rice_decode(const uint8_t *stream, size_t length, int64_t size, size_t count, int64_t *places) {
+// Writes `count` indices; whether the stream is the code of so many. All of them are then below 2**63.
+bool rice_decode(const uint8_t *stream, size_t length, int64_t size, size_t count, int64_t *indices) {
     if (!length || stream[0] > most_low_bits) return false;
     const unsigned k = stream[0];
     const uint64_t low_bits = static_cast<uint64_t>(count) * k;
@@ -90,10 +90,10 @@ bool rice_decode(const uint8_t *stream, size_t length, int64_t size, size_t coun
             }
             end = static_cast<uint64_t>(at) * 8 + lowest(word);
             word &= word - 1;
-            // The sum of the high parts up to a place is how many zeros stand before its one.
+            // The sum of the high parts up to an index is how many zeros stand before its one.
             const uint64_t before = begin + i;
             sum += gaps[i];
-            places[before] = static_cast<int64_t>(sum + before + ((end - before) << k));
+            indices[before] = static_cast<int64_t>(sum + before + ((end - before) << k));
         }
     }
     // The last byte has the last one, and no other follows.

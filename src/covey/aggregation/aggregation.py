@@ -21,16 +21,16 @@ class Contribution:
     Args:
         sender: who.
         values: some parameters, or all.
-        places: which of the P parameters they are; None where they are all.
+        indices: which of the P parameters they are; None where they are all.
     """
 
-    __slots__ = ("sender", "shared_places", "shared_values")
+    __slots__ = ("sender", "shared_indices", "shared_values")
 
-    def __init__(self, sender: NodeId, values: Tensor, places: Tensor | None = None) -> None:
+    def __init__(self, sender: NodeId, values: Tensor, indices: Tensor | None = None) -> None:
         self.sender = sender
         self.shared_values = values
         """As all receivers have them, who share one message: nobody may write to them."""
-        self.shared_places = places
+        self.shared_indices = indices
 
     @property
     def values(self) -> Tensor:
@@ -38,9 +38,9 @@ class Contribution:
         return own(self.shared_values)
 
     @property
-    def places(self) -> Tensor | None:
+    def indices(self) -> Tensor | None:
         """Which they are."""
-        return None if self.shared_places is None else own(self.shared_places)
+        return None if self.shared_indices is None else own(self.shared_indices)
 
 
 class Aggregation(Part):
@@ -87,15 +87,15 @@ class Linear(Aggregation):
 
 def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
     """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
-    models = [own, *[arrived.shared_values for arrived in contributions if arrived.shared_places is None]]
+    models = [own, *[arrived.shared_values for arrived in contributions if arrived.shared_indices is None]]
     if len(models) > len(contributions):
         return Mixture(models, [1.0 - sum(weights), *weights])
     models, shares, pulls = [own], [1.0], []
     for arrived, weight in zip(contributions, weights, strict=True):
-        if arrived.shared_places is None:
+        if arrived.shared_indices is None:
             models.append(arrived.shared_values)
             shares.append(weight)
         else:
-            pulls.append(Pull(arrived.shared_places, arrived.shared_values, weight))
+            pulls.append(Pull(arrived.shared_indices, arrived.shared_values, weight))
     shares[0] -= sum(shares[1:])
     return Mixture(models, shares, pulls)

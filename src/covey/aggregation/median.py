@@ -25,7 +25,7 @@ class Median(Aggregation):
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Tensor:
         models = [own, *[_filled(arrived, own) for arrived in contributions]]
-        partial = any(arrived.shared_places is not None for arrived in contributions)
+        partial = any(arrived.shared_indices is not None for arrived in contributions)
         merged = torch.empty_like(own)
         for start in range(0, len(own), _AT_ONCE):
             rows = _sorted([model[start : start + _AT_ONCE] for model in models])
@@ -35,10 +35,10 @@ class Median(Aggregation):
 
 def _filled(arrived: Contribution, own: Tensor) -> Tensor:
     """A whole model of a part: what was not sent lies beyond all numbers."""
-    if arrived.shared_places is None:
+    if arrived.shared_indices is None:
         return arrived.shared_values
     filled = torch.full_like(own, torch.inf)
-    filled[arrived.shared_places] = arrived.shared_values
+    filled[arrived.shared_indices] = arrived.shared_values
     return filled
 
 

@@ -74,11 +74,11 @@ _LABELS = {"energy": "energy (J)"}
 
 
 def _parts(totals: Mapping[str, int]) -> str:
-    """What of all bytes are values and places, where that was counted."""
+    """What of all bytes are values and indices, where that was counted."""
     if "value_bytes_out" not in totals:
         return ""
-    places = f", {amount(totals['place_bytes_out'])} of places" if totals["place_bytes_out"] else ""
-    return f" ({amount(totals['value_bytes_out'])} of values{places})"
+    indices = f", {amount(totals['index_bytes_out'])} of indices" if totals["index_bytes_out"] else ""
+    return f" ({amount(totals['value_bytes_out'])} of values{indices})"
 
 
 def _spent(spent: Mapping[str, float], clock: str) -> str:

@@ -56,17 +56,17 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
     cells = [[textwrap.wrap(row[0][0], room) or [""], *row[1:]] for row in cells]
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
     lines = []
-    for place, row in enumerate(cells):
+    for index, row in enumerate(cells):
         # Headings stand on the rule, other cells hang from the top.
         height = max(map(len, row))
-        filled = [[""] * (height - len(cell)) + cell for cell in row] if place == 0 else row
+        filled = [[""] * (height - len(cell)) + cell for cell in row] if index == 0 else row
         for parts in zip_longest(*filled, fillvalue=""):
             aligned = [
                 f"{parts[0]:<{sizes[0]}}",
                 *(f"{part:>{size}}" for part, size in zip(parts[1:], sizes[1:], strict=True)),
             ]
             lines.append(_GAP.join(aligned).rstrip())
-        if place == 0:
+        if index == 0:
             lines.append("─" * (sum(sizes) + len(_GAP) * (len(sizes) - 1)))
     return lines
 

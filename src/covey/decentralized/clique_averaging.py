@@ -19,7 +19,7 @@ from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
-from covey.runtime.patience import Hearing
+from covey.runtime.patience import Reception
 
 
 class CliqueAveraging(Gossip):
@@ -54,12 +54,12 @@ class CliqueAveraging(Gossip):
         # Who waits long for gradients is late with its model.
         self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 
-    async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
+    async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         start = node.model
         gradient = await node.gradient()
-        hear = hearing.over(self._cliques.at(t), self._gradients_say)
+        receive = reception.over(self._cliques.at(t), self._gradients_say)
         own = self._shared.take(gradient.vector)
-        direction = await averaged(self._gradients, node, self._cliques, t, own, hear, called="gradient")
+        direction = await averaged(self._gradients, node, self._cliques, t, own, receive, called="gradient")
         if self._gradients.hides and direction is own:
             # The clique knows where all its other models go: in their sum, a step of its own would tell its gradient.
             direction = torch.zeros_like(own)

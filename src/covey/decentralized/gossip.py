@@ -16,7 +16,7 @@ from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Seconds, Setting, param
-from covey.runtime.patience import PATIENCE, Hearing, Says, check_patience
+from covey.runtime.patience import PATIENCE, Heartbeats, Reception, check_patience
 
 
 class Gossip(OnGraph):
@@ -72,11 +72,11 @@ class Gossip(OnGraph):
     def cycle(self) -> int:
         return self.schedule.cycle()
 
-    def _said(self, setting: Setting, sharing: Sharing) -> Says:
+    def _said(self, setting: Setting, sharing: Sharing) -> Heartbeats:
         """What nodes say of themselves where a sharing is used."""
         if self.patience is None:
-            return Says(late=False)
-        return Says.where(setting, several=sharing.several, static=self.topology.static)
+            return Heartbeats(late=False)
+        return Heartbeats.where(setting, several=sharing.several, static=self.topology.static)
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
@@ -86,11 +86,11 @@ class Gossip(OnGraph):
     async def round(self, node: LearningNode, t: int) -> None:
         """One round of one node."""
         sharing, graph, update = self.sharing, self.topology.at(t), None
-        hearing = Hearing(node, graph, t, self.patience, self._says)
+        reception = Reception(node, graph, t, self.patience, self._says)
         trains = self.schedule.trains(node, t)
-        start = await self.learn(node, t, hearing) if trains and not self.overlap else None
-        hear = hearing.over(graph, self._says)
-        round = sharing.round(node, self.topology, t, self._aggregation, hear, start)
+        start = await self.learn(node, t, reception) if trains and not self.overlap else None
+        receive = reception.over(graph, self._says)
+        round = sharing.round(node, self.topology, t, self._aggregation, receive, start)
         await sharing.send(round)
         del start, round.start  # Models that nobody needs while the node waits.
         if trains and self.overlap:
@@ -98,7 +98,7 @@ class Gossip(OnGraph):
         merged = round.whole(await sharing.receive(round))
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
-    async def learn(self, node: LearningNode, t: int, hearing: Hearing) -> Tensor:
+    async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         """The local work of a round, after which `node.model` is another; gives the model that it began with."""
         update = await node.train()
         node.model = update.model

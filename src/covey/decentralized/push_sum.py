@@ -34,7 +34,7 @@ from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Seconds, Setting, param
 from covey.runtime.node import Inbox, Message, Numbers, Wanted
-from covey.runtime.patience import PATIENCE, TIMES, Hearing, Says, check_patience
+from covey.runtime.patience import PATIENCE, TIMES, Heartbeats, Reception, check_patience
 
 _LEAST = 1e-9
 """With less weight than this, a node's training moves its model by nothing but noise."""
@@ -55,7 +55,7 @@ class PushSum(OnGraph):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         check_patience(self, setting, self.patience)
-        self._says = Says.where(setting, several=False, static=self.topology.static)
+        self._says = Heartbeats.where(setting, several=False, static=self.topology.static)
         self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         if self.topology.static and self.topology.can_be_drawn():
@@ -86,7 +86,7 @@ class PushSum(OnGraph):
         """One round of one node."""
         weight: float = node.state["weight"]  # type: ignore[assignment]
         # Sums have words of their own that say that they are sent.
-        hearing = Hearing(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
+        reception = Reception(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
         if self.schedule.trains(node, t):
             update = await node.train()
             start, trained = self._trained.take(update.start), self._trained.take(update.model)
@@ -96,7 +96,7 @@ class PushSum(OnGraph):
         if self.patience is None:
             weight = await self.exchange(node, graph, t, weight)
         else:
-            weight = await self.exchange_sums(node, graph, t, weight, sums, hearing)
+            weight = await self.exchange_sums(node, graph, t, weight, sums, reception)
         node.state["weight"] = weight
         node.log(weight=weight)
 
@@ -105,27 +105,27 @@ class PushSum(OnGraph):
         receivers, own = graph.receivers(node.id), self.selection.take(node.model)
         share = weight / (1 + len(receivers))
         node.send(receivers, {"model": own, "weight": share}, round=t)
-        heard = self.shares(node, await node.receive(round=t, senders=graph.senders(node.id)))
-        models = [own, *(message["model"] for message in heard)]
-        weights = [share, *(message["weight"] for message in heard)]
+        received = self.shares(node, await node.receive(round=t, senders=graph.senders(node.id)))
+        models = [own, *(message["model"] for message in received)]
+        weights = [share, *(message["weight"] for message in received)]
         weight = _total(node, t, weights)
         node.model = self.selection.put(node.model, Mixture(models, [part / weight for part in weights]))
         return weight
 
     def shares(self, node: LearningNode, inbox: Inbox) -> list[Message]:
         """The messages that hold a model and a weight that can be; the others are rejected."""
-        heard = []
+        received = []
         for message in node.usable(inbox, model=self.selection.entry, weight=float):
             if 0.0 < message["weight"] < node.nodes:
-                heard.append(message)
+                received.append(message)
             else:
                 node.reject(message, f"its weight is not between 0 and {node.nodes}, the number of nodes")
-        return heard
+        return received
 
     # ------------------------------------------------------------------ where messages may be missed
 
     async def exchange_sums(
-        self, node: LearningNode, graph: Graph, t: int, weight: float, sums: "Sums", hearing: Hearing
+        self, node: LearningNode, graph: Graph, t: int, weight: float, sums: "Sums", reception: Reception
     ) -> float:
         """Give shares as sums and take what has come since the last ones; gives the new weight."""
         receivers = graph.receivers(node.id)
@@ -140,7 +140,7 @@ class PushSum(OnGraph):
                 node.send(receivers, {"round": t}, tag=_SUM)
         if not self.topology.static:
             self.ask(node, graph, t, sums)
-        await hearing.over(graph, hearing.says)("")
+        await reception.over(graph, reception.says)("")
         node.state["missed"] = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
         for message in sums.take(t):
@@ -179,7 +179,7 @@ class PushSum(OnGraph):
 
 
 class Sums:
-    """The sums that have come to a node and are not taken yet, and the node as `hearing` waits for them.
+    """The sums that have come to a node and are not taken yet, and the node as `reception` waits for them.
 
     A sum of a round that the node has left behind is as good as any; one of a round before it waits for its round.
     """

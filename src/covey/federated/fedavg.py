@@ -71,7 +71,7 @@ class FedAvg(LearningProgram):
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
 
-    def most_heard(self) -> int:
+    def most_received(self) -> int:
         return self.clients.most()
 
     async def run(self, node: LearningNode) -> None:
@@ -113,7 +113,7 @@ class FedAvg(LearningProgram):
             model = self._down.model(node, inbox)
             if model is None:
                 continue
-            node.state["heard"] = t
+            node.state["received"] = t
             if node.id in chosen:
                 update = await self.work.train(node, model, t)
                 node.model = update.model
@@ -122,8 +122,8 @@ class FedAvg(LearningProgram):
 
     def timeout(self, node: LearningNode, t: int) -> float | None:
         """How long a client waits for the server."""
-        heard: int = node.state.get("heard", -1)  # type: ignore[assignment]
-        return None if self.patience is None else (t - heard + 1) * self.patience
+        received: int = node.state.get("received", -1)  # type: ignore[assignment]
+        return None if self.patience is None else (t - received + 1) * self.patience
 
 
 def merging(nodes: int, samples: Mapping[int, int]) -> Graph:

@@ -68,15 +68,15 @@ def plan(parts: Parts, holders: NDArray[np.int64], keys: rng.Keys, steps: NDArra
     most = int(steps.max())
     step = np.arange(most)
     pass_JT = step[None, :] // in_pass[:, None]
-    place_JTB = (step[None, :] % in_pass[:, None])[:, :, None] * batch_size + np.arange(batch_size)
-    taken_JTB = (place_JTB < sizes[:, None, None]) & (step[None, :] < steps[:, None])[:, :, None]
+    index_JTB = (step[None, :] % in_pass[:, None])[:, :, None] * batch_size + np.arange(batch_size)
+    taken_JTB = (index_JTB < sizes[:, None, None]) & (step[None, :] < steps[:, None])[:, :, None]
     width = int(min(sizes.max(), most * batch_size))
-    local_JTB = np.zeros(place_JTB.shape, dtype=np.int64)
+    local_JTB = np.zeros(index_JTB.shape, dtype=np.int64)
     rows = np.arange(len(holders))[:, None, None]
     for number in range(int(pass_JT.max()) + 1):
         order_JW = rng.permutations(rng.mix_array(keys, number), sizes, width)
         here = (pass_JT == number)[:, :, None]
-        local_JTB = np.where(here, order_JW[rows, np.minimum(place_JTB, width - 1)], local_JTB)
+        local_JTB = np.where(here, order_JW[rows, np.minimum(index_JTB, width - 1)], local_JTB)
     samples = parts.samples[parts.offsets[holders][:, None, None] + np.maximum(local_JTB, 0)]
     ragged = not bool(taken_JTB.all())
     if ragged:

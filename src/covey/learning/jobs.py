@@ -23,7 +23,7 @@ class Training:
     """One requested training, and what came of it."""
 
     holder: int
-    """Whose data, by place among the nodes that hold data."""
+    """Whose data, by index among the nodes that hold data."""
     start: Tensor
     stream: int
     """The node's own randomness."""

@@ -19,7 +19,7 @@ from covey.parts.pieces import ROLES, Piece
 
 
 class Layout:
-    """The places of a module's parameters and buffers in a flat model.
+    """The positions of a module's parameters and buffers in a flat model.
 
     Attributes:
         parameters: the trainable pieces; they come first.

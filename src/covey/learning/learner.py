@@ -32,7 +32,7 @@ from covey.learning.task import LearningTask
 from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
 from covey.parts import rng
-from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, ProgramError, told
+from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, ProgramError, described
 from covey.parts.machine import demand
 from covey.parts.parameters import Part
 
@@ -201,7 +201,7 @@ class Learner:
         except Misfit as error:
             raise ModelError(f"The model {self.task.model.title()} {error}.") from error
         except Exception as error:
-            raise ModelError(f"The model {self.task.model.title()} fails: {told(error)}.") from error
+            raise ModelError(f"The model {self.task.model.title()} fails: {described(error)}.") from error
 
     def initial(self, node: int) -> Tensor:
         """The model that a node begins with."""
@@ -317,25 +317,25 @@ class Learner:
         with self._seeded(int(keys[0])):
             trained = kernel.train(chunk)
         finite, losses = trained.finite.tolist(), trained.losses.tolist()
-        for place, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
+        for index, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
             samples = self.cost(training)
             rate = self._rate(training)
             training.update = Update(
                 model,
                 training.start,
-                losses[place] / samples,
+                losses[index] / samples,
                 samples,
-                steps[place],
-                normaliser=kernel.optimizer.normaliser(steps[place], rate, work.proximal),
-                used=partial(self._label_counts, (chunk.given or kernel.train_split).targets, batches.samples[place]),
+                steps[index],
+                normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal),
+                used=partial(self._label_counts, (chunk.given or kernel.train_split).targets, batches.samples[index]),
             )
             if training.gradient:
                 training.buffers = model[self.layout.averaged :].clone()
                 model[self.layout.trainable :] = 0.0
                 continue
-            training.finite = finite[place]
+            training.finite = finite[index]
             if kernel.optimizer.state == "keep":
-                training.slots = {name: slot[place : place + 1].clone() for name, slot in chunk.slots.items()}
+                training.slots = {name: slot[index : index + 1].clone() for name, slot in chunk.slots.items()}
 
     def _batches(
         self,
@@ -437,7 +437,7 @@ class Learner:
             whole = self.kernel.test_split
             if samples is None or samples >= len(whole):
                 return whole
-            chosen = self.places("test", None, samples)
+            chosen = self.indices("test", None, samples)
         else:
             assert holder is not None
             own = self.parts.of(holder) if name == "train" else self._validation[holder]
@@ -450,8 +450,8 @@ class Learner:
         picked = torch.from_numpy(np.sort(chosen)).to(self.device)
         return Split(whole.inputs[picked], whole.targets[picked])
 
-    def places(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:
-        """Which samples a node is handed of a split, in order: places in the training, test or public data.
+    def indices(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:
+        """Which samples a node is handed of a split, in order: indices in the training, test or public data.
 
         Args:
             limit: on how many test samples nodes are judged.
@@ -466,9 +466,9 @@ class Learner:
         assert holder is not None
         return self.parts.of(holder) if name == "train" else self._validation[holder]
 
-    def taken(self, name: str, places: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(inputs as a model takes them, targets) at some places of a split; of the public data no targets."""
-        chosen = torch.from_numpy(places).to(self.device)
+    def taken(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(inputs as a model takes them, targets) at some indices of a split; of the public data no targets."""
+        chosen = torch.from_numpy(indices).to(self.device)
         if name == "public":
             return self._public[chosen], chosen[:0]
         split = self.data.test if name == "test" else self.data.train
@@ -549,7 +549,7 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     except CoveyError:
         raise
     except Exception as error:
-        raise DataError(f"The {part.family} {part.title()} fails: {told(error)}.") from error
+        raise DataError(f"The {part.family} {part.title()} fails: {described(error)}.") from error
     if not isinstance(found, wanted):
         raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
     return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from covey.learning.average import Average
 from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
-from covey.learning.mixing import settle
+from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import LearningProgram, Work
 from covey.learning.optimizers import Slots
@@ -45,8 +45,8 @@ class LoadedLearning(LoadedTask):
 
     def __init__(self, learner: Learner, request: Request) -> None:
         self.learner = learner
-        self.places = {id: place for place, id in enumerate(request.holders)}
-        """The place of each node that holds data among those that do."""
+        self.indices = {id: index for index, id in enumerate(request.holders)}
+        """The index of each node that holds data among those that do."""
         self._evaluation = request.experiment.evaluation
         self._nodes = request.experiment.network.nodes
         self.device = learner.device
@@ -62,23 +62,23 @@ class LoadedLearning(LoadedTask):
 
     # ------------------------------------------------------------------ before the run
 
-    def told(self, setting: Setting) -> Setting:
+    def informed(self, setting: Setting) -> Setting:
         learner, counts = self.learner, None
-        holders = list(self.places)
+        holders = list(self.indices)
         if learner.label_counts is not None:
             counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
             counts[holders] = learner.label_counts
-        told = replace(
+        informed = replace(
             setting,
             parameters=learner.layout.size,
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
-            training_samples=tuple(learner.samples(place, Work()) for place in range(len(holders))),
+            training_samples=tuple(learner.samples(index, Work()) for index in range(len(holders))),
         )
         if not self.further:
-            networks = self._program.networks(told) if isinstance(self._program, LearningProgram) else {}
+            networks = self._program.networks(informed) if isinstance(self._program, LearningProgram) else {}
             self.further = {name: learner.beside(name, further) for name, further in networks.items()}
-        return told
+        return informed
 
     def learner_of(self, name: str) -> Learner:
         """What computes the nodes' model, or a further network of the program.
@@ -118,7 +118,7 @@ class LoadedLearning(LoadedTask):
         return self.learner.parts.sizes
 
     def truth(self) -> dict[str, np.ndarray]:
-        return {f"samples_of/{id}": self.learner.parts.of(place) for id, place in self.places.items()}
+        return {f"samples_of/{id}": self.learner.parts.of(index) for id, index in self.indices.items()}
 
     def rehearsals(self) -> list["LoadedLearning"]:
         found = []
@@ -133,11 +133,11 @@ class LoadedLearning(LoadedTask):
     # ------------------------------------------------------------------ nodes
 
     def node(self, stage: "Stage", id: int) -> RunningLearningNode:
-        return RunningLearningNode(stage, id, self, self.places.get(id))
+        return RunningLearningNode(stage, id, self, self.indices.get(id))
 
     def has_died_out(self, stage: "Stage") -> str | None:
-        nodes = [stage.here[id] for id in self.places if id in stage.here]
-        if len(nodes) == len(self.places) and all(node.mail.ended and node.mail.away for node in nodes):
+        nodes = [stage.here[id] for id in self.indices if id in stage.here]
+        if len(nodes) == len(self.indices) and all(node.mail.ended and node.mail.away for node in nodes):
             return (
                 "The models of all nodes with data were dropped, for they are no longer finite: none is left to train."
             )
@@ -156,10 +156,10 @@ class LoadedLearning(LoadedTask):
     def begin_thread(self) -> None:
         torch.set_num_threads(1)
 
-    def settle(self) -> None:
+    def compute_pending(self) -> None:
         if self.mixtures:
             mixtures, self.mixtures = self.mixtures, []
-            settle(mixtures, self.learner)
+            mix(mixtures, self.learner)
 
     # ------------------------------------------------------------------ judging
 
@@ -192,7 +192,7 @@ class LoadedLearning(LoadedTask):
 
     def handed(self, split: str, holder: int | None) -> np.ndarray:
         """Which samples a node is handed of a split."""
-        return self.learner.places(split, holder, self._evaluation.samples)
+        return self.learner.indices(split, holder, self._evaluation.samples)
 
     def evaluation_samples(self) -> int:
         return len(self.judge("test").split)

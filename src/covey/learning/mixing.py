@@ -19,7 +19,7 @@ _SMALL = 1 << 11
 mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See "mixing" in bench/RESULTS.md."""
 
 
-def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
+def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     """Compute every mixture that has not been computed."""
     open_ones = [mixture for mixture in mixtures if mixture.value is None]
     small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
@@ -37,18 +37,18 @@ def settle(mixtures: Sequence[Mixture], learner: Learner) -> None:
         models += mixture.models
         weights += mixture.weights
         ends.append(len(models))
-    # Any place of each model will do: to find the first ones, numpy would sort in a slower way.
+    # Any index of each model will do: to find the first ones, numpy would sort in a slower way.
     distinct, columns = np.unique(np.array(list(map(id, models))), return_inverse=True)
-    places = np.empty(len(distinct), dtype=np.int64)
-    places[columns] = np.arange(len(models))
-    stacked_RP = torch.stack([models[place] for place in places.tolist()]).numpy()
+    indices = np.empty(len(distinct), dtype=np.int64)
+    indices[columns] = np.arange(len(models))
+    stacked_RP = torch.stack([models[index] for index in indices.tolist()]).numpy()
     shape = (len(open_ones), len(distinct))
     matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
     _pull(mixed_MP, open_ones, torch.from_numpy(stacked_RP[columns[ends[:-1]]]))
     # Measured on 90 floats a row: 1.5 µs a row, against 3 for `clone` of each.
     for mixture, row in zip(open_ones, mixed_MP.numpy(), strict=True):
-        mixture.settle(torch.from_numpy(row.copy()))
+        mixture.fix(torch.from_numpy(row.copy()))
 
 
 def _pull(mixed_MP: Tensor, mixtures: Sequence[Mixture], own_MP: Tensor) -> None:
@@ -56,11 +56,11 @@ def _pull(mixed_MP: Tensor, mixtures: Sequence[Mixture], own_MP: Tensor) -> None
     size = mixed_MP.shape[1]
     pulls = [(row, pull) for row, mixture in enumerate(mixtures) for pull in mixture.pulls]
     if pulls:
-        places = torch.cat([pull.places + row * size for row, pull in pulls])
+        indices = torch.cat([pull.indices + row * size for row, pull in pulls])
         weights = torch.tensor([pull.weight for _, pull in pulls])
-        weights = weights.repeat_interleave(torch.tensor([len(pull.places) for _, pull in pulls]))
-        change = torch.cat([pull.values for _, pull in pulls]) - own_MP.view(-1)[places]
-        mixed_MP.view(-1).index_add_(0, places, change.mul_(weights))
+        weights = weights.repeat_interleave(torch.tensor([len(pull.indices) for _, pull in pulls]))
+        change = torch.cat([pull.values for _, pull in pulls]) - own_MP.view(-1)[indices]
+        mixed_MP.view(-1).index_add_(0, indices, change.mul_(weights))
 
 
 def _one(mixture: Mixture) -> None:

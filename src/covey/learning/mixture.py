@@ -12,7 +12,7 @@ from covey.parts.native import kernels
 class Pull(NamedTuple):
     """What draws some numbers of a model, each once, towards other values."""
 
-    places: Tensor
+    indices: Tensor
     values: Tensor
     weight: float
 
@@ -23,7 +23,7 @@ class Mixture:
     `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
 
     Args:
-        pulls: each adds weight * (values - models[0][places]) at its places: who sent a part of a model is averaged
+        pulls: each adds weight * (values - models[0][indices]) at its indices: who sent a part of a model is averaged
             there, and the own numbers stand in for the rest.
     """
 
@@ -45,7 +45,7 @@ class Mixture:
             own = self.models[0]
             for pull in self.pulls:
                 draw(total, own, pull)
-            self.settle(total)
+            self.fix(total)
             return total
         return self.value
 
@@ -62,10 +62,10 @@ class Mixture:
             keep: makes such a tensor of one.
         """
         assert self.models is not None
-        pulls = [Pull(keep(places), keep(values), weight) for places, values, weight in self.pulls]
+        pulls = [Pull(keep(indices), keep(values), weight) for indices, values, weight in self.pulls]
         return Mixture([*map(keep, self.models)], [*self.weights], pulls)
 
-    def settle(self, value: Tensor) -> None:
+    def fix(self, value: Tensor) -> None:
         """Fix the result and let go of what it was made of."""
         self.value = value
         self.models = None
@@ -77,10 +77,10 @@ def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
     native, wholes = kernels(), (total, own, pull.values)
     if (
         native is not None
-        and all(map(_is_plain, (*wholes, pull.places)))
+        and all(map(_is_plain, (*wholes, pull.indices)))
         and all(whole.dtype == torch.float32 for whole in wholes)
-        and pull.places.dtype == torch.int64
-        and native.pull(total.numpy(), own.numpy(), pull.places.numpy(), pull.values.numpy(), pull.weight)
+        and pull.indices.dtype == torch.int64
+        and native.pull(total.numpy(), own.numpy(), pull.indices.numpy(), pull.values.numpy(), pull.weight)
     ):
         return
     draw_with_torch(total, own, pull)
@@ -93,8 +93,8 @@ def _is_plain(tensor: Tensor) -> bool:
 
 def draw_with_torch(total: Tensor, own: Tensor, pull: Pull) -> None:
     """The reference of `draw`."""
-    places = pull.places.to(own.device)
-    total.scatter_add_(0, places, own.index_select(0, places).sub_(pull.values).mul_(-pull.weight))
+    indices = pull.indices.to(own.device)
+    total.scatter_add_(0, indices, own.index_select(0, indices).sub_(pull.values).mul_(-pull.weight))
 
 
 def computed(model: Any) -> Tensor:

@@ -280,9 +280,9 @@ def _topped_up(node_of: Ids, holders: int, least: int, generator: np.random.Gene
     shuffled = generator.permutation(len(node_of))
     order = shuffled[np.argsort(node_of[shuffled], kind="stable")]
     sizes = np.bincount(node_of, minlength=holders)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # Taken by descending place within their nodes, samples come off the largest nodes first, as water finds its level.
-    moved = order[np.argsort(-place, kind="stable")[: lacking.sum()]]
+    index = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # Taken by descending index within their nodes, samples come off the largest nodes first, as water finds its level.
+    moved = order[np.argsort(-index, kind="stable")[: lacking.sum()]]
     result = node_of.copy()
     result[moved] = np.repeat(np.arange(holders), lacking)
     return result

@@ -40,7 +40,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         stage: where it runs.
         id: which.
         task: what it learns.
-        holder: its place among the nodes with data; None without.
+        holder: its index among the nodes with data; None without.
     """
 
     __slots__ = ("_lent", "_model", "_usual_samples", "data", "holder", "judged", "shape", "slots", "stream", "task")
@@ -101,7 +101,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         model = self._model
         if not isinstance(model, Tensor):
             if model.value is None and self.stage.batches:
-                self.task.settle()
+                self.task.compute_pending()
             self._model = model = self.mixed(model)
         return model
 
@@ -224,31 +224,31 @@ class RunningLearningNode(RunningNode, LearningNode):
         return work_of(work, self.task.learner, self.holder, self._keep)
 
     def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
-        learner, places = self.task.learner, self._places(split, SPLITS)
+        learner, indices = self.task.learner, self._indices(split, SPLITS)
         if count is not None:
             if type(count) is not int or count < 1:
                 raise ProgramError(f"The 'count' of samples must be None or an int of at least 1. Got {count!r}.")
             whose = (self.id,) if split in OWN else ()
-            chosen = rng.generator(self.stage.seed, f"samples {split}", *whose, *key).permutation(len(places))[:count]
-            places = places[chosen]
-        inputs, targets = learner.taken(split, places)
+            chosen = rng.generator(self.stage.seed, f"samples {split}", *whose, *key).permutation(len(indices))[:count]
+            indices = indices[chosen]
+        inputs, targets = learner.taken(split, indices)
         return Samples(inputs, targets if split in OWN else None)
 
-    def _places(self, split: str, known: Sequence[str]) -> np.ndarray:
+    def _indices(self, split: str, known: Sequence[str]) -> np.ndarray:
         """Which samples a split of this node has."""
         if split not in known:
             wanted = ", ".join(map(repr, known))
             raise ProgramError(f"The 'split' must be one of {wanted}. Got {split!r} instead.")
         if self.holder is None and split in OWN:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and has no {split} split.")
-        places = self.task.handed(split, self.holder)
-        if not len(places):
+        indices = self.task.handed(split, self.holder)
+        if not len(indices):
             missing = {
                 "public": "The task has no 'public' samples: name their dataset, as in public = { dataset = ... }.",
                 "validation": "There are no validation samples: set 'validation' of the task to a share above 0.",
             }
             raise ProgramError(missing.get(split, f"Node {self.id} has no samples of the {split} split."))
-        return places
+        return indices
 
     async def predict(
         self, models: Tensor | Mixture | Sequence[Tensor | Mixture] | None = None, *, on: Samples | Tensor, of: str = ""
@@ -276,9 +276,9 @@ class RunningLearningNode(RunningNode, LearningNode):
         return [self.mixed(self._taken(model)) for model in each]
 
     def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
-        places = self._places(split, JUDGED)
+        indices = self._indices(split, JUDGED)
         learner = self.task.learner
-        found = learner.judge(outputs, learner.taken(split, places)[1])
+        found = learner.judge(outputs, learner.taken(split, indices)[1])
         if split != "test":
             self.log(**{f"{split}_{name}": value for name, value in found.items()})
         elif self.in_round and self.stage.recorder.is_due(self, self.round + 1):

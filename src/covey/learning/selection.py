@@ -7,8 +7,8 @@ shared is the node's own. A program shares so:
     self.selection = Selection.of(setting)                          # in `prepare`
     part = self.selection.take(node.model)                          # S numbers: the trained ones, then the buffers
     node.send(peers, {"model": part})
-    heard = node.usable(inbox, model=self.selection.entry)
-    node.model = self.selection.put(node.model, Mixture([part, *(message["model"] for message in heard)], weights))
+    received = node.usable(inbox, model=self.selection.entry)
+    node.model = self.selection.put(node.model, Mixture([part, *(message["model"] for message in received)], weights))
 
 Where all of a model is shared, the part is the model itself, and what is put back is what was given: nothing is copied,
 and an engine computes the mixtures of many nodes together.
@@ -158,8 +158,8 @@ class Selection:
             buffers: B numbers.
         """
         if buffers is None:
-            return part if self.is_whole else _Placed(model, [(self._part, part)])
-        return _Placed(model, [(self._trained, part), (self._buffers, buffers)])
+            return part if self.is_whole else _Assembled(model, [(self._part, part)])
+        return _Assembled(model, [(self._trained, part), (self._buffers, buffers)])
 
     def applied(self, update: Update, model: Tensor | Mixture) -> Tensor | Mixture:
         """A model moved by the change that training made.
@@ -203,7 +203,7 @@ def _bytes_of(count: int, name: str = "model") -> int:
     return wire.size({name: torch.empty(count)})
 
 
-class _Placed(Mixture):
+class _Assembled(Mixture):
     """A model in which some numbers are others, most often a mixture."""
 
     __slots__ = ("_parts",)
@@ -216,19 +216,19 @@ class _Placed(Mixture):
         if self.value is None:
             assert self.models is not None
             total = self.models[0].clone()
-            for places, part in self._parts:
+            for spans, part in self._parts:
                 at, numbers = 0, part.tensor() if isinstance(part, Mixture) else part
-                size = sum(place.stop - place.start for place in places)
+                size = sum(span.stop - span.start for span in spans)
                 if numbers.shape != (size,) or numbers.dtype != torch.float32:
                     raise ModelError(
                         f"What is shared of a model must be {size} float32 numbers. "
                         f"Got {tuple(numbers.shape)} of {numbers.dtype} instead."
                     )
-                for place in places:
-                    total[place] = numbers[at : at + place.stop - place.start]
-                    at += place.stop - place.start
+                for span in spans:
+                    total[span] = numbers[at : at + span.stop - span.start]
+                    at += span.stop - span.start
             self._parts = ()
-            self.settle(total)
+            self.fix(total)
             return total
         return self.value
 
@@ -243,11 +243,11 @@ class _Placed(Mixture):
                 return part.kept(keep) if part.value is None else keep(part.value)
             return keep(part)
 
-        return _Placed(keep(self.models[0]), [(places, kept(part)) for places, part in self._parts])
+        return _Assembled(keep(self.models[0]), [(spans, kept(part)) for spans, part in self._parts])
 
 
 def _slices(pieces: Iterable[Piece]) -> list[slice]:
-    """The places of tensors, as few of them as can be."""
+    """The spans of tensors, as few of them as can be."""
     found: list[slice] = []
     for piece in pieces:
         if found and found[-1].stop == piece.start:
@@ -257,10 +257,10 @@ def _slices(pieces: Iterable[Piece]) -> list[slice]:
     return found
 
 
-def _taken(model: Tensor, places: Sequence[slice]) -> Tensor:
-    if len(places) == 1:
-        return model[places[0]]
-    return torch.cat([model[place] for place in places]) if places else model[:0]
+def _taken(model: Tensor, spans: Sequence[slice]) -> Tensor:
+    if len(spans) == 1:
+        return model[spans[0]]
+    return torch.cat([model[span] for span in spans]) if spans else model[:0]
 
 
 def _matching(patterns: Iterable[str], pieces: Sequence[Piece]) -> list[Piece]:

@@ -53,7 +53,7 @@ _TORCH = {code: name for name, code in _NAMES.items()}
 _NUMPY = {f"n{code}": np.dtype(name) for name, code in _NAMES.items() if code != "b2"}
 
 
-PLACES = "places"
+INDICES = "indices"
 """The entry of a payload that says where the values of the others stand; its bytes are counted apart."""
 
 
@@ -62,8 +62,8 @@ class Lengths(NamedTuple):
 
     frame: int
     values: int
-    """Of all tensors but PLACES."""
-    places: int
+    """Of all tensors but INDICES."""
+    indices: int
 
 
 class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -264,7 +264,7 @@ def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -
     """
     if found.frame > limits.frame:
         raise WireError("oversized", f"it has {found.frame:,} bytes, and a message at most {limits.frame:,}")
-    if found.frame - found.values - found.places > limits.header:
+    if found.frame - found.values - found.indices > limits.header:
         header, _ = _header(payload, tag)
         if len(header) > limits.header:
             detail = f"its short entries take {len(header):,} bytes, and may take {limits.header:,}"
@@ -299,15 +299,15 @@ def lengths(payload: Payload, tag: str = "") -> Lengths:
 
 def _computed_lengths(payload: Payload, tag: str) -> Lengths:
     header, tensors = _header(payload, tag)
-    frame, values, places = PREFIX_BYTES + len(header), 0, 0
+    frame, values, indices = PREFIX_BYTES + len(header), 0, 0
     for name, tensor in tensors:
         length = _length(tensor)
         frame += _padded(length)
-        if name == PLACES:
-            places += length
+        if name == INDICES:
+            indices += length
         else:
             values += length
-    return Lengths(frame, values, places)
+    return Lengths(frame, values, indices)
 
 
 def encode_parts(

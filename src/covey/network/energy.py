@@ -53,7 +53,7 @@ class Energy(Part):
         return self.per_sample(node, speed) * samples + self.of_messages(bytes_out, bytes_in)
 
     def devices(self) -> int:
-        """How many devices there are, node i having that of place i modulo their number; 0 where it says nothing."""
+        """How many devices there are, node i having device i modulo their number; 0 where it says nothing."""
         return 0
 
     def batteries(self, nodes: int) -> NDArray[np.float64] | None:

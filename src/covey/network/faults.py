@@ -122,14 +122,14 @@ class Fault(Part):
             got = ", ".join(f"'{name}'" for name in given) or "none of them"
             raise ConfigurationError(f"One of {known} of {self.named()} must say {what}. Got {got} instead.")
 
-    def strikes(self, setting: Setting, place: int) -> Iterator[Strike]:
+    def strikes(self, setting: Setting, index: int) -> Iterator[Strike]:
         """When it strikes whom, the earliest first; at a rate there is no end to it.
 
         Args:
             setting: the experiment.
-            place: of the fault among the experiment's, so that two of a kind strike at different times.
+            index: of the fault among the experiment's, so that two of a kind strike at different times.
         """
-        generator = setting.generator("faults", place)
+        generator = setting.generator("faults", index)
         start = 0.0 if self.at is None else self.at
         while True:
             if self.rate is not None:
@@ -364,7 +364,7 @@ class Corrupt(LinkFault):
 
 def strikes(faults: Iterable[Fault], setting: Setting) -> Iterator[Strike]:
     """All strikes of prepared faults, the earliest first; there may be no end to them."""
-    each = [fault.strikes(setting, place) for place, fault in enumerate(faults)]
+    each = [fault.strikes(setting, index) for index, fault in enumerate(faults)]
     return heapq.merge(*each, key=lambda strike: strike.start)
 
 

@@ -10,7 +10,7 @@ CoveyError                 anything below; the command line prints its text as o
 """
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """What an error of other code says, and where it was raised."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

@@ -46,7 +46,7 @@ class Kernels(Protocol):
         self,
         total: NDArray[np.float32],
         own: NDArray[np.float32],
-        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
         values: NDArray[np.float32],
         weight: float,
     ) -> bool:

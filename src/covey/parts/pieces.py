@@ -10,7 +10,7 @@ ROLES: tuple[Role, ...] = ("trained", "frozen", "buffer")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One tensor and its place."""
+    """One tensor and its position."""
 
     name: str
     role: Role

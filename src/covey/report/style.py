@@ -4,8 +4,8 @@ from covey.view.look import CLASSES, INK, LINES, PAPER, RULE, SOFT
 
 COLOURS = {
     INK: "ink", SOFT: "soft", RULE: "rule", PAPER: "paper",
-    **{colour: f"line{place}" for place, colour in enumerate(LINES)},
-    **{colour: f"class{place}" for place, colour in enumerate(CLASSES)},
+    **{colour: f"line{index}" for index, colour in enumerate(LINES)},
+    **{colour: f"class{index}" for index, colour in enumerate(CLASSES)},
 }  # fmt: skip
 """Colours of figures, by the name of the variable that stands for them on the page."""
 

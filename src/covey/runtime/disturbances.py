@@ -107,11 +107,11 @@ class Disturbances:
 
     def _fate(self, sender: int, receiver: int, key: int) -> Fate:
         slower, corrupt = 1.0, False
-        for place, strike in enumerate(self.of_messages):
+        for index, strike in enumerate(self.of_messages):
             fault = strike.fault
             if not fault.concerns(strike, sender, receiver):
                 continue
-            fate = fault.fate(sender, receiver, rng.uniform(rng.mix(key, place), receiver))
+            fate = fault.fate(sender, receiver, rng.uniform(rng.mix(key, index), receiver))
             if fate == CORRUPT:
                 corrupt = True
             elif isinstance(fate, str):

@@ -146,11 +146,11 @@ class Mailbox:
             if message.key != key:
                 key = message.key
                 box, waiter = self._box(key), self.waiters.get(key)
-            place = message.sender if message.round is not None else self.messages_in
-            if box is None or place in box:
+            slot = message.sender if message.round is not None else self.messages_in
+            if box is None or slot in box:
                 self._discard(message, "duplicate" if box is not None else "ended" if self.ended else "late")
                 continue
-            box[place] = message
+            box[slot] = message
             if waiter is not None:
                 missing = waiter.missing
                 if missing is not None:

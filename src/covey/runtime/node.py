@@ -314,7 +314,7 @@ class Program(Part):
     """Whether the graph of all rounds is that of the first."""
 
     @property
-    def goes_on_without(self) -> bool:
+    def tolerates_loss(self) -> bool:
         """Whether a node goes on without a message that never comes: where the program has a `patience`."""
         return getattr(self, "patience", None) is not None
 
@@ -322,7 +322,7 @@ class Program(Part):
         """After how many rounds the program does the same again: where models are comparable."""
         return 1
 
-    def most_heard(self) -> int:
+    def most_received(self) -> int:
         """From how many others a node hears in a round, at most, as far as it is known beforehand."""
         graph = self.graph(0)
         return 1 if graph is None else int(graph.in_degrees.max())

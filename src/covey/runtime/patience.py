@@ -11,7 +11,7 @@ from covey.parts.parameters import Setting
 from covey.runtime.node import HEARTBEAT, Inbox, Message, Node, Program
 
 
-class Hear(Protocol):
+class Receive(Protocol):
     """Waits for messages of the round, as patiently as the program does."""
 
     def __call__(self, tag: str, senders: Sequence[NodeId] | None = None, /) -> Awaitable[Inbox]:
@@ -20,7 +20,7 @@ class Hear(Protocol):
 
 PATIENCE = (
     "How long a node waits for its neighbours in a round; for ever by default. "
-    "For one of which it heard nothing at all it waits again only after 1, 2, 4 ... rounds, until it is heard."
+    "For a neighbour that showed no sign of life it waits again only after 1, 2, 4 ... rounds, until a message comes."
 )
 """What the parameter of that name means."""
 
@@ -43,7 +43,7 @@ TIMES = 2
 
 
 @dataclass(frozen=True)
-class Says:
+class Heartbeats:
     """What a node says of itself by heartbeats, which are empty messages."""
 
     sent: bool = False
@@ -69,7 +69,7 @@ class Says:
         return cls(sent, late=setting.ordered or not setting.lossy, several=several)
 
 
-LATE = Says()
+LATE = Heartbeats()
 """What nodes say where nothing else is known of the experiment."""
 
 
@@ -79,7 +79,7 @@ def _words_of(tag: str) -> list[str]:
 
 
 @dataclass
-class Hearing:
+class Reception:
     """How a node waits for the messages of one round, one tag after the other, and what it then knows of the others.
 
     A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
@@ -91,7 +91,7 @@ class Hearing:
     t: int
     patience: float | None
     """For how many seconds the node waits; for ever where it is None."""
-    says: Says = LATE
+    says: Heartbeats = LATE
     """What the node says of itself."""
     longest: float = 0.0
     """Until when the node waits for those who are late: they may have waited in vain for each message before, too."""
@@ -114,7 +114,7 @@ class Hearing:
         if self.says.late and self.receivers and self.node.state.get("late"):
             self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
 
-    def over(self, graph: Graph, says: Says) -> Hear:
+    def over(self, graph: Graph, says: Heartbeats) -> Receive:
         """What waits for messages over a graph from now on.
 
         Args:
@@ -126,17 +126,17 @@ class Hearing:
             return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
         self.says = says
 
-        async def hear(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
+        async def receive(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
             began = node.now
             self.longest = max(self.longest, began) + patience
             if says.sent and some is None:
                 for word in _words_of(tag):
                     node.send(graph.receivers(node.id), {}, tag=word, round=t)
-            inbox = await _hear(node, senders if some is None else some, t, tag, patience, self)
-            self.has_heard(tag, node.now - began, patience)
+            inbox = await _receive(node, senders if some is None else some, t, tag, patience, self)
+            self.note_wait(tag, node.now - began, patience)
             return inbox
 
-        return hear
+        return receive
 
     def look(self, tag: str) -> None:
         """Take in who has shown that it lives, by what came too late or by heartbeats."""
@@ -146,7 +146,7 @@ class Hearing:
         for said in (*self.earlier, *_words_of(tag)):
             self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
 
-    def has_heard(self, tag: str, seconds: float, patience: float) -> None:
+    def note_wait(self, tag: str, seconds: float, patience: float) -> None:
         """The messages of a tag were waited for, for so long."""
         self.earlier += [tag, f"{HEARTBEAT}{tag} "]
         self.late_words.append(f"{HEARTBEAT}{tag} {_BEATS // 2}")
@@ -157,77 +157,79 @@ class Hearing:
             self.node.state.pop("late", None)
 
 
-async def _hear(node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing) -> Inbox:
+async def _receive(
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, reception: Reception
+) -> Inbox:
     """What the senders of a round sent.
 
     A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
     waits is late for the others.
     """
-    # In threes: a silent neighbour, in how many rounds it was waited for in vain, and in how many it will not be.
+    # In threes: a silent neighbour, in how many rounds it was missed, and in how many it will not be.
     kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
-    silent = {peer: (vain, left) for peer, vain, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
+    silent = {peer: (misses, left) for peer, misses, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
     for peer in senders:
-        vain, left = silent.get(peer, (0, 0))
-        if left > 0 and peer not in listening.ignored:
-            silent[peer] = vain, left - 1
-            listening.ignored.add(peer)
+        misses, left = silent.get(peer, (0, 0))
+        if left > 0 and peer not in reception.ignored:
+            silent[peer] = misses, left - 1
+            reception.ignored.add(peer)
     # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
-    awaited = [peer for peer in senders if peer not in listening.ignored] or senders
-    inbox = await _received(node, awaited, t, tag, timeout, listening)
-    heard, lost = list(inbox), {*inbox.lost}
-    listening.look(tag)
-    late = [NodeId(peer) for peer in inbox.missing if peer in listening.late - lost]
+    awaited = [peer for peer in senders if peer not in reception.ignored] or senders
+    inbox = await _received(node, awaited, t, tag, timeout, reception)
+    received, lost = list(inbox), {*inbox.lost}
+    reception.look(tag)
+    late = [NodeId(peer) for peer in inbox.missing if peer in reception.late - lost]
     if late:
         # They come too late by as much as they waited in vain: who waits longer would be too late for others itself.
-        longer = max(timeout / 2, listening.longest - node.now)
-        more = await _received(node, late, t, tag, longer, listening)
-        heard += more
+        longer = max(timeout / 2, reception.longest - node.now)
+        more = await _received(node, late, t, tag, longer, reception)
+        received += more
         lost.update(more.lost)
     for message in node.arrived(tag=tag, round=t):
         if message.sender in senders:
-            heard.append(message)
+            received.append(message)
         else:
             node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
-    heard.sort(key=lambda message: message.sender)
-    listening.alive.update(lost, (message.sender for message in heard))
-    for alive in listening.alive:
+    received.sort(key=lambda message: message.sender)
+    reception.alive.update(lost, (message.sender for message in received))
+    for alive in reception.alive:
         silent.pop(alive, None)
-        listening.ignored.discard(alive)
+        reception.ignored.discard(alive)
     for peer in awaited:
-        if peer in listening.alive or peer in listening.ignored:
+        if peer in reception.alive or peer in reception.ignored:
             continue
-        vain, _ = silent.get(peer, (0, 0))
+        misses, _ = silent.get(peer, (0, 0))
         # Where nothing tells who is dead from whose message is lost, one message must not cost the next.
-        silent[peer] = vain + 1, 2**vain if listening.says.late else 2**vain // 2
-        listening.ignored.add(peer)
+        silent[peer] = misses + 1, 2**misses if reception.says.late else 2**misses // 2
+        reception.ignored.add(peer)
     node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
-    missing = {*awaited} - {message.sender for message in heard}
-    return Inbox(heard, sorted(missing), sorted(lost & missing))
+    missing = {*awaited} - {message.sender for message in received}
+    return Inbox(received, sorted(missing), sorted(lost & missing))
 
 
 async def _received(
-    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, listening: Hearing
+    node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, reception: Reception
 ) -> Inbox:
     """What comes within some time.
 
     Where a round has several messages, who waits for one that is lost is waited for by others, and they may each wait
     for the other: so who waits for long says that it has sent its own.
     """
-    if not listening.says.several:
-        if not listening.says.sent:
+    if not reception.says.several:
+        if not reception.says.sent:
             return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout)
-        return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=listening.earlier)
-    heard: list[Message] = []
+        return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=reception.earlier)
+    received: list[Message] = []
     lost: set[int] = set()
     left, end = list(senders), node.now + timeout
     for beat in range(1, _BEATS + 1):
         until = end - timeout * (_BEATS - beat) / _BEATS
         seconds = max(until - node.now, 0.0)
-        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=seconds, after=listening.earlier)
-        heard.extend(inbox)
+        inbox = await node.receive(tag=tag, round=t, senders=left, timeout=seconds, after=reception.earlier)
+        received.extend(inbox)
         lost.update(inbox.lost)
         left = [NodeId(peer) for peer in inbox.missing if peer not in lost]
         if not left or beat == _BEATS:
             break
-        node.send(listening.receivers, {}, tag=f"{HEARTBEAT}{tag} {beat}", round=t)
-    return Inbox(heard, sorted({*left, *lost}), sorted(lost))
+        node.send(reception.receivers, {}, tag=f"{HEARTBEAT}{tag} {beat}", round=t)
+    return Inbox(received, sorted({*left, *lost}), sorted(lost))

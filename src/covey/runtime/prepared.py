@@ -61,7 +61,7 @@ class Prepared:
     def waits_for_all(self) -> bool:
         """Whether all nodes go through the same rounds and wait for ever for what does not come: a run goes on from a
         moment at which all had completed the same round, or not at all."""
-        return self.in_step and not self.program.goes_on_without
+        return self.in_step and not self.program.tolerates_loss
 
     @cached_property
     def is_trusted(self) -> bool:
@@ -93,7 +93,7 @@ def notes_on_cycles(experiment: Experiment) -> list[str]:
     notes = []
     if every and every % cycle:
         notes.append(
-            f"models are evaluated every {every} rounds, at other places of the schedule's cycle of {cycle} each time: "
+            f"models are evaluated every {every} rounds, at other rounds of the schedule's cycle of {cycle} each time: "
             f"accuracies go up and down within it"
         )
     if experiment.rounds % cycle:
@@ -207,7 +207,7 @@ def prepare(
     folder = data_folder(data)
     wanted = _task_of(experiment)
     task = Nothing() if wanted is None else wanted.load(Request(experiment, ids, folder, quiet, compute))
-    setting = task.told(_setting(experiment, ids, clock))
+    setting = task.informed(_setting(experiment, ids, clock))
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment)
     program.prepare(setting)
@@ -217,7 +217,7 @@ def prepare(
     limit = experiment.evaluation.nodes
     if limit is not None and limit < len(judged):
         picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(judged), limit, replace=False)
-        judged = sorted(judged[place] for place in picked)
+        judged = sorted(judged[index] for index in picked)
     prepared = Prepared(
         experiment=experiment,
         setting=setting,

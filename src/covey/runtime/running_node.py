@@ -15,7 +15,7 @@ from covey.messages import wire
 from covey.messages.payloads import KEPT, Payload, frozen, is_tensor, private, private_all
 from covey.network import Energy
 from covey.parts import rng
-from covey.parts.errors import CoveyError, ProgramError, WireError, told
+from covey.parts.errors import CoveyError, ProgramError, WireError, described
 from covey.parts.nodes import NodeId
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.mailbox import REASONS, describe
@@ -64,13 +64,13 @@ class RunningNode(Node):
         "held",
         "id",
         "in_round",
+        "index_bytes_out",
         "loss",
         "mail",
         "main",
         "messages_out",
         "nodes",
         "order",
-        "place_bytes_out",
         "posted",
         "receivers",
         "role",
@@ -114,7 +114,7 @@ class RunningNode(Node):
         """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
-        self.value_bytes_out = self.place_bytes_out = self.posted = 0
+        self.value_bytes_out = self.index_bytes_out = self.posted = 0
         self.spent = [0.0] * len(SPENT)
         """Seconds, in the order of SPENT."""
         self.evaluated = 0
@@ -279,7 +279,7 @@ class RunningNode(Node):
         waiter.after = after
         mail.wait(key, waiter)
         began = stage.now
-        await stage.heard(self, key, waiter, timeout)
+        await stage.woken(self, key, waiter, timeout)
         self.spent[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(mail.take(key, senders, count), absent, sorted(lost))
@@ -310,7 +310,7 @@ class RunningNode(Node):
             for tag in tags:
                 mail.wait((tag, round), waiter)
             began = stage.now
-            await stage.heard(self, (tags[0], round), waiter, timeout)
+            await stage.woken(self, (tags[0], round), waiter, timeout)
             self.spent[WAITING] += stage.now - began
         taken: list[Message] = []
         for tag in tags:
@@ -371,11 +371,11 @@ class RunningNode(Node):
 
     def count_sent(self, lengths: wire.Lengths, copies: int) -> None:
         """Count copies of a message that are sent, or, where there are less than none, withdrawn."""
-        frame, values, places = lengths
+        frame, values, indices = lengths
         self.messages_out += copies
         self.bytes_out += frame * copies
         self.value_bytes_out += values * copies
-        self.place_bytes_out += places * copies
+        self.index_bytes_out += indices * copies
 
     def kept(self, value: Any) -> Any:
         """An array of the program as it is now, whatever the program does to it."""
@@ -429,7 +429,7 @@ class RunningNode(Node):
             self.mail.messages_in - len(early),
             self.mail.dropped,
             self.value_bytes_out,
-            self.place_bytes_out,
+            self.index_bytes_out,
             self.steps,
             self.samples_used,
         ]
@@ -450,7 +450,7 @@ class RunningNode(Node):
             mail.messages_in,
             mail.dropped,
             self.value_bytes_out,
-            self.place_bytes_out,
+            self.index_bytes_out,
             *self.spent,
         )
 
@@ -519,7 +519,7 @@ class RunningNode(Node):
                 f"derive the program from LearningProgram where its nodes have data and a model."
             )
         return ProgramError(
-            f"The program {program.title()} fails at node {self.id} in round {self.round}: {told(error)}."
+            f"The program {program.title()} fails at node {self.id} in round {self.round}: {described(error)}."
         )
 
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
@@ -542,7 +542,7 @@ class RunningNode(Node):
                 mail.messages_in,
                 mail.dropped,
                 self.value_bytes_out,
-                self.place_bytes_out,
+                self.index_bytes_out,
                 self.steps,
                 self.samples_used,
             ) = snapshot.counters

@@ -61,9 +61,9 @@ def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
         "ended": np.array([s.ended for s in snapshots], dtype=np.bool_),
         "away": np.array([s.away for s in snapshots], dtype=np.bool_),
     }
-    for place, snapshot in enumerate(snapshots):
+    for index, snapshot in enumerate(snapshots):
         for name, value in snapshot.state.items():
-            payload[f"state/{place}/{name}"] = value
+            payload[f"state/{index}/{name}"] = value
     return payload
 
 
@@ -111,8 +111,8 @@ def check(payload: Mapping[str, Any], setting: Setting, task: LoadedTask) -> Non
         raise RunError(f"'completed' has more than the {setting.rounds} rounds of the run")
     for name in payload:
         family, _, rest = name.partition("/")
-        place, _, entry = rest.partition("/")
-        if family == "state" and not (entry and place.isdecimal() and int(place) < setting.nodes):
+        index, _, entry = rest.partition("/")
+        if family == "state" and not (entry and index.isdecimal() and int(index) < setting.nodes):
             raise RunError(f"'{name}' belongs to no node")
 
 
@@ -131,9 +131,9 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
     states: list[State] = [{} for _ in range(count)]
     for key, value in payload.items():
         family, _, rest = key.partition("/")
-        place, _, name = rest.partition("/")
+        index, _, name = rest.partition("/")
         if family == "state":
-            states[int(place)][name] = value.to(task.device) if is_tensor(value) else value
+            states[int(index)][name] = value.to(task.device) if is_tensor(value) else value
     learned = task.unpack(payload, count)
     columns = {
         name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters", "drops")
@@ -141,19 +141,19 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
     columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent")}
     return [
         Snapshot(
-            completed=columns["completed"][place],
-            state=states[place],
-            learned=learned[place],
-            loss=None if math.isnan(columns["losses"][place]) else columns["losses"][place],
-            counters=columns["counters"][place],
-            drops=columns["drops"][place],
-            spent=columns["spent"][place],
-            evaluated=columns["evaluated"][place],
-            clock=columns["clocks"][place],
-            order=columns["orders"][place],
-            uplink=columns["uplinks"][place],
-            ended=columns["ended"][place],
-            away=columns["away"][place],
+            completed=columns["completed"][index],
+            state=states[index],
+            learned=learned[index],
+            loss=None if math.isnan(columns["losses"][index]) else columns["losses"][index],
+            counters=columns["counters"][index],
+            drops=columns["drops"][index],
+            spent=columns["spent"][index],
+            evaluated=columns["evaluated"][index],
+            clock=columns["clocks"][index],
+            order=columns["orders"][index],
+            uplink=columns["uplinks"][index],
+            ended=columns["ended"][index],
+            away=columns["away"][index],
         )
-        for place in range(count)
+        for index in range(count)
     ]

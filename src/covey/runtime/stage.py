@@ -76,7 +76,7 @@ class Stage(ABC):
         """What resumes the current activity when its messages are here."""
 
     @abstractmethod
-    def heard(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+    def woken(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
         """Until a waiter is resumed, or in vain."""
 
     @abstractmethod

@@ -95,7 +95,7 @@ class LoadedTask(ABC):
     # ------------------------------------------------------------------ before the run
 
     @abstractmethod
-    def told(self, setting: Setting) -> Setting:
+    def informed(self, setting: Setting) -> Setting:
         """The setting with what the parts of a program may know of the task."""
 
     @abstractmethod
@@ -139,7 +139,7 @@ class LoadedTask(ABC):
     def begin_thread(self) -> None:
         """What a thread does first that computes."""
 
-    def settle(self) -> None:
+    def compute_pending(self) -> None:
         """Compute what waits to be computed with others."""
 
     # ------------------------------------------------------------------ judging
@@ -224,7 +224,7 @@ class LoadedTask(ABC):
 class Nothing(LoadedTask):
     """What nodes learn that learn nothing."""
 
-    def told(self, setting: Setting) -> Setting:
+    def informed(self, setting: Setting) -> Setting:
         return setting
 
     def signature(self) -> dict[str, int]:

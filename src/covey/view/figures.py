@@ -88,11 +88,11 @@ def curves(
     scale, handles = label[1], []
     bands = len(groups) <= MOST_BANDS
     spread_over_nodes = any((course["high"] > course["low"]).any() for course in courses)
-    for place, course in enumerate(courses):
-        x, colour = course["x"] / scale, LINES[place % len(LINES)]
+    for index, course in enumerate(courses):
+        x, colour = course["x"] / scale, LINES[index % len(LINES)]
         if bands and spread_over_nodes:
             axes.fill_between(x, course["low"], course["high"], alpha=0.14, color=colour, linewidth=0)
-        if len(groups[place].runs) > 1 and bands:
+        if len(groups[index].runs) > 1 and bands:
             low, high = course["mean"] - course["std"], course["mean"] + course["std"]
             axes.fill_between(x, low, high, alpha=0.3, color=colour, linewidth=0)
         (line,) = axes.plot(
@@ -100,10 +100,10 @@ def curves(
             course["mean"],
             color=colour,
             linewidth=1.8,
-            marker=MARKERS[place % len(MARKERS)] if len(groups) > 1 or len(x) == 1 else None,
+            marker=MARKERS[index % len(MARKERS)] if len(groups) > 1 or len(x) == 1 else None,
             markersize=4.5,
             markevery=max(1, len(x) // 8),
-            linestyle=("-", "--", ":")[place // len(LINES) % 3],
+            linestyle=("-", "--", ":")[index // len(LINES) % 3],
         )
         handles.append(line)
     axes.set_xlabel(label[0])

@@ -17,7 +17,7 @@ from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.runs import Run
 from covey.view.look import CLASSES, LINES, PAPER, RULE, SOFT, legend, new_axes, new_figure, title
-from covey.view.places import Floats, columns_of, nearest, places
+from covey.view.positions import Floats, columns_of, nearest, positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,14 +152,14 @@ def picture(shown: Pictured, *, titled: bool = True, size: tuple[float, float] =
     axes.set_axis_off()
     axes.set_aspect("equal")
     main_N = None if shown.labels_NL is None else shown.labels_NL.argmax(axis=1)
-    place_N2 = places(shown.graph, main_N)
-    radius = float(np.clip((0.4 if shown.graph.is_undirected else 0.3) * nearest(place_N2), 0.006, 0.085))
+    position_N2 = positions(shown.graph, main_N)
+    radius = float(np.clip((0.4 if shown.graph.is_undirected else 0.3) * nearest(position_N2), 0.006, 0.085))
     if len(shown.graph.groups) > 1:
-        _draw_groups(axes, shown.graph, place_N2, radius)
+        _draw_groups(axes, shown.graph, position_N2, radius)
     inches = 0.5 * min(size[0], size[1] - 0.8)
-    _draw_edges(axes, shown.graph, place_N2, radius, inches)
-    handles, names, heading = _draw_nodes(axes, shown, place_N2, radius)
-    low_2, high_2 = place_N2.min(axis=0) - 2.2 * radius, place_N2.max(axis=0) + 2.2 * radius
+    _draw_edges(axes, shown.graph, position_N2, radius, inches)
+    handles, names, heading = _draw_nodes(axes, shown, position_N2, radius)
+    low_2, high_2 = position_N2.min(axis=0) - 2.2 * radius, position_N2.max(axis=0) + 2.2 * radius
     axes.set(xlim=(low_2[0], high_2[0]), ylim=(low_2[1], high_2[1]))
     if handles:
         legend(figure, handles, names, heading=heading)
@@ -186,17 +186,17 @@ def _differ(weights_E: Floats) -> bool:
 # ---------------------------------------------------------------------- groups and edges
 
 
-def _draw_groups(axes: Any, graph: Graph, place_N2: Floats, radius: float) -> None:
+def _draw_groups(axes: Any, graph: Graph, position_N2: Floats, radius: float) -> None:
     """A disc behind each group."""
-    centres = np.array([place_N2[members].mean(axis=0) for members in graph.groups])
+    centres = np.array([position_N2[members].mean(axis=0) for members in graph.groups])
     widths = [
-        np.linalg.norm(place_N2[members] - centre, axis=1).max()
+        np.linalg.norm(position_N2[members] - centre, axis=1).max()
         for members, centre in zip(graph.groups, centres, strict=True)
     ]
     _circles(axes, centres, np.array(widths) + 1.7 * radius, facecolors=RULE, alpha=0.45, zorder=0.5)
 
 
-def _draw_edges(axes: Any, graph: Graph, place_N2: Floats, radius: float, inches: float) -> None:
+def _draw_edges(axes: Any, graph: Graph, position_N2: Floats, radius: float, inches: float) -> None:
     """Straight lines where both ends send to each other; else arcs with an arrow's head, bent to the left."""
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.colors import to_rgba_array
@@ -210,11 +210,11 @@ def _draw_edges(axes: Any, graph: Graph, place_N2: Floats, radius: float, inches
     for number, members in enumerate(graph.groups):
         group_N[members] = graph.n + number
     between_E = (group_N[sources_E] != group_N[targets_E]) & (len(graph.groups) > 1)
-    lines_ET2 = np.stack([place_N2[sources_E], place_N2[targets_E]], axis=1)
+    lines_ET2 = np.stack([position_N2[sources_E], position_N2[targets_E]], axis=1)
     if directed:
         lines_ET2 = _arcs(lines_ET2, radius)
     elif columns_of(graph) is not None:
-        lines_ET2, drawn_E = _stubs(lines_ET2, nearest(place_N2))
+        lines_ET2, drawn_E = _stubs(lines_ET2, nearest(position_N2))
         strength_E, between_E = strength_E[drawn_E], between_E[drawn_E]
     width = float(np.clip(14 / len(lines_ET2) ** 0.5, 0.35, 1.5))
     widths_E = width * (np.maximum(2 * strength_E, 0.3) if _differ(strength_E) else np.ones(len(strength_E)))
@@ -290,29 +290,29 @@ def _stubs(lines_E22: Floats, unit: float) -> tuple[Floats, Ids]:
 # ---------------------------------------------------------------------- nodes
 
 
-def _draw_nodes(axes: Any, shown: Pictured, place_N2: Floats, radius: float) -> tuple[list[Any], list[str], str]:
+def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) -> tuple[list[Any], list[str], str]:
     """Draw nodes by their labels; gives what a legend says of them: its marks, their names and its heading."""
     from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
 
     n, as_picture = shown.graph.n, shown.graph.n > _AS_PICTURE
     if shown.labels_NL is None or not shown.labels_NL.any():
-        _circles(axes, place_N2, np.full(n, radius), facecolors=LINES[0], zorder=2, rasterized=as_picture)
+        _circles(axes, position_N2, np.full(n, radius), facecolors=LINES[0], zorder=2, rasterized=as_picture)
         return [], [], ""
     counts_NL, names = _few(shown.labels_NL)
     share_NL = counts_NL / np.maximum(counts_NL.sum(axis=1, keepdims=True), 1)
-    colours = [CLASSES[-1] if name == _OTHERS else CLASSES[place] for place, name in enumerate(names)]
+    colours = [CLASSES[-1] if name == _OTHERS else CLASSES[position] for position, name in enumerate(names)]
     if n <= _PIES:
         heading = "labels that a node holds"
-        _circles(axes, place_N2, np.full(n, 1.18 * radius), facecolors=PAPER, zorder=1.8)
-        _circles(axes, place_N2, np.full(n, radius), facecolors=RULE, zorder=1.9)
+        _circles(axes, position_N2, np.full(n, 1.18 * radius), facecolors=PAPER, zorder=1.8)
+        _circles(axes, position_N2, np.full(n, radius), facecolors=RULE, zorder=1.9)
         end_NL = np.cumsum(share_NL, axis=1)
         for label, colour in enumerate(colours):
             held_N = np.flatnonzero(share_NL[:, label])
             # From the top on, clockwise; arcs without straight edges where they are whole circles.
             turn_NT = np.linspace(end_NL[held_N, label] - share_NL[held_N, label], end_NL[held_N, label], 33, axis=1)
             around_NT2 = np.stack([np.sin(2 * np.pi * turn_NT), np.cos(2 * np.pi * turn_NT)], axis=2)
-            wedges_NT2 = place_N2[held_N, None] + radius * np.pad(around_NT2, ((0, 0), (0, 1), (0, 0)))
+            wedges_NT2 = position_N2[held_N, None] + radius * np.pad(around_NT2, ((0, 0), (0, 1), (0, 0)))
             axes.add_collection(
                 PolyCollection(list(wedges_NT2), facecolors=colour, edgecolors="none", zorder=2, label=names[label]),
                 autolim=False,
@@ -325,7 +325,7 @@ def _draw_nodes(axes: Any, shown: Pictured, place_N2: Floats, radius: float) -> 
         for label, colour in enumerate(colours):
             of_N = main_N == label
             _circles(
-                axes, place_N2[of_N], np.full(of_N.sum(), radius), facecolors=colour, zorder=2, label=names[label],
+                axes, position_N2[of_N], np.full(of_N.sum(), radius), facecolors=colour, zorder=2, label=names[label],
                 rasterized=as_picture,
             )  # fmt: skip
     handles = [Line2D([], [], color=colour, marker="o", markersize=6, linestyle="") for colour in colours]

@@ -31,10 +31,10 @@ def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
     """
     settings = [flat(_settings(run)) for run in runs]
     members: dict[Any, list[int]] = {}
-    for place, keys in enumerate(settings):
-        members.setdefault(place if each else tuple(sorted((key, str(v)) for key, v in keys.items())), []).append(place)
-    chosen = [[runs[place] for place in places] for places in members.values()]
-    kept = [settings[places[0]] for places in members.values()]
+    for index, keys in enumerate(settings):
+        members.setdefault(index if each else tuple(sorted((key, str(v)) for key, v in keys.items())), []).append(index)
+    chosen = [[runs[index] for index in indices] for indices in members.values()]
+    kept = [settings[indices[0]] for indices in members.values()]
     labels = _labels(chosen, kept)
     return [Group(*parts) for parts in zip(labels, map(tuple, chosen), kept, strict=True)]
 

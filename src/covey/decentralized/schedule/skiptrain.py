@@ -17,7 +17,7 @@ class _Budgeted(Schedule):
     kind = ""
     budget: int | list[int] | None = param(
         "In how many rounds a node may train; by default in any number. A list has one for each node, or one for each "
-        "device of the network's `energy`: node i has the device of place i modulo their number.",
+        "device of the network's `energy`: node i has device i modulo their number.",
         default=None,
         ge=0,
     )

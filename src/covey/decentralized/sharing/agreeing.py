@@ -1,9 +1,9 @@
 """What nodes tell each other before masked messages, so that the neighbours of a receiver agree on its sum.
 
-Before the masked numbers of a round, a message over each edge tells the places that a node has chosen (tag "places"),
+Before the masked numbers of a round, a message over each edge tells the indices that a node has chosen (tag "indices"),
 and another one those of the receiver's other neighbours (tag "others"). Public keys are in both where they are new.
 
-Where places and graph are known before their round begins, the first of the two is not sent: the masked message of the
+Where indices and graph are known before their round begins, the first of the two is not sent: the masked message of the
 round before stands for it, and holds what else it would say. Who is a new neighbour in that round gets a message of its
 own beside it (tag "next").
 """
@@ -46,14 +46,14 @@ class Agreed:
     own: Member
     """What the node itself is to its receivers."""
     described: Payload
-    """What tells the places of the node."""
+    """What tells the indices of the node."""
     told: set[NodeId] = field(default_factory=set)
     """Who has the public key of the node."""
     sum: Agreement | None = None
     """On what its neighbours and the node agree for its own sum."""
     towards: dict[NodeId, Agreement] = field(default_factory=dict)
     """By receiver."""
-    heard: set[NodeId] = field(default_factory=set)
+    received: set[NodeId] = field(default_factory=set)
     """Which receivers have said on whom they count."""
     deposits: dict[NodeId, Deposit] = field(default_factory=dict)
     """What those on whom the node counts have deposited with it."""
@@ -68,7 +68,7 @@ class Agreed:
 
 
 class Agreeing(Sharing):
-    """Has the neighbours of a receiver agree on who sends it which places, under whose keys."""
+    """Has the neighbours of a receiver agree on who sends it which indices, under whose keys."""
 
     several: ClassVar[bool] = True
     masks: int = param(
@@ -98,15 +98,15 @@ class Agreeing(Sharing):
 
     @property
     def foreseen(self) -> bool:
-        """Whether the places of a round follow from public randomness alone."""
+        """Whether the indices of a round follow from public randomness alone."""
         raise NotImplementedError
 
     def choose(self, round: Round) -> tuple[Tensor, Payload]:
-        """The places that a node wants to send, and what tells others; nothing where they are foreseen."""
+        """The indices that a node wants to send, and what tells others; nothing where they are foreseen."""
         raise NotImplementedError
 
     def chosen(self, message: Message) -> Tensor:
-        """The places that a message tells.
+        """The indices that a message tells.
 
         Raises:
             WireError: it does not tell them.
@@ -128,11 +128,11 @@ class Agreeing(Sharing):
         await super().send(round)
 
     async def agree(self, round: Round) -> None:
-        """Find out who sends which places to whom."""
+        """Find out who sends which indices to whom."""
         node, t = round.node, round.t
         keys = self._own_keys(node, t)
-        places, described = self.choose(round)
-        own = Member(keys.public, self._set_of(places))
+        indices, described = self.choose(round)
+        own = Member(keys.public, self._set_of(indices))
         now = self._rounds[node.id] = Agreed(t, keys, self._known(round), own, described)
         told = None
         if node.state.get("mask key") == keys.public:
@@ -141,18 +141,18 @@ class Agreeing(Sharing):
             told = self._told_before(node, now)
         if told is None:
             self._tell(round, now)
-            told = self._understood(node, now, await round.hear("places"))
+            told = self._understood(node, now, await round.receive("indices"))
         self._pass_on(round, now, told)
-        self._take(round, now, await round.hear("others"))
+        self._take(round, now, await round.receive("others"))
 
     async def collect(self, round: Round) -> Inbox:
         """The messages of a round, which may tell of the next one."""
-        inbox, node = await round.hear(), round.node
+        inbox, node = await round.receive(), round.node
         following = self._following(round)
         if following is not None:
             senders, now = following.senders(node.id), self._rounds[node.id]
             new = [peer for peer in senders if peer not in round.senders]
-            told = [*inbox, *(await round.hear("next", new) if new else ())]
+            told = [*inbox, *(await round.receive("next", new) if new else ())]
             now.ahead = self._understood(node, now, [message for message in told if message.sender in senders])
         return inbox
 
@@ -163,10 +163,10 @@ class Agreeing(Sharing):
         return None
 
     def _tell(self, round: Round, now: Agreed) -> None:
-        """Tell the neighbours the own places."""
+        """Tell the neighbours the own indices."""
         for peer in round.receivers:
             introduction = self._introduction(round.node, round.graph, now, peer, now.t)
-            round.send([peer], {**now.described, **introduction}, "places")
+            round.send([peer], {**now.described, **introduction}, "indices")
 
     def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Payload]:
         """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
@@ -181,7 +181,7 @@ class Agreeing(Sharing):
         return told
 
     def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
-        """What a neighbour is told of a round besides places: the key until it counts on it, whether one is unknown
+        """What a neighbour is told of a round besides indices: the key until it counts on it, whether one is unknown
         here, and what is deposited with it."""
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
@@ -222,7 +222,7 @@ class Agreeing(Sharing):
         return told
 
     def _pass_on(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
-        """Tell each neighbour on whom this node counts, with what places, and the keys that are new to it."""
+        """Tell each neighbour on whom this node counts, with what indices, and the keys that are new to it."""
         node, holders = round.node, round.senders
         doubtful = _ints(node, "doubtful")
         members: dict[NodeId, Member] = {}
@@ -239,13 +239,13 @@ class Agreeing(Sharing):
             said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
             if wants or peer not in now.told:
                 said_on[KEY] = now.keys.public  # Who was told of this round before does not hear what is told anew.
-            for place, (id, member) in enumerate(members.items()):
+            for index, (id, member) in enumerate(members.items()):
                 if id != peer:
-                    said_on |= {at(place, name): told[id][name] for name in now.described}
+                    said_on |= {at(index, name): told[id][name] for name in now.described}
                     if wants or KEY in told[id]:
-                        said_on[at(place, KEY)] = member.public
+                        said_on[at(index, KEY)] = member.public
                     if opens:
-                        said_on[at(place, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
+                        said_on[at(index, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
             round.send([peer], said_on, "others")
 
     def _take(self, round: Round, now: Agreed, inbox: Inbox) -> None:
@@ -256,18 +256,18 @@ class Agreeing(Sharing):
             try:
                 self._learn(now, receiver, message.shared.get(KEY))
                 ids = self._members(message, graph)
-                members = {id: self._member(round, now, message, place, id) for place, id in enumerate(ids)}
+                members = {id: self._member(round, now, message, index, id) for index, id in enumerate(ids)}
             except WireError as error:
                 node.reject(message, error.detail)
                 continue
-            now.heard.add(receiver)
+            now.received.add(receiver)
             if node.id in ids:
                 now.told.add(receiver)
             complete = {id: member for id, member in members.items() if member is not None}
             if receiver in now.known and len(complete) == len(ids):
                 opens = message.shared.get(OPENS) is True and self.plan(graph, receiver) is not None
                 now.towards[receiver] = self._agreement(round, receiver, complete, opens=opens)
-                now.boxes[receiver] = {id: message.shared.get(at(place, BOX)) for place, id in enumerate(ids)}
+                now.boxes[receiver] = {id: message.shared.get(at(index, BOX)) for index, id in enumerate(ids)}
 
     # ------------------------------------------------------------------ what a node keeps
 
@@ -326,8 +326,8 @@ class Agreeing(Sharing):
         peers: list[int] = node.state.get("mask peers", [])  # type: ignore[assignment]
         keys: bytes = node.state.get("mask keys", b"")  # type: ignore[assignment]
         return {
-            NodeId(peer): keys[place * KEY_BYTES : (place + 1) * KEY_BYTES]
-            for place, peer in enumerate(peers)
+            NodeId(peer): keys[index * KEY_BYTES : (index + 1) * KEY_BYTES]
+            for index, peer in enumerate(peers)
             if peer in near
         }
 
@@ -340,7 +340,7 @@ class Agreeing(Sharing):
         now.known[id] = key
 
     def _told(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
-        """The places that somebody says to send."""
+        """The indices that somebody says to send."""
         return self._set_of(self.chosen(Message(sender, "", t, fields, 0)))
 
     def _members(self, message: Message, graph: Graph) -> list[NodeId]:
@@ -351,22 +351,22 @@ class Agreeing(Sharing):
             raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
         return [NodeId(int(id)) for id in ids]
 
-    def _member(self, round: Round, now: Agreed, message: Message, place: int, id: NodeId) -> Member | None:
+    def _member(self, round: Round, now: Agreed, message: Message, index: int, id: NodeId) -> Member | None:
         """What a receiver says of one of its members; None where nobody has told the key."""
         if id == round.node.id:
             return now.own
         if id not in round.senders:  # A neighbour tells its key itself.
-            self._learn(now, id, message.shared.get(at(place, KEY)))
-        chosen = self._told(id, now.t, {name: message.shared.get(at(place, name)) for name in now.described})
+            self._learn(now, id, message.shared.get(at(index, KEY)))
+        chosen = self._told(id, now.t, {name: message.shared.get(at(index, name)) for name in now.described})
         return Member(now.known[id], chosen) if id in now.known else None
 
-    def _set_of(self, places: Tensor) -> IndexSet:
+    def _set_of(self, indices: Tensor) -> IndexSet:
         """All nodes of this process get the same tensor, which need then be looked at once."""
-        key = id(places)
+        key = id(indices)
         tensor, found = self._sets.get(key, (None, None))
-        if tensor is None or tensor() is not places or found is None:
-            found = IndexSet(places.cpu().numpy(), self._setting.parameters)
-            self._sets[key] = weakref.ref(places, lambda _: self._sets.pop(key, None)), found
+        if tensor is None or tensor() is not indices or found is None:
+            found = IndexSet(indices.cpu().numpy(), self._setting.parameters)
+            self._sets[key] = weakref.ref(indices, lambda _: self._sets.pop(key, None)), found
         return found
 
     def _agreement(self, round: Round, receiver: NodeId, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
@@ -376,9 +376,9 @@ class Agreeing(Sharing):
         return self._agreements.setdefault(agreement.digest, agreement)
 
 
-def at(place: int, name: str) -> str:
+def at(index: int, name: str) -> str:
     """What an entry of a member's message is called where it is passed on."""
-    return f"{place} {name}"
+    return f"{index} {name}"
 
 
 def _ints(node: LearningNode, name: str) -> list[int]:

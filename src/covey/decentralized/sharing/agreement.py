@@ -1,6 +1,6 @@
-"""What the neighbours of a receiver know of each other before they send: who takes part, with which places.
+"""What the neighbours of a receiver know of each other before they send: who takes part, with which indices.
 
-Shapes: P parameters, K places of one member.
+Shapes: P parameters, K indices of one member.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +20,19 @@ DIGEST_BYTES = 16
 
 
 class IndexSet:
-    """Some places of a vector.
+    """Some indices of a vector.
 
     Args:
-        places_K: increasing.
+        indices_K: increasing.
         size: how long the vector is.
     """
 
-    __slots__ = ("digest", "held_P", "places_K")
+    __slots__ = ("digest", "held_P", "indices_K")
 
-    def __init__(self, places_K: NDArray[np.int64], size: int) -> None:
-        self.places_K = places_K
+    def __init__(self, indices_K: NDArray[np.int64], size: int) -> None:
+        self.indices_K = indices_K
         self.held_P: NDArray[np.bool_] = np.zeros(size, dtype=np.bool_)
-        self.held_P[places_K] = True
+        self.held_P[indices_K] = True
         self.digest = blake2b(np.packbits(self.held_P).data, digest_size=DIGEST_BYTES).digest()
 
 
@@ -42,7 +42,7 @@ class Member(NamedTuple):
     public: bytes
     """Its public key."""
     chosen: IndexSet
-    """The places that it wants to send."""
+    """The indices that it wants to send."""
 
 
 class Agreement:
@@ -73,12 +73,12 @@ class Agreement:
 
     @cached_property
     def kept_P(self) -> NDArray[np.bool_]:
-        """The places with enough holders: each holder then has a mask with each other one."""
+        """The indices with enough holders: each holder then has a mask with each other one."""
         return self.spare_P >= 0
 
     @cached_property
     def spare_P(self) -> NDArray[np.int16]:
-        """How many holders of each place may be missing; below 0 where there are too few."""
+        """How many holders of each index may be missing; below 0 where there are too few."""
         chosen = [member.chosen.held_P for member in self.members.values()]
         holders_P = np.zeros(len(chosen[0]) if chosen else 0, dtype=np.int16)
         if self._alike:
@@ -88,10 +88,10 @@ class Agreement:
                 holders_P += held_P
         return holders_P - np.int16(self.masks + 1)
 
-    def places(self, sender: NodeId, lost: int = 0) -> NDArray[np.int64]:
-        """The places of the numbers that a member sends, or those that come out when so many others are missing."""
-        places_K = self.members[sender].chosen.places_K
-        return places_K[self.spare_P[places_K] >= lost]
+    def indices(self, sender: NodeId, lost: int = 0) -> NDArray[np.int64]:
+        """The indices of the numbers that a member sends, or those that come out when so many others are missing."""
+        indices_K = self.members[sender].chosen.indices_K
+        return indices_K[self.spare_P[indices_K] >= lost]
 
     def masked(
         self,
@@ -104,14 +104,14 @@ class Agreement:
 
         Args:
             sender: the member.
-            numbers_K: its numbers at the places that it has chosen.
+            numbers_K: its numbers at the indices that it has chosen.
             secrets: the secret that it shares with the owner of a public key; None to make no masks.
             seed: of its own mask, where there is a plan.
         """
-        places_K = self.members[sender].chosen.places_K
-        kept_K = self.kept_P[places_K]
+        indices_K = self.members[sender].chosen.indices_K
+        kept_K = self.kept_P[indices_K]
         whole = bool(kept_K.all())
-        values, places = (numbers_K.copy(), places_K) if whole else (numbers_K[kept_K], places_K[kept_K])
+        values, indices = (numbers_K.copy(), indices_K) if whole else (numbers_K[kept_K], indices_K[kept_K])
         if secrets is None:
             return values
         for id, member in self.members.items():
@@ -119,11 +119,11 @@ class Agreement:
                 secret = secrets(member.public)
                 assert secret is not None
                 self._add_shared(
-                    values, places, secret if self.plan is None else shared(secret, self.t, self.receiver), sender, id
+                    values, indices, secret if self.plan is None else shared(secret, self.t, self.receiver), sender, id
                 )
         if self.plan is not None:
             assert seed is not None
-            self._add_own(values, places, seed, 0)
+            self._add_own(values, indices, seed, 0)
         return values
 
     def opened(
@@ -139,18 +139,18 @@ class Agreement:
             seed: of the level of the member's own mask that belongs to so many missing ones; None where nothing is
                 masked.
         """
-        places = self.places(sender)
+        indices = self.indices(sender)
         values = values_K.copy()
         if seed is not None:
             for id, secret in secrets.items():
-                self._add_shared(values, places, secret, sender, id, negative=True)
-            self._add_own(values, places, seed, lost, negative=True)
-        return values[self.spare_P[places] >= lost]
+                self._add_shared(values, indices, secret, sender, id, negative=True)
+            self._add_own(values, indices, seed, lost, negative=True)
+        return values[self.spare_P[indices] >= lost]
 
     def _add_shared(
         self,
         values: Integers,
-        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
         secret: bytes,
         sender: NodeId,
         other: NodeId,
@@ -158,17 +158,17 @@ class Agreement:
         negative: bool = False,
     ) -> None:
         """Add the mask that two members share, or take it away."""
-        # The digest is in the key: should a round be tried again with other members or places, no stream is reused.
+        # The digest is in the key: should a round be tried again with other members or indices, no stream is reused.
         key = derive(secret, "mask", self.t, self.receiver, context=self.digest)
-        where = None if self._alike else self.members[other].chosen.held_P[places]
+        where = None if self._alike else self.members[other].chosen.held_P[indices]
         add_mask(values, key, negative=(sender > other) != negative, where_K=where)
 
     def _add_own(
-        self, values: Integers, places: NDArray[np.int64], seed: bytes, lost: int, *, negative: bool = False
+        self, values: Integers, indices: NDArray[np.int64], seed: bytes, lost: int, *, negative: bool = False
     ) -> None:
         """Add a member's own mask, or take it away, from the level on that belongs to so many missing members."""
         assert self.plan is not None
-        levels_K = np.minimum(self.spare_P[places], self.plan.most_lost)
+        levels_K = np.minimum(self.spare_P[indices], self.plan.most_lost)
         for more, of_level in enumerate(seeds_from(seed, self.plan.most_lost - lost)):
             where = levels_K == lost + more
             if where.any():

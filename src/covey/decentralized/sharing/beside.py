@@ -17,11 +17,11 @@ from covey.learning.node import MODEL, LearningNode
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Expected, Inbox, Message, Numbers, Sending, State
-from covey.runtime.patience import Hear
+from covey.runtime.patience import Receive
 
 
 async def averaged(
-    sharing: Sharing, node: LearningNode, topology: Topology, t: int, vector: Tensor, hear: Hear, *, called: str
+    sharing: Sharing, node: LearningNode, topology: Topology, t: int, vector: Tensor, receive: Receive, *, called: str
 ) -> Tensor:
     """The mean of a node's vector and those of its neighbours.
 
@@ -32,13 +32,13 @@ async def averaged(
         topology: who are neighbours.
         t: the round, in which a node calls this once.
         vector: its own.
-        hear: as patiently as the program does.
+        receive: as patiently as the program does.
         called: what the messages, the state and the figures of the node have before their names.
     """
     own = cast(LearningNode, _Apart(node, vector, called))
 
     def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
-        return hear(_tag(called, tag), senders)
+        return receive(_tag(called, tag), senders)
 
     round = Round(own, topology, t, Mean(), hear_apart)
     await sharing.send(round)

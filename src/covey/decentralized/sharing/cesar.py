@@ -60,17 +60,17 @@ class Cesar(Masked):
     def choose(self, round: Round) -> tuple[Tensor, Payload]:
         if self._whole:
             return self._all, {}
-        places = self.subset.choose(round.of(self.subset.selection))
-        return self._with_buffers(places), self.subset.describe(places)
+        indices = self.subset.choose(round.of(self.subset.selection))
+        return self._with_buffers(indices), self.subset.describe(indices)
 
     def chosen(self, message: Message) -> Tensor:
         return self._all if self._whole else self._with_buffers(self.subset.placed(message, self.subset.count))
 
-    def _with_buffers(self, places: Tensor) -> Tensor:
+    def _with_buffers(self, indices: Tensor) -> Tensor:
         if not len(self._buffers):
-            return places
-        joined = self._joined.recall(places)
+            return indices
+        joined = self._joined.recall(indices)
         if joined is None:
-            joined = torch.cat([places, self._buffers])
-            self._joined.remember(places, joined)
+            joined = torch.cat([indices, self._buffers])
+            self._joined.remember(indices, joined)
         return joined

@@ -55,7 +55,7 @@ class Compressed(Sharing):
             self._latest[message.sender] = tensors, vector
         return vector
 
-    def heard(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
+    def received(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""
         found = understood(round.node, inbox, lambda message: self.read(round, message))
         return {message.sender: vector for message, vector in found}

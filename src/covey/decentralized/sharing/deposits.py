@@ -6,7 +6,7 @@ shared masks, and the seeds of its own mask. Holders are all neighbours of the r
 a box that it cannot open. They give back shares of one kind or of the other, never of both: without the root a missing
 sender's shared masks stay, without a seed the own mask of one who is there.
 
-The own mask has levels. Level r is on the places that have enough senders even if r of them are missing. The seed of a
+The own mask has levels. Level r is on the indices that have enough senders even if r of them are missing. The seed of a
 level follows from that of the level below, and not the other way: with the seed of level r, nothing opens where too few
 would be left.
 
@@ -82,7 +82,7 @@ class Deposit(NamedTuple):
     chest: bytes
     """The sender's side of its shared masks, which the root opens."""
     boxes: tuple[bytes, ...]
-    """By the holders' places, less the sender's own."""
+    """By the holders' indices, less the sender's own."""
 
     @classmethod
     def read(cls, deposit: object, plan: Plan) -> "Deposit | None":
@@ -100,12 +100,12 @@ class Deposit(NamedTuple):
         """That of one holder.
 
         Args:
-            owner, holder: places of the sender and of another holder.
+            owner, holder: indices of the sender and of another holder.
         """
         return self.boxes[holder - (holder > owner)]
 
     def secrets(self, root: bytes) -> list[bytes] | None:
-        """What a sender's shared masks follow from, by the holders' places, less its own; None with a wrong root."""
+        """What a sender's shared masks follow from, by the holders' indices, less its own; None with a wrong root."""
         opened = unlock(derive(root, "chest", context=b""), self.chest)
         if opened is None:
             return None
@@ -134,7 +134,7 @@ class Depositor:
         return secret_of(derive(self.keys.own, "root", self.t, self.receiver, context=b""))
 
     def shares(self) -> list[list[bytes]]:
-        """By the holders' places: of the root, and of the seed of each level."""
+        """By the holders' indices: of the root, and of the seed of each level."""
         secrets = [self._root, *seeds_from(self.seed, self.plan.most_lost)]
         each = [cut(secret, self._coefficients(which), self.plan.holders) for which, secret in enumerate(secrets)]
         return [list(of_holder) for of_holder in zip(*each, strict=True)]
@@ -148,17 +148,17 @@ class Depositor:
         """What the sender deposits.
 
         Args:
-            publics: the public keys of all holders, by their places.
+            publics: the public keys of all holders, by their indices.
             own: its own place.
         """
         chest, boxes, shares = [], [], self.shares()
-        for place, public in enumerate(publics):
-            if place == own:
+        for index, public in enumerate(publics):
+            if index == own:
                 continue
             secret = self.keys.secret(public)
             assert secret is not None
             chest.append(shared(secret, self.t, self.receiver))
-            boxes.append(lock(box_key(secret, self.t, self.receiver, own, place), b"".join(shares[place])))
+            boxes.append(lock(box_key(secret, self.t, self.receiver, own, index), b"".join(shares[index])))
         seals = [sealed(seed) for seed in seeds_from(self.seed, self.plan.most_lost)]
         locked = lock(derive(self._root, "chest", context=b""), b"".join(chest))
         return b"".join([fingerprint(publics), *seals, locked, *boxes])
@@ -170,7 +170,7 @@ def shared(secret: bytes, t: int, receiver: int) -> bytes:
 
 
 def box_key(secret: bytes, t: int, receiver: int, owner: int, holder: int) -> bytes:
-    """The key of the box for a holder at one place, from the sender at another."""
+    """The key of the box for a holder at one index, from the sender at another."""
     return derive(secret, "box", t, receiver, owner, holder, context=b"")
 
 

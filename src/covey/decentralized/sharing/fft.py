@@ -49,7 +49,7 @@ class FourierTransform:
         vectors: Tensor = torch.fft.irfft(frequencies, n=self.length, norm="ortho")
         return vectors
 
-    def settle(self, coefficients: Tensor) -> None:
+    def project(self, coefficients: Tensor) -> None:
         """Make coefficients those of what `inverse` makes of them: the ends of a real vector's spectrum are real."""
         imaginary = [1] if self.length % 2 else [1, 2 * self.size - 1]
         coefficients.index_fill_(-1, torch.tensor(imaginary, device=coefficients.device), 0.0)

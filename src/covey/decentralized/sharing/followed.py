@@ -31,7 +31,7 @@ class Followed:
     """Whose copies must be told anew, as far as the node knows."""
     asked: set[NodeId]
     """Who has asked for the node's own."""
-    heard: list[NodeId]
+    received: list[NodeId]
     """Whose copies are those of the round before `at`."""
     at: int
 
@@ -55,10 +55,10 @@ class Followed:
             cast(Tensor, state["public copy"]),
             cast(bytes, state["mark of public copy"]),
             {peer: cast(Tensor, state[_name(peer)]) for peer in senders},
-            {peer: joined[place * MARK_BYTES :][:MARK_BYTES] for place, peer in enumerate(senders)},
+            {peer: joined[index * MARK_BYTES :][:MARK_BYTES] for index, peer in enumerate(senders)},
             set(map(NodeId, cast(list[int], state["copies to ask for"]))),
             set(map(NodeId, cast(list[int], state["asked"]))),
-            list(map(NodeId, cast(list[int], state["copies heard"]))),
+            list(map(NodeId, cast(list[int], state["copies received"]))),
             cast(int, state["copies at"]),
         )
 
@@ -71,7 +71,7 @@ class Followed:
             "marks of copies": b"".join(self.marks.values()),
             "copies to ask for": sorted(int(peer) for peer in self.behind),
             "asked": sorted(int(peer) for peer in self.asked),
-            "copies heard": [int(peer) for peer in self.heard],
+            "copies received": [int(peer) for peer in self.received],
             "copies at": self.at,
         }
 

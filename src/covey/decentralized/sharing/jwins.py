@@ -34,7 +34,7 @@ class JWINS(Transformed):
     )
     budget: float | None = param("A fixed fraction, in place of alphas and probabilities.", default=None, gt=0, le=1)
     metadata_cap: float = param(
-        "From this one of the alphas on all coefficients are sent, without places.", default=0.5, gt=0, le=1
+        "From this one of the alphas on all coefficients are sent, without indices.", default=0.5, gt=0, le=1
     )
     wavelet: str = param(
         'The wavelet, one of the discrete ones of PyWavelets; with "none" the model\'s numbers are sent themselves.',

@@ -3,7 +3,7 @@
 For every receiver, its neighbours agree in pairs on masks that cancel in its sum (`agreeing`); then they
 send it their masked numbers.
 
-Shapes: P parameters, K places of one sender.
+Shapes: P parameters, K indices of one sender.
 """
 
 import warnings
@@ -34,7 +34,7 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
 
-_HEARD = "heard"
+_RECEIVED = "received"
 
 
 class Masked(Agreeing):
@@ -102,7 +102,7 @@ class Masked(Agreeing):
         graph = topology.at(0)
         if topology.one_way() or not graph.is_undirected:
             raise ConfigurationError(
-                f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they hear, "
+                f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they receive, "
                 f"but {topology.title()} is directed."
             )
         if self.recovery == "shamir":
@@ -164,13 +164,13 @@ class Masked(Agreeing):
         node, t = round.node, round.t
         now = self._rounds[node.id]
         introductions = self._introduce(round, now)
-        values_K = node.model[torch.from_numpy(now.own.chosen.places_K)].cpu().numpy()
+        values_K = node.model[torch.from_numpy(now.own.chosen.indices_K)].cpu().numpy()
         encoded: dict[float, Integers] = {}
         largest = float(np.abs(values_K).max(initial=0.0))
         for receiver in round.receivers:
             agreement, introduction = now.towards.get(receiver), introductions.get(receiver, {})
             if agreement is None or node.id not in agreement.members:
-                yield [receiver], {_HEARD: receiver in now.heard, **introduction}
+                yield [receiver], {_RECEIVED: receiver in now.received, **introduction}
                 continue
             weights = round.weights(receiver)
             limit = self._numbers.limit(len(weights)) / sum(map(abs, weights.values()))
@@ -199,12 +199,12 @@ class Masked(Agreeing):
 
     def _values(self, node: LearningNode, message: Message, now: Agreed, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
-        if _HEARD in message.shared:
+        if _RECEIVED in message.shared:
             return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
         values, agreed, tag = (message.shared.get(name) for name in ("values", "agreed", "seal"))
-        size, bits = own.places(message.sender).shape, self._numbers.bits
+        size, bits = own.indices(message.sender).shape, self._numbers.bits
         if agreed != own.digest:
-            node.reject(message, "its sender knows of other members, keys or places")
+            node.reject(message, "its sender knows of other members, keys or indices")
         elif not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != size:
             node.reject(message, f"its values are not {size[0]} numbers of {bits} bits")
         elif not isinstance(tag, bytes) or len(tag) != SEAL_BYTES:
@@ -238,7 +238,7 @@ class Masked(Agreeing):
         own = now.sum
         assert own is not None
         # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
-        answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_HEARD) is True)}
+        answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_RECEIVED) is True)}
         if self.recovers(round.graph):
             answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
         before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
@@ -262,7 +262,7 @@ class Masked(Agreeing):
     def _merged(
         self, own: Tensor, now: Agreed, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
     ) -> Tensor:
-        """The sum at each place, and a node's own value as much as is missing to 1."""
+        """The sum at each index, and a node's own value as much as is missing to 1."""
         own_P: NDArray[np.float32] = own.cpu().numpy()
         sum_P = np.zeros(own_P.shape, dtype=self._numbers.dtype)
         weight_P = np.zeros(own_P.shape)
@@ -270,8 +270,8 @@ class Masked(Agreeing):
             if now.opened is not None:
                 secrets, seed = now.opened.with_missing(sender), now.opened.seeds.get(sender)
                 values = agreement.opened(sender, values, lost, secrets, seed)
-            places = agreement.places(sender, lost)
-            sum_P[places] += values
-            weight_P[places] += weights[sender]
+            indices = agreement.indices(sender, lost)
+            sum_P[indices] += values
+            weight_P[indices] += weights[sender]
         merged_P = self._numbers.decode(sum_P) + (1.0 - weight_P) * own_P
         return torch.from_numpy(merged_P.astype(np.float32)).to(own.device)

@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.decentralized.sharing.places import Places
+from covey.decentralized.sharing.indices import Indices
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as
@@ -18,17 +18,17 @@ class Partial(Sharing):
     """Sends `choose`'s numbers of the model to every receiver, and where they belong."""
 
     foreseen: ClassVar[bool] = False
-    """Whether the places of a round follow from public randomness alone, and so are known before it begins."""
+    """Whether the indices of a round follow from public randomness alone, and so are known before it begins."""
     budget: float = param("The fraction of the values that is sent.", gt=0, le=1)
     values: str = written_as()
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._places = Places(setting.parameters)
+        self._indices = Indices(setting.parameters)
         self._values = Values(self.named(), self.values, setting.parameters, setting)
 
     def choose(self, round: Round) -> Tensor:
-        """The places of the numbers to send in a round, increasing."""
+        """The indices of the numbers to send in a round, increasing."""
         raise NotImplementedError
 
     @property
@@ -40,20 +40,20 @@ class Partial(Sharing):
         model = round.node.model
         if self.count == self._setting.parameters:
             return [(round.receivers, self._values.describe(model))]
-        places = self.choose(round)
-        return [(round.receivers, {**self._values.describe(model[places]), **self.describe(places)})]
+        indices = self.choose(round)
+        return [(round.receivers, {**self._values.describe(model[indices]), **self.describe(indices)})]
 
-    def describe(self, places: Tensor) -> Payload:
-        """What tells a receiver the places."""
-        return self._places.describe(places)
+    def describe(self, indices: Tensor) -> Payload:
+        """What tells a receiver the indices."""
+        return self._indices.describe(indices)
 
     def placed(self, message: Message, count: int) -> Tensor:
-        """The places of a message's values.
+        """The indices of a message's values.
 
         Raises:
             WireError: it does not tell them.
         """
-        return self._places.read(message.shared, count)
+        return self._indices.read(message.shared, count)
 
     def contribution(self, message: Message) -> Contribution:
         values = self._values.read(message.shared)

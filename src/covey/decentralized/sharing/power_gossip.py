@@ -30,13 +30,13 @@ from covey.runtime.node import Inbox, Message
 class _Matrix:
     """A tensor of the model, and the rank of what is exchanged about it."""
 
-    places: slice
+    span: slice
     sides: tuple[int, int]
     rank: int
 
     def of(self, model: Tensor) -> Tensor:
         """Its numbers in a flat model, M x K."""
-        return model[self.places].view(self.sides)
+        return model[self.span].view(self.sides)
 
 
 class PowerGossip(Sharing):
@@ -100,7 +100,7 @@ class PowerGossip(Sharing):
             step, tag = round.t * self.iterations + turn, _tag(turn)
             for receivers, payload in self._said(round, step, last=False):
                 round.send(receivers, payload, tag)
-            round.node.model = self._merged(round, step, await round.hear(tag), last=False)
+            round.node.model = self._merged(round, step, await round.receive(tag), last=False)
         await super().send(round)
 
     def outgoing(self, round: Round) -> Messages:
@@ -137,17 +137,17 @@ class PowerGossip(Sharing):
         directions_DS, own_DS, marks_D = (_taken(node, name) for name in ("directions", "own", "marks"))
         marks = marks_D.tolist()
         right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
-        heard = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
-        agreed = [(row, message) for row, message in heard if int(message["mark"]) == marks[row]]
+        received = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
+        agreed = [(row, message) for row, message in received if int(message["mark"]) == marks[row]]
         weights = list(round.weights(node.id).values())
         weights_D1 = torch.tensor(weights, dtype=torch.float32, device=model.device).unsqueeze(1)
         below_D1 = torch.tensor([node.id < peer for peer in senders], device=model.device).unsqueeze(1)
         merged = model.clone()
-        if last and len(self._vectors) and heard:
-            places = self._vectors.to(model.device)
-            theirs = torch.stack([message["vectors"] for _, message in heard]).to(model.device)
-            of_heard_D1 = weights_D1 if len(heard) == len(senders) else weights_D1[[row for row, _ in heard]]
-            merged[places] += ((theirs - model[places]) * of_heard_D1).sum(0)
+        if last and len(self._vectors) and received:
+            indices = self._vectors.to(model.device)
+            theirs = torch.stack([message["vectors"] for _, message in received]).to(model.device)
+            of_received_D1 = weights_D1 if len(received) == len(senders) else weights_D1[[row for row, _ in received]]
+            merged[indices] += ((theirs - model[indices]) * of_received_D1).sum(0)
         rows = [row for row, _ in agreed]
         if len(rows) < len(senders):
             factors_DS = self._start(step + 1).repeat(len(senders), 1).to(model.device)

@@ -129,7 +129,7 @@ class PublicCopies(Compressed):
             return self._from_each(round, inbox)
         node, t = round.node, round.t
         total = cast(Tensor, node.state["sum of copies"]).clone()
-        changes = self.heard(round, inbox)
+        changes = self.received(round, inbox)
         for sender, weight in round.weights(node.id).items():
             if sender not in changes:
                 missing = f"Node {node.id} has no valid message of node {sender} in round {t}"
@@ -174,16 +174,16 @@ class PublicCopies(Compressed):
         """The model after a round in which some may have been missed."""
         node, t = round.node, round.t
         known = Followed.of(node, round.senders)
-        told, known.asked, known.heard = known.asked, set(), []
+        told, known.asked, known.received = known.asked, set(), []
         for message, (copy, mark) in understood(node, inbox, lambda message: self._followed(known, message)):
             sender = message.sender
             if copy is not None:
                 known.copies[sender], known.marks[sender] = copy, mark
-                known.heard.append(sender)
+                known.received.append(sender)
             # Who was told all in this round asked before it knew.
             if message.shared.get(ASK) is True and sender not in told:
                 known.asked.add(sender)
-        known.behind = set(round.senders) - set(known.heard)
+        known.behind = set(round.senders) - set(known.received)
         known.at = t + 1
         known.keep(node)
         return node.model if self.moves_first else self._pulled(round, known, t + 1)
@@ -218,9 +218,9 @@ class PublicCopies(Compressed):
     def _pulled(self, round: Round, known: Followed, t: int) -> Tensor | Mixture:
         """A node's model, moved towards the copies that it knew when round t began."""
         node = round.node
-        if known.at != t or not known.heard:
+        if known.at != t or not known.received:
             return node.model
         weight_of = round.weights(node.id)
-        pulls = [self.gamma * weight_of[peer] for peer in known.heard]
-        copies = [known.copies[peer] for peer in known.heard]
+        pulls = [self.gamma * weight_of[peer] for peer in known.received]
+        copies = [known.copies[peer] for peer in known.received]
         return Mixture([node.model, *copies, known.copy], [1.0, *pulls, -sum(pulls)])

@@ -83,8 +83,8 @@ class Quantized(Compressed):
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         node = round.node
         own = cast(Tensor, node.state.pop("quantized"))
-        heard = [Contribution(sender, vector.values) for sender, vector in self.heard(round, inbox).items()]
-        merged = round.merge(own, heard)
+        received = [Contribution(sender, vector.values) for sender, vector in self.received(round, inbox).items()]
+        merged = round.merge(own, received)
         if not isinstance(merged, Mixture) or merged.models is None:
             merged = Mixture([merged.tensor() if isinstance(merged, Mixture) else merged], [1.0])
         assert merged.models is not None

@@ -1,4 +1,4 @@
-"""Send a random subset: the receiver draws the same places, so that a message holds values alone."""
+"""Send a random subset: the receiver draws the same indices, so that a message holds values alone."""
 
 from typing import ClassVar
 
@@ -15,11 +15,11 @@ from covey.runtime.node import Message
 
 
 class Random(Partial):
-    """A fresh random subset of the values in every round; its places follow from the experiment's seed."""
+    """A fresh random subset of the values in every round; its indices follow from the experiment's seed."""
 
     kind = "random"
     foreseen: ClassVar[bool] = True
-    common: bool = param("Whether all nodes draw the same places.", default=False)
+    common: bool = param("Whether all nodes draw the same indices.", default=False)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -37,10 +37,10 @@ class Random(Partial):
 
     def _draw(self, sender: int, t: int) -> Tensor:
         generator = self._setting.generator("random-sharing", sender, t)
-        places = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
-        return torch.from_numpy(np.sort(places))
+        indices = generator.choice(self._setting.parameters, self.count, replace=False, shuffle=False)
+        return torch.from_numpy(np.sort(indices))
 
-    def describe(self, places: Tensor) -> Payload:
+    def describe(self, indices: Tensor) -> Payload:
         return {}
 
     def placed(self, message: Message, count: int) -> Tensor:

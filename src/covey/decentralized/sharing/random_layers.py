@@ -30,14 +30,14 @@ class RandomLayers(Sharing):
         self._last: dict[int, tuple[int, Tensor]] = {}
 
     def _drawn(self, sender: int, t: int) -> Tensor:
-        """The places of what a node sends in round t."""
+        """The indices of what a node sends in round t."""
         sender = 0 if self.common else sender
         known = self._last.get(sender)
         if known is None or known[0] != t:
             generator = self._setting.generator("random layers", sender, t)
             drawn = sorted(generator.choice(len(self._pieces), self._count, replace=False).tolist())
-            places = [torch.arange(self._pieces[place].start, self._pieces[place].stop) for place in drawn]
-            known = self._last[sender] = t, torch.cat(places)
+            indices = [torch.arange(self._pieces[index].start, self._pieces[index].stop) for index in drawn]
+            known = self._last[sender] = t, torch.cat(indices)
         return known[1]
 
     def outgoing(self, round: Round) -> Messages:
@@ -51,8 +51,8 @@ class RandomLayers(Sharing):
         if message.round is None:
             raise WireError("bad-field", "it belongs to no round")
         whole = self._count == len(self._pieces)
-        places = None if whole else self._drawn(message.sender, message.round)
-        wanted = self._setting.parameters if places is None else len(places)
+        indices = None if whole else self._drawn(message.sender, message.round)
+        wanted = self._setting.parameters if indices is None else len(indices)
         if len(values) != wanted:
             raise WireError("bad-field", f"it holds {len(values)} values instead of {wanted}")
-        return Contribution(message.sender, values, places)
+        return Contribution(message.sender, values, indices)

@@ -51,11 +51,11 @@ async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, mask
     claim: Payload = {ARRIVED: [int(id) for id in own.members if id in arrived]} if asks else {}
     neighbours = round.receivers
     node.send(neighbours, claim, tag="arrived", round=now.t)
-    claims = {message.sender: message for message in await round.hear("arrived") if ARRIVED in message.shared}
+    claims = {message.sender: message for message in await round.receive("arrived") if ARRIVED in message.shared}
     for peer in neighbours:
         answer = _answer(node, graph, now, claims[peer], masking=masking) if peer in claims else {}
         node.send(peer, answer, tag="shares", round=now.t)
-    answers = await round.hear("shares")
+    answers = await round.receive("shares")
     return _joined(node, graph, now, own, arrived, answers, masking=masking) if asks else None
 
 

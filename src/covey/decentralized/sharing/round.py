@@ -16,7 +16,7 @@ from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Inbox, Message, Numbers
-from covey.runtime.patience import Hear
+from covey.runtime.patience import Receive
 
 _ALL_THE_WAY = 1.0 + 1e-5
 """How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
@@ -33,12 +33,23 @@ class Round:
         topology: who talks to whom.
         t: which round.
         aggregation: how models are merged.
-        hear: waits for messages of the round.
+        receive: waits for messages of the round.
         selection: what is shared; None for all.
         start: the model that the round began with; by default what the node has now.
     """
 
-    __slots__ = ("_beside", "_hear", "_selection", "_shown", "aggregation", "graph", "node", "start", "t", "topology")
+    __slots__ = (
+        "_beside",
+        "_receive",
+        "_selection",
+        "_shown",
+        "aggregation",
+        "graph",
+        "node",
+        "start",
+        "t",
+        "topology",
+    )
 
     def __init__(
         self,
@@ -46,7 +57,7 @@ class Round:
         topology: Topology,
         t: int,
         aggregation: Aggregation,
-        hear: Hear,
+        receive: Receive,
         *,
         selection: Selection | None = None,
         start: Tensor | None = None,
@@ -54,7 +65,7 @@ class Round:
         self.topology, self.t, self.aggregation = topology, t, aggregation
         self.graph: Graph = topology.at(t)
         """Who sends to whom."""
-        self._selection, self._hear = selection, hear
+        self._selection, self._receive = selection, receive
         self._shown: Shown | None = None
         self.node = node
         """The node; its model is the shared part."""
@@ -70,7 +81,7 @@ class Round:
     def of(self, selection: Selection) -> "Round":
         """The same round for a sharing of a part of what is shared."""
         return Round(
-            self.node, self.topology, self.t, self.aggregation, self._hear, selection=selection, start=self.start
+            self.node, self.topology, self.t, self.aggregation, self._receive, selection=selection, start=self.start
         )
 
     # ------------------------------------------------------------------ what a sharing asks
@@ -96,11 +107,11 @@ class Round:
             payload = {**payload, BUFFERS: self._shown.selection.buffers(self._shown.whole)}
         self.node.send(receivers, payload, tag=tag, round=self.t)
 
-    def hear(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
+    def receive(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
         """What some have sent under a tag; by default all whom the node hears."""
         if self._shown is None or tag or not self._shown.selection.beside:
-            return self._hear(tag, senders)
-        return self._hear_without_buffers(self._shown, senders)
+            return self._receive(tag, senders)
+        return self._receive_without_buffers(self._shown, senders)
 
     def merge(self, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
         """What the aggregation makes of own numbers and those that arrived."""
@@ -124,9 +135,9 @@ class Round:
 
     # ------------------------------------------------------------------ the buffers beside
 
-    async def _hear_without_buffers(self, shown: Shown, senders: Sequence[NodeId] | None) -> Inbox:
+    async def _receive_without_buffers(self, shown: Shown, senders: Sequence[NodeId] | None) -> Inbox:
         """Messages as the sharing sees them; those without buffers are rejected."""
-        inbox = await self._hear("", senders)
+        inbox = await self._receive("", senders)
         usable = shown.outer.usable(inbox, **{BUFFERS: Numbers(shown.selection.buffered)})
         shown.rejected.clear()
         self._beside = [(message, message[BUFFERS]) for message in usable]
@@ -134,8 +145,8 @@ class Round:
 
     def _averaged_buffers(self, shown: Shown) -> Tensor | Mixture:
         """The buffers after the round."""
-        heard = [(message.sender, buffers) for message, buffers in self._beside]
-        contributions = [Contribution(sender, buffers) for sender, buffers in heard if sender not in shown.rejected]
+        received = [(message.sender, buffers) for message, buffers in self._beside]
+        contributions = [Contribution(sender, buffers) for sender, buffers in received if sender not in shown.rejected]
         return self.aggregation.merge(shown.outer, self.graph, shown.selection.buffers(shown.whole), contributions)
 
 

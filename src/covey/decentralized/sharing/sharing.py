@@ -16,7 +16,7 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.runtime.node import Inbox, Message, Wanted
-from covey.runtime.patience import Hear
+from covey.runtime.patience import Receive
 from covey.runtime.reading import understood
 
 Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
@@ -94,7 +94,13 @@ class Sharing(Part):
         return Full()
 
     def round(
-        self, node: LearningNode, topology: Topology, t: int, aggregation: Aggregation, hear: Hear, start: Tensor | None
+        self,
+        node: LearningNode,
+        topology: Topology,
+        t: int,
+        aggregation: Aggregation,
+        receive: Receive,
+        start: Tensor | None,
     ) -> Round:
         """A round of a node, for `send` and `receive`.
 
@@ -102,7 +108,7 @@ class Sharing(Part):
             start: the model that the round began with, before its training; None for what the node has now.
         """
         start = start if self.by_change else None
-        return Round(node, topology, t, aggregation, hear, selection=self.selection, start=start)
+        return Round(node, topology, t, aggregation, receive, selection=self.selection, start=start)
 
     # ------------------------------------------------------------------ what a sharing says
 
@@ -135,8 +141,8 @@ class Sharing(Part):
             round.send(receivers, payload)
 
     async def receive(self, round: Round) -> Tensor | Mixture:
-        """Hear the messages of a round, and whatever nodes must exchange after them; what `merge` makes of them."""
-        inbox = await round.hear()
+        """Receive the messages of a round, and whatever nodes must exchange after them; what `merge` makes of them."""
+        inbox = await round.receive()
         with round.node.measured("mixing"):
             return self.merge(round, inbox)
 

@@ -22,7 +22,7 @@ class TopK(Partial):
     def choose(self, round: Round) -> Tensor:
         node, start = round.node, round.start
         before: Tensor = node.state.get("top-k reference", start) if self.accumulation else start  # type: ignore[assignment]
-        places = largest(node.model - before, self.count)
+        indices = largest(node.model - before, self.count)
         if self.accumulation:
-            node.state["top-k reference"] = before.index_copy(0, places, start[places])
-        return places
+            node.state["top-k reference"] = before.index_copy(0, indices, start[indices])
+        return indices

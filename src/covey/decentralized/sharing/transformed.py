@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from covey.aggregation import Contribution
-from covey.decentralized.sharing.places import Places
+from covey.decentralized.sharing.indices import Indices
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as
@@ -37,7 +37,7 @@ class Transform(Protocol):
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The vectors of coefficients, along the last axis."""
 
-    def settle(self, coefficients: Tensor) -> None:
+    def project(self, coefficients: Tensor) -> None:
         """Make coefficients, in place, what `forward` makes of what `inverse` makes of them."""
 
 
@@ -62,7 +62,7 @@ class Transformed(Sharing):
         self._accumulates = self.accumulation and not sends_all
         self._size = setting.parameters if self._transform is None else self._transform.size
         self._parts = 1 if self._transform is None else self._transform.parts
-        self._places = Places(self._size)
+        self._indices = Indices(self._size)
         self._values = Values(self.named(), self.values, self._parts * self._size, setting)
 
     def transform(self, setting: Setting) -> Transform | None:
@@ -70,7 +70,7 @@ class Transformed(Sharing):
         raise NotImplementedError
 
     def fractions(self) -> Sequence[tuple[float, float]]:
-        """The fractions of the coefficients that messages hold, each with its probability; 1 is all, without places."""
+        """The fractions of the coefficients that messages hold, each with its probability; 1 is all, no indices."""
         raise NotImplementedError
 
     def fraction(self, round: Round) -> float:
@@ -93,9 +93,9 @@ class Transformed(Sharing):
             payload = self._values.describe(own)
             reference = sent
         else:
-            places = largest(self._magnitudes(own - reference), count)
-            numbers = self._numbers_at(places)
-            payload = {**self._values.describe(own.index_select(0, numbers)), **self._places.describe(places)}
+            indices = largest(self._magnitudes(own - reference), count)
+            numbers = self._numbers_at(indices)
+            payload = {**self._values.describe(own.index_select(0, numbers)), **self._indices.describe(indices)}
             reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
         if self._accumulates:
             node.state[_REFERENCE] = reference
@@ -112,11 +112,11 @@ class Transformed(Sharing):
     def _magnitudes(self, change: Tensor) -> Tensor:
         return change if self._parts == 1 else torch.linalg.vector_norm(change.view(-1, self._parts), dim=1)
 
-    def _numbers_at(self, places: Tensor) -> Tensor:
+    def _numbers_at(self, indices: Tensor) -> Tensor:
         """Where the numbers of coefficients lie."""
         if self._parts == 1:
-            return places
-        return (places[:, None] * self._parts + torch.arange(self._parts, device=places.device)).view(-1)
+            return indices
+        return (indices[:, None] * self._parts + torch.arange(self._parts, device=indices.device)).view(-1)
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         node = round.node
@@ -128,7 +128,7 @@ class Transformed(Sharing):
             return merged
         average = merged.tensor() if isinstance(merged, Mixture) else merged.clone()
         if self._transform is not None:
-            self._transform.settle(average)
+            self._transform.project(average)
             node.state[_BEFORE] = average
         if averaging_apart:
             node.state[_REFERENCE] = _kept(node, _REFERENCE, own) + (average - own)
@@ -141,8 +141,8 @@ class Transformed(Sharing):
             raise WireError("bad-field", f"it holds {len(values)} numbers, and a coefficient is {self._parts}")
         if count == self._size and len(message.shared) == 1:
             return Contribution(message.sender, values)
-        places = self._places.read(message.shared, count)
-        return Contribution(message.sender, values, self._numbers_at(places))
+        indices = self._indices.read(message.shared, count)
+        return Contribution(message.sender, values, self._numbers_at(indices))
 
 
 def _kept(node: LearningNode, name: str, otherwise: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ A level of the transform halves a vector into averages and details, and the next
 coefficients lie coarse to fine: the last averages, then the details from the coarsest level to the finest. Vectors are
 extended symmetrically at both ends, as `pywt.wavedec(mode="symmetric")` does, whose coefficients these are.
 
-On a CPU, the numbers at even and those at odd places are first copied apart. The two filters of an orthogonal wavelet
-are then a lattice (Vaidyanathan and Hoang, 1988): a rotation of each pair, a shift of one half by a place, another
+On a CPU, the numbers at even and those at odd indices are first copied apart. The two filters of an orthogonal wavelet
+are then a lattice (Vaidyanathan and Hoang, 1988): a rotation of each pair, a shift of one half by one, another
 rotation, and so on, which is half the work of summing over the taps of both. Other filters, and those whose rotations
 would lose digits, are such sums. On other devices a filter is a product with overlapping windows. For sym2 and 90,000
 numbers on a CPU the lattice takes two thirds of the time of `pywt.wavedec`; the way back is fastest by `pywt.waverec`.
@@ -80,7 +80,7 @@ class WaveletTransform:
         return torch.from_numpy(coefficients)
 
     def _rotate(self, even: Floats, odd: Floats, out: Floats) -> Floats:
-        """The averages of numbers at even and at odd places, in whose memory they are made; the details go to `out`."""
+        """The averages of numbers at even and odd indices, in whose memory they are made; the details go to `out`."""
         count = out.shape[-1] + len(self._tangents) - 1
         averages, details = even[..., :count], odd[..., :count]
         for shift, tangent in enumerate(self._tangents):
@@ -103,7 +103,7 @@ class WaveletTransform:
         return averages
 
     def _phases(self, vectors: Floats) -> list[Floats]:
-        """The numbers at even and those at odd places of vectors that are mirrored at their ends."""
+        """The numbers at even and those at odd indices of vectors that are mirrored at their ends."""
         reach, length = self._taps - 1, vectors.shape[-1]
         first, last = vectors[..., : reach - 1][..., ::-1], vectors[..., -reach:][..., ::-1]
         return [
@@ -141,7 +141,7 @@ class WaveletTransform:
             vectors_NL = pairs.flatten(1)[:, :length]
         return vectors_NL.reshape(*coefficients.shape[:-1], self.length)
 
-    def settle(self, coefficients: Tensor) -> None:
+    def project(self, coefficients: Tensor) -> None:
         """Make coefficients those of what `inverse` makes of them, in place and without the way there and back.
 
         As there are more coefficients than numbers, those of a vector are not any: what an average of some coefficients
@@ -160,7 +160,7 @@ class WaveletTransform:
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """The places near the ends of the bands, and the matrix that `settle` applies to them."""
+        """The indices near the ends of the bands, and the matrix that `project` applies to them."""
         # What lies further inside than two filters depends on no end. So a vector that is shorter in the middle, by a
         # multiple of what a coefficient of the last level spans, has the same matrix.
         near, span = 2 * self._taps, 1 << self.level
@@ -172,7 +172,7 @@ class WaveletTransform:
         return here, small.forward(small.inverse(units))[:, there]
 
     def _near_ends(self, near: int) -> Tensor:
-        """The places of the first and the last `near` coefficients of every band."""
+        """The indices of the first and the last `near` coefficients of every band."""
         is_near = torch.ones(self.size, dtype=torch.bool)
         for band in self._slices:
             is_near[band.start + near : max(band.stop - near, band.start + near)] = False
@@ -192,10 +192,10 @@ def _tangents(taps: Sequence[float]) -> list[float]:
 
 
 def _filter(phases: Sequence[Floats], taps: Sequence[float], out: Floats) -> None:
-    """Write the sums over the taps of what lies from one place on after the other, in the two phases by turns."""
+    """Write the sums over the taps of the slices from one index after the other on, in the two phases by turns."""
     count, term = out.shape[-1], np.empty_like(out)
     np.multiply(phases[0][..., :count], taps[0], out=out)
-    for place, tap in enumerate(taps[1:], start=1):
-        start = place // 2
-        np.multiply(phases[place % 2][..., start : start + count], tap, out=term)
+    for index, tap in enumerate(taps[1:], start=1):
+        start = index // 2
+        np.multiply(phases[index % 2][..., start : start + count], tap, out=term)
         np.add(out, term, out=out)

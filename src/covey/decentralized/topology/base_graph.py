@@ -36,7 +36,7 @@ class _Pairs(NamedTuple):
     weight_E: NDArray[np.float64]
 
     def among(self, groups_GS: Ids) -> "_Pairs":
-        """The same in every group, where a node here stands for the place of a node in its group."""
+        """The same in every group, where a node here stands for the position of a node in its group."""
         weights = np.tile(self.weight_E, len(groups_GS))
         return _Pairs(groups_GS[:, self.left_E].ravel(), groups_GS[:, self.right_E].ravel(), weights)
 
@@ -79,7 +79,7 @@ def _factors(size: int, most: int) -> list[int] | None:
 
 
 def _averages(groups_GS: Ids, most: int) -> list[_Pairs]:
-    """The rounds of a hyper-hypercube in every group: whose places differ in one digit average, digit by digit."""
+    """The rounds of a hyper-hypercube in every group: whose positions differ in one digit average, digit by digit."""
     sides = _factors(groups_GS.shape[1], most)
     assert sides is not None
     lattice = groups_GS.reshape(-1, *sides)

@@ -210,8 +210,8 @@ def distance(
 
 def _pairs_within(cliques: Sequence[Ids]) -> tuple[Ids, Ids]:
     """All pairs of nodes of one clique."""
-    places = [np.triu_indices(len(clique), 1) for clique in cliques]
-    left, right = ([clique[ends[side]] for clique, ends in zip(cliques, places, strict=True)] for side in (0, 1))
+    pairs = [np.triu_indices(len(clique), 1) for clique in cliques]
+    left, right = ([clique[ends[side]] for clique, ends in zip(cliques, pairs, strict=True)] for side in (0, 1))
     return np.concatenate(left), np.concatenate(right)
 
 

@@ -11,7 +11,7 @@ from covey.parts.parameters import Setting, param
 
 
 class _EquiTopo(Topology):
-    """Made of shifts: one by a places gives (n - 1) / n of what is a places away and 1 / n of a node's own."""
+    """Made of shifts: one by a ids gives (n - 1) / n of what is a ids away and 1 / n of a node's own."""
 
     weighted = True
     directed: bool = param("Whether a node sends along a shift to whom it does not hear in return.", default=False)

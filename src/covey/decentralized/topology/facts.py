@@ -81,7 +81,7 @@ def _is_doubly_stochastic(mixing: sp.csr_array) -> bool:
 
 
 def _heterogeneity(mixing: sp.csr_array | None, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
-    """(of single nodes, of nodes with those they hear)."""
+    """(of single nodes, of nodes with those they receive)."""
     if label_counts is None or not label_counts.sum(1).all():
         return None, None
     shares_NK = label_shares(label_counts)

@@ -93,7 +93,7 @@ def _codes(left: Ids, right: Ids, n: int) -> Ids:
 
 
 def _bad(left: Ids, right: Ids, n: int) -> Ids:
-    """The places of loops, and of all but the first of equal edges."""
+    """The indices of loops, and of all but the first of equal edges."""
     codes = _codes(left, right, n)
     order = np.argsort(codes, kind="stable")
     again = np.zeros(len(codes), dtype=bool)
@@ -108,17 +108,17 @@ def _switch(left: Ids, right: Ids, bad: Ids, n: int, generator: np.random.Genera
         present[code] = present.get(code, 0) + 1
     partners = generator.integers(len(left), size=len(bad)).tolist()
     flips = generator.random(len(bad)).tolist()
-    for place, other, flip in zip(bad.tolist(), partners, flips, strict=True):
-        a, b, c, d = int(left[place]), int(right[place]), int(left[other]), int(right[other])
+    for index, other, flip in zip(bad.tolist(), partners, flips, strict=True):
+        a, b, c, d = int(left[index]), int(right[index]), int(left[other]), int(right[other])
         if flip < 0.5:
             c, d = d, c
         first, second = (min(a, c) * n + max(a, c)), (min(b, d) * n + max(b, d))
-        if place == other or a == c or b == d or first == second or present.get(first) or present.get(second):
+        if index == other or a == c or b == d or first == second or present.get(first) or present.get(second):
             continue
         for x, y in ((a, b), (c, d)):
             present[min(x, y) * n + max(x, y)] -= 1
         present[first] = present[second] = 1
-        left[place], right[place], left[other], right[other] = a, c, b, d
+        left[index], right[index], left[other], right[other] = a, c, b, d
 
 
 def erdos_renyi(n: int, probability: float, generator: np.random.Generator) -> tuple[Ids, Ids]:

@@ -66,13 +66,13 @@ class _Rectangle(Topology):
 
     def draw(self, setting: Setting, t: int) -> Graph:
         rows, columns = self._sides(setting.nodes)
-        place = np.arange(setting.nodes).reshape(rows, columns)
+        index = np.arange(setting.nodes).reshape(rows, columns)
         if self.wraps:
-            left = np.concatenate([place.ravel(), place.ravel()])
-            right = np.concatenate([np.roll(place, -1, axis=1).ravel(), np.roll(place, -1, axis=0).ravel()])
+            left = np.concatenate([index.ravel(), index.ravel()])
+            right = np.concatenate([np.roll(index, -1, axis=1).ravel(), np.roll(index, -1, axis=0).ravel()])
         else:
-            left = np.concatenate([place[:, :-1].ravel(), place[:-1].ravel()])
-            right = np.concatenate([place[:, 1:].ravel(), place[1:].ravel()])
+            left = np.concatenate([index[:, :-1].ravel(), index[:-1].ravel()])
+            right = np.concatenate([index[:, 1:].ravel(), index[1:].ravel()])
         return Graph.undirected(setting.nodes, left, right)
 
 
@@ -218,7 +218,7 @@ def exponential_offsets(n: int) -> list[int]:
 
 
 class Exponential(Topology):
-    """Every node sends to those 1, 2, 4, 8 ... places further on (Ying et al., 2021); directed."""
+    """Every node sends to those 1, 2, 4, 8 ... ids further on (Ying et al., 2021); directed."""
 
     kind = "exponential"
 
@@ -270,8 +270,8 @@ class FromNetworkx(Topology):
             )
 
     def draw(self, setting: Setting, t: int) -> Graph:
-        place = {name: number for number, name in enumerate(self.graph.nodes)}
-        found = [(place[a], place[b], w) for a, b, w in self.graph.edges(data="weight") if a != b]
+        index = {name: number for number, name in enumerate(self.graph.nodes)}
+        found = [(index[a], index[b], w) for a, b, w in self.graph.edges(data="weight") if a != b]
         if not self.one_way():
             found += [(b, a, w) for a, b, w in found]
         pairs = np.array([edge[:2] for edge in found], dtype=np.int64).reshape(-1, 2)

@@ -80,7 +80,7 @@ class STLFW(Topology):
 class Permutations:
     """A doubly stochastic N x N matrix W, kept as a mixture of permutations."""
 
-    places_SN: Ids
+    permutation_SN: Ids
     """Where each permutation has the 1 of each row."""
     coefficients_S: Floats
     """Above 0, with the sum 1."""
@@ -90,25 +90,25 @@ class Permutations:
         """The matrix of nodes that hear nobody."""
         return cls(np.arange(n)[None], np.ones(1))
 
-    def towards(self, places_N: Ids, step: float) -> "Permutations":
+    def towards(self, permutation_N: Ids, step: float) -> "Permutations":
         """The matrix that is so far, in [0, 1], on the way to a permutation."""
-        places_SN, coefficients_S = self.places_SN, self.coefficients_S * (1.0 - step)
+        permutation_SN, coefficients_S = self.permutation_SN, self.coefficients_S * (1.0 - step)
         if step == 1.0:
-            places_SN, coefficients_S = places_SN[:0], coefficients_S[:0]
-        return Permutations(np.vstack([places_SN, places_N]), np.append(coefficients_S, step))
+            permutation_SN, coefficients_S = permutation_SN[:0], coefficients_S[:0]
+        return Permutations(np.vstack([permutation_SN, permutation_N]), np.append(coefficients_S, step))
 
-    def at(self, places_N: Ids) -> Floats:
+    def at(self, permutation_N: Ids) -> Floats:
         """One entry of each row, N."""
-        found = np.zeros(len(places_N))
-        for places, coefficient in zip(self.places_SN, self.coefficients_S, strict=True):
-            found += coefficient * (places == places_N)
+        found = np.zeros(len(permutation_N))
+        for indices, coefficient in zip(self.permutation_SN, self.coefficients_S, strict=True):
+            found += coefficient * (indices == permutation_N)
         return found
 
     @cached_property
     def edges(self) -> tuple[Ids, Ids, Floats]:
         """(sources, targets, weights) of the entries that are neither 0 nor on the diagonal: row i is what i hears."""
-        n = self.places_SN.shape[1]
-        codes, which = np.unique(np.arange(n) * n + self.places_SN, return_inverse=True)
+        n = self.permutation_SN.shape[1]
+        codes, which = np.unique(np.arange(n) * n + self.permutation_SN, return_inverse=True)
         weights = np.bincount(which.ravel(), weights=np.repeat(self.coefficients_S, n))
         targets, sources = codes // n, codes % n
         others = sources != targets
@@ -125,7 +125,7 @@ class Permutations:
         """How many parts of the graph never hear of each other."""
         # In a doubly stochastic matrix, what leads out of a part of the nodes leads back into it as well.
         sources, targets, weights = self.edges
-        n = self.places_SN.shape[1]
+        n = self.permutation_SN.shape[1]
         count, _ = connected_components(sp.csr_array((weights, (targets, sources)), shape=(n, n)), directed=False)
         return int(count)
 
@@ -169,15 +169,15 @@ def frank_wolfe(shares_NK: Floats, regularization: float, generator: np.random.G
     everywhere_K, mixed_NK = shares_NK.mean(0), shares_NK
     weights, squares = Permutations.identity(n), float(n)
     while True:
-        places_N = _cheapest(weights, mixed_NK - everywhere_K, shares_NK, regularization, generator.permutation(n))
-        overlap = float(weights.at(places_N).sum())
-        change_NK = shares_NK[places_N] - mixed_NK
+        permutation_N = _cheapest(weights, mixed_NK - everywhere_K, shares_NK, regularization, generator.permutation(n))
+        overlap = float(weights.at(permutation_N).sum())
+        change_NK = shares_NK[permutation_N] - mixed_NK
         gain = ((everywhere_K - mixed_NK) * change_NK).sum() - regularization * (overlap - squares)
         length = (change_NK**2).sum() + regularization * (n - 2 * overlap + squares)
         if gain <= _SHORTEST_STEP * length:
             return
         step = min(float(gain / length), 1.0)
-        weights = weights.towards(places_N, step)
+        weights = weights.towards(permutation_N, step)
         mixed_NK = mixed_NK + step * change_NK
         squares = (1 - step) ** 2 * squares + 2 * step * (1 - step) * overlap + step**2 * n
         yield weights
@@ -198,8 +198,8 @@ def _cheapest(weights: Permutations, excess_NK: Floats, shares_NK: Floats, regul
         for excess_R, shares_N in zip(excess_NK[first : first + _ROWS].T, shares_KN, strict=True):
             rows += np.multiply.outer(excess_R, shares_N, out=term[: len(rows)])
     column_N = np.argsort(order_N)
-    for places, coefficient in zip(weights.places_SN, weights.coefficients_S, strict=True):
-        cost[np.arange(n), column_N[places]] += regularization * coefficient
+    for indices, coefficient in zip(weights.permutation_SN, weights.coefficients_S, strict=True):
+        cost[np.arange(n), column_N[indices]] += regularization * coefficient
     spread = float(cost.std())
     cost -= cost.min(1, keepdims=True)
     cost -= cost.min(0)

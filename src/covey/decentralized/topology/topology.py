@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from covey.network.graph import Graph
-from covey.parts.errors import ConfigurationError, CoveyError, NotYetKnown, told
+from covey.parts.errors import ConfigurationError, CoveyError, NotYetKnown, described
 from covey.parts.machine import demand
 from covey.parts.parameters import Part, Setting
 
@@ -88,7 +88,7 @@ class Topology(Part):
         except CoveyError:
             raise
         except Exception as error:
-            raise ConfigurationError(f"The topology {self.title()} fails in round {t}: {told(error)}.") from error
+            raise ConfigurationError(f"The topology {self.title()} fails in round {t}: {described(error)}.") from error
         if not isinstance(graph, Graph) or graph.n != nodes:
             got = f"one of {graph.n}" if isinstance(graph, Graph) else repr(graph)
             raise ConfigurationError(

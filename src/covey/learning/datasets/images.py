@@ -105,11 +105,11 @@ class CIFAR10(Dataset):
         """See `Dataset.load`; the files or their archive are in cifar-10-batches-bin/ or in cifar10/."""
         names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
         unpacked, own = "cifar-10-batches-bin", folder / "cifar10"
-        places = [folder / unpacked, own, own / unpacked]
-        found = [place for place in places if all((place / name).is_file() for name in names)]
+        folders = [folder / unpacked, own, own / unpacked]
+        found = [place for place in folders if all((place / name).is_file() for name in names)]
         if not found and (own / self.archive.url.rpartition("/")[2]).is_file():
             found = [own]
-        paths = obtain_from_archive((found or places)[0], names, self.archive, quiet=quiet)
+        paths = obtain_from_archive((found or folders)[0], names, self.archive, quiet=quiet)
         train, test = self._split(paths[:-1]), self._split(paths[-1:])
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=2 / 255, shift=-1.0)
 

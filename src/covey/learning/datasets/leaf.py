@@ -126,10 +126,10 @@ class CelebA(Dataset):
         except ImportError as error:
             raise DataError('The data set celeba needs Pillow: pip install "covey[images]".') from error
         own = folder / "celeba"
-        places = [own / "img_align_celeba", own / "raw" / "img_align_celeba"]
-        photographs = next((place for place in places if place.is_dir()), None)
+        folders = [own / "img_align_celeba", own / "raw" / "img_align_celeba"]
+        photographs = next((place for place in folders if place.is_dir()), None)
         if photographs is None:
-            raise DataError(f"The folder {places[0]} is missing: put the aligned photographs of CelebA there.")
+            raise DataError(f"The folder {folders[0]} is missing: put the aligned photographs of CelebA there.")
         return _image_data(
             own, lambda user: self._convert(user, photographs), ("not smiling", "smiling"), 2 / 255, -1.0
         )
@@ -205,16 +205,16 @@ class Shakespeare(Dataset):
             raise DataError(f"The texts in {own} are too short for sequences of {self.length} characters.")
         owners, names = _owners(*zip(*((name, len(runs)) for name, runs in train if len(runs)), strict=True))
         return Data(
-            _sequence_split(self._places(np.concatenate([runs for _, runs in train]))),
-            _sequence_split(self._places(np.concatenate(test))),
+            _sequence_split(self._indices(np.concatenate([runs for _, runs in train]))),
+            _sequence_split(self._indices(np.concatenate(test))),
             "sequence", len(self.alphabet), owners, names, list(self.alphabet),
         )  # fmt: skip
 
-    def _places(self, codes: NDArray[np.uint32]) -> Ids:
+    def _indices(self, codes: NDArray[np.uint32]) -> Ids:
         """The place of each character in the alphabet."""
         known = _codes(self.alphabet)
-        places = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-        return np.where(known[places] == codes, places, len(known) - 1)
+        indices = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+        return np.where(known[indices] == codes, indices, len(known) - 1)
 
     def _convert(self, user: _User) -> NDArray[np.uint32]:
         """LEAF has the characters before each one in x, and that one in y."""
@@ -277,7 +277,7 @@ class Reddit(Dataset):
         frequency.pop(self.unknown, None)
         ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
         known = [self.unknown, *ranked[: self.vocabulary - 1]]
-        number = {word: place for place, word in enumerate(known)}
+        number = {word: index for index, word in enumerate(known)}
 
         def sequences(words: Sequence[str]) -> Ids:
             return windows(np.array([number.get(word, 0) for word in words], dtype=np.int64), self.length)

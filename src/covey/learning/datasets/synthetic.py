@@ -66,8 +66,8 @@ class SyntheticImages(Dataset):
         _demand(self, self.samples + self.test_samples, self.classes, self.channels * self.side**2)
         generator = rng.generator(self.seed, self.kind)
         coarse = generator.random((self.classes, self.channels, self.squares, self.squares), dtype=np.float32)
-        place = np.arange(self.side) * self.squares // self.side
-        pictures = 255 * coarse[:, :, place[:, None], place[None, :]]
+        index = np.arange(self.side) * self.squares // self.side
+        pictures = 255 * coarse[:, :, index[:, None], index[None, :]]
 
         def split(samples: int) -> Split:
             labels = generator.permutation(np.arange(samples) % self.classes)

@@ -26,9 +26,9 @@ def held_out(groups: Ids, share: float) -> NDArray[np.bool_]:
     keys = np.full(len(groups), rng.purpose_key(0, "test split"), dtype=np.uint64)
     order = np.lexsort((rng.mix_array(keys, samples), groups))
     sizes = np.bincount(groups)
-    place = samples - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    index = samples - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = np.zeros(len(groups), dtype=np.bool_)
-    chosen[order] = place < np.floor(share * sizes)[groups[order]]
+    chosen[order] = index < np.floor(share * sizes)[groups[order]]
     return chosen
 
 
@@ -192,7 +192,7 @@ class Adult(Dataset):
                 deviation = values[~in_test].std() or 1.0
                 blocks.append(((values - values[~in_test].mean()) / deviation).astype(np.float32)[:, None])
             elif column < self.columns - 1:
-                number = {category: place for place, category in enumerate(sorted(set(texts)))}
+                number = {category: index for index, category in enumerate(sorted(set(texts)))}
                 category_of = np.fromiter(map(number.__getitem__, texts), dtype=np.int64, count=len(texts))
                 blocks.append(np.eye(len(number), dtype=np.float32)[category_of])
         return np.concatenate(blocks, axis=1)

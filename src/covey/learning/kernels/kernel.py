@@ -79,7 +79,7 @@ class Kernel(ABC):
 
     Args:
         make: makes a module of the family, whatever its weights.
-        layout: its places in a flat model.
+        layout: its positions in a flat model.
         data: the data set, on the device.
         optimizer: the rule of a step.
     """

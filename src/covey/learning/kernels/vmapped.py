@@ -16,7 +16,7 @@ from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
-from covey.parts.errors import told
+from covey.parts.errors import described
 
 _PREDICTED_AT_ONCE = 4096
 
@@ -56,7 +56,7 @@ class VmappedKernel(ModuleKernel):
         try:
             cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
         except Exception as error:
-            return told(error).splitlines()[0]
+            return described(error).splitlines()[0]
         return None
 
     @classmethod
@@ -69,15 +69,15 @@ class VmappedKernel(ModuleKernel):
         samples = torch.randint(len(data.train), (cls.chunk, 1, batch_size), generator=generator)
         kernel = cls(make, layout, data, optimizer)
 
-        def trained(places: Sequence[int]) -> Sequence[Tensor]:
-            slots = optimizer.fresh(torch.stack(starts)[list(places), : layout.trainable])
-            lr = torch.full((len(places), 1), 0.1)
-            chosen = [starts[place] for place in places]
-            return kernel.train(Chunk(chosen, samples[list(places)], False, [1] * len(places), lr, 0.0, slots)).models
+        def trained(indices: Sequence[int]) -> Sequence[Tensor]:
+            slots = optimizer.fresh(torch.stack(starts)[list(indices), : layout.trainable])
+            lr = torch.full((len(indices), 1), 0.1)
+            chosen = [starts[index] for index in indices]
+            return kernel.train(Chunk(chosen, samples[list(indices)], False, [1] * len(indices), lr, 0.0, slots)).models
 
         together = trained(range(cls.chunk))
-        for places in ([0], [cls.chunk - 1], [5, 0], [7, 2, 0], list(range(cls.chunk - 1, 0, -1))):
-            if not all(map(torch.equal, trained(places), (together[place] for place in places))):
+        for indices in ([0], [cls.chunk - 1], [5, 0], [7, 2, 0], list(range(cls.chunk - 1, 0, -1))):
+            if not all(map(torch.equal, trained(indices), (together[index] for index in indices))):
                 return False
         return True
 

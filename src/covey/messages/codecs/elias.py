@@ -1,9 +1,9 @@
-"""The Elias gamma code of increasing places: their steps as the number of bits in unary, and then these bits.
+"""The Elias gamma code of increasing indices: their steps as the number of bits in unary, and then these bits.
 
     unary     how many bits follow the first one of every step, which is at least 1
     low bits  plane by plane, the lowest first: bit 0 of all steps that have it, then bit 1 ...
 
-It is shorter than the Rice code where places stand in clusters: long steps cost little more than short ones.
+It is shorter than the Rice code where indices stand in clusters: long steps cost little more than short ones.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ def encode(gaps: Ints) -> Bytes:
 
 
 def decode(stream: Bytes, count: int) -> NDArray[np.int64]:
-    """The places; the caller checks that the last is below the vector's size.
+    """The indices; the caller checks that the last is below the vector's size.
 
     Raises:
         WireError: the stream is no Elias gamma code of so many steps.
@@ -48,7 +48,7 @@ def decode(stream: Bytes, count: int) -> NDArray[np.int64]:
     widths = np.diff(ends, prepend=-1) - 1
     most = int(widths.max(initial=0))
     if most > _MOST:
-        raise WireError("bad-field", f"a step between places has more than {_MOST} bits")
+        raise WireError("bad-field", f"a step between indices has more than {_MOST} bits")
     bits = read_bits(rest, int(widths.sum()))
     steps = np.left_shift(1, widths)
     for plane in range(most):

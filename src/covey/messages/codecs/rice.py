@@ -1,11 +1,11 @@
-"""The Rice code of increasing places: of the gaps between them, the high parts in unary and the low bits as they are.
+"""The Rice code of increasing indices: of the gaps between them, the high parts in unary and the low bits as they are.
 
     k         one byte, how many low bits a gap has
     low bits  plane by plane, the lowest last: a plane is read in one stride, which is several times as fast as reading
               numbers whose bits stand side by side
     unary     the gaps >> k, each as so many zeros and a one
 
-Where places are random, gaps are geometric, and no code with a whole number of bits for each gap is shorter by much.
+Where indices are random, gaps are geometric, and no code with a whole number of bits for each gap is shorter by much.
 
 covey-native does the same faster, where it is installed.
 """
@@ -47,7 +47,7 @@ def encode_with_numpy(gaps: Ints, k: int) -> Bytes:
 
 
 def decode(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
-    """The places; the caller checks that the last is below `size`.
+    """The indices; the caller checks that the last is below `size`.
 
     Raises:
         WireError: the stream is no Rice code of so many gaps.
@@ -60,20 +60,20 @@ def decode(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
 def decode_with_numpy(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
     """The reference of `decode`."""
     if not len(stream) or (k := int(stream[0])) > _MOST:
-        raise WireError("bad-field", "the places have no valid number of low bits")
+        raise WireError("bad-field", "the indices have no valid number of low bits")
     low, high = np.split(stream[1:], [bytes_of(count * k)])
     planes = read_bits(low, count * k).reshape(k, count)
     # More than fits below `size` is refused before the gaps can overflow.
     if len(high) > bytes_of(count + (size >> k)):
-        raise WireError("bad-field", f"a place is not below {size}")
+        raise WireError("bad-field", f"an index is not below {size}")
     ends, rest = read_unary(high, count)
     if len(rest):
-        raise WireError("bad-field", f"{len(rest)} bytes follow the places")
+        raise WireError("bad-field", f"{len(rest)} bytes follow the indices")
     gaps = np.zeros(count, dtype=np.int64)
     for plane in planes:
         gaps <<= 1
         gaps |= plane
-    # The sum of the high parts up to a place is how many zeros stand before its one.
+    # The sum of the high parts up to an index is how many zeros stand before its one.
     counted = np.arange(count)
     np.cumsum(gaps, out=gaps)
     gaps += counted

@@ -25,11 +25,11 @@ def read_bits(stream: Bytes, count: int) -> Bits:
         WireError: the stream is shorter or longer than `count` bits take, or does not end in zeros.
     """
     if len(stream) != bytes_of(count):
-        raise WireError("bad-field", f"{count} bits of the places are in {len(stream)} bytes")
+        raise WireError("bad-field", f"{count} bits of the indices are in {len(stream)} bytes")
     # As bools, of which numpy finds those that are set eight times as fast as among numbers.
     bits = np.unpackbits(stream).view(np.bool_)
     if bits[count:].any():
-        raise WireError("bad-field", "bits follow the last of the places")
+        raise WireError("bad-field", "bits follow the last of the indices")
     return bits[:count]
 
 
@@ -49,8 +49,8 @@ def read_unary(stream: Bytes, count: int) -> tuple[NDArray[np.int64], Bytes]:
     """
     ends = np.flatnonzero(np.unpackbits(stream).view(np.bool_))
     if len(ends) < count:
-        raise WireError("bad-field", f"the places end after {len(ends)} of {count}")
+        raise WireError("bad-field", f"the indices end after {len(ends)} of {count}")
     used = bytes_of(int(ends[count - 1]) + 1) if count else 0
     if len(ends) > count and ends[count] < 8 * used:
-        raise WireError("bad-field", "bits follow the last of the places")
+        raise WireError("bad-field", "bits follow the last of the indices")
     return ends[:count], stream[used:]

@@ -44,7 +44,7 @@ def decode_values(encoded: Tensor, most: int) -> Tensor:
     content = encoded.cpu().numpy().tobytes()
     count = int(np.frombuffer(content, dtype=_HEAD, count=1)[0])
     if count > most:
-        raise WireError("bad-field", f"there are {count} values for {most} places")
+        raise WireError("bad-field", f"there are {count} values for {most} indices")
     values = np.empty(count, dtype=np.float32)
     try:
         progress = standalone.simple_decompress_into(content[_HEAD.itemsize :], values)

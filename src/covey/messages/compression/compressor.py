@@ -28,16 +28,16 @@ class Decompressed(NamedTuple):
     """A vector as it comes out of a compressor."""
 
     values: Tensor
-    places: Tensor | None = None
+    indices: Tensor | None = None
     """Where the values stand, all others being zero; None where they are all."""
 
     def add_to(self, total: Tensor, weight: float = 1.0) -> None:
         """Add this vector, so many times, to one that nobody else holds."""
         values = self.values.to(total.device)
-        if self.places is None:
+        if self.indices is None:
             total.add_(values, alpha=weight)
         else:
-            total.index_add_(0, self.places.to(total.device), values, alpha=weight)
+            total.index_add_(0, self.indices.to(total.device), values, alpha=weight)
 
     def dense(self, size: int) -> Tensor:
         """All of its `size` numbers."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.messages.codecs import decode_places, encode_places, pack_bits, unpack_bits
+from covey.messages.codecs import decode_indices, encode_indices, pack_bits, unpack_bits
 from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee, check_numbers, entries
 from covey.messages.compression.quantized import decoded_scales, signs
 from covey.messages.payloads import Payload
@@ -17,13 +17,13 @@ _SAMPLED = 32
 
 
 def largest(score: Tensor, count: int) -> Tensor:
-    """The places of the `count` (at least one) numbers furthest from zero, increasing; of equals, the first."""
+    """The indices of the `count` (at least one) numbers furthest from zero, increasing; of equals, the first."""
     distance = score.abs()
     if distance.device.type != "cpu":
         return distance.sort(descending=True, stable=True).indices[:count].sort().values
     # Without a sign, floats are in the order of their bits read as integers, with NaN above all. This is 2 to 7 times
     # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where most did not change, a partition of all
-    # would meet so many zeros that it took fifty times as long. Places are a faster index than a mask.
+    # would meet so many zeros that it took fifty times as long. Integers index faster than a mask.
     bits = distance.contiguous().numpy().view(f"i{distance.itemsize}")
     sample = bits[::_SAMPLED]
     others = bits if 2 * np.count_nonzero(sample) > len(sample) else bits[np.flatnonzero(bits > 0)]
@@ -54,9 +54,9 @@ class TopK(Sparse):
         size = len(vector)
         if self.count(size) == size:
             return {"values": vector}, Decompressed(vector)
-        places = largest(vector, self.count(size))
-        values = vector[places]
-        return {"values": values, "places": encode_places(places.cpu(), size)}, Decompressed(values, places)
+        indices = largest(vector, self.count(size))
+        values = vector[indices]
+        return {"values": values, "indices": encode_indices(indices.cpu(), size)}, Decompressed(values, indices)
 
     def decompress(self, payload: Payload, size: int, draw: Draw) -> Decompressed:
         count = self.count(size)
@@ -64,39 +64,39 @@ class TopK(Sparse):
             (values,) = entries(payload, "values")
             check_numbers("values", values, torch.float32, size)
             return Decompressed(values)
-        values, encoded = entries(payload, "values", "places")
+        values, encoded = entries(payload, "values", "indices")
         check_numbers("values", values, torch.float32, count)
-        return Decompressed(values, decode_places(encoded, size, count))
+        return Decompressed(values, decode_indices(encoded, size, count))
 
     def guarantee(self, size: int) -> Guarantee:
         return Guarantee(self.count(size) == size, 1.0 - self.count(size) / size)
 
 
 class Random(Sparse):
-    """Keeps values at random places, which the receiver draws too, so that values alone are sent."""
+    """Keeps values at random indices, which the receiver draws too, so that values alone are sent."""
 
     kind = "random"
     unbiased: bool = param(
         "Whether what is kept is multiplied by 1 / budget, so that the expectation is the vector.", default=False
     )
 
-    def _places(self, size: int, draw: Draw) -> Tensor | None:
+    def _indices(self, size: int, draw: Draw) -> Tensor | None:
         count = self.count(size)
         if count == size:
             return None
         return torch.from_numpy(np.sort(draw().choice(size, count, replace=False, shuffle=False)))
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
-        places = self._places(len(vector), draw)
-        values = vector if places is None else vector[places.to(vector.device)]
+        indices = self._indices(len(vector), draw)
+        values = vector if indices is None else vector[indices.to(vector.device)]
         if self.unbiased:
             values = values * (len(vector) / len(values))
-        return {"values": values}, Decompressed(values, places)
+        return {"values": values}, Decompressed(values, indices)
 
     def decompress(self, payload: Payload, size: int, draw: Draw) -> Decompressed:
         (values,) = entries(payload, "values")
         check_numbers("values", values, torch.float32, self.count(size))
-        return Decompressed(values, self._places(size, draw))
+        return Decompressed(values, self._indices(size, draw))
 
     def guarantee(self, size: int) -> Guarantee:
         kept = self.count(size) / size
@@ -104,28 +104,28 @@ class Random(Sparse):
 
 
 class Ternary(Sparse):
-    """Of the values furthest from zero, says the places, the signs, and the mean magnitude of all of them."""
+    """Of the values furthest from zero, says the indices, the signs, and the mean magnitude of all of them."""
 
     kind = "ternary"
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         size = len(vector)
         whole = self.count(size) == size
-        places = None if whole else largest(vector, self.count(size))
-        kept = vector if places is None else vector[places]
+        indices = None if whole else largest(vector, self.count(size))
+        kept = vector if indices is None else vector[indices]
         positive = (kept >= 0).to(torch.uint8)
         scales = kept.abs().mean(0, keepdim=True, dtype=torch.float64).float()
         payload = {"scales": scales, "signs": pack_bits(positive, 1)}
-        if places is not None:
-            payload["places"] = encode_places(places.cpu(), size)
-        return payload, Decompressed(signs(positive) * scales, places)
+        if indices is not None:
+            payload["indices"] = encode_indices(indices.cpu(), size)
+        return payload, Decompressed(signs(positive) * scales, indices)
 
     def decompress(self, payload: Payload, size: int, draw: Draw) -> Decompressed:
         count = self.count(size)
-        names = ("scales", "signs") if count == size else ("scales", "signs", "places")
+        names = ("scales", "signs") if count == size else ("scales", "signs", "indices")
         scales, packed, *encoded = entries(payload, *names)
         values = signs(unpack_bits(packed, 1, count)) * decoded_scales(scales, 1)
-        return Decompressed(values, decode_places(encoded[0], size, count) if encoded else None)
+        return Decompressed(values, decode_indices(encoded[0], size, count) if encoded else None)
 
     def guarantee(self, size: int) -> Guarantee:
         # The error is |v|² - (sum of the k kept magnitudes)² / k, of which the sum is at least |v| sqrt(k / size).

@@ -107,15 +107,15 @@ def add_mask(
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     step = _AT_ONCE // values_K.itemsize
     change = np.subtract if negative else np.add
-    places = None if where_K is None else np.flatnonzero(where_K)
-    count = len(values_K) if places is None else len(places)
+    indices = None if where_K is None else np.flatnonzero(where_K)
+    count = len(values_K) if indices is None else len(indices)
     buffer = bytearray(min(count, step) * values_K.itemsize)
     for start in range(0, count, step):
-        chunk = slice(start, min(start + step, count)) if places is None else places[start : start + step]
+        chunk = slice(start, min(start + step, count)) if indices is None else indices[start : start + step]
         part = values_K[chunk]
         stream.update_into(_ZEROS[: part.nbytes], buffer)
         change(part, np.frombuffer(buffer, values_K.dtype, len(part)), out=part)
-        if places is not None:
+        if indices is not None:
             values_K[chunk] = part
 
 

@@ -26,23 +26,23 @@ def cut(secret: bytes, coefficients: Iterable[bytes], holders: int) -> list[byte
     """
     polynomial = [int.from_bytes(number, "little") for number in (secret, *coefficients)]
     shares = []
-    for place in range(1, holders + 1):
+    for index in range(1, holders + 1):
         value = 0
         for coefficient in reversed(polynomial):
-            value = (value * place + coefficient) % _PRIME
+            value = (value * index + coefficient) % _PRIME
         shares.append(_bytes(value))
     return shares
 
 
 def join(shares: Mapping[int, bytes]) -> bytes:
-    """The secret of as many shares as are needed, by the places of their holders, from 0."""
+    """The secret of as many shares as are needed, by the indices of their holders, from 0."""
     total = 0
-    for place, share in shares.items():
+    for index, share in shares.items():
         above, below = int.from_bytes(share, "little"), 1
         for other in shares:
-            if other != place:
+            if other != index:
                 above = above * (other + 1) % _PRIME
-                below = below * (other - place) % _PRIME
+                below = below * (other - index) % _PRIME
         total += above * pow(below, -1, _PRIME)
     return _bytes(total)
 

@@ -105,8 +105,8 @@ class Emulation(Engine):
         # One other host gets no more than half of an inbox, and may have all that a node hears from.
         parts = 2 if hosts > 1 else 1
         waiting = _waiting_models(prepared)
-        if waiting * _LONGER * parts > self.buffer << 20 and prepared.played.heard is not None:
-            size, messages = prepared.played.heard
+        if waiting * _LONGER * parts > self.buffer << 20 and prepared.played.received is not None:
+            size, messages = prepared.played.received
             waiting = (size + messages * ENTRIES) * _rounds_at_once(prepared)
         least = math.ceil(waiting * parts / (1 << 20))
         if least > self.buffer:
@@ -204,7 +204,7 @@ def _rounds_at_once(prepared: Prepared) -> int:
 
 def _waiting_models(prepared: Prepared) -> int:
     """The memory that waits at a node if every message is one whole model."""
-    return prepared.program.most_heard() * (prepared.task.model_bytes + ENTRIES) * _rounds_at_once(prepared)
+    return prepared.program.most_received() * (prepared.task.model_bytes + ENTRIES) * _rounds_at_once(prepared)
 
 
 def _check_importable(experiment: Experiment) -> None:
@@ -230,12 +230,12 @@ def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
         return asyncio.run(main())
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Outcome] | None]] = Future()
 
-    async def told() -> Outcome:
+    async def outcome_of_run() -> Outcome:
         running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
         return await main()
 
     with ThreadPoolExecutor(1, "covey-launcher") as thread:
-        outcome = thread.submit(lambda: asyncio.run(told()))
+        outcome = thread.submit(lambda: asyncio.run(outcome_of_run()))
         try:
             return outcome.result()
         except KeyboardInterrupt:

@@ -77,11 +77,11 @@ COMMIT_COLUMNS = (
     "messages_in",
     "dropped",
     "value_bytes_out",
-    "place_bytes_out",
+    "index_bytes_out",
     *(f"{what}_seconds" for what in SPENT),
 )
 """One row a node and completed round; from `steps` on, totals since the start."""
-COUNTED = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("place_bytes_out") + 1)
+COUNTED = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("index_bytes_out") + 1)
 """The columns of a commit that count something."""
 
 RECORDED = frozenset({bool, int, float, str, bytes, type(None)})
@@ -100,7 +100,7 @@ CREATE TABLE IF NOT EXISTS commits (
     node INTEGER NOT NULL, round INTEGER NOT NULL, time REAL NOT NULL, train_loss REAL,
     steps INTEGER NOT NULL, samples INTEGER NOT NULL, bytes_out INTEGER NOT NULL, bytes_in INTEGER NOT NULL,
     messages_out INTEGER NOT NULL, messages_in INTEGER NOT NULL, dropped INTEGER NOT NULL,
-    value_bytes_out INTEGER NOT NULL, place_bytes_out INTEGER NOT NULL,
+    value_bytes_out INTEGER NOT NULL, index_bytes_out INTEGER NOT NULL,
     training_seconds REAL NOT NULL, waiting_seconds REAL NOT NULL, encoding_seconds REAL NOT NULL,
     mixing_seconds REAL NOT NULL
 );

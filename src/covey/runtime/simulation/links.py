@@ -122,7 +122,7 @@ class Convoy:
         "message",
         "offsets",
         "order",
-        "places",
+        "positions",
         "receivers",
         "seconds",
         "sender",
@@ -154,18 +154,18 @@ class Convoy:
         """How many copies, of those that leave first, were not withdrawn."""
         self.turn = 0
         """How many copies have come, or begun to come where downlinks queue."""
-        self.places: Sequence[int] = range(count)
-        """The copies' places in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
+        self.positions: Sequence[int] = range(count)
+        """The copies' positions in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
         if uniform is not None:
             self.receivers = receivers
-            self.offsets = [place * seconds + uniform for place in self.places]
+            self.offsets = [position * seconds + uniform for position in self.positions]
             """When the first bit of a copy comes, from `start` on."""
         else:
             delays = links.delays(message.sender, receivers)
-            offsets = [place * seconds + delay for place, delay in enumerate(delays)]
-            self.places = sorted(self.places, key=offsets.__getitem__)
-            self.receivers = [receivers[place] for place in self.places]
-            self.offsets = [offsets[place] for place in self.places]
+            offsets = [position * seconds + delay for position, delay in enumerate(delays)]
+            self.positions = sorted(self.positions, key=offsets.__getitem__)
+            self.receivers = [receivers[position] for position in self.positions]
+            self.offsets = [offsets[position] for position in self.positions]
 
     @property
     def end(self) -> float:
@@ -174,7 +174,7 @@ class Convoy:
 
     def begun(self, now: float) -> int:
         """How many copies have left or are leaving."""
-        return sum(self.start + place * self.seconds <= now for place in range(self.kept))
+        return sum(self.start + position * self.seconds <= now for position in range(self.kept))
 
     def cancel(self) -> int:
         return self.links.withdraw([self])
@@ -212,7 +212,7 @@ class Queued(Links):
     def _schedule(self, convoy: Convoy) -> None:
         """Let the first bit of the next copy come."""
         turn = convoy.turn
-        due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.places[turn]
+        due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.positions[turn]
         self.world.agenda.put(due, order, self._reach, (convoy, turn))
 
     def _reach(self, event: tuple[Convoy, int]) -> None:
@@ -220,16 +220,16 @@ class Queued(Links):
         convoy, turn = event
         if turn != convoy.turn:
             return  # It moved up and came before.
-        world, places, message = self.world, convoy.places, convoy.message
-        place, convoy.turn = places[turn], turn + 1
-        if turn + 1 < len(places):
+        world, positions, message = self.world, convoy.positions, convoy.message
+        position, convoy.turn = positions[turn], turn + 1
+        if turn + 1 < len(positions):
             self._schedule(convoy)
         else:
             convoy.message = None
-        if place < convoy.kept:
+        if position < convoy.kept:
             receiver = convoy.receivers[turn]
             delivered = self._occupy(receiver, convoy.bits, world.now + convoy.seconds)
-            world.agenda.put(delivered, convoy.order + place, world.deliver[receiver], message)
+            world.agenda.put(delivered, convoy.order + position, world.deliver[receiver], message)
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
         """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
@@ -255,7 +255,8 @@ class Queued(Links):
                 gone += copies
                 assert convoy.message is not None  # Its last copy has not come.
                 if self.world.mail is not None:
-                    taken_back = [r for r, place in zip(convoy.receivers, convoy.places, strict=True) if place >= left]
+                    among = zip(convoy.receivers, convoy.positions, strict=True)
+                    taken_back = [receiver for receiver, position in among if position >= left]
                     self.world.mail.withdraw(taken_back, convoy.message)
                 lengths = wire.lengths(convoy.message.shared, convoy.message.tag)
                 self.world.nodes[convoy.sender].count_sent(lengths, -copies)
@@ -285,15 +286,15 @@ class Queued(Links):
         return [
             (
                 c.start + c.offsets[turn],
-                c.order + place,
+                c.order + position,
                 c.start + c.offsets[turn] + c.seconds,
                 c.sender,
                 c.receivers[turn],
                 c.bits,
             )
             for c, since in transfers
-            for turn, place in enumerate(c.places)
-            if turn >= since and place < c.kept
+            for turn, position in enumerate(c.positions)
+            if turn >= since and position < c.kept
         ]
 
     def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
@@ -364,9 +365,9 @@ class Fair(Links):
             sender.bytes_out -= left
             sender.messages_out -= 1
             if message is not None:
-                length, values, places = wire.lengths(message.shared, message.tag)
+                length, values, indices = wire.lengths(message.shared, message.tag)
                 sender.value_bytes_out -= left * values // length
-                sender.place_bytes_out -= left * places // length
+                sender.index_bytes_out -= left * indices // length
         if gone:
             self._soon()
         return gone

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from covey.network.churn import NoChurn
-from covey.parts.errors import CoveyError, told
+from covey.parts.errors import CoveyError, described
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
 from covey.runtime.running_node import RunningNode
@@ -36,14 +36,14 @@ class Played:
         rounds: how many were played.
         sent: the bytes of a node and round, a mean over nodes and all rounds of the experiment; None where they were
             not counted.
-        heard: (bytes, messages) of a round at the node that hears most, if each were as large as the largest of its
+        received: (bytes, messages) of a round at the node that hears most, if each were as large as the largest of its
             tag; None where they were not counted.
         why_not: why something was not counted.
     """
 
     rounds: int = 0
     sent: float | None = None
-    heard: tuple[int, int] | None = None
+    received: tuple[int, int] | None = None
     why_not: str = ""
 
 
@@ -111,13 +111,13 @@ def play(prepared: Prepared) -> Played:
     try:
         stages = [_played(prepared, task, rounds) for task in plays]
     except Exception as error:
-        said = str(error) if isinstance(error, CoveyError) else told(error)
+        said = str(error) if isinstance(error, CoveyError) else described(error)
         return Played(rounds, why_not=f"without training, the program fails: {said}")
-    heard = max(stage.most() for stage in stages)
+    received = max(stage.most() for stage in stages)
     sent = [stage.sent(total) for stage in stages]
     if max(sent) - min(sent) > _ALIKE * max(sent):
-        return Played(rounds, None, heard, "they depend on what training makes of models")
-    return Played(rounds, sum(sent) / len(sent), heard)
+        return Played(rounds, None, received, "they depend on what training makes of models")
+    return Played(rounds, sum(sent) / len(sent), received)
 
 
 def _rounds(prepared: Prepared) -> int:

@@ -39,7 +39,7 @@ class SimulationRecorder(Recorder):
         if len(self.rows) >= 1024:
             self.hand_over()
         if due and len(self.pending) >= 2 * world.size:
-            world.task.settle()
+            world.task.compute_pending()
             self.evaluate()
         if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
             self.show()
@@ -55,7 +55,7 @@ class SimulationRecorder(Recorder):
     def evaluate_moment(self) -> None:
         """Evaluate all nodes as they are now."""
         task = self.world.task
-        task.settle()
+        task.compute_pending()
         shown = [task.shown(node) for node in self.at_moment()]
         if shown:
             kept = task.summary()
@@ -134,7 +134,7 @@ class SimulationRecorder(Recorder):
 
     def flush(self) -> None:
         """Write down all that has happened so far."""
-        self.world.task.settle()
+        self.world.task.compute_pending()
         self.evaluate()
         self.hand_over()
         if self.writer is not None:

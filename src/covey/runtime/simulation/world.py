@@ -232,7 +232,7 @@ class World(Stage):
         assert self.current is not None
         return Waiter(self.current.resume, missing, lost, left)
 
-    def heard(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+    def woken(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
         if timeout is not None:
             mail = node.mail
 
@@ -267,7 +267,7 @@ class World(Stage):
 
     def do_jobs(self) -> None:
         """Do what waits to be computed, and those jobs that are due first, as many as fit."""
-        self.task.settle()
+        self.task.compute_pending()
         self.recorder.hand_over()
         self.recorder.evaluate()
         jobs: dict[Worker, list[Job]] = {}

@@ -11,7 +11,7 @@ import msgspec
 from covey.messages.payloads import Payload
 
 if TYPE_CHECKING:
-    from covey.runtime.emulation.host.site import Site
+    from covey.runtime.emulation.host.stage import HostStage
 
 _SHOWN = 3
 """Of how many nodes it is said what they wait for."""
@@ -29,44 +29,44 @@ def memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def heartbeat(site: "Site", refused: Counter[str]) -> Payload:
+def heartbeat(stage: "HostStage", refused: Counter[str]) -> Payload:
     """What a host reports of itself."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    peers = site.peers
+    peers = stage.peers
     figures = {
         "memory": float(memory_bytes()),
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "send_queue": float(peers.backlog if peers is not None else 0),
-        "uplink_queue": float(sum(uplink.waiting_bytes for uplink in site.uplinks.values())),
-        "inboxes": float(sum(node.mail.held for node in site.nodes.values())),  # type: ignore[attr-defined]
+        "uplink_queue": float(sum(uplink.waiting_bytes for uplink in stage.uplinks.values())),
+        "inboxes": float(sum(node.mail.held for node in stage.nodes.values())),  # type: ignore[attr-defined]
         "payload_bytes_out": float(peers.payload_bytes_out if peers is not None else 0),
         "frames_out": float(peers.frames_out if peers is not None else 0),
         "socket_bytes_out": float(peers.socket_bytes_out if peers is not None else 0),
     }
-    for name, late in (("train", site.training_late), ("send", site.sending_late), ("receive", site.receiving_late)):
+    for name, late in (("train", stage.training_late), ("send", stage.sending_late), ("receive", stage.receiving_late)):
         if late.count:
             figures[f"{name}_late"] = late.total / late.count
             figures[f"{name}_late_most"] = late.most
-    carried = site.carried
+    carried = stage.carried
     if carried.asked_seconds and carried.real_seconds:
         figures["uplink_busy_seconds"] = carried.asked_seconds
         figures["uplink_asked"] = carried.bits / carried.asked_seconds
         figures["uplink_achieved"] = carried.bits / carried.real_seconds
-    dropped = site.refused + refused
-    for node in site.nodes.values():
+    dropped = stage.refused + refused
+    for node in stage.nodes.values():
         dropped.update(node.mail.drops)
     for reason, count in dropped.items():
         figures[f"dropped/{reason}"] = float(count)
-    return {"time": site.now, "figures": msgspec.msgpack.encode(figures), **condition(site)}
+    return {"time": stage.now, "figures": msgspec.msgpack.encode(figures), **condition(stage)}
 
 
-def condition(site: "Site") -> Payload:
+def condition(stage: "HostStage") -> Payload:
     """How many nodes may still do something, how many of those only wait, what the first few wait for, and whether
     models are evaluated."""
-    acting = [site.nodes[id] for id in sorted(site.acting)]
-    idle = [node for node in acting if site.is_idle(node)]
+    acting = [stage.nodes[id] for id in sorted(stage.acting)]
+    idle = [node for node in acting if stage.is_idle(node)]
     waits = [
         f"node {node.id} in round {node.round} for {awaited}" for node in idle[:_SHOWN] for awaited in node.mail.waits()
     ]
-    evaluates = site.recorder.is_evaluating
+    evaluates = stage.recorder.is_evaluating
     return {"acting": len(acting), "idle": len(idle), "waits": waits[:_SHOWN], "evaluates": evaluates}

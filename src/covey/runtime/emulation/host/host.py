@@ -18,9 +18,9 @@ import msgspec
 
 from covey.messages import wire
 from covey.parts import kinds
-from covey.parts.errors import CoveyError, ProgramError, RunError, WireError, told
+from covey.parts.errors import CoveyError, ProgramError, RunError, WireError, described
 from covey.runtime.emulation.host.heartbeat import heartbeat
-from covey.runtime.emulation.host.site import Site
+from covey.runtime.emulation.host.stage import HostStage
 from covey.runtime.emulation.transport import tls
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection
@@ -320,7 +320,7 @@ class _Run:
     def __init__(self, host: Host, control: Connection, name: str, me: int) -> None:
         self.host, self.control, self.name, self.me = host, control, name, me
         self.peers: Peers | None = None
-        self.site: Site | None = None
+        self.stage: HostStage | None = None
         self.task: asyncio.Task[None] | None = None
         self.begun = False
         """Whether its nodes have."""
@@ -343,7 +343,7 @@ class _Run:
     async def serve(self) -> None:
         """Take part, until the run is over or the launcher is gone."""
         self.control.refused = self._distrust
-        self.control.listen(self._hear, wire.DEFAULT)
+        self.control.listen(self._on_frame, wire.DEFAULT)
         work = asyncio.create_task(self._work())
         silence = self.host.silence
         watching = None if silence is None else asyncio.create_task(self._give_up_after(silence))
@@ -361,15 +361,15 @@ class _Run:
                 self._fail(error)
             elif error is not None:
                 log.error("failed", exc_info=error)
-                self._fail(ProgramError(told(error)))
-            if self.site is not None:
-                await self.site.close(in_peace=self._dismissed)
+                self._fail(ProgramError(described(error)))
+            if self.stage is not None:
+                await self.stage.close(in_peace=self._dismissed)
             self.control.close()
 
     async def _give_up_after(self, silence: float) -> None:
         """End the connection to a launcher that says nothing for so many seconds."""
         heard_at, silent = self.control.heard_at, 0.0
-        # Time in which this process itself stood still, and heard nobody, does not count.
+        # Time in which this process itself stood still, and received nobody, does not count.
         while silent < silence:
             await asyncio.sleep(min(_HEARTBEAT, silence / 10))
             if self.control.heard_at == heard_at:
@@ -379,7 +379,7 @@ class _Run:
         log.warning("the launcher has said nothing for %g seconds", silence)
         self.control.abort()
 
-    def _hear(self, frame: wire.Frame) -> None:
+    def _on_frame(self, frame: wire.Frame) -> None:
         if frame.tag == "heartbeat":
             return  # That it came is all that it says.
         self._dismissed |= frame.tag == "bye"
@@ -432,21 +432,21 @@ class _Run:
         prepared.task.begin_thread()
         orders.check(prepared.network.nodes, self.me)
         own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
-        site = self.site = Site(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
-        self.peers = site.peers = Peers(
+        stage = self.stage = HostStage(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
+        self.peers = stage.peers = Peers(
             self.me,
             orders.owners,
             call=lambda host: self.host.call(host, self._addresses[host]),
             token=self.host.token,
             run=self.name,
             rounds=prepared.experiment.rounds,
-            limits=site.limits,
+            limits=stage.limits,
             most=orders.buffer_bytes,
-            deliver=site.deliver,
-            refused=site.refuse,
-            broken=lambda host: site.say("broken", {"host": host}),
+            deliver=stage.deliver,
+            refused=stage.refuse,
+            broken=lambda host: stage.say("broken", {"host": host}),
         )
-        site.say("ready", prepared.task.signature())
+        stage.say("ready", prepared.task.signature())
         restored: dict[int, Snapshot] = {}
         while (frame := await self._next("restore", "go")).tag == "restore":
             nodes: Any = frame.payload["nodes"]
@@ -454,54 +454,54 @@ class _Run:
         go: Any = frame.payload
         for gone in go.get("gone", ()):
             self.peers.drop(gone)
-        for node in site.nodes.values():
+        for node in stage.nodes.values():
             node.behind = go["returning"]
-        site.begin(go["elapsed"], restored)
+        stage.begin(go["elapsed"], restored)
         self.begun = True
         log.info("%d nodes begin", len(own))
         try:
             async with asyncio.TaskGroup() as tasks:
-                reporting = tasks.create_task(site.recorder.run())
-                beating = tasks.create_task(self._heartbeats(site))
-                listening = tasks.create_task(self._obey(site))
-                await site.over.wait()
-                if site.failure is None and site.serves:
-                    site.say("serves", {})
+                reporting = tasks.create_task(stage.recorder.run())
+                beating = tasks.create_task(self._heartbeats(stage))
+                listening = tasks.create_task(self._obey(stage))
+                await stage.over.wait()
+                if stage.failure is None and stage.serves:
+                    stage.say("serves", {})
                     await self._nobody_asks.wait()
-                if site.failure is None:
-                    await site.recorder.finish()
-                if site.failure is not None:
-                    raise site.failure
-                for id, node in site.nodes.items():
+                if stage.failure is None:
+                    await stage.recorder.finish()
+                if stage.failure is not None:
+                    raise stage.failure
+                for id, node in stage.nodes.items():
                     state = node.state if prepared.keeps_states else {}
                     kept = {f"state/{name}": value for name, value in state.items()}
-                    site.say("learned", {"node": id, **prepared.task.pack([prepared.task.kept(node)]), **kept})
+                    stage.say("learned", {"node": id, **prepared.task.pack([prepared.task.kept(node)]), **kept})
                     await self.control.has_room()
-                site.say("heartbeat", heartbeat(site, self.refused))
-                site.say("done", {"time": site.now})
+                stage.say("heartbeat", heartbeat(stage, self.refused))
+                stage.say("done", {"time": stage.now})
                 await listening
                 reporting.cancel()
                 beating.cancel()
         except* CoveyError as errors:
             raise errors.exceptions[0] from None
 
-    async def _heartbeats(self, site: Site) -> None:
+    async def _heartbeats(self, stage: HostStage) -> None:
         while True:
             await asyncio.sleep(_HEARTBEAT)
-            site.say("heartbeat", heartbeat(site, self.refused))
+            stage.say("heartbeat", heartbeat(stage, self.refused))
 
-    async def _obey(self, site: Site) -> None:
+    async def _obey(self, stage: HostStage) -> None:
         """Do what the launcher says, until the run is over everywhere."""
         while (frame := await self._order()).tag != "bye":
             said: Any = frame.payload
             if frame.tag == "hold":
-                site.say("holds", {"round": site.hold()})
+                stage.say("holds", {"round": stage.hold()})
             elif frame.tag == "keep":
-                site.keep(said["round"])
+                stage.keep(said["round"])
             elif frame.tag == "park":
-                site.park_after(int(said["round"]))
+                stage.park_after(int(said["round"]))
             elif frame.tag == "stop":
-                site.stop_now()
+                stage.stop_now()
                 self._nobody_asks.set()
             elif frame.tag == "enough":
                 self._nobody_asks.set()

@@ -17,7 +17,7 @@ from covey.runtime.running_node import RunningNode
 from covey.runtime.snapshots import Snapshot, pack
 
 if TYPE_CHECKING:
-    from covey.runtime.emulation.host.site import Site
+    from covey.runtime.emulation.host.stage import HostStage
 
 _PAUSE = 0.1
 """Seconds between two reports: what a host that is killed takes with it."""
@@ -28,19 +28,21 @@ class Reporter(Recorder):
     """Collects what happens at the nodes of one host and sends it to the launcher.
 
     Args:
-        site: the host's nodes.
+        stage: the host's nodes.
         control: the connection to the launcher.
     """
 
-    def __init__(self, site: "Site", control: Connection) -> None:
-        super().__init__(site)
-        self.site, self.control = site, control
+    stage: "HostStage"
+
+    def __init__(self, stage: "HostStage", control: Connection) -> None:
+        super().__init__(stage)
+        self.control = control
         self._figures: list[tuple[int, int, str, float]] = []
         self._events: list[tuple[float, int, str, str]] = []
         self._records: list[tuple[float, int, str, Mapping[str, Any]]] = []
         self._working: asyncio.Task[None] | None = None
         """Evaluates, and sends snapshots."""
-        self._settled = 0
+        self._passed = 0
         """Up to which round all there is to be evaluated here has been."""
         self._moment: tuple[int, list[tuple[int, Any]]] | None = None
         """The moment that waits to be evaluated, and what nodes showed then."""
@@ -61,7 +63,7 @@ class Reporter(Recorder):
         """Let all nodes be evaluated as they are now, unless the moment before is still waiting for that."""
         nodes = self.at_moment()
         if nodes and self._moment is None:
-            self._moment = number, [(node.id, self.site.task.shown(node)) for node in nodes]
+            self._moment = number, [(node.id, self.stage.task.shown(node)) for node in nodes]
             self._work()
 
     def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
@@ -93,7 +95,7 @@ class Reporter(Recorder):
         self.flush()
         for node, snapshot in held:
             try:
-                say(self.control, "snapshots", {"nodes": [node], **pack([snapshot], self.site.task)})
+                say(self.control, "snapshots", {"nodes": [node], **pack([snapshot], self.stage.task)})
             except WireError as error:
                 raise ProgramError(f"The state of node {node} cannot be kept: {error.detail}.") from error
             await self.control.has_room()
@@ -124,7 +126,7 @@ class Reporter(Recorder):
                 if moment is not None:
                     await self._evaluate_moment(*moment)
         except Exception as error:
-            self.site.fail(error)
+            self.stage.fail(error)
         finally:
             self._working = None
 
@@ -138,34 +140,34 @@ class Reporter(Recorder):
         self._send_averages()
 
     async def _evaluate_moment(self, number: int, shown: Sequence[tuple[int, Any]]) -> None:
-        kept = self.site.task.summary()
+        kept = self.stage.task.summary()
         for (_, model), figures in zip(shown, await self._evaluated(shown), strict=True):
             kept.add(model, figures)
         say(self.control, "moment", {"number": number, **kept.freeze()})
 
     async def _evaluated(self, shown: Sequence[tuple[int, Any]]) -> list[dict[str, float]]:
         """The figures of what nodes show."""
-        site = self.site
+        stage = self.stage
         for node, model in shown:
-            with site.measured(site.nodes[node], "mixing"):
-                site.task.ready(model)
-        return await site.trainer.apart(partial(site.task.evaluate, [model for _, model in shown]))
+            with stage.measured(stage.nodes[node], "mixing"):
+                stage.task.ready(model)
+        return await stage.trainer.apart(partial(stage.task.evaluate, [model for _, model in shown]))
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
         """Send what is known of the rounds that all evaluated nodes have passed, or of all."""
-        nodes = [self.site.nodes[id] for id in self.evaluated]
-        passed = min((node.round for node in nodes if not node.mail.ended), default=self.site.rounds)
+        nodes = [self.stage.nodes[id] for id in self.evaluated]
+        passed = min((node.round for node in nodes if not node.mail.ended), default=self.stage.rounds)
         passed = min([passed, *(completed - 1 for _, completed, _ in self.pending)])
         for completed in sorted(self.summaries):
             if all_of_them or completed <= passed:
                 kept = self.summaries.pop(completed)
                 say(self.control, "average", {"round": completed, **kept.freeze()})
-        if passed > self._settled:
-            self._settled = passed
-            say(self.control, "settled", {"round": passed})
+        if passed > self._passed:
+            self._passed = passed
+            say(self.control, "passed", {"round": passed})
 
     async def finish(self) -> None:
-        """Evaluate and send what is left; what fails is the site's failure."""
+        """Evaluate and send what is left; what fails is the stage's failure."""
         while self._working is not None:
             await asyncio.wait([self._working])
         self._send_averages(all_of_them=True)

@@ -46,7 +46,7 @@ class Averages:
         self._models = len(prepared.evaluated)
         of = [owners[node] for node in prepared.evaluated]
         self._models_of = {host: of.count(host) for host in set(of)}
-        self._settled: dict[int, int] = dict.fromkeys(self._models_of, 0)
+        self._advanced: dict[int, int] = dict.fromkeys(self._models_of, 0)
         """Up to which round a host adds nothing more."""
         self._shares: dict[int, dict[int, Mapping[str, Any]]] = {}
         """What each host has added to each open round."""
@@ -74,21 +74,21 @@ class Averages:
         if len(known) == self._models:
             self._close(completed)
 
-    def settle(self, host: int, round: Any) -> None:
+    def advance(self, host: int, round: Any) -> None:
         """A host adds nothing more to rounds up to one."""
         check_round(host, round, self._last)
-        if host in self._settled:
-            self._settled[host] = max(self._settled[host], round)
-            self.close(min(self._settled.values()))
+        if host in self._advanced:
+            self._advanced[host] = max(self._advanced[host], round)
+            self.close(min(self._advanced.values()))
 
     def end(self, host: int) -> None:
         """A host adds nothing more."""
-        self.settle(host, self._last)
+        self.advance(host, self._last)
 
     def reopen(self, host: int, round: int) -> None:
         """A host comes back, and does again what followed a round."""
-        if host in self._settled:
-            self._settled[host] = round
+        if host in self._advanced:
+            self._advanced[host] = round
 
     def close(self, upto: float) -> None:
         """Nothing more comes for rounds up to one."""

@@ -113,7 +113,7 @@ class Launcher:
             if isinstance(error, CoveyError):
                 self.fail(error)
             elif error is not None:
-                self.fail(RunError(f"The launcher fails: {errors.told(error)}."))
+                self.fail(RunError(f"The launcher fails: {errors.described(error)}."))
             self.changed.set()
 
         task = asyncio.create_task(coroutine)
@@ -308,7 +308,7 @@ class Launcher:
                 )
                 host.connection, host.ready = connection, asyncio.get_running_loop().create_future()
                 host.condition, host.problem = Condition(), "it does not become ready"
-                connection.listen(lambda frame: self._hear(host, connection, frame), wire.DEFAULT)
+                connection.listen(lambda frame: self._on_frame(host, connection, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self.recovery.on_lost(host, connection))
                 host.tell("orders", {"orders": msgspec.msgpack.encode(self._orders())})
                 await host.ready
@@ -412,69 +412,69 @@ class Launcher:
 
     # ------------------------------------------------------------------ what hosts say
 
-    def _hear(self, host: Remote, connection: Connection, frame: wire.Frame) -> None:
+    def _on_frame(self, host: Remote, connection: Connection, frame: wire.Frame) -> None:
         if host.connection is not connection:
             return
         try:
-            getattr(self, f"_hear_{frame.tag}", self._hear_other)(host, frame)
+            getattr(self, f"_on_{frame.tag}", self._on_other)(host, frame)
         except CoveyError as error:
             self.fail(error)
         except Exception as error:
-            self.fail(RunError(f"Host {host.number} says what cannot be understood: {errors.told(error)}."))
+            self.fail(RunError(f"Host {host.number} says what cannot be understood: {errors.described(error)}."))
 
-    def _hear_other(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_other(self, host: Remote, frame: wire.Frame) -> None:
         raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
 
-    def _hear_ready(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_ready(self, host: Remote, frame: wire.Frame) -> None:
         here = self.prepared.task.signature()
         if dict(frame.payload) != here:
             raise RunError(f"Host {host.number} has other data or another model: {dict(frame.payload)}, not {here}.")
         assert host.ready is not None
         host.ready.set_result(None)
 
-    def _hear_failed(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_failed(self, host: Remote, frame: wire.Frame) -> None:
         kind = getattr(errors, str(frame.payload["kind"]), RunError)
         known = isinstance(kind, type) and issubclass(kind, CoveyError) and kind is not WireError
         raise (kind if known else RunError)(str(frame.payload["text"]))
 
-    def _hear_rows(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_rows(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_rows(host.number, frame.payload["rows"])
 
-    def _hear_average(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_average(self, host: Remote, frame: wire.Frame) -> None:
         self.records.averages.add(host.number, frame.payload["round"], frame.payload)
 
-    def _hear_moment(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_moment(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_moment(host.number, frame.payload)
 
-    def _hear_observed(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_observed(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_observed(host.number, frame.payload)
 
-    def _hear_settled(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.averages.settle(host.number, frame.payload["round"])
+    def _on_passed(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.averages.advance(host.number, frame.payload["round"])
 
-    def _hear_snapshots(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_snapshots(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_snapshots(host.number, frame.payload)
 
-    def _hear_missed(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_missed(self, host: Remote, frame: wire.Frame) -> None:
         self.records.checkpoints.missed(msgspec.convert(frame.payload["round"], int))
 
-    def _hear_heartbeat(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_heartbeat(self, host: Remote, frame: wire.Frame) -> None:
         said: Any = frame.payload
         figures = self.records.take_health(host.number, said["time"], said["figures"])
         queued = figures.get("send_queue", 0.0) + figures.get("uplink_queue", 0.0)
-        told = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
-        host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **told}, Condition)
+        condition = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
+        host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **condition}, Condition)
 
-    def _hear_holds(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_holds(self, host: Remote, frame: wire.Frame) -> None:
         host.holds = msgspec.convert(frame.payload["round"], int)
 
-    def _hear_broken(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_broken(self, host: Remote, frame: wire.Frame) -> None:
         self.recovery.on_broken(host, msgspec.convert(frame.payload["host"], int))
 
-    def _hear_learned(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_learned(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_learned(host.number, frame.payload["node"], frame.payload)
 
-    def _hear_serves(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_serves(self, host: Remote, frame: wire.Frame) -> None:
         host.serves = True
         self._say_enough()
 
@@ -485,7 +485,7 @@ class Launcher:
                 if not host.done:
                     host.tell("enough", {})
 
-    def _hear_done(self, host: Remote, frame: wire.Frame) -> None:
+    def _on_done(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_end(host.number, host.nodes, frame.payload["time"])
         host.done = True
         self._say_enough()

@@ -319,7 +319,7 @@ def forks(sockets: Sequence[int], modules: Sequence[str]) -> int:
                     _report(_Report(0, 1))
                     continue
                 if pid == 0:
-                    _settle(order, [*children, *(other for other in sockets if other != order.socket)])
+                    _separate(order, [*children, *(other for other in sockets if other != order.socket)])
                     return order.socket
                 _report(_Report(pid))
                 handle = os.pidfd_open(pid)
@@ -338,7 +338,7 @@ def _report(report: _Report) -> None:
     os.write(1, msgspec.json.encode(report) + b"\n")
 
 
-def _settle(order: _Order, closed: Sequence[int]) -> None:
+def _separate(order: _Order, closed: Sequence[int]) -> None:
     """Make a fork a process by itself, that holds nothing of the others."""
     os.setsid()
     for descriptor in closed:

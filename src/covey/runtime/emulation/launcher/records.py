@@ -215,7 +215,7 @@ class Records:
         """What a host knows of its nodes at a moment; of those before it says nothing any more."""
         number = share["number"]
         self.moments.add(host, number, share)
-        self.moments.settle(host, number)
+        self.moments.advance(host, number)
 
     def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
         """Record how a host is, and return that; what it counts are sums over all times that it was there."""

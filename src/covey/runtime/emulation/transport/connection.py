@@ -101,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         """Whether nothing is written now."""
         self._ended = False
         self._transport: asyncio.Transport | None = None
-        self._hear: Callable[[wire.Frame], None] | None = None
+        self._on_frame: Callable[[wire.Frame], None] | None = None
         self._waiting: wire.Frame | None = None
         """A frame that nobody has asked for yet; nothing behind it is parsed, as it may be for somebody else."""
         self._frame_came = asyncio.Event()
@@ -239,15 +239,15 @@ class Connection(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ receiving
 
-    def listen(self, hear: Callable[[wire.Frame], None], limits: wire.Limits) -> None:
+    def listen(self, on_frame: Callable[[wire.Frame], None], limits: wire.Limits) -> None:
         """Hand every frame from now on, and those that wait, to somebody."""
-        self.limits, self._hear = limits, hear
+        self.limits, self._on_frame = limits, on_frame
         chunk = memoryview(bytearray(_CHUNK))
         chunk[: self._end] = self._chunk[: self._end]
         self._chunk = chunk
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
-            hear(waiting)
+            on_frame(waiting)
         self._go_on()
 
     async def next_frame(self, seconds: float) -> wire.Frame:
@@ -375,8 +375,8 @@ class Connection(asyncio.BufferedProtocol):
         except WireError as error:
             self.refused(error.reason)
             return
-        if self._hear is not None:
-            self._hear(decoded)
+        if self._on_frame is not None:
+            self._on_frame(decoded)
         else:
             self._waiting = decoded
             self.pause_reading()

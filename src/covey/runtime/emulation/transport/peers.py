@@ -41,7 +41,7 @@ class _Route:
     """When the connection was made."""
     sent: int = 0
     """Frames on this connection."""
-    heard: int = 0
+    expected: int = 0
 
     @property
     def backlog(self) -> int:
@@ -187,10 +187,10 @@ class Peers:
     def _take_over(self, route: _Route, connection: Connection) -> None:
         if route.connection is not None:
             self._break(route)
-        route.connection, route.sent, route.heard = connection, 0, 0
+        route.connection, route.sent, route.expected = connection, 0, 0
         route.since = loop_time()
         self._standing[connection] = connection.frames_out, connection.bytes_out
-        connection.listen(lambda frame: self._hear(route, connection, frame), self._limits)
+        connection.listen(lambda frame: self._on_frame(route, connection, frame), self._limits)
         connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
         while route.waiting:
             self._write(route, connection, route.waiting.popleft())
@@ -207,14 +207,14 @@ class Peers:
             route.connection = None
             self._break(route)
 
-    def _hear(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
+    def _on_frame(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
         """Check what a host sent against what it may send."""
         if route.connection is not connection:
             return
-        if frame.sequence < route.heard:
+        if frame.sequence < route.expected:
             self._refused("replayed")
             return
-        route.heard = frame.sequence + 1
+        route.expected = frame.sequence + 1
         if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
             self._refused("spoofed-sender")
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):

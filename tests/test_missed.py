@@ -31,20 +31,20 @@ def tables(graph, loss=0.0, patience="50ms", rounds=ROUNDS, **changes):
 
 @pytest.fixture
 def heard(monkeypatch):
-    """Whom of whom each node heard in each round, by tag, and whom it waited for in vain."""
-    heard, hear = {}, patience._hear
+    """Which messages each node received in each round, by tag, and which it missed."""
+    heard, receive = {}, patience._receive
 
-    async def listen(node, senders, t, tag, timeout, listening):
-        inbox = await hear(node, senders, t, tag, timeout, listening)
+    async def listen(node, senders, t, tag, timeout, reception):
+        inbox = await receive(node, senders, t, tag, timeout, reception)
         in_vain = {*inbox.missing} - {*inbox.lost}
         heard[t, int(node.id), tag] = ({*senders}, {message.sender for message in inbox}, in_vain)
         return inbox
 
-    monkeypatch.setattr(patience, "_hear", listen)
+    monkeypatch.setattr(patience, "_receive", listen)
     return heard
 
 
-def unheard(heard, dead=()):
+def missed_share(heard, dead=()):
     """The share of messages of the living that were not heard."""
     expected = sum(len(senders - {*dead}) for senders, _, _ in heard.values())
     return 1 - sum(len(got - {*dead}) for _, got, _ in heard.values()) / expected
@@ -57,7 +57,7 @@ def test_what_is_lost_is_all_that_is_unheard(graph, patience, loss, heard):
     world, _ = simulate(tables(graph, loss, patience))
     assert {node.round for node in world.nodes} == {ROUNDS}
     # Of 5,760 messages so many are lost, give or take three deviations.
-    assert unheard(heard) == pytest.approx(loss, abs=0.002 + 3 * (loss / 5760) ** 0.5)
+    assert missed_share(heard) == pytest.approx(loss, abs=0.002 + 3 * (loss / 5760) ** 0.5)
     assert world.now < TAKES * (1.1 if loss < 0.05 else 2.5)
 
 
@@ -65,7 +65,7 @@ def test_what_is_lost_is_all_that_is_unheard(graph, patience, loss, heard):
 @pytest.mark.parametrize("graph", ["epidemic-oracle", "random-regular"])
 def test_the_living_hear_each_other_while_one_is_dead(graph, loss, heard):
     world, _ = simulate(tables(graph, loss, faults=[{"kind": "kill", "nodes": [DEAD], "at": "53ms"}]))
-    assert unheard(heard, [DEAD]) < loss + 0.01
+    assert missed_share(heard, [DEAD]) < loss + 0.01
     waits, meetings = defaultdict(int), defaultdict(int)
     for (_, node, _), (senders, got, in_vain) in heard.items():
         waits[node] += DEAD in in_vain
@@ -88,7 +88,7 @@ def test_who_waits_in_vain_for_gradients_is_heard_with_its_model(sharing, loss, 
         "patience": "50ms",
     }
     simulate(made)
-    assert unheard(heard, [DEAD]) == pytest.approx(loss, abs=0.004 + 0.1 * loss)
+    assert missed_share(heard, [DEAD]) == pytest.approx(loss, abs=0.004 + 0.1 * loss)
 
 
 def test_one_lost_message_costs_no_patience_and_not_the_next(heard, monkeypatch):

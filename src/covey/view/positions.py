@@ -1,4 +1,4 @@
-"""Where the nodes of a graph are drawn: the same places for the same graph, within a circle of radius 1 or a rectangle.
+"""Positions at which the nodes of a graph are drawn: the same for the same graph, within a unit circle or a rectangle.
 
 Shapes: N nodes, K groups, E edges, Q nodes that push in a step, S nodes from which distances are measured.
 """
@@ -25,7 +25,7 @@ _PUSHES = 300_000
 _PIVOTS = 50
 
 
-def places(graph: Graph, main_N: Ids | None = None) -> Floats:
+def positions(graph: Graph, main_N: Ids | None = None) -> Floats:
     """Where to draw each node, N x 2: grids in rows, groups together, rings closed, others near their neighbours.
 
     Args:
@@ -44,9 +44,9 @@ def places(graph: Graph, main_N: Ids | None = None) -> Floats:
         return _in_groups(graph.n, [*groups, *alone[:, None]])
     degrees_N = graph.in_degrees + graph.out_degrees
     if graph.n > 3 and len(graph.sources) == degrees_N.max() == 2 * (graph.n - 1):
-        place_N2 = np.zeros((graph.n, 2))
-        place_N2[ids != degrees_N.argmax()] = _circle(graph.n - 1)
-        return place_N2
+        position_N2 = np.zeros((graph.n, 2))
+        position_N2[ids != degrees_N.argmax()] = _circle(graph.n - 1)
+        return position_N2
     steps_E = (graph.targets - graph.sources) % graph.n
     around = len(np.unique(graph.sources[steps_E == 1])) + len(np.unique(graph.targets[steps_E == graph.n - 1]))
     if graph.n <= _ON_A_CIRCLE or around > graph.n / 2:
@@ -71,22 +71,22 @@ def columns_of(graph: Graph) -> int | None:
     return None
 
 
-def nearest(place_N2: Floats) -> float:
+def nearest(position_N2: Floats) -> float:
     """How far a node is from the one nearest to it, for most nodes."""
-    if len(place_N2) < 2:
+    if len(position_N2) < 2:
         return 1.0
-    distances_N2 = np.asarray(cKDTree(place_N2).query(place_N2, k=2)[0])
+    distances_N2 = np.asarray(cKDTree(position_N2).query(position_N2, k=2)[0])
     return float(np.quantile(distances_N2[:, 1], 0.1))
 
 
 def _circle(count: int) -> Floats:
-    """Places on a circle, clockwise from its top."""
+    """Positions on a circle, clockwise from its top."""
     angle = np.pi / 2 - 2 * np.pi * np.arange(count) / max(count, 1)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def _folded(count: int) -> Floats:
-    """Places on a closed curve that goes in and out, as far from each other along it as its branches are."""
+    """Positions on a closed curve that goes in and out, as far from each other along it as its branches are."""
     turn = np.linspace(0, 2 * np.pi, 20_000)
     radius = 0.75 + 0.25 * np.cos(round(count**0.5) * turn)
     curve = np.stack([radius * np.sin(turn), radius * np.cos(turn)], axis=1)
@@ -106,10 +106,10 @@ def _in_groups(n: int, groups: Sequence[Ids]) -> Floats:
     slot_K = np.arange(count)
     centre_K2 = _circle(slots)[:count] * (1 - gap * (slot_K % rings))[:, None]
     radius = 0.36 * min(nearest(centre_K2), 1.0)
-    place_N2 = np.zeros((n, 2))
+    position_N2 = np.zeros((n, 2))
     for centre, members in zip(centre_K2, groups, strict=True):
-        place_N2[members] = centre + (radius * _circle(len(members)) if len(members) > 1 else 0.0)
-    return place_N2
+        position_N2[members] = centre + (radius * _circle(len(members)) if len(members) > 1 else 0.0)
+    return position_N2
 
 
 def _spread(graph: Graph) -> Floats:
@@ -119,26 +119,26 @@ def _spread(graph: Graph) -> Floats:
     joined_NN = sp.csr_array((ones, (graph.sources, graph.targets)), shape=(n, n))
     joined_NN = ((joined_NN + joined_NN.T) > 0).astype(np.float32)
     pull_N1 = np.maximum(joined_NN.sum(axis=1), 1)[:, None]
-    place_N2 = _by_distance(joined_NN).astype(np.float32)
+    position_N2 = _by_distance(joined_NN).astype(np.float32)
     wish = (np.pi / n) ** 0.5
     stride = -(-n * n // _PUSHES)
     for step in range(_STEPS):
-        pushing_Q2 = place_N2[step % stride :: stride]
-        away_NQ2 = place_N2[:, None] - pushing_Q2[None]
+        pushing_Q2 = position_N2[step % stride :: stride]
+        away_NQ2 = position_N2[:, None] - pushing_Q2[None]
         square_NQ = np.maximum(np.einsum("nqd,nqd->nq", away_NQ2, away_NQ2), 1e-6)
         move_N2 = stride * wish**2 * np.einsum("nqd,nq->nd", away_NQ2, 1 / square_NQ)
         # Fewer or more edges a node must not make the picture smaller or larger: each node is pulled as by two.
-        length_E1 = np.linalg.norm(place_N2[graph.sources] - place_N2[graph.targets], axis=1)
+        length_E1 = np.linalg.norm(position_N2[graph.sources] - position_N2[graph.targets], axis=1)
         pulls_NN = sp.csr_array((length_E1 / wish, (graph.sources, graph.targets)), shape=(n, n))
         pulls_NN = pulls_NN + pulls_NN.T
-        move_N2 += (pulls_NN @ place_N2 - pulls_NN.sum(axis=1)[:, None] * place_N2) * 2 / pull_N1
+        move_N2 += (pulls_NN @ position_N2 - pulls_NN.sum(axis=1)[:, None] * position_N2) * 2 / pull_N1
         far_N1 = np.linalg.norm(move_N2, axis=1, keepdims=True)
-        place_N2 = place_N2 + move_N2 / np.maximum(far_N1, 1e-9) * np.minimum(far_N1, 0.15 * (1 - step / _STEPS))
-    place_N2 = place_N2 - place_N2.mean(axis=0)
+        position_N2 = position_N2 + move_N2 / np.maximum(far_N1, 1e-9) * np.minimum(far_N1, 0.15 * (1 - step / _STEPS))
+    position_N2 = position_N2 - position_N2.mean(axis=0)
     # Half-way to a disc that is everywhere as full: the middle is crowded otherwise.
-    far_N = np.linalg.norm(place_N2, axis=1)
+    far_N = np.linalg.norm(position_N2, axis=1)
     even_N = ((far_N.argsort().argsort() + 0.5) / n) ** 0.5
-    return np.asarray(place_N2 * ((far_N / far_N.max() + even_N) / 2 / np.maximum(far_N, 1e-9))[:, None], np.float64)
+    return np.asarray(position_N2 * ((far_N / far_N.max() + even_N) / 2 / np.maximum(far_N, 1e-9))[:, None], np.float64)
 
 
 def _by_distance(joined_NN: sp.csr_array) -> Floats:
@@ -151,9 +151,9 @@ def _by_distance(joined_NN: sp.csr_array) -> Floats:
     square_NS = distance_NS**2
     square_NS = square_NS - square_NS.mean(axis=0) - square_NS.mean(axis=1, keepdims=True) + square_NS.mean()
     _, _, axes = np.linalg.svd(square_NS, full_matrices=False)
-    place_N2 = np.zeros((n, 2))
-    place_N2[:, : min(2, len(axes))] = square_NS @ axes[:2].T
-    place_N2 *= np.sign(place_N2[np.abs(place_N2).argmax(axis=0), [0, 1]])
+    position_N2 = np.zeros((n, 2))
+    position_N2[:, : min(2, len(axes))] = square_NS @ axes[:2].T
+    position_N2 *= np.sign(position_N2[np.abs(position_N2).argmax(axis=0), [0, 1]])
     # Nodes with the same distances would never come apart.
     apart = _circle(n) * 1e-3
-    return np.asarray(place_N2 / max(np.abs(place_N2).max(), 1e-9) + apart)
+    return np.asarray(position_N2 / max(np.abs(position_N2).max(), 1e-9) + apart)

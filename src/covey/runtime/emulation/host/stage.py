@@ -13,7 +13,7 @@ from covey.messages import wire
 from covey.messages.payloads import KEPT, Payload, is_tensor
 from covey.network.faults import CORRUPT, Strike, strikes
 from covey.parts import rng
-from covey.parts.errors import CoveyError, ProgramError, told
+from covey.parts.errors import CoveyError, ProgramError, described
 from covey.parts.nodes import NodeId
 from covey.runtime.emulation.host.inbox import Inbox
 from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
@@ -39,11 +39,11 @@ _STALL = 5.0
 class _Waiter(Waiter):
     """An activity that waits for a future."""
 
-    __slots__ = ("heard",)
+    __slots__ = ("woken",)
 
-    def __init__(self, heard: asyncio.Future[None], *others: Any) -> None:
+    def __init__(self, woken: asyncio.Future[None], *others: Any) -> None:
         super().__init__(*others)
-        self.heard = heard
+        self.woken = woken
 
 
 class _Activity:
@@ -60,7 +60,7 @@ class _Activity:
         await asyncio.wait([self.task])
 
 
-class Site(Stage):
+class HostStage(Stage):
     """The nodes of one host.
 
     Args:
@@ -341,15 +341,15 @@ class Site(Stage):
         await asyncio.Event().wait()
 
     def waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
-        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def resume() -> None:
-            if not heard.done():
-                heard.set_result(None)
+            if not woken.done():
+                woken.set_result(None)
 
-        return _Waiter(heard, resume, missing, lost, left)
+        return _Waiter(woken, resume, missing, lost, left)
 
-    def heard(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
+    def woken(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
         assert isinstance(waiter, _Waiter)
         if timeout is not None:
             mail = node.mail
@@ -361,8 +361,8 @@ class Site(Stage):
                     mail.wake(key)
 
             timer = asyncio.get_running_loop().call_later(timeout, give_up)
-            waiter.heard.add_done_callback(lambda _: timer.cancel())
-        return waiter.heard
+            waiter.woken.add_done_callback(lambda _: timer.cancel())
+        return waiter.woken
 
     async def compute(self, node: RunningNode, job: Job, seconds: float) -> None:
         began = self.now
@@ -390,7 +390,7 @@ class Site(Stage):
     def fail(self, error: Exception) -> None:
         """End the run with an error."""
         if self.failure is None:
-            self.failure = error if isinstance(error, CoveyError) else ProgramError(told(error))
+            self.failure = error if isinstance(error, CoveyError) else ProgramError(described(error))
         self.over.set()
 
     def dropped(self, node: RunningNode) -> None:

@@ -1,9 +1,9 @@
-"""Sets of places in a vector, as bytes: the shortest of four codes, which the first byte names.
+"""Sets of indices in a vector, as bytes: the shortest of four codes, which the first byte names.
 
-raw       the places as int32, little-endian
-bitmap    a bit for every place of the vector
-rice      the gaps between places, most alike: see `covey.messages.codecs.rice`
-gamma     the gaps between places, of which few are long: see `covey.messages.codecs.elias`
+raw       the indices as int32, little-endian
+bitmap    a bit for every index of the vector
+rice      the gaps between indices, most alike: see `covey.messages.codecs.rice`
+gamma     the gaps between indices, of which few are long: see `covey.messages.codecs.elias`
 
 How long each would be follows from the gaps, so only the shortest is written; of equally short ones, the first here.
 """
@@ -21,7 +21,7 @@ from covey.parts.errors import ProgramError, WireError
 
 
 class Code(IntEnum):
-    """How places are written."""
+    """How indices are written."""
 
     RAW = 0
     BITMAP = 1
@@ -29,11 +29,11 @@ class Code(IntEnum):
     GAMMA = 3
 
 
-def encode_places(places: Tensor, size: int, code: Code | None = None) -> Tensor:
-    """The bytes of a set of places.
+def encode_indices(indices: Tensor, size: int, code: Code | None = None) -> Tensor:
+    """The bytes of a set of indices.
 
     Args:
-        places: int64, increasing, from 0 on and below `size`.
+        indices: int64, increasing, from 0 on and below `size`.
         size: how long the vector is, below 2**31.
         code: how to write them, instead of the shortest way.
 
@@ -41,14 +41,14 @@ def encode_places(places: Tensor, size: int, code: Code | None = None) -> Tensor
         uint8 numbers.
 
     Raises:
-        ProgramError: the places are no such set.
+        ProgramError: the indices are no such set.
     """
-    at = places.cpu().numpy()
+    at = indices.cpu().numpy()
     gaps = at - 1
     gaps[:1] += 1
     gaps[1:] -= at[:-1]
     if len(at) and (gaps.min() < 0 or at[-1] >= size):
-        raise ProgramError(f"Places to send must increase from 0 on and stay below {size}.")
+        raise ProgramError(f"Indices to send must increase from 0 on and stay below {size}.")
     counted = _histogram(gaps)
     k, rice_bytes = rice.fit(*counted)
     lengths = {
@@ -82,45 +82,45 @@ def _histogram(gaps: Ints) -> tuple[Ints, Ints]:
     return different, counts[different]
 
 
-def decode_places(encoded: Tensor, size: int, count: int) -> Tensor:
-    """The places, int64 and increasing, that `encode_places` made bytes of.
+def decode_indices(encoded: Tensor, size: int, count: int) -> Tensor:
+    """The indices, int64 and increasing, that `encode_indices` made bytes of.
 
     Args:
         count: how many there must be.
 
     Raises:
-        WireError: the bytes are no such set of places.
+        WireError: the bytes are no such set of indices.
     """
     if encoded.dtype != torch.uint8 or encoded.dim() != 1 or not len(encoded):
-        raise WireError("bad-field", "the places are no bytes")
+        raise WireError("bad-field", "the indices are no bytes")
     if not 0 <= count <= size:
-        raise WireError("bad-field", f"there are {count} values for {size} places")
+        raise WireError("bad-field", f"there are {count} values for {size} indices")
     most = 1 + min(bytes_of(size), 4 * count)
     if len(encoded) > most:
-        raise WireError("bad-field", f"the places are {len(encoded)} bytes, and {most} say as much")
+        raise WireError("bad-field", f"the indices are {len(encoded)} bytes, and {most} say as much")
     content = np.ascontiguousarray(encoded.cpu().numpy())
-    places = _decoded(int(content[0]), content[1:], size, count)
-    if count and places[-1] >= size:
-        raise WireError("bad-field", f"a place is not below {size}")
-    return torch.from_numpy(places)
+    indices = _decoded(int(content[0]), content[1:], size, count)
+    if count and indices[-1] >= size:
+        raise WireError("bad-field", f"an index is not below {size}")
+    return torch.from_numpy(indices)
 
 
 def _decoded(code: int, stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
-    """`count` increasing places from 0 on."""
+    """`count` increasing indices from 0 on."""
     if code == Code.RAW:
         if len(stream) != 4 * count:
-            raise WireError("bad-field", f"{count} places are in {len(stream)} bytes")
-        places = stream.view("<i4").astype(np.int64)
-        if count and (places[0] < 0 or (np.diff(places) < 1).any()):
-            raise WireError("bad-field", "the places do not increase from 0 on")
-        return places
+            raise WireError("bad-field", f"{count} indices are in {len(stream)} bytes")
+        indices = stream.view("<i4").astype(np.int64)
+        if count and (indices[0] < 0 or (np.diff(indices) < 1).any()):
+            raise WireError("bad-field", "the indices do not increase from 0 on")
+        return indices
     if code == Code.BITMAP:
-        places = np.flatnonzero(read_bits(stream, size))
-        if len(places) != count:
-            raise WireError("bad-field", f"there are {len(places)} places and {count} values")
-        return places
+        indices = np.flatnonzero(read_bits(stream, size))
+        if len(indices) != count:
+            raise WireError("bad-field", f"there are {len(indices)} indices and {count} values")
+        return indices
     if code == Code.RICE:
         return rice.decode(stream, size, count)
     if code == Code.GAMMA:
         return elias.decode(stream, count)
-    raise WireError("bad-field", f"the code {code} of the places is unknown")
+    raise WireError("bad-field", f"the code {code} of the indices is unknown")
