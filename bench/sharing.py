@@ -15,7 +15,7 @@ import torch
 
 from bench.loops import Case, prepared
 from bench.mixing import _OneThread
-from covey.aggregation import MetropolisHastings
+from covey.aggregation.linear import MetropolisHastings
 from covey.decentralized.sharing import Sharing
 from covey.decentralized.topology import RandomRegular
 from covey.learning import mixing

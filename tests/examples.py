@@ -128,7 +128,7 @@ COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget"
 IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
-    **{("model", kind): "is of another task" for kind in kinds.KINDS["model"] if kind not in ("logistic", "mlp")},
+    **{("model", kind): "is of another task" for kind in kinds.built_in()["model"] if kind not in ("logistic", "mlp")},
 }
 RUNS = [
     (family, kind)
@@ -136,7 +136,7 @@ RUNS = [
         *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_NETWORK),
         *("partition", "model", "objective", "optimizer", "learning-rate"),
     )
-    for kind in kinds.KINDS[family]
+    for kind in kinds.built_in()[family]
     if (family, kind) not in NOT_HERE
 ]
 """Every kind that can stand in a small experiment."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from covey.aggregation import Aggregation
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.secure_aggregation import SecureAggregation
 from covey.decentralized.topology import Ring
 from covey.parts.errors import ConfigurationError

@@ -44,7 +44,7 @@ def covering(*factors):
     return rows
 
 
-LEVELS = [[*kinds.KINDS[family]] for family in IN_PROGRAM]
+LEVELS = [[*kinds.built_in()[family]] for family in IN_PROGRAM]
 LEVELS[IN_PROGRAM.index("aggregation")].append(OWN)
 ROWS = covering(*LEVELS)
 
@@ -91,7 +91,7 @@ def gossip(files, topology="ring", sharing="full", schedule="every-round", aggre
 SAYS_WHY = ("needs", "must", "sends what")
 
 
-@pytest.mark.parametrize("sharing", kinds.KINDS["sharing"])
+@pytest.mark.parametrize("sharing", kinds.built_in()["sharing"])
 def test_any_topology_sharing_schedule_and_aggregation_run_together_or_are_refused(sharing, files):
     """Row by row; a sharing at a time, that a failure names it."""
     rows, ran = [row for row in ROWS if row[IN_PROGRAM.index("sharing")] == sharing], 0
@@ -111,7 +111,7 @@ def test_any_topology_sharing_schedule_and_aggregation_run_together_or_are_refus
     assert ran >= 5
 
 
-@pytest.mark.parametrize("topology", kinds.KINDS["topology"])
+@pytest.mark.parametrize("topology", kinds.built_in()["topology"])
 def test_with_the_aggregation_left_open_models_run_over_every_topology(topology, files):
     assert outcome(gossip(files, topology)) is None
 
@@ -119,7 +119,7 @@ def test_with_the_aggregation_left_open_models_run_over_every_topology(topology,
 @pytest.mark.parametrize("program", ["clique-averaging", "ad-psgd", "gossip-learning"])
 def test_any_topology_runs_under_the_other_programs_or_is_refused(program, files):
     refused = {}
-    for topology in kinds.KINDS["topology"]:
+    for topology in kinds.built_in()["topology"]:
         tables = gossip(files)
         tables["program"] = {
             **part_table("program", program, files),
@@ -132,7 +132,7 @@ def test_any_topology_runs_under_the_other_programs_or_is_refused(program, files
         assert line.startswith(f"The 'topology' of the program {program} must "), line
 
 
-@pytest.mark.parametrize("sharing", kinds.KINDS["sharing"])
+@pytest.mark.parametrize("sharing", kinds.built_in()["sharing"])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_any_sharing_runs_over_cliques_with_and_without_clique_averaging_and_overlap(sharing, overlap, files):
     averaging = {"kind": "clique-averaging", "lr": 0.1, "overlap": overlap}

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.aggregation import Aggregation, MetropolisHastings
+from covey.aggregation.aggregation import Aggregation
+from covey.aggregation.linear import MetropolisHastings
 from covey.decentralized.sharing import Choco
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.round import Round

@@ -13,7 +13,7 @@ from tests.conftest import Written, models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
-PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.KINDS["program"]}
+PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.built_in()["program"]}
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
 TRAINED = {"every-round": 5, "periodic": 3, "skiptrain": 4, "greedy": 3}
 """How often a node trains in five rounds."""
@@ -117,7 +117,7 @@ ALONE = {
 """The smallest network of each program, with one node that holds data."""
 
 
-@pytest.mark.parametrize("kind", kinds.KINDS["program"])
+@pytest.mark.parametrize("kind", kinds.built_in()["program"])
 def test_one_node_alone_trains_as_plain_sgd_does(kind):
     parameters, nodes = ALONE[kind]
     task = {**BLOBS, "batch_size": 1000, "local_steps": 2}
@@ -127,7 +127,7 @@ def test_one_node_alone_trains_as_plain_sgd_does(kind):
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, steps), atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", kinds.KINDS["schedule"])
+@pytest.mark.parametrize("schedule", kinds.built_in()["schedule"])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_the_parts_of_gossip_leave_one_node_alone_to_plain_sgd(schedule, overlap, files):
     program = {
@@ -141,7 +141,7 @@ def test_the_parts_of_gossip_leave_one_node_alone_to_plain_sgd(schedule, overlap
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, TRAINED[schedule]), atol=1e-5)
 
 
-@pytest.mark.parametrize("sharing", [kind for kind in kinds.KINDS["sharing"] if kind not in NEVER_WHOLE])
+@pytest.mark.parametrize("sharing", [kind for kind in kinds.built_in()["sharing"] if kind not in NEVER_WHOLE])
 @pytest.mark.parametrize("aggregation", ["mean", "metropolis-hastings"])
 def test_on_the_complete_graph_gossip_is_an_all_reduce(aggregation, sharing, files):
     program = {

@@ -124,7 +124,7 @@ RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
         ("program", kind, {"clients": "uniform"} if kind == "fedavg" else {})
-        for kind in kinds.KINDS["program"]
+        for kind in kinds.built_in()["program"]
         if ("program", kind) not in BY_NUMBER
     ),
     ("program", "gossip", {"overlap": True}),
@@ -198,7 +198,7 @@ class _Named:
 ASKED = [
     (family, kind)
     for family in ("topology", "schedule", *IN_NETWORK, "learning-rate", "partition")
-    for kind in kinds.KINDS[family]
+    for kind in kinds.built_in()[family]
     if (family, kind) not in NOT_HERE
 ]
 

@@ -33,7 +33,7 @@ from covey.parts.parameters import (
 from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.examples import NODES, family_class
 
-ALL = [(family, kind) for family, known in kinds.KINDS.items() for kind in known]
+ALL = [(family, kind) for family, known in kinds.built_in().items() for kind in known]
 REQUIRED = {
     "degree": 2,
     "every": 2,

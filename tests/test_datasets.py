@@ -22,8 +22,8 @@ from covey.learning.datasets.digits import Digits
 from covey.learning.datasets.images import CIFAR10, MNIST, FashionMNIST
 from covey.learning.datasets.synthetic import GaussianBlobs, LinearRegression, SyntheticImages
 from covey.learning.datasets.tables import Adult, MovieLens1M, MovieLens100K, held_out
+from covey.parts import kinds
 from covey.parts.errors import DataError
-from covey.parts.kinds import KINDS
 from covey.parts.parameters import build
 
 
@@ -545,7 +545,7 @@ def test_linear_regression_is_linear() -> None:
 
 
 def test_every_kind_is_there_under_its_name() -> None:
-    for kind, target in KINDS["dataset"].items():
+    for kind, target in kinds.built_in()["dataset"].items():
         dataset = build(Dataset, kind)
         assert type(dataset).kind == kind
         assert type(dataset).__name__ == target.partition(":")[2]

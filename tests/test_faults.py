@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from covey.aggregation import Mean, MetropolisHastings
+from covey.aggregation.linear import Mean, MetropolisHastings
 from covey.messages import wire
 from covey.network.faults import Fault, strikes
 from covey.parts.errors import ConfigurationError, ProgramError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from covey.aggregation import Aggregation
+from covey.aggregation.aggregation import Aggregation
 from covey.federated.client_selection import ClientSelection
 from covey.federated.client_work import ClientWork
 from covey.federated.server_optimizers import ServerOptimizer

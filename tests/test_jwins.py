@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.aggregation import MetropolisHastings
+from covey.aggregation.linear import MetropolisHastings
 from covey.decentralized.sharing import Sharing
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Ring

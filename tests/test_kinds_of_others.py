@@ -37,8 +37,8 @@ def test_a_kind_of_another_distribution_stands_where_one_of_coveys_would():
 
 def test_nobody_takes_the_name_of_one_of_coveys_own():
     assert type(build(Topology, "ring")).__module__.startswith("covey.")
-    assert "nonsense" not in kinds.KINDS
-    assert set(kinds.known("topology")) - set(kinds.KINDS["topology"]) == {"mirror", "broken"}
+    assert "nonsense" not in kinds.built_in()
+    assert set(kinds.known("topology")) - set(kinds.built_in()["topology"]) == {"mirror", "broken"}
 
 
 def test_they_are_listed(covey):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from covey.aggregation import Contribution, Median
+from covey.aggregation.aggregation import Contribution
+from covey.aggregation.median import Median
 from covey.learning.node import LearningNode
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
@@ -70,7 +71,7 @@ def gossip(aggregation, **changes):
 
 
 def test_gossip_withstands_a_node_that_lies():
-    from covey.aggregation import Mean
+    from covey.aggregation.linear import Mean
 
     class AveragedLiar(Liar):
         inner = Mean()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from covey.aggregation import Mean
+from covey.aggregation.linear import Mean
 from covey.decentralized.sharing.fft import FFT
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.top_k import TopK

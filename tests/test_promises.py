@@ -20,7 +20,7 @@ from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import part_table
 from tests.hosts import emulate
 
-HIDING = sorted(kind for kind in kinds.KINDS["sharing"] if kinds.load("sharing", kind).hides)
+HIDING = sorted(kind for kind in kinds.built_in()["sharing"] if kinds.load("sharing", kind).hides)
 SHARINGS = {
     "secure-aggregation": {"kind": "secure-aggregation"},
     "secure-aggregation of 32 bits": {"kind": "secure-aggregation", "ring": 32},
@@ -28,7 +28,7 @@ SHARINGS = {
     "cesar with top-k": {"kind": "cesar", "masks": 2, "subset": {"kind": "top-k", "budget": 0.5}},
 }
 PROGRAMS = {
-    **{kind: {} for kind in kinds.KINDS["program"]},
+    **{kind: {} for kind in kinds.built_in()["program"]},
     "gossip": {"topology": {"kind": "random-regular", "degree": 4}},
     "gossip, overlapping": {"kind": "gossip", "topology": {"kind": "random-regular", "degree": 4}, "overlap": True},
     "gossip, now and then": {

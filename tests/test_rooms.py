@@ -3,9 +3,11 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import covey
+from covey.parts import kinds
 
 ROOMS = (
     *("parts", "messages", "network", "runtime", "learning", "aggregation"),
@@ -55,6 +57,21 @@ def test_the_public_names_are_these():
     }
     assert set(covey.__all__) == public
     assert all(getattr(covey, name) is not None for name in public)
+
+
+def test_each_room_lists_its_own_kinds():
+    listing = {name for name in ROOMS if (SOURCES / name).is_dir() and "KINDS" in vars(import_module(f"covey.{name}"))}
+    assert listing == set(covey.ROOMS)
+    listed = []
+    for room in covey.ROOMS:
+        for family, known in import_module(f"covey.{room}").KINDS.items():
+            assert all(target.startswith(f"covey.{room}.") for target in known.values())
+            listed += [(family, kind) for kind in known]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {(family, kind) for family, known in kinds.built_in().items() for kind in known}
+    for family, kind in listed:
+        found = kinds.load(family, kind)
+        assert (found.family, found.kind) == (family, kind)
 
 
 WITHOUT_LEARNING = """

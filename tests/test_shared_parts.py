@@ -13,7 +13,7 @@ from tests.examples import NODES, part_table, pieces_of
 from tests.test_emulation import assert_agree
 from tests.untrained import MIXED, RING, SIZES, Never, metropolis, starts, tensors
 
-SHARINGS = list(kinds.KINDS["sharing"])
+SHARINGS = list(kinds.built_in()["sharing"])
 MASKED = ("cesar", "secure-aggregation")
 PARTS = ("trained", ["norm.*", "head.*"])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from covey.aggregation import MetropolisHastings
+from covey.aggregation.linear import MetropolisHastings
 from covey.parts.errors import ProgramError
 from tests.conftest import models_of, simulate, table
 from tests.examples import IMPATIENT, PROGRAMS

@@ -42,7 +42,7 @@ NAMED = {
 }
 REGULAR = {"kind": "random-regular", "degree": 4}
 CLIQUES = {"kind": "clique-averaging", "lr": 0.1, "topology": {"kind": "random-cliques", "size": 4}}
-SHARINGS = {kind: {"kind": kind, **EXAMPLES.get(("sharing", kind), {})} for kind in kinds.KINDS["sharing"]}
+SHARINGS = {kind: {"kind": kind, **EXAMPLES.get(("sharing", kind), {})} for kind in kinds.built_in()["sharing"]}
 SHARINGS["choco, moving first"] = {**SHARINGS["choco"], "order": "move-first"}
 SHARINGS["secure-aggregation, with recovery"] = {"kind": "secure-aggregation", "recovery": "shamir"}
 SHARINGS["power-gossip, in steps"] = {"kind": "power-gossip", "iterations": 2}
@@ -51,7 +51,7 @@ PROGRAMS = {
     **{f"clique-averaging: {name}": {**CLIQUES, "sharing": SHARINGS[name]} for name in ("full", "choco", "stc")},
     **{
         kind: {"kind": kind, **EXAMPLES["program", kind]}
-        for kind in kinds.KINDS["program"]
+        for kind in kinds.built_in()["program"]
         if kind not in ("gossip", "clique-averaging")
     },
     "fedavg, compressed": COMPRESSED,

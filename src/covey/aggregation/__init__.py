@@ -1,7 +1,11 @@
 """How models are merged: the aggregation part of gossip."""
 
-from covey.aggregation.aggregation import Aggregation, Contribution, Linear, mixture
-from covey.aggregation.linear import Given, Mean, MetropolisHastings
-from covey.aggregation.median import Median
-
-__all__ = ["Aggregation", "Contribution", "Given", "Linear", "Mean", "Median", "MetropolisHastings", "mixture"]
+KINDS = {
+    "aggregation": {
+        "mean": "covey.aggregation.linear:Mean",
+        "metropolis-hastings": "covey.aggregation.linear:MetropolisHastings",
+        "given": "covey.aggregation.linear:Given",
+        "median": "covey.aggregation.median:Median",
+    },
+}
+"""The kinds of parts that live here: where each is found."""

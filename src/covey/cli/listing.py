@@ -62,12 +62,12 @@ def list_kinds(arguments: argparse.Namespace) -> int:
 def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
     """(family, kind) of what is asked for; a kind may be named without its family."""
     if family is None:
-        return [(family, kind) for family in kinds.KINDS for kind in kinds.known(family)]
-    if family not in kinds.KINDS:
-        found = [(name, family) for name, known in kinds.KINDS.items() if family in known]
+        return [(family, kind) for family in kinds.built_in() for kind in kinds.known(family)]
+    if family not in kinds.built_in():
+        found = [(name, family) for name, known in kinds.built_in().items() if family in known]
         if kind is not None or not found:
-            every = {*kinds.KINDS, *(kind for known in kinds.KINDS.values() for kind in known)}
-            known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.KINDS
+            every = {*kinds.built_in(), *(kind for known in kinds.built_in().values() for kind in known)}
+            known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.built_in()
             raise ConfigurationError(unknown(f"family '{family}'", family, known))
         return found
     if kind is None:
@@ -78,8 +78,8 @@ def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
 
 
 def _print_overview() -> None:
-    width = 2 + max(map(len, kinds.KINDS))
-    for family, known in kinds.KINDS.items():
+    width = 2 + max(map(len, kinds.built_in()))
+    for family, known in kinds.built_in().items():
         _print_wrapped(f"{_strong(family)}{' ' * (width - len(family))}{', '.join(known)}", 0, width)
     print()
     print("covey list FAMILY       its kinds with their parameters, as in `covey list topology`")

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from covey.aggregation import Mean
+from covey.aggregation.linear import Mean
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.sharing.beside import averaged
 from covey.learning.mixture import Mixture

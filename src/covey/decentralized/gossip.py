@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Given, Mean, MetropolisHastings
+from covey.aggregation.aggregation import Aggregation
+from covey.aggregation.linear import Given, Mean, MetropolisHastings
 from covey.decentralized.graphs import OnGraph
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing

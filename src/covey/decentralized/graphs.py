@@ -1,6 +1,6 @@
 """Programs whose nodes talk along the edges of a graph, and what is known of that."""
 
-from covey.aggregation import Aggregation
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningProgram
 from covey.learning.selection import Selection

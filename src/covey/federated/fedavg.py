@@ -10,7 +10,8 @@ from typing import ClassVar, NoReturn
 
 import numpy as np
 
-from covey.aggregation import Aggregation, Contribution, Given
+from covey.aggregation.aggregation import Aggregation, Contribution
+from covey.aggregation.linear import Given
 from covey.federated.client_selection import ClientSelection, Uniform
 from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.downlink import CompressedDown, WholeDown

@@ -10,3 +10,44 @@ from covey.network.latency import Latency
 from covey.network.network import Network
 
 __all__ = ["Bandwidth", "Churn", "Compute", "Energy", "FairShare", "Fault", "Latency", "Network"]
+
+KINDS = {
+    "latency": {
+        "constant": "covey.network.latency:ConstantLatency",
+        "uniform": "covey.network.latency:UniformLatency",
+        "log-normal": "covey.network.latency:LogNormalLatency",
+        "plane": "covey.network.latency:PlaneLatency",
+        "matrix": "covey.network.latency:MatrixLatency",
+        "per-node": "covey.network.latency:NodeLatency",
+    },
+    "bandwidth": {
+        "constant": "covey.network.bandwidth:ConstantBandwidth",
+        "log-normal": "covey.network.bandwidth:LogNormalBandwidth",
+        "stragglers": "covey.network.bandwidth:Stragglers",
+        "trace": "covey.network.bandwidth:TraceBandwidth",
+    },
+    "compute": {
+        "constant": "covey.network.compute:ConstantCompute",
+        "log-normal": "covey.network.compute:LogNormalCompute",
+        "stragglers": "covey.network.compute:Stragglers",
+        "trace": "covey.network.compute:TraceCompute",
+    },
+    "energy": {
+        "none": "covey.network.energy:NoEnergy",
+        "constant": "covey.network.energy:ConstantEnergy",
+        "devices": "covey.network.energy:DeviceEnergy",
+    },
+    "churn": {
+        "none": "covey.network.churn:NoChurn",
+        "rate": "covey.network.churn:RateChurn",
+        "trace": "covey.network.churn:TraceChurn",
+    },
+    "fault": {
+        "kill": "covey.network.faults:Kill",
+        "pause": "covey.network.faults:Pause",
+        "cut": "covey.network.faults:Cut",
+        "slow": "covey.network.faults:Slow",
+        "corrupt": "covey.network.faults:Corrupt",
+    },
+}
+"""The kinds of parts that live here: where each is found."""

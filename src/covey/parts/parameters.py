@@ -518,7 +518,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
             )
     cls: type[P] = family
     assumed = ""
-    if family.family in kinds.KINDS:
+    if family.family in kinds.built_in():
         usual = usual or family.usual or (family.short[0] if family.short else "")
         every = ", ".join(sorted(kinds.known(family.family)))
         if "kind" not in values and not usual:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from covey.aggregation import Mean
+from covey.aggregation.linear import Mean
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.topology import Topology

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from covey.aggregation import Contribution
+from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.learning.node import MODEL

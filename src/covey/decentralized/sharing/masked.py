@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.agreeing import Agreed, Agreeing
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, Plan, most_lost, plan_for

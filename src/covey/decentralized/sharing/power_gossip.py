@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation, Linear
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
 from covey.decentralized.sharing.round import Round

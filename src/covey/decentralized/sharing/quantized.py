@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor
 
-from covey.aggregation import Contribution
+from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from covey.aggregation import Contribution
+from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, written_as

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Contribution, Linear
+from covey.aggregation.aggregation import Aggregation, Contribution, Linear
 from covey.decentralized.sharing.shown import Shown
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
-from covey.aggregation import Aggregation, Contribution
+from covey.aggregation.aggregation import Aggregation, Contribution
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from covey.aggregation import Contribution
+from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.indices import Indices
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
