@@ -11,8 +11,8 @@ from typing import Any
 
 from covey.cli.tables import print_json
 from covey.parts import kinds
-from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table, unknown
+from covey.parts.errors import ConfigurationError, unknown
+from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table
 
 
 def described(family: str, kind: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Seconds, Setting, param
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
 from covey.runtime.node import Activity
 from covey.runtime.patience import check_patience
 

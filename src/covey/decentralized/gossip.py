@@ -16,7 +16,8 @@ from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Seconds, Setting, param
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
 from covey.runtime.patience import PATIENCE, Heartbeats, Reception, check_patience
 
 

@@ -7,7 +7,8 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
-from covey.parts.parameters import Seconds, Setting, param
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
 
 _AGES = range(1 << 53)
 """What a peer may call its model's age; floats do not tell apart greater ones."""

@@ -32,7 +32,8 @@ from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Seconds, Setting, param
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
 from covey.runtime.node import Inbox, Message, Numbers, Wanted
 from covey.runtime.patience import PATIENCE, TIMES, Heartbeats, Reception, check_patience
 

@@ -23,7 +23,8 @@ from covey.learning.selection import Selection
 from covey.messages.compression import Compressor
 from covey.network.graph import Graph
 from covey.parts.errors import NotYetKnown
-from covey.parts.parameters import Seconds, Setting, param
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
 from covey.runtime.node import Inbox
 from covey.runtime.patience import check_patience
 

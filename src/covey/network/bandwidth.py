@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.network.traces import Trace, deal
-from covey.parts.parameters import BitsPerSecond, Part, Setting, param
+from covey.parts.parameters import Part, Setting, param
+from covey.parts.quantities import BitsPerSecond
 
 
 class Bandwidth(Part):

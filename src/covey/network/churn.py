@@ -8,7 +8,8 @@ from typing import ClassVar, TypeAlias
 
 from covey.network.traces import Trace, parse_number
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Part, Seconds, Setting, param
+from covey.parts.parameters import Part, Setting, param
+from covey.parts.quantities import Seconds
 
 Absence: TypeAlias = tuple[float, float]
 """From when until when a node is away, in seconds: [start, end)."""

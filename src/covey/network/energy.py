@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.network.traces import Trace
-from covey.parts.parameters import Joules, Part, Setting, Watts, param
+from covey.parts.parameters import Part, Setting, param
+from covey.parts.quantities import Joules, Watts
 
 MOBILENET_PARAMETERS = 3_504_872
 """Of MobileNet v2, whose inference time the data sheets of phones state."""

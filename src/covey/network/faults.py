@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Part, Seconds, Setting, param
+from covey.parts.parameters import Part, Setting, param
+from covey.parts.quantities import Seconds
 
 if TYPE_CHECKING:
     from covey.network.network import Network

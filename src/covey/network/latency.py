@@ -12,7 +12,8 @@ import numpy as np
 from covey.network.traces import parse_number, read_rows
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Part, Seconds, Setting, param
+from covey.parts.parameters import Part, Setting, param
+from covey.parts.quantities import Seconds
 
 
 class Latency(Part):

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Setting, unknown
+from covey.parts.errors import ConfigurationError, unknown
+from covey.parts.parameters import Setting
 
 Value = TypeVar("Value")
 

@@ -9,6 +9,9 @@ CoveyError                 anything below; the command line prints its text as o
 └── WireError              bytes that are no valid frame
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 def described(error: BaseException) -> str:
     """What an error of other code says, and where it was raised."""
@@ -33,6 +36,22 @@ def quoted(value: object) -> str:
         return cut(repr(value))
     except (ValueError, RecursionError):  # Python writes down no number of 5,000 digits, and no list of any depth.
         return f"{type(value).__name__} of great length"
+
+
+def unknown(what: str, given: str, known: Iterable[str]) -> str:
+    """The house sentence for a name that does not exist, with the nearest that does."""
+    names, given = sorted(known), cut(given)
+    near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    listing = f" Known: {', '.join(names)}." if names else " It takes none."
+    if len(names) > _MOST_LISTED and near:
+        listing = f" Near it: {', '.join(near)}."
+    return f"Unknown {what}{hint}{listing}"
+
+
+_NEAREST = 5
+_MOST_LISTED = 25
+"""Of more names than this, a message lists the nearest alone."""
 
 
 class CoveyError(Exception):

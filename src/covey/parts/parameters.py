@@ -14,13 +14,11 @@ its network, in `prepare`.
 import copy
 import dataclasses
 import datetime
-import difflib
 import functools
 import math
-import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
@@ -29,103 +27,10 @@ import numpy as np
 
 from covey.parts import rng
 from covey.parts.attributes import assigned_in
-from covey.parts.errors import ConfigurationError, cut, quoted
+from covey.parts.errors import ConfigurationError, quoted, unknown
+from covey.parts.limits import Bound, Limits
 from covey.parts.pieces import Piece
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number with a unit, written as a number in the first unit or as a string such as "20ms"."""
-
-    name: str
-    units: tuple[tuple[str, float], ...]
-    example: str
-
-    def parse(self, text: str) -> float | None:
-        """The value of `text` in the base unit, or None where it is no such quantity."""
-        match = re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-zµ/]*)\s*", text)
-        if match is None:
-            return None
-        factor = dict(self.units).get(match[2])
-        try:
-            return None if factor is None else float(match[1]) * factor
-        except ValueError:
-            return None
-
-
-_TIME = (("s", 1.0), ("", 1.0), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("min", 60.0), ("h", 3600.0))
-_PREFIXES = (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
-_RATE = (("", 1.0),) + tuple(
-    (prefix + unit, factor * bits)
-    for prefix, factor in _PREFIXES
-    for unit, bits in (("bit/s", 1.0), ("bps", 1.0), ("B/s", 8.0))
-)
-
-Seconds = Annotated[float, Quantity("duration", _TIME, "20ms")]
-"""A duration in seconds, or a string such as "20ms", "3s", "10min"."""
-_SMALL = (("m", 1e-3), ("u", 1e-6), ("µ", 1e-6), ("n", 1e-9))
-
-
-def _units(unit: str) -> tuple[tuple[str, float], ...]:
-    return (("", 1.0), *((prefix + unit, factor) for prefix, factor in (*_PREFIXES, *_SMALL)))
-
-
-BitsPerSecond = Annotated[float, Quantity("rate", _RATE, "100Mbit/s")]
-"""A data rate in bits per second, or a string such as "100Mbit/s", "12.5MB/s"."""
-Watts = Annotated[float, Quantity("power", _units("W"), "5W")]
-"""A power in watts, or a string such as "5W", "300mW"."""
-Joules = Annotated[float, Quantity("energy", _units("J"), "20nJ")]
-"""An energy in joules, or a string such as "20nJ", "1.5kJ"."""
-
-Bound = float | Literal["nodes"] | None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a parameter may be, beyond its type."""
-
-    doc: str
-    ge: Bound = None
-    gt: Bound = None
-    le: Bound = None
-    lt: Bound = None
-    choices: tuple[Any, ...] = ()
-
-    def interval(self) -> str:
-        """The bounds in mathematical notation, or an empty string where there are none."""
-        low, high = (
-            (self.ge if self.ge is not None else self.gt),
-            (self.le if self.le is not None else self.lt),
-        )
-        if low is None and high is None:
-            return ""
-        left = "[" if self.ge is not None else "("
-        right = "]" if self.le is not None else ")"
-        return f"{left}{_number(low, '-inf')}, {_number(high, 'inf')}{right}"
-
-    def admits(self, value: float, nodes: int | None = None) -> bool:
-        """Whether `value` is within the bounds; those that need the number of nodes only where it is given."""
-
-        def bound(limit: Bound) -> float | None:
-            return nodes if limit == "nodes" else limit
-
-        ge, gt, le, lt = bound(self.ge), bound(self.gt), bound(self.le), bound(self.lt)
-        return not (
-            (ge is not None and not value >= ge)
-            or (gt is not None and not value > gt)
-            or (le is not None and not value <= le)
-            or (lt is not None and not value < lt)
-        )
-
-    @property
-    def depends_on_nodes(self) -> bool:
-        return "nodes" in (self.ge, self.gt, self.le, self.lt)
-
-
-def _number(value: Bound, missing: str) -> str:
-    if value is None:
-        return missing
-    return f"{value:g}" if isinstance(value, float) else str(value)
+from covey.parts.quantities import Quantity
 
 
 def param(
@@ -538,29 +443,13 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
     return cls(**values)
 
 
-def unknown_kind(family: type[Part], name: str, known: typing.Iterable[str]) -> str:
+def unknown_kind(family: type[Part], name: str, known: Iterable[str]) -> str:
     """What is said of a name that is no kind of a family."""
     what = f"{family.family} {quoted(name)}"
     if family.short:
         hint, _ = _short_form(family)
         what += f", which is neither a kind nor {expectation(hint, Limits(''))}"
     return f'{unknown(what, name, known)} Your own is written "module:Class".'
-
-
-def unknown(what: str, given: str, known: typing.Iterable[str]) -> str:
-    """The house sentence for a name that does not exist, with the nearest that does."""
-    names, given = sorted(known), cut(given)
-    near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
-    listing = f" Known: {', '.join(names)}." if names else " It takes none."
-    if len(names) > _MOST_LISTED and near:
-        listing = f" Near it: {', '.join(near)}."
-    return f"Unknown {what}{hint}{listing}"
-
-
-_NEAREST = 5
-_MOST_LISTED = 25
-"""Of more names than this, a message lists the nearest alone."""
 
 
 def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:

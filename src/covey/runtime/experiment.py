@@ -12,7 +12,8 @@ from covey.network import Network
 from covey.network.faults import Fault
 from covey.parts import kinds, toml
 from covey.parts.errors import ConfigurationError, quoted
-from covey.parts.parameters import Part, Seconds, build, param, to_table
+from covey.parts.parameters import Part, build, param, to_table
+from covey.parts.quantities import Seconds
 from covey.runtime.node import Program
 from covey.runtime.observers import Observer
 from covey.runtime.task import Task

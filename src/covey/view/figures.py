@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from covey.parts.errors import ConfigurationError, RunError
-from covey.parts.parameters import unknown
+from covey.parts.errors import ConfigurationError, RunError, unknown
 from covey.runtime.runs import Run
 from covey.view.groups import Group, grouped
 from covey.view.look import (

@@ -11,8 +11,8 @@ import pywt
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.transformed import Transform, Transformed
 from covey.decentralized.sharing.wavelets import WaveletTransform
-from covey.parts.errors import ConfigurationError, ConfigurationWarning
-from covey.parts.parameters import Setting, param, unknown
+from covey.parts.errors import ConfigurationError, ConfigurationWarning, unknown
+from covey.parts.parameters import Setting, param
 
 _NONE = "none"
 _ALPHAS = (0.10, 0.15, 0.20, 0.25, 0.30, 0.40, 1.0)

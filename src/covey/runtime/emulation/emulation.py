@@ -13,7 +13,8 @@ from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import why_not_importable
 from covey.parts.machine import default_workers
-from covey.parts.parameters import Seconds, param, parts_of
+from covey.parts.parameters import param, parts_of
+from covey.parts.quantities import Seconds
 from covey.runtime.emulation.host.inbox import ENTRIES
 from covey.runtime.emulation.transport.address import Address, read_addresses
 from covey.runtime.emulation.transport.descriptors import make_room, needed_by_host, needed_by_launcher
