@@ -135,8 +135,8 @@ class Weighted(Median):
 
     kind = "metropolis-hastings"
 
-    def of_edges(self, graph: Graph) -> np.ndarray:
-        return np.full(len(graph.sources), 0.25)
+    def weights(self, node: NodeId, graph: Graph) -> list[float]:
+        return [0.25] * len(graph.senders(node))
 
     def merge(self, node: LearningNode, graph, own, contributions):
         return own * 0.5 + sum(came.values for came in contributions) * 0.25
@@ -149,3 +149,18 @@ def test_a_rule_of_ones_own_says_its_weights(covey, in_folder):
     found = json.loads(out)["graph"]
     assert found["doubly_stochastic"] is True
     assert found["spectral_gap"] == pytest.approx(0.5 - 0.5 * np.cos(2 * np.pi / 8))
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [{"kind": "choco", "compressor": "sign", "gamma": 0.3}, "power-gossip", {"kind": "secure-aggregation", "masks": 1}],
+    ids=["choco", "power-gossip", "secure-aggregation"],
+)
+def test_sharings_that_apply_weights_take_those_of_a_rule_of_ones_own(sharing):
+    def models(aggregation):
+        program = {"kind": "gossip", "topology": "ring", "sharing": sharing, "aggregation": aggregation}
+        world, _ = simulate(table(program=program, rounds=4))
+        return models_of(world)
+
+    own, usual = models(Weighted()), models("metropolis-hastings")
+    assert not torch.allclose(own, usual, atol=1e-3)

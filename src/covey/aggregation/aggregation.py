@@ -55,27 +55,34 @@ class Aggregation(Part):
         """What becomes of a node's own numbers, most often its model, and those that arrived."""
         raise NotImplementedError
 
-    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
-        """The weights of all edges of a graph, in its order of them; None where what arrives decides."""
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float] | None:
+        """The weight that a node gives to each of `graph.senders(node)`; what is missing to 1 is its own.
+
+        None where no weights are known beforehand: what arrives decides.
+        """
         return None
+
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        """The weights of all edges of a graph, in its order of them; None where no weights are known beforehand."""
+        found: list[float] = []
+        for node in range(graph.n):
+            weights = self.weights(NodeId(node), graph)
+            if weights is None:
+                return None
+            found += weights
+        return np.array(found, np.float64)
 
     def reach(self, node: NodeId, graph: Graph) -> float:
         """How far a node moves towards the mean of others; beyond it, above 1, where its own weight is negative."""
-        return 1.0
+        weights = self.weights(node, graph)
+        return 1.0 if weights is None else sum(weights)
 
 
 class Linear(Aggregation):
     """A weight for each neighbour; what is missing to 1, that of absent neighbours included, is the node's own."""
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
-        """The weight that a node gives to each of `graph.senders(node)`."""
         raise NotImplementedError
-
-    def of_edges(self, graph: Graph) -> NDArray[np.float64]:
-        return np.array([weight for node in range(graph.n) for weight in self.weights(NodeId(node), graph)], np.float64)
-
-    def reach(self, node: NodeId, graph: Graph) -> float:
-        return sum(self.weights(node, graph))
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
         senders, weights = graph.senders(node.id), self.weights(node.id, graph)

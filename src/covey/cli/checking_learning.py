@@ -47,13 +47,7 @@ def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
 
 
 def _rule(prepared: Prepared) -> str | None:
-    """How the program mixes over its graph, as `facts` takes it; None where there are no weights.
-
-    Where the program has a rule of its own, the graph is looked at as if models were averaged over it.
-    """
-    if getattr(prepared.program, "aggregation", None) is None:
-        graph = merging_graph(prepared.program, 0)
-        return "metropolis-hastings" if graph.is_undirected else "mean"
+    """How the program mixes over its graph, as `facts` takes it; None where no weights are known beforehand."""
     return None if merging_graph(prepared.program, 0).weights is None else "given"
 
 

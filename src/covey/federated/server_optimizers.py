@@ -53,7 +53,7 @@ class ServerSGD(ServerOptimizer):
     lr: float = param("How far the server moves towards the aggregate of its clients.", default=1.0, gt=0)
 
     def is_plain(self) -> bool:
-        return self.lr == 1.0
+        return self.lr == 1.0 and type(self).step is ServerSGD.step
 
     def step(self, change: Tensor, state: State) -> Tensor:
         return change * self.lr

@@ -79,7 +79,7 @@ class Learner:
     ) -> None:
         _set_up_mathematics()
         self.task, self.seed = task, seed
-        self._objective = None if isinstance(task.objective, OwnLoss) else task.objective
+        self._objective = None if task.objective.is_the_tasks else task.objective
         """What a training minimises that names nothing; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
@@ -281,12 +281,12 @@ class Learner:
         if work.is_plain:
             return training.gradient, work.proximal
         absent = [work.correction is None, work.weights is None]
-        kind = (training.gradient, work.proximal, repr(work.objective), self._batch_size(work), *absent)
+        kind = (training.gradient, work.proximal, _called(work.objective), self._batch_size(work), *absent)
         return (*kind, on.inputs.dtype, on.targets.dtype, on.targets.shape[1:]) if on is not None else kind
 
     def _fitting(self, objective: Objective | None) -> ModuleKernel:
         """The kernel that minimises an objective: the chosen one, if it can."""
-        if objective is None or isinstance(objective, OwnLoss) or self.kernel.does(objective):
+        if objective is None or objective.is_the_tasks or self.kernel.does(objective):
             return self.kernel
         return self._any_objective
 
@@ -512,9 +512,14 @@ class Learner:
             self._pool = None
 
 
+def _called(objective: Objective | None) -> tuple[type, str]:
+    """What is the same of objectives that minimise the same, though classes may share a name."""
+    return type(objective), repr(objective)
+
+
 def _other(objective: Objective | None) -> Objective | None:
     """An objective that a kernel does not know by itself."""
-    return None if isinstance(objective, OwnLoss) else objective
+    return None if objective is None or objective.is_the_tasks else objective
 
 
 def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:

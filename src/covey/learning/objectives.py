@@ -24,6 +24,11 @@ class Objective(Part):
 
     family: ClassVar[str] = "objective"
 
+    @property
+    def is_the_tasks(self) -> bool:
+        """Whether it is the task's own loss, which kernels know by themselves."""
+        return False
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each sample.
 
@@ -41,6 +46,10 @@ class OwnLoss(Objective):
     """The task's own: the cross-entropy of classes, the squared error of values. Kernels know it by themselves."""
 
     kind = "own"
+
+    @property
+    def is_the_tasks(self) -> bool:
+        return type(self).losses is Objective.losses
 
 
 class CrossEntropy(Objective):

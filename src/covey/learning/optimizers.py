@@ -134,7 +134,7 @@ class SGD(Optimizer):
 
     @property
     def is_plain(self) -> bool:
-        return self.momentum == 0 and self.weight_decay == 0
+        return self.momentum == 0 and self.weight_decay == 0 and type(self).step is SGD.step
 
     def slots(self) -> tuple[str, ...]:
         return ("momentum",) if self.momentum else ()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from covey.learning.dataset import Split
 from covey.learning.node import Samples, Work
-from covey.learning.objectives import Objective, OwnLoss
+from covey.learning.objectives import Objective
 from covey.parts.errors import ProgramError, quoted
 from covey.parts.parameters import build
 
@@ -92,8 +92,8 @@ def _split_of(on: Any, objective: Objective | None, learner: "Learner", keep: Ca
             f"The targets of 'on' must be one for each of {len(inputs)} samples. Got {_in_words(targets)} instead."
         )
     usual = learner.data.train.targets
-    own = isinstance(learner.task.objective if objective is None else objective, OwnLoss)
-    if own and (targets.dtype != usual.dtype or targets.dim() != usual.dim()):
+    minimised = learner.task.objective if objective is None else objective
+    if minimised.is_the_tasks and (targets.dtype != usual.dtype or targets.dim() != usual.dim()):
         raise ProgramError(
             f"The targets of 'on' must be {usual.dtype} of {usual.dim()} dimensions for the task's own loss. "
             f"Got {_in_words(targets)} instead: name an objective, such as 'kl'."

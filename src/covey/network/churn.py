@@ -19,8 +19,11 @@ class Churn(Part):
     """The absences of the nodes."""
 
     family: ClassVar[str] = "churn"
-    has_churn: ClassVar[bool] = True
-    """Whether a node may ever be away."""
+
+    @property
+    def has_churn(self) -> bool:
+        """Whether a node may ever be away."""
+        return type(self).absences is not NoChurn.absences
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
         """The absences of a node, one after the other and apart; there may be no end to them.
@@ -34,7 +37,6 @@ class NoChurn(Churn):
     """Every node is there all the time."""
 
     kind = "none"
-    has_churn: ClassVar[bool] = False
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
         return iter(())

@@ -27,8 +27,11 @@ class Energy(Part):
 
     family: ClassVar[str] = "energy"
     short = ("constant", "power")
-    is_measured: ClassVar[bool] = True
-    """Whether there is anything to record."""
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is anything to record."""
+        return True
 
     def per_sample(self, node: int, speed: float) -> float:
         """The joules that a node spends to train on one sample.
@@ -66,7 +69,15 @@ class NoEnergy(Energy):
     """Nobody counts."""
 
     kind = "none"
-    is_measured: ClassVar[bool] = False
+
+    @property
+    def is_measured(self) -> bool:
+        cls = type(self)
+        return (cls.per_sample, cls.of_messages, cls.joules) != (
+            NoEnergy.per_sample,
+            NoEnergy.of_messages,
+            NoEnergy.joules,
+        )
 
     def per_sample(self, node: int, speed: float) -> float:
         return 0.0

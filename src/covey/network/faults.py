@@ -335,7 +335,7 @@ class Slow(LinkFault):
 
     @property
     def strikes_messages(self) -> bool:
-        return self.uplink > 1
+        return self.uplink > 1 or type(self).fate is not Slow.fate
 
     def fate(self, sender: int, receiver: int, chance: float) -> Fate:
         return self.uplink

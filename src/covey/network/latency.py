@@ -41,7 +41,7 @@ class ConstantLatency(Latency):
         return self.seconds
 
     def uniform_value(self) -> float | None:
-        return self.seconds
+        return self.seconds if type(self).between is ConstantLatency.between else None
 
 
 def _pair_key(key: int, one: int, other: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from covey.aggregation.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.agreeing import Agreed, Agreeing
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, Plan, most_lost, plan_for
@@ -94,12 +94,12 @@ class Masked(Agreeing):
             )
 
     def check(self, topology: Topology, aggregation: Aggregation) -> None:
-        if not isinstance(aggregation, Linear):
+        graph = topology.at(0)
+        if aggregation.of_edges(graph) is None:
             raise ConfigurationError(
                 f"{self.named().capitalize()} needs weights that are known beforehand, for who sends applies them. "
                 f"Use aggregation 'metropolis-hastings' or 'mean' instead of '{aggregation.title()}'."
             )
-        graph = topology.at(0)
         if topology.one_way() or not graph.is_undirected:
             raise ConfigurationError(
                 f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they receive, "

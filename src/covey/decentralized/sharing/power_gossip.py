@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.aggregation.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
@@ -79,13 +79,13 @@ class PowerGossip(Sharing):
                 f"The sharing power-gossip needs a static undirected graph, as both ends of an edge go on with what "
                 f"they found before, and {topology.title()} is {what}. Use topology 'random-regular' or 'torus'."
             )
-        if not isinstance(aggregation, Linear):
+        weights_E = aggregation.of_edges(graph)
+        if weights_E is None:
             raise ConfigurationError(
                 f"The sharing power-gossip needs a weight for each neighbour, and the aggregation "
                 f"{aggregation.title()} has none. Use aggregation 'metropolis-hastings'."
             )
         # Edges lie in the order of their targets, then sources: sorted the other way, each is the reverse of itself.
-        weights_E = aggregation.of_edges(graph)
         reverse_E = np.lexsort((graph.targets, graph.sources))
         if not np.allclose(weights_E, weights_E[reverse_E], rtol=1e-6, atol=0):
             raise ConfigurationError(

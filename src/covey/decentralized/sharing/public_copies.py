@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.aggregation.aggregation import Aggregation, Linear
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
 from covey.decentralized.sharing.round import Round
@@ -52,18 +52,18 @@ class PublicCopies(Compressed):
                 f"'random-regular', or a sharing that remembers nobody, such as 'top-k', 'random' or 'quantized'."
             )
         needs = f"The sharing {self.title()} needs an aggregation with constant, doubly stochastic weights, "
-        if not isinstance(aggregation, Linear):
+        graph = topology.at(0)
+        weights_E = aggregation.of_edges(graph)
+        if weights_E is None:
             raise ConfigurationError(
                 f"{needs}and {aggregation.title()} has no weights at all. Use 'metropolis-hastings' instead."
             )
-        graph = topology.at(0)
         if self._patient and not graph.is_undirected:
             why = "'patience'" + "".join(f" and {what}" for what in self._setting.losses)
             raise ConfigurationError(
                 f"The sharing {self.title()} needs an undirected graph where messages may be missed (here by {why}): "
                 f"who missed one asks its sender for the whole copy. Got {topology.title()} instead, which is directed."
             )
-        weights_E = aggregation.of_edges(graph)
         rows, columns = (np.bincount(ends_E, weights_E, graph.n) for ends_E in (graph.targets, graph.sources))
         over = f"but over the topology {topology.title()} the weights of {aggregation.title()} give"
         for node in range(graph.n):

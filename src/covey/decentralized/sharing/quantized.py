@@ -48,7 +48,7 @@ class Quantized(Compressed):
                 f"Got '{self.compressor.title()}' instead. Use the sharing 'top-k', 'random' or 'choco'."
             )
         if self.feedback is None:
-            self.feedback = self.compressor.kind == "sign"
+            self.feedback = not self.compressor.says_sizes
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from covey.aggregation.aggregation import Aggregation, Contribution, Linear
+from covey.aggregation.aggregation import Aggregation, Contribution
 from covey.decentralized.sharing.shown import Shown
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
@@ -98,8 +98,9 @@ class Round:
 
     def weights(self, node: NodeId) -> dict[NodeId, float]:
         """The weight that a node gives to each of whom it hears, where the aggregation has weights."""
-        assert isinstance(self.aggregation, Linear)
-        return dict(zip(self.graph.senders(node), self.aggregation.weights(node, self.graph), strict=True))
+        weights = self.aggregation.weights(node, self.graph)
+        assert weights is not None
+        return dict(zip(self.graph.senders(node), weights, strict=True))
 
     def send(self, receivers: Sequence[NodeId], payload: Payload, tag: str = "") -> None:
         """Send a message of the round."""

@@ -28,7 +28,7 @@ class VmappedKernel(ModuleKernel):
 
     def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
         super().__init__(make, layout, data, optimizer)
-        self._known: dict[str, bool] = {}
+        self._known: dict[tuple[type, str], bool] = {}
         """Whether vmap carries each objective that somebody has asked for."""
 
     @classmethod
@@ -82,12 +82,12 @@ class VmappedKernel(ModuleKernel):
         return True
 
     def does(self, objective: Objective) -> bool:
-        words = repr(objective)
-        if words not in self._known:
+        called = type(objective), repr(objective)
+        if called not in self._known:
             start = self.layout.flatten(self.make()).to(self.data.train.inputs.device)
             refusal = self.refusal(self.make, self.layout, self.data, self.optimizer, start, objective)
-            self._known[words] = refusal is None
-        return self._known[words]
+            self._known[called] = refusal is None
+        return self._known[called]
 
     @torch.no_grad()
     def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class Compressor(Part):
     family: ClassVar[str] = "compressor"
     says_all: ClassVar[bool] = True
     """Whether every value is said, coarsely, instead of some of them."""
+    says_sizes: ClassVar[bool] = True
+    """Whether every value is said with its size: if not, what is left out should be added to what is said next."""
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         """What to send of a vector, float32 and finite, and what `decompress` makes of that, to the bit."""

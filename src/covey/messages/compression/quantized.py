@@ -174,6 +174,7 @@ class Sign(Blockwise):
     """One bit a value, its sign, and the mean magnitude of each block."""
 
     kind = "sign"
+    says_sizes: ClassVar[bool] = False
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         size = len(vector)
