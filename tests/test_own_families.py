@@ -236,3 +236,13 @@ def test_nothing_is_claimed_of_how_a_program_of_ones_own_mixes(covey, in_folder)
     graph = json.loads(out)["graph"]
     assert graph["edges"] == 5
     assert graph["doubly_stochastic"] is graph["spectral_gap"] is graph["noise_left"] is None
+
+
+def test_a_task_of_ones_own_need_not_be_one_of_learning(covey, in_folder):
+    tables = {**PLAIN, "program": mine(own.Counts), "task": mine(own.Counting, first=5)}
+    counted = [simulate(tables)[1].figures, emulate(tables, in_folder)[1].figures]
+    for figures in counted:
+        assert sorted(figures) == [(node, t, "count", 5.0 + t) for node in range(5) for t in range(1, 5)]
+    (in_folder / "own.toml").write_text(tomli_w.dumps(tables))
+    assert "first number 5" in " ".join(covey("check", "own.toml")[1].split())
+    assert json.loads(covey("check", "own.toml", "--json")[1])["first_number"] == 5

@@ -28,7 +28,11 @@ from covey.network.energy import Energy
 from covey.network.faults import Fault
 from covey.network.graph import Graph
 from covey.network.latency import Latency
+from covey.parts.parameters import param
+from covey.runtime.node import Program
+from covey.runtime.running_node import RunningNode
 from covey.runtime.simulation import Simulation
+from covey.runtime.task import Nothing, Task
 
 
 class Twice(Gossip):
@@ -256,3 +260,45 @@ class Counted(Simulation):
     def execute(self, prepared, writer=None, **options):
         type(self).runs += 1
         return super().execute(prepared, writer, **options)
+
+
+class Counter(RunningNode):
+    """A node that has a number, and neither data nor a model."""
+
+    __slots__ = ("count",)
+
+
+class Numbered(Nothing):
+    """What nodes have that count."""
+
+    def __init__(self, first):
+        self.first = first
+
+    def description(self):
+        return {"first_number": self.first}
+
+    def node(self, stage, id):
+        node = Counter(stage, id)
+        node.count = self.first
+        return node
+
+
+class Counting(Task):
+    """A task of which nothing is learned."""
+
+    kind = "learning"
+    first: int = param("Where nodes begin to count.")
+
+    def load(self, request):
+        return Numbered(self.first)
+
+
+class Counts(Program):
+    """Counts rounds."""
+
+    needs = Counter
+
+    async def run(self, node):
+        async for _ in node.rounds():
+            node.count += 1
+            node.log(count=node.count)

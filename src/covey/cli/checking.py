@@ -30,7 +30,8 @@ def check(arguments: argparse.Namespace) -> int:
         "bytes_per_node_and_round": prepared.played.sent,
         "native": native.in_words(),
     }
-    if prepared.program.needs is not Node:
+    learns = "samples" in found  # A task of a user's own may say something else of itself.
+    if learns:
         from covey.cli.checking_learning import described
 
         found |= described(prepared, arguments.save_graph)
@@ -49,10 +50,13 @@ def check(arguments: argparse.Namespace) -> int:
         return 0
     print(_with_every_key(experiment))
     print()
-    if prepared.program.needs is not Node:
+    if learns:
         from covey.cli.checking_learning import say_what_is_learned
 
         say_what_is_learned(prepared, found)
+    elif prepared.program.needs is not Node:
+        for name, value in prepared.task.description().items():
+            say(f"{name.replace('_', ' '):<11} {value}")
     elif experiment.task is not None:
         say(f"task        not used: the program {experiment.program.title()} learns nothing")
     if "joules_per_node_and_training" in found:

@@ -211,7 +211,7 @@ def prepare(
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment)
     program.prepare(setting)
-    judged = [] if wanted is None else list(range(nodes))
+    judged = list(range(nodes)) if task.judges else []
     if program.evaluated_roles is not None:
         judged = [node for node in judged if roles[node] in program.evaluated_roles]
     limit = experiment.evaluation.nodes

@@ -91,6 +91,8 @@ class LoadedTask(ABC):
     """What a checkpoint takes for one node, about."""
     model_bytes: int = 0
     """The wire size of a message with one model."""
+    judges: bool = True
+    """Whether nodes are judged by what they have learned."""
 
     # ------------------------------------------------------------------ before the run
 
@@ -223,6 +225,8 @@ class LoadedTask(ABC):
 
 class Nothing(LoadedTask):
     """What nodes learn that learn nothing."""
+
+    judges = False
 
     def informed(self, setting: Setting) -> Setting:
         return setting
