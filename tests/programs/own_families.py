@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from covey.aggregation import Aggregation
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.schedule import Schedule
 from covey.decentralized.sharing import Full
