@@ -60,6 +60,9 @@ def run(
     holdings = counts if counts is not None else prepared.task.holdings()
     if holdings is not None:
         writer.holdings(holdings)
+    layout = prepared.task.layout()
+    if layout is not None:
+        writer.layout(*layout)
     if chosen.observer is not None:
         writer.truth(prepared.task.truth())
     return _execute(prepared, writer, folder, progress, None)

@@ -159,6 +159,12 @@ def make_parser() -> argparse.ArgumentParser:
         "covey export runs/demo-001/d-psgd --format csv --out metrics.csv",
     )
     export.add_argument("run", metavar="RUN", type=Path)
+    export.add_argument(
+        "--models", metavar="FILE", type=Path, help="write the tensors of a final model to a safetensors file instead"
+    )
+    export.add_argument(
+        "--node", default="average", help="whose model: a node's id, or average or best of those evaluated"
+    )
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     export.add_argument("--out", type=Path, help="the file; CSV goes to standard output without it")
 

@@ -189,7 +189,12 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Rows for other programs."""
+    """Rows for other programs, or a model."""
+    if arguments.models is not None:
+        node = arguments.node
+        Run(arguments.run).export_model(arguments.models, int(node) if node.isdecimal() else node)
+        say(str(arguments.models))
+        return 0
     text = Run(arguments.run).export(arguments.format, arguments.out)
     if text is not None:
         sys.stdout.write("\n".join(map(shown, text.split("\n"))) if sys.stdout.isatty() else text)

@@ -123,6 +123,10 @@ class Learner:
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
 
+    def module(self) -> torch.nn.Module:
+        """A new module of the task's model."""
+        return self._make(0)
+
     def _make(self, start: int) -> torch.nn.Module:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from covey.learning.average import Average
+from covey.learning.exported import describe
 from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
 from covey.learning.mixing import mix
@@ -259,6 +261,11 @@ class LoadedLearning(LoadedTask):
     def kept(self, node: "RunningNode") -> Learned:
         assert isinstance(node, RunningLearningNode)
         return Learned(node.current, None)
+
+    def layout(self) -> tuple[bytes, Mapping[str, np.ndarray]]:
+        learner = self.learner
+        found, constants = describe(learner.module(), learner.layout, learner.data, learner.task.model.title())
+        return msgspec.json.encode(found), constants
 
     def result(self, learned: Sequence[Learned]) -> Tensor:
         return torch.stack([computed(one.model) for one in learned]).cpu()

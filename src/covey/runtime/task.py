@@ -209,6 +209,10 @@ class LoadedTask(ABC):
         """What a node has learned, without what is needed only to go on."""
         return None
 
+    def layout(self) -> tuple[bytes, Mapping[str, np.ndarray]] | None:
+        """(the layout of the models of `result`, as JSON; the tensors that are in none of them), or None."""
+        return None
+
     @abstractmethod
     def result(self, learned: Sequence[Any]) -> Any:
         """What the run keeps of what all nodes have learned; None for nothing."""

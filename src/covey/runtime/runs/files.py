@@ -17,9 +17,11 @@ from covey.runtime.runs.database import has_rows
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
     CONFIG,
+    CONSTANTS,
     FACTS,
     GRAPH,
     HOLDINGS,
+    LAYOUT,
     LOCK,
     LOGS,
     METRICS,
@@ -32,7 +34,7 @@ from covey.runtime.runs.schema import (
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
 """What SQLite keeps beside a database that is open, or was when its process ended."""
 
-_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, MODELS, STATES, SUMS)
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, LAYOUT, CONSTANTS, MODELS, STATES, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
 _FOLDERS = (CHECKPOINTS, LOGS, str(Path(OBSERVED).parent))
 _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)
@@ -71,7 +73,8 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
 
 _BEGINNING = {LOCK, CONFIG, CONFIG + ".part", FACTS + ".part", CHECKPOINTS, METRICS, *BESIDE_METRICS}
 """What is there before the facts, which are the first to say that a run has begun."""
-_BEGUN = {FACTS, GRAPH, HOLDINGS, SUMS, LOGS, *(name + ".part" for name in (GRAPH, HOLDINGS, SUMS))}
+_WRITTEN_FIRST = (GRAPH, HOLDINGS, LAYOUT, CONSTANTS, SUMS)
+_BEGUN = {FACTS, LOGS, *_WRITTEN_FIRST, *(name + ".part" for name in _WRITTEN_FIRST)}
 """What else is there before anything is recorded."""
 
 

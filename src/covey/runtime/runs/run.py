@@ -21,10 +21,12 @@ from covey.runtime.runs.observed import Observed
 from covey.runtime.runs.schema import (
     COMMIT_COLUMNS,
     CONFIG,
+    CONSTANTS,
     COUNTED,
     FACTS,
     GRAPH,
     HOLDINGS,
+    LAYOUT,
     METRICS,
     MODELS,
     NETWORK,
@@ -38,7 +40,7 @@ from covey.runtime.runs.schema import (
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _MOST_FIGURES = 1000
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
@@ -334,13 +336,68 @@ class Run:
 
     @property
     def models(self) -> "Tensor | None":
-        """The final models, N x P; None while the run goes on, or where it does not keep them."""
+        """The final models, N x P; None while the run goes on, or where it does not keep them.
+
+        A row is no parameter vector of torch: it holds the trained parameters, then the frozen ones, then the buffers
+        that are averaged. `state_dict` and `module` give a model by names.
+        """
         found = self._load(MODELS)
         if found is None:
             return None
         import torch
 
         return torch.from_numpy(found[""])
+
+    @property
+    def layout(self) -> bytes | None:
+        """The description of how models lie in their rows, as JSON; None where nodes learned nothing."""
+        file = self.folder / LAYOUT
+        return file.read_bytes() if file.exists() else None
+
+    @property
+    def constants(self) -> dict[str, np.ndarray]:
+        """The tensors of the models' modules that are in no row of `models`, by name: all nodes have the same."""
+        return self._load(CONSTANTS) or {}
+
+    def state_dict(self, which: "int | Literal['average', 'best']" = "average") -> "dict[str, Tensor]":
+        """The tensors of a final model by name, as `load_state_dict` of its module takes them.
+
+        Args:
+            which: the model of a node; the "average" of those that were evaluated; or the "best" of them, which has the
+                highest accuracy, or the lowest loss where there is no accuracy.
+
+        Raises:
+            RunError: the run keeps no models, or has no such node.
+        """
+        from covey.learning import exported
+
+        return exported.state_dict(self, which)
+
+    def module(
+        self, which: "int | Literal['average', 'best']" = "average", *, into: "nn.Module | None" = None
+    ) -> "nn.Module":
+        """The module of the experiment with the tensors of a final model, ready to evaluate.
+
+        Args:
+            which: as `state_dict` has it.
+            into: a module of the same architecture; by default a new one of the experiment's model.
+
+        Raises:
+            RunError: the run keeps no models, or they do not fit the module.
+        """
+        from covey.learning import exported
+
+        return exported.module(self, which, into)
+
+    def export_model(self, out: Path | str, which: "int | Literal['average', 'best']" = "average") -> None:
+        """Write the tensors of a final model to a safetensors file; `which` as `state_dict` has it.
+
+        Raises:
+            RunError: the run keeps no models, or the file cannot be written.
+        """
+        from covey.learning import exported
+
+        exported.write_safetensors(self, which, Path(out))
 
     def summary(self) -> dict[str, Any]:
         """Totals, what nodes spent their seconds on, who was dropped, and the final mean, minimum, maximum and spread

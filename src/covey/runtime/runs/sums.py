@@ -13,9 +13,11 @@ from covey.parts.errors import RunError
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
     CONFIG,
+    CONSTANTS,
     FACTS,
     GRAPH,
     HOLDINGS,
+    LAYOUT,
     LOGS,
     METRICS,
     MODELS,
@@ -25,7 +27,7 @@ from covey.runtime.runs.schema import (
     TRUTH,
 )
 
-UNCHANGING = (CONFIG, GRAPH, HOLDINGS)
+UNCHANGING = (CONFIG, GRAPH, HOLDINGS, LAYOUT, CONSTANTS)
 """The files that are as they will be once the first checkpoint is written."""
 
 

@@ -25,10 +25,12 @@ from covey.runtime.runs.schema import (
     CHECKPOINTS,
     COLUMNS,
     CONFIG,
+    CONSTANTS,
     FACTS,
     FORMAT,
     GRAPH,
     HOLDINGS,
+    LAYOUT,
     LOGS,
     METRICS,
     MODELS,
@@ -296,6 +298,15 @@ class RunWriter:
         """Keep who holds what: samples of each class of each node, or samples of each node."""
         with self._guarded(), wire.replacing(self.folder / HOLDINGS) as file:
             np.save(file, counts, allow_pickle=False)
+
+    def layout(self, description: bytes, constants: Mapping[str, np.ndarray]) -> None:
+        """Keep how models lie in their rows, and what of their modules is in none."""
+        with self._guarded():
+            with wire.replacing(self.folder / LAYOUT) as file:
+                file.write(description)
+            if constants:
+                with wire.replacing(self.folder / CONSTANTS) as file:
+                    np.savez_compressed(file, **constants)  # type: ignore[arg-type]
 
     def models(self, models: Any) -> None:
         """Keep the final models, N x P."""
