@@ -1,11 +1,11 @@
 """The nodes of one host, in real time: their programs, their links, their rounds."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
 
+A = TypeVar("A")
+B = TypeVar("B")
 _STALL = 5.0
 """How long a node that has completed a round waits until what it sent is on its way."""
 
@@ -105,7 +107,7 @@ class HostStage(Stage):
         self.downlinks = {
             id: Downlink(
                 float("inf") if downs is None else float(downs[id]),
-                self.delivery(self.nodes[id]),
+                self._guarded(self.delivery(self.nodes[id])),
                 self.receiving_late,
                 most,
                 self.refuse,
@@ -135,7 +137,9 @@ class HostStage(Stage):
 
         kind = SharedUplink if self.network.queue == "fair" else Uplink
         rate = self._up[node.id]
-        return kind(rate, self._emit, withdrawn, self.sending_late, self.carried, self._most, self.refuse)
+        return kind(
+            rate, self._guarded(self._emit), withdrawn, self.sending_late, self.carried, self._most, self.refuse
+        )
 
     # ------------------------------------------------------------------ time
 
@@ -393,6 +397,18 @@ class HostStage(Stage):
             self.failure = error if isinstance(error, CoveyError) else ProgramError(described(error))
         self.over.set()
 
+    def _guarded(self, act: Callable[[A], B]) -> Callable[[A], B]:
+        """The same for what a timer or a connection calls, from which nobody else would learn what went wrong."""
+
+        def guarded(argument: A) -> B:
+            try:
+                return act(argument)
+            except Exception as error:
+                self.fail(error)
+                raise
+
+        return guarded
+
     def dropped(self, node: RunningNode) -> None:
         self.recorder.snapshots({node.id: self.snapshot(node)})
         self.leave_for_good(node)
@@ -526,7 +542,7 @@ class HostStage(Stage):
             return Corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
 
         assert self.peers is not None
-        self.peers.send(owner, message.size, frame)
+        self.peers.send(owner, message.size, self._guarded(frame))
 
     def deliver(self, frame: wire.Frame) -> None:
         """A message has come from another host."""

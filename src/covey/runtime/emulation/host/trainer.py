@@ -36,21 +36,27 @@ class Trainer:
         await asyncio.sleep(0)
         try:
             while self._waiting:
-                worker = self._waiting[0][0].worker
-                # So few at a time that the first need not wait long for the last.
-                batch = [entry for entry in self._waiting if entry[0].worker is worker][: worker.soon]
-                self._waiting = [entry for entry in self._waiting if entry not in batch]
-                try:
-                    await self.apart(partial(worker.do, [job for job, _ in batch]))
-                except Exception as error:
-                    for _, done in batch:
-                        if not done.done():
-                            done.set_exception(error)
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+                await self._do_some()
         finally:
             self._computing = None
+
+    async def _do_some(self) -> None:
+        """Do the first job that waits, with others of its worker; whoever asked for one gets what goes wrong."""
+        batch = self._waiting[:1]
+        try:
+            worker = batch[0][0].worker
+            # So few at a time that the first need not wait long for the last.
+            batch = [entry for entry in self._waiting if entry[0].worker is worker][: worker.soon]
+            self._waiting = [entry for entry in self._waiting if entry not in batch]
+            await self.apart(partial(worker.do, [job for job, _ in batch]))
+        except Exception as error:
+            self._waiting = [entry for entry in self._waiting if entry not in batch]
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(error)
+        for _, done in batch:
+            if not done.done():
+                done.set_result(None)
 
     async def apart(self, work: Callable[[], A]) -> A:
         """Do something on the thread."""
