@@ -34,7 +34,7 @@ def rows() -> Iterator[list[str]]:
     torch.set_num_threads(1)
     nodes, usual = 200, mixing._SMALL
     topology = RandomRegular(degree=8)
-    topology.prepare(Setting(nodes))
+    topology.ready(Setting(nodes))
     graph = topology.at(0)
     for size in (650, 2048, 8192, 89_834):
         models = list(torch.randn(nodes, size).unbind())

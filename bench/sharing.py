@@ -85,8 +85,8 @@ def _sharing(table: dict[str, Any]) -> float:
     """Seconds of a node and round between the end of its training and its new model."""
     sharing, aggregation, topology = build(Sharing, table), MetropolisHastings(), RandomRegular(degree=4)
     with warnings.catch_warnings(action="ignore"):
-        sharing.prepare(Setting(NODES, 1, SIZE))
-    topology.prepare(Setting(NODES))
+        sharing.ready(Setting(NODES, 1, SIZE))
+    topology.ready(Setting(NODES))
     graph = topology.at(0)
     draw = torch.Generator().manual_seed(1)
 
@@ -128,7 +128,7 @@ def _partial_averages() -> Iterator[list[str]]:
     """The partial averages of many nodes computed together, against the same one by one."""
     nodes, draw = 200, np.random.default_rng(1)
     topology = RandomRegular(degree=8)
-    topology.prepare(Setting(nodes))
+    topology.ready(Setting(nodes))
     graph = topology.at(0)
     for size in (650, 2048, 8192, SIZE):
         learner = _OneThread(size)

@@ -66,7 +66,7 @@ def _seconds(function: Callable[[], Any]) -> float:
 
 
 def _drawing(topology: Topology, nodes: int, counts: NDArray[np.int64] | None = None) -> float:
-    topology.prepare(Setting(nodes, 1, label_counts=counts))
+    topology.ready(Setting(nodes, 1, label_counts=counts))
     return _seconds(lambda: topology.at(0))
 
 

@@ -79,7 +79,7 @@ def test_gossip_agrees_on_the_mean_after_one_cycle_and_not_before(degree):
 
 def test_its_graphs_come_again_and_have_no_more_edges_than_it_says():
     topology = BaseGraph(degree=2)
-    topology.prepare(Setting(25))
+    topology.ready(Setting(25))
     assert topology.at(6) is topology.at(0)
     assert max(topology.at(t).in_degrees.max() for t in range(6)) == 2
 
@@ -87,4 +87,4 @@ def test_its_graphs_come_again_and_have_no_more_edges_than_it_says():
 @pytest.mark.parametrize(("degree", "nodes"), [(0, 5), (5, 5)])
 def test_a_degree_that_cannot_be_is_refused(degree, nodes):
     with pytest.raises(ConfigurationError, match="The 'degree' of the topology base-graph must be an int in"):
-        BaseGraph(degree=degree).prepare(Setting(nodes))
+        BaseGraph(degree=degree).ready(Setting(nodes))

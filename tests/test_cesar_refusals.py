@@ -6,6 +6,7 @@ from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.secure_aggregation import SecureAggregation
 from covey.decentralized.topology import Ring
 from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from tests.test_cesar import RANDOM, REGULAR, tables
@@ -17,7 +18,7 @@ from tests.test_cesar import RANDOM, REGULAR, tables
         ({"masks": 4}, {}, "The 'masks' of the sharing cesar must be below the number of neighbours of every node. Got 4 instead, and node 0 has 4 of them"),
         ({"masks": 0}, {}, "The 'masks' of the sharing cesar must be an int in [1, inf). Got 0 instead."),
         ({"kind": "secure-aggregation"}, {"topology": "random-matching"}, "Got 1 instead, and node 0 has 1 of them"),
-        ({}, {"topology": "exponential"}, "The sharing cesar needs an undirected graph, for neighbours pass on what they hear, but exponential is directed."),
+        ({}, {"topology": "exponential"}, "The sharing cesar needs an undirected graph, for neighbours pass on what they receive, but exponential is directed."),
         ({}, {"topology": {"kind": "epidemic-local", "degree": 4}}, "needs an undirected graph"),
         ({"fraction": 31, "ring": 32}, {}, "The 'fraction' of the sharing cesar must be an int in [1, 30] where 'ring' is 32. Got 31 instead."),
         ({"ring": 16}, {}, "The 'ring' of the sharing cesar must be one of 64, 32. Got 16 instead."),
@@ -41,4 +42,4 @@ def test_an_aggregation_without_weights_is_refused():
 
     sharing = SecureAggregation()
     with pytest.raises(ConfigurationError, match=r"needs weights that are known beforehand.*instead of '.*Median'"):
-        sharing.check(Ring(), Median())
+        sharing.check_with(Ring().ready(Setting(4)), Median())

@@ -255,9 +255,9 @@ def test_a_message_that_is_wrong_ends_the_run(liar):
 @pytest.mark.parametrize(("complete", "t", "missed"), [(4, 6, "4 to 5"), (4, 5, "4"), (0, 2, "0 to 1")])
 def test_who_was_away_ends_the_run(complete, t, missed):
     sharing = Choco(compressor="sign", gamma=0.5)
-    sharing.prepare(Setting(4))
+    sharing.ready(Setting(4, parameters=1))
     ring = Ring()
-    ring.prepare(Setting(4))
+    ring.ready(Setting(4))
     node = types.SimpleNamespace(id=3, state={"copies complete": complete} if complete else {}, model=torch.ones(4))
     with pytest.raises(ProgramError, match=rf"^Node 3 was away in round {missed}, and so can never again know its nei"):
         sharing.outgoing(Round(node, ring, t, MetropolisHastings(), None))

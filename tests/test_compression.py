@@ -218,13 +218,13 @@ def test_bytes_that_changed_on_their_way_are_refused_or_are_another_vector(compr
 def test_who_adds_up_what_was_lost_needs_a_contraction(table):
     needs = rf"must be a contraction\. Got '{table['kind']}' instead, whose error can be [\d.]+ times"
     with pytest.raises(ConfigurationError, match="The 'compressor' of the sharing choco " + needs):
-        build(Choco, {"kind": "choco", "gamma": 0.5, "compressor": table}).prepare(Setting(4, parameters=100))
+        build(Choco, {"kind": "choco", "gamma": 0.5, "compressor": table}).ready(Setting(4, parameters=100))
     if table["kind"] == "random":
         return
     sharing = {"kind": "quantized", "compressor": table}
-    build(Quantized, sharing).prepare(Setting(4, parameters=100))
+    build(Quantized, sharing).ready(Setting(4, parameters=100))
     with pytest.raises(ConfigurationError, match="The 'compressor' of the sharing quantized " + needs):
-        build(Quantized, {**sharing, "feedback": True}).prepare(Setting(4, parameters=100))
+        build(Quantized, {**sharing, "feedback": True}).ready(Setting(4, parameters=100))
 
 
 def test_the_guarantees_are_those_of_the_literature():

@@ -213,6 +213,6 @@ def test_what_a_part_says_depends_on_the_seed_and_the_key_and_not_on_what_was_as
     answers = []
     for backwards in (False, True):
         part = build(family_class(kinds.load(family, kind)), part_table(family, kind, files))
-        part.prepare(setting)
+        part.ready(setting)
         answers.append(said(family, part, setting, backwards))
     assert answers[0] == answers[1]

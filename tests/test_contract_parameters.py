@@ -189,7 +189,7 @@ def test_a_bound_that_is_the_number_of_nodes_is_checked_against_it(family, kind,
     hint, limits = fields_of(kinds.load(family, kind))[name]
     value = NODES + 1 if limits.le == "nodes" else NODES
     with pytest.raises(ConfigurationError) as caught:
-        example(family, kind, **{name: value}).prepare(Setting(NODES))
+        example(family, kind, **{name: value}).ready(Setting(NODES))
     expected = f"must be {expectation(hint, limits)}. Got {value} instead (nodes is {NODES})."
     assert str(caught.value) == f"The '{name}' of {kinds.load(family, kind).named()} {expected}"
 
@@ -331,7 +331,7 @@ def test_a_part_of_ones_own_may_set_what_it_likes_in_its_methods():
             self._hidden = 1
 
     mine = Mine()
-    mine.prepare(Setting(3))
+    mine.ready(Setting(3))
     mine.weights, mine.shared, mine._other = [2.0], 4, 5
     mine.degree = 3
     assert (mine.weights, mine.shared, mine._other, mine.degree, Mine.shared) == ([2.0], 4, 5, 3, 0)

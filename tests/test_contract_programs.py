@@ -102,7 +102,7 @@ def test_divshare_leaves_alone_what_nobody_sent(monkeypatch):
 
 def test_divshare_merges_the_newest_copy_of_a_fragment_index_by_index():
     program = DivShare(fragments=3, degree=1)
-    program.prepare(Setting(4, seed=1, parameters=10))
+    program.ready(Setting(4, seed=1, parameters=10))
     assert sorted(torch.cat(program.indices).tolist()) == list(range(10))
 
     def fragment(sender, number, value):

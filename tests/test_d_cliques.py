@@ -32,7 +32,7 @@ def one_class_each(nodes, classes=10):
 
 
 def drawn(topology, nodes, counts=None, seed=1):
-    topology.prepare(Setting(nodes, seed, label_counts=counts))
+    topology.ready(Setting(nodes, seed, label_counts=counts))
     return topology.at(0)
 
 

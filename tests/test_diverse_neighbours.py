@@ -18,7 +18,7 @@ from tests.test_d_cliques import one_class_each, shards
 
 def drawn(nodes, counts, seed=1, **changes):
     topology = DiverseNeighbours(**{"degree": 4, **changes})
-    topology.prepare(Setting(nodes, seed, label_counts=counts))
+    topology.ready(Setting(nodes, seed, label_counts=counts))
     return topology.at(0)
 
 

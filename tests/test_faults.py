@@ -41,7 +41,7 @@ def struck(*faults, rounds=30, program=PATIENT, **changes):
 def schedule(fault, seed=3, nodes=12, count=5):
     setting = Setting(nodes, seed)
     part = build(Fault, fault)
-    part.prepare(setting)
+    part.ready(setting)
     return [(strike.start, strike.end, strike.nodes) for strike in islice(strikes([part], setting), count)]
 
 
@@ -67,7 +67,7 @@ def test_two_faults_of_a_kind_strike_at_different_times_in_the_order_of_time():
     setting = Setting(12, 3)
     parts = [build(Fault, {"kind": "pause", "nodes": [1], "rate": 1, "lasts": 1}) for _ in range(2)]
     for part in parts:
-        part.prepare(setting)
+        part.ready(setting)
     times = [strike.start for strike in islice(strikes(parts, setting), 50)]
     assert times == sorted(set(times))
 

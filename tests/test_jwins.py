@@ -37,9 +37,9 @@ class Fleet:
         self.sharing = build(Sharing, sharing)
         self.draw = np.random.default_rng(seed)
         with warnings.catch_warnings(action="ignore"):
-            self.sharing.prepare(Setting(nodes, seed, size))
+            self.sharing.ready(Setting(nodes, seed, size))
         self.topology = Ring()
-        self.topology.prepare(Setting(nodes))
+        self.topology.ready(Setting(nodes))
         self.graph, self.t = self.topology.at(0), 0
         self.rejected: list[str] = []
         self.nodes = [self._node(id, size, seed) for id in range(nodes)]

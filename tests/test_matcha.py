@@ -29,7 +29,7 @@ from tests.test_emulation import QUICK, assert_agree
 
 
 def prepared(topology, nodes, seed=1):
-    topology.prepare(Setting(nodes, seed))
+    topology.ready(Setting(nodes, seed))
     return topology
 
 

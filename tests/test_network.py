@@ -19,7 +19,7 @@ def network(**table: Any) -> Network:
 
 def prepared(seed: int = 0, **table: Any) -> Network:
     made = network(**table)
-    made.prepare(Setting(nodes=made.nodes, seed=seed))
+    made.ready(Setting(nodes=made.nodes, seed=seed))
     return made
 
 
@@ -140,7 +140,7 @@ def test_a_wrong_value_gives_its_sentence(table: dict[str, Any], sentence: str) 
 def test_a_setting_of_another_number_of_nodes_is_refused() -> None:
     sentence = "The 'nodes' of the network must be those of the setting, 5. Got 4 instead."
     with pytest.raises(ConfigurationError, match=sentence):
-        network().prepare(Setting(nodes=5))
+        network().ready(Setting(nodes=5))
 
 
 def test_the_number_of_nodes_has_no_default() -> None:

@@ -87,7 +87,7 @@ def traced(folder: Path, rows: str, nodes: int = 4) -> Churn:
     file = folder / "events.csv"
     file.write_text("node,event,time\n" + rows)
     churn = build(Churn, {"kind": "trace", "file": str(file)})
-    churn.prepare(Setting(nodes=nodes))
+    churn.ready(Setting(nodes=nodes))
     return churn
 
 

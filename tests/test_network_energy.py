@@ -86,7 +86,7 @@ def test_devices_count_no_buffers_as_parameters():
     def joules(*shapes, roles=None):
         pieces = pieces_of(shapes, roles)
         energy = build(Energy, "devices")
-        energy.prepare(Setting(4, parameters=pieces[-1].stop, pieces=pieces))
+        energy.ready(Setting(4, parameters=pieces[-1].stop, pieces=pieces))
         return [energy.per_sample(node, 100.0) for node in range(4)]
 
     trained = joules((50, 10), (50,))

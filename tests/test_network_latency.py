@@ -24,7 +24,7 @@ DRAWN: list[dict[str, Any]] = [
 
 def prepared(table: Any, nodes: int = 100, seed: int = 0) -> Latency:
     made = build(Latency, table)
-    made.prepare(Setting(nodes=nodes, seed=seed))
+    made.ready(Setting(nodes=nodes, seed=seed))
     return made
 
 

@@ -148,7 +148,7 @@ def test_a_wrong_trace_gives_its_sentence(tmp_path: Path, text: str, sentence: s
     file.write_text(text)
     network = build(Network, {"nodes": 3, "bandwidth": {"kind": "trace", "file": str(file)}})
     with pytest.raises(ConfigurationError) as caught:
-        network.prepare(Setting(nodes=3))
+        network.ready(Setting(nodes=3))
     assert str(caught.value).startswith(sentence.format(file=file))
 
 

@@ -110,14 +110,14 @@ def packing(parameters=1000, kind=TopK):
     """The sharing as two processes have it."""
     for _ in range(2):
         sharing = kind(budget=0.5, values="pcodec")
-        sharing.prepare(Setting(2, parameters=parameters))
+        sharing.ready(Setting(2, parameters=parameters))
         yield sharing
 
 
 def round_of(node, start=None):
     """Round 0 of one of two nodes."""
     pair = Complete()
-    pair.prepare(Setting(2))
+    pair.ready(Setting(2))
     return Round(node, pair, 0, Mean(), None, start=start)
 
 
@@ -165,7 +165,7 @@ def test_values_in_another_form_than_agreed_are_rejected():
     rejected = []
     node = types.SimpleNamespace(model=torch.zeros(1), reject=lambda message, why: rejected.append(why))
     sharing = TopK(budget=0.5)
-    sharing.prepare(Setting(2, parameters=10))
+    sharing.ready(Setting(2, parameters=10))
     assert (
         sharing.contributions(
             round_of(node), Inbox([arrived({"values": torch.zeros(10, dtype=torch.uint8)}), arrived({})])

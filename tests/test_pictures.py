@@ -121,7 +121,7 @@ def test_the_line_of_a_pair_has_the_mean_of_its_two_weights():
 
 
 def drawn(topology, nodes):
-    topology.prepare(Setting(nodes))
+    topology.ready(Setting(nodes))
     return topology.at(0)
 
 

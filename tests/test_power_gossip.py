@@ -61,9 +61,9 @@ class Edge:
     def __init__(self, models, shapes=SHAPES, **parameters):
         self.sharing = PowerGossip(**parameters)
         setting, pair = Setting(2, 5, sum(map(math.prod, shapes)), pieces_of(shapes)), Complete()
-        pair.prepare(setting)
-        self.sharing.prepare(setting)
-        self.sharing.check(pair, MetropolisHastings())
+        pair.ready(setting)
+        self.sharing.ready(setting)
+        self.sharing.check_with(pair, MetropolisHastings())
         self.pair = pair
         self.ends = [End(id, model) for id, model in enumerate(models)]
         self.t = 0
@@ -357,7 +357,7 @@ def test_a_model_of_vectors_alone_is_refused():
     with pytest.raises(
         ConfigurationError, match="needs a tensor of two or more dimensions, and what is shared of this model"
     ):
-        PowerGossip().prepare(Setting(4, 0, 7, pieces_of(((3,), (4,)))))
+        PowerGossip().ready(Setting(4, 0, 7, pieces_of(((3,), (4,)))))
 
 
 def test_the_experiment_of_the_document_runs(monkeypatch):

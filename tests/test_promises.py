@@ -166,7 +166,7 @@ def test_a_sharing_that_hides_models_alone_is_refused_where_more_is_sent():
     program = build(Program, {"kind": "clique-averaging", "lr": 0.1, "topology": "random-cliques", "sharing": "full"})
     program.sharing = Unmasked()
     with pytest.raises(ConfigurationError, match="hides models alone, and gradients are to be sent, too"):
-        program.prepare(Setting(20))
+        program.ready(Setting(20))
     assert isinstance(Full().beside("gradients"), Full)
 
 

@@ -68,7 +68,7 @@ def exchanged(program, nodes, seed, scale, lost):
     """The sums of weights and models, of nodes and of what is on its way, before the first round and after each."""
     never = {"kind": "skiptrain", "training": 0, "synchronization": 1}
     program = PushSum(schedule=never, **program)
-    program.prepare(Setting(nodes, seed))
+    program.ready(Setting(nodes, seed))
     models = torch.from_numpy(np.random.default_rng(seed).standard_normal((nodes, 5)) * scale)
     posted = {}
     doubles = [Double(id, nodes, model, posted, lost) for id, model in enumerate(models)]
@@ -365,10 +365,10 @@ def test_a_graph_in_which_some_only_give_is_refused(tmp_path):
     path.write_text("0 1\n1 2\n2 1\n")
     program = PushSum(topology={"kind": "edges", "file": str(path), "directed": True})
     with pytest.raises(ConfigurationError) as caught:
-        program.prepare(Setting(3))
+        program.ready(Setting(3))
     assert str(caught.value) == (
         "The 'topology' of the program push-sum must lead back to every node, along its edges' directions, from all "
         "that it leads to. Got edges instead, in which some only ever give."
     )
     path.write_text("0 1\n1 2\n2 0\n")
-    program.prepare(Setting(3))
+    program.ready(Setting(3))

@@ -29,7 +29,7 @@ for topology, nodes, seed, rounds in [
     (RandomRegular(degree=2), 5, 594, 1),
     (EpidemicLocal(degree=400), 2000, 1, 1),
 ]:
-    topology.prepare(Setting(nodes, seed))
+    topology.ready(Setting(nodes, seed))
     for t in range(rounds):
         topology.at(t)
 """
@@ -49,7 +49,7 @@ def test_every_small_graph_is_as_likely_as_any_other(n, degree):
 
 def test_epidemic_graphs_of_seven_nodes_are_in_two_pieces_as_often_as_uniform_ones():
     topology, draws = EpidemicOracle(degree=2), 4000
-    topology.prepare(Setting(7, 1))
+    topology.ready(Setting(7, 1))
     # Of the 465 graphs those are not one ring that are a triangle and a ring of four: 105.
     apart = sum(len(ring_of(topology.at(t), 0)) < 7 for t in range(draws))
     assert abs(apart / draws - 105 / 465) < 3 * math.sqrt(105 / 465 * 360 / 465 / draws)

@@ -16,7 +16,7 @@ MLP = {**BLOBS, "model": {"kind": "mlp", "hidden": [7]}, "same_start": False}
 
 def prepared(budget, **changes):
     sharing = RandomLayers(budget=budget, **changes)
-    sharing.prepare(Setting(4, 2, sum(SIZES), pieces_of([(size,) for size in SIZES])))
+    sharing.ready(Setting(4, 2, sum(SIZES), pieces_of([(size,) for size in SIZES])))
     return sharing
 
 

@@ -33,7 +33,7 @@ class Drawing:
 
 def trained(schedule, rounds, nodes=4, seed=0, **setting):
     """In which rounds each node trains."""
-    schedule.prepare(Setting(nodes, rounds=rounds, **setting))
+    schedule.ready(Setting(nodes, rounds=rounds, **setting))
     drawing = [Drawing(id, seed) for id in range(nodes)]
     return [[t for t in range(rounds) if schedule.trains(node, t)] for node in drawing]
 
@@ -47,11 +47,11 @@ def trained(schedule, rounds, nodes=4, seed=0, **setting):
 )
 def test_the_phones_spend_and_can_afford_what_the_papers_traces_say(task, watt_hours, budgets):
     energy = DeviceEnergy()
-    energy.prepare(Setting(4, parameters=task["parameters"]))
+    energy.ready(Setting(4, parameters=task["parameters"]))
     joules = np.array([energy.joules(node, task["samples"], 1.0, 0, 0) for node in range(4)])
     assert joules / 3600.0 == pytest.approx(watt_hours, rel=2e-7)
     greedy = Greedy(battery=task["share"])
-    greedy.prepare(Setting(4, rounds=9, parameters=1, training_joules=joules, battery_joules=energy.batteries(4)))
+    greedy.ready(Setting(4, rounds=9, parameters=1, training_joules=joules, battery_joules=energy.batteries(4)))
     assert greedy._limits.tolist() == budgets
     assert energy.joules(1, 0, 1.0, 5, 7) == 0.0
 
@@ -183,7 +183,7 @@ def test_models_are_evaluated_where_a_cycle_ends(schedule, every):
 )
 def test_impossible_budgets_are_refused(part, said):
     with pytest.raises(ConfigurationError, match=said):
-        build(Schedule, part).prepare(Setting(4, rounds=5, devices=2))
+        build(Schedule, part).ready(Setting(4, rounds=5, devices=2))
 
 
 def test_a_share_of_a_battery_needs_batteries_and_devices_need_their_columns(tmp_path):
@@ -194,7 +194,7 @@ def test_a_share_of_a_battery_needs_batteries_and_devices_need_their_columns(tmp
     file = tmp_path / "devices.csv"
     file.write_text("mobilenet_ms,battery_wh\n27,17\n")
     with pytest.raises(ConfigurationError, match="column 'power_w'"):
-        build(Energy, {"kind": "devices", "file": str(file)}).prepare(Setting(2))
+        build(Energy, {"kind": "devices", "file": str(file)}).ready(Setting(2))
 
 
 def test_schedules_say_when_they_begin_anew():

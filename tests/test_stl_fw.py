@@ -80,7 +80,7 @@ def shards(seed, nodes=100, classes=10):
 
 
 def drawn(topology, counts, seed=1):
-    topology.prepare(Setting(len(counts), seed, label_counts=counts))
+    topology.ready(Setting(len(counts), seed, label_counts=counts))
     return topology.at(0)
 
 

@@ -36,7 +36,7 @@ from covey.parts.parameters import Setting
 
 
 def prepared(topology, nodes, seed=1):
-    topology.prepare(Setting(nodes, seed))
+    topology.ready(Setting(nodes, seed))
     return topology
 
 

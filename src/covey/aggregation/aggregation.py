@@ -48,8 +48,8 @@ class Aggregation(Part):
 
     family: ClassVar[str] = "aggregation"
 
-    def check(self, topology: Graphs) -> None:
-        """Raise ConfigurationError where this rule makes no sense on the topology; called once before every run."""
+    def check_with(self, topology: Graphs) -> None:
+        """Raise ConfigurationError where this rule makes no sense on the topology."""
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
         """What becomes of a node's own numbers, most often its model, and those that arrived."""

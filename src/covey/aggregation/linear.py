@@ -31,7 +31,7 @@ class MetropolisHastings(Linear):
 
     kind = "metropolis-hastings"
 
-    def check(self, topology: Graphs) -> None:
+    def check_with(self, topology: Graphs) -> None:
         if topology.one_way() or (topology.can_be_drawn() and not topology.at(0).is_undirected):
             raise ConfigurationError(
                 f"The aggregation metropolis-hastings needs an undirected graph, but {topology.title()} is directed. "
@@ -47,7 +47,7 @@ class Given(Linear):
 
     kind = "given"
 
-    def check(self, topology: Graphs) -> None:
+    def check_with(self, topology: Graphs) -> None:
         if not topology.weighted and (not topology.can_be_drawn() or topology.at(0).weights is None):
             raise ConfigurationError(
                 f"The aggregation given needs a topology with weights of its own, and {topology.title()} has none. "

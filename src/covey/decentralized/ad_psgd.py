@@ -34,10 +34,17 @@ class ADPSGD(OnGraph):
         "How long an active node waits for an answer; for ever by default.", default=None, ge=0
     )
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_patience(self, setting, self.patience)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        check_patience(self, setting, self.patience)
         self.selection = Selection.of(setting, owner=self.named())
+
+    def check_graphs(self) -> None:
+        if not self.topology.can_be_drawn():
+            return
         graph = self.topology.at(0)
         if not (self.topology.static and graph.is_undirected):
             raise ConfigurationError(

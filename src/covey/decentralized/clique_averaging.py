@@ -29,8 +29,9 @@ class CliqueAveraging(Gossip):
     lr: float = param("The learning rate.", ge=0)
     momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        self._gradients = self.sharing.beside("gradients")
+        super().check(setting)
         if self.overlap:
             raise ConfigurationError(f"The 'overlap' of {self.named()} must be false: a step needs others' gradients.")
         if not self.schedule.trains_all_at_once():
@@ -39,18 +40,24 @@ class CliqueAveraging(Gossip):
                 f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
                 f"'every-round', 'periodic' or 'skiptrain' without a budget."
             )
-        cliques = self.topology.averaging()
-        if cliques is None:
+        if not self.topology.averages:
             raise ConfigurationError(
                 f"The 'topology' of {self.named()} must have cliques, or neighbours that make up for them: d-cliques, "
                 f"random-cliques or diverse-neighbours. Got {self.topology.title()} instead."
             )
-        self._cliques = cliques
+        self._gradients.check(setting)
+
+    def check_graphs(self) -> None:
+        super().check_graphs()
+        if self.topology.averages and self.topology.can_be_drawn():
+            self._cliques = self.topology.averaging()
+            self._gradients.check_with(self._cliques, Mean())
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
-        self._gradients = self.sharing.beside("gradients")
         self._gradients.prepare(self._shared.narrowed(setting))
-        self._gradients.check(self._cliques, Mean())
         # Who waits long for gradients is late with its model.
         self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 

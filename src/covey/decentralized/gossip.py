@@ -46,21 +46,27 @@ class Gossip(OnGraph):
             symmetric = self.topology.static and not self.topology.one_way()
             self.aggregation = Given() if self.topology.weighted else MetropolisHastings() if symmetric else Mean()
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(replace(setting, patient=self.patience is not None))
+    def check(self, setting: Setting) -> None:
+        super().check(replace(setting, patient=self.patience is not None))
         check_patience(self, setting, self.patience)
-        self._says = self._said(setting, self.sharing)
-        assert self.aggregation is not None
-        self._aggregation = self.aggregation
         if self.overlap and self.sharing.by_change:
             raise ConfigurationError(
                 f"The sharing {self.sharing.kind} sends what training changed, so it cannot send while a node trains. "
                 f"Set 'overlap' to false."
             )
-        self._aggregation.check(self.topology)
+
+    def check_graphs(self) -> None:
+        assert self.aggregation is not None
+        self.aggregation.check_with(self.topology)
+        self.sharing.check_with(self.topology, self.aggregation)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(replace(setting, patient=self.patience is not None))
+        self._says = self._said(setting, self.sharing)
+        assert self.aggregation is not None
+        self._aggregation = self.aggregation
         if self.sharing.selection.buffered:
             self._check_signs(self._aggregation)
-        self.sharing.check(self.topology, self._aggregation)
 
     def _check_signs(self, aggregation: Aggregation) -> None:
         """Whether buffers, such as variances, stay above zero where they are averaged."""

@@ -5,7 +5,7 @@ from covey.decentralized.topology import Topology
 from covey.learning.node import LearningProgram
 from covey.learning.selection import Selection
 from covey.network.graph import Graph
-from covey.parts.parameters import param
+from covey.parts.parameters import Setting, param
 from covey.runtime.node import Program
 
 
@@ -13,6 +13,22 @@ class OnGraph(LearningProgram):
     """A program in which the nodes of a round talk along the edges of a graph."""
 
     topology: Topology = param("Who talks to whom.")
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        self.check_graphs()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.topology.by_labels:
+            self.check_graphs()
+
+    def check_graphs(self) -> None:
+        """Raise ConfigurationError where the topology does not fit.
+
+        It is called when the program is checked and, where graphs depend on labels, again when it is prepared: before
+        that they cannot be drawn.
+        """
 
     def graph(self, t: int) -> Graph:
         return merging_graph(self, t)

@@ -53,12 +53,17 @@ class PushSum(OnGraph):
     schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
     patience: Seconds | None = param(PATIENCE, default=None, ge=0)
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_patience(self, setting, self.patience)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        check_patience(self, setting, self.patience)
         self._says = Heartbeats.where(setting, several=False, static=self.topology.static)
         self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
+
+    def check_graphs(self) -> None:
         if self.topology.static and self.topology.can_be_drawn():
             links = self.topology.at(0).mixing("mean")
             if connected_components(links, connection="strong")[0] > connected_components(links)[0]:

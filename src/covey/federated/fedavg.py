@@ -22,7 +22,6 @@ from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
 from covey.messages.compression import Compressor
 from covey.network.graph import Graph
-from covey.parts.errors import NotYetKnown
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.node import Inbox
@@ -59,13 +58,16 @@ class FedAvg(LearningProgram):
         ge=0,
     )
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_patience(self, setting, self.patience)
+        self.aggregation.check_with(Answers())
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        check_patience(self, setting, self.patience)
-        self.aggregation.check(Answers())
         self.selection = Selection.of(setting, owner=self.named())
         for key, compressor in (("up", self.up), ("down", self.down)):
-            if compressor is not None and setting.parameters:
+            if compressor is not None:
                 compressor.need_contraction(self, self.selection.trained, key)
         self._up = WholeUp(self, setting) if self.up is None else CompressedUp(self, setting, self.up)
         self._down = WholeDown(self, setting) if self.down is None else CompressedDown(self, setting, self.down)
@@ -154,4 +156,4 @@ class Answers:
         return False
 
     def at(self, t: int) -> NoReturn:
-        raise NotYetKnown
+        raise NotImplementedError

@@ -80,8 +80,8 @@ class TraceChurn(Churn):
     kind = "trace"
     file: Path = param("The CSV file of the events.")
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         self._absences = _read(Trace(self.file), setting.nodes)
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:

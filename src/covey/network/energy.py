@@ -118,14 +118,17 @@ class DeviceEnergy(_PerByte):
         default=None,
     )
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        devices = Trace(self.file or Path(str(files("covey.network") / "phones.csv")))
+        self._mobilenet_seconds_R = devices.positive("mobilenet_ms") / 1000.0
+        self._power_R = devices.positive("power_w")
+        self._batteries = devices.positive("battery_wh") * _WATT_HOUR
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        devices = Trace(self.file or Path(str(files("covey.network") / "phones.csv")))
-        inference_R = (
-            devices.positive("mobilenet_ms") / 1000.0 * (setting.parameters - setting.buffers) / MOBILENET_PARAMETERS
-        )
-        self._per_sample = (_BACKWARD * inference_R * devices.positive("power_w")).tolist()
-        self._batteries = devices.positive("battery_wh") * _WATT_HOUR
+        inference_R = self._mobilenet_seconds_R * (setting.parameters - setting.buffers) / MOBILENET_PARAMETERS
+        self._per_sample = (_BACKWARD * inference_R * self._power_R).tolist()
 
     def per_sample(self, node: int, speed: float) -> float:
         return float(self._per_sample[node % len(self._per_sample)])

@@ -96,8 +96,8 @@ class Fault(Part):
         """Whether it strikes the process of a host, where there is one, and not the nodes one by one."""
         return False
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         self._one_of(("nodes", "host", "fraction", *(("links",) if self.has_links else ())), "whom it strikes")
         self._one_of(("at", "rate"), "when it strikes")
         if self.nodes is not None and not _are_different_nodes(self.nodes, setting.nodes):
@@ -113,7 +113,7 @@ class Fault(Part):
                 f"The 'host' of {self.named()} must be an int in [0, of). Got {self.host} instead (of is {self.of})."
             )
 
-    def check(self, network: "Network") -> None:
+    def check_with(self, network: "Network") -> None:
         """Raise ConfigurationError where it makes no sense in a network."""
 
     def _one_of(self, names: Iterable[str], what: str) -> None:
@@ -258,8 +258,8 @@ class LinkFault(Fault):
     def seconds(self) -> float:
         return math.inf if self.lasts is None else self.lasts
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         pairs = self.links or []
         wrong = [pair for pair in pairs if len(pair) != 2 or not _are_different_nodes(pair, setting.nodes)]
         if wrong or self.links == []:
@@ -312,8 +312,8 @@ class Slow(LinkFault):
         lt=math.inf,
     )
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         if self.compute == self.uplink == 1.0:
             raise ConfigurationError(
                 f"The 'compute' or the 'uplink' of {self.named()} must be more than 1. Got 1 and 1 instead."
@@ -323,7 +323,7 @@ class Slow(LinkFault):
                 f"The 'compute' of {self.named()} must be 1 where 'links' are given. Got {self.compute:g} instead."
             )
 
-    def check(self, network: "Network") -> None:
+    def check_with(self, network: "Network") -> None:
         if self.uplink > 1 and network.uplink_rates() is None:
             raise ConfigurationError(
                 f"The 'uplink' of {self.named()} must be 1 in a network without 'bandwidth' or 'uplink'. "

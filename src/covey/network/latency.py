@@ -136,8 +136,8 @@ class MatrixLatency(Latency):
     file: Path = param("The CSV file of the delays.")
     unit: Literal["s", "ms", "us"] = param("The unit of the numbers in the file.", default="s")
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         rows = read_rows(self.file)
         if all(parse_number(cell) is None for cell in rows[0].cells):
             rows = rows[1:]

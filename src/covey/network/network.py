@@ -55,12 +55,12 @@ class Network(Part):
                 setattr(self, name, value)
         super().__post_init__()
 
-    def prepare(self, setting: Setting) -> None:
+    def check(self, setting: Setting) -> None:
         if setting.nodes != self.nodes:
             raise ConfigurationError(
                 f"The 'nodes' of the network must be those of the setting, {setting.nodes}. Got {self.nodes} instead."
             )
-        super().prepare(setting)
+        super().check(setting)
         self._uplinks = _rates(self.uplink or self.bandwidth, setting)
         self._downlinks = _rates(self.downlink or self.bandwidth, setting)
         self._speeds = self.compute.speeds(setting)
@@ -76,15 +76,15 @@ class Network(Part):
         return [*([f"a 'loss' of {self.loss:g}"] if self.loss else []), *([churn] if self.churn.has_churn else [])]
 
     def uplink_rates(self) -> NDArray[np.float64] | None:
-        """Bits per second at which each node sends, N, after `prepare`; None where no node has a limit."""
+        """Bits per second at which each node sends, N, after `check`; None where no node has a limit."""
         return self._uplinks
 
     def downlink_rates(self) -> NDArray[np.float64] | None:
-        """Bits per second at which each node receives, N, after `prepare`; None where no node has a limit."""
+        """Bits per second at which each node receives, N, after `check`; None where no node has a limit."""
         return self._downlinks
 
     def compute_speeds(self) -> NDArray[np.float64]:
-        """Samples per second that each node trains on, N, after `prepare`."""
+        """Samples per second that each node trains on, N, after `check`."""
         return self._speeds
 
 

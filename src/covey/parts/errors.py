@@ -91,7 +91,3 @@ class WireError(CoveyError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
-
-
-class NotYetKnown(Exception):
-    """Something was asked for that depends on data which are not dealt out yet; what needs it is checked later."""

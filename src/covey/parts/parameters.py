@@ -8,7 +8,7 @@ A part (a program, a topology, a network ...) is a class whose annotated fields 
 
 Subclassing makes it a keyword-only dataclass. Keys of experiment files, `covey list`, error messages and the
 contract tests all read this one declaration. A bound may be the word "nodes": it is checked when the part meets
-its network, in `prepare`.
+its network, in `check`.
 """
 
 import copy
@@ -198,8 +198,11 @@ class Part:
         """What its title names: the class itself, or what it was adopted from."""
         return cls
 
-    def prepare(self, setting: Setting) -> None:
-        """Check the parameters against the experiment and derive what a run needs; called once before every run.
+    def check(self, setting: Setting) -> None:
+        """Refuse what cannot work in an experiment, as far as that is known without its data; called once before a run.
+
+        Args:
+            setting: the experiment without what data tell: the model, the labels, and what a training takes.
 
         Raises:
             ConfigurationError: where a parameter cannot work with this number of nodes.
@@ -213,7 +216,24 @@ class Part:
                     f"Got {value!r} instead (nodes is {setting.nodes})."
                 )
             if isinstance(value, Part):
+                value.check(setting)
+
+    def prepare(self, setting: Setting) -> None:
+        """Derive what a run needs, and refuse what cannot work with the data; called once before a run, after `check`.
+
+        Raises:
+            ConfigurationError: where a parameter cannot work with these data or this model.
+        """
+        for name in fields_of(type(self)):
+            value = getattr(self, name)
+            if isinstance(value, Part):
                 value.prepare(value.scope(setting))
+
+    def ready(self, setting: Setting) -> Self:
+        """The part itself, checked and prepared where all of an experiment is known already."""
+        self.check(setting)
+        self.prepare(setting)
+        return self
 
     def scope(self, setting: Setting) -> Setting:
         """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""

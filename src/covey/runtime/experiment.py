@@ -91,7 +91,7 @@ class Engine(Part):
         """How to compute, as a task takes it."""
         raise NotImplementedError
 
-    def check(self, experiment: "Experiment") -> None:
+    def check_with(self, experiment: "Experiment") -> None:
         """See whether the engine can run an experiment.
 
         Raises:

@@ -18,7 +18,7 @@ class Observer(Part):
     megabytes: int = param("How much is kept at most; what comes later is counted.", default=256, ge=1)
 
     def check(self, setting: Setting) -> None:
-        """Raise ConfigurationError where one of the nodes does not exist."""
+        super().check(setting)
         wrong = [node for node in self.nodes if node >= setting.nodes]
         if wrong or not self.nodes:
             raise ConfigurationError(

@@ -3,7 +3,6 @@
 import copy
 import inspect
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from covey.network import Network
 from covey.parts import native, rng
-from covey.parts.errors import ConfigurationError, NotYetKnown
+from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import is_registered
 from covey.parts.parameters import Setting, parts_of
 from covey.runtime.experiment import Experiment
@@ -110,11 +109,11 @@ def check(experiment: Experiment) -> None:
     Raises:
         ConfigurationError: whatever is wrong with it.
     """
-    _prepare_without_data(copy.deepcopy(experiment), experiment.engine.clock)
+    _checked(copy.deepcopy(experiment), experiment.engine.clock)
 
 
-def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
-    """(the role of every node, the ids of those with data), after the program and the network know of them."""
+def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
+    """(the role of every node, the ids of those with data) of an experiment whose parts are checked."""
     nodes, program = experiment.network.nodes, experiment.program
     if not inspect.iscoroutinefunction(program.run):
         raise ConfigurationError(f"The 'run' of the program {program.title()} must be an async function.")
@@ -124,17 +123,16 @@ def _prepare_without_data(experiment: Experiment, clock: str) -> tuple[list[str]
     if task is not None and not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
     setting = _setting(experiment, ids, clock)
-    experiment.network.prepare(setting)
+    experiment.network.check(setting)
     energy = experiment.network.energy
     setting = replace(setting, battery_joules=energy.batteries(nodes), devices=energy.devices())
-    with suppress(NotYetKnown):
-        program.prepare(setting)
+    program.check(setting)
     for fault in experiment.faults:
-        fault.prepare(setting)
-        fault.check(experiment.network)
+        fault.check(setting)
+        fault.check_with(experiment.network)
     if experiment.observer is not None:
         experiment.observer.check(setting)
-    experiment.engine.check(experiment)
+    experiment.engine.check_with(experiment)
     return roles, ids
 
 
@@ -203,7 +201,7 @@ def prepare(
     experiment = copy.deepcopy(experiment)
     nodes, program = experiment.network.nodes, experiment.program
     clock = clock or experiment.engine.clock
-    roles, ids = _prepare_without_data(experiment, clock)
+    roles, ids = _checked(experiment, clock)
     folder = data_folder(data)
     wanted = _task_of(experiment)
     task = Nothing() if wanted is None else wanted.load(Request(experiment, ids, folder, quiet, compute))
@@ -211,6 +209,9 @@ def prepare(
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment)
     program.prepare(setting)
+    for part in (*experiment.faults, experiment.observer):
+        if part is not None:
+            part.prepare(setting)
     judged = list(range(nodes)) if task.judges else []
     if program.evaluated_roles is not None:
         judged = [node for node in judged if roles[node] in program.evaluated_roles]

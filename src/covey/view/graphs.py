@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covey.network.graph import Graph, Ids
-from covey.parts.errors import ConfigurationError, DataError, NotYetKnown, RunError
+from covey.parts.errors import ConfigurationError, DataError, RunError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
@@ -114,11 +114,9 @@ def _without_data(experiment: Experiment, labels_NL: Ids | None, round: int) -> 
     """The graph of a round; None where it depends on labels that are not known."""
     program = copy.deepcopy(experiment.program)
     nodes, rounds = experiment.network.nodes, experiment.rounds
-    try:
-        program.prepare(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
-        return program.graph(round)
-    except NotYetKnown:
-        return None
+    program.check(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
+    topology = getattr(program, "topology", None)
+    return program.graph(round) if topology is None or topology.can_be_drawn() else None
 
 
 def graph(

@@ -29,35 +29,33 @@ class _Budgeted(Schedule):
         le=1,
     )
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         if self.budget is not None and self.battery is not None:
             raise ConfigurationError(f"Of 'budget' and 'battery' of {self.named()} one at most may be given. Got both.")
-        self._limits: NDArray[np.float64] | None = None
-        if self.budget is not None:
-            each = self._budgets(setting)
-            self._limits = np.array(each, dtype=np.float64)[np.arange(setting.nodes) % len(each)]
-        elif self.battery is not None:
-            if setting.battery_joules is None:
-                raise ConfigurationError(
-                    f"The 'battery' of {self.named()} needs a network that says what batteries hold: "
-                    f"set its 'energy' to 'devices'."
-                )
-            if setting.training_joules is not None:
-                with np.errstate(divide="ignore"):
-                    self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
-
-    def _budgets(self, setting: Setting) -> list[int]:
-        """Those of the first nodes, after which they begin anew."""
-        if not isinstance(self.budget, list):
-            return [] if self.budget is None else [self.budget]
-        if len(self.budget) not in {setting.nodes, setting.devices} - {0}:
+        if self.battery is not None and setting.battery_joules is None:
+            raise ConfigurationError(
+                f"The 'battery' of {self.named()} needs a network that says what batteries hold: "
+                f"set its 'energy' to 'devices'."
+            )
+        if isinstance(self.budget, list) and len(self.budget) not in {setting.nodes, setting.devices} - {0}:
             devices = f", or {setting.devices}, one for each device" if setting.devices else ""
             raise ConfigurationError(
                 f"The 'budget' of {self.named()} must be one int, or a list of {setting.nodes}, one for each node"
                 f"{devices}. Got a list of {len(self.budget)} instead."
             )
-        return self.budget
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._limits: NDArray[np.float64] | None = None
+        if self.budget is not None:
+            each = self.budget if isinstance(self.budget, list) else [self.budget]
+            self._limits = np.array(each, dtype=np.float64)[np.arange(setting.nodes) % len(each)]
+        elif self.battery is not None:
+            assert setting.battery_joules is not None
+            assert setting.training_joules is not None
+            with np.errstate(divide="ignore"):
+                self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
 
     def spend(self, node: LearningNode, t: int, probability: float = 1.0) -> bool:
         """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""

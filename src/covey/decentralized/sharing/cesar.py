@@ -44,7 +44,7 @@ class Cesar(Masked):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._all = torch.arange(setting.parameters)
-        self._picked = self.subset.selection.size if setting.parameters else 0
+        self._picked = self.subset.selection.size
         self._buffers = self._all[self._picked :]
         """What every node sends besides what it has picked."""
         self._joined = Decoded()

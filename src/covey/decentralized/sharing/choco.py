@@ -23,8 +23,7 @@ class Choco(PublicCopies):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if setting.parameters:
-            self.compressor.need_contraction(self, setting.parameters)
+        self.compressor.need_contraction(self, setting.parameters)
 
     @property
     def codec(self) -> Compressor:

@@ -67,7 +67,7 @@ class JWINS(Transformed):
         if self.wavelet == _NONE:
             return None
         transform = WaveletTransform(self.wavelet, self.level, setting.parameters)
-        if setting.parameters and transform.level < self.level:
+        if transform.level < self.level:
             warnings.warn(
                 f"The 'level' of {self.named()} is {self.level}, but {self.wavelet} can halve a model of "
                 f"{setting.parameters} numbers only {transform.level} times: {transform.level} is used.",

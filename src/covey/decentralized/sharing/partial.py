@@ -8,7 +8,7 @@ from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.indices import Indices
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
-from covey.decentralized.sharing.values import Values, written_as
+from covey.decentralized.sharing.values import Values, check_written_as, written_as
 from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Message
@@ -22,10 +22,14 @@ class Partial(Sharing):
     budget: float = param("The fraction of the values that is sent.", gt=0, le=1)
     values: str = written_as()
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_written_as(self.named(), self.values)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._indices = Indices(setting.parameters)
-        self._values = Values(self.named(), self.values, setting.parameters, setting)
+        self._values = Values(self.values, setting.parameters, setting)
 
     def choose(self, round: Round) -> Tensor:
         """The indices of the numbers to send in a round, increasing."""

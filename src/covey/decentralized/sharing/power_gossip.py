@@ -71,7 +71,9 @@ class PowerGossip(Sharing):
         self._odd = torch.from_numpy(draw.integers(-(2**62), 2**62, max(map(sum, self._lengths))) * 2 + 1)
         self._fresh: tuple[int, Tensor] = -1, torch.empty(0)
 
-    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+    def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
+        if not topology.can_be_drawn():
+            return
         graph = topology.at(0)
         if not topology.static or not graph.is_undirected:
             what = "directed" if topology.static else "not static"

@@ -39,18 +39,23 @@ class PublicCopies(Compressed):
         le=1,
     )
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        self._patient, self._losses = setting.patient, setting.losses
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._patient = setting.patient
         self._latest_copies: dict[NodeId, tuple[bytes, Tensor]] = {}
 
-    def check(self, topology: Topology, aggregation: Aggregation) -> None:
+    def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         if not topology.static:
             raise ConfigurationError(
                 f"The sharing {self.title()} needs a topology that never changes, for a node hears only how its "
                 f"neighbours change. Got the topology {topology.title()} instead. Use a static one such as "
                 f"'random-regular', or a sharing that remembers nobody, such as 'top-k', 'random' or 'quantized'."
             )
+        if not topology.can_be_drawn():
+            return
         needs = f"The sharing {self.title()} needs an aggregation with constant, doubly stochastic weights, "
         graph = topology.at(0)
         weights_E = aggregation.of_edges(graph)
@@ -59,7 +64,7 @@ class PublicCopies(Compressed):
                 f"{needs}and {aggregation.title()} has no weights at all. Use 'metropolis-hastings' instead."
             )
         if self._patient and not graph.is_undirected:
-            why = "'patience'" + "".join(f" and {what}" for what in self._setting.losses)
+            why = "'patience'" + "".join(f" and {what}" for what in self._losses)
             raise ConfigurationError(
                 f"The sharing {self.title()} needs an undirected graph where messages may be missed (here by {why}): "
                 f"who missed one asks its sender for the whole copy. Got {topology.title()} instead, which is directed."

@@ -52,14 +52,12 @@ class Quantized(Compressed):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if self.feedback and setting.parameters:
+        if self.feedback:
             self.compressor.need_contraction(self, setting.parameters)
         self._gamma = self.gamma if self.gamma is not None else self._safe_gamma(setting.parameters)
 
     def _safe_gamma(self, size: int) -> float:
         """A step with which rounding does not add up: its error grows with the model's norm, and with gamma."""
-        if not size:
-            return 1.0
         unbiased, error = self.compressor.guarantee(size)
         if unbiased:
             return 1.0 / (1.0 + error)

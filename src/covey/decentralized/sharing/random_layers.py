@@ -6,7 +6,7 @@ from torch import Tensor
 from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
-from covey.decentralized.sharing.values import Values, written_as
+from covey.decentralized.sharing.values import Values, check_written_as, written_as
 from covey.parts.errors import WireError
 from covey.parts.parameters import Setting, param
 from covey.parts.pieces import Piece
@@ -21,12 +21,16 @@ class RandomLayers(Sharing):
     common: bool = param("Whether all nodes draw the same tensors.", default=False)
     values: str = written_as()
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_written_as(self.named(), self.values)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         whole = Piece("model", "trained", 0, setting.parameters, (setting.parameters,))
         self._pieces = setting.pieces or (whole,)
         self._count = max(1, round(self.budget * len(self._pieces)))
-        self._values = Values(self.named(), self.values, setting.parameters, setting)
+        self._values = Values(self.values, setting.parameters, setting)
         self._last: dict[int, tuple[int, Tensor]] = {}
 
     def _drawn(self, sender: int, t: int) -> Tensor:

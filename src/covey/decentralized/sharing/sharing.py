@@ -112,8 +112,11 @@ class Sharing(Part):
 
     # ------------------------------------------------------------------ what a sharing says
 
-    def check(self, topology: Topology, aggregation: Aggregation) -> None:
-        """Raise ConfigurationError where this sharing makes no sense with the others; called once before every run."""
+    def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
+        """Raise ConfigurationError where this sharing makes no sense with the others.
+
+        It is called when the program is checked and, where graphs depend on labels, again when it is prepared.
+        """
 
     def outgoing(self, round: Round) -> Messages:
         """The messages of a round: to whom, and what."""

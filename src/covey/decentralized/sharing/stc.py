@@ -23,13 +23,16 @@ class STC(PublicCopies):
     by_change = True
     budget: float = param("The fraction of the values whose change is sent.", gt=0, le=1)
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
         if not setting.same_start:
             raise ConfigurationError(
                 f"{self.named().capitalize()} says how models change from what all began with, so the 'same_start' of "
                 f"the task must be true. Got False instead; the sharing 'choco' needs no common start."
             )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
         self._ternary = Ternary(budget=self.budget)
 
     @property

@@ -10,7 +10,7 @@ from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.indices import Indices
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
-from covey.decentralized.sharing.values import Values, written_as
+from covey.decentralized.sharing.values import Values, check_written_as, written_as
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.messages.compression import largest
@@ -54,6 +54,10 @@ class Transformed(Sharing):
     averaging_changes: bool = param("Whether what averaging changes adds up too.", default=True)
     values: str = written_as()
 
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_written_as(self.named(), self.values)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         # Who always sends all may as well send the model itself, as full sharing does, and has nothing to add up.
@@ -63,7 +67,7 @@ class Transformed(Sharing):
         self._size = setting.parameters if self._transform is None else self._transform.size
         self._parts = 1 if self._transform is None else self._transform.parts
         self._indices = Indices(self._size)
-        self._values = Values(self.named(), self.values, self._parts * self._size, setting)
+        self._values = Values(self.values, self._parts * self._size, setting)
 
     def transform(self, setting: Setting) -> Transform | None:
         """What makes coefficients of the model; None where they are its numbers themselves."""

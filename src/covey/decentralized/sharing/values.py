@@ -21,25 +21,25 @@ def written_as() -> Any:
     )
 
 
+def check_written_as(sharing: str, how: str) -> None:
+    """Raise ConfigurationError where what it takes to write values so is not installed."""
+    if how == "pcodec" and not has_pcodec():
+        raise ConfigurationError(
+            f"The 'values' of {sharing} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
+            f"pip install 'covey[pcodec]' brings it."
+        )
+
+
 class Values:
     """Float32 numbers as an entry of messages.
 
     Args:
-        sharing: whose they are, as error messages call it.
         how: what its parameter says.
         most: how many of them a message may have.
         setting: what the sharing was prepared with.
-
-    Raises:
-        ConfigurationError: what it takes to write them so is not installed.
     """
 
-    def __init__(self, sharing: str, how: str, most: int, setting: Setting) -> None:
-        if how == "pcodec" and not has_pcodec():
-            raise ConfigurationError(
-                f"The 'values' of {sharing} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "
-                f"pip install 'covey[pcodec]' brings it."
-            )
+    def __init__(self, how: str, most: int, setting: Setting) -> None:
         self._packed = how == "pcodec"
         self._most = most
         self._setting = setting

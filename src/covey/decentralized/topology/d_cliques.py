@@ -21,6 +21,7 @@ class RandomCliques(Topology):
     """Cliques of nodes drawn at random, and an edge between some pairs of cliques, from their least connected nodes."""
 
     kind = "random-cliques"
+    averages = True
     size: int = param("The most nodes that a clique has.", default=10, ge=1)
     between: Literal["complete", "ring", "fractal", "small-world"] = param(
         "Which pairs of cliques are connected: all, neighbours on a ring, cliques of cliques of cliques ..., or those "
@@ -35,8 +36,7 @@ class RandomCliques(Topology):
         """The cliques alone, without the edges between them."""
         cliques = self.at(0).groups
         topology = Drawn(graph=Graph.undirected(self._setting.nodes, *_pairs_within(cliques), cliques))
-        topology.prepare(self._setting)
-        return topology
+        return topology.ready(self._setting)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         cliques = self.cliques(setting)
@@ -193,7 +193,7 @@ def _meetings(count: int, generator: np.random.Generator) -> Iterator[Ids]:
 
 def check_labels(topology: Topology, setting: Setting, where: str, otherwise: str) -> None:
     """Raise ConfigurationError where data have no classes that a topology could balance."""
-    if setting.parameters and setting.label_counts is None:
+    if setting.label_counts is None:
         raise ConfigurationError(
             f"The topology {topology.title()} needs data with classes, to balance them in every {where}. "
             f"Use '{otherwise}' for others."

@@ -27,12 +27,15 @@ class DiverseNeighbours(Topology):
 
     kind = "diverse-neighbours"
     by_labels = True
+    averages = True
     degree: int = param("How many neighbours every node has.", ge=2, lt="nodes")
     switches: int | None = param(
         "How often two edges try to change ends; by default 40 times for each edge.", default=None, ge=0
     )
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         check_regular(self, self.degree, nodes)
         if self.degree == 2 and nodes > 3:
             raise ConfigurationError(
@@ -45,9 +48,7 @@ class DiverseNeighbours(Topology):
         check_labels(self, setting, "neighbourhood", "random-regular")
 
     def averaging(self) -> Topology:
-        topology = Drawn(graph=self.at(0))
-        topology.prepare(self._setting)
-        return topology
+        return Drawn(graph=self.at(0)).ready(self._setting)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         counts_NL = setting.label_counts

@@ -16,8 +16,9 @@ class EpidemicOracle(Topology):
     static = False
     degree: int = param("How many peers every node talks to in a round.", ge=1, lt="nodes")
 
-    def check(self, nodes: int) -> None:
-        check_regular(self, self.degree, nodes)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_regular(self, self.degree, setting.nodes)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         # No round needs to be connected: what counts is the union of many.
@@ -53,8 +54,9 @@ class RandomMatching(Topology):
     kind = "random-matching"
     static = False
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         order = setting.generator(self.kind, t).permutation(setting.nodes)
@@ -68,8 +70,9 @@ class OnePeerExponential(Topology):
     kind = "one-peer-exponential"
     static = False
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def one_way(self) -> bool:
         return True
@@ -98,8 +101,8 @@ class Redrawn(Topology):
     def can_be_drawn(self) -> bool:
         return self.topology.can_be_drawn()
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def begin(self, setting: Setting) -> None:
+        super().begin(setting)
         self._last: tuple[int, Graph] | None = None
 
     def draw(self, setting: Setting, t: int) -> Graph:

@@ -30,7 +30,9 @@ class Edges(Topology):
     def one_way(self) -> bool:
         return self.directed
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         try:
             lines = self.file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:

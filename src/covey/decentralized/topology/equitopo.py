@@ -16,8 +16,9 @@ class _EquiTopo(Topology):
     weighted = True
     directed: bool = param("Whether a node sends along a shift to whom it does not hear in return.", default=False)
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def one_way(self) -> bool:
         return self.directed

@@ -39,25 +39,32 @@ class Matcha(Topology):
         default=False,
     )
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_labels = self.topology.by_labels  # type: ignore[misc]
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
         if not self.topology.static or self.topology.one_way():
             raise self._wrong("static and undirected", self.topology.title())
         if self.can_be_drawn():
-            graph = self.topology.at(0)
-            if not graph.is_undirected:
-                raise self._wrong("static and undirected", self.topology.title())
-            if not is_connected(graph):
-                raise self._wrong("connected", f"{self.topology.title()}, which falls apart,")
+            self._check_graph()
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.by_labels:
+            self._check_graph()
+
+    def _check_graph(self) -> None:
+        graph = self.topology.at(0)
+        if not graph.is_undirected:
+            raise self._wrong("static and undirected", self.topology.title())
+        if not is_connected(graph):
+            raise self._wrong("connected", f"{self.topology.title()}, which falls apart,")
 
     def _wrong(self, expected: str, found: str) -> ConfigurationError:
         return ConfigurationError(f"The 'topology' of {self.named()} must be {expected}. Got {found} instead.")
-
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
-
-    def can_be_drawn(self) -> bool:
-        return self.topology.can_be_drawn()
 
     def plan(self) -> "Plan":
         """What is drawn from in every round."""
@@ -92,7 +99,7 @@ class Plan:
     """The spectral norm of E[W^T W] - J, where J averages all nodes."""
 
 
-@lru_cache(maxsize=8)  # The parts of a run are prepared more than once.
+@lru_cache(maxsize=8)
 def _plan(n: int, left: bytes, right: bytes, budget: float, periodic: bool) -> Plan:
     left_E, right_E = np.frombuffer(left, np.int64), np.frombuffer(right, np.int64)
     matching_E = matchings(n, left_E, right_E)

@@ -31,8 +31,9 @@ class Ring(Topology):
 
     kind = "ring"
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         ids = np.arange(setting.nodes)
@@ -47,7 +48,9 @@ class _Rectangle(Topology):
     )
     wraps: ClassVar[bool] = False
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         need_nodes(self, nodes, 2)
         if self.rows is not None and nodes % self.rows:
             raise ConfigurationError(
@@ -94,8 +97,9 @@ class Star(Topology):
 
     kind = "star"
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         others = np.arange(1, setting.nodes)
@@ -121,7 +125,9 @@ class RandomRegular(Topology):
     kind = "random-regular"
     degree: int = param("How many neighbours every node has.", ge=1, lt="nodes")
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         check_regular(self, self.degree, nodes)
         if self.degree == 1 and nodes > 2:
             raise ConfigurationError(
@@ -185,7 +191,9 @@ class SmallWorld(Topology):
     def most_sent(self, nodes: int) -> float:
         return self.neighbours
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         need_nodes(self, nodes, 3)
         if self.neighbours % 2:
             raise ConfigurationError(
@@ -222,8 +230,9 @@ class Exponential(Topology):
 
     kind = "exponential"
 
-    def check(self, nodes: int) -> None:
-        need_nodes(self, nodes, 2)
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
 
     def one_way(self) -> bool:
         return True
@@ -262,7 +271,9 @@ class FromNetworkx(Topology):
     def one_way(self) -> bool:
         return bool(self.graph.is_directed())
 
-    def check(self, nodes: int) -> None:
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        nodes = setting.nodes
         if self.graph.number_of_nodes() != nodes:
             raise ConfigurationError(
                 f"The networkx graph must have as many nodes as the network. "

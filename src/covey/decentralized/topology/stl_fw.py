@@ -51,7 +51,7 @@ class STLFW(Topology):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        if setting.parameters and setting.label_counts is None:
+        if setting.label_counts is None:
             raise ConfigurationError(
                 f"The topology {self.title()} needs data with classes, to balance them among those that a node hears."
             )

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 
 from covey.network.graph import Graph
-from covey.parts.errors import ConfigurationError, CoveyError, NotYetKnown, described
+from covey.parts.errors import ConfigurationError, CoveyError, described
 from covey.parts.machine import demand
 from covey.parts.parameters import Part, Setting
 
@@ -26,17 +26,24 @@ class Topology(Part):
     """Whether the graph of a round can be drawn before that round."""
     by_labels: ClassVar[bool] = False
     """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
+    averages: ClassVar[bool] = False
+    """Whether it says among whom gradients may be averaged."""
     weighted: ClassVar[bool] = False
     """Whether its graphs have weights of their own, with which models are merged where nothing else is asked for."""
 
+    def check(self, setting: Setting) -> None:
+        """Refuse what cannot give a graph of this many nodes; from then on graphs can be drawn that need no labels."""
+        super().check(setting)
+        self.begin(setting)
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
+        self.begin(setting)
+
+    def begin(self, setting: Setting) -> None:
+        """Draw for a setting from now on, and forget the graphs of an earlier one, which knew less."""
         self._setting = setting
         self._graphs: dict[int, Graph] = {}
-        self.check(setting.nodes)
-
-    def check(self, nodes: int) -> None:
-        """Raise ConfigurationError where the parameters cannot give a graph of this many nodes."""
 
     def one_way(self) -> bool:
         """Whether some node may send to one that does not send back."""
@@ -46,9 +53,9 @@ class Topology(Part):
         """Whether all that the graph depends on is known."""
         return not self.by_labels or self._setting.label_counts is not None
 
-    def averaging(self) -> "Topology | None":
-        """Among whom gradients are averaged so that they lead where that of all data would; None where nobody is."""
-        return None
+    def averaging(self) -> "Topology":
+        """Among whom gradients are averaged so that they lead where that of all data would, if it `averages`."""
+        raise NotImplementedError
 
     def most_sent(self, nodes: int) -> float:
         """To about how many others a node sends in a round, known before a graph is drawn."""
@@ -67,13 +74,16 @@ class Topology(Part):
         """The graph of round t. The last few are remembered.
 
         Raises:
-            NotYetKnown: it depends on labels that are not known yet.
+            ConfigurationError: it cannot be drawn yet.
         """
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:
             if not self.can_be_drawn():
-                raise NotYetKnown
+                raise ConfigurationError(
+                    f"The topology {self.title()} depends on the labels that nodes hold, which are not known before "
+                    f"its program is prepared."
+                )
             graph = self._graphs[key] = self._drawn(key)
             if len(self._graphs) > 64:
                 del self._graphs[next(iter(self._graphs))]

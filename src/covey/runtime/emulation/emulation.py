@@ -90,7 +90,7 @@ class Emulation(Engine):
                 "certificates, in the file 'hosts', which 'hosts_file' can name."
             )
 
-    def check(self, experiment: Experiment) -> None:
+    def check_with(self, experiment: Experiment) -> None:
         _check_importable(experiment)
         count = max(self.owners(experiment.network.nodes)) + 1
         make_room(max(needed_by_launcher(count, starts_them=not self.hosts), needed_by_host(count)), count)
