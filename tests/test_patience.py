@@ -30,14 +30,14 @@ def tables(sharing, fault, **changes):
 def missed(monkeypatch):
     """How many messages each node missed in each round, of all tags."""
     missed = defaultdict(int)
-    hear = patience._hear
+    receive = patience._receive
 
-    async def _hear(node, senders, t, *rest):
-        inbox = await hear(node, senders, t, *rest)
+    async def counting(node, senders, t, *rest):
+        inbox = await receive(node, senders, t, *rest)
         missed[t, node.id] += len(senders) - len(inbox)
         return inbox
 
-    monkeypatch.setattr(patience, "_hear", _hear)
+    monkeypatch.setattr(patience, "_receive", counting)
     return missed
 
 

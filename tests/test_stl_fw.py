@@ -39,7 +39,7 @@ def frank_wolfe(shares, regularization, seed=0):
 
 def dense(weights):
     sources, targets, values = weights.edges
-    n = weights.indices_SN.shape[1]
+    n = weights.permutation_SN.shape[1]
     matrix = np.zeros((n, n))
     matrix[targets, sources] = values
     matrix[np.arange(n), np.arange(n)] = 1 - matrix.sum(1)
@@ -132,7 +132,7 @@ def test_no_permutation_is_much_better_than_the_chosen_one(seed, nodes, regulari
     for after in islice(frank_wolfe(shares, regularization), 6):
         cost = gradient(dense(weights), shares, regularization)
         best = cost[linear_sum_assignment(cost)].mean()
-        assert cost[np.arange(nodes), after.indices_SN[-1]].mean() <= best + 0.021 * cost.std()
+        assert cost[np.arange(nodes), after.permutation_SN[-1]].mean() <= best + 0.021 * cost.std()
         weights = after
 
 
