@@ -1,7 +1,6 @@
 """What a host tells its launcher at the end, and how it ends itself."""
 
 import asyncio
-import signal
 import subprocess
 import threading
 import time
@@ -10,18 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from covey import cli
 from covey.learning.learner import Learner
 from covey.learning.node import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import ModelError, ProgramError
-from covey.runtime.emulation import emulation
 from covey.runtime.emulation.host import host
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
-from covey.runtime.experiment import Outcome
 from tests.conftest import table
 from tests.hosts import TOKEN, emulate
 from tests.strangers import Control, orders, soon, tables
@@ -134,31 +130,6 @@ def test_a_pause_ends_and_leaves_no_process(seconds, monkeypatch):
         finally:
             monkeypatch.undo()
             struck.kill()
-
-
-def test_an_interrupt_where_a_loop_runs_already_ends_the_run():
-    cancelled = []
-
-    async def run() -> Outcome:
-        try:
-            await asyncio.sleep(5)
-        except asyncio.CancelledError:
-            cancelled.append(True)
-            raise
-        return Outcome(finished=True, time=0.0, models=torch.zeros(0))
-
-    async def cell() -> None:
-        # As a notebook does; with its own handler for the signal, a loop would not see it before the run is over.
-        emulation._run(run)
-
-    loop = asyncio.new_event_loop()
-    threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell())
-    loop.close()
-    assert cancelled
-    assert time.monotonic() - began < 3
 
 
 def test_a_host_gives_up_a_launcher_that_says_nothing_and_serves_the_next():

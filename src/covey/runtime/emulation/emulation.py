@@ -1,11 +1,8 @@
 """The engine `emulation`: its settings, and a run from beginning to end."""
 
-import asyncio
 import math
 import secrets
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,19 +179,10 @@ class Emulation(Engine):
         progress: Callable[[Progress], None] | None = None,
         checkpoint: Payload | None = None,
     ) -> Outcome:
+        from covey.runtime.emulation.launcher.launching import launch
+
         with prepared.task.at_work():
-            return _run(lambda: self._launch(prepared, writer, progress, checkpoint))
-
-    async def _launch(
-        self,
-        prepared: Prepared,
-        writer: RunWriter | None,
-        progress: Callable[[Progress], None] | None,
-        checkpoint: Payload | None,
-    ) -> Outcome:
-        from covey.runtime.emulation.launcher.launcher import Launcher
-
-        return await Launcher(prepared, self, writer, progress, checkpoint).run()
+            return launch(prepared, self, writer, progress, checkpoint)
 
 
 def _rounds_at_once(prepared: Prepared) -> int:
@@ -223,26 +211,3 @@ def _check_importable(experiment: Experiment) -> None:
                 f"Put it into a module of its own."
             )
     Experiment.from_table(experiment.to_table())
-
-
-def _run(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run a coroutine to its end, also where this thread already runs an event loop, as a notebook's does."""
-    if asyncio._get_running_loop() is None:
-        return asyncio.run(main())
-    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Outcome] | None]] = Future()
-
-    async def outcome_of_run() -> Outcome:
-        running.set_result((asyncio.get_running_loop(), asyncio.current_task()))
-        return await main()
-
-    with ThreadPoolExecutor(1, "covey-launcher") as thread:
-        outcome = thread.submit(lambda: asyncio.run(outcome_of_run()))
-        try:
-            return outcome.result()
-        except KeyboardInterrupt:
-            # It interrupts this thread alone, which would wait for the other.
-            loop, task = running.result()
-            with suppress(RuntimeError):  # Unless it has ended.
-                if task is not None:
-                    loop.call_soon_threadsafe(task.cancel)
-            raise

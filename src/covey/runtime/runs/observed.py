@@ -43,7 +43,7 @@ class ObservedWriter:
 
     def __init__(self, folder: Path) -> None:
         (folder / OBSERVED).parent.mkdir(exist_ok=True)
-        self._database = sqlite3.connect(folder / OBSERVED, isolation_level=None)
+        self._database = sqlite3.connect(folder / OBSERVED, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.executescript(_TABLE)
         self._rows: list[tuple[float, int, bytes]] = []

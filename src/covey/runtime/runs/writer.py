@@ -74,7 +74,8 @@ class RunWriter:
 
     def _open(self) -> None:
         with self._guarded():
-            self._database = sqlite3.connect(self.folder / METRICS, isolation_level=None)
+            # One thread at a time writes: where a notebook's cell waits for an emulation, that of its launcher.
+            self._database = sqlite3.connect(self.folder / METRICS, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
             # Every transaction is on the disk when it ends, whoever reads meanwhile: checkpoints count on its rows.
             # That adds 1 to 4 ms to the flush before one, which takes 40 to 90 as a whole (10 to 1,000 nodes, digits).

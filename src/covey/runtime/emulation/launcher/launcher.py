@@ -66,9 +66,9 @@ class Launcher:
         self.owners = settings.owners(prepared.network.nodes)
         self.hosts: list[Remote] = []
         self.interrupts = 0
+        """How often somebody has asked to stop."""
         self.over = False
         """Whether hosts are only sent away."""
-        """How often somebody has asked to stop."""
         self.changed = asyncio.Event()
         """Set when a host is done, or something else has happened that the run waits for."""
         self.failure: CoveyError | None = None
@@ -79,6 +79,8 @@ class Launcher:
         self.rolls_back = False
         """Whether all hosts are to go back to the last cut, for one was lost."""
         self._began: float | None = None
+        self._main: asyncio.Task[Any] | None = None
+        """What `run` runs in."""
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
         self._maker: Maker | None = None
         self._token, self._certificates = settings.trust()
@@ -129,26 +131,26 @@ class Launcher:
         Raises:
             CoveyError: why it cannot go on.
         """
+        self._main = asyncio.current_task()
         with self._interruptible():
             return await self._run()
 
+    def on_interrupt(self) -> None:
+        """Take a Ctrl-C or SIGTERM: the third ends the run at once."""
+        self.interrupt()
+        if self.interrupts > 2 and self._main is not None:
+            self._main.cancel()
+
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM interrupt the run; the third of them ends it at once."""
+        """Let Ctrl-C and SIGTERM interrupt the run, where this thread receives them."""
         if threading.current_thread() is not threading.main_thread() or os.name == "nt":
             yield
             return
-        loop, main = asyncio.get_running_loop(), asyncio.current_task()
-        assert main is not None
-
-        def on_interrupt() -> None:
-            self.interrupt()
-            if self.interrupts > 2:
-                main.cancel()
-
+        loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in STOP}
         for number in STOP:
-            loop.add_signal_handler(number, on_interrupt)
+            loop.add_signal_handler(number, self.on_interrupt)
         try:
             yield
         finally:
