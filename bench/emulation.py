@@ -150,7 +150,7 @@ async def _send_frames(port: int) -> None:
         # A message to eight receivers is encoded once.
         if number % 8 == 0:
             frame = wire.encode_parts({"model": model}, round=number)
-        connection.send(readdressed(frame, number % 8, number))
+        connection.send(readdressed(frame, number % 8))
         while connection.queued > 4 * BLOCK:
             await asyncio.sleep(0)
     await connection.next_frame(60.0)

@@ -11,7 +11,7 @@ with watched():
 
 LIMITS = wire.Limits(frame=1 << 19, header=1 << 12)
 SENT = [
-    wire.encode_parts({"n": number, "x": torch.arange(size, dtype=torch.float32)}, tag="t", sequence=number)
+    wire.encode_parts({"n": number, "x": torch.arange(size, dtype=torch.float32)}, tag="t", number=number)
     for number, size in enumerate([0, 3, 2500, 70_000])
 ]
 ENCODED = {b"".join(map(bytes, parts)) for parts in SENT}
@@ -67,7 +67,7 @@ async def _feed(rest: memoryview, piece: int) -> None:
     connection.seal(KEY, KEY)
 
     def hear(frame: wire.Frame) -> None:
-        heard.append(wire.encode(frame.payload, tag=frame.tag, sequence=frame.sequence))
+        heard.append(wire.encode(frame.payload, tag=frame.tag, number=frame.number))
 
     connection.listen(hear, LIMITS)
     while len(rest) and pipe.open:

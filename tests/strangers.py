@@ -157,8 +157,8 @@ async def running(served, table, **settings: Any) -> AsyncIterator[tuple[Any, Co
         await soon(lambda: host._run is None)
 
 
-def frame(sender=1, receiver=0, sequence=0, payload=None, tag="x", round=None):
-    numbers = {"sender": sender, "receiver": receiver, "sequence": sequence, "round": round}
+def frame(sender=1, receiver=0, number=0, payload=None, tag="x", round=None):
+    numbers = {"sender": sender, "receiver": receiver, "number": number, "round": round}
     return wire.encode_parts({"n": 1} if payload is None else payload, tag=tag, **numbers)
 
 

@@ -77,7 +77,7 @@ class Line:
 
 
 def bytes_of(frame):
-    numbers = {"sender": frame.sender, "receiver": frame.receiver, "round": frame.round, "sequence": frame.sequence}
+    numbers = {"sender": frame.sender, "receiver": frame.receiver, "round": frame.round, "number": frame.number}
     return wire.encode(dict(frame.payload), tag=frame.tag, **numbers)
 
 
@@ -109,8 +109,8 @@ PIECES = st.lists(
 
 def frames_of(messages):
     return [
-        wire.encode_parts(payload, tag=tag, sender=sender, round=round, sequence=sequence)
-        for payload, tag, (sender, round, sequence) in messages
+        wire.encode_parts(payload, tag=tag, sender=sender, round=round, number=number)
+        for payload, tag, (sender, round, number) in messages
     ]
 
 
@@ -218,7 +218,7 @@ def test_noise_ends_the_connection_or_waits_for_more(noise, pieces):
 def damaged_prefix(rest=b"", **changes):
     """The pieces of a frame in whose prefix something is wrong although its sum is right."""
     fields = {"magic": b"CVYF", "version": 2, "flags": 0, "zero": 0, "header": 0, "body": 0}
-    numbers = {**fields, "sender": 0, "receiver": 0, "round": -1, "sequence": 0, **changes}
+    numbers = {**fields, "sender": 0, "receiver": 0, "round": -1, "number": 0, **changes}
     return [wire._PREFIX.pack(*numbers.values()), rest]
 
 
@@ -256,12 +256,12 @@ def test_a_frame_that_is_no_message_is_dropped_and_the_next_one_heard():
 
 def test_a_frame_goes_to_other_receivers():
     def test():
-        parts = wire.encode_parts({"x": torch.arange(5000.0)}, sender=3, round=7)
+        parts = wire.encode_parts({"x": torch.arange(5000.0)}, sender=3, round=7, number=10)
         line = Line()
-        line.feed(stream_of(readdressed(parts, receiver, 10 + receiver) for receiver in range(3)))
+        line.feed(stream_of(readdressed(parts, receiver) for receiver in range(3)))
         frames = [wire.decode(frame) for frame in line.heard]
-        assert [(frame.sender, frame.receiver, frame.round, frame.sequence) for frame in frames] == [
-            (3, receiver, 7, 10 + receiver) for receiver in range(3)
+        assert [(frame.sender, frame.receiver, frame.round, frame.number) for frame in frames] == [
+            (3, receiver, 7, 10) for receiver in range(3)
         ]
 
     on_a_loop(test)

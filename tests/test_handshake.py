@@ -465,9 +465,9 @@ def test_a_peer_whose_bytes_are_tampered_with_leaves_the_others_alone():
                 bad = await call(address, Caller("this run", 1))
                 good = await call(address, Caller("this run", 2))
                 bad._transport.write(sealed(frame()))
-                for sequence in range(_OUT_OF_STEP + 1):
-                    bad.send(frame(sequence=sequence))
-                    good.send(frame(sender=2, sequence=sequence, payload={"x": torch.zeros(10)}))
+                for number in range(_OUT_OF_STEP + 1):
+                    bad.send(frame(number=number))
+                    good.send(frame(sender=2, number=number, payload={"x": torch.zeros(10)}))
                 await bad.lost
                 await soon(lambda: len(run.stage.program.heard) == _OUT_OF_STEP + 1)
                 assert {sender for sender, _ in run.stage.program.heard} == {2}

@@ -38,7 +38,7 @@ class Network:
     def send(self) -> int:
         parts = wire.encode_parts({"x": b"payload"}, sender=0, receiver=1)
         length = sum(map(len, parts))
-        self.peers.send(1, length, lambda sequence: readdressed(parts, 1, sequence))
+        self.peers.send(1, length, lambda: readdressed(parts, 1))
         return length
 
 
@@ -136,7 +136,7 @@ def test_a_round_that_never_comes_is_no_round():
         connection = network.connection()
         network.peers.accept(1, connection)
         rounds = enumerate((None, 0, 4, 5, 1 << 40))
-        stream = stream_of(wire.encode_parts({}, sender=1, round=round, sequence=number) for number, round in rounds)
+        stream = stream_of(wire.encode_parts({}, sender=1, round=round, number=number) for number, round in rounds)
         connection.get_buffer(0)[: len(stream)] = stream
         connection.buffer_updated(len(stream))
         assert [frame.round for frame in network.heard] == [None, 0, 4]

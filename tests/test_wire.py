@@ -64,10 +64,10 @@ def same(left, right):
 
 @given(PAYLOADS, st.text(max_size=5), st.none() | st.integers(0, 2**40))
 def test_a_frame_decodes_to_what_was_encoded_and_has_the_stated_size(payload, tag, round):
-    frame = wire.encode(payload, tag=tag, sender=7, receiver=9, round=round, sequence=3)
+    frame = wire.encode(payload, tag=tag, sender=7, receiver=9, round=round, number=3)
     assert len(frame) == wire.size(payload, tag) == wire.peek(frame)
     decoded = wire.decode(frame)
-    assert (decoded.tag, decoded.sender, decoded.receiver, decoded.round, decoded.sequence) == (tag, 7, 9, round, 3)
+    assert (decoded.tag, decoded.sender, decoded.receiver, decoded.round, decoded.number) == (tag, 7, 9, round, 3)
     assert list(decoded.payload) == list(payload)
     assert all(same(payload[name], decoded.payload[name]) for name in payload)
 

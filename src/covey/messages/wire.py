@@ -2,7 +2,7 @@
 
 A frame is
 
-    prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, sequence
+    prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, number
     header    msgpack: the tag, and the entries in their order: plain values as they are, of an array {dtype: shape},
               where a dtype of numpy begins with "n", of a long text, string of bytes or list of numbers {code: length}
     body      their bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
@@ -101,7 +101,8 @@ class Frame:
     sender: int
     receiver: int
     round: int | None
-    sequence: int
+    number: int
+    """How many messages its sender had sent before."""
     payload: Payload
     size: int
 
@@ -311,7 +312,7 @@ def _computed_lengths(payload: Payload, tag: str) -> Lengths:
 
 
 def encode_parts(
-    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, number: int = 0
 ) -> list[bytes | memoryview]:
     """A frame in pieces that need not be copied together.
 
@@ -329,20 +330,20 @@ def encode_parts(
         if padding:
             parts.append(bytes(padding))
         body += length + padding
-    number = _NO_ROUND if round is None else round
+    of_round = _NO_ROUND if round is None else round
     try:
-        prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, number, sequence)
+        prefix = _PREFIX.pack(_MAGIC, _VERSION, 0, 0, len(header), body, sender, receiver, of_round, number)
     except struct.error as error:
-        numbers = f"sender {sender}, receiver {receiver}, round {number}, sequence {sequence}"
+        numbers = f"sender {sender}, receiver {receiver}, round {of_round}, number {number}"
         raise WireError("bad-header", f"{numbers}: {error}") from error
     return [prefix, header, *parts]
 
 
 def encode(
-    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, sequence: int = 0
+    payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, number: int = 0
 ) -> bytes:
     """A frame as one string of bytes; see `encode_parts`."""
-    return b"".join(encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, sequence=sequence))
+    return b"".join(encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, number=number))
 
 
 def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
@@ -354,10 +355,10 @@ def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
     return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
 
 
-def readdressed(prefix: bytes, receiver: int, sequence: int) -> bytes:
+def readdressed(prefix: bytes, receiver: int) -> bytes:
     """The prefix of the same frame to another receiver."""
-    *before, sender, _, round, _ = _PREFIX.unpack(prefix)
-    return _PREFIX.pack(*before, sender, receiver, round, sequence)
+    *before, _, round, number = _PREFIX.unpack(prefix)
+    return _PREFIX.pack(*before, receiver, round, number)
 
 
 def body_bytes(prefix: bytes | memoryview) -> int:
@@ -366,10 +367,10 @@ def body_bytes(prefix: bytes | memoryview) -> int:
 
 
 def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, int, int, int]:
-    """(header length, body length, sender, receiver, round, sequence), checked."""
+    """(header length, body length, sender, receiver, round, number), checked."""
     if len(prefix) < PREFIX_BYTES:
         raise WireError("truncated", f"{len(prefix)} bytes are no prefix of {PREFIX_BYTES}")
-    magic, version, flags, zero, header, body, sender, receiver, round, sequence = _PREFIX.unpack_from(prefix)
+    magic, version, flags, zero, header, body, sender, receiver, round, number = _PREFIX.unpack_from(prefix)
     if magic != _MAGIC:
         raise WireError("bad-magic", f"a frame begins with {_MAGIC!r}, not {bytes(magic)!r}")
     if version != _VERSION or flags or zero:
@@ -378,7 +379,7 @@ def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, 
         raise WireError("oversized", f"a header of {header} and a body of {body} bytes are over the limits")
     if round < _NO_ROUND:
         raise WireError("bad-header", f"the round {round} is negative")
-    return header, body, sender, receiver, round, sequence
+    return header, body, sender, receiver, round, number
 
 
 def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, copy: bool = True) -> Frame:
@@ -393,7 +394,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
         WireError: anything but one whole valid frame within the limits.
     """
     view = memoryview(data)
-    header_bytes, body_bytes, sender, receiver, round, sequence = _unpack(view[:PREFIX_BYTES], limits)
+    header_bytes, body_bytes, sender, receiver, round, number = _unpack(view[:PREFIX_BYTES], limits)
     total = PREFIX_BYTES + header_bytes + body_bytes
     if len(view) != total:
         reason = "truncated" if len(view) < total else "trailing-bytes"
@@ -442,7 +443,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
         at += padded
     if at != total:
         raise WireError("length-mismatch", f"{total - at} bytes of the body belong to no tensor")
-    return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, sequence, payload, total)
+    return Frame(header.tag, sender, receiver, None if round == _NO_ROUND else round, number, payload, total)
 
 
 def _array(code: str, raw: Any, length: int) -> Any:

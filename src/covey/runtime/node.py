@@ -94,7 +94,7 @@ class Message:
         self.size = size
         """Bytes of its wire encoding."""
         self.number = 0
-        """How many messages its sender had sent before, where all nodes are simulated."""
+        """How many messages its sender had sent before."""
         self.understood: Any = None
         """What a sharing made of it: simulated receivers share one message, and need not all read it."""
 

@@ -109,4 +109,11 @@ def of_moment(accuracies: Sequence[float], figures: Mapping[str, float]) -> dict
 
 def framed(message: "Message", receiver: int) -> bytes:
     """The bytes of a message to a node."""
-    return wire.encode(message.shared, tag=message.tag, sender=message.sender, receiver=receiver, round=message.round)
+    return wire.encode(
+        message.shared,
+        tag=message.tag,
+        sender=message.sender,
+        receiver=receiver,
+        round=message.round,
+        number=message.number,
+    )

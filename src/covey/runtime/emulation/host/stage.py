@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
 
-A = TypeVar("A")
+P = ParamSpec("P")
 B = TypeVar("B")
 _STALL = 5.0
 """How long a node that has completed a round waits until what it sent is on its way."""
@@ -397,12 +397,12 @@ class HostStage(Stage):
             self.failure = error if isinstance(error, CoveyError) else ProgramError(described(error))
         self.over.set()
 
-    def _guarded(self, act: Callable[[A], B]) -> Callable[[A], B]:
+    def _guarded(self, act: Callable[P, B]) -> Callable[P, B]:
         """The same for what a timer or a connection calls, from which nobody else would learn what went wrong."""
 
-        def guarded(argument: A) -> B:
+        def guarded(*arguments: P.args, **named: P.kwargs) -> B:
             try:
-                return act(argument)
+                return act(*arguments, **named)
             except Exception as error:
                 self.fail(error)
                 raise
@@ -532,14 +532,20 @@ class HostStage(Stage):
             return
         departure = copy.sending
 
-        def frame(sequence: int) -> Parts:
+        def frame() -> Parts:
             if departure.frame is None:
                 with self.measured(self.nodes[message.sender], "encoding"):
                     departure.frame = wire.encode_parts(
-                        message.shared, tag=message.tag, sender=message.sender, round=message.round
+                        message.shared,
+                        tag=message.tag,
+                        sender=message.sender,
+                        round=message.round,
+                        number=message.number,
                     )
-            addressed = readdressed(departure.frame, receiver, sequence)
-            return Corrupted(addressed, rng.mix(self._loss_key, receiver, sequence)) if copy.garbled else addressed
+            addressed = readdressed(departure.frame, receiver)
+            if copy.garbled:
+                return Corrupted(addressed, rng.mix(self._loss_key, message.sender, receiver, message.number))
+            return addressed
 
         assert self.peers is not None
         self.peers.send(owner, message.size, self._guarded(frame))
@@ -556,6 +562,7 @@ class HostStage(Stage):
             elif isinstance(value, np.ndarray):
                 value.setflags(write=False)
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
+        message.number = frame.number
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
 
     def say(self, tag: str, payload: Payload) -> None:

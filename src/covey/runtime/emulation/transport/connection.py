@@ -62,10 +62,10 @@ class Corrupted(list[bytes | memoryview]):
         return bytes(changed)
 
 
-def readdressed(parts: Parts, receiver: int, sequence: int) -> list[bytes | memoryview]:
+def readdressed(parts: Parts, receiver: int) -> list[bytes | memoryview]:
     """The same frame for another receiver; what is large is shared."""
     prefix, *rest = parts
-    return [wire.readdressed(bytes(prefix), receiver, sequence), *rest]
+    return [wire.readdressed(bytes(prefix), receiver), *rest]
 
 
 class Connection(asyncio.BufferedProtocol):

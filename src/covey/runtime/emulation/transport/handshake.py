@@ -92,9 +92,9 @@ def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, sai
     connection.seal(ours, theirs)
 
 
-def say(connection: Connection, tag: str, payload: Payload, sequence: int = 0) -> None:
+def say(connection: Connection, tag: str, payload: Payload) -> None:
     """Send a frame that is for the other side itself, not for one of its nodes."""
-    connection.send(wire.encode_parts(payload, tag=tag, sequence=sequence))
+    connection.send(wire.encode_parts(payload, tag=tag))
     if connection.queued > _MOST:
         connection.abort()
 

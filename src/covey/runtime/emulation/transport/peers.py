@@ -34,14 +34,11 @@ class _Route:
     calling: asyncio.Task[None] | None = None
     pausing: bool = False
     """Whether that waits until it calls again."""
-    waiting: deque[Callable[[int], Parts]] = field(default_factory=deque)
-    """Frames that wait for a connection; each is made when its sequence number is known."""
+    waiting: deque[Callable[[], Parts]] = field(default_factory=deque)
+    """Frames that wait for a connection; each is made when it is written."""
     waiting_bytes: int = 0
     since: float = 0.0
     """When the connection was made."""
-    sent: int = 0
-    """Frames on this connection."""
-    expected: int = 0
 
     @property
     def backlog(self) -> int:
@@ -103,13 +100,13 @@ class Peers:
             route = self._routes[host] = _Route(host)
         return route
 
-    def send(self, host: int, length: int, frame: Callable[[int], Parts]) -> None:
+    def send(self, host: int, length: int, frame: Callable[[], Parts]) -> None:
         """Send a frame to a host as soon as possible.
 
         Args:
             host: to whom.
             length: the frame's, without what it travels in.
-            frame: its pieces, given its sequence number.
+            frame: makes its pieces.
         """
         if host in self._gone:
             self._refused("away")
@@ -125,11 +122,7 @@ class Peers:
             if route.calling is None and not self.closed:
                 route.calling = asyncio.create_task(self._connect(route))
         else:
-            self._write(route, connection, frame)
-
-    def _write(self, route: _Route, connection: Connection, frame: Callable[[int], Parts]) -> None:
-        connection.send(frame(route.sent))
-        route.sent += 1
+            connection.send(frame())
 
     async def _connect(self, route: _Route) -> None:
         pause = _FIRST_PAUSE
@@ -187,13 +180,12 @@ class Peers:
     def _take_over(self, route: _Route, connection: Connection) -> None:
         if route.connection is not None:
             self._break(route)
-        route.connection, route.sent, route.expected = connection, 0, 0
-        route.since = loop_time()
+        route.connection, route.since = connection, loop_time()
         self._standing[connection] = connection.frames_out, connection.bytes_out
         connection.listen(lambda frame: self._on_frame(route, connection, frame), self._limits)
         connection.lost.add_done_callback(lambda _: self._on_lost(route, connection))
         while route.waiting:
-            self._write(route, connection, route.waiting.popleft())
+            connection.send(route.waiting.popleft()())
         route.waiting_bytes = 0
 
     def _on_lost(self, route: _Route, connection: Connection) -> None:
@@ -211,10 +203,6 @@ class Peers:
         """Check what a host sent against what it may send."""
         if route.connection is not connection:
             return
-        if frame.sequence < route.expected:
-            self._refused("replayed")
-            return
-        route.expected = frame.sequence + 1
         if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
             self._refused("spoofed-sender")
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
