@@ -90,9 +90,11 @@ def table(**changes: Any) -> dict[str, Any]:
     return base
 
 
-def simulate(tables: dict[str, Any], *, checkpoint: Any = None, progress: Any = None) -> tuple[World, Written]:
+def simulate(
+    tables: dict[str, Any] | Experiment, *, checkpoint: Any = None, progress: Any = None
+) -> tuple[World, Written]:
     """Run an experiment in memory."""
-    experiment = Experiment.from_table(tables)
+    experiment = tables if isinstance(tables, Experiment) else Experiment.from_table(tables)
     prepared = prepare(experiment, **experiment.engine.compute_settings())
     written = Written()
     world = World(prepared, written, progress)

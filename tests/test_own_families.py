@@ -1,26 +1,33 @@
 """A part of a user's own of every family: it is run, tells itself apart from a built-in, and is checked for what it is."""
 
+import ast
 import json
 import math
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import tomli_w
 import torch
 
-from covey import Experiment, run
+import covey as package
+from covey import Experiment, Part, run
 from covey.decentralized.schedule import EveryRound
+from covey.decentralized.topology import Ring, Topology
 from covey.federated.server_optimizers import ServerSGD
+from covey.learning.models import MLP, Model
 from covey.learning.objectives import CrossEntropy, OwnLoss
 from covey.learning.optimizers import SGD
 from covey.network.churn import NoChurn
 from covey.network.energy import NoEnergy
 from covey.network.faults import Slow
 from covey.network.latency import ConstantLatency
+from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import built_in as families
 from covey.parts.kinds import is_registered
 from covey.parts.parameters import parts_of
 from tests.conftest import models_of, simulate
-from tests.examples import Recorded, run_program
+from tests.examples import Recorded, family_class, run_program
 from tests.hosts import emulate
 from tests.programs import own_families as own
 
@@ -106,6 +113,16 @@ def used(tables, family):
     return [part.title() for part in parts_of(read) if part.family == family and not is_registered(type(part))]
 
 
+def disguised(tables, family):
+    """An experiment in which every part of a family is of a class of the user's own that does what the built-in does."""
+    read = Experiment.from_table(tables)
+    for part in parts_of(read):
+        if part.family == family:
+            part.__class__ = type(type(part).__name__, (type(part),), {"__module__": __name__})
+            assert not is_registered(type(part))
+    return read
+
+
 def fingerprint(tables):
     world, written = simulate(tables)
     sizes = [tuple(model.shape) for model in (node.model for node in world.nodes)]
@@ -125,6 +142,8 @@ def test_it_has_an_effect_that_tells_it_apart_from_a_built_in(family):
     assert found != usual
     if family not in NETWORKED:
         assert found[1] != usual[1]
+    # It is the effect that tells it apart, and not that it is the user's own.
+    assert fingerprint(disguised(built_in, family)) == usual
 
 
 @pytest.mark.parametrize("family", sorted(PLACED.keys() - {"engine"}))
@@ -247,3 +266,80 @@ def test_a_task_of_ones_own_need_not_be_one_of_learning(covey, in_folder):
     (in_folder / "own.toml").write_text(tomli_w.dumps(tables))
     assert "first number 5" in " ".join(covey("check", "own.toml")[1].split())
     assert json.loads(covey("check", "own.toml", "--json")[1])["first_number"] == 5
+
+
+SOURCES = Path(package.__file__).parent
+
+
+def members_asked_for(text, names):
+    """Lines of a module that ask whether a part is of one class of its family, and not whether it is of the family."""
+    for node in ast.walk(ast.parse(text)):
+        asked, compared = [], [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked = [node.args[1]]
+        if isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        if any(isinstance(side, ast.Call) and ast.unparse(side.func) == "type" for side in compared):
+            asked = compared
+        classes = [names.get(name.id) for one in asked for name in ast.walk(one) if isinstance(name, ast.Name)]
+        of_parts = [cls for cls in classes if isinstance(cls, type) and issubclass(cls, Part) and cls.family]
+        if any(cls is not family_class(cls) for cls in of_parts):
+            yield node.lineno
+        if any(side.endswith(".kind") and not side.endswith("dtype.kind") for side in map(ast.unparse, compared)):
+            yield node.lineno
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "isinstance(program.topology, Ring)",
+        "isinstance(topology, int | Ring)",
+        "type(topology) is Ring",
+        "program.topology.kind == 'ring'",
+        "'ring' != topology.kind",
+        "match topology:\n    case Ring(): pass",
+    ],
+)
+def test_who_asks_for_a_member_of_a_family_is_found(text):
+    assert list(members_asked_for(text, {"Ring": Ring})) != []
+    assert list(members_asked_for("isinstance(found, Topology)", {"Topology": Topology})) == []
+
+
+def test_nothing_behind_a_family_asks_which_of_its_members_it_has():
+    found = []
+    for file in SOURCES.rglob("*.py"):
+        name = ".".join(("covey", *file.relative_to(SOURCES).with_suffix("").parts)).removesuffix(".__init__")
+        if name not in ("covey.__main__", "covey.parts.kinds"):
+            found += [(name, line) for line in members_asked_for(file.read_text(), vars(import_module(name)))]
+    assert found == []
+
+
+class Vast(Model):
+    """A module that says how large it is."""
+
+    def numbers(self, data):
+        return 10**13
+
+    def build(self, data):
+        raise AssertionError("it was made")
+
+
+class Mixed(MLP):
+    """A module of which no other can be made without memory."""
+
+    def build(self, data):
+        module = super().build(data)
+        assert module.layers[0].weight.sum().item() < 1e9
+        return module
+
+
+def test_a_model_of_ones_own_is_refused_before_it_is_made_where_it_says_that_it_is_too_large():
+    with pytest.raises(
+        ConfigurationError, match=r"^The model .*Vast of 10,000,000,000,000 numbers would take [\d,.]+ GB"
+    ):
+        simulate(experiment(task={"model": Vast()}))
+
+
+def test_a_model_of_ones_own_that_cannot_be_made_without_memory_is_made_with_it():
+    world, _ = simulate(experiment(task={"model": Mixed(hidden=[4])}))
+    assert torch.equal(models_of(world), models_of(simulate(experiment(task={"model": MLP(hidden=[4])}))[0]))

@@ -21,9 +21,8 @@ from covey.learning.dataset import Data, Split
 from covey.learning.jobs import Predicting, Training
 from covey.learning.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
 from covey.learning.kernels.choice import draws, is_dense, is_narrow
-from covey.learning.layout import Layout, tensors_of
+from covey.learning.layout import Layout
 from covey.learning.mixture import computed
-from covey.learning.models import Model, Module
 from covey.learning.node import Further, LocalData, Metrics, Update, Work
 from covey.learning.objectives import Misfit, Objective, OwnLoss
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
@@ -135,12 +134,10 @@ class Learner:
 
     def _demand_memory(self) -> None:
         """Refuse models and trainings for which there is no memory, before any is made."""
-        title = self.task.model.title()
-        own_kind = type(self.task.model).__module__ == Model.__module__ and not isinstance(self.task.model, Module)
-        if own_kind:  # Another's module may not be made without memory.
-            with _GENERATOR, self._named(), torch.device("meta"):
-                numbers = sum(tensor.numel() for tensor in tensors_of(self.task.model.build(self.data)).values())
-            demand(_COPIES * 4.0 * numbers, f"The model {title} of {numbers:,} numbers")
+        with _GENERATOR, self._named():
+            numbers = self.task.model.numbers(self.data)
+        if numbers is not None:
+            demand(_COPIES * 4.0 * numbers, f"The model {self.task.model.title()} of {numbers:,} numbers")
         steps = self.steps(int(self.parts.sizes.argmax()), Work())
         demand(8.0 * steps * self.batch_size, f"A training of {steps:,} steps")
 

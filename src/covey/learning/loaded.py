@@ -20,7 +20,7 @@ from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
 from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
-from covey.learning.node import LearningProgram, Work
+from covey.learning.node import Work
 from covey.learning.optimizers import Slots
 from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
@@ -78,7 +78,7 @@ class LoadedLearning(LoadedTask):
             training_samples=tuple(learner.samples(index, Work()) for index in range(len(holders))),
         )
         if not self.further:
-            networks = self._program.networks(informed) if isinstance(self._program, LearningProgram) else {}
+            networks = self._program.networks(informed)
             self.further = {name: learner.beside(name, further) for name, further in networks.items()}
         return informed
 

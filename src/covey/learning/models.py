@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data
-from covey.parts.errors import ConfigurationError
+from covey.learning.layout import tensors_of
+from covey.parts.errors import ConfigurationError, CoveyError
 from covey.parts.parameters import Part, param
 
 
@@ -32,6 +33,10 @@ class Model(Part):
         """
         raise NotImplementedError
 
+    def numbers(self, data: Data) -> int | None:
+        """The count of a module's numbers, so that one too large is refused before it is made; None if unknown."""
+        return None
+
     @classmethod
     def shorthand(cls, value: object) -> "Model | None":
         return Module(factory=lambda: copy.deepcopy(value)) if isinstance(value, nn.Module) else None
@@ -42,6 +47,19 @@ class Model(Part):
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             return None
         return type(found.__name__, (_Adopted,), {"kind": name, "module": found})
+
+
+class Lean(Model):
+    """A model whose modules can be made without memory for their numbers."""
+
+    def numbers(self, data: Data) -> int | None:
+        try:
+            with torch.device("meta"):
+                return sum(tensor.numel() for tensor in tensors_of(self.build(data)).values())
+        except CoveyError:
+            raise
+        except Exception:
+            return None  # A derived class may build what needs the memory.
 
 
 class Module(Model):
@@ -119,7 +137,7 @@ def _image(model: Part, data: Data, sides: tuple[int, ...] = ()) -> tuple[int, i
     return shape[0], shape[1]
 
 
-class Logistic(Model):
+class Logistic(Lean):
     """Multinomial logistic regression."""
 
     kind = "logistic"
@@ -130,7 +148,7 @@ class Logistic(Model):
         return Dense([_features(self, data), data.classes])
 
 
-class LinearModel(Model):
+class LinearModel(Lean):
     """Linear regression of one number."""
 
     kind = "linear"
@@ -141,7 +159,7 @@ class LinearModel(Model):
         return Dense([_features(self, data), 1], scalar=True)
 
 
-class MLP(Model):
+class MLP(Lean):
     """A multi-layer perceptron with ReLU."""
 
     kind = "mlp"
@@ -159,7 +177,7 @@ class MLP(Model):
         return Dense([_features(self, data), *self.hidden, 1 if scalar else data.classes], scalar=scalar)
 
 
-class LeNet(Model):
+class LeNet(Lean):
     """LeNet-5 with ReLU and max-pooling, for 28x28 or 32x32 images."""
 
     kind = "lenet"
@@ -174,7 +192,7 @@ class LeNet(Model):
         )  # fmt: skip
 
 
-class GNLeNet(Model):
+class GNLeNet(Lean):
     """Three 5x5 convolutions with GroupNorm, then a linear layer; 89,834 parameters on CIFAR-10."""
 
     kind = "gn-lenet"
@@ -187,7 +205,7 @@ class GNLeNet(Model):
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (side // 8) ** 2, data.classes))
 
 
-class FemnistCNN(Model):
+class FemnistCNN(Lean):
     """Two 5x5 convolutions and two linear layers, as LEAF has it; 1,690,046 parameters on FEMNIST."""
 
     kind = "femnist-cnn"
@@ -220,7 +238,7 @@ class _Residual(nn.Module):
         return torch.relu(x + y)
 
 
-class ResNet20GN(Model):
+class ResNet20GN(Lean):
     """ResNet-20 for small images with GroupNorm in place of BatchNorm."""
 
     kind = "resnet20-gn"
@@ -257,7 +275,7 @@ class _CharLSTM(nn.Module):
         return predicted
 
 
-class CharLSTM(Model):
+class CharLSTM(Lean):
     """Embedding, LSTM and a linear layer that predicts the next token at every position."""
 
     kind = "char-lstm"
@@ -290,7 +308,7 @@ class _Factors(nn.Module):
         return predicted
 
 
-class MatrixFactorization(Model):
+class MatrixFactorization(Lean):
     """Factors and biases of users and items; predicts ratings."""
 
     kind = "matrix-factorization"

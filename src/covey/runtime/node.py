@@ -33,7 +33,7 @@ import numpy as np
 from covey.messages.payloads import Entry, Payload, private
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Part
+from covey.parts.parameters import Part, Setting
 
 T = TypeVar("T")
 State: TypeAlias = dict[str, Entry]
@@ -302,6 +302,10 @@ class Program(Part):
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         """Who plays which role; every id in exactly one."""
         return {"peer": range(nodes)}
+
+    def networks(self, setting: Setting) -> Mapping[str, Any]:
+        """Models beside the nodes' own, by name, where nodes learn."""
+        return {}
 
     def graph(self, t: int) -> Graph | None:
         """Who sends to whom in round t, with the weights of what is merged, where these are known beforehand.
