@@ -12,6 +12,7 @@ import numpy as np
 
 from covey import __version__
 from covey.parts.errors import ConfigurationWarning, RunError
+from covey.parts.tracebacks import short_traceback
 from covey.runtime.experiment import Experiment, Progress
 from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, RunWriter, resuming
@@ -20,6 +21,7 @@ RUNS = Path("runs")
 """Where run folders go without a name of their own."""
 
 
+@short_traceback()
 def run(
     experiment: Experiment | Mapping[str, Any] | Path | str,
     *,
@@ -49,7 +51,7 @@ def run(
     """
     chosen = as_experiment(experiment)
     for note in notes_on_cycles(chosen):
-        warnings.warn(note[0].upper() + note[1:] + ".", ConfigurationWarning, stacklevel=2)
+        warnings.warn(note[0].upper() + note[1:] + ".", ConfigurationWarning, stacklevel=3)
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
@@ -68,6 +70,7 @@ def run(
     return _execute(prepared, writer, folder, progress, None)
 
 
+@short_traceback()
 def resume(
     folder: Path | str,
     *,

@@ -57,6 +57,12 @@ _MOST_LISTED = 25
 class CoveyError(Exception):
     """The root of covey's own errors; its text is written for the person who made the mistake."""
 
+    def _render_traceback_(self) -> list[str]:
+        """The lines that IPython and Jupyter show in place of a traceback."""
+        from covey.parts.tracebacks import rendered
+
+        return rendered(self)
+
 
 class ConfigurationError(CoveyError):
     """An experiment that cannot work as it is written."""
