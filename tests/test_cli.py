@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from covey import api
-from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import table_lines
 from covey.runtime.experiment import Progress
 from covey.runtime.runs import Run
+from covey.view.progress import ProgressDisplay
 from covey.view.words import figure
 
 EXPERIMENT = """
@@ -429,7 +429,7 @@ def test_the_display_fits_the_terminal_and_tells_how_far_a_run_is(width, monkeyp
     from rich.console import Console
 
     clock = iter([0.0, 10.0, 20.0, 30.0])
-    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("covey.view.progress.perf_counter", lambda: next(clock))
     display = ProgressDisplay("a rather long name of a run with many settings in it", 100, 8)
     display(Progress(10, 100, 0.5, 80, 2.0, None))
     display(Progress(30, 100, 1.5, 240, 1.0, 0.75))
@@ -446,7 +446,7 @@ def test_the_display_fits_the_terminal_and_tells_how_far_a_run_is(width, monkeyp
 
 def test_a_run_that_goes_on_is_timed_from_where_it_went_on(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 11.0])
-    monkeypatch.setattr("covey.cli.progress.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("covey.view.progress.perf_counter", lambda: next(clock))
     display = ProgressDisplay("run", 100, 8)
     display(Progress(90, 100, 9.0, 0, 2.0, None))
     display(Progress(95, 100, 9.5, 40, 2.0, None, stopping=True))

@@ -301,8 +301,8 @@ def test_no_name_is_a_part_of_the_page_or_a_formula(nasty, tmp_path, covey):
 
 
 def test_what_a_launcher_says_of_a_run_is_harmless(capsys):
-    from covey.cli.progress import ProgressDisplay
     from covey.runtime.experiment import Progress
+    from covey.view.progress import ProgressDisplay
 
     with ProgressDisplay(NASTY, 3, 2) as display:
         display(Progress(3, 3, 1.0, 6, 0.5, None, notice=NASTY))

@@ -4,6 +4,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,18 @@ def run(
     out: Path | str | None = None,
     data: Path | str | None = None,
     progress: Callable[[Progress], None] | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
+    watch: bool = False,
 ) -> Run:
-    """Run an experiment to its end.
+    """Run an experiment to its end; on a terminal and in a notebook a bar shows how far it is.
 
     Args:
         experiment: the object, its tables, or its TOML file.
         out: the run's folder; by default a new one under `runs/`.
         data: the data folder; by default `COVEY_DATA`.
-        progress: called now and then with how far it is.
-        quiet: whether to show no progress bar while data are downloaded.
+        progress: called now and then with how far it is, instead of the bar.
+        quiet: whether to show no bar, neither of the run nor of a download.
+        watch: whether to draw the curve of the accuracy below the bar, or of the loss where there is no accuracy.
 
     Returns:
         The run, with its metrics, its models and, in `drops`, how many messages were dropped and why.
@@ -67,7 +70,8 @@ def run(
         writer.layout(*layout)
     if chosen.observer is not None:
         writer.truth(prepared.task.truth())
-    return _execute(prepared, writer, folder, progress, None)
+    with _shown(progress, chosen, folder, quiet, watch) as shown:
+        return _execute(prepared, writer, folder, shown, None)
 
 
 @short_traceback()
@@ -76,7 +80,8 @@ def resume(
     *,
     data: Path | str | None = None,
     progress: Callable[[Progress], None] | None = None,
-    quiet: bool = True,
+    quiet: bool = False,
+    watch: bool = False,
 ) -> Run:
     """Go on with an interrupted run from its latest checkpoint; see `run`.
 
@@ -92,7 +97,20 @@ def resume(
             prepared.task.close()
             raise opened.refused(error) from error
         writer = RunWriter.resume(opened, facts(prepared))
-    return _execute(prepared, writer, opened.run.folder, progress, opened.checkpoint)
+    with _shown(progress, prepared.experiment, opened.run.folder, quiet, watch) as shown:
+        return _execute(prepared, writer, opened.run.folder, shown, opened.checkpoint)
+
+
+def _shown(
+    progress: Callable[[Progress], None] | None, experiment: Experiment, folder: Path, quiet: bool, watch: bool
+) -> AbstractContextManager[Callable[[Progress], None]]:
+    """What is called with how far a run is: by default a bar."""
+    if progress is not None:
+        return nullcontext(progress)
+    from covey.view.progress import ProgressDisplay
+
+    nodes = experiment.network.nodes
+    return ProgressDisplay(folder.name, experiment.rounds, nodes, silent=quiet, lines=False, watch=watch)
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool) -> Prepared:

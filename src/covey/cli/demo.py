@@ -3,10 +3,10 @@
 import argparse
 
 from covey import api
-from covey.cli.progress import ProgressDisplay
 from covey.cli.running import report
 from covey.cli.tables import print_table
 from covey.runtime.experiment import Experiment
+from covey.view.progress import ProgressDisplay
 from covey.view.summary import summary_table
 
 TOPOLOGIES = {

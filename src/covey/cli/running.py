@@ -11,13 +11,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from covey import api
-from covey.cli.progress import ProgressDisplay
 from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError, CoveyError, RunError
 from covey.runtime.experiment import Experiment, assign, parse_value, put, read_table
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
 from covey.runtime.runs.schema import CHECKPOINTS
+from covey.view.progress import ProgressDisplay
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
 from covey.view.words import amount, figure, seconds, time_of
 

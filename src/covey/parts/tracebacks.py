@@ -12,7 +12,7 @@ _COVEY = str(Path(__file__).resolve().parents[1])
 _LIBRARIES = tuple({path for name, path in sysconfig.get_paths().items() if name in ("stdlib", "purelib", "platlib")})
 
 
-class short_traceback(ContextDecorator):  # noqa: N801
+class short_traceback(ContextDecorator):
     """Lets a CoveyError pass without the frames that it has gathered so far.
 
     An error of the user's own code that caused it keeps the frames outside of covey.

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from covey.messages.payloads import Payload
@@ -65,4 +66,5 @@ def _beside(
             loop.call_soon_threadsafe(interrupt)
 
     with ThreadPoolExecutor(1, "covey-launcher") as thread, handled(on_interrupt):
-        return thread.submit(work).result()
+        # In the caller's context, by which a notebook knows to which cell what is shown belongs.
+        return thread.submit(copy_context().run, work).result()

@@ -1,5 +1,6 @@
-"""Progress: a live bar on a terminal, plain lines elsewhere."""
+"""Progress: a live bar on a terminal or in a notebook, plain lines elsewhere."""
 
+import math
 import sys
 from contextlib import AbstractContextManager
 from time import perf_counter
@@ -7,8 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from covey.runtime.experiment import Progress
+from covey.view import notebook
+from covey.view.sparkline import Point, bounds, braille, svg
 from covey.view.terminal import shown
-from covey.view.words import seconds
+from covey.view.words import figure, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -16,6 +19,12 @@ if TYPE_CHECKING:
 _PLAIN_SECONDS = 5.0
 _SETTLED = 0.5
 """Seconds after the first news from which on speed is measured since that news: what came before was preparation."""
+
+_CELL_SECONDS = 0.25
+"""Seconds between two updates of a notebook's cell."""
+
+_CURVE = (60, 6)
+"""Letters in a line of a curve, and its lines."""
 
 _WIDE = 116
 """Columns in which everything fits beside the bar; in fewer it goes to a line of its own."""
@@ -29,12 +38,21 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         rounds: how many rounds it has.
         nodes: how many nodes.
         silent: whether to show nothing.
+        lines: whether to print lines where there is neither a terminal nor a notebook.
+        watch: whether to draw the curve of the accuracy, or of the loss where there is none.
     """
 
-    def __init__(self, title: str, rounds: int, nodes: int, *, silent: bool = False) -> None:
+    def __init__(
+        self, title: str, rounds: int, nodes: int, *, silent: bool = False, lines: bool = True, watch: bool = False
+    ) -> None:
         self.title = shown(title)
-        self.rounds, self.nodes, self.silent = rounds, nodes, silent
-        self.live = sys.stderr.isatty() and not silent
+        self.rounds, self.nodes, self.watch = rounds, nodes, watch
+        self._cell = notebook.Cell() if notebook.is_here() and not silent else None
+        self.live = sys.stderr.isatty() and not silent and self._cell is None
+        self.silent = silent or not (lines or self.live or self._cell is not None)
+        self._curve: list[Point] = []
+        self._of = ""
+        """The name of what the curve is of."""
         self._live: Any = None
         self._began = perf_counter()
         self._printed = self._began
@@ -55,9 +73,12 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
+        if self._live is not None or self._cell is not None:
             self._over = perf_counter()
+        if self._live is not None:
             self._live.stop()
+        if self._cell is not None:
+            self._cell.show(self._html(), self._line())
 
     def __call__(self, progress: Progress) -> None:
         """Show a new state."""
@@ -70,10 +91,39 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
                 self._print(f"{self.title}: {shown(progress.notice)}")
         self._first = self._first or (now, progress)
         self._latest = (now, progress)
-        if self._live is None and (now - self._printed >= _PLAIN_SECONDS or progress.rounds >= progress.of):
+        if self.watch:
+            self._extend(progress)
+        if self._live is not None:
+            return
+        if now - self._printed >= (_CELL_SECONDS if self._cell else _PLAIN_SECONDS) or progress.rounds >= progress.of:
             self._printed = now
-            parts = [self.title + ":", self._state() + ("," if self._left() else ""), self._left()]
-            self._print(" ".join(filter(None, parts)))
+            if self._cell is not None:
+                self._cell.show(self._html(), self._line())
+            else:
+                self._print(self._line())
+
+    def _extend(self, progress: Progress) -> None:
+        """Add a point to the curve where its value is a new one."""
+        name, value = ("accuracy", progress.accuracy) if progress.accuracy is not None else ("loss", progress.loss)
+        if name != self._of:
+            self._of, self._curve = name, []
+        if value is not None and math.isfinite(value) and (not self._curve or self._curve[-1][1] != value):
+            self._curve.append((progress.rounds, value))
+
+    def _line(self) -> str:
+        parts = [self.title + ":", self._state() + ("," if self._left() else ""), self._left()]
+        return " ".join(filter(None, parts))
+
+    def _html(self) -> str:
+        """The bar of a notebook's cell, with the curve below it."""
+        done = 0.0 if self._latest is None else self._latest[1].rounds / self.rounds
+        curve = ""
+        if self._curve:
+            low, high = bounds(self._curve)
+            curve = notebook.captioned(
+                svg(self._curve, self.rounds, 480, 96), f"{self._of} {figure(low)} to {figure(high)}"
+            )
+        return notebook.bar(self.title, done, ", ".join(filter(None, [self._state(), self._left()]))) + curve
 
     def _print(self, line: str) -> None:
         if self._live is not None:
@@ -103,6 +153,13 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         yield line
         if not wide:
             yield Text("  " + self._state(), no_wrap=True, overflow="ellipsis", style="dim")
+        if self._curve and not options.ascii_only:
+            columns, rows = _CURVE
+            low, high = bounds(self._curve)
+            marks = [figure(high), *[""] * (rows - 2), figure(low)]
+            columns = min(columns, width - max(map(len, marks)) - 3)
+            for mark, drawn in zip(marks, braille(self._curve, self.rounds, columns, rows), strict=True):
+                yield Text(f"  {drawn} {mark}", no_wrap=True, style="blue")
 
     def _since(self) -> tuple[float, float, int]:
         """(seconds, rounds, rounds summed over nodes) that speed is measured over."""
