@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -348,17 +349,15 @@ def test_what_vmap_cannot_carry_is_found_by_trying(factory):
     ) as told:
         learner(Module(factory=factory), kernel="vmap")
     assert "\n" not in str(told.value)
-    made = learner(Module(factory=factory))
-    made.device = torch.device("cuda")
-    assert made._best_kernel(factory()) == "module"
+    found = replace(learner(Module(factory=factory)).candidate(), device=torch.device("cuda"))
+    assert found.kernel("auto") == "module"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_what_vmap_can_carry_is_found_by_trying(optimizer):
     made = learner("gn-lenet", optimizer=optimizer)
     assert made.kernel_name == "module"
-    made.device = torch.device("cuda")
-    assert made._best_kernel(made._make(0)) == "vmap"
+    assert replace(made.candidate(), device=torch.device("cuda")).kernel("auto") == "vmap"
 
 
 class Untidy(nn.Module):

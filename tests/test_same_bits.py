@@ -18,7 +18,7 @@ if sys.argv[1] == "vmap":
 
 from covey.learning.node import Work
 from covey.learning.jobs import Training
-from covey.learning.learner import load_learner
+from covey.learning.loading import load_learner
 from covey.learning.task import LearningTask
 
 kernel, model, dataset, processes = sys.argv[1:]

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
+from covey.learning.devices import device_named, set_up_mathematics
 from covey.learning.jobs import Predicting, Training
-from covey.learning.kernels import Chunk, ModuleKernel, StackedKernel, VmappedKernel
-from covey.learning.kernels.choice import draws, is_dense, is_narrow
+from covey.learning.kernels import Chunk, ModuleKernel
+from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
 from covey.learning.layout import Layout
 from covey.learning.mixture import computed
 from covey.learning.node import Further, LocalData, Metrics, Update, Work
@@ -31,11 +31,8 @@ from covey.learning.task import LearningTask
 from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
 from covey.parts import rng
-from covey.parts.errors import ConfigurationError, CoveyError, DataError, ModelError, ProgramError, described
+from covey.parts.errors import ConfigurationError, CoveyError, ModelError, ProgramError, described
 from covey.parts.machine import demand
-from covey.parts.parameters import Part
-
-KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
 
 _BYTES_AT_ONCE = 64_000_000
 """Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
@@ -60,7 +57,7 @@ class Learner:
         workers: how many threads compute chunks of nodes; their number changes no result.
         chunk: how many nodes a chunk has; 0 leaves it to the kernel.
         kernel: "auto", or a name of KERNELS.
-        public: what all nodes have, where the task says so.
+        public: the inputs that all nodes have, as a model takes them; none by default.
     """
 
     def __init__(
@@ -74,15 +71,15 @@ class Learner:
         workers: int = 1,
         chunk: int = 0,
         kernel: str = "auto",
-        public: Data | None = None,
+        public: Tensor | None = None,
     ) -> None:
-        _set_up_mathematics()
+        set_up_mathematics()
         self.task, self.seed = task, seed
         self._objective = None if task.objective.is_the_tasks else task.objective
         """What a training minimises that names nothing; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
-        self._public = _public_inputs(task, data, public).to(self.device)
+        self._public = (data.scaled(data.train.inputs[:0]) if public is None else public).to(self.device)
         self.label_counts = label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
@@ -99,24 +96,9 @@ class Learner:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         self._first = own(self.layout.flatten(module).to(self.device))
         self._try_out()
-        chosen = kernel if kernel != "auto" else self._best_kernel(module)
-        if chosen == "stacked" and not is_dense(module, self.layout):
-            raise ConfigurationError(
-                f"The kernel stacked computes dense models only, with all parameters trained, not {task.model.title()}."
-            )
-        if chosen == "stacked" and self._objective is not None:
-            raise ConfigurationError(
-                f"The kernel stacked minimises the task's own loss only, not {self._objective.title()}."
-            )
-        if chosen == "vmap" and draws(module):
-            raise ConfigurationError(f"The kernel vmap computes models without dropout, not {task.model.title()}.")
-        if chosen == "vmap" and self.layout.buffers:
-            raise ConfigurationError(f"The kernel vmap computes models without buffers, not {task.model.title()}.")
-        if kernel == "vmap" and (refusal := self._vmap_refusal()) is not None:
-            raise ConfigurationError(f"The kernel vmap cannot compute the model {task.model.title()}: {refusal}")
-        self.kernel = KERNELS[chosen](lambda: self._make(0), self.layout, self.data, task.optimizer)
-        self.kernel_name = chosen
-        self._draws = draws(module) or (chosen == "module" and self._found_drawing())
+        self.kernel_name = self.candidate().kernel(kernel)
+        self.kernel = KERNELS[self.kernel_name](self.module, self.layout, self.data, task.optimizer)
+        self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
         # Threads share torch's generator, which is set anew for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
@@ -125,6 +107,21 @@ class Learner:
     def module(self) -> torch.nn.Module:
         """A new module of the task's model."""
         return self._make(0)
+
+    def candidate(self) -> Candidate:
+        """What a kernel is chosen for."""
+        return Candidate(
+            self.task.model.title(),
+            self.module,
+            self.layout,
+            self._first,
+            self.device,
+            self.data,
+            self.task.optimizer,
+            self._objective,
+            self.batch_size,
+            fewest=int(self.parts.sizes.min()),
+        )
 
     def _make(self, start: int) -> torch.nn.Module:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
@@ -149,19 +146,11 @@ class Learner:
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             for batch in (batch[: self.batch_size] for batch in batches.values()):
                 samples = torch.from_numpy(batch).to(self.device)
-                try_out(lambda: self._make(0), self.layout, self.data, self._first, samples, self._objective)
+                try_out(self.module, self.layout, self.data, self._first, samples, self._objective)
 
-    def _found_drawing(self) -> bool:
-        """Whether a training step moves torch's generator, though no dropout layer says so."""
-        module = self._make(0)
-        inputs = self.kernel.inputs(self.kernel.train_split, slice(2)).cpu()
-        with _GENERATOR, torch.random.fork_rng(devices=[]), torch.no_grad():
-            before = torch.get_rng_state()
-            try:
-                module(inputs)
-            except Exception:
-                return False  # The first training says what is wrong with it, or it works on the device alone.
-            return not torch.equal(before, torch.get_rng_state())
+    def _found_drawing(self, module: torch.nn.Module) -> bool:
+        with _GENERATOR, torch.random.fork_rng(devices=[]):
+            return moves_generator(module, self.kernel.inputs(self.kernel.train_split, slice(2)).cpu())
 
     @contextmanager
     def _seeded(self, key: int) -> Iterator[None]:
@@ -172,25 +161,6 @@ class Learner:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(key >> 1)
             yield
-
-    def _best_kernel(self, module: torch.nn.Module) -> str:
-        if is_dense(module, self.layout) and self._objective is None:
-            return "stacked"
-        if self.layout.buffers or draws(module) or any(isinstance(x, torch.nn.RNNBase) for x in module.modules()):
-            return "module"
-        if self.device.type == "cuda":
-            return "vmap" if self._vmap_refusal() is None else "module"
-        # It computes every batch at its full size, however few the samples of a node.
-        fitting = is_narrow(module) and self.batch_size <= self.parts.sizes.min()
-        return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
-
-    def _vmap_refusal(self) -> str | None:
-        make, optimizer = (lambda: self._make(0)), self.task.optimizer
-        return VmappedKernel.refusal(make, self.layout, self.data, optimizer, self._first, self._objective)
-
-    def _vmap_is_independent(self) -> bool:
-        optimizer, batch_size = self.task.optimizer, self.batch_size
-        return VmappedKernel.is_independent(lambda: self._make(0), self.layout, self.data, optimizer, batch_size)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -293,7 +263,7 @@ class Learner:
 
     @cached_property
     def _any_objective(self) -> ModuleKernel:
-        return ModuleKernel(lambda: self._make(0), self.layout, self.data, self.task.optimizer)
+        return ModuleKernel(self.module, self.layout, self.data, self.task.optimizer)
 
     def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
         keys, work = _batch_keys(trainings), trainings[0].work
@@ -386,7 +356,7 @@ class Learner:
 
     @cached_property
     def _differentiating(self) -> ModuleKernel:
-        return type(self.kernel)(lambda: self._make(0), self.layout, self.data, Differentiation())
+        return type(self.kernel)(self.module, self.layout, self.data, Differentiation())
 
     def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:
         if not optimizer.slots():
@@ -528,84 +498,6 @@ def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
     streams = np.array([training.stream for training in trainings], dtype=np.uint64)
     rounds = np.array([training.round for training in trainings])
     return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))
-
-
-def load_learner(
-    task: LearningTask, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any
-) -> Learner:
-    """Load the task's data, deal it to `holders` nodes and make everything ready.
-
-    Raises:
-        DataError, ConfigurationError: no such files, or a partition or model that does not fit.
-    """
-    device_named(engine.get("device", "cpu"))
-    public = None
-    if task.public is not None:
-        shared = task.public.dataset
-        public = _made(shared, Data, lambda: shared.load(folder, quiet=quiet))
-    data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
-    parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
-    return Learner(task, data, parts, seed=seed, public=public, **engine)
-
-
-def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
-    """What a part makes, which a user's own class may do wrongly."""
-    try:
-        found = make()
-    except CoveyError:
-        raise
-    except Exception as error:
-        raise DataError(f"The {part.family} {part.title()} fails: {described(error)}.") from error
-    if not isinstance(found, wanted):
-        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
-    return found
-
-
-def _public_inputs(task: LearningTask, data: Data, public: Data | None) -> Tensor:
-    """The inputs that all nodes have, as a model takes them; none where the task names none."""
-    if task.public is None or public is None:
-        return data.scaled(data.train.inputs[:0])
-    if public.sample_shape != data.sample_shape:
-        raise ConfigurationError(
-            f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "
-            f"{task.dataset.title()} has. Got {public.sample_shape} of {task.public.dataset.title()} instead."
-        )
-    return public.scaled(public.train.inputs[: task.public.samples].clone())
-
-
-def _set_up_mathematics() -> None:
-    """Let MKL choose its elementary functions for this processor before any thread computes.
-
-    MKL chooses at their first call in a process, once for all of them, and without a lock: for some nanoseconds a
-    second thread reads a number of another meaning, and computes that batch with functions of a lower accuracy. 32 x 7
-    x 10 exponentials were then off by up to 7e-5. Its matrix products choose under a lock, and torch's own functions
-    when it is loaded.
-    """
-    torch.exp(torch.zeros(1))
-
-
-def device_named(name: str) -> torch.device:
-    """A device that is here.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
-        raise ConfigurationError(f"The 'device' of the engine must be cpu, cuda or mps. Got {name!r} instead.")
-    where, missing = f"The 'device' of the engine is {name}, but torch finds", ""
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        missing = "no MPS device here, which Macs have alone"
-    elif device.type == "cuda" and not torch.cuda.is_available():
-        missing = "no CUDA device here"
-    elif device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        missing = f"{torch.cuda.device_count()} CUDA devices here, counted from 0"
-    if missing:
-        raise ConfigurationError(f"{where} {missing}. Use 'cpu'.")
-    return device
 
 
 def _moved(split: Split, device: torch.device) -> Split:

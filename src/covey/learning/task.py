@@ -64,8 +64,8 @@ class LearningTask(Task):
             self.local_steps = 1
 
     def load(self, request: Request) -> LoadedTask:
-        from covey.learning.learner import load_learner
         from covey.learning.loaded import LoadedLearning
+        from covey.learning.loading import load_learner
 
         learner = load_learner(
             self,

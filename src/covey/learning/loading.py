@@ -1,0 +1,55 @@
+"""A task's data, loaded, dealt out and given to a learner."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from covey.learning.dataset import Data
+from covey.learning.devices import device_named
+from covey.learning.learner import Learner
+from covey.learning.task import LearningTask, Public
+from covey.parts.errors import ConfigurationError, CoveyError, DataError, described
+from covey.parts.parameters import Part
+
+A = TypeVar("A")
+
+
+def load_learner(
+    task: LearningTask, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any
+) -> Learner:
+    """Load the task's data, deal it to `holders` nodes and make everything ready.
+
+    Raises:
+        DataError, ConfigurationError: no such files, or a partition or model that does not fit.
+    """
+    device_named(engine.get("device", "cpu"))
+    data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
+    parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
+    public = None if task.public is None else _public_inputs(task.public, task, data, folder, quiet)
+    return Learner(task, data, parts, seed=seed, public=public, **engine)
+
+
+def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
+    """What a part makes, which a user's own class may do wrongly."""
+    try:
+        found = make()
+    except CoveyError:
+        raise
+    except Exception as error:
+        raise DataError(f"The {part.family} {part.title()} fails: {described(error)}.") from error
+    if not isinstance(found, wanted):
+        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
+    return found
+
+
+def _public_inputs(public: Public, task: LearningTask, data: Data, folder: Path, quiet: bool) -> Tensor:
+    """The inputs that all nodes have, as a model takes them."""
+    found = _made(public.dataset, Data, lambda: public.dataset.load(folder, quiet=quiet))
+    if found.sample_shape != data.sample_shape:
+        raise ConfigurationError(
+            f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "
+            f"{task.dataset.title()} has. Got {found.sample_shape} of {public.dataset.title()} instead."
+        )
+    return found.scaled(found.train.inputs[: public.samples].clone())
