@@ -4,7 +4,8 @@ from collections import defaultdict
 
 import pytest
 
-from covey.learning import learner as learning
+import covey
+from covey.learning import loading
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, parts_of
 from covey.runtime.experiment import Experiment
@@ -55,7 +56,7 @@ def without_data(monkeypatch):
     def load(*args, **kwargs):
         raise AssertionError("the data are loaded before the mistake is found")
 
-    monkeypatch.setattr(learning, "load_learner", load)
+    monkeypatch.setattr(loading, "load_learner", load)
 
 
 def gossip(**changes):
@@ -226,3 +227,45 @@ def test_a_graph_by_labels_cannot_be_drawn_too_early():
     program.topology.check(prepared.setting.__class__(NODES))
     with pytest.raises(ConfigurationError, match="The topology d-cliques depends on the labels that nodes hold"):
         program.topology.at(0)
+
+
+def shorten(experiment):
+    experiment.task.model.hidden.append(-3)
+
+
+def spoil(experiment):
+    experiment.faults.append(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (shorten, "The 'hidden' of the model mlp must be a list, each an int in [1, inf). Got [8, -3] instead."),
+        (spoil, "The 'faults' of the experiment must be a list, each a fault. Got [3] instead."),
+    ],
+)
+@pytest.mark.parametrize("ready", [check, prepare])
+def test_what_was_changed_in_place_is_checked_before_a_run(change, said, ready, without_data):
+    experiment = Experiment.from_table(
+        table(task={"dataset": "digits", "model": {"kind": "mlp", "hidden": [8]}}, faults=[])
+    )
+    change(experiment)
+    with pytest.raises(ConfigurationError) as caught:
+        ready(experiment)
+    assert str(caught.value) == said
+
+
+def test_an_experiment_is_as_strict_after_a_run(tmp_path):
+    experiment = Experiment.from_table(table(rounds=1, network={"nodes": 2}))
+    covey.run(experiment, out=tmp_path / "run")
+    for part, name, value in (
+        (experiment, "rounds", -5),
+        (experiment, "nonsense", 3),
+        (experiment, "network", {"nodes": 0}),
+        (experiment.task.optimizer, "lr", "fast"),
+        (experiment.network, "latency", {"kind": "constant", "seconds": -1}),
+    ):
+        before = experiment.to_table()
+        with pytest.raises(ConfigurationError, match=r"^(The '\w+' of the|Unknown key 'nonsense')"):
+            setattr(part, name, value)
+        assert experiment.to_table() == before

@@ -21,7 +21,7 @@ from covey.view.words import amount
 
 def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
     """What is shared, and the graph of the first round; that is saved, where somebody asks for it."""
-    found: dict[str, Any] = {"sends_samples": prepared.program.sends_samples}
+    found: dict[str, Any] = {"sends_samples": prepared.sends_samples}
     selection = selection_of(prepared.program)
     if selection is not None and not selection.is_whole:
         found["shared"] = {

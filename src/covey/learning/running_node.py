@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covey.learning.handed import Handed
 from covey.learning.jobs import Evaluating, Judged, Learned, Predicting, Training
 from covey.learning.mixture import Mixture
 from covey.learning.node import Gradient, LearningNode, LocalData, Metrics, Samples, Update, Work
 from covey.learning.optimizers import Slots
 from covey.learning.requests import SPLITS, inputs_of, work_of
 from covey.messages.ownership import can_be_shared, is_shared, is_written, own
+from covey.messages.payloads import Payload
 from covey.parts import rng
 from covey.parts.errors import ModelError, ProgramError
 from covey.runtime.running_node import TRAINING, RunningNode
@@ -43,7 +45,19 @@ class RunningLearningNode(RunningNode, LearningNode):
         holder: its index among the nodes with data; None without.
     """
 
-    __slots__ = ("_lent", "_model", "_usual_samples", "data", "holder", "judged", "shape", "slots", "stream", "task")
+    __slots__ = (
+        "_lent",
+        "_model",
+        "_usual_samples",
+        "data",
+        "handed",
+        "holder",
+        "judged",
+        "shape",
+        "slots",
+        "stream",
+        "task",
+    )
 
     def __init__(self, stage: "Stage", id: int, task: "LoadedLearning", holder: int | None) -> None:
         super().__init__(stage, id)
@@ -61,6 +75,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         self.judged: Judged | None = None
         """By what it is judged in this round in place of its model."""
         self.stream = rng.mix(rng.purpose_key(stage.seed, "train"), id)
+        self.handed = None if stage.prepared.sends_samples else Handed()
+        """The samples that its program may not send; None where it may."""
         self._usual_samples = 0
         """What a training costs that is as the task says."""
 
@@ -232,7 +248,19 @@ class RunningLearningNode(RunningNode, LearningNode):
             chosen = rng.generator(self.stage.seed, f"samples {split}", *whose, *key).permutation(len(indices))[:count]
             indices = indices[chosen]
         inputs, targets = learner.taken(split, indices)
+        if self.handed is not None and split in OWN:
+            self.handed.add(inputs)
+            self.handed.add(targets)
         return Samples(inputs, targets if split in OWN else None)
+
+    def _taken_payload(self, payload: Payload) -> Payload:
+        for name, value in payload.items():
+            if self.handed is not None and self.handed.holds(value):
+                raise ProgramError(
+                    f"The '{name}' of a message of node {self.id} must be no view of its samples. If nodes are to show "
+                    f"them, set sends_samples = True in the class of the program or part that sends them."
+                )
+        return super()._taken_payload(payload)
 
     def _indices(self, split: str, known: Sequence[str]) -> np.ndarray:
         """Which samples a split of this node has."""

@@ -116,6 +116,10 @@ class Part:
     """Its name in experiment files."""
     handles_arrays: ClassVar[bool] = True
     """Of a part of a program: whether it may write to what nodes are handed and hand over."""
+    sends_samples: ClassVar[bool] = False
+    """Of a program or a part of it: whether nodes send samples of their own, or what shows them. `covey check` says it,
+    and without it a message with a view of what `node.samples` gave is refused; values computed from samples, copies
+    among them, are not recognised."""
     usual: ClassVar[str] = ""
     """Of a family: the kind of a table that names none, where there is one."""
     short: ClassVar[tuple[str, str] | None] = None
@@ -156,6 +160,14 @@ class Part:
             object.__setattr__(self, name, value)
         else:
             self.__dict__.update(cls(**{**self._given(), name: value}).__dict__)
+
+    def check_again(self) -> None:
+        """Check the parameters as at construction: a list, or a part that this one holds, may have changed since.
+
+        Raises:
+            ConfigurationError: a value is refused.
+        """
+        type(self)(**self._given())
 
     def _given(self) -> dict[str, Any]:
         """The parameters as they were given or assigned, without what the part derived for itself."""

@@ -292,8 +292,6 @@ class Program(Part):
     round, and a resumed run has the models of an uninterrupted one."""
     needs: ClassVar[type] = Node
     """What kind of node it runs on."""
-    sends_samples: ClassVar[bool] = False
-    """Whether nodes send samples of their own, or what shows them. `covey check` says it."""
     without_data: ClassVar[frozenset[str]] = frozenset()
     """The roles whose nodes hold no data."""
     evaluated_roles: ClassVar[frozenset[str] | None] = None

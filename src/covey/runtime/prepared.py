@@ -68,6 +68,11 @@ class Prepared:
         return all(is_registered(type(part)) for part in parts_of(self.program) if part.handles_arrays)
 
     @property
+    def sends_samples(self) -> bool:
+        """Whether the program, or one of its parts, says that nodes send samples of their own."""
+        return any(part.sends_samples for part in parts_of(self.program))
+
+    @property
     def keeps_states(self) -> bool:
         """Whether the run keeps the states of nodes at the end."""
         keeps = self.experiment.output.states
@@ -114,6 +119,8 @@ def check(experiment: Experiment) -> None:
 
 def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
     """(the role of every node, the ids of those with data) of an experiment whose parts are checked."""
+    for part in parts_of(experiment):
+        part.check_again()
     nodes, program = experiment.network.nodes, experiment.program
     if not inspect.iscoroutinefunction(program.run):
         raise ConfigurationError(f"The 'run' of the program {program.title()} must be an async function.")
