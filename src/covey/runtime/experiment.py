@@ -111,9 +111,10 @@ class Engine(Part):
         Raises:
             RunError: it is not.
         """
-        from covey.runtime.snapshots import check
+        from covey.runtime import mail, snapshots
 
-        check(checkpoint, prepared.setting, prepared.task)
+        snapshots.check(checkpoint, prepared.setting, prepared.task)
+        mail.check(checkpoint, prepared.setting.nodes)
 
     def execute(
         self,

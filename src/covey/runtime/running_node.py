@@ -532,7 +532,7 @@ class RunningNode(Node):
         self.calls = 0
         if counters:
             self.loss = snapshot.loss
-            self.order = snapshot.order
+            self.order, self.posted = snapshot.order, snapshot.posted
             self.evaluated = snapshot.evaluated
             self.spent = list(snapshot.spent)
             (

@@ -58,6 +58,7 @@ def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
         "drops": np.array([s.drops for s in snapshots], dtype=np.int64),
         "spent": np.array([tuple(s.spent) for s in snapshots], dtype=np.float64),
         "evaluated": np.array([s.evaluated for s in snapshots], dtype=np.int64),
+        "posted": np.array([s.posted for s in snapshots], dtype=np.int64),
         "ended": np.array([s.ended for s in snapshots], dtype=np.bool_),
         "away": np.array([s.away for s in snapshots], dtype=np.bool_),
     }
@@ -79,6 +80,7 @@ _KINDS: dict[str, str] = {
     "drops": "int64",
     "spent": "float64",
     "evaluated": "int64",
+    "posted": "int64",
     "ended": "bool",
     "away": "bool",
 }
@@ -138,7 +140,7 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
     columns = {
         name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters", "drops")
     }
-    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent")}
+    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent", "posted")}
     return [
         Snapshot(
             completed=columns["completed"][index],
@@ -149,6 +151,7 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
             drops=columns["drops"][index],
             spent=columns["spent"][index],
             evaluated=columns["evaluated"][index],
+            posted=columns["posted"][index],
             clock=columns["clocks"][index],
             order=columns["orders"][index],
             uplink=columns["uplinks"][index],

@@ -15,6 +15,7 @@ from covey.parts import rng
 from covey.parts.errors import ModelError, ProgramError, WireError
 from covey.runtime.disturbances import Disturbances
 from covey.runtime.jobs import Job
+from covey.runtime.mail import Mail
 from covey.runtime.mailbox import Key, Mailbox, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
@@ -40,6 +41,8 @@ class Stage(ABC):
     recorder: Recorder
     limits: wire.Limits = wire.DEFAULT
     """What a message may be."""
+    mail: Mail | None = None
+    """Where checkpoints hold the mail of nodes."""
 
     def __init__(self, prepared: Prepared, ids: Sequence[int]) -> None:
         experiment = prepared.experiment
@@ -168,8 +171,24 @@ class Stage(ABC):
         except WireError as error:
             raise ProgramError(f"Node {node.id} sends a message {tag!r} that is too long: {error.detail}.") from error
 
-    def delivery(self, node: RunningNode) -> Callable[[Message], None]:
-        """What gives a node a message that has arrived; where the node is observed, that is kept."""
+    def delivery(self, node: RunningNode, *, again: bool = False) -> Callable[[Message], None]:
+        """What gives a node a message that has arrived; where the node is observed, that is kept.
+
+        Args:
+            node: the node.
+            again: whether the message had arrived before, and had been observed, when the node committed.
+        """
+        deliver, mail = node.mail.deliver if again else self._observed(node), self.mail
+        if mail is None:
+            return deliver
+
+        def keep(message: Message) -> None:
+            if mail.comes(node, message, self.now):
+                deliver(message)
+
+        return keep
+
+    def _observed(self, node: RunningNode) -> Callable[[Message], None]:
         observer, deliver = self.prepared.experiment.observer, node.mail.deliver
         if observer is None or node.id not in observer.nodes:
             return deliver
@@ -181,6 +200,13 @@ class Stage(ABC):
             deliver(message)
 
         return observe
+
+    def remember(self, node: RunningNode) -> Snapshot:
+        """Let a node go on from here after a resume, or when it comes back."""
+        node.committed = self.snapshot(node)
+        if self.mail is not None:
+            self.mail.commit(node)
+        return node.committed
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count frames or messages that come to no node."""

@@ -6,8 +6,8 @@ was sent after that moment is sent again. What is not sent again are the message
 room on downlinks while the first nodes were already in round k + 1: they are kept as ghosts, which occupy the links as
 before and deliver nothing. So a resumed run repeats the uninterrupted one to the bit.
 
-Of an asynchronous program, and where nodes come and go, the cut holds every node's last commit; what was in flight is
-lost.
+Of an asynchronous program, and where nodes come and go, the cut holds every node's last commit and the mail of all:
+`covey.runtime.mail`.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ import numpy as np
 
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
+from covey.runtime import mail
 from covey.runtime.running_node import RunningNode
-from covey.runtime.simulation import mail
 from covey.runtime.snapshots import Snapshot, pack, unpack
 from covey.runtime.task import LoadedTask
 
@@ -63,8 +63,13 @@ class Cut:
             "downlinks": self.downlinks,
             "ghosts": msgspec.msgpack.encode(ghosts),
             **self.world.recorder.freeze(self.round if self.world.in_step else None),
-            **({} if self.world.mail is None else self.world.mail.freeze()),
+            **self._mail(),
         }
+
+    def _mail(self) -> Payload:
+        """What nodes are still to receive that go on from different moments."""
+        world = self.world
+        return {} if world.mail is None else mail.pack(world.mail.content(world.now).held(world.mail.posted))
 
 
 _Ghosts = list[tuple[float, int, float, int, int, float]]
@@ -76,7 +81,6 @@ def check(payload: Payload, nodes: int, task: LoadedTask) -> None:
     Raises:
         RunError: it is not.
     """
-    mail.check(payload, nodes)
     downlinks = payload.get("downlinks")
     if not isinstance(downlinks, np.ndarray) or downlinks.shape not in ((0,), (nodes,)):
         raise RunError(f"'downlinks' is missing, or is not of {nodes} nodes")
@@ -118,4 +122,13 @@ def restore(world: "World", payload: Payload) -> None:
         world.at(snapshot.clock, node, world.start_now, node)
         node.order -= 1
     if world.mail is not None:
-        world.mail.thaw(checkpoint)
+        _deliver_again(world, world.mail, mail.unpack(checkpoint))
+
+
+def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held) -> None:
+    """Let the mail of a checkpoint come before the nodes themselves go on."""
+    posted = [node.posted for node in world.nodes]
+    for index, (node, kept, message) in enumerate(kept_by.restore(held, posted)):
+        assert node.committed is not None
+        deliver = world.delivery(node, again=True) if kept.counted else world.deliver[node.id]
+        world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)

@@ -17,6 +17,7 @@ from covey.parts.errors import ProgramError
 from covey.runtime.cadence import Cadence
 from covey.runtime.experiment import Progress
 from covey.runtime.jobs import Job, Worker
+from covey.runtime.mail import Mail
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
@@ -28,7 +29,6 @@ from covey.runtime.simulation.activity import SimulatedActivity, suspended
 from covey.runtime.simulation.agenda import Agenda, Event
 from covey.runtime.simulation.checkpoints import Cut
 from covey.runtime.simulation.links import Fair, Links, Queued, Unlimited, several
-from covey.runtime.simulation.mail import Mail
 from covey.runtime.simulation.recorder import SimulationRecorder
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
@@ -93,23 +93,10 @@ class World(Stage):
         self._strike_order = _FIRST_STRIKE
         self._struck = 0
         self.recorder: SimulationRecorder = SimulationRecorder(self, writer, progress)
-        self.mail: Mail | None = None
-        """Where nodes go on from different moments, and checkpoints are taken."""
         if not self.in_step and writer is not None and self._checkpoint_every != 0:
-            self.mail = Mail(self)
-        self.deliver: list[Callable[[Message], None]] = [self._delivery(node) for node in self.nodes]
+            self.mail = Mail(self.here, self.size)
+        self.deliver: list[Callable[[Message], None]] = [self.delivery(node) for node in self.nodes]
         self.links = self._links()
-
-    def _delivery(self, node: RunningNode) -> Callable[[Message], None]:
-        deliver, mail = self.delivery(node), self.mail
-        if mail is None:
-            return deliver
-
-        def keep(message: Message) -> None:
-            if mail.comes(node, message):
-                deliver(message)
-
-        return keep
 
     def _links(self) -> Links:
         uplinks, downlinks = self.network.uplink_rates(), self.network.downlink_rates()
@@ -310,7 +297,7 @@ class World(Stage):
         self._in_vain = 0
         cost = self.commit(node)
         if not self.in_step:
-            self._remember(node)
+            self.remember(node)
         if self._checkpoint_every != 0:
             self._perhaps_checkpoint(node)
         if cost:
@@ -359,15 +346,9 @@ class World(Stage):
     def dropped(self, node: RunningNode) -> None:
         # It reaches the round of no further checkpoint.
         if not self.in_step:
-            self._remember(node)
+            self.remember(node)
         for cut in list(self.cuts.values()):
             self._add(node, cut)
-
-    def _remember(self, node: RunningNode) -> None:
-        """Let a node go on from here where it must go on alone."""
-        node.committed = self.snapshot(node)
-        if self.mail is not None:
-            self.mail.commit(node)
 
     def snapshot(self, node: RunningNode) -> Snapshot:
         return node.snapshot(self.links.uplink_busy_until(node.id))
