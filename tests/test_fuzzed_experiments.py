@@ -170,11 +170,11 @@ def test_any_parameter_of_any_value(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(10))
-def test_many_parameters_of_every_value(part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = [(index, value) for index in INDICES for value in VALUES]
-    random.Random(1).shuffle(cases)
-    for index, value in cases[part::10]:
+@pytest.mark.parametrize("part", range(4))
+def test_every_parameter_of_many_values(part: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = random.Random(1)
+    cases = [(index, value) for index in INDICES for value in draw.sample(VALUES, 8)]
+    for index, value in cases[part::4]:
         fuzz(index, value, tmp_path, capsys)
 
 
