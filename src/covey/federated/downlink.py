@@ -27,11 +27,7 @@ and for that of a whole copy."""
 class WholeDown(Ends):
     """The server's model as it is, for those that were chosen."""
 
-    def listens(self, node: LearningNode, chosen: Sequence[NodeId]) -> bool:
-        """Whether a client is sent something in a round with these clients."""
-        return node.id in chosen
-
-    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model."""
         node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
 
@@ -42,8 +38,19 @@ class WholeDown(Ends):
     def end(self, node: LearningNode, t: int) -> None:
         """Note at the server what clients ask for."""
 
-    def ask(self, node: LearningNode, t: int) -> None:
-        """Ask the server for what a client lacks."""
+    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
+        """The server's model at a client; None where it is not sent any, or none came in time."""
+        if node.id not in chosen:
+            return None
+        inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=self._timeout(node, t))
+        model = self.model(node, inbox)
+        if model is not None:
+            node.state["received"] = t
+        return model
+
+    def _timeout(self, node: LearningNode, t: int) -> float | None:
+        received: int = node.state.get("received", -1)  # type: ignore[assignment]
+        return None if self.patience is None else (t - received + 1) * self.patience
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         """The model that a client is to train, if it came, with whatever is not shared as the client has it."""
@@ -62,10 +69,7 @@ class CompressedDown(WholeDown):
         super().__init__(program, setting)
         self.compressor = compressor
 
-    def listens(self, node: LearningNode, chosen: Sequence[NodeId]) -> bool:
-        return True
-
-    def tell(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         everybody = [NodeId(client) for client in range(1, node.nodes)]
         asked = set(cast(list[int], node.state.get("asked", [])))
         known, trained = node.state.get("clients' copy"), self.trained(node.model)
@@ -88,9 +92,10 @@ class CompressedDown(WholeDown):
     def end(self, node: LearningNode, t: int) -> None:
         node.state["asked"] = [int(message.sender) for message in node.arrived(tag=_ASK, round=t)]
 
-    def ask(self, node: LearningNode, t: int) -> None:
+    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
         if node.state.pop("behind", False):
             node.send(SERVER, {}, tag=_ASK, round=t)
+        return await super().receive(node, [node.id], t)
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         sound = node.usable(inbox, **self.beside)

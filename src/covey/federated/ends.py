@@ -28,7 +28,7 @@ class Ends:
     """
 
     def __init__(self, program: "FedAvg", setting: Setting) -> None:
-        self.selection = program.selection
+        self.selection, self.patience = program.selection, program.patience
         self.setting = setting
         buffered = self.selection.buffered
         self.beside: dict[str, Expected] = {BUFFERS: Numbers(buffered)} if buffered else {}

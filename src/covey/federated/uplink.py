@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from covey.federated.ends import SAMPLES, Ends
+from covey.federated.ends import SAMPLES, SERVER, Ends
 from covey.learning.node import LearningNode, Update
 from covey.learning.selection import BUFFERS
 from covey.messages.compression import Compressor, Decompressed
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 class WholeUp(Ends):
     """Clients' models as they are."""
 
-    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
-        """A client's message of its training."""
+    def send(self, node: LearningNode, update: Update, t: int) -> None:
+        """Send the server what a client trained."""
+        node.send(SERVER, {**self.payload(node, update, t), "samples": node.data.samples}, tag="update", round=t)
+
+    def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
+        """The entries that tell the client's model."""
         return {"model": self.selection.take(update.model)}
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
@@ -48,7 +52,7 @@ class CompressedUp(WholeUp):
         super().__init__(program, setting)
         self.compressor = compressor
 
-    def answer(self, node: LearningNode, update: Update, t: int) -> Payload:
+    def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
         change = self.trained(update.model) - self.trained(update.start)
         if "unsaid" in node.state:
             change = change + cast(Tensor, node.state["unsaid"])
