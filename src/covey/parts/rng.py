@@ -1,7 +1,7 @@
 """Counter-based randomness: every draw is a function of (seed, purpose, key), never of what was drawn before.
 
-Two forms: `generator` gives a full numpy Generator for one key, and `bits` hashes whole arrays of keys and
-counters at once, for what thousands of nodes need at the same time.
+`generator` gives a full numpy Generator for one key. `mix_array` and `permutations` hash arrays of keys, for what
+thousands of nodes need at the same time.
 """
 
 from functools import lru_cache
