@@ -142,6 +142,13 @@ RUNS = [
 """Every kind that can stand in a small experiment."""
 
 
+class Keeping:
+    """The typed state of a stand-in for a node, which has an `id` and a `state`."""
+
+    def keep(self, state, of=""):
+        return state(self, of if isinstance(of, str) else of.place)
+
+
 def pieces_of(shapes, roles=None):
     """The tensors of a model with these shapes, trained ones where nothing else is said."""
     ends = list(itertools.accumulate(map(math.prod, shapes), initial=0))

@@ -147,7 +147,7 @@ class Doubled(ClientWork):
 class Half(ServerOptimizer):
     """Goes half the way."""
 
-    def step(self, change, state):
+    def step(self, change, node):
         return 0.5 * change
 
 
@@ -195,7 +195,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(ways, optimizer):
         resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(payload)).payload)
         assert torch.equal(models_of(resumed), models_of(whole))
         assert torch.equal(
-            resumed.nodes[0].state["server's first moment"], whole.nodes[0].state["server's first moment"]
+            resumed.nodes[0].state["server_optimizer.first"], whole.nodes[0].state["server_optimizer.first"]
         )
 
 

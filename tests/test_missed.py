@@ -110,7 +110,7 @@ def test_one_lost_message_costs_no_patience_and_not_the_next(heard, monkeypatch)
     missed = {(t, node): senders - got for (t, node, _), (senders, got, _) in heard.items() if senders - got}
     assert missed == {(3, lost[0]): {5}}
     assert world.now == pytest.approx(whole.now, abs=1e-3)
-    assert not any(node.state["silent"] for node in world.nodes)
+    assert not any(node.state["patience.silent"] for node in world.nodes)
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -118,7 +118,7 @@ def test_a_run_that_loses_messages_is_resumed_to_the_bit(graph):
     # So many that nodes are late, say so and are waited for.
     made = tables(graph, 0.3, "30ms", rounds=12, checkpoint={"every": 5}, network={"bandwidth": "5Mbit/s"})
     whole, written = simulate(made)
-    assert any(node.state.get("late") for node in whole.nodes)
+    assert any(node.state.get("patience.late") for node in whole.nodes)
     assert [round for round, _ in written.checkpoints] == [5, 10]
     for _, checkpoint in written.checkpoints:
         resumed, _ = simulate(made, checkpoint=wire.decode(wire.encode(checkpoint)).payload)

@@ -18,7 +18,7 @@ from covey.parts.parameters import Setting
 from covey.runtime import patience as waiting
 from covey.runtime.node import Inbox, Message
 from tests.conftest import begun, models_of, simulate, stated_bytes, table
-from tests.examples import BLOBS, NODES
+from tests.examples import BLOBS, NODES, Keeping
 from tests.hosts import emulate
 
 STILL = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
@@ -26,7 +26,7 @@ LOCAL = {"kind": "epidemic-local", "degree": 2}
 DIRECTED = ["exponential", "one-peer-exponential", LOCAL, "star", {"kind": "equitopo-dynamic", "directed": True}]
 
 
-class Double:
+class Double(Keeping):
     """A node whose model has the precision in which sums can be compared, and whose messages may get lost."""
 
     def __init__(self, id, nodes, model, posted, lost):
@@ -98,8 +98,8 @@ def on_the_way(nodes):
     total = torch.zeros(1 + len(nodes[0].model), dtype=torch.float64)
     for node in nodes:
         for name, value in node.state.items():
-            if name.startswith(("given ", "taken ")):
-                where, number = (0, value) if name.endswith("weight") else (slice(1, None), value.double())
+            if name.startswith(("given", "taken")):
+                where, number = (0, value) if "weights" in name else (slice(1, None), value.double())
                 total[where] += number if name.startswith("given") else -number
     return total
 

@@ -53,7 +53,7 @@ def test_the_public_names_are_these():
     public = {
         *("Checkpoint", "CoveyError", "Evaluation", "Experiment", "Inbox", "LearningNode", "LearningProgram"),
         *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
-        *("Update", "__version__", "param", "resume", "run"),
+        *("State", "Update", "__version__", "param", "resume", "run"),
     }
     assert set(covey.__all__) == public
     assert all(getattr(covey, name) is not None for name in public)

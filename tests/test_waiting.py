@@ -145,7 +145,7 @@ def test_a_message_that_is_lost_costs_a_latency_and_not_all_patience(tag, drop):
     assert dropped == [(tag, 1, 3, 2)]
     # The next message of its sender shows it.
     assert world.now == pytest.approx(TAKES + LATENCY, abs=0.01)
-    assert all(not node.state.get("silent") for node in world.nodes)
+    assert all(not node.state.get("patience.silent") for node in world.nodes)
     # Node 2 does not hear on whom node 3 counts, and sends it nothing; or it does not hear node 3.
     assert figures(written, "discarded") == [(3 if tag else 2, 2, 1.0)]
 
@@ -163,7 +163,7 @@ def test_two_that_wait_for_each_other_find_out_by_heartbeats(drop, overheard):
         (3, "~others 1", 1),
     }
     assert not any(message.payload for message in beats)
-    assert all(not node.state.get("silent") for node in world.nodes)
+    assert all(not node.state.get("patience.silent") for node in world.nodes)
 
 
 def test_who_is_dead_is_waited_for_as_long_as_patience_says(tmp_path):
@@ -173,7 +173,7 @@ def test_who_is_dead_is_waited_for_as_long_as_patience_says(tmp_path):
     made["network"]["churn"] = {"kind": "trace", "file": str(trace)}
     made["program"]["patience"] = PATIENCE
     world, _ = simulate(made)
-    assert all(node.state["silent"][0] == 3 for node in world.nodes if node.id != 3)
+    assert all(node.state["patience.silent"][0] == 3 for node in world.nodes if node.id != 3)
     # It says that it is here for round 1, and is not: all wait for its masked message until their patience ends.
     assert world.now == pytest.approx(TAKES + PATIENCE - LATENCY, abs=0.01)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from covey.runtime.node import Node as Node
     from covey.runtime.node import Program as Program
     from covey.runtime.runs import Run as Run
+    from covey.runtime.state import State as State
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOMES = {
     "covey.parts.nodes": ("NodeId",),
     "covey.parts.parameters": ("Part", "Setting", "param"),
     "covey.runtime.runs": ("Run",),
+    "covey.runtime.state": ("State",),
     "covey.learning.task": ("LearningTask",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -133,7 +133,7 @@ class Signed(ServerOptimizer):
 
     kind = "sgd"
 
-    def step(self, change, state):
+    def step(self, change, node):
         return change.sign() / 100
 
 

@@ -9,6 +9,15 @@ from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
+from covey.runtime.state import State
+
+
+class Age(State):
+    """The age of a node's model."""
+
+    age: int = 0
+    """How many optimiser steps are behind it."""
+
 
 _AGES = range(1 << 53)
 """What a peer may call its model's age; floats do not tell apart greater ones."""
@@ -36,7 +45,7 @@ class GossipLearning(OnGraph):
         self.selection = Selection.of(setting, owner=self.named())
 
     async def run(self, node: LearningNode) -> None:
-        node.state.setdefault("age", 0)
+        kept = node.keep(Age)
         node.spawn(self.listen(node))
         async for t in node.rounds():
             draw = node.random("push", t)
@@ -47,16 +56,16 @@ class GossipLearning(OnGraph):
             if peers:
                 peer = peers[int(draw.integers(len(peers)))]
                 part = self.selection.take(node.model)
-                node.send(peer, {"model": part, "age": node.state["age"]}, tag="model")
+                node.send(peer, {"model": part, "age": kept.age}, tag="model")
 
     async def listen(self, node: LearningNode) -> None:
         """Merge and train whatever is pushed here."""
-        selection = self.selection
+        selection, kept = self.selection, node.keep(Age)
         async for message in node.messages("model"):
             arrived = node.usable([message, *node.arrived(tag="model")], model=selection.entry, age=_AGES)
             if not arrived:
                 continue
-            mine, own_age = node.model, int(node.state["age"])  # type: ignore[arg-type]
+            mine, own_age = node.model, kept.age
             theirs, age = arrived[-1]["model"], arrived[-1]["age"]
             if self.mode == "update":
                 update = await node.train(selection.put(mine, theirs))
@@ -77,4 +86,4 @@ class GossipLearning(OnGraph):
 
     def grow(self, node: LearningNode, age: int) -> None:
         """The node's model is so old now."""
-        node.state["age"] = min(age, _AGES[-1])
+        node.keep(Age).age = min(age, _AGES[-1])

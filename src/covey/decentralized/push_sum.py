@@ -36,6 +36,7 @@ from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.node import Inbox, Message, Numbers, Wanted
 from covey.runtime.patience import PATIENCE, TIMES, Heartbeats, Reception, check_patience
+from covey.runtime.state import State
 
 _LEAST = 1e-9
 """With less weight than this, a node's training moves its model by nothing but noise."""
@@ -43,6 +44,21 @@ _SUM, _MISSED = "sum", "missed"
 _ROUNDS = range(1 << 63)
 _AHEAD = 1000
 """So many messages of rounds that a node has not reached are kept: a stranger may name any round."""
+
+
+class Shares(State):
+    """The part of the sum that a node has, and all that it ever gave and took."""
+
+    weight: float = 1.0
+    """Its weight."""
+    missed: list[int] = []
+    """From whom something has not come, where patience may end."""
+    given: dict[NodeId, Tensor] = {}
+    """The sum of all shares that a receiver was ever given."""
+    given_weights: dict[NodeId, float] = {}
+    taken: dict[NodeId, Tensor] = {}
+    """The last such sum that came from a sender."""
+    taken_weights: dict[NodeId, float] = {}
 
 
 class PushSum(OnGraph):
@@ -81,7 +97,6 @@ class PushSum(OnGraph):
         return self.patience is not None and self._says.sent
 
     async def run(self, node: LearningNode) -> None:
-        node.state.setdefault("weight", 1.0)
         sums = Sums(node, self._trained.entry, len(self.selection.buffers(node.model)))
         if self.patience is not None and not self.topology.static:
             node.spawn(self.answer(node))
@@ -90,7 +105,8 @@ class PushSum(OnGraph):
 
     async def round(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
         """One round of one node."""
-        weight: float = node.state["weight"]  # type: ignore[assignment]
+        kept = node.keep(Shares)
+        weight = kept.weight
         # Sums have words of their own that say that they are sent.
         reception = Reception(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
         if self.schedule.trains(node, t):
@@ -103,7 +119,7 @@ class PushSum(OnGraph):
             weight = await self.exchange(node, graph, t, weight)
         else:
             weight = await self.exchange_sums(node, graph, t, weight, sums, reception)
-        node.state["weight"] = weight
+        kept.weight = weight
         node.log(weight=weight)
 
     async def exchange(self, node: LearningNode, graph: Graph, t: int, weight: float) -> float:
@@ -134,11 +150,11 @@ class PushSum(OnGraph):
         self, node: LearningNode, graph: Graph, t: int, weight: float, sums: "Sums", reception: Reception
     ) -> float:
         """Give shares as sums and take what has come since the last ones; gives the new weight."""
-        receivers = graph.receivers(node.id)
+        receivers, kept = graph.receivers(node.id), node.keep(Shares)
         total_T = self._trained.take(node.model).double() * weight
         part_T, share = total_T / (1 + len(receivers)), weight / (1 + len(receivers))
         for receiver in receivers:
-            gave_T, left = _give(node, receiver, part_T, share)
+            gave_T, left = _give(kept, receiver, part_T, share)
             total_T, weight = total_T - gave_T, weight - left
             node.send(receiver, self.given(node, receiver, t), tag=_SUM)
         if self._tells:
@@ -147,14 +163,14 @@ class PushSum(OnGraph):
         if not self.topology.static:
             self.ask(node, graph, t, sums)
         await reception.over(graph, reception.says)("")
-        node.state["missed"] = sums.missed(graph.senders(node.id), t)
+        kept.missed = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
         for message in sums.take(t):
-            gained = message["weight"] - _known(node, "taken", message.sender)[1]
+            gained = message["weight"] - kept.taken_weights.get(message.sender, 0.0)
             if gained >= node.nodes:
                 node.reject(message, f"its weight has grown by {node.nodes} or more, the number of nodes")
             elif gained > 0.0:  # Else it is older than what is known, or its sender has gone back to an earlier round.
-                total_T = total_T + _took(node, message)
+                total_T = total_T + _took(kept, message)
                 weights.append(gained)
                 if len(buffers[0]):
                     buffers.append(message["buffers"])
@@ -165,11 +181,10 @@ class PushSum(OnGraph):
 
     def given(self, node: LearningNode, receiver: NodeId, t: int) -> Payload:
         """The message that tells a receiver all that it was ever given."""
-        total, weight = _known(node, "given", receiver)
-        assert total is not None
-        said: dict[str, Tensor | float] = {"sum": total, "weight": weight, "round": t}
+        kept = node.keep(Shares)
+        said: Payload = {"sum": kept.given[receiver], "weight": kept.given_weights[receiver], "round": t}
         buffers = self.selection.buffers(node.model)
-        return said | {"buffers": buffers} if len(buffers) else said
+        return {**said, "buffers": buffers} if len(buffers) else said
 
     def ask(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
         """Ask for the sums that were missed and do not come in this round anyway."""
@@ -180,7 +195,7 @@ class PushSum(OnGraph):
     async def answer(self, node: LearningNode) -> None:
         """Tell those who have missed something all that they were ever given."""
         async for message in node.messages(_MISSED):
-            if _known(node, "given", message.sender)[0] is not None:
+            if message.sender in node.keep(Shares).given:
                 node.send(message.sender, self.given(node, message.sender, 0), tag=_SUM)
 
 
@@ -219,8 +234,7 @@ class Sums:
     def missed(self, senders: Sequence[NodeId], t: int) -> list[int]:
         """From whom something of this round or earlier ones has not come: who is to be asked again."""
         self._look()
-        before: list[int] = self._node.state.get("missed", [])  # type: ignore[assignment]
-        return sorted({*before} - self._of(0) | {*senders} - self._of(t))
+        return sorted({*self._node.keep(Shares).missed} - self._of(0) | {*senders} - self._of(t))
 
     def take(self, t: int) -> list[Message]:
         """What counts in a round, in the order of senders, and as it came from each."""
@@ -255,26 +269,18 @@ def _total(node: LearningNode, t: int, weights: Sequence[float]) -> float:
     return weight
 
 
-def _known(node: LearningNode, which: str, peer: NodeId) -> tuple[Tensor | None, float]:
-    """The sum that was "given" to a peer or "taken" from it, and its weight."""
-    total, weight = node.state.get(f"{which} {peer}"), node.state.get(f"{which} {peer} weight", 0.0)
-    assert isinstance(weight, float)
-    return (total if isinstance(total, Tensor) else None), weight
-
-
-def _give(node: LearningNode, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
+def _give(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
     """Add a part to what a receiver was ever given; by how much that has grown, and its weight."""
-    before_T, weight = _known(node, "given", receiver)
-    was_T = torch.zeros_like(part_T) if before_T is None else before_T.double()
+    weight = kept.given_weights.get(receiver, 0.0)
+    was_T = kept.given[receiver].double() if receiver in kept.given else torch.zeros_like(part_T)
     after_T, after = (was_T + part_T).float(), weight + share
-    node.state[f"given {receiver}"], node.state[f"given {receiver} weight"] = after_T, after
+    kept.given[receiver], kept.given_weights[receiver] = after_T, after
     return after_T.double() - was_T, after - weight
 
 
-def _took(node: LearningNode, message: Message) -> Tensor:
+def _took(kept: Shares, message: Message) -> Tensor:
     """By how much a sum has grown since the last one that was taken of its sender; it is the last one from now on."""
-    before_T, _ = _known(node, "taken", message.sender)
     now_T: Tensor = message["sum"]
-    node.state[f"taken {message.sender}"] = now_T
-    node.state[f"taken {message.sender} weight"] = message["weight"]
+    before_T = kept.taken.get(message.sender)
+    kept.taken[message.sender], kept.taken_weights[message.sender] = now_T, message["weight"]
     return now_T.double() if before_T is None else now_T.double() - before_T.double()

@@ -86,7 +86,7 @@ class FedAvg(LearningProgram):
             parts = self._up.parts(node, answers, self._down.origin(node))
             merged = merge(node, self.aggregation, parts)
             if merged is not None:
-                node.model = self.server_optimizer.moved(node.model, merged, self.selection, node.state)
+                node.model = self.server_optimizer.moved(node, merged, self.selection)
             self._down.end(node, t)
 
     async def take_part(self, node: LearningNode) -> None:

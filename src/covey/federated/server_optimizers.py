@@ -4,17 +4,22 @@ The aggregate of the clients' changes, D, is taken for minus a gradient of the s
 Federated Optimization", 2021, algorithm 2). As there, moments are not corrected for their first values.
 """
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 from torch import Tensor, full_like
 
 from covey.learning.mixture import Mixture, computed
+from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.parameters import Part, param
-from covey.runtime.node import State
+from covey.runtime.state import State
 
-FIRST, SECOND = "server's first moment", "server's second moment"
-"""What the state of the server calls them."""
+
+class Moments(State):
+    """The server's moving averages of its clients' changes."""
+
+    first: Tensor | None = None
+    second: Tensor | None = None
 
 
 class ServerOptimizer(Part):
@@ -27,21 +32,22 @@ class ServerOptimizer(Part):
         """Whether the step is always the change itself."""
         return False
 
-    def moved(self, model: Tensor, merged: Tensor | Mixture, selection: Selection, state: State) -> Tensor | Mixture:
+    def moved(self, node: LearningNode, merged: Tensor | Mixture, selection: Selection) -> Tensor | Mixture:
         """The server's model after a round; buffers become those that were merged, however far it moves."""
+        model = node.model
         if self.is_plain():
             return selection.put(model, merged)
         trained, buffers = selection.split(computed(merged))
         before, _ = selection.split(selection.take(model))
-        after = before + self.step(trained - before, state)
+        after = before + self.step(trained - before, node)
         return selection.put(model, after, buffers if selection.buffered else None)
 
-    def step(self, change: Tensor, state: State) -> Tensor:
+    def step(self, change: Tensor, node: LearningNode) -> Tensor:
         """What is added to the trained numbers of the server's model.
 
         Args:
             change: how the aggregate of the clients' models differs from it.
-            state: the server's, for what must outlive the round.
+            node: the server; what must outlive the round is in its state.
         """
         raise NotImplementedError
 
@@ -55,7 +61,7 @@ class ServerSGD(ServerOptimizer):
     def is_plain(self) -> bool:
         return self.lr == 1.0 and type(self).step is ServerSGD.step
 
-    def step(self, change: Tensor, state: State) -> Tensor:
+    def step(self, change: Tensor, node: LearningNode) -> Tensor:
         return change * self.lr
 
 
@@ -66,9 +72,9 @@ class ServerMomentum(ServerOptimizer):
     lr: float = param("The server's learning rate.", default=1.0, gt=0)
     beta: float = param("How much of the last step's momentum stays.", default=0.9, ge=0, lt=1)
 
-    def step(self, change: Tensor, state: State) -> Tensor:
-        first = cast(Tensor | None, state.get(FIRST))
-        state[FIRST] = momentum = change if first is None else self.beta * first + change
+    def step(self, change: Tensor, node: LearningNode) -> Tensor:
+        moments = node.keep(Moments, self)
+        moments.first = momentum = change if moments.first is None else self.beta * moments.first + change
         return momentum * self.lr
 
 
@@ -83,11 +89,11 @@ class Adaptive(ServerOptimizer):
         """v after the round with these squares of D."""
         raise NotImplementedError
 
-    def step(self, change: Tensor, state: State) -> Tensor:
-        first, second = cast(Tensor | None, state.get(FIRST)), cast(Tensor | None, state.get(SECOND))
-        moved = change * (1.0 - self.beta_1)
-        state[FIRST] = m = moved if first is None else moved.add_(first, alpha=self.beta_1)
-        state[SECOND] = v = self.second_moment(
+    def step(self, change: Tensor, node: LearningNode) -> Tensor:
+        moments = node.keep(Moments, self)
+        first, second, moved = moments.first, moments.second, change * (1.0 - self.beta_1)
+        moments.first = m = moved if first is None else moved.add_(first, alpha=self.beta_1)
+        moments.second = v = self.second_moment(
             full_like(change, self.tau**2) if second is None else second, change * change
         )
         return m / (v.sqrt() + self.tau) * self.lr

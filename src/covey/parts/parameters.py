@@ -190,6 +190,12 @@ class Part:
         """How messages call it: with its family, for kinds of different families share names."""
         return f"the {cls.family} {cls.title()}".replace("  ", " ")
 
+    @property
+    def place(self) -> str:
+        """Where it stands in its program, such as "sharing"; its family where it is no parameter of one."""
+        found: str = self.__dict__.get("_place", self.family)
+        return found
+
     @classmethod
     def shorthand(cls, value: object) -> Self | None:
         """The part that a bare number or amount stands for, where the family has such a short form."""
@@ -278,6 +284,20 @@ def parts_of(part: Part) -> Iterator[Part]:
         for entry in value if isinstance(value, list | tuple) else [value]:
             if isinstance(entry, Part):
                 yield from parts_of(entry)
+
+
+def give_places(part: Part, place: str = "") -> None:
+    """Tell all that a part is made of where it stands: "sharing", "sharing.inner", "sharing.others.0" ..."""
+    part._place = place
+    inside = f"{place}." if place else ""
+    for name in fields_of(type(part)):
+        value = getattr(part, name)
+        if isinstance(value, Part):
+            give_places(value, inside + name)
+        elif isinstance(value, list | tuple):
+            for index, entry in enumerate(value):
+                if isinstance(entry, Part):
+                    give_places(entry, f"{inside}{name}.{index}")
 
 
 P = typing.TypeVar("P", bound=Part)

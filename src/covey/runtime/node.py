@@ -26,7 +26,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -35,8 +35,12 @@ from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting
 
+if TYPE_CHECKING:
+    from covey.runtime.state import State
+
 T = TypeVar("T")
-State: TypeAlias = dict[str, Entry]
+S = TypeVar("S", bound="State")
+Entries: TypeAlias = dict[str, Entry]
 
 HEARTBEAT: Final = "~"
 """How the tags of heartbeats begin: messages that say that somebody is there, or has done something. Those that nobody
@@ -155,13 +159,22 @@ class Node(ABC):
     """"peer" unless the program assigns roles."""
     nodes: int
     """How many nodes the network has."""
-    state: State
-    """What a resumed node needs: named tensors and plain values, as messages may hold them."""
+    state: Entries
+    """What a resumed node needs: named tensors and plain values, as messages may hold them. `keep` gives it types."""
 
     @property
     @abstractmethod
     def now(self) -> float:
         """Seconds since the start, virtual or real."""
+
+    @abstractmethod
+    def keep(self, state: type[S], of: Part | str = "") -> S:
+        """The node's state, as far as a class declares it.
+
+        Args:
+            state: the class.
+            of: the part whose state it is, or another name that its entries begin with; the program's own by default.
+        """
 
     @abstractmethod
     def rounds(self) -> AsyncIterator[int]:
@@ -284,7 +297,7 @@ _UNMEASURED = nullcontext()
 
 class Program(Part):
     """What every node runs. Its parameters are its fields; one object serves all nodes of a process, so what belongs
-    to one node lives in `node.state`."""
+    to one node lives in its state (`node.keep`)."""
 
     family: ClassVar[str] = "program"
     synchronous: ClassVar[bool] = False

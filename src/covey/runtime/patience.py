@@ -9,6 +9,7 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
 from covey.runtime.node import HEARTBEAT, Inbox, Message, Node, Program
+from covey.runtime.state import State
 
 
 class Receive(Protocol):
@@ -78,6 +79,15 @@ def _words_of(tag: str) -> list[str]:
     return [f"{HEARTBEAT}{tag} sent {time}" for time in range(TIMES)]
 
 
+class Waited(State):
+    """How a node that has patience has waited in earlier rounds."""
+
+    late: bool = False
+    """Whether it waited for so long in the last round that it is late in this one."""
+    silent: list[int] = []
+    """Who was silent, in threes: a neighbour, in how many rounds it was missed, and in how many it will not be."""
+
+
 @dataclass
 class Reception:
     """How a node waits for the messages of one round, one tag after the other, and what it then knows of the others.
@@ -111,8 +121,13 @@ class Reception:
     def __post_init__(self) -> None:
         self.receivers = self.graph.receivers(self.node.id)
         """Who waits for the node in the round."""
-        if self.says.late and self.receivers and self.node.state.get("late"):
+        if self.patience is not None and self.says.late and self.receivers and self.kept.late:
             self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
+
+    @property
+    def kept(self) -> Waited:
+        """What the node has kept of earlier rounds."""
+        return self.node.keep(Waited, "patience")
 
     def over(self, graph: Graph, says: Heartbeats) -> Receive:
         """What waits for messages over a graph from now on.
@@ -151,10 +166,7 @@ class Reception:
         self.earlier += [tag, f"{HEARTBEAT}{tag} "]
         self.late_words.append(f"{HEARTBEAT}{tag} {_BEATS // 2}")
         self.waited = max(self.waited, seconds)
-        if self.waited > patience / 2:
-            self.node.state["late"] = True
-        else:
-            self.node.state.pop("late", None)
+        self.kept.late = self.waited > patience / 2
 
 
 async def _receive(
@@ -165,8 +177,7 @@ async def _receive(
     A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
     waits is late for the others.
     """
-    # In threes: a silent neighbour, in how many rounds it was missed, and in how many it will not be.
-    kept: list[int] = node.state.get("silent", [])  # type: ignore[assignment]
+    kept = reception.kept.silent
     silent = {peer: (misses, left) for peer, misses, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
     for peer in senders:
         misses, left = silent.get(peer, (0, 0))
@@ -202,7 +213,7 @@ async def _receive(
         # Where nothing tells who is dead from whose message is lost, one message must not cost the next.
         silent[peer] = misses + 1, 2**misses if reception.says.late else 2**misses // 2
         reception.ignored.add(peer)
-    node.state["silent"] = [number for peer, times in silent.items() for number in (peer, *times)]
+    reception.kept.silent = [number for peer, times in silent.items() for number in (peer, *times)]
     missing = {*awaited} - {message.sender for message in received}
     return Inbox(received, sorted(missing), sorted(lost & missing))
 

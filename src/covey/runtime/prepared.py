@@ -14,7 +14,7 @@ from covey.network import Network
 from covey.parts import native, rng
 from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import is_registered
-from covey.parts.parameters import Setting, parts_of
+from covey.parts.parameters import Setting, give_places, parts_of
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Node, Program
 from covey.runtime.task import LoadedTask, Nothing, Request, Task, data_folder
@@ -124,6 +124,7 @@ def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
     nodes, program = experiment.network.nodes, experiment.program
     if not inspect.iscoroutinefunction(program.run):
         raise ConfigurationError(f"The 'run' of the program {program.title()} must be an async function.")
+    give_places(program)
     roles = _role_of_each(program.roles(nodes), nodes, program)
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     task = _task_of(experiment)

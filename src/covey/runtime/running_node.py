@@ -17,17 +17,21 @@ from covey.network import Energy
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, WireError, described
 from covey.parts.nodes import NodeId
+from covey.parts.parameters import Part
+from covey.runtime.entries import count_in_words, fits, in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.mailbox import REASONS, describe
-from covey.runtime.node import Activity, Expected, Inbox, Message, Node, Program, Sending, State, Wanted
+from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Sending, Wanted
 from covey.runtime.runs.schema import RECORDED, SPENT
 from covey.runtime.snapshots import Snapshot
+from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.runtime.stage import Stage
 
 
 T = TypeVar("T")
+S = TypeVar("S", bound=State)
 
 
 class _Sent:
@@ -38,7 +42,6 @@ class _Sent:
 
 
 SENT = _Sent()
-_PLAIN = frozenset({bool, int, float, str, bytes, list, type(None)})
 _ROUNDS = 1 << 63
 """A message has room for the numbers of so many rounds."""
 TRAINING, WAITING, ENCODING, MIXING = range(len(SPENT))
@@ -79,6 +82,7 @@ class RunningNode(Node):
         "stage",
         "state",
         "steps",
+        "typed",
         "value_bytes_out",
     )
 
@@ -90,7 +94,9 @@ class RunningNode(Node):
         self.careful = not stage.prepared.is_trusted
         """Whether its program may write to tensors that it is handed or has handed over. If not, they are not copied:
         covey's own programs write to none."""
-        self.state: State = {}
+        self.state: Entries = {}
+        self.typed: dict[tuple[type[State], str], State] = {}
+        """The same, as classes declare it, each with its place."""
         self.receivers: tuple[int, ...] = ()
         """To whom it sent last; most programs send to the same again."""
         self.calls = 0
@@ -130,6 +136,13 @@ class RunningNode(Node):
     def round(self) -> int:
         """The open round, which is also how many rounds the node has completed."""
         return self.mail.round
+
+    def keep(self, state: type[S], of: Part | str = "") -> S:
+        key = state, of if isinstance(of, str) else of.place
+        found = self.typed.get(key)
+        if not isinstance(found, state):
+            self.typed[key] = found = state(self, key[1])
+        return found
 
     def rounds(self) -> AsyncIterator[int]:
         return _Rounds(self)
@@ -238,7 +251,7 @@ class RunningNode(Node):
         if (type(round) is int or isinstance(round, np.integer)) and 0 <= round < _ROUNDS:
             return int(round)
         raise ProgramError(
-            f"The 'round' of a message of node {self.id} must be None or an int in [0, {_count(_ROUNDS)}). "
+            f"The 'round' of a message of node {self.id} must be None or an int in [0, {count_in_words(_ROUNDS)}). "
             f"Got {round!r} instead."
         )
 
@@ -327,29 +340,12 @@ class RunningNode(Node):
     def _is_usable(self, message: Message, wanted: list[tuple[str, Wanted]]) -> bool:
         """Whether a message has what its receiver wants; if not, it is rejected."""
         for name, expected in wanted:
-            if not self._is(message.shared.get(name), expected):
+            if not fits(message.shared.get(name), expected, self):
                 missing = name not in message.shared
-                wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {self._in_words(expected)}"
+                wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {in_words(expected, self)}"
                 self.reject(message, wrong)
                 return False
         return True
-
-    def _is(self, value: Any, expected: Wanted) -> bool:
-        """Whether an entry of a payload is what it must be; True and False are no ints here."""
-        if isinstance(expected, Expected):
-            return expected.admits(value, self)
-        if isinstance(expected, range):
-            return type(value) is int and value in expected
-        if expected in _PLAIN:
-            return type(value) is expected or (expected is float and type(value) is int)
-        return isinstance(value, expected)
-
-    def _in_words(self, expected: Wanted) -> str:
-        if isinstance(expected, Expected):
-            return expected.in_words(self)
-        if isinstance(expected, range):
-            return f"an int in [{expected.start}, {_count(expected.stop)})"
-        return f"{'an' if expected is int else 'a'} {expected.__name__}"
 
     def reject(self, message: Message, reason: str) -> None:
         self.stage.reject(self, message.sender, reason, "unusable")
@@ -399,7 +395,7 @@ class RunningNode(Node):
             return frozen(value)
         return value.copy() if type(value) is list else value
 
-    def _copied(self, state: State) -> State:
+    def _copied(self, state: Entries) -> Entries:
         """A state of its own for a snapshot, or from one."""
         return {name: private(value) for name, value in state.items()} if self.careful else dict(state)
 
@@ -526,7 +522,7 @@ class RunningNode(Node):
         """Go back to a snapshot; the counters only where the whole network does."""
         self.in_round = False
         self.learn_again(snapshot.learned)
-        self.state = self._copied(snapshot.state)
+        self.state, self.typed = self._copied(snapshot.state), {}
         mail = self.mail
         mail.round = snapshot.completed
         self.calls = 0
@@ -575,11 +571,6 @@ class _Rounds:
             raise StopAsyncIteration
         self.open = node.in_round = True
         return mail.round
-
-
-def _count(number: int) -> str:
-    """A number in words: powers of two are easier to read as such."""
-    return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
 
 
 class _Messages:

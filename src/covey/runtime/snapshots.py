@@ -11,7 +11,7 @@ from covey.messages.payloads import is_tensor
 from covey.parts.errors import RunError
 from covey.parts.parameters import Setting
 from covey.runtime.mailbox import REASONS
-from covey.runtime.node import State
+from covey.runtime.node import Entries
 from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, SPENT
 from covey.runtime.task import LoadedTask
 
@@ -22,7 +22,7 @@ class Snapshot:
 
     completed: int
     """Rounds."""
-    state: State
+    state: Entries
     learned: Any
     """What else it goes on from, where it learns."""
     loss: float | None
@@ -130,7 +130,7 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
         task: what the nodes learn; the tensors of their states go where it computes.
     """
     count = len(payload["completed"])
-    states: list[State] = [{} for _ in range(count)]
+    states: list[Entries] = [{} for _ in range(count)]
     for key, value in payload.items():
         family, _, rest = key.partition("/")
         index, _, name = rest.partition("/")

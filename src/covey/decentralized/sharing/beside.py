@@ -4,7 +4,7 @@ They travel as a sharing has models travel, in messages of their own: what the s
 """
 
 from collections.abc import Awaitable, Iterable, Iterator, MutableMapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
@@ -16,8 +16,12 @@ from covey.learning.mixture import Mixture
 from covey.learning.node import MODEL, LearningNode
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
-from covey.runtime.node import Expected, Inbox, Message, Numbers, Sending, State
+from covey.parts.parameters import Part
+from covey.runtime.node import Entries, Expected, Inbox, Message, Numbers, Sending
 from covey.runtime.patience import Receive
+from covey.runtime.state import State
+
+S = TypeVar("S", bound=State)
 
 
 async def averaged(
@@ -62,6 +66,10 @@ class _Apart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
+    def keep(self, state: type[S], of: Part | str = "") -> S:
+        place = of if isinstance(of, str) else of.place
+        return self._node.keep(state, f"{self._called} {place}".rstrip())
+
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
@@ -81,7 +89,7 @@ class _Apart:
 class _Named(MutableMapping[str, Any]):
     """The entries of a state whose names begin alike, without that."""
 
-    def __init__(self, state: State, prefix: str) -> None:
+    def __init__(self, state: Entries, prefix: str) -> None:
         self._state = state
         self._prefix = prefix
 

@@ -1,0 +1,94 @@
+"""The types of entries: what a value of a state or of a message must be, as an annotation declares it."""
+
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, NewType, Union
+
+import numpy as np
+
+from covey.runtime.node import Expected, Node, Wanted
+
+_PLAIN = frozenset({bool, int, float, str, bytes, list, type(None)})
+_LISTED = frozenset({bool, int, float, str})
+
+
+@dataclass(frozen=True, slots=True)
+class _ListOf(Expected):
+    """A list whose items are all of one type."""
+
+    item: type
+
+    def admits(self, value: Any, node: Node) -> bool:
+        kinds = {*map(type, value)} if type(value) is list else {None}
+        return kinds <= ({int, float} if self.item is float else {self.item})
+
+    def in_words(self, node: Node) -> str:
+        return f"a list of {self.item.__name__}s"
+
+
+@dataclass(frozen=True, slots=True)
+class _Either(Expected):
+    """A value of one of several types."""
+
+    options: tuple[Wanted, ...]
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return any(fits(value, option, node) for option in self.options)
+
+    def in_words(self, node: Node) -> str:
+        return " or ".join(in_words(option, node) for option in self.options)
+
+
+def fits(value: Any, wanted: Wanted, node: Node) -> bool:
+    """Whether a value is what is wanted; True and False are no ints here, and an int is a float."""
+    if isinstance(wanted, Expected):
+        return wanted.admits(value, node)
+    if isinstance(wanted, range):
+        return type(value) is int and value in wanted
+    if wanted in _PLAIN:
+        return type(value) is wanted or (wanted is float and type(value) is int)
+    return isinstance(value, wanted)
+
+
+def in_words(wanted: Wanted, node: Node) -> str:
+    """What a value must be, as in "an int in [0, 5)"."""
+    if isinstance(wanted, Expected):
+        return wanted.in_words(node)
+    if isinstance(wanted, range):
+        return f"an int in [{wanted.start}, {count_in_words(wanted.stop)})"
+    if wanted is type(None):
+        return "None"
+    return f"{'an' if wanted is int else 'a'} {wanted.__name__}"
+
+
+def count_in_words(number: int) -> str:
+    """A number in words: powers of two are easier to read as such."""
+    return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
+
+
+def wanted_by(hint: Any) -> Wanted | None:
+    """What a value must be by an annotation; None for an annotation that names no type of entries.
+
+    Args:
+        hint: a type; a list of one plain type; several of these, as in `Tensor | None`; or `Annotated[int, range(5)]`
+            and the like, with whatever `usable` takes.
+    """
+    if isinstance(hint, NewType):
+        return wanted_by(hint.__supertype__)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        narrower = [wanted for wanted in hint.__metadata__ if isinstance(wanted, Expected | range)]
+        return narrower[0] if narrower else wanted_by(arguments[0])
+    if origin in (Union, types.UnionType):
+        options = [wanted_by(argument) for argument in arguments]
+        found = tuple(option for option in options if option is not None)
+        return _Either(found) if len(found) == len(options) else None
+    if origin is list:
+        item = wanted_by(arguments[0])
+        return _ListOf(item) if isinstance(item, type) and item in _LISTED else None
+    if origin is np.ndarray:
+        return np.ndarray
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return hint if isinstance(hint, type) and (hint in _PLAIN or hint is np.ndarray or hint is tensor) else None
