@@ -343,7 +343,7 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
     [
         ("0 indices", "another set", "its sender knows of other members, keys or indices"),
         ("1 key", PAIR.public, "its sender knows of other members, keys or indices"),
-        ("0 indices", torch.zeros(3), "the indices are no bytes"),
+        ("0 indices", torch.zeros(3), "the indices are not bytes"),
         ("0 indices", None, "it has no indices"),
         ("1 key", bytes(32), "what it says to be the key of node"),
         ("members", [0, 0], "its members are no neighbours of its sender"),

@@ -302,7 +302,7 @@ MISTAKES = {
     "program=own_models:": "Unknown program 'own_models:'.",
     "program=:Class": "Unknown program ':Class'.",
     "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
-    "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That is the kind where none is given, of every-round, greedy, periodic, skiptrain.",
+    "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That kind is the default, of every-round, greedy, periodic, skiptrain.",
     "network.churn.mean_up=2": "The churn has no 'kind'. Known: none, rate, trace.",
     "name=../../evil": "The 'name' of the experiment must be letters, digits, '.', '_' and '-'",
     "name=a b/c": "beginning with none of '.' and '-': folders are called so. Got 'a b/c' instead.",
@@ -359,7 +359,7 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         (("show", "."), ". is no run folder"),
         (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
-        (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is no UTF-8."),
+        (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is not UTF-8."),
         (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is no empty folder"),
         (
             ("sweep", "experiment.toml", "--set", "program.topology=ring,{kind='epidemic-local', degree=}"),

@@ -64,7 +64,7 @@ def check(indices, size):
     for code, encoded in each.items():
         assert int(encoded[0]) == code
         if len(encoded) > 1 + min(-(-size // 8), 4 * len(indices)):
-            with pytest.raises(WireError, match=r"bytes, and \d+ say as much"):
+            with pytest.raises(WireError, match=r"bytes, and need at most \d+"):
                 decode_indices(encoded, size, len(indices))
         else:
             assert torch.equal(decode_indices(encoded, size, len(indices)), indices)
@@ -132,12 +132,12 @@ def test_what_is_no_set_of_indices_is_not_sent(indices):
 @pytest.mark.parametrize(
     ("content", "count", "why"),
     [
-        ([], 2, "are no bytes"),
+        ([], 2, "are not bytes"),
         ([4, 0], 2, "code 4 of the indices is unknown"),
         ([255], 2, "code 255 of the indices is unknown"),
         ([0], -1, "-1 values for 20 indices"),
         ([0], 21, "21 values for 20 indices"),
-        ([1, 0, 0, 0, 0], 9, "are 5 bytes, and 4 say as much"),
+        ([1, 0, 0, 0, 0], 9, "take 5 bytes, and need at most 4"),
         ([0, 1, 0, 0], 9, "9 indices are in 3 bytes"),
         ([1, 128, 0], 1, "20 bits of the indices are in 2 bytes"),
         ([1, 128, 0, 0], 2, "are 1 indices and 2 values"),
@@ -176,7 +176,7 @@ def test_raw_indices_are_looked_at(indices, why):
 
 @pytest.mark.parametrize("encoded", [torch.zeros(3), torch.zeros((1, 3), dtype=torch.uint8)])
 def test_other_tensors_are_no_indices_and_no_values(encoded):
-    with pytest.raises(WireError, match="are no bytes"):
+    with pytest.raises(WireError, match="are not bytes"):
         decode_indices(encoded, 20, 2)
 
 
@@ -250,10 +250,10 @@ def test_values_that_are_none_or_too_many_are_refused():
     encoded = encode_values(torch.arange(100.0))
     wrong = {
         "100 values for 99 indices": (encoded, 99),
-        "are no bytes": (encoded[:3], 100),
-        "not of pcodec": (encoded[:-1], 100),
-        "are not 101": (torch.cat([torch.tensor([101], dtype=torch.uint8), encoded[1:]]), 200),
-        "are not 99": (torch.cat([torch.tensor([99], dtype=torch.uint8), encoded[1:]]), 200),
+        "are not bytes": (encoded[:3], 100),
+        "pcodec cannot decode": (encoded[:-1], 100),
+        "did not decode 101 values": (torch.cat([torch.tensor([101], dtype=torch.uint8), encoded[1:]]), 200),
+        "did not decode 99 values": (torch.cat([torch.tensor([99], dtype=torch.uint8), encoded[1:]]), 200),
         "not finite": (encode_values(torch.tensor([1.0, float("nan")])), 100),
     }
     for why, (content, most) in wrong.items():

@@ -153,8 +153,8 @@ def hostile(payload, size):
     yield {**payload, "more": torch.zeros(1)}, "it holds .*more"
     for key, entry in payload.items():
         yield {name: value for name, value in payload.items() if name != key}, "it holds"
-        yield {**payload, key: 3}, f"its {key} are no vector"
-        yield {**payload, key: entry[None]}, f"its {key} are no vector"
+        yield {**payload, key: 3}, f"its {key} are not a vector"
+        yield {**payload, key: entry[None]}, f"its {key} are not a vector"
         for other in (entry[:-1], torch.cat([entry, entry[:1]]), entry[:0], entry.to(torch.int64), entry.double()):
             yield {**payload, key: other}, "not|the indices"
         if entry.is_floating_point():

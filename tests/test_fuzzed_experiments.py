@@ -58,7 +58,7 @@ TEXTS = {
         "The data of the dataset synthetic-images would take 3,136,000.0 GB",
     ),
     "more bytes than are read": ("#" * (1 << 24) + "\n" + SMALL, "it has more than 16,777,216 bytes"),
-    "no characters": (b"\xff\xfe", "it is no UTF-8"),
+    "no characters": (b"\xff\xfe", "it is not UTF-8"),
 }  # fmt: skip
 
 

@@ -32,11 +32,11 @@ def test_entries_of_every_size_arrive_in_both_engines(tmp_path):
 @pytest.mark.parametrize(
     ("what", "size", "why"),
     [
-        ("mixed", 400_000, r"its short entries take [\d,]+ bytes, and may take 1,048,576: send what is long as"),
+        ("mixed", 400_000, r"its short entries take [\d,]+ bytes, and may take 1,048,576: send long data as"),
         (
             "ints",
             (1 << 22) + 1,
-            r"its list 'entry' has 4,194,305 numbers, and a list at most 4,194,304: send it as an array",
+            r"its list 'entry' has 4,194,305 numbers, and a list may have 4,194,304: send it as an array",
         ),
     ],
 )

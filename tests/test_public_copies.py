@@ -193,5 +193,5 @@ def test_marks_tell_apart_what_was_added_before_and_in_what_order():
     marks |= {next_mark(next_mark(FIRST_MARK, a), b) for a in (one, two) for b in (one, two)}
     assert len(marks) == 6
     assert next_mark(FIRST_MARK, one) == next_mark(FIRST_MARK, {"values": torch.ones(2)})
-    with pytest.raises(WireError, match="its before is no mark of 8 bytes"):
+    with pytest.raises(WireError, match="its before is not a mark of 8 bytes"):
         mark_of({"before": "12345678"}, "before")

@@ -146,7 +146,7 @@ UNSENDABLE = {
     "can't serialize ints": 1 << 70,
     "surrogates not allowed": "\ud800",
     "send its parts as dense tensors": torch.eye(2).to_sparse(),
-    "the tensor 'x' is on the device meta": torch.ones(2, device="meta"),
+    "the tensor 'x' is on the meta device": torch.ones(2, device="meta"),
     "the tensor 'x' has no shape": torch.nn.UninitializedParameter(),
 }
 

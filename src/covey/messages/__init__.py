@@ -1,4 +1,4 @@
-"""Messages: their bytes, and what makes them fewer or keeps them secret."""
+"""Messages: the wire format, codecs, lossy compression, cryptography, and ownership of tensors."""
 
 KINDS = {
     "compressor": {
@@ -12,4 +12,4 @@ KINDS = {
         "sign": "covey.messages.compression.quantized:Sign",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,8 +1,7 @@
-"""Tensors that change hands.
+"""Ownership of tensors that are sent and received.
 
-Whoever is handed a tensor may write to it, and nobody else sees that; whoever has handed one over may go on writing to
-his. Either is a copy that takes memory only when somebody writes, whichever way he does: through the tensor, a view of
-it, its `data` or numpy.
+A receiver may write to its tensor without effect on others, and so may the sender to the original. Each holds a
+copy-on-write copy. It takes memory at the first write, through the tensor, a view of it, its `data` or numpy.
 """
 
 from collections.abc import Callable
@@ -13,28 +12,28 @@ from torch import Tensor
 from covey.messages.payloads import KEPT
 
 _copies_late = hasattr(torch, "_lazy_clone") and hasattr(torch._C, "_is_cow_tensor")
-"""Whether torch copies a tensor when it is written to. Both names are its own affair: they came in January 2024, before
-2.3, and may go. Without them tensors are copied at once, which takes more memory."""
+"""True if torch has copy-on-write. Both names are private to torch: they came in January 2024, before 2.3, and may
+disappear. Without them tensors are copied at once, which takes more memory."""
 
 is_shared: Callable[[Tensor], bool] = (
     torch._C._is_cow_tensor if _copies_late else lambda tensor: False  # type: ignore[attr-defined]
 )
-"""Whether a tensor that is a copy by `own`, or was copied by it, is sure not to have been written to since."""
+"""True if a copy by `own`, or its original, has certainly not been written to since."""
 
 
 def can_be_shared(tensor: Tensor) -> Tensor:
-    """The same numbers in memory of torch's own, which alone is copied when somebody writes."""
+    """The same numbers in memory that torch allocated: only such memory supports copy-on-write."""
     return tensor if tensor.untyped_storage().resizable() else tensor.clone()
 
 
 def own(tensor: Tensor) -> Tensor:
-    """The same numbers, to be written to without anybody else seeing it."""
+    """A copy that can be written to without effect on the original."""
     source = tensor.detach() if tensor.requires_grad else tensor
     return torch._lazy_clone(source) if _copies_late and source.untyped_storage().resizable() else source.clone()
 
 
 def keep(value: Tensor) -> Tensor:
-    """The numbers of a tensor as they are now, whatever becomes of it."""
+    """A snapshot of a tensor, which later writes to the tensor do not change."""
     if hasattr(value, KEPT):
         return value
     kept = own(value)
@@ -45,16 +44,16 @@ def keep(value: Tensor) -> Tensor:
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """The same numbers for who reads the memory itself, which torch takes for writing, while threads may read them."""
+    """The same numbers for access to the memory itself, which torch counts as a write. Threads may read meanwhile."""
     return tensor.clone() if is_shared(tensor) else tensor
 
 
 def is_written(own: Tensor, original: Tensor) -> bool:
-    """Whether somebody has written to what `own` gave, or to what it was given; `is_shared` may know at once."""
-    # Who reads by numpy gets a copy, too.
+    """True if a copy by `own` or its original was written to. `is_shared` is a fast first test."""
+    # A read by numpy breaks the sharing, too, so the numbers decide.
     return own.shape != original.shape or not torch.equal(_bits(own), _bits(original))
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    """The numbers as such, of which NaN is equal to itself."""
+    """The bits of the numbers, so that NaN equals itself."""
     return tensor.detach().contiguous().view(torch.int32)

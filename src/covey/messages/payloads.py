@@ -1,4 +1,4 @@
-"""What a message may hold: named arrays, of torch or numpy, and plain values."""
+"""Payloads of messages: named arrays, of torch or numpy, and plain values."""
 
 import sys
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ else:
 
 
 KEPT = "kept"
-"""The attribute of a tensor to which nobody writes any more, for programs are handed copies of it alone."""
+"""The attribute of a tensor that is never written to again, because programs get copies of it."""
 
 
 _tensor: type | None = None
-"""torch's class of tensors, once somebody has imported torch."""
+"""The tensor class of torch, once torch is imported."""
 
 
 def is_tensor(value: object) -> "TypeGuard[Tensor]":
-    """Whether a value is a tensor of torch. Where nobody has imported torch, none is."""
+    """True if a value is a tensor of torch. False if torch is not imported."""
     global _tensor
     if _tensor is None:
         _tensor = getattr(sys.modules.get("torch"), "Tensor", None)
@@ -37,7 +37,7 @@ def is_tensor(value: object) -> "TypeGuard[Tensor]":
 
 
 def private(value: Any) -> Any:
-    """A value of a payload for somebody who may do with it as he likes."""
+    """A copy of a value of a payload that its receiver may change."""
     if is_tensor(value):
         from covey.messages.ownership import own
 
@@ -46,7 +46,7 @@ def private(value: Any) -> Any:
 
 
 def private_all(value: Any) -> Any:
-    """The same of all that tuples, lists and tables hold."""
+    """`private` for everything inside tuples, lists and dicts."""
     if type(value) is tuple:
         return tuple(map(private_all, value))
     if type(value) is list:
@@ -57,7 +57,7 @@ def private_all(value: Any) -> Any:
 
 
 def frozen(array: np.ndarray) -> np.ndarray:
-    """The numbers of an array as they are now, which nobody may change."""
+    """A read-only copy of an array, or the array itself if nothing can change it."""
     if not array.flags.writeable and array.base is None:
         return array
     copy = array.copy()

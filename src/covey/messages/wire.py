@@ -1,14 +1,15 @@
-"""The one encoding of messages, and of the files that hold tensors. Nothing is ever unpickled.
+"""The encoding of messages, and of files with tensors. Nothing is ever unpickled.
 
 A frame is
 
     prefix    48 bytes, little-endian: magic, version, header length, body length, sender, receiver, round, number
-    header    msgpack: the tag, and the entries in their order: plain values as they are, of an array {dtype: shape},
-              where a dtype of numpy begins with "n", of a long text, string of bytes or list of numbers {code: length}
-    body      their bytes in that order, little-endian, C-contiguous, each padded with zeros to a multiple of 8
+    header    msgpack: the tag, and the entries in order. A plain value is itself. An array is {dtype: shape}, and a
+              dtype of numpy begins with "n". A long text, string of bytes or list of numbers is {code: length}
+    body      the bytes of arrays and long values in order, little-endian, C-contiguous, each padded with zeros to a
+              multiple of 8
 
-All that varies from message to message of one kind stands in the fixed prefix, so the length of a frame depends on
-the tag, the plain values and the shapes alone, and `size` computes it without touching a tensor.
+The numbers that vary among messages of one kind are in the fixed prefix. So the length of a frame depends only on the
+tag, the plain values and the shapes, and `size` computes it without reading a tensor.
 """
 
 import hashlib
@@ -29,14 +30,14 @@ from covey.parts.errors import RunError, WireError
 
 _PREFIX = struct.Struct("<4sHHIIQIIqQ")
 PREFIX_BYTES = _PREFIX.size
-"""The length of the prefix; `peek` tells a frame's length from it."""
+"""The length of the prefix, from which `peek` computes the length of the frame."""
 _MAGIC = b"CVYF"
 _VERSION = 2
 _ALIGN = 8
 _NO_ROUND = -1
 
 _SIZES = {"f8": 8, "f4": 4, "f2": 2, "b2": 2, "i8": 8, "i4": 4, "i2": 2, "i1": 1, "u1": 1, "b1": 1}
-"""The codes of dtypes, and how many bytes a number of each has."""
+"""The bytes of one number, by code of its dtype."""
 _NAMES = {
     "float64": "f8",
     "float32": "f4",
@@ -54,15 +55,15 @@ _NUMPY = {f"n{code}": np.dtype(name) for name, code in _NAMES.items() if code !=
 
 
 INDICES = "indices"
-"""The entry of a payload that says where the values of the others stand; its bytes are counted apart."""
+"""The entry of a payload with the indices of the values. Its bytes are counted separately."""
 
 
 class Lengths(NamedTuple):
-    """How many bytes a frame has, and what they are; the rest are prefix, header and padding."""
+    """The bytes of a frame, and of its tensors. The rest are prefix, header and padding."""
 
     frame: int
     values: int
-    """Of all tensors but INDICES."""
+    """The bytes of all tensors except INDICES."""
     indices: int
 
 
@@ -73,7 +74,7 @@ class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a decoder accepts; checked before anything is allocated."""
+    """The limits of a decoder. They are checked before memory is allocated."""
 
     frame: int = 1 << 30
     """Bytes of a whole frame."""
@@ -82,11 +83,11 @@ class Limits:
     tensors: int = 4096
     """Tensors of a payload."""
     items: int = 1 << 22
-    """Numbers of a list; an array holds more of them."""
+    """Numbers of a list. An array may hold more."""
     dims: int = 8
     """Dimensions of a tensor."""
     elements: int = 1 << 30
-    """Product of a tensor's sides, an empty side counted as 1: torch computes strides even of an empty tensor."""
+    """Product of a tensor's sides. An empty side counts as 1, because torch computes strides of empty tensors."""
 
 
 DEFAULT = Limits()
@@ -115,8 +116,8 @@ _LISTED = frozenset({bool, int, float, str})
 
 
 def _unsendable(name: str, value: Any) -> str | None:
-    """What is wrong with a plain value, if anything is: exact types, so that what a receiver gets does not depend on
-    whether the message was encoded on its way."""
+    """The reason why a plain value cannot be sent, or None. Types must be exact, so that a receiver gets the same value
+    whether or not the message was encoded."""
     if type(value) is list:
         strange = set(map(type, value)) - _LISTED
         if strange:
@@ -127,14 +128,14 @@ def _unsendable(name: str, value: Any) -> str | None:
 
 
 _LONG = 1024
-"""Longer texts, strings of bytes and lists of numbers stand in the body."""
+"""Longer texts, strings of bytes and lists of numbers go into the body."""
 _TEXT, _BYTES, _INTS, _FLOATS = "text", "bytes", "ints", "floats"
 _PLAIN_CODES = frozenset({_TEXT, _BYTES, _INTS, _FLOATS})
 _LISTS = {_INTS: np.dtype("<i8"), _FLOATS: np.dtype("<f8")}
 
 
 def _put_into_body(value: Any) -> tuple[str, Any] | None:
-    """(code, bytes) of a plain value that stands in the body, where it is so long and such."""
+    """The code and bytes of a long plain value that goes into the body, or None."""
     if type(value) is str and len(value) > _LONG:
         return _TEXT, value.encode()
     if type(value) is bytes and len(value) > _LONG:
@@ -149,14 +150,14 @@ def _put_into_body(value: Any) -> tuple[str, Any] | None:
 
 
 def _from_body(code: str, raw: Any, name: str, limits: Limits) -> Any:
-    """The plain value that stood in the body."""
+    """The plain value of some bytes of the body."""
     if code == _BYTES:
         return bytes(raw)
     if code == _TEXT:
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            raise WireError("bad-header", f"the text '{name}' is no UTF-8") from error
+            raise WireError("bad-header", f"the text '{name}' is not UTF-8") from error
     if len(raw) % 8 or len(raw) > 8 * limits.items:
         raise WireError("oversized", f"the list '{name}' has {len(raw)} bytes")
     return np.frombuffer(raw, _LISTS[code]).tolist()
@@ -171,11 +172,11 @@ def _is_array(value: Any) -> bool:
 
 
 _codes: dict[Any, str] = {}
-"""The codes of the dtypes that were met."""
+"""The codes of dtypes, filled on demand."""
 
 
 def _described(name: str, array: Any) -> dict[str, list[int]]:
-    """What the header says of an array."""
+    """The header's entry of an array."""
     code = _codes.get(array.dtype)
     if code is None:
         code = _NAMES.get(str(array.dtype).removeprefix("torch."))
@@ -186,7 +187,7 @@ def _described(name: str, array: Any) -> dict[str, list[int]]:
         if str(array.layout) != "torch.strided":
             raise WireError("bad-field", f"the tensor '{name}' is {array.layout}; send its parts as dense tensors")
         if array.is_meta:
-            raise WireError("bad-field", f"the tensor '{name}' is on the device meta, where it has no numbers to send")
+            raise WireError("bad-field", f"the tensor '{name}' is on the meta device and has no numbers to send")
     try:
         return {code: list(array.shape)}
     except RuntimeError as error:
@@ -194,7 +195,7 @@ def _described(name: str, array: Any) -> dict[str, list[int]]:
 
 
 def _bytes_of(name: str, array: Any) -> memoryview:
-    """An entry of the body as it is in a frame."""
+    """The bytes of an entry of the body."""
     if isinstance(array, bytes | memoryview):
         return memoryview(array)
     if isinstance(array, np.ndarray):
@@ -215,7 +216,7 @@ def _bytes_of(name: str, array: Any) -> memoryview:
 
 
 def _length(entry: Any) -> int:
-    """The bytes of an entry of the body."""
+    """The number of bytes of an entry of the body."""
     return len(entry) if isinstance(entry, bytes) else int(entry.nbytes)
 
 
@@ -258,27 +259,27 @@ def size(payload: Payload, tag: str = "") -> int:
 
 
 def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -> None:
-    """See whether a receiver takes a message.
+    """Refuse a message that exceeds the limits of its receiver.
 
     Raises:
-        WireError: it is too long for one frame.
+        WireError: the frame, its header or a list is too long.
     """
     if found.frame > limits.frame:
-        raise WireError("oversized", f"it has {found.frame:,} bytes, and a message at most {limits.frame:,}")
+        raise WireError("oversized", f"it has {found.frame:,} bytes, and a message may have {limits.frame:,}")
     if found.frame - found.values - found.indices > limits.header:
         header, _ = _header(payload, tag)
         if len(header) > limits.header:
             detail = f"its short entries take {len(header):,} bytes, and may take {limits.header:,}"
-            raise WireError("oversized", f"{detail}: send what is long as a text, bytes or an array")
+            raise WireError("oversized", f"{detail}: send long data as a text, bytes or an array")
     if found.frame > 8 * limits.items:
         for name, value in payload.items():
             if type(value) is list and len(value) > limits.items:
-                detail = f"its list '{name}' has {len(value):,} numbers, and a list at most {limits.items:,}"
+                detail = f"its list '{name}' has {len(value):,} numbers, and a list may have {limits.items:,}"
                 raise WireError("oversized", f"{detail}: send it as an array")
 
 
 def lengths(payload: Payload, tag: str = "") -> Lengths:
-    """The exact lengths in bytes of the frame that `encode` makes of a payload, and of what is in it."""
+    """The exact bytes of the frame that `encode` makes of a payload, and of its tensors."""
     shapes = []
     try:
         for name, value in payload.items():
@@ -287,7 +288,7 @@ def lengths(payload: Payload, tag: str = "") -> Lengths:
             else:
                 return _computed_lengths(payload, tag)
     except RuntimeError:
-        # A tensor without a shape: that is said below.
+        # A tensor without a shape. The function below raises the error.
         return _computed_lengths(payload, tag)
     key = (tag, *shapes)
     found = _lengths.get(key)
@@ -314,10 +315,10 @@ def _computed_lengths(payload: Payload, tag: str) -> Lengths:
 def encode_parts(
     payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, number: int = 0
 ) -> list[bytes | memoryview]:
-    """A frame in pieces that need not be copied together.
+    """Encode a frame as a list of pieces, without copying them together.
 
     Raises:
-        WireError: an entry that has no encoding.
+        WireError: an entry has no encoding.
     """
     header, tensors = _header(payload, tag)
     parts: list[bytes | memoryview] = []
@@ -342,15 +343,15 @@ def encode_parts(
 def encode(
     payload: Payload, *, tag: str = "", sender: int = 0, receiver: int = 0, round: int | None = None, number: int = 0
 ) -> bytes:
-    """A frame as one string of bytes; see `encode_parts`."""
+    """Encode a frame as one string of bytes. See `encode_parts`."""
     return b"".join(encode_parts(payload, tag=tag, sender=sender, receiver=receiver, round=round, number=number))
 
 
 def peek(prefix: bytes | memoryview, limits: Limits = DEFAULT) -> int:
-    """The length of the frame that begins with a prefix, for who reads a stream.
+    """The length of the frame that begins with a prefix, for readers of a stream.
 
     Raises:
-        WireError: no prefix, or of a frame that is too long.
+        WireError: the prefix is not valid, or the frame is too long.
     """
     return PREFIX_BYTES + sum(_unpack(prefix, limits)[:2])
 
@@ -362,43 +363,43 @@ def readdressed(prefix: bytes, receiver: int) -> bytes:
 
 
 def body_bytes(prefix: bytes | memoryview) -> int:
-    """The length of the body of the frame that begins with a prefix that `peek` found right."""
+    """The length of the body of a frame, from a prefix that `peek` accepted."""
     return int(_PREFIX.unpack_from(prefix)[5])
 
 
 def _unpack(prefix: bytes | memoryview, limits: Limits) -> tuple[int, int, int, int, int, int]:
-    """(header length, body length, sender, receiver, round, number), checked."""
+    """Header length, body length, sender, receiver, round and number, after checks."""
     if len(prefix) < PREFIX_BYTES:
-        raise WireError("truncated", f"{len(prefix)} bytes are no prefix of {PREFIX_BYTES}")
+        raise WireError("truncated", f"a prefix has {PREFIX_BYTES} bytes, not {len(prefix)}")
     magic, version, flags, zero, header, body, sender, receiver, round, number = _PREFIX.unpack_from(prefix)
     if magic != _MAGIC:
         raise WireError("bad-magic", f"a frame begins with {_MAGIC!r}, not {bytes(magic)!r}")
     if version != _VERSION or flags or zero:
         raise WireError("bad-version", f"version {version} with flags {flags} is not version {_VERSION}")
     if header > limits.header or PREFIX_BYTES + header + body > limits.frame:
-        raise WireError("oversized", f"a header of {header} and a body of {body} bytes are over the limits")
+        raise WireError("oversized", f"a header of {header} and a body of {body} bytes exceed the limits")
     if round < _NO_ROUND:
         raise WireError("bad-header", f"the round {round} is negative")
     return header, body, sender, receiver, round, number
 
 
 def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, copy: bool = True) -> Frame:
-    """The message that a frame holds.
+    """Decode a frame.
 
     Args:
         data: the frame.
-        limits: what is accepted.
-        copy: whether its tensors have memory of their own, or are views of `data`, which must then be writable.
+        limits: the limits of what is accepted.
+        copy: give tensors their own memory. If False, they are views of `data`, which must then be writable.
 
     Raises:
-        WireError: anything but one whole valid frame within the limits.
+        WireError: the data are not exactly one valid frame within the limits.
     """
     view = memoryview(data)
     header_bytes, body_bytes, sender, receiver, round, number = _unpack(view[:PREFIX_BYTES], limits)
     total = PREFIX_BYTES + header_bytes + body_bytes
     if len(view) != total:
         reason = "truncated" if len(view) < total else "trailing-bytes"
-        raise WireError(reason, f"the frame should have {total} bytes, and {len(view)} are here")
+        raise WireError(reason, f"the frame should have {total} bytes, and has {len(view)}")
     try:
         header = _decode_header(view[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -438,7 +439,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
             raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
         raw = bytearray(view[at : at + length]) if copy else view[at : at + length]
         if code.endswith("b1") and length and int(np.frombuffer(raw, np.uint8).max()) > 1:
-            raise WireError("bad-header", f"the tensor '{name}' holds what is no truth value")
+            raise WireError("bad-header", f"the bool tensor '{name}' holds a number above 1")
         payload[name] = _array(code, raw, length).reshape(shape)
         at += padded
     if at != total:
@@ -447,7 +448,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
 
 
 def _array(code: str, raw: Any, length: int) -> Any:
-    """The numbers of a frame, in one row."""
+    """The flat array of some bytes of the body."""
     if code in _NUMPY:
         return np.frombuffer(raw, _NUMPY[code]) if length else np.empty(0, _NUMPY[code])
     import torch
@@ -458,13 +459,13 @@ def _array(code: str, raw: Any, length: int) -> Any:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` at the end: it is there whole or, whatever happens, as before.
+    """Open a file that replaces `path` atomically at the end. After a crash, `path` is the old file or the new one.
 
     Raises:
         OSError: the file cannot be written.
     """
     part = path.with_name(path.name + ".part")
-    # Made anew: what a process that was killed left there may be a link by now.
+    # Created anew: a leftover of a killed process may have been replaced by a link.
     part.unlink(missing_ok=True)
     try:
         with open(part, "xb") as file:
@@ -473,20 +474,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
-        # What a full disk left behind would keep the disk full.
+        # A leftover would keep a full disk full.
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder outlive a power cut.
+    """Write the names in a folder to disk, so that they survive a power cut.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the folder cannot be written.
     """
     if os.name == "nt":
-        return  # Windows opens no folders.
+        return  # Windows cannot open folders.
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
@@ -495,11 +496,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, payload: Payload) -> None:
-    """Write a payload and its checksum; see `replacing`.
+    """Write a payload and its checksum atomically, as `replacing` does.
 
     Raises:
         OSError: the file cannot be written.
-        WireError: an entry that has no encoding.
+        WireError: an entry has no encoding.
     """
     digest = hashlib.blake2b(digest_size=32)
     with replacing(path) as file:
@@ -510,10 +511,10 @@ def write_file(path: Path, payload: Payload) -> None:
 
 
 def read_file(path: Path) -> Payload:
-    """The payload of a file that `write_file` wrote.
+    """Read the payload of a file that `write_file` wrote.
 
     Raises:
-        RunError: the file cannot be read, or is damaged.
+        RunError: the file cannot be read or is damaged.
     """
     try:
         data = path.read_bytes()

@@ -1,1 +1,1 @@
-"""The ground: parameters, kinds, errors, random numbers, TOML. It imports no other room."""
+"""Parameters, kinds, errors, random numbers, TOML. This room imports no other."""

@@ -1,4 +1,4 @@
-"""The attributes that a class gives its objects itself, read from the code of its methods."""
+"""The attributes that the methods of a class assign, read from their byte code."""
 
 import dis
 import functools
@@ -10,7 +10,7 @@ _ASSIGNED: dict[type, frozenset[str]] = {}
 
 
 def assigned_in(cls: type) -> frozenset[str]:
-    """The names of attributes that methods of a class, or of one it derives from, assign."""
+    """The names of the attributes that methods of a class or of its bases assign."""
     if cls not in _ASSIGNED:
         members = [member for owner in cls.__mro__ for member in vars(owner).values()]
         _ASSIGNED[cls] = frozenset(name for member in members for code in _codes(member) for name in _stored(code))

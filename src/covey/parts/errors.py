@@ -4,9 +4,9 @@ CoveyError                 anything below; the command line prints its text as o
 ├── ConfigurationError     a key, a value or a combination of an experiment that cannot work
 ├── DataError              a data set whose files are missing or damaged, or a partition that cannot be made
 ├── RunError               a run folder that cannot be read, written or resumed
-├── ModelError             a model went wrong while it learned: it fails, is not finite, or of the wrong shape
-├── ProgramError           a program broke the node contract, or all of its nodes wait for ever
-└── WireError              bytes that are no valid frame
+├── ModelError             a model that fails, is not finite, or has the wrong shape
+├── ProgramError           a program that broke the node contract, or whose nodes all wait for ever
+└── WireError              bytes that are not a valid frame
 """
 
 import difflib
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 
 def described(error: BaseException) -> str:
-    """What an error of other code says, and where it was raised."""
+    """The type, text and origin of an error that another library raised."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
@@ -26,7 +26,7 @@ _MOST_SHOWN = 120
 
 
 def cut(text: str) -> str:
-    """A text as messages quote it: without its end where it is long."""
+    """A text as messages quote it: the first 120 characters."""
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
@@ -34,12 +34,12 @@ def quoted(value: object) -> str:
     """A value as messages quote it."""
     try:
         return cut(repr(value))
-    except (ValueError, RecursionError):  # Python writes down no number of 5,000 digits, and no list of any depth.
+    except (ValueError, RecursionError):  # A number of 5,000 digits, or a list that is too deep for repr.
         return f"{type(value).__name__} of great length"
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """The house sentence for a name that does not exist, with the nearest that does."""
+    """The message for an unknown name, with the nearest known one."""
     names, given = sorted(known), cut(given)
     near = difflib.get_close_matches(given, names, n=_NEAREST, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else "."
@@ -51,11 +51,11 @@ def unknown(what: str, given: str, known: Iterable[str]) -> str:
 
 _NEAREST = 5
 _MOST_LISTED = 25
-"""Of more names than this, a message lists the nearest alone."""
+"""With more names than this, a message lists the nearest only."""
 
 
 class CoveyError(Exception):
-    """The root of covey's own errors; its text is written for the person who made the mistake."""
+    """The base of covey's own errors. Its text is written for the user who made the mistake."""
 
     def _render_traceback_(self) -> list[str]:
         """The lines that IPython and Jupyter show in place of a traceback."""
@@ -69,11 +69,11 @@ class ConfigurationError(CoveyError):
 
 
 class ConfigurationWarning(UserWarning):
-    """An experiment that works otherwise than it is written; the command line prints its text as one line too."""
+    """An experiment that runs, but not as it is written. The command line prints the text as one line."""
 
 
 class DataError(CoveyError):
-    """A data set that is missing, damaged or too small for what is asked of it."""
+    """A data set that is missing, damaged or too small."""
 
 
 class RunError(CoveyError):
@@ -81,15 +81,15 @@ class RunError(CoveyError):
 
 
 class ModelError(CoveyError):
-    """A model that is no longer finite, or has the wrong shape."""
+    """A model that fails, is not finite, or has the wrong shape."""
 
 
 class ProgramError(CoveyError):
-    """A program that broke the node contract, or a network in which everybody waits."""
+    """A program that broke the node contract, or whose nodes all wait for ever."""
 
 
 class WireError(CoveyError):
-    """Bytes that are no valid frame.
+    """Bytes that are not a valid frame.
 
     `reason` is a short word under which a receiver counts the frame; `detail` is a sentence.
     """

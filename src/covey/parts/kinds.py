@@ -1,4 +1,4 @@
-"""The names of experiment files and where the parts behind them live; nothing is imported before it is asked for."""
+"""The kinds of parts and where their classes are. A class is imported when it is first asked for."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ P = TypeVar("P", bound=Part)
 
 @cache
 def built_in() -> dict[str, dict[str, str]]:
-    """The kinds of covey's own parts, by family: where each is found, as its room lists it."""
+    """The kinds of covey's own parts: family -> kind -> "module:Class", as the rooms list them."""
     found: dict[str, dict[str, str]] = {}
     for room in ROOMS:
         for family, known in importlib.import_module(f"covey.{room}").KINDS.items():
@@ -28,32 +28,32 @@ def built_in() -> dict[str, dict[str, str]]:
 
 
 _folders: list[str] = []
-"""Where modules of the user's own are searched for, beside the current folder."""
+"""Folders that are searched for the user's own modules, beside the current folder."""
 
 
 def search(folder: str) -> None:
-    """Search a folder, too, for the modules of the user's own that names ask for."""
+    """Add a folder to those that are searched for the user's own modules."""
     if folder not in _folders:
         _folders.append(folder)
 
 
 def searched() -> list[str]:
-    """Where modules of the user's own may have come from in this process."""
+    """The folders from which this process may have imported the user's own modules."""
     return [*own_folders(), *filter(None, sys.path)]
 
 
 def own_folders() -> list[str]:
-    """Where modules of the user's own are searched for, after what Python searches."""
+    """The folders that are searched for the user's own modules after Python's search path."""
     here: list[str] = []
-    with suppress(OSError):  # It was removed.
+    with suppress(OSError):  # The current folder was removed.
         here.append(os.getcwd())
     return [*_folders, *here]
 
 
 def _search_folders() -> None:
-    kernels()  # Looked for before, or a file of its name beside an experiment would be taken for covey-native.
-    # Last, or a file beside an experiment would stand in for the library whose name it has.
-    importlib.invalidate_caches()  # A module may be younger than the last look into its folder.
+    kernels()  # Loaded first, so that a file of that name beside an experiment does not hide covey-native.
+    importlib.invalidate_caches()  # A module may be newer than the cached listing of its folder.
+    # Appended, so that a file beside an experiment does not hide a library of the same name.
     sys.path += [folder for folder in own_folders() if folder not in sys.path]
 
 
@@ -63,7 +63,7 @@ ENTRY_POINTS = "covey.kinds"
 
 @cache
 def _of_others() -> dict[str, dict[str, str]]:
-    """The kinds that other distributions bring, by family; none of them has the name of one of covey's own."""
+    """The kinds of other distributions, by family. A name that covey has itself is left out."""
     found: dict[str, dict[str, str]] = {}
     own = built_in()
     for entry in entry_points(group=ENTRY_POINTS):
@@ -74,12 +74,12 @@ def _of_others() -> dict[str, dict[str, str]]:
 
 
 def known(family: str) -> dict[str, str]:
-    """The kinds of a family, covey's own and those of other distributions: where each is found."""
+    """The kinds of a family, from covey and other distributions: kind -> "module:Class"."""
     return {**built_in()[family], **_of_others().get(family, {})}
 
 
 def resolve(family: type[P], name: Any) -> type[P]:
-    """The class behind a kind, or behind "module:Class" of the user's own.
+    """The class of a kind, or of the user's own "module:Class".
 
     Raises:
         ConfigurationError: no such kind, or a module that cannot be imported.
@@ -91,7 +91,7 @@ def resolve(family: type[P], name: Any) -> type[P]:
         raise ConfigurationError(f"The 'kind' of the {family.family} must be a name. Got {quoted(name)} instead.")
     target = kinds.get(name, name if all(name.partition(":")) else None)
     if target is None:
-        kinds = known(family.family)  # Only who asks for more than covey has waits for a look at all distributions.
+        kinds = known(family.family)  # Slow: it reads the entry points of all distributions.
         target = kinds.get(name)
     if target is None:
         raise ConfigurationError(unknown_kind(family, name, kinds))
@@ -136,16 +136,16 @@ def resolve(family: type[P], name: Any) -> type[P]:
 _LONGEST = 400
 """Characters of a kind, or of a "module:Class"."""
 _IN_A_FUNCTION = "<locals>"
-"""What the qualified name of a class has in it that was defined inside a function."""
+"""The part of a qualified name by which a class inside a function is known."""
 
 
 def _inside(module: Any, name: str) -> Any:
-    """What a qualified name means in a module; None where it means nothing."""
+    """The object of a qualified name in a module, or None."""
     return reduce(lambda found, part: getattr(found, part, None), name.split("."), module)
 
 
 def why_not_importable(cls: type[Part]) -> str | None:
-    """Why no other process can import a part by its title, for the middle of a sentence; None where one can."""
+    """The reason why another process cannot import a part by its title, as half a sentence, or None."""
     module, colon, name = cls.title().partition(":")
     if not colon:
         return None
@@ -162,7 +162,7 @@ def why_not_importable(cls: type[Part]) -> str | None:
 
 
 def is_registered(cls: type[Part]) -> bool:
-    """Whether the kind of a part names that very class."""
+    """True if the kind of a part names that very class."""
     return cls.kind in built_in().get(cls.family, {}) and load(cls.family, cls.kind) is cls
 
 
@@ -170,7 +170,7 @@ def load(family: str, kind: str) -> type[Part]:
     """The class of a known kind.
 
     Raises:
-        ConfigurationError: it is another distribution's, and cannot be imported.
+        ConfigurationError: the class of another distribution cannot be imported.
     """
     own = built_in()[family].get(kind)
     module, _, name = (own or known(family)[kind]).partition(":")

@@ -8,7 +8,7 @@ Bound = float | Literal["nodes"] | None
 
 @dataclass(frozen=True)
 class Limits:
-    """What a parameter may be, beyond its type."""
+    """The description, bounds and choices of a parameter."""
 
     doc: str
     ge: Bound = None
@@ -18,7 +18,7 @@ class Limits:
     choices: tuple[Any, ...] = ()
 
     def interval(self) -> str:
-        """The bounds in mathematical notation, or an empty string where there are none."""
+        """The bounds in mathematical notation, or an empty string without bounds."""
         low, high = (
             (self.ge if self.ge is not None else self.gt),
             (self.le if self.le is not None else self.lt),
@@ -30,7 +30,7 @@ class Limits:
         return f"{left}{_number(low, '-inf')}, {_number(high, 'inf')}{right}"
 
     def admits(self, value: float, nodes: int | None = None) -> bool:
-        """Whether `value` is within the bounds; those that need the number of nodes only where it is given."""
+        """True if `value` is within the bounds. Bounds that need the number of nodes count only if it is given."""
 
         def bound(limit: Bound) -> float | None:
             return nodes if limit == "nodes" else limit

@@ -1,6 +1,6 @@
-"""covey-native, where it is installed: kernels in C++, each beside a reference in NumPy or torch that does the same.
+"""The optional kernels of covey-native in C++. Each has a reference in NumPy or torch with the same result.
 
-A room that has such a reference asks `kernels` for the faster one. `docs/native.md` says how to build them.
+The module of a reference asks `kernels` for the faster form. `docs/native.md` says how to build them.
 """
 
 import os
@@ -19,10 +19,10 @@ _ISA = "COVEY_ISA"
 
 
 class Kernels(Protocol):
-    """What covey-native has.
+    """The interface of covey-native.
 
-    A kernel answers None, or False, to what is not well-formed, or too large for it: the reference then computes it, or
-    refuses it in its own words.
+    A kernel returns None or False for input that is malformed or too large for it. The reference then computes the
+    result or raises the error.
     """
 
     __version__: str
@@ -31,10 +31,10 @@ class Kernels(Protocol):
         """The instruction set in use."""
 
     def isas(self) -> list[str]:
-        """Those that this processor has, the fastest last."""
+        """The instruction sets of this processor, the fastest last."""
 
     def use(self, isa: str) -> bool:
-        """Take another one; whether this processor has it."""
+        """Use another instruction set. False if this processor does not have it."""
 
     def rice_encode(self, gaps: NDArray[np.int64], k: int) -> NDArray[np.uint8] | None:
         """As `covey.messages.codecs.rice.encode`."""
@@ -50,16 +50,16 @@ class Kernels(Protocol):
         values: NDArray[np.float32],
         weight: float,
     ) -> bool:
-        """As `covey.learning.mixture.draw`; if False, some of it may have been added."""
+        """As `covey.learning.mixture.draw`. After False, some of the values may have been added."""
 
 
 @cache
 def kernels() -> Kernels | None:
-    """The kernels; None where references do their work.
+    """The kernels, or None if covey-native is not installed.
 
     Raises:
-        ConfigurationError: the environment asks for an instruction set that is not there, or covey-native is of another
-            version or does not load.
+        ConfigurationError: the environment names an instruction set that this processor does not have, or covey-native
+            has another version or does not load.
     """
     wanted = os.environ.get(_ISA)
     try:
@@ -75,7 +75,7 @@ def kernels() -> Kernels | None:
         return None
     except ImportError as error:
         raise ConfigurationError(f"covey-native does not load: {error}. Install it anew, or remove it.") from error
-    except ValueError as error:  # Its own words about COVEY_ISA.
+    except ValueError as error:  # covey-native's own message about COVEY_ISA.
         raise ConfigurationError(str(error)) from None
     if found.__version__ != __version__:
         raise ConfigurationError(
@@ -86,7 +86,7 @@ def kernels() -> Kernels | None:
 
 
 def in_words() -> str:
-    """Whether there are kernels, and for which instruction set."""
+    """A sentence that says whether covey-native is installed, and the instruction set in use."""
     native = kernels()
     if native is None:
         return "covey-native is not installed: the same is computed without it, more slowly"

@@ -1,4 +1,4 @@
-"""Who is who."""
+"""The numbers of nodes."""
 
 from typing import NewType
 

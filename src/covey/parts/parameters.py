@@ -1,14 +1,13 @@
-"""Typed, self-checking parts: where a parameter's type, bounds, default and meaning are declared, once.
+"""Typed parts that check themselves. The type, bounds, default and meaning of a parameter are declared once.
 
 A part (a program, a topology, a network ...) is a class whose annotated fields are its parameters:
 
     class EpidemicOracle(Topology):
         kind = "epidemic-oracle"
-        degree: int = param("How many peers every node talks to in a round.", ge=1, lt="nodes")
+        degree: int = param("Peers that every node sends to in a round.", ge=1, lt="nodes")
 
-Subclassing makes it a keyword-only dataclass. Keys of experiment files, `covey list`, error messages and the
-contract tests all read this one declaration. A bound may be the word "nodes": it is checked when the part meets
-its network, in `check`.
+A subclass of `Part` becomes a keyword-only dataclass. Experiment files, `covey list`, error messages and the contract
+tests all read this declaration. A bound may be the word "nodes": `check` compares it with the number of nodes.
 """
 
 import copy
@@ -48,10 +47,10 @@ def param(
 
     Args:
         doc: one line for `covey list`, `--help` and the docs.
-        default: the value where none is given; a parameter without one is required.
-        factory: makes the default where it is mutable or a part.
+        default: the value if none is given. A parameter without a default is required.
+        factory: a function that makes the default, if that is mutable or a part.
         ge, gt, le, lt: bounds of a number; the word "nodes" stands for the number of nodes.
-        choices: the values it may have, where these are few.
+        choices: the values that are allowed, if these are few.
     """
     limits = Limits(doc, ge, gt, le, lt, choices)
     if factory is not None:
@@ -61,77 +60,77 @@ def param(
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts of a program may know of their experiment, the same in every process of a run."""
+    """The facts about an experiment that its parts may use. They are the same in every process of a run."""
 
     nodes: int
     seed: int = 0
     parameters: int = 0
-    """How many numbers the flat model has."""
+    """The number of values of the flat model."""
     pieces: tuple[Piece, ...] = ()
-    """The tensors that lie in it one after the other."""
+    """The tensors of the flat model, in order."""
     holders: tuple[int, ...] | None = None
-    """The ids of the nodes that hold data, in order; None stands for all."""
+    """The ids of the nodes that hold data, in order; None if all do."""
     label_counts: np.ndarray | None = None
-    """How many samples of each class each node holds, nodes x classes; None where the data have no classes."""
+    """The samples of each class at each node, nodes x classes; None if the data have no classes."""
     rounds: int = 0
-    """How many rounds every node makes, if the run does not end before."""
+    """The rounds of every node, unless the run ends earlier."""
     training_samples: tuple[int, ...] = ()
-    """How many samples one training as the task has it takes, of each node that holds data."""
+    """The samples of one training of the task, for each node that holds data."""
     training_joules: np.ndarray | None = None
-    """What each node spends on one training as the task has it, in joules; None where nobody counts."""
+    """The joules that each node spends on one training of the task; None if energy is not measured."""
     battery_joules: np.ndarray | None = None
-    """What each node has in its battery, in joules; None where the network says nothing of it."""
+    """The joules in the battery of each node; None if the network does not say."""
     devices: int = 0
-    """How many devices nodes are, in turn; 0 where the network says nothing of it."""
+    """The number of kinds of device, which nodes take in turn; 0 if the network does not say."""
     same_start: bool = True
-    """Whether all nodes begin with the same model."""
+    """True if all nodes start with the same model."""
     clock: str = "virtual"
-    """Which time the nodes' clocks show: virtual where all nodes are simulated, else real."""
+    """The time that clocks of nodes show: "virtual" in simulation, else "real"."""
     losses: tuple[str, ...] = ()
-    """What in the experiment may keep a message from ever coming, in words; nothing where all messages come."""
+    """The reasons why a message may never arrive, in words; empty if every message arrives."""
     lossy: bool = False
-    """Whether messages are lost one by one, each by chance, while their senders go on."""
+    """True if single messages are lost at random."""
     ordered: bool = True
-    """Whether messages keep their order over a link."""
+    """True if messages keep their order over a link."""
     patient: bool = False
-    """Whether the nodes of a program with rounds go on without messages that do not come in time."""
+    """True if a round continues without messages that do not arrive in time."""
 
     @property
     def buffers(self) -> int:
-        """How many of the model's numbers are no parameters."""
+        """The number of values of the flat model that are buffers."""
         return sum(piece.size for piece in self.pieces if piece.role == "buffer")
 
     def generator(self, purpose: str, *key: int) -> np.random.Generator:
-        """Public randomness: the same numbers at every node for the same purpose and key."""
+        """A generator of public randomness: every node gets the same numbers for the same purpose and key."""
         return rng.generator(self.seed, purpose, *key)
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(param,))
 class Part:
-    """A configurable piece of an experiment; see the module's text."""
+    """A configurable piece of an experiment. The text of this module describes it."""
 
     family: ClassVar[str] = ""
-    """What it is one of: "topology", "sharing" ... The same for all parts that can stand in one place."""
+    """The family, such as "topology" or "sharing". Parts of a family can take each other's place."""
     kind: ClassVar[str] = ""
-    """Its name in experiment files."""
+    """The name in experiment files."""
     handles_arrays: ClassVar[bool] = True
-    """Of a part of a program: whether it may write to what nodes are handed and hand over."""
+    """True if a part of a program may write to arrays that it received or handed over."""
     sends_samples: ClassVar[bool] = False
-    """Of a program or a part of it: whether nodes send samples of their own, or what shows them. `covey check` says it,
-    and without it a message with a view of what `node.samples` gave is refused; values computed from samples, copies
-    among them, are not recognised."""
+    """True if nodes of a program, or of a part of it, send samples of their data, or values that reveal them. `covey
+    check` states it. Without it, a message with a view of the result of `node.samples` is refused; copies and other
+    values that are computed from samples are not recognised."""
     usual: ClassVar[str] = ""
-    """Of a family: the kind of a table that names none, where there is one."""
+    """The kind that a table without a kind means, if the family has one."""
     short: ClassVar[tuple[str, str] | None] = None
-    """Of a family: the kind, and its parameter, that a bare number or amount stands for, where there is one."""
+    """The kind, and its parameter, that a bare number or quantity means, if the family has a short form."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclass(kw_only=True)(cls)
-        cls.__init__ = _noting_what_is_given(cls)  # type: ignore[method-assign]
+        cls.__init__ = _recording_derivations(cls)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        """Check the parameters; derived classes check them against each other, and derive those that are left out."""
+        """Check each parameter. Subclasses check combinations, and derive parameters that were left out."""
         made_with: dict[str, Any] = self.__dict__.get("_made_with", {})
         for name, (hint, limits) in fields_of(type(self)).items():
             value = given = getattr(self, name)
@@ -143,10 +142,10 @@ class Part:
                 made_with[name] = value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a parameter: what fits and what is derived from it is as if the part were made with it.
+        """Set a parameter, with the same checks and derived values as at construction.
 
         Raises:
-            ConfigurationError: a value that is refused at construction, too, or no attribute of the part.
+            ConfigurationError: a value that construction refuses, too, or an unknown attribute.
         """
         cls = type(self)
         if name.startswith("_"):
@@ -162,7 +161,7 @@ class Part:
             self.__dict__.update(cls(**{**self._given(), name: value}).__dict__)
 
     def check_again(self) -> None:
-        """Check the parameters as at construction: a list, or a part that this one holds, may have changed since.
+        """Check the parameters as at construction. A list, or a part among them, may have changed since.
 
         Raises:
             ConfigurationError: a value is refused.
@@ -170,16 +169,16 @@ class Part:
         type(self)(**self._given())
 
     def _given(self) -> dict[str, Any]:
-        """The parameters as they were given or assigned, without what the part derived for itself."""
+        """The parameters as given or assigned, without derived values."""
         given = {name: getattr(self, name) for name in fields_of(type(self))}
         for name, (before, derived) in self.__dict__.get("_derived", {}).items():
-            if given[name] == derived:  # Else somebody has changed a derived part since, and means it.
+            if given[name] == derived:  # Otherwise the user has changed a derived part since.
                 given[name] = before
         return given
 
     @classmethod
     def title(cls) -> str:
-        """What finds it again: its kind where that names this very class, else "module:Class"."""
+        """The name by which `kinds.resolve` finds the class: its kind, or "module:Class"."""
         from covey.parts import kinds
 
         named = kinds.is_registered(cls) or (cls.family == "" and "kind" in cls.__dict__)
@@ -187,7 +186,7 @@ class Part:
 
     @classmethod
     def named(cls) -> str:
-        """How messages call it: with its family, for kinds of different families share names."""
+        """The family and the title, for messages: kinds of different families share names."""
         return f"the {cls.family} {cls.title()}".replace("  ", " ")
 
     @property
@@ -198,7 +197,7 @@ class Part:
 
     @classmethod
     def shorthand(cls, value: object) -> Self | None:
-        """The part that a bare number or amount stands for, where the family has such a short form."""
+        """The part that a bare number or quantity means, or None if the family has no short form for it."""
         if cls.short is None or isinstance(value, bool) or not isinstance(value, int | float | str):
             return None
         kind, name = cls.short
@@ -208,22 +207,22 @@ class Part:
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Self] | None":
-        """A part made of something else that was found under a user's "module:Name", where the family can."""
+        """A part made from another object under the user's "module:Name", or None if the family cannot."""
         return None
 
     @classmethod
     def original(cls) -> type:
-        """What its title names: the class itself, or what it was adopted from."""
+        """The object that the title names: the class itself, or the object that it was adopted from."""
         return cls
 
     def check(self, setting: Setting) -> None:
-        """Refuse what cannot work in an experiment, as far as that is known without its data; called once before a run.
+        """Refuse parameters that cannot work in this experiment. Called once before a run, without its data.
 
         Args:
-            setting: the experiment without what data tell: the model, the labels, and what a training takes.
+            setting: the experiment, without model, label counts and the cost of a training.
 
         Raises:
-            ConfigurationError: where a parameter cannot work with this number of nodes.
+            ConfigurationError: a parameter cannot work with this number of nodes.
         """
         for name, (hint, limits) in fields_of(type(self)).items():
             value = getattr(self, name)
@@ -237,10 +236,10 @@ class Part:
                 value.check(setting)
 
     def prepare(self, setting: Setting) -> None:
-        """Derive what a run needs, and refuse what cannot work with the data; called once before a run, after `check`.
+        """Derive what a run needs, and refuse what cannot work with the data. Called once before a run, after `check`.
 
         Raises:
-            ConfigurationError: where a parameter cannot work with these data or this model.
+            ConfigurationError: a parameter cannot work with these data or this model.
         """
         for name in fields_of(type(self)):
             value = getattr(self, name)
@@ -248,18 +247,18 @@ class Part:
                 value.prepare(value.scope(setting))
 
     def ready(self, setting: Setting) -> Self:
-        """The part itself, checked and prepared where all of an experiment is known already."""
+        """Check and prepare the part, and return it. For settings that are complete already."""
         self.check(setting)
         self.prepare(setting)
         return self
 
     def scope(self, setting: Setting) -> Setting:
-        """What it is prepared with, as a part of another one; less than that one knows where it has less of a model."""
+        """The setting with which this part prepares as a member of another part: narrower if it has fewer values."""
         return setting
 
 
-def _noting_what_is_given(cls: type[Part]) -> Callable[..., None]:
-    """The constructor of a part, after which it knows which parameters it derived, and from what."""
+def _recording_derivations(cls: type[Part]) -> Callable[..., None]:
+    """The constructor of a part that also records which parameters the part derived, and from which values."""
     construct = cls.__init__
 
     @functools.wraps(construct)
@@ -277,7 +276,7 @@ def _noting_what_is_given(cls: type[Part]) -> Callable[..., None]:
 
 
 def parts_of(part: Part) -> Iterator[Part]:
-    """A part and all that it is made of."""
+    """A part and, recursively, the parts among its parameters."""
     yield part
     for name in fields_of(type(part)):
         value = getattr(part, name)
@@ -306,7 +305,7 @@ _FIELDS: dict[type, dict[str, tuple[Any, Limits]]] = {}
 
 
 def fields_of(cls: type) -> dict[str, tuple[Any, Limits]]:
-    """The parameters of a part class: name -> (type, limits), in the order of their declaration."""
+    """The parameters of a part class, in order of declaration: name -> (type, limits)."""
     if cls not in _FIELDS:
         hints = typing.get_type_hints(cls, include_extras=True)
         _FIELDS[cls] = {
@@ -316,18 +315,18 @@ def fields_of(cls: type) -> dict[str, tuple[Any, Limits]]:
 
 
 def default_of(cls: type, name: str) -> Any:
-    """The default of a parameter of a part class; MISSING where it is required."""
+    """The default of a parameter of a part class, or MISSING if the parameter is required."""
     declared = next(f for f in dataclasses.fields(cls) if f.name == name)
     return declared.default if declared.default_factory is MISSING else declared.default_factory()
 
 
 def is_required(cls: type, name: str) -> bool:
-    """Whether a parameter of a part class has no default."""
+    """True if a parameter of a part class has no default."""
     return default_of(cls, name) is MISSING
 
 
 def expectation(hint: Any, limits: Limits) -> str:
-    """What a value must be, for the middle of a sentence: "an int in [1, nodes)"."""
+    """A description of the values that are allowed, as in "an int in [1, nodes)"."""
     if limits.choices:
         return "one of " + ", ".join(repr(choice) for choice in limits.choices)
     interval = limits.interval()
@@ -355,7 +354,7 @@ def _with_article(name: str) -> str:
 
 
 def _short_form(family: type[Part]) -> tuple[Any, Limits]:
-    """What a bare amount in the place of a part must be."""
+    """The type and limits of the number that the short form of a family takes."""
     from covey.parts import kinds
 
     assert family.short is not None
@@ -367,7 +366,7 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
     """Bring `value` to the declared type and check its bounds.
 
     Raises:
-        ConfigurationError: with the key, what would be right, and the value.
+        ConfigurationError: the value does not fit. The text names the key, what would be right, and the value.
     """
     made, fits = _convert(value, hint)
     if fits and limits.choices:
@@ -387,7 +386,7 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
 
 
 def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
-    """(converted value, whether it is of the type `hint`)."""
+    """The converted value, and True if it has the type `hint`."""
     origin = typing.get_origin(hint)
     if hint is Any:
         return value, True
@@ -436,7 +435,7 @@ def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
 
 
 _LARGEST = 2**63
-"""Whole numbers have 64 bits: in TOML, in arrays and in the run's database."""
+"""The bound of whole numbers: they have 64 bits in TOML, in arrays and in the run's database."""
 _LONGEST_PATH = 4096
 
 
@@ -450,15 +449,15 @@ def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
 
 
 def build(family: type[P], table: Any, *, usual: str = "") -> P:
-    """Make the part that a table (or a bare kind) of an experiment file describes.
+    """Make the part that a table or a bare kind of an experiment file describes.
 
     Args:
-        family: the class that every part in this place derives from, or the part itself where there is one kind.
+        family: the base class of the parts that are allowed, or the part itself if there is one kind only.
         table: {"kind": ..., parameters...}, or the kind alone.
-        usual: the kind that a table without a kind means; by default that of the family's short form.
+        usual: the kind that a table without a kind means. By default that is the kind of the family's short form.
 
     Raises:
-        ConfigurationError: unknown kind or key, missing or wrong parameter.
+        ConfigurationError: an unknown kind or key, or a missing or wrong parameter.
     """
     from covey.parts import kinds
 
@@ -471,7 +470,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
         if isinstance(value, str) and value.endswith(_FROM_PYTHON):
             raise ConfigurationError(
                 f"The '{key}' of the {family.family} was an object of Python "
-                f"({value.removesuffix(_FROM_PYTHON)[1:]}), which no file holds. It can be given from Python alone."
+                f"({value.removesuffix(_FROM_PYTHON)[1:]}), which a file cannot hold. Give it from Python."
             )
     cls: type[P] = family
     assumed = ""
@@ -481,7 +480,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
         if "kind" not in values and not usual:
             raise ConfigurationError(f"The {family.family} has no 'kind'. Known: {every}.")
         if "kind" not in values:
-            assumed = f" That is the kind where none is given, of {every}."
+            assumed = f" That kind is the default, of {every}."
         cls = kinds.resolve(family, values.pop("kind", usual))
     known = fields_of(cls)
     for key in values:
@@ -496,7 +495,7 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
 
 
 def unknown_kind(family: type[Part], name: str, known: Iterable[str]) -> str:
-    """What is said of a name that is no kind of a family."""
+    """The message for an unknown kind of a family."""
     what = f"{family.family} {quoted(name)}"
     if family.short:
         hint, _ = _short_form(family)
@@ -508,8 +507,8 @@ def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
     """The part as a table that `build` turns into an equal part.
 
     Args:
-        part: what to write down.
-        nothing: what stands for parameters that are None; they are left out where it is None itself.
+        part: the part to write down.
+        nothing: the value that replaces None. If it is None itself, such parameters are left out.
     """
     table: dict[str, Any] = {} if part.family == "" else {"kind": part.title()}
     for name in fields_of(type(part)):
@@ -521,9 +520,9 @@ def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
 
 
 _WRITABLE = str | int | float | datetime.date | datetime.time
-"""What a file can hold beside tables and lists."""
+"""The types of values, beside tables and lists, that a file can hold."""
 _FROM_PYTHON = " given in Python>"
-"""How a file says that it cannot hold something."""
+"""The end of the string that replaces an object which a file cannot hold."""
 
 
 def _plain(value: Any, nothing: Any) -> Any:

@@ -1,16 +1,16 @@
-"""The tensors of a model, as they lie in its flat vector: first what is trained, then what is frozen, then buffers."""
+"""The tensors of a model and their positions in its flat vector: first trained, then frozen, then buffers."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Role: TypeAlias = Literal["trained", "frozen", "buffer"]
 ROLES: tuple[Role, ...] = ("trained", "frozen", "buffer")
-"""In the order in which they lie in a flat model."""
+"""The roles in their order in a flat model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One tensor and its position."""
+    """One tensor of a model and its position in the flat vector."""
 
     name: str
     role: Role

@@ -14,7 +14,7 @@ class Quantity:
     example: str
 
     def parse(self, text: str) -> float | None:
-        """The value of `text` in the base unit, or None where it is no such quantity."""
+        """The value of `text` in the base unit, or None if `text` is not such a quantity."""
         match = re.fullmatch(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-zµ/]*)\s*", text)
         if match is None:
             return None

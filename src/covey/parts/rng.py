@@ -1,7 +1,7 @@
-"""Counter-based randomness: every draw is a function of (seed, purpose, key), never of what was drawn before.
+"""Counter-based randomness: every draw is a function of (seed, purpose, key), never of earlier draws.
 
-`generator` gives a full numpy Generator for one key. `mix_array` and `permutations` hash arrays of keys, for what
-thousands of nodes need at the same time.
+There are two forms. `generator` returns a NumPy Generator for one key. `mix_array` hashes whole arrays of keys and
+counters at once, for thousands of nodes.
 """
 
 from functools import lru_cache
@@ -51,7 +51,7 @@ def mix_array(keys: Keys, counters: NDArray[np.integer] | int) -> Keys:
 
 
 class _Key(ISeedSequence):
-    """A key as it is. `Philox(key=...)` makes the same generator, but asks the system for entropy first, in vain."""
+    """A seed sequence that is its key. `Philox(key=...)` makes the same generator, but reads system entropy first."""
 
     def __init__(self, key: int) -> None:
         self._key = key
@@ -61,26 +61,26 @@ class _Key(ISeedSequence):
 
 
 def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
-    """A generator of its own for (seed, purpose, key)."""
+    """The generator of (seed, purpose, key)."""
     sequence = _Key(mix(purpose_key(seed, purpose), *key))
     return np.random.Generator(np.random.Philox(sequence))  # type: ignore[arg-type]
 
 
 def uniform(key: int, *counters: int) -> float:
-    """One number in [0, 1) for a key and counters."""
+    """The number in [0, 1) of a key and counters."""
     return (mix(key, *counters) >> 11) * 2.0**-53
 
 
 def permutations(keys: Keys, sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """The first `count` entries of a random order of range(size), for every key.
+    """The first `count` entries of a random permutation of range(size), for every key.
 
     Args:
-        keys: one key a row.
-        sizes: how many there are to order, a row.
-        count: how many of them are wanted; where a row has fewer, the rest of it is -1.
+        keys: the key of each row.
+        sizes: the size of each row's range.
+        count: the number of entries per row. A row with a smaller size ends in -1.
 
     Returns:
-        rows x count indices, without repetition in a row.
+        Indices, rows x count, distinct within a row.
     """
     widest = int(sizes.max(initial=0))
     columns = np.arange(widest, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""TOML from anybody: a text of any depth or length is refused in a moment, and needs little memory."""
+"""A reader of untrusted TOML. It refuses texts that are too deep or too long in little time and memory."""
 
 import re
 import tomllib
@@ -10,19 +10,19 @@ from covey.parts.errors import cut
 
 _MOST_BYTES = 1 << 24
 DEEPEST = 32
-"""How many tables and lists may be one inside the other."""
+"""The greatest depth of nested tables and lists."""
 _PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
-# tomllib takes as long as the square of the parts of a key.
+# The time that tomllib takes is quadratic in the number of parts of a key.
 _DEEP_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST}}}")
 _LARGEST = 2**63
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The tables of a file.
+    """Read the tables of a file.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is not valid, or beyond the limits; the text says why.
+        OSError: the file cannot be read.
+        ValueError: the text is not valid or exceeds the limits. The message says why.
     """
     with path.open("rb") as opened:
         content = opened.read(_MOST_BYTES + 1)
@@ -31,14 +31,14 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return parse(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise ValueError("it is no UTF-8") from error
+        raise ValueError("it is not UTF-8") from error
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The tables of a text.
+    """Parse a text into tables.
 
     Raises:
-        ValueError: it is not valid, or beyond the limits; the text says why.
+        ValueError: the text is not valid or exceeds the limits. The message says why.
     """
     if _DEEP_KEY.search(text):
         raise ValueError(f"a key has more than {DEEPEST} parts")
@@ -48,7 +48,7 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError(_TOO_DEEP) from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(cut(str(error))) from error
-    except ValueError as error:  # Python turns no longer text into a number.
+    except ValueError as error:  # The limit of int() of Python.
         raise ValueError("a number has more than 4,300 digits") from error
     check(tables)
     return tables
@@ -58,10 +58,10 @@ _TOO_DEEP = f"more than {DEEPEST} tables and lists are one inside the other"
 
 
 def check(tables: Mapping[str, Any]) -> None:
-    """Refuse what no experiment needs, wherever the tables come from.
+    """Refuse tables that exceed the limits, from whatever source.
 
     Raises:
-        ValueError: the tables are too deep, or a whole number takes more than 64 bits.
+        ValueError: the tables are too deep, or an integer needs more than 64 bits.
     """
     left: list[tuple[str, Any, int]] = [("", tables, 0)]
     while left:

@@ -37,7 +37,7 @@ class Edges(Topology):
             lines = self.file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             where = f"The 'file' of {self.named()}, '{self.file}',"
-            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigurationError(f"{where} cannot be read: {why}.") from error
         edges: dict[tuple[int, int], float | None] = {}
         known = np.zeros(nodes, dtype=bool)

@@ -1,4 +1,4 @@
-"""How what is sent becomes few bytes. All of it works on whole arrays, and decoders refuse what is not well-formed."""
+"""Lossless codecs for indices, bits and values. They work on whole arrays. Decoders refuse malformed bytes."""
 
 from covey.messages.codecs.bits import pack_bits, unpack_bits
 from covey.messages.codecs.indices import decode_indices, encode_indices

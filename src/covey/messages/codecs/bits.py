@@ -1,4 +1,4 @@
-"""Small whole numbers in as few bits as the largest of them needs."""
+"""Small integers packed in a fixed number of bits."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ _BYTE = 8
 
 
 def pack_bits(numbers: Tensor, width: int) -> Tensor:
-    """The bytes of numbers, `width` bits each, the highest bit first; the last byte is filled with zeros.
+    """Pack numbers into bytes, `width` bits each, the highest bit first. The last byte is padded with zeros.
 
     Args:
         numbers: uint8, below 2 ** width.
@@ -24,10 +24,10 @@ def pack_bits(numbers: Tensor, width: int) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, width: int, count: int) -> Tensor:
-    """The numbers that `pack_bits` packed, as uint8.
+    """Unpack the uint8 numbers that `pack_bits` packed.
 
     Raises:
-        WireError: the bytes are not those of so many numbers.
+        WireError: the bytes do not have the length or the padding of `count` numbers.
     """
     length = -(-count * width // _BYTE)
     if packed.dtype != torch.uint8 or packed.dim() != 1 or len(packed) != length:

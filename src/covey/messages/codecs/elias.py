@@ -1,9 +1,9 @@
-"""The Elias gamma code of increasing indices: their steps as the number of bits in unary, and then these bits.
+"""The Elias gamma code of increasing indices: each step as its number of bits in unary, and then these bits.
 
-    unary     how many bits follow the first one of every step, which is at least 1
+    unary     for every step (at least 1), the number of bits after its leading one
     low bits  plane by plane, the lowest first: bit 0 of all steps that have it, then bit 1 ...
 
-It is shorter than the Rice code where indices stand in clusters: long steps cost little more than short ones.
+It is shorter than the Rice code if indices form clusters: long steps cost little more than short ones.
 """
 
 import numpy as np
@@ -16,14 +16,14 @@ _MOST = 31
 
 
 def length(gaps: Ints, counts: Ints) -> int:
-    """How many bytes the code of so many of each of these gaps has."""
+    """The bytes of the code, from the distinct gaps and their counts."""
     low = int(_widths(gaps) @ counts)
     return bytes_of(low + int(counts.sum())) + bytes_of(low)
 
 
 def _widths(gaps: Ints) -> Ints:
-    """How many bits follow the first one of every gap + 1."""
-    # The exponent of a float64 is that of every number below 2**53, to the bit.
+    """The number of bits after the leading one of every gap + 1."""
+    # The exponent of a float64 is exact for integers below 2**53.
     exponents = np.add(gaps, 1, dtype=np.float64).view(np.int64)
     exponents >>= 52
     exponents -= 1023
@@ -31,7 +31,7 @@ def _widths(gaps: Ints) -> Ints:
 
 
 def encode(gaps: Ints) -> Bytes:
-    """The bytes of the gaps."""
+    """Encode gaps."""
     steps, widths = gaps + 1, _widths(gaps)
     planes = [np.zeros(0, dtype=np.bool_)]
     planes += [steps[widths > plane] & (1 << plane) != 0 for plane in range(int(widths.max(initial=0)))]
@@ -39,10 +39,10 @@ def encode(gaps: Ints) -> Bytes:
 
 
 def decode(stream: Bytes, count: int) -> NDArray[np.int64]:
-    """The indices; the caller checks that the last is below the vector's size.
+    """Decode `count` indices. The caller checks that the last one is below the vector's size.
 
     Raises:
-        WireError: the stream is no Elias gamma code of so many steps.
+        WireError: the stream is not an Elias gamma code of `count` steps.
     """
     ends, rest = read_unary(stream, count)
     widths = np.diff(ends, prepend=-1) - 1

@@ -1,11 +1,11 @@
-"""Sets of indices in a vector, as bytes: the shortest of four codes, which the first byte names.
+"""Sets of indices in a vector as bytes, in the shortest of four codes. The first byte names the code.
 
 raw       the indices as int32, little-endian
 bitmap    a bit for every index of the vector
-rice      the gaps between indices, most alike: see `covey.messages.codecs.rice`
-gamma     the gaps between indices, of which few are long: see `covey.messages.codecs.elias`
+rice      the gaps between indices, short if gaps are similar: see `covey.messages.codecs.rice`
+gamma     the gaps between indices, short if few gaps are long: see `covey.messages.codecs.elias`
 
-How long each would be follows from the gaps, so only the shortest is written; of equally short ones, the first here.
+The lengths of all codes follow from the gaps, so only the shortest is written. Ties go to the first in this list.
 """
 
 from enum import IntEnum
@@ -21,7 +21,7 @@ from covey.parts.errors import ProgramError, WireError
 
 
 class Code(IntEnum):
-    """How indices are written."""
+    """The codes of indices."""
 
     RAW = 0
     BITMAP = 1
@@ -30,18 +30,18 @@ class Code(IntEnum):
 
 
 def encode_indices(indices: Tensor, size: int, code: Code | None = None) -> Tensor:
-    """The bytes of a set of indices.
+    """Encode a set of indices.
 
     Args:
-        indices: int64, increasing, from 0 on and below `size`.
-        size: how long the vector is, below 2**31.
-        code: how to write them, instead of the shortest way.
+        indices: int64, increasing, in [0, size).
+        size: the length of the vector, below 2**31.
+        code: the code to use instead of the shortest.
 
     Returns:
-        uint8 numbers.
+        The bytes, as uint8.
 
     Raises:
-        ProgramError: the indices are no such set.
+        ProgramError: the indices do not increase or are out of range.
     """
     at = indices.cpu().numpy()
     gaps = at - 1
@@ -74,7 +74,7 @@ def encode_indices(indices: Tensor, size: int, code: Code | None = None) -> Tens
 
 
 def _histogram(gaps: Ints) -> tuple[Ints, Ints]:
-    """(the different gaps, how many there are of each): few, for all gaps together fit into the vector."""
+    """The distinct gaps and their counts. They are few, because all gaps together fit into the vector."""
     if gaps.max(initial=0) > 4 * len(gaps):
         return np.unique(gaps, return_counts=True)
     counts = np.bincount(gaps)
@@ -83,21 +83,21 @@ def _histogram(gaps: Ints) -> tuple[Ints, Ints]:
 
 
 def decode_indices(encoded: Tensor, size: int, count: int) -> Tensor:
-    """The indices, int64 and increasing, that `encode_indices` made bytes of.
+    """Decode the int64, increasing indices that `encode_indices` encoded.
 
     Args:
-        count: how many there must be.
+        count: the number of indices that must be there.
 
     Raises:
-        WireError: the bytes are no such set of indices.
+        WireError: the bytes are not a set of `count` indices below `size`.
     """
     if encoded.dtype != torch.uint8 or encoded.dim() != 1 or not len(encoded):
-        raise WireError("bad-field", "the indices are no bytes")
+        raise WireError("bad-field", "the indices are not bytes")
     if not 0 <= count <= size:
         raise WireError("bad-field", f"there are {count} values for {size} indices")
     most = 1 + min(bytes_of(size), 4 * count)
     if len(encoded) > most:
-        raise WireError("bad-field", f"the indices are {len(encoded)} bytes, and {most} say as much")
+        raise WireError("bad-field", f"the indices take {len(encoded)} bytes, and need at most {most}")
     content = np.ascontiguousarray(encoded.cpu().numpy())
     indices = _decoded(int(content[0]), content[1:], size, count)
     if count and indices[-1] >= size:
@@ -106,7 +106,7 @@ def decode_indices(encoded: Tensor, size: int, count: int) -> Tensor:
 
 
 def _decoded(code: int, stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
-    """`count` increasing indices from 0 on."""
+    """Decode `count` increasing indices that start at 0 or above."""
     if code == Code.RAW:
         if len(stream) != 4 * count:
             raise WireError("bad-field", f"{count} indices are in {len(stream)} bytes")

@@ -1,13 +1,13 @@
-"""The Rice code of increasing indices: of the gaps between them, the high parts in unary and the low bits as they are.
+"""The Rice code of increasing indices: the high parts of their gaps in unary, the low bits as they are.
 
-    k         one byte, how many low bits a gap has
-    low bits  plane by plane, the lowest last: a plane is read in one stride, which is several times as fast as reading
-              numbers whose bits stand side by side
-    unary     the gaps >> k, each as so many zeros and a one
+    k         one byte: the number of low bits of a gap
+    low bits  plane by plane, the lowest last. Reading a plane is several times as fast as reading numbers whose bits
+              are adjacent
+    unary     the gaps >> k, each as that number of zeros and a one
 
-Where indices are random, gaps are geometric, and no code with a whole number of bits for each gap is shorter by much.
+The gaps of random indices are geometric. No code with a whole number of bits for each gap is much shorter then.
 
-covey-native does the same faster, where it is installed.
+covey-native computes the same faster, if it is installed.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ _MOST = 31
 
 
 def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
-    """(the k that makes the code of so many of each of these gaps shortest, how many bytes it then has)."""
+    """The k with the shortest code, and its bytes, from the distinct gaps and their counts."""
     total = int(counts.sum())
     low_bits = np.arange(int(gaps.max(initial=0)).bit_length() + 1)
     unary = total + (gaps >> low_bits[:, None]) @ counts
@@ -31,14 +31,14 @@ def fit(gaps: Ints, counts: Ints) -> tuple[int, int]:
 
 
 def encode(gaps: Ints, k: int) -> Bytes:
-    """The bytes of the gaps."""
+    """Encode gaps with k low bits."""
     native = kernels()
     found = None if native is None else native.rice_encode(np.ascontiguousarray(gaps, dtype=np.int64), k)
     return encode_with_numpy(gaps, k) if found is None else found
 
 
 def encode_with_numpy(gaps: Ints, k: int) -> Bytes:
-    """The reference of `encode`."""
+    """Encode gaps with NumPy: the reference of `encode`."""
     low: Ints = gaps.astype(np.int32 if k > 7 else np.int8)
     planes = np.empty((k, len(gaps)), dtype=np.bool_)
     for row, plane in enumerate(reversed(range(k))):
@@ -47,10 +47,10 @@ def encode_with_numpy(gaps: Ints, k: int) -> Bytes:
 
 
 def decode(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
-    """The indices; the caller checks that the last is below `size`.
+    """Decode `count` indices. The caller checks that the last one is below `size`.
 
     Raises:
-        WireError: the stream is no Rice code of so many gaps.
+        WireError: the stream is not a Rice code of `count` gaps.
     """
     native = kernels()
     found = None if native is None else native.rice_decode(stream, size, count)
@@ -58,12 +58,12 @@ def decode(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
 
 
 def decode_with_numpy(stream: Bytes, size: int, count: int) -> NDArray[np.int64]:
-    """The reference of `decode`."""
+    """Decode with NumPy: the reference of `decode`."""
     if not len(stream) or (k := int(stream[0])) > _MOST:
         raise WireError("bad-field", "the indices have no valid number of low bits")
     low, high = np.split(stream[1:], [bytes_of(count * k)])
     planes = read_bits(low, count * k).reshape(k, count)
-    # More than fits below `size` is refused before the gaps can overflow.
+    # Refused before the gaps can overflow.
     if len(high) > bytes_of(count + (size >> k)):
         raise WireError("bad-field", f"an index is not below {size}")
     ends, rest = read_unary(high, count)
@@ -73,7 +73,7 @@ def decode_with_numpy(stream: Bytes, size: int, count: int) -> NDArray[np.int64]
     for plane in planes:
         gaps <<= 1
         gaps |= plane
-    # The sum of the high parts up to an index is how many zeros stand before its one.
+    # The sum of the high parts up to an index is the number of zeros before its one.
     counted = np.arange(count)
     np.cumsum(gaps, out=gaps)
     gaps += counted

@@ -1,4 +1,4 @@
-"""Streams of bits, written and read as whole arrays."""
+"""Streams of bits that are written and read as whole arrays."""
 
 from typing import TypeVar
 
@@ -14,19 +14,19 @@ Count = TypeVar("Count", int, Ints)
 
 
 def bytes_of(bits: Count) -> Count:
-    """How many bytes so many bits take, of one stream or of several."""
+    """The bytes of a stream of bits, or of each of several."""
     return -(-bits // 8)
 
 
 def read_bits(stream: Bytes, count: int) -> Bits:
-    """The bits of a stream.
+    """Read `count` bits.
 
     Raises:
-        WireError: the stream is shorter or longer than `count` bits take, or does not end in zeros.
+        WireError: the stream is shorter or longer than `count` bits, or its padding is not zero.
     """
     if len(stream) != bytes_of(count):
         raise WireError("bad-field", f"{count} bits of the indices are in {len(stream)} bytes")
-    # As bools, of which numpy finds those that are set eight times as fast as among numbers.
+    # As bools: numpy finds the set ones eight times as fast as among uint8.
     bits = np.unpackbits(stream).view(np.bool_)
     if bits[count:].any():
         raise WireError("bad-field", "bits follow the last of the indices")
@@ -34,7 +34,7 @@ def read_bits(stream: Bytes, count: int) -> Bits:
 
 
 def write_unary(numbers: Ints) -> Bytes:
-    """Every number as so many zeros and a one."""
+    """Write each number as that number of zeros and a one."""
     ends = np.cumsum(numbers + 1, dtype=np.int64)
     bits = np.zeros(1 + (int(ends[-1]) if len(ends) else 0), dtype=np.bool_)
     bits[ends] = True
@@ -42,10 +42,10 @@ def write_unary(numbers: Ints) -> Bytes:
 
 
 def read_unary(stream: Bytes, count: int) -> tuple[NDArray[np.int64], Bytes]:
-    """(where the ones of the first `count` unary numbers stand, the bytes that follow these numbers).
+    """The positions of the ones of the first `count` unary numbers, and the bytes after these numbers.
 
     Raises:
-        WireError: there are fewer numbers, or their last byte does not end in zeros.
+        WireError: there are fewer numbers, or the padding of their last byte is not zero.
     """
     ends = np.flatnonzero(np.unpackbits(stream).view(np.bool_))
     if len(ends) < count:

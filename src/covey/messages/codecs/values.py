@@ -1,6 +1,6 @@
-"""Numbers without loss in fewer bytes, by pcodec, which `covey[pcodec]` installs.
+"""Lossless compression of float32 numbers by pcodec, which `covey[pcodec]` installs.
 
-Its decoder is memory-safe and writes into memory that is handed to it, so bytes of strangers can be given to it.
+The decoder of pcodec is memory-safe and writes into memory that covey allocates, so it may read untrusted bytes.
 """
 
 import importlib.util
@@ -15,12 +15,12 @@ _HEAD = np.dtype("<u4")
 
 
 def has_pcodec() -> bool:
-    """Whether pcodec is installed."""
+    """True if pcodec is installed."""
     return importlib.util.find_spec("pcodec") is not None
 
 
 def encode_values(values: Tensor) -> Tensor:
-    """The bytes of float32 numbers, as uint8: how many there are, and what pcodec makes of them."""
+    """Encode float32 numbers as uint8: their number, and the output of pcodec."""
     from pcodec import ChunkConfig, standalone
 
     numbers = np.ascontiguousarray(values.detach().cpu().numpy())
@@ -29,18 +29,18 @@ def encode_values(values: Tensor) -> Tensor:
 
 
 def decode_values(encoded: Tensor, most: int) -> Tensor:
-    """The float32 numbers that `encode_values` made bytes of.
+    """Decode the float32 numbers that `encode_values` encoded.
 
     Args:
-        most: how many there may be; nothing larger is allocated.
+        most: the greatest number of values that is accepted. Nothing larger is allocated.
 
     Raises:
-        WireError: the bytes are no such numbers, or not all of these are finite.
+        WireError: the bytes are malformed, or a value is not finite.
     """
     from pcodec import standalone
 
     if encoded.dtype != torch.uint8 or encoded.dim() != 1 or len(encoded) < _HEAD.itemsize:
-        raise WireError("bad-field", "the values are no bytes")
+        raise WireError("bad-field", "the values are not bytes")
     content = encoded.cpu().numpy().tobytes()
     count = int(np.frombuffer(content, dtype=_HEAD, count=1)[0])
     if count > most:
@@ -49,9 +49,9 @@ def decode_values(encoded: Tensor, most: int) -> Tensor:
     try:
         progress = standalone.simple_decompress_into(content[_HEAD.itemsize :], values)
     except (RuntimeError, TypeError) as error:
-        raise WireError("bad-field", f"the values are not of pcodec: {error}") from error
+        raise WireError("bad-field", f"pcodec cannot decode the values: {error}") from error
     if not progress.finished or progress.n_processed != count:
-        raise WireError("bad-field", f"the values are not {count}")
+        raise WireError("bad-field", f"pcodec did not decode {count} values")
     if not np.isfinite(values).all():
         raise WireError("bad-field", "a value is not finite")
     return torch.from_numpy(values)

@@ -1,4 +1,4 @@
-"""Lossy compression: what sharings, and who else sends vectors, may send instead of the vectors."""
+"""Lossy compressors of vectors, for sharings and for client-server programs."""
 
 from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee
 from covey.messages.compression.marks import FIRST_MARK, MARK_BYTES, mark_of, next_mark

@@ -1,4 +1,4 @@
-"""What every compressor does: make a short payload of a vector, and of a payload the vector that it stands for."""
+"""The interface of compressors: from a vector to a short payload, and from a payload to the vector."""
 
 from collections.abc import Callable, Iterable
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -12,27 +12,27 @@ from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Part
 
 Draw: TypeAlias = Callable[[], np.random.Generator]
-"""Makes the randomness of one vector: whoever calls it, sender or receiver, gets the same numbers."""
+"""A function that returns the generator of one vector. Sender and receiver get the same numbers."""
 
 
 class Guarantee(NamedTuple):
-    """What theory says of C(v) for every vector v."""
+    """The properties of C(v) that hold for every vector v."""
 
     unbiased: bool
-    """Whether E C(v) = v."""
+    """True if E C(v) = v."""
     error: float
-    """E |C(v) - v|² is at most so many times |v|²; below 1, C is a contraction."""
+    """The bound of E |C(v) - v|² / |v|². Below 1, C is a contraction."""
 
 
 class Decompressed(NamedTuple):
-    """A vector as it comes out of a compressor."""
+    """A vector that a compressor or its receiver reconstructed."""
 
     values: Tensor
     indices: Tensor | None = None
-    """Where the values stand, all others being zero; None where they are all."""
+    """The indices of the values; all other entries are zero. None if `values` is the whole vector."""
 
     def add_to(self, total: Tensor, weight: float = 1.0) -> None:
-        """Add this vector, so many times, to one that nobody else holds."""
+        """Add `weight` times this vector to `total`, in place."""
         values = self.values.to(total.device)
         if self.indices is None:
             total.add_(values, alpha=weight)
@@ -40,58 +40,62 @@ class Decompressed(NamedTuple):
             total.index_add_(0, self.indices.to(total.device), values, alpha=weight)
 
     def dense(self, size: int) -> Tensor:
-        """All of its `size` numbers."""
+        """The vector with all of its `size` entries."""
         total = torch.zeros(size, device=self.values.device)
         self.add_to(total)
         return total
 
 
 class Compressor(Part):
-    """Makes vectors short, with a loss. It has no memory: whoever uses it keeps what was lost."""
+    """A lossy compressor of vectors. It has no memory: error feedback is up to its user."""
 
     family: ClassVar[str] = "compressor"
     says_all: ClassVar[bool] = True
-    """Whether every value is said, coarsely, instead of some of them."""
+    """True if every value is sent, coarsely; False if some of the values are sent."""
     says_sizes: ClassVar[bool] = True
-    """Whether every value is said with its size: if not, what is left out should be added to what is said next."""
+    """True if every value is sent with its magnitude. If not, the error should be added to the next vector."""
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
-        """What to send of a vector, float32 and finite, and what `decompress` makes of that, to the bit."""
+        """The payload of a finite float32 vector, and the exact result of `decompress` for that payload."""
         raise NotImplementedError
 
     def decompress(self, payload: Payload, size: int, draw: Draw) -> Decompressed:
-        """The vector of `size` numbers that a payload stands for.
+        """Reconstruct a vector of `size` numbers from a payload.
 
         Raises:
-            WireError: it stands for none.
+            WireError: the payload is malformed.
         """
         raise NotImplementedError
 
     def guarantee(self, size: int) -> Guarantee:
-        """What holds for every vector of this length, up to the rounding of float32."""
+        """The guarantee for every vector of this length, up to the rounding of float32."""
         raise NotImplementedError
 
     def need_contraction(self, owner: Part, size: int, key: str = "compressor") -> None:
-        """Raise ConfigurationError where the error may be as large as the vector: who adds up what was lost is lost.
+        """Refuse a compressor whose error may be as large as the vector: with it, accumulated errors grow.
 
         Args:
-            owner: who compresses vectors of this size with it.
-            key: what the owner calls it.
+            owner: the part that compresses vectors with it.
+            size: the length of these vectors.
+            key: the owner's name for it.
+
+        Raises:
+            ConfigurationError: the compressor is not a contraction.
         """
         error = self.guarantee(size).error
         if error >= 1.0:
             raise ConfigurationError(
                 f"The '{key}' of {owner.named()} must be a contraction. Got '{self.title()}' instead, whose error "
-                f"can be {error:.3g} times the vector it is given (in squared norms). Set 'unbiased' to false where it "
-                f"is true, or let fewer values share a scale."
+                f"can be {error:.3g} times the vector (in squared norms). Set 'unbiased' to false if it is true, or "
+                f"let fewer values share a scale."
             )
 
 
 def entries(payload: Payload, *names: str) -> list[Tensor]:
-    """The entries of a payload that has these and no others.
+    """The entries of a payload that has exactly these names.
 
     Raises:
-        WireError: it has others, or one is no vector.
+        WireError: the payload has other entries, or one is not a vector.
     """
     if payload.keys() != set(names):
         raise WireError("bad-field", f"it holds {_listed(payload)} instead of {_listed(names)}")
@@ -99,7 +103,7 @@ def entries(payload: Payload, *names: str) -> list[Tensor]:
     for name in names:
         entry = payload[name]
         if not isinstance(entry, Tensor) or entry.dim() != 1:
-            raise WireError("bad-field", f"its {name} are no vector")
+            raise WireError("bad-field", f"its {name} are not a vector")
         found.append(entry)
     return found
 
@@ -109,10 +113,10 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def check_numbers(name: str, numbers: Tensor, dtype: torch.dtype, count: int) -> None:
-    """Whether an entry is so many finite numbers of a dtype.
+    """Refuse an entry unless it has `count` finite numbers of a dtype.
 
     Raises:
-        WireError: it is not.
+        WireError: the dtype or the count differs, or a number is not finite.
     """
     if numbers.dtype != dtype or len(numbers) != count:
         found = f"{len(numbers)} of {numbers.dtype}"

@@ -1,6 +1,6 @@
-"""Marks of vectors that change by messages: whoever has the same mark has the same bits.
+"""Marks of vectors that messages change: equal marks mean equal bits.
 
-A mark is a hash of the one before and of the message that changed the vector, so it stands for all that made it.
+A mark is a hash of the previous mark and of the message that changed the vector. It covers the whole history.
 """
 
 from hashlib import blake2b
@@ -19,12 +19,12 @@ def next_mark(mark: bytes, change: Payload) -> bytes:
 
 
 def mark_of(payload: Payload, name: str) -> bytes:
-    """The mark that an entry of a payload holds.
+    """The mark in an entry of a payload.
 
     Raises:
-        WireError: it holds none.
+        WireError: the entry is not a mark.
     """
     mark = payload.get(name)
     if not isinstance(mark, bytes) or len(mark) != MARK_BYTES:
-        raise WireError("bad-field", f"its {name} is no mark of {MARK_BYTES} bytes")
+        raise WireError("bad-field", f"its {name} is not a mark of {MARK_BYTES} bytes")
     return mark

@@ -1,6 +1,6 @@
-"""Compressors that say every value, in fewer bits.
+"""Compressors that send every value in fewer bits.
 
-Shapes: P values; B blocks of K values that share a scale, the last one filled up with zeros.
+Shapes: P values; B blocks of K values that share a scale. The last block is padded with zeros.
 """
 
 import math
@@ -21,15 +21,15 @@ _HUGE = torch.finfo(torch.float32).max
 
 
 def signs(positive: Tensor) -> Tensor:
-    """+1 where a uint8 is 1, and -1 where it is 0."""
+    """+1 for each uint8 that is 1, and -1 for each that is 0."""
     return positive.float().mul_(2.0).sub_(1.0)
 
 
 def decoded_scales(scales: Tensor, count: int) -> Tensor:
-    """The scales of a message, checked.
+    """The scales of a message, after checks.
 
     Raises:
-        WireError: they are not so many numbers of 0 or more.
+        WireError: they are not `count` numbers of 0 or more.
     """
     check_numbers("scales", scales, torch.float32, count)
     if bool((scales < 0).any()):
@@ -38,11 +38,11 @@ def decoded_scales(scales: Tensor, count: int) -> Tensor:
 
 
 class _Float16(Compressor):
-    """Rounds every value to a float of 16 bits, and what is too large for it to its largest."""
+    """Rounds every value to a float of 16 bits. Larger values become the largest such float."""
 
     dtype: ClassVar[torch.dtype]
     rounding: ClassVar[float]
-    """The largest relative error of a value of usual size."""
+    """The largest relative error of a value that is a normal number of the dtype."""
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         top = torch.finfo(self.dtype).max
@@ -59,7 +59,7 @@ class _Float16(Compressor):
 
 
 class FP16(_Float16):
-    """Half precision: 11 significant bits; its error bound holds for values of 0.00006 to 65504."""
+    """Half precision: 11 significant bits. The error bound holds for magnitudes from 0.00006 to 65504."""
 
     kind = "fp16"
     dtype = torch.float16
@@ -77,32 +77,32 @@ class BF16(_Float16):
 class Blockwise(Compressor):
     """Values in blocks that share a scale."""
 
-    block: int | None = param("How many values share a scale; all of them by default.", default=None, ge=1)
+    block: int | None = param("Values that share a scale; by default, all of them.", default=None, ge=1)
 
     def width(self, size: int) -> int:
-        """How many values share a scale in a vector of `size`."""
+        """The number of values that share a scale in a vector of `size`."""
         return size if self.block is None else min(self.block, size)
 
     def blocks(self, size: int) -> int:
-        """How many scales a vector of `size` has."""
+        """The number of scales of a vector of `size`."""
         return -(-size // self.width(size))
 
     def cut(self, vector: Tensor) -> Tensor:
-        """B x K, the blocks."""
+        """The blocks of a vector, B x K."""
         size = len(vector)
         missing = self.blocks(size) * self.width(size) - size
         return torch.nn.functional.pad(vector, (0, missing)).view(-1, self.width(size))
 
     def scaled(self, shares: Tensor, scales: Tensor) -> Decompressed:
-        """The vector of which every value is a share of its block's scale."""
+        """The vector whose values are `shares` times the scale of their block."""
         return Decompressed((self.cut(shares) * scales[:, None]).view(-1)[: len(shares)])
 
 
 class Int8(Blockwise):
-    """Rounds every value to one of 255 steps between the largest magnitude of its block and its negative."""
+    """Rounds every value to one of 255 levels between minus and plus the largest magnitude of its block."""
 
     kind = "int8"
-    block: int | None = param("How many values share a scale.", default=256, ge=1)
+    block: int | None = param("Values that share a scale.", default=256, ge=1)
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         blocks_BK = self.cut(vector)
@@ -122,18 +122,19 @@ class Int8(Blockwise):
         return self._decoded(codes, decoded_scales(scales, self.blocks(size)))
 
     def guarantee(self, size: int) -> Guarantee:
-        # Half a step is 1/254 of the block's largest value, which is at most its norm; and no value changes its sign.
+        # Half a step is 1/254 of the block's largest value, which is at most its norm. No value changes its sign.
         return Guarantee(False, min(1.0, self.width(size) / (2.0 * _INT8) ** 2))
 
 
 class QSGD(Blockwise):
-    """QSGD (Alistarh et al., 2017): rounds at random to one of some steps between 0 and the norm of a block."""
+    """QSGD (Alistarh et al., 2017): rounds every value at random to a level between 0 and the norm of its block."""
 
     kind = "qsgd"
-    block: int | None = param("How many values share a norm.", default=512, ge=1)
-    levels: int = param("How many steps lead from 0 to the norm; 2 * levels + 1 codes need their bits.", ge=1, le=127)
+    block: int | None = param("Values that share a norm.", default=512, ge=1)
+    levels: int = param("Levels between 0 and the norm. A value takes the bits of 2 * levels + 1 codes.", ge=1, le=127)
     unbiased: bool = param(
-        "Whether the expectation is the vector; if not, all is divided by 1 + the largest variance, a contraction.",
+        "Whether the expectation is the vector. If not, the result is divided by 1 + its largest variance, which makes "
+        "it a contraction.",
         default=True,
     )
 
@@ -171,7 +172,7 @@ class QSGD(Blockwise):
 
 
 class Sign(Blockwise):
-    """One bit a value, its sign, and the mean magnitude of each block."""
+    """Sends one bit per value, its sign, and the mean magnitude of each block."""
 
     kind = "sign"
     says_sizes: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Compressors that keep some values of a vector; the others become zero."""
+"""Compressors that keep some values of a vector. The others become zero."""
 
 from typing import ClassVar
 
@@ -13,17 +13,17 @@ from covey.messages.payloads import Payload
 from covey.parts.parameters import param
 
 _SAMPLED = 32
-"""One number of so many is looked at to see whether most are zero."""
+"""The stride of the sample that decides whether most numbers are zero."""
 
 
 def largest(score: Tensor, count: int) -> Tensor:
-    """The indices of the `count` (at least one) numbers furthest from zero, increasing; of equals, the first."""
+    """The increasing indices of the `count` (at least one) numbers of largest magnitude. Ties go to the first."""
     distance = score.abs()
     if distance.device.type != "cpu":
         return distance.sort(descending=True, stable=True).indices[:count].sort().values
-    # Without a sign, floats are in the order of their bits read as integers, with NaN above all. This is 2 to 7 times
-    # as fast as torch.topk on CPUs, from tens of thousands of numbers on. Where most did not change, a partition of all
-    # would meet so many zeros that it took fifty times as long. Integers index faster than a mask.
+    # Non-negative floats sort like their bits as integers, with NaN last. From tens of thousands of numbers on, this is
+    # 2 to 7 times as fast as torch.topk on CPUs. If most numbers are zero, a partition of all takes fifty times as
+    # long, so zeros are dropped first. Integers index faster than a mask.
     bits = distance.contiguous().numpy().view(f"i{distance.itemsize}")
     sample = bits[::_SAMPLED]
     others = bits if 2 * np.count_nonzero(sample) > len(sample) else bits[np.flatnonzero(bits > 0)]
@@ -38,15 +38,15 @@ class Sparse(Compressor):
     """Keeps a fraction of the values."""
 
     says_all: ClassVar[bool] = False
-    budget: float = param("The fraction of the values that is kept.", gt=0, le=1)
+    budget: float = param("Fraction of the values that is kept.", gt=0, le=1)
 
     def count(self, size: int) -> int:
-        """How many of `size` values are kept."""
+        """The number of values that are kept of `size`."""
         return max(1, round(self.budget * size))
 
 
 class TopK(Sparse):
-    """Keeps the values furthest from zero, and says where they stand."""
+    """Keeps the values of largest magnitude, and sends their indices."""
 
     kind = "top-k"
 
@@ -73,11 +73,11 @@ class TopK(Sparse):
 
 
 class Random(Sparse):
-    """Keeps values at random indices, which the receiver draws too, so that values alone are sent."""
+    """Keeps values at random indices. The receiver draws the same indices, so only values are sent."""
 
     kind = "random"
     unbiased: bool = param(
-        "Whether what is kept is multiplied by 1 / budget, so that the expectation is the vector.", default=False
+        "Whether kept values are multiplied by 1 / budget, so that the expectation is the vector.", default=False
     )
 
     def _indices(self, size: int, draw: Draw) -> Tensor | None:
@@ -104,7 +104,7 @@ class Random(Sparse):
 
 
 class Ternary(Sparse):
-    """Of the values furthest from zero, says the indices, the signs, and the mean magnitude of all of them."""
+    """Sends indices and signs of the values of largest magnitude, and the mean of their magnitudes."""
 
     kind = "ternary"
 
@@ -128,5 +128,5 @@ class Ternary(Sparse):
         return Decompressed(values, decode_indices(encoded[0], size, count) if encoded else None)
 
     def guarantee(self, size: int) -> Guarantee:
-        # The error is |v|² - (sum of the k kept magnitudes)² / k, of which the sum is at least |v| sqrt(k / size).
+        # The error is |v|² - (sum of the k kept magnitudes)² / k. The sum may be as small as |v| sqrt(k / size).
         return Guarantee(size == 1, 1.0 - 1.0 / size)

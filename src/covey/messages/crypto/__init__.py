@@ -1,4 +1,4 @@
-"""Keys that two nodes agree on, what they make of them (masks that cancel, seals, boxes), and secrets in shares."""
+"""Key agreement between two nodes, masks that cancel, seals, boxes, and secret shares."""
 
 from covey.messages.crypto.fixed_point import FixedPoint
 from covey.messages.crypto.masks import (

@@ -1,4 +1,4 @@
-"""Numbers as integers of a ring, in which sums come out the same whatever is added and taken away on the way.
+"""Fixed-point numbers as integers of a ring. Sums are exact, so masks that are added and subtracted cancel.
 
 Shapes: K numbers.
 """
@@ -14,33 +14,33 @@ Integers = NDArray[np.signedinteger[Any]]
 
 
 _NEARLY_ALL = 1.0 - 2.0**-40
-"""Of a ring. Beside its ends, float64 has the numbers of a ring of 64 bits to 2**10 only."""
+"""The fraction of a ring that is used. Near the ends of a 64-bit ring, float64 is exact to 2**10 only."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """Integers modulo 2**bits, of which `fraction` bits stand behind the point."""
+    """Integers modulo 2**bits, with `fraction` bits after the binary point."""
 
     bits: int
     fraction: int
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """What holds one number, little-endian."""
+        """The little-endian dtype of one number."""
         return np.dtype(f"<i{self.bits // 8}")
 
     @property
     def tensor_dtype(self) -> torch.dtype:
-        """What holds one number in a tensor."""
+        """The torch dtype of one number."""
         return torch.int32 if self.bits == 32 else torch.int64
 
     def limit(self, terms: int) -> float:
-        """How large a sum of `terms` numbers may be; each of them is rounded, as is this limit."""
+        """The largest magnitude of a sum of `terms` numbers. It allows for the rounding of each."""
         return (2.0 ** (self.bits - 1) * _NEARLY_ALL - terms) / 2.0**self.fraction
 
     def encode(self, values_K: NDArray[np.float32], weight: float) -> Integers:
-        """weight * values_K, rounded. What is beyond `limit` must have been refused before."""
-        # Asked for, as numpy 1 would multiply in float32, and sums would be off by far more than half a step.
+        """Round weight * values_K to integers. The caller has refused values beyond `limit`."""
+        # With an explicit dtype: numpy 1 would multiply in float32, whose error is far more than half a step.
         scaled_K = np.multiply(values_K, weight * 2.0**self.fraction, dtype=np.float64)
         return np.rint(scaled_K, out=scaled_K).astype(self.dtype)
 

@@ -1,7 +1,7 @@
 """Key agreement (X25519, HKDF), masks (ChaCha20), seals (Poly1305) and boxes (both together).
 
-A mask is a stream of uniform integers that two nodes can make and nobody else: one adds it, the other takes it away.
-`derive` makes a key of its own for every purpose, so that no stream and no seal's key is ever used twice.
+A mask is a stream of uniform integers that only the two nodes of a pair can make. One adds it, the other subtracts it.
+`derive` makes a separate key for every purpose, so that no stream and no seal's key is used twice.
 """
 
 import struct
@@ -21,34 +21,34 @@ from numpy.typing import NDArray
 from covey.messages.crypto.fixed_point import Integers
 
 KEY_BYTES = 32
-"""The length of a public key, and of every derived one."""
+"""The length of public and derived keys."""
 SEAL_BYTES = 16
 BOX_BYTES = 16
-"""By how much a box is longer than what is in it."""
+"""The bytes by which a box is longer than its content."""
 _NONCE_BYTES = 12
 
 _AT_ONCE = 1 << 16
-"""Bytes of a stream that are made and added before the next ones: they stay in the processor's cache."""
+"""The chunk of a stream that is made and added at a time: it stays in the processor's cache."""
 _ZEROS = memoryview(bytes(_AT_ONCE))
 
 
 class Keys(ABC):
-    """What a node announces, and the secrets that it shares with others who do."""
+    """The public key of a node, and the secrets that it shares with the owners of other public keys."""
 
     public: bytes
     own: bytes
-    """What this node alone knows, to derive secrets of its own from."""
+    """A secret that this node alone knows, to derive further secrets from."""
 
     @abstractmethod
     def secret(self, public: bytes) -> bytes | None:
-        """What this node and the owner of another public key alone know; None where that is no public key."""
+        """The secret that this node shares with the owner of a public key; None if the key is not valid."""
 
 
 class KeyPair(Keys):
     """A private and a public key.
 
     Args:
-        private: 32 secret bytes; by default the operating system's.
+        private: 32 secret bytes; by default, random bytes of the operating system.
     """
 
     def __init__(self, private: bytes | None = None) -> None:
@@ -68,13 +68,13 @@ class KeyPair(Keys):
         try:
             shared = self._private.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError:
-            return None  # One of the few points that give everybody the same secret.
+            return None  # A point of low order, which gives every node the same secret.
         low, high = sorted((self.public, public))
         return HKDF(SHA256(), KEY_BYTES, salt=low + high, info=b"covey pair").derive(shared)
 
 
 class PretendedKeys(Keys):
-    """What has the size of keys and keeps no secret, where nothing is to be hidden."""
+    """Keys of the right size without secrecy, for runs that need none."""
 
     def __init__(self, public: bytes) -> None:
         self.public = public
@@ -85,11 +85,11 @@ class PretendedKeys(Keys):
 
 
 def derive(secret: bytes, purpose: str, *numbers: int, context: bytes) -> bytes:
-    """A key for one purpose.
+    """The key of one purpose.
 
     Args:
-        secret: of the pair.
-        purpose, numbers, context: what it is for; other ones give an unrelated key.
+        secret: the secret of the pair.
+        purpose, numbers, context: the purpose. Different ones give unrelated keys.
     """
     info = b"\x00".join([f"covey {purpose}".encode(), struct.pack(f"<{len(numbers)}q", *numbers), context])
     return HKDFExpand(SHA256(), KEY_BYTES, info=info).derive(secret)
@@ -98,11 +98,14 @@ def derive(secret: bytes, purpose: str, *numbers: int, context: bytes) -> bytes:
 def add_mask(
     values_K: Integers, key: bytes, *, negative: bool = False, where_K: NDArray[np.bool_] | None = None
 ) -> None:
-    """Add the stream of a key to integers in place, or take it away.
+    """Add the stream of a key to integers in place, or subtract it.
 
     Args:
-        where_K: to which of them; to all by default. Each takes the next number of the stream, so that no more of it
-            is made than is used.
+        values_K: the integers.
+        key: the key of the stream, used for nothing else.
+        negative: subtract instead of adding.
+        where_K: the integers to change; by default, all. Each takes the next number of the stream, so that no unused
+            part of the stream is made.
     """
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     step = _AT_ONCE // values_K.itemsize
@@ -120,12 +123,12 @@ def add_mask(
 
 
 def seal(key: bytes, values_K: Integers) -> bytes:
-    """What only who knows the key could have written under some integers; a key seals one message."""
+    """The authentication tag of some integers. A key seals one message only."""
     return Poly1305.generate_tag(key, values_K.view(np.uint8).data)
 
 
 def is_sealed(key: bytes, values_K: Integers, tag: bytes) -> bool:
-    """Whether `seal` made a tag of these integers."""
+    """True if `tag` is the seal of these integers under this key."""
     try:
         Poly1305.verify_tag(key, values_K.view(np.uint8).data, tag)
     except InvalidSignature:
@@ -134,12 +137,12 @@ def is_sealed(key: bytes, values_K: Integers, tag: bytes) -> bool:
 
 
 def lock(key: bytes, content: bytes) -> bytes:
-    """A box that only who knows the key can make or open; a key locks one box."""
+    """Encrypt and authenticate some bytes. A key locks one box only."""
     return ChaCha20Poly1305(key).encrypt(bytes(_NONCE_BYTES), content, None)
 
 
 def unlock(key: bytes, box: bytes) -> bytes | None:
-    """What is in a box; None where `lock` did not make it with this key."""
+    """The content of a box, or None if `lock` did not make it with this key."""
     try:
         return ChaCha20Poly1305(key).decrypt(bytes(_NONCE_BYTES), box, None)
     except InvalidTag:

@@ -1,7 +1,7 @@
-"""Secrets cut into shares, of which any `threshold` give the secret back and fewer say nothing (Shamir, 1979).
+"""Secret sharing (Shamir, 1979): enough shares give the secret, fewer say nothing about it.
 
-Over the integers modulo a prime, in Python's own: to cut a secret of 32 bytes for a dozen holders, or to join it, takes
-60 microseconds, and the library `cryptography` has nothing of the kind.
+The shares are integers modulo a prime, computed in plain Python: the library `cryptography` has no secret sharing.
+Cutting a secret of 32 bytes for a dozen holders, or joining it, takes 60 microseconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,17 @@ SHARE_BYTES = 32
 
 
 def secret_of(random: bytes) -> bytes:
-    """The secret that 32 random bytes stand for: as many, and a number below the prime."""
+    """The secret of 32 random bytes: their value modulo the prime."""
     return _bytes(int.from_bytes(random, "little"))
 
 
 def cut(secret: bytes, coefficients: Iterable[bytes], holders: int) -> list[bytes]:
-    """The shares of a secret, one for each holder.
+    """Cut a secret into shares, one for each holder.
 
     Args:
-        secret: as `secret_of` makes it.
-        coefficients: 32 random bytes each, one less than shares are needed to join them.
-        holders: how many.
+        secret: a result of `secret_of`.
+        coefficients: 32 random bytes each. Their number plus one is the number of shares that give the secret.
+        holders: the number of shares.
     """
     polynomial = [int.from_bytes(number, "little") for number in (secret, *coefficients)]
     shares = []
@@ -35,7 +35,7 @@ def cut(secret: bytes, coefficients: Iterable[bytes], holders: int) -> list[byte
 
 
 def join(shares: Mapping[int, bytes]) -> bytes:
-    """The secret of as many shares as are needed, by the indices of their holders, from 0."""
+    """The secret of enough shares, by the indices of their holders, from 0."""
     total = 0
     for index, share in shares.items():
         above, below = int.from_bytes(share, "little"), 1

@@ -83,7 +83,7 @@ def read_addresses(file: Path) -> list[str]:
     except OSError as error:
         raise ConfigurationError(f"The hosts file {file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"The hosts file {file} is no UTF-8.") from None
+        raise ConfigurationError(f"The hosts file {file} is not UTF-8.") from None
     if not any(lines):
         raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
     for number, line in enumerate(lines, 1):
