@@ -75,12 +75,12 @@ def test_two_faults_of_a_kind_strike_at_different_times_in_the_order_of_time():
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"kind": "kill", "at": 1}, "One of 'nodes', 'host', 'fraction' of the fault kill must say whom it strikes. Got none of them instead."),
-        ({"kind": "cut", "at": 1, "nodes": [1], "links": [[0, 1]]}, "One of 'nodes', 'host', 'fraction', 'links' of the fault cut must say whom it strikes. Got 'nodes', 'links' instead."),
-        ({"kind": "kill", "nodes": [1]}, "One of 'at', 'rate' of the fault kill must say when it strikes. Got none of them instead."),
+        ({"kind": "kill", "at": 1}, "Exactly one of 'nodes', 'host', 'fraction' of the fault kill must say what it strikes. Got none of them instead."),
+        ({"kind": "cut", "at": 1, "nodes": [1], "links": [[0, 1]]}, "Exactly one of 'nodes', 'host', 'fraction', 'links' of the fault cut must say what it strikes. Got 'nodes', 'links' instead."),
+        ({"kind": "kill", "nodes": [1]}, "Exactly one of 'at', 'rate' of the fault kill must say when it strikes. Got none of them instead."),
         ({"kind": "kill", "nodes": [12], "at": 1}, "The 'nodes' of the fault kill must be a list of different ints in [0, nodes). Got [12] instead (nodes is 12)."),
         ({"kind": "kill", "nodes": [], "at": 1}, "The 'nodes' of the fault kill must be a list of different ints in [0, nodes). Got [] instead (nodes is 12)."),
-        ({"kind": "kill", "host": 1, "at": 1}, "The 'of' of the fault kill is missing: it must be there with 'host'."),
+        ({"kind": "kill", "host": 1, "at": 1}, "The 'of' of the fault kill is missing: 'host' needs it."),
         ({"kind": "kill", "host": 2, "of": 2, "at": 1}, "The 'host' of the fault kill must be an int in [0, of). Got 2 instead (of is 2)."),
         ({"kind": "cut", "links": [[0, 0]], "at": 1}, "The 'links' of the fault cut must be pairs of different ints in [0, nodes), such as [[0, 1]]. Got [0, 0] instead (nodes is 12)."),
         ({"kind": "slow", "nodes": [0], "at": 1}, "The 'compute' or the 'uplink' of the fault slow must be more than 1. Got 1 and 1 instead."),

@@ -202,7 +202,7 @@ def test_a_link_without_capacity_is_refused(capacity: float) -> None:
 def test_time_cannot_go_back() -> None:
     share = FairShare(np.ones(2), np.ones(2))
     share.add(2.0, 0, 1, 1.0)
-    with pytest.raises(ValueError, match=r"time goes back from 2\.0 to 1\.0"):
+    with pytest.raises(ValueError, match=r"time decreases from 2\.0 to 1\.0"):
         share.add(1.0, 0, 1, 1.0)
 
 

@@ -134,12 +134,12 @@ def test_a_node_is_the_same_device_in_all_that_it_reads(devices: Path) -> None:
         ("bandwidth\n0\n", "Line 2 of '{file}': the 'bandwidth' must be a number in (0, inf). Got '0' instead."),
         ("bandwidth\ninf\n", "Line 2 of '{file}': the 'bandwidth' must be a number in (0, inf). Got 'inf' instead."),
         ("bandwidth\nfast\n", "Line 2 of '{file}': the 'bandwidth' must be a number in (0, inf). Got 'fast' instead."),
-        ("id,bandwidth\n0\n", "Line 2 of '{file}' must have 2 cells, as its header has. Got 1 instead."),
+        ("id,bandwidth\n0\n", "Line 2 of '{file}' must have 2 cells, like its header. Got 1 instead."),
         (
             "bandwidth,bandwidth\n1,2\n",
             "The header of '{file}' must not repeat a column. Got ['bandwidth', 'bandwidth']",
         ),
-        ("bandwidth\n", "The trace '{file}' has no rows under its header."),
+        ("bandwidth\n", "The trace '{file}' has no rows after its header."),
         ("\n\n", "The trace '{file}' has no rows."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Running an experiment from Python: `covey.run(experiment) -> Run`."""
+"""The functions that run an experiment from Python: `covey.run(experiment) -> Run`."""
 
 import platform
 import sys
@@ -19,7 +19,7 @@ from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, RunWriter, resuming
 
 RUNS = Path("runs")
-"""Where run folders go without a name of their own."""
+"""The folder of runs whose folder is not given."""
 
 
 @short_traceback()
@@ -34,23 +34,24 @@ def run(
 ) -> Run:
     """Run an experiment to its end; on a terminal and in a notebook a bar shows how far it is.
 
-    Args:
-        experiment: the object, its tables, or its TOML file.
-        out: the run's folder; by default a new one under `runs/`.
-        data: the data folder; by default `COVEY_DATA`.
-        progress: called now and then with how far it is, instead of the bar.
-        quiet: whether to show no bar, neither of the run nor of a download.
-        watch: whether to draw the curve of the accuracy below the bar, or of the loss where there is no accuracy.
+        Args:
+            experiment: the object, its tables, or its TOML file.
+            out: the run's folder. By default, a new one under `runs/`.
+        data: the data folder. By default, `COVEY_DATA`.
+        progress: called from time to time with the progress of the run. It replaces the bar.
+        quiet: show no progress bar, neither of the run nor of a download.
+        watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
 
-    Returns:
-        The run, with its metrics, its models and, in `drops`, how many messages were dropped and why.
-        Ctrl-C ends it early, with a checkpoint to go on from.
 
-    Raises:
-        CoveyError: whatever is wrong, in one line.
+        Returns:
+            The run, with its metrics, its models and, in `drops`, the number of dropped messages by reason.
+            Ctrl-C ends it early, with a checkpoint to resume from.
 
-    Warns:
-        ConfigurationWarning: rounds or evaluations end within a schedule's cycle, where accuracies are others.
+        Raises:
+            CoveyError: the experiment or its data are wrong. The text is one line.
+
+        Warns:
+            ConfigurationWarning: rounds or evaluations end within a schedule's cycle, so accuracies are not comparable.
     """
     chosen = as_experiment(experiment)
     for note in notes_on_cycles(chosen):
@@ -83,11 +84,11 @@ def resume(
     quiet: bool = False,
     watch: bool = False,
 ) -> Run:
-    """Go on with an interrupted run from its latest checkpoint; see `run`.
+    """Resume an interrupted run from its latest checkpoint. The arguments are those of `run`.
 
     Raises:
-        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint; nothing of it is
-            deleted.
+        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint. Nothing is
+            deleted then.
     """
     with resuming(Path(folder)) as opened:
         prepared = _prepare(Experiment.from_table(opened.run.experiment), data, quiet)
@@ -144,7 +145,7 @@ def _execute(
 
 
 def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Experiment:
-    """The experiment itself, from its object, its tables or its file."""
+    """The experiment of an object, its tables or its file."""
     if isinstance(experiment, Experiment):
         return experiment
     if isinstance(experiment, Mapping):
@@ -153,7 +154,7 @@ def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Ex
 
 
 def new_folder(stem: str) -> Path:
-    """A folder under `runs/` that does not exist yet: the stem and a number."""
+    """A folder under `runs/` that does not exist yet, named by the stem and a number."""
     number = 1
     while (RUNS / f"{stem}-{number:03d}").exists():
         number += 1
@@ -161,7 +162,7 @@ def new_folder(stem: str) -> Path:
 
 
 def facts(prepared: Prepared) -> dict[str, Any]:
-    """What a run's folder says of where it came from."""
+    """The provenance that a run's folder records: versions, machine, command, seed, data and program."""
     return {
         "covey": __version__,
         "python": sys.version.split()[0],

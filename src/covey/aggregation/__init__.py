@@ -1,4 +1,4 @@
-"""How models are merged: the aggregation part of gossip."""
+"""Rules that merge models: the aggregation of gossip and fedavg."""
 
 KINDS = {
     "aggregation": {
@@ -8,4 +8,4 @@ KINDS = {
         "median": "covey.aggregation.median:Median",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

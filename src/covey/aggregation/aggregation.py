@@ -1,4 +1,4 @@
-"""The part of gossip that makes one model of the own one and what arrived."""
+"""The rule that merges a node's own model and the models that arrived."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,12 +16,12 @@ from covey.runtime.node import Node
 
 
 class Contribution:
-    """What one neighbour gives to the merged model.
+    """The model, or the part of a model, that one neighbour sent.
 
     Args:
-        sender: who.
-        values: some parameters, or all.
-        indices: which of the P parameters they are; None where they are all.
+        sender: the neighbour.
+        values: the values of some parameters, or of all.
+        indices: the indices of these among the P parameters; None if `values` has all.
     """
 
     __slots__ = ("sender", "shared_indices", "shared_values")
@@ -29,41 +29,41 @@ class Contribution:
     def __init__(self, sender: NodeId, values: Tensor, indices: Tensor | None = None) -> None:
         self.sender = sender
         self.shared_values = values
-        """As all receivers have them, who share one message: nobody may write to them."""
+        """The values in memory that all receivers of the message share. They must not be written to."""
         self.shared_indices = indices
 
     @property
     def values(self) -> Tensor:
-        """The parameters, to do with as one likes."""
+        """A copy of the values that can be written to."""
         return own(self.shared_values)
 
     @property
     def indices(self) -> Tensor | None:
-        """Which they are."""
+        """A copy of the indices that can be written to."""
         return None if self.shared_indices is None else own(self.shared_indices)
 
 
 class Aggregation(Part):
-    """Merges; one object serves all nodes."""
+    """A rule that merges models. One object serves all nodes."""
 
     family: ClassVar[str] = "aggregation"
 
     def check_with(self, topology: Graphs) -> None:
-        """Raise ConfigurationError where this rule makes no sense on the topology."""
+        """Raise ConfigurationError if this rule does not work on the topology."""
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
-        """What becomes of a node's own numbers, most often its model, and those that arrived."""
+        """Merge a node's own values, usually its model, with those that arrived."""
         raise NotImplementedError
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float] | None:
-        """The weight that a node gives to each of `graph.senders(node)`; what is missing to 1 is its own.
+        """The weight that a node gives to each of `graph.senders(node)`. Its own weight is 1 minus their sum.
 
-        None where no weights are known beforehand: what arrives decides.
+        None if the weights depend on the values that arrive.
         """
         return None
 
     def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
-        """The weights of all edges of a graph, in its order of them; None where no weights are known beforehand."""
+        """The weights of all edges of a graph, in the graph's order; None if they depend on the values."""
         found: list[float] = []
         for node in range(graph.n):
             weights = self.weights(NodeId(node), graph)
@@ -73,13 +73,13 @@ class Aggregation(Part):
         return np.array(found, np.float64)
 
     def reach(self, node: NodeId, graph: Graph) -> float:
-        """How far a node moves towards the mean of others; beyond it, above 1, where its own weight is negative."""
+        """The sum of the weights that a node gives to others. It exceeds 1 if its own weight is negative."""
         weights = self.weights(node, graph)
         return 1.0 if weights is None else sum(weights)
 
 
 class Linear(Aggregation):
-    """A weight for each neighbour; what is missing to 1, that of absent neighbours included, is the node's own."""
+    """A fixed weight for each neighbour. The node's own weight is 1 minus the weights of those that arrived."""
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         raise NotImplementedError
@@ -93,7 +93,7 @@ class Linear(Aggregation):
 
 
 def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequence[float]) -> Mixture:
-    """Own numbers and weighted contributions, whole ones and parts; what a part does not hold is the own number."""
+    """The weighted sum of own values and contributions. A partial contribution is completed by own values."""
     models = [own, *[arrived.shared_values for arrived in contributions if arrived.shared_indices is None]]
     if len(models) > len(contributions):
         return Mixture(models, [1.0 - sum(weights), *weights])

@@ -1,4 +1,4 @@
-"""Averages: the merged model is a linear combination of the own one and those that arrived."""
+"""Averages: the merged model is a linear combination of the own model and those that arrived."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from covey.runtime.node import Node
 
 
 class Mean(Linear):
-    """Equal weights on the own model and on every one that arrived; keeps the network's mean in expectation."""
+    """Equal weights on the own model and on each that arrived. The network's mean is kept in expectation."""
 
     kind = "mean"
 
@@ -27,7 +27,7 @@ class Mean(Linear):
 
 
 class MetropolisHastings(Linear):
-    """Weight 1 / (1 + the larger degree of the two ends) on every neighbour; doubly stochastic on undirected graphs."""
+    """Weight 1 / (1 + the larger degree of the two ends) on every neighbour. Doubly stochastic on undirected graphs."""
 
     kind = "metropolis-hastings"
 
@@ -43,7 +43,7 @@ class MetropolisHastings(Linear):
 
 
 class Given(Linear):
-    """The weights that the topology itself gives to its edges."""
+    """The edge weights of the topology."""
 
     kind = "given"
 

@@ -1,4 +1,4 @@
-"""The median: of each number, what half of the nodes have at least and half at most."""
+"""The median of each parameter, over the own model and those that arrived."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,14 +11,14 @@ from covey.network.graph import Graph
 from covey.runtime.node import Node
 
 _AT_ONCE = 1 << 14
-"""Numbers of each model that are sorted at once: few enough to stay in a processor's cache."""
+"""The numbers of each model that are sorted at a time: they stay in the processor's cache."""
 
 
 class Median(Aggregation):
-    """The median of the own number and those that arrived, for each number by itself; between two, their mean.
+    """The median of each parameter by itself. With an even number of values, the mean of the middle two.
 
-    Where fewer than half of them lie, the result stays between what the others say. Of parts of models, each number is
-    the median of the own one and those of the nodes that sent it.
+    If fewer than half of the nodes are faulty, the result stays within the range of the others. For partial models,
+    the median of a parameter is over the own value and those of the nodes that sent it.
     """
 
     kind = "median"
@@ -34,7 +34,7 @@ class Median(Aggregation):
 
 
 def _filled(arrived: Contribution, own: Tensor) -> Tensor:
-    """A whole model of a part: what was not sent lies beyond all numbers."""
+    """A whole model from a contribution. Values that were not sent are infinite."""
     if arrived.shared_indices is None:
         return arrived.shared_values
     filled = torch.full_like(own, torch.inf)
@@ -50,7 +50,7 @@ def _middle(rows: list[Tensor]) -> Tensor:
 
 
 def _middle_of_sent(rows: list[Tensor]) -> Tensor:
-    """The same of what was sent; each column has the own number."""
+    """The median of the finite values of each column of sorted rows. The own value is always finite."""
     ordered = torch.stack(rows)
     counts = ordered.isfinite().sum(0)
     low, high = (ordered.gather(0, middle.unsqueeze(0)) for middle in ((counts - 1) // 2, counts // 2))
@@ -58,10 +58,10 @@ def _middle_of_sent(rows: list[Tensor]) -> Tensor:
 
 
 def _sorted(rows: list[Tensor]) -> list[Tensor]:
-    """Rows of which each column is sorted.
+    """Sort each column of the rows.
 
-    Eight models of a million numbers took 41 ms on one core with a network of minima and maxima of whole rows, and 405
-    with `torch.sort`, which goes through the columns one by one.
+    Eight models of a million numbers took 41 ms on one core with a sorting network over whole rows, and 405 ms with
+    `torch.sort`, which sorts one column at a time.
     """
     rows = [row.clone() for row in rows]
     spare = torch.empty_like(rows[0])
@@ -74,7 +74,7 @@ def _sorted(rows: list[Tensor]) -> list[Tensor]:
 
 @lru_cache(maxsize=256)
 def _network(count: int) -> list[tuple[int, int]]:
-    """Which of so many rows to compare, one pair after the other, so that they are sorted in the end.
+    """The sorting network of `count` rows: the pairs to compare, in order.
 
     Batcher's merge exchange (Knuth, The Art of Computer Programming, 5.2.2, algorithm M).
     """

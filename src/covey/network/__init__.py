@@ -1,4 +1,4 @@
-"""The network: who is there, how well connected and how fast they are, when they are away, and what goes wrong."""
+"""The network: nodes, links, speeds, absences, energy and injected faults."""
 
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
@@ -50,4 +50,4 @@ KINDS = {
         "corrupt": "covey.network.faults:Corrupt",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,4 +1,4 @@
-"""How many bits a node's link carries in a second.
+"""The data rates of the nodes' links.
 
 Shapes: N nodes.
 """
@@ -16,22 +16,21 @@ from covey.parts.quantities import BitsPerSecond
 
 
 class Bandwidth(Part):
-    """The rates of the nodes' links in one direction; written short as a rate, the same for all nodes."""
+    """The rates of the nodes' links in one direction. A bare rate means the same rate for all nodes."""
 
     family: ClassVar[str] = "bandwidth"
     short = ("constant", "rate")
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:
-        """Bits per second of every node's link, N; inf where it has no limit.
+        """The bits per second of every node's link, N; inf for no limit.
 
-        What is drawn for the uplinks is drawn again for the downlinks, so that who is fast in one direction is as
-        far above the median in the other.
+        Uplinks and downlinks use the same random numbers, so a node has the same rank in both directions.
         """
         raise NotImplementedError
 
 
 class ConstantBandwidth(Bandwidth):
-    """The same for all nodes."""
+    """The same rate for all nodes."""
 
     kind = "constant"
     rate: BitsPerSecond = param("The rate of every link; inf for no limit.", gt=0)
@@ -41,7 +40,7 @@ class ConstantBandwidth(Bandwidth):
 
 
 class LogNormalBandwidth(Bandwidth):
-    """Drawn for every node, log-normal."""
+    """A log-normal rate for every node."""
 
     kind = "log-normal"
     median: BitsPerSecond = param("The median rate.", gt=0, le=1e15)
@@ -53,12 +52,12 @@ class LogNormalBandwidth(Bandwidth):
 
 
 class Stragglers(Bandwidth):
-    """All alike but for a share of slow links, drawn at random: those of exactly round(fraction * nodes) nodes."""
+    """One rate for all nodes, except that exactly round(fraction * nodes) random nodes have slow links."""
 
     kind = "stragglers"
-    rate: BitsPerSecond = param("The rate of the others.", gt=0, lt=math.inf)
-    fraction: float = param("Which share of the nodes has slow links.", ge=0, le=1)
-    slowdown: float = param("How many times slower they are.", ge=1, lt=math.inf)
+    rate: BitsPerSecond = param("The rate of the other links.", gt=0, lt=math.inf)
+    fraction: float = param("The fraction of the nodes that have slow links.", ge=0, le=1)
+    slowdown: float = param("The factor by which slow links are slower.", ge=1, lt=math.inf)
 
     def rates(self, setting: Setting) -> NDArray[np.float64]:
         slow = setting.generator("bandwidth").permutation(setting.nodes)[: round(self.fraction * setting.nodes)]
@@ -75,11 +74,11 @@ _UNITS = {
 
 
 class TraceBandwidth(Bandwidth):
-    """Read from a CSV file with a header line, a device a row; every node is given a device of its own at random."""
+    """Rates of real devices, from a CSV file with a header line and a device per row. Each node gets another one."""
 
     kind = "trace"
     file: Path = param("The CSV file of the devices.")
-    column: str = param("The column that holds the rates.", default="bandwidth")
+    column: str = param("The column of the rates.", default="bandwidth")
     unit: Literal["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "B/s", "kB/s", "MB/s", "GB/s"] = param(
         "The unit of the numbers in the file.", default="bit/s"
     )

@@ -1,4 +1,4 @@
-"""When nodes are away."""
+"""The absences of nodes."""
 
 import math
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Seconds
 
 Absence: TypeAlias = tuple[float, float]
-"""From when until when a node is away, in seconds: [start, end)."""
+"""The interval in which a node is away, in seconds: [start, end)."""
 
 
 class Churn(Part):
-    """The absences of the nodes."""
+    """A model of when nodes are away."""
 
     family: ClassVar[str] = "churn"
 
     @property
     def has_churn(self) -> bool:
-        """Whether a node may ever be away."""
+        """True if a node may ever be away."""
         return type(self).absences is not NoChurn.absences
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
-        """The absences of a node, one after the other and apart; there may be no end to them.
+        """The absences of a node, in order and without overlap. The iterator may be infinite.
 
-        The first starts at 0 where the node joins late; the last ends at inf where it leaves for good.
+        If the node joins late, the first one starts at 0. If it leaves for good, the last one ends at inf.
         """
         raise NotImplementedError
 
 
 class NoChurn(Churn):
-    """Every node is there all the time."""
+    """Every node is present all the time."""
 
     kind = "none"
 
@@ -43,12 +43,12 @@ class NoChurn(Churn):
 
 
 class RateChurn(Churn):
-    """Every node comes and goes by itself; both stays and absences have exponential lengths."""
+    """Nodes leave and return independently. Stays and absences have exponential lengths."""
 
     kind = "rate"
-    mean_up: Seconds = param("How long a node stays, on average.", gt=0, lt=math.inf)
-    mean_down: Seconds = param("How long it is away, on average.", gt=0, lt=math.inf)
-    leave: float = param("The probability that who goes away never comes back.", default=0.0, ge=0, le=1)
+    mean_up: Seconds = param("The mean length of a stay.", gt=0, lt=math.inf)
+    mean_down: Seconds = param("The mean length of an absence.", gt=0, lt=math.inf)
+    leave: float = param("The probability that a node that leaves never returns.", default=0.0, ge=0, le=1)
     late: float = param("The probability that a node is away at the start.", default=0.0, ge=0, le=1)
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
@@ -67,14 +67,14 @@ class RateChurn(Churn):
 
 
 _ENDS = {"join": "leave", "return": "crash"}
-"""Which event each kind of coming back puts an end to."""
+"""The kind of event that each kind of return ends."""
 
 
 class TraceChurn(Churn):
-    """Read from a CSV file with the columns node, event and time (in seconds).
+    """Absences from a CSV file with the columns node, event and time (in seconds).
 
-    A node leaves and may join again; it crashes and may return. Who has no event stays all the time; whose first
-    event is to join is away until then. The events of one node stand in the order of time.
+    After `leave`, a node may `join` again; after `crash`, it may `return`. A node without events is always present. A
+    node whose first event is `join` is away until then. The events of one node are in order of time.
     """
 
     kind = "trace"
@@ -89,7 +89,7 @@ class TraceChurn(Churn):
 
 
 def _read(trace: Trace, nodes: int) -> dict[int, list[Absence]]:
-    """The absences that a trace tells of, by node; ConfigurationError where its events cannot follow one another."""
+    """The absences of a trace, by node. ConfigurationError if an event cannot follow the previous one."""
 
     def parse_node(text: str) -> int | None:
         return int(text) if text.isdecimal() and int(text) < nodes else None

@@ -1,4 +1,4 @@
-"""How fast the nodes train.
+"""The training speeds of nodes.
 
 Shapes: N nodes.
 """
@@ -15,28 +15,28 @@ from covey.parts.parameters import Part, Setting, param
 
 
 class Compute(Part):
-    """The training speeds of the nodes; written short as samples per second, the same for all nodes."""
+    """The training speeds of the nodes. A bare number means that many samples per second for all nodes."""
 
     family: ClassVar[str] = "compute"
     short = ("constant", "samples_per_second")
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
-        """Samples per second of every node, N."""
+        """The samples per second of every node, N."""
         raise NotImplementedError
 
 
 class ConstantCompute(Compute):
-    """The same for all nodes."""
+    """The same speed for all nodes."""
 
     kind = "constant"
-    samples_per_second: float = param("How many samples a node trains on in a second.", gt=0, lt=math.inf)
+    samples_per_second: float = param("Samples that a node trains on in a second.", gt=0, lt=math.inf)
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         return np.full(setting.nodes, self.samples_per_second)
 
 
 class LogNormalCompute(Compute):
-    """Drawn for every node, log-normal."""
+    """A log-normal speed for every node."""
 
     kind = "log-normal"
     median: float = param("The median of samples per second.", gt=0, le=1e15)
@@ -48,12 +48,12 @@ class LogNormalCompute(Compute):
 
 
 class Stragglers(Compute):
-    """All alike but for a share of slow nodes, drawn at random: exactly round(fraction * nodes) of them."""
+    """One speed for all nodes, except that exactly round(fraction * nodes) random nodes are slow."""
 
     kind = "stragglers"
-    samples_per_second: float = param("The speed of the others.", gt=0, lt=math.inf)
-    fraction: float = param("Which share of the nodes is slow.", ge=0, le=1)
-    slowdown: float = param("How many times slower they are.", ge=1, lt=math.inf)
+    samples_per_second: float = param("The speed of the other nodes.", gt=0, lt=math.inf)
+    fraction: float = param("The fraction of the nodes that are slow.", ge=0, le=1)
+    slowdown: float = param("The factor by which slow nodes are slower.", ge=1, lt=math.inf)
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         slow = setting.generator("compute").permutation(setting.nodes)[: round(self.fraction * setting.nodes)]
@@ -63,12 +63,12 @@ class Stragglers(Compute):
 
 
 class TraceCompute(Compute):
-    """Read from a CSV file with a header line, a device a row; every node is given a device of its own at random."""
+    """Speeds of real devices, from a CSV file with a header line and a device per row. Each node gets another one."""
 
     kind = "trace"
     file: Path = param("The CSV file of the devices.")
     column: Literal["samples_per_second", "ms_per_sample"] = param(
-        "The column that holds the speeds; its name says what they are.", default="samples_per_second"
+        "The column of the speeds. Its name states the unit.", default="samples_per_second"
     )
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What nodes spend.
+"""The energy that nodes spend.
 
 Shapes: N nodes, R devices.
 """
@@ -16,57 +16,59 @@ from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Joules, Watts
 
 MOBILENET_PARAMETERS = 3_504_872
-"""Of MobileNet v2, whose inference time the data sheets of phones state."""
+"""The parameters of MobileNet v2, whose inference time is known for many phones."""
 _BACKWARD = 3
-"""A training step on a sample takes as long as so many inferences: one forwards, and two for the way back."""
+"""The time of a training step on a sample, in inferences: one for the forward pass, two for the backward pass."""
 _WATT_HOUR = 3600.0
 
 
 class Energy(Part):
-    """What computing and messages cost a node; written short as a power, drawn while it computes."""
+    """The energy of computing and of messages. A bare power means that power while a node computes."""
 
     family: ClassVar[str] = "energy"
     short = ("constant", "power")
 
     @property
     def is_measured(self) -> bool:
-        """Whether there is anything to record."""
+        """True if energy is recorded."""
         return True
 
     def per_sample(self, node: int, speed: float) -> float:
         """The joules that a node spends to train on one sample.
 
         Args:
+            node: the node's id.
             speed: its samples per second.
         """
         raise NotImplementedError
 
     def of_messages(self, bytes_out: int, bytes_in: int) -> float:
-        """The joules that a node spends on what it sends and receives."""
+        """The joules that a node spends on messages of these bytes."""
         raise NotImplementedError
 
     def joules(self, node: int, samples: int, speed: float, bytes_out: int, bytes_in: int) -> float:
-        """What a node has spent.
+        """The joules that a node has spent since the start.
 
         Args:
-            samples: how many it has trained and, where that takes time, evaluated on.
+            node: the node's id.
+            samples: the samples that it has trained on and, if evaluation takes time, evaluated on.
             speed: its samples per second.
-            bytes_out: what it has sent.
-            bytes_in: what it has received.
+            bytes_out: the bytes that it has sent.
+            bytes_in: the bytes that it has received.
         """
         return self.per_sample(node, speed) * samples + self.of_messages(bytes_out, bytes_in)
 
     def devices(self) -> int:
-        """How many devices there are, node i having device i modulo their number; 0 where it says nothing."""
+        """The number of kinds of device, or 0 if there are none. Node i has device i modulo this number."""
         return 0
 
     def batteries(self, nodes: int) -> NDArray[np.float64] | None:
-        """The joules in the battery of every node, N; None where there is nothing to say of them."""
+        """The joules in the battery of every node, N; None if batteries are not modelled."""
         return None
 
 
 class NoEnergy(Energy):
-    """Nobody counts."""
+    """Energy is not measured."""
 
     kind = "none"
 
@@ -88,33 +90,34 @@ class NoEnergy(Energy):
 
 class _PerByte(Energy):
     kind: ClassVar[str] = ""
-    per_byte_out: Joules = param("What a byte costs its sender.", default=0.0, ge=0, lt=math.inf)
-    per_byte_in: Joules = param("What a byte costs its receiver.", default=0.0, ge=0, lt=math.inf)
+    per_byte_out: Joules = param("The energy that a byte costs its sender.", default=0.0, ge=0, lt=math.inf)
+    per_byte_in: Joules = param("The energy that a byte costs its receiver.", default=0.0, ge=0, lt=math.inf)
 
     def of_messages(self, bytes_out: int, bytes_in: int) -> float:
         return self.per_byte_out * bytes_out + self.per_byte_in * bytes_in
 
 
 class ConstantEnergy(_PerByte):
-    """The same for all nodes, and nothing while a node waits; the metric `energy` is the sum since the start."""
+    """The same power for all nodes, and none while a node waits. The metric `energy` is the sum since the start."""
 
     kind = "constant"
-    power: Watts = param("What a node draws while it trains or evaluates.", default=0.0, ge=0, lt=math.inf)
+    power: Watts = param("The power of a node while it trains or evaluates.", default=0.0, ge=0, lt=math.inf)
 
     def per_sample(self, node: int, speed: float) -> float:
         return self.power / speed
 
 
 class DeviceEnergy(_PerByte):
-    """What phones spend, as SkipTrain reckons it: the k-th node is the device in row k of a table, which is repeated.
+    """The energy of phones, by the model of SkipTrain. Node k is the device in row k of a table, which is repeated.
 
-    A sample takes three times as long as an inference, an inference as much longer than MobileNet v2's as the model is
-    larger, and the device draws its greatest power meanwhile. How fast nodes are in virtual time is `compute`'s affair.
+    Training on a sample takes three times as long as an inference. The time of an inference is that of MobileNet v2
+    times the ratio of the models' parameters. The device draws its greatest power meanwhile. This time is for energy
+    only: virtual time follows `compute`.
     """
 
     kind = "devices"
     file: Path | None = param(
-        "A CSV file with the columns mobilenet_ms, power_w and battery_wh; by default four phones of 2022.",
+        "A CSV file with the columns mobilenet_ms, power_w and battery_wh. By default, four phones of 2022.",
         default=None,
     )
 

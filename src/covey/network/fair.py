@@ -1,4 +1,4 @@
-"""Links that are shared: every transfer is a fluid whose rate is max-min fair over the links at its two ends.
+"""Shared links: every transfer is a fluid whose rate is max-min fair over the links at its two ends.
 
 Shapes: N nodes, F flows.
 """
@@ -11,11 +11,11 @@ Ids = NDArray[np.int64]
 
 
 def max_min_rates(uplinks: Floats, downlinks: Floats, senders: Ids, receivers: Ids) -> Floats:
-    """The max-min fair rates of flows: nobody's can grow but at the expense of one that is no greater.
+    """The max-min fair rates of flows: no rate can grow unless one that is no greater shrinks.
 
-    A link whose equal share is the least that any of its flows is offered is a bottleneck, and those flows get that
-    share. All bottlenecks of the moment are settled together, also those of different shares, because what remains on
-    a link is never less per flow than before; so there are as many steps as bottlenecks that hang on one another.
+    A link is a bottleneck if its equal share is the least offer to any of its flows. These flows get that share. All
+    current bottlenecks are fixed in one step, even with different shares, because the rest of a link is never less per
+    flow than before. So the number of steps is the length of the longest chain of dependent bottlenecks.
 
     Args:
         uplinks, downlinks: capacities in bits per second, N; inf for no limit.
@@ -46,12 +46,11 @@ def max_min_rates(uplinks: Floats, downlinks: Floats, senders: Ids, receivers: I
 
 
 class FairShare:
-    """All transfers under way in a network of shared links.
+    """All active transfers in a network of shared links.
 
-    Times may not decrease from call to call. What a flow that ended had of its links is free for others once `complete`
-    has taken it out, so that has to be called at every time that `next_completion` gives. What begins, ends or is
-    withdrawn at one instant changes the rates once, when they are next asked for. A flow whose rate never changes ends
-    exactly at start + bits / rate, whatever others do.
+    Times may not decrease from call to call. `complete` frees the share of flows that ended, so it must be called at
+    every time that `next_completion` returns. All changes at one instant change the rates once, when they are next
+    needed. A flow whose rate never changes ends exactly at start + bits / rate.
 
     Args:
         uplinks, downlinks: capacities in bits per second, N; inf for no limit.
@@ -67,24 +66,24 @@ class FairShare:
             raise ValueError("every link must have a rate above 0")
         self._now = 0.0
         self._stale = False
-        """Whether flows came or went at `_now` and the rates are those of before."""
+        """True if flows began or ended at `_now` and the rates are not updated yet."""
         self._next_id = 0
         self._new: list[tuple[int, int, int, float]] = []
-        """(id, sender, receiver, bits) of the flows that began at `_now` and are not in the arrays yet."""
-        # The flows, in order of their ids.
+        """New flows that are not in the arrays yet: (id, sender, receiver, bits)."""
+        # The flows in the arrays, in order of their ids.
         self._ids = np.zeros(0, dtype=np.int64)
         self._senders = np.zeros(0, dtype=np.int64)
         self._receivers = np.zeros(0, dtype=np.int64)
         self._since = np.zeros(0)
-        """When each got its rate."""
+        """The time at which each flow got its rate."""
         self._bits = np.zeros(0)
-        """What was left of it then."""
+        """The bits that were left at that time."""
         self._rates = np.zeros(0)
         self._ends = np.zeros(0)
-        """When it ends, unless its rate changes."""
+        """The time at which each flow ends, unless its rate changes."""
 
     def add(self, now: float, sender: int, receiver: int, bits: float) -> int:
-        """Begin a transfer; returns its id. Ids count up."""
+        """Begin a transfer and return its id. Ids increase."""
         self._advance(now)
         flow = self._next_id
         self._next_id += 1
@@ -93,10 +92,10 @@ class FairShare:
         return flow
 
     def cancel(self, now: float, flow: int) -> float:
-        """Withdraw a transfer; returns how many of its bits were not sent.
+        """Withdraw a transfer and return the number of its unsent bits.
 
         Raises:
-            KeyError: there is no such transfer.
+            KeyError: the transfer is not active.
         """
         self._advance(now)
         self._merge()
@@ -108,7 +107,7 @@ class FairShare:
         return unsent
 
     def next_completion(self) -> tuple[float, list[int]] | None:
-        """When the next transfers end and which; None where there are none."""
+        """The time at which the next transfers end, and their ids; None if none is active."""
         self._share()
         if not len(self._ids):
             return None
@@ -116,7 +115,7 @@ class FairShare:
         return end, self._ids[self._ends == end].tolist()
 
     def complete(self, now: float) -> list[int]:
-        """Take out the transfers that have ended by `now`; returns them in order of their ids."""
+        """Remove the transfers that have ended by `now`, and return their ids in order."""
         self._advance(now)
         self._share()
         ended = self._ends <= now
@@ -126,27 +125,27 @@ class FairShare:
         return flows
 
     def remaining(self, now: float) -> list[tuple[int, int, int, float]]:
-        """(id, sender, receiver, bits not sent yet) of all transfers, in order of their ids."""
+        """The active transfers in order of ids: (id, sender, receiver, unsent bits)."""
         self._advance(now)
         self._merge()
         columns = (self._ids.tolist(), self._senders.tolist(), self._receivers.tolist(), self._left(now).tolist())
         return list(zip(*columns, strict=True))
 
     def rates(self) -> list[tuple[int, int, int, float]]:
-        """(id, sender, receiver, bits per second) of all transfers as they are now, in order of their ids."""
+        """The active transfers in order of ids: (id, sender, receiver, bits per second)."""
         self._share()
         columns = (self._ids.tolist(), self._senders.tolist(), self._receivers.tolist(), self._rates.tolist())
         return list(zip(*columns, strict=True))
 
     def _advance(self, now: float) -> None:
         if now < self._now:
-            raise ValueError(f"time goes back from {self._now} to {now}")
+            raise ValueError(f"time decreases from {self._now} to {now}")
         if now > self._now:
             self._share()
             self._now = now
 
     def _left(self, now: float) -> Floats:
-        """The bits of every flow that are not sent at `now`."""
+        """The unsent bits of every flow at `now`."""
         left = self._bits.copy()
         running = (self._rates > 0) & (self._since < now)
         left[running] -= self._rates[running] * (now - self._since[running])
@@ -160,7 +159,7 @@ class FairShare:
         self._stale = True
 
     def _merge(self) -> None:
-        """Bring the new flows into the arrays; they have no rate yet."""
+        """Append the new flows to the arrays, with rate 0."""
         if not self._new:
             return
         ids, senders, receivers, bits = zip(*self._new, strict=True)
@@ -175,7 +174,7 @@ class FairShare:
         self._ends = np.append(self._ends, np.where(np.array(bits) > 0, np.inf, self._now))
 
     def _share(self) -> None:
-        """Give every flow that has not ended its fair rate from `_now` on."""
+        """Update the rates of all flows that have not ended by `_now`."""
         if not self._stale:
             return
         self._merge()

@@ -1,6 +1,6 @@
-"""What goes wrong on purpose: nodes that die or stand still, links that are cut, slow, or garble what they carry.
+"""Injected faults: killed or paused nodes, and links that are cut, slow, or corrupt messages.
 
-When faults strike, and whom, is a function of the seed alone: every process of every engine draws the same strikes.
+The times and targets of strikes are a function of the seed. Every process of every engine draws the same strikes.
 """
 
 import heapq
@@ -19,86 +19,86 @@ if TYPE_CHECKING:
     from covey.network.network import Network
 
 Fate = float | str
-"""What becomes of a message: how many times longer it takes to leave, or the reason for which it is lost."""
+"""The fate of a message: the factor by which sending it takes longer, or the reason for its loss."""
 
 CORRUPT = "corrupt"
-"""The reason of messages whose bytes change: where there are bytes, their receiver finds that out and drops them."""
+"""The reason of corrupted messages. In the emulation their bytes are changed, and the receiver drops them."""
 
 
 class Target(Protocol):
-    """What a fault strikes: a node or, where `Fault.stops_a_host`, the process of a host. The engine undoes what was
-    done to it when the strike is over."""
+    """The target of a fault: a node or, if `Fault.stops_a_host`, the process of a host. The engine restores the target
+    when the strike ends."""
 
     def kill(self) -> None:
-        """Let it be gone at once, with all that it has not committed."""
+        """End the target at once. Work that is not committed is lost."""
 
     def pause(self) -> None:
-        """Let it stand still: what it would have done meanwhile it does afterwards."""
+        """Stop the target. It continues where it stopped when the strike ends."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Strike:
-    """One time that a fault strikes."""
+    """One occurrence of a fault."""
 
     fault: "Fault"
     start: float
     end: float
-    """In seconds of the nodes' clock; inf where it is never over."""
+    """Seconds of the nodes' clock; inf if the strike never ends."""
     nodes: frozenset[int]
-    """Whom it strikes; empty where it strikes single links."""
+    """The nodes that it strikes; empty if it strikes single links."""
 
     def in_words(self) -> str:
-        """What happens to whom."""
+        """The effect and the target, in one line."""
         fault = self.fault
-        whom = fault.whom() if fault.fraction is None else f"nodes {_listed(sorted(self.nodes))}"
-        return fault.effect().format(whom=whom)
+        target = fault.target_in_words() if fault.fraction is None else f"nodes {_listed(sorted(self.nodes))}"
+        return fault.effect().format(target=target)
 
 
 class Fault(Part):
-    """What goes wrong, whom it strikes, when, and for how long.
+    """A fault: its effect, targets, times and duration.
 
-    A class of faults acts in one or several ways: `hit` strikes nodes, `slowdown` what they compute, `fate` what they
-    send. It also says for how long (`seconds`), and in words what happens (`effect`).
+    A class of faults acts through one or several methods: `hit` on nodes, `slowdown` on their computing, `fate` on
+    their messages. `seconds` is the duration, and `effect` describes the fault in words.
     """
 
     family: ClassVar[str] = "fault"
     has_links: ClassVar[bool] = False
-    """Whether it can strike single links."""
+    """True if it can strike single links."""
     loses: ClassVar[bool] = True
-    """Whether it may keep messages from ever coming."""
+    """True if it may keep messages from ever arriving."""
     thins: ClassVar[bool] = False
-    """Whether it loses messages one by one, each by chance, while their senders go on."""
-    told_by_nodes: ClassVar[bool] = False
-    """Whether the nodes that it strikes record an event of their own, as those do that are killed or paused."""
+    """True if it loses single messages at random."""
+    recorded_by_nodes: ClassVar[bool] = False
+    """True if nodes record the event of a strike themselves, as killed and paused nodes do."""
     nodes: list[int] | None = param("The nodes that it strikes.", default=None, ge=0)
-    host: int | None = param("The host whose nodes it strikes; needs `of`.", default=None, ge=0)
+    host: int | None = param("The host whose nodes it strikes. Needs `of`.", default=None, ge=0)
     of: int | None = param(
-        "How many hosts there are, where `host` is given; host h has the nodes n with floor(n * of / nodes) = h.",
+        "The number of hosts, if `host` is given. Host h has the nodes n with floor(n * of / nodes) = h.",
         default=None,
         ge=1,
         le="nodes",
     )
     fraction: float | None = param(
-        "The share of the nodes that it strikes, drawn anew each time.", default=None, gt=0, le=1
+        "The fraction of the nodes that it strikes, drawn at each strike.", default=None, gt=0, le=1
     )
-    at: Seconds | None = param("When it strikes, on the nodes' clock.", default=None, ge=0, lt=math.inf)
+    at: Seconds | None = param("The time of its strike, on the nodes' clock.", default=None, ge=0, lt=math.inf)
     rate: float | None = param(
-        "How often it strikes in a second, on average, with exponential pauses.", default=None, gt=0, lt=math.inf
+        "Strikes per second, on average, with exponential intervals.", default=None, gt=0, lt=math.inf
     )
 
     @property
     def seconds(self) -> float:
-        """For how long it strikes; inf where it is never over."""
+        """The duration of a strike; inf if it never ends."""
         return math.inf
 
     @property
     def stops_a_host(self) -> bool:
-        """Whether it strikes the process of a host, where there is one, and not the nodes one by one."""
+        """True if it strikes the process of a host, in engines with hosts, instead of single nodes."""
         return False
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        self._one_of(("nodes", "host", "fraction", *(("links",) if self.has_links else ())), "whom it strikes")
+        self._one_of(("nodes", "host", "fraction", *(("links",) if self.has_links else ())), "what it strikes")
         self._one_of(("at", "rate"), "when it strikes")
         if self.nodes is not None and not _are_different_nodes(self.nodes, setting.nodes):
             raise ConfigurationError(
@@ -107,39 +107,39 @@ class Fault(Part):
             )
         if (self.host is None) != (self.of is None):
             given, missing = ("host", "of") if self.of is None else ("of", "host")
-            raise ConfigurationError(f"The '{missing}' of {self.named()} is missing: it must be there with '{given}'.")
+            raise ConfigurationError(f"The '{missing}' of {self.named()} is missing: '{given}' needs it.")
         if self.host is not None and self.of is not None and self.host >= self.of:
             raise ConfigurationError(
                 f"The 'host' of {self.named()} must be an int in [0, of). Got {self.host} instead (of is {self.of})."
             )
 
     def check_with(self, network: "Network") -> None:
-        """Raise ConfigurationError where it makes no sense in a network."""
+        """Raise ConfigurationError if the fault makes no sense in a network."""
 
     def _one_of(self, names: Iterable[str], what: str) -> None:
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             known = ", ".join(f"'{name}'" for name in names)
             got = ", ".join(f"'{name}'" for name in given) or "none of them"
-            raise ConfigurationError(f"One of {known} of {self.named()} must say {what}. Got {got} instead.")
+            raise ConfigurationError(f"Exactly one of {known} of {self.named()} must say {what}. Got {got} instead.")
 
     def strikes(self, setting: Setting, index: int) -> Iterator[Strike]:
-        """When it strikes whom, the earliest first; at a rate there is no end to it.
+        """The strikes of the fault, the earliest first. With a rate, the iterator is infinite.
 
         Args:
             setting: the experiment.
-            index: of the fault among the experiment's, so that two of a kind strike at different times.
+            index: the position of the fault in the experiment, so that equal faults strike at different times.
         """
         generator = setting.generator("faults", index)
         start = 0.0 if self.at is None else self.at
         while True:
             if self.rate is not None:
                 start += generator.exponential(1.0 / self.rate)
-            yield Strike(self, start, start + self.seconds, self._whom(setting.nodes, generator))
+            yield Strike(self, start, start + self.seconds, self._struck(setting.nodes, generator))
             if self.rate is None:
                 return
 
-    def _whom(self, count: int, generator: np.random.Generator) -> frozenset[int]:
+    def _struck(self, count: int, generator: np.random.Generator) -> frozenset[int]:
         if self.fraction is not None:
             struck = generator.choice(count, max(1, round(self.fraction * count)), replace=False)
             return frozenset(struck.tolist())
@@ -148,45 +148,45 @@ class Fault(Part):
         return frozenset(self.nodes or ())
 
     def hit(self, target: Target) -> None:
-        """What it does to each node, or host, when it strikes."""
+        """Act on one target, a node or a host, at a strike."""
 
     def slowdown(self, node: int) -> float:
-        """How many times longer what a node computes takes, of those that it strikes."""
+        """The factor by which computing takes longer at a node that it strikes."""
         return 1.0
 
     @property
     def strikes_messages(self) -> bool:
-        """Whether it has a say in the fate of messages."""
+        """True if it may change the fate of messages."""
         return type(self).fate is not Fault.fate
 
     def concerns(self, strike: Strike, sender: int, receiver: int) -> bool:
-        """Whether it decides, during a strike, on messages from one node to another."""
+        """True if a strike affects messages from `sender` to `receiver`."""
         return sender in strike.nodes
 
     def fate(self, sender: int, receiver: int, chance: float) -> Fate:
-        """What becomes of a message that it concerns.
+        """The fate of a message that it concerns.
 
         Args:
-            sender: the id of the node that sends it.
-            receiver: the id of the node that it is for.
-            chance: drawn for this message and this fault, uniformly from [0, 1).
+            sender: the id of the message's sender.
+            receiver: the id of the message's receiver.
+            chance: a uniform number in [0, 1), drawn for this message and this fault.
         """
         return 1.0
 
     def effect(self) -> str:
-        """What it does, with {whom} for whom it strikes."""
-        return f"{{whom}} struck by {self.named()}"
+        """The effect in words, with {target} in the place of the target."""
+        return f"{{target}} struck by {self.named()}"
 
     def in_words(self) -> str:
-        """What will happen, in one line."""
+        """The times, the effect and the target, in one line."""
         if self.rate is not None:
             when = f"every {_seconds(1.0 / self.rate)} on average"
         else:
             when = f"at {_seconds(self.at or 0.0)}"
-        return f"{when}: {self.effect().format(whom=self.whom())}"
+        return f"{when}: {self.effect().format(target=self.target_in_words())}"
 
-    def whom(self) -> str:
-        """Whom it strikes, in words."""
+    def target_in_words(self) -> str:
+        """The nodes or links that it strikes, in words."""
         if self.nodes is not None:
             return f"node{'s' if len(self.nodes) > 1 else ''} {_listed(self.nodes)}"
         if self.host is not None:
@@ -195,12 +195,12 @@ class Fault(Part):
 
 
 class Kill(Fault):
-    """Nodes, or the process of a host, are gone at once, with all that they have not committed."""
+    """Nodes, or the process of a host, end at once. Work that is not committed is lost."""
 
     kind = "kill"
-    told_by_nodes: ClassVar[bool] = True
+    recorded_by_nodes: ClassVar[bool] = True
     back: Seconds | None = param(
-        "How long afterwards they come back from their last checkpoint; never by default.",
+        "The time after which they return from their last checkpoint. By default, they never return.",
         default=None,
         gt=0,
         lt=math.inf,
@@ -218,16 +218,16 @@ class Kill(Fault):
         target.kill()
 
     def effect(self) -> str:
-        return "{whom} killed, " + ("for good" if self.back is None else f"back after {_seconds(self.back)}")
+        return "{target} killed, " + ("for good" if self.back is None else f"back after {_seconds(self.back)}")
 
 
 class Pause(Fault):
-    """Nodes, or the process of a host, stand still; what they would have done meanwhile they do afterwards."""
+    """Nodes, or the process of a host, stop for a time and then continue where they stopped."""
 
     kind = "pause"
     loses: ClassVar[bool] = False
-    told_by_nodes: ClassVar[bool] = True
-    lasts: Seconds = param("For how long.", gt=0, lt=math.inf)
+    recorded_by_nodes: ClassVar[bool] = True
+    lasts: Seconds = param("The duration of the pause.", gt=0, lt=math.inf)
 
     @property
     def seconds(self) -> float:
@@ -241,18 +241,20 @@ class Pause(Fault):
         target.pause()
 
     def effect(self) -> str:
-        return "{whom} paused for " + _seconds(self.lasts)
+        return "{target} paused for " + _seconds(self.lasts)
 
 
 class LinkFault(Fault):
-    """A fault of what nodes send."""
+    """A fault of messages."""
 
     kind: ClassVar[str] = ""
     has_links: ClassVar[bool] = True
     links: list[list[int]] | None = param(
         "The pairs of nodes between which it strikes, in both directions.", default=None
     )
-    lasts: Seconds | None = param("For how long; to the end by default.", default=None, gt=0, lt=math.inf)
+    lasts: Seconds | None = param(
+        "The duration of a strike. By default, to the end of the run.", default=None, gt=0, lt=math.inf
+    )
 
     @property
     def seconds(self) -> float:
@@ -272,9 +274,9 @@ class LinkFault(Fault):
     def concerns(self, strike: Strike, sender: int, receiver: int) -> bool:
         return (sender, receiver) in self._pairs if self._pairs else sender in strike.nodes
 
-    def whom(self) -> str:
+    def target_in_words(self) -> str:
         if self.links is None:
-            return super().whom()
+            return super().target_in_words()
         return f"the links {_listed(f'{a}-{b}' for a, b in self.links)}"
 
     @property
@@ -283,7 +285,7 @@ class LinkFault(Fault):
 
 
 class Cut(LinkFault):
-    """Messages between the nodes that it strikes and all others are lost, in both directions."""
+    """Messages between the struck nodes and all others are lost, in both directions."""
 
     kind = "cut"
 
@@ -296,17 +298,17 @@ class Cut(LinkFault):
         return "cut"
 
     def effect(self) -> str:
-        return ("{whom} cut" if self.links is not None else "{whom} cut off from the others") + self._while
+        return ("{target} cut" if self.links is not None else "{target} cut off from the others") + self._while
 
 
 class Slow(LinkFault):
-    """Nodes train more slowly, or what they send takes longer to leave; what has begun goes on as it was."""
+    """Nodes train more slowly, or their messages take longer to send. Work that has begun keeps its speed."""
 
     kind = "slow"
     loses: ClassVar[bool] = False
-    compute: float = param("How many times longer a training takes.", default=1.0, ge=1, lt=math.inf)
+    compute: float = param("The factor by which training takes longer.", default=1.0, ge=1, lt=math.inf)
     uplink: float = param(
-        "How many times longer a message takes to leave; the network must have a bandwidth.",
+        "The factor by which sending a message takes longer. The network must have a bandwidth.",
         default=1.0,
         ge=1,
         lt=math.inf,
@@ -342,14 +344,14 @@ class Slow(LinkFault):
 
     def effect(self) -> str:
         what = [
-            ("training at {whom} takes", self.compute),
-            (f"sending {'over' if self.links is not None else 'by'} {{whom}} takes", self.uplink),
+            ("training at {target} takes", self.compute),
+            (f"sending {'over' if self.links is not None else 'by'} {{target}} takes", self.uplink),
         ]
         return " and ".join(f"{which} {factor:g} times longer" for which, factor in what if factor > 1) + self._while
 
 
 class Corrupt(LinkFault):
-    """Bytes of messages change on their way; whoever receives such a message finds that out and drops it."""
+    """Bytes of messages change in transit. The receiver detects that and drops the message."""
 
     kind = "corrupt"
     thins: ClassVar[bool] = True
@@ -360,11 +362,11 @@ class Corrupt(LinkFault):
 
     def effect(self) -> str:
         sent = "over" if self.links is not None else "sent by"
-        return f"each message {sent} {{whom}} corrupted with probability {self.probability:g}{self._while}"
+        return f"each message {sent} {{target}} corrupted with probability {self.probability:g}{self._while}"
 
 
 def strikes(faults: Iterable[Fault], setting: Setting) -> Iterator[Strike]:
-    """All strikes of prepared faults, the earliest first; there may be no end to them."""
+    """All strikes of prepared faults, the earliest first. The iterator may be infinite."""
     each = [fault.strikes(setting, index) for index, fault in enumerate(faults)]
     return heapq.merge(*each, key=lambda strike: strike.start)
 

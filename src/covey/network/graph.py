@@ -1,4 +1,4 @@
-"""Who sends to whom in a round, and with what weight it is merged.
+"""The graph of a round: its edges and their weights.
 
 Shapes: N nodes, E directed edges.
 """
@@ -20,10 +20,10 @@ class Graph:
     """A directed graph over 0 .. n-1 without self-loops or repeated edges; immutable.
 
     Args:
-        n: number of nodes.
+        n: the number of nodes.
         sources, targets: E edges, each a message from its source to its target.
-        weights: the weight that the target gives to what the source sent, where the topology has weights of its own.
-        groups: which nodes belong together, where the topology has groups.
+        weights: the weight that the target gives to the source's model, if the topology has weights.
+        groups: the groups of nodes, if the topology has groups.
     """
 
     def __init__(
@@ -53,10 +53,13 @@ class Graph:
         groups: Sequence[Ids] = (),
         weights: NDArray[np.float64] | None = None,
     ) -> "Graph":
-        """The graph in which every given pair talks both ways; pairs may repeat and loops are dropped.
+        """The graph with both directions of every given pair. Pairs may repeat, and loops are dropped.
 
         Args:
-            weights: of the pairs, the same for both ends; those of a pair that repeats add up.
+            n: the number of nodes.
+            left, right: the nodes of each pair.
+            groups: the groups of nodes, if there are any.
+            weights: the weight of each pair, for both directions. The weights of repeated pairs are added.
         """
         low, high = np.minimum(left, right), np.maximum(left, right)
         distinct = low != high
@@ -69,17 +72,17 @@ class Graph:
 
     @cached_property
     def in_degrees(self) -> Ids:
-        """How many messages each node receives, N."""
+        """The number of senders of each node, N."""
         return np.bincount(self.targets, minlength=self.n).astype(np.int64)
 
     @cached_property
     def out_degrees(self) -> Ids:
-        """How many messages each node sends, N."""
+        """The number of receivers of each node, N."""
         return np.bincount(self.sources, minlength=self.n).astype(np.int64)
 
     @cached_property
     def is_undirected(self) -> bool:
-        """Whether every edge has its reverse."""
+        """True if every edge has its reverse."""
         forward = np.sort(self.sources * self.n + self.targets)
         return bool(np.array_equal(forward, np.sort(self.targets * self.n + self.sources)))
 
@@ -93,11 +96,11 @@ class Graph:
         return _grouped(self.targets[order], self.out_degrees)
 
     def senders(self, node: int) -> Sequence[NodeId]:
-        """From whom `node` expects a message, in increasing order."""
+        """The nodes that send to `node`, in increasing order."""
         return self._senders[node]
 
     def receivers(self, node: int) -> Sequence[NodeId]:
-        """To whom `node` sends: in increasing order from itself on, so that nobody is the first that all send to."""
+        """The nodes that `node` sends to, in cyclic order after `node`, so that not all nodes begin with the same."""
         return self._receivers[node]
 
     @cached_property
@@ -107,7 +110,7 @@ class Graph:
         return _grouped(edge, self.in_degrees)
 
     def metropolis(self, node: int) -> Sequence[float]:
-        """The Metropolis-Hastings weight of each of `senders(node)`; what is missing to 1 is the node's own."""
+        """The Metropolis-Hastings weight of each of `senders(node)`. The own weight is 1 minus their sum."""
         return self._metropolis[node]
 
     @cached_property
@@ -116,14 +119,14 @@ class Graph:
         return _grouped(self.weights, self.in_degrees)
 
     def given(self, node: int) -> Sequence[float]:
-        """The topology's own weight of each of `senders(node)`; what is missing to 1 is the node's own."""
+        """The topology's weight of each of `senders(node)`. The own weight is 1 minus their sum."""
         return self._given[node]
 
     def mixing(self, rule: str = "metropolis-hastings") -> sp.csr_array:
-        """The N x N mixing matrix: row i holds the weights that node i gives.
+        """The N x N mixing matrix. Row i holds the weights that node i gives.
 
         Args:
-            rule: "metropolis-hastings", "mean" (equal weights on what arrives and on oneself) or "given".
+            rule: "metropolis-hastings", "mean" (equal weights on the own model and each that arrives) or "given".
         """
         if rule == "mean":
             values = 1.0 / (1.0 + self.in_degrees[self.targets])
@@ -146,20 +149,20 @@ def _grouped(values: NDArray[np.generic], counts: Ids) -> list[tuple[Any, ...]]:
 
 
 class Graphs(Protocol):
-    """What draws the graph of every round."""
+    """A source of the graph of every round."""
 
     weighted: ClassVar[bool]
-    """Whether its graphs have weights of their own."""
+    """True if its graphs have weights."""
 
     @classmethod
     def title(cls) -> str:
-        """How messages call it."""
+        """The name in messages to the user."""
 
     def one_way(self) -> bool:
-        """Whether some node may send to one that does not send back."""
+        """True if some node may send to one that does not send back."""
 
     def can_be_drawn(self) -> bool:
-        """Whether all that the graph depends on is known."""
+        """True if everything that the graph depends on is known."""
 
     def at(self, t: int) -> Graph:
         """The graph of round t."""

@@ -1,6 +1,6 @@
-"""How long a message is under way, besides the time that its bytes take.
+"""The latencies of links, in addition to the time that bytes take.
 
-Those drawn for a pair are hashes of the pair, so that ten thousand nodes need no table of all pairs.
+The random latency of a pair is a hash of the pair, so that ten thousand nodes need no table of all pairs.
 """
 
 import math
@@ -17,22 +17,22 @@ from covey.parts.quantities import Seconds
 
 
 class Latency(Part):
-    """The one-way delay from one node to another; written short as a duration, the same for all pairs."""
+    """The one-way delay from one node to another. A bare duration means the same delay for all pairs."""
 
     family: ClassVar[str] = "latency"
     short = ("constant", "seconds")
 
     def between(self, sender: int, receiver: int) -> float:
-        """The delay from `sender` to `receiver` in seconds, after `prepare`."""
+        """The delay from `sender` to `receiver` in seconds. Valid after `prepare`."""
         raise NotImplementedError
 
     def uniform_value(self) -> float | None:
-        """The delay in seconds where it is the same for all pairs, else None."""
+        """The delay in seconds if it is the same for all pairs, else None."""
         return None
 
 
 class ConstantLatency(Latency):
-    """The same for all pairs."""
+    """The same delay for all pairs."""
 
     kind = "constant"
     seconds: Seconds = param("The delay of every message.", ge=0, lt=math.inf)
@@ -50,11 +50,11 @@ def _pair_key(key: int, one: int, other: int) -> int:
 
 
 class UniformLatency(Latency):
-    """Drawn for every pair, uniform between two bounds; the same both ways."""
+    """A uniform delay between two bounds for every pair, the same in both directions."""
 
     kind = "uniform"
     low: Seconds = param("The least delay.", default=0.0, ge=0, lt=math.inf)
-    high: Seconds = param("The greatest delay; at least `low`.", ge=0, lt=math.inf)
+    high: Seconds = param("The greatest delay. At least `low`.", ge=0, lt=math.inf)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,7 +72,7 @@ class UniformLatency(Latency):
 
 
 class LogNormalLatency(Latency):
-    """Drawn for every pair, log-normal; the same both ways."""
+    """A log-normal delay for every pair, the same in both directions."""
 
     kind = "log-normal"
     median: Seconds = param("The median delay.", gt=0, le=1e9)
@@ -84,18 +84,18 @@ class LogNormalLatency(Latency):
 
     def between(self, sender: int, receiver: int) -> float:
         pair = _pair_key(self._key, sender, receiver)
-        # Box and Muller's transform: two uniform numbers make a normal one.
+        # Box-Muller transform.
         radius = math.sqrt(-2.0 * math.log(1.0 - rng.uniform(pair, 0)))
         normal = radius * math.cos(math.tau * rng.uniform(pair, 1))
         return self.median * math.exp(self.sigma * normal)
 
 
 class PlaneLatency(Latency):
-    """Nodes at random points of a unit square; the delay grows with the distance."""
+    """A delay that grows with the distance between random points of a unit square."""
 
     kind = "plane"
     base: Seconds = param("The delay between two nodes at the same point.", default=0.0, ge=0, lt=math.inf)
-    per_unit: Seconds = param("What is added for a distance as long as the square's side.", ge=0, lt=math.inf)
+    per_unit: Seconds = param("The additional delay per unit of distance, the side of the square.", ge=0, lt=math.inf)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -107,7 +107,7 @@ class PlaneLatency(Latency):
 
 
 class NodeLatency(Latency):
-    """Every node has a log-normal access latency; that of a pair is the sum of its two."""
+    """A log-normal access latency for every node. The delay of a pair is the sum of its two."""
 
     kind = "per-node"
     median: Seconds = param("The median access latency of a node.", gt=0, le=1e9)
@@ -127,9 +127,9 @@ _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 class MatrixLatency(Latency):
-    """Read from a CSV file: row i holds the delays from node i, column j those to node j. A header line may precede.
+    """Delays from a CSV file. Row i holds the delays from node i, column j those to node j. A header line is optional.
 
-    Where the file knows more nodes than there are, the first are used.
+    If the file has more nodes than the network, the first ones are used.
     """
 
     kind = "matrix"

@@ -1,4 +1,4 @@
-"""Who is there and how well they are connected.
+"""The nodes and their links.
 
 Shapes: N nodes.
 """
@@ -19,35 +19,36 @@ from covey.parts.parameters import Part, Setting, param
 
 
 class Network(Part):
-    """The nodes, their links, their speed, their absences and what they spend.
+    """The nodes, their links, speeds, absences and energy.
 
-    What is not given is what the preset says, from construction on, so that a run's own record is complete and does
-    not change with the presets. A given `bandwidth` stands for both links of the preset.
+    The preset fills values that are not given, at construction. So the record of a run is complete, and does not change
+    with later presets. A given `bandwidth` replaces both links of the preset.
     """
 
     kind: ClassVar[str] = "network"
-    nodes: int = param("How many nodes there are.", ge=1, le=10_000_000)
-    preset: Literal["none", "lan", "wan", "mobile"] = param(
-        "Where the values that are not given come from.", default="none"
+    nodes: int = param("The number of nodes.", ge=1, le=10_000_000)
+    preset: Literal["none", "lan", "wan", "mobile"] = param("The source of values that are not given.", default="none")
+    latency: Latency = param(
+        "The delay of a message, in addition to the time of its bytes. 0 without a preset.", default=None
     )
-    latency: Latency = param("How long a message is under way besides its bytes; 0 without a preset.", default=None)
-    bandwidth: Bandwidth | None = param("The rate of every node's link, for each of its two directions.", default=None)
-    uplink: Bandwidth | None = param("The rate at which a node sends, where it is not `bandwidth`.", default=None)
-    downlink: Bandwidth | None = param("The rate at which a node receives, where it is not `bandwidth`.", default=None)
+    bandwidth: Bandwidth | None = param("The rate of every node's link, in each direction.", default=None)
+    uplink: Bandwidth | None = param("The rate at which a node sends, if it is not `bandwidth`.", default=None)
+    downlink: Bandwidth | None = param("The rate at which a node receives, if it is not `bandwidth`.", default=None)
     queue: Literal["fifo", "fair"] = param(
-        "Whether the messages of a link go one after the other or share it, max-min fair.", default="fifo"
+        "The order of messages on a link: one after the other, or all at once with max-min fair shares.",
+        default="fifo",
     )
     compute: Compute = param(
-        "How fast a node trains; 1000 samples a second without a preset. With neither latency nor bandwidth, a round "
-        "costs its training time and nothing else.",
+        "The training speed of nodes. 1000 samples per second without a preset. With neither latency nor bandwidth, a "
+        "round takes its training time.",
         default=None,
     )
-    loss: float = param("The probability that a message is lost; 0 without a preset.", default=None, ge=0, lt=1)
-    churn: Churn = param("When nodes are away; never without a preset.", default=None)
-    energy: Energy = param("What computing and messages cost the nodes; not counted by default.", default=None)
+    loss: float = param("The probability that a message is lost. 0 without a preset.", default=None, ge=0, lt=1)
+    churn: Churn = param("The absences of nodes. None without a preset.", default=None)
+    energy: Energy = param("The energy of computing and of messages. By default, it is not measured.", default=None)
 
     def __post_init__(self) -> None:
-        # A preset that does not exist fails in the check of the fields, before those that it would have filled.
+        # An unknown preset fails in the check of the fields below.
         preset = PRESETS.get(self.preset, {}) if isinstance(self.preset, str) else {}
         for name, value in {**PRESETS["none"], **preset}.items():
             replaced = name in ("uplink", "downlink") and self.bandwidth is not None
@@ -67,24 +68,24 @@ class Network(Part):
 
     @property
     def is_ordered(self) -> bool:
-        """Whether messages keep their order over a link."""
+        """True if messages keep their order over a link."""
         return self.queue != "fair"
 
     def losses(self) -> list[str]:
-        """What keeps messages from coming, in words."""
+        """The reasons why messages may not arrive, in words."""
         churn = f"the churn {self.churn.title()}"
         return [*([f"a 'loss' of {self.loss:g}"] if self.loss else []), *([churn] if self.churn.has_churn else [])]
 
     def uplink_rates(self) -> NDArray[np.float64] | None:
-        """Bits per second at which each node sends, N, after `check`; None where no node has a limit."""
+        """The bits per second at which each node sends, N; None if no node has a limit. Valid after `check`."""
         return self._uplinks
 
     def downlink_rates(self) -> NDArray[np.float64] | None:
-        """Bits per second at which each node receives, N, after `check`; None where no node has a limit."""
+        """The bits per second at which each node receives, N; None if no node has a limit. Valid after `check`."""
         return self._downlinks
 
     def compute_speeds(self) -> NDArray[np.float64]:
-        """Samples per second that each node trains on, N, after `check`."""
+        """The samples per second of each node, N. Valid after `check`."""
         return self._speeds
 
 

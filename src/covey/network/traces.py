@@ -1,4 +1,4 @@
-"""Traces: CSV files that say what real networks and devices did. Every error names the file, the line and the value.
+"""Traces: CSV files of measurements from real networks and devices. Errors name the file, the line and the value.
 
 Shapes: N nodes, R rows of a trace.
 """
@@ -24,15 +24,15 @@ class Row:
     """One row of a CSV file that is not blank."""
 
     line: int
-    """Its number in the file, from 1."""
+    """The line number in the file, from 1."""
     cells: list[str]
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a CSV file, blank ones and lines that begin with # left out.
+    """The rows of a CSV file, without blank rows and lines that begin with #.
 
     Raises:
-        ConfigurationError: the file cannot be read, is no text or has no rows.
+        ConfigurationError: the file cannot be read, is not text or has no rows.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -51,7 +51,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def parse_number(text: str) -> float | None:
-    """The finite number that a cell holds, or None."""
+    """The finite number in a cell, or None."""
     try:
         value = float(text)
     except ValueError:
@@ -60,14 +60,14 @@ def parse_number(text: str) -> float | None:
 
 
 class Trace:
-    """A CSV file with a header line, read whole.
+    """A CSV file with a header line, read at construction.
 
     Args:
         path: the file.
 
     Raises:
-        ConfigurationError: the file cannot be read, repeats a column, has no rows under its header, or has a row of
-            another length than its header.
+        ConfigurationError: the file cannot be read, repeats a column, has no rows after its header, or has a row whose
+            length differs from the header's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,24 +77,24 @@ class Trace:
         if len(set(self.columns)) < len(self.columns):
             raise ConfigurationError(f"The header of '{path}' must not repeat a column. Got {self.columns} instead.")
         if not self.rows:
-            raise ConfigurationError(f"The trace '{path}' has no rows under its header.")
+            raise ConfigurationError(f"The trace '{path}' has no rows after its header.")
         for row in self.rows:
             if len(row.cells) != len(self.columns):
                 raise ConfigurationError(
-                    f"Line {row.line} of '{path}' must have {len(self.columns)} cells, as its header has. "
+                    f"Line {row.line} of '{path}' must have {len(self.columns)} cells, like its header. "
                     f"Got {len(row.cells)} instead."
                 )
 
     def parsed(self, column: str, expected: str, parse: Callable[[str], Value | None]) -> list[Value]:
-        """A column, every cell as `parse` reads it.
+        """The parsed cells of a column.
 
         Args:
             column: its name in the header.
-            expected: what a cell must be, for the error: "a number in (0, inf)".
-            parse: gives the value of a cell, or None where it is none.
+            expected: the values that are allowed, for the error: "a number in (0, inf)".
+            parse: returns the value of a cell, or None if the cell is not valid.
 
         Raises:
-            ConfigurationError: no such column, or a cell that is not as expected.
+            ConfigurationError: the column does not exist, or a cell is not as expected.
         """
         if column not in self.columns:
             raise ConfigurationError(unknown(f"column '{column}' of '{self.path}'", column, self.columns))
@@ -114,7 +114,7 @@ class Trace:
         """A column of numbers above 0, R.
 
         Raises:
-            ConfigurationError: no such column, or a cell that is no such number.
+            ConfigurationError: the column does not exist, or a cell is not a number above 0.
         """
 
         def parse(text: str) -> float | None:
@@ -127,12 +127,12 @@ class Trace:
 def deal(values: NDArray[np.float64], path: Path, setting: Setting) -> NDArray[np.float64]:
     """Give every node a row of a trace, drawn without replacement.
 
-    Which rows are drawn depends on the seed and the number of rows alone, so that two columns of one file, or of two
-    files with as many rows, give a node the speed and the bandwidth of the same device.
+    The rows depend only on the seed and the number of rows. So two columns of one file, or of two files of equal
+    length, give a node the speed and the bandwidth of the same device.
 
     Args:
-        values: R values, a row each.
-        path: where they come from, for the error.
+        values: R values, one per row.
+        path: their file, for the error.
         setting: the experiment.
 
     Returns:

@@ -463,7 +463,7 @@ class World(Stage):
         # Those who go on from a later moment after a resume have been hit before.
         hit_before = {node.id for node in self.nodes if self._since[node.id] > strike.start}
         self.disturbances.begin(strike, self.nodes, hit_before)
-        if not strike.fault.told_by_nodes:
+        if not strike.fault.recorded_by_nodes:
             self.recorder.event(self.now, NETWORK, strike.fault.title(), strike.in_words())
         if strike.end < float("inf"):
             self._strike_order += 1

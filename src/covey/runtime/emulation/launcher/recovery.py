@@ -218,7 +218,7 @@ class Recovery:
                 host = launcher.hosts[fault.host]
                 if not host.done:
                     fault.hit(_StruckHost(self, host, strike))
-            if not fault.told_by_nodes and strike.start > records.noted_until:
+            if not fault.recorded_by_nodes and strike.start > records.noted_until:
                 records.event(strike.start, NETWORK, fault.title(), strike.in_words())
 
     def pause(self, host: Remote, strike: Strike) -> None:
