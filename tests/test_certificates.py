@@ -340,11 +340,11 @@ def test_a_host_that_others_can_reach_needs_certificates(where, tmp_path, covey)
     token_file(tmp_path)
     code, _, err = covey("host", "--listen", where, "--token-file", str(tmp_path / "token"))
     assert code == 2
-    assert re.fullmatch(r"covey: \S+ can be reached from elsewhere: give the folder .*\n", err)
+    assert re.fullmatch(r"covey: \S+ is reachable from other machines: give the folder .*\n", err)
     listening = Address.parse(where).listen()
     code, _, err = covey("host", "--socket", str(listening.detach()), "--token-file", str(tmp_path / "token"))
     assert code == 2
-    assert "can be reached from elsewhere" in err
+    assert "is reachable from other machines" in err
 
 
 def test_what_is_no_socket_to_listen_on_is_told_in_one_line(tmp_path, covey):

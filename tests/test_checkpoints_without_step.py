@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_still_says_who_was_dropped(tmp_path):
 def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     folder = str(tmp_path / "run")
     writer = RunWriter.create(tmp_path / "run", {"program": {"kind": "x"}}, {"nodes": 20})
-    sentence = "Dropped, their models being no longer finite: {} of 20 nodes, {}."
+    sentence = "Dropped, because their models were not finite: {} of 20 nodes, {}."
     writer.event(0.5, 5, "dropped", "")
     writer.event(0.6, 7, "dropped", "")
     writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 9, *[0.0] * 4) for round in (1, 2, 3)])

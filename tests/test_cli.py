@@ -114,7 +114,7 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
         assert err.count("\n") == 1
     code, _, err = covey("plot", "a", "--against", "energy")
     assert code == 2
-    assert err == "covey: The run a records no energy: draw against rounds, time or bytes.\n"
+    assert err == "covey: The run a has no energy: draw against rounds, time or bytes.\n"
 
 
 def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
@@ -183,7 +183,7 @@ def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_f
     out, err = child.communicate()
     assert child.returncode == 130, err
     assert "cut (interrupted)" in out
-    assert err.splitlines()[-1] == "Interrupted. Go on with: covey run --resume cut"
+    assert err.splitlines()[-1] == "Interrupted. Resume with: covey run --resume cut"
     assert covey("show", "cut", "--json")[1].count('"rounds": 4') == 1
 
     code, out, err = covey("run", "--resume", "cut")
@@ -360,7 +360,7 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
         (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is not UTF-8."),
-        (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is no empty folder"),
+        (("sweep", "experiment.toml", "--out", "experiment.toml"), "experiment.toml is not an empty folder"),
         (
             ("sweep", "experiment.toml", "--set", "program.topology=ring,{kind='epidemic-local', degree=}"),
             "A value that begins with a quote or a bracket must be TOML. Got \"{kind='epidemic-local', degree=}\"",

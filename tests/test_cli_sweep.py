@@ -56,7 +56,7 @@ def test_a_sweep_names_the_keys_of_tables_in_its_folders(file, covey, in_folder)
 )
 def test_runs_of_a_sweep_with_one_name_are_refused_before_the_first_begins(values, name, file, covey, in_folder):
     code, _, err = covey("sweep", "experiment.toml", "--set", values, "--out", "s")
-    sentence = f"The values of a sweep must give each run a folder of its own. Got '{name}' for 2 runs."
+    sentence = f"The values of a sweep must give each run another folder. Got '{name}' for 2 runs."
     assert (code, err) == (2, f"covey: {sentence}\n")
     assert not (in_folder / "s").exists()
 

@@ -53,7 +53,7 @@ def test_what_a_client_does_not_say_waits_for_the_next_time_it_is_chosen(monkeyp
     monkeypatch.setattr(Ternary, "compress", listen)
     world, _ = simulate(federated(TERNARY, clients=NODES - 1, rounds=1))
     first = {tuple((vector - said).tolist()) for vector, said in seen}
-    assert {tuple(node.state["unsaid"].tolist()) for node in world.nodes[1:]} == first
+    assert {tuple(node.state["residual"].tolist()) for node in world.nodes[1:]} == first
     mean = torch.stack([said for _, said in seen]).mean(0)
     counts = {node.data.samples for node in world.nodes[1:]}
     assert max(counts) - min(counts) <= 1

@@ -301,13 +301,13 @@ def test_one_bit_with_feedback_is_its_pseudo_code():
         unsaid = said - heard
         models = models + gamma * (weights @ heard - heard)
     assert np.allclose(models_of(world).numpy(), models, atol=1e-3)
-    assert np.allclose(states(world, "unsaid").numpy(), unsaid, atol=1e-3)
+    assert np.allclose(states(world, "residual").numpy(), unsaid, atol=1e-3)
 
 
 def test_only_one_bit_has_feedback_unless_it_is_asked_for():
     for sharing, expected in zip(QUANTIZED, (False, True, False, True), strict=True):
         world, _ = simulate(gossip(sharing, rounds=1))
-        assert all(("unsaid" in node.state) == expected for node in world.nodes)
+        assert all(("residual" in node.state) == expected for node in world.nodes)
         assert all("quantized" not in node.state for node in world.nodes)
 
 

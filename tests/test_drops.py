@@ -80,8 +80,8 @@ def test_messages_that_wait_at_a_node_that_leaves_are_those_of_one_that_was_away
 
 
 SAID = (
-    f"Most of what was sent was dropped: {SENT} of {SENT} messages, for nobody took them in the round that they were "
-    "for. Take what is sent with a 'round' by the same 'tag' and 'round'."
+    f"Most messages were dropped: {SENT} of {SENT}, because their receiver did not take them in their round. "
+    "Receive a message that was sent with a 'round' by its 'tag' and 'round'."
 )
 
 
@@ -101,7 +101,7 @@ def test_run_and_show_say_so(tmp_path, covey):
     covey("run", str(file), "--set", 'program.reads="right"', "--out", str(tmp_path / "right"))
     code, out, _ = covey("show", str(tmp_path / "right"))
     assert "dropped 0;" in out
-    assert "Most of what" not in out
+    assert "Most messages" not in out
     assert Run(tmp_path / "right").drops == {}
 
 
@@ -115,10 +115,10 @@ def test_python_has_the_counts(tmp_path):
     ("drops", "said"),
     [
         ({"unread": 60}, ""),
-        ({"unread": 61}, "61 of 120 messages, for nobody took them in the round that they were for. Take what"),
-        ({"late": 50, "duplicate": 40}, "90 of 120 messages. 50: they came after their receiver had ended that round"),
+        ({"unread": 61}, "61 of 120, because their receiver did not take them in their round. Receive a"),
+        ({"late": 50, "duplicate": 40}, "90 of 120. 50: they arrived after their receiver had ended their round"),
         ({"lost": 100, "cut": 20, "late": 1}, ""),
-        ({"not heard of": 120}, "120 of 120 messages (not heard of)."),
+        ({"not heard of": 120}, "120 of 120 (not heard of)."),
     ],
 )
 def test_more_than_half_is_most(drops, said):

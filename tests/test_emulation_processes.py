@@ -86,7 +86,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_and_no_process(tmp_path):
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert "Go on with: covey run --resume run" in said
+    assert "Resume with: covey run --resume run" in said
     assert not any(map(alive, processes))
     at = min(Run(tmp_path / "run").commits.groupby("node")["round"].max())
     assert at < 30

@@ -213,7 +213,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(ways, optimizer):
         ),
         (
             {"work": {"steps": 2, "epochs": 3}},
-            "The 'epochs' of the client-work local stand in place of 'steps'. Got both, 3 and 2.",
+            "The 'epochs' of the client-work local replace 'steps'. Got both, 3 and 2.",
         ),
         (
             {"server_optimizer": -1.0},

@@ -288,7 +288,7 @@ async def test_a_host_that_is_not_to_be_called_again_is_gone(tmp_path):
         await soon(lambda: on.launcher.records.checkpoints.came == 2)
         right.vanish()
         with pytest.raises(
-            RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\. Go on with: covey run --resume .*/run$"
+            RunError, match=r"^Host 1 at 127\.0\.0\.1:\d+ is gone\. Resume with: covey run --resume .*/run$"
         ):
             await on.running
         assert on.checkpoint() == [0, 0, 5, 5]

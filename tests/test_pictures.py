@@ -225,8 +225,8 @@ def test_what_cannot_be_drawn_gets_one_line(runs, covey, in_folder):
             "3",
         ): "The 'round' of a graph must be an int in [0, 3). Got 3",
         (str(runs["cliques"].folder), "--graph", "--round", "-1"): "must be an int in [0, 3). Got -1 instead.",
-        (str(runs["cliques"].folder), "--round", "1"): "--round says which graph to draw: give --graph as well.",
-        ("server.toml",): "server.toml is an experiment, of which --graph draws the graph alone.",
+        (str(runs["cliques"].folder), "--round", "1"): "--round chooses the graph to draw: give --graph as well.",
+        ("server.toml",): "server.toml is an experiment: only --graph draws experiments.",
     }
     for arguments, line in lines.items():
         code, _, err = covey("plot", *arguments, "--out", "graph.png")

@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(stopped, covey, runs):
 
 def test_a_run_without_checkpoints_is_refused(stopped, covey):
     shutil.rmtree(stopped / "checkpoints")
-    refused(stopped, covey, f"has no checkpoint to go on from. Begin a new run: covey run {stopped / 'run.toml'}")
+    refused(stopped, covey, f"has no checkpoint to resume from. Begin a new run: covey run {stopped / 'run.toml'}")
 
 
 # ---------------------------------------------------------------------- rows

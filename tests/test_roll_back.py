@@ -156,7 +156,7 @@ async def test_a_run_that_cannot_go_on_says_how_it_can_be_gone_on_with(tmp_path)
         with pytest.raises(RunError) as failure:
             await on.running
         said = (
-            f"is gone. Hosts were started again 1 times within 600 seconds. Go on with: covey run --resume {on.folder}"
+            f"is gone. Hosts were started again 1 times within 600 seconds. Resume with: covey run --resume {on.folder}"
         )
         assert str(failure.value).endswith(said)
         assert on.checkpoint() == [0] * 4
@@ -189,7 +189,7 @@ async def test_a_host_that_does_not_come_back_leaves_the_last_cut(tmp_path):
         await left.hears("orders")
         left.say("ready", READY)
         with pytest.raises(
-            RunError, match=r"^1 of 2 hosts are missing after 0\.3 seconds: 1 at .*\. Go on with: covey"
+            RunError, match=r"^1 of 2 hosts are missing after 0\.3 seconds: 1 at .*\. Resume with: covey"
         ):
             await on.running
         assert on.checkpoint() == [2] * 4

@@ -207,7 +207,7 @@ def test_check_warns_of_evaluations_within_a_cycle(in_folder, covey):
     (in_folder / "a.toml").write_text(tomli_w.dumps(tables))
     told = covey("check", "a.toml")[1]
     assert "note        models are evaluated every 10 rounds" in told
-    assert " J a training of a node, on average" in told
+    assert " J per training of a node, on average" in told
     assert "note" not in covey("check", "a.toml", "--set", "evaluation.every=24")[1]
 
 

@@ -294,7 +294,7 @@ def test_a_saved_graph_gives_the_same_run_to_the_bit(in_folder, covey):
 def test_a_graph_that_cannot_be_saved_is_refused(in_folder, covey):
     (in_folder / "experiment.toml").write_text(EXPERIMENT)
     for settings_, said in (
-        (["program.topology=random-matching"], "must stay as it is, but random-matching draws another one"),
+        (["program.topology=random-matching"], "must be the same in every round, but random-matching draws a new one"),
         (['program={kind="fedavg",clients=2}'], "The program fedavg has no graph to save."),
     ):
         code, _, err = covey("check", "experiment.toml", "--save-graph", "edges.txt", "--set", *settings_)

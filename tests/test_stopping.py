@@ -56,7 +56,7 @@ def test_a_simulation_stops_where_it_can_be_resumed(number, file, request):
     handlers = [signal.getsignal(known) for known in SIGNALS]
     code, _, err = call("run", file(stopping(number, 2)), "--out", "run")
     assert code == 130
-    assert "Go on with: covey run --resume run" in err
+    assert "Resume with: covey run --resume run" in err
     assert Run("run").status == "interrupted"
     assert call("run", "--resume", "run")[0] == 0
     assert Run("run").status == "finished"
@@ -83,7 +83,7 @@ def test_the_demo_stops_with_its_first_run(in_folder, monkeypatch, request):
     monkeypatch.setattr(demo, "experiment", lambda name: Experiment.from_table(stopping(signal.SIGTERM, 2)))
     code, _, err = call("demo", "--out", "demo")
     assert code == 130
-    assert "Go on with: covey run --resume demo/d-psgd" in err
+    assert "Resume with: covey run --resume demo/d-psgd" in err
     assert [path.name for path in Path("demo").iterdir()] == ["d-psgd"]
 
 
@@ -103,7 +103,7 @@ def test_a_signal_to_all_processes_at_once_leaves_an_emulation_that_can_be_resum
         os.kill(process, signal.SIGTERM)
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 130, said
-    assert "Go on with: covey run --resume run" in said
+    assert "Resume with: covey run --resume run" in said
     assert not any(map(alive, processes))
     stopped = Run(tmp_path / "run")
     assert stopped.commits.groupby("node")["round"].max().nunique() == 1

@@ -78,7 +78,7 @@ def test_what_cannot_be_checked_says_so(tmp_path, covey):
     earlier = Path(shutil.copytree(Path(__file__).parent / "data" / "earlier" / "finished", tmp_path / "earlier"))
     no_sums = f"covey: The run {earlier} has no checksums: it is of the format 1, not 2.\n"
     assert covey("check", str(earlier)) == (2, "", no_sums)
-    assert "give no --set" in covey("check", str(earlier), "--set", "rounds=3")[2]
+    assert "takes no --set" in covey("check", str(earlier), "--set", "rounds=3")[2]
     writer = RunWriter.create(tmp_path / "run", {}, {})
     assert "is being written by another process" in covey("check", str(tmp_path / "run"))[2]
     writer.finish("failed", {})

@@ -34,24 +34,24 @@ def run(
 ) -> Run:
     """Run an experiment to its end; on a terminal and in a notebook a bar shows how far it is.
 
-        Args:
-            experiment: the object, its tables, or its TOML file.
-            out: the run's folder. By default, a new one under `runs/`.
-        data: the data folder. By default, `COVEY_DATA`.
-        progress: called from time to time with the progress of the run. It replaces the bar.
-        quiet: show no progress bar, neither of the run nor of a download.
-        watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
+    Args:
+        experiment: the object, its tables, or its TOML file.
+        out: the run's folder. By default, a new one under `runs/`.
+    data: the data folder. By default, `COVEY_DATA`.
+    progress: called from time to time with the progress of the run. It replaces the bar.
+    quiet: show no progress bar, neither of the run nor of a download.
+    watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
 
 
-        Returns:
-            The run, with its metrics, its models and, in `drops`, the number of dropped messages by reason.
-            Ctrl-C ends it early, with a checkpoint to resume from.
+    Returns:
+        The run, with its metrics, its models and, in `drops`, the number of dropped messages by reason.
+        Ctrl-C ends it early, with a checkpoint to resume from.
 
-        Raises:
-            CoveyError: the experiment or its data are wrong. The text is one line.
+    Raises:
+        CoveyError: the experiment or its data are wrong. The text is one line.
 
-        Warns:
-            ConfigurationWarning: rounds or evaluations end within a schedule's cycle, so accuracies are not comparable.
+    Warns:
+        ConfigurationWarning: rounds or evaluations end within a schedule's cycle, so accuracies are not comparable.
     """
     chosen = as_experiment(experiment)
     for note in notes_on_cycles(chosen):

@@ -8,7 +8,10 @@ from typing import TextIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a user's mistake is one line on standard error and exit code 2, Ctrl-C and SIGTERM are 130."""
+    """Run one command and return its exit code: 2 after a user's mistake, 130 after Ctrl-C or SIGTERM.
+
+    A mistake is one line on standard error.
+    """
     from covey.cli.parser import make_parser
     from covey.cli.tables import say
     from covey.parts.errors import CoveyError
@@ -23,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"covey: {_short(str(error))}".replace("\n", " "), file=sys.stderr)
         return 2
     except MemoryError as error:
-        say(f"covey: there is too little memory for this. {error}", file=sys.stderr)
+        say(f"covey: there is not enough memory. {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("covey: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone, as `| head` does.
+        # The reader of the output has closed it, as `| head` does.
         sys.stderr.close()
         return 0
     return code
@@ -39,7 +42,7 @@ _LONGEST = 2000
 
 
 def _short(text: str) -> str:
-    """A message without the middle of what it quotes, where that is long."""
+    """A message, without its middle if it is long."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 3 // 4]} ... {text[-_LONGEST // 4 :]}"
 
 
@@ -51,7 +54,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Show covey's own warnings as its errors, and others as Python does."""
+    """Show covey's own warnings in one line, and others as Python does."""
     from covey.cli.tables import say
     from covey.parts.errors import ConfigurationWarning
 

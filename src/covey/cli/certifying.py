@@ -6,13 +6,13 @@ from covey.runtime.emulation.transport.certificates import HOSTS_FILE, make
 
 
 def certs(arguments: argparse.Namespace) -> int:
-    """Make certificates, and say what goes where."""
+    """Make certificates, and print where each folder goes."""
     launcher, *hosts = make(arguments.folder, arguments.hosts, arguments.days)
     print(f"Certificates for {len(hosts)} hosts and their launcher, valid for {arguments.days} days.")
-    print("Copy each host's folder to its machine, and to no other; it holds a private key. There, start the host:")
+    print("Copy each host's folder to its machine and to no other, for it holds a private key. Start the host there:")
     for address, folder in zip(arguments.hosts, hosts, strict=True):
         print(f"  {folder}   covey host --listen {address} --certs {folder.name}")
-    print("The launcher's folder is for the machine that runs the experiment, which names it:")
+    print("The launcher's folder is for the machine that runs the experiment. Name it in the experiment:")
     print("  [engine]")
     print('  kind = "emulation"')
     print(f'  certs = "{launcher.as_posix()}"')

@@ -17,7 +17,7 @@ from covey.runtime.runs.schema import SUMS
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Validate an experiment, and say what it means."""
+    """Validate an experiment, and print its keys, model, data, graph and bytes."""
     if arguments.file.is_dir():
         return _check_run(arguments)
     experiment = Experiment.from_table(read(arguments))
@@ -30,7 +30,7 @@ def check(arguments: argparse.Namespace) -> int:
         "bytes_per_node_and_round": prepared.played.sent,
         "native": native.in_words(),
     }
-    learns = "samples" in found  # A task of a user's own may say something else of itself.
+    learns = "samples" in found  # A user's own task may describe itself differently.
     if learns:
         from covey.cli.checking_learning import described
 
@@ -58,9 +58,9 @@ def check(arguments: argparse.Namespace) -> int:
         for name, value in prepared.task.description().items():
             say(f"{name.replace('_', ' '):<11} {value}")
     elif experiment.task is not None:
-        say(f"task        not used: the program {experiment.program.title()} learns nothing")
+        say(f"task        not used: the program {experiment.program.title()} does not learn")
     if "joules_per_node_and_training" in found:
-        say(f"energy      {found['joules_per_node_and_training']:.4g} J a training of a node, on average")
+        say(f"energy      {found['joules_per_node_and_training']:.4g} J per training of a node, on average")
     say(f"native      {found['native']}")
     for words in found.get("faults", ()):
         say(f"fault       {words}")
@@ -71,9 +71,9 @@ def check(arguments: argparse.Namespace) -> int:
 
 
 def _check_run(arguments: argparse.Namespace) -> int:
-    """See whether the folder of a run is as it was written."""
+    """Check the folder of a run against its checksums."""
     if arguments.overrides or arguments.seed is not None or arguments.engine or arguments.save_graph:
-        raise ConfigurationError("A run is checked as it is: give no --set, --seed, --engine or --save-graph.")
+        raise ConfigurationError("The check of a run takes no --set, --seed, --engine or --save-graph.")
     run = Run(arguments.file)
     files, round = examine(run.folder)
     if arguments.json:
@@ -91,7 +91,7 @@ _NOTHING = "(none)"
 
 
 def _with_every_key(experiment: Experiment) -> str:
-    """The experiment as a file, in which keys without a value are comments: TOML has no word for nothing."""
+    """The experiment as TOML. Keys without a value are comments, because TOML has no null."""
     import tomli_w
 
     text = tomli_w.dumps(to_table(experiment, nothing=_NOTHING)).strip()

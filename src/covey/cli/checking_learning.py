@@ -1,4 +1,4 @@
-"""What `covey check` says of what nodes learn, and of whom they learn it from."""
+"""The part of `covey check` about learning: model, data, graph, bytes."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from covey.view.words import amount
 
 
 def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
-    """What is shared, and the graph of the first round; that is saved, where somebody asks for it."""
+    """The facts of the shared part of the model and of the first graph. Save that graph if a file is given."""
     found: dict[str, Any] = {"sends_samples": prepared.sends_samples}
     selection = selection_of(prepared.program)
     if selection is not None and not selection.is_whole:
@@ -47,19 +47,19 @@ def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
 
 
 def _rule(prepared: Prepared) -> str | None:
-    """How the program mixes over its graph, as `facts` takes it; None where no weights are known beforehand."""
+    """The rule of merging, for `facts`; None if weights depend on the values."""
     return None if merging_graph(prepared.program, 0).weights is None else "given"
 
 
 def _mixes_as_drawn(rule: str | None, merging: Graph, graph: Graph) -> bool:
-    """Whether models are merged with the weights that the topology has, where it has some."""
+    """True if models are merged with the topology's own weights, if it has any."""
     if graph.weights is None:
         return rule is not None
     return rule == "given" and merging.weights is not None and np.array_equal(merging.weights, graph.weights)
 
 
 def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
-    """The same in words, with what the data and the model are."""
+    """Print these facts, and those of data and model, in words."""
     experiment, selection = prepared.experiment, selection_of(prepared.program)
     samples = found["samples"]
     objective = "the task's own loss" if found["objective"] == "own" else f"the objective {found['objective']}"
@@ -68,7 +68,7 @@ def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
         say("privacy     THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
     say(
         f"data        {samples['train']:,} training samples, {samples['smallest_node']} to "
-        f"{samples['largest_node']} a node; {samples['test']:,} test samples"
+        f"{samples['largest_node']} per node; {samples['test']:,} test samples"
     )
     if "graph" in found:
         say("graph       " + _in_words(found["graph"]))
@@ -86,17 +86,17 @@ def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
     else:
         nodes = experiment.network.nodes
         say(
-            f"bytes       {amount(expected)} a node and round, {amount(expected * nodes)} a round, "
+            f"bytes       {amount(expected)} per node and round, {amount(expected * nodes)} per round, "
             f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds, "
             f"counted in the first {prepared.played.rounds} without training"
         )
 
 
 def _save(graph: Graph, topology: Topology, file: Path) -> dict[str, Any]:
-    """Write a graph down for later runs: the topology that reads it."""
+    """Write a graph to a file, and return the table of the topology that reads it."""
     if not topology.static:
         raise ConfigurationError(
-            f"A graph that is saved must stay as it is, but {topology.title()} draws another one in every round."
+            f"A saved graph must be the same in every round, but {topology.title()} draws a new one."
         )
     return to_table(Edges(file=file, directed=save_edges(graph, file)))
 
@@ -106,14 +106,14 @@ def _labels_in_words(graph: dict[str, Any]) -> str:
     if graph["neighbourhood_heterogeneity"] is None:
         return alone
     which = " in the first graph" if graph["changes"] else ""
-    return f"{alone}, {graph['neighbourhood_heterogeneity']:.4g} mixed with those it hears{which}"
+    return f"{alone}, {graph['neighbourhood_heterogeneity']:.4g} averaged with its senders{which}"
 
 
 _ELSEWHERE = (
     *("nodes", "edges", "directed", "components", "changes"),
     *("node_heterogeneity", "neighbourhood_heterogeneity"),
 )
-"""Facts of a graph that are not said by their names."""
+"""Facts of a graph that have their own words, instead of their names."""
 
 
 def _in_words(graph: dict[str, Any]) -> str:

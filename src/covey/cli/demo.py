@@ -16,7 +16,7 @@ TOPOLOGIES = {
 
 
 def experiment(name: str) -> Experiment:
-    """One of the two experiments of the demo."""
+    """The experiment of one of the two runs of the demo."""
     return Experiment.from_table(
         {
             "name": name,
@@ -37,13 +37,13 @@ def experiment(name: str) -> Experiment:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """100 nodes, twice, then a table and a figure."""
+    """Run two experiments of 100 nodes, then print a table and draw a figure."""
     from covey import view
 
     folder = arguments.out or api.new_folder("demo")
-    print("100 nodes learn handwritten digits. Each holds two or so of the ten digits,")
-    print("and talks to 4 others a round: with D-PSGD always the same 4, with Epidemic")
-    print("Learning 4 others every time.", flush=True)
+    print("100 nodes learn handwritten digits. Each holds about two of the ten digits, and")
+    print("sends to 4 others in a round: with D-PSGD always the same 4, with Epidemic")
+    print("Learning a new random 4.", flush=True)
     runs = []
     for name in TOPOLOGIES:
         chosen = experiment(name)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def host(arguments: argparse.Namespace) -> int:
-    """Wait for launchers."""
+    """Run a host that waits for launchers."""
     if arguments.listen is not None:
         return _serve(arguments)
-    # A cluster signals every process of a job at once: what the nodes can go on from is the launcher's affair.
+    # Signals are ignored: a cluster signals every process of a job at once, and the launcher stops its hosts in order.
     with handled(signal.SIG_IGN):
         return _serve(arguments)
 
@@ -44,14 +44,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         serving = Host(token, certificates, silence=silence).serve(listening, once=arguments.once)
         asyncio.run(serving if arguments.listen is None else _until_asked_to_end(serving))
     except TimeoutError:
-        raise RunError("No launcher came.") from None
+        raise RunError("No launcher connected.") from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     return 0
 
 
 async def _until_asked_to_end(serving: Coroutine[Any, Any, None]) -> None:
-    """Let SIGTERM cancel what Ctrl-C would."""
+    """Await the server, which SIGTERM cancels as Ctrl-C does."""
     task = asyncio.current_task()
     assert task is not None
     with handled(lambda number, frame: task.get_loop().call_soon_threadsafe(task.cancel), (signal.SIGTERM,)):
@@ -59,10 +59,10 @@ async def _until_asked_to_end(serving: Coroutine[Any, Any, None]) -> None:
 
 
 def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]":
-    """(the secret, what this host shows and whom it believes)."""
+    """The shared secret, and the certificates of this host (None on one machine)."""
     if arguments.certs is None:
         if arguments.token_file is None:
-            raise ConfigurationError("A host needs --certs, or on this machine alone the secret as --token-file.")
+            raise ConfigurationError("A host needs --certs or, for launchers on this machine only, --token-file.")
         return read_token(arguments.token_file), None
     from covey.runtime.emulation.transport.certificates import TOKEN_FILE, Certificates
     from covey.runtime.emulation.transport.handshake import LAUNCHER, title
@@ -74,7 +74,7 @@ def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]"
 
 
 def _listening(arguments: argparse.Namespace, certificates: "Certificates | None") -> socket.socket:
-    """A socket that is bound to where launchers will call."""
+    """The bound socket at which launchers connect."""
     if arguments.listen is None:
         listening = _inherited(arguments.socket)
     else:
@@ -82,12 +82,12 @@ def _listening(arguments: argparse.Namespace, certificates: "Certificates | None
         try:
             listening = address.listen()
         except OSError as error:
-            raise RunError(f"The address {address} cannot be listened on: {error.strerror or error}.") from error
+            raise RunError(f"The host cannot listen on {address}: {error.strerror or error}.") from error
     bound = Address.of(listening)
     if certificates is None and not bound.is_loopback:
         listening.close()
         raise ConfigurationError(
-            f"{bound} can be reached from elsewhere: give the folder with this host's certificates as --certs. "
+            f"{bound} is reachable from other machines: give the folder of this host's certificates as --certs. "
             f"Make them with `covey certs`."
         )
     if arguments.listen is not None:
@@ -98,7 +98,7 @@ def _listening(arguments: argparse.Namespace, certificates: "Certificates | None
 
 
 def _inherited(descriptor: int) -> socket.socket:
-    """The socket that whoever started this process has bound."""
+    """The bound socket that this process inherited."""
     try:
         listening = socket.socket(fileno=descriptor)
     except (OSError, ValueError) as error:
@@ -108,6 +108,6 @@ def _inherited(descriptor: int) -> socket.socket:
     if listening.family not in (socket.AF_INET, socket.AF_INET6):
         listening.close()
         raise ConfigurationError(
-            f"The --socket must be one of TCP. Got {descriptor}, a {listening.family.name}, instead."
+            f"The --socket must be a TCP socket. Got {descriptor}, a {listening.family.name}, instead."
         )
     return listening

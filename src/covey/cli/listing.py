@@ -16,7 +16,7 @@ from covey.parts.parameters import Part, default_of, expectation, fields_of, is_
 
 
 def described(family: str, kind: str) -> dict[str, Any]:
-    """A kind with its parameters, as `covey list --json` has it."""
+    """A kind and its parameters, as in `covey list --json`."""
     cls = kinds.load(family, kind)
     parameters = []
     for name, (hint, limits) in fields_of(cls).items():
@@ -60,7 +60,7 @@ def list_kinds(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
-    """(family, kind) of what is asked for; a kind may be named without its family."""
+    """The family and kind of each entry to list. A kind may be given without its family."""
     if family is None:
         return [(family, kind) for family in kinds.built_in() for kind in kinds.known(family)]
     if family not in kinds.built_in():
@@ -82,8 +82,8 @@ def _print_overview() -> None:
     for family, known in kinds.built_in().items():
         _print_wrapped(f"{_strong(family)}{' ' * (width - len(family))}{', '.join(known)}", 0, width)
     print()
-    print("covey list FAMILY       its kinds with their parameters, as in `covey list topology`")
-    print("covey list FAMILY KIND  one of them and an example, as in `covey list topology ring`")
+    print("covey list FAMILY       the kinds of a family with their parameters, as in `covey list topology`")
+    print("covey list FAMILY KIND  one kind with an example, as in `covey list topology ring`")
 
 
 _KEYS = {
@@ -92,11 +92,11 @@ _KEYS = {
     "client-work": "work",
     "server-optimizer": "server_optimizer",
 }
-"""What a part is called in an experiment file, where that is not its family."""
+"""The key of a part in an experiment file, if it differs from the family."""
 
 
 def _example(family: str, kind: str) -> str:
-    """A line of an experiment file, with a value for every parameter that needs one."""
+    """A line of an experiment file, with a placeholder for every required parameter."""
     cls = kinds.load(family, kind)
     values: dict[str, str] = {"kind": kind}
     key = _KEYS.get(family, family)
@@ -115,7 +115,7 @@ def _example(family: str, kind: str) -> str:
 
 
 def _print_wrapped(text: str, first: int, others: int) -> None:
-    """Print a paragraph that is indented; into a file or a pipe it is one line."""
+    """Print an indented paragraph, folded on a terminal and as one line elsewhere."""
     if not sys.stdout.isatty():
         print(" " * first + text)
         return

@@ -10,7 +10,7 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def _lazily(module: str, name: str) -> Command:
-    """A command that is imported when it is called: showing help must not load torch."""
+    """A command that is imported when it is called, so that help does not load torch."""
 
     def command(arguments: argparse.Namespace) -> int:
         from importlib import import_module
@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="covey",
         description="Write a decentralized-learning protocol once; run it over thousands of nodes in virtual time.",
-        epilog="Begin with: covey demo",
+        epilog="Start with: covey demo",
     )
     parser.add_argument("--version", action="version", version=f"covey {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("file", metavar=metavar, type=Path, nargs=nargs, help=help or "the experiment")
         command.add_argument("--seed", type=int, help="short for --set seed=SEED")
         command.add_argument("--engine", help="short for --set engine.kind=ENGINE")
-        command.add_argument("--data", type=Path, help="the data folder; otherwise the environment's COVEY_DATA")
+        command.add_argument("--data", type=Path, help="the data folder (default: the environment's COVEY_DATA)")
 
     def takes_set(command: argparse.ArgumentParser, help: str) -> None:
         command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help=help)
@@ -58,47 +58,45 @@ def make_parser() -> argparse.ArgumentParser:
         "run", _lazily("running", "run"), "Run an experiment.", "covey run experiment.toml --set rounds=20 --seed 7"
     )
     takes_experiment(run, optional=True)
-    takes_set(run, "set any key of the experiment, with dots between nested ones; may be repeated")
-    run.add_argument("--out", type=Path, help="the run's folder; otherwise a new one under runs/")
-    run.add_argument("--resume", metavar="RUN", type=Path, help="go on with an interrupted run")
-    run.add_argument("--json", action="store_true", help="print the summary as JSON, and no progress")
+    takes_set(run, "set a key of the experiment, with dots between nested keys; may be repeated")
+    run.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
+    run.add_argument("--resume", metavar="RUN", type=Path, help="resume an interrupted run")
+    run.add_argument("--json", action="store_true", help="print the summary as JSON, without progress")
 
     sweep = add(
         "sweep",
         _lazily("running", "sweep"),
-        "Run an experiment with every combination of some values; seeds are shown as mean and spread.",
+        "Run an experiment with every combination of values; seeds are shown as mean and standard deviation.",
         "covey sweep experiment.toml --set program.topology.degree=2,4,7 --set seed=1,2,3",
     )
     takes_experiment(sweep)
-    takes_set(sweep, "values of a key, with commas between them; may be repeated, which multiplies")
-    sweep.add_argument("--out", type=Path, help="the folder of the run folders; otherwise a new one under runs/")
-    sweep.add_argument("--json", action="store_true", help="print the table as JSON, and no progress")
+    takes_set(sweep, "values of a key, separated by commas; may be repeated for all combinations")
+    sweep.add_argument("--out", type=Path, help="the folder of the run folders (default: a new one under runs/)")
+    sweep.add_argument("--json", action="store_true", help="print the table as JSON, without progress")
 
     check = add(
         "check",
         _lazily("checking", "check"),
-        "Validate an experiment and show what it means: all keys, the graph's facts, the model, the bytes. "
-        "Or see whether a run's folder is as it was written.",
+        "Validate an experiment and show all its keys, its graph, model and bytes. "
+        "Or check the files of a run against their checksums.",
         "covey check experiment.toml\n  covey check runs/demo-001/d-psgd",
     )
     takes_experiment(check, metavar="FILE.toml|RUN", help="the experiment, or the folder of a run")
-    takes_set(check, "set any key of the experiment; may be repeated")
+    takes_set(check, "set a key of the experiment; may be repeated")
     check.add_argument(
         "--save-graph", metavar="EDGES", type=Path,
-        help="write the graph and its weights to a file, which the topology edges reads",
+        help="write the graph and its weights to a file for the topology edges",
     )  # fmt: skip
-    check.add_argument("--json", action="store_true", help="print it as JSON")
+    check.add_argument("--json", action="store_true", help="print JSON")
 
-    listing = add(
-        "list", _lazily("listing", "list_kinds"), "List what experiments can be made of.", "covey list topology"
-    )
-    listing.add_argument("family", nargs="?", help="one family with its parameters, such as topology or model")
-    listing.add_argument("kind", nargs="?", help="one kind of it, such as ring, with an example")
-    listing.add_argument("--json", action="store_true", help="print it as JSON")
+    listing = add("list", _lazily("listing", "list_kinds"), "List the parts of experiments.", "covey list topology")
+    listing.add_argument("family", nargs="?", help="a family, such as topology or model")
+    listing.add_argument("kind", nargs="?", help="a kind of the family, such as ring")
+    listing.add_argument("--json", action="store_true", help="print JSON")
 
-    show = add("show", _lazily("showing", "show"), "Show what came of a run.", "covey show runs/demo-001/d-psgd")
+    show = add("show", _lazily("showing", "show"), "Show the results of a run.", "covey show runs/demo-001/d-psgd")
     show.add_argument("run", metavar="RUN", type=Path)
-    show.add_argument("--json", action="store_true", help="print it as JSON")
+    show.add_argument("--json", action="store_true", help="print JSON")
 
     compare = add(
         "compare",
@@ -109,44 +107,44 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
     compare.add_argument(
         "--reach", metavar="ACCURACY", type=float, action="append", default=[],
-        help="show instead when the mean accuracy over nodes first was so high; may be repeated",
+        help="show instead when the mean accuracy over nodes first reached this value; may be repeated",
     )  # fmt: skip
-    compare.add_argument("--json", action="store_true", help="print it as JSON")
+    compare.add_argument("--json", action="store_true", help="print JSON")
 
     plot = add(
         "plot",
         _lazily("showing", "plot"),
-        "Draw a metric of runs over rounds, virtual time or bytes; runs that differ in their seeds alone are one line.",
+        "Draw a metric of runs against rounds, time, bytes or energy; runs that differ only in seeds are one line.",
         "covey plot runs/demo-001/d-psgd --metric accuracy --against bytes --out figure.png\n"
         "  covey plot runs/demo-001/epidemic-learning --graph --round 3 --out graph.png\n"
         "  covey plot experiment.toml --graph --out graph.svg",
     )
     plot.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run's folder; with --graph also the file of an experiment"
+        "runs", metavar="RUN", nargs="+", type=Path, help="a run's folder or, with --graph, an experiment's file"
     )
-    plot.add_argument("--metric", default="accuracy", help="what to draw (default: accuracy)")
+    plot.add_argument("--metric", default="accuracy", help="the metric to draw (default: accuracy)")
     plot.add_argument(
         "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
     )
     plot.add_argument("--out", type=Path, default=Path("figure.png"), help="PNG, SVG or PDF (default: figure.png)")
-    plot.add_argument("--each", action="store_true", help="one line a run, also where runs differ in their seeds alone")
+    plot.add_argument("--each", action="store_true", help="draw one line per run, even if runs differ only in seeds")
     other = plot.add_mutually_exclusive_group()
     other.add_argument(
-        "--histogram", action="store_true", help="draw the metric's final values of all nodes, of one run"
+        "--histogram", action="store_true", help="draw the distribution of the metric's final values, of one run"
     )
-    other.add_argument("--holdings", action="store_true", help="draw who holds what instead, of one run")
+    other.add_argument("--holdings", action="store_true", help="draw the samples of each node, of one run")
     other.add_argument(
         "--graph", action="store_true",
-        help="draw the graph instead, of one run or FILE.toml: nodes in the colours of their labels, cliques together, "
-        "lines as wide as the weights of merging",
+        help="draw the graph of one run or FILE.toml: nodes coloured by labels, groups together, lines as wide as the "
+        "weights of merging",
     )  # fmt: skip
-    plot.add_argument("--round", metavar="N", type=int, help="with --graph: that of round N, from 0 on (default: 0)")
-    plot.add_argument("--data", type=Path, help="with --graph FILE.toml: the data folder, else COVEY_DATA")
+    plot.add_argument("--round", metavar="N", type=int, help="with --graph: the round, from 0 (default: 0)")
+    plot.add_argument("--data", type=Path, help="with --graph FILE.toml: the data folder (default: COVEY_DATA)")
 
     report = add(
         "report",
         _lazily("showing", "report"),
-        "Write one self-contained HTML page on runs.",
+        "Write a self-contained HTML page about runs.",
         "covey report runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
@@ -155,7 +153,7 @@ def make_parser() -> argparse.ArgumentParser:
     export = add(
         "export",
         _lazily("showing", "export"),
-        "Write one row per node and evaluated round.",
+        "Write the metrics of a run, one row per node and evaluated round.",
         "covey export runs/demo-001/d-psgd --format csv --out metrics.csv",
     )
     export.add_argument("run", metavar="RUN", type=Path)
@@ -163,40 +161,40 @@ def make_parser() -> argparse.ArgumentParser:
         "--models", metavar="FILE", type=Path, help="write the tensors of a final model to a safetensors file instead"
     )
     export.add_argument(
-        "--node", default="average", help="whose model: a node's id, or average or best of those evaluated"
+        "--node", default="average", help="the node of the model: an id, or average or best of those evaluated"
     )
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
-    export.add_argument("--out", type=Path, help="the file; CSV goes to standard output without it")
+    export.add_argument("--out", type=Path, help="the file (default for CSV: standard output)")
 
     host = add(
         "host",
         _lazily("hosting", "host"),
-        "Wait for a launcher that gives this machine nodes of an emulation.",
+        "Run a host, which waits for a launcher and runs nodes of an emulation on this machine.",
         "covey host --listen 10.0.0.1:7000 --certs host-0",
     )
     where = host.add_mutually_exclusive_group(required=True)
-    where.add_argument("--listen", metavar="ADDRESS", help="where to listen; other than loopback needs --certs")
+    where.add_argument("--listen", metavar="ADDRESS", help="the address to listen on; all but loopback need --certs")
     where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
     where.add_argument("--forks", metavar="FD", type=int, nargs="+", help=argparse.SUPPRESS)
     host.add_argument("--modules", nargs="*", default=[], help=argparse.SUPPRESS)
-    host.add_argument("--certs", metavar="DIR", type=Path, help="this host's folder, of those that `covey certs` made")
+    host.add_argument("--certs", metavar="DIR", type=Path, help="this host's folder from `covey certs`")
     host.add_argument(
         "--token-file", metavar="FILE", type=Path,
-        help="the secret that launchers and hosts share; otherwise that of the certificates",
+        help="the secret that launchers and hosts share (default: that of the certificates)",
     )  # fmt: skip
-    host.add_argument("--once", action="store_true", help="end after one run, or when no launcher comes in a minute")
+    host.add_argument("--once", action="store_true", help="end after one run, or after a minute without a launcher")
 
     certs = add(
         "certs",
         _lazily("certifying", "certs"),
-        "Make certificates for a launcher and its hosts, a folder for each machine.",
+        "Make certificates for a launcher and its hosts, with a folder for each machine.",
         "covey certs certs --hosts 10.0.0.1:7000 10.0.0.2:7000",
     )
     certs.add_argument("folder", metavar="DIR", type=Path, help="a new folder")
     certs.add_argument(
-        "--hosts", metavar="ADDRESS", nargs="+", required=True, help="where each host will listen, in order"
+        "--hosts", metavar="ADDRESS", nargs="+", required=True, help="the address at which each host listens, in order"
     )
-    certs.add_argument("--days", type=int, default=30, help="how long the certificates are valid (default: 30)")
+    certs.add_argument("--days", type=int, default=30, help="the days for which certificates are valid (default: 30)")
 
     demo = add(
         "demo",
@@ -204,5 +202,5 @@ def make_parser() -> argparse.ArgumentParser:
         "100 nodes learn handwritten digits without a server: D-PSGD on a static graph against Epidemic Learning.",
         "covey demo",
     )
-    demo.add_argument("--out", type=Path, help="the folder; otherwise a new one under runs/")
+    demo.add_argument("--out", type=Path, help="the folder (default: a new one under runs/)")
     return parser

@@ -23,7 +23,7 @@ from covey.view.words import amount, figure, seconds, time_of
 
 
 def read(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The tables of the experiment that the arguments name, with their settings."""
+    """The tables of the experiment of some arguments, with their --set, --seed and --engine."""
     table = read_table(arguments.file)
     for override in arguments.overrides:
         assign(table, override)
@@ -35,17 +35,19 @@ def read(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run an experiment, or go on with one."""
+    """Run or resume an experiment."""
     if arguments.resume is not None:
         if arguments.file is not None or arguments.overrides or arguments.seed is not None or arguments.engine:
-            raise ConfigurationError("--resume goes on with the run as it is: give no FILE, --set, --seed or --engine.")
+            raise ConfigurationError(
+                "--resume takes the experiment of the run: give no FILE, --set, --seed or --engine."
+            )
         before = Run(arguments.resume)
         rounds, nodes = before.experiment.get("rounds", 1), before.facts.get("nodes", 1)
         with ProgressDisplay(before.folder.name, rounds, nodes, silent=arguments.json) as display:
             done = api.resume(arguments.resume, data=arguments.data, progress=display, quiet=arguments.json)
     elif arguments.file is None:
         raise ConfigurationError(
-            "Give an experiment, as in `covey run FILE.toml`, or a run to go on with: --resume RUN."
+            "Give an experiment, as in `covey run FILE.toml`, or a run to resume, as in `covey run --resume RUN`."
         )
     else:
         experiment = Experiment.from_table(read(arguments))
@@ -60,7 +62,7 @@ def _display(title: str, experiment: Experiment, silent: bool) -> ProgressDispla
 
 
 def report(done: Run, *, as_json: bool) -> int:
-    """Print what came of a run."""
+    """Print the results of a run, and return the exit code."""
     summary = done.summary()
     if as_json:
         print_json(summary)
@@ -76,14 +78,14 @@ def report(done: Run, *, as_json: bool) -> int:
         )
     if done.status == "interrupted":
         kept = any((done.folder / CHECKPOINTS).glob("*"))
-        how = f"Go on with: covey run --resume {done.folder}" if kept else "It has no checkpoint to go on from."
+        how = f"Resume with: covey run --resume {done.folder}" if kept else "It has no checkpoint to resume from."
         say(f"Interrupted. {how}", file=sys.stderr)
         return 130
     return 0
 
 
 def sweep(arguments: argparse.Namespace) -> int:
-    """Run every combination of the given values, and show each configuration over its seeds."""
+    """Run every combination of some values, and show each configuration over its seeds."""
     axes: list[tuple[str, list[Any]]] = []
     for setting in arguments.overrides:
         key, equals, text = setting.partition("=")
@@ -104,8 +106,8 @@ def sweep(arguments: argparse.Namespace) -> int:
         check(experiments[-1])
     folder = arguments.out or api.new_folder("sweep")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunError(f"{folder} is no empty folder: give another one with --out.")
-    # A key with one value is the same for all runs: it would only make names longer.
+        raise RunError(f"{folder} is not an empty folder: give another one with --out.")
+    # Keys with one value would make names longer without telling runs apart.
     varied = [key for key, values in axes if len(values) > 1]
     names = [
         "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run" for combination in combinations
@@ -113,8 +115,7 @@ def sweep(arguments: argparse.Namespace) -> int:
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(
-                f"The values of a sweep must give each run a folder of its own. "
-                f"Got '{name}' for {names.count(name)} runs."
+                f"The values of a sweep must give each run another folder. Got '{name}' for {names.count(name)} runs."
             )
     finished: list[tuple[dict[str, Any], Run]] = []
     failed = False
@@ -127,7 +128,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         except RunError:
             raise
         except CoveyError as error:
-            # What the others have found, and will find, is not to be lost for one that cannot work.
+            # The other combinations still run.
             say(f"covey: {name}: {error}".replace("\n", " "), file=sys.stderr)
             failed = True
             continue
@@ -143,7 +144,7 @@ def _last(key: str) -> str:
 
 
 def _values(text: str) -> list[Any]:
-    """The values between commas; a comma inside a TOML string, array or inline table is a part of it."""
+    """The values between commas. A comma inside a TOML string, array or inline table does not separate."""
     values, pieces = [], text.split(",")
     while pieces:
         pieces[0] = pieces[0].lstrip()

@@ -18,7 +18,7 @@ from covey.view.words import amount, figure, rate, seconds
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """What came of a run."""
+    """Print the results of a run."""
     run = Run(arguments.run)
     summary = run.summary()
     if arguments.json:
@@ -63,7 +63,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def _drops(summary: Mapping[str, Any]) -> str:
-    """How many messages were dropped, and why."""
+    """The number of dropped messages, by reason."""
     drops: dict[str, int] = summary["drops"]
     if not drops:
         return f"{summary['totals']['dropped']:,}"
@@ -74,7 +74,7 @@ _LABELS = {"energy": "energy (J)"}
 
 
 def _parts(totals: Mapping[str, int]) -> str:
-    """What of all bytes are values and indices, where that was counted."""
+    """The bytes of values and of indices, if these were counted."""
     if "value_bytes_out" not in totals:
         return ""
     indices = f", {amount(totals['index_bytes_out'])} of indices" if totals["index_bytes_out"] else ""
@@ -82,7 +82,7 @@ def _parts(totals: Mapping[str, int]) -> str:
 
 
 def _spent(spent: Mapping[str, float], clock: str) -> str:
-    """What time went by with."""
+    """The seconds of a node by activity, in words."""
     if clock == "virtual":
         found = f"{seconds(spent['training'])} training and {seconds(spent['waiting'])} waiting"
         return f"{found}; encoding and mixing take no virtual time"
@@ -90,15 +90,15 @@ def _spent(spent: Mapping[str, float], clock: str) -> str:
 
 
 def _print_hosts(run: Run) -> None:
-    """How each host of an emulation fared, as it last said."""
+    """Print the last figures of each host of an emulation."""
     latest = run.hosts.groupby(["host", "name"])["value"].last().unstack("host")
     if all(str(name).startswith("dropped/") for name in latest.index):
-        return  # They are said above; a simulation has no other figures.
+        return  # Drops are printed already, and a simulation has no other figures.
     rows = [
         [name, *("-" if isnan(value) else _host_figure(str(name), value) for value in values)]
         for name, values in zip(latest.index, latest.to_numpy(), strict=True)
     ]
-    print_table("hosts, as they last said", ("figure", *(f"host {host}" for host in latest.columns)), rows)
+    print_table("last figures of hosts", ("figure", *(f"host {host}" for host in latest.columns)), rows)
 
 
 def _host_figure(name: str, value: float) -> str:
@@ -114,14 +114,14 @@ _RATES = ("uplink_asked", "uplink_achieved")
 
 
 def _changed(before: Mapping[str, Any], start: Mapping[str, Any]) -> str:
-    """On what else a run was gone on with than before."""
+    """The versions, platform and device that changed at a resumption, in words."""
     things = ("covey", "python", "torch", "numpy", "platform", "kernel", "device")
     changed = [f"{thing} {start[thing]}" for thing in things if thing in start and start[thing] != before.get(thing)]
     return f", with {', '.join(changed)}" if changed else ""
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Several runs in one table."""
+    """Print a table of several runs."""
     runs = [Run(path) for path in arguments.runs]
     goals: list[float] = arguments.reach
     summaries = [
@@ -148,11 +148,11 @@ def _print_reached(runs: Sequence[Run], summaries: Sequence[dict[str, Any]], goa
             cells += [seconds(found["time"]), amount(found["bytes_out"])] if found else ["never", ""]
         rows.append(cells)
     columns = [text for goal in goals for text in (f"accuracy {goal:g} at", "bytes sent")]
-    print_table("when the mean over nodes got there", ("run", *columns), rows)
+    print_table("first time at which the mean over nodes reached an accuracy", ("run", *columns), rows)
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """A figure."""
+    """Draw a figure."""
     from covey import view
 
     paths: list[Path] = arguments.runs
@@ -160,10 +160,10 @@ def plot(arguments: argparse.Namespace) -> int:
     if of_one and len(paths) != 1:
         raise ConfigurationError(f"--histogram, --holdings and --graph draw one run. Got {len(paths)} instead.")
     if arguments.round is not None and not arguments.graph:
-        raise ConfigurationError("--round says which graph to draw: give --graph as well.")
+        raise ConfigurationError("--round chooses the graph to draw: give --graph as well.")
     experiments = [path for path in paths if path.suffix == ".toml" and not path.is_dir()]
     if experiments and not arguments.graph:
-        raise ConfigurationError(f"{experiments[0]} is an experiment, of which --graph draws the graph alone.")
+        raise ConfigurationError(f"{experiments[0]} is an experiment: only --graph draws experiments.")
     if arguments.graph:
         source = Experiment.from_file(paths[0]) if experiments else Run(paths[0])
         figure = view.graph(source, arguments.round or 0, data=arguments.data)
@@ -180,7 +180,7 @@ def plot(arguments: argparse.Namespace) -> int:
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """An HTML page."""
+    """Write an HTML page."""
     from covey.report import write_report
 
     write_report([Run(path) for path in arguments.runs], arguments.out)
@@ -189,7 +189,7 @@ def report(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Rows for other programs, or a model."""
+    """Write the metrics or a model for other programs."""
     if arguments.models is not None:
         node = arguments.node
         Run(arguments.run).export_model(arguments.models, int(node) if node.isdecimal() else node)

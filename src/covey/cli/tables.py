@@ -1,4 +1,4 @@
-"""Tables on the terminal, and figures for people."""
+"""Lines, tables and JSON on the terminal."""
 
 import json
 import math
@@ -16,12 +16,12 @@ _LEAST = 12
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """Print a line."""
+    """Print a line, with control characters escaped."""
     print(shown(line), file=file)
 
 
 def print_json(value: Any) -> None:
-    """Print JSON; JSON has no NaN and no infinity, so they are null."""
+    """Print JSON. NaN and infinity become null."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False, default=str))
 
 
@@ -34,8 +34,8 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *remarks: str) -> None:
-    """Print a table and remarks on it; the first column is text, the others are figures, which are never cut."""
-    # Where no terminal sets a width, lines are as long as they need to be: a log is searched, not folded.
+    """Print a table and remarks on it. The first column is text, the others are figures, which are never cut."""
+    # Without a terminal, lines are not folded: logs are searched.
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     print(textwrap.fill(shown(title), width, break_on_hyphens=False) if title else "")
     for line in table_lines([*map(shown, columns)], [[*map(shown, row)] for row in rows], width):
@@ -45,7 +45,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The lines of a table that has so many columns on the screen."""
+    """The lines of a table that fits a screen of `width` columns."""
     cells = [[[text] for text in row] for row in (columns, *rows)]
     if _width(cells) > width:
         cells = [
@@ -57,7 +57,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
     sizes = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
     lines = []
     for index, row in enumerate(cells):
-        # Headings stand on the rule, other cells hang from the top.
+        # Headings are aligned at the bottom, other cells at the top.
         height = max(map(len, row))
         filled = [[""] * (height - len(cell)) + cell for cell in row] if index == 0 else row
         for parts in zip_longest(*filled, fillvalue=""):

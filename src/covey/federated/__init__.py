@@ -1,4 +1,4 @@
-"""Federated learning: the programs in which nodes learn with a server."""
+"""Federated learning: programs in which clients learn with a server."""
 
 KINDS = {
     "program": {"fedavg": "covey.federated.fedavg:FedAvg"},
@@ -12,4 +12,4 @@ KINDS = {
         "yogi": "covey.federated.server_optimizers:ServerYogi",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

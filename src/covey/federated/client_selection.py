@@ -1,4 +1,4 @@
-"""The part of fedavg that says which clients take part in a round."""
+"""The selection of the clients of a round of fedavg."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,7 +8,7 @@ from covey.parts.parameters import Part, Setting, param
 
 
 class ClientSelection(Part):
-    """Chooses clients, the same ones at every node; one object serves all nodes."""
+    """A rule that chooses the clients of a round, the same at every node. One object serves all nodes."""
 
     family: ClassVar[str] = "client-selection"
     short = ("uniform", "count")
@@ -18,7 +18,7 @@ class ClientSelection(Part):
         self._setting = setting
 
     def chosen(self, t: int) -> Sequence[NodeId]:
-        """The clients of round t, of 1 .. N-1, in increasing order."""
+        """The clients of round t in increasing order, among 1 .. N-1."""
         raise NotImplementedError
 
     def most(self) -> int:
@@ -27,10 +27,10 @@ class ClientSelection(Part):
 
 
 class Uniform(ClientSelection):
-    """Clients drawn uniformly without replacement, by public randomness: nobody needs to be told."""
+    """Clients drawn uniformly without replacement. The draw is public, so no message announces it."""
 
     kind = "uniform"
-    count: int | None = param("How many clients take part in a round; all by default.", default=None, ge=1, lt="nodes")
+    count: int | None = param("The clients of a round; by default, all.", default=None, ge=1, lt="nodes")
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -1,4 +1,4 @@
-"""The part of fedavg that says what a client does with the server's model."""
+"""The work of a client of fedavg with the server's model."""
 
 from typing import ClassVar
 
@@ -11,32 +11,32 @@ from covey.parts.parameters import Part, param
 
 
 class ClientWork(Part):
-    """Makes an update of the server's model; one object serves all clients."""
+    """The work that makes an update of the server's model. One object serves all clients."""
 
     family: ClassVar[str] = "client-work"
     usual = "local"
 
     async def train(self, node: LearningNode, model: Tensor | Mixture, t: int) -> Update:
-        """The work of a client in round t, from `model`, the server's with whatever is the client's own."""
+        """Do the work of a client in round t. `model` is the server's, with the client's unshared values."""
         raise NotImplementedError
 
 
 class LocalTraining(ClientWork):
-    """Training on the client's data as the task says, or otherwise; with `proximal` it is FedProx (Li et al., 2020)."""
+    """Training on the client's data, by default as in the task. With `proximal`, FedProx (Li et al., 2020)."""
 
     kind = "local"
-    steps: int | None = param("How many mini-batch steps; as the task says by default.", default=None, ge=1)
-    epochs: int | None = param("How many passes over the data, in place of steps.", default=None, ge=1)
-    lr: float | None = param("The learning rate; that of the task's optimizer by default.", default=None, gt=0)
+    steps: int | None = param("Mini-batch steps; by default, those of the task.", default=None, ge=1)
+    epochs: int | None = param("Passes over the data, instead of steps.", default=None, ge=1)
+    lr: float | None = param("The learning rate; by default, that of the task's optimizer.", default=None, gt=0)
     proximal: float = param(
-        "The weight mu of FedProx's term, which holds clients near the server's model.", default=0.0, ge=0
+        "The weight mu of FedProx's term, which keeps clients near the server's model.", default=0.0, ge=0
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps is not None and self.epochs is not None:
             raise ConfigurationError(
-                f"The 'epochs' of {self.named()} stand in place of 'steps'. Got both, {self.epochs} and {self.steps}."
+                f"The 'epochs' of {self.named()} replace 'steps'. Got both, {self.epochs} and {self.steps}."
             )
 
     async def train(self, node: LearningNode, model: Tensor | Mixture, t: int) -> Update:

@@ -1,4 +1,4 @@
-"""The way of the server's model to its clients: whole, or by compressed changes of a copy that all clients hold."""
+"""Ways to send the server's model to clients: whole, or as compressed changes of a copy that all clients hold."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from covey.parts.parameters import Setting
 
 _ASK, _BEFORE, _MARK = "ask", "before", "mark"
-"""The tag under which a client asks for the whole copy; the entries for the mark of the copy that a change begins from,
-and for that of a whole copy."""
+"""The tag of a client's request for the whole copy; the entries for the mark of the copy before a change, and of a
+whole copy."""
 
 
 class WholeDown(Ends):
-    """The server's model as it is, for those that were chosen."""
+    """The whole model of the server, for the chosen clients."""
 
     def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model."""
         node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
-        """The trained numbers that clients began the round with, where those are not the server's."""
+        """The trained values that clients start the round with, or None if those are the server's."""
         return None
 
     def end(self, node: LearningNode, t: int) -> None:
-        """Note at the server what clients ask for."""
+        """Record the requests of clients at the server."""
 
     async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
         """The server's model at a client; None where it is not sent any, or none came in time."""
@@ -53,16 +53,16 @@ class WholeDown(Ends):
         return None if self.patience is None else (t - received + 1) * self.patience
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
-        """The model that a client is to train, if it came, with whatever is not shared as the client has it."""
+        """The model to train, with the client's unshared values; None if no model arrived."""
         usable = node.usable(inbox, model=self.selection.entry)
         return self.selection.put(node.model, usable[0]["model"]) if usable else None
 
 
 class CompressedDown(WholeDown):
-    """Compressed changes of a copy, for all clients, also those that were not chosen.
+    """Compressed changes of a copy that all clients hold, including those that were not chosen.
 
-    What a change leaves out is the difference of the server's model and the copy, and goes into the next. The first
-    message is the whole copy. A client that missed a change asks for it.
+    The first message is the whole copy. The error of a change remains in the difference of model and copy, so the next
+    change includes it. A client that missed a change asks for the whole copy.
     """
 
     def __init__(self, program: "FedAvg", setting: "Setting", compressor: Compressor) -> None:
@@ -99,18 +99,18 @@ class CompressedDown(WholeDown):
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         sound = node.usable(inbox, **self.beside)
-        for message, found in understood(node, sound, partial(self._followed, node)):
+        for message, found in understood(node, sound, partial(self._changed, node)):
             if found is not None:
                 node.state["server's copy"], node.state["mark"] = found
                 return self.selection.put(node.model, found[0], message[BUFFERS] if self.beside else None)
         node.state["behind"] = True
         return None
 
-    def _followed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
-        """The copy after a message, and its mark; None where the message changes another copy than the known one.
+    def _changed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
+        """The copy after a message, and its mark; None if the message changes another copy than the client's.
 
         Raises:
-            WireError: the message tells neither.
+            WireError: the message is malformed.
         """
         if "model" in message.shared:
             if not node.usable([message], model=Numbers(self.selection.trained)):

@@ -1,4 +1,4 @@
-"""The server, and what it and its clients know of their messages."""
+"""State and functions that the server and its clients share."""
 
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 SERVER = NodeId(0)
 SAMPLES = range(1 << 53)
-"""How many samples a client may say that it has."""
+"""The numbers of samples that a client may report."""
 
 
 class Ends:
-    """What both ends of a way know.
+    """The base of uplinks and downlinks.
 
     Attributes:
-        beside: what messages hold beside compressed numbers: buffers are averaged as they are.
+        selection: the shared part of the model.
+        setting: the experiment.
+        beside: the entries of messages beside compressed values. Buffers are sent and averaged uncompressed.
     """
 
     def __init__(self, program: "FedAvg", setting: Setting) -> None:
@@ -34,13 +36,13 @@ class Ends:
         self.beside: dict[str, Expected] = {BUFFERS: Numbers(buffered)} if buffered else {}
 
     def trained(self, model: Tensor) -> Tensor:
-        """The numbers of a model that are compressed: those that are trained and shared."""
+        """The values of a model that are compressed: trained and shared ones."""
         return self.selection.split(self.selection.take(model))[0]
 
     def with_buffers(self, payload: Payload, model: Tensor) -> Payload:
-        """A message with compressed numbers, and with the buffers as they are."""
+        """A payload of compressed values, with uncompressed buffers if the model has shared ones."""
         return {**payload, BUFFERS: self.selection.buffers(model)} if self.beside else payload
 
     def draw(self, way: str, sender: int, t: int | None) -> Draw:
-        """The randomness of one message, which both ends have."""
+        """The generator of one message, the same at both ends."""
         return partial(self.setting.generator, f"fedavg {way}", sender, t or 0)

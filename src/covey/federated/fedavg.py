@@ -1,8 +1,8 @@
-"""The standard round of federated learning, made of parts.
+"""Federated averaging, composed of parts.
 
-Plain, it is federated averaging (McMahan et al., 2017); with other parts it is FedProx (Li et al., 2020), FedAvgM,
-FedAdagrad, FedAdam and FedYogi (Reddi et al., 2021), sparse ternary compression (Sattler et al., 2019), the median of
-clients, and what these have in common with each other.
+The defaults are federated averaging (McMahan et al., 2017). Other parts make it FedProx (Li et al., 2020), FedAvgM (Hsu
+et al., 2019), FedAdagrad, FedAdam and FedYogi (Reddi et al., 2021), sparse ternary compression (Sattler et al., 2019),
+a median of clients, or a combination of these.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,31 +25,33 @@ from covey.runtime.patience import check_patience
 
 
 class FedAvg(LearningProgram):
-    """Node 0 is the server, without data; every round it sends its model to some clients and merges their answers.
+    """Node 0 is the server and has no data. In every round it sends its model to some clients and merges their answers.
 
-    Clients start every round from the server's model; their optimiser is theirs, reset or kept as the task says.
+    Clients start every round from the server's model. The task says whether their optimiser state is kept or reset.
     """
 
     kind = "fedavg"
     without_data = frozenset({"server"})
     evaluated_roles = frozenset({"server"})
-    clients: ClientSelection = param("Which clients take part in a round.", factory=Uniform)
-    work: ClientWork = param("What a client does with the server's model.", factory=LocalTraining)
+    clients: ClientSelection = param("The choice of a round's clients.", factory=Uniform)
+    work: ClientWork = param("The work of a client with the server's model.", factory=LocalTraining)
     up: Compressor | None = param(
-        "What makes messages of the changes that clients made; by default they send whole models.", default=None
+        "The compressor of clients' changes. By default, clients send whole models.", default=None
     )
     down: Compressor | None = param(
-        "What makes messages of the changes of the server's model, which all clients get; "
-        "by default those chosen get the whole model.",
+        "The compressor of changes of the server's model, which all clients then get. By default, the chosen clients "
+        "get the whole model.",
         default=None,
     )
     aggregation: Aggregation = param(
-        "How clients are merged: given weighs them by their samples, mean equally.", factory=Given
+        "The rule that merges clients: given weighs them by their samples, mean equally.", factory=Given
     )
-    server_optimizer: ServerOptimizer = param("How the server moves by what clients changed.", factory=ServerSGD)
+    server_optimizer: ServerOptimizer = param(
+        "The server's optimizer. It takes the merged change of clients for a negative gradient.", factory=ServerSGD
+    )
     patience: Seconds | None = param(
-        "How long the server waits for its clients; for ever by default. A client waits as long as the server's rounds "
-        "until then can take, and one more.",
+        "The time that the server waits for its clients; by default, for ever. A client waits this long for each round "
+        "since its last model, and once more.",
         default=None,
         ge=0,
     )
@@ -78,7 +80,7 @@ class FedAvg(LearningProgram):
         await (self.serve(node) if node.id == SERVER else self.take_part(node))
 
     async def serve(self, node: LearningNode) -> None:
-        """The server: send, wait, merge."""
+        """Run the server: send, wait, merge."""
         async for t in node.rounds():
             chosen = self.clients.chosen(t)
             self._down.send(node, chosen, t)
@@ -90,7 +92,7 @@ class FedAvg(LearningProgram):
             self._down.end(node, t)
 
     async def take_part(self, node: LearningNode) -> None:
-        """A client: in the rounds for which it was chosen, train the server's model and send it back."""
+        """Run a client: train the server's model and send it back, in the rounds for which it was chosen."""
         async for t in node.rounds():
             chosen = self.clients.chosen(t)
             model = await self._down.receive(node, chosen, t)

@@ -1,7 +1,7 @@
-"""The part of fedavg that moves the server's model by what its clients changed.
+"""Optimizers of the server's model in fedavg.
 
-The aggregate of the clients' changes, D, is taken for minus a gradient of the server's (Reddi et al., "Adaptive
-Federated Optimization", 2021, algorithm 2). As there, moments are not corrected for their first values.
+D, the aggregate of the clients' changes, takes the place of a negative gradient (Reddi et al., "Adaptive Federated
+Optimization", 2021, algorithm 2). As there, moments have no bias correction.
 """
 
 from typing import ClassVar
@@ -23,13 +23,13 @@ class Moments(State):
 
 
 class ServerOptimizer(Part):
-    """Makes a step of the server's model of its clients' changes."""
+    """A rule that makes a step of the server's model from the clients' changes."""
 
     family: ClassVar[str] = "server-optimizer"
     short = ("sgd", "lr")
 
     def is_plain(self) -> bool:
-        """Whether the step is always the change itself."""
+        """True if the step is always the change itself."""
         return False
 
     def moved(self, node: LearningNode, merged: Tensor | Mixture, selection: Selection) -> Tensor | Mixture:
@@ -53,10 +53,10 @@ class ServerOptimizer(Part):
 
 
 class ServerSGD(ServerOptimizer):
-    """x + lr D: with a rate of 1, the default, the server takes the aggregate of its clients (McMahan et al., 2017)."""
+    """x + lr D. With lr = 1, the default, the server takes the aggregate of its clients (McMahan et al., 2017)."""
 
     kind = "sgd"
-    lr: float = param("How far the server moves towards the aggregate of its clients.", default=1.0, gt=0)
+    lr: float = param("The server's learning rate.", default=1.0, gt=0)
 
     def is_plain(self) -> bool:
         return self.lr == 1.0 and type(self).step is ServerSGD.step
@@ -66,11 +66,11 @@ class ServerSGD(ServerOptimizer):
 
 
 class ServerMomentum(ServerOptimizer):
-    """FedAvgM (Hsu et al., 2019): m becomes beta m + D, and x moves by lr m."""
+    """FedAvgM (Hsu et al., 2019): m becomes beta m + D, and x becomes x + lr m."""
 
     kind = "momentum"
     lr: float = param("The server's learning rate.", default=1.0, gt=0)
-    beta: float = param("How much of the last step's momentum stays.", default=0.9, ge=0, lt=1)
+    beta: float = param("The decay of the momentum.", default=0.9, ge=0, lt=1)
 
     def step(self, change: Tensor, node: LearningNode) -> Tensor:
         moments = node.keep(Moments, self)
@@ -79,14 +79,14 @@ class ServerMomentum(ServerOptimizer):
 
 
 class Adaptive(ServerOptimizer):
-    """Moves x by lr m / (sqrt(v) + tau), where m is a moving average of D, and v begins with tau squared."""
+    """x becomes x + lr m / (sqrt(v) + tau), where m is a moving average of D, and v starts at tau squared."""
 
     lr: float
     beta_1: float
-    tau: float = param("How adaptive the step is: the smaller, the more.", default=1e-3, gt=0)
+    tau: float = param("The degree of adaptivity: smaller values adapt more.", default=1e-3, gt=0)
 
     def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
-        """v after the round with these squares of D."""
+        """The new v, from the old v and the squares of D."""
         raise NotImplementedError
 
     def step(self, change: Tensor, node: LearningNode) -> Tensor:
@@ -104,7 +104,7 @@ class ServerAdagrad(Adaptive):
 
     kind = "adagrad"
     lr: float = param("The server's learning rate.", default=0.1, gt=0)
-    beta_1: float = param("The decay of m; 0 for no momentum, as in the paper's experiments.", default=0.0, ge=0, lt=1)
+    beta_1: float = param("The decay of m. 0 is no momentum, as in the paper's experiments.", default=0.0, ge=0, lt=1)
 
     def second_moment(self, before: Tensor, squares: Tensor) -> Tensor:
         return before + squares

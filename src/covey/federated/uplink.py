@@ -1,4 +1,4 @@
-"""The way of what clients trained to the server: whole models, or compressed changes."""
+"""Ways to send clients' models to the server: whole, or as compressed changes."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WholeUp(Ends):
-    """Clients' models as they are."""
+    """The whole models of clients."""
 
     def send(self, node: LearningNode, update: Update, t: int) -> None:
         """Send the server what a client trained."""
@@ -31,12 +31,12 @@ class WholeUp(Ends):
         return {"model": self.selection.take(update.model)}
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
-        """The shared part of each client's model, as if the client had begun with the server's.
+        """The shared part of each client's model, corrected for a client's start that differs from the server's model.
 
         Args:
             node: the server.
-            answers: what clients sent.
-            origin: the trained numbers that they began with, where those are not the server's.
+            answers: the clients' messages.
+            origin: the trained values that clients started with; None if those are the server's.
         """
         for answer in node.usable(answers, model=self.selection.entry, samples=SAMPLES):
             part: Tensor = answer["model"]
@@ -46,7 +46,7 @@ class WholeUp(Ends):
 
 
 class CompressedUp(WholeUp):
-    """Compressed changes; what a change leaves out is kept by the client, which adds it to its next."""
+    """Compressed changes, with error feedback: a client adds the error of a change to its next one."""
 
     def __init__(self, program: "FedAvg", setting: Setting, compressor: Compressor) -> None:
         super().__init__(program, setting)
@@ -54,12 +54,12 @@ class CompressedUp(WholeUp):
 
     def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
         change = self.trained(update.model) - self.trained(update.start)
-        if "unsaid" in node.state:
-            change = change + cast(Tensor, node.state["unsaid"])
-        payload, said = self.compressor.compress(change, self.draw("up", node.id, t))
-        unsaid = change.clone()
-        said.add_to(unsaid, -1.0)
-        node.state["unsaid"] = unsaid
+        if "residual" in node.state:
+            change = change + cast(Tensor, node.state["residual"])
+        payload, sent = self.compressor.compress(change, self.draw("up", node.id, t))
+        residual = change.clone()
+        sent.add_to(residual, -1.0)
+        node.state["residual"] = residual
         return self.with_buffers(payload, update.model)
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
@@ -71,10 +71,10 @@ class CompressedUp(WholeUp):
             yield answer, part
 
     def _change(self, message: Message) -> Decompressed:
-        """The change that a message tells.
+        """The change in a message.
 
         Raises:
-            WireError: it tells none.
+            WireError: the message is malformed.
         """
         payload = {name: entry for name, entry in message.shared.items() if name not in ("samples", BUFFERS)}
         draw = self.draw("up", message.sender, message.round)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page on runs."""
+"""Reports of runs as self-contained HTML pages."""
 
 from covey.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""The page that `covey report` writes: everything is inside it, so it can be mailed or archived."""
+"""The HTML page of `covey report`. It loads nothing from elsewhere, so it can be mailed or archived."""
 
 import html
 import io
@@ -32,13 +32,13 @@ _CURVES = (
     ("consensus_distance", "rounds", "How far models are from their average"),
 )
 _SIZE = (4.9, 3.5)
-"""Inches: on the page's columns, and on a phone, text is then about as large as that around it."""
+"""Inches: with this size, the text of figures is about as large as the text around them, on phones, too."""
 
 _OPEN = 3
-"""Of more runs than this, the details are folded."""
+"""With more runs than this, the details are folded."""
 
 _MOST = 12
-"""Of more runs than this, only one of each experiment is shown by itself: the page stays below 3 MB."""
+"""With more runs than this, one run of each experiment has its own section, so that the page stays below 3 MB."""
 
 _MAIN = (
     "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
@@ -46,15 +46,15 @@ _MAIN = (
     "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
     "network.churn", "network.energy", "rounds", "duration",
 )  # fmt: skip
-"""What a reader wants to know first of an experiment; parts come with their parameters."""
+"""The main settings of an experiment. Parts are shown with their parameters."""
 
 
 def write_report(runs: Sequence[Run], file: Path) -> None:
-    """Write the page.
+    """Write the page of some runs.
 
     Args:
-        runs: what it is on; with several, their curves share the axes.
-        file: where it goes.
+        runs: the runs. The curves of several share the axes.
+        file: the path of the page.
 
     Raises:
         RunError: the file cannot be written.
@@ -98,7 +98,7 @@ def _title(groups: Sequence[Group], runs: Sequence[Run]) -> str:
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
-    """What all runs share, in a line."""
+    """A line with the main settings that all runs share."""
     tables = [flat(run.experiment) for run in runs]
     shared = [
         [words(table[key]) for key, words in _HEAD.items() if key in table and key not in differing(tables)]
@@ -137,7 +137,7 @@ def _note(text: str) -> str:
 
 
 def _over_seeds(groups: Sequence[Group]) -> str:
-    """Means and standard deviations over seeds, where there are several."""
+    """A table of means and standard deviations over seeds; empty without several seeds."""
     if all(len(group.runs) == 1 for group in groups):
         return ""
     rows = []
@@ -168,11 +168,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "f
 
 
 _MOST_LOGGED = 8
-"""Of more figures than this that programs log, the first are drawn."""
+"""The greatest number of logged figures that are drawn."""
 
 
 def _learned(run: Run) -> bool:
-    """Whether the nodes of a run learn, as far as its experiment says."""
+    """True if the nodes of a run learn."""
     return "task" in run.experiment or "program" not in run.experiment
 
 
@@ -194,7 +194,7 @@ def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
 
 def _setup(groups: Sequence[Group]) -> str:
-    """The main settings, a column an experiment where they differ; all settings are below, run by run."""
+    """Tables of the main settings, with a column for each experiment where they differ."""
     tables = [_with_parameters(group.runs[0].experiment) for group in groups]
     unlike = set(differing(tables))
     others = [key for key in differing([group.settings for group in groups]) if key.partition(".")[0] == "evaluation"]
@@ -214,14 +214,14 @@ def _seeds(groups: Sequence[Group]) -> list[str]:
 
 
 def _with_parameters(table: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """The main keys of an experiment, each in words: a part is its kind and, in brackets, its parameters."""
+    """The main settings of an experiment in words. A part is its kind and, in brackets, its parameters."""
     found: dict[str, str] = {}
     for key, value in table.items():
         name = before + key
         if isinstance(value, Mapping) and name in _MAIN:
             apart = [inner for inner in value if f"{name}.{inner}" in _MAIN]
             if name == "program":
-                # Its parts have lines of their own.
+                # The program's parts have their own lines.
                 apart = [inner for inner in value if isinstance(value[inner], Mapping)]
             found[name] = str(value.get("kind", "")) + _parameters_in_words(value, apart)
         elif name in _MAIN:
@@ -287,7 +287,7 @@ def _of_one(run: Run) -> str:
 
 
 def _where(run: Run) -> str:
-    """The facts of the run, and those of each of its starts."""
+    """Tables of the facts of a run and of each of its starts."""
     facts = {**run.facts, "wall_seconds": run.wall_seconds}
     starts = facts.pop("starts")
     names = dict.fromkeys(name for start in starts for name in start)
@@ -303,7 +303,7 @@ def _fact(value: Any) -> str:
 
 
 def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
-    """A figure as inline SVG, or why there is none."""
+    """A figure as inline SVG, or a note with the error."""
     from matplotlib import rc_context
 
     try:
@@ -314,7 +314,7 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     figure.patch.set_visible(False)
     for axes in figure.axes:
         axes.patch.set_visible(False)
-    # Text stays text: it is smaller, can be searched, and takes the page's font and colours.
+    # Text is kept as text: it is smaller, can be searched, and takes the page's font and colours.
     with rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
@@ -322,7 +322,7 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption)}" ', 1)
     for colour, name in COLOURS.items():
         svg = svg.replace(f"{colour}", f"var(--{name})")
-    # Every figure numbers its clip paths and markers anew; on one page they must differ.
+    # Ids of clip paths and markers restart in every figure. On one page they must differ.
     mark = f"f{crc32(svg.encode())}-"
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: found[1] + mark, svg)
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"

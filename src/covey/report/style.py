@@ -1,4 +1,4 @@
-"""How the page looks, in light and in dark surroundings."""
+"""The style of the page, in light and dark mode."""
 
 from covey.view.look import CLASSES, INK, LINES, PAPER, RULE, SOFT
 
@@ -7,7 +7,7 @@ COLOURS = {
     **{colour: f"line{index}" for index, colour in enumerate(LINES)},
     **{colour: f"class{index}" for index, colour in enumerate(CLASSES)},
 }  # fmt: skip
-"""Colours of figures, by the name of the variable that stands for them on the page."""
+"""The page's CSS variables for colours of figures: colour -> variable."""
 
 _DARK = {
     INK: "#e3e7eb", SOFT: "#9aa4ae", RULE: "#3a424b", PAPER: "#15191e",

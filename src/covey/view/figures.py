@@ -43,9 +43,9 @@ _LABELS = {
 }
 _MOMENTS = 100
 MOST_BANDS = 4
-"""More bands than this hide each other."""
+"""The greatest number of bands that are drawn: more would hide each other."""
 _MOST_BARS = 60
-"""Bars of more nodes than this are thinner than what can be seen."""
+"""The greatest number of nodes with a bar each: more bars would be too thin to see."""
 
 
 def curves(
@@ -58,23 +58,23 @@ def curves(
     titled: bool = True,
     size: tuple[float, float] = (7.0, 4.6),
 ) -> "Figure":
-    """A metric over the course of runs.
+    """Draw a metric over the course of runs.
 
-    A line is the mean over nodes, its band goes from the worst to the best node. Runs of one experiment with several
-    seeds are one line, their mean, with a darker band of one standard deviation over seeds. Against time, a node counts
-    at every moment with its state of that moment, so slow and fast nodes are compared at the same time.
+    A line is the mean over nodes, and its band reaches from the worst to the best node. Runs of one experiment with
+    several seeds are one line, their mean, with a darker band of one standard deviation over seeds. Against time, the
+    values of all nodes are compared at the same moment, whatever their rounds.
 
     Args:
-        runs: what to draw.
-        metric: a column of `Run.figures` or, for the network as a whole, of `Run.network`.
+        runs: the runs to draw.
+        metric: a column of `Run.figures` or `Run.network`.
         against: "rounds", "time", "bytes" or "energy".
-        labels: a name for each run, which then is a line of its own.
-        each: whether every run is a line of its own, even where only seeds differ.
-        titled: whether the figure says what its bands mean.
+        labels: a name for each run. Each run has its own line then.
+        each: draw a line for every run, even if only seeds differ.
+        titled: add a title that explains lines and bands.
         size: width and height in inches.
 
     Raises:
-        ConfigurationError: a run has no such figure.
+        ConfigurationError: a run does not have the metric.
     """
     figure = new_figure(size)
     axes = new_axes(figure)
@@ -119,7 +119,7 @@ def curves(
 
 
 def bands_in_words(*, several: bool, over_nodes: bool, shown: bool) -> str:
-    """What lines and bands stand for."""
+    """The meaning of lines and bands, in words."""
     parts = ["line: mean over nodes" if over_nodes else "one figure for the whole network"]
     if several:
         parts[0] += " and seeds" if over_nodes else ", mean over seeds"
@@ -133,7 +133,13 @@ def bands_in_words(*, several: bool, over_nodes: bool, shown: bool) -> str:
 
 
 def against_label(against: str, largest: float, clocks: Collection[str]) -> tuple[str, float]:
-    """(label of the horizontal axis, what to divide its values by) for values up to the largest, of such clocks."""
+    """The label of the horizontal axis, and the divisor of its values.
+
+    Args:
+        against: the quantity on the axis.
+        largest: its greatest value, which decides the unit.
+        clocks: the clocks of the runs, "virtual" or "real".
+    """
     if against == "rounds":
         return "round", 1.0
     if against == "energy":
@@ -143,7 +149,7 @@ def against_label(against: str, largest: float, clocks: Collection[str]) -> tupl
 
 
 def _course_of_group(runs: Sequence[Run], metric: str, against: str) -> "pd.DataFrame":
-    """Columns x, mean, low, high and std (over runs), in the order of x."""
+    """The course of runs of one experiment: columns x, mean, low, high and std (over runs), sorted by x."""
     import pandas as pd
 
     courses = [_course(run, metric, against) for run in runs]
@@ -167,7 +173,7 @@ _KEPT = ("mean", "low", "high")
 
 
 def _course(run: Run, metric: str, against: str) -> "pd.DataFrame":
-    """Columns x, mean, low and high, by round or, against time, by moment."""
+    """The course of a run: columns x, mean, low and high, one row per round or, against time, per moment."""
     import pandas as pd
 
     table = _table(run, metric, against)
@@ -180,11 +186,11 @@ def _course(run: Run, metric: str, against: str) -> "pd.DataFrame":
 
 
 def _course_of_time(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
-    """Every node at shared moments, between its evaluations on a straight line and after its last as it was then."""
+    """The course over time. Values of a node are interpolated between its evaluations, and constant after the last."""
     import pandas as pd
 
     nodes = [part.sort_values("time") for _, part in table.groupby("node")]
-    # At the moments of evaluations: the worst of straight lines between them is better than any node is.
+    # Moments are those of evaluations: between them, the minimum of interpolated values would be too high.
     means = table.groupby("round")["time"].mean()
     start = float(np.median([part["time"].iloc[0] for part in nodes]))
     moments_T = np.unique(np.clip([*means, table["time"].max()], start, None))
@@ -205,14 +211,14 @@ def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
     if metric in per_node.columns:
         table = per_node.dropna(subset=[metric])
     elif metric in network.columns:
-        # A figure of the whole network is drawn over what its nodes had spent by then, on average.
+        # A metric of the whole network is drawn against the mean time, bytes or energy of the nodes.
         spent = run.metrics.drop(columns="node").groupby("round", as_index=False).mean()
         own = network.dropna(subset=[metric])
         table = own[["round", metric]].merge(spent.drop(columns=[metric], errors="ignore"), on="round", how="left")
     else:
         raise _unknown_metric(metric, f"the run {run.folder}", per_node, network)
     if column not in table.columns:
-        raise ConfigurationError(f"The run {run.folder} records no {against}: draw against rounds, time or bytes.")
+        raise ConfigurationError(f"The run {run.folder} has no {against}: draw against rounds, time or bytes.")
     if table.empty:
         raise RunError(f"The run {run.folder} has no evaluated round yet.")
     return table
@@ -226,10 +232,10 @@ def _unknown_metric(metric: str, of: str, *tables: "pd.DataFrame") -> Configurat
 def histogram(
     run: Run, metric: str = "accuracy", *, titled: bool = True, size: tuple[float, float] = (5.4, 3.6)
 ) -> "Figure":
-    """How a metric is distributed over the nodes at the end.
+    """Draw the distribution of a metric over nodes at the end.
 
     Raises:
-        ConfigurationError: the nodes have no such figure.
+        ConfigurationError: the run does not have the metric.
     """
     figure = new_figure(size)
     axes = new_axes(figure)
@@ -258,9 +264,9 @@ def histogram(
 
 
 def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0, 4.0)) -> "Figure":
-    """Who holds what: stacked bars or, of many nodes or classes, a map; sizes alone where there are no classes."""
+    """Draw the samples of each node: stacked bars by class, a map for many nodes or classes, or sizes only."""
     if run.holdings is None:
-        raise RunError(f"The run {run.folder} does not say who holds what.")
+        raise RunError(f"The run {run.folder} does not record the samples of its nodes.")
     held = np.asarray(run.holdings)
     counts_NC = held[:, None] if held.ndim == 1 else held
     nodes, classes = counts_NC.shape
@@ -305,10 +311,10 @@ def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0,
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Write a figure as PNG, SVG or PDF, after the file's ending.
+    """Write a figure as PNG, SVG or PDF, by the suffix of the file.
 
     Raises:
-        ConfigurationError: another ending.
+        ConfigurationError: the suffix is another.
         RunError: the file cannot be written.
     """
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):

@@ -1,4 +1,4 @@
-"""Pictures of graphs: who talks to whom, with what weight, in which groups, and who holds which labels.
+"""Pictures of graphs: edges, weights, groups, and the labels of nodes.
 
 Shapes: N nodes, L labels, E edges, T points of a line.
 """
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PIES = 128
-"""Of more nodes than this, pies are too small to be read: their main labels are drawn instead."""
+"""The greatest number of nodes that are drawn as pies. Of more nodes, the main label is drawn."""
 _MAIN = 0.4
-"""A label of fewer of its samples says little of a node."""
+"""The least fraction of a node's samples that makes a label its main label."""
 _AS_PICTURE = 600
-"""More edges or nodes than this make a vector file large; they are drawn as a picture inside it."""
+"""More edges or nodes than this are rasterized, as they would make a vector file large."""
 _OTHERS = "others"
 _INK = 0.3
-"""How much of the paper edges may darken: where there are many, each is fainter."""
+"""The fraction of the paper that edges may darken: the more edges, the fainter each."""
 
 
 @dataclass(frozen=True)
 class Pictured:
-    """A graph, and what a picture says of it."""
+    """A graph and the facts that its picture shows."""
 
     name: str
     graph: Graph
-    """With the weights of merging, where they are known."""
+    """The graph, with the weights of merging if they are known."""
     round: int | None = None
-    """Which round's it is; None where it is that of all."""
+    """The round of the graph, or None if all rounds have the same."""
     labels_NL: Ids | None = None
-    """How many samples of each label every node holds, where that is known."""
+    """The samples of each label at each node, if known."""
 
     @property
     def in_words(self) -> str:
-        """How many nodes, edges and groups there are."""
+        """The numbers of nodes, edges and groups, in words."""
         graph, count = self.graph, len(self.graph.sources)
         edges = f"{count // 2:,} edges" if graph.is_undirected else f"{count:,} directed edges"
         groups = f", {len(graph.groups):,} groups" if len(graph.groups) > 1 else ""
@@ -58,8 +58,8 @@ def graph_of_run(run: Run, round: int = 0) -> Pictured:
     """The graph of a round of a run.
 
     Raises:
-        RunError: its program has no topology.
-        ConfigurationError: it has no such round.
+        RunError: the program has no topology.
+        ConfigurationError: the round does not exist.
     """
     graph, held = run.graph, run.holdings
     if graph is None:
@@ -72,17 +72,18 @@ def graph_of_run(run: Run, round: int = 0) -> Pictured:
             graph = _without_data(experiment, labels_NL, round)
             if graph is None:
                 raise RunError(
-                    f"The run {run.folder} does not say who holds what, as the graph of round {round} needs."
+                    f"The run {run.folder} does not record the labels of its nodes, which the graph of round {round} "
+                    f"depends on."
                 )
     return Pictured(run.folder.resolve().name, graph, None if run.graph_is_static else round, labels_NL)
 
 
 def graph_of_experiment(experiment: Experiment, round: int = 0, data: Path | None = None) -> Pictured:
-    """The graph of a round that an experiment would have; its data are loaded, for they colour the nodes.
+    """The graph of a round of an experiment. Its data are loaded, because labels colour the nodes.
 
     Raises:
-        ConfigurationError: it has no topology, no such round, or cannot work.
-        DataError: its data are not to be had and the graph depends on them.
+        ConfigurationError: the experiment cannot work, or has no topology or no such round.
+        DataError: the graph depends on the data, and these are not available.
     """
     topology = getattr(experiment.program, "topology", None)
     if topology is None:
@@ -111,7 +112,7 @@ def _check_round(round: int, experiment: Experiment) -> None:
 
 
 def _without_data(experiment: Experiment, labels_NL: Ids | None, round: int) -> Graph | None:
-    """The graph of a round; None where it depends on labels that are not known."""
+    """The graph of a round, or None if it depends on labels that are not known."""
     program = copy.deepcopy(experiment.program)
     nodes, rounds = experiment.network.nodes, experiment.rounds
     program.check(Setting(nodes, experiment.seed, label_counts=labels_NL, rounds=rounds))
@@ -127,17 +128,17 @@ def graph(
     titled: bool = True,
     size: tuple[float, float] = (6.0, 6.4),
 ) -> "Figure":
-    """The graph of a round: nodes coloured by their labels, groups together, lines as wide as the weights of merging.
+    """Draw the graph of a round: nodes coloured by labels, groups together, the width of lines by merging weight.
 
     Args:
-        source: the run, or the experiment that would have the graph.
-        round: which round's, from 0 on.
-        data: the data folder of an experiment; by default that of the environment.
-        titled: whether the figure says what it shows.
+        source: the run or the experiment.
+        round: the round, from 0.
+        data: the data folder of an experiment; by default, that of the environment.
+        titled: add a title with the facts of the graph.
         size: width and height in inches.
 
     Raises:
-        CoveyError: there is no such graph.
+        CoveyError: the graph does not exist.
     """
     found = graph_of_run(source, round) if isinstance(source, Run) else graph_of_experiment(source, round, data)
     return picture(found, titled=titled, size=size)
@@ -177,7 +178,7 @@ def _weights_in_words(graph: Graph) -> str:
 
 
 def _differ(weights_E: Floats) -> bool:
-    """Whether lines can show how weights differ."""
+    """True if weights differ enough for lines to show it."""
     return bool(weights_E.max() > 1.2 * weights_E.min())
 
 
@@ -185,7 +186,7 @@ def _differ(weights_E: Floats) -> bool:
 
 
 def _draw_groups(axes: Any, graph: Graph, position_N2: Floats, radius: float) -> None:
-    """A disc behind each group."""
+    """Draw a disc behind each group."""
     centres = np.array([position_N2[members].mean(axis=0) for members in graph.groups])
     widths = [
         np.linalg.norm(position_N2[members] - centre, axis=1).max()
@@ -195,7 +196,7 @@ def _draw_groups(axes: Any, graph: Graph, position_N2: Floats, radius: float) ->
 
 
 def _draw_edges(axes: Any, graph: Graph, position_N2: Floats, radius: float, inches: float) -> None:
-    """Straight lines where both ends send to each other; else arcs with an arrow's head, bent to the left."""
+    """Draw edges: straight lines in undirected graphs, else arcs with an arrowhead, bent to the left."""
     from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.colors import to_rgba_array
 
@@ -237,7 +238,7 @@ def _draw_edges(axes: Any, graph: Graph, position_N2: Floats, radius: float, inc
 
 
 def _once(graph: Graph) -> tuple[Ids, Ids, Floats]:
-    """(sources, targets, weights) of the lines; where all edges go both ways, one a pair, of the mean weight."""
+    """Sources, targets and weights of the lines. An undirected graph has one line per pair, of the mean weight."""
     weights_E = np.ones(len(graph.sources)) if graph.weights is None else np.abs(graph.weights)
     if not weights_E.any():
         weights_E = np.ones(len(weights_E))
@@ -252,7 +253,7 @@ def _once(graph: Graph) -> tuple[Ids, Ids, Floats]:
 
 
 def _arcs(lines_E22: Floats, radius: float) -> Floats:
-    """Lines bent to the left, so that two edges between the same nodes lie apart; they end where the target begins."""
+    """Lines bent to the left, so that opposite edges are apart. They end at the border of the target."""
     start_E2, end_E2 = lines_E22[:, 0], lines_E22[:, 1]
     along_E2 = end_E2 - start_E2
     bend_E2 = (start_E2 + end_E2) / 2 + 0.12 * np.stack([-along_E2[:, 1], along_E2[:, 0]], axis=1)
@@ -264,7 +265,7 @@ def _arcs(lines_E22: Floats, radius: float) -> Floats:
 
 
 def _heads(lines_ET2: Floats, size_E: Floats) -> Floats:
-    """A triangle at the end of each line, E x 3 x 2."""
+    """The triangle at the end of each line, E x 3 x 2."""
     tip_E2 = lines_ET2[:, -1]
     back_E2 = lines_ET2[:, -2] - tip_E2
     back_E2 = 2 * size_E[:, None] * back_E2 / np.maximum(np.linalg.norm(back_E2, axis=1, keepdims=True), 1e-9)
@@ -273,7 +274,7 @@ def _heads(lines_ET2: Floats, size_E: Floats) -> Floats:
 
 
 def _stubs(lines_E22: Floats, unit: float) -> tuple[Floats, Ids]:
-    """The lines of a grid, with the number of each; those around its border are drawn only where they leave it."""
+    """The lines of a grid, and the edge of each. An edge that wraps around is two stubs, one at each end."""
     along_E2 = lines_E22[:, 1] - lines_E22[:, 0]
     length_E1 = np.linalg.norm(along_E2, axis=1, keepdims=True)
     around_E = length_E1[:, 0] > 1.5 * unit
@@ -289,7 +290,7 @@ def _stubs(lines_E22: Floats, unit: float) -> tuple[Floats, Ids]:
 
 
 def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) -> tuple[list[Any], list[str], str]:
-    """Draw nodes by their labels; gives what a legend says of them: its marks, their names and its heading."""
+    """Draw nodes by their labels, and return the marks, names and heading of the legend."""
     from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
 
@@ -307,7 +308,7 @@ def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) 
         end_NL = np.cumsum(share_NL, axis=1)
         for label, colour in enumerate(colours):
             held_N = np.flatnonzero(share_NL[:, label])
-            # From the top on, clockwise; arcs without straight edges where they are whole circles.
+            # Clockwise from the top. The wedge of a single label is a whole circle.
             turn_NT = np.linspace(end_NL[held_N, label] - share_NL[held_N, label], end_NL[held_N, label], 33, axis=1)
             around_NT2 = np.stack([np.sin(2 * np.pi * turn_NT), np.cos(2 * np.pi * turn_NT)], axis=2)
             wedges_NT2 = position_N2[held_N, None] + radius * np.pad(around_NT2, ((0, 0), (0, 1), (0, 0)))
@@ -331,7 +332,7 @@ def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) 
 
 
 def _few(counts_NL: Ids) -> tuple[Ids, list[str]]:
-    """The counts and names of as many labels as there are colours: the most frequent ones, and all others together."""
+    """The counts and names of the most frequent labels, as many as there are colours, and of all others together."""
     labels = np.flatnonzero(counts_NL.any(axis=0))
     if counts_NL.shape[1] <= len(CLASSES):
         return counts_NL, [str(label) for label in range(counts_NL.shape[1])]
@@ -344,7 +345,7 @@ def _few(counts_NL: Ids) -> tuple[Ids, list[str]]:
 
 
 def _circles(axes: Any, centres: Floats, radii: Floats, **how: Any) -> None:
-    """Discs whose radii are distances in the picture."""
+    """Draw discs whose radii are in units of the axes."""
     from matplotlib.collections import EllipseCollection
 
     discs = EllipseCollection(

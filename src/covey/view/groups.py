@@ -1,4 +1,4 @@
-"""Which runs are repetitions of one experiment, and what tells the experiments of several runs apart."""
+"""Groups of runs of the same experiment, and the settings in which experiments differ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,27 +7,27 @@ from typing import Any
 from covey.runtime.runs import Run
 
 _SAME = ("seed", "name", "output", "checkpoint", "engine")
-"""Keys that make no other experiment."""
+"""Keys that may differ among runs of one experiment."""
 
 _LONGEST = 28
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seeds at most."""
+    """Runs of one experiment, which differ only in their seeds."""
 
     label: str
     runs: tuple[Run, ...]
     settings: Mapping[str, Any]
-    """The experiment as flat keys, such as "task.optimizer.lr", without the seed."""
+    """The settings by flat keys such as "task.optimizer.lr", without the seed."""
 
 
 def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
-    """Runs by their experiment, in the order in which the experiments first appear.
+    """Group runs by experiment, in order of first appearance.
 
     Args:
-        runs: what to sort.
-        each: whether every run is a group of its own, even where only seeds differ.
+        runs: the runs.
+        each: make every run its own group, even if only seeds differ.
     """
     settings = [flat(_settings(run)) for run in runs]
     members: dict[Any, list[int]] = {}
@@ -40,13 +40,13 @@ def grouped(runs: Sequence[Run], *, each: bool = False) -> list[Group]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    """What makes an experiment another one; of the engine that is its kind alone."""
+    """The settings that define an experiment. Of the engine, only the kind counts."""
     kept = {key: value for key, value in run.experiment.items() if key not in _SAME}
     return kept if run.clock == "virtual" else {**kept, "engine": run.experiment["engine"]["kind"]}
 
 
 def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dots between the keys; a part's kind stands under the part's own key."""
+    """Nested tables as one table with dotted keys. The kind of a part is the value of the part's own key."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -57,13 +57,13 @@ def flat(table: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def differing(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys that do not have the same value in all tables."""
+    """The keys whose values differ among tables."""
     keys = dict.fromkeys(key for table in tables for key in table)
     return [key for key in keys if len({str(table.get(key)) for table in tables}) > 1]
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """A short name for each run: its folder's, with the parent's where that is not enough."""
+    """A short name for each run: its folder, with the parent folder if names would repeat."""
     short = [run.folder.resolve().name for run in runs]
     if len(set(short)) == len(short):
         return short

@@ -1,4 +1,4 @@
-"""How figures look: colours that colour-blind readers can tell apart, quiet axes, units that suit the values."""
+"""The style of figures: colours that colour-blind readers can distinguish, light axes, units by size of values."""
 
 import io
 from functools import cache
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, RULE, PAPER = "#24292e", "#626a73", "#d5dae0", "#ffffff"
-"""Text, lesser text, lines, background."""
+"""The colours of text, secondary text, lines and background."""
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito's colours without yellow and black, which vanish on light or dark paper."""
+"""The colours of Okabe and Ito without yellow and black, which are invisible in light or dark mode."""
 
 MARKERS = "os^Dv*"
-"""Lines differ by their marks as well, for prints without colour."""
+"""The marks of lines, for prints without colour."""
 
 CLASSES = (
     "#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#b8b8b8",
 )  # fmt: skip
-"""Tol's muted colours: ten classes are as many as can be told apart."""
+"""The muted colours of Tol. More than ten cannot be distinguished."""
 
 _TIMES = ((3600.0, "h"), (60.0, "min"), (1.0, "s"), (0.001, "ms"))
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
@@ -33,10 +33,10 @@ def _kind_of_figure() -> type["Figure"]:
     from matplotlib.text import Text
 
     class Shown(Figure):
-        """A figure that notebooks show, though it belongs to no window; its texts are no formulas."""
+        """A figure that notebooks show without a window, and whose texts are never parsed as formulas."""
 
         def draw(self, renderer: Any) -> None:
-            # Names come from files: a dollar sign in one began a formula, which might be none.
+            # Names come from files. A dollar sign in one must not begin a formula.
             for text in self.findobj(Text):
                 text.set_parse_math(False)
                 text.set_text("\n".join(map(shown, text.get_text().split("\n"))))
@@ -51,12 +51,12 @@ def _kind_of_figure() -> type["Figure"]:
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
-    """A figure of so many inches in width and height."""
+    """A new figure of a size in inches."""
     return _kind_of_figure()(figsize=size, dpi=150, layout="constrained", facecolor=PAPER)
 
 
 def new_axes(figure: "Figure", *, grid: bool = True) -> Any:
-    """The axes of a figure."""
+    """New axes of a figure."""
     axes = figure.subplots()
     axes.set_facecolor(PAPER)
     axes.spines[["top", "right"]].set_visible(False)
@@ -72,12 +72,12 @@ def new_axes(figure: "Figure", *, grid: bool = True) -> Any:
 
 
 def whole_numbers(axis: Any) -> None:
-    """Tick only whole numbers."""
+    """Place ticks at integers only."""
     axis.get_major_locator().set_params(integer=True)
 
 
 def title(axes: Any, text: str, note: str = "") -> None:
-    """A title at the left, with a line of smaller print below it."""
+    """Set a title at the left, with a line of smaller print below it."""
     axes.set_title(text, loc="left", fontsize=11, color=INK, pad=20 if note else 8)
     if note:
         axes.annotate(
@@ -86,7 +86,7 @@ def title(axes: Any, text: str, note: str = "") -> None:
 
 
 def legend(figure: "Figure", handles: Any, labels: list[str], heading: str | None = None) -> None:
-    """A legend below the axes, where it hides nothing."""
+    """Add a legend below the axes."""
     letters = max(map(len, labels)) + 6
     room = int(figure.get_figwidth() * 14.5)
     found = figure.legend(
@@ -105,6 +105,6 @@ def legend(figure: "Figure", handles: Any, labels: list[str], heading: str | Non
 
 
 def unit(kind: str, largest: float) -> tuple[float, str]:
-    """(what to divide by, its name) for times or bytes up to a value."""
+    """The unit for times or bytes up to a value: its size and name."""
     units = _TIMES if kind == "time" else _BYTES
     return next(((size, name) for size, name in units if largest >= 2 * size), units[-1])

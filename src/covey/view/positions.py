@@ -1,4 +1,4 @@
-"""Positions at which the nodes of a graph are drawn: the same for the same graph, within a unit circle or a rectangle.
+"""Positions of the nodes of a graph in a picture: a function of the graph, within a unit circle or a rectangle.
 
 Shapes: N nodes, K groups, E edges, Q nodes that push in a step, S nodes from which distances are measured.
 """
@@ -16,21 +16,21 @@ from covey.network.graph import Graph, Ids
 Floats = NDArray[np.float64]
 
 _ON_A_CIRCLE = 64
-"""Of so many nodes, chords of a circle can be followed with the eye."""
+"""The greatest number of nodes of any graph that are placed on a circle."""
 _FOLDED = 200
-"""A ring of more nodes than this is folded: on a circle they would lie upon each other."""
+"""A ring of more nodes than this is folded, because nodes would overlap on a circle."""
 _STEPS = 80
 _PUSHES = 300_000
-"""How many pairs of nodes push each other away in a step, about: their memory and time."""
+"""The approximate number of repelling pairs in a step. It bounds memory and time."""
 _PIVOTS = 50
 
 
 def positions(graph: Graph, main_N: Ids | None = None) -> Floats:
-    """Where to draw each node, N x 2: grids in rows, groups together, rings closed, others near their neighbours.
+    """The position of each node, N x 2: grids in rows, groups together, rings closed, others near their neighbours.
 
     Args:
         graph: the graph.
-        main_N: by what the nodes of a group stand in order.
+        main_N: the sort key of the nodes of a group; by default, their ids.
     """
     ids = np.arange(graph.n)
     columns = columns_of(graph)
@@ -55,7 +55,7 @@ def positions(graph: Graph, main_N: Ids | None = None) -> Floats:
 
 
 def columns_of(graph: Graph) -> int | None:
-    """How many columns a grid has in which the nodes stand row by row, closed or not; None where the graph is none."""
+    """The columns of a grid or torus whose nodes are in row-major order; None if the graph is neither."""
     step_E = np.abs(graph.targets - graph.sources)
     for columns in (int(step) for step in np.unique(step_E)[:4] if step > 1 and graph.n % step == 0 and step < graph.n):
         (row_E, column_E), (to_row_E, to_column_E) = (
@@ -72,7 +72,7 @@ def columns_of(graph: Graph) -> int | None:
 
 
 def nearest(position_N2: Floats) -> float:
-    """How far a node is from the one nearest to it, for most nodes."""
+    """The distance to the nearest node that 90 % of the nodes exceed."""
     if len(position_N2) < 2:
         return 1.0
     distances_N2 = np.asarray(cKDTree(position_N2).query(position_N2, k=2)[0])
@@ -86,7 +86,7 @@ def _circle(count: int) -> Floats:
 
 
 def _folded(count: int) -> Floats:
-    """Positions on a closed curve that goes in and out, as far from each other along it as its branches are."""
+    """Positions on a closed wavy curve, at equal distances along it."""
     turn = np.linspace(0, 2 * np.pi, 20_000)
     radius = 0.75 + 0.25 * np.cos(round(count**0.5) * turn)
     curve = np.stack([radius * np.sin(turn), radius * np.cos(turn)], axis=1)
@@ -96,12 +96,12 @@ def _folded(count: int) -> Floats:
 
 
 def _in_groups(n: int, groups: Sequence[Ids]) -> Floats:
-    """Each group on a small circle of its own; the groups, in their order, on a large one or, of many, on several."""
+    """Positions on small circles, one per group. The groups are on a large circle, or on several if they are many."""
     count = len(groups)
     rings = max(1, round((count / 10) ** 0.5))
     slots = -(-count // rings) * rings
     turn = 2 * np.pi * rings / slots
-    # The groups of the innermost circle are as far from each other as the circles are.
+    # On the innermost circle, the distance between groups is that between circles.
     gap = turn / (1 + turn * (rings - 1))
     slot_K = np.arange(count)
     centre_K2 = _circle(slots)[:count] * (1 - gap * (slot_K % rings))[:, None]
@@ -113,7 +113,7 @@ def _in_groups(n: int, groups: Sequence[Ids]) -> Floats:
 
 
 def _spread(graph: Graph) -> Floats:
-    """Neighbours near each other, others apart: Fruchterman and Reingold's forces, from distances along edges."""
+    """Positions by the forces of Fruchterman and Reingold, starting from `_by_distance`."""
     n = graph.n
     ones = np.ones(len(graph.sources), dtype=np.float32)
     joined_NN = sp.csr_array((ones, (graph.sources, graph.targets)), shape=(n, n))
@@ -127,7 +127,7 @@ def _spread(graph: Graph) -> Floats:
         away_NQ2 = position_N2[:, None] - pushing_Q2[None]
         square_NQ = np.maximum(np.einsum("nqd,nqd->nq", away_NQ2, away_NQ2), 1e-6)
         move_N2 = stride * wish**2 * np.einsum("nqd,nq->nd", away_NQ2, 1 / square_NQ)
-        # Fewer or more edges a node must not make the picture smaller or larger: each node is pulled as by two.
+        # The pull is normalised to two edges per node, so that the degree does not change the size of the picture.
         length_E1 = np.linalg.norm(position_N2[graph.sources] - position_N2[graph.targets], axis=1)
         pulls_NN = sp.csr_array((length_E1 / wish, (graph.sources, graph.targets)), shape=(n, n))
         pulls_NN = pulls_NN + pulls_NN.T
@@ -135,14 +135,14 @@ def _spread(graph: Graph) -> Floats:
         far_N1 = np.linalg.norm(move_N2, axis=1, keepdims=True)
         position_N2 = position_N2 + move_N2 / np.maximum(far_N1, 1e-9) * np.minimum(far_N1, 0.15 * (1 - step / _STEPS))
     position_N2 = position_N2 - position_N2.mean(axis=0)
-    # Half-way to a disc that is everywhere as full: the middle is crowded otherwise.
+    # Halfway to a disc of uniform density: otherwise the middle is crowded.
     far_N = np.linalg.norm(position_N2, axis=1)
     even_N = ((far_N.argsort().argsort() + 0.5) / n) ** 0.5
     return np.asarray(position_N2 * ((far_N / far_N.max() + even_N) / 2 / np.maximum(far_N, 1e-9))[:, None], np.float64)
 
 
 def _by_distance(joined_NN: sp.csr_array) -> Floats:
-    """The plane in which nodes are about as far from each other as they are along edges (Brandes and Pich's pivots)."""
+    """Positions whose distances approximate those along edges, by pivot multidimensional scaling (Brandes and Pich)."""
     n = joined_NN.shape[0]
     pivots = np.unique(np.linspace(0, n - 1, min(_PIVOTS, n)).astype(int))
     distance_NS = dijkstra(joined_NN, unweighted=True, indices=pivots).T
@@ -154,6 +154,6 @@ def _by_distance(joined_NN: sp.csr_array) -> Floats:
     position_N2 = np.zeros((n, 2))
     position_N2[:, : min(2, len(axes))] = square_NS @ axes[:2].T
     position_N2 *= np.sign(position_N2[np.abs(position_N2).argmax(axis=0), [0, 1]])
-    # Nodes with the same distances would never come apart.
+    # A small offset separates nodes with equal distances.
     apart = _circle(n) * 1e-3
     return np.asarray(position_N2 / max(np.abs(position_N2).max(), 1e-9) + apart)

@@ -1,4 +1,4 @@
-"""Progress: a live bar on a terminal or in a notebook, plain lines elsewhere."""
+"""The progress display: a live bar on a terminal or in a notebook, plain lines elsewhere."""
 
 import math
 import sys
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PLAIN_SECONDS = 5.0
 _SETTLED = 0.5
-"""Seconds after the first news from which on speed is measured since that news: what came before was preparation."""
+"""Seconds after the first report from which on speed is measured since that report, without preparation."""
 
 _CELL_SECONDS = 0.25
 """Seconds between two updates of a notebook's cell."""
@@ -27,19 +27,20 @@ _CURVE = (60, 6)
 """Letters in a line of a curve, and its lines."""
 
 _WIDE = 116
-"""Columns in which everything fits beside the bar; in fewer it goes to a line of its own."""
+"""Columns in which the state fits beside the bar. In fewer it has its own line."""
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
-    """Shows how far one run is.
+    """The display of one run's progress.
 
     Args:
-        title: what runs.
-        rounds: how many rounds it has.
-        nodes: how many nodes.
-        silent: whether to show nothing.
-        lines: whether to print lines where there is neither a terminal nor a notebook.
-        watch: whether to draw the curve of the accuracy, or of the loss where there is none.
+        title: the name of the run.
+        rounds: its number of rounds.
+        nodes: its number of nodes.
+        silent: show nothing.
+        lines: print lines if there is neither a terminal nor a notebook.
+        watch: draw the curve of the accuracy, or of the loss if there is no accuracy.
+
     """
 
     def __init__(
@@ -162,13 +163,13 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
                 yield Text(f"  {drawn} {mark}", no_wrap=True, style="blue")
 
     def _since(self) -> tuple[float, float, int]:
-        """(seconds, rounds, rounds summed over nodes) that speed is measured over."""
+        """The seconds, the rounds, and the sum of the nodes' rounds, over which speed is measured."""
         assert self._first is not None
         assert self._latest is not None
         (begun, first), (now, latest) = self._first, self._latest
         if now - begun >= _SETTLED and latest.commits > first.commits:
             return now - begun, latest.rounds - first.rounds, latest.commits - first.commits
-        # A run that goes on with another has rounds from before, but no commits.
+        # A resumed run starts with rounds, but no commits.
         return max(now - self._began, 1e-9), latest.commits / max(self.nodes, 1), latest.commits
 
     def _state(self) -> str:
@@ -185,7 +186,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         return ", ".join(parts)
 
     def _left(self) -> str:
-        """The time that is left, or that was taken."""
+        """The estimated time that is left or, at the end, the time that was taken."""
         if self._latest is None:
             return ""
         now, progress = self._latest

@@ -1,4 +1,4 @@
-"""The figures of runs as the cells of a table, and what is to be said below it."""
+"""The figures of runs as cells of a table, and the notes below it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,8 +8,7 @@ from covey.view.words import amount, figure, seconds, time_of
 
 
 def summary_table(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """(headings, the cells of each run): accuracy of the mean, worst and best node, and loss, where somebody learns;
-    bytes sent, time."""
+    """Headings, and the cells of each run: accuracy (mean, worst, best) and loss if runs learn; bytes; time."""
     columns = ["bytes sent", time_of({run.clock for run in runs})]
     rows = [[amount(summary["totals"]["bytes_out"]), seconds(summary["time"])] for summary in summaries]
     if any(name in summary["final"] for summary in summaries for name in ("accuracy", "loss")):
@@ -24,7 +23,7 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
 
 
 def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = ("accuracy", "loss")) -> str:
-    """What is said below a table of runs that shows some metrics; empty where all of them are finite."""
+    """A note on metrics that are not finite, for a table that shows some metrics; empty if all are finite."""
     named = dict.fromkeys(
         name
         for summary in summaries
@@ -35,11 +34,11 @@ def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = 
 
 
 _MOST_NAMED = 10
-"""More nodes than this are not named."""
+"""The greatest number of nodes that are named."""
 
 
 def dropped_nodes(summary: Mapping[str, Any]) -> str:
-    """Which nodes left a run, for their models were no longer finite; empty where none did."""
+    """A note on the nodes that were dropped because their models were not finite; empty without such nodes."""
     dropped = summary["dropped_nodes"]
     if not dropped:
         return ""
@@ -51,27 +50,27 @@ def dropped_nodes(summary: Mapping[str, Any]) -> str:
     else:
         named = f"the first after round {min(after)}, the last after round {max(after)}; `covey show --json` names all"
     count = f"{len(dropped):,} of {summary['nodes']:,} nodes"
-    return f"Dropped, their models being no longer finite: {count}, {named}."
+    return f"Dropped, because their models were not finite: {count}, {named}."
 
 
 _WHY = {
-    "unread": "nobody took them in the round that they were for",
-    "late": "they came after their receiver had ended that round",
-    "duplicate": "their sender had sent one with that tag in that round before",
-    "left-over": "nobody took them before the programs ended",
+    "unread": "their receiver did not take them in their round",
+    "late": "they arrived after their receiver had ended their round",
+    "duplicate": "their sender had already sent a message with that tag in that round",
+    "left-over": "their receiver did not take them before the programs ended",
     "ended": "their receiver's program had ended",
     "away": "their receiver was away",
     "unusable": "their receiver could not use them",
-    "not-finite": "they held numbers that are not finite",
-    "inbox-full": "there was no room for them",
-    "too-early": "they were for a round far ahead",
+    "not-finite": "they contained numbers that are not finite",
+    "inbox-full": "the inbox of their receiver was full",
+    "too-early": "their round was too far ahead of their receiver's",
 }
 _HOW = {
-    "unread": "Take what is sent with a 'round' by the same 'tag' and 'round'.",
-    "late": "Wait for it with 'receive', or send it without a 'round'.",
-    "duplicate": "Give each message of a round a 'tag' of its own.",
-    "left-over": "Take what is sent without a 'round' by the same 'tag' and without a 'round'.",
-    "unusable": "The run's events name the senders and what was wrong.",
+    "unread": "Receive a message that was sent with a 'round' by its 'tag' and 'round'.",
+    "late": "Wait for such messages with 'receive', or send them without a 'round'.",
+    "duplicate": "Give each message of a round another 'tag'.",
+    "left-over": "Receive a message that was sent without a 'round' by its 'tag', without a 'round'.",
+    "unusable": "The run's events name the senders and the errors.",
     "inbox-full": "Give the engine a larger 'buffer'.",
 }
 _ON_PURPOSE = ("lost", "cut", "corrupt")
@@ -79,18 +78,18 @@ _ON_PURPOSE = ("lost", "cut", "corrupt")
 
 
 def dropped_messages(summary: Mapping[str, Any]) -> str:
-    """Why most messages of a run were dropped; empty where most were not."""
+    """A note on the reasons why most messages of a run were dropped; empty if most were not."""
     drops = {reason: count for reason, count in summary["drops"].items() if reason not in _ON_PURPOSE}
     count = sum(drops.values())
     sent = max(summary["totals"]["messages_out"], count)
     if 2 * count <= sent:
         return ""
-    said = f"Most of what was sent was dropped: {count:,} of {sent:,} messages"
+    note = f"Most messages were dropped: {count:,} of {sent:,}"
     first = max(drops, key=lambda reason: drops[reason])
     if drops.keys() - _WHY:
-        return f"{said} ({', '.join(drops)})."
+        return f"{note} ({', '.join(drops)})."
     if len(drops) == 1:
-        why = f", for {_WHY[first]}."
+        why = f", because {_WHY[first]}."
     else:
         why = ". " + "; ".join(f"{number:,}: {_WHY[reason]}" for reason, number in drops.items()) + "."
-    return " ".join(filter(None, (said + why, _HOW.get(first))))
+    return " ".join(filter(None, (note + why, _HOW.get(first))))

@@ -1,10 +1,10 @@
-"""Figures for people."""
+"""Numbers as text, for people."""
 
 from collections.abc import Collection
 
 
 def seconds(value: float) -> str:
-    """A duration."""
+    """A duration, with a unit that suits it."""
     if value < 1:
         return f"{value * 1000:.0f} ms"
     if value < 120:
@@ -15,12 +15,12 @@ def seconds(value: float) -> str:
 
 
 def time_of(clocks: Collection[str]) -> str:
-    """What time is called that was read from some clocks, "virtual" or "real"."""
+    """The name of the time of some clocks, which are "virtual" or "real"."""
     return f"{next(iter(clocks))} time" if len(clocks) == 1 else "time"
 
 
 def amount(value: float) -> str:
-    """A number of bytes."""
+    """A number of bytes, with a unit that suits it."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(value) < 1000:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
@@ -29,7 +29,7 @@ def amount(value: float) -> str:
 
 
 def rate(value: float) -> str:
-    """A number of bits per second."""
+    """A number of bits per second, with a unit that suits it."""
     for unit in ("bit/s", "kbit/s", "Mbit/s"):
         if abs(value) < 1000:
             return f"{value:.1f} {unit}"
@@ -38,11 +38,11 @@ def rate(value: float) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A figure of a summary, which has None for what is no finite number."""
+    """A figure of a summary. None means that it is not finite."""
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if abs(value) < _LARGE else f"{value:.{digits}g}"
 
 
 _LARGE = 1e6
-"""From here on a figure has an exponent: its digits would widen the table and say no more."""
+"""Larger figures have an exponent, so that they do not widen the table."""

@@ -42,13 +42,13 @@ class Quantized(Compressed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.compressor.says_all:
+        if not self.compressor.sends_all:
             raise ConfigurationError(
                 f"The 'compressor' of {self.named()} must be one that says every value, such as 'int8'. "
                 f"Got '{self.compressor.title()}' instead. Use the sharing 'top-k', 'random' or 'choco'."
             )
         if self.feedback is None:
-            self.feedback = not self.compressor.says_sizes
+            self.feedback = not self.compressor.sends_magnitudes
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -70,11 +70,11 @@ class Quantized(Compressed):
     def outgoing(self, round: Round) -> Messages:
         node = round.node
         said = node.model
-        if "unsaid" in node.state:
-            said = said + cast(Tensor, node.state["unsaid"])
+        if "residual" in node.state:
+            said = said + cast(Tensor, node.state["residual"])
         payload, quantized = self.compress(round, said)
         if self.feedback:
-            node.state["unsaid"] = said - quantized.values
+            node.state["residual"] = said - quantized.values
         node.state["quantized"] = quantized.values
         return [(round.receivers, payload)]
 

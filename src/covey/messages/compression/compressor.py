@@ -50,9 +50,9 @@ class Compressor(Part):
     """A lossy compressor of vectors. It has no memory: error feedback is up to its user."""
 
     family: ClassVar[str] = "compressor"
-    says_all: ClassVar[bool] = True
+    sends_all: ClassVar[bool] = True
     """True if every value is sent, coarsely; False if some of the values are sent."""
-    says_sizes: ClassVar[bool] = True
+    sends_magnitudes: ClassVar[bool] = True
     """True if every value is sent with its magnitude. If not, the error should be added to the next vector."""
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:

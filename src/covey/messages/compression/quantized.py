@@ -175,7 +175,7 @@ class Sign(Blockwise):
     """Sends one bit per value, its sign, and the mean magnitude of each block."""
 
     kind = "sign"
-    says_sizes: ClassVar[bool] = False
+    sends_magnitudes: ClassVar[bool] = False
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         size = len(vector)

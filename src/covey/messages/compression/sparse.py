@@ -37,7 +37,7 @@ def largest(score: Tensor, count: int) -> Tensor:
 class Sparse(Compressor):
     """Keeps a fraction of the values."""
 
-    says_all: ClassVar[bool] = False
+    sends_all: ClassVar[bool] = False
     budget: float = param("Fraction of the values that is kept.", gt=0, le=1)
 
     def count(self, size: int) -> int:

@@ -126,7 +126,7 @@ def _opened(run: Run, held: BinaryIO) -> Resumable:
         )
     if not checkpoints(folder):
         raise RunError(
-            f"The run {folder} has no checkpoint to go on from. Begin a new run: covey run {folder / CONFIG}"
+            f"The run {folder} has no checkpoint to resume from. Begin a new run: covey run {folder / CONFIG}"
         )
     # Checkpoints have checksums of their own, and a damaged one gives way to the one before. Rows are counted; another
     # program that had the database open when the run ended puts its log into the file when it closes it.

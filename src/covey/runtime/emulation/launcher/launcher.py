@@ -172,7 +172,7 @@ class Launcher:
                 raise
             await self.records.finish()
             self.records.checkpoints.write_last()
-            raise RunError(f"{error} Go on with: covey run --resume {self.writer.folder}") from error
+            raise RunError(f"{error} Resume with: covey run --resume {self.writer.folder}") from error
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
