@@ -303,7 +303,9 @@ async def test_a_host_is_called_again_so_many_times_within_so_many_seconds(tmp_p
             right.vanish()
             await right.get_ready(calls=calls)
         right.vanish()
-        with pytest.raises(RunError, match=r"is gone\. Hosts were started again 2 times within 0\.6 seconds\. Go on"):
+        with pytest.raises(
+            RunError, match=r"is gone\. Hosts were started again 2 times within 0\.6 seconds\. Resume with"
+        ):
             await on.running
 
 

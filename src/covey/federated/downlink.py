@@ -28,7 +28,7 @@ class WholeDown(Ends):
     """The whole model of the server, for the chosen clients."""
 
     def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
-        """Send the server's model."""
+        """Send the server's model to clients."""
         node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
@@ -39,7 +39,7 @@ class WholeDown(Ends):
         """Record the requests of clients at the server."""
 
     async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
-        """The server's model at a client; None where it is not sent any, or none came in time."""
+        """Receive the server's model at a client. None if no model is sent to it, or none arrives in time."""
         if node.id not in chosen:
             return None
         inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=self._timeout(node, t))

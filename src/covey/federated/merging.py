@@ -1,4 +1,4 @@
-"""Clients' models merged at the server."""
+"""The merging of clients' models at the server."""
 
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, NoReturn
@@ -17,10 +17,11 @@ from covey.runtime.node import Message
 def merge(
     node: LearningNode, aggregation: Aggregation, parts: Iterable[tuple[Message, Tensor]]
 ) -> Tensor | Mixture | None:
-    """The aggregate of clients' models, each weighed by its samples; None where there is no model.
+    """The aggregate of clients' models, weighted by their samples; None if no model arrived.
 
     Args:
         node: the server.
+        aggregation: the rule.
         parts: the answer and the model of each client.
     """
     found = sorted((part for part in parts if part[0]["samples"]), key=lambda part: part[0].sender)
@@ -33,9 +34,9 @@ def merge(
 
 
 def _graph(nodes: int, samples: Mapping[int, int]) -> Graph:
-    """Who is merged at the server, by the share of each client in all samples.
+    """The graph by which the server merges clients, weighted by their samples.
 
-    The server has no model of its own to add, so that of the first client stands in its place; the others send to it.
+    The server's own model is not merged. The first client takes its place, and the others send to it.
     """
     _, *others = samples
     weights = np.array([samples[client] for client in others], np.float64) / sum(samples.values())
@@ -43,7 +44,7 @@ def _graph(nodes: int, samples: Mapping[int, int]) -> Graph:
 
 
 class Answers:
-    """The graphs of all rounds, as an aggregation checks them: who answers is known when the time comes."""
+    """The graphs of all rounds for `Aggregation.check_with`. They cannot be drawn: the clients that answer vary."""
 
     weighted: ClassVar[bool] = True
 

@@ -33,7 +33,7 @@ class ServerOptimizer(Part):
         return False
 
     def moved(self, node: LearningNode, merged: Tensor | Mixture, selection: Selection) -> Tensor | Mixture:
-        """The server's model after a round; buffers become those that were merged, however far it moves."""
+        """The server's model after a round. Buffers are the merged ones, whatever the step."""
         model = node.model
         if self.is_plain():
             return selection.put(model, merged)
@@ -43,11 +43,11 @@ class ServerOptimizer(Part):
         return selection.put(model, after, buffers if selection.buffered else None)
 
     def step(self, change: Tensor, node: LearningNode) -> Tensor:
-        """What is added to the trained numbers of the server's model.
+        """The step of the trained values of the server's model.
 
         Args:
-            change: how the aggregate of the clients' models differs from it.
-            node: the server; what must outlive the round is in its state.
+            change: the aggregate of the clients' models minus the server's.
+            node: the server. Its state holds values that are kept between rounds.
         """
         raise NotImplementedError
 

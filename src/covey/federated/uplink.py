@@ -23,11 +23,11 @@ class WholeUp(Ends):
     """The whole models of clients."""
 
     def send(self, node: LearningNode, update: Update, t: int) -> None:
-        """Send the server what a client trained."""
+        """Send the result of a client's training to the server."""
         node.send(SERVER, {**self.payload(node, update, t), "samples": node.data.samples}, tag="update", round=t)
 
     def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
-        """The entries that tell the client's model."""
+        """The entries for the client's model."""
         return {"model": self.selection.take(update.model)}
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
