@@ -171,7 +171,7 @@ def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_f
     assert covey("run", *settings, "--out", "whole")[0] == 0
     child = subprocess.Popen(
         [sys.executable, "-m", "covey", "run", *settings, "--out", "cut"],
-        env={**os.environ, "PAUSE": "1", "PYTHONPATH": str(Path(api.__file__).parent.parent)},
+        env={**os.environ, "PAUSE": "1", "PYTHONPATH": str(Path(api.__file__).parents[2])},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -99,3 +99,8 @@ def test_a_run_that_fails_leaves_the_others_their_table(file, covey):
     assert "covey: nodes=9000: " in err
     code, out, _ = covey("sweep", "experiment.toml", "--set", "network.nodes=9000,9001", "--set", "rounds=2")
     assert (code, out) == (2, "")
+
+
+def test_a_key_of_a_sweep_that_is_set_twice_is_refused(file, covey):
+    code, _, err = covey("sweep", "experiment.toml", "--set", "seed=1,2", "--set", "seed=3,4")
+    assert (code, err) == (2, "covey: A sweep must set a key once, to all of its values. Got 'seed' twice.\n")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.cli.listing import described
+from covey.api.listing import described
 from covey.learning.task import LearningTask
 from covey.network import Network
 from covey.parts import kinds

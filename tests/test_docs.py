@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from covey import api, view
+from covey import view
 from covey.learning.models import Module
 from covey.messages import wire
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
+from covey.runtime.runs import Run
 from tests.conftest import models_of, simulate, table
 from tests.untrained import Mixed
 
@@ -101,7 +102,7 @@ def test_the_algorithms_of_the_guide_run(algorithms):
 def test_the_demo_is_what_it_says(in_folder, covey):
     code, out, err = covey("demo", "--out", "demo")
     assert code == 0, err
-    runs = [api.Run(Path("demo") / name) for name in ("d-psgd", "epidemic-learning")]
+    runs = [Run(Path("demo") / name) for name in ("d-psgd", "epidemic-learning")]
     static, epidemic = [run.summary() for run in runs]
     assert static["totals"]["bytes_out"] == epidemic["totals"]["bytes_out"]
     assert epidemic["final"]["accuracy"]["mean"] > static["final"]["accuracy"]["mean"] > 0.85

@@ -13,7 +13,7 @@ import torch
 from covey import api
 from covey.messages import wire
 from covey.parts.errors import RunError
-from covey.runtime.runs import Run, latest_checkpoint, lock
+from covey.runtime.runs import Run, RunWriter, latest_checkpoint, lock
 from tests import folders
 from tests.folders import contents, rows
 
@@ -212,14 +212,14 @@ def test_nothing_is_deleted_before_something_takes_its_index(runs, tmp_path):
     before = rows(killed)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
-        write = api.RunWriter._write_rows
+        write = RunWriter._write_rows
 
         def watched(writer):
             seen.append(rows(killed))
             write(writer)
             seen.append(rows(killed))
 
-        patch.setattr(api.RunWriter, "_write_rows", watched)
+        patch.setattr(RunWriter, "_write_rows", watched)
         api.resume(killed)
     assert seen[0] == before
     assert seen[1] != before

@@ -3,8 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from covey.api import resume as resume
-    from covey.api import run as run
+    from covey.api.checking import check as check
+    from covey.api.listing import list as list
+    from covey.api.running import resume as resume
+    from covey.api.running import run as run
+    from covey.api.sweeps import Sweep as Sweep
+    from covey.api.sweeps import sweep as sweep
     from covey.learning.mixture import Mixture as Mixture
     from covey.learning.node import LearningNode as LearningNode
     from covey.learning.node import LearningProgram as LearningProgram
@@ -32,7 +36,10 @@ ROOMS = ("decentralized", "federated", "aggregation", "learning", "messages", "n
 """The rooms that list kinds of parts, in the order in which `covey list` has them."""
 
 _HOMES = {
-    "covey.api": ("resume", "run"),
+    "covey.api.checking": ("check",),
+    "covey.api.listing": ("list",),
+    "covey.api.running": ("resume", "run"),
+    "covey.api.sweeps": ("Sweep", "sweep"),
     "covey.parts.errors": ("CoveyError",),
     "covey.runtime.experiment": ("Checkpoint", "Evaluation", "Experiment"),
     "covey.network": ("Network",),

@@ -6,75 +6,34 @@ import os
 import shutil
 import sys
 import textwrap
-from difflib import get_close_matches
-from typing import Any
 
+from covey.api.listing import in_words
+from covey.api.listing import list as known_kinds
 from covey.cli.tables import print_json
 from covey.parts import kinds
-from covey.parts.errors import ConfigurationError, unknown
-from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table
-
-
-def described(family: str, kind: str) -> dict[str, Any]:
-    """A kind and its parameters, as in `covey list --json`."""
-    cls = kinds.load(family, kind)
-    parameters = []
-    for name, (hint, limits) in fields_of(cls).items():
-        entry: dict[str, Any] = {"name": name, "is": expectation(hint, limits), "doc": limits.doc}
-        entry["required"] = is_required(cls, name)
-        if not entry["required"]:
-            entry["default"] = _default(cls, name)
-        parameters.append(entry)
-    summary = (cls.__doc__ or "").strip().splitlines()[0]
-    return {"family": family, "kind": kind, "summary": summary, "parameters": parameters}
-
-
-def _default(cls: type[Part], name: str) -> Any:
-    value = default_of(cls, name)
-    return to_table(value) if isinstance(value, Part) else value
+from covey.parts.parameters import expectation, fields_of, is_required
 
 
 def list_kinds(arguments: argparse.Namespace) -> int:
     """Print an overview, the kinds of one family with their parameters, or one kind."""
-    chosen = _chosen(arguments.family, arguments.kind)
+    found = known_kinds(arguments.family, arguments.kind)
     if arguments.json:
-        print_json([described(family, kind) for family, kind in chosen])
+        print_json([*found])
         return 0
     if arguments.family is None:
         _print_overview()
         return 0
     family = ""
-    for entry in (described(family, kind) for family, kind in chosen):
+    for entry in found:
         if entry["family"] != family:
             print(f"{chr(10) if family else ''}{_strong(entry['family'])}")
             family = entry["family"]
         _print_wrapped(f"{_strong(entry['kind'])}: {entry['summary']}", 2, 6)
         for parameter in entry["parameters"]:
-            default = (
-                "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
-            )
-            _print_wrapped(f"{parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}", 6, 10)
-    if len(chosen) == 1:
-        print(f"\nin an experiment:\n  {_example(*chosen[0])}")
+            _print_wrapped(in_words(parameter), 6, 10)
+    if len(found) == 1:
+        print(f"\nin an experiment:\n  {_example(*found.chosen[0])}")
     return 0
-
-
-def _chosen(family: str | None, kind: str | None) -> list[tuple[str, str]]:
-    """The family and kind of each entry to list. A kind may be given without its family."""
-    if family is None:
-        return [(family, kind) for family in kinds.built_in() for kind in kinds.known(family)]
-    if family not in kinds.built_in():
-        found = [(name, family) for name, known in kinds.built_in().items() if family in known]
-        if kind is not None or not found:
-            every = {*kinds.built_in(), *(kind for known in kinds.built_in().values() for kind in known)}
-            known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.built_in()
-            raise ConfigurationError(unknown(f"family '{family}'", family, known))
-        return found
-    if kind is None:
-        return [(family, kind) for kind in kinds.known(family)]
-    if kind not in kinds.known(family):
-        raise ConfigurationError(unknown(f"{family} '{kind}'", kind, kinds.known(family)))
-    return [(family, kind)]
 
 
 def _print_overview() -> None:

@@ -1,13 +1,13 @@
 """The part of `covey check` about learning: model, data, graph, bytes."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from covey.cli.tables import say
 from covey.decentralized.graphs import merging_graph, selection_of, topology_of
 from covey.decentralized.topology import Edges, Topology
 from covey.decentralized.topology.edges import save_edges
@@ -58,37 +58,39 @@ def _mixes_as_drawn(rule: str | None, merging: Graph, graph: Graph) -> bool:
     return rule == "given" and merging.weights is not None and np.array_equal(merging.weights, graph.weights)
 
 
-def say_what_is_learned(prepared: Prepared, found: dict[str, Any]) -> None:
-    """Print these facts, and those of data and model, in words."""
+def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """These facts, and those of data and model, in words: pairs of a subject and a sentence."""
     experiment, selection = prepared.experiment, selection_of(prepared.program)
     samples = found["samples"]
     objective = "the task's own loss" if found["objective"] == "own" else f"the objective {found['objective']}"
-    say(f"model       {found['parameters']:,} parameters; the kernel {found['kernel']} minimises {objective}")
+    yield ("model", f"{found['parameters']:,} parameters; the kernel {found['kernel']} minimises {objective}")
     if found["sends_samples"]:
-        say("privacy     THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
-    say(
-        f"data        {samples['train']:,} training samples, {samples['smallest_node']} to "
-        f"{samples['largest_node']} per node; {samples['test']:,} test samples"
+        yield ("privacy", "THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
+    yield (
+        "data",
+        f"{samples['train']:,} training samples, {samples['smallest_node']} to "
+        f"{samples['largest_node']} per node; {samples['test']:,} test samples",
     )
     if "graph" in found:
-        say("graph       " + _in_words(found["graph"]))
+        yield ("graph", _graph_in_words(found["graph"]))
         if found["graph"]["node_heterogeneity"] is not None:
-            say("labels      " + _labels_in_words(found["graph"]))
+            yield ("labels", _labels_in_words(found["graph"]))
     expected = found["bytes_per_node_and_round"]
     if "saved_graph" in found:
         inside = ", ".join(f"{key} = {json.dumps(value)}" for key, value in found["saved_graph"].items())
-        say(f"saved       topology = {{ {inside} }}")
-    say(f"messages    {amount(found['model_bytes'])} with a whole model")
+        yield ("saved", f"topology = {{ {inside} }}")
+    yield ("messages", f"{amount(found['model_bytes'])} with a whole model")
     if selection is not None and "shared" in found:
-        say(f"shared      {amount(found['shared']['bytes'])} with {selection.in_words()}")
+        yield ("shared", f"{amount(found['shared']['bytes'])} with {selection.in_words()}")
     if expected is None:
-        say(f"bytes       not counted: {prepared.played.why_not}")
+        yield ("bytes", f"not counted: {prepared.played.why_not}")
     else:
         nodes = experiment.network.nodes
-        say(
-            f"bytes       {amount(expected)} per node and round, {amount(expected * nodes)} per round, "
+        yield (
+            "bytes",
+            f"{amount(expected)} per node and round, {amount(expected * nodes)} per round, "
             f"{amount(expected * nodes * experiment.rounds)} in all {experiment.rounds} rounds, "
-            f"counted in the first {prepared.played.rounds} without training"
+            f"counted in the first {prepared.played.rounds} without training",
         )
 
 
@@ -116,7 +118,7 @@ _ELSEWHERE = (
 """Facts of a graph that have their own words, instead of their names."""
 
 
-def _in_words(graph: dict[str, Any]) -> str:
+def _graph_in_words(graph: dict[str, Any]) -> str:
     parts = [
         ("the first of many: " if graph["changes"] else "")
         + f"{graph['nodes']:,} nodes, {graph['edges']:,} {'directed ' if graph['directed'] else ''}edges"

@@ -37,11 +37,10 @@ def run(
     Args:
         experiment: the object, its tables, or its TOML file.
         out: the run's folder. By default, a new one under `runs/`.
-    data: the data folder. By default, `COVEY_DATA`.
-    progress: called from time to time with the progress of the run. It replaces the bar.
-    quiet: show no progress bar, neither of the run nor of a download.
-    watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
-
+        data: the data folder. By default, `COVEY_DATA`.
+        progress: called from time to time with the progress of the run. It replaces the bar.
+        quiet: show no progress bar, neither of the run nor of a download.
+        watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
 
     Returns:
         The run, with its metrics, its models and, in `drops`, the number of dropped messages by reason.

@@ -1,0 +1,109 @@
+"""What experiments can be made of: `covey.list` and `covey list`."""
+
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, overload
+
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError, unknown
+from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table
+from covey.parts.tracebacks import short_traceback
+
+Kind = tuple[str, str]
+"""(family, kind)."""
+
+
+def described(family: str, kind: str) -> dict[str, Any]:
+    """A kind and its parameters, as in `covey list --json`."""
+    cls = kinds.load(family, kind)
+    parameters = []
+    for name, (hint, limits) in fields_of(cls).items():
+        entry: dict[str, Any] = {"name": name, "is": expectation(hint, limits), "doc": limits.doc}
+        entry["required"] = is_required(cls, name)
+        if not entry["required"]:
+            entry["default"] = _default(cls, name)
+        parameters.append(entry)
+    summary = (cls.__doc__ or "").strip().splitlines()[0]
+    return {"family": family, "kind": kind, "summary": summary, "parameters": parameters}
+
+
+def _default(cls: type[Part], name: str) -> Any:
+    value = default_of(cls, name)
+    return to_table(value) if isinstance(value, Part) else value
+
+
+def in_words(parameter: dict[str, Any]) -> str:
+    """A parameter in one line."""
+    default = "required" if parameter["required"] else f"default {json.dumps(parameter['default'], default=str)}"
+    return f"{parameter['name']}: {parameter['is']} ({default}). {parameter['doc']}"
+
+
+class Kinds(Sequence[dict[str, Any]]):
+    """Kinds of parts, each with its parameters; a part is imported when it is looked at.
+
+    Args:
+        chosen: the families and the kinds.
+    """
+
+    def __init__(self, chosen: Sequence[Kind]) -> None:
+        self.chosen = tuple(chosen)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Kinds": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, Any] | Kinds":
+        return Kinds(self.chosen[index]) if isinstance(index, slice) else described(*self.chosen[index])
+
+    @property
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """The names of the kinds, by family."""
+        found: dict[str, tuple[str, ...]] = {}
+        for family, kind in self.chosen:
+            found[family] = (*found.get(family, ()), kind)
+        return found
+
+    def __repr__(self) -> str:
+        if len(self.families) > 1:
+            return "\n".join(f"{family}: {', '.join(known)}" for family, known in self.families.items())
+        lines = []
+        for entry in self:
+            lines.append(f"{entry['family']} {entry['kind']}: {entry['summary']}")
+            lines += [f"    {in_words(parameter)}" for parameter in entry["parameters"]]
+        return "\n".join(lines)
+
+
+@short_traceback()
+def list(family: str | None = None, kind: str | None = None) -> Kinds:
+    """The kinds of parts that experiments can be made of.
+
+    Args:
+        family: one family, such as "topology"; by default all. A kind may be named without its family.
+        kind: one kind of it, such as "ring".
+
+    Raises:
+        ConfigurationError: there is no such family or kind.
+    """
+    return Kinds(_chosen(family, kind))
+
+
+def _chosen(family: str | None, kind: str | None) -> Sequence[Kind]:
+    """The family and kind of each entry to list. A kind may be given without its family."""
+    if family is None:
+        return [(family, kind) for family in kinds.built_in() for kind in kinds.known(family)]
+    if family not in kinds.built_in():
+        found = [(name, family) for name, known in kinds.built_in().items() if family in known]
+        if kind is not None or not found:
+            every = {*kinds.built_in(), *(kind for known in kinds.built_in().values() for kind in known)}
+            known = every if kind is None and get_close_matches(family, every, cutoff=0.5) else kinds.built_in()
+            raise ConfigurationError(unknown(f"family '{family}'", family, known))
+        return found
+    if kind is None:
+        return [(family, kind) for kind in kinds.known(family)]
+    if kind not in kinds.known(family):
+        raise ConfigurationError(unknown(f"{family} '{kind}'", kind, kinds.known(family)))
+    return [(family, kind)]
