@@ -16,7 +16,7 @@ from covey.runtime.prepared import Prepared
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import RUNS, Recorded, run_program, run_table
 from tests.hosts import emulate
-from tests.programs.careless import HARMLESS, OPS, Careless
+from tests.programs.careless import HARMLESS, HIDDEN, OPS, Careless, Hands
 from tests.programs.own import Doubtful, Mirror, Slower
 
 SMALL = {"task": {"dataset": "digits", "model": "logistic", "batch_size": 8}, "network": {"nodes": 4}, "rounds": 4}
@@ -41,13 +41,21 @@ def test_what_a_node_writes_in_place_is_its_own(what, op, untouched):
     assert written.figures == figures
 
 
+@pytest.mark.parametrize("op", HIDDEN)
+def test_what_a_node_writes_in_any_other_way_is_its_own(op, untouched):
+    models, figures = untouched
+    world, written = simulate(careless(HARMLESS, op))
+    assert torch.equal(models_of(world), models)
+    assert written.figures == figures
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_what_a_node_of_a_host_writes_in_place_is_its_own(op, untouched, tmp_path):
     outcome, _ = emulate(careless(HARMLESS, op), tmp_path)
     assert torch.allclose(outcome.models, untouched[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, *HIDDEN])
 def test_a_model_that_is_written_in_place_is_told(op):
     with pytest.raises(ProgramError) as caught:
         simulate(careless(["model"], op))
@@ -57,7 +65,7 @@ def test_a_model_that_is_written_in_place_is_told(op):
     )
 
 
-@pytest.mark.parametrize("op", ["add", "numpy"])
+@pytest.mark.parametrize("op", ["add", "numpy", "inference"])
 def test_a_model_that_is_written_in_place_is_told_by_hosts_too(op, tmp_path):
     with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 1, which changes nothing: "):
         emulate(careless(["model"], op), tmp_path)
@@ -104,6 +112,18 @@ def test_what_is_assigned_counts(body):
     world, _, _ = run_program(right(), network={"nodes": 3}, rounds=2)
     change = models_of(world).detach() - world.task.learner.first_model
     assert torch.allclose(change, torch.full_like(change, 2.0), atol=1e-5)
+
+
+def test_a_function_that_writes_to_what_it_is_given_changes_nothing_else(tmp_path):
+    tables = table(program=Hands(), task=SMALL["task"], network={"nodes": 4, "compute": 1e6}, rounds=2)
+    world, written = simulate(tables)
+    outcome, there = emulate(tables, tmp_path)
+    first = torch.stack([world.task.learner.initial(node) for node in range(4)])
+    assert torch.equal(models_of(world), first)
+    assert torch.equal(outcome.models, first)
+    for figures in (written.figures, there.figures):
+        assert sorted({value for _, _, name, value in figures if name == "same"}) == [1.0]
+        assert len({value for _, _, name, value in figures if name == "results"}) == 1
 
 
 class Summing(LearningProgram):

@@ -1,11 +1,13 @@
 """A program of which one node writes in place to what it was handed, or has handed over."""
 
+import ctypes
 from typing import Any
 
+import numpy as np
 import torch
 
 from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.node import LearningNode, LearningProgram, Samples
 from covey.parts.parameters import param
 
 
@@ -36,6 +38,32 @@ OPS = {
     "resized": lambda tensor: tensor.resize_(2).fill_(7.0),
 }
 """Ways to write to a tensor."""
+
+
+def without_versions(tensor: torch.Tensor) -> None:
+    with torch.inference_mode():
+        tensor.add_(1.0)
+
+
+def by_optimiser(tensor: torch.Tensor) -> None:
+    parameter = torch.nn.Parameter(tensor)
+    parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD([parameter], lr=1.0).step()
+
+
+HIDDEN = {
+    "memory": lambda tensor: ctypes.memset(tensor.data_ptr(), 0x40, 16),
+    "storage": lambda tensor: tensor.untyped_storage().fill_(7),
+    "other storage": lambda tensor: tensor.set_(torch.full_like(tensor, 7.0)),
+    "exchanged": lambda tensor: torch.utils.swap_tensors(tensor, torch.full_like(tensor, 7.0)),
+    "dlpack": lambda tensor: torch.from_dlpack(tensor).fill_(7.0),
+    "bits": lambda tensor: tensor.view(torch.int32).bitwise_xor_(1 << 20),
+    "strided": lambda tensor: torch.as_strided(tensor, (4,), (2,)).fill_(7.0),
+    "inference": without_versions,
+    "optimiser": by_optimiser,
+    "shared memory": lambda tensor: tensor.share_memory_().fill_(7.0),
+}
+"""Ways that torch does not count as writing, or does elsewhere."""
 
 
 class Careless(LearningProgram):
@@ -84,8 +112,45 @@ class Careless(LearningProgram):
     def _write(self, things: dict[str, torch.Tensor]) -> None:
         for name, tensor in things.items():
             if name in self.what:
-                OPS[self.op](tensor)
+                {**OPS, **HIDDEN}[self.op](tensor)
 
 
 HARMLESS = ["half", "start", "trained", "assigned", "gradient", "before", "term", "heard", "payload", "own", "lists"]
 """What it may write to."""
+
+
+def overwrite(model: torch.Tensor, named: Samples, table: dict[str, Any], array: np.ndarray) -> float:
+    """What was given, each written to once it is summed."""
+    total = 0.0
+    for tensor in (model, named.inputs, table["inner"][0]):
+        total += float(tensor.double().sum())
+        tensor.fill_(7.0)
+    total += float(array.sum())
+    array[:] = 7.0
+    table["inner"].clear()
+    return total
+
+
+def _together(arguments: list[tuple[Any, ...]]) -> list[float]:
+    return [overwrite(*given) for given in arguments]
+
+
+class Hands(LearningProgram):
+    """Gives what it has to functions that write to it."""
+
+    async def run(self, node: LearningNode) -> None:
+        together = lambda *given: overwrite(*given)  # noqa: E731
+        together.together = _together  # type: ignore[attr-defined]
+        async for t in node.rounds():
+            others = [other for other in range(node.nodes) if other != node.id]
+            node.send(others, {"model": node.model}, round=t)
+            (first, *_) = await node.receive(round=t, senders=others)
+            samples, array = Samples(torch.ones(3)), np.ones(3)
+            given = (node.model, samples, {"inner": [first["model"]]}, array)
+            before = node.model.clone()
+            results = [await node.compute(function, *given, samples=10) for function in (overwrite, together)]
+            same = torch.equal(node.model, before) and torch.equal(first["model"], before)
+            same = (
+                same and bool((samples.inputs == 1).all()) and bool((array == 1).all()) and len(given[2]["inner"]) == 1
+            )
+            node.log(same=float(same), results=results[0] - results[1])

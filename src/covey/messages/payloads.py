@@ -46,9 +46,10 @@ def private(value: Any) -> Any:
 
 
 def private_all(value: Any) -> Any:
-    """`private` for everything inside tuples, lists and dicts."""
-    if type(value) is tuple:
-        return tuple(map(private_all, value))
+    """`private` for everything inside tuples, named tuples, lists and dicts."""
+    if isinstance(value, tuple):
+        entries = map(private_all, value)
+        return type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
     if type(value) is list:
         return [private_all(entry) for entry in value]
     if type(value) is dict:

@@ -184,8 +184,8 @@ class RunningNode(Node):
         if asks_for_randomness(function):
             random = partial(self.random, "compute", self.round, self.calls)
             self.calls += 1
-        taken = tuple(self.taken(value) for value in arguments) if self.careful else arguments
-        call = Call(Function(function), taken, random)
+        # Even a function that writes to its arguments, in a thread of its own perhaps, changes nothing else.
+        call = Call(Function(function), private_all(arguments) if self.careful else arguments, random)
         await self.stage.compute(self, call, seconds)
         if call.error is not None:
             raise call.error
