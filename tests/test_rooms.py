@@ -16,7 +16,7 @@ ROOMS = (
 """From the ground up; calls go downwards."""
 APART = {("federated", "decentralized")}
 """Neighbours that do not know each other."""
-UPWARDS = {("runtime/runs/run.py", "view"), ("runtime/runs/run.py", "learning")}
+UPWARDS = {("runtime/runs/run.py", "view"), ("runtime/runs/run.py", "learning"), ("runtime/experiment.py", "view")}
 """A run draws itself, and gives its models."""
 SOURCES = Path(covey.__file__).parent
 

@@ -16,6 +16,7 @@ from covey.runtime.node import Node
 from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, examine
 from covey.runtime.runs.schema import SUMS
+from covey.view.cards import Card
 from covey.view.terminal import shown
 
 
@@ -44,6 +45,16 @@ class Checked(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return "\n".join([shown(self.title), *(shown(f"  {subject:<11} {words}") for subject, words in self.lines)])
+
+    def card(self) -> Card:
+        """The sentences as a table, for notebooks and terminals."""
+        return Card(self.title, "", rows=self.lines, figures=False)
+
+    def _repr_html_(self) -> str:
+        return self.card().html()
+
+    def __rich__(self) -> Any:
+        return self.card().rich()
 
 
 @short_traceback()

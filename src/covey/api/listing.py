@@ -9,6 +9,7 @@ from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, unknown
 from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table
 from covey.parts.tracebacks import short_traceback
+from covey.view.cards import Card
 
 Kind = tuple[str, str]
 """(family, kind)."""
@@ -75,6 +76,25 @@ class Kinds(Sequence[dict[str, Any]]):
             lines.append(f"{entry['family']} {entry['kind']}: {entry['summary']}")
             lines += [f"    {in_words(parameter)}" for parameter in entry["parameters"]]
         return "\n".join(lines)
+
+    def card(self) -> Card:
+        """The kinds as a table, for notebooks and terminals."""
+        if len(self.families) > 1:
+            return Card(
+                "", "", ("family", "kinds"), [(f, ", ".join(k)) for f, k in self.families.items()], figures=False
+            )
+        rows = [
+            row
+            for entry in self
+            for row in ((entry["kind"], entry["summary"]), *(("", in_words(one)) for one in entry["parameters"]))
+        ]
+        return Card(", ".join(self.families), "", rows=rows, figures=False)
+
+    def _repr_html_(self) -> str:
+        return self.card().html()
+
+    def __rich__(self) -> Any:
+        return self.card().rich()
 
 
 @short_traceback()

@@ -17,7 +17,9 @@ from covey.parts.tracebacks import short_traceback
 from covey.runtime.experiment import Experiment, put, read_table
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
+from covey.view.cards import Card
 from covey.view.progress import ProgressDisplay
+from covey.view.summary import not_finite
 from covey.view.words import amount, figure, seconds, time_of
 
 Combination = dict[str, Any]
@@ -185,6 +187,20 @@ class Sweep:
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return f"Sweep({str(self.folder)!r}, {len(self)} of {self.planned} runs{failed})"
+
+    def card(self) -> Card:
+        """The table of the configurations, for notebooks and terminals."""
+        heads, rows = self.table() if self.members else ([], [])
+        failures = [f"{name} failed: {error}" for name, error in self.failures.items()]
+        title = self.title if self.members else str(self.folder)
+        lead = f"{len(self)} of {self.planned} runs"
+        return Card(title, lead, heads, rows, remarks=[not_finite(self.summaries), *failures])
+
+    def _repr_html_(self) -> str:
+        return self.card().html()
+
+    def __rich__(self) -> Any:
+        return self.card().rich()
 
     @property
     def runs(self) -> list[Run]:

@@ -212,6 +212,22 @@ class Experiment(Part):
                 f"with none of '.' and '-': folders are called so. Got {quoted(self.name)} instead."
             )
 
+    def __repr__(self) -> str:
+        return (
+            f"Experiment({self.name!r}, {self.program.title()}, {self.network.nodes} nodes, {self.rounds} rounds, "
+            f"seed {self.seed})"
+        )
+
+    def _repr_html_(self) -> str:
+        from covey.view.cards import of_experiment
+
+        return of_experiment(self).html()
+
+    def __rich__(self) -> Any:
+        from covey.view.cards import of_experiment
+
+        return of_experiment(self).rich()
+
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
         """The experiment that the tables of a TOML file describe.

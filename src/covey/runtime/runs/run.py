@@ -102,6 +102,16 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.status})"
 
+    def _repr_html_(self) -> str:
+        from covey.view.cards import of_run
+
+        return of_run(self).html()
+
+    def __rich__(self) -> Any:
+        from covey.view.cards import of_run
+
+        return of_run(self).rich()
+
     @property
     def experiment(self) -> dict[str, Any]:
         """The resolved experiment, as tables."""
