@@ -193,7 +193,7 @@ def test_a_duration_ends_a_run_in_real_time(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"task": {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}}, ModelError, "is no longer finite after"),
+        ({"task": {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}}, ModelError, "is not finite after"),
         (
             {"program": {"kind": "tests.programs.broken:Broken"}},
             ProgramError,

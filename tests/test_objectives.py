@@ -202,8 +202,8 @@ def test_kl_towards_ones_own_outputs_is_nothing():
     [
         (MSE(), torch.zeros(3, 4), torch.zeros(3), r"predicts \(3, 4\) where targets are \(3,\) of torch.float32"),
         (L1(), torch.zeros(3), torch.zeros(3, 1), r"predicts \(3,\) where targets are \(3, 1\)"),
-        (KL(), torch.zeros(3), torch.zeros(3), "predicts one number a sample"),
-        (CrossEntropy(), torch.zeros(3), torch.zeros(3), "predicts one number a sample"),
+        (KL(), torch.zeros(3), torch.zeros(3), "predicts one number per sample"),
+        (CrossEntropy(), torch.zeros(3), torch.zeros(3), "predicts one number per sample"),
     ],
 )
 def test_targets_that_do_not_fit_are_refused(objective, outputs, targets, words):

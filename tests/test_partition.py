@@ -218,10 +218,10 @@ def test_any_partition_survives_being_written_to_a_file(tmp_path: Path) -> None:
         ),
         ("[[0], [1, true]]", "Entry 1 of FILE must be a list of integers, the samples of node 1."),
         ("[0, 1]", "Entry 0 of FILE must be a list of integers, the samples of node 0."),
-        ("[[0], [1]", "FILE is no valid JSON: Expecting ',' delimiter: line 1 column 10 (char 9)."),
+        ("[[0], [1]", "FILE is not valid JSON: Expecting ',' delimiter: line 1 column 10 (char 9)."),
         (
             f"[[0], [{10**30}]]",
-            "FILE has an integer that is no sample and no node: it does not fit into 64 bits.",
+            "FILE has an integer that needs more than 64 bits.",
         ),
     ],
 )
@@ -270,13 +270,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             Shards(),
             values_of(5),
             2,
-            "The partition shards needs data with one class a sample; these have values.",
+            "The partition shards needs data with one class per sample; these have values.",
         ),
         (
             Natural(),
             values_of(5),
             2,
-            "The partition natural needs a data set that knows who made each sample, which this does not.",
+            "The partition natural needs a data set with the owner of each sample, which this one does not have.",
         ),
         (
             Natural(),

@@ -114,7 +114,7 @@ def test_a_checkpoint_of_fewer_nodes_is_refused(stopped, covey, name):
     ("change", "why"),
     [
         ({"models": torch.zeros(3, 4)}, "'models' has the shape 3 x 4, not 3 x 10"),
-        ({"models": torch.zeros(3, 10, dtype=torch.int64)}, "'models' is missing, or no tensor of such numbers"),
+        ({"models": torch.zeros(3, 10, dtype=torch.int64)}, "'models' is missing, or not a tensor of floats"),
         ({"clocks": np.array([1.0, 2.0, np.inf])}, "does not say how far each node is"),
         ({"ended": np.array([True])}, "does not say how far each node is"),
         ({"ended": np.array([0, 1, 0])}, "does not say how far each node is"),
@@ -123,8 +123,8 @@ def test_a_checkpoint_of_fewer_nodes_is_refused(stopped, covey, name):
         ({"ghosts": msgspec.msgpack.encode([(0.0, 1, 0.0, 0, 3, 8.0)])}, "'ghosts' has a node beyond the 3 of the run"),
         ({"average/4/total": torch.zeros(3)}, "'average/4/total' is no sum of models"),
         ({"average/4/more": 1.0}, "'average/4/more' is no sum of models"),
-        ({"state/7/sum": 1.0}, "'state/7/sum' belongs to no node"),
-        ({"slots/0/momentum": 1.0}, "'slots/0/momentum' is no tensor"),
+        ({"state/7/sum": 1.0}, "'state/7/sum' does not belong to a node"),
+        ({"slots/0/momentum": 1.0}, "'slots/0/momentum' is not a tensor"),
         ({"written": msgspec.msgpack.encode({"format": 1, "config": "", "counted": {}})}, "has the format 1, not"),
     ],
 )

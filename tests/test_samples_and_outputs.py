@@ -178,7 +178,7 @@ INPUTS, CLASSES = torch.zeros(6, 10), torch.zeros(6, dtype=torch.int64)
         (of(lambda node: node.predict(torch.zeros(3), on=INPUTS)), "must be 1 or more of 44 numbers. Got [(3,)]."),
         (
             of(lambda node: node.judge(torch.zeros(3, 4))),
-            "The 'outputs' to be judged do not fit: who gave them predicts",
+            "The 'outputs' to judge do not fit: the model that gave them predicts",
         ),
         (of(lambda node: node.judge(INPUTS, "public")), "must be one of 'train', 'validation', 'test'. Got 'public'"),
     ],

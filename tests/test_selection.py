@@ -125,9 +125,9 @@ def test_buffers_go_with_their_names_and_their_layers():
     [
         ("haed.*", "Got 'haed.*' instead, which matches none. Trained are head.bias, head.weight ..."),
         ("nothing", "Got 'nothing' instead, which matches none. Trained are body.0.weight, body.0.bias"),
-        ("frozen.*", "which matches frozen tensors alone: 'frozen.weight'. Trained are"),
-        ("*running*", "which matches buffers alone: 'body.1.running_mean', 'body.1.running_var'."),
-        ("[fF]rozen*", "which matches frozen tensors alone: 'frozen.weight'. Trained are"),
+        ("frozen.*", "which matches only frozen tensors: 'frozen.weight'. Trained are"),
+        ("*running*", "which matches only buffers: 'body.1.running_mean', 'body.1.running_var'."),
+        ("[fF]rozen*", "which matches only frozen tensors: 'frozen.weight'. Trained are"),
     ],
 )
 def test_a_pattern_that_matches_nothing_trained_is_refused_with_what_is_near(pattern, line):
@@ -145,7 +145,7 @@ def test_buffers_can_be_refused():
 
 
 def test_a_model_in_which_nothing_is_trained_has_nothing_to_share():
-    with pytest.raises(ConfigurationError, match="has nothing that is trained, and so the program push-sum has"):
+    with pytest.raises(ConfigurationError, match="has no trained tensors, so the program push-sum has"):
         Selection.of(setting(roles=("frozen", "buffer")), owner="the program push-sum")
 
 

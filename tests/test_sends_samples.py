@@ -17,7 +17,7 @@ from tests.programs.asking import DOES
 from tests.test_samples_and_outputs import QUICK, TASK
 
 REFUSED = (
-    "The 'x' of a message of node 0 must be no view of its samples. If nodes are to show them, "
+    "The 'x' of a message of node 0 must not be a view of its samples. If nodes may send samples, "
     "set sends_samples = True in the class of the program or part that sends them."
 )
 SHOWN = {

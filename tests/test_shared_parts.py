@@ -292,11 +292,11 @@ def test_the_buffers_of_a_message_that_the_sharing_rejects_count_for_nothing(sha
 def test_what_cannot_be_shared_is_refused_in_one_line(files):
     for own, line in (
         ({"share": ["haed.*"]}, "Got 'haed.*' instead, which matches none. Trained are head.bias, head.weight"),
-        ({"share": ["frozen.*"]}, "which matches frozen tensors alone: 'frozen.weight', 'frozen.bias'."),
+        ({"share": ["frozen.*"]}, "which matches only frozen tensors: 'frozen.weight', 'frozen.bias'."),
         (
             {"share": ["*running*"]},
-            "which matches buffers alone: 'norm.running_mean', 'norm.running_var'. Buffers are averaged with trained "
-            "tensors of their layer, for they are nothing without them: write 'norm.*'. Trained are",
+            "which matches only buffers: 'norm.running_mean', 'norm.running_var'. Buffers are averaged only together "
+            "with trained tensors of their layer: write 'norm.*'. Trained are",
         ),
         ({"share": []}, "must be 'trained' or at least one pattern. Got [] instead."),
         ({"share": "body.*"}, "must be one of 'trained' or a list, each a string. Got 'body.*' instead."),

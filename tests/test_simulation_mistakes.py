@@ -122,7 +122,7 @@ def test_a_node_without_data_evaluates_on_the_test_set_alone():
 
 def test_a_model_that_explodes_stops_the_run_or_leaves():
     task = {"optimizer": {"kind": "sgd", "lr": 1e38}, "model": "mlp"}
-    with pytest.raises(ModelError, match=r"The model of node \d+ is no longer finite after its training in round \d"):
+    with pytest.raises(ModelError, match=r"The model of node \d+ is not finite after its training in round \d"):
         simulate(table(task=task))
     drop = {**task, "non_finite": "drop"}
     with pytest.raises(ModelError, match="The models of all nodes with data were dropped"):

@@ -96,8 +96,8 @@ PREDICTS = "The model module predicts "
 @pytest.mark.parametrize(
     ("factory", "dataset", "said"),
     [
-        (Row, VALUES, PREDICTS + "(7, 1) for a batch whose targets are (7,): it must be (7,), a number a sample."),
-        (Mean, VALUES, PREDICTS + "() for a batch whose targets are (7,): it must be (7,), a number a sample."),
+        (Row, VALUES, PREDICTS + "(7, 1) for a batch whose targets are (7,): it must be (7,), a number per sample."),
+        (Mean, VALUES, PREDICTS + "() for a batch whose targets are (7,): it must be (7,), a number per sample."),
         (Two, VALUES, "The model module must return a tensor. Got a tuple instead."),
         (
             lambda: Stuck(3),
@@ -184,7 +184,7 @@ def test_targets_of_another_shape_are_refused(made, got):
     with pytest.raises(DataError) as caught:
         learner("linear", Rows(made=made))
     assert str(caught.value) == (
-        f"The training targets of the dataset tests.test_tried_out:Rows must be float32 of (70,), a number a sample. "
+        f"The training targets of the dataset tests.test_tried_out:Rows must be float32 of (70,), a number per sample. "
         f"Got {got} instead."
     )
 
@@ -192,9 +192,9 @@ def test_targets_of_another_shape_are_refused(made, got):
 @pytest.mark.parametrize(
     ("device", "why"),
     [
-        ("mps", "torch finds no MPS device here, which Macs have alone. Use 'cpu'."),
-        ("cuda", "torch finds no CUDA device here. Use 'cpu'."),
-        ("cuda:77", "torch finds no CUDA device here. Use 'cpu'."),
+        ("mps", "torch finds no MPS device, which only Macs have. Use 'cpu'."),
+        ("cuda", "torch finds no CUDA device. Use 'cpu'."),
+        ("cuda:77", "torch finds no CUDA device. Use 'cpu'."),
         ("meta", None),
         ("gpu", None),
     ],

@@ -60,14 +60,14 @@ def test_a_model_that_is_written_in_place_is_told(op):
     with pytest.raises(ProgramError) as caught:
         simulate(careless(["model"], op))
     assert str(caught.value) == (
-        "Node 0 wrote to its model in place in round 1, which changes nothing: "
-        "assign what it becomes, as in `node.model = node.model + 1`."
+        "Node 0 wrote to its model in place in round 1, which has no effect: "
+        "assign the new model, as in `node.model = node.model + 1`."
     )
 
 
 @pytest.mark.parametrize("op", ["add", "numpy", "inference"])
 def test_a_model_that_is_written_in_place_is_told_by_hosts_too(op, tmp_path):
-    with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 1, which changes nothing: "):
+    with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 1, which has no effect: "):
         emulate(careless(["model"], op), tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_it_is_told_wherever_the_model_is_used_next(body):
     names = {"torch": torch}
     exec(f"async def run(self, node):\n    async for t in node.rounds():\n        {body}", names)
     wrong = type("Wrong", (Recorded,), {"run": names["run"]})
-    with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 0, which changes nothing: "):
+    with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 0, which has no effect: "):
         run_program(wrong(), network={"nodes": 2}, rounds=1)
 
 

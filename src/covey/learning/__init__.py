@@ -1,4 +1,4 @@
-"""What nodes learn: data, models, optimisers, and the kernels that compute them."""
+"""Learning: data, models, objectives, optimisers, and the kernels that compute them."""
 
 KINDS = {
     "task": {"learning": "covey.learning.task:LearningTask"},
@@ -55,4 +55,4 @@ KINDS = {
         "inverse-sqrt": "covey.learning.optimizers:InverseSqrtRate",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,4 +1,4 @@
-"""The average of the models of one evaluated round, and how far the models are from it.
+"""The average of the models of one evaluated round, and their distance from it.
 
 Shapes: P parameters.
 """
@@ -17,12 +17,12 @@ from covey.learning.node import Metrics
 
 
 class Average:
-    """The sum of the models of one evaluated round, and of their squares.
+    """The sum of the models of one evaluated round, and the sum of their squared norms.
 
     Args:
-        learner: whose models.
-        split: on what the average model is evaluated.
-        keeps: whether models are summed, or only their accuracies kept.
+        learner: the learner that evaluates the average model.
+        split: returns the data on which it is evaluated.
+        keeps: sum models. If False, only accuracies are kept.
     """
 
     def __init__(self, learner: Learner, split: Callable[[], Split], *, keeps: bool) -> None:
@@ -30,11 +30,11 @@ class Average:
         self.total = torch.zeros(learner.layout.size if keeps else 0, dtype=torch.float64, device=learner.device)
         self.squares = 0.0
         self.count = 0
-        """How many models are in the sum."""
+        """The number of models in the sum."""
         self.accuracies: list[float] = []
 
     def add(self, judged: Tensor | Mixture | Judged, figures: Mapping[str, float]) -> None:
-        """One more model, with its figures."""
+        """Add a model and its figures."""
         self.accuracies.append(figures["accuracy"])
         if len(self.total) and not isinstance(judged, Judged):
             model = computed(judged)
@@ -43,7 +43,7 @@ class Average:
             self.count += 1
 
     def freeze(self) -> dict[str, Any]:
-        """What it holds, as the entries of a payload."""
+        """The state as the entries of a payload."""
         return {
             "total": self.total.clone(),
             "squares": self.squares,
@@ -52,14 +52,14 @@ class Average:
         }
 
     def merge(self, frozen: Mapping[str, Any]) -> None:
-        """Take in what another one held."""
+        """Add the state of another average."""
         self.total.add_(frozen["total"].to(self.total))
         self.squares += frozen["squares"]
         self.count += frozen["count"]
         self.accuracies += frozen["accuracies"]
 
     def figures(self) -> Metrics:
-        """The figures of the average model, and the models' mean squared distance from it; none without models."""
+        """The metrics of the average model, and the models' mean squared distance from it; empty without models."""
         if not self.count:
             return {}
         mean = self.total / self.count

@@ -1,7 +1,7 @@
-"""Which samples every step of every node uses.
+"""The samples of every local step of every node.
 
-A pass is a random order of the node's samples, cut into batches of the batch size, of which the last may be smaller.
-Every training begins a new pass; where it takes more steps than a pass has, a new order follows.
+A pass is a random order of the node's samples, cut into batches. The last batch of a pass may be smaller. Every
+training begins a new pass. If it takes more steps than a pass has, another pass in a new order follows.
 
 Shapes: J trainings, T steps, B samples of a batch.
 """
@@ -16,12 +16,12 @@ from covey.parts import rng
 
 
 def steps_of(samples: int, batch_size: int, steps: int | None, epochs: int | None) -> int:
-    """How many optimiser steps a training of `steps` steps or `epochs` passes makes."""
+    """The number of optimiser steps of a training, from its `steps` or its `epochs`."""
     return steps if steps is not None else (epochs or 0) * -(-samples // batch_size)
 
 
 def samples_of(samples: int, batch_size: int, steps: int) -> int:
-    """How many samples, each as often as it is used, `steps` steps take."""
+    """The number of samples that `steps` steps use, with repetitions."""
     in_pass = -(-samples // batch_size)
     passes, rest = divmod(steps, in_pass)
     return passes * samples + min(rest * batch_size, samples)
@@ -46,8 +46,8 @@ class Plan:
     """The samples of a chunk of trainings.
 
     Attributes:
-        samples: J x T x B indices into the training data; -1 where a batch is smaller than B.
-        ragged: whether there is any -1 within the steps of a training.
+        samples: J x T x B indices into the training data. A smaller batch is padded with -1.
+        ragged: True if there is any -1.
     """
 
     samples: NDArray[np.int64]
@@ -58,9 +58,10 @@ def plan(parts: Parts, holders: NDArray[np.int64], keys: rng.Keys, steps: NDArra
     """Draw the batches of J trainings.
 
     Args:
-        holders: J, whose data each training uses.
-        keys: J, the randomness of each training.
-        steps: J, how many steps each makes.
+        parts: the samples of every node.
+        holders: the node whose data each training uses, J.
+        keys: the random key of each training, J.
+        steps: the number of steps of each training, J.
         batch_size: B.
     """
     sizes = parts.sizes[holders]

@@ -1,4 +1,4 @@
-"""What a data set is, and where its files are found.
+"""Data sets in memory, and the parts that load them.
 
 Shapes: S samples; a sample has the shape that the model takes.
 """
@@ -15,15 +15,15 @@ from torch import Tensor
 from covey.parts.parameters import Part
 
 Objective = Literal["classes", "sequence", "values"]
-"""What is predicted: one class a sample; a class at every position of a sequence; one number a sample."""
+"""The kind of target: one class per sample, a class at every position of a sequence, or one number per sample."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and what is to be predicted for them.
+    """Samples and their targets.
 
     Attributes:
-        inputs: S x ...; uint8 images stay uint8 here and are scaled batch by batch. int64 for tokens and ids.
+        inputs: S x ...: uint8 images, which are scaled batch by batch, int64 tokens and ids, or float32.
         targets: S int64 classes, S x T int64 next characters, or S float32 values.
     """
 
@@ -39,13 +39,13 @@ class Data:
     """A data set in memory.
 
     Attributes:
-        train, test: the publisher's split, or the loader's own where there is none.
-        objective: what is predicted.
-        classes: how many classes or characters there are; 0 for values.
-        owners: who made each training sample (writer, speaker, user), S ids from 0; None where nobody is known.
+        train, test: the publisher's split or, if there is none, the loader's.
+        objective: the kind of target.
+        classes: the number of classes or characters; 0 for values.
+        owners: the writer, speaker or user of each training sample, S ids from 0; None if unknown.
         owner_names: a name for each owner id.
         label_names: a name for each class.
-        scale, shift: what turns stored inputs into what a model takes: float(input) * scale + shift.
+        scale, shift: a model takes float(input) * scale + shift.
         sizes: further dimensions that a model needs (for example "users" and "items").
     """
 
@@ -61,7 +61,7 @@ class Data:
     sizes: dict[str, int] = field(default_factory=dict)
 
     def scaled(self, inputs: Tensor) -> Tensor:
-        """Some inputs as a model takes them."""
+        """Stored inputs, converted for a model."""
         if inputs.dtype == torch.uint8:
             inputs = inputs.float()
             if self.scale != 1.0:
@@ -83,12 +83,12 @@ class Dataset(Part):
 
     @abstractmethod
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        """Read the data set from the data folder, downloading it there first where that is possible.
+        """Read the data set from the data folder. Download it first if that is possible and necessary.
 
         Args:
-            folder: the user's data folder; each data set has its own folder in it.
-            quiet: whether to show no progress bar while it downloads.
+            folder: the user's data folder. Each data set has its own folder in it.
+            quiet: show no progress bar of a download.
 
         Raises:
-            DataError: files are missing or damaged; the text says in one line what to put where.
+            DataError: files are missing or damaged. The text says in one line which file to put where.
         """

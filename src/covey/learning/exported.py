@@ -1,4 +1,4 @@
-"""The models of a run, taken out of it: state dicts, modules and safetensors files.
+"""The export of a run's models: state dicts, modules and safetensors files.
 
 Shapes: N nodes, P parameters.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from covey.runtime.runs import Run
 
 CONSTANT = "constant"
-"""The role of a tensor that stays out of the flat model."""
+"""The role of a tensor that is not part of the flat model."""
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a state dict: where its numbers lie in a flat model, or that it is a constant of some name."""
+    """One entry of a state dict: its position in the flat model, or the name of its constant."""
 
     name: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Inputs(msgspec.Struct, frozen=True):
-    """What a model takes: stored samples of a shape and type, as `float(x) * scale + shift`."""
+    """The inputs of a model: `float(x) * scale + shift` of stored samples of a shape and type."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -44,7 +44,7 @@ class Inputs(msgspec.Struct, frozen=True):
 
 
 class Described(msgspec.Struct, frozen=True):
-    """How the models of a run lie in its `models.npy`, and what their module was made for."""
+    """The layout of the models in a run's `models.npy`, and the data for which their module was made."""
 
     model: str
     size: int
@@ -56,7 +56,7 @@ class Described(msgspec.Struct, frozen=True):
 
 
 def describe(module: nn.Module, layout: Layout, data: Data, title: str) -> tuple[Described, dict[str, np.ndarray]]:
-    """The description of a module's flat model, and the constants that stay out of it."""
+    """The description of a module's flat model, and the constants that are not part of it."""
     name_of = {id(tensor): name for name, tensor in tensors_of(module).items()}
     pieces = {piece.name: piece for piece in layout.pieces}
     entries, constants = [], {}
@@ -78,11 +78,11 @@ def read_description(run: "Run") -> Described:
     """The description in the folder of a run.
 
     Raises:
-        RunError: it has none.
+        RunError: the run has none, or it is not readable.
     """
     text = run.layout
     if text is None:
-        raise RunError(f"The run {run.folder} says nothing of its models' tensors: its nodes learned nothing.")
+        raise RunError(f"The run {run.folder} has no description of its models: its nodes did not learn.")
     try:
         return msgspec.json.decode(text, type=Described)
     except msgspec.MsgspecError as error:
@@ -90,10 +90,10 @@ def read_description(run: "Run") -> Described:
 
 
 def flat_model(run: "Run", which: int | str) -> Tensor:
-    """One flat model of a run, P: that of a node, the "average" of the evaluated nodes' or the "best" of theirs.
+    """One flat model of a run, P: that of a node, or the "average" or the "best" of the evaluated nodes.
 
     Raises:
-        RunError: the run keeps no models, or there is no such node.
+        RunError: the run has no models, or no such node.
     """
     models_NP = run.models
     if models_NP is None:
@@ -115,7 +115,7 @@ def flat_model(run: "Run", which: int | str) -> Tensor:
 
 
 def state_dict(run: "Run", which: int | str) -> dict[str, Tensor]:
-    """The tensors of a model by the names that its module gives them; see `Run.state_dict`."""
+    """The tensors of a model by their names in the module. See `Run.state_dict`."""
     found, flat, constants = read_description(run), flat_model(run, which), run.constants
     if len(flat) != found.size:
         raise RunError(f"The run {run.folder} has models of {len(flat)} numbers and a layout of {found.size}.")
@@ -132,7 +132,7 @@ def state_dict(run: "Run", which: int | str) -> dict[str, Tensor]:
 
 
 def module(run: "Run", which: int | str, into: nn.Module | None = None) -> nn.Module:
-    """The module of the experiment with the tensors of a model; see `Run.module`."""
+    """The module of the experiment with the tensors of a model. See `Run.module`."""
     tensors = state_dict(run, which)
     made = into if into is not None else _built(run, read_description(run))
     try:
@@ -145,7 +145,7 @@ def module(run: "Run", which: int | str, into: nn.Module | None = None) -> nn.Mo
 
 
 def _built(run: "Run", found: Described) -> nn.Module:
-    """A new module of the run's experiment, made for data as it had them."""
+    """A new module of the run's experiment, for data of the described shape."""
     nothing = torch.empty((0, *found.inputs.shape), dtype=getattr(torch, found.inputs.dtype))
     split = Split(nothing, torch.empty(0, dtype=torch.float32 if found.objective == "values" else torch.int64))
     takes, kind, classes = found.inputs, found.objective, found.classes
@@ -162,7 +162,7 @@ def _built(run: "Run", found: Described) -> nn.Module:
 
 
 def write_safetensors(run: "Run", which: int | str, out: Path) -> None:
-    """Write the tensors of a model to a safetensors file, with what its inputs are as metadata."""
+    """Write the tensors of a model to a safetensors file, with a description of its inputs as metadata."""
     from safetensors.torch import save_file
 
     found = read_description(run)
@@ -175,5 +175,5 @@ def write_safetensors(run: "Run", which: int | str, out: Path) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in state_dict(run, which).items()}
     try:
         save_file(tensors, str(out), metadata=facts)
-    except Exception as error:  # safetensors raises its own error, an OSError or a panic of Rust.
+    except Exception as error:  # A SafetensorError, an OSError or a panic of Rust.
         raise RunError(f"The file {out} cannot be written: {described(error)}.") from error

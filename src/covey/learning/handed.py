@@ -1,4 +1,4 @@
-"""Samples that a program was handed, recognised in what it sends."""
+"""The detection of samples in messages of a program."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ _FEW = 64
 
 
 class Handed:
-    """The memory of samples that a node was handed, as long as it is used.
+    """The memory of the samples that a node gave to its program.
 
-    It recognises the tensors themselves, their views and NumPy views, also where tensors were made of these again. It
-    cannot recognise values that were computed from samples, copies among them.
+    It recognises the tensors themselves, their views, NumPy views, and tensors made of these. It does not recognise
+    copies, or other values that were computed from samples.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Handed:
         self._most = _FEW
 
     def add(self, tensor: Tensor) -> None:
-        """Note a tensor that is handed out."""
+        """Record a tensor that was given to the program."""
         ref = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         self._storages[ref.cdata] = ref
         if len(self._storages) > self._most:
@@ -30,10 +30,10 @@ class Handed:
             self._most = max(_FEW, 2 * len(self._storages))
 
     def holds(self, value: Any) -> bool:
-        """Whether a value lies in that memory."""
+        """True if a value is in that memory."""
         if isinstance(value, Tensor):
             storage = value.untyped_storage()
-            # Memory that is not torch's own may be that of a NumPy view.
+            # Memory that torch did not allocate may be that of a NumPy view.
             return storage._cdata in self._storages or (not storage.resizable() and self._has(_address(value)))
         if isinstance(value, np.ndarray):
             return self._has(value.__array_interface__["data"][0])
@@ -50,5 +50,5 @@ class Handed:
 
 
 def _address(tensor: Tensor) -> int:
-    """Where a tensor lies; `data_ptr` would copy one that shares its memory until it is written to."""
+    """The address of a tensor. `data_ptr` would break copy-on-write sharing."""
     return int(torch._C._data_address(tensor)) if tensor.device.type == "cpu" else 0  # type: ignore[attr-defined]

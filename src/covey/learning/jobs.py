@@ -1,4 +1,4 @@
-"""What nodes ask a learner for, and what came of it.
+"""Requests of nodes to a learner, and their results.
 
 Shapes: K models, S samples, P parameters.
 """
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Training:
-    """One requested training, and what came of it."""
+    """A requested training or gradient, and its result."""
 
     holder: int
-    """Whose data, by index among the nodes that hold data."""
+    """The node whose data are used, by index among the nodes that hold data."""
     start: Tensor
     stream: int
-    """The node's own randomness."""
+    """The random key of the node."""
     round: int
     call: int
-    """How many trainings of the node in this round went before."""
+    """The number of the node's earlier trainings in this round."""
     work: Work
     slots: Slots | None = None
-    """What the optimiser remembers, 1 x P each without what is not trained, before and afterwards; None at first."""
+    """The optimiser's state of the trained values, 1 x P each, before and after the training; None at first."""
     update: Update | None = None
     finite: bool = True
     gradient: Literal["", "batch", "all"] = ""
-    """On what the model is only differentiated instead of being trained: the next batch, or all of the node's data. The
-    gradient is then in the place of the model in `update`."""
+    """The data of a gradient, which takes the place of a training: the next batch, or all of the node's data. The
+    gradient then takes the place of the model in `update`."""
     buffers: Tensor | None = None
-    """Of a gradient, what it made of the model's buffers."""
+    """The model's buffers after a gradient."""
     learner: "Learner | None" = None
 
     @property
@@ -54,11 +54,11 @@ class Training:
 
 @dataclass(slots=True, eq=False)
 class Learned:
-    """What a node that learns goes on from, beside its state."""
+    """The resumable state of a learning node, beside the state of its program."""
 
     model: Tensor | Mixture
     slots: Slots | None
-    """What its optimiser remembers."""
+    """The optimiser's state."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +77,7 @@ class Judge:
         return self.learner.soon
 
     def do(self, jobs: Sequence["Evaluating"]) -> None:
-        """Evaluate models; each job then has its `metrics`."""
+        """Evaluate the models of jobs, and set their `metrics`."""
         evaluated = self.learner.evaluate([computed(job.model) for job in jobs], self.split)
         for job, metrics in zip(jobs, evaluated, strict=True):
             job.metrics = metrics
@@ -85,7 +85,7 @@ class Judge:
 
 @dataclass(slots=True, eq=False)
 class Evaluating:
-    """One requested evaluation, and what came of it."""
+    """A requested evaluation, and its result."""
 
     worker: Judge
     model: Tensor | Mixture
@@ -98,33 +98,33 @@ class Evaluating:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How good what a node said was, which it is judged by in place of its model."""
+    """The metrics of a node's outputs, which replace those of its model."""
 
     figures: Metrics
 
 
 @dataclass(slots=True, eq=False)
 class Predictor:
-    """Computes outputs."""
+    """Computes outputs of models."""
 
     learner: "Learner"
     at_once: int = 64
     soon: int = 1
 
     def do(self, jobs: Sequence["Predicting"]) -> None:
-        """Compute outputs; each job then has its `outputs`."""
+        """Compute outputs, and set the `outputs` of each job."""
         self.learner.predict(jobs)
 
 
 @dataclass(slots=True, eq=False)
 class Predicting:
-    """The outputs of models that a node asked for, and what came of it."""
+    """A requested prediction, and its result."""
 
     worker: Predictor
     models: Sequence[Tensor | Mixture]
     inputs: Tensor
     outputs: Tensor | None = None
-    """K x S x ..."""
+    """The outputs, K x S x ..."""
 
     @property
     def done(self) -> bool:

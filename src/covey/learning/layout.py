@@ -1,13 +1,12 @@
-"""How a module lies in one flat vector: the parameters that are trained, then the others, then its buffers.
+"""The layout of a module in one flat vector: trained parameters, then frozen ones, then buffers.
 
-What is constant stays out of the vector: every copy of the module has it as the first one was built, at the start of
-every training and evaluation, so that nothing passes from one node to another through a module that both use.
-Constants are
+Constants are not part of the vector. Every training and evaluation starts with the values of the first module that was
+built, so that nothing passes from one node to another through a module that both use. Constants are
 
-- buffers registered with `persistent=False`: they follow from the rest of the module;
-- buffers that are no floating-point numbers, such as BatchNorm's count of batches;
+- buffers registered with `persistent=False`, which follow from the rest of the module;
+- buffers that are not floating-point, such as BatchNorm's count of batches;
 - buffers and frozen parameters that hold infinity, NaN or numbers too large to be squared, such as attention masks:
-  there is no averaging them. So whatever is in the flat model is finite at first, and only training can change that.
+  they cannot be averaged. So a flat model is finite at first, and only training can change that.
 """
 
 from collections.abc import Sequence
@@ -22,13 +21,13 @@ class Layout:
     """The positions of a module's parameters and buffers in a flat model.
 
     Attributes:
-        parameters: the trainable pieces; they come first.
-        frozen: parameters with `requires_grad=False`: moved by no optimiser, and sent by nobody.
+        parameters: the trained pieces, which come first.
+        frozen: parameters with `requires_grad=False`. They are neither trained nor sent.
         buffers: floating-point buffers, such as BatchNorm's running statistics.
-        constants: the values of what stays out of the flat model, by name.
-        size: P, how many numbers a flat model has.
-        trainable: how many of them, from the front, are trained.
-        averaged: from where on they are buffers.
+        constants: the values that are not part of the flat model, by name.
+        size: P, the numbers of a flat model.
+        trainable: the count of trained numbers, at the front.
+        averaged: the index of the first buffer.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -55,7 +54,7 @@ class Layout:
 
     @property
     def pieces(self) -> list[Piece]:
-        """All pieces, in their order."""
+        """All pieces, in order."""
         return [*self.parameters, *self.frozen, *self.buffers]
 
     def flatten(self, module: nn.Module) -> Tensor:
@@ -68,7 +67,7 @@ class Layout:
         return {p.name: flat[..., p.start : p.stop].view((*flat.shape[:-1], *p.shape)) for p in self.pieces}
 
     def channels_last_views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Named views of a flat model, or of its trained part, in which convolutions lie channels_last."""
+        """Named views of a flat model, or of its trained part, whose convolutions are channels_last."""
         views = {}
         for piece in self.pieces:
             if piece.stop <= len(flat):
@@ -76,7 +75,7 @@ class Layout:
         return views
 
     def to_channels_last(self, flat: Tensor, into: Tensor) -> Tensor:
-        """Copy a flat model, or its trained part, to where the weights of convolutions are channels_last."""
+        """Copy a flat model, or its trained part, into one whose convolution weights are channels_last."""
         into.copy_(flat)
         for piece in self._images:
             if piece.stop <= len(flat):
@@ -84,7 +83,7 @@ class Layout:
         return into
 
     def from_channels_last(self, flat: Tensor) -> Tensor:
-        """A new flat model, or its trained part, from one in which the weights of convolutions are channels_last."""
+        """A new flat model, or its trained part, from one whose convolution weights are channels_last."""
         found = flat.clone()
         for piece in self._images:
             if piece.stop <= len(flat):
@@ -92,13 +91,14 @@ class Layout:
         return found
 
     def bind(self, module: nn.Module, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Make the module's parameters and buffers views of `flat`; a tensor with several names stays one tensor.
+        """Make the module's parameters and buffers views of `flat`. A tensor with several names stays one tensor.
 
         Args:
-            flat: the weights of convolutions lie in it channels_last.
+            module: the module.
+            flat: a flat model whose convolution weights are channels_last.
 
         Returns:
-            The module's constants, each with the value that it always begins with.
+            The module's constants, each with its initial value.
         """
         tensors = tensors_of(module)
         for name, view in self.channels_last_views(flat).items():
@@ -119,12 +119,12 @@ def _channels_last(flat: Tensor, piece: Piece) -> Tensor:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer of a module once, under the first of its names."""
+    """Every parameter and buffer of a module once, by its first name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _persistent(module: nn.Module) -> set[int]:
-    """The identities of the buffers that are part of a module's state."""
+    """The ids of the buffers in a module's state dict."""
     return {
         id(buffer)
         for owner in module.modules()
@@ -138,5 +138,5 @@ def _can_be_averaged(tensor: Tensor) -> bool:
 
 
 def own_rows(models: Tensor) -> Sequence[Tensor]:
-    """The rows of K x P models, each with memory of its own, so that keeping one does not keep all."""
+    """The rows of K x P models in separate memory, so that keeping one does not keep all."""
     return [row.clone() for row in models.unbind()]

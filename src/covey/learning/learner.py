@@ -1,4 +1,4 @@
-"""The task made ready to compute: data in memory and dealt out, the flat model, and a kernel with its threads.
+"""The task ready to compute: its data, dealt to nodes, the flat model, and a kernel with threads.
 
 Shapes: J trainings, P parameters, S samples.
 """
@@ -35,29 +35,29 @@ from covey.parts.errors import ConfigurationError, CoveyError, ModelError, Progr
 from covey.parts.machine import demand
 
 _BYTES_AT_ONCE = 64_000_000
-"""Trained models wait in memory until their time has come: no more of them than this are computed ahead."""
+"""The memory of trained models that are computed ahead of their time."""
 _COPIES = 4
-"""A training has a model, what it becomes, the gradient and a module that computes them."""
+"""The copies of a model that a training needs: start, result, gradient, module."""
 _GENERATOR = threading.RLock()
-"""Whoever seeds torch's generator, or puts it back, does so alone: it is that of all threads and of all learners."""
+"""The lock of torch's global generator, which all threads and learners share."""
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 class Learner:
-    """Computes trainings, gradients and evaluations, many at once.
+    """Computes trainings, gradients, evaluations and predictions, many at once.
 
     Args:
-        task: what is learned.
+        task: the task.
         data: its data set.
         parts: the samples of each node that holds data.
-        seed: the experiment's.
-        device: where to compute.
-        workers: how many threads compute chunks of nodes; their number changes no result.
-        chunk: how many nodes a chunk has; 0 leaves it to the kernel.
+        seed: the experiment's seed.
+        device: the name of the device.
+        workers: the number of threads. It does not change results.
+        chunk: the number of nodes that are computed together; 0 is the kernel's choice.
         kernel: "auto", or a name of KERNELS.
-        public: the inputs that all nodes have, as a model takes them; none by default.
+        public: the inputs that all nodes have, converted for a model; none by default.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Learner:
         set_up_mathematics()
         self.task, self.seed = task, seed
         self._objective = None if task.objective.is_the_tasks else task.objective
-        """What a training minimises that names nothing; None for the kernels' own loss."""
+        """The default objective of a training; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
         self._public = (data.scaled(data.train.inputs[:0]) if public is None else public).to(self.device)
@@ -99,7 +99,7 @@ class Learner:
         self.kernel_name = self.candidate().kernel(kernel)
         self.kernel = KERNELS[self.kernel_name](self.module, self.layout, self.data, task.optimizer)
         self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
-        # Threads share torch's generator, which is set anew for every training and gradient.
+        # A module that draws random numbers needs torch's generator alone, seeded for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
@@ -109,7 +109,7 @@ class Learner:
         return self._make(0)
 
     def candidate(self) -> Candidate:
-        """What a kernel is chosen for."""
+        """The model, data and optimiser for which a kernel is chosen."""
         return Candidate(
             self.task.model.title(),
             self.module,
@@ -130,7 +130,7 @@ class Learner:
                 return self.task.model.build(self.data)
 
     def _demand_memory(self) -> None:
-        """Refuse models and trainings for which there is no memory, before any is made."""
+        """Refuse models and trainings that exceed the memory, before any is made."""
         with _GENERATOR, self._named():
             numbers = self.task.model.numbers(self.data)
         if numbers is not None:
@@ -139,7 +139,7 @@ class Learner:
         demand(8.0 * steps * self.batch_size, f"A training of {steps:,} steps")
 
     def _try_out(self) -> None:
-        """Refuse a model that fails on a batch: that of the node with most samples, or with fewest."""
+        """Refuse a model that fails on a batch of the node with most samples, or with fewest."""
         sizes = self.parts.sizes
         fewest = np.where(sizes > 0, sizes, sizes.max()).argmin()
         batches = {len(batch): batch for batch in (self.parts.of(int(id)) for id in (sizes.argmax(), fewest))}
@@ -154,7 +154,7 @@ class Learner:
 
     @contextmanager
     def _seeded(self, key: int) -> Iterator[None]:
-        """Let a module that draws random numbers draw those of a key."""
+        """Seed torch's generator with a key, if the module draws random numbers."""
         if not self._draws:
             yield
             return
@@ -164,7 +164,7 @@ class Learner:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Say which model it is that fails."""
+        """Name the model in errors that it raises."""
         try:
             yield
         except CoveyError:
@@ -175,40 +175,40 @@ class Learner:
             raise ModelError(f"The model {self.task.model.title()} fails: {described(error)}.") from error
 
     def initial(self, node: int) -> Tensor:
-        """The model that a node begins with."""
+        """The initial model of a node."""
         if self.task.same_start or node == 0:
             return self._first
         return self.layout.flatten(self._make(node)).to(self.device)
 
     def local_data(self, holder: int) -> LocalData:
-        """What a node may know of its data."""
+        """The facts of a node's data that its program may use."""
         counts = None if self.label_counts is None else self.label_counts[holder]
         return LocalData(int(self.parts.sizes[holder]), counts)
 
     def steps(self, holder: int, work: Work) -> int:
-        """How many optimiser steps a training makes."""
+        """The number of optimiser steps of a training."""
         steps, epochs = work.steps, work.epochs
         if steps is None and epochs is None:
             steps, epochs = self.task.local_steps, self.task.local_epochs
         return steps_of(self.size(holder, work), self._batch_size(work), steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
-        """How many samples, each as often as it is used, a training takes."""
+        """The number of samples that a training uses, with repetitions."""
         return samples_of(self.size(holder, work), self._batch_size(work), self.steps(holder, work))
 
     def size(self, holder: int, work: Work) -> int:
-        """How many samples a pass has."""
+        """The number of samples of a pass."""
         return int(self.parts.sizes[holder]) if work.on is None else len(work.on.inputs)
 
     def _batch_size(self, work: Work) -> int:
-        """How many samples a step takes, where there are so many."""
+        """The batch size of a training, at most the number of samples."""
         if work.on is None and work.batch_size is None:
             return self.batch_size
         most = int(self.parts.sizes.max()) if work.on is None else len(work.on.inputs)
         return min(work.batch_size or self.task.batch_size, most)
 
     def cost(self, training: Training) -> int:
-        """How many samples are computed: what the duration depends on."""
+        """The number of samples that a training or gradient computes, which decides its duration."""
         if training.gradient == "all":
             return int(self.parts.sizes[training.holder])
         return self.samples(training.holder, training.work)
@@ -222,7 +222,7 @@ class Learner:
         return max(1, self.chunk) * self.workers
 
     def do(self, jobs: Sequence[Training]) -> None:
-        """Compute trainings, from mixtures, too; see `train`."""
+        """Compute trainings, whose starts may be mixtures. See `train`."""
         for training in jobs:
             training.start = computed(training.start)
         self.train(jobs)
@@ -232,7 +232,7 @@ class Learner:
                 model.known_finite = model._version  # type: ignore[attr-defined]
 
     def train(self, trainings: Sequence[Training]) -> None:
-        """Compute trainings; each gets its `update`, its `slots` and whether it is `finite`."""
+        """Compute trainings, and set their `update`, `slots` and `finite`."""
         groups: dict[Any, list[Training]] = {}
         for training in trainings:
             groups.setdefault(self._kind(training), []).append(training)
@@ -247,7 +247,7 @@ class Learner:
             )
 
     def _kind(self, training: Training) -> Any:
-        """What is the same of trainings that a kernel can do together."""
+        """A key that is equal for trainings which a kernel can compute together."""
         work, on = training.work, training.work.on
         if work.is_plain:
             return training.gradient, work.proximal
@@ -256,7 +256,7 @@ class Learner:
         return (*kind, on.inputs.dtype, on.targets.dtype, on.targets.shape[1:]) if on is not None else kind
 
     def _fitting(self, objective: Objective | None) -> ModuleKernel:
-        """The kernel that minimises an objective: the chosen one, if it can."""
+        """The kernel for an objective: the chosen one if it can, else `ModuleKernel`."""
         if objective is None or objective.is_the_tasks or self.kernel.does(objective):
             return self.kernel
         return self._any_objective
@@ -315,7 +315,7 @@ class Learner:
         steps: Sequence[int],
         given: Sequence[tuple[Tensor, Tensor]] | None,
     ) -> Plan:
-        """Which samples each training takes in each step: of the training data, or of those that are given."""
+        """The samples of each training in each step, of the training data or of given samples."""
         holders, parts = np.array([training.holder for training in trainings], dtype=np.int64), self.parts
         if trainings[0].gradient == "all":
             return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
@@ -325,7 +325,7 @@ class Learner:
         return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self._batch_size(trainings[0].work))
 
     def _given(self, trainings: Sequence[Training], kernel: ModuleKernel) -> list[tuple[Tensor, Tensor]] | None:
-        """(inputs, targets) of each training that weighs its samples, or takes others than its node has."""
+        """The inputs and targets of trainings with given or weighted samples; None for the others."""
         work = trainings[0].work
         if work.on is not None:
             given = [training.work.on for training in trainings]
@@ -337,12 +337,12 @@ class Learner:
         return [(split.inputs[samples], split.targets[samples]) for samples in each]
 
     def _rows(self, each: Sequence[Tensor | None], together: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
-        """What every training of a chunk has, as one tensor; None where none has any."""
+        """The tensors of the trainings of a chunk, combined; None if they have none."""
         found = [row.to(self.device) for row in each if row is not None]
         return together(found) if found else None
 
     def _label_counts(self, targets: Tensor, samples: np.ndarray) -> np.ndarray | None:
-        """How often a training used samples of each class; None where targets are no classes."""
+        """The number of samples of each class that a training used; None if targets are not classes."""
         if self.data.objective != "classes" or targets.dtype != torch.int64:
             return None
         used = targets[torch.from_numpy(samples[samples >= 0]).to(self.device)]
@@ -371,13 +371,13 @@ class Learner:
         return self._first
 
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        """Loss and accuracy of models on a split."""
+        """The loss and accuracy of models on a split."""
         chunks = [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
         evaluated = self._map(lambda chunk: self.kernel.evaluate(chunk, split), chunks)
         return [metrics for chunk in evaluated for metrics in chunk]
 
     def predict(self, jobs: Sequence[Predicting]) -> None:
-        """The outputs of the models of each job for its inputs."""
+        """Compute the outputs of the models of each job for its inputs."""
 
         def one(job: Predicting) -> Tensor:
             return self.kernel.predict([computed(model) for model in job.models], job.inputs.to(self.device))
@@ -386,23 +386,23 @@ class Learner:
             job.outputs = outputs
 
     def judge(self, outputs: Tensor, targets: Tensor) -> Metrics:
-        """How good outputs are.
+        """The metrics of outputs.
 
         Raises:
-            ProgramError: they are none for these targets.
+            ProgramError: the outputs do not fit the targets.
         """
         try:
             return self.kernel.judge(outputs.to(self.device), targets)
         except Misfit as error:
-            raise ProgramError(f"The 'outputs' to be judged do not fit: who gave them {error}.") from error
+            raise ProgramError(f"The 'outputs' to judge do not fit: the model that gave them {error}.") from error
 
     def split(self, name: str, holder: int | None = None, samples: int | None = None) -> Split:
         """The data of an evaluation.
 
         Args:
-            name: "test" for the public test set; "train" or "validation" for a node's own.
-            holder: whose own.
-            samples: at most so many, the same for everybody.
+            name: "test" for the test set; "train" or "validation" for data of a node.
+            holder: the node.
+            samples: the greatest number of samples. All nodes get the same test samples.
         """
         if name == "test":
             whole = self.kernel.test_split
@@ -414,7 +414,7 @@ class Learner:
             own = self.parts.of(holder) if name == "train" else self._validation[holder]
             if len(own) == 0:
                 raise ConfigurationError(
-                    "There are no validation samples: set 'validation' of the task to a share above 0. "
+                    "There are no validation samples: set 'validation' of the task to a fraction above 0. "
                     f"Got {self.task.validation} instead."
                 )
             whole, chosen = self.kernel.train_split, own[:samples]
@@ -422,10 +422,12 @@ class Learner:
         return Split(whole.inputs[picked], whole.targets[picked])
 
     def indices(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:
-        """Which samples a node is handed of a split, in order: indices in the training, test or public data.
+        """The samples of a split that a node gives to its program: indices in the training, test or public data.
 
         Args:
-            limit: on how many test samples nodes are judged.
+            name: the split.
+            holder: the node, for its own data.
+            limit: the number of test samples for evaluations.
         """
         if name == "public":
             return np.arange(len(self._public))
@@ -438,7 +440,7 @@ class Learner:
         return self.parts.of(holder) if name == "train" else self._validation[holder]
 
     def taken(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(inputs as a model takes them, targets) at some indices of a split; of the public data no targets."""
+        """The converted inputs and the targets at some indices of a split. Public data have no targets."""
         chosen = torch.from_numpy(indices).to(self.device)
         if name == "public":
             return self._public[chosen], chosen[:0]
@@ -446,7 +448,7 @@ class Learner:
         return self.data.scaled(split.inputs[chosen]), split.targets[chosen]
 
     def mix(self, rows: Sequence[Callable[[], None]]) -> None:
-        """Run independent pieces of work on the threads."""
+        """Run independent functions on the threads."""
         self._map(lambda piece: piece(), rows)
 
     def _map(self, function: Callable[[A], B], items: Sequence[A]) -> Iterable[B]:
@@ -484,17 +486,17 @@ class Learner:
 
 
 def _called(objective: Objective | None) -> tuple[type, str]:
-    """What is the same of objectives that minimise the same, though classes may share a name."""
+    """A key that is equal for equal objectives. It has the class, because classes may share a name."""
     return type(objective), repr(objective)
 
 
 def _other(objective: Objective | None) -> Objective | None:
-    """An objective that a kernel does not know by itself."""
+    """The objective, or None if it is the kernels' own loss."""
     return None if objective is None or objective.is_the_tasks else objective
 
 
 def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
-    """What the batches of each training are drawn with."""
+    """The random key of the batches of each training."""
     streams = np.array([training.stream for training in trainings], dtype=np.uint64)
     rounds = np.array([training.round for training in trainings])
     return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))

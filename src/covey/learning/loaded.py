@@ -1,4 +1,4 @@
-"""The task of learning made ready, as the runtime asks for it.
+"""The loaded learning task: the form that the runtime uses.
 
 Shapes: N nodes, P parameters.
 """
@@ -38,24 +38,24 @@ _MODELS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class LoadedLearning(LoadedTask):
-    """A learner, and who learns with it.
+    """A learner and the nodes that learn with it.
 
     Args:
-        learner: computes.
-        request: what it was loaded for.
+        learner: computes trainings.
+        request: the experiment and the nodes for which the task was loaded.
     """
 
     def __init__(self, learner: Learner, request: Request) -> None:
         self.learner = learner
         self.indices = {id: index for index, id in enumerate(request.holders)}
-        """The index of each node that holds data among those that do."""
+        """The index of each node that holds data, among those nodes."""
         self._evaluation = request.experiment.evaluation
         self._nodes = request.experiment.network.nodes
         self.device = learner.device
         self.node_bytes = 4 * learner.layout.size
         self.model_bytes = wire.size({"model": learner.first_model})
         self.mixtures: list[Mixture] = []
-        """Those that are to be computed together."""
+        """The mixtures that wait to be computed together."""
         self._program = request.experiment.program
         self.further: dict[str, Learner] = {}
         """The learners of the program's further networks."""
@@ -83,10 +83,10 @@ class LoadedLearning(LoadedTask):
         return informed
 
     def learner_of(self, name: str) -> Learner:
-        """What computes the nodes' model, or a further network of the program.
+        """The learner of the nodes' model, or of a further network of the program.
 
         Raises:
-            ProgramError: it has none of that name.
+            ProgramError: the program has no network of that name.
         """
         if name and name not in self.further:
             known = ", ".join(map(repr, self.further)) or "none"
@@ -141,13 +141,13 @@ class LoadedLearning(LoadedTask):
         nodes = [stage.here[id] for id in self.indices if id in stage.here]
         if len(nodes) == len(self.indices) and all(node.mail.ended and node.mail.away for node in nodes):
             return (
-                "The models of all nodes with data were dropped, for they are no longer finite: none is left to train."
+                "The models of all nodes with data were dropped, because they were not finite: none is left to train."
             )
         return None
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        # Two intra-op threads beside busy workers can make a loop many times slower than its processor time.
+        # Two intra-op threads beside busy workers make a loop many times slower.
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -166,7 +166,7 @@ class LoadedLearning(LoadedTask):
     # ------------------------------------------------------------------ judging
 
     def judge(self, split: str, holder: int | None = None) -> Judge:
-        """What evaluates on a split; remembered."""
+        """The judge of a split, from a cache."""
         key = (split, None if split == "test" else holder)
         if key not in self._judges:
             samples = self._evaluation.samples if split == "test" else None
@@ -187,13 +187,13 @@ class LoadedLearning(LoadedTask):
         return [one.figures if isinstance(one, Judged) else next(figures) for one in shown]
 
     def predictor(self, name: str) -> Predictor:
-        """What computes outputs of the nodes' model, or of a further network; remembered."""
+        """The predictor of the nodes' model, or of a further network, from a cache."""
         if name not in self._predictors:
             self._predictors[name] = Predictor(self.learner_of(name))
         return self._predictors[name]
 
     def handed(self, split: str, holder: int | None) -> np.ndarray:
-        """Which samples a node is handed of a split."""
+        """The indices of a split's samples that a node gives to its program."""
         return self.learner.indices(split, holder, self._evaluation.samples)
 
     def evaluation_samples(self) -> int:
@@ -217,7 +217,7 @@ class LoadedLearning(LoadedTask):
             return isinstance(value, list) and all(type(one) is float for one in value)
         return type(value) is {"squares": float, "count": int}.get(name)
 
-    # ------------------------------------------------------------------ what nodes go on from
+    # ------------------------------------------------------------------ checkpoints
 
     def initial(self, id: int) -> Learned:
         return Learned(self.learner.initial(id), None)
@@ -244,7 +244,7 @@ class LoadedLearning(LoadedTask):
     def check(self, payload: Payload, nodes: int) -> None:
         models, size = payload.get("models"), self.learner.layout.size
         if not isinstance(models, Tensor) or models.dtype not in _MODELS:
-            raise RunError("'models' is missing, or no tensor of such numbers")
+            raise RunError("'models' is missing, or not a tensor of floats")
         if models.shape != (nodes, size):
             shape = " x ".join(map(str, models.shape))
             raise RunError(f"'models' has the shape {shape}, not {nodes} x {size}")
@@ -252,9 +252,9 @@ class LoadedLearning(LoadedTask):
             if name.startswith("slots/"):
                 _, index, entry = [*name.split("/", 2), ""][:3]
                 if not (entry and index.isdecimal() and int(index) < nodes):
-                    raise RunError(f"'{name}' belongs to no node")
+                    raise RunError(f"'{name}' does not belong to a node")
                 if not isinstance(value, Tensor):
-                    raise RunError(f"'{name}' is no tensor")
+                    raise RunError(f"'{name}' is not a tensor")
 
     # ------------------------------------------------------------------ the end
 

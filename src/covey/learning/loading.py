@@ -1,4 +1,4 @@
-"""A task's data, loaded, dealt out and given to a learner."""
+"""The loading of a task: its data are read, dealt to nodes and given to a learner."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +19,10 @@ A = TypeVar("A")
 def load_learner(
     task: LearningTask, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any
 ) -> Learner:
-    """Load the task's data, deal it to `holders` nodes and make everything ready.
+    """Load the task's data, deal them to `holders` nodes, and make a learner.
 
     Raises:
-        DataError, ConfigurationError: no such files, or a partition or model that does not fit.
+        DataError, ConfigurationError: files are missing, or the partition or the model does not fit.
     """
     device_named(engine.get("device", "cpu"))
     data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
@@ -32,7 +32,7 @@ def load_learner(
 
 
 def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
-    """What a part makes, which a user's own class may do wrongly."""
+    """The result of a part. Errors of a user's own class become a `DataError`."""
     try:
         found = make()
     except CoveyError:
@@ -45,7 +45,7 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
 
 
 def _public_inputs(public: Public, task: LearningTask, data: Data, folder: Path, quiet: bool) -> Tensor:
-    """The inputs that all nodes have, as a model takes them."""
+    """The inputs that all nodes have, converted for a model."""
     found = _made(public.dataset, Data, lambda: public.dataset.load(folder, quiet=quiet))
     if found.sample_shape != data.sample_shape:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Computes the mixtures of many nodes together.
+"""The joint computation of many nodes' mixtures.
 
 Shapes: M mixtures, R distinct models in them, P parameters.
 """
@@ -15,12 +15,12 @@ from covey.learning.learner import Learner
 from covey.learning.mixture import Mixture
 
 _SMALL = 1 << 11
-"""Up to so many parameters one sparse product of all models beats one addition after the other, whose cost is then
-mostly that of the call; beyond it, memory bandwidth decides and nothing is copied. See "mixing" in bench/RESULTS.md."""
+"""The largest model for which one sparse product of all models beats separate additions, whose cost is mostly that of
+calls. For larger models memory bandwidth decides, and copying does not pay. See "mixing" in bench/RESULTS.md."""
 
 
 def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
-    """Compute every mixture that has not been computed."""
+    """Compute every mixture that is not computed yet."""
     open_ones = [mixture for mixture in mixtures if mixture.value is None]
     small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
     apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
@@ -37,7 +37,7 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
         models += mixture.models
         weights += mixture.weights
         ends.append(len(models))
-    # Any index of each model will do: to find the first ones, numpy would sort in a slower way.
+    # Any index of each model serves. `return_index` would make numpy sort more slowly.
     distinct, columns = np.unique(np.array(list(map(id, models))), return_inverse=True)
     indices = np.empty(len(distinct), dtype=np.int64)
     indices[columns] = np.arange(len(models))
@@ -46,13 +46,13 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
     mixed_MP = torch.from_numpy(matrix @ stacked_RP)
     _pull(mixed_MP, open_ones, torch.from_numpy(stacked_RP[columns[ends[:-1]]]))
-    # Measured on 90 floats a row: 1.5 µs a row, against 3 for `clone` of each.
+    # With 90 floats per row: 1.5 µs per row, against 3 µs with `clone`.
     for mixture, row in zip(open_ones, mixed_MP.numpy(), strict=True):
         mixture.fix(torch.from_numpy(row.copy()))
 
 
 def _pull(mixed_MP: Tensor, mixtures: Sequence[Mixture], own_MP: Tensor) -> None:
-    """Add what the pulls of all mixtures change, in one scatter."""
+    """Apply the pulls of all mixtures in one scatter."""
     size = mixed_MP.shape[1]
     pulls = [(row, pull) for row, mixture in enumerate(mixtures) for pull in mixture.pulls]
     if pulls:

@@ -1,4 +1,4 @@
-"""Models that are sums of models, computed when somebody needs them."""
+"""Lazy sums of models, which are computed when they are needed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from covey.parts.native import kernels
 
 
 class Pull(NamedTuple):
-    """What draws some numbers of a model, each once, towards other values."""
+    """A weighted step of some numbers of a model towards other values. Each index occurs once."""
 
     indices: Tensor
     values: Tensor
@@ -18,13 +18,15 @@ class Pull(NamedTuple):
 
 
 class Mixture:
-    """A linear combination of models, sum of weights[k] * models[k], that an engine computes when it suits it.
+    """A linear combination of models, sum of weights[k] * models[k], that the engine computes later.
 
-    `node.model = Mixture(...)` is the cheap way to average: the mixtures of all nodes are computed together.
+    `node.model = Mixture(...)` is the cheapest way to average: the mixtures of all nodes are computed together.
 
     Args:
-        pulls: each adds weight * (values - models[0][indices]) at its indices: who sent a part of a model is averaged
-            there, and the own numbers stand in for the rest.
+        models: the models.
+        weights: the weight of each model.
+        pulls: each adds weight * (values - models[0][indices]) at its indices. So a sender of a part of a model is
+            averaged there, and the own numbers take the place of the rest.
     """
 
     __slots__ = ("models", "pulls", "value", "weights")
@@ -36,7 +38,7 @@ class Mixture:
         self.value: Tensor | None = None
 
     def tensor(self) -> Tensor:
-        """The combination, computed now unless it already was."""
+        """The combination, computed now if it was not before."""
         if self.value is None:
             assert self.models is not None
             total = torch.mul(self.models[0], self.weights[0])
@@ -56,24 +58,24 @@ class Mixture:
         return Mixture([*self.models, *models], [*self.weights, *weights], self.pulls)
 
     def kept(self, keep: Callable[[Tensor], Tensor]) -> "Mixture":
-        """The same of tensors to which nobody writes any more.
+        """The same combination of tensors that are never written to again.
 
         Args:
-            keep: makes such a tensor of one.
+            keep: returns such a copy of a tensor.
         """
         assert self.models is not None
         pulls = [Pull(keep(indices), keep(values), weight) for indices, values, weight in self.pulls]
         return Mixture([*map(keep, self.models)], [*self.weights], pulls)
 
     def fix(self, value: Tensor) -> None:
-        """Fix the result and let go of what it was made of."""
+        """Set the result, and drop models and pulls."""
         self.value = value
         self.models = None
         self.pulls = ()
 
 
 def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
-    """Add what a pull changes of the own model to a sum."""
+    """Apply a pull of the own model to a sum, in place."""
     native, wholes = kernels(), (total, own, pull.values)
     if (
         native is not None
@@ -87,16 +89,16 @@ def draw(total: Tensor, own: Tensor, pull: Pull) -> None:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether its numbers lie one after the other in the memory of the processor."""
+    """True if a tensor is a contiguous vector on the CPU without gradient."""
     return tensor.device.type == "cpu" and tensor.dim() == 1 and tensor.is_contiguous() and not tensor.requires_grad
 
 
 def draw_with_torch(total: Tensor, own: Tensor, pull: Pull) -> None:
-    """The reference of `draw`."""
+    """Apply a pull with torch: the reference of `draw`."""
     indices = pull.indices.to(own.device)
     total.scatter_add_(0, indices, own.index_select(0, indices).sub_(pull.values).mul_(-pull.weight))
 
 
 def computed(model: Any) -> Tensor:
-    """A model, or the value of a mixture."""
+    """The model itself, or the value of a mixture."""
     return model.tensor() if isinstance(model, Mixture) else model

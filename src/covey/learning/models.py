@@ -1,6 +1,6 @@
-"""The models of experiment files. Whatever else is a `torch.nn.Module` can stand in their place.
+"""The built-in models. Any other `torch.nn.Module` can take their place.
 
-ReLU comes after max-pooling where papers write it before: the outputs and gradients are the same, for a quarter of the
+ReLU comes after max-pooling, although papers write it before: outputs and gradients are the same for a quarter of the
 work.
 
 Shapes: B samples of a batch, C classes, T positions of a sequence.
@@ -21,12 +21,12 @@ from covey.parts.parameters import Part, param
 
 
 class Model(Part):
-    """Makes the module that fits a data set."""
+    """A maker of modules that fit a data set."""
 
     family: ClassVar[str] = "model"
 
     def build(self, data: Data) -> nn.Module:
-        """A module with fresh weights, drawn from torch's current generator.
+        """Make a module with new weights, drawn from torch's global generator.
 
         Raises:
             ConfigurationError: the model does not fit the data.
@@ -34,7 +34,7 @@ class Model(Part):
         raise NotImplementedError
 
     def numbers(self, data: Data) -> int | None:
-        """The count of a module's numbers, so that one too large is refused before it is made; None if unknown."""
+        """The count of a module's numbers, if known. A model that is too large is refused before it is made."""
         return None
 
     @classmethod
@@ -43,14 +43,14 @@ class Model(Part):
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Model] | None":
-        """A user's own `nn.Module` class, made a model of the name under which it was found."""
+        """A model of a user's own `nn.Module` class, with the name under which it was found."""
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             return None
         return type(found.__name__, (_Adopted,), {"kind": name, "module": found})
 
 
 class Lean(Model):
-    """A model whose modules can be made without memory for their numbers."""
+    """A model whose module can be built on torch's meta device."""
 
     def numbers(self, data: Data) -> int | None:
         try:
@@ -59,14 +59,14 @@ class Lean(Model):
         except CoveyError:
             raise
         except Exception:
-            return None  # A derived class may build what needs the memory.
+            return None  # A subclass may build a module that needs memory.
 
 
 class Module(Model):
-    """Any module of the user's own: an object, of which every run gets a copy, or a function that makes one."""
+    """A user's own module: an object, which each run copies, or a function that makes one."""
 
     kind = "module"
-    factory: Callable[[], nn.Module] = param("Makes the module.")
+    factory: Callable[[], nn.Module] = param("The function that makes the module.")
 
     @classmethod
     def title(cls) -> str:
@@ -77,7 +77,7 @@ class Module(Model):
 
 
 class _Adopted(Model):
-    """A module class of the user's own, made without arguments."""
+    """A user's own module class, called without arguments."""
 
     module: ClassVar[type[nn.Module]]
 
@@ -94,13 +94,13 @@ class _Adopted(Model):
 
 
 class Dense(nn.Module):
-    """Linear layers with ReLU between them, on flattened inputs; the family that the stacked kernel computes."""
+    """Linear layers with ReLU between them, on flattened inputs. The stacked kernel computes this family."""
 
     def __init__(self, widths: list[int], *, scalar: bool = False) -> None:
         super().__init__()
         self.widths = widths
         self.scalar = scalar
-        """Whether the output is one number a sample, without a dimension of its own."""
+        """True if the output is one number per sample, without a last dimension."""
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ _MOST_LAYERS = 256
 def _features(model: Part, data: Data) -> int:
     if data.objective == "sequence" or not data.sample_shape or data.sizes:
         raise ConfigurationError(
-            f"The model {model.title()} takes images or feature vectors, which the data set has not."
+            f"The model {model.title()} takes images or feature vectors, which the data set does not have."
         )
     features = 1
     for side in data.sample_shape:
@@ -126,7 +126,7 @@ def _features(model: Part, data: Data) -> int:
 
 
 def _image(model: Part, data: Data, sides: tuple[int, ...] = ()) -> tuple[int, int]:
-    """(channels, side) of the square images that a convolutional model takes."""
+    """The channels and the side of the square images of a data set, if the model takes them."""
     shape = data.sample_shape
     if len(shape) != 3 or shape[1] != shape[2] or data.objective != "classes" or (sides and shape[1] not in sides):
         wanted = " or ".join(f"{side}x{side}" for side in sides) or "square"
@@ -144,7 +144,7 @@ class Logistic(Lean):
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "classes":
-            raise ConfigurationError("The model logistic predicts classes, which the data set has not.")
+            raise ConfigurationError("The model logistic predicts classes, which the data set does not have.")
         return Dense([_features(self, data), data.classes])
 
 
@@ -155,7 +155,9 @@ class LinearModel(Lean):
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "values":
-            raise ConfigurationError("The model linear predicts one number a sample, which the data set has not.")
+            raise ConfigurationError(
+                "The model linear predicts one number per sample, which the data set does not have."
+            )
         return Dense([_features(self, data), 1], scalar=True)
 
 
@@ -163,7 +165,7 @@ class MLP(Lean):
     """A multi-layer perceptron with ReLU."""
 
     kind = "mlp"
-    hidden: list[int] = param("The width of each hidden layer, of at most 256.", factory=lambda: [128], ge=1)
+    hidden: list[int] = param("The widths of the hidden layers, at most 256.", factory=lambda: [128], ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,7 +208,7 @@ class GNLeNet(Lean):
 
 
 class FemnistCNN(Lean):
-    """Two 5x5 convolutions and two linear layers, as LEAF has it; 1,690,046 parameters on FEMNIST."""
+    """Two 5x5 convolutions and two linear layers, as in LEAF; 1,690,046 parameters on FEMNIST."""
 
     kind = "femnist-cnn"
 
@@ -239,10 +241,10 @@ class _Residual(nn.Module):
 
 
 class ResNet20GN(Lean):
-    """ResNet-20 for small images with GroupNorm in place of BatchNorm."""
+    """ResNet-20 for small images, with GroupNorm instead of BatchNorm."""
 
     kind = "resnet20-gn"
-    groups: int = param("The number of groups of every GroupNorm; it divides 16.", default=2, ge=1, le=16)
+    groups: int = param("The number of groups of every GroupNorm. It must divide 16.", default=2, ge=1, le=16)
 
     def build(self, data: Data) -> nn.Module:
         channels, _ = _image(self, data)
@@ -281,11 +283,11 @@ class CharLSTM(Lean):
     kind = "char-lstm"
     embedding: int = param("The width of the embedding.", default=8, ge=1)
     hidden: int = param("The width of the LSTM.", default=256, ge=1)
-    layers: int = param("How many LSTM layers.", default=2, ge=1, le=_MOST_LAYERS)
+    layers: int = param("The number of LSTM layers.", default=2, ge=1, le=_MOST_LAYERS)
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "sequence":
-            raise ConfigurationError("The model char-lstm takes sequences, which the data set has not.")
+            raise ConfigurationError("The model char-lstm takes sequences, which the data set does not have.")
         return _CharLSTM(data.classes, self.embedding, self.hidden, self.layers)
 
 
@@ -309,13 +311,13 @@ class _Factors(nn.Module):
 
 
 class MatrixFactorization(Lean):
-    """Factors and biases of users and items; predicts ratings."""
+    """Ratings from factors and biases of users and items."""
 
     kind = "matrix-factorization"
-    factors: int = param("How many factors.", default=20, ge=1)
-    start: float = param("What every rating is predicted to be before training.", default=3.5)
+    factors: int = param("The number of factors.", default=20, ge=1)
+    start: float = param("The predicted rating before training.", default=3.5)
 
     def build(self, data: Data) -> nn.Module:
         if not {"users", "items"} <= data.sizes.keys():
-            raise ConfigurationError("The model matrix-factorization takes ratings, which the data set has not.")
+            raise ConfigurationError("The model matrix-factorization takes ratings, which the data set does not have.")
         return _Factors(data.sizes["users"], data.sizes["items"], self.factors, self.start)

@@ -1,11 +1,11 @@
-"""What a program may ask of a node that learns, beside what any node offers.
+"""The contract between a program and a node that learns, in addition to that of any node.
 
 Tensor shapes: P parameters of the flat model.
 
 Tensors
-    What a program is handed is its own, and what it hands over is taken as it is then: whoever writes to a tensor in
-    place changes it for nobody else. A model that is written in place and not assigned ends the run, for it changes
-    nothing.
+    A program owns the tensors that it gets, and the node takes a snapshot of those that it is given. A write in place
+    changes a tensor for nobody else. A write to `node.model` in place without an assignment would have no effect, so it
+    ends the run with an error.
 """
 
 from abc import abstractmethod
@@ -35,7 +35,7 @@ class _Model(Expected):
     __slots__ = ()
 
     def admits(self, value: Any, node: Node) -> bool:
-        # Of no model does the device matter.
+        # The device does not matter.
         return isinstance(value, Tensor) and value.dtype == torch.float32 and value.shape == node.shape  # type: ignore[attr-defined]
 
     def in_words(self, node: Node) -> str:
@@ -43,11 +43,11 @@ class _Model(Expected):
 
 
 MODEL = _Model()
-"""A whole model: as many float32 numbers as the node's own has."""
+"""The type of an entry that is a whole model, a float32 vector of the size of the node's model."""
 
 
 class Update:
-    """What local training brought."""
+    """The result of local training."""
 
     __slots__ = ("_start", "_used", "loss", "model", "normaliser", "samples", "steps")
 
@@ -66,33 +66,33 @@ class Update:
         """The trained model, P numbers."""
         self._start = start
         self.loss = loss
-        """The mean training loss over the samples that were used."""
+        """The mean training loss over the samples used."""
         self.samples = samples
-        """How many samples were used, each as often as it was."""
+        """The number of samples used, with repetitions."""
         self.steps = steps
-        """How many optimiser steps were made."""
+        """The number of optimiser steps."""
         self.normaliser = float(steps) if normaliser is None else normaliser
-        """The weight of all its gradients together, in learning rates: what FedNova divides the change by. Of SGD the
-        number of steps, with momentum more."""
+        """The total weight of its gradients, in learning rates, by which FedNova divides the change. For SGD it is the
+        number of steps; momentum makes it greater."""
         self._used = used
 
     @property
     def label_counts(self) -> np.ndarray | None:
-        """How many samples of each class were used, each as often as it was; None where targets are no classes."""
+        """The number of samples of each class that were used, with repetitions; None if targets are not classes."""
         return self._used()
 
     @property
     def start(self) -> Tensor:
-        """The model that training began from."""
+        """The model from which training started."""
         return own(self._start)
 
     @property
     def delta(self) -> Tensor:
-        """The change that training made, to be added to a model that has moved meanwhile."""
+        """The change of the model by training."""
         return self.model - self._start
 
     def applied_to(self, model: Tensor) -> Mixture:
-        """`model` moved by the change that training made."""
+        """`model` plus the change of training."""
         return Mixture([model, self.model, self._start], [1.0, 1.0, -1.0])
 
 
@@ -101,15 +101,15 @@ class Gradient:
     """One gradient of the loss at a model."""
 
     vector: Tensor
-    """P numbers, 0 for what is not trained."""
+    """The gradient, P numbers; 0 for values that are not trained."""
     loss: float
     samples: int
     buffers: Tensor
-    """The model's buffers, such as BatchNorm's statistics, as they are after its pass over the samples."""
+    """The model's buffers, such as BatchNorm's statistics, after the pass over the samples."""
 
 
 class Samples(NamedTuple):
-    """Inputs as a model takes them, and what is to be predicted for each, where that is known."""
+    """Converted inputs, and their targets if known."""
 
     inputs: Tensor
     targets: Tensor | None = None
@@ -117,7 +117,7 @@ class Samples(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How local training differs from what the task says; None leaves the task's value."""
+    """The settings of one training that differ from the task's. None means the task's value."""
 
     steps: int | None = None
     epochs: int | None = None
@@ -126,41 +126,41 @@ class Work:
     """The weight mu of the proximal term mu/2 * |x - start|^2 that FedProx adds to the loss."""
     batch_size: int | None = None
     objective: Objective | None = None
-    """What is minimised."""
+    """The loss that is minimised."""
     on: Split | None = None
-    """What it trains on in place of the node's own data."""
+    """The samples to train on instead of the node's own data."""
     weights: Tensor | None = None
-    """What the loss of each sample is multiplied by, in the order of `on` or of `samples("train")`."""
+    """The weight of each sample's loss, in the order of `on` or of `samples("train")`."""
     correction: Tensor | None = None
-    """What is added to every gradient, of the model's size or as many numbers as are trained: SCAFFOLD's c - c_i."""
+    """A vector that is added to every gradient, such as SCAFFOLD's c - c_i: of all numbers, or of the trained ones."""
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is training on the node's own data, by what the task minimises."""
+        """True if it trains on the node's own data with the task's objective and batch size, unweighted."""
         changes = (self.objective, self.on, self.weights, self.correction, self.batch_size)
         return all(change is None for change in changes)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalData:
-    """What a node may know of its own data without touching it."""
+    """The facts of a node's own data that need no access to samples."""
 
     samples: int
     label_counts: np.ndarray | None = None
-    """Samples of each class; None where the data have no classes."""
+    """The number of samples of each class; None if the data have no classes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """A model of another kind than the nodes' own, such as an aggregator or a student."""
+    """A further network of a program, such as an aggregator or a student, beside the nodes' model."""
 
     model: Model
     inputs: tuple[int, ...] | None = None
-    """The shape of one input, in float32; None for samples as the data set has them."""
+    """The shape of one float32 input; None for samples of the data set."""
     outputs: int | None = None
-    """How many classes it tells apart; None for those of the data set."""
+    """The number of classes; None for those of the data set."""
     optimizer: Optimizer | None = None
-    """By which rule it is trained, beginning anew each time; None for the task's."""
+    """The optimiser, whose state is reset for each training; None for the task's."""
 
 
 class LearningNode(Node):
@@ -173,7 +173,7 @@ class LearningNode(Node):
     @property
     @abstractmethod
     def model(self) -> Tensor:
-        """The current model: P float32 numbers; what is evaluated and checkpointed. Changes count when assigned."""
+        """The current model, P float32 numbers, which is evaluated and checkpointed. Assign it to change it."""
 
     @model.setter
     @abstractmethod
@@ -181,29 +181,30 @@ class LearningNode(Node):
 
     @abstractmethod
     async def train(self, model: Tensor | Mixture | None = None, *, of: str = "", **work: Any) -> Update:
-        """Train on the node's own data, from `model` or from the current one, which is not changed.
+        """Train on the node's own data from `model`, by default the current one. The current model does not change.
 
         Args:
-            model: where to start.
-            of: the name of a further network of the program, which is trained in place of the node's model. A sample
-                takes as much of its time as the network has of the model's numbers.
-            work: the fields of `Work`, where this training differs from the task's; an objective also by its name or
-                table, and `on` as (inputs, targets). A node without data trains `on` samples that it has otherwise.
+            model: the start.
+            of: the name of a further network of the program, to train instead of the node's model. The time of a
+                sample is scaled by the ratio of their sizes.
+            work: the fields of `Work` that differ from the task's. An objective may be a name or a table, and `on`
+                is (inputs, targets). A node without data needs `on`.
         """
 
     @abstractmethod
     def initial(self, of: str) -> Tensor:
-        """What a further network of the program begins with, the same at every node."""
+        """The initial value of a further network of the program, the same at every node."""
 
     @abstractmethod
     def samples(self, split: str = "train", count: int | None = None, *key: int) -> Samples:
-        """Samples of the node's own "train" or "validation" data, of the "test" set, or of those that are "public".
+        """Samples of the node's own "train" or "validation" data, of the "test" set, or of the "public" data.
 
-        Those of the test set on which models are judged, and public ones, come without targets.
+        Test and public samples have no targets.
 
         Args:
-            count: draws so many, or all where there are fewer; all by default, in their order.
-            key: the same gives the same samples again; of the test set and public ones at every node.
+            split: the data.
+            count: draw this many at random, or all if there are fewer. By default, all in order.
+            key: the same key gives the same samples. Test and public samples are then the same at every node.
         """
 
     @abstractmethod
@@ -213,19 +214,22 @@ class LearningNode(Node):
         """The outputs of a model, by default the current one, or of K models together, a row each.
 
         Args:
-            of: the name of a further network of the program, whose models they are.
-            on: the samples, or their inputs. Every model takes the time that training on them does.
+            models: the models.
+
+            of: the name of a further network of the program, if they are models of that.
+            on: the samples, or their inputs. Each model takes as much time as training on them.
         """
 
     @abstractmethod
     def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
-        """Record how good outputs are: accuracy, loss ... of what an ensemble says to all of `samples(split)`.
+        """Compute and record the metrics of outputs, such as those of an ensemble, for all of `samples(split)`.
 
-        On the test set, a round that is evaluated takes them in place of those of the node's model. Other figures have
-        the split in their names, as `validation_accuracy`.
+        In an evaluated round, metrics on the test set replace those of the node's model. Those of another split are
+        logged with its name, as `validation_accuracy`.
 
         Args:
-            outputs: scores of classes, or values, as the node's model gives them.
+            outputs: scores of classes, or values, in the form of the node's model.
+            split: the data.
         """
 
     @abstractmethod
@@ -234,7 +238,7 @@ class LearningNode(Node):
 
     @abstractmethod
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
-        """Loss, accuracy ... of a model on "validation", "test" or the node's own "train" data, on the node's clock."""
+        """The metrics of a model on "validation", "test" or the node's "train" data. It takes time of the node."""
 
 
 class LearningProgram(Program):
@@ -244,9 +248,9 @@ class LearningProgram(Program):
     synchronous: ClassVar[bool] = True
 
     def networks(self, setting: Setting) -> Mapping[str, Further]:
-        """Models beside the nodes' own, by names for `of`; asked for before the program is prepared."""
+        """The further networks of the program, by their names for `of`. Called before the program is prepared."""
         return {}
 
     async def run(self, node: LearningNode) -> None:
-        """The protocol, from the point of view of one node."""
+        """Run the protocol at one node."""
         raise NotImplementedError

@@ -1,9 +1,9 @@
-"""What local training minimises: a loss of each sample.
+"""Objectives of local training: losses of each sample.
 
-Targets are classes, or what the outputs themselves should be, such as those of a teacher: `kl` and `cross-entropy` take
-either, and `mse` and `l1` hold a class to be 1 where its score is and 0 elsewhere.
+Targets are classes, or outputs such as those of a teacher. All objectives take either: `mse` and `l1` take a class as a
+one-hot vector.
 
-Shapes: S samples, C classes. The same of sequences, whose outputs are S x T x C, is a mean over the T positions.
+Shapes: S samples, C classes. The loss of a sequence, with outputs S x T x C, is the mean over its T positions.
 """
 
 from typing import ClassVar
@@ -16,17 +16,17 @@ from covey.parts.parameters import Part, param
 
 
 class Misfit(Exception):
-    """Predictions that do not fit their targets; the text goes on after the name of the model."""
+    """Predictions that do not fit their targets. The text continues a sentence that begins with the model's name."""
 
 
 class Objective(Part):
-    """What local training minimises."""
+    """The loss that local training minimises."""
 
     family: ClassVar[str] = "objective"
 
     @property
     def is_the_tasks(self) -> bool:
-        """Whether it is the task's own loss, which kernels know by themselves."""
+        """True if it is the task's own loss, which kernels have built in."""
         return False
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -34,16 +34,16 @@ class Objective(Part):
 
         Args:
             outputs: S x C scores, or S values.
-            targets: S classes in int64, or numbers in the shape of the outputs.
+            targets: S int64 classes, or numbers of the shape of the outputs.
 
         Raises:
-            Misfit: they do not fit each other.
+            Misfit: outputs and targets do not fit each other.
         """
         raise NotImplementedError
 
 
 class OwnLoss(Objective):
-    """The task's own: the cross-entropy of classes, the squared error of values. Kernels know it by themselves."""
+    """The task's own loss: the cross-entropy of classes, or the squared error of values."""
 
     kind = "own"
 
@@ -53,7 +53,7 @@ class OwnLoss(Objective):
 
 
 class CrossEntropy(Objective):
-    """The cross-entropy of classes, or of probabilities that are given in their place."""
+    """The cross-entropy with classes, or with given probabilities."""
 
     kind = "cross-entropy"
 
@@ -67,7 +67,7 @@ class KL(Objective):
 
     kind = "kl"
     temperature: float = param(
-        "What scores are divided by; the loss is multiplied by its square, so that gradients keep their size.",
+        "The divisor of scores. The loss is multiplied by its square, so that gradients keep their size.",
         default=1.0,
         gt=0,
     )
@@ -83,7 +83,7 @@ class KL(Objective):
 
 
 class MSE(Objective):
-    """The squared difference, a mean over the outputs of a sample."""
+    """The mean squared difference over the outputs of a sample."""
 
     kind = "mse"
 
@@ -92,7 +92,7 @@ class MSE(Objective):
 
 
 class L1(Objective):
-    """The absolute difference, a mean over the outputs of a sample."""
+    """The mean absolute difference over the outputs of a sample."""
 
     kind = "l1"
 
@@ -101,10 +101,10 @@ class L1(Objective):
 
 
 def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether targets are classes, one in the place of each row of scores.
+    """True if targets are classes, one per row of scores.
 
     Raises:
-        Misfit: they are neither that nor numbers in the shape of the outputs.
+        Misfit: they are neither classes nor numbers of the shape of the outputs.
     """
     if not isinstance(outputs, Tensor):
         raise Misfit(f"must return a tensor. Got a {type(outputs).__name__} instead")
@@ -119,20 +119,20 @@ def _are_classes(outputs: Tensor, targets: Tensor) -> bool:
 
 
 def _as_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
-    """What the outputs should be: of a class, 1 in its place."""
+    """Targets in the shape of the outputs. A class becomes a one-hot vector."""
     if _are_classes(outputs, targets):
-        # No one_hot: vmap does not carry it.
+        # vmap does not support one_hot.
         return (targets.unsqueeze(-1) == torch.arange(outputs.shape[-1], device=outputs.device)).to(outputs.dtype)
     return targets
 
 
 def _scores(outputs: Tensor, objective: Objective) -> Tensor:
-    """The outputs, which must be a score for each class."""
+    """The outputs, after a check that they have a score for each class."""
     if outputs.dim() < 2:
-        raise Misfit(f"predicts one number a sample, where the objective {objective.title()} takes scores of classes")
+        raise Misfit(f"predicts one number per sample, but the objective {objective.title()} takes scores of classes")
     return outputs
 
 
 def _mean(losses: Tensor) -> Tensor:
-    """The mean over all dimensions but that of the samples."""
+    """The mean over all dimensions but the first."""
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses

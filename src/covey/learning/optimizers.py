@@ -13,21 +13,21 @@ from torch import Tensor
 from covey.parts.parameters import Part, param
 
 Slots = dict[str, Tensor]
-"""What an optimiser remembers: K x P tensors, and "step" with K x 1 counts."""
+"""The state of an optimiser: K x P tensors, and "step" with K x 1 counts."""
 
 
 class LearningRate(Part):
-    """How the learning rate changes over the rounds."""
+    """A schedule of the learning rate over rounds."""
 
     family: ClassVar[str] = "learning-rate"
 
     def factor(self, t: int) -> float:
-        """What the learning rate is multiplied by in round t."""
+        """The factor of the learning rate in round t."""
         raise NotImplementedError
 
 
 class ConstantRate(LearningRate):
-    """The same in every round."""
+    """The same learning rate in every round."""
 
     kind = "constant"
 
@@ -36,10 +36,10 @@ class ConstantRate(LearningRate):
 
 
 class StepRate(LearningRate):
-    """Multiplied by a factor every so many rounds."""
+    """A learning rate that is multiplied by a factor after every `every` rounds."""
 
     kind = "step"
-    every: int = param("How many rounds lie between two steps.", ge=1)
+    every: int = param("Rounds between two steps.", ge=1)
     gamma: float = param("The factor of each step.", default=0.1, gt=0)
 
     def factor(self, t: int) -> float:
@@ -47,7 +47,7 @@ class StepRate(LearningRate):
 
 
 class CosineRate(LearningRate):
-    """Half a cosine from 1 to a last value."""
+    """A factor that falls from 1 to a last value along half a cosine."""
 
     kind = "cosine"
     rounds: int = param("The round in which the last value is reached.", ge=1)
@@ -59,10 +59,10 @@ class CosineRate(LearningRate):
 
 
 class InverseSqrtRate(LearningRate):
-    """1 / sqrt(1 + t / scale)."""
+    """The factor 1 / sqrt(1 + t / scale) in round t."""
 
     kind = "inverse-sqrt"
-    scale: float = param("After how many rounds the squared factor is 1/2.", default=1.0, gt=0)
+    scale: float = param("The rounds after which the squared factor is 1/2.", default=1.0, gt=0)
 
     def factor(self, t: int) -> float:
         return 1.0 / math.sqrt(1.0 + t / self.scale)
@@ -74,62 +74,62 @@ class Optimizer(Part):
     family: ClassVar[str] = "optimizer"
     lr: float = param("The learning rate.", default=0.1, ge=0)
     weight_decay: float = param("The weight of the L2 penalty's gradient.", default=0.0, ge=0)
-    schedule: LearningRate = param("How the learning rate changes over the rounds.", factory=ConstantRate)
+    schedule: LearningRate = param("The schedule of the learning rate over rounds.", factory=ConstantRate)
     state: Literal["reset", "keep"] = param(
-        "Whether momentum and the like begin anew with every training, or survive the rounds.", default="reset"
+        "Reset the state of the optimizer, such as momentum, at every training, or keep it.", default="reset"
     )
 
     @property
     def is_plain(self) -> bool:
-        """Whether a step is nothing but x <- x - lr * gradient."""
+        """True if a step is x <- x - lr * gradient."""
         return False
 
     def slots(self) -> tuple[str, ...]:
-        """The names of what it remembers."""
+        """The names of the tensors of its state."""
         return ()
 
     def fresh(self, models: Tensor) -> Slots:
-        """The memory before the first step, for K x P models."""
+        """The initial state for K x P models."""
         slots = {name: torch.zeros_like(models) for name in self.slots() if name != "step"}
         if "step" in self.slots():
             slots["step"] = torch.zeros(len(models), 1, device=models.device)
         return slots
 
     def step(self, models: Tensor, gradients: Tensor, slots: Slots, lr: Tensor) -> None:
-        """One step, in place.
+        """Make one step, in place.
 
         Args:
             models: K x P, changed.
             gradients: K x P, may be changed.
-            slots: the memory of the same K models, changed.
-            lr: K x 1.
+            slots: the state of the same K models, changed.
+            lr: the learning rate of each model, K x 1.
         """
         raise NotImplementedError
 
     def finish(self, models: Tensor, slots: Slots) -> None:
-        """What is done after the last step of a training, in place; by default nothing.
+        """Change models in place after the last step of a training. By default, do nothing.
 
         Args:
             models: K x P, changed.
-            slots: the memory of the same K models, changed.
+            slots: the state of the same K models, changed.
         """
 
     def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
-        """The weight of all gradients of a training together, in learning rates: FedNova's |a|.
+        """The total weight of the gradients of a training, in learning rates: FedNova's |a|.
 
         Args:
-            steps: how many steps it made.
-            lr: with this learning rate.
+            steps: the number of its steps.
+            lr: its learning rate.
             proximal: the weight of its proximal term.
         """
         return float(steps)
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with heavy-ball or Nesterov momentum as torch has it."""
+    """Stochastic gradient descent, with heavy-ball or Nesterov momentum as in torch."""
 
     kind = "sgd"
-    momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
+    momentum: float = param("The factor of the momentum.", default=0.0, ge=0, lt=1)
     nesterov: bool = param("Whether the momentum is Nesterov's.", default=False)
 
     @property
@@ -154,7 +154,7 @@ class SGD(Optimizer):
 
 @lru_cache(maxsize=1024)
 def _moved(steps: int, momentum: float, nesterov: bool, pull: float) -> float:
-    """How far so many gradients of 1 move a model, in learning rates, that is pulled back to where it began."""
+    """The distance, in learning rates, that gradients of 1 move a model which is pulled back to its start."""
     moved = speed = 0.0
     for _ in range(steps):
         gradient = 1.0 - pull * moved
@@ -164,7 +164,7 @@ def _moved(steps: int, momentum: float, nesterov: bool, pull: float) -> float:
 
 
 class Differentiation(Optimizer):
-    """Puts the gradient in the model's place: with it, a training of one step gives the gradient at its start."""
+    """A rule that replaces the model by the gradient: a training of one step then returns the gradient at its start."""
 
     kind = "differentiation"
 
@@ -173,13 +173,13 @@ class Differentiation(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba, 2015), with bias correction; weight decay is added to the gradient, as torch has it."""
+    """Adam (Kingma and Ba, 2015), with bias correction. Weight decay is added to the gradient, as in torch."""
 
     kind = "adam"
     lr: float = param("The learning rate.", default=0.001, ge=0)
     beta1: float = param("The decay of the mean of gradients.", default=0.9, ge=0, lt=1)
     beta2: float = param("The decay of the mean of squared gradients.", default=0.999, ge=0, lt=1)
-    eps: float = param("What keeps the division finite.", default=1e-8, gt=0)
+    eps: float = param("The number that is added to the divisor.", default=1e-8, gt=0)
 
     def slots(self) -> tuple[str, ...]:
         return ("first", "second", "step")

@@ -1,6 +1,6 @@
-"""Who holds which training samples.
+"""Partitions of the training samples among nodes.
 
-A partition is one number a sample: the node that holds it. Shapes: N nodes, S training samples, C classes.
+A partition is one number per sample: the node that holds it. Shapes: N nodes, S training samples, C classes.
 """
 
 import csv
@@ -26,7 +26,7 @@ class Partition(Part):
     family: ClassVar[str] = "partition"
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
-        """The node of every training sample, S numbers in [0, holders); -1 where nobody holds it."""
+        """The node of every training sample, S numbers in [0, holders); -1 for a sample that is not used."""
         raise NotImplementedError
 
     def assign(self, data: Data, holders: int, seed: int) -> list[Ids]:
@@ -34,14 +34,14 @@ class Partition(Part):
 
         Args:
             data: the data set.
-            holders: how many nodes hold data.
-            seed: the experiment's; the same gives the same partition.
+            holders: the number of nodes that hold data.
+            seed: the experiment's seed.
 
         Returns:
             N disjoint, ascending index arrays into `data.train`, none of them empty.
 
         Raises:
-            DataError: the data cannot be dealt to so many nodes in this way.
+            DataError: the data cannot be dealt to this number of nodes.
         """
         samples = len(data.train)
         if not 1 <= holders <= samples:
@@ -62,7 +62,7 @@ class Partition(Part):
 
 
 class IID(Partition):
-    """Everybody gets an equal random share."""
+    """Equal random shares."""
 
     kind = "iid"
 
@@ -73,10 +73,10 @@ class IID(Partition):
 
 
 class Shards(Partition):
-    """The samples, sorted by label, are cut into equal shards, and everybody gets a few of them at random."""
+    """Samples sorted by label and cut into equal shards, of which every node gets a few at random."""
 
     kind = "shards"
-    per_node: int = param("How many shards a node gets.", default=2, ge=1)
+    per_node: int = param("The shards of a node.", default=2, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels, samples = _labels(self, data), len(data.train)
@@ -93,22 +93,22 @@ class Shards(Partition):
 
 
 class Dirichlet(Partition):
-    """Every class is spread over the nodes in shares drawn from a Dirichlet distribution."""
+    """Shares of every class that are drawn from a Dirichlet distribution."""
 
     kind = "dirichlet"
     alpha: float = param(
-        "The concentration: near 0, a class is with few nodes; large, everybody has the same.", gt=0, le=1e6
+        "The concentration. Near 0, few nodes have a class; large, all nodes have the same share.", gt=0, le=1e6
     )
     min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
     balanced: bool = param(
-        "Whether a node that has an equal share of all samples gets none of further classes.", default=True
+        "Whether a node that has its equal share of all samples gets no further classes.", default=True
     )
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels = _labels(self, data)
         _check_least(self, self.min_samples, len(labels), holders)
         members = [np.flatnonzero(labels == label) for label in range(data.classes)]
-        # A few draws are cheap and keep the distribution as it is; what then still lacks samples is topped up.
+        # A few draws are cheap and do not distort the distribution. If they fail, small nodes are topped up.
         for _ in range(10):
             node_of = self._draw(members, holders, generator)
             if np.bincount(node_of, minlength=holders).min() >= self.min_samples:
@@ -131,11 +131,11 @@ class Dirichlet(Partition):
 
 
 class Quantity(Partition):
-    """Random samples for everybody, in amounts drawn from a Dirichlet distribution."""
+    """Random samples in amounts that are drawn from a Dirichlet distribution."""
 
     kind = "quantity"
     alpha: float = param(
-        "The concentration: near 0, few nodes have nearly all; large, amounts are equal.", gt=0, le=1e6
+        "The concentration. Near 0, few nodes have nearly all samples; large, amounts are equal.", gt=0, le=1e6
     )
     min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
 
@@ -149,14 +149,14 @@ class Quantity(Partition):
 
 
 class Natural(Partition):
-    """Who made the samples holds them: writers, speakers or users are dealt to the nodes, in equal numbers."""
+    """Samples by owner: writers, speakers or users are dealt to the nodes in equal numbers."""
 
     kind = "natural"
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         if data.owners is None:
             raise DataError(
-                "The partition natural needs a data set that knows who made each sample, which this does not."
+                "The partition natural needs a data set with the owner of each sample, which this one does not have."
             )
         owners, owner_of = np.unique(data.owners.numpy(), return_inverse=True)
         if len(owners) < holders:
@@ -169,7 +169,7 @@ class Natural(Partition):
 
 
 class FromFile(Partition):
-    """As a file says; samples that it does not name belong to nobody."""
+    """A partition that is read from a file. Samples that the file does not name are not used."""
 
     kind = "file"
     file: Path = param('A CSV with the header "sample,node", or a JSON list with a list of samples for every node.')
@@ -225,7 +225,7 @@ class FromFile(Partition):
         try:
             lists = json.loads(text)
         except ValueError as error:
-            raise DataError(f"{self.file} is no valid JSON: {error}.") from error
+            raise DataError(f"{self.file} is not valid JSON: {error}.") from error
         for node, entry in enumerate(lists):
             if not isinstance(entry, list) or not all(type(sample) is int for sample in entry):
                 raise DataError(f"Entry {node} of {self.file} must be a list of integers, the samples of node {node}.")
@@ -234,7 +234,7 @@ class FromFile(Partition):
 
 
 def label_counts(data: Data, parts: Sequence[Ids]) -> Ids | None:
-    """How many samples of each class each node holds, N x C; None unless a sample has one class."""
+    """The number of samples of each class at each node, N x C; None unless targets are one class per sample."""
     if data.objective != "classes":
         return None
     nodes = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -247,13 +247,13 @@ def _integers(file: Path, values: Sequence[int] | Sequence[tuple[int, int]]) -> 
     try:
         return np.array(values, dtype=np.int64)
     except OverflowError:
-        raise DataError(f"{file} has an integer that is no sample and no node: it does not fit into 64 bits.") from None
+        raise DataError(f"{file} has an integer that needs more than 64 bits.") from None
 
 
 def _labels(partition: Partition, data: Data) -> Ids:
     if data.objective != "classes":
         raise DataError(
-            f"The partition {partition.title()} needs data with one class a sample; these have {data.objective}."
+            f"The partition {partition.title()} needs data with one class per sample; these have {data.objective}."
         )
     labels: Ids = data.train.targets.numpy()
     return labels
@@ -268,20 +268,20 @@ def _check_least(partition: Partition, least: int, samples: int, holders: int) -
 
 
 def _cut(samples: int, shares: NDArray[np.float64]) -> Ids:
-    """How many of `samples` each share gets: whole numbers that sum to `samples`."""
+    """The integers, proportional to shares, that sum to `samples`."""
     ends = np.cumsum(shares)
     whole: Ids = np.rint(ends / ends[-1] * samples).astype(np.int64)
     return np.diff(whole, prepend=0)
 
 
 def _topped_up(node_of: Ids, holders: int, least: int, generator: np.random.Generator) -> Ids:
-    """The same partition after those with fewer than `least` samples got random ones of those who have the most."""
+    """The same partition, after nodes with fewer than `least` samples got random ones of the largest nodes."""
     lacking = np.maximum(least - np.bincount(node_of, minlength=holders), 0)
     shuffled = generator.permutation(len(node_of))
     order = shuffled[np.argsort(node_of[shuffled], kind="stable")]
     sizes = np.bincount(node_of, minlength=holders)
     index = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # Taken by descending index within their nodes, samples come off the largest nodes first, as water finds its level.
+    # In descending order of index within their nodes, samples are taken from the largest nodes first.
     moved = order[np.argsort(-index, kind="stable")[: lacking.sum()]]
     result = node_of.copy()
     result[moved] = np.repeat(np.arange(holders), lacking)
@@ -289,7 +289,7 @@ def _topped_up(node_of: Ids, holders: int, least: int, generator: np.random.Gene
 
 
 def held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(what every node trains on, what it keeps for validation)."""
+    """The samples that every node trains on, and those that it keeps for validation."""
     if share == 0:
         return list(parts), [part[:0] for part in parts]
     trained, kept = [], []

@@ -1,4 +1,4 @@
-"""A learner that learns nothing: what nodes send can be counted before anybody trains."""
+"""A learner without training, with which `covey check` counts the bytes of messages."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from covey.learning.node import Metrics, Update
 from covey.parts import rng
 
 _STEP = 0.01
-"""How far a number moves in a training, about."""
+"""The standard deviation of a number's change by a training."""
 
 
 class Rehearsal(Learner):
-    """The learner of an experiment, whose trainings move models by chance.
+    """The learner of an experiment, with random changes instead of trainings.
 
     Args:
-        learner: knows the data and the model.
-        alike: whether the models of all nodes move alike in a round, or each its own way. Real ones are between these.
+        learner: the learner of the data and the model.
+        alike: make the same change at all nodes of a round, or another one at each. Real trainings are in between.
     """
 
     def __init__(self, learner: Learner, *, alike: bool) -> None:
@@ -38,7 +38,7 @@ class Rehearsal(Learner):
             training.update = Update(model, training.start, 1.0, samples, steps)
 
     def _change(self, training: Training) -> Tensor:
-        """What a training adds to the trained numbers."""
+        """The change of the trained numbers by a training."""
         whose = 0 if self._alike else training.stream
         key = rng.mix(rng.mix(rng.purpose_key(self.seed, "rehearsal"), whose), training.round, training.call)
         draw = torch.Generator().manual_seed(key >> 1)

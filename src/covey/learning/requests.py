@@ -1,4 +1,4 @@
-"""What programs say of their trainings and predictions, checked before anything is computed.
+"""Checks of the arguments of trainings and predictions, before anything is computed.
 
 Shapes: K models, S samples, P parameters.
 """
@@ -25,16 +25,16 @@ _COUNTS = ("steps", "epochs", "batch_size")
 
 
 def work_of(given: Mapping[str, Any], learner: "Learner", holder: int | None, keep: Callable[[Tensor], Tensor]) -> Work:
-    """How a training differs from the usual ones.
+    """The `Work` of a program's arguments.
 
     Args:
-        given: what the program says.
-        learner: does it.
-        holder: whose data it uses where none are given.
-        keep: makes a tensor of the program one to which nobody writes.
+        given: the arguments.
+        learner: the learner that computes the training.
+        holder: the node whose data are used if none are given.
+        keep: returns a snapshot of a tensor.
 
     Raises:
-        ProgramError: what the program says is none of it, or does not fit.
+        ProgramError: an argument is unknown or does not fit.
     """
     found = dict(given)
     for name in found.keys() - _FIELDS:
@@ -52,7 +52,7 @@ def work_of(given: Mapping[str, Any], learner: "Learner", holder: int | None, ke
     if on is not None:
         found["on"] = _split_of(on, objective, learner, keep)
     elif holder is None:
-        raise ProgramError("A node without data trains 'on' samples that it is given. Got none.")
+        raise ProgramError("A node without data must train 'on' given samples. Got none.")
     work = Work(**found)
     if work.weights is not None or work.correction is not None:
         found["weights"] = _numbers(work, "weights", (learner.size(holder or 0, work),), keep)
@@ -69,7 +69,7 @@ def _check(given: Mapping[str, Any], name: str, fits: Callable[[Any], bool], wan
 
 
 def _numbers(work: Work, name: str, lengths: Sequence[int], keep: Callable[[Tensor], Tensor]) -> Tensor | None:
-    """One of the tensors of a training, which has a certain length."""
+    """A tensor argument, after a check of its length."""
     value = getattr(work, name)
     if value is None:
         return None
@@ -80,12 +80,12 @@ def _numbers(work: Work, name: str, lengths: Sequence[int], keep: Callable[[Tens
 
 
 def _split_of(on: Any, objective: Objective | None, learner: "Learner", keep: Callable[[Tensor], Tensor]) -> Split:
-    """The samples that a training is given."""
+    """The samples of the argument 'on'."""
     if not (isinstance(on, tuple) and len(on) == 2 and isinstance(on[0], Tensor)):
         raise ProgramError(f"The 'on' of a training must be samples, (inputs, targets). Got {_in_words(on)} instead.")
     targets = on[1]
     if targets is None:
-        raise ProgramError("The 'on' of a training must have targets: what outputs should be. Got inputs alone.")
+        raise ProgramError("The 'on' of a training must have targets. Got inputs only.")
     inputs = inputs_of(on[0], learner)
     if not isinstance(targets, Tensor) or targets.dim() == 0 or len(targets) != len(inputs):
         raise ProgramError(
@@ -108,7 +108,7 @@ def _split_of(on: Any, objective: Objective | None, learner: "Learner", keep: Ca
 
 
 def inputs_of(on: Any, learner: "Learner") -> Tensor:
-    """The inputs of samples that a program gives."""
+    """The inputs of given samples."""
     inputs = on[0] if isinstance(on, Samples) else on
     shape = learner.data.sample_shape
     if not isinstance(inputs, Tensor) or inputs.shape[1:] != shape or not len(inputs):

@@ -1,6 +1,6 @@
-"""A node that learns, while it runs: whose its model is, what it trains, and what came of it.
+"""A learning node at run time: its model and its requests to the learner.
 
-What a program is handed is its own, and what it hands over is taken as it is then.
+A program owns the tensors that it gets. The node takes a snapshot of those that it is given.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from covey.runtime.stage import Stage
 
 USUAL = Work()
-"""Training as the task says."""
+"""Training with the settings of the task."""
 OWN = ("train", "validation")
-"""Splits of which every node has its own."""
+"""The splits of a node's own data."""
 JUDGED = (*OWN, "test")
-"""Splits whose targets are known."""
+"""The splits with known targets."""
 
 
 class RunningLearningNode(RunningNode, LearningNode):
-    """A node with data and a model on a stage.
+    """A node with data and a model, on a stage.
 
     Args:
-        stage: where it runs.
-        id: which.
-        task: what it learns.
-        holder: its index among the nodes with data; None without.
+        stage: its stage.
+        id: its id.
+        task: the loaded task.
+        holder: its index among the nodes with data; None without data.
     """
 
     __slots__ = (
@@ -68,17 +68,17 @@ class RunningLearningNode(RunningNode, LearningNode):
         model = learner.initial(id)
         self.shape = model.shape
         self._model: Tensor | Mixture = model
-        """The engine's: nobody writes to it."""
+        """The model of the engine, which is never written to."""
         self._lent: Tensor | None = None
-        """What a program that may write has for it, where it has any."""
+        """The copy of the model that the program has, if it may write to it."""
         self.slots: Slots | None = None
         self.judged: Judged | None = None
-        """By what it is judged in this round in place of its model."""
+        """The metrics that replace those of the model in this round."""
         self.stream = rng.mix(rng.purpose_key(stage.seed, "train"), id)
         self.handed = None if stage.prepared.sends_samples else Handed()
-        """The samples that its program may not send; None where it may."""
+        """The samples that its program may not send; None if it may."""
         self._usual_samples = 0
-        """What a training costs that is as the task says."""
+        """The cost of a training with the settings of the task, in samples; 0 before it is known."""
 
     # ------------------------------------------------------------------ the model
 
@@ -110,7 +110,7 @@ class RunningLearningNode(RunningNode, LearningNode):
 
     @property
     def current(self) -> Tensor | Mixture:
-        """The current model, computed or not; nobody may write to it."""
+        """The current model, computed or not. It must not be written to."""
         return self._model
 
     def _computed(self) -> Tensor:
@@ -122,26 +122,26 @@ class RunningLearningNode(RunningNode, LearningNode):
         return model
 
     def mixed(self, model: Tensor | Mixture) -> Tensor:
-        """A model of this node, computed now where it was not yet."""
+        """A model of this node, computed now if it was not before."""
         if isinstance(model, Tensor):
             return model
         with self.measured("mixing"):
             return model.tensor()
 
     def check_model(self) -> None:
-        """See whether the program has changed its model without saying so.
+        """Check that the program has not changed its model in place.
 
         Raises:
-            ProgramError: it has.
+            ProgramError: the program has.
         """
         lent = self._lent
         if lent is not None and not is_shared(lent) and is_written(lent, self._computed()):
             raise ProgramError(
-                f"Node {self.id} wrote to its model in place in round {self.round}, which changes nothing: "
-                f"assign what it becomes, as in `node.model = node.model + 1`."
+                f"Node {self.id} wrote to its model in place in round {self.round}, which has no effect: "
+                f"assign the new model, as in `node.model = node.model + 1`."
             )
 
-    # ------------------------------------------------------------------ what the program hands over
+    # ------------------------------------------------------------------ tensors of the program
 
     def kept(self, value: Any) -> Any:
         if value is self._lent and isinstance(value, Tensor):
@@ -151,7 +151,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return super().kept(value)
 
     def _taken(self, model: Tensor | Mixture) -> Tensor | Mixture:
-        """A model of the program as it is now; a mixture will be needed, and may be computed together with others."""
+        """A snapshot of a model of the program. An open mixture is queued, to be computed together with others."""
         if isinstance(model, Mixture):
             if model.value is None:
                 mixture = model.kept(self.kept) if self.careful else model
@@ -162,7 +162,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return self.kept(model) if self.careful else model
 
     def _used(self, model: Tensor | Mixture | None) -> Tensor | Mixture:
-        """The model that the program names, or its own."""
+        """A snapshot of the given model or, by default, the node's own model."""
         if model is not None:
             return self._taken(model)
         self.check_model()
@@ -183,7 +183,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return self.trained(training)
 
     async def _train_further(self, of: str, model: Tensor | Mixture | None, given: dict[str, Any]) -> Update:
-        """Train a further network of the program, on samples that are given."""
+        """Train a further network of the program on given samples."""
         stage, learner = self.stage, self.task.learner_of(of)
         began = stage.now
         work = work_of(given, learner, None, self._keep)
@@ -200,11 +200,11 @@ class RunningLearningNode(RunningNode, LearningNode):
         return training.update
 
     def _in_own(self, learner: "Learner", samples: float) -> float:
-        """How many samples of the node's own model cost as much as some of another one."""
+        """The number of samples of the node's model that cost as much as `samples` of another network."""
         return samples if learner is self.task.learner else samples * learner.layout.size / self.shape[0]
 
     def _keep(self, tensor: Tensor) -> Tensor:
-        """A tensor of the program as it is now."""
+        """A snapshot of a tensor of the program."""
         return self.kept(tensor) if self.careful else tensor
 
     def initial(self, of: str) -> Tensor:
@@ -221,7 +221,7 @@ class RunningLearningNode(RunningNode, LearningNode):
     def _new_training(
         self, model: Tensor | Mixture | None, work: Work, gradient: Literal["", "batch", "all"] = ""
     ) -> Training:
-        """What a training of the node in its open round is to be, or its gradient."""
+        """The request for a training or a gradient in the open round."""
         if self.holder is None and work.on is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
         start: Any = self._used(model)
@@ -234,7 +234,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return training
 
     def _work(self, work: dict[str, Any]) -> Work:
-        """How a training differs from the usual ones."""
+        """The checked arguments of a training."""
         if self.holder is None and work.get("on") is None:
             raise ProgramError(f"Node {self.id} ({self.role}) holds no data and cannot train.")
         return work_of(work, self.task.learner, self.holder, self._keep)
@@ -257,13 +257,13 @@ class RunningLearningNode(RunningNode, LearningNode):
         for name, value in payload.items():
             if self.handed is not None and self.handed.holds(value):
                 raise ProgramError(
-                    f"The '{name}' of a message of node {self.id} must be no view of its samples. If nodes are to show "
-                    f"them, set sends_samples = True in the class of the program or part that sends them."
+                    f"The '{name}' of a message of node {self.id} must not be a view of its samples. If nodes may send "
+                    f"samples, set sends_samples = True in the class of the program or part that sends them."
                 )
         return super()._taken_payload(payload)
 
     def _indices(self, split: str, known: Sequence[str]) -> np.ndarray:
-        """Which samples a split of this node has."""
+        """The indices of a split's samples at this node."""
         if split not in known:
             wanted = ", ".join(map(repr, known))
             raise ProgramError(f"The 'split' must be one of {wanted}. Got {split!r} instead.")
@@ -273,7 +273,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         if not len(indices):
             missing = {
                 "public": "The task has no 'public' samples: name their dataset, as in public = { dataset = ... }.",
-                "validation": "There are no validation samples: set 'validation' of the task to a share above 0.",
+                "validation": "There are no validation samples: set 'validation' of the task to a fraction above 0.",
             }
             raise ProgramError(missing.get(split, f"Node {self.id} has no samples of the {split} split."))
         return indices
@@ -296,7 +296,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return outputs[0] if alone else outputs
 
     def _all_used(self, models: Any, learner: "Learner") -> list[Tensor]:
-        """Models that the program names, all of one learner's shape, as they are now."""
+        """Snapshots of given models, after a check of their sizes."""
         each, size = list(models), learner.layout.size
         if not each or any(isinstance(model, Tensor) and model.shape != (size,) for model in each):
             shapes = [tuple(model.shape) for model in each if isinstance(model, Tensor)]
@@ -316,7 +316,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return found
 
     def _samples(self, training: Training) -> int:
-        """How many samples a training takes; that of one as the task says is remembered."""
+        """The cost of a training in samples, from a cache for the settings of the task."""
         if training.work is not USUAL:
             return self.task.learner.cost(training)
         if not self._usual_samples:
@@ -324,7 +324,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return self._usual_samples
 
     def trained(self, training: Training) -> Update:
-        """Take over what came of a training."""
+        """Record the result of a training, and return it."""
         update = training.update
         assert update is not None
         self.slots = training.slots
@@ -334,7 +334,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         return update
 
     def differentiated(self, training: Training) -> Gradient:
-        """Take over a gradient."""
+        """Record the result of a gradient, and return it."""
         found = training.update
         assert found is not None
         assert training.buffers is not None
@@ -342,13 +342,13 @@ class RunningLearningNode(RunningNode, LearningNode):
         return Gradient(found.model, found.loss, found.samples, training.buffers)
 
     async def _end_not_finite(self, what: str = "model") -> None:
-        """The model is no longer finite: the run ends, or the node does."""
+        """End the run, or the node, because its model is not finite."""
         if self.task.learner.task.non_finite == "stop":
             raise ModelError(
-                f"The {what} of node {self.id} is no longer finite after its training in round {self.round}. "
-                f'Lower the learning rate, or set non_finite = "drop" in the task to go on without such nodes.'
+                f"The {what} of node {self.id} is not finite after its training in round {self.round}. "
+                f'Lower the learning rate, or set non_finite = "drop" in the task to continue without such nodes.'
             )
-        await self.stage.drop(self, f"its {what} is no longer finite in round {self.round}")
+        await self.stage.drop(self, f"its {what} is not finite in round {self.round}")
 
     async def evaluate(self, model: Tensor | Mixture | None = None, split: str = "validation") -> Metrics:
         if split not in ("train", "validation", "test"):

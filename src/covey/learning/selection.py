@@ -1,21 +1,20 @@
-"""The part of a model that leaves a node, and its way back into the model.
+"""The shared part of a model: its extraction, and its way back into a model.
 
-A flat model holds trained tensors, then frozen ones, then buffers such as the statistics of BatchNorm. Shared are the
-trained tensors, or some of them, and buffers. Frozen tensors are never sent and never written. Whatever else is not
-shared is the node's own. A program shares so:
+A flat model holds trained tensors, then frozen ones, then buffers such as the statistics of BatchNorm. The shared part
+has all or some of the trained tensors, and buffers. Frozen tensors are never sent or written. The rest stays local to
+the node. A program uses it so:
 
     self.selection = Selection.of(setting)                          # in `prepare`
-    part = self.selection.take(node.model)                          # S numbers: the trained ones, then the buffers
+    part = self.selection.take(node.model)                          # S numbers: trained ones, then buffers
     node.send(peers, {"model": part})
     received = node.usable(inbox, model=self.selection.entry)
     node.model = self.selection.put(node.model, Mixture([part, *(message["model"] for message in received)], weights))
 
-Where all of a model is shared, the part is the model itself, and what is put back is what was given: nothing is copied,
-and an engine computes the mixtures of many nodes together.
+If the whole model is shared, `take` and `put` copy nothing, and the engine computes mixtures of many nodes together.
 
-Buffers may be combined with weights of zero or more that add up to 1, and with no others: a variance must not become
-negative. What has other weights acts on the trained numbers alone, `part[: selection.trained]`, and `put` takes the
-buffers apart: `selection.put(node.model, trained, buffers)`.
+Buffers may only be combined with weights of zero or more that sum to 1: a variance must not become negative. Apply
+other weights to the trained numbers only, `part[: selection.trained]`, and give `put` the buffers separately:
+`selection.put(node.model, trained, buffers)`.
 
 Shapes: P numbers of a model, S of its shared part, B of its shared buffers.
 """
@@ -41,26 +40,26 @@ Share: TypeAlias = Literal["trained"] | list[str]
 Buffers: TypeAlias = Literal["average", "keep", "refuse"]
 
 _NAMED = 4
-"""So many tensors an error message names."""
+"""The greatest number of tensors that an error message names."""
 
 
 class Selection:
-    """A part of all models of an experiment.
+    """The shared part of the models of an experiment.
 
     Args:
-        setting: what is known of the model.
+        setting: the experiment and its model.
         trained: the trained tensors that are shared.
         buffers: the buffers that are shared.
-        beside: whether buffers are a vector of their own, instead of the end of the shared part.
+        beside: send buffers as a separate vector, instead of the end of the shared part.
 
     Attributes:
-        size: S, how many numbers the shared part has.
-        trained: how many of them, from the front, are trained.
-        buffered: B, how many buffers are shared, in the part or beside it.
-        beside: whether there are buffers beside the part.
+        size: S, the numbers of the shared part.
+        trained: the count of trained numbers, at the front of the part.
+        buffered: B, the numbers of shared buffers, in the part or beside it.
+        beside: True if there are buffers beside the part.
         pieces: the tensors of the shared part.
-        tensors: those, and the buffers that are shared beside it.
-        is_whole: whether the shared part is the model.
+        tensors: the tensors of the shared part and the buffers beside it.
+        is_whole: True if the shared part is the model.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class Selection:
         self.is_whole = self.size == setting.parameters
         self._parameters = setting.parameters
         self.entry: Expected = MODEL if self.is_whole else Numbers(self.size)
-        """What an entry of a message must be that holds a shared part."""
+        """The type of a message's entry with a shared part."""
         of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
         self._all_move = len(of_role["trained"]) == len(setting.pieces)
         self._moving = slice(sum(piece.size for piece in of_role["trained"]))
@@ -93,28 +92,28 @@ class Selection:
         owner: str = "the program",
         beside: bool = False,
     ) -> "Selection":
-        """What is shared of the model of an experiment; all of it while nothing is known of the model.
+        """The shared part of the model of an experiment; all of it while the model is not known.
 
         Args:
             setting: the experiment.
-            share: the trained tensors, or patterns of the names of those that are meant.
-            buffers: average them: all where all trained tensors are shared, else those whose name a pattern matches or
-                whose layer shares a tensor; keep each node's own; or refuse models that have any.
-            owner: who shares, as messages call it.
-            beside: as above.
+            share: all trained tensors, or patterns of their names.
+            buffers: "average" them, "keep" each node's own, or "refuse" models with buffers. With patterns, the
+                buffers are averaged whose name a pattern matches, or whose layer has a shared tensor.
+            owner: the part that shares, for messages.
+            beside: send buffers as a separate vector.
 
         Raises:
-            ConfigurationError: a pattern matches nothing that is trained, or the model has buffers that are refused.
+            ConfigurationError: a pattern matches no trained tensor, or the model has buffers that are refused.
         """
         of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
         found = of_role["buffer"]
         if found and buffers == "refuse":
             raise ConfigurationError(
                 f"The 'buffers' of {owner} is 'refuse', and the model has {_listed(found)}. Use 'average' or 'keep', "
-                f"or a model without buffers, such as one with GroupNorm in place of BatchNorm."
+                f"or a model without buffers, such as one with GroupNorm instead of BatchNorm."
             )
         if setting.pieces and not of_role["trained"]:
-            raise ConfigurationError(f"The model has nothing that is trained, and so {owner} has nothing to share.")
+            raise ConfigurationError(f"The model has no trained tensors, so {owner} has nothing to share.")
         chosen = of_role["trained"]
         if share != "trained" and setting.pieces:
             for pattern in share:
@@ -126,7 +125,7 @@ class Selection:
         return cls(setting, chosen, found if buffers == "average" else (), beside=beside)
 
     def narrowed(self, setting: Setting) -> Setting:
-        """The setting for who sees the shared part as the whole model."""
+        """The setting of a part for which the shared part is the whole model."""
         if self.is_whole:
             return setting
         at, pieces = 0, []
@@ -138,7 +137,7 @@ class Selection:
     # ------------------------------------------------------------------ out of a model, and into it
 
     def take(self, model: Tensor) -> Tensor:
-        """The shared part of a model; a view of it where it lies in one piece."""
+        """The shared part of a model; a view if it is contiguous."""
         return model if self.is_whole else _taken(model, self._part)
 
     def buffers(self, model: Tensor) -> Tensor:
@@ -150,11 +149,11 @@ class Selection:
         return part[: self.trained], part[self.trained :]
 
     def put(self, model: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None = None) -> Tensor | Mixture:
-        """A model with another shared part; what is not shared is that of `model`, to the bit.
+        """A model with another shared part. The rest is that of `model`, to the bit.
 
         Args:
-            model: a whole one, which is not written.
-            part: S numbers; without the buffers, if they are given apart.
+            model: a whole model, which is not changed.
+            part: S numbers, without buffers if these are given separately.
             buffers: B numbers.
         """
         if buffers is None:
@@ -162,10 +161,10 @@ class Selection:
         return _Assembled(model, [(self._trained, part), (self._buffers, buffers)])
 
     def applied(self, update: Update, model: Tensor | Mixture) -> Tensor | Mixture:
-        """A model moved by the change that training made.
+        """A model plus the change of training.
 
-        Buffers are not moved: those that were averaged since training began become the mean of what averaging and what
-        training made of them, and the others what training made.
+        Buffers are not added. Those that have changed since training started become the mean of their current and their
+        trained values, and the others become their trained values.
         """
         if self._all_move:
             mixture = model if isinstance(model, Mixture) else Mixture([model], [1.0])
@@ -176,35 +175,35 @@ class Selection:
         moved[self._averaged] = torch.where(now == start, trained, torch.lerp(now, trained, 0.5))
         return moved
 
-    # ------------------------------------------------------------------ what is said of it
+    # ------------------------------------------------------------------ description
 
     def in_words(self) -> str:
-        """How much of a model is shared, in one line."""
+        """The size and the tensors of the shared part, in one line."""
         found = f"{self.trained:,} trained numbers"
         if self.buffered:
             found += f" and {self.buffered:,} of buffers"
         return f"{found}, of the {self._parameters:,} of a model: {_listed(self.tensors)}"
 
     def part_bytes(self, model_bytes: int) -> int:
-        """The size of a message with one shared part, given that of a message with one whole model."""
+        """The bytes of a message with a shared part, from those of a message with a whole model."""
         return model_bytes if self.is_whole else model_bytes - _bytes_of(self._parameters) + _bytes_of(self.size)
 
     def beside_bytes(self) -> int:
-        """How many bytes the buffers beside the part, if there are any, add to a message."""
+        """The bytes that the buffers beside the part, if there are any, add to a message."""
         return _bytes_of(self.buffered, BUFFERS) - wire.size({}) if self.beside else 0
 
 
 BUFFERS = "buffers"
-"""What an entry of a message with buffers alone is called."""
+"""The name of a message's entry with the buffers beside the part."""
 
 
 def _bytes_of(count: int, name: str = "model") -> int:
-    """The wire size of a message with so many float32 numbers."""
+    """The bytes of a message with `count` float32 numbers."""
     return wire.size({name: torch.empty(count)})
 
 
 class _Assembled(Mixture):
-    """A model in which some numbers are others, most often a mixture."""
+    """A model with some numbers replaced, usually by a mixture."""
 
     __slots__ = ("_parts",)
 
@@ -221,7 +220,7 @@ class _Assembled(Mixture):
                 size = sum(span.stop - span.start for span in spans)
                 if numbers.shape != (size,) or numbers.dtype != torch.float32:
                     raise ModelError(
-                        f"What is shared of a model must be {size} float32 numbers. "
+                        f"The shared part of a model must be {size} float32 numbers. "
                         f"Got {tuple(numbers.shape)} of {numbers.dtype} instead."
                     )
                 for span in spans:
@@ -247,7 +246,7 @@ class _Assembled(Mixture):
 
 
 def _slices(pieces: Iterable[Piece]) -> list[slice]:
-    """The spans of tensors, as few of them as can be."""
+    """The positions of tensors, as few slices as possible."""
     found: list[slice] = []
     for piece in pieces:
         if found and found[-1].stop == piece.start:
@@ -272,10 +271,10 @@ def _layer_of(piece: Piece) -> str:
 
 
 def _check_pattern(pattern: str, pieces: Sequence[Piece], owner: str) -> None:
-    """Whether a pattern matches something that is trained.
+    """Refuse a pattern that does not match a trained tensor.
 
     Raises:
-        ConfigurationError: it does not.
+        ConfigurationError: it matches none.
     """
     matched = _matching([pattern], pieces)
     if any(piece.role == "trained" for piece in matched):
@@ -283,14 +282,14 @@ def _check_pattern(pattern: str, pieces: Sequence[Piece], owner: str) -> None:
     trained = [piece.name for piece in pieces if piece.role == "trained"]
     near = difflib.get_close_matches(pattern.replace("*", ""), trained, n=_NAMED, cutoff=0.4) or trained[:_NAMED]
     alone = " and ".join(sorted({_PLURAL[piece.role] for piece in matched}))
-    what = f"matches {alone} alone: {_listed(matched)}" if matched else "matches none"
+    what = f"matches only {alone}: {_listed(matched)}" if matched else "matches none"
     layers = {_layer_of(piece) for piece in matched if piece.role == "buffer"}
     whole = sorted(
         f"'{layer}.*'" for layer in layers & {_layer_of(piece) for piece in pieces if piece.role == "trained"}
     )
     if whole:
         what += (
-            f". Buffers are averaged with trained tensors of their layer, for they are nothing without them: write "
+            f". Buffers are averaged only together with trained tensors of their layer: write "
             f"{' or '.join(whole[:_NAMED])}"
         )
     raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""What is learned: the `[task]` of an experiment."""
+"""The `[task]` table of an experiment that learns."""
 
 from typing import Literal
 
@@ -13,36 +13,34 @@ from covey.runtime.task import LoadedTask, Request, Task
 
 
 class Public(Part):
-    """Samples that all nodes have, and nobody's labels."""
+    """Unlabelled samples that all nodes have."""
 
     kind = "public"
-    dataset: Dataset = param("Whose training samples they are.")
-    samples: int | None = param("How many, from the front; all by default.", default=None, ge=1)
+    dataset: Dataset = param("The data set of the samples, which are its training samples.")
+    samples: int | None = param("The number of samples, from the front; by default, all.", default=None, ge=1)
 
 
 class LearningTask(Task):
-    """A data set, who holds which part of it, a model, and how it is trained."""
+    """A data set, its partition among nodes, a model, and the settings of local training."""
 
     kind = "learning"
-    dataset: Dataset = param("What is learned from.")
-    model: Model = param("What is learned.")
-    partition: Partition = param("Who holds which samples.", factory=IID)
+    dataset: Dataset = param("The data set.")
+    model: Model = param("The model.")
+    partition: Partition = param("The partition of the training samples among nodes.", factory=IID)
     optimizer: Optimizer = param("The rule of a local step.", factory=SGD)
-    objective: Objective = param("What local training minimises.", factory=OwnLoss)
+    objective: Objective = param("The loss that local training minimises.", factory=OwnLoss)
     batch_size: int = param("Samples of one local step.", default=32, ge=1)
-    local_steps: int | None = param(
-        "Local steps of one training; 1 where no local_epochs are given.", default=None, ge=1
-    )
+    local_steps: int | None = param("Local steps of one training; 1 if local_epochs is not given.", default=None, ge=1)
     local_epochs: int | None = param(
-        "Passes over the local data of one training, in place of local_steps.", default=None, ge=1
+        "Passes over the local data of one training, instead of local_steps.", default=None, ge=1
     )
     public: Public | None = param("Unlabelled samples that all nodes have.", default=None)
     validation: float = param(
-        "The share of every node's samples that it keeps for validation.", default=0.0, ge=0, lt=1
+        "The fraction of every node's samples that it keeps for validation.", default=0.0, ge=0, lt=1
     )
-    same_start: bool = param("Whether all nodes begin with the same model.", default=True)
+    same_start: bool = param("Whether all nodes start with the same model.", default=True)
     non_finite: Literal["stop", "drop"] = param(
-        "What happens when a model is no longer finite: the run stops, or the node leaves for good.", default="stop"
+        "The reaction to a model that is not finite: stop the run, or drop the node for good.", default="stop"
     )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Tries a model and its data out before a run begins: a mistake should not wait for the first training."""
+"""A trial of a model and its data before a run, so that mistakes show before the first training."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,20 +15,21 @@ from covey.parts.errors import ConfigurationError, DataError
 
 _TARGETS = {"classes": torch.int64, "sequence": torch.int64, "values": torch.float32}
 _ARE = {
-    "classes": "a class a sample",
+    "classes": "a class per sample",
     "sequence": "a class for each position of a sample",
-    "values": "a number a sample",
+    "values": "a number per sample",
 }
 
 
 def check_targets(data: Data, title: str) -> None:
-    """Refuse targets that are not what the data set's objective says.
+    """Refuse targets that do not fit the data set's objective.
 
     Args:
-        title: the data set's.
+        data: the data set.
+        title: its title, for the error.
 
     Raises:
-        DataError: they are of another shape or type.
+        DataError: the targets have another shape or type.
     """
     dtype = _TARGETS[data.objective]
     for name, split in (("training", data.train), ("test", data.test)):
@@ -53,16 +54,18 @@ def try_out(
     samples: Tensor,
     objective: Objective | None,
 ) -> None:
-    """Compute a model forward and backward on one batch, and evaluate it on that.
+    """Train a model for one step on one batch, and evaluate it on that.
 
     Args:
         make: makes the module.
+        layout: its layout.
+        data: the data set.
         model: the flat model.
-        samples: which of the training samples make up the batch.
-        objective: what is minimised; None for the task's own loss.
+        samples: the indices of the batch in the training data.
+        objective: the objective; None for the task's own loss.
 
     Raises:
-        Exception: whatever the module raises; `Misfit` where its predictions do not fit the targets.
+        Exception: the module's own error, or `Misfit` if its predictions do not fit the targets.
     """
     few = Split(data.train.inputs[samples], data.train.targets[samples])
     kernel = ModuleKernel(make, layout, replace(data, train=few, test=few), Differentiation())
@@ -81,7 +84,7 @@ def try_out(
 
 
 def check_layers(module: nn.Module, title: str) -> None:
-    """Refuse what has no place in a flat model."""
+    """Refuse layers that a flat model cannot represent."""
     for name, tensor in tensors_of(module).items():
         if torch.nn.parameter.is_lazy(tensor):
             raise ConfigurationError(
@@ -93,12 +96,12 @@ def check_layers(module: nn.Module, title: str) -> None:
         if cumulative and layer.training and layer.track_running_stats:
             raise ConfigurationError(
                 f"The 'momentum' of BatchNorm {name!r} in the model {title} must be a number: with None it "
-                "averages over all batches that it has counted, and counts are no part of a flat model."
+                "averages over all batches that it has counted, and a flat model has no counts."
             )
 
 
 def check_numbers(module: nn.Module, layout: Layout, title: str) -> None:
-    """Refuse other numbers than a flat model consists of."""
+    """Refuse tensors that are not float32."""
     tensors = tensors_of(module)
     for piece in layout.pieces:
         dtype = tensors[piece.name].dtype

@@ -104,18 +104,18 @@ def check(payload: Mapping[str, Any], setting: Setting, task: LoadedTask) -> Non
     for name, dtype in _KINDS.items():
         column, shape = payload.get(name), sides.get(name, (setting.nodes,))
         if not isinstance(column, np.ndarray) or column.dtype != dtype:
-            raise RunError(f"'{name}' is missing, or no tensor of such numbers")
+            raise RunError(f"'{name}' is missing, or not an array of its dtype")
         if column.shape != shape:
             raise RunError(f"'{name}' has the shape {_sides(column.shape)}, not {_sides(shape)}")
         if name not in _MAY_BE_NEGATIVE and not bool((column >= 0).all()):
-            raise RunError(f"'{name}' holds what is negative, or no number")
+            raise RunError(f"'{name}' holds negative numbers or NaN")
     if int(payload["completed"].max()) > setting.rounds:
         raise RunError(f"'completed' has more than the {setting.rounds} rounds of the run")
     for name in payload:
         family, _, rest = name.partition("/")
         index, _, entry = rest.partition("/")
         if family == "state" and not (entry and index.isdecimal() and int(index) < setting.nodes):
-            raise RunError(f"'{name}' belongs to no node")
+            raise RunError(f"'{name}' does not belong to a node")
 
 
 def _sides(shape: Sequence[int]) -> str:
