@@ -413,7 +413,7 @@ def test_too_few_ratings_to_keep_one_for_testing(tmp_path: Path) -> None:
     path.write_text("1\t2\t3\t4\n1\t3\t3\t4\n")
     listed(tmp_path)
     assert sentence(MovieLens100K(), tmp_path) == (
-        "The 'test' of the dataset movielens-100k must be a share that keeps a rating of some user for testing. "
+        "The 'test' of the dataset movielens-100k must be a fraction that keeps a rating of some user for testing. "
         "Got 0.2 instead, and no user has more than 2 ratings."
     )
 

@@ -162,7 +162,7 @@ def test_damaged_celeba(tmp_path: Path) -> None:
     (index / "3.png").unlink()
     assert sentence(CelebA(), tmp_path).startswith(f"The file {index / '3.png'} is missing: put all the aligned")
     write(tmp_path / "celeba/test/data.json", {"17": (["../../secret.png"], [1])})
-    assert "found '../../secret.png', which is no name of a photograph" in sentence(CelebA(), tmp_path)
+    assert "found '../../secret.png', which is not the name of a photograph" in sentence(CelebA(), tmp_path)
     index.rename(tmp_path / "elsewhere")
     assert sentence(CelebA(), tmp_path) == (
         f"The folder {index} is missing: put the aligned photographs of CelebA there."

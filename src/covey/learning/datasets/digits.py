@@ -1,4 +1,4 @@
-"""Handwritten digits that come with covey: small enough for a demonstration, real enough to learn from."""
+"""The handwritten digits that are part of the package, for demonstrations and tests."""
 
 import gzip
 from pathlib import Path
@@ -19,7 +19,7 @@ class Digits(Dataset):
     kind = "digits"
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        """The digits; `folder` is not used."""
+        """Read the digits from the package. `folder` is not used."""
         try:
             text = gzip.decompress(_FILE.read_bytes()).decode("ascii")
         except (OSError, EOFError, UnicodeDecodeError) as error:
@@ -28,7 +28,7 @@ class Digits(Dataset):
             ) from error
         table = np.fromstring(text.replace("\n", ","), dtype=np.uint8, sep=",").reshape(-1, _COLUMNS)
         pixels, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)
-        # Every fifth digit in order of the labels: the same split whatever the seed, with every class in proportion.
+        # Every fifth digit in order of labels: a split with every class in proportion, whatever the seed.
         in_test = np.zeros(len(table), dtype=bool)
         in_test[np.argsort(labels, kind="stable")[::5]] = True
 

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 as their publishers offer them; pixels stay bytes until they are needed."""
+"""MNIST, Fashion-MNIST and CIFAR-10 in their publishers' files. Pixels stay bytes until they are used."""
 
 import gzip
 import struct
@@ -37,9 +37,9 @@ class MNIST(Dataset):
         "t10k-images-idx3-ubyte": "sha256:0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "t10k-labels-idx1-ubyte": "sha256:ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     }
-    """Of the unpacked files, where these are known."""
+    """The checksums of unpacked files, where known."""
     most: ClassVar[int] = 27_000_000
-    """The largest published file, in gzip, has 26,421,880 bytes."""
+    """The greatest number of bytes to download. The largest published file has 26,421,880 bytes."""
     most_unpacked: ClassVar[int] = 47_040_016
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
@@ -75,7 +75,7 @@ class FashionMNIST(MNIST):
     )  # fmt: skip
     mirrors: ClassVar[tuple[str, ...]] = (
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-        # Its publisher's other place, which speaks no https.
+        # The publisher's other server, which has no https.
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     )
     checksums: ClassVar[dict[str, str]] = {
@@ -88,7 +88,7 @@ class FashionMNIST(MNIST):
 
 
 class CIFAR10(Dataset):
-    """60,000 coloured pictures of animals and vehicles, of 32 x 32 pixels; pixels become numbers in [-1, 1]."""
+    """60,000 coloured pictures of animals and vehicles, of 32 x 32 pixels. Pixels become numbers in [-1, 1]."""
 
     kind = "cifar10"
     names: ClassVar[tuple[str, ...]] = (
@@ -102,7 +102,7 @@ class CIFAR10(Dataset):
     )
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        """See `Dataset.load`; the files or their archive are in cifar-10-batches-bin/ or in cifar10/."""
+        """See `Dataset.load`. The files or their archive are in cifar-10-batches-bin/ or in cifar10/."""
         names = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
         unpacked, own = "cifar-10-batches-bin", folder / "cifar10"
         folders = [folder / unpacked, own, own / unpacked]
@@ -114,7 +114,7 @@ class CIFAR10(Dataset):
         return Data(train, test, "classes", len(self.names), label_names=self.names, scale=2 / 255, shift=-1.0)
 
     def _split(self, paths: list[Path]) -> Split:
-        """A record is its label and the red, the green and the blue values, row by row."""
+        """Read batches. A record is its label, then its red, green and blue values, row by row."""
         side, channels = 32, 3
         record = 1 + channels * side * side
         batches = []
@@ -131,15 +131,15 @@ class CIFAR10(Dataset):
 
 
 def read_idx(path: Path, dimensions: int, most: int) -> Bytes:
-    """An array of bytes in the IDX format, gzipped or plain: a magic number, the sizes, then the bytes.
+    """Read an array of bytes in the IDX format, gzipped or plain: a magic number, the sizes, then the bytes.
 
     Args:
         path: the file.
-        dimensions: of the array.
-        most: how many bytes of it are read at most, unpacked.
+        dimensions: the number of dimensions of the array.
+        most: the greatest number of unpacked bytes.
 
     Raises:
-        DataError: the file is none, or not whole, or has more bytes.
+        DataError: the file is not in this format, not complete, or has more bytes.
     """
     try:
         with path.open("rb") as opened:

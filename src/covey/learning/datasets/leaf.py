@@ -1,7 +1,7 @@
-"""The data sets of LEAF (https://leaf.cmu.edu), whose samples have owners: writers, celebrities, roles, users.
+"""The data sets of LEAF (https://leaf.cmu.edu), whose samples have owners: writers, celebrities, roles or users.
 
-LEAF's preprocess.sh makes folders train/ and test/ of .json files, {"users": [...], "user_data": {user: {x, y}}}; they
-go into the data set's folder as they are. Shapes: S samples, T positions of a sequence.
+LEAF's preprocess.sh makes the folders train/ and test/ of .json files, {"users": [...], "user_data": {user: {x, y}}}.
+They go into the data set's folder unchanged. Shapes: S samples, T positions of a sequence.
 """
 
 import string
@@ -28,7 +28,7 @@ Images = NDArray[np.uint8]
 
 
 class _User(msgspec.Struct):
-    """The samples of one user; they are decoded user by user, so that a large file needs little memory."""
+    """The samples of one user, decoded user by user, so that a large file needs little memory."""
 
     x: msgspec.Raw
     y: msgspec.Raw
@@ -40,7 +40,7 @@ class _File(msgspec.Struct):
 
 
 def _read(folder: Path, convert: Callable[[_User], A]) -> list[tuple[str, A]]:
-    """(name, converted samples) of every user in the .json files of a folder."""
+    """The name and the converted samples of every user in the .json files of a folder."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise DataError(
@@ -64,7 +64,7 @@ def _read(folder: Path, convert: Callable[[_User], A]) -> list[tuple[str, A]]:
 
 
 def _owners(names: Sequence[str], counts: Sequence[int]) -> tuple[Tensor, list[str]]:
-    """(an owner id for every sample, the owners' names), where names[k] made counts[k] samples."""
+    """The owner id of every sample, and the owners' names. names[k] owns the next counts[k] samples."""
     ids: dict[str, int] = {}
     each = np.array([ids.setdefault(name, len(ids)) for name in names], dtype=np.int64)
     return torch.from_numpy(np.repeat(each, counts)), list(ids)
@@ -105,7 +105,7 @@ class FEMNIST(Dataset):
         return _image_data(folder / "femnist", self._convert, self.names, 1 / 255, 0.0)
 
     def _convert(self, user: _User) -> tuple[Images, Ids]:
-        """LEAF has pixels as multiples of 1/255: as bytes they lose nothing."""
+        """Convert images. LEAF's pixels are multiples of 1/255, so bytes hold them without loss."""
         pixels = np.array(msgspec.json.decode(user.x, type=list[list[float]]), dtype=np.float32).reshape(-1, 784)
         if len(pixels) and not (pixels.min() >= 0 and pixels.max() <= 1):
             raise ValueError("a pixel outside [0, 1]")
@@ -114,13 +114,13 @@ class FEMNIST(Dataset):
 
 
 class CelebA(Dataset):
-    """Photographs of celebrities, who smile or do not, by celebrity; pixels become numbers in [-1, 1]."""
+    """Photographs of celebrities, smiling or not, by celebrity. Pixels become numbers in [-1, 1]."""
 
     kind = "celeba"
-    side: int = param("To how many pixels in width and height photographs are scaled.", default=84, ge=8)
+    side: int = param("The width and height in pixels to which photographs are scaled.", default=84, ge=8)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        """See `Dataset.load`; the photographs are in img_align_celeba/ or raw/img_align_celeba/ beside train/."""
+        """See `Dataset.load`. The photographs are in img_align_celeba/ or raw/img_align_celeba/ beside train/."""
         try:
             import PIL.Image  # noqa: F401
         except ImportError as error:
@@ -140,7 +140,7 @@ class CelebA(Dataset):
         images = np.empty((len(files), 3, self.side, self.side), dtype=np.uint8)
         for image, name in zip(images, files, strict=True):
             if name != Path(name).name:
-                raise ValueError(f"{name!r}, which is no name of a photograph")
+                raise ValueError(f"{name!r}, which is not the name of a photograph")
             image[:] = self._photograph(photographs / name)
         return images, labels
 
@@ -158,32 +158,35 @@ class CelebA(Dataset):
 
 
 def windows(stream: NDArray[Token], length: int) -> NDArray[Token]:
-    """A stream cut into runs of `length` + 1 that overlap by one: inputs and, one further on, what they predict."""
+    """A stream cut into runs of `length` + 1 that overlap by one: inputs, and targets one position later."""
     if len(stream) <= length:
         return np.empty((0, length + 1), dtype=stream.dtype)
     return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
 
 
 def _sequence_split(tokens: Ids) -> Split:
-    """From S x (T + 1) tokens; inputs and targets share their memory."""
+    """The inputs and targets of S x (T + 1) tokens. They share memory."""
     shared = torch.from_numpy(tokens)
     return Split(shared[:, :-1], shared[:, 1:])
 
 
 class Shakespeare(Dataset):
-    """The plays of Shakespeare, character by character, by speaking role; every next character is predicted.
+    """The plays of Shakespeare by speaking role. The target of each character is the next one.
 
-    Either LEAF's folders train/ and test/, or else a plain text in which every speech begins with its speaker and a
-    colon on a line of their own; that of the char-rnn repository is downloaded where there is neither.
+    The data are LEAF's folders train/ and test/, or a plain text in which a line with the speaker and a colon precedes
+    every speech. Without either, the text of the char-rnn repository is downloaded.
 
-    The alphabet is always LEAF's, so that models of any holders and any texts fit each other. A character that it lacks
-    counts as its last, as in LEAF's own code.
+    The alphabet is always LEAF's, so that models of different texts fit each other. A character that is not in it
+    counts as its last, as in LEAF's code.
     """
 
     kind = "shakespeare"
-    length: int = param("How many characters a sequence has.", default=80, ge=1)
+    length: int = param("The characters of a sequence.", default=80, ge=1)
     test: float = param(
-        "The share of every speaker's text, its end, that a plain text keeps for testing.", default=0.2, gt=0, lt=1
+        "The fraction of every speaker's text, at its end, that is for testing, if the data are a plain text.",
+        default=0.2,
+        gt=0,
+        lt=1,
     )
     alphabet: ClassVar[str] = (
         "\n !\"&'(),-.0123456789:;>?" + string.ascii_uppercase + "[]" + string.ascii_lowercase + "}"
@@ -211,13 +214,13 @@ class Shakespeare(Dataset):
         )  # fmt: skip
 
     def _indices(self, codes: NDArray[np.uint32]) -> Ids:
-        """The place of each character in the alphabet."""
+        """The index of each character in the alphabet."""
         known = _codes(self.alphabet)
         indices = np.minimum(np.searchsorted(known, codes), len(known) - 1)
         return np.where(known[indices] == codes, indices, len(known) - 1)
 
     def _convert(self, user: _User) -> NDArray[np.uint32]:
-        """LEAF has the characters before each one in x, and that one in y."""
+        """Convert texts. LEAF has the preceding characters in x, and the next one in y."""
         before, after = msgspec.json.decode(user.x, type=list[str]), msgspec.json.decode(user.y, type=list[str])
         runs = [(text + next_one)[-self.length - 1 :] for text, next_one in zip(before, after, strict=True)]
         short = [run for run in runs if len(run) <= self.length]
@@ -251,21 +254,21 @@ def _codes(text: str) -> NDArray[np.uint32]:
 
 
 class _Comment(msgspec.Struct):
-    """What is to be predicted for a comment; LEAF says more about it."""
+    """The targets of a comment. Other fields of LEAF are ignored."""
 
     target_tokens: list[list[str]]
 
 
 class Reddit(Dataset):
-    """Comments on Reddit, word by word, by user; every next word is predicted.
+    """Comments on Reddit by user. The target of each word is the next one.
 
-    The comments of a user follow one another and are cut into sequences of one length, so nothing is padded.
+    The comments of a user are joined and cut into sequences of one length, so nothing is padded.
     """
 
     kind = "reddit"
-    length: int = param("How many words a sequence has.", default=10, ge=1)
+    length: int = param("The words of a sequence.", default=10, ge=1)
     vocabulary: int = param(
-        "How many words are told apart: the most frequent, and one for all others.", default=10_000, ge=2
+        "The size of the vocabulary: the most frequent words, and one for all others.", default=10_000, ge=2
     )
     padding: ClassVar[str] = "<PAD>"
     unknown: ClassVar[str] = "<UNK>"
@@ -294,7 +297,7 @@ class Reddit(Dataset):
         )  # fmt: skip
 
     def _words(self, user: _User) -> list[str]:
-        """All words of a user: those that LEAF has as inputs and, of each comment, the last that is predicted."""
+        """All words of a user: LEAF's inputs and, of each comment, the last target."""
         inputs = msgspec.json.decode(user.x, type=list[list[list[str]]])
         targets = msgspec.json.decode(user.y, type=list[_Comment | list[list[str]]])
         words: list[str] = []

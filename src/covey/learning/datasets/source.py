@@ -1,7 +1,7 @@
-"""Where the files of data sets are: the data folder, and the publishers' servers from which it is filled.
+"""The files of data sets, in the data folder or downloaded from their publishers.
 
-A file that lies there counts only where it is the published one, or where the SHA256SUMS beside it, which `sha256sum`
-writes, lists it. Nothing is received or unpacked beyond the size of what was published.
+A file is accepted only if it is the published one, or if the SHA256SUMS beside it, in the format of `sha256sum`, lists
+it. A download or an unpacked file may not exceed the published size.
 """
 
 import gzip
@@ -22,21 +22,21 @@ from covey.parts.errors import DataError
 
 _CHUNK = 1 << 20
 _PATIENCE = 30.0
-"""Seconds without a byte after which a server is given up."""
+"""The timeout of a server, in seconds without a byte."""
 LISTED = "SHA256SUMS"
-"""The file beside those that are meant to differ from the published ones."""
+"""The list of files that may differ from the published ones, beside them."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file at its publisher's.
+    """A published file.
 
     Attributes:
-        url: where it is.
+        url: its address.
         checksum: "md5:" or "sha256:" and the hexadecimal digest of the file.
-        most: how many bytes are received at most: as many as were published, or a few more.
-        most_unpacked: how many are unpacked from it at most.
-        contents: the checksum of what is in it, where it is one file in gzip: others compress that otherwise.
+        most: the greatest number of bytes to receive, the published size or slightly more.
+        most_unpacked: the greatest number of bytes to unpack.
+        contents: the checksum of the unpacked content, if it is one file in gzip: others may compress it differently.
     """
 
     url: str
@@ -47,16 +47,16 @@ class Remote:
 
 
 def obtain(path: Path, remotes: Sequence[Remote], *, quiet: bool, also: Sequence[Path] = ()) -> Path:
-    """The file, downloaded first where it is missing.
+    """Find a file, and download it if it is missing.
 
     Args:
-        path: where it lies, or will.
-        remotes: where it can be had, the first choice first.
-        quiet: whether to show no progress bar.
-        also: where else it may lie, or lie unpacked. Under a name that is none of the publisher's it may be any file.
+        path: its path.
+        remotes: the sources for a download, the preferred one first.
+        quiet: show no progress bar.
+        also: other paths of the file or its unpacked form. A file whose name is not the publisher's is not checked.
 
     Raises:
-        DataError: it is not the published one, or neither there nor to be had; the text says what to put where.
+        DataError: the file is not the published one, or cannot be obtained. The text says which file to put where.
     """
     for candidate in (path, *also):
         if candidate.is_file():
@@ -78,17 +78,17 @@ def obtain(path: Path, remotes: Sequence[Remote], *, quiet: bool, also: Sequence
 def obtain_from_archive(
     folder: Path, names: Sequence[str], remote: Remote, *, quiet: bool, known: Mapping[str, str] | None = None
 ) -> list[Path]:
-    """Files of an archive, which is downloaded and unpacked into the folder where they are missing.
+    """Find files of an archive. If some are missing, download the archive and unpack them.
 
     Args:
-        folder: where they lie, or will.
-        names: their names, without the folders that they have in the archive.
-        remote: the archive; one of the same name may also lie in the folder or beside it.
-        quiet: whether to show no progress bar.
+        folder: the folder of the files.
+        names: their names, without folders of the archive.
+        remote: the archive. A local one of the same name, in the folder or beside it, is used instead.
+        quiet: show no progress bar.
         known: the checksums of some of the files.
 
     Raises:
-        DataError: a file is not the published one, or missing and not to be had; the text says what to put where.
+        DataError: a file is not the published one, or cannot be obtained. The text says which file to put where.
     """
     paths = [folder / name for name in names]
     absent = [path.name for path in paths if not path.is_file()]
@@ -110,11 +110,11 @@ def verify(path: Path, expected: str, packed: Remote | None = None) -> None:
 
     Args:
         path: the file.
-        expected: the checksum of what was published.
-        packed: what was published, where others may have compressed the same contents otherwise.
+        expected: the checksum of the published file.
+        packed: the published file, if the same content may have been compressed differently.
 
     Raises:
-        DataError: the text says what to do.
+        DataError: the file is another. The text says what to do.
     """
     listed = _listed(path)
     if listed is not None:
@@ -140,7 +140,7 @@ def _checksum(path: Path, algorithm: str) -> str:
 
 
 def _holds(path: Path, remote: Remote) -> bool:
-    """Whether a file in gzip has the contents of the published one."""
+    """True if a gzip file has the content of the published one."""
     algorithm, _, digest = remote.contents.partition(":")
     try:
         with gzip.open(path) as opened:
@@ -151,7 +151,7 @@ def _holds(path: Path, remote: Remote) -> bool:
 
 
 def _listed(path: Path) -> str | None:
-    """The checksum that the list beside a file has for it."""
+    """The checksum of a file in the list beside it, or None."""
     lists = path.with_name(LISTED)
     try:
         lines = lists.read_text(encoding="utf-8").splitlines()
@@ -161,24 +161,24 @@ def _listed(path: Path) -> str | None:
         raise damaged(lists, "checksums as sha256sum writes them", error) from error
     for line in lines:
         digest, _, name = line.partition(" ")
-        # Before the name is a blank, or a star for a file that is read as bytes.
+        # A space or, for binary files, a star precedes the name.
         if name[1:] == path.name:
             return f"sha256:{digest.lower()}"
     return None
 
 
 class Readable(Protocol):
-    """What bytes are read from."""
+    """An object from which bytes can be read."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 
 
 class Bounded:
-    """A stream of which no more bytes than some can be read, however many it has.
+    """A stream that fails if more than a number of bytes are read.
 
     Args:
-        stream: where they come from.
-        most: how many.
+        stream: the source.
+        most: the number.
     """
 
     def __init__(self, stream: Readable, most: int) -> None:
@@ -188,7 +188,7 @@ class Bounded:
         """See `io.RawIOBase.read`.
 
         Raises:
-            OSError: there is more.
+            OSError: the stream has more bytes.
         """
         chunk = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(chunk)
@@ -198,20 +198,20 @@ class Bounded:
 
 
 def missing(path: Path, why: str) -> DataError:
-    """The error for a file that is not there."""
+    """The error for a missing file."""
     return DataError(f"The file {path} is missing: put it there. {why}".rstrip())
 
 
 def damaged(path: Path, expected: str, found: object) -> DataError:
-    """The error for a file that is not what it should be."""
+    """The error for a file with wrong content."""
     return DataError(f"The file {path} is damaged: expected {expected}, found {found}. Put an intact one there.")
 
 
 def download(remote: Remote, target: Path, *, quiet: bool) -> None:
-    """Bring a file to `target`, which appears whole and checked or not at all, whoever else is downloading it.
+    """Download a file to `target` atomically, after a check of its content. Concurrent downloads do not interfere.
 
     Raises:
-        DataError: the server or the disk refuses, or what came is not what was published.
+        DataError: the server or the disk fails, or the content is not the published one.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,16 +224,16 @@ def download(remote: Remote, target: Path, *, quiet: bool) -> None:
 
 
 def unpack(archive: Path, names: Sequence[str], folder: Path, most: int) -> None:
-    """Copy single files out of a .zip or .tar.gz; each appears in `folder` under its bare name, whole or not at all.
+    """Unpack single files from a .zip or .tar.gz into `folder`, without their folders, each atomically.
 
     Args:
         archive: the archive.
         names: the files.
-        folder: where to put them.
-        most: how many bytes are unpacked: of each file of a .zip, or of all that comes before the last in a .tar.gz.
+        folder: the target.
+        most: the greatest number of bytes to unpack: of each file of a .zip, or of a .tar.gz up to the last file.
 
     Raises:
-        DataError: the archive is damaged, holds more, or has no such file.
+        DataError: the archive is damaged, too large, or lacks a file.
     """
     opened = _zip_members if archive.suffix == ".zip" else _tar_members
     wanted = set(names)
@@ -261,7 +261,7 @@ def _zip_members(archive: Path, most: int) -> Iterator[tuple[str, Readable]]:
 
 
 def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Readable]]:
-    # What is skipped is unpacked too, and so are names and comments of any length.
+    # The limit is on the stream: skipped files are unpacked, too, and names and comments may have any length.
     with gzip.open(archive) as stream, _tar(Bounded(stream, most)) as opened:
         for info in opened:
             content = opened.extractfile(info) if info.isreg() else None
@@ -270,13 +270,13 @@ def _tar_members(archive: Path, most: int) -> Iterator[tuple[str, Readable]]:
 
 
 def _tar(stream: Readable) -> tarfile.TarFile:
-    # In this mode tarfile does nothing but read.
+    # In this mode tarfile only reads.
     return tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|")
 
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[IO[bytes]]:
-    """A file of another name to write to, which becomes `target` if all goes well and vanishes if not."""
+    """Open a temporary file, which becomes `target` on success and is removed on failure."""
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as opened:
@@ -287,7 +287,7 @@ def _appearing(target: Path) -> Iterator[IO[bytes]]:
 
 
 def _receive(remote: Remote, part: IO[bytes], name: str, *, quiet: bool) -> str:
-    """Write what the server sends to `part`; its checksum in the form of `Remote.checksum`."""
+    """Write a download to `part`, and return its checksum in the form of `Remote.checksum`."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     algorithm = remote.checksum.partition(":")[0]

@@ -1,4 +1,4 @@
-"""Data sets that are made up: as large, as hard and as reproducible as one asks for.
+"""Synthetic data sets of any size and difficulty, reproducible by their seeds.
 
 Shapes: S samples, F features, C classes.
 """
@@ -16,20 +16,20 @@ from covey.parts.parameters import param
 
 
 def _demand(dataset: Dataset, samples: int, classes: int, numbers: int) -> None:
-    """Refuse more samples, of so many numbers each, than there is memory for."""
+    """Refuse a data set that exceeds the memory."""
     demand(4.0 * numbers * (samples + classes), f"The data of {dataset.named()}")
 
 
 class GaussianBlobs(Dataset):
-    """Every class is a normal distribution around a centre of its own."""
+    """Classes that are normal distributions around random centres."""
 
     kind = "gaussian-blobs"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=500, ge=1)
-    features: int = param("How many features a sample has.", default=10, ge=1)
-    classes: int = param("How many classes.", default=4, ge=2)
-    noise: float = param("The deviation within a class; between centres it is 1.", default=0.5, ge=0, le=1e6)
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
+    samples: int = param("The number of training samples.", default=1000, ge=1)
+    test_samples: int = param("The number of test samples.", default=500, ge=1)
+    features: int = param("The number of features.", default=10, ge=1)
+    classes: int = param("The number of classes.", default=4, ge=2)
+    noise: float = param("The standard deviation within a class; that of centres is 1.", default=0.5, ge=0, le=1e6)
+    seed: int = param("The seed of the data, independent of the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         _demand(self, self.samples + self.test_samples, self.classes, self.features)
@@ -47,20 +47,20 @@ class GaussianBlobs(Dataset):
 
 
 class SyntheticImages(Dataset):
-    """Every class is a random picture of coarse squares; its samples are that picture with noise."""
+    """Classes that are random pictures of coarse squares. A sample is the picture of its class with noise."""
 
     kind = "synthetic-images"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=500, ge=1)
-    channels: int = param("How many channels a pixel has.", default=1, ge=1)
+    samples: int = param("The number of training samples.", default=1000, ge=1)
+    test_samples: int = param("The number of test samples.", default=500, ge=1)
+    channels: int = param("The number of channels.", default=1, ge=1)
     side: int = param("The width and height in pixels.", default=28, ge=1)
-    classes: int = param("How many classes.", default=10, ge=2)
+    classes: int = param("The number of classes.", default=10, ge=2)
     noise: float = param(
-        "The deviation of a pixel from its class's picture; white is 1, black 0.", default=0.3, ge=0, le=1e6
+        "The standard deviation of the noise, where white is 1 and black 0.", default=0.3, ge=0, le=1e6
     )
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
+    seed: int = param("The seed of the data, independent of the experiment's seed.", default=0, ge=0)
     squares: ClassVar[int] = 7
-    """How many squares a picture has in a row, if it has as many pixels."""
+    """The number of squares along a side, if it has as many pixels."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         _demand(self, self.samples + self.test_samples, self.classes, self.channels * self.side**2)
@@ -72,7 +72,7 @@ class SyntheticImages(Dataset):
         def split(samples: int) -> Split:
             labels = generator.permutation(np.arange(samples) % self.classes)
             images = np.empty((samples, self.channels, self.side, self.side), dtype=np.uint8)
-            for at in range(0, samples, 256):  # the noise of all samples at once would be four times the images
+            for at in range(0, samples, 256):  # The noise of all samples at once would take four times their memory.
                 clean = pictures[labels[at : at + 256]]
                 noise = generator.standard_normal(clean.shape, dtype=np.float32)
                 clean += 255 * np.float32(self.noise) * noise
@@ -86,13 +86,13 @@ class LinearRegression(Dataset):
     """A linear function of normal features, with normal noise."""
 
     kind = "linear-regression"
-    samples: int = param("How many training samples.", default=1000, ge=1)
-    test_samples: int = param("How many test samples.", default=500, ge=1)
-    features: int = param("How many features a sample has.", default=10, ge=1)
+    samples: int = param("The number of training samples.", default=1000, ge=1)
+    test_samples: int = param("The number of test samples.", default=500, ge=1)
+    features: int = param("The number of features.", default=10, ge=1)
     noise: float = param(
-        "The deviation of a value from the function; that of the function is about 1.", default=0.1, ge=0, le=1e6
+        "The standard deviation of the noise; that of the function is about 1.", default=0.1, ge=0, le=1e6
     )
-    seed: int = param("What the data are drawn from, apart from the experiment's seed.", default=0, ge=0)
+    seed: int = param("The seed of the data, independent of the experiment's seed.", default=0, ge=0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         _demand(self, self.samples + self.test_samples, 0, self.features)

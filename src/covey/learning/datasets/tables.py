@@ -1,4 +1,4 @@
-"""Ratings and census records: MovieLens and Adult as their publishers offer them."""
+"""Ratings and census records: MovieLens and Adult in their publishers' files."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ Ids = NDArray[np.int64]
 
 
 def held_out(groups: Ids, share: float) -> NDArray[np.bool_]:
-    """Which samples are for testing: the same random share of every group, whatever the seed of an experiment."""
+    """A mask of the test samples: a random fraction of every group that does not depend on the experiment's seed."""
     samples = np.arange(len(groups))
     keys = np.full(len(groups), rng.purpose_key(0, "test split"), dtype=np.uint64)
     order = np.lexsort((rng.mix_array(keys, samples), groups))
@@ -36,7 +36,7 @@ class MovieLens100K(Dataset):
     """100,000 ratings, from 1 to 5, of 1,682 films by 943 users."""
 
     kind = "movielens-100k"
-    test: float = param("The share of every user's ratings that is for testing.", default=0.2, gt=0, lt=1)
+    test: float = param("The fraction of every user's ratings that is for testing.", default=0.2, gt=0, lt=1)
     directory: ClassVar[str] = "ml-100k"
     file: ClassVar[str] = "u.data"
     separator: ClassVar[str] = "\t"
@@ -60,7 +60,7 @@ class MovieLens100K(Dataset):
         if not in_test.any():
             most = np.bincount(user_of).max()
             raise DataError(
-                f"The 'test' of {self.named()} must be a share that keeps a rating of some user for testing. "
+                f"The 'test' of {self.named()} must be a fraction that keeps a rating of some user for testing. "
                 f"Got {self.test} instead, and no user has more than {most} ratings."
             )
         pairs = np.column_stack([user_of, item_of]).astype(np.int64)
@@ -77,7 +77,7 @@ class MovieLens100K(Dataset):
         )  # fmt: skip
 
     def _table(self, path: Path) -> Ids:
-        """Users, films, ratings and times, one rating a row."""
+        """The users, films, ratings and times, one rating per row."""
         try:
             text = path.read_text(encoding="ascii").replace(self.separator, " ")
             table = np.loadtxt(io.StringIO(text), dtype=np.int64, ndmin=2)
@@ -113,9 +113,9 @@ Rows = list[list[str]]
 class Adult(Dataset):
     """48,842 records of a census: whether a person earns more than 50,000 dollars a year.
 
-    Numbers are standardised with the mean and the deviation of the training samples; of every category, one of its
-    inputs is 1. The publisher's adult.data and adult.test keep their split; of an adult.csv with a header, in which
-    both are one, a third is for testing.
+    Numbers are standardised with the mean and the standard deviation of the training samples. Categories are one-hot
+    vectors. The publisher's adult.data and adult.test keep their split. Of an adult.csv with a header, which has
+    both, a third is for testing.
     """
 
     kind = "adult"
@@ -155,7 +155,7 @@ class Adult(Dataset):
         return Data(split(~in_test), split(in_test), "classes", 2, label_names=self.names)
 
     def _rows(self, path: Path, *, header: bool) -> Rows:
-        """The fields of every record. The publisher's test file begins with a line and ends labels with a dot."""
+        """The fields of every record. The publisher's test file has an extra first line, and a dot after each label."""
         rows = []
         try:
             with path.open(encoding="utf-8", newline="") as lines:

@@ -1,4 +1,4 @@
-"""Which kernel fits a module, its data and what is minimised."""
+"""The choice of a kernel for a module, its data and its objective."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ class Candidate:
     """A model for which a kernel is chosen.
 
     Attributes:
-        title: the model's.
+        title: the title of the model.
         make: makes its module.
         layout: the positions of its tensors in a flat model.
-        start: such a flat model, on the device.
-        device: where it is computed.
+        start: a flat model, on the device.
+        device: the device.
         data: the data set, on the device.
         optimizer: the rule of a step.
-        objective: what is minimised; None for the task's own loss.
-        batch_size: samples of one step.
-        fewest: samples of the node that has the fewest.
+        objective: the objective; None for the task's own loss.
+        batch_size: the samples of one step.
+        fewest: the samples of the node with fewest.
     """
 
     title: str
@@ -48,10 +48,10 @@ class Candidate:
     fewest: int
 
     def kernel(self, asked: str) -> str:
-        """The name of the kernel that is asked for, or of the best one where that is "auto".
+        """The name of the requested kernel or, for "auto", of the best one.
 
         Raises:
-            ConfigurationError: the one that is asked for cannot compute the model.
+            ConfigurationError: the requested kernel cannot compute the model.
         """
         if asked == "auto":
             return self._best()
@@ -79,7 +79,7 @@ class Candidate:
             return "module"
         if self.device.type == "cuda":
             return "vmap" if self._vmap_refusal() is None else "module"
-        # It computes every batch at its full size, however few the samples of a node.
+        # vmap computes every batch at its full size, even if a node has fewer samples.
         fitting = is_narrow(module) and self.batch_size <= self.fewest
         return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
 
@@ -91,7 +91,7 @@ class Candidate:
 
 
 def is_narrow(module: nn.Module) -> bool:
-    """Whether several models at once are faster on CPUs than one after the other, as measured."""
+    """True if several models at once were faster on CPUs than one after the other, in measurements."""
     weighted = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
     return all(
         isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.out_channels <= 16)
@@ -100,7 +100,7 @@ def is_narrow(module: nn.Module) -> bool:
 
 
 def is_dense(module: nn.Module, layout: Layout) -> bool:
-    """Whether a module computes what the stacked kernel does: a class derived from `Dense` may do more."""
+    """True if a module is one that the stacked kernel computes. A subclass of `Dense` may be different."""
     return (
         type(module) is Dense
         and all(type(layer) is nn.Linear for layer in module.layers)
@@ -109,16 +109,16 @@ def is_dense(module: nn.Module, layout: Layout) -> bool:
 
 
 def draws(module: nn.Module) -> bool:
-    """Whether a module has layers that draw random numbers."""
+    """True if a module has dropout layers, which draw random numbers."""
     return any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in module.modules())
 
 
 @torch.no_grad()
 def moves_generator(module: nn.Module, inputs: Tensor) -> bool:
-    """Whether a module in training mode moves torch's generator, though no dropout layer says so."""
+    """True if a module without dropout layers draws from torch's generator in training mode."""
     before = torch.get_rng_state()
     try:
         module(inputs)
     except Exception:
-        return False  # The first training says what is wrong with it, or it works on the device alone.
+        return False  # The first training raises the error, unless the module works only on the device.
     return not torch.equal(before, torch.get_rng_state())

@@ -1,4 +1,4 @@
-"""What every kernel is given and gives back.
+"""The interface of kernels: their inputs and results.
 
 Shapes: J trainings of a chunk, T steps, B samples of a batch, P parameters, S samples.
 """
@@ -26,17 +26,17 @@ class Chunk:
     """Trainings that are computed together.
 
     Attributes:
-        starts: J models of P numbers, not to be changed.
-        samples: J x T x B indices into the training data, -1 where there is none.
-        ragged: whether there is any -1 before the last step of a training.
-        steps: J, how many steps each makes, in decreasing order.
-        lr: J x 1 learning rates.
-        proximal: the weight that pulls towards the start.
-        slots: the optimiser's memory of the J models.
-        objective: what is minimised; None for the task's own loss.
-        corrections: J x as many numbers as are trained, added to every gradient.
-        given: what `samples` are taken from, in place of the training data.
-        weights: what the loss of each of the samples that are given is multiplied by.
+        starts: J models of P numbers, which must not be changed.
+        samples: J x T x B indices into the training data, padded with -1.
+        ragged: True if there is any -1 before the last step of a training.
+        steps: the number of steps of each training, J, in decreasing order.
+        lr: the learning rates, J x 1.
+        proximal: the weight of the proximal term.
+        slots: the optimiser's state of the J models.
+        objective: the objective; None for the task's own loss.
+        corrections: vectors that are added to every gradient, J x trained numbers.
+        given: the samples into which `samples` are indices, instead of the training data.
+        weights: the weight of the loss of each given sample.
     """
 
     starts: Sequence[Tensor]
@@ -53,39 +53,39 @@ class Chunk:
 
     @property
     def is_bare(self) -> bool:
-        """Whether the gradient of the loss is all that moves a model."""
+        """True if there is neither a proximal term nor a correction."""
         return not self.proximal and self.corrections is None
 
     def active(self, step: int) -> int:
-        """How many trainings, from the front, still make this step."""
+        """The number of trainings, from the front, that make this step."""
         if self.steps[-1] > step:
             return len(self.steps)
         return sum(steps > step for steps in self.steps)
 
 
 class Trained(NamedTuple):
-    """What a chunk became."""
+    """The result of a chunk."""
 
     models: Sequence[Tensor]
-    """J models, each with memory of its own, so that keeping one keeps none of the others."""
+    """The J models in separate memory, so that keeping one does not keep the others."""
     losses: Tensor
-    """J sums of the loss over the samples used."""
+    """The sum of the loss over the samples used, J."""
     finite: Tensor
-    """J, whether the model is still finite."""
+    """True for each model that is finite, J."""
 
 
 class Kernel(ABC):
-    """Trains and evaluates models of one module on one device; called from several threads at once.
+    """Trains and evaluates models of one module on one device. It is called from several threads at once.
 
     Args:
-        make: makes a module of the family, whatever its weights.
-        layout: its positions in a flat model.
+        make: makes a module, with any weights.
+        layout: its layout in a flat model.
         data: the data set, on the device.
         optimizer: the rule of a step.
     """
 
     chunk: int = 1
-    """How many trainings go together best."""
+    """The best number of trainings to compute together."""
 
     def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
         self.make = make
@@ -100,32 +100,32 @@ class Kernel(ABC):
         """Make all steps of all trainings of a chunk."""
 
     def does(self, objective: Objective) -> bool:
-        """Whether it can minimise another loss than the task's own."""
+        """True if it can minimise an objective other than the task's own loss."""
         return False
 
     @abstractmethod
     def predict(self, models: Sequence[Tensor], inputs: Tensor) -> Tensor:
-        """The outputs of K models for S inputs: K x S x ..."""
+        """The outputs of K models for S inputs, K x S x ..."""
 
     @abstractmethod
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        """Loss and accuracy of every model on all of a split."""
+        """The loss and accuracy of every model on a split."""
 
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
-        """The inputs at some samples, as the model takes them."""
+        """The converted inputs of some samples."""
         return self.data.scaled(split.inputs[samples])
 
     def metrics(self, loss: float, accuracy: float) -> Metrics:
-        """The figures of one evaluated model; with the root of the squared error where values are predicted."""
+        """The metrics of one evaluated model. For values they include the root mean squared error."""
         if self.data.objective == "values":
             return {"loss": loss, "accuracy": accuracy, "rmse": loss**0.5}
         return {"loss": loss, "accuracy": accuracy}
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """See whether predictions fit their targets: torch would broadcast a column against a row without a word.
+        """Refuse predictions that do not fit their targets, which torch might broadcast silently.
 
         Raises:
-            Misfit: they do not.
+            Misfit: the shapes differ.
         """
         if not isinstance(outputs, Tensor):
             raise Misfit(f"must return a tensor. Got a {type(outputs).__name__} instead")
@@ -133,7 +133,7 @@ class Kernel(ABC):
         if self.data.objective == "values":
             if made == wanted or (outputs.numel() == 1 == targets.numel()):
                 return
-            expected, what = tuple(wanted), "a number a sample"
+            expected, what = tuple(wanted), "a number per sample"
         else:
             classes = self.data.classes
             if made[:-1] == wanted and len(made) and made[-1] >= classes:
@@ -160,28 +160,30 @@ class Kernel(ABC):
         return F.cross_entropy(outputs.transpose(1, 2) if self.data.objective == "sequence" else outputs, targets)
 
     def minimised(self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """What a chunk minimises, of each sample.
+        """The loss of each sample that a chunk minimises.
 
         Args:
-            weights: of the same samples.
+            chunk: the chunk.
+            outputs, targets: the predictions and targets of some samples.
+            weights: the weights of the same samples.
         """
         losses = self.losses(outputs, targets) if chunk.objective is None else chunk.objective.losses(outputs, targets)
         return losses if weights is None else losses * weights
 
     def judge(self, outputs: Tensor, targets: Tensor) -> Metrics:
-        """How good predictions are."""
+        """The metrics of predictions."""
         losses, hits = self.losses(outputs, targets), self.hits(outputs, targets)
         return self.metrics(float(losses.mean(dtype=torch.float64)), float(hits.double().mean()))
 
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether each prediction is right: the class, the character, or the value to within one half."""
+        """True for each correct prediction: of the class, of the character, or of the value to within one half."""
         if self.data.objective == "values":
             return (outputs - targets).abs() <= 0.5
         return outputs.argmax(-1) == targets
 
 
 def _scaled_ahead(split: Split, data: Data) -> Split:
-    """The split with its bytes turned to numbers once, where that costs little memory."""
+    """The split with bytes converted to floats once, if that costs little memory."""
     inputs = split.inputs
     if inputs.dtype != torch.uint8 or inputs.numel() * 4 > _AHEAD_BYTES:
         return split

@@ -1,10 +1,9 @@
-"""Any module, one node after the other; the threads that call this work on different nodes.
+"""The kernel for any module, which computes one node after the other. Threads work on different nodes.
 
-Training puts every layer in the mode in which the module was built: what its constructor sets to `eval()` stays so.
+Training leaves every layer in the mode in which it was built: a layer that the constructor sets to `eval()` stays so.
 
-Every thread has a module of its own, bound to a flat model and a flat gradient into which models are copied: one module
-shared by threads would silently give wrong gradients. Images and the weights of convolutions are channels_last there,
-which is faster on CPUs.
+Every thread has its own module, bound to a flat model and a flat gradient: a module that threads share would silently
+give wrong gradients. Images and weights of convolutions are channels_last, which is faster on CPUs.
 """
 
 import threading
@@ -24,10 +23,10 @@ _EVALUATED_AT_ONCE = 512
 
 
 class _Bound:
-    """A module whose parameters, buffers and gradients are views of flat vectors; convolutions lie channels_last."""
+    """A module whose parameters, buffers and gradients are views of flat vectors. Convolutions are channels_last."""
 
     def __init__(self, module: nn.Module, layout: Layout, device: torch.device) -> None:
-        # Moved by itself, a buffer would become several where it has several names.
+        # `Module.to` would split a buffer that has several names.
         for buffer in module.buffers():
             buffer.data = buffer.to(device)
         self.module = module.to(device)
@@ -39,14 +38,14 @@ class _Bound:
         self._averaged = [(piece.name, tensors[piece.name]) for piece in layout.buffers]
         self._built_in_eval = [layer for layer in module.modules() if not layer.training]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
-        """1 x P, without frozen parameters and buffers."""
+        """The trained parameters, 1 x their number."""
         self.gradient = torch.zeros_like(self.trainable)
         gradients = layout.channels_last_views(self.gradient[0])
         for name, parameter in module.named_parameters():
             parameter.grad = gradients.get(name)
 
     def load(self, model: Tensor, *, training: bool) -> None:
-        """Take over a model."""
+        """Copy a model into the module."""
         self.reset()
         self._layout.to_channels_last(model, self.model)
         if not training:
@@ -54,7 +53,7 @@ class _Bound:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Be ready to train, without whatever the last training or evaluation left outside of the flat model."""
+        """Undo the changes of the last training or evaluation outside of the flat model, and set training mode."""
         self.module.train()
         for layer in self._built_in_eval:
             layer.training = False
@@ -65,7 +64,7 @@ class _Bound:
 
     @torch.no_grad()
     def taken(self) -> Tensor:
-        """A copy of the model, with buffers that the module replaced where others write into them."""
+        """A copy of the model. It includes buffers that the module replaced instead of writing into them."""
         for name, buffer in self._averaged:
             current = self.module.get_buffer(name)
             if current is not buffer:
@@ -74,7 +73,7 @@ class _Bound:
 
 
 class ModuleKernel(Kernel):
-    """For every module."""
+    """The kernel for every module."""
 
     chunk = 1
 
@@ -125,11 +124,11 @@ class ModuleKernel(Kernel):
         return Trained(models, losses, finite)
 
     def _bound_row(self, row: Tensor) -> Tensor:
-        """A memory of the optimiser, or a part of the gradient, as it lies beside a bound model: 1 x its numbers."""
+        """A state of the optimiser, or a correction, in the layout of a bound model, 1 x its numbers."""
         return self.layout.to_channels_last(row, torch.empty_like(row)).unsqueeze(0)
 
     def _differentiate(self, bound: _Bound, chunk: Chunk, samples: Tensor) -> Tensor:
-        """The mean loss on some samples; its gradient is then in `bound.gradient`."""
+        """The mean loss on some samples. Its gradient is left in `bound.gradient`."""
         bound.gradient.zero_()
         split = chunk.given or self.train_split
         outputs, targets = bound.module(self.inputs(split, samples)), split.targets[samples]

@@ -1,9 +1,9 @@
-"""Dense networks of many nodes at once: stacked matrix products with the backward pass written out.
+"""The kernel for dense networks of many nodes at once: stacked matrix products with an explicit backward pass.
 
-For plain SGD the step is fused into the product that would compute the gradient, W <- W - (lr * delta)^T x, so the
-gradient itself is never stored. See bench/RESULTS.md for what this brings against a loop over nodes.
+For plain SGD the step is fused into the product of the gradient, W <- W - (lr * delta)^T x, so the gradient is never
+stored. bench/RESULTS.md compares this with a loop over nodes.
 
-Shapes: J nodes of a chunk, K of them still at work, B samples of a batch, I and O widths of a layer, P parameters.
+Shapes: J nodes of a chunk, K of them active, B samples of a batch, I and O widths of a layer, P parameters.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ _EVALUATED_AT_ONCE = 1 << 22
 
 
 class StackedKernel(ModuleKernel):
-    """For modules of the class `Dense`."""
+    """The kernel for modules of the class `Dense`."""
 
     chunk = 32
 
@@ -39,7 +39,7 @@ class StackedKernel(ModuleKernel):
         self.test_split = Split(test.inputs.flatten(1), test.targets)
 
     def layers(self, models: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """(K x O x I weights, K x 1 x O biases) of every layer, as views of K x P models."""
+        """The weights, K x O x I, and biases, K x 1 x O, of every layer, as views of K x P models."""
         pieces = self.layout.parameters
         found = []
         for weight, bias in zip(pieces[0::2], pieces[1::2], strict=True):
@@ -111,7 +111,7 @@ class StackedKernel(ModuleKernel):
         return values
 
     def _error(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(derivative of the loss of each sample by the outputs, K x B x O; the loss of each sample, K x B)."""
+        """The derivative of each sample's loss by the outputs, K x B x O, and the loss of each sample, K x B."""
         if self.data.objective == "values":
             residual = outputs.squeeze(2) - targets
             return (2.0 * residual).unsqueeze(2), residual.square()
@@ -123,7 +123,7 @@ class StackedKernel(ModuleKernel):
         return delta, loss
 
     def _descend(self, layers: list[tuple[Tensor, Tensor]], hidden: list[Tensor], delta: Tensor) -> None:
-        """Go back through the layers and step against the gradient; delta carries the learning rate."""
+        """Go back through the layers and step against the gradient. `delta` includes the learning rate."""
         for depth in range(len(layers) - 1, -1, -1):
             weights, biases = layers[depth]
             below = torch.bmm(delta, weights) if depth else None
@@ -156,7 +156,7 @@ class StackedKernel(ModuleKernel):
         return values.squeeze(2) if self.data.objective == "values" else values
 
     def _outputs(self, layers: list[tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
-        """What K models predict for the same inputs."""
+        """The predictions of K models for the same inputs."""
         first = layers[0][0].reshape(-1, self.widths[0])
         # One product for the first layer of all models: they share their inputs.
         values = (x @ first.T).view(len(x), len(layers[0][0]), -1).transpose(0, 1) + layers[0][1]

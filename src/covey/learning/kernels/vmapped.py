@@ -1,6 +1,6 @@
-"""Any module, many nodes at once, by torch.func: for GPUs, and for narrow layers on CPUs.
+"""The kernel that computes many nodes at once by torch.func, for GPUs, and for narrow layers on CPUs.
 
-Wide convolutions of several nodes at once are slower on CPUs than one node after the other.
+On CPUs, wide convolutions of several nodes at once are slower than one node after the other.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,14 +22,14 @@ _PREDICTED_AT_ONCE = 4096
 
 
 class VmappedKernel(ModuleKernel):
-    """For modules without buffers, and without layers that vmap cannot carry (recurrent ones) or that draw numbers."""
+    """The kernel for modules without buffers, dropout, and layers that vmap does not support, such as recurrent ones."""
 
     chunk = 16
 
     def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
         super().__init__(make, layout, data, optimizer)
         self._known: dict[tuple[type, str], bool] = {}
-        """Whether vmap carries each objective that somebody has asked for."""
+        """True for each objective that vmap supports, filled on demand."""
 
     @classmethod
     def refusal(
@@ -41,7 +41,7 @@ class VmappedKernel(ModuleKernel):
         start: Tensor,
         objective: Objective | None = None,
     ) -> str | None:
-        """Why vmap cannot carry a module, from two steps of two trainings on a few samples; None where it can."""
+        """The reason why vmap does not support a module, found by a trial on a few samples; None if it does."""
         few = Split(data.train.inputs[:8], data.train.targets[:8])
         chunk = Chunk(
             starts=[start, start],
@@ -63,7 +63,7 @@ class VmappedKernel(ModuleKernel):
     def is_independent(
         cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, batch_size: int
     ) -> bool:
-        """Whether a training comes out the same to the bit in whatever company, so that a resumed run is the same."""
+        """True if the result of a training does not depend on the others of its chunk, as exact resumption needs."""
         generator = torch.Generator().manual_seed(1)
         starts = list(torch.randn(cls.chunk, layout.size, generator=generator) / 8)
         samples = torch.randint(len(data.train), (cls.chunk, 1, batch_size), generator=generator)
@@ -128,7 +128,7 @@ class VmappedKernel(ModuleKernel):
         )
         split = chunk.given or self.train_split
         with torch.no_grad():
-            # Never one alone: it would take other ways through torch's kernels, and its last bits would differ.
+            # At least two: torch computes a single model by other kernels, with other last bits.
             count = max(len(chunk.starts), 2)
             models = torch.stack([*chunk.starts, *chunk.starts][:count])
             drawn = chunk.samples.expand(count, -1, -1)
@@ -144,7 +144,7 @@ class VmappedKernel(ModuleKernel):
                 x = Kernel.inputs(self, split, flat)
                 targets = split.targets[flat]
                 views = self.layout.views(models[:together])
-                # By each piece: the derivative by the flat model would fill a flat vector for every piece.
+                # By piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
                     {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
                     views,
