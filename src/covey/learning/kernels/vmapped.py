@@ -22,7 +22,7 @@ _PREDICTED_AT_ONCE = 4096
 
 
 class VmappedKernel(ModuleKernel):
-    """The kernel for modules without buffers, dropout, and layers that vmap does not support, such as recurrent ones."""
+    """The kernel for modules without buffers, dropout, and layers that vmap does not support, such as recurrent."""
 
     chunk = 16
 
