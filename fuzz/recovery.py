@@ -21,7 +21,7 @@ import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from contextvars import Context
 from dataclasses import dataclass
@@ -39,9 +39,8 @@ from covey import api
 from covey.messages import wire
 from covey.parts.errors import CoveyError, RunError
 from covey.runtime import cadence
-from covey.runtime.emulation import emulation
 from covey.runtime.emulation.host import heartbeat, host
-from covey.runtime.emulation.launcher import processes
+from covey.runtime.emulation.launcher import launching, processes
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.runs import Run, writer
@@ -254,7 +253,7 @@ class Play:
 
         with ExitStack() as stack:
             for target, name, new in (
-                (emulation, "_run", self.launch),
+                (launching.asyncio, "run", self.launch),
                 (processes, "Processes", lambda wanted, **_: Maker(self, wanted)),
                 (host, "Door", Door),
                 (host, "call", lambda address, port, first: loop.network.connect(port)),
@@ -269,7 +268,7 @@ class Play:
             stack.enter_context(self.disk.watched())
             yield
 
-    def launch(self, main: Callable[[], Any]) -> Any:
+    def launch(self, main: Coroutine[Any, Any, Any]) -> Any:
         """Run the launcher in a process of its own until it ends."""
         self.launcher = process = Process(self.loop, "the launcher")
         over = self.loop.create_future()
@@ -279,7 +278,7 @@ class Play:
                 over.set_result(None)
 
         process.ended.append(end)
-        task = process.run(main())
+        task = process.run(main)
         task.add_done_callback(end, context=Context())
         try:
             self.loop.until(over, self.loop.time() + _LATEST)

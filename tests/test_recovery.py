@@ -40,7 +40,7 @@ def write_all(checkpoints):
     ("owner", "name", "wrong", "seed"),
     [
         (Recovery, "on_broken", lambda recovery, host, other: None, 54),
-        (Checkpoints, "write_last", write_all, 166),
+        (Checkpoints, "write_last", write_all, 528),
         (RunWriter, "truncate", lambda writer, moment: None, 16),
     ],
 )
