@@ -128,13 +128,14 @@ COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget"
 IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
+    **{("metric", kind): "is of values" for kind in ("mse", "mae", "r2")},
     **{("model", kind): "is of another task" for kind in kinds.built_in()["model"] if kind not in ("logistic", "mlp")},
 }
 RUNS = [
     (family, kind)
     for family in (
         *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_NETWORK),
-        *("partition", "model", "objective", "optimizer", "learning-rate"),
+        *("partition", "model", "objective", "metric", "optimizer", "learning-rate"),
     )
     for kind in kinds.built_in()[family]
     if (family, kind) not in NOT_HERE
@@ -187,8 +188,10 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
         tables["network"][family] = part
     elif family == "learning-rate":
         tables["task"]["optimizer"] = {"kind": "sgd", "lr": 0.3, "schedule": part}
+    elif family == "metric":
+        tables["task"]["metrics"] = [part]
     else:
-        tables["task"][family] = part
+        tables["task"]["loss" if family == "objective" else family] = part
     if family == "churn":
         tables["program"] = {"kind": "gossip", "topology": EPIDEMIC, "patience": "50ms"}
     for name, value in changes.items():

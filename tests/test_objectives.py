@@ -230,7 +230,7 @@ def test_an_objective_that_vmap_does_not_carry_goes_to_the_module_kernel():
 
 def test_the_objective_of_a_task_decides_about_the_kernel():
     assert learner().kernel_name == "stacked"
-    made = learner(objective=MSE())
+    made = learner(loss=MSE())
     assert made.kernel_name in ("module", "vmap")
     for left, right in zip(train(made, [Work()] * 3), train(learner(), [Work(objective=MSE())] * 3), strict=True):
         assert torch.allclose(left.model, right.model, atol=1e-6)
@@ -238,7 +238,7 @@ def test_the_objective_of_a_task_decides_about_the_kernel():
 
 @pytest.mark.parametrize("kind", ["own", "cross-entropy", "mse", "l1", "kl"])
 def test_a_task_is_learned_by_every_objective(kind):
-    task = {"objective": kind, "optimizer": {"kind": "sgd", "lr": 0.3}, "local_steps": 4}
+    task = {"loss": kind, "optimizer": {"kind": "sgd", "lr": 0.3}, "local_steps": 4}
     _, written = simulate(table(task=task, rounds=6))
     at = {name: [v for node, t, key, v in written.figures if key == "accuracy" and t == name] for name in (2, 6)}
     assert np.mean(at[6]) > max(np.mean(at[2]), 0.3)
@@ -246,7 +246,7 @@ def test_a_task_is_learned_by_every_objective(kind):
 
 def test_the_stacked_kernel_refuses_other_objectives():
     with pytest.raises(ConfigurationError, match="minimises the task's own loss only, not mse"):
-        simulate(table(task={"objective": "mse"}, engine={"kernel": "stacked"}))
+        simulate(table(task={"loss": "mse"}, engine={"kernel": "stacked"}))
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

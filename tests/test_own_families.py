@@ -38,7 +38,7 @@ TASK = {
     "batch_size": 8,
     "partition": "iid",
     "optimizer": {"kind": "sgd", "lr": 0.3, "schedule": {"kind": "constant"}},
-    "objective": "own",
+    "loss": "own",
 }
 GOSSIP = {"kind": "gossip", "topology": "ring", "sharing": "full", "schedule": "every-round"}
 FEDAVG = {"kind": "fedavg", "clients": {"kind": "uniform", "count": 3}, "work": "local", "server_optimizer": "sgd"}
@@ -79,7 +79,8 @@ PLACED = {
     "partition": (experiment(task={"partition": mine(own.Dealt)}), PLAIN),
     "model": (experiment(task={"model": mine(own.Unbiased)}), PLAIN),
     "optimizer": (within(mine(own.Signs)), PLAIN),
-    "objective": (experiment(task={"objective": mine(own.Hinge)}), PLAIN),
+    "objective": (experiment(task={"loss": mine(own.Hinge)}), PLAIN),
+    "metric": (experiment(task={"metrics": [mine(own.Margin)]}), experiment(task={"metrics": ["macro-f1"]})),
     "learning-rate": (within({"schedule": mine(own.Halved)}), PLAIN),
     "latency": (experiment(network={"latency": mine(own.Uphill)}), PLAIN),
     "bandwidth": (experiment(network={"bandwidth": mine(own.Thin)}), PLAIN),
@@ -98,7 +99,7 @@ PLACED = {
 """Of each family: an experiment with a part of the user's own, and the same with a built-in one."""
 
 NETWORKED = {"latency", "bandwidth", "compute", "energy", "churn", "fault"}
-"""Families whose parts do not decide, but for what is lost, on what is learned."""
+"""Families whose parts do not decide, but for what is lost, on what is learned; nor do metrics."""
 
 
 def test_there_is_one_of_every_family():
@@ -140,7 +141,7 @@ def test_it_has_an_effect_that_tells_it_apart_from_a_built_in(family):
         return
     found, usual = fingerprint(tables), fingerprint(built_in)
     assert found != usual
-    if family not in NETWORKED:
+    if family not in (*NETWORKED, "metric"):
         assert found[1] != usual[1]
     # It is the effect that tells it apart, and not that it is the user's own.
     assert fingerprint(disguised(built_in, family)) == usual
@@ -161,6 +162,11 @@ def test_hosts_run_it_too(family, tmp_path):
     if family == "energy":
         spent = [[row for row in of.figures if row[2] == "energy"] for of in (written, simulated)]
         assert sorted(spent[0]) == sorted(spent[1]) != []
+    if family == "metric":
+        expected = {row[:3]: row[3] for row in simulated.figures if row[2] == "margin"}
+        told = {row[:3]: row[3] for row in written.figures if row[2] == "margin"}
+        assert told == pytest.approx(expected, abs=1e-4)
+        assert len(told) == 2 * 5
     if family == "churn":
         assert [row[1] for row in written.happened if row[2] == "left"] == [1]
     if family == "fault":
@@ -182,7 +188,9 @@ def test_it_is_checked_for_what_it_is(family, covey, in_folder):
     if family == "topology":
         assert found["graph"]["edges"] == 4
     if family == "objective":
-        assert title in json.dumps(found["objective"])
+        assert title in json.dumps(found["loss"])
+    if family == "metric":
+        assert found["metrics"] == ["margin"]
     if family == "fault":
         assert title in found["faults"][0]
     if family == "energy":
@@ -200,10 +208,10 @@ def overridden():
     take it, where it stands, and the experiment with what it is derived from."""
     still = derived(SGD, "step", lambda self, models, gradients, slots, lr: None)
     yield "optimizer", {"task": {"optimizer": still(lr=0.3)}}, PLAIN
-    wide = {**TASK, "model": {"kind": "mlp", "hidden": [4]}, "objective": "cross-entropy"}
+    wide = {**TASK, "model": {"kind": "mlp", "hidden": [4]}, "loss": "cross-entropy"}
     yield "optimizer of modules", {"task": {**wide, "optimizer": still(lr=0.3)}}, experiment(task=wide)
     other = derived(OwnLoss, "losses", lambda self, outputs, targets: outputs.square().sum(-1))
-    yield "objective", {"task": {"objective": other()}}, PLAIN
+    yield "objective", {"task": {"loss": other()}}, PLAIN
     stays = derived(ServerSGD, "step", lambda self, change, state: change * 0.0)
     yield "server-optimizer", {"program": {**FEDAVG, "server_optimizer": stays()}}, CLIENTS
     far = derived(ConstantLatency, "between", lambda self, sender, receiver: 0.5)

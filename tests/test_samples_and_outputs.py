@@ -204,9 +204,9 @@ def test_public_samples_must_be_named_and_fit():
 
 @pytest.mark.parametrize(("name", "sends"), [("Once", False), ("Shows", True)])
 def test_check_says_what_is_minimised_and_whether_samples_are_sent(name, sends, covey, in_folder):
-    tables = table(program={"kind": f"tests.programs.asking:{name}", "does": "x"}, task={**TASK, "objective": "l1"})
+    tables = table(program={"kind": f"tests.programs.asking:{name}", "does": "x"}, task={**TASK, "loss": "l1"})
     (in_folder / "x.toml").write_text(tomli_w.dumps(tables))
     code, out, _ = covey("check", "x.toml")
     assert code == 0
-    assert re.search(r"the kernel (module|vmap) minimises the objective l1$", out, re.M)
+    assert re.search(r"the kernel (module|vmap) minimises the loss l1$", out, re.M)
     assert ("THE NODES OF THIS PROGRAM SEND SAMPLES" in out) == sends

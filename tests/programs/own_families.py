@@ -15,6 +15,7 @@ from covey.federated.client_selection import ClientSelection
 from covey.federated.client_work import ClientWork
 from covey.federated.server_optimizers import ServerOptimizer
 from covey.learning.dataset import Data, Dataset, Split
+from covey.learning.metrics import Metric
 from covey.learning.models import Model
 from covey.learning.objectives import Objective
 from covey.learning.optimizers import LearningRate, Optimizer
@@ -183,6 +184,18 @@ class Hinge(Objective):
 
     def losses(self, outputs, targets):
         return (outputs - outputs.gather(1, targets.unsqueeze(1)) + 1).relu().sum(1)
+
+
+class Margin(Metric):
+    """How far the right score is above the mean of all."""
+
+    kind = "macro-f1"
+
+    def kept(self, outputs, targets):
+        return outputs.gather(1, targets.unsqueeze(1)).squeeze(1) - outputs.mean(1)
+
+    def figure(self, kept):
+        return float(torch.cat(kept).mean())
 
 
 class Halved(LearningRate):

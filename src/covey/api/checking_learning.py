@@ -62,8 +62,10 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
     """These facts, and those of data and model, in words: pairs of a subject and a sentence."""
     experiment, selection = prepared.experiment, selection_of(prepared.program)
     samples = found["samples"]
-    objective = "the task's own loss" if found["objective"] == "own" else f"the objective {found['objective']}"
-    yield ("model", f"{found['parameters']:,} parameters; the kernel {found['kernel']} minimises {objective}")
+    loss = "the task's own loss" if found["loss"] == "own" else f"the loss {found['loss']}"
+    yield ("model", f"{found['parameters']:,} parameters; the kernel {found['kernel']} minimises {loss}")
+    if found["metrics"]:
+        yield ("metrics", ", ".join(found["metrics"]))
     if found["sends_samples"]:
         yield ("privacy", "THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
     yield (

@@ -48,6 +48,15 @@ KINDS = {
         "mse": "covey.learning.objectives:MSE",
         "l1": "covey.learning.objectives:L1",
     },
+    "metric": {
+        "accuracy": "covey.learning.metrics:Accuracy",
+        "macro-f1": "covey.learning.metrics:MacroF1",
+        "auroc": "covey.learning.metrics:AUROC",
+        "perplexity": "covey.learning.metrics:Perplexity",
+        "mse": "covey.learning.metrics:MeanSquaredError",
+        "mae": "covey.learning.metrics:MeanAbsoluteError",
+        "r2": "covey.learning.metrics:R2",
+    },
     "learning-rate": {
         "constant": "covey.learning.optimizers:ConstantRate",
         "step": "covey.learning.optimizers:StepRate",

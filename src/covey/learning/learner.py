@@ -19,7 +19,7 @@ from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
 from covey.learning.devices import device_named, set_up_mathematics
 from covey.learning.jobs import Predicting, Training
-from covey.learning.kernels import Chunk, ModuleKernel
+from covey.learning.kernels import Chunk, ModuleKernel, Recipe
 from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
 from covey.learning.layout import Layout
 from covey.learning.mixture import computed
@@ -27,6 +27,7 @@ from covey.learning.node import Further, LocalData, Metrics, Update, Work
 from covey.learning.objectives import Misfit, Objective, OwnLoss
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import held_out, label_counts
+from covey.learning.scoring import Scoring
 from covey.learning.task import LearningTask
 from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
@@ -75,8 +76,6 @@ class Learner:
     ) -> None:
         set_up_mathematics()
         self.task, self.seed = task, seed
-        self._objective = None if task.objective.is_the_tasks else task.objective
-        """The default objective of a training; None for the kernels' own loss."""
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
         self._public = (data.scaled(data.train.inputs[:0]) if public is None else public).to(self.device)
@@ -86,6 +85,7 @@ class Learner:
         trained, self._validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
+        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics))
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
         module = self._make(0)
@@ -97,7 +97,7 @@ class Learner:
         self._first = own(self.layout.flatten(module).to(self.device))
         self._try_out()
         self.kernel_name = self.candidate().kernel(kernel)
-        self.kernel = KERNELS[self.kernel_name](self.module, self.layout, self.data, task.optimizer)
+        self.kernel = KERNELS[self.kernel_name](self.module, self.layout, self.data, self.recipe)
         self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
         # A module that draws random numbers needs torch's generator alone, seeded for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
@@ -117,8 +117,7 @@ class Learner:
             self._first,
             self.device,
             self.data,
-            self.task.optimizer,
-            self._objective,
+            self.recipe,
             self.batch_size,
             fewest=int(self.parts.sizes.min()),
         )
@@ -146,7 +145,7 @@ class Learner:
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             for batch in (batch[: self.batch_size] for batch in batches.values()):
                 samples = torch.from_numpy(batch).to(self.device)
-                try_out(self.module, self.layout, self.data, self._first, samples, self._objective)
+                try_out(self.module, self.layout, self.data, self._first, samples, self.recipe)
 
     def _found_drawing(self, module: torch.nn.Module) -> bool:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
@@ -263,7 +262,7 @@ class Learner:
 
     @cached_property
     def _any_objective(self) -> ModuleKernel:
-        return ModuleKernel(self.module, self.layout, self.data, self.task.optimizer)
+        return ModuleKernel(self.module, self.layout, self.data, self.recipe)
 
     def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
         keys, work = _batch_keys(trainings), trainings[0].work
@@ -280,7 +279,7 @@ class Learner:
             lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
             proximal=work.proximal,
             slots=self._slots(trainings, kernel.optimizer),
-            objective=_other(work.objective or self._objective),
+            objective=work.objective,
             corrections=self._rows([c if c is None else c[: self.layout.trainable] for c in corrections], torch.stack),
             given=None if given is None else Split(*(torch.cat(tensors) for tensors in zip(*given, strict=True))),
             weights=self._rows(weights, torch.cat),
@@ -356,7 +355,8 @@ class Learner:
 
     @cached_property
     def _differentiating(self) -> ModuleKernel:
-        return type(self.kernel)(self.module, self.layout, self.data, Differentiation())
+        recipe = replace(self.recipe, optimizer=Differentiation())
+        return type(self.kernel)(self.module, self.layout, self.data, recipe)
 
     def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:
         if not optimizer.slots():
@@ -371,7 +371,7 @@ class Learner:
         return self._first
 
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        """The loss and accuracy of models on a split."""
+        """The loss, accuracy and metrics of models on a split."""
         chunks = [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
         evaluated = self._map(lambda chunk: self.kernel.evaluate(chunk, split), chunks)
         return [metrics for chunk in evaluated for metrics in chunk]
@@ -392,7 +392,7 @@ class Learner:
             ProgramError: the outputs do not fit the targets.
         """
         try:
-            return self.kernel.judge(outputs.to(self.device), targets)
+            return self.recipe.scoring.judge(outputs.to(self.device), targets)
         except Misfit as error:
             raise ProgramError(f"The 'outputs' to judge do not fit: the model that gave them {error}.") from error
 
@@ -471,7 +471,8 @@ class Learner:
             task,
             model=further.model,
             optimizer=further.optimizer or replace(task.optimizer, state="reset"),
-            objective=OwnLoss(),
+            loss=OwnLoss(),
+            metrics=[],
             validation=0.0,
         )
         shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None)
@@ -488,11 +489,6 @@ class Learner:
 def _called(objective: Objective | None) -> tuple[type, str]:
     """A key that is equal for equal objectives. It has the class, because classes may share a name."""
     return type(objective), repr(objective)
-
-
-def _other(objective: Objective | None) -> Objective | None:
-    """The objective, or None if it is the kernels' own loss."""
-    return None if objective is None or objective.is_the_tasks else objective
 
 
 def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:

@@ -99,14 +99,16 @@ class LoadedLearning(LoadedTask):
     def facts(self) -> dict[str, Any]:
         learner = self.learner
         found = {"torch": torch.__version__, "parameters": learner.layout.size}
-        return {**found, "kernel": learner.kernel_name, "device": str(learner.device)}
+        metrics = list(learner.recipe.scoring.metrics)
+        return {**found, "kernel": learner.kernel_name, "device": str(learner.device), "metrics": metrics}
 
     def description(self) -> dict[str, Any]:
         learner = self.learner
         return {
             "parameters": learner.layout.size,
             "kernel": learner.kernel_name,
-            "objective": learner.task.objective.title(),
+            "loss": learner.task.loss.title(),
+            "metrics": list(learner.recipe.scoring.metrics),
             "samples": {
                 "train": int(learner.parts.sizes.sum()),
                 "test": len(learner.data.test),

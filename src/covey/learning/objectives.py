@@ -6,13 +6,14 @@ one-hot vector.
 Shapes: S samples, C classes. The loss of a sequence, with outputs S x T x C, is the mean over its T positions.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covey.parts.parameters import Part, param
+from covey.parts.signatures import Wrapped, wrapped
 
 
 class Misfit(Exception):
@@ -24,13 +25,20 @@ class Objective(Part):
 
     family: ClassVar[str] = "objective"
 
+    @classmethod
+    def adopt(cls, name: str, found: Any) -> "type[Objective] | None":
+        """A user's own function, or a loss of torch, made an objective of the name under which it was found."""
+        if isinstance(found, type):
+            return wrapped(ClassObjective, name, found, asks=_REDUCTION) if issubclass(found, nn.Module) else None
+        return wrapped(FunctionObjective, name, found, positions=2) if callable(found) else None
+
     @property
     def is_the_tasks(self) -> bool:
         """True if it is the task's own loss, which kernels have built in."""
         return False
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each sample.
+        """The loss of each sample, or of each position in it.
 
         Args:
             outputs: S x C scores, or S values.
@@ -40,6 +48,21 @@ class Objective(Part):
             Misfit: outputs and targets do not fit each other.
         """
         raise NotImplementedError
+
+    def of_samples(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each sample: the mean over its positions.
+
+        Raises:
+            Misfit: outputs and targets do not fit each other, or the losses are not those of the samples.
+        """
+        found = self.losses(outputs, targets)
+        if not isinstance(found, Tensor) or found.shape[:1] != targets.shape[:1]:
+            got = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise Misfit(
+                f"is trained by the objective {self.title()}, which must give a loss for each of {len(targets)} "
+                f"samples. Got {got} instead: torch's losses do with reduction='none'"
+            )
+        return _mean(found)
 
 
 class OwnLoss(Objective):
@@ -58,8 +81,11 @@ class CrossEntropy(Objective):
     kind = "cross-entropy"
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        log_p = F.log_softmax(_scores(outputs, self), -1)
-        return _mean(-(_as_outputs(outputs, targets) * log_p).sum(-1))
+        scores = _scores(outputs, self)
+        if _are_classes(outputs, targets):
+            return _mean(F.cross_entropy(scores.movedim(-1, 1), targets, reduction="none"))
+        log_p = F.log_softmax(scores, -1)
+        return _mean(-(targets * log_p).sum(-1))
 
 
 class KL(Objective):
@@ -98,6 +124,27 @@ class L1(Objective):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return _mean((outputs - _as_outputs(outputs, targets)).abs())
+
+
+class FunctionObjective(Wrapped, Objective):
+    """A function of the user's own: `(outputs, targets, **parameters) -> a loss for each sample`."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        found: Tensor = self.wraps(outputs, targets, **self.arguments())
+        return found
+
+
+_REDUCTION = ("reduction", "size_average", "reduce")
+"""Parameters of torch's losses that say how they become one number."""
+
+
+class ClassObjective(Wrapped, Objective):
+    """A module that takes outputs and targets, such as `torch.nn:HuberLoss`."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        reduction = {"reduction": "none"} if "reduction" in self.asks else {}
+        found: Tensor = self.wraps(**self.arguments(), **reduction)(outputs, targets)
+        return found
 
 
 def _are_classes(outputs: Tensor, targets: Tensor) -> bool:

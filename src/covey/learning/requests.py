@@ -92,7 +92,7 @@ def _split_of(on: Any, objective: Objective | None, learner: "Learner", keep: Ca
             f"The targets of 'on' must be one for each of {len(inputs)} samples. Got {_in_words(targets)} instead."
         )
     usual = learner.data.train.targets
-    minimised = learner.task.objective if objective is None else objective
+    minimised = learner.task.loss if objective is None else objective
     if minimised.is_the_tasks and (targets.dtype != usual.dtype or targets.dim() != usual.dim()):
         raise ProgramError(
             f"The targets of 'on' must be {usual.dtype} of {usual.dim()} dimensions for the task's own loss. "

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from covey.learning.dataset import Dataset
+from covey.learning.metrics import Metric, named
 from covey.learning.models import Model
 from covey.learning.objectives import Objective, OwnLoss
 from covey.learning.optimizers import SGD, Optimizer
@@ -28,7 +29,8 @@ class LearningTask(Task):
     model: Model = param("The model.")
     partition: Partition = param("The partition of the training samples among nodes.", factory=IID)
     optimizer: Optimizer = param("The rule of a local step.", factory=SGD)
-    objective: Objective = param("The loss that local training minimises.", factory=OwnLoss)
+    loss: Objective = param("The loss that local training minimises and evaluations report.", factory=OwnLoss)
+    metrics: list[Metric] = param("Further metrics of evaluations, each a column of the run.", factory=list)
     batch_size: int = param("Samples of one local step.", default=32, ge=1)
     local_steps: int | None = param("Local steps of one training; 1 if local_epochs is not given.", default=None, ge=1)
     local_epochs: int | None = param(
@@ -58,6 +60,7 @@ class LearningTask(Task):
                 f"The task has both 'local_steps' ({self.local_steps}) and "
                 f"'local_epochs' ({self.local_epochs}): give one."
             )
+        named(self.metrics)
         if self.local_epochs is None and self.local_steps is None:
             self.local_steps = 1
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels import Chunk, ModuleKernel
+from covey.learning.kernels import Chunk, ModuleKernel, Recipe
 from covey.learning.layout import Layout, tensors_of
-from covey.learning.objectives import Objective
 from covey.learning.optimizers import Differentiation
 from covey.parts.errors import ConfigurationError, DataError
 
@@ -52,7 +51,7 @@ def try_out(
     data: Data,
     model: Tensor,
     samples: Tensor,
-    objective: Objective | None,
+    recipe: Recipe,
 ) -> None:
     """Train a model for one step on one batch, and evaluate it on that.
 
@@ -62,13 +61,15 @@ def try_out(
         data: the data set.
         model: the flat model.
         samples: the indices of the batch in the training data.
-        objective: the objective; None for the task's own loss.
+        recipe: how models are trained and judged.
 
     Raises:
         Exception: the module's own error, or `Misfit` if its predictions do not fit the targets.
     """
     few = Split(data.train.inputs[samples], data.train.targets[samples])
-    kernel = ModuleKernel(make, layout, replace(data, train=few, test=few), Differentiation())
+    kernel = ModuleKernel(
+        make, layout, replace(data, train=few, test=few), replace(recipe, optimizer=Differentiation())
+    )
     chunk = Chunk(
         starts=[model],
         samples=torch.arange(len(few), device=model.device).view(1, 1, -1),
@@ -77,7 +78,6 @@ def try_out(
         lr=torch.zeros(1, 1, device=model.device),
         proximal=0.0,
         slots={},
-        objective=objective,
     )
     kernel.train(chunk)
     kernel.evaluate([model], few)

@@ -102,8 +102,10 @@ def resolve(family: type[P], name: Any) -> type[P]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         where = f"{type(error).__name__}: {error}"
+        extra = _EXTRAS.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+        hint = f" pip install 'covey[{extra}]' brings it." if extra else ""
         raise ConfigurationError(
-            f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}."
+            f"The {family.family} '{name}' cannot be imported: {module_name} fails with {where}.{hint}"
         ) from error
     cls = _inside(module, class_name)
     if cls is None:
@@ -133,6 +135,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
     return cls
 
 
+_EXTRAS = {"torchmetrics": "metrics"}
+"""Libraries whose classes kinds may name, by the extra that installs each."""
 _LONGEST = 400
 """Characters of a kind, or of a "module:Class"."""
 _IN_A_FUNCTION = "<locals>"

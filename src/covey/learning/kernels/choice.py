@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data
+from covey.learning.kernels.kernel import Recipe
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.kernels.stacked import StackedKernel
 from covey.learning.kernels.vmapped import VmappedKernel
 from covey.learning.layout import Layout
 from covey.learning.models import Dense
-from covey.learning.objectives import Objective
-from covey.learning.optimizers import Optimizer
 from covey.parts.errors import ConfigurationError
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
@@ -30,8 +29,7 @@ class Candidate:
         start: a flat model, on the device.
         device: the device.
         data: the data set, on the device.
-        optimizer: the rule of a step.
-        objective: the objective; None for the task's own loss.
+        recipe: how models are trained and judged.
         batch_size: the samples of one step.
         fewest: the samples of the node with fewest.
     """
@@ -42,8 +40,7 @@ class Candidate:
     start: Tensor
     device: torch.device
     data: Data
-    optimizer: Optimizer
-    objective: Objective | None
+    recipe: Recipe
     batch_size: int
     fewest: int
 
@@ -59,10 +56,9 @@ class Candidate:
         module = self.make()
         if asked == "stacked" and not is_dense(module, self.layout):
             raise ConfigurationError(f"{refused} dense models only, with all parameters trained, not {self.title}.")
-        if asked == "stacked" and self.objective is not None:
-            raise ConfigurationError(
-                f"The kernel stacked minimises the task's own loss only, not {self.objective.title()}."
-            )
+        loss = self.recipe.scoring.loss
+        if asked == "stacked" and not loss.is_the_tasks:
+            raise ConfigurationError(f"The kernel stacked minimises the task's own loss only, not {loss.title()}.")
         if asked == "vmap" and draws(module):
             raise ConfigurationError(f"{refused} models without dropout, not {self.title}.")
         if asked == "vmap" and self.layout.buffers:
@@ -73,7 +69,7 @@ class Candidate:
 
     def _best(self) -> str:
         module = self.make()
-        if is_dense(module, self.layout) and self.objective is None:
+        if is_dense(module, self.layout) and self.recipe.scoring.loss.is_the_tasks:
             return "stacked"
         if self.layout.buffers or draws(module) or any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
             return "module"
@@ -84,10 +80,10 @@ class Candidate:
         return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
 
     def _vmap_refusal(self) -> str | None:
-        return VmappedKernel.refusal(self.make, self.layout, self.data, self.optimizer, self.start, self.objective)
+        return VmappedKernel.refusal(self.make, self.layout, self.data, self.recipe, self.start)
 
     def _vmap_is_independent(self) -> bool:
-        return VmappedKernel.is_independent(self.make, self.layout, self.data, self.optimizer, self.batch_size)
+        return VmappedKernel.is_independent(self.make, self.layout, self.data, self.recipe, self.batch_size)
 
 
 def is_narrow(module: nn.Module) -> bool:

@@ -10,15 +10,28 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from covey.learning.dataset import Data, Split
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
-from covey.learning.objectives import Misfit, Objective
+from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer, Slots
+from covey.learning.scoring import Scoring
 
 _AHEAD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How models are trained and judged.
+
+    Attributes:
+        optimizer: the rule of a step.
+        scoring: the loss and the metrics.
+    """
+
+    optimizer: Optimizer
+    scoring: Scoring
 
 
 @dataclass(slots=True)
@@ -33,7 +46,7 @@ class Chunk:
         lr: the learning rates, J x 1.
         proximal: the weight of the proximal term.
         slots: the optimiser's state of the J models.
-        objective: the objective; None for the task's own loss.
+        objective: the objective; None for the loss of the recipe.
         corrections: vectors that are added to every gradient, J x trained numbers.
         given: the samples into which `samples` are indices, instead of the training data.
         weights: the weight of the loss of each given sample.
@@ -81,17 +94,17 @@ class Kernel(ABC):
         make: makes a module, with any weights.
         layout: its layout in a flat model.
         data: the data set, on the device.
-        optimizer: the rule of a step.
+        recipe: how models are trained and judged.
     """
 
     chunk: int = 1
     """The best number of trainings to compute together."""
 
-    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
         self.make = make
         self.layout = layout
         self.data = data
-        self.optimizer = optimizer
+        self.recipe, self.optimizer, self.scoring = recipe, recipe.optimizer, recipe.scoring
         self.train_split = _scaled_ahead(data.train, data)
         self.test_split = _scaled_ahead(data.test, data)
 
@@ -109,55 +122,11 @@ class Kernel(ABC):
 
     @abstractmethod
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        """The loss and accuracy of every model on a split."""
+        """The loss, accuracy and metrics of every model on a split."""
 
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
         """The converted inputs of some samples."""
         return self.data.scaled(split.inputs[samples])
-
-    def metrics(self, loss: float, accuracy: float) -> Metrics:
-        """The metrics of one evaluated model. For values they include the root mean squared error."""
-        if self.data.objective == "values":
-            return {"loss": loss, "accuracy": accuracy, "rmse": loss**0.5}
-        return {"loss": loss, "accuracy": accuracy}
-
-    def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Refuse predictions that do not fit their targets, which torch might broadcast silently.
-
-        Raises:
-            Misfit: the shapes differ.
-        """
-        if not isinstance(outputs, Tensor):
-            raise Misfit(f"must return a tensor. Got a {type(outputs).__name__} instead")
-        made, wanted = outputs.shape, targets.shape
-        if self.data.objective == "values":
-            if made == wanted or (outputs.numel() == 1 == targets.numel()):
-                return
-            expected, what = tuple(wanted), "a number per sample"
-        else:
-            classes = self.data.classes
-            if made[:-1] == wanted and len(made) and made[-1] >= classes:
-                return
-            expected, what = (*wanted, classes), "a score for each class"
-        raise Misfit(
-            f"predicts {tuple(made)} for a batch whose targets are {tuple(wanted)}: it must be {expected}, {what}"
-        )
-
-    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each sample."""
-        self.check(outputs, targets)
-        if self.data.objective == "values":
-            return (outputs - targets).square()
-        if self.data.objective == "sequence":
-            return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
-        return F.cross_entropy(outputs, targets, reduction="none")
-
-    def mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean of `losses`, in one operation."""
-        self.check(outputs, targets)
-        if self.data.objective == "values":
-            return F.mse_loss(outputs, targets)
-        return F.cross_entropy(outputs.transpose(1, 2) if self.data.objective == "sequence" else outputs, targets)
 
     def minimised(self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """The loss of each sample that a chunk minimises.
@@ -167,19 +136,8 @@ class Kernel(ABC):
             outputs, targets: the predictions and targets of some samples.
             weights: the weights of the same samples.
         """
-        losses = self.losses(outputs, targets) if chunk.objective is None else chunk.objective.losses(outputs, targets)
+        losses = self.scoring.losses(outputs, targets, chunk.objective)
         return losses if weights is None else losses * weights
-
-    def judge(self, outputs: Tensor, targets: Tensor) -> Metrics:
-        """The metrics of predictions."""
-        losses, hits = self.losses(outputs, targets), self.hits(outputs, targets)
-        return self.metrics(float(losses.mean(dtype=torch.float64)), float(hits.double().mean()))
-
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """True for each correct prediction: of the class, of the character, or of the value to within one half."""
-        if self.data.objective == "values":
-            return (outputs - targets).abs() <= 0.5
-        return outputs.argmax(-1) == targets
 
 
 def _scaled_ahead(split: Split, data: Data) -> Split:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels.kernel import Chunk, Kernel, Trained
+from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
 from covey.learning.objectives import Objective
-from covey.learning.optimizers import Optimizer
+from covey.learning.scoring import Further
 
 _EVALUATED_AT_ONCE = 512
 
@@ -77,8 +77,8 @@ class ModuleKernel(Kernel):
 
     chunk = 1
 
-    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
-        super().__init__(make, layout, data, optimizer)
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
+        super().__init__(make, layout, data, recipe)
         self._of_thread = threading.local()
 
     def bound(self) -> _Bound:
@@ -132,11 +132,10 @@ class ModuleKernel(Kernel):
         bound.gradient.zero_()
         split = chunk.given or self.train_split
         outputs, targets = bound.module(self.inputs(split, samples)), split.targets[samples]
-        if chunk.objective is None and chunk.weights is None:
-            loss = self.mean_loss(outputs, targets)
+        if chunk.weights is None:
+            loss = self.scoring.mean_loss(outputs, targets, chunk.objective)
         else:
-            weights = None if chunk.weights is None else chunk.weights[samples]
-            loss = self.minimised(chunk, outputs, targets, weights).mean()
+            loss = self.minimised(chunk, outputs, targets, chunk.weights[samples]).mean()
         torch.autograd.backward(loss)
         return loss.detach()
 
@@ -157,16 +156,17 @@ class ModuleKernel(Kernel):
 
     @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        bound = self.bound()
+        bound, scoring = self.bound(), self.scoring
         found = []
         for model in models:
             bound.load(model, training=False)
-            loss, hits, count = 0.0, 0, 0
+            loss, hits, count, further = 0.0, 0, 0, Further(scoring.metrics)
             for at in range(0, len(split), _EVALUATED_AT_ONCE):
                 outputs = bound.module(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE)))
                 targets = split.targets[at : at + _EVALUATED_AT_ONCE]
-                loss += float(self.losses(outputs, targets).sum())
-                hit = self.hits(outputs, targets)
+                loss += float(scoring.losses(outputs, targets).sum())
+                hit = scoring.hits(outputs, targets)
                 hits, count = hits + int(hit.sum()), count + hit.numel()
-            found.append(self.metrics(loss / len(split), hits / count))
+                further.add(outputs, targets)
+            found.append(scoring.figures(loss / len(split), hits / count, further))
         return found

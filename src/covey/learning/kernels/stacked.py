@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels.kernel import Chunk, Trained
+from covey.learning.kernels.kernel import Chunk, Recipe, Trained
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.models import Dense
 from covey.learning.node import Metrics
 from covey.learning.objectives import Objective
-from covey.learning.optimizers import Optimizer
+from covey.learning.scoring import Further
 
 _EVALUATED_AT_ONCE = 1 << 22
 
@@ -29,8 +29,8 @@ class StackedKernel(ModuleKernel):
 
     chunk = 32
 
-    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
-        super().__init__(make, layout, data, optimizer)
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
+        super().__init__(make, layout, data, recipe)
         module = make()
         assert isinstance(module, Dense)
         self.widths = module.widths
@@ -167,7 +167,8 @@ class StackedKernel(ModuleKernel):
     @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
         layers = self.layers(torch.stack(list(models)))
-        count = len(models)
+        count, scoring = len(models), self.scoring
+        further = [Further(scoring.metrics) for _ in models]
         losses, hits = torch.zeros(2, count, dtype=torch.float64, device=split.inputs.device)
         block = max(1, _EVALUATED_AT_ONCE // (count * max(self.widths[1:])))
         for at in range(0, len(split), block):
@@ -175,8 +176,10 @@ class StackedKernel(ModuleKernel):
             values = self._outputs(layers, x)
             targets = split.targets[at : at + block].expand(count, -1)
             outputs = values.squeeze(2) if self.data.objective == "values" else values
-            hits += self.hits(outputs, targets).sum(1)
-            flat_losses = self.losses(outputs.flatten(0, 1), targets.flatten())
+            hits += scoring.hits(outputs, targets).sum(1)
+            flat_losses = scoring.losses(outputs.flatten(0, 1), targets.flatten())
             losses += flat_losses.view(count, -1).sum(1, dtype=torch.float64)
-        pairs = zip((losses / len(split)).tolist(), (hits / len(split)).tolist(), strict=True)
-        return [self.metrics(loss, accuracy) for loss, accuracy in pairs]
+            for one, *said in zip(further, outputs, targets, strict=True):
+                one.add(*said)
+        found = zip((losses / len(split)).tolist(), (hits / len(split)).tolist(), further, strict=True)
+        return [scoring.figures(*figures) for figures in found]

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels.kernel import Chunk, Kernel, Trained
+from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.objectives import Objective
-from covey.learning.optimizers import Optimizer
 from covey.parts.errors import described
 
 _PREDICTED_AT_ONCE = 4096
@@ -26,8 +25,8 @@ class VmappedKernel(ModuleKernel):
 
     chunk = 16
 
-    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer) -> None:
-        super().__init__(make, layout, data, optimizer)
+    def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
+        super().__init__(make, layout, data, recipe)
         self._known: dict[tuple[type, str], bool] = {}
         """True for each objective that vmap supports, filled on demand."""
 
@@ -37,7 +36,7 @@ class VmappedKernel(ModuleKernel):
         make: Callable[[], nn.Module],
         layout: Layout,
         data: Data,
-        optimizer: Optimizer,
+        recipe: Recipe,
         start: Tensor,
         objective: Objective | None = None,
     ) -> str | None:
@@ -50,27 +49,27 @@ class VmappedKernel(ModuleKernel):
             steps=[2, 2],
             lr=torch.zeros(2, 1, device=start.device),
             proximal=0.0,
-            slots=optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
+            slots=recipe.optimizer.fresh(start[: layout.trainable].repeat(2, 1)),
             objective=objective,
         )
         try:
-            cls(make, layout, replace(data, train=few, test=few), optimizer).train(chunk)
+            cls(make, layout, replace(data, train=few, test=few), recipe).train(chunk)
         except Exception as error:
             return described(error).splitlines()[0]
         return None
 
     @classmethod
     def is_independent(
-        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, optimizer: Optimizer, batch_size: int
+        cls, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe, batch_size: int
     ) -> bool:
         """True if the result of a training does not depend on the others of its chunk, as exact resumption needs."""
         generator = torch.Generator().manual_seed(1)
         starts = list(torch.randn(cls.chunk, layout.size, generator=generator) / 8)
         samples = torch.randint(len(data.train), (cls.chunk, 1, batch_size), generator=generator)
-        kernel = cls(make, layout, data, optimizer)
+        kernel = cls(make, layout, data, recipe)
 
         def trained(indices: Sequence[int]) -> Sequence[Tensor]:
-            slots = optimizer.fresh(torch.stack(starts)[list(indices), : layout.trainable])
+            slots = recipe.optimizer.fresh(torch.stack(starts)[list(indices), : layout.trainable])
             lr = torch.full((len(indices), 1), 0.1)
             chosen = [starts[index] for index in indices]
             return kernel.train(Chunk(chosen, samples[list(indices)], False, [1] * len(indices), lr, 0.0, slots)).models
@@ -85,7 +84,7 @@ class VmappedKernel(ModuleKernel):
         called = type(objective), repr(objective)
         if called not in self._known:
             start = self.layout.flatten(self.make()).to(self.data.train.inputs.device)
-            refusal = self.refusal(self.make, self.layout, self.data, self.optimizer, start, objective)
+            refusal = self.refusal(self.make, self.layout, self.data, self.recipe, start, objective)
             self._known[called] = refusal is None
         return self._known[called]
 
