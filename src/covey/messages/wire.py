@@ -16,17 +16,20 @@ import hashlib
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
 
 import msgspec
 import numpy as np
 
 from covey.messages.payloads import Payload, is_tensor
 from covey.parts.errors import RunError, WireError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PREFIX = struct.Struct("<4sHHIIQIIqQ")
 PREFIX_BYTES = _PREFIX.size
@@ -167,7 +170,7 @@ def _padded(length: int) -> int:
     return -(-length // _ALIGN) * _ALIGN
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: Any) -> "TypeGuard[Tensor | np.ndarray]":
     return isinstance(value, np.ndarray) or is_tensor(value)
 
 
@@ -255,7 +258,7 @@ def _header(payload: Payload, tag: str) -> tuple[bytes, list[tuple[str, Any]]]:
 
 def size(payload: Payload, tag: str = "") -> int:
     """The exact length in bytes of the frame that `encode` makes of a payload."""
-    return lengths(payload, tag).frame
+    return _computed_lengths(payload, tag).frame
 
 
 def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -> None:
@@ -279,24 +282,47 @@ def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -
 
 
 def lengths(payload: Payload, tag: str = "") -> Lengths:
-    """The exact bytes of the frame that `encode` makes of a payload, and of its tensors."""
+    """The exact bytes of the frame that `encode` makes of a message, and of its tensors.
+
+    Raises:
+        WireError: an entry has no encoding, or a decoder of messages would refuse its shape.
+    """
     shapes = []
     try:
         for name, value in payload.items():
             if is_tensor(value):
                 shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
             else:
-                return _computed_lengths(payload, tag)
+                return _lengths_of_message(payload, tag)
     except RuntimeError:
         # A tensor without a shape. The function below raises the error.
-        return _computed_lengths(payload, tag)
+        return _lengths_of_message(payload, tag)
     key = (tag, *shapes)
     found = _lengths.get(key)
     if found is None:
         if len(_lengths) > 4096:
             _lengths.clear()
-        found = _lengths[key] = _computed_lengths(payload, tag)
+        found = _lengths[key] = _lengths_of_message(payload, tag)
     return found
+
+
+def _lengths_of_message(payload: Payload, tag: str) -> Lengths:
+    found = _computed_lengths(payload, tag)
+    if len(payload) > DEFAULT.tensors and (count := len(_header(payload, tag)[1])) > DEFAULT.tensors:
+        raise WireError("oversized", f"{count:,} tensors and long entries are more than {DEFAULT.tensors:,}")
+    for name, value in payload.items():
+        if _is_array(value):
+            _check_shape(name, value.shape, DEFAULT)
+    return found
+
+
+def _check_shape(name: str, shape: Sequence[int], limits: Limits) -> None:
+    if len(shape) > limits.dims:
+        detail = f"the tensor '{name}' has {len(shape)} dimensions, and may have {limits.dims}"
+        raise WireError("bad-shape", detail)
+    if math.prod(max(side, 1) for side in shape) > limits.elements:
+        detail = f"the tensor '{name}' has the shape {list(shape)}, and its sides above 0 may have the product"
+        raise WireError("oversized", f"{detail} {limits.elements:,}")
 
 
 def _computed_lengths(payload: Payload, tag: str) -> Lengths:
@@ -429,10 +455,9 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
         size = _SIZES.get(code.removeprefix("n")) if type(code) is str else None
         if size is None or type(code) is not str or code == "nb2":
             raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
-        if len(shape) > limits.dims or any(side < 0 for side in shape):
+        if any(side < 0 for side in shape):
             raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
-        if math.prod(max(side, 1) for side in shape) > limits.elements:
-            raise WireError("oversized", f"the tensor '{name}' has the shape {shape}")
+        _check_shape(name, shape, limits)
         length = size * math.prod(shape)
         padded = _padded(length)
         if padded > total - at:
