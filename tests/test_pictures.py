@@ -34,7 +34,7 @@ def parts(figure, kind):
 def colours_of(figure):
     from matplotlib.colors import to_hex
 
-    return {to_hex(part.get_facecolor()[0]) for part in parts(figure, "PolyCollection") if len(part.get_facecolor())}
+    return {to_hex(part.get_facecolor()[0]) for part in parts(figure, "PathCollection") if len(part.get_facecolor())}
 
 
 @pytest.mark.parametrize(("topology", "lines"), [("ring", 12), ("complete", 66), ({**CLIQUES, "between": "ring"}, 21)])
@@ -43,7 +43,7 @@ def test_a_pair_is_one_line_and_a_node_a_pie_of_its_labels(topology, lines):
     figure = picture(shown)
     (edges,) = parts(figure, "LineCollection")
     assert len(edges.get_segments()) == lines
-    wedges = sum(len(part.get_paths()) for part in parts(figure, "PolyCollection"))
+    wedges = sum(len(part.get_paths()) for part in parts(figure, "PathCollection"))
     assert wedges == (shown.labels_NL > 0).sum()
     assert colours_of(figure) == set(CLASSES)
     assert f"{lines} edges" in figure.axes[0].get_title(loc="left")

@@ -13,7 +13,7 @@ import pytest
 import covey as package
 from covey import view
 from covey.network.graph import Graph
-from covey.report import write_report
+from covey.report import page, write_report
 from covey.runtime.runs import Run, RunWriter
 from covey.view.graphs import graph_of_run
 from covey.view.groups import flat, grouped
@@ -41,16 +41,18 @@ def commit(node, round, time):
     return (node, round, time, 1.0, round, round, 100 * round, 100 * round, 1, 1, 0, 90 * round, 0, *[0.0] * 4)
 
 
-def crowd(folder, nodes=1000, degree=8):
+def crowd(folder, nodes=1000, degree=8, undirected=False):
     """A finished run of many nodes, as its writer would leave it."""
     generator = np.random.default_rng(0)
     sources = np.repeat(np.arange(nodes), degree)
-    writer = RunWriter.create(folder, {"seed": 1, "program": {"kind": "x"}}, {"program": "x", "nodes": nodes})
+    writer = RunWriter.create(
+        folder, {"seed": 1, "program": {"kind": "x"}, "task": {}}, {"program": "x", "nodes": nodes}
+    )
     for round in (5, 10):
         writer.commits([commit(node, round, float(round)) for node in range(nodes)])
         writer.metrics([(n, round, "accuracy", float(a)) for n, a in enumerate(generator.uniform(size=nodes))])
     targets = (sources + generator.integers(1, nodes, len(sources))) % nodes
-    writer.graph(Graph(nodes, sources, targets), False)
+    writer.graph((Graph.undirected if undirected else Graph)(nodes, sources, targets), False)
     writer.holdings(generator.integers(0, 9, (nodes, 10)))
     writer.finish("finished", {})
     return Run(folder)
@@ -100,7 +102,7 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
     write_report(runs, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 6 + 4 * 3
-    for words in ("degree 3 (3 seeds)", "over seeds: mean ± standard deviation", "epidemic-oracle (degree 4)",
+    for words in ("degree 3 (3 seeds)", "degree 3, seed 2", "over seeds: mean ± standard deviation", "epidemic-oracle (degree 4)",
                   "Accuracy of the nodes at the end", "Who holds what", "Who talks to whom: 12 nodes, 18 edges",
                   "sent by a node and round", "virtual time", "prefers-color-scheme: dark", "batch_size = 16"):  # fmt: skip
         assert words in page
@@ -115,7 +117,27 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
 
 def test_a_page_on_a_thousand_nodes_stays_small(tmp_path):
     write_report([crowd(tmp_path / "crowd")], tmp_path / "report.html")
-    assert (tmp_path / "report.html").stat().st_size < 1_500_000
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 6
+    assert len(page) < 300_000
+
+
+def test_each_run_adds_little_to_a_page(tmp_path):
+    """Nine runs take less than 600 kB, with pies of ten labels for each of 64 nodes."""
+    runs = [crowd(tmp_path / name, 64, 4, undirected=True) for name in "ab"]
+    sizes = []
+    for count in (1, 2):
+        write_report(runs[:count], tmp_path / "report.html")
+        sizes.append((tmp_path / "report.html").stat().st_size)
+    assert sizes[0] + 8 * (sizes[1] - sizes[0]) < 600_000
+    assert "labels that a node holds" in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_that_is_too_large_shows_one_run_of_each_experiment_and_then_fewer(runs, tmp_path, monkeypatch):
+    for most, words in ((500_000, "of each run"), (100_000, "of 2 of the 4 runs"), (10, "of 1 of the 4 runs")):
+        monkeypatch.setattr(page, "_LARGE", most)
+        write_report(runs, tmp_path / "report.html")
+        assert f"Nodes, data and graph {words}</h2>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_report_needs_nothing_of_the_command_line():
@@ -126,7 +148,8 @@ def test_a_report_needs_nothing_of_the_command_line():
 def test_runs_are_grouped_by_their_experiment(runs):
     groups = grouped(runs)
     assert [(group.label, len(group.runs)) for group in groups] == [("degree 3 (3 seeds)", 3), ("degree 4", 1)]
-    assert [group.label for group in grouped(runs, each=True)] == ["three-1", "three-2", "three-3", "four-1"]
+    labels = ["degree 3, seed 1", "degree 3, seed 2", "degree 3, seed 3", "degree 4, seed 3"]
+    assert [group.label for group in grouped(runs, each=True)] == labels
     assert [group.label for group in grouped(runs[:2])] == ["run (2 seeds)"]
     assert flat({"a": {"kind": "x", "b": 1}, "c": 2}) == {"a": "x", "a.b": 1, "c": 2}
     assert graph_of_run(runs[0]).in_words == "12 nodes, 18 edges in round 0"

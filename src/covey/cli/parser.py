@@ -54,6 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
     def takes_set(command: argparse.ArgumentParser, help: str) -> None:
         command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help=help)
 
+    def takes_labels(command: argparse.ArgumentParser, of: str) -> None:
+        command.add_argument(
+            "--label", metavar="TEXT", action="append", default=[], dest="labels",
+            help=f"the name of a {of}; give one for each, in order (default: the keys that differ)",
+        )  # fmt: skip
+
     run = add(
         "run", _lazily("running", "run"), "Run an experiment.", "covey run experiment.toml --set rounds=20 --seed 7"
     )
@@ -128,6 +134,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     plot.add_argument("--out", type=Path, default=Path("figure.png"), help="PNG, SVG or PDF (default: figure.png)")
     plot.add_argument("--each", action="store_true", help="draw one line per run, even if runs differ only in seeds")
+    takes_labels(plot, "line")
     other = plot.add_mutually_exclusive_group()
     other.add_argument(
         "--histogram", action="store_true", help="draw the distribution of the metric's final values, of one run"
@@ -148,6 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
         "covey report runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
     report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    takes_labels(report, "experiment")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
 
     export = add(

@@ -173,7 +173,7 @@ def plot(arguments: argparse.Namespace) -> int:
         figure = view.holdings(Run(paths[0]))
     else:
         runs = [Run(path) for path in paths]
-        figure = view.curves(runs, arguments.metric, arguments.against, each=arguments.each)
+        figure = view.curves(runs, arguments.metric, arguments.against, arguments.labels, each=arguments.each)
     view.save(figure, arguments.out)
     say(str(arguments.out))
     return 0
@@ -183,7 +183,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write an HTML page."""
     from covey.report import write_report
 
-    write_report([Run(path) for path in arguments.runs], arguments.out)
+    write_report([Run(path) for path in arguments.runs], arguments.out, arguments.labels)
     say(str(arguments.out))
     return 0
 

@@ -12,11 +12,12 @@ from zlib import crc32
 
 from covey import view
 from covey.parts.errors import CoveyError, RunError
+from covey.report.compact import compact
 from covey.report.style import COLOURS, STYLE
 from covey.runtime.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
-from covey.view.groups import Group, differing, flat, grouped, names
+from covey.view.groups import Group, differing, flat, grouped, names_of_runs
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
 from covey.view.words import amount, figure, seconds
 
@@ -34,11 +35,13 @@ _CURVES = (
 _SIZE = (4.9, 3.5)
 """Inches: with this size, the text of figures is about as large as the text around them, on phones, too."""
 
+_LONGEST_TITLE = 70
+
 _OPEN = 3
 """With more runs than this, the details are folded."""
 
-_MOST = 12
-"""With more runs than this, one run of each experiment has its own section, so that the page stays below 3 MB."""
+_MOST, _LARGE = 12, 500_000
+"""With more runs than this, or more bytes of them, only one run of each experiment has its own section."""
 
 _MAIN = (
     "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
@@ -49,27 +52,31 @@ _MAIN = (
 """The main settings of an experiment. Parts are shown with their parameters."""
 
 
-def write_report(runs: Sequence[Run], file: Path) -> None:
+def write_report(runs: Sequence[Run], file: Path, labels: Sequence[str] = ()) -> None:
     """Write the page of some runs.
 
     Args:
         runs: the runs. The curves of several share the axes.
         file: the path of the page.
+        labels: a name for each experiment. By default the keys that differ name it.
 
     Raises:
+        ConfigurationError: there is not one label for each experiment.
         RunError: the file cannot be written.
     """
-    groups = grouped(runs)
+    groups = grouped(runs, labels=labels)
+    called = names_of_runs(groups)
     title = _title(groups, runs)
     body = [
         f"<header><h1>{html.escape(title)}</h1>{_subtitle(runs)}</header><main>",
-        _section("results", "Results", _over_seeds(groups) + _summary(runs)),
+        _section("results", "Results", _over_seeds(groups) + _summary(runs, called)),
         _section("curves", "Curves", _curves(runs, groups)),
         _section("setup", "What was run", _setup(groups)),
     ]
-    shown = runs if len(runs) <= _MOST else [group.runs[0] for group in groups][:_MOST]
-    for run, name in zip(shown, names(shown), strict=True):
-        inner = _of_one(run)
+    details = _details(runs, groups)
+    shown = [run for run in runs if run.folder in details]
+    for run in shown:
+        name, inner = called[run.folder], details[run.folder]
         if len(runs) > _OPEN:
             inner = f"<details><summary>{html.escape(name)}</summary>{inner}</details>"
         which = "each run" if len(shown) == len(runs) else f"{len(shown)} of the {len(runs)} runs"
@@ -77,11 +84,12 @@ def write_report(runs: Sequence[Run], file: Path) -> None:
         if len(runs) == 1 or (len(runs) > _OPEN and run is shown[0]):
             heading = f"Nodes, data and graph{f' of {which}' if len(runs) > 1 else ''}"
         body.append(_section(f"run-{name}", heading, inner))
+    content, looks = _with_classes("".join(body))
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)} · covey</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><style>{STYLE}</style></head>'
-        f"<body>{''.join(body)}</main></body></html>\n"
+        f'<meta name="color-scheme" content="light dark"><style>{STYLE}{looks}</style></head>'
+        f"<body>{content}</main></body></html>\n"
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +98,34 @@ def write_report(runs: Sequence[Run], file: Path) -> None:
         raise RunError(f"The report {file} cannot be written: {error.strerror}.") from error
 
 
+def _details(runs: Sequence[Run], groups: Sequence[Group]) -> dict[Path, str]:
+    """The section of each run by its folder. If all are too large, only one run of each experiment has one."""
+    one_each = [group.runs[0] for group in groups][:_MOST]
+    found = {run.folder: _of_one(run) for run in (runs if len(runs) <= _MOST else one_each)}
+    if sum(map(len, found.values())) > _LARGE:
+        found = {run.folder: found[run.folder] for run in one_each}
+    while len(found) > 1 and sum(map(len, found.values())) > _LARGE:
+        found.popitem()
+    return found
+
+
+def _with_classes(body: str) -> tuple[str, str]:
+    """Replace the style attributes of a page by classes, and return the page and the rules of the classes."""
+    names: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        return f' class="{names.setdefault(found[1], f"l{len(names):x}")}"'
+
+    return re.sub(' style="([^"<>]*)"', named, body), "".join(f".{name}{{{look}}}" for look, name in names.items())
+
+
 def _title(groups: Sequence[Group], runs: Sequence[Run]) -> str:
-    labels = [group.label for group in groups]
-    if len(labels) <= 3:
-        return ", ".join(labels)
-    return f"{len(runs)} runs" if len(runs) == len(labels) else f"{len(labels)} experiments, {len(runs)} runs"
+    """The names of the experiments or, if these are long, their number, after the name that all have in common."""
+    own = {str(run.experiment.get("name", "run")) for run in runs} - {"run"}
+    labels = ", ".join(group.label for group in groups)
+    if len(labels) > _LONGEST_TITLE:
+        labels = f"{len(runs)} runs" if len(runs) == len(groups) else f"{len(groups)} experiments, {len(runs)} runs"
+    return f"{own.pop()}: {labels}" if len(own) == 1 and len(groups) > 1 else labels
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
@@ -123,12 +154,12 @@ def _section(id: str, heading: str, inner: str) -> str:
     return f'<section id="{html.escape(re.sub(r"[^A-Za-z0-9_.-]", "-", id))}">{head}{inner}</section>'
 
 
-def _summary(runs: Sequence[Run]) -> str:
+def _summary(runs: Sequence[Run], called: Mapping[Path, str]) -> str:
     summaries = [run.summary() for run in runs]
     columns, figures = summary_table(runs, summaries)
     rows = []
-    for summary, name, cells in zip(summaries, names(runs), figures, strict=True):
-        rows.append([name, *cells, f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]])
+    for run, summary, cells in zip(runs, summaries, figures, strict=True):
+        rows.append([called[run.folder], *cells, f"{summary['nodes']:,}", f"{summary['rounds']:,}", summary["status"]])
     return _table(("run", *columns, "nodes", "rounds", "status"), rows) + _note(not_finite(summaries))
 
 
@@ -177,12 +208,13 @@ def _learned(run: Run) -> bool:
 
 
 def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    labels = [group.label for group in groups]
     chosen = list(_CURVES)
     if not any(map(_learned, runs)):
         logged = {name: None for run in runs for name in run.figure_names}
         chosen = [(name, "rounds", f"{name} by round") for name in [*logged][:_MOST_LOGGED]]
     pictures = [
-        _picture(partial(view.curves, runs, metric, against, titled=False, size=_SIZE), caption)
+        _picture(partial(view.curves, runs, metric, against, labels, titled=False, size=_SIZE), caption)
         for metric, against, caption in chosen
     ]
     if not pictures:
@@ -319,10 +351,9 @@ def _picture(draw: "Callable[[], Figure]", caption: str) -> str:
         figure.savefig(buffer, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
     svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
     svg = svg[svg.index("<svg") :]
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption)}" ', 1)
     for colour, name in COLOURS.items():
         svg = svg.replace(f"{colour}", f"var(--{name})")
     # Ids of clip paths and markers restart in every figure. On one page they must differ.
-    mark = f"f{crc32(svg.encode())}-"
-    svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', lambda found: found[1] + mark, svg)
+    svg = compact(svg, f"f{crc32(svg.encode()):x}-")
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(caption)}" ', 1)
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"

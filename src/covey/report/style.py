@@ -38,6 +38,7 @@ th {{ color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule)
 tr + tr td {{ border-top: 1px solid var(--rule); }}
 .figures th:not(:first-child), .figures td:not(:first-child) {{ text-align: right; padding: .35rem 0 .35rem .9rem;
   white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.figures td:first-child {{ min-width: 9rem; }}
 .words td:first-child {{ color: var(--soft); white-space: nowrap; }}
 .words td {{ overflow-wrap: anywhere; min-width: 9rem; }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: .6rem 2rem; margin: .8rem 0 1.4rem; }}

@@ -5,13 +5,13 @@ Shapes: N nodes, C classes, T moments.
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from covey.parts.errors import ConfigurationError, RunError, unknown
 from covey.runtime.runs import Run
-from covey.view.groups import Group, grouped
+from covey.view.groups import grouped
 from covey.view.look import (
     CLASSES,
     INK,
@@ -42,6 +42,8 @@ _LABELS = {
     "consensus_distance": "squared distance to the average",
 }
 _MOMENTS = 100
+_STYLES: tuple[Any, ...] = ("-", (0, (3, 1.2)), (0, (1, 1)))
+"""Solid, dashed and dotted lines."""
 MOST_BANDS = 4
 """The greatest number of bands that are drawn: more would hide each other."""
 _MOST_BARS = 60
@@ -68,20 +70,17 @@ def curves(
         runs: the runs to draw.
         metric: a column of `Run.figures` or `Run.network`.
         against: "rounds", "time", "bytes" or "energy".
-        labels: a name for each run. Each run has its own line then.
+        labels: a name for each line. By default the keys that differ name it.
         each: draw a line for every run, even if only seeds differ.
         titled: add a title that explains lines and bands.
-        size: width and height in inches.
+        size: width and height in inches. A legend of many lines adds to the height.
 
     Raises:
-        ConfigurationError: a run does not have the metric.
+        ConfigurationError: a run does not have the metric, or there is not one label for each line.
     """
     figure = new_figure(size)
     axes = new_axes(figure)
-    if labels:
-        groups = [Group(label, (run,), {}) for run, label in zip(runs, labels, strict=True)]
-    else:
-        groups = grouped(runs, each=each)
+    groups = grouped(runs, each=each, labels=labels)
     courses = [_course_of_group(group.runs, metric, against) for group in groups]
     label = against_label(against, max(course["x"].max() for course in courses), {run.clock for run in runs})
     scale, handles = label[1], []
@@ -102,7 +101,7 @@ def curves(
             marker=MARKERS[index % len(MARKERS)] if len(groups) > 1 or len(x) == 1 else None,
             markersize=4.5,
             markevery=max(1, len(x) // 8),
-            linestyle=("-", "--", ":")[index // len(LINES) % 3],
+            linestyle=_STYLES[index // len(LINES) % len(_STYLES)],
         )
         handles.append(line)
     axes.set_xlabel(label[0])
@@ -110,7 +109,7 @@ def curves(
     if against == "rounds":
         whole_numbers(axes.xaxis)
     if len(groups) > 1:
-        legend(figure, handles, [group.label for group in groups])
+        legend(figure, handles, [group.label for group in groups], handle=2.8)
     if titled:
         several = any(len(group.runs) > 1 for group in groups)
         note = bands_in_words(several=several, over_nodes=spread_over_nodes, shown=bands)
@@ -296,12 +295,15 @@ def holdings(run: Run, *, titled: bool = True, size: tuple[float, float] = (7.0,
         if classes <= 20:
             axes.set_yticks(range(classes))
     else:
+        from matplotlib.patches import Patch
+
         bottom_N = np.zeros(nodes)
         for label in range(classes):
-            axes.bar(np.arange(nodes), counts_NC[:, label], 0.85, bottom_N, color=CLASSES[label], label=f"{label}")
+            held_N = np.flatnonzero(counts_NC[:, label])
+            axes.bar(held_N, counts_NC[held_N, label], 0.85, bottom_N[held_N], color=CLASSES[label])
             bottom_N += counts_NC[:, label]
-        handles, labels = axes.get_legend_handles_labels()
-        legend(figure, handles, labels, heading="class")
+        patches = [Patch(color=CLASSES[label]) for label in range(classes)]
+        legend(figure, patches, [*map(str, range(classes))], heading="class")
     whole_numbers(axes.xaxis)
     axes.set_xlim(-0.5, nodes - 0.5)
     if titled:

@@ -21,12 +21,14 @@ from covey.view.positions import Floats, columns_of, nearest, positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.path import Path as Outline
 
-_PIES = 128
-"""The greatest number of nodes that are drawn as pies. Of more nodes, the main label is drawn."""
+_PIES, _PIES_IN_SMALL = 128, 64
+"""The greatest numbers of nodes that are drawn as pies, in a figure of six inches and in a narrower one. Of more nodes,
+the main label is drawn."""
 _MAIN = 0.4
 """The least fraction of a node's samples that makes a label its main label."""
-_AS_PICTURE = 600
+_AS_PICTURE = 1500
 """More edges or nodes than this are rasterized, as they would make a vector file large."""
 _OTHERS = "others"
 _INK = 0.3
@@ -149,7 +151,9 @@ def picture(shown: Pictured, *, titled: bool = True, size: tuple[float, float] =
     figure = new_figure(size)
     axes = new_axes(figure, grid=False)
     axes.set_axis_off()
-    axes.set_aspect("equal")
+    axes.margins(0)
+    # The axes stay as wide as the figure, whatever the graph is: its title begins where they do.
+    axes.set_aspect("equal", adjustable="datalim")
     main_N = None if shown.labels_NL is None else shown.labels_NL.argmax(axis=1)
     position_N2 = positions(shown.graph, main_N)
     radius = float(np.clip((0.4 if shown.graph.is_undirected else 0.3) * nearest(position_N2), 0.006, 0.085))
@@ -159,7 +163,8 @@ def picture(shown: Pictured, *, titled: bool = True, size: tuple[float, float] =
     _draw_edges(axes, shown.graph, position_N2, radius, inches)
     handles, names, heading = _draw_nodes(axes, shown, position_N2, radius)
     low_2, high_2 = position_N2.min(axis=0) - 2.2 * radius, position_N2.max(axis=0) + 2.2 * radius
-    axes.set(xlim=(low_2[0], high_2[0]), ylim=(low_2[1], high_2[1]))
+    axes.update_datalim([low_2, high_2])
+    axes.autoscale_view()
     if handles:
         legend(figure, handles, names, heading=heading)
     if titled:
@@ -221,7 +226,7 @@ def _draw_edges(axes: Any, graph: Graph, position_N2: Floats, radius: float, inc
     opacity_E = np.empty(len(ink_E))
     for which_E, most in ((between_E, 0.45), (~between_E, 0.85)):
         opacity_E[which_E] = np.clip(_INK / max(ink_E[which_E].sum(), 1e-9), 0.05, most)
-    opacity_E *= 0.4 + 0.6 * strength_E
+    opacity_E = np.round(opacity_E * (0.4 + 0.6 * strength_E), 2)
     as_picture = len(lines_ET2) > _AS_PICTURE
     if directed:
         heads_E32 = _heads(lines_ET2, min(radius, 0.02 + 0.2 / len(lines_ET2) ** 0.5) * (0.4 + 0.6 * strength_E))
@@ -291,7 +296,7 @@ def _stubs(lines_E22: Floats, unit: float) -> tuple[Floats, Ids]:
 
 def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) -> tuple[list[Any], list[str], str]:
     """Draw nodes by their labels, and return the marks, names and heading of the legend."""
-    from matplotlib.collections import PolyCollection
+    from matplotlib.collections import PathCollection
     from matplotlib.lines import Line2D
 
     n, as_picture = shown.graph.n, shown.graph.n > _AS_PICTURE
@@ -301,19 +306,19 @@ def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) 
     counts_NL, names = _few(shown.labels_NL)
     share_NL = counts_NL / np.maximum(counts_NL.sum(axis=1, keepdims=True), 1)
     colours = [CLASSES[-1] if name == _OTHERS else CLASSES[position] for position, name in enumerate(names)]
-    if n <= _PIES:
+    if n <= (_PIES if axes.figure.get_figwidth() >= 6 else _PIES_IN_SMALL):
         heading = "labels that a node holds"
         _circles(axes, position_N2, np.full(n, 1.18 * radius), facecolors=PAPER, zorder=1.8)
-        _circles(axes, position_N2, np.full(n, radius), facecolors=RULE, zorder=1.9)
+        empty_N = ~share_NL.any(axis=1)
+        _circles(axes, position_N2[empty_N], np.full(empty_N.sum(), radius), facecolors=RULE, zorder=1.9)
         end_NL = np.cumsum(share_NL, axis=1)
         for label, colour in enumerate(colours):
-            held_N = np.flatnonzero(share_NL[:, label])
-            # Clockwise from the top. The wedge of a single label is a whole circle.
-            turn_NT = np.linspace(end_NL[held_N, label] - share_NL[held_N, label], end_NL[held_N, label], 33, axis=1)
-            around_NT2 = np.stack([np.sin(2 * np.pi * turn_NT), np.cos(2 * np.pi * turn_NT)], axis=2)
-            wedges_NT2 = position_N2[held_N, None] + radius * np.pad(around_NT2, ((0, 0), (0, 1), (0, 0)))
+            wedges = [
+                _wedge(position_N2[node], radius, end_NL[node, label] - share_NL[node, label], share_NL[node, label])
+                for node in np.flatnonzero(share_NL[:, label])
+            ]
             axes.add_collection(
-                PolyCollection(list(wedges_NT2), facecolors=colour, edgecolors="none", zorder=2, label=names[label]),
+                PathCollection(wedges, facecolors=colour, edgecolors="none", zorder=2, label=names[label]),
                 autolim=False,
             )
     else:
@@ -329,6 +334,15 @@ def _draw_nodes(axes: Any, shown: Pictured, position_N2: Floats, radius: float) 
             )  # fmt: skip
     handles = [Line2D([], [], color=colour, marker="o", markersize=6, linestyle="") for colour in colours]
     return handles, names, heading
+
+
+def _wedge(centre_2: Floats, radius: float, start: float, share: float) -> "Outline":
+    """The part of a pie that begins at a share of the circle, clockwise from the top."""
+    from matplotlib.path import Path as Outline
+
+    # A Bézier curve of a quarter of a circle is off by at most 0.03 %.
+    arc = Outline.wedge(90 - 360 * (start + share), 90 - 360 * start, max(1, int(np.ceil(4 * share))))
+    return Outline(centre_2 + radius * np.asarray(arc.vertices), arc.codes)
 
 
 def _few(counts_NL: Ids) -> tuple[Ids, list[str]]:

@@ -1,0 +1,89 @@
+"""Pictures in few bytes: the same points, looks and references."""
+
+import io
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from covey.report.compact import _relative, compact
+
+COUNTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "Z": 0}
+NUMBERS = st.floats(-500, 500).map("{:.6f}".format)
+
+
+def points(path):
+    """Every point of a path in absolute numbers, with its command."""
+    found, at, first, command = [], np.zeros(2), np.zeros(2), ""
+    words = re.findall(r"[A-Za-z]|-?\d*\.?\d+(?:e-?\d+)?", path)
+    while words:
+        if words[0].isalpha():
+            command = words.pop(0)
+        if command in "zZ":
+            found.append(("Z", first))
+            at = first
+            continue
+        size = COUNTS[command.upper()]
+        numbers = np.array([float(words.pop(0)) for _ in range(2 * size)]).reshape(size, 2)
+        ends = numbers + at if command.islower() else numbers
+        found += [(command.upper(), end) for end in ends]
+        at = ends[-1]
+        if command in "mM":
+            first = at
+    return found
+
+
+@given(st.lists(st.sampled_from("MLQCz"), max_size=8), st.data())
+def test_a_path_keeps_its_points(commands, data):
+    text = ""
+    for command in ["M", *commands]:
+        numbers = [data.draw(NUMBERS) for _ in range(2 * COUNTS[command.upper()])]
+        text += f"{command} {' '.join(map(str, numbers))} \n"
+    before, after = points(text), points(_relative(text))
+    assert [command for command, _ in after] == [command for command, _ in before]
+    for (_, exact), (_, kept) in zip(before, after, strict=True):
+        assert np.abs(exact - kept).max() <= 0.1 + 1e-6
+
+
+def test_closing_replaces_the_line_back_to_the_beginning():
+    assert _relative("M 1 1 \nL 2 1 \nL 2 2 \nL 1 1 \nz\n") == "M1 1l1 0 0 1z"
+
+
+def drawn():
+    from matplotlib import rc_context
+
+    from covey.view.look import new_axes, new_figure
+
+    figure = new_figure((4, 3))
+    axes = new_axes(figure)
+    axes.bar(range(12), range(1, 13), color="#332288")
+    axes.plot(range(12), marker="o", color="#0072b2", alpha=0.5)
+    axes.imshow(np.eye(3), extent=(2, 4, 2, 4), aspect="auto")
+    axes.set_title("a <title> & more")
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
+    return svg[svg.index("<svg") :]
+
+
+def test_a_picture_keeps_its_texts_shapes_and_references():
+    svg = drawn()
+    small = compact(svg, "m-")
+    assert len(small) < len(svg) / 2
+    tree = ElementTree.fromstring(small)
+    before = ElementTree.fromstring(svg)
+    texts = [text.text for text in tree.iter() if text.tag.endswith("text")]
+    assert texts == [text.text.strip() for text in before.iter() if text.tag.endswith("}text")]
+    assert "a <title> & more" in texts
+    ids = {element.get("id") for element in tree.iter()} - {None}
+    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', small))
+    assert {first or second for first, second in used} == ids
+    assert all(name.startswith("m-") for name in ids)
+    starts = sum(len(re.findall("[Mm]", path.get("d", ""))) for path in tree.iter())
+    uses = small.count("<use") - sum(name.startswith("m-") and f'<path id="{name}"' in small for name in ids)
+    assert starts + uses == sum(path.tag.endswith("}path") for path in before.iter()) + svg.count("<use") - svg.count(
+        '<path id="m'
+    )
