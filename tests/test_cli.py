@@ -301,15 +301,15 @@ MISTAKES = {
     "program=own_models:Other": "The program 'own_models:Other' does not exist: own_models has no Other.",
     "program=own_models:": "Unknown program 'own_models:'.",
     "program=:Class": "Unknown program ':Class'.",
-    "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is no table, but '20ms'.",
+    "network.latency.seconds=3": "The key 'latency' in 'network.latency.seconds' is not a table, but '20ms'.",
     "program.schedule.every=2": "Unknown key 'every' of the schedule every-round. It takes none. That kind is the default, of every-round, greedy, periodic, skiptrain.",
     "network.churn.mean_up=2": "The churn has no 'kind'. Known: none, rate, trace.",
-    "name=../../evil": "The 'name' of the experiment must be letters, digits, '.', '_' and '-'",
-    "name=a b/c": "beginning with none of '.' and '-': folders are called so. Got 'a b/c' instead.",
+    "name=../../evil": "The 'name' of the experiment must be at most 64 letters, digits, '.', '_' and '-'",
+    "name=a b/c": "must not begin with '.' or '-': it names folders. Got 'a b/c' instead.",
     "name=-v": "Got '-v' instead.",
     'name=""': "Got '' instead.",
     "nonsense": "A setting must be written \"key=value\". Got 'nonsense' instead.",
-    "seed.x=3": "The key 'seed' in 'seed.x' is no table",
+    "seed.x=3": "The key 'seed' in 'seed.x' is not a table",
 }
 
 

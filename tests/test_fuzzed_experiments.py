@@ -43,7 +43,7 @@ TEXTS = {
     "a seed of 100 digits": (f"seed = {'9' * 100}\n{SMALL}", "the whole number of 'seed' takes more than 64 bits"),
     "10^12 nodes": (SMALL.replace("4", "1000000000000"), "The 'nodes' of the network must be an int in [1, 10000000]."),
     "a complete graph": (SMALL.replace('"ring"', '"complete"').replace("4", "1000000"), "would take 63,999.9 GB"),
-    "a long name": (f'name = "{"a" * 5000}"\n{SMALL}', "The 'name' of the experiment must be letters, digits, '.', '_' and '-', at most 64"),
+    "a long name": (f'name = "{"a" * 5000}"\n{SMALL}', "The 'name' of the experiment must be at most 64 letters, digits, '.', '_' and '-'"),
     "a long key": (f"{'a' * 5000} = 1\n{SMALL}", "Unknown key 'aaaa"),
     "a long kind": (SMALL.replace("ring", "r" * 5000), "The 'kind' of the topology must be a name. Got 'rrr"),
     "a kind that cannot be printed": (SMALL.replace("ring", "r\\u0000\\u001B[31m"), r"Got 'r\x00\x1b[31m' instead."),

@@ -96,7 +96,7 @@ def test_a_model_of_who_is_no_neighbour_is_not_merged():
     patient = {"topology": Ring(), "patience": 1.0}
     expected, _ = run(Gossip(**patient))
     world, written = run(Intruder(**patient))
-    assert rejections(written) == [(1, "message of node 3: nobody sends to node 1 from there in round 1")]
+    assert rejections(written) == [(1, "message of node 3: its sender does not send to node 1 in round 1")]
     assert all(torch.equal(a.model, b.model) for a, b in zip(world.nodes, expected.nodes, strict=True))
 
 

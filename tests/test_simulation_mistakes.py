@@ -74,7 +74,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_told_of_when_it_is_committed(val
                     node.state["x"] = value
             node.state["x"] = value
 
-    expected = r"^The 'x' in the state of node 0 must be what a message may hold: .*" + message
+    expected = r"^The 'x' in the state of node 0 must be a tensor, .*" + message
     with pytest.raises(ProgramError, match=expected) as raised:
         run_program(Keeps(), network={"nodes": 1}, rounds=2)
     assert "\n" not in str(raised.value)

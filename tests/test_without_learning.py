@@ -154,7 +154,7 @@ def test_a_function_that_is_not_pure_is_found_by_calling_it_twice():
 
 @pytest.mark.parametrize("cost", [{}, {"samples": 1, "seconds": 1}])
 def test_a_computation_says_what_it_costs(cost):
-    with pytest.raises(ProgramError, match="must say its 'samples' or its 'seconds'"):
+    with pytest.raises(ProgramError, match="must have either 'samples' or 'seconds'"):
         computed(lambda node: node.compute(noisy, 1.0, **cost))
 
 
@@ -186,7 +186,7 @@ def test_who_learns_needs_a_task_and_who_does_not_is_told(tmp_path):
     with pytest.raises(ConfigurationError, match=r"The 'task' of the experiment is missing: the nodes of the program"):
         covey.run(tables(Learns()), out=tmp_path / "run")
     with pytest.raises(
-        ProgramError, match=r"Node 0 .* has no 'train'. A plain node learns nothing: derive the program"
+        ProgramError, match=r"Node 0 .* has no 'train'. A plain node does not learn: derive the program"
     ):
         covey.run(tables(Forgets()), out=tmp_path / "other")
 

@@ -1,4 +1,4 @@
-"""The runtime: what a program may ask of a node, the engines that run it, and the run that comes of it."""
+"""The runtime: the contract between programs and nodes, the engines, and the folders of runs."""
 
 KINDS = {
     "engine": {
@@ -6,4 +6,4 @@ KINDS = {
         "emulation": "covey.runtime.emulation:Emulation",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,4 +1,4 @@
-"""When a run's next checkpoint is due, where the experiment does not say it in rounds."""
+"""The times of checkpoints, if the experiment does not give them in rounds."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -6,24 +6,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _LEAST = 5.0
-"""Seconds between two checkpoints at least."""
+"""The least seconds between two checkpoints."""
 _SHARE = 0.03
-"""Of a run's time, what checkpoints take at most: after one that took a second, the next is due 33 seconds later."""
+"""The greatest fraction of a run's time for checkpoints: after one of a second, the next is due 33 seconds later."""
 _MOST = 1 << 31
-"""Bytes of models up to which checkpoints are taken that nobody asked for: they need as much memory, and room for two
-on the disk."""
+"""The greatest size of models for which checkpoints are taken by default: they need as much memory, and twice as much
+disk."""
 _BYTES_PER_SECOND = 60e6
-"""How fast the first is expected to be. Measured: 60 to 120 MB/s, with its checksum and fsync, on two busy cores."""
+"""The expected speed of the first checkpoint. Measured: 60 to 120 MB/s, with checksum and fsync, on two busy cores."""
 _COPIES = 4
-"""How many of them must find room on the disk: those that are kept, the one that is written, and what else grows."""
+"""The free disk that is required, in checkpoints: those that are kept, the one that is written, and a reserve."""
 
 
 class Cadence:
-    """Spreads checkpoints over a run so that they cost a small share of its time.
+    """Schedules checkpoints so that they cost a small fraction of a run's time.
 
     Args:
-        model_bytes: what the models of all nodes take.
-        folder: where checkpoints are written; None where they are not.
+        model_bytes: the bytes of the models of all nodes.
+        folder: the folder of checkpoints; None if none are written.
         now: a clock, in seconds.
     """
 
@@ -33,7 +33,7 @@ class Cadence:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """True if a checkpoint is due."""
         return self._now() - self._since >= max(_LEAST, self._cost / _SHARE) and self._is_affordable
 
     @property
@@ -47,7 +47,7 @@ class Cadence:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Count what is done meanwhile as the cost of the next checkpoint."""
+        """Measure the time within the context as cost of the next checkpoint."""
         began = self._now()
         try:
             yield
@@ -55,5 +55,5 @@ class Cadence:
             self._spent += self._now() - began
 
     def taken(self) -> None:
-        """A checkpoint has been taken."""
+        """Record that a checkpoint was taken."""
         self._cost, self._spent, self._since = self._spent, 0.0, self._now()

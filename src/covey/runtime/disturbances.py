@@ -1,4 +1,4 @@
-"""Which faults strike the nodes of an engine at the moment, and what follows from it for each node and message."""
+"""The faults that are active in an engine, and their effect on nodes and messages."""
 
 import math
 from collections import Counter
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Disturbances:
-    """The strikes that are under way.
+    """The active strikes.
 
-    A node that several strikes or absences keep away is back when the last of them is over.
+    A node that is away because of several strikes or absences returns when the last of them ends.
 
     Args:
-        stage: where they strike.
-        seed: the experiment's.
+        stage: the stage of the nodes.
+        seed: the experiment's seed.
         speeds: samples per second of every node without faults.
     """
 
     def __init__(self, stage: "Stage", seed: int, speeds: Sequence[float]) -> None:
         self.stage = stage
         self.of_messages: list[Strike] = []
-        """Those that change what becomes of messages; the list stays the same one."""
+        """The strikes that affect messages. The list object stays the same."""
         self._speeds = list(speeds)
         self._struck: dict[Strike, list[_StruckNode]] = {}
         self._away: Counter[int] = Counter()
@@ -37,12 +37,12 @@ class Disturbances:
         self._key = rng.purpose_key(seed, "corruption")
 
     def begin(self, strike: Strike, nodes: Iterable[RunningNode], hit_before: Collection[int] = ()) -> None:
-        """A fault strikes.
+        """Begin a strike.
 
         Args:
             strike: the strike.
-            nodes: those that are here, whether it strikes them or not.
-            hit_before: which of them it has hit already: what it does as long as it lasts it does to them, too.
+            nodes: all nodes of this process.
+            hit_before: the nodes that it hit before a resumption: only its lasting effects apply to them.
         """
         here = [node for node in nodes if node.id in strike.nodes and not node.mail.ended]
         struck = self._struck[strike] = [_StruckNode(self, node, strike) for node in here]
@@ -54,7 +54,7 @@ class Disturbances:
         self._set_speeds(here)
 
     def end(self, strike: Strike) -> None:
-        """A strike is over."""
+        """End a strike."""
         struck = self._struck.pop(strike)
         for target in struck:
             target.recover()
@@ -63,7 +63,7 @@ class Disturbances:
         self._set_speeds([target.node for target in struck])
 
     def leave(self, node: RunningNode, *, for_good: bool) -> None:
-        """Something keeps a node away."""
+        """Count a reason for a node to be away."""
         self._away[node.id] += 1
         if self._away[node.id] == 1 and not node.mail.ended:
             self.stage.leave(node)
@@ -71,7 +71,7 @@ class Disturbances:
             self.stage.leave_for_good(node)
 
     def come_back(self, node: RunningNode) -> None:
-        """Something no longer keeps a node away."""
+        """Remove a reason for a node to be away."""
         self._away[node.id] -= 1
         if not self._away[node.id] and not node.mail.ended:
             self.stage.come_back(node)
@@ -79,14 +79,14 @@ class Disturbances:
                 node.hold()
 
     def pause(self, node: RunningNode) -> None:
-        """A strike lets a node stand still."""
+        """Count a reason for a node to be paused."""
         self._paused[node.id] += 1
         if node.held is None and not node.mail.away:
             node.event("paused", f"in round {node.round}")
             node.hold()
 
     def go_on(self, node: RunningNode) -> None:
-        """A strike no longer lets a node stand still."""
+        """Remove a reason for a node to be paused."""
         self._paused[node.id] -= 1
         if not self._paused[node.id] and node.held is not None:
             node.event("went on", f"in round {node.round}")
@@ -98,7 +98,7 @@ class Disturbances:
             self.stage.set_speed(node, self._speeds[node.id] / slower)
 
     def fates(self, sender: RunningNode, receivers: Sequence[int]) -> Iterator[tuple[int, Fate]]:
-        """What becomes of the copies of a message that a node sends now."""
+        """The fates of the copies of a message that a node sends now: (receiver, fate)."""
         # Drawn by the node's count of events, as message loss is.
         sender.order += 1
         key = rng.mix(self._key, sender.order)
@@ -120,15 +120,15 @@ class Disturbances:
                 slower *= fate
             else:
                 raise ConfigurationError(
-                    f"The fate of a message by {fault.named()} must be a positive number or the reason for which the "
-                    f"message is lost. Got {fate!r} instead."
+                    f"The fate of a message by {fault.named()} must be a positive number or the reason for its loss. "
+                    f"Got {fate!r} instead."
                 )
         return CORRUPT if corrupt else slower
 
 
 @dataclass(slots=True)
 class _StruckNode:
-    """A node, to the fault that strikes it."""
+    """A node as the target of a fault."""
 
     disturbances: Disturbances
     node: RunningNode
@@ -145,7 +145,7 @@ class _StruckNode:
         self.disturbances.pause(self.node)
 
     def recover(self) -> None:
-        """Undo what the fault has done."""
+        """Undo the effect of the fault."""
         for _ in range(self.kills):
             self.disturbances.come_back(self.node)
         for _ in range(self.pauses):

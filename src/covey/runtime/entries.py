@@ -1,4 +1,4 @@
-"""The types of entries: what a value of a state or of a message must be, as an annotation declares it."""
+"""The types of entries of states and messages, and their declaration by annotations."""
 
 import sys
 import types
@@ -42,7 +42,7 @@ class _Either(Expected):
 
 
 def fits(value: Any, wanted: Wanted, node: Node) -> bool:
-    """Whether a value is what is wanted; True and False are no ints here, and an int is a float."""
+    """True if a value is of the wanted type. A bool is not an int, and an int is a float."""
     if isinstance(wanted, Expected):
         return wanted.admits(value, node)
     if isinstance(wanted, range):
@@ -53,7 +53,7 @@ def fits(value: Any, wanted: Wanted, node: Node) -> bool:
 
 
 def in_words(wanted: Wanted, node: Node) -> str:
-    """What a value must be, as in "an int in [0, 5)"."""
+    """A description of the values that are wanted, as in "an int in [0, 5)"."""
     if isinstance(wanted, Expected):
         return wanted.in_words(node)
     if isinstance(wanted, range):
@@ -64,16 +64,16 @@ def in_words(wanted: Wanted, node: Node) -> str:
 
 
 def count_in_words(number: int) -> str:
-    """A number in words: powers of two are easier to read as such."""
+    """A number, as a power of two if it is a large one."""
     return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
 
 
 def wanted_by(hint: Any) -> Wanted | None:
-    """What a value must be by an annotation; None for an annotation that names no type of entries.
+    """The type of entry that an annotation declares, or None if it declares none.
 
     Args:
-        hint: a type; a list of one plain type; several of these, as in `Tensor | None`; or `Annotated[int, range(5)]`
-            and the like, with whatever `usable` takes.
+        hint: a type, a list of one plain type, a union of these such as `Tensor | None`, or an `Annotated` with any
+            argument of `usable`, such as `Annotated[int, range(5)]`.
     """
     if isinstance(hint, NewType):
         return wanted_by(hint.__supertype__)

@@ -1,4 +1,4 @@
-"""An experiment: program x task x network x engine x seed, as typed objects or as a TOML file."""
+"""Experiments: program, task, network, engine and seed, as typed objects or as a TOML file."""
 
 import dataclasses
 import math
@@ -28,88 +28,88 @@ _EVALUATED_EVERY = 10
 
 
 class Evaluation(Part):
-    """When and how the models of the nodes are evaluated."""
+    """The settings of the evaluation of models."""
 
     kind: ClassVar[str] = "evaluation"
     every: int | None = param(
-        "The rounds between two evaluations; the last round is always evaluated. 0: only the last. By default 10, or "
-        "what follows 10 among the multiples of the schedule's cycle, within which accuracies go up and down.",
+        "Rounds between two evaluations. The last round is always evaluated; 0 means only the last. By default 10, or "
+        "the next multiple of the schedule's cycle, within which accuracies go up and down.",
         default=None,
         ge=0,
     )
     seconds: Seconds | None = param(
-        "The seconds of the nodes' clock between two evaluations of all nodes at once, whatever rounds they are in; "
-        "they are rows of the table 'moments'. None by default.",
+        "Seconds of the nodes' clock between two evaluations of all nodes at the same moment, in whatever rounds they "
+        "are. The results are rows of the table 'moments'. By default, there are none.",
         default=None,
         gt=0,
         lt=math.inf,
     )
-    samples: int | None = param("On how many test samples, the same for all nodes; all by default.", default=None, ge=1)
-    nodes: int | None = param("How many nodes, chosen by the seed; all by default.", default=None, ge=1)
-    average: bool = param("Whether to evaluate the average of all models, and how far they are from it.", default=True)
+    samples: int | None = param("The test samples, the same for all nodes; by default, all.", default=None, ge=1)
+    nodes: int | None = param("The number of evaluated nodes, drawn by the seed; by default, all.", default=None, ge=1)
+    average: bool = param("Whether to evaluate the average of all models, and their distance from it.", default=True)
     takes_time: bool = param(
-        "Whether evaluation costs the nodes time, as training on as many samples does.", default=False
+        "Whether evaluation takes time of the nodes, as much as training on the same samples.", default=False
     )
 
     def due(self, completed: int, rounds: int) -> bool:
-        """Whether models are evaluated after so many rounds."""
+        """True if models are evaluated after this number of completed rounds."""
         return completed == rounds or (self.every is not None and self.every > 0 and completed % self.every == 0)
 
 
 class Checkpoint(Part):
-    """When a run can be resumed from."""
+    """The settings of checkpoints, from which runs are resumed."""
 
     kind: ClassVar[str] = "checkpoint"
     every: int | None = param(
-        "The rounds between two checkpoints; 0 for none but on Ctrl-C. By default they are taken by time, every five "
-        "seconds or so rarely that they cost 3 % of it; but none whose models take more than 2 GiB.",
+        "Rounds between two checkpoints; 0 means only on Ctrl-C. By default they are taken by time: every five "
+        "seconds, or less often if they would cost more than 3 % of it, and not at all if models take more than 2 GiB.",
         default=None,
         ge=0,
     )
-    keep: int = param("How many checkpoints are kept.", default=2, ge=1)
+    keep: int = param("The number of checkpoints that are kept.", default=2, ge=1)
 
 
 class Output(Part):
-    """What a run keeps beside its metrics."""
+    """The results that a run keeps beside its metrics."""
 
     kind: ClassVar[str] = "output"
-    models: bool = param("Whether the final models are saved, where nodes have models.", default=True)
+    models: bool = param("Whether the final models are saved, if nodes have models.", default=True)
     states: bool | None = param(
-        "Whether what is in the state of each node at the end is saved; by default where nodes learn nothing.",
+        "Whether the final state of each node is saved. By default, it is saved if nodes do not learn.",
         default=None,
     )
 
 
 class Engine(Part):
-    """What runs the programs of the nodes."""
+    """An engine, which runs the programs of the nodes."""
 
     family: ClassVar[str] = "engine"
     clock: ClassVar[str] = "virtual"
-    """Which time the nodes' clocks show: virtual or real."""
+    """The time that clocks of nodes show: "virtual" or "real"."""
 
     def compute_settings(self) -> dict[str, Any]:
-        """How to compute, as a task takes it."""
+        """The settings of computing, as arguments for the task."""
         raise NotImplementedError
 
     def check_with(self, experiment: "Experiment") -> None:
-        """See whether the engine can run an experiment.
+        """Refuse an experiment that the engine cannot run.
 
         Raises:
-            ConfigurationError: it cannot.
+            ConfigurationError: the engine cannot run it.
         """
 
     def check_prepared(self, prepared: "Prepared") -> None:
-        """See whether the engine can run an experiment whose data and model are known.
+        """Refuse a prepared experiment, whose data and model are known, that the engine cannot run.
 
         Raises:
-            ConfigurationError: it cannot.
+            ConfigurationError: the engine cannot run it.
         """
 
     def check_checkpoint(self, prepared: "Prepared", checkpoint: "Payload") -> None:
-        """See whether a checkpoint is one of an experiment.
+        """Refuse a checkpoint that is not one of an experiment.
 
         Raises:
-            RunError: it is not.
+            RunError: it does not fit the experiment.
         """
         from covey.runtime import mail, snapshots
 
@@ -127,52 +127,52 @@ class Engine(Part):
         """Run an experiment to its end, or until Ctrl-C.
 
         Args:
-            prepared: what to run.
-            writer: where to record it; None records nothing.
-            progress: told now and then how far it is.
-            checkpoint: where to go on from.
+            prepared: the experiment.
+            writer: records the run; None records nothing.
+            progress: called from time to time with the progress of the run.
+            checkpoint: the checkpoint to resume from.
 
         Raises:
-            ProgramError, ModelError, RunError: why it cannot go on.
+            ProgramError, ModelError, RunError: the run failed.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """The progress of a run."""
 
     rounds: float
-    """Completed rounds, a mean over nodes."""
+    """The mean of the nodes' completed rounds."""
     of: int
     time: float
-    """Seconds on the nodes' clock."""
+    """Seconds of the nodes' clock."""
     commits: int
-    """Completed rounds, summed over nodes."""
+    """The sum of the nodes' completed rounds."""
     loss: float | None
     """The mean of the nodes' latest training losses."""
     accuracy: float | None
     """The mean accuracy of the latest evaluated round."""
     clock: str = "virtual"
-    """Which time that is: virtual or real."""
+    """The kind of that time: "virtual" or "real"."""
     stopping: bool = False
-    """Whether it was interrupted, and stops as soon as it can be resumed."""
+    """True if the run was interrupted, and stops at the next checkpoint."""
     notice: str | None = None
-    """What whoever watches should know."""
+    """A message for the user."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """The outcome of a run."""
 
     finished: bool
-    """False where it was interrupted."""
+    """False if it was interrupted."""
     time: float
-    """Seconds on the nodes' clock."""
+    """Seconds of the nodes' clock."""
     models: Any = None
-    """N x P, the model of every node, where nodes have models."""
+    """The model of every node, N x P, if nodes have models."""
     states: Sequence[Mapping[str, Any]] = ()
-    """The state of every node, where they are kept."""
+    """The state of every node, if states are kept."""
 
 
 def _simulation() -> Engine:
@@ -182,24 +182,24 @@ def _simulation() -> Engine:
 
 
 class Experiment(Part):
-    """Everything that a run depends on."""
+    """An experiment, which determines a run."""
 
     kind: ClassVar[str] = "experiment"
-    name: str = param("What run folders are called.", default="run")
-    seed: int = param("What all randomness is derived from.", default=1, ge=0)
-    rounds: int = param("How many rounds every node makes.", default=100, ge=1)
+    name: str = param("The name of run folders.", default="run")
+    seed: int = param("The seed of all randomness.", default=1, ge=0)
+    rounds: int = param("The rounds of every node.", default=100, ge=1)
     duration: Seconds | None = param(
-        "After how many seconds of the nodes' clock the run ends, if not before.", default=None, gt=0
+        "The seconds of the nodes' clock after which the run ends, if not before.", default=None, gt=0
     )
-    program: Program = param("What every node does.")
-    task: Task | None = param("What is learned, where the program needs nodes that learn.", default=None)
-    network: Network = param("Who is there, and how well they are connected.")
-    faults: list[Fault] = param("What goes wrong on purpose, and when.", factory=list)
-    observer: Observer | None = param("Whose messages are kept, as a curious node would see them.", default=None)
-    evaluation: Evaluation = param("When models are evaluated.", factory=Evaluation)
-    checkpoint: Checkpoint = param("When a run can be resumed from.", factory=Checkpoint)
-    output: Output = param("What a run keeps beside its metrics.", factory=Output)
-    engine: Engine = param("What runs it.", factory=_simulation)
+    program: Program = param("The program of every node.")
+    task: Task | None = param("The task, if the program needs nodes that learn.", default=None)
+    network: Network = param("The nodes and their links.")
+    faults: list[Fault] = param("The injected faults.", factory=list)
+    observer: Observer | None = param("The nodes whose received messages are kept.", default=None)
+    evaluation: Evaluation = param("The evaluation of models.", factory=Evaluation)
+    checkpoint: Checkpoint = param("The checkpoints.", factory=Checkpoint)
+    output: Output = param("The results that a run keeps beside its metrics.", factory=Output)
+    engine: Engine = param("The engine.", factory=_simulation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,8 +208,8 @@ class Experiment(Part):
             self.evaluation = dataclasses.replace(self.evaluation, every=cycle * math.ceil(_EVALUATED_EVERY / cycle))
         if not re.fullmatch(r"\w[\w.-]{0,63}", self.name):
             raise ConfigurationError(
-                f"The 'name' of {self.named()} must be letters, digits, '.', '_' and '-', at most 64, beginning "
-                f"with none of '.' and '-': folders are called so. Got {quoted(self.name)} instead."
+                f"The 'name' of {self.named()} must be at most 64 letters, digits, '.', '_' and '-', and must not "
+                f"begin with '.' or '-': it names folders. Got {quoted(self.name)} instead."
             )
 
     def __repr__(self) -> str:
@@ -230,10 +230,10 @@ class Experiment(Part):
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:
-        """The experiment that the tables of a TOML file describe.
+        """Make an experiment of the tables of a TOML file.
 
         Raises:
-            ConfigurationError: an unknown, missing or impossible key.
+            ConfigurationError: a key is unknown, missing or wrong.
         """
         try:
             toml.check(table)
@@ -247,7 +247,7 @@ class Experiment(Part):
 
         Args:
             file: the TOML file. Its folder is searched for modules of the user's own.
-            overrides: "key=value" with dots between nested keys, as `--set` takes them.
+            overrides: "key=value" with dots between nested keys, as for `--set`.
         """
         table = read_table(file)
         for override in overrides:
@@ -255,12 +255,12 @@ class Experiment(Part):
         return cls.from_table(table)
 
     def to_table(self) -> dict[str, Any]:
-        """The resolved experiment, all defaults written out."""
+        """The tables of the experiment, with all defaults."""
         return to_table(self)
 
 
 def read_table(file: Path | str) -> dict[str, Any]:
-    """The tables of an experiment file; its folder is searched for modules that they name."""
+    """Read the tables of an experiment file, and search its folder for the user's own modules."""
     path = Path(file)
     try:
         tables = toml.read(path)
@@ -277,7 +277,7 @@ def assign(table: dict[str, Any], override: str) -> None:
 
     Args:
         table: the tables of an experiment file.
-        override: "network.nodes=100"; the value is TOML, or a string where it is none.
+        override: "network.nodes=100". A value that is not TOML is a string.
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
@@ -286,23 +286,23 @@ def assign(table: dict[str, Any], override: str) -> None:
 
 
 def put(table: dict[str, Any], key: str, value: Any) -> None:
-    """Set one key of nested tables in place; the key has dots between nested ones."""
+    """Set one dotted key of nested tables in place."""
     names = key.split(".")
     if len(names) > toml.DEEPEST:
         raise ConfigurationError(f"A key must have at most {toml.DEEPEST} parts. Got {quoted(key)} instead.")
     for name in names[:-1]:
         inner = table.setdefault(name, {})
         if isinstance(inner, str) and not inner[:1].isdigit():
-            # A bare kind, not an amount such as "20ms".
+            # A bare kind, not a quantity such as "20ms".
             inner = table[name] = {"kind": inner}
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"The key '{name}' in '{key}' is no table, but {quoted(inner)}.")
+            raise ConfigurationError(f"The key '{name}' in '{key}' is not a table, but {quoted(inner)}.")
         table = inner
     table[names[-1]] = value
 
 
 def parse_value(text: str) -> Any:
-    """A value as it would be read from TOML, or the text itself."""
+    """A text parsed as a TOML value, or the text itself."""
     try:
         return toml.parse(f"value = {text}")["value"]
     except ValueError:

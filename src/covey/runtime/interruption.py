@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop: Ctrl-C, and what clusters, containers and `kill` send. Both mean the same."""
+"""The signals that stop a run: SIGINT of Ctrl-C, and SIGTERM of clusters, containers and `kill`."""
 
 import signal
 import threading
@@ -13,7 +13,7 @@ STOP = (signal.SIGINT, signal.SIGTERM)
 def handled(
     handler: Callable[[int, Any], Any] | signal.Handlers, signals: tuple[signal.Signals, ...] = STOP
 ) -> Iterator[None]:
-    """Handle these signals; where Python handles none, in other threads than the main one, nothing changes."""
+    """Handle signals within the context. Outside of the main thread, where Python handles none, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -22,5 +22,5 @@ def handled(
         yield
     finally:
         for number, earlier in before.items():
-            # What was not set from Python cannot be set again from there.
+            # None: the handler was not set from Python, and cannot be restored.
             signal.signal(number, signal.SIG_DFL if earlier is None else earlier)

@@ -1,4 +1,4 @@
-"""Work that takes nodes time: asked for one by one, done together."""
+"""Jobs: work that nodes request one by one, and that is done together."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,42 +14,42 @@ from covey.parts.errors import ProgramError
 
 
 class Worker(Protocol):
-    """Does jobs of one kind, many at once."""
+    """A worker, which does jobs of one kind, many at once."""
 
     @property
     def at_once(self) -> int:
-        """How many may be done ahead of their time; what came of them waits in memory."""
+        """The number of jobs that may be done ahead of their time, whose results wait in memory."""
 
     @property
     def soon(self) -> int:
-        """How many are done before those that wait for the first of them go on, where time is real."""
+        """In real time, the number of jobs that are done before the first results are delivered."""
 
     def do(self, jobs: Sequence[Any]) -> None:
-        """Do some jobs; each then has what came of it."""
+        """Do jobs, and store their results in them."""
 
 
 class Job(Protocol):
-    """Something that a node asked for."""
+    """Work that a node has requested."""
 
     @property
     def worker(self) -> Worker:
-        """Who does it; jobs with the same one are done together."""
+        """The worker. Jobs of the same worker are done together."""
 
     @property
     def done(self) -> bool:
-        """Whether it has what came of it."""
+        """True if the job has its result."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """Calls a function for the nodes that ask for it."""
+    """A worker that calls a function."""
 
     function: Callable[..., Any]
     at_once: int = 256
     soon: int = 16
 
     def do(self, jobs: "Sequence[Call]") -> None:
-        """Call it for each job, or once for all where it has a form for that, `together`."""
+        """Call the function for each job, or its form `together`, if it has one, once for all."""
         if hasattr(self.function, "together") and len(jobs) > 1:
             self._do_together(jobs)
             return
@@ -57,7 +57,7 @@ class Function:
             try:
                 job.result = self._called(job)
                 if _twice and not same(job.result, self._called(job)):
-                    raise ProgramError(f"{self._name} is not pure: called again, it gives something else")
+                    raise ProgramError(f"{self._name} is not pure: a second call returns another result")
             except Exception as error:
                 job.error = error
             job.done = True
@@ -71,9 +71,9 @@ class Function:
         try:
             results = list(together([job.arguments for job in jobs], **({"random": randoms} if randoms else {})))
             if len(results) != len(jobs):
-                raise ProgramError(f"{self._name}.together gives {len(results)} results for {len(jobs)} nodes")
+                raise ProgramError(f"{self._name}.together returns {len(results)} results for {len(jobs)} nodes")
             if _twice and not same(results, [self._called(job) for job in jobs]):
-                raise ProgramError(f"{self._name}.together gives something else than {self._name} for each node")
+                raise ProgramError(f"{self._name}.together returns other results than {self._name} for each node")
         except Exception as error:
             for job in jobs:
                 job.error, job.done = error, True
@@ -88,12 +88,12 @@ class Function:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call of a function that a node asked for, and what came of it."""
+    """A requested call of a function, and its result."""
 
     worker: Function
     arguments: tuple[Any, ...]
     random: Callable[[], np.random.Generator] | None
-    """Makes the generator that the function is called with, where it asks for one."""
+    """Makes the generator for the function, if it has a parameter `random`."""
     result: Any = None
     error: Exception | None = None
     done: bool = field(default=False)
@@ -101,11 +101,11 @@ class Call:
 
 @lru_cache(maxsize=1024)
 def asks_for_randomness(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter `random`, for a generator of the node's own."""
+    """True if a function has a parameter `random`, for a generator of the node."""
     try:
         return "random" in inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return False  # Some that are written in C say nothing of their parameters.
+        return False  # Some functions in C have no signature.
 
 
 _twice = False
@@ -113,7 +113,7 @@ _twice = False
 
 @contextmanager
 def calling_twice() -> Iterator[None]:
-    """For tests: call all functions of `node.compute` twice, and fail those that give something else then."""
+    """For tests: call all functions of `node.compute` twice, and raise an error if the results differ."""
     global _twice
     _twice = True
     try:
@@ -123,7 +123,7 @@ def calling_twice() -> Iterator[None]:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether two results are equal, arrays in them number by number."""
+    """True if two results are equal, with arrays compared number by number."""
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, Mapping) and isinstance(right, Mapping):

@@ -1,9 +1,9 @@
-"""The mail of nodes that go on from different moments: a resume loses no message and delivers none twice.
+"""The mail of nodes in a checkpoint at different moments. A resumption loses no message and delivers none twice.
 
-A node goes on from its last commit, and does again what came after it. Of what it has received it needs again what it
-had not taken then, and what came later. Of what is under way it needs what was sent before its sender's commit: the
-sender sends the rest again. What it had taken then and its sender sends again must not come a second time. A message is
-known by its sender and by how many that had sent before.
+A node resumes at its last commit and repeats what followed. The checkpoint holds the messages that it had not taken at
+its commit or received later, and the messages in transit that were sent before their sender's commit. The sender sends
+the rest again. A message that the node had taken before its commit, and whose sender sends it again, must be dropped. A
+message is identified by its sender and by the number of messages that this had sent before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,24 +22,24 @@ from covey.runtime.recorder import framed
 from covey.runtime.running_node import RunningNode, not_finite_entry
 
 MOST = 1 << 30
-"""Bytes of mail that a checkpoint holds; with more, nodes go on without theirs."""
+"""The greatest size of mail in a checkpoint. With more, nodes resume without their mail."""
 _ENTRY = 200
-"""Bytes of memory that a message takes here beside its own, about."""
+"""The approximate memory of a message's record, in bytes."""
 
 Known = tuple[int, int]
-"""A message: its sender, and how many that had sent before."""
+"""The identity of a message: its sender, and the number of messages that this had sent before."""
 
 
 class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """A message that a checkpoint holds."""
+    """A message in a checkpoint."""
 
     receiver: int
     time: float
-    """When it came, or was under way."""
+    """The time at which it arrived or was in transit."""
     counted: bool
-    """Whether the receiver had it when it committed, so that it has been counted."""
+    """True if it had arrived before the receiver's commit, so that it is counted."""
     frame: bytes
-    """The message itself, with its sender and its number."""
+    """The frame, with its sender and its number."""
 
 
 class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -47,27 +47,27 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     messages: list[Kept]
     taken: list[tuple[int, int, int]]
-    """The receiver, sender and number of what is not to come a second time."""
+    """The receiver, sender and number of messages that must not be delivered again."""
 
     @property
     def size(self) -> int:
-        """The bytes of all messages."""
+        """The bytes of all frames."""
         return sum(len(kept.frame) for kept in self.messages)
 
 
 @dataclass
 class Content:
-    """The mail of some nodes at a moment, before it is known which of it is sent again."""
+    """The mail of some nodes at a moment, before it is known which messages are sent again."""
 
     messages: list[tuple[int, float, Message, bool]]
-    """The receiver, time, message and whether it was counted, as in `Kept`."""
+    """The receiver, time, message and `counted`, as in `Kept`."""
     taken: list[tuple[int, int, int]]
 
     def held(self, posted: Sequence[int]) -> Held:
-        """The part of it that a checkpoint holds.
+        """The mail for a checkpoint.
 
         Args:
-            posted: how many messages each node had sent at the commit that it goes on from.
+            posted: the number of messages that each node had sent at the commit at which it resumes.
         """
         return Held(
             [
@@ -80,45 +80,46 @@ class Content:
 
 
 class Mail:
-    """What nodes of this process have sent and received since their last commits.
+    """The messages that nodes of this process have sent and received since their last commits.
 
     Args:
-        nodes: the nodes, by their ids.
-        size: how many nodes the network has.
-        most: how many bytes of memory it may take, about; with more nothing is kept any longer.
+        nodes: the nodes, by id.
+        size: the number of nodes of the network.
+        most: the approximate limit of memory in bytes. Beyond it, no messages are kept.
     """
 
     def __init__(self, nodes: Mapping[int, RunningNode], size: int, most: float = float("inf")) -> None:
         self._nodes, self._most = nodes, most
         self.posted = [0] * size
-        """How many messages each node had sent when it last committed, as far as is known here."""
+        """The number of messages that each node had sent at its last known commit."""
         self.is_full = False
-        """Whether there was more than it may keep."""
+        """True if the limit was exceeded."""
         self._memory = 0
         self._memory_of = dict.fromkeys(nodes, 0)
         self._under_way: dict[tuple[int, Known], Message] = {}
-        """By receiver."""
+        """The messages in transit, by receiver and identity."""
         self._came: dict[int, list[tuple[float, Message, bool]]] = {id: [] for id in nodes}
-        """What came to each node since its last commit, or before and lies there: when, what, and whether before."""
+        """The messages of each node that arrived since its last commit, or before and were not taken: (time, message,
+        arrived before)."""
         self._taken: dict[int, set[Known]] = {id: set() for id in nodes}
-        """What each node had taken when it committed, and its sender may send again."""
+        """The messages that each node had taken before its commit and that its sender may send again."""
         self._known: dict[int, set[Known]] = {id: set() for id in nodes}
-        """What was taken before the checkpoint that the run goes on from: it is not to come again."""
+        """The messages that were taken before the checkpoint of a resumed run, which must not be delivered again."""
 
     def post(self, receivers: Sequence[int], message: Message) -> None:
-        """A message is on its way to some nodes."""
+        """Record a message in transit to some nodes."""
         if not self.is_full:
             known = (message.sender, message.number)
             for receiver in receivers:
                 self._under_way[receiver, known] = message
 
     def withdraw(self, receivers: Sequence[int], message: Message) -> None:
-        """A message is not on its way to some nodes any more, and has not come."""
+        """Remove a message in transit to some nodes, which has not arrived."""
         for receiver in receivers:
             self._under_way.pop((receiver, (message.sender, message.number)), None)
 
     def comes(self, node: RunningNode, message: Message, now: float) -> bool:
-        """A message has arrived at a node; whether it gets it."""
+        """Record the arrival of a message at a node. False if the node must not get it again."""
         known = (message.sender, message.number)
         self._under_way.pop((node.id, known), None)
         if known in self._known[node.id]:
@@ -140,7 +141,7 @@ class Mail:
                 self._came[id], self._taken[id] = [], set()
 
     def commit(self, node: RunningNode) -> None:
-        """A node goes on from here: what it has taken it needs no more."""
+        """Record a commit of a node, and forget the messages that it has taken."""
         posted = self.posted
         posted[node.id] = node.posted
         if self.is_full:
@@ -154,18 +155,18 @@ class Mail:
         self._count(node.id, memory - self._memory_of[node.id])
 
     def content(self, now: float) -> Content:
-        """All of it."""
+        """The mail at this moment."""
         messages = [(id, time, message, counted) for id, came in self._came.items() for time, message, counted in came]
         messages += [(receiver, now, message, False) for (receiver, _), message in self._under_way.items()]
         taken = [(id, sender, number) for id in self._nodes for sender, number in self._taken[id] | self._known[id]]
         return Content(messages, taken)
 
     def restore(self, held: Held, posted: Sequence[int]) -> Iterator[tuple[RunningNode, Kept, Message]]:
-        """Go on with what a checkpoint holds, once all nodes have been restored; the messages are still to come.
+        """Restore the mail of a checkpoint after all nodes, and return the messages to deliver.
 
         Args:
-            held: its mail.
-            posted: how many messages each node of the network had sent when it committed.
+            held: the mail of the checkpoint.
+            posted: the number of messages that each node of the network had sent at its commit.
         """
         self.posted = list(posted)
         for receiver, sender, number in held.taken:
@@ -176,7 +177,7 @@ class Mail:
                 continue
             message = received(wire.decode(kept.frame, wire.DEFAULT))
             if kept.counted and message.round is None:
-                # It is counted again when it comes again.
+                # It is counted again at its delivery.
                 node.mail.messages_in -= 1
                 node.mail.bytes_in -= message.size
                 if node.committed is not None:
@@ -185,7 +186,7 @@ class Mail:
 
 
 def received(frame: wire.Frame) -> Message:
-    """The message of a frame that nobody else has."""
+    """The message of a frame that has no other owner."""
     for value in frame.payload.values():
         if is_tensor(value):
             setattr(value, KEPT, True)
@@ -200,14 +201,14 @@ def received(frame: wire.Frame) -> Message:
 
 
 class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """What a checkpoint says of mail, beside the messages themselves."""
+    """The entry of a checkpoint about mail, beside the frames."""
 
     messages: list[tuple[int, float, bool]]
     taken: list[tuple[int, int, int]]
 
 
 def pack(held: Held) -> dict[str, Any]:
-    """Mail as entries of a checkpoint; none where it is too much."""
+    """The entries of a checkpoint for mail; none if it is too large."""
     if held.size > MOST:
         return {}
     entry = _Entry([(kept.receiver, kept.time, kept.counted) for kept in held.messages], held.taken)
@@ -216,7 +217,7 @@ def pack(held: Held) -> dict[str, Any]:
 
 
 def unpack(payload: Payload) -> Held:
-    """The mail of a checkpoint that `check` found right."""
+    """The mail of a checkpoint that `check` accepted."""
     if "mail" not in payload:
         return Held([], [])
     found: Any = payload["mail"]
@@ -231,10 +232,10 @@ def _frame(payload: Payload, index: int) -> bytes:
 
 
 def check(payload: Payload, nodes: int) -> None:
-    """See whether a payload from the disk holds mail of so many nodes, where it holds any.
+    """Refuse a checkpoint with mail that is not valid.
 
     Raises:
-        RunError: it does not.
+        RunError: the mail is malformed, or not that of this number of nodes.
     """
     try:
         check_held(unpack(payload), nodes)
@@ -243,10 +244,10 @@ def check(payload: Payload, nodes: int) -> None:
 
 
 def check_held(held: Held, nodes: int) -> None:
-    """See whether mail is that of so many nodes.
+    """Refuse mail that is not valid.
 
     Raises:
-        RunError: it is not.
+        RunError: it is not that of this number of nodes.
     """
     for kept in held.messages:
         check_kept(kept, nodes)
@@ -256,15 +257,15 @@ def check_held(held: Held, nodes: int) -> None:
 
 
 def check_kept(kept: Kept, nodes: int) -> wire.Frame:
-    """The frame of a message that a checkpoint holds.
+    """The frame of a message in a checkpoint, after checks.
 
     Raises:
-        RunError: it is none of so many nodes.
+        RunError: it is not a message between nodes of this number.
     """
     try:
         frame = wire.decode(kept.frame, wire.DEFAULT)
     except WireError as error:
-        raise RunError(f"a message is no frame: {error.detail}") from error
+        raise RunError(f"a message is not a frame: {error.detail}") from error
     if not (0 <= kept.receiver < nodes and frame.receiver == kept.receiver and frame.sender < nodes):
         raise RunError(f"a message goes from node {frame.sender} to node {kept.receiver}, and there are {nodes}")
     if not 0 <= kept.time < float("inf"):

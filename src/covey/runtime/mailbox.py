@@ -1,4 +1,4 @@
-"""What has arrived at a node, and what its activities wait for."""
+"""The messages that have arrived at a node, and the activities that wait for messages."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ Key = tuple[str, int | None]
 """A tag and a round."""
 
 REASONS = ("late", "duplicate", "unread", "away", "ended", "unusable", "not-finite", "left-over")
-"""Why messages that came are dropped. What is left over when a program ends is not among a node's `dropped`."""
+"""The reasons for which messages that arrived are dropped. A node's `dropped` does not count "left-over" ones."""
 
 _SHOWN = 5
-"""How many senders that are waited for are named."""
+"""The greatest number of awaited senders that are named."""
 
 
 class Waiter:
-    """An activity that waits for a message of each of some senders, or for a number of messages of anybody."""
+    """An activity that waits for a message of each of some senders, or for a number of messages of any senders."""
 
     __slots__ = ("after", "left", "lost", "missing", "resume")
 
@@ -30,25 +30,25 @@ class Waiter:
     ) -> None:
         self.resume = resume
         self.after = after
-        """See `receive`."""
+        """The argument `after` of `receive`."""
         self.missing = missing
-        """Whose message must still come; None where it does not matter whose."""
+        """The senders whose messages have not arrived; None if any senders count."""
         self.left = left
-        """How many must still come where it does not."""
+        """The number of messages that have not arrived, if any senders count."""
         self.lost = lost
-        """Whose message is known to be lost."""
+        """The senders whose messages are known to be lost."""
 
     @property
     def least(self) -> int:
-        """How many messages must come at least until it is resumed."""
+        """The least number of further messages until it is resumed."""
         return self.left if self.missing is None else len(self.missing)
 
 
 class Mailbox:
-    """The messages of one node that nobody has taken yet, and the counters of what came.
+    """The messages of one node that are not taken yet, and the counters of arrivals.
 
     Args:
-        ordered: whether messages keep their order over a link.
+        ordered: True if messages keep their order over a link.
     """
 
     __slots__ = (
@@ -73,50 +73,50 @@ class Mailbox:
     def __init__(self, *, ordered: bool = True) -> None:
         self.ordered = ordered
         self._boxes: dict[Key, dict[int, Message | None]] = {}
-        """Messages of a round by their sender, None where it was taken; other messages by their number."""
+        """Messages of a round by sender, None if it was taken; messages without a round by a running number."""
         self.waiters: dict[Key, Waiter] = {}
         self._unsorted: list[Message] = []
-        """What has come and does not let the one activity that waits go on."""
+        """Messages that have arrived and do not yet resume the one activity that waits."""
         self._enough = 1
-        """How many of them might."""
+        """The number of unsorted messages at which they are sorted."""
         self.round = 0
-        """The open round of the node, which is also how many rounds it has completed."""
+        """The open round of the node, which is also the number of completed rounds."""
         self.away = self.ended = False
         self._kept: list[Message] | None = None
-        """What came while the node stands still."""
+        """The messages that arrived while the node is paused; None if it is not."""
         self.bytes_in = self.messages_in = self.dropped = 0
         self.discarded = 0
-        """How many messages found no place, with heartbeats."""
+        """The number of messages that were not stored, with heartbeats."""
         self.drops: Counter[str] = Counter()
-        """How many messages were dropped, by reason."""
+        """The number of dropped messages, by reason."""
         self.handlers: dict[str, Callable[[Message], None]] = {}
-        """What takes the messages of a tag without a round as they come, also when the program has ended."""
+        """The handlers of messages without a round, by tag. They work also after the program has ended."""
         self.answered = 0
-        """How many messages such have taken."""
+        """The number of messages that handlers have taken."""
 
     def serve(self, tag: str, handle: Callable[[Message], None]) -> None:
-        """Let somebody take the messages of a tag without a round, those that are here first."""
+        """Set the handler of messages of a tag without a round, and give it those that have arrived."""
         self.handlers[tag] = handle
-        self._enough = 1  # What is served is not to lie until others have come, too.
+        self._enough = 1  # A handler takes each message at once.
         for message in self.take((tag, None)):
             self.answered += 1
             handle(message)
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Count messages that are dropped."""
+        """Count dropped messages."""
         self.dropped += count
         self.drops[reason] += count
 
     def _discard(self, message: Message, reason: str) -> None:
-        """A message finds no place here; of heartbeats nobody needs all."""
+        """Count a message that is not stored. Heartbeats do not count as dropped."""
         self.discarded += 1
         if not message.tag.startswith(HEARTBEAT):
             self.drop(reason)
 
     def deliver(self, message: Message) -> None:
-        """A message has arrived.
+        """Add a message that has arrived.
 
-        It lies unsorted until it may let somebody go on, or somebody looks: several at once are sorted in faster.
+        It stays unsorted until it may resume an activity or the mailbox is read: sorting several at once is faster.
         """
         if self.away:
             if self._kept is None:
@@ -130,7 +130,7 @@ class Mailbox:
             self.sort()
 
     def sort(self) -> None:
-        """Sort in what has come, and resume who has waited for it."""
+        """Sort in the messages that have arrived, and resume activities that waited for them."""
         if not self._unsorted:
             return
         unsorted, self._unsorted = self._unsorted, []
@@ -168,47 +168,47 @@ class Mailbox:
             self._enough = waiter.least
 
     def _box(self, key: Key) -> dict[int, Message | None] | None:
-        """Where messages of a key lie; None where they are late."""
+        """The box of messages of a key; None if they are late."""
         box, round = self._boxes.get(key), key[1]
         if box is None and not self.ended and (round is None or round >= self.round):
             box = self._boxes[key] = {}
         return box
 
     def wait(self, key: Key, waiter: Waiter) -> None:
-        """Let an activity wait for messages of a key."""
+        """Register an activity that waits for messages of a key."""
         self.waiters[key] = waiter
         self._enough = waiter.least if len(self.waiters) == 1 and not self.handlers else 1
 
     def wake(self, key: Key) -> None:
-        """Resume who waits for messages of a key."""
+        """Resume the activity that waits for messages of a key."""
         self.sort()
         waiter = self.waiters.pop(key)
         if self.waiters:
-            # It may have waited for messages of several tags.
+            # The activity may have waited for several tags.
             self.waiters = {other: waiting for other, waiting in self.waiters.items() if waiting is not waiter}
         self._enough = 1
         waiter.resume()
 
     def hold(self) -> None:
-        """Keep what comes until `go_on`."""
+        """Keep messages that arrive until `go_on`."""
         self.away, self._kept = True, []
 
     def go_on(self) -> None:
-        """Take in what was kept."""
+        """Add the messages that were kept by `hold`."""
         kept, self._kept = self._kept or [], None
         self.away = False
         for message in kept:
             self.deliver(message)
 
     def overtaken(self, key: Key, senders: set[int], after: Sequence[str] | None = None) -> set[int]:
-        """Of whom a message was here that follows the one of the key: where messages keep their order, that is lost."""
+        """The senders whose message of a key is lost, because a later one has arrived and links keep order."""
         if key[1] is None or not self.ordered or not self._boxes:
             return set()
         later = [box for other, box in self._boxes.items() if _follows(other, key, after)]
         return {sender for box in later for sender in senders & box.keys()}
 
     def _give_up_earlier(self, message: Message) -> None:
-        """Messages keep their order over a link: one that follows an awaited one shows that this is lost."""
+        """Count awaited messages as lost if a later message of the same sender has arrived, as links keep order."""
         for key, waiter in list(self.waiters.items()):
             sender, missing = message.sender, waiter.missing
             if missing and sender in missing and _follows(message.key, key, waiter.after):
@@ -218,7 +218,7 @@ class Mailbox:
                     self.wake(key)
 
     def waits(self) -> list[str]:
-        """What is waited for, in words."""
+        """The messages that activities wait for, in words."""
         self.sort()
         return [
             describe(key) + (f" of {sorted(waiter.missing)[:_SHOWN]}" if waiter.missing else "")
@@ -226,7 +226,7 @@ class Mailbox:
         ]
 
     def lacking(self, key: Key, senders: Sequence[int]) -> set[int]:
-        """Of whom no message of a key is here."""
+        """The senders of whom no message of a key has arrived."""
         self.sort()
         lacking = set(senders)
         if self._boxes.get(key):
@@ -234,7 +234,7 @@ class Mailbox:
         return lacking
 
     def count(self, key: Key) -> int:
-        """How many messages of a key are here."""
+        """The number of messages of a key that have arrived."""
         self.sort()
         return len(self._present(key))
 
@@ -242,7 +242,7 @@ class Mailbox:
         return [message.sender for message in self._boxes.get(key, {}).values() if message is not None]
 
     def take(self, key: Key, senders: Sequence[int] | None = None, count: int | None = None) -> list[Message]:
-        """Remove and return messages: those of a round in the order of their senders, others as they came."""
+        """Remove and return messages: those of a round in order of senders, others in order of arrival."""
         self.sort()
         box = self._boxes.get(key)
         if not box:
@@ -250,7 +250,7 @@ class Mailbox:
         if key[1] is None:
             taken = self._take_from_queue(box, senders, count)
             if not box:
-                del self._boxes[key]  # A program may use a tag once and never again.
+                del self._boxes[key]  # A program may use each tag only once.
             return taken
         wanted = sorted(box if senders is None else senders)
         found = [message for sender in wanted if (message := box.get(sender)) is not None]
@@ -263,7 +263,7 @@ class Mailbox:
     def _take_from_queue(
         self, box: dict[int, Message | None], senders: Sequence[int] | None, count: int | None
     ) -> list[Message]:
-        """The first of each sender, or the first of all."""
+        """Take the first message of each sender, or the first messages of all."""
         chosen: dict[int, int] = {}
         for number, message in box.items():
             if len(chosen) == count:
@@ -277,7 +277,7 @@ class Mailbox:
         return [message for message in found if message is not None]
 
     def open(self, round: int) -> None:
-        """Go on to a round; what came for earlier ones and was not taken is dropped."""
+        """Open a round, and drop messages of earlier rounds that were not taken."""
         self.sort()
         self.round = round
         if self._boxes:
@@ -288,17 +288,17 @@ class Mailbox:
                     self.drop("unread", unread)
 
     def latest_round(self) -> int:
-        """The latest round of which a message is here; -1 without any."""
+        """The latest round of a message that has arrived; -1 without any."""
         self.sort()
         return max((round for _, round in self._boxes if round is not None), default=-1)
 
     def lying(self) -> list[Message]:
-        """What is here and was not taken."""
+        """The messages that were not taken."""
         self.sort()
         return [message for box in self._boxes.values() for message in box.values() if message is not None]
 
     def early(self) -> list[Message]:
-        """What came for the open round and later ones and was not taken."""
+        """The messages of the open round and later ones that were not taken."""
         self.sort()
         return [
             message
@@ -309,7 +309,7 @@ class Mailbox:
         ]
 
     def clear(self, *, ended: bool = False) -> None:
-        """Forget what is here, and who waits for more: the node leaves, or its program has ended."""
+        """Drop all messages and waiters, because the node leaves or its program has ended."""
         self.sort()
         lying = [message for box in self._boxes.values() for message in box.values() if message is not None]
         waiting = sum(not message.tag.startswith(HEARTBEAT) for message in [*lying, *(self._kept or ())])
@@ -323,12 +323,12 @@ class Mailbox:
 
 
 def _follows(key: Key, awaited: Key, after: Sequence[str] | None) -> bool:
-    """Whether a sender sends messages of a key after those that are awaited.
+    """True if a sender sends messages of a key after the awaited ones.
 
     Args:
-        key: of one that came.
-        awaited: the other one.
-        after: which tags of a round it sends before the awaited one, if its order is known.
+        key: the key of a message that has arrived.
+        awaited: the key of the awaited message.
+        after: the tags of the round that a sender sends before the awaited one, if the order is known.
     """
     (tag, round), (awaited_tag, awaited_round) = key, awaited
     if round is None or awaited_round is None or round < awaited_round:

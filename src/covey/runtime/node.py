@@ -1,25 +1,25 @@
-"""The node contract: all that a program may ask of the node it runs on, whichever engine is under it.
+"""The contract between a program and its node, the same in every engine.
 
 Messages
-    A message has a tag and, if it belongs to a round, that round's number. They arrive at most once, in order from
-    one sender over one link, in any order between senders.
-    - early: for a round that this node has not reached. It waits for its round.
-    - late: for a round that this node has committed. It is dropped and counted.
-    - duplicate: a second one of the same sender, tag and round. It is dropped and counted.
-    - a message without a round waits in the queue of its tag until somebody takes it.
-    - for a node that is away, or whose program has ended: dropped and counted.
-    - with a number that is not finite, alone or in a tensor or list: dropped and counted, and its sender is named.
-    A peer may send anything else: `usable` takes what has the entries that the program needs.
+    A message has a tag and, if it belongs to a round, that round's number. Messages arrive at most once. Those of one
+    sender arrive in order, unless links are shared (`queue = "fair"`).
+    - An early message, for a round that this node has not reached, waits for its round.
+    - A late message, for a round that this node has committed, is dropped and counted.
+    - A duplicate, a second one of the same sender, tag and round, is dropped and counted.
+    - A message without a round waits in the queue of its tag until the program takes it.
+    - A message for a node that is away, or whose program has ended, is dropped and counted.
+    - A message with a number that is not finite, alone or in a tensor or list, is dropped and counted, and an event
+      names its sender.
+    A peer may send anything else. `usable` selects the messages that have the entries which the program needs.
 
 Tensors
-    What a program is handed is its own, and what it hands over is taken as it is then: whoever writes to a tensor in
-    place changes it for nobody else.
+    A program owns the tensors that it gets, and the node takes a snapshot of those that it is given. A write in place
+    changes a tensor for nobody else.
 
 Rounds
-    `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, a
-    checkpoint may be taken. After a crash a node goes on at its first uncommitted round with the state of its last
-    commit. A node that
-    comes back and finds messages of later rounds waiting goes on at the latest of these rounds.
+    `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, and a
+    checkpoint may be taken. After a crash a node resumes at its first uncommitted round, with the state of its last
+    commit. A node that returns and finds messages of later rounds continues at the latest of these rounds.
 """
 
 from abc import ABC, abstractmethod
@@ -43,26 +43,26 @@ S = TypeVar("S", bound="State")
 Entries: TypeAlias = dict[str, Entry]
 
 HEARTBEAT: Final = "~"
-"""How the tags of heartbeats begin: messages that say that somebody is there, or has done something. Those that nobody
-takes are not counted as dropped."""
+"""The first character of the tags of heartbeats, messages that show that a node is alive or has done something. Those
+that are not taken do not count as dropped."""
 
 
 class Expected:
-    """What an entry of a payload must be, where a type or a range does not say it."""
+    """A type of entry of a payload, in addition to plain types and ranges."""
 
     __slots__ = ()
 
     def admits(self, value: Any, node: "Node") -> bool:
-        """Whether a value that a node received is such."""
+        """True if a value that a node received is of this type."""
         raise NotImplementedError
 
     def in_words(self, node: "Node") -> str:
-        """What it must be, as in "10 float32 numbers"."""
+        """A description of the values, as in "10 float32 numbers"."""
         raise NotImplementedError
 
 
 Wanted: TypeAlias = Expected | type | range
-"""What an entry of a payload must be: a value of a type (for float also an int), an int of a range, or else."""
+"""The type of an entry of a payload: a type (float includes int), a range of ints, or an `Expected`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,14 @@ class Numbers(Expected):
 
 
 class Message:
-    """One message as its receiver sees it; `message["name"]` is an entry of the payload, to do with as one likes.
+    """A message at its receiver. `message["name"]` is a copy of an entry of the payload that may be changed.
 
     Args:
-        shared: the payload as all of its receivers have it, which nobody may write to.
+        sender: its sender.
+        tag: its tag.
+        round: its round, or None.
+        shared: the payload in memory that all receivers share. It must not be written to.
+        size: the bytes of its frame.
     """
 
     __slots__ = ("key", "number", "round", "sender", "shared", "size", "tag", "understood")
@@ -93,18 +97,18 @@ class Message:
         self.tag = tag
         self.round = round
         self.key = (tag, round)
-        """What a `receive` asks for."""
+        """The tag and round, by which `receive` selects messages."""
         self.shared = shared
         self.size = size
-        """Bytes of its wire encoding."""
+        """The bytes of its frame."""
         self.number = 0
-        """How many messages its sender had sent before."""
+        """The number of messages that its sender had sent before."""
         self.understood: Any = None
-        """What a sharing made of it: simulated receivers share one message, and need not all read it."""
+        """The result of a sharing's decoding: simulated receivers share one message, and only the first decodes it."""
 
     @property
     def payload(self) -> Payload:
-        """All entries."""
+        """Copies of all entries."""
         return {name: self[name] for name in self.shared}
 
     def __getitem__(self, name: str) -> Any:
@@ -115,7 +119,7 @@ class Message:
 
 
 class Inbox(list[Message]):
-    """What a `receive` brought: the messages in order of their senders, and who was waited for in vain."""
+    """The result of a `receive`: the messages in order of senders, and the senders whose message did not arrive."""
 
     __slots__ = ("lost", "missing")
 
@@ -123,19 +127,19 @@ class Inbox(list[Message]):
         list.__init__(self, messages)
         self.missing = missing
         self.lost = lost
-        """Which of the missing are there, for something that they sent afterwards has come."""
+        """The missing senders whose message is lost, because a later one of theirs has arrived."""
 
     @property
     def complete(self) -> bool:
-        """Whether everybody who was waited for was heard."""
+        """True if a message of each awaited sender arrived."""
         return not self.missing
 
 
 class Sending(Protocol):
-    """A message to one or more receivers on its way."""
+    """A message in transit to one or more receivers."""
 
     def cancel(self) -> int:
-        """Withdraw what has not left the sender; how many receivers will not get it."""
+        """Withdraw the copies that have not left the sender, and return their number."""
 
 
 class Activity(Protocol):
@@ -143,52 +147,52 @@ class Activity(Protocol):
 
     @property
     def done(self) -> bool:
-        """Whether it has ended."""
+        """True if it has ended."""
 
     async def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until it has ended."""
 
 
 class Node(ABC):
-    """The handle that a program holds. Nothing else of the network, the engine or other nodes is within its reach."""
+    """The handle of a program. The program can reach nothing else of the network, the engine or other nodes."""
 
     __slots__ = ()
 
     id: NodeId
     role: str
-    """"peer" unless the program assigns roles."""
+    """The role, "peer" unless the program assigns roles."""
     nodes: int
-    """How many nodes the network has."""
+    """The number of nodes of the network."""
     state: Entries
-    """What a resumed node needs: named tensors and plain values, as messages may hold them. `keep` gives it types."""
+    """The named tensors and plain values that survive a crash or a resumption. `keep` gives them types."""
 
     @property
     @abstractmethod
     def now(self) -> float:
-        """Seconds since the start, virtual or real."""
+        """The seconds since the start, in virtual or real time."""
 
     @abstractmethod
     def keep(self, state: type[S], of: Part | str = "") -> S:
-        """The node's state, as far as a class declares it.
+        """The typed part of the node's state that a class declares.
 
         Args:
             state: the class.
-            of: the part whose state it is, or another name that its entries begin with; the program's own by default.
+            of: the part that owns the state, or another prefix of the entries' names; by default, the program.
         """
 
     @abstractmethod
     def rounds(self) -> AsyncIterator[int]:
-        """The numbers of the rounds; the end of each iteration commits the round."""
+        """Iterate over the numbers of the rounds. The end of each iteration commits the round."""
 
     @abstractmethod
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        """Send a payload, as it is now, to one node or to several; never waits."""
+        """Send a snapshot of a payload to one or several nodes, without waiting."""
 
     @abstractmethod
     def withdraw(self, tag: str) -> int:
-        """Withdraw all messages of a tag that have not left this node; how many receivers will not get one."""
+        """Withdraw all messages of a tag that have not left this node, and return the number of copies."""
 
     @abstractmethod
     async def receive(
@@ -201,50 +205,50 @@ class Node(ABC):
         timeout: float | None = None,
         after: Sequence[str] | None = None,
     ) -> Inbox:
-        """Wait for a message of each of `senders`, or for `count` messages of anybody.
+        """Wait for a message of each of `senders`, or for `count` messages of any senders.
 
         Args:
-            tag, round: which messages; without a round, those of the tag's queue. Of several tags, messages of any of
-                them are waited for, and each says its own.
-            senders: whom to wait for. With none of them, nothing is waited for.
-            count: how many to wait for where it does not matter whose.
-            timeout: seconds after which what has come is returned; `Inbox.missing` says who was waited for in vain.
-            after: with which tags, or beginnings of tags, senders send messages of the round before these, and all
-                others only later: where messages keep their order, nobody is waited for who has sent something later.
-                By default that is known of messages of later rounds with the same tag alone.
+            tag, round: the messages; without a round, those of the tag's queue. With several tags, messages of any of
+                them count.
+            senders: the senders to wait for. An empty sequence waits for nothing.
+            count: the number of messages to wait for, of any senders.
+            timeout: the seconds after which the messages so far are returned. `Inbox.missing` has the other senders.
+            after: the tags of the round, or their beginnings, that senders send before these messages; all others they
+                send later. If links keep order, a later message shows that an earlier one is lost, and `receive` does
+                not wait for it. By default, only messages of later rounds with the same tag count as later.
         """
 
     @abstractmethod
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
-        """Take what is here already; never waits."""
+        """Take the messages that have arrived, without waiting."""
 
     @abstractmethod
     def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]:
-        """Those messages whose payloads have some entries; the others are rejected.
+        """Select the messages whose payloads have the wanted entries, and reject the others.
 
         Args:
-            messages: what arrived.
-            entries: what each must be: a type such as int (for float also an int), a range such as range(100) for an
+            messages: the messages.
+            entries: the type of each entry: a type such as int (float includes int), a range such as range(100) for an
                 int in it, `Numbers(10)`, or another `Expected`.
         """
 
     @abstractmethod
     def reject(self, message: Message, reason: str) -> None:
-        """Count and record a message that the program cannot use, naming its sender."""
+        """Count a message that the program cannot use, and record an event with its sender."""
 
     @abstractmethod
     def messages(self, tag: str) -> AsyncIterator[Message]:
-        """The messages of a tag without a round, one by one as they come: a handler's loop."""
+        """Iterate over the messages of a tag without a round, as they arrive."""
 
     @abstractmethod
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Activity:
-        """Begin a second activity of this node. It ends with the program; its exception is the node's."""
+        """Start a second activity of this node. It ends with the program, and its exception is the node's."""
 
     @abstractmethod
     def serve(self, tag: str, handler: Callable[[Message], Coroutine[Any, Any, None]]) -> None:
-        """Let `handler` answer every message of a tag without a round, from now on, also after the program has ended.
+        """Call `handler` for every message of a tag without a round, from now on, also after the program has ended.
 
-        Who serves keeps nobody waiting: the run is over when the programs of all nodes have ended.
+        Handlers do not prolong a run: it ends when the programs of all nodes have ended.
         """
 
     @abstractmethod
@@ -255,40 +259,40 @@ class Node(ABC):
         samples: float | None = None,
         seconds: float | None = None,
     ) -> T:
-        """What a function gives, which takes the node time.
+        """Call a function, which takes time of the node.
 
         Args:
-            function: a pure one: what it gives depends on its arguments alone, and it changes nothing. It may be called
-                in another thread and at another time. One with a parameter `random` is given a generator of the
-                node's own. Where it has an attribute `together`, that is called with a list of such arguments for many
-                nodes at once, and gives a list.
-            arguments: arrays and plain values, taken as they are now.
-            samples: how much work it is, in samples that the node would train on meanwhile; or
-            seconds: how long it takes.
+            function: a pure function: its result depends only on its arguments, and it changes nothing. It may be
+                called in another thread and later. If it has a parameter `random`, it gets a generator of the node. If
+                it has an attribute `together`, that is called with a list of arguments for many nodes, and returns a
+                list.
+            arguments: arrays and plain values, of which a snapshot is taken.
+            samples: the work, in samples on which the node could train meanwhile.
+            seconds: the duration, instead of `samples`.
         """
 
     @abstractmethod
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait for some seconds of the node's clock."""
 
     @abstractmethod
     def random(self, purpose: str, *key: int) -> np.random.Generator:
-        """Randomness of this node alone; the same (purpose, key) gives the same numbers again."""
+        """The node's own generator for (purpose, key). The same key gives the same numbers."""
 
     @abstractmethod
     def public_random(self, purpose: str, *key: int) -> np.random.Generator:
-        """Randomness that every node can compute, the same at all."""
+        """A generator for (purpose, key) that is the same at every node."""
 
     @abstractmethod
     def log(self, **metrics: float) -> None:
-        """Record figures of this node: under its round, or, outside of rounds, at this time in the table "log"."""
+        """Record figures of this node under its round or, outside of rounds, in the table "log" with the time."""
 
     @abstractmethod
     def record(self, table: str, /, **columns: bool | int | float | str | bytes | None) -> None:
-        """Add a row to a table of the run, which `run.table` gives; a column has one type in all rows."""
+        """Add a row to a table of the run, for `run.table`. A column must have one type in all rows."""
 
     def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
-        """Counts what is done within it, which awaits nothing, as time spent on that. In virtual time it takes none."""
+        """Measure the time within the context, which must not await. In virtual time it is zero."""
         return _UNMEASURED
 
 
@@ -296,52 +300,52 @@ _UNMEASURED = nullcontext()
 
 
 class Program(Part):
-    """What every node runs. Its parameters are its fields; one object serves all nodes of a process, so what belongs
-    to one node lives in its state (`node.keep`)."""
+    """A program, which every node runs. Its fields are its parameters. One object serves all nodes of a process, so
+    values of one node must be in its state (`node.keep`)."""
 
     family: ClassVar[str] = "program"
     synchronous: ClassVar[bool] = False
-    """Whether all nodes go through the same rounds, waiting in each for what it brings. Then a checkpoint is taken of a
-    round, and a resumed run has the models of an uninterrupted one."""
+    """True if all nodes go through the same rounds and wait for messages in each. A checkpoint is then taken at the end
+    of a round, and a resumed run has the models of an uninterrupted one."""
     needs: ClassVar[type] = Node
-    """What kind of node it runs on."""
+    """The class of node that it needs."""
     without_data: ClassVar[frozenset[str]] = frozenset()
     """The roles whose nodes hold no data."""
     evaluated_roles: ClassVar[frozenset[str] | None] = None
-    """The roles whose models are evaluated, where nodes have models; None for all."""
+    """The roles whose models are evaluated, if nodes have models; None for all."""
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        """Who plays which role; every id in exactly one."""
+        """The ids of the nodes of each role. Every id has exactly one role."""
         return {"peer": range(nodes)}
 
     def networks(self, setting: Setting) -> Mapping[str, Any]:
-        """Models beside the nodes' own, by name, where nodes learn."""
+        """The further networks of a program that learns, by name."""
         return {}
 
     def graph(self, t: int) -> Graph | None:
-        """Who sends to whom in round t, with the weights of what is merged, where these are known beforehand.
+        """The graph of round t, with the weights of merging if they do not depend on the models.
 
-        None where the program has no graphs.
+        None if the program has no graphs.
         """
         return None
 
     has_one_graph: ClassVar[bool] = True
-    """Whether the graph of all rounds is that of the first."""
+    """True if all rounds have the same graph."""
 
     @property
     def tolerates_loss(self) -> bool:
-        """Whether a node goes on without a message that never comes: where the program has a `patience`."""
+        """True if a node continues without a message that never arrives. By default, if `patience` is set."""
         return getattr(self, "patience", None) is not None
 
     def cycle(self) -> int:
-        """After how many rounds the program does the same again: where models are comparable."""
+        """The period of the program in rounds. Models are comparable at its multiples."""
         return 1
 
     def most_received(self) -> int:
-        """From how many others a node hears in a round, at most, as far as it is known beforehand."""
+        """The greatest number of messages that a node receives in a round, as far as it is known in advance."""
         graph = self.graph(0)
         return 1 if graph is None else int(graph.in_degrees.max())
 
     async def run(self, node: Any) -> None:
-        """The protocol, from the point of view of one node of the kind that it needs."""
+        """Run the protocol at one node."""
         raise NotImplementedError

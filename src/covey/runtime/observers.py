@@ -1,4 +1,4 @@
-"""What curious nodes see: an experiment names them, and the run keeps every message that came to them."""
+"""Observed nodes, whose received messages the run keeps, for attacks by curious nodes."""
 
 from typing import ClassVar
 
@@ -7,25 +7,25 @@ from covey.parts.parameters import Part, Setting, param
 
 
 class Observer(Part):
-    """Some nodes whose messages are kept, as somebody would see them who has these nodes.
+    """Nodes whose received messages are kept, as an attacker in control of these nodes would see them.
 
-    What really happened, such as which samples each node holds, stands in a file apart, for who scores an attack.
+    The ground truth, such as the samples of each node, is in a separate file for the scoring of attacks.
     """
 
     kind: ClassVar[str] = "observer"
-    nodes: list[int] = param("Which nodes.", ge=0)
-    tags: list[str] = param("Messages of which tags; of all by default.", factory=list)
-    megabytes: int = param("How much is kept at most; what comes later is counted.", default=256, ge=1)
+    nodes: list[int] = param("The observed nodes.", ge=0)
+    tags: list[str] = param("The tags of messages that are kept; by default, all.", factory=list)
+    megabytes: int = param("The limit of kept messages. Later ones are only counted.", default=256, ge=1)
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
         wrong = [node for node in self.nodes if node >= setting.nodes]
         if wrong or not self.nodes:
             raise ConfigurationError(
-                f"The 'nodes' of the observer must be ids in [0, {setting.nodes}), one at least. "
+                f"The 'nodes' of the observer must be at least one id in [0, {setting.nodes}). "
                 f"Got {self.nodes} instead."
             )
 
     def wants(self, tag: str) -> bool:
-        """Whether messages of a tag are kept."""
+        """True if messages of a tag are kept."""
         return not self.tags or tag in self.tags

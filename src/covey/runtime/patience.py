@@ -1,4 +1,4 @@
-"""How the nodes of programs with rounds wait for each other."""
+"""Waiting with a limit, and heartbeats, for programs with rounds."""
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -13,128 +13,129 @@ from covey.runtime.state import State
 
 
 class Receive(Protocol):
-    """Waits for messages of the round, as patiently as the program does."""
+    """A function that waits for messages of the round with the program's patience."""
 
     def __call__(self, tag: str, senders: Sequence[NodeId] | None = None, /) -> Awaitable[Inbox]:
-        """What some have sent under a tag; by default all senders of the round."""
+        """Receive the messages of a tag from some senders; by default, from all senders of the round."""
 
 
 PATIENCE = (
     "How long a node waits for its neighbours in a round; for ever by default. "
     "For a neighbour that showed no sign of life it waits again only after 1, 2, 4 ... rounds, until a message comes."
 )
-"""What the parameter of that name means."""
+"""The description of the parameter `patience`."""
 
 
 def check_patience(program: Program, setting: Setting, patience: float | None) -> None:
-    """Raise ConfigurationError where a program waits for ever and messages can be lost."""
+    """Raise ConfigurationError if a program waits for ever and messages can be lost."""
     if patience is None and setting.losses:
         raise ConfigurationError(
-            f"The 'patience' of {program.named()} must be given where messages can be lost, or nodes wait for them for "
+            f"The 'patience' of {program.named()} must be given if messages can be lost, or nodes wait for them for "
             f"ever. Got none, and the experiment has {' and '.join(setting.losses)}. Set it to more than a round takes."
         )
 
 
 _BEATS = 4
-"""Into how many parts patience is cut, of which all but the last end with a heartbeat."""
+"""The number of parts of patience. All but the last end with a heartbeat."""
 _LATE = f"{HEARTBEAT}late"
-"""The tag of the heartbeat that a node sends in a round which it begins late."""
+"""The tag of the heartbeat of a node that begins a round late."""
 TIMES = 2
-"""How often a node says that it has sent what it had to: each such word may be lost, too."""
+"""The number of heartbeats for a message that was sent: a heartbeat may be lost, too."""
 
 
 @dataclass(frozen=True)
 class Heartbeats:
-    """What a node says of itself by heartbeats, which are empty messages."""
+    """The kinds of heartbeats, which are empty messages, that a node sends."""
 
     sent: bool = False
-    """That it has sent the message of a round."""
+    """Send a heartbeat after the message of a round."""
     late: bool = True
-    """That it begins a round late."""
+    """Send a heartbeat at the beginning of a late round."""
     several: bool = False
-    """That it still waits, in a round of several messages over an edge, which all send in the order in which they hear
-    them. Then a later message shows that an earlier one is lost."""
+    """Send a heartbeat while waiting, in a round of several messages per edge. All nodes send these in the order in
+    which they receive them, so a later message shows that an earlier one is lost."""
 
     @classmethod
     def where(cls, setting: Setting, *, several: bool, static: bool) -> Self:
-        """What it says in an experiment.
+        """The heartbeats of an experiment.
 
         Args:
             setting: the experiment.
-            several: whether a round has several messages over an edge.
-            static: whether the graph stays: then the next of several messages says that this one was sent.
+            several: True if a round has several messages per edge.
+            static: True if the graph is the same in all rounds: the next of several messages then shows that this one
+                was sent.
         """
-        # Where messages overtake each other, a heartbeat shows nothing. Most of those who are late are so for one that
-        # is lost, and who waits for them only becomes late itself.
+        # If messages overtake each other, a heartbeat shows nothing. Most late nodes are late because of a lost
+        # message, and waiting for them only makes other nodes late.
         sent = setting.lossy and setting.ordered and not (several and static)
         return cls(sent, late=setting.ordered or not setting.lossy, several=several)
 
 
 LATE = Heartbeats()
-"""What nodes say where nothing else is known of the experiment."""
+"""The default heartbeats."""
 
 
 def _words_of(tag: str) -> list[str]:
-    """The tags of the heartbeats by which a node says that it has sent the message of a tag."""
+    """The tags of the heartbeats after a message of a tag was sent."""
     return [f"{HEARTBEAT}{tag} sent {time}" for time in range(TIMES)]
 
 
 class Waited(State):
-    """How a node that has patience has waited in earlier rounds."""
+    """The history of a node's waiting in earlier rounds."""
 
     late: bool = False
-    """Whether it waited for so long in the last round that it is late in this one."""
+    """True if it waited so long in the last round that it is late in this one."""
     silent: list[int] = []
-    """Who was silent, in threes: a neighbour, in how many rounds it was missed, and in how many it will not be."""
+    """The silent neighbours, in triples: id, rounds in which it was missed, rounds in which it will be ignored."""
 
 
 @dataclass
 class Reception:
-    """How a node waits for the messages of one round, one tag after the other, and what it then knows of the others.
+    """The waiting of a node for the messages of one round, one tag after the other, and its knowledge of the others.
 
-    A message that does not come is lost, or its sender is late or dead. Heartbeats tell which.
+    A message that does not arrive is lost, or its sender is late or dead. Heartbeats show which.
     """
 
     node: Node
     graph: Graph
-    """Who hears whom in the round."""
+    """The graph of the round."""
     t: int
     patience: float | None
-    """For how many seconds the node waits; for ever where it is None."""
+    """The seconds that the node waits for a message; None for ever."""
     says: Heartbeats = LATE
-    """What the node says of itself."""
+    """The heartbeats that the node sends."""
     longest: float = 0.0
-    """Until when the node waits for those who are late: they may have waited in vain for each message before, too."""
+    """The time until which the node waits for late nodes: each of their earlier messages may have been late, too."""
     earlier: list[str] = field(default_factory=lambda: [_LATE])
-    """How the tags begin of what senders send before what is awaited."""
+    """The beginnings of the tags that senders send before the awaited one."""
     late_words: list[str] = field(default_factory=lambda: [_LATE])
-    """The tags of the heartbeats by which others say that they are late with what is awaited."""
+    """The tags of the heartbeats of nodes that are late with the awaited message."""
     late: set[int] = field(default_factory=set)
-    """Who has said so."""
+    """The nodes that have sent such a heartbeat."""
     alive: set[int] = field(default_factory=set)
-    """Who has shown in this round that it lives."""
+    """The nodes that have sent anything in this round."""
     ignored: set[int] = field(default_factory=set)
-    """For whom the node does not wait in this round any more."""
+    """The nodes for which the node no longer waits in this round."""
     waited: float = 0.0
-    """For how many seconds the node has waited at most for a message."""
+    """The longest wait for a message so far, in seconds."""
 
     def __post_init__(self) -> None:
         self.receivers = self.graph.receivers(self.node.id)
-        """Who waits for the node in the round."""
+        """The nodes that wait for this one in the round."""
         if self.patience is not None and self.says.late and self.receivers and self.kept.late:
             self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
 
     @property
     def kept(self) -> Waited:
-        """What the node has kept of earlier rounds."""
+        """The history of earlier rounds."""
         return self.node.keep(Waited, "patience")
 
     def over(self, graph: Graph, says: Heartbeats) -> Receive:
-        """What waits for messages over a graph from now on.
+        """A function that waits for messages over a graph.
 
         Args:
-            graph: that of the round, or a part of it.
-            says: what the node says of itself there.
+            graph: the graph of the round, or a part of it.
+            says: the heartbeats that the node sends.
         """
         node, t, patience, senders = self.node, self.t, self.patience, graph.senders(self.node.id)
         if patience is None:
@@ -154,7 +155,7 @@ class Reception:
         return receive
 
     def look(self, tag: str) -> None:
-        """Take in who has shown that it lives, by what came too late or by heartbeats."""
+        """Record the nodes that are alive, by heartbeats or by messages that came too late."""
         for said in self.late_words:
             self.late.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
         self.alive |= self.late
@@ -162,7 +163,7 @@ class Reception:
             self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
 
     def note_wait(self, tag: str, seconds: float, patience: float) -> None:
-        """The messages of a tag were waited for, for so long."""
+        """Record the wait for the messages of a tag."""
         self.earlier += [tag, f"{HEARTBEAT}{tag} "]
         self.late_words.append(f"{HEARTBEAT}{tag} {_BEATS // 2}")
         self.waited = max(self.waited, seconds)
@@ -172,10 +173,10 @@ class Reception:
 async def _receive(
     node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, reception: Reception
 ) -> Inbox:
-    """What the senders of a round sent.
+    """Receive the messages of the senders of a round.
 
-    A silent neighbour is one that was waited for in vain and gave no sign of life. Nobody waits for it every round: who
-    waits is late for the others.
+    A neighbour is silent if neither its message nor a heartbeat arrived. A node waits for it only in some rounds,
+    because waiting makes it late for the others.
     """
     kept = reception.kept.silent
     silent = {peer: (misses, left) for peer, misses, left in zip(kept[::3], kept[1::3], kept[2::3], strict=True)}
@@ -184,14 +185,14 @@ async def _receive(
         if left > 0 and peer not in reception.ignored:
             silent[peer] = misses, left - 1
             reception.ignored.add(peer)
-    # Who is waiting for nobody would hurry on alone, and be ahead of all that it might hear again.
+    # A node that waits for nobody would run ahead of the others, and could not use their messages later.
     awaited = [peer for peer in senders if peer not in reception.ignored] or senders
     inbox = await _received(node, awaited, t, tag, timeout, reception)
     received, lost = list(inbox), {*inbox.lost}
     reception.look(tag)
     late = [NodeId(peer) for peer in inbox.missing if peer in reception.late - lost]
     if late:
-        # They come too late by as much as they waited in vain: who waits longer would be too late for others itself.
+        # They are late by the time that they waited for lost messages. A longer wait would make this node late, too.
         longer = max(timeout / 2, reception.longest - node.now)
         more = await _received(node, late, t, tag, longer, reception)
         received += more
@@ -200,7 +201,7 @@ async def _receive(
         if message.sender in senders:
             received.append(message)
         else:
-            node.reject(message, f"nobody sends to node {node.id} from there in round {t}")
+            node.reject(message, f"its sender does not send to node {node.id} in round {t}")
     received.sort(key=lambda message: message.sender)
     reception.alive.update(lost, (message.sender for message in received))
     for alive in reception.alive:
@@ -210,7 +211,7 @@ async def _receive(
         if peer in reception.alive or peer in reception.ignored:
             continue
         misses, _ = silent.get(peer, (0, 0))
-        # Where nothing tells who is dead from whose message is lost, one message must not cost the next.
+        # Without heartbeats, a dead node looks like a lost message, which must not cost the next message.
         silent[peer] = misses + 1, 2**misses if reception.says.late else 2**misses // 2
         reception.ignored.add(peer)
     reception.kept.silent = [number for peer, times in silent.items() for number in (peer, *times)]
@@ -221,10 +222,10 @@ async def _receive(
 async def _received(
     node: Node, senders: Sequence[NodeId], t: int, tag: str, timeout: float, reception: Reception
 ) -> Inbox:
-    """What comes within some time.
+    """Receive the messages that arrive within a time.
 
-    Where a round has several messages, who waits for one that is lost is waited for by others, and they may each wait
-    for the other: so who waits for long says that it has sent its own.
+    In a round of several messages, other nodes wait for a node that waits for a lost message, and both may wait for
+    each other. So a node that waits for long sends heartbeats, which show that it has sent its own messages.
     """
     if not reception.says.several:
         if not reception.says.sent:

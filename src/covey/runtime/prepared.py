@@ -1,4 +1,4 @@
-"""An experiment made ready for an engine: checked, its data dealt out, its parts told about each other."""
+"""Experiments ready for an engine: with checks done, data loaded and parts prepared."""
 
 import copy
 import inspect
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an engine runs.
+    """A prepared experiment, which an engine runs.
 
     Attributes:
-        experiment: with every part prepared; a copy, so that several runs of one experiment do not meet.
-        setting: what the parts know.
-        task: what nodes learn, ready to compute.
+        experiment: a copy of the experiment with prepared parts, so that runs of one experiment are independent.
+        setting: the facts that parts know.
+        task: the loaded task.
         roles: the role of each node.
         evaluated: the ids of the nodes whose models are evaluated.
         data: the data folder.
@@ -53,72 +53,72 @@ class Prepared:
 
     @property
     def in_step(self) -> bool:
-        """Whether all nodes go through the same rounds; if not, each goes on from its last commit after a resume."""
+        """True if all nodes go through the same rounds. If not, each resumes at its own last commit."""
         return self.program.synchronous and not self.network.churn.has_churn and not self.experiment.faults
 
     @property
     def waits_for_all(self) -> bool:
-        """Whether all nodes go through the same rounds and wait for ever for what does not come: a run goes on from a
-        moment at which all had completed the same round, or not at all."""
+        """True if all nodes go through the same rounds and wait for ever for missing messages. Such a run can only be
+        resumed at a moment at which all nodes had completed the same round."""
         return self.in_step and not self.program.tolerates_loss
 
     @cached_property
     def is_trusted(self) -> bool:
-        """Whether covey's own code alone handles the tensors of a program: it writes to none that is another's."""
+        """True if only covey's own code handles the program's tensors. It never writes to tensors of others."""
         return all(is_registered(type(part)) for part in parts_of(self.program) if part.handles_arrays)
 
     @property
     def sends_samples(self) -> bool:
-        """Whether the program, or one of its parts, says that nodes send samples of their own."""
+        """True if the program, or one of its parts, declares that nodes send samples of their data."""
         return any(part.sends_samples for part in parts_of(self.program))
 
     @property
     def keeps_states(self) -> bool:
-        """Whether the run keeps the states of nodes at the end."""
+        """True if the run keeps the final states of nodes."""
         keeps = self.experiment.output.states
         return self.program.needs is Node if keeps is None else keeps
 
     def modules(self) -> list[str]:
-        """The modules of covey that it is made of."""
+        """The modules of covey's own parts in it."""
         parts = [part for part in parts_of(self.experiment) if is_registered(type(part))]
         return sorted({type(part).__module__ for part in [*parts, self.task]})
 
     @cached_property
     def played(self) -> "Played":
-        """What nodes send, counted in the first rounds without training; to be asked for before the run."""
+        """The messages of the first rounds, counted without training. Use it before the run."""
         from covey.runtime.simulation.playing import play
 
         return play(self)
 
 
 def notes_on_cycles(experiment: Experiment) -> list[str]:
-    """What to know of figures that are taken within a schedule's cycle."""
+    """Notes on evaluations within a schedule's cycle."""
     cycle, every = experiment.program.cycle(), experiment.evaluation.every
     notes = []
     if every and every % cycle:
         notes.append(
-            f"models are evaluated every {every} rounds, at other rounds of the schedule's cycle of {cycle} each time: "
+            f"models are evaluated every {every} rounds, at different points of the schedule's cycle of {cycle}: "
             f"accuracies go up and down within it"
         )
     if experiment.rounds % cycle:
         notes.append(
             f"the last of the {experiment.rounds} rounds is within the schedule's cycle of {cycle}: accuracies go up "
-            f"and down within it, so those at the end are not those of where a cycle ends"
+            f"and down within it, so those at the end differ from those at the end of a cycle"
         )
     return notes
 
 
 def check(experiment: Experiment) -> None:
-    """Check what can be checked without the data: a mistake should wait neither for a download nor for other runs.
+    """Check an experiment without its data, so that mistakes show before a download or other runs.
 
     Raises:
-        ConfigurationError: whatever is wrong with it.
+        ConfigurationError: the experiment is wrong.
     """
     _checked(copy.deepcopy(experiment), experiment.engine.clock)
 
 
 def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
-    """(the role of every node, the ids of those with data) of an experiment whose parts are checked."""
+    """Check the parts of an experiment, and return the role of every node and the ids of those with data."""
     for part in parts_of(experiment):
         part.check_again()
     nodes, program = experiment.network.nodes, experiment.program
@@ -145,10 +145,10 @@ def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
 
 
 def _task_of(experiment: Experiment) -> Task | None:
-    """The task of an experiment whose program needs one.
+    """The task of an experiment, or None if its program does not need one.
 
     Raises:
-        ConfigurationError: it has none.
+        ConfigurationError: the program needs a task, and the experiment has none.
     """
     program = experiment.program
     if program.needs is Node:
@@ -161,7 +161,7 @@ def _task_of(experiment: Experiment) -> Task | None:
 
 
 def _setting(experiment: Experiment, holders: Sequence[int], clock: str) -> Setting:
-    """What is known of an experiment before its data are."""
+    """The setting of an experiment before its data are loaded."""
     return Setting(
         experiment.network.nodes,
         experiment.seed,
@@ -176,7 +176,7 @@ def _setting(experiment: Experiment, holders: Sequence[int], clock: str) -> Sett
 
 
 def _losses(experiment: Experiment) -> tuple[str, ...]:
-    """What in an experiment may keep a message from ever coming, in words."""
+    """The reasons why a message of an experiment may never arrive, in words."""
     faults = (fault.named() for fault in experiment.faults if fault.loses)
     return *experiment.network.losses(), *dict.fromkeys(faults)
 
@@ -193,19 +193,19 @@ def prepare(
     clock: str | None = None,
     **compute: Any,
 ) -> Prepared:
-    """Check an experiment against itself, load its data and tell its parts about each other.
+    """Check an experiment, load its data and prepare its parts.
 
     Args:
-        experiment: as it was written; it is not changed.
-        data: the data folder; by default that of the environment.
-        quiet: whether to show no progress bar while data are downloaded.
-        clock: which time the nodes' clocks show; by default that of the experiment's engine.
-        compute: how to compute, as the task takes it.
+        experiment: the experiment, which is not changed.
+        data: the data folder; by default, that of the environment.
+        quiet: show no progress bar of a download.
+        clock: the time of the nodes' clocks; by default, that of the experiment's engine.
+        compute: the settings of computing, as arguments for the task.
 
     Raises:
-        ConfigurationError, DataError: whatever is wrong with it.
+        ConfigurationError, DataError: the experiment or its data are wrong.
     """
-    native.kernels()  # So that a mistake of the environment is told before anything begins.
+    native.kernels()  # A mistake in the environment shows now.
     experiment = copy.deepcopy(experiment)
     nodes, program = experiment.network.nodes, experiment.program
     clock = clock or experiment.engine.clock
@@ -240,7 +240,7 @@ def prepare(
 
 
 def _with_energy(setting: Setting, experiment: Experiment) -> Setting:
-    """The setting with what a training costs every node, and what it has in its battery."""
+    """The setting with the energy of a training and of the battery of every node."""
     energy, speeds = experiment.network.energy, experiment.network.compute_speeds()
     if not energy.is_measured:
         return setting

@@ -1,4 +1,4 @@
-"""What messages say, of which any may say what makes no sense."""
+"""The decoding of messages from untrusted peers."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def understood(node: Node, messages: Iterable[Message], read: Callable[[Message], T]) -> Iterator[tuple[Message, T]]:
-    """Messages with what `read` makes of them; those of which it raises a WireError are rejected."""
+    """Decode messages with `read`, and reject those for which it raises a WireError."""
     for message in messages:
         try:
             found = read(message)

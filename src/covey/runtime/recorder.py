@@ -1,4 +1,4 @@
-"""What a stage writes down of its nodes: commits, figures, events, and how nodes are judged."""
+"""The records of a stage: commits, figures, events and evaluations of its nodes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from covey.runtime.stage import Stage
 
 Pending = tuple[int, int, Any]
-"""What waits to be evaluated: a node, the rounds that it has completed, what it shows."""
+"""A pending evaluation: a node, its completed rounds, and the object to evaluate."""
 
 
 class Recorder(ABC):
-    """Collects what happens at the nodes of a stage.
+    """Collects the records of the nodes of a stage.
 
     Args:
-        stage: the nodes'.
+        stage: the stage.
     """
 
     def __init__(self, stage: "Stage") -> None:
         self.stage = stage
         self.rows: list[tuple[Any, ...]] = []
-        """Commits that nobody has yet."""
+        """Commits that are not passed on yet."""
         self.pending: list[Pending] = []
         self.summaries: dict[int, Summary] = {}
-        """What is known of the nodes that were evaluated after a round, by that."""
+        """The summaries of the evaluated nodes, by number of completed rounds."""
         self.evaluated = set(stage.prepared.evaluated) & stage.here.keys()
         self._energy = stage.network.energy
 
     def commit(self, node: "RunningNode") -> bool:
-        """Record a completed round of a node; whether the node is evaluated."""
+        """Record a completed round of a node. True if the node is evaluated."""
         stage, completed = self.stage, node.round
         self.rows.append(node.commit_row())
         if self._energy.is_measured:
@@ -47,26 +47,26 @@ class Recorder(ABC):
         return due
 
     def is_due(self, node: "RunningNode", completed: int) -> bool:
-        """Whether a node is evaluated that has completed so many rounds."""
+        """True if a node is evaluated after this number of completed rounds."""
         return node.id in self.evaluated and self.stage.evaluation.due(completed, self.stage.rounds)
 
     def ended(self, node: "RunningNode") -> None:
-        """A node's program has returned: where that is before the last round, the node is evaluated as it is."""
+        """Record that a node's program has returned. If that is before the last round, the node is evaluated now."""
         completed, stage = node.round, self.stage
         early = node.id in self.evaluated and 0 < completed < stage.rounds
         if early and not stage.evaluation.due(completed, stage.rounds):
             self.await_evaluation(node)
 
     def count_without_rounds(self) -> None:
-        """Record what nodes have sent and received that have counted no rounds; at the end of the run."""
+        """At the end of the run, record the counters of nodes without rounds."""
         self.rows += [node.commit_row() for node in self.stage.here.values() if not node.round]
 
     def await_evaluation(self, node: "RunningNode") -> None:
-        """Let a node be evaluated as it is now."""
+        """Queue the evaluation of a node in its current state."""
         self.pending.append((node.id, node.round, self.stage.task.shown(node)))
 
     def judged(self, pending: Sequence[Pending], figures: Sequence[Mapping[str, float]]) -> None:
-        """Record what evaluations have brought."""
+        """Record the results of evaluations."""
         for (node, completed, shown), found in zip(pending, figures, strict=True):
             self.log(node, completed, found)
             if completed not in self.summaries:
@@ -74,7 +74,7 @@ class Recorder(ABC):
             self.summaries[completed].add(shown, found)
 
     def at_moment(self) -> "list[RunningNode]":
-        """The nodes to evaluate at a moment of time: those that are there, and whose programs run."""
+        """The nodes to evaluate at a moment: those that are present, and whose programs run."""
         here = self.stage.here
         return [here[id] for id in sorted(self.evaluated) if not (here[id].mail.ended or here[id].mail.away)]
 
@@ -88,20 +88,20 @@ class Recorder(ABC):
 
     @abstractmethod
     def observe(self, time: float, node: int, message: "Message") -> None:
-        """Keep a message that an observed node has received."""
+        """Record a message that an observed node has received."""
 
     @abstractmethod
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
-        """Record something that happened."""
+        """Record an event."""
 
 
 def moments_after(time: float, seconds: float) -> Iterator[tuple[int, float]]:
-    """The moments for an evaluation every so many seconds that are later than a time: (number, time)."""
+    """The moments of evaluations every `seconds` after a time: (number, time)."""
     return ((number, number * seconds) for number in count(math.floor(time / seconds) + 1))
 
 
 def of_moment(accuracies: Sequence[float], figures: Mapping[str, float]) -> dict[str, float]:
-    """A row of the table "moments": what is known of nodes together, and of their average model."""
+    """A row of the table "moments": the metrics over nodes, and those of their average model."""
     mean = sum(accuracies) / len(accuracies)
     known = {"accuracy": mean, "worst_accuracy": min(accuracies), "best_accuracy": max(accuracies), **figures}
     return {"nodes": len(accuracies), **{name: float(value) for name, value in known.items()}}

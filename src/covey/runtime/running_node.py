@@ -1,4 +1,4 @@
-"""A node while it runs: what the contract means to its mailbox, its counters, its randomness and its stage."""
+"""A node at run time: its mailbox, counters and randomness, and its stage."""
 
 import inspect
 import math
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=State)
 
 
 class _Sent:
-    """A message that went nowhere, or of which nothing queues any more."""
+    """A message without queued copies."""
 
     def cancel(self) -> int:
         return 0
@@ -43,16 +43,16 @@ class _Sent:
 
 SENT = _Sent()
 _ROUNDS = 1 << 63
-"""A message has room for the numbers of so many rounds."""
+"""The bound of round numbers in messages."""
 TRAINING, WAITING, ENCODING, MIXING = range(len(SPENT))
 
 
 class RunningNode(Node):
-    """A node on a stage, whichever engine that is of.
+    """A node on a stage of any engine.
 
     Args:
-        stage: where it runs.
-        id: which.
+        stage: its stage.
+        id: its id.
     """
 
     __slots__ = (
@@ -92,39 +92,39 @@ class RunningNode(Node):
         self.role = stage.prepared.roles[id]
         self.nodes = stage.size
         self.careful = not stage.prepared.is_trusted
-        """Whether its program may write to tensors that it is handed or has handed over. If not, they are not copied:
-        covey's own programs write to none."""
+        """True if its program may write to tensors that it got or gave, which are then copied. covey's own programs
+        never do."""
         self.state: Entries = {}
         self.typed: dict[tuple[type[State], str], State] = {}
-        """The same, as classes declare it, each with its place."""
+        """The typed parts of the state, by class and prefix."""
         self.receivers: tuple[int, ...] = ()
-        """To whom it sent last; most programs send to the same again."""
+        """The checked receivers of its last message: most programs send to the same nodes again."""
         self.calls = 0
-        """How many times it has asked for work in its open round."""
+        """The number of its requests for work in the open round."""
         self.order = id << 40
-        """Ties of virtual time are settled by it, so that they do not depend on what else happened."""
+        """The count of its events, which breaks ties of virtual time independently of other nodes."""
         self.mail = stage.mailbox(self)
         self.main: Any = None
-        """The activity that is its program."""
+        """The activity of its program."""
         self.activities: list[Any] = []
-        """The others, which end with it."""
+        """Further activities, which end with the program."""
         self.answers: list[Any] = []
-        """What handlers of messages do, also when it has ended."""
+        """Activities of message handlers, which do not end with the program."""
         self.committed: Snapshot | None = None
-        """What it goes on from when it has left, where it can."""
+        """The snapshot at which it resumes after an absence, if it can."""
         self.in_round = False
-        """Whether a round of it is open."""
+        """True if a round is open."""
         self.behind = False
-        """Whether it comes back and has not caught up."""
+        """True if it has returned and not caught up yet."""
         self.held: list[Callable[[], None]] | None = None
-        """What is to happen when the node, which stands still, goes on; None where it does not stand still."""
+        """The actions to take when the paused node continues; None if it is not paused."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
         self.value_bytes_out = self.index_bytes_out = self.posted = 0
         self.spent = [0.0] * len(SPENT)
-        """Seconds, in the order of SPENT."""
+        """Seconds by activity, in the order of SPENT."""
         self.evaluated = 0
-        """On how many samples it has evaluated, where that took time."""
+        """The number of samples of evaluations that took time."""
 
     # ------------------------------------------------------------------ the contract
 
@@ -134,7 +134,7 @@ class RunningNode(Node):
 
     @property
     def round(self) -> int:
-        """The open round, which is also how many rounds the node has completed."""
+        """The open round, which is also the number of completed rounds."""
         return self.mail.round
 
     def keep(self, state: type[S], of: Part | str = "") -> S:
@@ -157,7 +157,7 @@ class RunningNode(Node):
     def serve(self, tag: str, handler: Callable[[Message], Coroutine[Any, Any, None]]) -> None:
         if not inspect.iscoroutinefunction(handler):
             raise ProgramError(
-                f"What serves {tag!r} at node {self.id} must be an async function. Got {handler!r} instead."
+                f"The handler of {tag!r} at node {self.id} must be an async function. Got {handler!r} instead."
             )
         if tag in self.mail.handlers:
             raise ProgramError(f"Node {self.id} serves {tag!r} already.")
@@ -175,7 +175,7 @@ class RunningNode(Node):
         seconds: float | None = None,
     ) -> T:
         if (samples is None) == (seconds is None):
-            raise ProgramError(f"A compute of node {self.id} must say its 'samples' or its 'seconds', one of them.")
+            raise ProgramError(f"A compute of node {self.id} must have either 'samples' or 'seconds'.")
         if samples is not None:
             seconds = samples / self.stage.speeds[self.id]
         assert seconds is not None
@@ -184,7 +184,7 @@ class RunningNode(Node):
         if asks_for_randomness(function):
             random = partial(self.random, "compute", self.round, self.calls)
             self.calls += 1
-        # Even a function that writes to its arguments, in a thread of its own perhaps, changes nothing else.
+        # A function that writes to its arguments, perhaps in another thread, must not change anything else.
         call = Call(Function(function), private_all(arguments) if self.careful else arguments, random)
         await self.stage.compute(self, call, seconds)
         if call.error is not None:
@@ -236,10 +236,10 @@ class RunningNode(Node):
         return self.stage.post(self, self.receivers, taken, tag, round)
 
     def _checked_receivers(self, to: Any) -> tuple[int, ...]:
-        """To whom a message goes, whatever the program does to its list while it is under way.
+        """The receivers of a message, as a tuple that the program cannot change.
 
         Raises:
-            ProgramError: one of them is no node.
+            ProgramError: one of them is not a node.
         """
         receivers = (int(to),) if isinstance(to, (int, np.integer)) else tuple(to)
         if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
@@ -305,7 +305,7 @@ class RunningNode(Node):
         count: int | None,
         timeout: float | None,
     ) -> Inbox:
-        """Wait for messages of any of some tags."""
+        """Wait for messages of any of several tags."""
         if senders is not None or not tags or len({*tags}) < len(tags):
             raise ProgramError(
                 f"A receive of node {self.id} for several tags must name different ones and no 'senders'. Got {tags!r}."
@@ -338,7 +338,7 @@ class RunningNode(Node):
         return [message for message in messages if self._is_usable(message, wanted)]
 
     def _is_usable(self, message: Message, wanted: list[tuple[str, Wanted]]) -> bool:
-        """Whether a message has what its receiver wants; if not, it is rejected."""
+        """True if a message has the wanted entries. If not, reject it."""
         for name, expected in wanted:
             if not fits(message.shared.get(name), expected, self):
                 missing = name not in message.shared
@@ -362,11 +362,11 @@ class RunningNode(Node):
     # ------------------------------------------------------------------ for the stage
 
     def event(self, kind: str, detail: str) -> None:
-        """Record something that happened to the node."""
+        """Record an event of the node."""
         self.stage.event(self.id, kind, detail)
 
     def count_sent(self, lengths: wire.Lengths, copies: int) -> None:
-        """Count copies of a message that are sent, or, where there are less than none, withdrawn."""
+        """Count copies of a message that are sent or, with a negative number, withdrawn."""
         frame, values, indices = lengths
         self.messages_out += copies
         self.bytes_out += frame * copies
@@ -374,7 +374,7 @@ class RunningNode(Node):
         self.index_bytes_out += indices * copies
 
     def kept(self, value: Any) -> Any:
-        """An array of the program as it is now, whatever the program does to it."""
+        """A snapshot of an array of the program."""
         if isinstance(value, np.ndarray):
             return frozen(value)
         from covey.messages.ownership import keep
@@ -382,11 +382,11 @@ class RunningNode(Node):
         return keep(value)
 
     def _taken_payload(self, payload: Payload) -> Payload:
-        """What is sent, as it is now."""
+        """A snapshot of a payload."""
         return {name: self.taken(value) for name, value in payload.items()}
 
     def taken(self, value: Any) -> Any:
-        """A value of the program as it is now, which nobody may write to."""
+        """A read-only snapshot of a value of the program."""
         if is_tensor(value):
             value = self.kept(value)
             setattr(value, KEPT, True)
@@ -396,16 +396,16 @@ class RunningNode(Node):
         return value.copy() if type(value) is list else value
 
     def _copied(self, state: Entries) -> Entries:
-        """A state of its own for a snapshot, or from one."""
+        """An independent copy of a state."""
         return {name: private(value) for name, value in state.items()} if self.careful else dict(state)
 
     def hold(self) -> None:
-        """Stand still."""
+        """Pause the node."""
         self.held = []
         self.mail.hold()
 
     def go_on(self) -> None:
-        """Do what would have happened meanwhile: first what came, then what the node itself waited for."""
+        """End a pause: deliver the messages that arrived meanwhile, then take the actions that were due."""
         held, self.held = self.held or [], None
         self.mail.go_on()
         for action in held:
@@ -416,7 +416,7 @@ class RunningNode(Node):
             raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
     def counters(self) -> list[int]:
-        """What the node has sent, received and done, less what arrived early and will arrive again after a resume."""
+        """The counters of the node, without early messages, which arrive again after a resumption."""
         early = self.mail.early()
         return [
             self.bytes_out,
@@ -431,7 +431,7 @@ class RunningNode(Node):
         ]
 
     def commit_row(self) -> tuple[Any, ...]:
-        """The completed round as the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`."""
+        """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`."""
         mail = self.mail
         return (
             self.id,
@@ -451,14 +451,14 @@ class RunningNode(Node):
         )
 
     def joules(self, energy: Energy, speed: float) -> float:
-        """What the node has spent since the start."""
+        """The joules that the node has spent since the start."""
         return energy.joules(self.id, self.samples_used + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
 
     def snapshot(self, uplink: float = 0.0) -> Snapshot:
-        """What the node could go on from now.
+        """A snapshot at which the node can resume.
 
         Args:
-            uplink: when all that it has sent will have left it.
+            uplink: the time at which its last message leaves it.
         """
         return Snapshot(
             completed=self.mail.round,
@@ -478,17 +478,17 @@ class RunningNode(Node):
         )
 
     def learned(self) -> Any:
-        """What else it goes on from, where it learns."""
+        """The resumable state of a node that learns, beside `state`."""
         return None
 
     def learn_again(self, learned: Any) -> None:
-        """Go on from what `learned` gave."""
+        """Restore the result of `learned`."""
 
     def check_commit(self) -> None:
-        """See whether the node has a state that a checkpoint can hold.
+        """Check that a checkpoint can hold the node's state.
 
         Raises:
-            ProgramError: it has not.
+            ProgramError: an entry has a wrong type.
         """
         if not self.state:
             return
@@ -501,25 +501,25 @@ class RunningNode(Node):
                 except WireError as error:
                     shown = " ".join(reprlib.repr(value).split())
                     raise ProgramError(
-                        f"The '{name}' in the state of node {self.id} must be what a message may hold: a tensor, "
-                        f"an int, float, str, bool, bytes, None or a list of such. Got {shown} instead: {error.detail}."
+                        f"The '{name}' in the state of node {self.id} must be a tensor, an int, float, str, bool, "
+                        f"bytes, None or a list of these, as in messages. Got {shown} instead: {error.detail}."
                     ) from error
 
     def failure(self, program: Program, error: Exception) -> CoveyError:
-        """What to raise when the program raised `error`."""
+        """The error to raise after the program raised `error`."""
         if isinstance(error, CoveyError) and not isinstance(error, WireError):
             return error
         if isinstance(error, AttributeError) and error.obj is self:
             return ProgramError(
-                f"Node {self.id} of the program {program.title()} has no '{error.name}'. A plain node learns nothing: "
-                f"derive the program from LearningProgram where its nodes have data and a model."
+                f"Node {self.id} of the program {program.title()} has no '{error.name}'. A plain node does not learn: "
+                f"derive the program from LearningProgram if its nodes have data and a model."
             )
         return ProgramError(
             f"The program {program.title()} fails at node {self.id} in round {self.round}: {described(error)}."
         )
 
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
-        """Go back to a snapshot; the counters only where the whole network does."""
+        """Restore a snapshot, with the counters only if the whole network is restored."""
         self.in_round = False
         self.learn_again(snapshot.learned)
         self.state, self.typed = self._copied(snapshot.state), {}
@@ -546,7 +546,7 @@ class RunningNode(Node):
 
 
 class _Rounds:
-    """Counts the rounds of a node and commits each."""
+    """The iterator of a node's rounds, which commits each."""
 
     __slots__ = ("node", "open")
 
@@ -574,7 +574,7 @@ class _Rounds:
 
 
 class _Messages:
-    """The messages of a tag, one by one."""
+    """The iterator of the messages of a tag."""
 
     def __init__(self, node: RunningNode, tag: str) -> None:
         self.node = node
@@ -588,9 +588,9 @@ class _Messages:
 
 
 def not_finite_entry(payload: Payload) -> str | None:
-    """The name of an entry that is or holds NaN or infinity.
+    """The name of an entry that is or contains NaN or infinity, or None.
 
-    A tensor that was found finite is looked at again only if it was written.
+    A tensor that was finite is examined again only after a write.
     """
     for name, value in payload.items():
         if type(value) is float and not math.isfinite(value):

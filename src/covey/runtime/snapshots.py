@@ -1,4 +1,4 @@
-"""What a node goes on from after a crash or a resume, and how checkpoints hold it."""
+"""Snapshots at which nodes resume after a crash or an interruption, and their form in checkpoints."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,35 +18,35 @@ from covey.runtime.task import LoadedTask
 
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """One node at the end of a round."""
+    """The resumable state of one node at the end of a round."""
 
     completed: int
-    """Rounds."""
+    """The number of completed rounds."""
     state: Entries
     learned: Any
-    """What else it goes on from, where it learns."""
+    """The resumable state of a node that learns, beside `state`."""
     loss: float | None
     counters: list[int]
     drops: Sequence[int] = (0,) * len(REASONS)
-    """Messages that were dropped, by reason, as `engines.mailbox.REASONS` has them."""
+    """The number of dropped messages by reason, in the order of `covey.runtime.mailbox.REASONS`."""
     spent: Sequence[float] = (0.0,) * len(SPENT)
-    """Seconds, in the order of SPENT."""
+    """Seconds by activity, in the order of SPENT."""
     evaluated: int = 0
-    """On how many samples it has evaluated, where that took time."""
+    """The number of samples of evaluations that took time."""
     clock: float = 0.0
     order: int = 0
-    """How many events it has caused, for ties of virtual time."""
+    """The count of its events, for ties of virtual time."""
     uplink: float = 0.0
-    """When all that it had sent will have left it."""
+    """The time at which its last message leaves it."""
     posted: int = 0
-    """How many messages it has sent, those withdrawn among them."""
+    """The number of messages that it has sent, including withdrawn ones."""
     ended: bool = False
-    """Whether its program has returned."""
+    """True if its program has returned."""
     away: bool = False
 
 
 def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
-    """Named tensors and plain values that hold snapshots of nodes that have a task."""
+    """The snapshots of all nodes as named tensors and plain values."""
     payload: dict[str, Any] = {
         **task.pack([s.learned for s in snapshots]),
         "completed": np.array([s.completed for s in snapshots], dtype=np.int64),
@@ -69,7 +69,7 @@ def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
 
 
 COUNTERS = len(COMMIT_COLUMNS[COUNTED])
-"""How many counters a snapshot has."""
+"""The number of counters of a snapshot."""
 _KINDS: dict[str, str] = {
     "completed": "int64",
     "clocks": "float64",
@@ -84,15 +84,15 @@ _KINDS: dict[str, str] = {
     "ended": "bool",
     "away": "bool",
 }
-"""The columns of a payload, and of what numbers they are."""
+"""The dtypes of the columns of a payload."""
 _MAY_BE_NEGATIVE = ("losses",)
 
 
 def check(payload: Mapping[str, Any], setting: Setting, task: LoadedTask) -> None:
-    """See whether a payload from the disk holds what `pack` makes of the nodes of an experiment.
+    """Refuse a payload from the disk that is not a result of `pack` for the nodes of an experiment.
 
     Raises:
-        RunError: it does not.
+        RunError: an entry is missing or wrong.
     """
     task.check(payload, setting.nodes)
     columns = {
@@ -123,11 +123,11 @@ def _sides(shape: Sequence[int]) -> str:
 
 
 def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
-    """The snapshots that `pack` put into a payload; other entries are left alone.
+    """The snapshots of a payload of `pack`. Other entries are ignored.
 
     Args:
-        payload: what `pack` made, as it comes from the disk or another process.
-        task: what the nodes learn; the tensors of their states go where it computes.
+        payload: the payload, from the disk or another process.
+        task: the loaded task. Tensors of states are moved to its device.
     """
     count = len(payload["completed"])
     states: list[Entries] = [{} for _ in range(count)]

@@ -1,6 +1,6 @@
-"""The stage under every engine: what happens to nodes and their messages, apart from time.
+"""The stage under every engine: everything that happens to nodes and messages, apart from time.
 
-An engine is a stage with a clock, links and a place to compute.
+An engine is a stage with a clock, links and computing.
 """
 
 from abc import ABC, abstractmethod
@@ -25,24 +25,24 @@ from covey.runtime.snapshots import Snapshot
 
 _UNMEASURED = nullcontext()
 _REJECTED = 100
-"""How many wrong messages of a sender are reported one by one; then they are only counted."""
+"""The number of wrong messages of a sender that are recorded as events. Further ones are only counted."""
 
 
 class Stage(ABC):
-    """Nodes that run.
+    """The nodes of a process, and all that happens to them.
 
     Args:
         prepared: the experiment.
-        ids: which of its nodes are here.
+        ids: the nodes of this process.
     """
 
     batches: ClassVar[bool] = False
-    """Whether what nodes need is computed as late as possible, with what others need."""
+    """True if computing is delayed so that it can be done together for many nodes."""
     recorder: Recorder
     limits: wire.Limits = wire.DEFAULT
-    """What a message may be."""
+    """The limits of messages."""
     mail: Mail | None = None
-    """Where checkpoints hold the mail of nodes."""
+    """The mail for checkpoints, if these hold mail."""
 
     def __init__(self, prepared: Prepared, ids: Sequence[int]) -> None:
         experiment = prepared.experiment
@@ -51,84 +51,84 @@ class Stage(ABC):
         self.evaluation = experiment.evaluation
         self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
         self.speeds: list[float] = self.network.compute_speeds().tolist()
-        """Samples per second of every node."""
+        """The samples per second of every node."""
         self.refused: Counter[str] = Counter()
-        """Messages and frames that came to no node, by reason."""
+        """The number of messages and frames that no node received, by reason."""
         self.disturbances = Disturbances(self, self.seed, self.speeds)
         self._disturbing = self.disturbances.of_messages
         self._loss, self._loss_key = self.network.loss, rng.purpose_key(self.seed, "message loss")
         self._rejected: Counter[int] = Counter()
         self.columns: dict[tuple[str, str], type] = {}
-        """Of which type the columns are of the tables that nodes here add rows to."""
+        """The types of the columns of tables, by table and column."""
         self.here: Mapping[int, RunningNode] = {id: prepared.task.node(self, id) for id in ids}
         """The nodes of this process."""
 
-    # ------------------------------------------------------------------ what an engine brings: a clock
+    # ------------------------------------------------------------------ supplied by an engine: a clock
 
     @property
     @abstractmethod
     def now(self) -> float:
-        """Seconds since the run began."""
+        """The seconds since the start of the run."""
 
     @abstractmethod
     async def sleep(self, node: RunningNode, seconds: float) -> None:
-        """Let a node's time pass."""
+        """Wait for some seconds of a node's clock."""
 
     @abstractmethod
     def waiter(self, missing: set[int] | None, lost: set[int], left: int) -> Waiter:
-        """What resumes the current activity when its messages are here."""
+        """A waiter that resumes the current activity when its messages have arrived."""
 
     @abstractmethod
     def woken(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
-        """Until a waiter is resumed, or in vain."""
+        """Wait until a waiter is resumed or the timeout has passed."""
 
     @abstractmethod
     def spawn(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> Activity:
-        """Begin a second activity of a node."""
+        """Start a second activity of a node."""
 
     @abstractmethod
     def answer(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Begin what answers a message: an activity that does not end with the node's program."""
+        """Start the activity of a message handler, which does not end with the node's program."""
 
     @abstractmethod
     def start(self, node: RunningNode) -> None:
-        """Begin the program of a node, from the start or from what was restored."""
+        """Start the program of a node, from the beginning or from its restored state."""
 
     @abstractmethod
     def end_activities(self, node: RunningNode, *, main: bool) -> None:
-        """End what a node does: all of it, or what ends with its program, which has returned."""
+        """End all activities of a node or, after its program has returned, those that end with it."""
 
     @abstractmethod
     async def never(self) -> None:
-        """What the current activity awaits that is not to go on."""
+        """Wait for ever: the current activity must not continue."""
 
-    # ------------------------------------------------------------------ what an engine brings: computing
+    # ------------------------------------------------------------------ supplied by an engine: computing
 
     @abstractmethod
     def compute(self, node: RunningNode, job: Job, seconds: float) -> Awaitable[None]:
-        """Do a job of a node, which takes it so long."""
+        """Do a job, which takes `seconds` of the node."""
 
     def measured(self, node: RunningNode, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
-        """Counts what is done within it as time that a node spends, where time is real."""
+        """In real time, measure the time within the context as time of the node."""
         return _UNMEASURED
 
-    # ------------------------------------------------------------------ what an engine brings: links
+    # ------------------------------------------------------------------ supplied by an engine: links
 
     def mailbox(self, node: RunningNode) -> Mailbox:
-        """Where the messages of a node lie."""
+        """A mailbox for a node."""
         return Mailbox(ordered=self.network.is_ordered)
 
     @abstractmethod
     def carry(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
-        """Put a message onto the links to some nodes."""
+        """Send a message over the links to some nodes."""
 
     @abstractmethod
     def carry_disturbed(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
-        """The same while faults strike the links: `disturbances.fates` says what becomes of each copy."""
+        """The same as `carry` while faults affect messages. `disturbances.fates` decides about each copy."""
 
     @abstractmethod
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
-        """Take back what has not left a node, of one tag or of all; how many copies."""
+        """Withdraw the messages of one tag, or all, that have not left a node. Return the number of copies."""
 
     # ------------------------------------------------------------------ messages
 
@@ -153,7 +153,7 @@ class Stage(ABC):
                     self.here[receiver].mail.drop("not-finite")
             return SENT
         if self._loss > 0:
-            # Drawn by the node's count of events, which only grows: that of its messages falls when some are withdrawn.
+            # Keyed by the node's count of events, which only grows. Its count of messages falls with a withdrawal.
             node.order += 1
             chance, key, sent = self._loss, rng.mix(self._loss_key, node.order), len(receivers)
             receivers = [r for r in receivers if rng.uniform(key, r) >= chance]
@@ -172,11 +172,11 @@ class Stage(ABC):
             raise ProgramError(f"Node {node.id} sends a message {tag!r} that is too long: {error.detail}.") from error
 
     def delivery(self, node: RunningNode, *, again: bool = False) -> Callable[[Message], None]:
-        """What gives a node a message that has arrived; where the node is observed, that is kept.
+        """A function that delivers an arrived message to a node, and records it if the node is observed.
 
         Args:
             node: the node.
-            again: whether the message had arrived before, and had been observed, when the node committed.
+            again: True if the message had arrived, and had been observed, before the node's commit.
         """
         deliver, mail = node.mail.deliver if again else self._observed(node), self.mail
         if mail is None:
@@ -202,38 +202,38 @@ class Stage(ABC):
         return observe
 
     def remember(self, node: RunningNode) -> Snapshot:
-        """Let a node go on from here after a resume, or when it comes back."""
+        """Take a snapshot of a node, at which it resumes or returns."""
         node.committed = self.snapshot(node)
         if self.mail is not None:
             self.mail.commit(node)
         return node.committed
 
     def refuse(self, reason: str, count: int = 1) -> None:
-        """Count frames or messages that come to no node."""
+        """Count frames or messages that no node receives."""
         self.refused[reason] += count
 
     def reject(self, node: RunningNode, sender: int, detail: str, reason: str) -> None:
-        """Drop a message that came to a node, and say so unless its sender was named often enough."""
+        """Drop a message that arrived at a node, and record an event unless its sender has had many."""
         node.mail.drop(reason)
         self._rejected[sender] += 1
         if self._rejected[sender] <= _REJECTED:
             node.event("rejected", f"message of node {sender}: {detail}")
 
     def event(self, node: int, kind: str, detail: str) -> None:
-        """Record something that happened now."""
+        """Record an event with the current time."""
         self.recorder.event(self.now, node, kind, detail)
 
     # ------------------------------------------------------------------ rounds
 
     @abstractmethod
     async def complete(self, node: RunningNode) -> None:
-        """The open round of a node is over; until it may begin the next."""
+        """Complete the open round of a node, and wait until it may begin the next."""
 
     def commit(self, node: RunningNode) -> float:
-        """Record the open round of a node, which is over; how many seconds that costs it.
+        """Commit the open round of a node. Return the seconds that this takes of the node.
 
         Raises:
-            ProgramError: the node's state holds what no checkpoint can.
+            ProgramError: a checkpoint cannot hold the node's state.
         """
         node.check_commit()
         node.mail.open(node.round + 1)
@@ -246,20 +246,20 @@ class Stage(ABC):
         return samples / self.speeds[node.id]
 
     def snapshot(self, node: RunningNode) -> Snapshot:
-        """What a node could go on from now."""
+        """A snapshot at which a node can resume."""
         return node.snapshot()
 
     def skip_to(self, node: RunningNode, round: int) -> None:
-        """A node that was away goes on where the others are."""
+        """Move a node that was away to the round of the others."""
         node.event("caught up", f"from round {node.round} to {round}")
         node.mail.open(round)
         node.behind = False
 
     def finish(self, node: RunningNode) -> None:
-        """The program of a node has returned.
+        """Finish a node whose program has returned.
 
         Raises:
-            ProgramError: the node's state holds what no checkpoint can.
+            ProgramError: a checkpoint cannot hold the node's state.
         """
         node.check_commit()
         self.end_activities(node, main=False)
@@ -267,23 +267,23 @@ class Stage(ABC):
         node.mail.ended = True
         self.recorder.ended(node)
 
-    # ------------------------------------------------------------------ nodes that leave, and come back
+    # ------------------------------------------------------------------ nodes that leave and return
 
     def stop(self, node: RunningNode) -> None:
-        """End all that a node does, and forget what has arrived."""
+        """End all activities of a node, and drop its messages."""
         self.end_activities(node, main=True)
         node.held = None
         node.mail.clear()
 
     def leave(self, node: RunningNode) -> None:
-        """A node goes away; what it has not committed is lost."""
+        """Let a node leave. Uncommitted work is lost."""
         node.mail.away = True
         self.withdraw(node, None)
         self.stop(node)
         node.event("left", f"in round {node.round}")
 
     def come_back(self, node: RunningNode) -> None:
-        """A node that was away goes on from its last commit."""
+        """Let a node return at its last commit."""
         assert node.committed is not None
         node.restore(node.committed, counters=False)
         node.mail.away, node.behind = False, True
@@ -292,10 +292,10 @@ class Stage(ABC):
 
     @abstractmethod
     def leave_for_good(self, node: RunningNode) -> None:
-        """Nothing will happen at a node any more."""
+        """Handle a node that has left for good."""
 
     async def drop(self, node: RunningNode, why: str) -> None:
-        """Let a node leave for good, of whose activities one asks for it, which does not go on."""
+        """Let a node leave for good, on request of one of its activities, which does not continue."""
         node.event("dropped", why)
         self.leave(node)
         node.mail.ended = True
@@ -307,8 +307,8 @@ class Stage(ABC):
 
     @abstractmethod
     def dropped(self, node: RunningNode) -> None:
-        """A node has been dropped."""
+        """Handle a node that was dropped."""
 
     def set_speed(self, node: RunningNode, samples_per_second: float) -> None:
-        """Let what a node computes from now on take another time."""
+        """Change the speed of a node's computing from now on."""
         self.speeds[node.id] = samples_per_second

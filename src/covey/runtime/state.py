@@ -1,4 +1,4 @@
-"""Typed state: a class that declares what of a node outlives a crash or a resume.
+"""Typed state: classes that declare the values of a node which survive a crash or a resumption.
 
     class Progress(State):
         age: int = 0
@@ -8,9 +8,9 @@
     kept = node.keep(Progress)
     kept.age += 1
 
-Its fields are entries of `node.state`, which checkpoints and `run.states` hold: here "age", "momentum" and, for what
-was given to node 3, "given.3". Those of a part's state begin with the part's place in the program, such as "sharing.".
-A value is checked when it is assigned, and when it comes from a checkpoint.
+Fields are entries of `node.state`, which checkpoints and `run.states` hold: here "age", "momentum" and, for the value
+of node 3, "given.3". The entries of a part's state begin with the part's path in the program, such as "sharing.". A
+value is checked when it is assigned, and when it comes from a checkpoint.
 """
 
 import copy
@@ -30,18 +30,18 @@ _MISSING = object()
 
 
 class _Fields(type):
-    """Gives the objects of a state no attributes beside its fields, so that a misspelt one is an error."""
+    """The metaclass of states, which forbids attributes other than fields, so that a misspelt one is an error."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], members: dict[str, Any]) -> "_Fields":
         return super().__new__(cls, name, bases, {"__slots__": (), **members})
 
 
 class State(metaclass=_Fields):
-    """Typed entries of a node's state; derived classes declare them.
+    """Typed entries of a node's state. Subclasses declare them.
 
     Args:
-        node: whose.
-        of: the place of the part whose they are; "" for the program's own.
+        node: the node.
+        of: the path of the part that owns them; "" for the program.
     """
 
     __slots__ = ("_node", "_prefix")
@@ -69,10 +69,10 @@ class _Field:
         self.name = name
         self.wanted = wanted
         self.default = default
-        """What it is at first; _MISSING where it has no value then. None is no entry."""
+        """The initial value; _MISSING without one. None means that there is no entry."""
 
     def begin(self, state: State) -> None:
-        """Check the value of a checkpoint, or put the default there."""
+        """Check the value of a checkpoint, or set the default."""
         name = state._prefix + self.name
         if name in state._node.state:
             self.check(state, self.name, state._node.state[name])
@@ -80,7 +80,7 @@ class _Field:
             self.first(state)
 
     def first(self, state: State) -> Any:
-        """What a field has that has no entry; where that is not None, it has one then."""
+        """The value of a field without an entry. Unless it is None, it becomes an entry."""
         if self.default is _MISSING:
             raise ProgramError(f"The '{self.name}' in the state of node {state._node.id} has no value yet.")
         if self.default is None:
@@ -105,7 +105,7 @@ class _Field:
         state._node.state.pop(state._prefix + self.name, None)
 
     def check(self, state: State, name: str, value: Any) -> None:
-        """Raise ProgramError where a value is not of the declared type."""
+        """Raise ProgramError if a value is not of the declared type."""
         if not fits(value, self.wanted, state._node):
             shown = " ".join(reprlib.repr(value).split())
             raise ProgramError(
@@ -115,7 +115,7 @@ class _Field:
 
 
 class _FieldOfPeers(_Field):
-    """A field with a value for each of some peers."""
+    """A field with one value per peer."""
 
     def begin(self, state: State) -> None:
         for peer, value in self.__get__(state, type(state)).items():
@@ -141,7 +141,7 @@ class _FieldOfPeers(_Field):
 
 
 class _ByPeer(MutableMapping[NodeId, Any]):
-    """The values of a field by peer, each an entry of its own."""
+    """The values of a field by peer, each a separate entry."""
 
     __slots__ = ("_field", "_prefix", "_state")
 
@@ -179,7 +179,7 @@ def _field(cls: type[State], name: str, hint: Any) -> _Field:
     """The field that an annotation of a state declares.
 
     Raises:
-        ConfigurationError: no checkpoint holds such values.
+        ConfigurationError: checkpoints cannot hold such values.
     """
     default = cls.__dict__.get(name, _MISSING)
     by_peer = typing.get_origin(hint) in (dict, MutableMapping) and wanted_by(typing.get_args(hint)[0]) is int

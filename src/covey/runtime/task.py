@@ -1,4 +1,4 @@
-"""What nodes learn, as far as the runtime knows of it: who holds data, what nodes go on from, how they are judged."""
+"""The interface between the runtime and learning: tasks, data holders, resumable state, evaluation."""
 
 import os
 from abc import ABC, abstractmethod
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def data_folder(given: Path | None) -> Path:
-    """The data folder: the one that is given, else that of COVEY_DATA, else ~/.cache/covey."""
+    """The data folder: the given one, else that of COVEY_DATA, else ~/.cache/covey."""
     return Path(given or os.environ.get("COVEY_DATA") or "~/.cache/covey").expanduser()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a task is loaded for.
+    """A request to load a task.
 
     Attributes:
-        experiment: whose.
+        experiment: the experiment.
         holders: the ids of the nodes that hold data.
         data: the data folder.
-        quiet: whether to show no progress bar while data are downloaded.
-        compute: how to compute, as the engine says.
+        quiet: show no progress bar of a download.
+        compute: the engine's settings of computing.
     """
 
     experiment: "Experiment"
@@ -44,181 +44,181 @@ class Request:
 
 
 class Task(Part):
-    """What is learned: the `[task]` of an experiment whose program needs nodes that learn."""
+    """The `[task]` of an experiment whose program needs nodes that learn."""
 
     family: ClassVar[str] = "task"
     usual: ClassVar[str] = "learning"
 
     @property
     def starts_equal(self) -> bool:
-        """Whether all nodes begin with the same model."""
+        """True if all nodes start with the same model."""
         return True
 
     def load(self, request: Request) -> "LoadedTask":
-        """Load its data and make everything ready.
+        """Load the data and the models.
 
         Raises:
-            DataError, ConfigurationError: no such files, or something that does not fit.
+            DataError, ConfigurationError: files are missing, or parts do not fit.
         """
         raise NotImplementedError
 
 
 class Summary(Protocol):
-    """What is known together of the nodes that were judged after one round."""
+    """The summary of the nodes that were evaluated after one round."""
 
     accuracies: list[float]
-    """Of the nodes so far."""
+    """The accuracies of the nodes so far."""
 
     def add(self, judged: Any, figures: Mapping[str, float]) -> None:
-        """One more node."""
+        """Add a node."""
 
     def freeze(self) -> dict[str, Any]:
-        """What it holds, as the entries of a payload."""
+        """The state as the entries of a payload."""
 
     def merge(self, frozen: Mapping[str, Any]) -> None:
-        """Take in what another one held."""
+        """Add the state of another summary."""
 
     def figures(self) -> Mapping[str, float]:
-        """The figures of all nodes together."""
+        """The metrics of all nodes together."""
 
 
 class LoadedTask(ABC):
-    """A task made ready; in each process of a run there is one."""
+    """A loaded task. Each process of a run has one."""
 
     device: Any = "cpu"
-    """Where what nodes go on from has its place."""
+    """The device of tensors in states."""
     node_bytes: int = 0
-    """What a checkpoint takes for one node, about."""
+    """The approximate bytes of one node in a checkpoint."""
     model_bytes: int = 0
-    """The wire size of a message with one model."""
+    """The bytes of a message with one model."""
     judges: bool = True
-    """Whether nodes are judged by what they have learned."""
+    """True if nodes are evaluated."""
 
     # ------------------------------------------------------------------ before the run
 
     @abstractmethod
     def informed(self, setting: Setting) -> Setting:
-        """The setting with what the parts of a program may know of the task."""
+        """The setting, completed with facts of the task."""
 
     @abstractmethod
     def signature(self) -> dict[str, int]:
-        """What must be the same in all processes of a run."""
+        """The facts that must be equal in all processes of a run."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """What a run's folder says of it."""
+        """The facts of the task in a run's folder."""
 
     @abstractmethod
     def description(self) -> dict[str, Any]:
-        """What `covey check` says of it."""
+        """The facts of the task for `covey check`."""
 
     @abstractmethod
     def holdings(self) -> np.ndarray | None:
-        """How many samples each node holds that holds data, where there are such."""
+        """The number of samples of each node that holds data, or None."""
 
     def truth(self) -> dict[str, np.ndarray]:
-        """What an observer does not see, for who scores an attack."""
+        """The ground truth that an observer does not see, for the scoring of attacks."""
         return {}
 
     def rehearsals(self) -> Sequence["LoadedTask"]:
-        """The same task for nodes that learn nothing and only seem to, in several ways; none where there is no such."""
+        """Variants of the task without training, for `covey check`; empty if there are none."""
         return ()
 
     # ------------------------------------------------------------------ nodes
 
     @abstractmethod
     def node(self, stage: "Stage", id: int) -> "RunningNode":
-        """A node on a stage."""
+        """Make a node on a stage."""
 
     @abstractmethod
     def has_died_out(self, stage: "Stage") -> str | None:
-        """Why nothing is left to be done once a node has left for good, if so."""
+        """The reason why the run cannot continue after a node has left for good, or None."""
 
     def at_work(self) -> AbstractContextManager[None]:
-        """While nodes run."""
+        """The context in which nodes run."""
         return nullcontext()
 
     def begin_thread(self) -> None:
-        """What a thread does first that computes."""
+        """Initialise a computing thread."""
 
     def compute_pending(self) -> None:
-        """Compute what waits to be computed with others."""
+        """Compute the values that wait to be computed together."""
 
     # ------------------------------------------------------------------ judging
 
     @abstractmethod
     def shown(self, node: "RunningNode") -> Any:
-        """What a node is judged by, as it is now."""
+        """The object by which a node is evaluated, in its current state."""
 
     def ready(self, shown: Any) -> None:
-        """Compute now what a node has shown, where it was not yet."""
+        """Compute such an object now, if it was not before."""
 
     @abstractmethod
     def evaluate(self, shown: Sequence[Any]) -> list[dict[str, float]]:
-        """The figures of what nodes have shown."""
+        """The metrics of such objects."""
 
     @abstractmethod
     def evaluation_samples(self) -> int:
-        """How many samples that takes for each."""
+        """The number of samples of one evaluation."""
 
     @abstractmethod
     def summary(self, *, keeps: bool | None = None) -> Summary:
         """An empty summary.
 
         Args:
-            keeps: whether models are summed; by default as the experiment says.
+            keeps: sum models; by default, as in the experiment.
         """
 
     @abstractmethod
     def check_share(self, frozen: Mapping[str, Any], nodes: int) -> bool:
-        """Whether a part of a summary that came from elsewhere can be that of at most so many nodes."""
+        """True if a part of a summary from another process is valid for at most `nodes` nodes."""
 
     @abstractmethod
     def check_frozen(self, name: str, value: Any) -> bool:
-        """Whether an entry of a part of a summary is one."""
+        """True if an entry of a part of a summary has the right type."""
 
-    # ------------------------------------------------------------------ what nodes go on from
+    # ------------------------------------------------------------------ checkpoints
 
     @abstractmethod
     def initial(self, id: int) -> Any:
-        """What a node that learns begins with, as `RunningNode.learned` gives it."""
+        """The initial state of a node that learns, in the form of `RunningNode.learned`."""
 
     @abstractmethod
     def pack(self, learned: Sequence[Any]) -> dict[str, Any]:
-        """What nodes go on from, as the entries of a payload."""
+        """The states of nodes as the entries of a payload."""
 
     @abstractmethod
     def unpack(self, payload: Payload, count: int) -> list[Any]:
-        """What `pack` was given, for so many nodes."""
+        """The states of `count` nodes from a payload of `pack`."""
 
     @abstractmethod
     def check(self, payload: Payload, nodes: int) -> None:
-        """See whether a payload holds what `pack` makes of so many nodes.
+        """Refuse a payload that is not a result of `pack` for this number of nodes.
 
         Raises:
-            RunError: it does not.
+            RunError: an entry is missing or wrong.
         """
 
     def owns(self, name: str) -> bool:
-        """Whether an entry of a checkpoint is one of `pack`."""
+        """True if an entry of a checkpoint is one of `pack`."""
         return False
 
     # ------------------------------------------------------------------ the end
 
     def kept(self, node: "RunningNode") -> Any:
-        """What a node has learned, without what is needed only to go on."""
+        """The learned result of a node, without state that only a resumption needs."""
         return None
 
     def layout(self) -> tuple[bytes, Mapping[str, np.ndarray]] | None:
-        """(the layout of the models of `result`, as JSON; the tensors that are in none of them), or None."""
+        """The layout of the models of `result` as JSON, and the tensors that are not part of them; or None."""
         return None
 
     @abstractmethod
     def result(self, learned: Sequence[Any]) -> Any:
-        """What the run keeps of what all nodes have learned; None for nothing."""
+        """The learned results of all nodes, for the run; or None."""
 
     def close(self) -> None:
-        """Let go of threads."""
+        """Stop threads."""
 
     def __enter__(self) -> Self:
         return self
@@ -228,7 +228,7 @@ class LoadedTask(ABC):
 
 
 class Nothing(LoadedTask):
-    """What nodes learn that learn nothing."""
+    """The task of nodes that do not learn."""
 
     judges = False
 
