@@ -26,7 +26,8 @@ from tests.conftest import table
 from tests.hosts import TOKEN, answering, token_file
 from tests.snapshots import Learned, Snapshot, packed
 
-READY = {"parameters": 650, "samples": 1437}
+READY: dict[str, Any] = {}
+"""What a host says of its data and its model; that of the experiment that was prepared last."""
 PARAMETERS = 650
 PATIENT = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
 
@@ -196,6 +197,7 @@ async def stage(
     changes = {**base, **changes}
     experiment = Experiment.from_table(table(**changes, engine=engine))
     prepared = prepare(experiment, **experiment.engine.compute_settings())
+    READY.update(prepared.task.signature())
     writer = RunWriter.create(folder / "run", experiment.to_table(), {"program": "gossip", "nodes": 2 * count})
     notices: list[str] = []
 

@@ -60,6 +60,9 @@ REQUIRED = {
     "up": "fp16",
     "subset": {"kind": "random", "budget": 0.5},
     "dataset": "digits",
+    "path": "some.csv",
+    "target": "label",
+    "digest": "sha256:0",
     "model": "logistic",
 }
 

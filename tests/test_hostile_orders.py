@@ -20,7 +20,7 @@ from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from tests.conftest import Written, table
 from tests.hosts import answering, token_file
-from tests.puppets import share, snapshots
+from tests.puppets import READY, share, snapshots
 from tests.strangers import Control, Impostor, call, orders, running, soon, tables, within
 
 # ---------------------------------------------------------------------- launchers that talk nonsense
@@ -147,6 +147,7 @@ def launched(says, folder, wait="5s"):
         engine = {"kind": "emulation", "hosts": [str(address)], "token_file": str(token_file(folder)), "wait": wait}
         experiment = Experiment.from_table(table(network={"nodes": 2}, engine=engine))
         prepared = prepare(experiment, **experiment.engine.compute_settings())
+        READY.update(prepared.task.signature())
         server = answering(listening, says)
         try:
             async with asyncio.timeout(20):
@@ -156,9 +157,6 @@ def launched(says, folder, wait="5s"):
             prepared.task.close()
 
     return within(main())
-
-
-READY = {"parameters": 650, "samples": 1437}
 
 
 def packed(commits=(), figures=(), events=()):

@@ -173,14 +173,21 @@ def test_label_counts() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["sample,node\n0,1\n3,0\n2,1\n\n", "sample, node\r\n2,1\r\n0,1\r\n3,0\r\n", "[[3], [0, 2]]"],
+    ["sample,node\n0,1\n3,0\n2,1\n\n", "sample, node\r\n0,1\r\n3,0\r\n2,1\r\n", "[[3], [0, 2]]"],
 )
-def test_a_file_says_who_holds_what(tmp_path: Path, text: str) -> None:
+def test_a_file_says_who_holds_what_in_its_order(tmp_path: Path, text: str) -> None:
     path = tmp_path / "partition"
     path.write_text(text)
     partition = build(Partition, {"kind": "file", "file": str(path)})
     parts = partition.assign(values_of(5), 2, 0)
     assert [part.tolist() for part in parts] == [[3], [0, 2]]
+
+
+def test_a_file_may_list_the_samples_of_a_node_in_any_order(tmp_path: Path) -> None:
+    for text in ("sample,node\n2,1\n3,0\n0,1\n", "[[3], [2, 0]]"):
+        (tmp_path / "partition").write_text(text)
+        partition = build(Partition, {"kind": "file", "file": str(tmp_path / "partition")})
+        assert [part.tolist() for part in partition.assign(values_of(5), 2, 0)] == [[3], [2, 0]]
 
 
 def test_any_partition_survives_being_written_to_a_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from covey import data as data
     from covey.api.checking import check as check
     from covey.api.listing import list as list
     from covey.api.running import resume as resume
@@ -54,13 +55,15 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME_OF]
+__all__ = ["__version__", "data", *_HOME_OF]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that importing covey alone costs nothing."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'covey' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "data":
+        return import_module("covey.data")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'covey' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)

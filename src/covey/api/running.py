@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from covey.parts.errors import ConfigurationWarning, RunError
 from covey.parts.tracebacks import short_traceback
 from covey.runtime.experiment import Experiment, Progress
 from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
-from covey.runtime.runs import Run, RunWriter, resuming
+from covey.runtime.runs import Run, RunWriter, refused, resuming
 
 RUNS = Path("runs")
 """The folder of runs whose folder is not given."""
@@ -79,18 +80,30 @@ def resume(
     folder: Path | str,
     *,
     data: Path | str | None = None,
+    dataset: Any = None,
     progress: Callable[[Progress], None] | None = None,
     quiet: bool = False,
     watch: bool = False,
 ) -> Run:
     """Resume an interrupted run from its latest checkpoint. The arguments are those of `run`.
 
+    Args:
+        dataset: the data set, where the run began with one that was given in Python; see `covey.data`.
+
     Raises:
-        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint. Nothing is
-            deleted then.
+        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint, or its data
+            differ from those that it began with. Nothing is deleted then.
     """
     with resuming(Path(folder)) as opened:
-        prepared = _prepare(Experiment.from_table(opened.run.experiment), data, quiet)
+        experiment = Experiment.from_table(opened.run.experiment)
+        if dataset is not None:
+            experiment.task = replace(experiment.task, dataset=dataset)  # type: ignore[type-var]
+        prepared = _prepare(experiment, data, quiet)
+        try:
+            _check_same(prepared, opened.run)
+        except RunError:
+            prepared.task.close()
+            raise
         try:
             prepared.experiment.engine.check_checkpoint(prepared, opened.checkpoint)
         except RunError as error:
@@ -111,6 +124,22 @@ def _shown(
 
     nodes = experiment.network.nodes
     return ProgressDisplay(folder.name, experiment.rounds, nodes, silent=quiet, lines=False, watch=watch)
+
+
+def _check_same(prepared: Prepared, run: Run) -> None:
+    """See whether a run's data are those that it began with.
+
+    Raises:
+        RunError: they are not.
+    """
+    for name, now in prepared.task.signature().items():
+        before = run.facts.get(name)
+        if name in _DIFFER and before is not None and before != now:
+            raise refused(run.folder, f"{_DIFFER[name]} from that with which it began ({before}, now {now})")
+
+
+_DIFFER = {"data": "its data set differs", "partition": "its partition differs"}
+"""What a run begins with and must find again, in words."""
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool) -> Prepared:

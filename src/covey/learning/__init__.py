@@ -3,6 +3,11 @@
 KINDS = {
     "task": {"learning": "covey.learning.task:LearningTask"},
     "dataset": {
+        "csv": "covey.learning.datasets.files:CSV",
+        "parquet": "covey.learning.datasets.files:Parquet",
+        "npz": "covey.learning.datasets.files:NPZ",
+        "npy": "covey.learning.datasets.stored:NPY",
+        "given": "covey.learning.datasets.given:Given",
         "digits": "covey.learning.datasets.digits:Digits",
         "mnist": "covey.learning.datasets.images:MNIST",
         "fashion-mnist": "covey.learning.datasets.images:FashionMNIST",

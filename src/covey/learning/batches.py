@@ -6,6 +6,7 @@ training begins a new pass. If it takes more steps than a pass has, another pass
 Shapes: J trainings, T steps, B samples of a batch.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,10 @@ class Parts:
         self.sizes = np.array([len(part) for part in parts], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(np.int64)
         self.samples = np.concatenate(parts) if len(parts) else np.empty(0, dtype=np.int64)
+
+    def digest(self) -> str:
+        """The digest of who has which samples, in which order."""
+        return f"sha256:{hashlib.sha256(self.sizes.tobytes() + self.samples.tobytes()).hexdigest()}"
 
     def of(self, holder: int) -> NDArray[np.int64]:
         """The samples of one node."""

@@ -4,18 +4,24 @@ Shapes: S samples; a sample has the shape that the model takes.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.parts.parameters import Part
 
 Objective = Literal["classes", "sequence", "values"]
 """The kind of target: one class per sample, a class at every position of a sequence, or one number per sample."""
+_TAKEN_AS = {
+    **dict.fromkeys((torch.float64, torch.float16, torch.bfloat16, torch.bool), torch.float32),
+    **dict.fromkeys((torch.int8, torch.int16, torch.int32), torch.int64),
+}
+"""The type in which a model takes inputs that are stored in another one."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +40,9 @@ class Split:
         return len(self.inputs)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in memory.
+    """A data set in memory, or in files that are mapped into it. Nobody changes it, so a copy of it is itself.
 
     Attributes:
         train, test: the publisher's split or, if there is none, the loader's.
@@ -47,6 +53,7 @@ class Data:
         label_names: a name for each class.
         scale, shift: a model takes float(input) * scale + shift.
         sizes: further dimensions that a model needs (for example "users" and "items").
+        columns: what else is known of each training sample, by name; S values each.
     """
 
     train: Split
@@ -59,6 +66,13 @@ class Data:
     scale: float = 1.0
     shift: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Data":
+        return self
+
+    def __repr__(self) -> str:
+        return f"Data({len(self.train)} training and {len(self.test)} test samples of {self.objective})"
 
     def scaled(self, inputs: Tensor) -> Tensor:
         """Stored inputs, converted for a model."""
@@ -68,6 +82,8 @@ class Data:
                 inputs.mul_(self.scale)
             if self.shift != 0.0:
                 inputs.add_(self.shift)
+        elif inputs.dtype in _TAKEN_AS:
+            inputs = inputs.to(_TAKEN_AS[inputs.dtype])
         return inputs
 
     @property
@@ -80,6 +96,23 @@ class Dataset(Part):
     """A data set that can be loaded."""
 
     family: ClassVar[str] = "dataset"
+
+    @classmethod
+    def shorthand(cls, value: object) -> "Dataset | None":
+        from covey.learning.datasets.given import of_object
+
+        return of_object(value)
+
+    @classmethod
+    def adopt(cls, name: str, found: Any) -> "type[Self] | None":
+        """A user's own function, made a data set of the name under which it was found."""
+        from covey.learning.datasets.given import adopted
+
+        return None if isinstance(found, type) or not callable(found) else adopted(name, found)  # type: ignore[return-value]
+
+    def portable(self, folder: Path | None) -> "Dataset":
+        """The same data set for other processes; see `Task.portable`."""
+        return self
 
     @abstractmethod
     def load(self, folder: Path, *, quiet: bool = True) -> Data:

@@ -418,7 +418,7 @@ class Learner:
                     f"Got {self.task.validation} instead."
                 )
             whole, chosen = self.kernel.train_split, own[:samples]
-        picked = torch.from_numpy(np.sort(chosen)).to(self.device)
+        picked = torch.from_numpy(chosen).to(self.device)
         return Split(whole.inputs[picked], whole.targets[picked])
 
     def indices(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.average import Average
+from covey.learning.datasets.digests import digest
 from covey.learning.exported import describe
 from covey.learning.jobs import Judge, Judged, Learned, Predictor
 from covey.learning.learner import Learner
@@ -93,12 +95,16 @@ class LoadedLearning(LoadedTask):
             raise ProgramError(f"The program has no network {name!r}. Known: {known}.")
         return self.further[name] if name else self.learner
 
-    def signature(self) -> dict[str, int]:
-        return {"parameters": self.learner.layout.size, "samples": int(self.learner.parts.sizes.sum())}
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {"data": digest(self.learner.data), "partition": self.learner.parts.digest()}
+
+    def signature(self) -> dict[str, int | str]:
+        return {"parameters": self.learner.layout.size, **self._digests}
 
     def facts(self) -> dict[str, Any]:
         learner = self.learner
-        found = {"torch": torch.__version__, "parameters": learner.layout.size}
+        found = {"torch": torch.__version__, **self.signature()}
         metrics = list(learner.recipe.scoring.metrics)
         return {**found, "kernel": learner.kernel_name, "device": str(learner.device), "metrics": metrics}
 

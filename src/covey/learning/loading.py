@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from covey.learning.dataset import Data
+from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
 from covey.learning.task import LearningTask, Public
-from covey.parts.errors import ConfigurationError, CoveyError, DataError, described
+from covey.parts.errors import ConfigurationError, CoveyError, DataError, described, quoted
 from covey.parts.parameters import Part
 
 A = TypeVar("A")
@@ -26,6 +27,7 @@ def load_learner(
     """
     device_named(engine.get("device", "cpu"))
     data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
+    check(data, task.dataset.title())
     parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
     public = None if task.public is None else _public_inputs(task.public, task, data, folder, quiet)
     return Learner(task, data, parts, seed=seed, public=public, **engine)
@@ -40,7 +42,7 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     except Exception as error:
         raise DataError(f"The {part.family} {part.title()} fails: {described(error)}.") from error
     if not isinstance(found, wanted):
-        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {found!r} instead.")
+        raise DataError(f"The {part.family} {part.title()} must make {wanted.__name__}. Got {quoted(found)} instead.")
     return found
 
 

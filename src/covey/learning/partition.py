@@ -7,14 +7,14 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from covey.learning.dataset import Data
 from covey.parts import rng
-from covey.parts.errors import DataError
+from covey.parts.errors import DataError, quoted
 from covey.parts.parameters import Part, param
 
 Ids = NDArray[np.int64]
@@ -38,7 +38,7 @@ class Partition(Part):
             seed: the experiment's seed.
 
         Returns:
-            N disjoint, ascending index arrays into `data.train`, none of them empty.
+            N disjoint index arrays into `data.train`, none of them empty; ascending, where nothing else says an order.
 
         Raises:
             DataError: the data cannot be dealt to this number of nodes.
@@ -152,29 +152,60 @@ class Natural(Partition):
     """Samples by owner: writers, speakers or users are dealt to the nodes in equal numbers."""
 
     kind = "natural"
+    by: str | None = param("The column with the owner of each sample; by default that of the data set.", default=None)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
-        if data.owners is None:
-            raise DataError(
-                "The partition natural needs a data set with the owner of each sample, which this one does not have."
-            )
-        owners, owner_of = np.unique(data.owners.numpy(), return_inverse=True)
+        owners, owner_of = np.unique(self._makers(data), return_inverse=True)
         if len(owners) < holders:
+            what = "owners" if self.by is None else f"values of {self.by!r}"
             raise DataError(
                 f"The partition natural must give each node an owner of samples: nodes must be in "
-                f"[1, {len(owners)}], the owners there are. Got {holders} instead."
+                f"[1, {len(owners)}], the {what} there are. Got {holders} instead."
             )
         node_of_owner = generator.permutation(len(owners)) % holders
         return np.asarray(node_of_owner[owner_of], dtype=np.int64)
 
+    def _makers(self, data: Data) -> NDArray[Any]:
+        """The owner of each training sample."""
+        if self.by is not None:
+            if self.by not in data.columns:
+                known = ", ".join(data.columns) or "none"
+                raise DataError(
+                    f"The 'by' of {self.named()} must be a column of the data, which has {known}. "
+                    f"Got {quoted(self.by)} instead."
+                )
+            values = data.columns[self.by]
+            return values.astype(str) if values.dtype.kind == "O" else values
+        if data.owners is not None:
+            return data.owners.numpy()
+        hint = f": give one of its columns as 'by': {', '.join(data.columns)}" if data.columns else ""
+        raise DataError(
+            f"The partition natural needs a data set with the owner of each sample, which this one does not have{hint}."
+        )
+
 
 class FromFile(Partition):
-    """A partition that is read from a file. Samples that the file does not name are not used."""
+    """A partition that is read from a file, in its order. Samples that the file does not name are not used."""
 
     kind = "file"
     file: Path = param('A CSV with the header "sample,node", or a JSON list with a list of samples for every node.')
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
+        samples, nodes = self._listed(data, holders)
+        node_of = np.full(len(data.train), -1, dtype=np.int64)
+        node_of[samples] = nodes
+        return node_of
+
+    def assign(self, data: Data, holders: int, seed: int) -> list[Ids]:
+        """See `Partition.assign`; the samples of a node are in the order in which the file lists them."""
+        parts = super().assign(data, holders, seed)
+        samples, _ = self._listed(data, holders)
+        listed = np.empty(len(data.train), dtype=np.int64)
+        listed[samples] = np.arange(len(samples))
+        return [part[np.argsort(listed[part], kind="stable")] for part in parts]
+
+    def _listed(self, data: Data, holders: int) -> tuple[Ids, Ids]:
+        """(samples, the node of each), as they are listed."""
         try:
             text = self.file.expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -197,9 +228,7 @@ class FromFile(Partition):
                 f"Every sample may occur once in {self.file}. "
                 f"Sample {samples[first]} is given to node {nodes[first]} and to node {nodes[second]}."
             )
-        node_of = np.full(len(data.train), -1, dtype=np.int64)
-        node_of[samples] = nodes
-        return node_of
+        return samples, nodes
 
     def _from_csv(self, text: str) -> tuple[Ids, Ids]:
         rows = csv.reader(text.splitlines())
@@ -294,8 +323,8 @@ def held_out(parts: Sequence[np.ndarray], share: float, seed: int) -> tuple[list
         return list(parts), [part[:0] for part in parts]
     trained, kept = [], []
     for holder, part in enumerate(parts):
-        order = rng.generator(seed, "validation", holder).permutation(part)
+        order = rng.generator(seed, "validation", holder).permutation(len(part))
         count = min(round(share * len(part)), len(part) - 1)
-        kept.append(np.sort(order[:count]))
-        trained.append(np.sort(order[count:]))
+        kept.append(part[np.sort(order[:count])])
+        trained.append(part[np.sort(order[count:])])
     return trained, kept

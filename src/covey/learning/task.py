@@ -1,6 +1,8 @@
 """The `[task]` table of an experiment that learns."""
 
-from typing import Literal
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Self
 
 from covey.learning.dataset import Dataset
 from covey.learning.metrics import Metric, named
@@ -63,6 +65,15 @@ class LearningTask(Task):
         named(self.metrics)
         if self.local_epochs is None and self.local_steps is None:
             self.local_steps = 1
+
+    def portable(self, folder: Path | None) -> Self:
+        dataset, public = self.dataset.portable(None if folder is None else folder / "data"), self.public
+        if public is not None:
+            shared = public.dataset.portable(None if folder is None else folder / "public")
+            public = public if shared is public.dataset else replace(public, dataset=shared)
+        if dataset is self.dataset and public is self.public:
+            return self
+        return replace(self, dataset=dataset, public=public)
 
     def load(self, request: Request) -> LoadedTask:
         from covey.learning.loaded import LoadedLearning

@@ -11,6 +11,7 @@ CoveyError                 anything below; the command line prints its text as o
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 def described(error: BaseException) -> str:
@@ -23,6 +24,8 @@ def described(error: BaseException) -> str:
 
 
 _MOST_SHOWN = 120
+_FEW = 4
+"""Of so many entries, messages say what they are where these are arrays."""
 
 
 def cut(text: str) -> str:
@@ -32,6 +35,11 @@ def cut(text: str) -> str:
 
 def quoted(value: object) -> str:
     """A value as messages quote it."""
+    if getattr(value, "shape", ()) and hasattr(value, "dtype"):
+        sides: Any = value.shape  # type: ignore[attr-defined]
+        return f"{type(value).__name__} of {' x '.join(map(str, sides))}"
+    if isinstance(value, tuple | list) and any(getattr(entry, "shape", ()) for entry in value[:_FEW]):
+        return cut(f"a {type(value).__name__} of {', '.join(map(quoted, value[:_FEW]))}")
     try:
         return cut(repr(value))
     except (ValueError, RecursionError):  # A number of 5,000 digits, or a list that is too deep for repr.

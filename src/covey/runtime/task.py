@@ -54,6 +54,17 @@ class Task(Part):
         """True if all nodes start with the same model."""
         return True
 
+    def portable(self, folder: Path | None) -> Self:
+        """The same task for the other processes of a run.
+
+        Args:
+            folder: a new one, for what no table can hold; None where the others see no file of this machine.
+
+        Raises:
+            ConfigurationError: something can be in this process alone.
+        """
+        return self
+
     def load(self, request: Request) -> "LoadedTask":
         """Load the data and the models.
 
@@ -101,8 +112,8 @@ class LoadedTask(ABC):
         """The setting, completed with facts of the task."""
 
     @abstractmethod
-    def signature(self) -> dict[str, int]:
-        """The facts that must be equal in all processes of a run."""
+    def signature(self) -> dict[str, int | str]:
+        """The facts that must be equal in all processes of a run, and when it is resumed."""
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
@@ -235,7 +246,7 @@ class Nothing(LoadedTask):
     def informed(self, setting: Setting) -> Setting:
         return setting
 
-    def signature(self) -> dict[str, int]:
+    def signature(self) -> dict[str, int | str]:
         return {}
 
     def facts(self) -> dict[str, Any]:

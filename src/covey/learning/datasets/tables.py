@@ -12,24 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from covey.learning.dataset import Data, Dataset, Split
+from covey.learning.datasets.arrays import held_out
 from covey.learning.datasets.source import Remote, damaged, obtain, obtain_from_archive
-from covey.parts import rng
 from covey.parts.errors import DataError
 from covey.parts.parameters import param
 
 Ids = NDArray[np.int64]
-
-
-def held_out(groups: Ids, share: float) -> NDArray[np.bool_]:
-    """A mask of the test samples: a random fraction of every group that does not depend on the experiment's seed."""
-    samples = np.arange(len(groups))
-    keys = np.full(len(groups), rng.purpose_key(0, "test split"), dtype=np.uint64)
-    order = np.lexsort((rng.mix_array(keys, samples), groups))
-    sizes = np.bincount(groups)
-    index = samples - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = np.zeros(len(groups), dtype=np.bool_)
-    chosen[order] = index < np.floor(share * sizes)[groups[order]]
-    return chosen
 
 
 class MovieLens100K(Dataset):

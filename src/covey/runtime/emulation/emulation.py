@@ -89,6 +89,8 @@ class Emulation(Engine):
 
     def check_with(self, experiment: Experiment) -> None:
         _check_importable(experiment)
+        if self.hosts and experiment.task is not None:
+            experiment.task.portable(None)
         count = max(self.owners(experiment.network.nodes)) + 1
         make_room(max(needed_by_launcher(count, starts_them=not self.hosts), needed_by_host(count)), count)
         for fault in experiment.faults:

@@ -1,7 +1,7 @@
 """Runs: folders on disk. Nothing else writes or reads them."""
 
 from covey.runtime.runs.observed import Observed, ObservedMessage, read_truth
-from covey.runtime.runs.resuming import Resumable, examine, latest_checkpoint, resuming
+from covey.runtime.runs.resuming import Resumable, examine, latest_checkpoint, refused, resuming
 from covey.runtime.runs.run import Run
 from covey.runtime.runs.writer import RunWriter
 
@@ -14,5 +14,6 @@ __all__ = [
     "examine",
     "latest_checkpoint",
     "read_truth",
+    "refused",
     "resuming",
 ]

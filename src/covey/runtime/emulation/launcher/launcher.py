@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts import errors, kinds
 from covey.parts.errors import CoveyError, RunError, WireError
+from covey.parts.parameters import to_table
 from covey.runtime.emulation.host.host import Orders
 from covey.runtime.emulation.launcher.makers import Maker, Wanted
 from covey.runtime.emulation.launcher.records import Records
@@ -40,6 +42,8 @@ _LAST = 5.0
 """Seconds after which hosts that are to stop where they are have not heard it."""
 _HEARTBEAT = 1.0
 """Seconds between words to every host."""
+_IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition"}
+"""What must be the same at all hosts."""
 
 
 class Launcher:
@@ -333,12 +337,20 @@ class Launcher:
             f"{len(absent)} of {len(self.hosts)} hosts are missing after {self.settings.wait:g} seconds: {names}."
         )
 
+    @cached_property
+    def _experiment(self) -> dict[str, Any]:
+        """The tables of the experiment as hosts have it."""
+        experiment, shares = self.prepared.experiment, self.hosts[0].maker.shares_files
+        tables = experiment.to_table()
+        del tables["engine"]  # The launcher alone knows how many hosts there are.
+        if experiment.task is not None:
+            tables["task"] = to_table(experiment.task.portable(Path(self._folder.name, "task") if shares else None))
+        return tables
+
     def _orders(self) -> Orders:
         settings, maker = self.settings, self.hosts[0].maker
-        experiment = self.prepared.experiment.to_table()
-        del experiment["engine"]  # The launcher alone knows how many hosts there are.
         return Orders(
-            experiment=experiment,
+            experiment=self._experiment,
             owners=self.owners,
             hosts=[str(other.address) for other in self.hosts],
             folders=kinds.searched() if maker.shares_files else [],
@@ -428,9 +440,13 @@ class Launcher:
         raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
 
     def _on_ready(self, host: Remote, frame: wire.Frame) -> None:
-        here = self.prepared.task.signature()
-        if dict(frame.payload) != here:
-            raise RunError(f"Host {host.number} has other data or another model: {dict(frame.payload)}, not {here}.")
+        here, there = self.prepared.task.signature(), dict(frame.payload)
+        for name, value in here.items():
+            if there.get(name) != value:
+                raise RunError(
+                    f"Host {host.number} has another {_IN_WORDS.get(name, name)} than the launcher: "
+                    f"{errors.quoted(there.get(name))}, not {value!r}. All must load the same files."
+                )
         assert host.ready is not None
         host.ready.set_result(None)
 

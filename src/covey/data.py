@@ -1,0 +1,99 @@
+"""Data sets of your own in Python: each function returns what `dataset` of a task takes.
+
+All of them take, beside the samples:
+
+    test: the test samples in the same form, or the share of the samples that is for testing, 0.2 by default. That share
+        of each class is drawn at random, and is the same for all seeds.
+    objective: what is predicted: "classes", one a sample; "sequence", a class for each position; "values", a number a
+        sample. By default what the targets look like: integers and strings are classes, other numbers are values.
+    classes: how many classes there are, or their names; by default those of the training samples.
+    scale, shift: inputs that are bytes (uint8) become numbers b * scale + shift; 1/255 and 0 by default.
+
+They raise DataError, in one line, where samples cannot be used.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from covey.learning.dataset import Data, Dataset, Objective, Split
+from covey.learning.datasets import adapters
+from covey.learning.datasets.arrays import Wanted, made
+from covey.learning.datasets.given import SHARE, Given
+
+__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_torch"]
+
+
+def from_arrays(
+    x: Any,
+    y: Any,
+    *,
+    test: float | tuple[Any, Any] = SHARE,
+    columns: Mapping[str, Any] | None = None,
+    objective: Objective | None = None,
+    classes: int | Sequence[str] | None = None,
+    scale: float = 1 / 255,
+    shift: float = 0.0,
+) -> Given:
+    """A data set of arrays of numpy, tensors or lists; they are not copied where their type is one that models take.
+
+    Args:
+        x: the inputs, a sample in each row. Bytes stay bytes; other integers are ids, such as tokens.
+        y: the targets.
+        test: a share, or the pair (x, y) of the test samples.
+        columns: what else is known of each sample, such as its user, by name; the partition natural deals by one.
+        objective, classes, scale, shift: see the module.
+    """
+    wanted = Wanted(objective, classes, scale, shift, dict(columns or {}))
+    return Given.of(made(x, y, test, wanted))
+
+
+def from_torch(
+    dataset: Any,
+    *,
+    test: Any = SHARE,
+    limit: int | None = None,
+    objective: Objective | None = None,
+    classes: int | Sequence[str] | None = None,
+    scale: float = 1 / 255,
+    shift: float = 0.0,
+) -> Given:
+    """A data set of torch: each sample is read once, with its transforms.
+
+    Args:
+        dataset: a `torch.utils.data.Dataset` or `IterableDataset` of pairs (x, y).
+        test: a share, or the data set of the test samples.
+        limit: how many samples are read at most of each; one without end needs it.
+        objective, classes, scale, shift: see the module.
+    """
+    return adapters.from_torch(
+        dataset, test=test, limit=limit, objective=objective, classes=classes, scale=scale, shift=shift
+    )
+
+
+def from_columns(
+    dataset: Any,
+    *,
+    x: str | Sequence[str] | None = None,
+    y: str,
+    keep: Sequence[str] = (),
+    test: Any = None,
+    objective: Objective | None = None,
+    classes: int | Sequence[str] | None = None,
+    scale: float = 1 / 255,
+    shift: float = 0.0,
+) -> Given:
+    """A data set with named columns: a Hugging Face dataset, a frame of pandas or polars, a dict of arrays.
+
+    Args:
+        dataset: the samples; of a dict of splits, "train" and "test" are taken.
+        x: the column of the inputs, or those of one number each that are put side by side; by default all others.
+        y: the column of the targets.
+        keep: the columns that are no inputs, where `x` does not say which are.
+        test: a share, or the test samples with the same columns.
+        objective, classes, scale, shift: see the module.
+
+    All columns that are neither inputs nor targets are kept beside them, for the partition natural.
+    """
+    return adapters.from_columns(
+        dataset, x=x, y=y, keep=keep, test=test, objective=objective, classes=classes, scale=scale, shift=shift
+    )

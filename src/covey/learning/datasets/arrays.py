@@ -1,0 +1,238 @@
+"""Samples as arrays, checked and brought into the form that a run uses.
+
+What does not fit is refused in one line that says what would. Arrays that are mapped from files stay there.
+
+Shapes: S samples, C classes, T positions of a sequence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from covey.learning.dataset import Data, Objective, Split
+from covey.learning.datasets.digests import blocks
+from covey.learning.datasets.mapped import as_tensor, is_mapped
+from covey.learning.datasets.targets import Targets, targets_of
+from covey.parts import rng
+from covey.parts.errors import DataError, quoted
+
+Share = float
+"""The share of the samples that is for testing."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What messages call the inputs and the targets."""
+
+    x: str = "The 'x' of the data"
+    y: str = "The 'y' of the data"
+    of_test: str = "The {} of the test data"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How arrays are to be understood.
+
+    Attributes:
+        objective: what is predicted; by default what the targets look like.
+        classes: how many classes there are, or their names; by default those of the training samples.
+        scale, shift: bytes b become numbers b * scale + shift.
+        columns: what else is known of each sample, by name.
+        sizes: further dimensions that a model needs.
+    """
+
+    objective: Objective | None = None
+    classes: int | Sequence[str] | None = None
+    scale: float = 1 / 255
+    shift: float = 0.0
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    names: Names = Names()
+
+
+def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
+    """Data made of arrays.
+
+    Args:
+        x, y: inputs and targets of the training samples.
+        test: those of the test samples, (x, y), or the share of the samples that is for testing.
+        wanted: how they are to be understood.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    names = wanted.names
+    if wanted.objective is not None and wanted.objective not in get_args(Objective):
+        known = ", ".join(map(repr, get_args(Objective)))
+        raise DataError(f"The 'objective' of the data must be one of {known}. Got {quoted(wanted.objective)} instead.")
+    inputs, labels = inputs_of(x, names.x), plain(y, names.y)
+    _check_lengths(inputs, labels, names.x, names.y)
+    columns = {name: _column(name, values, len(inputs)) for name, values in wanted.columns.items()}
+    if isinstance(test, tuple):
+        if len(test) != 2:
+            raise DataError(f"The test data must be a pair, (x, y). Got {len(test)} entries instead.")
+        x_name, y_name = (_of_test(name) for name in (names.x, names.y))
+        test_inputs, test_labels = inputs_of(test[0], x_name), plain(test[1], y_name)
+        _check_lengths(test_inputs, test_labels, x_name, y_name)
+        _check_alike(inputs, test_inputs, names.x, x_name)
+        targets = targets_of(labels, test_labels, inputs, wanted.objective, wanted.classes, (names.y, y_name))
+        train, tested = Split(inputs, targets.train), Split(test_inputs, targets.test)
+    else:
+        targets = targets_of(labels, labels[:0], inputs, wanted.objective, wanted.classes, (names.y, names.y))
+        in_test = _chosen(test, targets, x, names.x)
+        train, tested = (Split(inputs[mask], targets.train[mask]) for mask in (~in_test, in_test))
+        columns = {name: values[~in_test] for name, values in columns.items()}
+    return Data(
+        train, tested, targets.objective, targets.classes,
+        label_names=targets.names, scale=wanted.scale, shift=wanted.shift, sizes=dict(wanted.sizes), columns=columns,
+    )  # fmt: skip
+
+
+def plain(values: Any, name: str) -> NDArray[Any]:
+    """Anything like an array as one of numpy, without a copy where that can be.
+
+    Raises:
+        DataError: it is none, or its rows differ in their lengths.
+    """
+    if isinstance(values, Tensor):
+        return _of_tensor(values)
+    if hasattr(values, "toarray"):
+        raise DataError(f"{name} must be an array. Got a sparse one of {type(values).__name__}: toarray() makes one.")
+    try:
+        if isinstance(values, Sequence) and len(values) and isinstance(values[0], Tensor):
+            values = torch.stack(list(values))
+            return _of_tensor(values)
+        found = np.asarray(values)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise DataError(f"{name} must be one array: all samples of one shape. Got some that differ.") from error
+    if found.ndim == 0:
+        raise DataError(f"{name} must be an array with an entry for each sample. Got {quoted(values)} instead.")
+    if not found.dtype.isnative:
+        found = found.astype(found.dtype.newbyteorder("="))
+    return found
+
+
+def _of_tensor(values: Tensor) -> NDArray[Any]:
+    found = values.detach().cpu()
+    return (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+
+
+def inputs_of(values: Any, name: str) -> Tensor:
+    """Inputs: bytes stay bytes, whole numbers are ids, and all else are float32.
+
+    Raises:
+        DataError: they are no numbers, or some are not finite.
+    """
+    found = plain(values, name)
+    if len(found) == 0:
+        raise DataError(f"{name} must have a sample or more. Got none.")
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{name} must be numbers. Got {_kind(found)} instead.")
+    tensor = as_tensor(found if is_mapped(values) else _stored(found))
+    check_finite(tensor, name)
+    return tensor
+
+
+def _stored(found: NDArray[Any]) -> NDArray[Any]:
+    """An array in memory, in the type in which it is used."""
+    if found.dtype == np.uint8:
+        return found
+    return found.astype(np.float32 if found.dtype.kind in "bf" else np.int64, copy=False)
+
+
+def _kind(found: NDArray[Any]) -> str:
+    """An array's type in words."""
+    if found.dtype.kind == "O" and len(found):
+        return f"objects, such as a {type(found.reshape(-1)[0]).__name__}"
+    return {"U": "strings", "S": "bytestrings", "M": "dates", "m": "durations"}.get(found.dtype.kind, str(found.dtype))
+
+
+def check_finite(inputs: Tensor, name: str) -> None:
+    """See whether all numbers are finite, where they are read at all.
+
+    Raises:
+        DataError: some are not.
+    """
+    if not inputs.is_floating_point():
+        return
+    if all(bool(block.sum(dtype=torch.float64).isfinite()) for block in blocks(inputs)):
+        return
+    wrong = torch.cat([~block.flatten(1).isfinite().all(1) for block in torch.split(inputs, 4096)])
+    first = int(wrong.int().argmax())
+    row = inputs[first].flatten()
+    value = float(row[~row.isfinite()][0])
+    raise DataError(
+        f"{name} must be finite numbers. Got {value:g} in sample {first}, the first of {int(wrong.sum())} such of "
+        f"{len(inputs)}: fill them in, or leave these samples out."
+    )
+
+
+def _check_lengths(inputs: Tensor, labels: NDArray[Any], x: str, y: str) -> None:
+    if len(inputs) != len(labels):
+        raise DataError(f"{y} must have an entry for each of {len(inputs)} samples. Got {len(labels)} instead.")
+
+
+def _check_alike(train: Tensor, test: Tensor, x: str, x_test: str) -> None:
+    if train.shape[1:] != test.shape[1:]:
+        shapes = [sides(tensor.shape[1:]) for tensor in (train, test)]
+        raise DataError(f"{x_test} must have samples of the shape {shapes[0]}, as the training data. Got {shapes[1]}.")
+    if train.dtype != test.dtype:
+        names = [str(tensor.dtype).removeprefix("torch.") for tensor in (train, test)]
+        raise DataError(f"{x_test} must be {names[0]}, as the training data. Got {names[1]} instead.")
+
+
+def sides(shape: Sequence[int]) -> str:
+    """A shape in words."""
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def _of_test(name: str) -> str:
+    """What messages call the same of the test data."""
+    return name.replace(" of the data", " of the test data") if " of the data" in name else f"In the test data: {name}"
+
+
+def _column(name: str, values: Any, samples: int) -> NDArray[Any]:
+    found = plain(values, f"The column {name!r} of the data")
+    if len(found) != samples or found.ndim != 1:
+        raise DataError(
+            f"The column {name!r} of the data must have a value for each of {samples} samples. "
+            f"Got {sides(found.shape)} instead."
+        )
+    return found
+
+
+def _chosen(share: Any, targets: Targets, x: Any, name: str) -> NDArray[np.bool_]:
+    """Which samples are for testing: the same random share of each class."""
+    wanted = "a share in (0, 1), or a pair (x, y) of test samples"
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+        raise DataError(f"The 'test' of the data must be {wanted}. Got {quoted(share)} instead.")
+    if is_mapped(x):
+        raise DataError(
+            f"The 'test' of data that are mapped from files must be a pair (x, y) of test samples, for a share of "
+            f"them would be copied into memory. Got {share} instead."
+        )
+    groups = targets.train.numpy() if targets.objective == "classes" else np.zeros(len(targets.train), dtype=np.int64)
+    found = held_out(groups, share)
+    if not found.any():
+        raise DataError(
+            f"The 'test' of the data must be a share that keeps a sample of some class for testing, or a pair (x, y). "
+            f"Got {share} of {len(found)} samples instead."
+        )
+    return found
+
+
+def held_out(groups: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """A mask of the test samples: a random fraction of every group that does not depend on the experiment's seed."""
+    samples = np.arange(len(groups))
+    keys = np.full(len(groups), rng.purpose_key(0, "test split"), dtype=np.uint64)
+    order = np.lexsort((rng.mix_array(keys, samples), groups))
+    sizes = np.bincount(groups)
+    index = samples - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = np.zeros(len(groups), dtype=np.bool_)
+    chosen[order] = index < np.floor(share * sizes)[groups[order]]
+    return chosen

@@ -1,0 +1,48 @@
+"""Digests of data: two data sets with the same digest are the same, in whatever types they are stored.
+
+Shapes: S samples.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.dataset import Data, Split
+
+MOST = 1 << 30
+"""Bytes of a tensor up to which all of it is read; of a larger one, blocks all over it are."""
+_BLOCK = 1 << 20
+"""Bytes of a block, about."""
+_BLOCKS = 256
+"""Blocks that are read of a larger tensor."""
+
+
+def digest(data: Data) -> str:
+    """The digest of all that a run depends on: samples, targets, and what inputs are multiplied by."""
+    found = hashlib.sha256(f"{data.objective} {data.classes} {data.scale} {data.shift} {data.sizes}".encode())
+    for split in (data.train, data.test):
+        _add(found, data, split)
+    return f"sha256:{found.hexdigest()}"
+
+
+def _add(found: "hashlib._Hash", data: Data, split: Split) -> None:
+    for tensor in (split.inputs, split.targets):
+        found.update(f"{tuple(tensor.shape)} {tensor.dtype == torch.uint8}".encode())
+        for block in blocks(tensor):
+            taken = block if block.dtype == torch.uint8 else data.scaled(block)
+            found.update(np.ascontiguousarray(taken.cpu().numpy()).data)
+
+
+def blocks(tensor: Tensor) -> Iterator[Tensor]:
+    """Some samples after the other, of all or, where they are more than `MOST` bytes, of places all over them."""
+    size = max(1, tensor[:1].numel() * tensor.element_size())
+    count, length = max(1, _BLOCK // size), len(tensor)
+    if length * size <= MOST:
+        starts = range(0, length, count)
+    else:
+        starts = np.linspace(0, length - count, _BLOCKS).astype(np.int64).tolist()
+    for start in starts:
+        yield tensor[start : start + count]
