@@ -1,8 +1,11 @@
 """The metrics of a task: each is its definition, whatever the batches, and a figure of every evaluation."""
 
+import json
 import math
+import re
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -208,6 +211,24 @@ def test_a_program_sees_the_metrics_of_its_evaluations():
     evaluated, judged = once("what", task=table(task={**TASK, "metrics": METRICS})["task"])[0]
     assert evaluated.keys() == judged.keys() == {"loss", *COLUMNS}
     assert evaluated == pytest.approx(judged, rel=1e-5)
+
+
+def test_tables_figures_and_the_report_show_metrics(covey, in_folder):
+    tables = table(task={"metrics": METRICS}, network={"nodes": 3}, rounds=2)
+    (in_folder / "x.toml").write_text(tomli_w.dumps(tables))
+    assert covey("check", "x.toml")[1].count("accuracy, macro_f1, auroc, perplexity, calibration") == 1
+    _, out, _ = covey("sweep", "x.toml", "--set", "seed=1,2", "--out", "swept")
+    assert {"macro f1", "auroc", "perplexity", "calibration"} <= {*re.split(r"[|│┃\n] *| {2,}", out)}
+    records = json.loads(covey("sweep", "x.toml", "--set", "seed=3,4", "--out", "again", "--json")[1])
+    assert records[0]["macro_f1"].keys() == {"mean", "std"}
+    _, out, _ = covey("compare", "swept/seed=1", "swept/seed=2")
+    assert "macro f1" in out
+    assert "calibration" in covey("show", "swept/seed=1")[1]
+    assert covey("plot", "swept/seed=1", "--metric", "macro_f1", "--out", "f1.png")[0] == 0
+    assert covey("report", "swept/seed=1", "swept/seed=2", "--out", "report.html")[0] == 0
+    page = (in_folder / "report.html").read_text()
+    assert "Macro f1 by round" in page
+    assert page.count('<th scope="col">macro f1</th>') == 2
 
 
 # ---------------------------------------------------------------------- mistakes

@@ -19,7 +19,7 @@ from covey.runtime.prepared import check
 from covey.runtime.runs import Run
 from covey.view.cards import Card
 from covey.view.progress import ProgressDisplay
-from covey.view.summary import not_finite
+from covey.view.summary import metrics_of, not_finite, spaced
 from covey.view.words import amount, figure, seconds, time_of
 
 Combination = dict[str, Any]
@@ -246,17 +246,25 @@ class Sweep:
             members.setdefault(label, []).append(summary)
             short = _label(combination, [key for key in self.varied if key != "seed"], full=False)
             records.setdefault(label, {"configuration": label, "short": short})
+        figures = self._figures
         for label, summaries in members.items():
             records[label]["runs"] = [summary["run"] for summary in summaries]
-            records[label] |= {name: _spread_of(map(pick, summaries)) for name, pick in _FIGURES.items()}
+            records[label] |= {name: _spread_of(map(pick, summaries)) for name, pick in figures.items()}
         return [*records.values()]
+
+    @property
+    def _figures(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+        """The figures of each configuration, by their names in the records."""
+        further = {name: _of(name, "mean") for name in metrics_of(self.summaries)}
+        return {**_FIGURES, **further, **_TOTALS}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(headings, the cells of each configuration)."""
-        heads = ["configuration", "runs", *_FIGURES]
+        figures = self._figures
+        heads = ["configuration", "runs", *map(spaced, figures)]
         heads[-1] = time_of({done.clock for done in self.runs})
         rows = [
-            [record["short"], str(len(record["runs"])), *(_spread(name, record[name]) for name in _FIGURES)]
+            [record["short"], str(len(record["runs"])), *(_spread(name, record[name]) for name in figures)]
             for record in self.records
         ]
         return heads, rows
@@ -297,6 +305,8 @@ _FIGURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "worst node": _of("accuracy", "min"),
     "best node": _of("accuracy", "max"),
     "loss": _of("loss", "mean"),
+}
+_TOTALS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "bytes sent": lambda summary: summary["totals"]["bytes_out"],
     "time": lambda summary: summary["time"],
 }

@@ -18,7 +18,7 @@ from covey.runtime.runs import Run
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names_of_runs
-from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite, spaced, summary_table
 from covey.view.words import amount, figure, seconds
 
 if TYPE_CHECKING:
@@ -171,17 +171,18 @@ def _over_seeds(groups: Sequence[Group]) -> str:
     """A table of means and standard deviations over seeds; empty without several seeds."""
     if all(len(group.runs) == 1 for group in groups):
         return ""
-    rows = []
+    rows, names = [], [*dict.fromkeys(name for group in groups for run in group.runs for name in run.metric_names)]
+    shown = [("accuracy", part) for part in ("mean", "min", "max")] + [(name, "mean") for name in ("loss", *names)]
     for group in groups:
         finals = [run.summary()["final"] for run in group.runs]
         cells = [group.label]
-        for metric, part in (("accuracy", "mean"), ("accuracy", "min"), ("accuracy", "max"), ("loss", "mean")):
+        for metric, part in shown:
             values = [final[metric][part] for final in finals if final.get(metric, {}).get(part) is not None]
             spread = f" ± {figure(stdev(values))}" if len(values) > 1 else ""
             cells.append(f"{figure(mean(values))}{spread}" if values else "–")
         rows.append(cells)
     columns = ("over seeds: mean ± standard deviation", "accuracy", "worst node", "best node", "loss")
-    return _table(columns, rows)
+    return _table((*columns, *map(spaced, names)), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "figures") -> str:
@@ -209,7 +210,8 @@ def _learned(run: Run) -> bool:
 
 def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     labels = [group.label for group in groups]
-    chosen = list(_CURVES)
+    names = [*dict.fromkeys(name for run in runs for name in run.metric_names)]
+    chosen = [*_CURVES, *((name, "rounds", f"{spaced(name).capitalize()} by round") for name in names)]
     if not any(map(_learned, runs)):
         logged = {name: None for run in runs for name in run.figure_names}
         chosen = [(name, "rounds", f"{name} by round") for name in [*logged][:_MOST_LOGGED]]

@@ -8,22 +8,35 @@ from covey.view.words import amount, figure, seconds, time_of
 
 
 def summary_table(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and the cells of each run: accuracy (mean, worst, best) and loss if runs learn; bytes; time."""
+    """Headings, and the cells of each run: accuracy (mean, worst, best), loss, metrics if runs learn; bytes; time."""
     columns = ["bytes sent", time_of({run.clock for run in runs})]
     rows = [[amount(summary["totals"]["bytes_out"]), seconds(summary["time"])] for summary in summaries]
     if any(name in summary["final"] for summary in summaries for name in ("accuracy", "loss")):
-        columns = ["accuracy", "worst node", "best node", "loss", *columns]
-        rows = [[*_learned(summary), *row] for summary, row in zip(summaries, rows, strict=True)]
+        names = metrics_of(summaries)
+        columns = ["accuracy", "worst node", "best node", "loss", *map(spaced, names), *columns]
+        rows = [[*_learned(summary, names), *row] for summary, row in zip(summaries, rows, strict=True)]
     return columns, rows
 
 
-def _learned(summary: Mapping[str, Any]) -> list[str]:
-    accuracy, loss = (summary["final"].get(name, {}) for name in ("accuracy", "loss"))
-    return [figure(accuracy.get(part)) for part in ("mean", "min", "max")] + [figure(loss.get("mean"))]
+def _learned(summary: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    accuracy, *others = (summary["final"].get(name, {}) for name in ("accuracy", "loss", *names))
+    cells = [accuracy.get(part) for part in ("mean", "min", "max")] + [other.get("mean") for other in others]
+    return [figure(cell) for cell in cells]
 
 
-def not_finite(summaries: Iterable[Mapping[str, Any]], shown: Collection[str] = ("accuracy", "loss")) -> str:
+def metrics_of(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The columns of the metrics of some runs."""
+    return [*dict.fromkeys(name for summary in summaries for name in summary["metrics"])]
+
+
+def spaced(column: str) -> str:
+    """The name of a column, as headings have it."""
+    return column.replace("_", " ")
+
+
+def not_finite(summaries: Sequence[Mapping[str, Any]], shown: Collection[str] | None = None) -> str:
     """A note on metrics that are not finite, for a table that shows some metrics; empty if all are finite."""
+    shown = ("accuracy", "loss", *metrics_of(summaries)) if shown is None else shown
     named = dict.fromkeys(
         name
         for summary in summaries

@@ -237,6 +237,11 @@ class Run:
         return sorted(self._read(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")["name"])
 
     @property
+    def metric_names(self) -> list[str]:
+        """The columns of the task's metrics, without the accuracy."""
+        return [name for name in self.facts.get("metrics", []) if name != "accuracy"]
+
+    @property
     def tables(self) -> list[str]:
         """The names of the tables that nodes have added rows to."""
         with reading(self.folder) as database:
@@ -455,6 +460,7 @@ class Run:
             "seconds": {what: float(totals[what] or 0.0) for what in spent},
             "dropped_nodes": self.dropped.to_dict("records"),
             "final": figures,
+            "metrics": self.metric_names,
             "network": {
                 str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)
             },
