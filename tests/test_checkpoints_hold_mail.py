@@ -11,6 +11,7 @@ from covey.parts.errors import RunError
 from covey.runtime import mail
 from covey.runtime.experiment import Experiment
 from tests.conftest import simulate, table
+from tests.programs.served import Served
 from tests.programs.tokens import Tokens
 
 NETWORKS = [
@@ -48,6 +49,18 @@ def test_every_token_comes_once_wherever_a_run_is_gone_on_with(seed, network, fi
         assert sum(node.mail.messages_in for node in again.nodes) == 5 * 6
         if not written.checkpoints:
             break
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(NETWORKS), st.floats(0, 1), st.sampled_from([0.0, 0.01, 0.05]))
+def test_a_handler_that_has_not_finished_begins_again(seed, network, cut, takes):
+    tables = {**tokens(seed, network), "program": Served(takes=takes), "rounds": 20}
+    whole, written = simulate(tables)
+    assert sum(map(len, had(whole))) == 5 * 6
+    _, checkpoint = written.checkpoints[int(cut * (len(written.checkpoints) - 1))]
+    again, _ = simulate(tables, checkpoint=checkpoint)
+    assert had(again) == had(whole)
+    assert all(not node.mail.answering for node in again.nodes)
 
 
 def test_a_run_that_was_stopped_ends_as_the_undisturbed_one():

@@ -146,7 +146,7 @@ class Mail:
         posted[node.id] = node.posted
         if self.is_full:
             return
-        lying = {id(message) for message in node.mail.lying()}
+        lying = {id(message) for message in node.mail.unfinished()}
         came, taken = self._came[node.id], self._taken[node.id]
         taken.update((m.sender, m.number) for _, m, _ in came if id(m) not in lying)
         self._came[node.id] = came = [(time, m, True) for time, m, _ in came if id(m) in lying]

@@ -57,6 +57,7 @@ class Mailbox:
         "_kept",
         "_unsorted",
         "answered",
+        "answering",
         "away",
         "bytes_in",
         "discarded",
@@ -93,6 +94,8 @@ class Mailbox:
         """The handlers of messages without a round, by tag. They work also after the program has ended."""
         self.answered = 0
         """The number of messages that handlers have taken."""
+        self.answering: dict[int, Message] = {}
+        """The messages that handlers have taken and not finished with, by their ids."""
 
     def serve(self, tag: str, handle: Callable[[Message], None]) -> None:
         """Set the handler of messages of a tag without a round, and give it those that have arrived."""
@@ -292,10 +295,11 @@ class Mailbox:
         self.sort()
         return max((round for _, round in self._boxes if round is not None), default=-1)
 
-    def lying(self) -> list[Message]:
-        """The messages that were not taken."""
+    def unfinished(self) -> list[Message]:
+        """The messages that were not taken, and those that handlers have not finished with."""
         self.sort()
-        return [message for box in self._boxes.values() for message in box.values() if message is not None]
+        lying = [message for box in self._boxes.values() for message in box.values() if message is not None]
+        return [*lying, *self.answering.values()]
 
     def early(self) -> list[Message]:
         """The messages of the open round and later ones that were not taken."""
@@ -320,6 +324,7 @@ class Mailbox:
         self._boxes, self.waiters, self._kept, self._enough = {}, {}, None, 1
         if not ended:
             self.handlers = {}
+            self.answering.clear()
 
 
 def _follows(key: Key, awaited: Key, after: Sequence[str] | None) -> bool:

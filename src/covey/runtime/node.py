@@ -249,6 +249,9 @@ class Node(ABC):
         """Call `handler` for every message of a tag without a round, from now on, also after the program has ended.
 
         Handlers do not prolong a run: it ends when the programs of all nodes have ended.
+
+        After a resume, a handler that had not finished begins again with its message. A node whose program had ended
+        serves no more.
         """
 
     @abstractmethod

@@ -162,8 +162,17 @@ class RunningNode(Node):
         if tag in self.mail.handlers:
             raise ProgramError(f"Node {self.id} serves {tag!r} already.")
 
+        answering = self.mail.answering
+
+        async def answer(message: Message) -> None:
+            try:
+                await handler(message)
+            finally:
+                answering.pop(id(message), None)
+
         def handle(message: Message) -> None:
-            self.stage.answer(self, handler(message))
+            answering[id(message)] = message
+            self.stage.answer(self, answer(message))
 
         self.mail.serve(tag, handle)
 
