@@ -118,7 +118,7 @@ OCCUPIED = {
 def test_nothing_else_is_overwritten(what, failed):
     OCCUPIED[what](failed)
     before = folders.contents(failed)
-    with pytest.raises(RunError, match=r"is not empty|checkpoints/mine is no regular file"):
+    with pytest.raises(RunError, match=r"is not empty|checkpoints/mine is not a regular file"):
         api.run(folders.tiny(), out=failed)
     assert folders.contents(failed) == before
 

@@ -356,7 +356,7 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
     [
         (("run", "missing.toml"), "The experiment file missing.toml cannot be read: No such file or directory."),
         (("run",), "Give an experiment"),
-        (("show", "."), ". is no run folder"),
+        (("show", "."), ". is not a run folder"),
         (("run", "experiment.toml", "--out", "experiment.toml"), "cannot be made"),
         (("run", "experiment.toml", "--out", "."), "The run folder . is not empty"),
         (("run", "latin.toml"), "The experiment file latin.toml is not valid TOML: it is not UTF-8."),

@@ -254,7 +254,7 @@ def test_whoever_waits_for_ever_is_told_of_patience():
     for fault in ({**KINDS["kill"], "rate": 5}, {**KINDS["cut"], "rate": 5}):
         fault.pop("at")
         with pytest.raises(
-            ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"
+            ProgramError, match=r"wait for messages that cannot arrive.* give the program some 'patience'"
         ):
             simulate(struck(fault, program=IMPATIENT, rounds=500))
 

@@ -87,7 +87,10 @@ def test_no_file_of_a_run_may_be_a_symbolic_link(handed, tmp_path, covey, name):
     before = folders.contents(kept) if kept.is_dir() else kept.exists() and kept.read_bytes()
     for command, (code, out, err) in every_command(covey, handed, tmp_path):
         assert (code, out) == (2, ""), command
-        assert err == f"covey: The run {handed} is not opened: its {name} is a symbolic link, and covey follows none.\n"
+        assert (
+            err
+            == f"covey: The run {handed} is not opened: its {name} is a symbolic link, which covey does not follow.\n"
+        )
     assert [file.read_text() for file in outside.iterdir()] == ["precious"]
     assert before == (folders.contents(kept) if kept.is_dir() else kept.exists() and kept.read_bytes())
 
@@ -108,7 +111,7 @@ def test_what_is_no_regular_file_is_not_waited_for(handed, tmp_path, covey, name
         replaced(handed, name, lambda index, kept: index.write_text(""))
     for _, (code, _, err) in every_command(covey, handed, tmp_path):
         assert (code, err.count("\n")) == (2, 1)
-        assert f"its {name} is no " in err
+        assert f"its {name} is not a " in err
 
 
 @pytest.mark.parametrize("name", ["metrics.sqlite", "logs/host-0.log"])
@@ -149,34 +152,37 @@ COMMIT = "1 AS node, n AS round, 1.0 AS time, 1.0 AS train_loss, 1 AS steps, 1 A
 STRANGE = {
     "an endless view": (
         f"DROP TABLE commits; CREATE VIEW commits AS {ENDLESS} SELECT {COMMIT} FROM endless",
-        "its view 'commits' is none of a run",
+        "its view 'commits' does not belong to a run",
     ),
-    "a view beside": (f"CREATE VIEW more AS {ENDLESS} SELECT * FROM endless", "its view 'more' is none of a run"),
+    "a view beside": (
+        f"CREATE VIEW more AS {ENDLESS} SELECT * FROM endless",
+        "its view 'more' does not belong to a run",
+    ),
     "a trigger": (
         f"CREATE TRIGGER t AFTER INSERT ON commits BEGIN INSERT INTO metrics {ENDLESS} SELECT 1, n, 'x', 1 FROM endless; END",
-        "its trigger 't' is none of a run",
+        "its trigger 't' does not belong to a run",
     ),
     "a virtual table": (
         "DROP TABLE commits; CREATE VIRTUAL TABLE commits USING fts5(node, round, time)",
-        "its table 'commits' is none of a run",
+        "its table 'commits' does not belong to a run",
     ),
-    "a virtual table beside": ("CREATE VIRTUAL TABLE more USING fts5(x)", "its table 'more' is none of a run"),
+    "a virtual table beside": ("CREATE VIRTUAL TABLE more USING fts5(x)", "its table 'more' does not belong to a run"),
     "a generated column": (
         "DROP TABLE metrics; CREATE TABLE metrics (node, round, name, value AS (length(zeroblob(1000000000))))",
-        "its table 'metrics' is none of a run",
+        "its table 'metrics' does not belong to a run",
     ),
-    "a terminal escape": ("CREATE VIEW '\x1b[2J' AS SELECT 1", r"its view '\x1b[2J' is none of a run"),
+    "a terminal escape": ("CREATE VIEW '\x1b[2J' AS SELECT 1", r"its view '\x1b[2J' does not belong to a run"),
     "text for a number": (
         "UPDATE commits SET bytes_out = 'x' WHERE node = 1",
-        "the table commits holds what is no value of its column",
+        "the table commits holds a value of a wrong type",
     ),
     "a fraction for a node": (
         "UPDATE metrics SET node = 0.5 WHERE node = 1",
-        "the table metrics holds what is no value of its column",
+        "the table metrics holds a value of a wrong type",
     ),
     "bytes for a name": (
         "UPDATE metrics SET name = x'1b5b' WHERE node = 1",
-        "the table metrics holds what is no value of its column",
+        "the table metrics holds a value of a wrong type",
     ),
     "numbers beyond all sums": ("UPDATE commits SET bytes_out = 9223372036854775807", "integer overflow"),
 }
@@ -235,7 +241,7 @@ def test_many_names_of_figures_make_no_table_beyond_memory(handed, tmp_path, cov
     for command, (code, _, err) in every_command(covey, handed, tmp_path):
         if command[0] != "run":
             assert (code, err.count("\n")) == (2, 1)
-            assert " names of figures, which no table holds" in err
+            assert " names of figures, which are too many for a table" in err
 
 
 # ---------------------------------------------------------------------- names

@@ -93,7 +93,7 @@ def test_who_is_away_is_not_evaluated():
 def test_moments_keep_no_run_going_whose_nodes_wait_in_vain():
     cut = {"kind": "cut", "nodes": [3], "at": 0.05}
     often = {"kind": "slow", "nodes": [3], "rate": 10, "lasts": 0.01, "compute": 2}
-    with pytest.raises(ProgramError, match="wait for what cannot come any more"):
+    with pytest.raises(ProgramError, match="wait for messages that cannot arrive"):
         simulate(table(program=IMPATIENT, rounds=100, faults=[cut, often], evaluation={"seconds": 0.01}))
 
 

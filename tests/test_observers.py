@@ -104,7 +104,7 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, monkeypatch):
     assert len(messages) == 2
     assert sum(len(wire.encode(m.payload, tag=m.tag)) for m in messages) <= 6000
     (event,) = run.events[run.events["kind"] == "observer full"]["detail"]
-    assert "is not kept" in event
+    assert "are not kept" in event
 
 
 def test_a_resumed_run_has_each_message_once(tmp_path):

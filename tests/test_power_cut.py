@@ -120,7 +120,7 @@ def test_a_run_that_is_killed_before_it_records_anything_says_so_and_can_be_begu
         killed.mkdir()
         rebuilt(left, killed)
         (killed / ".lock").touch()
-        said = f"covey: {killed} is no run folder: it has no metrics.sqlite and run.toml.\n"
+        said = f"covey: {killed} is not a run folder: it has no metrics.sqlite and run.toml.\n"
         if "run.toml" in left:
             said = (
                 f"covey: The run {killed} was killed before anything was recorded. Begin it again: "

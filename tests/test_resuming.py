@@ -115,14 +115,14 @@ def test_a_checkpoint_of_fewer_nodes_is_refused(stopped, covey, name):
     [
         ({"models": torch.zeros(3, 4)}, "'models' has the shape 3 x 4, not 3 x 10"),
         ({"models": torch.zeros(3, 10, dtype=torch.int64)}, "'models' is missing, or not a tensor of floats"),
-        ({"clocks": np.array([1.0, 2.0, np.inf])}, "does not say how far each node is"),
-        ({"ended": np.array([True])}, "does not say how far each node is"),
-        ({"ended": np.array([0, 1, 0])}, "does not say how far each node is"),
+        ({"clocks": np.array([1.0, 2.0, np.inf])}, "does not have the progress of each node"),
+        ({"ended": np.array([True])}, "does not have the progress of each node"),
+        ({"ended": np.array([0, 1, 0])}, "does not have the progress of each node"),
         ({"completed": np.array([9, 9, 9])}, "'completed' has more than the 6 rounds of the run"),
         ({"counters": np.zeros((3, 2), np.int64)}, "'counters' has the shape 3 x 2, not 3 x 9"),
         ({"ghosts": msgspec.msgpack.encode([(0.0, 1, 0.0, 0, 3, 8.0)])}, "'ghosts' has a node beyond the 3 of the run"),
-        ({"average/4/total": torch.zeros(3)}, "'average/4/total' is no sum of models"),
-        ({"average/4/more": 1.0}, "'average/4/more' is no sum of models"),
+        ({"average/4/total": torch.zeros(3)}, "'average/4/total' is not a sum of models"),
+        ({"average/4/more": 1.0}, "'average/4/more' is not a sum of models"),
         ({"state/7/sum": 1.0}, "'state/7/sum' does not belong to a node"),
         ({"slots/0/momentum": 1.0}, "'slots/0/momentum' is not a tensor"),
         ({"written": msgspec.msgpack.encode({"format": 1, "config": "", "counted": {}})}, "has the format 1, not"),
@@ -181,7 +181,7 @@ def altered(folder, statement):
 def test_rows_that_a_checkpoint_counts_on_are_there_as_they_were(stopped, covey, statement):
     folders.as_if_killed(stopped)
     altered(stopped, statement)
-    refused(stopped, covey, "its metrics.sqlite has not the rows on which checkpoints/round-")
+    refused(stopped, covey, "its metrics.sqlite does not have the rows that checkpoints/round-")
 
 
 def test_rows_that_are_done_again_may_be_whatever_they_are(runs, tmp_path):

@@ -398,9 +398,9 @@ def test_rows_that_cannot_be_written_do_not_block_the_next(tmp_path):
 
 
 def test_other_folders_are_no_runs(tmp_path):
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         Run(tmp_path)
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         resume(tmp_path)
 
 

@@ -53,7 +53,7 @@ def test_churn_by_rate_goes_on_with_whoever_is_there():
 
 def test_nodes_that_wait_in_vain_while_others_come_and_go_are_told_of():
     network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "300ms"}}
-    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'"):
+    with pytest.raises(ProgramError, match=r"wait for messages that cannot arrive.* give the program some 'patience'"):
         simulate(table(network=network, program=IMPATIENT, rounds=200))
 
 

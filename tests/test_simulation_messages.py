@@ -229,7 +229,7 @@ def test_lost_messages_are_survived_with_patience_and_reported_without():
             await node.receive(round=0, senders=[0])
 
     with pytest.raises(
-        ProgramError, match=r"3 nodes wait for what cannot come any more: node 0 in round 0 for messages"
+        ProgramError, match=r"3 nodes wait for messages that cannot arrive: node 0 in round 0 for messages"
     ):
         run_program(Waits(), network={"nodes": 3})
 

@@ -30,7 +30,7 @@ from tests.examples import PROGRAMS, Recorded, run_program
             for wrong in ("-1", "9223372036854775808", "1.0", "True", "'1'")
         ],
         ("node.send(0, {}, tag=3)", r"The 'tag' of a message of node 0 must be a str\. Got 3 instead\."),
-        ("import asyncio; await asyncio.sleep(0)", r"awaits something at node 0 that the node does not offer"),
+        ("import asyncio; await asyncio.sleep(0)", r"awaits an object at node 0 that is not one of the node's"),
     ],
 )
 def test_a_program_that_breaks_the_contract_is_named(body, message):
@@ -127,7 +127,9 @@ def test_a_model_that_explodes_stops_the_run_or_leaves():
     drop = {**task, "non_finite": "drop"}
     with pytest.raises(ModelError, match="The models of all nodes with data were dropped"):
         simulate(table(task=drop, program={**PROGRAMS["ring"], "patience": "1s"}))
-    with pytest.raises(ProgramError, match=r"wait for what cannot come any more.* give the program some 'patience'\."):
+    with pytest.raises(
+        ProgramError, match=r"wait for messages that cannot arrive.* give the program some 'patience'\."
+    ):
         simulate(table(task=drop))
 
     class OneExplodes(LearningProgram):

@@ -50,8 +50,8 @@ def test_what_is_no_file_is_no_secret(tmp_path):
     refused(link, "is a symbolic link: name the file itself")
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe, 0o600)
-    refused(pipe, f"^The token file {re.escape(str(pipe))} is no regular file\\.$")
-    refused(tmp_path, f"^The token file {re.escape(str(tmp_path))} is no regular file\\.$")
+    refused(pipe, f"^The token file {re.escape(str(pipe))} is not a regular file\\.$")
+    refused(tmp_path, f"^The token file {re.escape(str(tmp_path))} is not a regular file\\.$")
     refused(tmp_path / "nowhere", "The token file .* cannot be read: No such file")
 
 

@@ -1,4 +1,4 @@
-"""Runs: folders on disk. Nothing else writes or reads them."""
+"""The folders of runs. Only this package writes and reads them."""
 
 from covey.runtime.runs.observed import Observed, ObservedMessage, read_truth
 from covey.runtime.runs.resuming import Resumable, examine, latest_checkpoint, refused, resuming

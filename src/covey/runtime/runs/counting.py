@@ -1,4 +1,4 @@
-"""Counts the rows that a checkpoint counts on: those that stay when a run is resumed from it."""
+"""The rows that a checkpoint relies on: those that stay when a run is resumed from it."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,19 +11,19 @@ import msgspec
 from covey.runtime.runs.schema import NETWORK
 
 LAST = {"commits": "round", "metrics": "round", "events": "time", "records": "time"}
-"""The tables whose rows a resume repeats, and by which column it knows them."""
+"""The tables whose rows a resumption repeats, and the column that decides which."""
 KEPT = {**LAST, "records": "recorded"}
-"""Which column of `kept` says how much of each stays."""
+"""The column of `kept` with the last value of each table that stays."""
 
 
 class Counted(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The rows of a table that a checkpoint counts on."""
+    """The rows of a table that a checkpoint relies on."""
 
     until: int
-    """The last row of the table then, counted on or not; later rows have higher numbers."""
+    """The last row of the table at that time. Later rows have higher numbers."""
     rows: int
     digest: int
-    """A sum over the rows, so that it does not depend on their order."""
+    """A sum over the rows, which does not depend on their order."""
 
     def __add__(self, other: "Counted") -> "Counted":
         return Counted(other.until, self.rows + other.rows, (self.digest + other.digest) % 2**63)
@@ -33,7 +33,7 @@ _NONE = Counted(0, 0, 0)
 
 
 class _Digest:
-    """The sum of the checksums of rows, as a function of SQL."""
+    """The SQL function that sums the checksums of rows."""
 
     def __init__(self) -> None:
         self._sum = 0
@@ -49,22 +49,22 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Moment(NamedTuple):
-    """How far each node is, where a run goes on."""
+    """The progress of each node at a checkpoint."""
 
     completed: Sequence[int]
     clocks: Sequence[float]
     ended: Sequence[bool] = ()
-    """Whether its program has returned; empty where that is true of none."""
+    """True for nodes whose program has returned; empty if there are none."""
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Self:
-        """That of a checkpoint."""
+        """The moment of a checkpoint."""
         columns = (checkpoint.get(name) for name in cls._fields)
         return cls(*([] if column is None else column.tolist() for column in columns))
 
     @property
     def of_network(self) -> int:
-        """The last round of which figures of the network stay: nodes that have ended do no round again."""
+        """The last round whose network figures stay. Ended nodes do not repeat rounds."""
         ended = self.ended or [False] * len(self.completed)
         going_on = (completed for completed, over in zip(self.completed, ended, strict=True) if not over)
         return min(going_on, default=max(self.completed))
@@ -72,11 +72,11 @@ class Moment(NamedTuple):
 
 @contextmanager
 def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
-    """A table `kept` while something is done: of each node, the last round and time that stay."""
-    # Who goes on from the very beginning repeats that, too.
+    """A temporary table `kept` within the context, with the last round and time of each node that stay."""
+    # A node that resumes at the very beginning repeats that, too.
     times = [clock if clock > 0 else -1.0 for clock in moment.clocks]
-    rounds = [completed or -1 for completed in moment.completed]  # What stands under round 0 is written at the end.
-    # Moments in which all nodes are evaluated do not come again, however far back some of them go on.
+    rounds = [completed or -1 for completed in moment.completed]  # Rows of round 0 are written at the end.
+    # Evaluations of all nodes at a moment are not repeated, however early some nodes resume.
     kept = [
         *zip(range(len(times)), rounds, times, times, strict=True),
         (NETWORK, moment.of_network, min(times), max(times)),
@@ -93,10 +93,10 @@ def keeping(database: sqlite3.Connection, moment: Moment) -> Iterator[None]:
 
 
 class Counting:
-    """Counts rows for one checkpoint after the other, most of them once.
+    """Counts rows for successive checkpoints, most of them only once.
 
     Args:
-        database: the run's.
+        database: the database of the run.
     """
 
     def __init__(self, database: sqlite3.Connection) -> None:
@@ -105,16 +105,16 @@ class Counting:
         self.begin_again()
 
     def begin_again(self) -> None:
-        """Count all rows again the next time: some that were counted are gone."""
+        """Count all rows again at the next checkpoint, because some were deleted."""
         self._below = dict.fromkeys(LAST, _NONE)
-        """Up to which row all that there is stays, whatever checkpoint comes next."""
+        """The row of each table up to which all rows stay at every later checkpoint."""
 
     def count(self, moment: Moment, until: dict[str, int] | None = None) -> dict[str, Counted]:
         """Count the rows that stay.
 
         Args:
-            moment: how far each node is.
-            until: the last row of each table to look at; all by default.
+            moment: the progress of each node.
+            until: the last row of each table to count; by default, all.
         """
         with keeping(self._database, moment):
             return {table: self._count(table, (until or {}).get(table)) for table in LAST}

@@ -1,4 +1,4 @@
-"""Opens the database of a run for reading, whoever wrote it."""
+"""The database of a run, opened for reading although anybody may have written it."""
 
 import os
 import sqlite3
@@ -13,22 +13,22 @@ from covey.runtime.runs.schema import EARLIER_TABLES, METRICS, TABLES
 
 _STEPS = 100_000
 _LEAST_STEPS, _STEPS_OF_A_BYTE = 20_000_000, 10
-"""How many instructions may be taken while a database is open. A query of `Run` takes 0.7 for a byte of the file (over
-a million commits); a tree of pages whose branches are one and the same page has rows without end."""
+"""The limit of SQLite's instructions on an open database. A query of `Run` takes 0.7 per byte of the file (over a
+million commits). A malicious file, whose tree of pages refers to one page repeatedly, has endless rows."""
 
 _MAY_BE_NULL = ("train_loss", "value")
 
 
 @contextmanager
 def reading(folder: Path, *, alone: bool = False) -> Iterator[sqlite3.Connection]:
-    """The database of a run, which holds its tables and nothing else.
+    """Open the database of a run, after a check that it has only the tables of a run.
 
     Args:
-        folder: the run's.
-        alone: whether whoever asks holds the lock; by default it is seen whether somebody does.
+        folder: the folder of the run.
+        alone: True if the caller holds the lock; by default, it is checked whether any process does.
 
     Raises:
-        RunError: it cannot be read, or is not what a run's writer makes.
+        RunError: the database cannot be read, or is not one of a run.
     """
     try:
         with closing(_connected(folder / METRICS, folder, alone)) as database:
@@ -50,7 +50,7 @@ def unreadable(folder: Path, why: object) -> RunError:
 
 def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:
     if not file.stat().st_size:
-        # SQLite deletes the log beside an empty database, also where it opens it for reading alone.
+        # SQLite deletes the log beside an empty database even if it opens the database for reading only.
         raise unreadable(folder, "it is empty")
     uri = file.absolute().as_uri()
     if _is_at_rest(file) and (alone or not lock.is_held(folder)):
@@ -59,8 +59,7 @@ def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:
 
 
 def _is_at_rest(file: Path) -> bool:
-    """Whether a database that keeps a write-ahead log has none, or an empty one: where nobody writes, reading it need
-    make none."""
+    """True if a database in WAL mode has no log, or an empty one. If no process writes, it can be read without one."""
     with open(file, "rb") as opened:
         keeps_log = opened.read(20)[18:] == b"\x02\x02"
     log = file.with_name(file.name + "-wal")
@@ -68,7 +67,7 @@ def _is_at_rest(file: Path) -> bool:
 
 
 def _guarded(database: sqlite3.Connection, file: Path, folder: Path) -> sqlite3.Connection:
-    """Let a connection run no code of the file, and end what would not end."""
+    """Forbid a connection to run code of the file, and limit its instructions."""
     left = _LEAST_STEPS + _STEPS_OF_A_BYTE * file.stat().st_size
 
     def count() -> int:
@@ -88,21 +87,21 @@ def _guarded(database: sqlite3.Connection, file: Path, folder: Path) -> sqlite3.
 
 
 def _check_tables(database: sqlite3.Connection, folder: Path) -> None:
-    """See whether there are only tables, those of a run being as they are made: a view may have rows without end.
+    """Refuse a database with anything but the tables of a run: a view may have endless rows.
 
     Raises:
-        RunError: there is something else.
+        RunError: the database has something else.
     """
     for kind, name, sql in database.execute("SELECT type, name, sql FROM sqlite_master"):
         if kind == "table" and name not in _tables() and not str(sql).upper().startswith("CREATE VIRTUAL"):
             continue
         if kind not in ("table", "index") or (kind == "table" and sql not in _tables().get(name, ())):
-            raise unreadable(folder, f"its {kind} {name!r} is none of a run")
+            raise unreadable(folder, f"its {kind} {name!r} does not belong to a run")
 
 
 @cache
 def _tables() -> dict[str, set[str]]:
-    """How each table of a run is made, and was in earlier formats, in SQLite's words."""
+    """The SQL of each table of a run, in this and in earlier formats."""
     found: dict[str, set[str]] = {}
     for tables in (TABLES, EARLIER_TABLES):
         with closing(sqlite3.connect(":memory:")) as empty:
@@ -116,11 +115,11 @@ _PAGE = 4096
 
 
 def has_rows(folder: Path, *, begun: bool = False) -> bool:
-    """Whether anything is recorded, as far as can be known.
+    """True if anything may be recorded.
 
     Args:
-        folder: the run's.
-        begun: whether it has its tables; before, a database that cannot be read and has no more than one page has none.
+        folder: the folder of the run.
+        begun: True if the database has its tables. If not, an unreadable database of at most one page has no rows.
     """
     try:
         with reading(folder) as database:
@@ -131,10 +130,10 @@ def has_rows(folder: Path, *, begun: bool = False) -> bool:
 
 
 def check_values(database: sqlite3.Connection, folder: Path) -> None:
-    """See whether every value is of its column's type, which SQLite leaves to whoever writes.
+    """Check that every value is of its column's type, which SQLite does not enforce.
 
     Raises:
-        RunError: one is not.
+        RunError: a value is of another type.
     """
     for table in [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]:
         if table not in _tables():
@@ -145,4 +144,4 @@ def check_values(database: sqlite3.Connection, folder: Path) -> None:
         ]
         (found,) = database.execute(f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {' OR '.join(wrong)})").fetchone()
         if found:
-            raise unreadable(folder, f"the table {table} holds what is no value of its column")
+            raise unreadable(folder, f"the table {table} holds a value of a wrong type")

@@ -1,7 +1,7 @@
-"""Which files of a run's folder may be opened.
+"""The files of a run's folder, and checks before they are opened.
 
-A folder may come from somebody else. A symbolic link in it would let whoever opens it read, or a resume write, what
-lies outside.
+A folder may come from an untrusted source. A symbolic link in it would make covey read, or at a resumption write,
+files outside of it.
 """
 
 import json
@@ -32,7 +32,7 @@ from covey.runtime.runs.schema import (
 )
 
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
-"""What SQLite keeps beside a database that is open, or was when its process ended."""
+"""The files of SQLite beside a database that is open, or was open when its process ended."""
 
 _REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, LAYOUT, CONSTANTS, MODELS, STATES, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
@@ -41,14 +41,14 @@ _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)
 
 
 def refuse_links(folder: Path, *, writing: bool = False) -> None:
-    """See whether every file of a run is a file of its folder.
+    """Refuse a run with files that are links.
 
     Args:
-        folder: the run's.
-        writing: whether files will be changed, so that another name of theirs elsewhere matters, too.
+        folder: the folder of the run.
+        writing: True if files will be changed, so that hard links matter, too.
 
     Raises:
-        RunError: one is a link, or no regular file.
+        RunError: a file is a link or not a regular file.
     """
     for path in _of_run(folder):
         try:
@@ -59,10 +59,12 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
             raise RunError(f"The run folder {folder} cannot be read: {error.strerror}.") from error
         name = path.relative_to(folder)
         if stat.S_ISLNK(found.st_mode):
-            raise RunError(f"The run {folder} is not opened: its {name} is a symbolic link, and covey follows none.")
+            raise RunError(
+                f"The run {folder} is not opened: its {name} is a symbolic link, which covey does not follow."
+            )
         wanted, what = (stat.S_ISDIR, "folder") if str(name) in _FOLDERS else (stat.S_ISREG, "regular file")
         if not wanted(found.st_mode):
-            raise RunError(f"The run {folder} is not opened: its {name} is no {what}.")
+            raise RunError(f"The run {folder} is not opened: its {name} is not a {what}.")
         in_place = str(name) in (*_CHANGED_IN_PLACE, OBSERVED) or path.parent.name == LOGS
         if writing and in_place and found.st_nlink > 1:
             raise RunError(
@@ -72,20 +74,20 @@ def refuse_links(folder: Path, *, writing: bool = False) -> None:
 
 
 _BEGINNING = {LOCK, CONFIG, CONFIG + ".part", FACTS + ".part", CHECKPOINTS, METRICS, *BESIDE_METRICS}
-"""What is there before the facts, which are the first to say that a run has begun."""
+"""The files that may exist before FACTS, which shows that a run has begun."""
 _WRITTEN_FIRST = (GRAPH, HOLDINGS, LAYOUT, CONSTANTS, SUMS)
 _BEGUN = {FACTS, LOGS, *_WRITTEN_FIRST, *(name + ".part" for name in _WRITTEN_FIRST)}
-"""What else is there before anything is recorded."""
+"""The further files that may exist before anything is recorded."""
 
 
 def is_beginning(folder: Path) -> bool:
-    """Whether a folder is what is left of a run that ended, or whose process was killed, before it recorded anything.
+    """True if a folder is the rest of a run that ended, or was killed, before it recorded anything.
 
     Raises:
-        RunError: it would be, were all of its files files.
+        RunError: it is, but one of its files is a link.
     """
     names = {entry.name for entry in folder.iterdir()}
-    # Without the lock, which is the first of all, it may be a folder with somebody's own run.toml.
+    # The lock is created first. Without it, the folder may be a user's own, with a run.toml.
     if LOCK not in names or not names <= (_BEGINNING | _BEGUN if FACTS in names else _BEGINNING):
         return False
     refuse_links(folder)
@@ -103,7 +105,7 @@ def is_beginning(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Delete what is left of a run of which `is_beginning` is true; where that is broken off, it stays true."""
+    """Delete the rest of a run for which `is_beginning` is true. It stays true if this is interrupted."""
     if (folder / LOGS).is_dir():
         for log in (folder / LOGS).iterdir():
             log.unlink()
@@ -116,7 +118,7 @@ _LOG = re.compile(r"host-\d+\.log")
 
 
 def _may_be_over(folder: Path) -> bool:
-    """Whether a run failed or was interrupted, or its lock says whether somebody writes it."""
+    """True if a run failed or was interrupted, or if its lock shows whether a process writes it."""
     try:
         status = json.loads((folder / FACTS).read_text(encoding="utf-8"))["status"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
@@ -129,7 +131,7 @@ def _of_run(folder: Path) -> Iterator[Path]:
         yield folder / name
     for name in _FOLDERS:
         yield folder / name
-        # A link to a folder has been refused by now.
+        # Links to folders are refused before.
         if (folder / name).is_dir():
             with os.scandir(folder / name) as entries:
                 yield from [folder / name / entry.name for entry in entries]

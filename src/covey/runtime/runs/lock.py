@@ -1,6 +1,6 @@
-"""The lock that a run's writer holds; the kernel takes it back however the process ends.
+"""The lock of a run's writer, which the kernel releases when the process ends.
 
-Windows has no such lock: nothing guards a run's folder there, and a run that was killed is shown as "running".
+Windows has no such lock. There nothing guards a run's folder, and a run that was killed is shown as "running".
 """
 
 import os
@@ -22,13 +22,13 @@ _NO_LINK: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def acquire(folder: Path) -> BinaryIO:
-    """Take the lock of a run folder; closing the file gives it back.
+    """Take the lock of a run's folder. Closing the file releases it.
 
     Raises:
         RunError: another writer holds it.
         OSError: the folder cannot be written.
     """
-    # Not emptied, and no link is followed: whoever handed over the folder may have put anything there.
+    # The file is not truncated and links are not followed: the folder may come from an untrusted source.
     flags = os.O_RDWR | os.O_CREAT | _NO_LINK
     file = open(os.open(folder / LOCK, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
     for attempt in range(5):
@@ -36,22 +36,22 @@ def acquire(folder: Path) -> BinaryIO:
             _lock(file, shared=False)
             return file
         except BlockingIOError:
-            # Who asks `is_held` holds it too, for a moment.
+            # A process that calls `is_held` holds the lock for a moment, too.
             sleep(0.02 * (attempt + 1))
         except OSError:
-            # No locks here: nothing guards the folder, as nothing can.
+            # No locks on this file system: nothing guards the folder.
             return file
     file.close()
     raise busy(folder)
 
 
 def busy(folder: Path) -> RunError:
-    """What is said where another writer holds the lock."""
+    """The error if another writer holds the lock."""
     return RunError(f"The run {folder} is being written by another process.")
 
 
 def is_held(folder: Path) -> bool | None:
-    """Whether somebody writes to a run folder; None where nobody can know."""
+    """True if a process writes to a run's folder; None if that cannot be known."""
     try:
         with open(os.open(folder / LOCK, os.O_RDONLY | _NO_LINK), "rb") as file:
             _lock(file, shared=True)
@@ -66,8 +66,8 @@ def _lock(file: BinaryIO, *, shared: bool) -> None:
     """Lock a file until it is closed.
 
     Raises:
-        BlockingIOError: somebody else has.
-        OSError: there are no locks here.
+        BlockingIOError: another process has locked it.
+        OSError: the platform or the file system has no locks.
     """
     if not _HAS_LOCKS:
         raise OSError("no locks on this platform")

@@ -1,4 +1,4 @@
-"""The messages that observed nodes received, in a database of their own."""
+"""The messages that observed nodes received, in a separate database."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,21 +21,21 @@ CREATE TABLE IF NOT EXISTS messages (time REAL NOT NULL, node INTEGER NOT NULL, 
 
 @dataclass(frozen=True)
 class ObservedMessage:
-    """One message as the node had it that received it."""
+    """A message that an observed node received."""
 
     time: float
-    """When it arrived, in seconds on the nodes' clock."""
+    """The time of its arrival, in seconds of the nodes' clock."""
     receiver: int
     sender: int
     round: int | None
     tag: str
     bytes: int
-    """Of its wire encoding."""
+    """The bytes of its frame."""
     payload: Payload
 
 
 class ObservedWriter:
-    """Writes what is observed; rows are on the disk when `flush` has returned.
+    """Writes observed messages. After `flush` they are on the disk.
 
     Args:
         folder: the run's.
@@ -48,15 +48,15 @@ class ObservedWriter:
         self._database.executescript(_TABLE)
         self._rows: list[tuple[float, int, bytes]] = []
         (self.bytes,) = self._database.execute("SELECT IFNULL(SUM(LENGTH(frame)), 0) FROM messages").fetchone()
-        """How much is kept, with what waits to be written."""
+        """The bytes of kept messages, including those that are not written yet."""
 
     def add(self, rows: Sequence[tuple[float, int, bytes]]) -> None:
-        """Keep messages: (time, node, frame)."""
+        """Add messages: (time, node, frame)."""
         self._rows += rows
         self.bytes += sum(len(frame) for _, _, frame in rows)
 
     def flush(self) -> None:
-        """Write what is kept."""
+        """Write the messages to the disk."""
         if self._rows:
             self._database.execute("BEGIN")
             self._database.executemany("INSERT INTO messages VALUES (?,?,?)", self._rows)
@@ -64,7 +64,7 @@ class ObservedWriter:
             self._rows = []
 
     def truncate(self, clocks: Sequence[float]) -> None:
-        """Forget what came to each node after a time, before it comes again."""
+        """Delete the messages of each node after a time, which will arrive again."""
         self.flush()
         self._database.execute("BEGIN")
         for node, clock in enumerate(clocks):
@@ -74,18 +74,18 @@ class ObservedWriter:
         (self.bytes,) = self._database.execute("SELECT IFNULL(SUM(LENGTH(frame)), 0) FROM messages").fetchone()
 
     def forget(self, node: int, time: float) -> None:
-        """Forget what came to one node after a time."""
+        """Delete the messages of one node after a time."""
         self.flush()
         self._database.execute("DELETE FROM messages WHERE node = ? AND time > ?", (node, time))
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining messages, and close the database."""
         self.flush()
         self._database.close()
 
 
 class Observed:
-    """What some nodes of a run have seen: all that an attack may use beside the experiment itself.
+    """The messages that observed nodes of a run received: the input of attacks, beside the experiment itself.
 
     Args:
         folder: the run's.
@@ -98,10 +98,10 @@ class Observed:
         return self.messages()
 
     def messages(self, receiver: int | None = None, tag: str | None = None) -> Iterator[ObservedMessage]:
-        """The messages in the order of their times, of one receiver or tag alone where these are given.
+        """The messages in order of time, of all receivers and tags or of given ones.
 
         Raises:
-            RunError: they cannot be read, or are damaged.
+            RunError: the messages cannot be read or are damaged.
         """
         for time, node, frame in self._rows():
             if receiver is not None and node != receiver:
@@ -121,23 +121,21 @@ class Observed:
                 query = "SELECT time, node, frame FROM messages ORDER BY time, node, rowid"
                 for time, node, frame in database.execute(query):
                     if type(time) is not float or type(node) is not int or type(frame) is not bytes:
-                        raise RunError(
-                            f"The run {self._folder} has no readable {OBSERVED}: a row is none of a message."
-                        )
+                        raise RunError(f"The run {self._folder} has no readable {OBSERVED}: a row is not a message.")
                     yield time, node, frame
         except sqlite3.Error as error:
             raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {error}.") from error
 
 
 def read_truth(folder: Path) -> dict[str, Any]:
-    """What really happened, for who scores an attack: `samples_of/NODE`, which training samples a node holds.
+    """The ground truth for the scoring of attacks: `samples_of/NODE`, the training samples of each node.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file cannot be read.
     """
     try:
         with np.load(folder / TRUTH, allow_pickle=False) as found:
             return dict(found)
     except Exception as error:
-        # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+        # numpy, zipfile and zlib raise various errors for damaged bytes.
         raise RunError(f"The run {folder} has no readable {TRUTH}: {error or 'it ends too early'}.") from error

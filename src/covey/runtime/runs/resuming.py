@@ -1,6 +1,6 @@
-"""Opens a run for resume: takes its lock and sees whether all is there that a resume counts on.
+"""The opening of a run for resumption: its lock, and checks of everything that a resumption relies on.
 
-Nothing is changed here: what cannot be resumed stays as it is.
+Nothing is changed here: a run that cannot be resumed stays as it is.
 """
 
 import sqlite3
@@ -25,17 +25,17 @@ from covey.runtime.runs.schema import CHECKPOINTS, CONFIG, FORMAT, METRICS
 from covey.runtime.runs.sums import check_sums
 
 WRITTEN = "written"
-"""The entry of a checkpoint with what the writer of the run's folder knows of it."""
+"""The entry of a checkpoint that the writer of the run's folder adds."""
 
 
 class Written(msgspec.Struct, forbid_unknown_fields=True):
-    """What the writer of a run's folder adds to a checkpoint."""
+    """The facts that the writer of a run's folder adds to a checkpoint."""
 
     format: int
     config: str
     """The digest of the experiment."""
     counted: dict[str, Counted]
-    """The rows of each table that it counts on."""
+    """The rows of each table that it relies on."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Resumable:
 
     Attributes:
         run: the run.
-        held: its lock.
+        held: the file of its lock.
         round: the round of the checkpoint.
-        checkpoint: what to go on from.
-        name: the checkpoint's file, within the folder.
-        last: the last rows of each table when it was written.
+        checkpoint: the checkpoint.
+        name: the path of the checkpoint within the folder.
+        last: the last row of each table when it was written.
     """
 
     run: Run
@@ -59,8 +59,8 @@ class Resumable:
     last: Mapping[str, int]
 
     def refused(self, why: object) -> RunError:
-        """The error of a checkpoint that is not one of this run."""
-        return refused(self.run.folder, f"its {self.name} is none of this experiment: {why}")
+        """The error of a checkpoint that does not belong to this run."""
+        return refused(self.run.folder, f"its {self.name} does not fit this experiment: {why}")
 
 
 def refused(folder: Path, why: str) -> RunError:
@@ -70,10 +70,11 @@ def refused(folder: Path, why: str) -> RunError:
 
 @contextmanager
 def resuming(folder: Path) -> Iterator[Resumable]:
-    """Open a run for resume; where something is wrong, here or in what is done meanwhile, its lock is given back.
+    """Open a run for resumption. After an error, here or within the context, its lock is released.
 
     Raises:
-        RunError: it has finished, is being written, was changed, is damaged, or has no checkpoint; nothing was changed.
+        RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint. Nothing is
+            changed then.
     """
     run = Run(folder)
     refuse_links(folder, writing=True)
@@ -82,7 +83,7 @@ def resuming(folder: Path) -> Iterator[Resumable]:
     except OSError as error:
         raise RunError(f"The run folder {folder} cannot be written: {error.strerror}.") from error
     try:
-        # What another process did before it gave the lock back counts, so nothing was read before.
+        # Nothing is read before the lock is held, because another writer may have changed it.
         yield _opened(run, held)
     except BaseException:
         held.close()
@@ -90,13 +91,13 @@ def resuming(folder: Path) -> Iterator[Resumable]:
 
 
 def examine(folder: Path) -> tuple[int, int | None]:
-    """See whether a run that nobody writes is as it was written.
+    """Check a run that is not being written against its checksums.
 
     Returns:
-        How many files were compared with their checksums, and after which round a resume would go on, where one could.
+        The number of files that were compared, and the round after which a resumption would continue, or None.
 
     Raises:
-        RunError: the run is not, is being written, or is of an earlier format, which has no checksums.
+        RunError: the run is damaged, is being written, or is of an earlier format without checksums.
     """
     run = Run(folder)
     if lock.is_held(folder):
@@ -128,8 +129,8 @@ def _opened(run: Run, held: BinaryIO) -> Resumable:
         raise RunError(
             f"The run {folder} has no checkpoint to resume from. Begin a new run: covey run {folder / CONFIG}"
         )
-    # Checkpoints have checksums of their own, and a damaged one gives way to the one before. Rows are counted; another
-    # program that had the database open when the run ended puts its log into the file when it closes it.
+    # Checkpoints have their own checksums, and the previous one replaces a damaged one. Rows are counted instead of
+    # compared: a program that had the database open at the end merges the log into the file when it closes it.
     check_sums(folder, ended=status != "running", but=(CHECKPOINTS, METRICS))
     with reading(folder, alone=True) as database:
         _check_database(database, folder)
@@ -157,7 +158,7 @@ def _check_database(database: sqlite3.Connection, folder: Path) -> None:
 
 
 def _with_checkpoint(run: Run, database: sqlite3.Connection) -> tuple[int, Payload, str, dict[str, int]]:
-    """The latest checkpoint that is whole and whose rows are there, as `Resumable` has it."""
+    """The latest checkpoint that is intact and whose rows exist: its round, content, name and last rows."""
     problems = []
     for round, file in checkpoints(run.folder):
         name = str(file.relative_to(run.folder))
@@ -170,20 +171,20 @@ def _with_checkpoint(run: Run, database: sqlite3.Connection) -> tuple[int, Paylo
         if _count(database, checkpoint, written) == written.counted:
             last = {table: counted.until for table, counted in written.counted.items()}
             return round, checkpoint, name, last
-        problems.append(f"its {METRICS} has not the rows on which {name} counts")
+        problems.append(f"its {METRICS} does not have the rows that {name} relies on")
     raise refused(run.folder, "; ".join(problems))
 
 
 def _written(run: Run, name: str, checkpoint: dict[str, Any]) -> Written:
-    """What the writer added to a checkpoint, which is taken out of it.
+    """Remove the writer's entry from a checkpoint, and return it.
 
     Raises:
-        RunError: it is of another format or run.
+        RunError: the checkpoint is of another format or run.
     """
     try:
         written = msgspec.msgpack.decode(checkpoint.pop(WRITTEN), type=Written)
     except (KeyError, TypeError, msgspec.MsgspecError) as error:
-        raise refused(run.folder, f"its {name} is of no known format") from error
+        raise refused(run.folder, f"its {name} has an unknown format") from error
     if written.format != FORMAT or written.counted.keys() != LAST.keys():
         raise refused(run.folder, f"its {name} has the format {written.format}, not {FORMAT}")
     if written.config != run.facts.get("config_digest"):
@@ -193,12 +194,12 @@ def _written(run: Run, name: str, checkpoint: dict[str, Any]) -> Written:
     ended: Any = checkpoint.get("ended")
     known = _is_column(completed, np.int64) and _is_column(clocks, np.float64) and len(completed) == len(clocks)
     if not known or not (ended is None or (_is_column(ended, np.bool_) and len(ended) == len(completed))):
-        raise refused(run.folder, f"its {name} does not say how far each node is")
+        raise refused(run.folder, f"its {name} does not have the progress of each node")
     return written
 
 
 def _is_column(found: Any, dtype: type) -> bool:
-    """Whether something is a number that is not negative for every node."""
+    """True if a value is a column of non-negative numbers, one per node."""
     return (
         isinstance(found, np.ndarray)
         and found.dtype == dtype
@@ -210,21 +211,21 @@ def _is_column(found: Any, dtype: type) -> bool:
 
 
 def _count(database: sqlite3.Connection, checkpoint: dict[str, Any], written: Written) -> dict[str, Counted]:
-    """The rows that are there of those that a checkpoint counts on."""
-    # For a temporary table; the file was opened for reading alone.
+    """The existing rows among those that a checkpoint relies on."""
+    # For a temporary table. The file itself is opened for reading only.
     database.execute("PRAGMA query_only=OFF")
     until = {table: counted.until for table, counted in written.counted.items()}
     return Counting(database).count(Moment.of(checkpoint), until)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a run by their rounds, the latest first."""
+    """The checkpoints of a run with their rounds, the latest first."""
     found = sorted((folder / CHECKPOINTS).glob("round-*.covey"), reverse=True)
     return [(int(path.stem.removeprefix("round-")), path) for path in found if path.stem[len("round-") :].isdigit()]
 
 
 def latest_checkpoint(folder: Path) -> tuple[int, Payload] | None:
-    """(round, checkpoint) of the latest that is not damaged; None where there is none."""
+    """The round and content of the latest intact checkpoint, or None."""
     for round, path in checkpoints(folder):
         try:
             return round, wire.read_file(path)

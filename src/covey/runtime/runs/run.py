@@ -1,4 +1,4 @@
-"""Reads a run's folder, finished or still growing."""
+"""The reader of a run's folder, finished or still running."""
 
 import io
 import json
@@ -47,7 +47,7 @@ _LEADING = ["round", "node", "time", "accuracy", "loss"]
 
 
 class _Tables(TypedDict, total=False):
-    """What every experiment is made of, as far as it is read here."""
+    """The keys of an experiment that are read here."""
 
     name: str
     seed: int
@@ -76,13 +76,13 @@ class _Start(TypedDict, total=False):
 
 
 class Run:
-    """What came of an experiment.
+    """The results of an experiment.
 
     Args:
         folder: the run's folder.
 
     Raises:
-        RunError: it is no run folder.
+        RunError: it is not the folder of a run.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -97,7 +97,7 @@ class Run:
                 f"covey run {self.folder / CONFIG} --out {self.folder}"
             )
         if not (self.folder / METRICS).exists() or not (self.folder / CONFIG).exists():
-            raise RunError(f"{self.folder} is no run folder: it has no {METRICS} and {CONFIG}.")
+            raise RunError(f"{self.folder} is not a run folder: it has no {METRICS} and {CONFIG}.")
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r}, {self.status})"
@@ -124,7 +124,7 @@ class Run:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Seed, program, status ..., and in `starts` the versions, platform, command and wall time of each start."""
+        """The seed, program, status and so on, and in `starts` the versions, platform and command of each start."""
         try:
             facts = by_start(dict(json.loads((self.folder / FACTS).read_text(encoding="utf-8"))))
             msgspec.convert(facts, type=_Facts)
@@ -134,24 +134,24 @@ class Run:
 
     @property
     def format(self) -> int:
-        """The number of the format in which it was written."""
+        """The number of the folder's format."""
         return int(self.facts.get("format", 1))
 
     @property
     def status(self) -> str:
-        """ "running", "finished", "interrupted" (also if it was killed) or "failed"."""
+        """The status: "running", "finished", "interrupted" (also if it was killed) or "failed"."""
         status = str(self.facts.get("status", "running"))
         return "interrupted" if status == "running" and lock.is_held(self.folder) is False else status
 
     @property
     def wall_seconds(self) -> float | None:
-        """How long it took in all its starts; one that was killed counts up to its last checkpoint. None: unknown."""
+        """The seconds of all starts, or None if unknown. A start that was killed counts up to its last checkpoint."""
         known = [start["wall_seconds"] for start in self.facts["starts"] if "wall_seconds" in start]
         return float(sum(known)) if known else None
 
     @property
     def is_changed(self) -> bool:
-        """Whether `run.toml` is no longer what the run began with."""
+        """True if `run.toml` was changed after the run began."""
         began = self.facts.get("config_digest")
         return began is not None and began != config_digest((self.folder / CONFIG).read_bytes())
 
@@ -176,16 +176,16 @@ class Run:
     def metrics(self) -> "pd.DataFrame":
         """One row per node and evaluated round: round, node, time, accuracy, loss, ... and totals of the traffic.
 
-        What the program logged in such a round is a column too; `figures` has it of all rounds.
+        Figures that the program logged in such a round are columns, too. `figures` has those of all rounds.
         """
         table = self.figures
         judged = [name for name in ("accuracy", "loss") if name in table]
-        # Of who learns nothing every logged round counts.
+        # If nodes do not learn, every logged round counts.
         return table.dropna(subset=judged, how="all").reset_index(drop=True) if judged else table
 
     @property
     def figures(self) -> "pd.DataFrame":
-        """As `metrics`, with rows also for rounds that were not evaluated but have figures of `node.log`."""
+        """The rows of `metrics`, and rows for rounds that have only figures of `node.log`."""
         long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
         wide = self._wide(long, ["round", "node"])
         table = wide.merge(self.commits, on=["round", "node"], how="left")
@@ -197,7 +197,7 @@ class Run:
         return table[leading + rest].sort_values(["round", "node"], ignore_index=True)
 
     def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
-        """A column for each name of a figure."""
+        """The figures with a column for each name."""
         self._check_names(long)
         wide = long.pivot_table(index=index, columns="name", values="value", aggfunc="last").reset_index()
         wide.columns.name = None
@@ -206,11 +206,11 @@ class Run:
     def _check_names(self, long: "pd.DataFrame") -> None:
         count = long["name"].nunique()
         if count > _MOST_FIGURES:
-            raise RunError(f"The run {self.folder} has {count} names of figures, which no table holds.")
+            raise RunError(f"The run {self.folder} has {count} names of figures, which are too many for a table.")
 
     @property
     def network(self) -> "pd.DataFrame":
-        """Figures of the network as a whole, one row per evaluated round; `time` is when its last node got there."""
+        """The figures of the whole network, one row per evaluated round. `time` is that of the last node."""
         long = self._read(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
         wide = self._wide(long, ["round"])
         times = self._read("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
@@ -218,22 +218,22 @@ class Run:
 
     @property
     def hosts(self) -> "pd.DataFrame":
-        """How the hosts of an emulation fared, and what was dropped: columns time, host, name, value."""
+        """The figures of an emulation's hosts, and the drops of messages: columns time, host, name, value."""
         return self._read("SELECT * FROM hosts ORDER BY time, host")
 
     @property
     def clock(self) -> str:
-        """Which time the nodes' clocks showed: virtual, or real in an emulation."""
+        """The kind of time of the nodes' clocks: "virtual" or, in an emulation, "real"."""
         return str(self.facts.get("clock", "virtual"))
 
     @property
     def events(self) -> "pd.DataFrame":
-        """What happened: nodes that left and returned, messages that were rejected ..."""
+        """The events, such as nodes that left or returned, and messages that were rejected."""
         return self._read("SELECT * FROM events ORDER BY time")
 
     @property
     def figure_names(self) -> list[str]:
-        """The names of the figures of nodes."""
+        """The names of the nodes' figures."""
         return sorted(self._read(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")["name"])
 
     @property
@@ -243,16 +243,16 @@ class Run:
 
     @property
     def tables(self) -> list[str]:
-        """The names of the tables that nodes have added rows to."""
+        """The names of the tables to which nodes have added rows."""
         with reading(self.folder) as database:
             made = database.execute("SELECT name FROM sqlite_master WHERE name = 'records'").fetchone()
         return sorted(self._read("SELECT DISTINCT name FROM records")["name"]) if made else []
 
     def table(self, name: str) -> "pd.DataFrame":
-        """The rows of a table that nodes have added, with the time and the node of each.
+        """The rows that nodes have added to a table, with their times and nodes.
 
         Raises:
-            RunError: there is no such table, or it is damaged.
+            RunError: the table does not exist or is damaged.
         """
         import msgspec
         import pandas as pd
@@ -266,7 +266,7 @@ class Run:
         try:
             columns = [decode(packed) for packed in rows["columns"]]
         except msgspec.MsgspecError as error:
-            raise unreadable(self.folder, f"the table {name} holds what is no row") from error
+            raise unreadable(self.folder, f"the table {name} holds a malformed row") from error
         found = pd.DataFrame(columns, index=rows.index)
         found.insert(0, "time", rows["time"])
         found.insert(1, "node", rows["node"])
@@ -274,7 +274,7 @@ class Run:
 
     @property
     def states(self) -> list[dict[str, Any]] | None:
-        """What was in the state of each node at the end; None where the run does not keep it."""
+        """The final state of each node, or None if the run does not keep states."""
         file = self.folder / STATES
         if not file.exists():
             return None
@@ -291,12 +291,12 @@ class Run:
 
     @property
     def observed(self) -> Observed | None:
-        """What observed nodes have received; None where the experiment observes nobody."""
+        """The messages that observed nodes received, or None without an observer."""
         return Observed(self.folder) if (self.folder / OBSERVED).exists() else None
 
     @property
     def drops(self) -> dict[str, int]:
-        """How many messages were dropped, by reason."""
+        """The number of dropped messages, by reason."""
         hosts = self.hosts
         latest = hosts[hosts["name"].str.startswith("dropped/")].groupby(["name", "host"])["value"].last()
         counts = latest.groupby("name").sum().sort_values(ascending=False, kind="stable")
@@ -304,14 +304,14 @@ class Run:
 
     @property
     def dropped(self) -> "pd.DataFrame":
-        """Nodes that were dropped: node, the last round that it completed, time."""
+        """The dropped nodes: node, its last completed round, time."""
         return self._read(
             "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
             "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
         )
 
     def _load(self, name: str) -> dict[str, np.ndarray] | None:
-        """The arrays of an archive, or that of a file under "", None where the run has no such file."""
+        """The arrays of an archive, or the array of a file under the name ""; None if the file does not exist."""
         file = self.folder / name
         if not file.exists():
             return None
@@ -322,12 +322,12 @@ class Run:
             with found:
                 return dict(found)
         except Exception as error:
-            # numpy, zipfile and zlib raise whatever damaged bytes lead them to.
+            # numpy, zipfile and zlib raise various errors for damaged bytes.
             raise RunError(f"The run {self.folder} has no readable {name}: {error or 'it ends too early'}.") from error
 
     @property
     def graph(self) -> Graph | None:
-        """The graph of the first round, where the program has a topology; its weights are those of merging."""
+        """The graph of the first round with the weights of merging, or None if the program has no topology."""
         found = self._load(GRAPH)
         if found is None:
             return None
@@ -339,22 +339,22 @@ class Run:
 
     @property
     def graph_is_static(self) -> bool:
-        """Whether the graph of the first round is that of all rounds."""
+        """True if all rounds have the graph of the first."""
         found = self._load(GRAPH)
         return found is None or bool(found.get("static", True))
 
     @property
     def holdings(self) -> np.ndarray | None:
-        """Samples of each class of each node, or samples of each node where there are no classes."""
+        """The samples of each class at each node or, without classes, of each node."""
         found = self._load(HOLDINGS)
         return None if found is None else found[""]
 
     @property
     def models(self) -> "Tensor | None":
-        """The final models, N x P; None while the run goes on, or where it does not keep them.
+        """The final models, N x P; None before the end, or if the run does not keep them.
 
-        A row is no parameter vector of torch: it holds the trained parameters, then the frozen ones, then the buffers
-        that are averaged. `state_dict` and `module` give a model by names.
+        A row is not a parameter vector of torch: it holds the trained parameters, then the frozen ones, then the
+        buffers that are averaged. `state_dict` and `module` give a model by names.
         """
         found = self._load(MODELS)
         if found is None:
@@ -365,24 +365,24 @@ class Run:
 
     @property
     def layout(self) -> bytes | None:
-        """The description of how models lie in their rows, as JSON; None where nodes learned nothing."""
+        """The layout of models in their rows, as JSON; None if nodes did not learn."""
         file = self.folder / LAYOUT
         return file.read_bytes() if file.exists() else None
 
     @property
     def constants(self) -> dict[str, np.ndarray]:
-        """The tensors of the models' modules that are in no row of `models`, by name: all nodes have the same."""
+        """The tensors of modules that are not part of `models`, by name. They are the same for all nodes."""
         return self._load(CONSTANTS) or {}
 
     def state_dict(self, which: "int | Literal['average', 'best']" = "average") -> "dict[str, Tensor]":
-        """The tensors of a final model by name, as `load_state_dict` of its module takes them.
+        """The tensors of a final model by name, for `load_state_dict` of its module.
 
         Args:
-            which: the model of a node; the "average" of those that were evaluated; or the "best" of them, which has the
-                highest accuracy, or the lowest loss where there is no accuracy.
+            which: the id of a node, or the "average" or the "best" of the evaluated nodes. The best has the highest
+                accuracy or, without accuracies, the lowest loss.
 
         Raises:
-            RunError: the run keeps no models, or has no such node.
+            RunError: the run has no models, or no such node.
         """
         from covey.learning import exported
 
@@ -394,33 +394,33 @@ class Run:
         """The module of the experiment with the tensors of a final model, ready to evaluate.
 
         Args:
-            which: as `state_dict` has it.
-            into: a module of the same architecture; by default a new one of the experiment's model.
+            which: as in `state_dict`.
+            into: a module of the same architecture; by default, a new one of the experiment's model.
 
         Raises:
-            RunError: the run keeps no models, or they do not fit the module.
+            RunError: the run has no models, or they do not fit the module.
         """
         from covey.learning import exported
 
         return exported.module(self, which, into)
 
     def export_model(self, out: Path | str, which: "int | Literal['average', 'best']" = "average") -> None:
-        """Write the tensors of a final model to a safetensors file; `which` as `state_dict` has it.
+        """Write the tensors of a final model to a safetensors file. `which` is as in `state_dict`.
 
         Raises:
-            RunError: the run keeps no models, or the file cannot be written.
+            RunError: the run has no models, or the file cannot be written.
         """
         from covey.learning import exported
 
         exported.write_safetensors(self, which, Path(out))
 
     def summary(self) -> dict[str, Any]:
-        """Totals, what nodes spent their seconds on, who was dropped, and the final mean, minimum, maximum and spread
+        """The totals, seconds by activity, dropped nodes, and the final mean, minimum, maximum and standard deviation
         of each metric over nodes.
 
-        It can be written as JSON as it is: a figure that is no finite number is None.
+        It can be written as JSON: a figure that is not finite is None.
         """
-        # Runs of the first format have fewer columns.
+        # The first format has fewer columns.
         known = self._read("SELECT * FROM commits LIMIT 0").columns
         names = [name for name in COMMIT_COLUMNS[COUNTED] if name in known]
         spent = [what for what in SPENT if f"{what}_seconds" in known]
@@ -467,12 +467,12 @@ class Run:
         }
 
     def reached(self, accuracy: float) -> dict[str, float] | None:
-        """When nodes were first so accurate on average, each by its last evaluation, and what they had sent by then.
+        """The moment at which the mean accuracy of nodes, by their last evaluations, first reached a value.
 
-        A node that was not evaluated yet counts as 0, so that fast and slow nodes are compared at the same moment.
+        A node that is not evaluated yet counts as 0, so that fast and slow nodes are compared at the same moment.
 
         Returns:
-            `time` in virtual seconds and `bytes_out`, or None where they never were.
+            `time` in seconds and `bytes_out` of nodes, or None if it was never reached.
         """
         table = self.metrics.dropna(subset=["accuracy"]).sort_values("time", kind="stable")
         gained = table["accuracy"] - table.groupby("node")["accuracy"].shift(fill_value=0.0)
@@ -490,7 +490,7 @@ class Run:
 
         Args:
             format: "csv", or "parquet", which needs pyarrow and a file.
-            out: the file; without one, CSV is returned.
+            out: the file. Without one, CSV is returned.
 
         Raises:
             RunError: the file cannot be written, or pyarrow is missing.
@@ -499,7 +499,7 @@ class Run:
         try:
             if format == "parquet":
                 if out is None:
-                    raise RunError("Parquet is no text: say where it goes with --out FILE.")
+                    raise RunError("Parquet is a binary format: name a file with --out FILE.")
                 table.to_parquet(out, index=False)
                 return None
             if out is not None:
@@ -524,7 +524,7 @@ class Run:
         Args:
             metric: a column of `figures` or `network`.
             against: the horizontal axis.
-            out: where to save it as well.
+            out: a file to save it to, as well.
         """
         from covey import view
 

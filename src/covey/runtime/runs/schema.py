@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 FORMAT = 2
-"""The number of all that a run's folder holds; it grows where a resume would misread what an earlier one wrote. Folders
-of the first format have no number."""
+"""The format of a run's folder. It grows if a resumption would misread an earlier one. Folders of the first format have
+no number."""
 
 CONFIG = "run.toml"
 FACTS = "facts.json"
@@ -26,7 +26,7 @@ SUMS = "SHA256SUMS"
 
 
 def config_digest(text: bytes) -> str:
-    """What the facts of a run remember of its CONFIG."""
+    """The digest of CONFIG in a run's facts."""
     return hashlib.sha256(text).hexdigest()
 
 
@@ -43,11 +43,11 @@ OF_A_START = (
     "device",
     "wall_seconds",
 )
-"""The facts that are others each time a run is started or gone on with."""
+"""The facts that differ among the starts of a run."""
 
 
 def by_start(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts with those of each start in the list `starts`; there was one start where they are beside the others."""
+    """The facts with those of each start in the list `starts`. The first format has one start and no list."""
     if "starts" in facts:
         return dict(facts)
     start = {name: facts[name] for name in OF_A_START if name in facts}
@@ -55,16 +55,16 @@ def by_start(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 NETWORK = -1
-"""The node id under which figures of the whole network stand."""
+"""The node id of figures of the whole network."""
 
 MOMENTS = "moments"
-"""The table of what was known of all nodes together at moments of time."""
+"""The table of evaluations of all nodes at moments of time."""
 
 OUTAGES = ("host lost", "host returned", "rolled back")
-"""The kinds of events that no resume and no going back to a checkpoint forgets: nobody does them again."""
+"""The kinds of events that stay after a resumption or a roll-back, because they are not repeated."""
 
 SPENT = ("training", "waiting", "encoding", "mixing")
-"""What a node's time is spent on, among other things."""
+"""The activities for which a node's time is measured."""
 
 COMMIT_COLUMNS = (
     "node",
@@ -82,12 +82,12 @@ COMMIT_COLUMNS = (
     "index_bytes_out",
     *(f"{what}_seconds" for what in SPENT),
 )
-"""One row a node and completed round; from `steps` on, totals since the start."""
+"""The columns of a commit, one row per node and completed round. From `steps` on, totals since the start."""
 COUNTED = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("index_bytes_out") + 1)
-"""The columns of a commit that count something."""
+"""The columns of a commit that are counters."""
 
 RECORDED = frozenset({bool, int, float, str, bytes, type(None)})
-"""What a column of a table that nodes add rows to may hold."""
+"""The types of values in tables to which nodes add rows."""
 
 COLUMNS = {
     "commits": COMMIT_COLUMNS,
@@ -95,7 +95,7 @@ COLUMNS = {
     "events": ("time", "node", "kind", "detail"),
     "records": ("time", "node", "name", "columns"),
 }
-"""The columns of the tables whose rows a resume repeats."""
+"""The columns of the tables whose rows a resumption repeats."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS commits (
@@ -118,4 +118,4 @@ CREATE TABLE IF NOT EXISTS records (
 
 _ADDED = TABLES[TABLES.index(",\n    value_bytes_out") : TABLES.index("\n);\nCREATE TABLE IF NOT EXISTS metrics")]
 EARLIER_TABLES = TABLES.replace(_ADDED, "")
-"""Those of the first format, which is read but not resumed."""
+"""The tables of the first format, which is read but not resumed."""

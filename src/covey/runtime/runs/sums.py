@@ -1,6 +1,6 @@
-"""The checksums of a run's files, in a file that `sha256sum --check` reads as well.
+"""The checksums of a run's files, in a file that `sha256sum --check` can read.
 
-While a run goes on the file lists what no longer changes; when the run ends, everything.
+During a run, the file lists the files that no longer change; at the end, all files.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ from covey.runtime.runs.schema import (
 )
 
 UNCHANGING = (CONFIG, GRAPH, HOLDINGS, LAYOUT, CONSTANTS)
-"""The files that are as they will be once the first checkpoint is written."""
+"""The files that no longer change after the first checkpoint."""
 
 
 def files_of(folder: Path) -> list[str]:
-    """The files of a run that has ended, within its folder; not its lock, and not what others put there."""
+    """The files of a run that has ended, without its lock and without files of others."""
     found = [
         name for name in (*UNCHANGING, FACTS, METRICS, MODELS, STATES, OBSERVED, TRUTH) if (folder / name).exists()
     ]
@@ -42,15 +42,15 @@ def files_of(folder: Path) -> list[str]:
 
 
 def write_sums(folder: Path, names: Iterable[str], coming: Mapping[str, bytes] | None = None) -> None:
-    """List files with their checksums, in the place of those that were listed.
+    """Write the list of files with their checksums.
 
     Args:
         folder: the run's.
         names: the files.
-        coming: what some of them will hold.
+        coming: the content of files that are written later.
 
     Raises:
-        OSError: a file cannot be read, or the list not written.
+        OSError: a file cannot be read, or the list cannot be written.
     """
     known = {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
     text = _text({name: known.get(name) or _sum(folder / name) for name in names})
@@ -71,7 +71,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     """The listed files and their checksums.
 
     Raises:
-        RunError: there is no list, or it is damaged.
+        RunError: the list is missing or damaged.
     """
     try:
         text = (folder / SUMS).read_bytes().decode()
@@ -79,23 +79,23 @@ def read_sums(folder: Path) -> dict[str, str]:
         raise RunError(f"The run {folder} has no readable {SUMS}: {error}.") from error
     sums = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (.+)$", text, flags=re.M)}
     if _text(sums) != text:
-        raise RunError(f"The run {folder} has no readable {SUMS}: it is no list of checksums and files.")
+        raise RunError(f"The run {folder} has no readable {SUMS}: it is not a list of checksums and files.")
     return sums
 
 
 def check_sums(folder: Path, *, ended: bool = True, but: tuple[str, ...] = ()) -> int:
-    """See whether files are as they were written; returns how many.
+    """Check files against their checksums, and return their number.
 
     Args:
         folder: the run's.
-        ended: whether the run has ended; if not, it is seen what no longer changes.
-        but: files that are not looked at; their names begin so.
+        ended: True if the run has ended. If not, only files that no longer change are checked.
+        but: the beginnings of the names of files that are not checked.
 
     Raises:
-        RunError: some are not.
+        RunError: some files differ.
     """
     sums, known = read_sums(folder), files_of(folder)
-    # A list that somebody else wrote may name any file.
+    # An untrusted list may name any file.
     looked_at = [name for name in sorted({*sums, *known}) if (ended or name in UNCHANGING) and not name.startswith(but)]
     wrong = {name: _what_is_wrong(folder / name, sums.get(name), name in known) for name in looked_at}
     if any(wrong.values()):

@@ -1,4 +1,4 @@
-"""Writes a run's folder: metrics while it goes on, checkpoints, and what is left at the end."""
+"""The writer of a run's folder: metrics and checkpoints during the run, and results at the end."""
 
 import json
 import sqlite3
@@ -50,9 +50,9 @@ _MEGABYTE = 1 << 20
 
 
 class RunWriter:
-    """The one writer of a run's folder. Rows are kept for a second at most, so others can read along.
+    """The only writer of a run's folder. Rows are written within a second, so that others can read them.
 
-    Every method raises RunError, in one line, where the disk is full or the folder cannot be written.
+    Every method raises RunError if the disk is full or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, held: BinaryIO, facts: Mapping[str, Any]) -> None:
@@ -74,26 +74,26 @@ class RunWriter:
 
     def _open(self) -> None:
         with self._guarded():
-            # One thread at a time writes: where a notebook's cell waits for an emulation, that of its launcher.
+            # Only one thread writes at a time. In a notebook it is the launcher's, not the one that opened the file.
             self._database = sqlite3.connect(self.folder / METRICS, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
-            # Every transaction is on the disk when it ends, whoever reads meanwhile: checkpoints count on its rows.
-            # That adds 1 to 4 ms to the flush before one, which takes 40 to 90 as a whole (10 to 1,000 nodes, digits).
+            # Every transaction is on the disk when it ends, because checkpoints rely on its rows. That adds 1 to 4 ms
+            # to the flush before a checkpoint, which takes 40 to 90 ms (10 to 1,000 nodes, digits).
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(f"{TABLES}; PRAGMA user_version={FORMAT}")
             self._counting = Counting(self._database)
             self._last = {table: self._last_row(table) for table in LAST}
-            """The number of each table's last row. None is given to a second row, also where the first was forgotten:
-            checkpoints count the rows up to a number."""
+            """The number of each table's last row. Numbers are never reused, even after a deletion, because checkpoints
+            count the rows up to a number."""
 
     @classmethod
     def create(cls, folder: Path, experiment: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
-        """Begin a run in a new or empty folder, or in one where another run ended before it recorded anything.
+        """Start a run in a new or empty folder, or in that of a run that ended before it recorded anything.
 
         Args:
-            folder: where.
-            experiment: the resolved experiment, as tables.
-            facts: versions, seed, and whatever else says where it came from.
+            folder: the folder.
+            experiment: the tables of the resolved experiment.
+            facts: the provenance: versions, seed and so on.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,17 +124,17 @@ class RunWriter:
 
     @classmethod
     def resume(cls, opened: Resumable, facts: Mapping[str, Any]) -> Self:
-        """Go on with a run.
+        """Resume a run.
 
         Args:
             opened: the run.
-            facts: as `create` takes them; those of a start are kept beside those of the starts before.
+            facts: as in `create`. Those of this start are added to the list of starts.
         """
         before = opened.run.facts
         now = by_start({**facts, "after_round": opened.round})
         starts = [*before["starts"], *now["starts"]]
         writer = cls(opened.run.folder, opened.held, {**before, **now, "status": "running", "starts": starts})
-        # Once it runs, nobody expects the other files to be as they were when it ended.
+        # From now on, the checksums of other files need not fit.
         writer._write_facts(writer._facts)
         writer._list_unchanging()
         writer._open()
@@ -144,45 +144,45 @@ class RunWriter:
         return writer
 
     def commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Record completed rounds; a row has the columns COMMIT_COLUMNS."""
+        """Record completed rounds, as rows with the columns COMMIT_COLUMNS."""
         self._commits.extend(rows)
         self._maybe_flush()
 
     def metrics(self, rows: Sequence[tuple[int, int, str, float]]) -> None:
-        """Record figures: (node, round, name, value), under the node NETWORK for the network as a whole."""
+        """Record figures: (node, round, name, value). Those of the whole network have the node NETWORK."""
         self._metrics.extend(rows)
         self._maybe_flush()
 
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
-        """Record something that happened."""
+        """Record an event."""
         self._events.append((time, node, kind, detail))
         self._maybe_flush()
 
     def records(self, rows: Sequence[tuple[float, int, str, Mapping[str, Any]]]) -> None:
-        """Add rows to tables: (time, node, table, its columns)."""
+        """Add rows to tables: (time, node, table, columns)."""
         self._records.extend((*row[:3], msgspec.msgpack.encode(row[3])) for row in rows)
         self._maybe_flush()
 
     def forget_records(self, node: int, time: float) -> None:
-        """Forget the rows of tables that a node has added after a time, when what is recorded next is written."""
+        """Delete the rows that a node has added to tables after a time, together with the next write."""
         self.flush()
         self._forgotten_records[node] = time
 
     def _observe(self, experiment: Mapping[str, Any]) -> None:
-        """Keep messages of observed nodes from now on, where the experiment has any."""
+        """Start to keep messages of observed nodes, if the experiment has an observer."""
         if "observer" in experiment:
             with self._guarded():
                 self._observed = ObservedWriter(self.folder)
             self._most_observed = int(experiment["observer"]["megabytes"]) * _MEGABYTE
 
     def truth(self, found: Mapping[str, np.ndarray]) -> None:
-        """Keep what an observer does not see, for who scores an attack."""
+        """Write the ground truth that an observer does not see, for the scoring of attacks."""
         with self._guarded(), wire.replacing(self.folder / TRUTH) as file:
             entries: dict[str, Any] = dict(found)
             np.savez_compressed(file, **entries)
 
     def observed(self, rows: Sequence[tuple[float, int, bytes]]) -> None:
-        """Keep messages of observed nodes: (time, node, frame)."""
+        """Record messages of observed nodes: (time, node, frame)."""
         if self._observed is None:
             return
         for row in rows:
@@ -190,22 +190,22 @@ class RunWriter:
                 self._observed.add([row])
             elif not self._is_full:
                 self._is_full = True
-                self.event(row[0], row[1], "observer full", f"what came later than {row[0]:g} s is not kept")
+                self.event(row[0], row[1], "observer full", f"messages after {row[0]:g} s are not kept")
         self._maybe_flush()
 
     def forget_observed(self, node: int, time: float) -> None:
-        """Forget what an observed node has received after a time."""
+        """Delete the messages that an observed node has received after a time."""
         if self._observed is not None:
             with self._guarded():
                 self._observed.forget(node, time)
 
     def host_figures(self, rows: Sequence[tuple[float, int, str, float]]) -> None:
-        """Record how hosts are: (time, host, name, value)."""
+        """Record figures of hosts: (time, host, name, value)."""
         self._hosts.extend(rows)
         self._maybe_flush()
 
     def forget(self, table: str, rounds: Sequence[tuple[int, int]]) -> None:
-        """Forget rounds of nodes when what is recorded next is written: until then the old ones are there.
+        """Delete rounds of nodes together with the next write. Until then the old rows stay.
 
         Args:
             table: "commits" or "metrics".
@@ -216,7 +216,7 @@ class RunWriter:
             self._forgotten[table] += rounds
 
     def logs(self) -> Path:
-        """The folder for what hosts have to say."""
+        """The folder of the hosts' logs."""
         with self._guarded():
             (self.folder / LOGS).mkdir(exist_ok=True)
         return self.folder / LOGS
@@ -227,7 +227,7 @@ class RunWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Put everything recorded so far into the database."""
+        """Write all records to the database."""
         self._flushed = monotonic()
         if self._observed is not None:
             with self._guarded():
@@ -236,13 +236,13 @@ class RunWriter:
             self._write_rows()
 
     def _write_rows(self) -> None:
-        """Replace the rows that are to be forgotten by those that were recorded since: a kill leaves all or none."""
+        """Delete old rows and add new ones in one transaction."""
         with self._transaction() as database:
             for moment in self._truncated:
                 self._truncate(moment)
             for table, rounds in self._forgotten.items():
                 if rounds:
-                    # One pass over the table, and not one for every round.
+                    # One pass over the table instead of one per round.
                     pairs = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
                     database.execute(f"DELETE FROM {table} WHERE (node, round) IN ({pairs})", (json.dumps(rounds),))
             for node, time in self._forgotten_records.items():
@@ -266,9 +266,9 @@ class RunWriter:
         return int(last)
 
     def truncate(self, moment: Moment) -> None:
-        """Forget what each node did after its last completed round and at a later time, before it does it again.
+        """Delete the rows of each node after its last completed round or time, which it will repeat.
 
-        What happened to hosts (OUTAGES) stays. The old rows are there until what is recorded next is written.
+        Events of hosts (OUTAGES) stay. The old rows stay until the next write.
         """
         self.flush()
         if self._observed is not None:
@@ -277,7 +277,7 @@ class RunWriter:
         self._truncated.append(Moment(list(moment.completed), list(moment.clocks), list(moment.ended)))
 
     def _truncate(self, moment: Moment) -> None:
-        # One pass over each table: a DELETE for every node would read all rows as often as there are nodes.
+        # One pass over each table: a DELETE per node would read all rows for each node.
         with keeping(self._database, moment):
             for table, column in LAST.items():
                 last = f"(SELECT kept.{KEPT[table]} FROM kept WHERE kept.node = {table}.node)"
@@ -285,7 +285,7 @@ class RunWriter:
                 self._database.execute(f"DELETE FROM {table} WHERE {column} > {last}{outages}")
 
     def graph(self, graph: Graph, static: bool) -> None:
-        """Keep the graph of the first round, with its weights and groups where it has some."""
+        """Write the graph of the first round, with its weights and groups if it has any."""
         entries: dict[str, Any] = {"n": graph.n, "sources": graph.sources, "targets": graph.targets, "static": static}
         if graph.weights is not None:
             entries["weights"] = graph.weights
@@ -296,12 +296,12 @@ class RunWriter:
             np.savez_compressed(file, **entries)
 
     def holdings(self, counts: np.ndarray) -> None:
-        """Keep who holds what: samples of each class of each node, or samples of each node."""
+        """Write the samples of each class at each node, or of each node."""
         with self._guarded(), wire.replacing(self.folder / HOLDINGS) as file:
             np.save(file, counts, allow_pickle=False)
 
     def layout(self, description: bytes, constants: Mapping[str, np.ndarray]) -> None:
-        """Keep how models lie in their rows, and what of their modules is in none."""
+        """Write the layout of models in their rows, and the tensors that are not part of them."""
         with self._guarded():
             with wire.replacing(self.folder / LAYOUT) as file:
                 file.write(description)
@@ -310,12 +310,12 @@ class RunWriter:
                     np.savez_compressed(file, **constants)  # type: ignore[arg-type]
 
     def models(self, models: Any) -> None:
-        """Keep the final models, N x P."""
+        """Write the final models, N x P."""
         with self._guarded(), wire.replacing(self.folder / MODELS) as file:
             np.save(file, np.asarray(models), allow_pickle=False)
 
     def states(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what is in the states of nodes at the end."""
+        """Write the final states of nodes."""
         entries: dict[str, Any] = {}
         for node, state in enumerate(states):
             entries[f"{node}/"] = None
@@ -324,12 +324,12 @@ class RunWriter:
             wire.write_file(self.folder / STATES, entries)
 
     def checkpoint(self, round: int, payload: Payload, keep: int = 2) -> None:
-        """Keep a moment to go on from, and the `keep - 1` before it.
+        """Write a checkpoint, and keep the `keep - 1` before it.
 
         Args:
-            round: by which it is named.
-            payload: what it holds; `completed`, `clocks` and `ended` say how far each node is.
-            keep: how many are kept.
+            round: the round in its name.
+            payload: its content. `completed`, `clocks` and `ended` are the progress of each node.
+            keep: the number of checkpoints to keep.
         """
         self.flush()
         folder = self.folder / CHECKPOINTS
@@ -341,15 +341,15 @@ class RunWriter:
             written = Written(FORMAT, self._facts["config_digest"], counted)
             wire.write_file(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
             known = sorted(folder.glob("round-*.covey"))
-            # Later ones are of a course that was given up, for they were damaged when the run was resumed.
+            # Later checkpoints were damaged when the run was resumed, and do not belong to its present course.
             kept = [found for found in known if found <= path][-keep:]
             for stale in [*(found for found in known if found not in kept), *folder.glob("*.part")]:
                 stale.unlink()
-        # Were the process killed now, the run would go on from here: what it took until now is known.
+        # The run would resume here after a kill, so its time until now is recorded.
         self._write_facts(self._timed({}))
 
     def finish(self, status: str, facts: Mapping[str, Any]) -> None:
-        """End the run as "finished", "interrupted" or "failed"; as "failed" where its last rows cannot be written."""
+        """End the run as "finished", "interrupted" or "failed". If its last rows cannot be written, it is "failed"."""
         ended = "failed"
         try:
             if status == "finished" and self._truncated:
@@ -365,23 +365,23 @@ class RunWriter:
             try:
                 ending = self._timed({**facts, "status": ended})
                 with self._guarded():
-                    # Else a checkpoint that was deleted might be there again after a power cut, and not be listed.
+                    # Otherwise a deleted checkpoint might reappear after a power cut, without being listed.
                     wire.sync_folder(self.folder / CHECKPOINTS)
-                    # Before the facts, so that a run that says it has ended has its list.
+                    # Before the facts, so that every ended run has its list.
                     write_sums(self.folder, files_of(self.folder), {FACTS: _encoded(ending)})
                 self._write_facts(ending)
             finally:
                 self._lock.close()
 
     def _close_log(self) -> None:
-        """Put all rows into the one file of the database, and leave its log empty, also where a reader keeps it open.
+        """Merge the log into the database file, even if a reader keeps the database open.
 
-        The mode of the database stays: to change it takes a rollback journal, which nobody but a writer could read.
+        The database stays in WAL mode: to change it would need a rollback journal, which readers cannot handle.
         """
         self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _timed(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """New facts beside those before, and how long this start has taken."""
+        """The old and new facts, with the time that this start has taken."""
         *before, start = self._facts["starts"]
         start = {**start, "wall_seconds": round(monotonic() - self._began, 3)}
         return {**self._facts, **facts, "starts": [*before, start]}
@@ -403,7 +403,7 @@ class RunWriter:
                 yield self._database
                 self._database.execute("COMMIT")
             finally:
-                # SQLite ends a transaction itself after some errors, and leaves it open after others.
+                # SQLite ends a transaction after some errors, and leaves it open after others.
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
 

@@ -16,12 +16,12 @@ _WAITING = object()
 
 @coroutine
 def suspended() -> Generator[object, Any, Any]:
-    """Hand control back to the world until somebody resumes this activity."""
+    """Return control to the world until this activity is resumed."""
     return (yield _WAITING)
 
 
 class SimulatedActivity:
-    """A coroutine of a node."""
+    """A coroutine of a simulated node."""
 
     __slots__ = ("begun", "coroutine", "done", "node", "watchers", "world")
 
@@ -34,7 +34,7 @@ class SimulatedActivity:
         self.watchers: list[SimulatedActivity] = []
 
     def resume(self, value: Any = None) -> None:
-        """Let it run until it waits again."""
+        """Run the coroutine until it waits again."""
         if self.done:
             return
         self.begun = True
@@ -54,8 +54,8 @@ class SimulatedActivity:
         else:
             if asked is not _WAITING:
                 raise ProgramError(
-                    f"The program {world.program.title()} awaits something at node {self.node.id} "
-                    f"that the node does not offer."
+                    f"The program {world.program.title()} awaits an object at node {self.node.id} "
+                    f"that is not one of the node's."
                 )
         finally:
             world.current = before
@@ -68,10 +68,10 @@ class SimulatedActivity:
             watcher.resume()
 
     def cancel(self) -> None:
-        """End it where it is."""
+        """End the coroutine where it is."""
         if not self.done:
             self.done = True
-            if self is not self.world.current:  # Who ends itself waits for ever instead.
+            if self is not self.world.current:  # An activity that ends itself waits for ever instead.
                 self.coroutine.close()
 
     async def wait(self) -> None:

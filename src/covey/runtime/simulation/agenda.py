@@ -1,4 +1,4 @@
-"""What will happen when, in virtual time."""
+"""The agenda of events in virtual time."""
 
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
@@ -6,16 +6,16 @@ from operator import itemgetter
 from typing import Any
 
 Event = tuple[int, Callable[[Any], None], Any]
-"""The order among the events of a moment, what happens, and its argument."""
+"""The order of an event within its moment, its action, and the argument of the action."""
 
 _order = itemgetter(0)
 
 
 class Agenda:
-    """Events by their time.
+    """The events, by time.
 
-    Nodes that compute and send alike do so at the same moments, so the events of a moment share one entry of the heap:
-    a round of 10,000 such nodes takes a few hundred entries, not some hundred thousand.
+    The events of a moment share one entry of the heap. Equal nodes act at the same moments, so a round of 10,000 such
+    nodes takes a few hundred entries instead of some hundred thousand.
     """
 
     __slots__ = ("_moments", "_times", "current")
@@ -24,10 +24,10 @@ class Agenda:
         self._times: list[float] = []
         self._moments: dict[float, list[Event]] = {}
         self.current: list[Event] = []
-        """What is left of the moment that `next` returned, the last first; to be taken from its end."""
+        """The remaining events of the moment that `next` returned, in reverse order."""
 
     def put(self, time: float, order: int, action: Callable[[Any], None], argument: Any = None) -> None:
-        """Let something happen. What is put while its moment passes happens when all that was there before is done."""
+        """Schedule an event. One for the current moment happens after all others of it."""
         moment = self._moments.get(time)
         if moment is None:
             self._moments[time] = [(order, action, argument)]
@@ -36,7 +36,7 @@ class Agenda:
             moment.append((order, action, argument))
 
     def next(self) -> float | None:
-        """Go on to the next moment; its time, or None where nothing is left."""
+        """Move to the next moment, and return its time; None if nothing is left."""
         if not self._times:
             return None
         time = heappop(self._times)
@@ -46,11 +46,11 @@ class Agenda:
         return time
 
     def is_over(self, time: float) -> bool:
-        """Whether all that is to happen at the current time has happened."""
+        """True if no event of the current time is left."""
         return not self.current and time not in self._moments
 
     def pending(self) -> Iterator[Event]:
-        """All events that have not happened, in no order."""
+        """All events that have not happened, in any order."""
         yield from self.current
         for moment in self._moments.values():
             yield from moment

@@ -1,12 +1,12 @@
-"""Consistent cuts through a run, and going on from them.
+"""Consistent cuts through a run, and resumption from them.
 
-Of a synchronous program, the cut after round k holds every node as it was when it completed round k, although the
-fast ones are further by the time the slow ones get there. Going on, every node starts at its own moment, and all that
-was sent after that moment is sent again. What is not sent again are the messages of rounds up to k that still took
-room on downlinks while the first nodes were already in round k + 1: they are kept as ghosts, which occupy the links as
-before and deliver nothing. So a resumed run repeats the uninterrupted one to the bit.
+The cut of a synchronous program after round k holds every node as it was when it completed round k, although fast
+nodes are ahead by the time slow ones get there. A resumed run starts every node at its own moment, and everything that
+was sent later is sent again. Messages of rounds up to k are not sent again, but they may have occupied downlinks while
+the first nodes were in round k + 1. They are kept as ghosts, which occupy links as before and deliver nothing. So a
+resumed run repeats the uninterrupted one to the bit.
 
-Of an asynchronous program, and where nodes come and go, the cut holds every node's last commit and the mail of all:
+The cut of an asynchronous program, or of one with churn, holds the last commit of every node and the mail of all: see
 `covey.runtime.mail`.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Cut:
-    """The checkpoint after a round, while nodes reach it one by one."""
+    """The checkpoint after a round, to which nodes are added as they reach it."""
 
     def __init__(self, world: "World", round: int) -> None:
         self.world = world
@@ -38,19 +38,19 @@ class Cut:
 
     @classmethod
     def of_commits(cls, world: "World") -> "Cut":
-        """The last commits of all nodes, as they are now."""
+        """The current last commits of all nodes."""
         cut = cls(world, max(node.round for node in world.nodes))
         cut.transfers = []
         cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
         return cut
 
     def note(self, node: RunningNode, transfers: Sequence[Any]) -> None:
-        """Transfers were sent; those of nodes before the cut will not be sent again."""
+        """Record transfers. Those of nodes before the cut will not be sent again."""
         if node.id not in self.snapshots:
             self.transfers.extend(transfers)
 
     def add(self, node: RunningNode) -> bool:
-        """A node has completed the round, or has ended before or after it; whether it was the last."""
+        """Add a node that has completed the round or has ended. True if it was the last."""
         self.snapshots.setdefault(node.id, self.world.snapshot(node))
         return len(self.snapshots) == self.world.size
 
@@ -67,7 +67,7 @@ class Cut:
         }
 
     def _mail(self) -> Payload:
-        """What nodes are still to receive that go on from different moments."""
+        """The mail of nodes that resume at different moments."""
         world = self.world
         return {} if world.mail is None else mail.pack(world.mail.content(world.now).held(world.mail.posted))
 
@@ -76,10 +76,10 @@ _Ghosts = list[tuple[float, int, float, int, int, float]]
 
 
 def check(payload: Payload, nodes: int, task: LoadedTask) -> None:
-    """See whether what the simulation adds to the snapshots of so many nodes with a task is there.
+    """Check the entries that the simulation adds to snapshots.
 
     Raises:
-        RunError: it is not.
+        RunError: an entry is missing or wrong.
     """
     downlinks = payload.get("downlinks")
     if not isinstance(downlinks, np.ndarray) or downlinks.shape not in ((0,), (nodes,)):
@@ -87,22 +87,22 @@ def check(payload: Payload, nodes: int, task: LoadedTask) -> None:
     try:
         ghosts = msgspec.msgpack.decode(payload.get("ghosts"), type=_Ghosts)  # type: ignore[arg-type]
     except (TypeError, msgspec.MsgspecError) as error:
-        raise RunError(f"'ghosts' is missing, or no list of transfers: {error}") from error
+        raise RunError(f"'ghosts' is missing, or not a list of transfers: {error}") from error
     if any(not 0 <= node < nodes for ghost in ghosts for node in ghost[3:5]):
         raise RunError(f"'ghosts' has a node beyond the {nodes} of the run")
     for name, value in payload.items():
         family, _, rest = name.partition("/")
         round, _, figure = rest.partition("/")
         if family == "average" and not (round.isdecimal() and task.check_frozen(figure, value)):
-            raise RunError(f"'{name}' is no sum of models")
+            raise RunError(f"'{name}' is not a sum of models")
 
 
 def restore(world: "World", payload: Payload) -> None:
-    """Put a new world where a checkpoint was taken.
+    """Restore a checkpoint in a new world.
 
     Args:
-        world: new.
-        payload: a checkpoint that `check` and `snapshots.check` found right, or one of the emulation.
+        world: the world.
+        payload: a checkpoint that `check` and `snapshots.check` accepted, or one of the emulation.
     """
     checkpoint: dict[str, Any] = dict(payload)
     links = world.links
@@ -118,7 +118,7 @@ def restore(world: "World", payload: Payload) -> None:
         node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
         if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
             continue
-        # It is the node's own next event, so it keeps its place among those of the same moment.
+        # It is the node's own next event, so its order within the moment stays the same.
         world.at(snapshot.clock, node, world.start_now, node)
         node.order -= 1
     if world.mail is not None:
@@ -126,7 +126,7 @@ def restore(world: "World", payload: Payload) -> None:
 
 
 def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held) -> None:
-    """Let the mail of a checkpoint come before the nodes themselves go on."""
+    """Deliver the mail of a checkpoint before the nodes themselves continue."""
     posted = [node.posted for node in world.nodes]
     for index, (node, kept, message) in enumerate(kept_by.restore(held, posted)):
         assert node.committed is not None

@@ -1,9 +1,9 @@
-"""How long messages take: latency, uplinks that queue, downlinks that queue, or fair shares of both.
+"""Simulated links: latency, and queues or fair shares of uplinks and downlinks.
 
-A message of b bits to several receivers is one transfer to each, in the order in which they are named. With queues, a
-transfer occupies its sender's uplink for b / uplink seconds; its first bit reaches the receiver after the latency and
-then waits for the downlink, which it occupies for b / downlink seconds; it is delivered when its last bit has passed
-both. With fair shares, all transfers flow at once at max-min fair rates and are delivered a latency after they end.
+A message of b bits to several receivers is one transfer to each, in their order. With queues, a transfer occupies the
+sender's uplink for b / uplink seconds. Its first bit reaches the receiver after the latency and then waits for the
+downlink, which it occupies for b / downlink seconds. It is delivered when its last bit has passed both. With fair
+shares, all transfers flow at once at max-min fair rates, and are delivered a latency after they end.
 """
 
 from abc import ABC, abstractmethod
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
 
 Ghost = tuple[float, int, float, int, int, float]
-"""Traffic of the past that still takes capacity after a resume, but delivers nothing:
+"""Earlier traffic that still takes capacity after a resumption, but delivers nothing:
 (time, order of the event, time of the last bit, sender, receiver, bits)."""
 
 
 class _Several:
-    """A message that was sent in parts."""
+    """A message that was sent in several parts."""
 
     def __init__(self, parts: Sequence[Sending]) -> None:
         self.parts = parts
@@ -37,19 +37,19 @@ class _Several:
 
 
 def several(parts: Sequence[Sending]) -> Sending:
-    """One sending, made of those to several groups of receivers."""
+    """One sending of those to several groups of receivers."""
     return parts[0] if len(parts) == 1 else _Several(parts)
 
 
 class Links(ABC):
-    """Carries messages through virtual time."""
+    """Links that carry messages through virtual time."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self._delays: dict[int, tuple[Sequence[int], list[float]]] = {}
 
     def delays(self, sender: int, receivers: Sequence[int]) -> list[float]:
-        """The latency to each of several nodes. Those asked for last are remembered, for graphs that stay."""
+        """The latency to each of several nodes, from a cache of the last ones of each sender."""
         known = self._delays.get(sender)
         if known is not None and known[0] == receivers:
             return known[1]
@@ -60,33 +60,33 @@ class Links(ABC):
 
     @abstractmethod
     def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
-        """Send a message to each of several nodes; it takes so many times longer to leave."""
+        """Send a message to several nodes. Sending takes `slower` times longer."""
 
     def uplink_busy_until(self, node: int) -> float:
-        """When all that a node has sent so far will have left it."""
+        """The time at which the last message of a node has left it."""
         return 0.0
 
     def restore_uplink(self, node: int, busy_until: float) -> None:
-        """Go back to what `uplink_busy_until` said."""
+        """Restore a result of `uplink_busy_until`."""
 
     def withdraw_of(self, node: int, tag: str | None) -> int:
-        """Take back what has not left a node, of one tag or of all; how many copies."""
+        """Withdraw the messages of one tag, or all, that have not left a node. Return the number of copies."""
         return 0
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
-        """(state of every downlink, transfers under way), to begin a checkpoint with."""
+        """The state of every downlink and the active transfers, at the start of a checkpoint."""
         return np.zeros(0), []
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
-        """What transfers that were under way or sent later mean for capacity."""
+        """The ghosts of transfers that were active or sent later."""
         return []
 
     def thaw(self, downlinks: np.ndarray, ghosts: Sequence[Ghost]) -> None:
-        """Bring back the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
 
 
 class Unlimited(Links):
-    """Latency alone."""
+    """Links with latency only."""
 
     def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world = self.world
@@ -110,9 +110,9 @@ class Unlimited(Links):
 
 
 class Convoy:
-    """The copies of one message on their way, one behind the other through their sender's uplink.
+    """The copies of one message, which leave the sender one after the other.
 
-    Only the copy that comes next has an event; its successor gets one when that has happened.
+    Only the next copy has an event. Its successor gets one when that has happened.
     """
 
     __slots__ = (
@@ -142,24 +142,24 @@ class Convoy:
     ) -> None:
         self.links = links
         self.message: Message | None = message
-        """Forgotten when the last copy comes, as its model may be large."""
+        """The message; None after the last copy has arrived, because its model may be large."""
         self.sender = message.sender
         self.bits = message.size * 8.0
         self.seconds = seconds = slower * self.bits / links.up[message.sender]
-        """How long one copy takes to leave."""
+        """The seconds that one copy takes to leave."""
         self.start = start
-        """When the first copy begins to leave."""
+        """The time at which the first copy begins to leave."""
         self.order = order
         self.kept = count = len(receivers)
-        """How many copies, of those that leave first, were not withdrawn."""
+        """The number of copies, from the first, that were not withdrawn."""
         self.turn = 0
-        """How many copies have come, or begun to come where downlinks queue."""
+        """The number of copies that have arrived or, with downlink queues, begun to arrive."""
         self.positions: Sequence[int] = range(count)
-        """The copies' positions in the uplink, in the order in which they come; so are `receivers` and `offsets`."""
+        """The positions of copies in the uplink, in order of arrival, like `receivers` and `offsets`."""
         if uniform is not None:
             self.receivers = receivers
             self.offsets = [position * seconds + uniform for position in self.positions]
-            """When the first bit of a copy comes, from `start` on."""
+            """The time of arrival of the first bit of each copy, after `start`."""
         else:
             delays = links.delays(message.sender, receivers)
             offsets = [position * seconds + delay for position, delay in enumerate(delays)]
@@ -169,11 +169,11 @@ class Convoy:
 
     @property
     def end(self) -> float:
-        """When the last copy has left."""
+        """The time at which the last copy has left."""
         return self.start + self.kept * self.seconds
 
     def begun(self, now: float) -> int:
-        """How many copies have left or are leaving."""
+        """The number of copies that have left or are leaving."""
         return sum(self.start + position * self.seconds <= now for position in range(self.kept))
 
     def cancel(self) -> int:
@@ -181,7 +181,7 @@ class Convoy:
 
 
 class Queued(Links):
-    """First come, first served, at the sender's uplink and at the receiver's downlink."""
+    """Links with first-in-first-out queues at the sender's uplink and the receiver's downlink."""
 
     def __init__(self, world: "World", uplinks: np.ndarray | None, downlinks: np.ndarray | None) -> None:
         super().__init__(world)
@@ -191,7 +191,7 @@ class Queued(Links):
         self.up_free = [0.0] * world.size
         self.down_free = [0.0] * world.size
         self.waiting: list[deque[Convoy]] = [deque() for _ in range(world.size)]
-        """What had not left a node when somebody last looked."""
+        """The convoys of each node that had not left it at the last check."""
 
     def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
         world, sender = self.world, node.id
@@ -210,16 +210,16 @@ class Queued(Links):
         return convoy
 
     def _schedule(self, convoy: Convoy) -> None:
-        """Let the first bit of the next copy come."""
+        """Schedule the arrival of the first bit of the next copy."""
         turn = convoy.turn
         due, order = convoy.start + convoy.offsets[turn], convoy.order + convoy.positions[turn]
         self.world.agenda.put(due, order, self._reach, (convoy, turn))
 
     def _reach(self, event: tuple[Convoy, int]) -> None:
-        """The first bit of a copy is at its receiver, whose downlink it takes when that is free."""
+        """Handle the arrival of a copy's first bit: the copy takes the downlink when that is free."""
         convoy, turn = event
         if turn != convoy.turn:
-            return  # It moved up and came before.
+            return  # The copy moved up and has arrived earlier.
         world, positions, message = self.world, convoy.positions, convoy.message
         position, convoy.turn = positions[turn], turn + 1
         if turn + 1 < len(positions):
@@ -232,7 +232,7 @@ class Queued(Links):
             world.agenda.put(delivered, convoy.order + position, world.deliver[receiver], message)
 
     def _occupy(self, receiver: int, bits: float, last_bit: float) -> float:
-        """Take a downlink for a message whose last bit can come no earlier than it left; when it has passed."""
+        """Occupy a downlink for a message, and return the time at which its last bit has passed."""
         free, now = self.down_free[receiver], self.world.now
         passed = (free if free > now else now) + bits / self.down[receiver]
         self.down_free[receiver] = passed = passed if passed > last_bit else last_bit
@@ -245,7 +245,7 @@ class Queued(Links):
         self.up_free[node] = busy_until
 
     def withdraw(self, convoys: Sequence[Convoy]) -> int:
-        """Take back the copies that have not begun to leave, of one sender; what is behind them moves up."""
+        """Withdraw the copies of one sender that have not begun to leave. Later ones move up."""
         now, gone = self.world.now, 0
         for convoy in convoys:
             left = convoy.begun(now)
@@ -253,7 +253,7 @@ class Queued(Links):
             if copies:
                 convoy.kept = left
                 gone += copies
-                assert convoy.message is not None  # Its last copy has not come.
+                assert convoy.message is not None  # Its last copy has not arrived.
                 if self.world.mail is not None:
                     among = zip(convoy.receivers, convoy.positions, strict=True)
                     taken_back = [receiver for receiver, position in among if position >= left]
@@ -319,14 +319,14 @@ class _Flows:
 
 
 class Fair(Links):
-    """All transfers at once, at max-min fair rates."""
+    """Links that all transfers share at once, at max-min fair rates."""
 
     def __init__(self, world: "World", uplinks: np.ndarray | None, downlinks: np.ndarray | None) -> None:
         super().__init__(world)
         free = np.full(world.size, np.inf)
         self.share = FairShare(free if uplinks is None else uplinks, free if downlinks is None else downlinks)
         self.flows: dict[int, tuple[int, int, Message | None, float]] = {}
-        """Sender, receiver, message, and how many times longer it takes than its bits."""
+        """The sender, receiver, message and slowdown of each transfer."""
         self.version = 0
         self.due = False
 
@@ -351,7 +351,7 @@ class Fair(Links):
         )
 
     def withdraw(self, flows: Iterable[int]) -> int:
-        """End transfers that have not ended; what of them has not left was never sent."""
+        """End active transfers. Their unsent bits are never sent."""
         gone = 0
         for flow in flows:
             if flow not in self.flows:
@@ -373,7 +373,7 @@ class Fair(Links):
         return gone
 
     def _soon(self) -> None:
-        """Look for the next completion once everything of this instant has happened."""
+        """Schedule the search for the next completion at the end of this instant."""
         if not self.due:
             self.due = True
             self.world.agenda.put(self.world.now, 1 << 62, self._plan)

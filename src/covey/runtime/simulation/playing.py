@@ -1,7 +1,7 @@
-"""What nodes send, counted by playing the first rounds of an experiment in which nobody trains.
+"""The bytes of messages, counted by simulating the first rounds of an experiment without training.
 
-Models move by chance instead: once at all nodes alike, once at each its own way. Where the bytes of both differ, what
-training makes of models decides about them.
+Models change at random instead: once equally at all nodes, once independently at each. If the bytes of both differ,
+they depend on the real models and are not known.
 """
 
 import copy
@@ -19,26 +19,25 @@ from covey.runtime.task import LoadedTask
 
 _LEAST_ROUNDS = 3
 _WORK, _MOST_WORK = 5_000_000, 200_000_000
-"""Numbers that are handled in all rounds where they are more than the least, and in one round at most."""
+"""The limits of work: in all rounds together, unless the least number of rounds needs more, and in one round."""
 _OF_A_MESSAGE = 1000
-"""A message is as much work as so many of its numbers."""
+"""The work of a message, in numbers."""
 _EVENTS = 1000
-"""How much may happen at a node in a round, on average, before it counts as endless."""
+"""The mean number of events at a node in a round from which on a round counts as endless."""
 _ALIKE = 0.05
-"""By how much of the bytes two plays may differ."""
+"""The fraction of bytes by which two plays may differ."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What came of the first rounds.
+    """The result of the first rounds.
 
     Attributes:
-        rounds: how many were played.
-        sent: the bytes of a node and round, a mean over nodes and all rounds of the experiment; None where they were
-            not counted.
-        received: (bytes, messages) of a round at the node that hears most, if each were as large as the largest of its
-            tag; None where they were not counted.
-        why_not: why something was not counted.
+        rounds: the number of rounds that were simulated.
+        sent: the bytes per node and round, a mean over nodes and all rounds of the experiment; None if not counted.
+        received: the bytes and messages of a round at the node that receives most, if each message were as large as the
+            largest of its tag; None if not counted.
+        why_not: the reason why something was not counted.
     """
 
     rounds: int = 0
@@ -48,20 +47,20 @@ class Played:
 
 
 class _Endless(CoveyError):
-    """Nodes do far more than a round takes."""
+    """Nodes do far more than a round needs."""
 
 
 class _Stage(World):
-    """A world that counts."""
+    """A world that counts messages."""
 
     def __init__(self, prepared: Prepared) -> None:
         super().__init__(prepared)
         self.first = 0
         """The bytes of the first round."""
         self.came: Counter[tuple[int, str, int]] = Counter()
-        """Messages by receiver, tag and round; where they belong to none, by that of their receiver."""
+        """The number of messages by receiver, tag and round. Those without a round count in the receiver's round."""
         self.largest: Counter[str] = Counter()
-        """The bytes of the largest message of a tag."""
+        """The bytes of the largest message of each tag."""
         self._left = _EVENTS * self.size * self.rounds
 
     def run(self) -> None:
@@ -86,13 +85,13 @@ class _Stage(World):
         return super().carry(node, receivers, message)
 
     def sent(self, rounds: int) -> float:
-        """The bytes of a node and round, a mean over so many rounds of which these are the first."""
+        """The mean bytes per node and round over `rounds` rounds, of which the first were simulated."""
         total = sum(node.bytes_out for node in self.nodes)
         later = (total - self.first) / max(self.rounds - 1, 1)
         return (self.first + later * (rounds - 1)) / rounds / self.size
 
     def most(self) -> tuple[int, int]:
-        """(bytes, messages) of a round at the node that hears most."""
+        """The bytes and messages of a round at the node that receives most."""
         found: dict[tuple[int, int], tuple[int, int]] = {}
         for (receiver, tag, t), count in self.came.items():
             size, messages = found.get((receiver, t), (0, 0))
@@ -101,7 +100,7 @@ class _Stage(World):
 
 
 def play(prepared: Prepared) -> Played:
-    """Count what nodes send in the first rounds of an experiment."""
+    """Count the messages of the first rounds of an experiment."""
     plays = prepared.task.rehearsals()
     if not plays:
         return Played(why_not="its nodes do not learn")
@@ -121,7 +120,7 @@ def play(prepared: Prepared) -> Played:
 
 
 def _rounds(prepared: Prepared) -> int:
-    """How many rounds are played; none where that would take too long."""
+    """The number of rounds to simulate; 0 if that would take too long."""
     graph, nodes = prepared.program.graph(0), prepared.setting.nodes
     messages = nodes if graph is None else max(nodes, len(graph.sources))
     work = messages * (prepared.setting.parameters + _OF_A_MESSAGE)
@@ -132,7 +131,7 @@ def _rounds(prepared: Prepared) -> int:
 
 
 def _played(prepared: Prepared, task: LoadedTask, rounds: int) -> _Stage:
-    """The world after so many rounds, without absences, faults, an observer and evaluations."""
+    """The world after some rounds, without absences, faults, an observer and evaluations."""
     experiment = copy.deepcopy(prepared.experiment)
     experiment.rounds, experiment.duration = rounds, None
     experiment.network.churn, experiment.faults, experiment.observer = NoChurn(), [], None

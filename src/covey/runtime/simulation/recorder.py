@@ -1,4 +1,4 @@
-"""What the simulation writes down: commits, evaluations of nodes and of all of them together, events, progress."""
+"""The recorder of the simulation: commits, evaluations of nodes and of all together, events, progress."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SimulationRecorder(Recorder):
-    """Collects what happens and hands it to the run's writer, or to nobody."""
+    """Collects records, and passes them to the run's writer if there is one."""
 
     def __init__(self, world: "World", writer: RunWriter | None, progress: Callable[[Progress], None] | None) -> None:
         super().__init__(world)
@@ -46,14 +46,14 @@ class SimulationRecorder(Recorder):
         return due
 
     def evaluate(self) -> None:
-        """Evaluate whatever waits for it."""
+        """Do all pending evaluations."""
         if self.pending:
             pending, self.pending = self.pending, []
             self.judged(pending, self.world.task.evaluate([shown for _, _, shown in pending]))
             self._close(complete=False)
 
     def evaluate_moment(self) -> None:
-        """Evaluate all nodes as they are now."""
+        """Evaluate all nodes in their current states."""
         task = self.world.task
         task.compute_pending()
         shown = [task.shown(node) for node in self.at_moment()]
@@ -69,12 +69,12 @@ class SimulationRecorder(Recorder):
         for completed in sorted(done):
             kept = self.summaries.pop(completed)
             if completed >= self._of_round:
-                # A round that absent nodes left open is closed at the end, after later ones.
+                # A round that absent nodes have not completed is closed at the end, after later ones.
                 self.accuracy, self._of_round = sum(kept.accuracies) / len(kept.accuracies), completed
             self.log(NETWORK, completed, kept.figures())
 
     def freeze(self, last: int | None) -> Payload:
-        """The summaries of the rounds, up to the last if there is one, that some nodes have not completed."""
+        """The summaries of rounds that some nodes have not completed, up to the last round if one is given."""
         return {
             f"average/{completed}/{name}": value
             for completed, kept in self.summaries.items()
@@ -83,7 +83,7 @@ class SimulationRecorder(Recorder):
         }
 
     def thaw(self, checkpoint: Payload) -> None:
-        """Bring back what `freeze` gave."""
+        """Restore the result of `freeze`."""
         frozen: dict[int, dict[str, Any]] = {}
         for name, value in checkpoint.items():
             if name.startswith("average/"):
@@ -110,11 +110,11 @@ class SimulationRecorder(Recorder):
             self.writer.event(time, node, kind, detail)
 
     def show_soon(self) -> None:
-        """Tell whoever watches at the next opportunity."""
+        """Report the progress at the next opportunity."""
         self._shown = float("-inf")
 
     def show(self, time: float | None = None) -> None:
-        """Tell whoever watches how far the run is, by default at this moment."""
+        """Report the progress of the run, by default at this moment."""
         if self.progress is not None:
             self._shown = perf_counter()
             world = self.world
@@ -127,13 +127,13 @@ class SimulationRecorder(Recorder):
             self.progress(Progress(rounds, world.rounds, time, self.commits, loss, self.accuracy, stopping=stopping))
 
     def hand_over(self) -> None:
-        """Give the commits to the writer; before every computation, so that whoever reads along sees them."""
+        """Pass commits to the writer before every computation, so that readers of the folder see them."""
         if self.writer is not None and self.rows:
             self.writer.commits(self.rows)
         self.rows = []
 
     def flush(self) -> None:
-        """Write down all that has happened so far."""
+        """Write all records so far."""
         self.world.task.compute_pending()
         self.evaluate()
         self.hand_over()
@@ -141,7 +141,7 @@ class SimulationRecorder(Recorder):
             self.writer.flush()
 
     def finish(self) -> None:
-        """Write down what is left."""
+        """Write the remaining records."""
         self.count_without_rounds()
         self.flush()
         self._close(complete=True)
@@ -151,5 +151,5 @@ class SimulationRecorder(Recorder):
                 dropped.update(node.mail.drops)
             self.writer.host_figures([(now, 0, f"dropped/{reason}", float(n)) for reason, n in dropped.items() if n])
             self.writer.flush()
-        # What the agenda held after the last round, such as an absence to come, took nobody's time.
+        # Events after the last round, such as a later absence, do not count as time of the run.
         self.show(self.last_commit)

@@ -1,4 +1,4 @@
-"""The engine `simulation`: its settings, and a run from beginning to end."""
+"""The engine `simulation`: its settings, and the execution of a run."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,14 +16,14 @@ from covey.runtime.simulation.world import World
 
 
 class Simulation(Engine):
-    """Virtual time in one process; the training of all nodes that are ready is computed together."""
+    """Virtual time in one process. Trainings of many nodes are computed together."""
 
     kind = "simulation"
-    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", default="cpu")
+    device: str = param("The device that computes: cpu, cuda, cuda:1 ...", default="cpu")
     workers: int | None = param(
-        "Threads that compute; as many as processors by default. Changes no result.", default=None, ge=1
+        "Threads that compute; by default, one per processor. They do not change results.", default=None, ge=1
     )
-    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", default=0, ge=0)
+    chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
 
     def compute_settings(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Simulation(Engine):
 
 
 def _interruptible(world: World) -> AbstractContextManager[None]:
-    """Let the first Ctrl-C or SIGTERM stop the world where it can be resumed, and the second stop it at once."""
+    """Make the first Ctrl-C or SIGTERM stop the world where it can be resumed, and the second one at once."""
 
     def on_interrupt(number: int, frame: Any) -> None:
         if world.interrupted:

@@ -1,9 +1,9 @@
-"""The simulated world: virtual time, and everything that happens in it.
+"""The simulated world: virtual time and its events.
 
-Events are on one agenda, by their time. Within a moment their `order` decides: it is unique and made of the node that
-caused the event and a count of its own, so that ties are settled the same way whatever else happens. A training is
-computed when the first completion that needs one comes up, together with all that have been submitted by then: their
-results depend on nothing that can still change.
+Events are on one agenda, by time. Within a moment their `order` decides. It is unique, made of the node that caused the
+event and a count of that node, so that ties are broken independently of other events. When the first completion of a
+training is due, all trainings that have been submitted are computed together: their results depend on nothing that can
+still change.
 """
 
 import gc
@@ -34,30 +34,30 @@ from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
 
 _ABSENCES_IN_VAIN = 100
-"""Nodes that come and go keep virtual time going for ever: all are stuck when each has left so often for no round."""
+"""Churn keeps virtual time going for ever. All nodes are stuck when each has left this often without a round."""
 
 _STRIKES_AT_ONCE = 100
-"""After so many strikes, which may have no end, the world looks whether anything else is still to happen."""
+"""The number of strikes, which may be endless, after which the world checks for other events."""
 
 _FIRST_STRIKE = 1 << 61
-"""Faults strike when all that nodes do in a moment is done, before fair links look for the next completion."""
+"""The order of strikes: after all events of nodes in a moment, before fair links search for the next completion."""
 
 _MOMENT = 1 << 63
-"""Nodes are evaluated at a moment of time when all else that happens then is done."""
+"""The order of evaluations at a moment of time: after all other events of it."""
 
 
 class World(Stage):
     """A network of simulated nodes.
 
     Args:
-        prepared: what to run.
-        writer: where to record it; None records nothing.
-        progress: told now and then how far the run is.
+        prepared: the experiment.
+        writer: records the run; None records nothing.
+        progress: called from time to time with the progress of the run.
     """
 
     batches: ClassVar[bool] = True
     now: float = 0.0
-    """Virtual, in seconds."""
+    """The virtual time, in seconds."""
 
     def __init__(
         self, prepared: Prepared, writer: RunWriter | None = None, progress: Callable[[Progress], None] | None = None
@@ -70,24 +70,24 @@ class World(Stage):
         self.agenda = Agenda()
         self.current: SimulatedActivity | None = None
         self.submitted: list[tuple[float, int, SimulatedActivity, Job]] = []
-        """Jobs that have begun and are not done: (when the result is due, order, for whom, what)."""
+        """Jobs that are not done: (due time, order, activity, job)."""
         self.cuts: dict[int, Cut] = {}
         self._in_vain = 0
-        """How often nodes left since one completed a round."""
+        """The number of departures of nodes since a node completed a round."""
         self._running = self.size
-        """How many programs have not returned."""
+        """The number of programs that have not returned."""
         self.interrupted = False
         self.ended: float | None = None
-        """When the last program so far ended."""
+        """The time at which the last program so far ended."""
         self._checkpoint_every = experiment.checkpoint.every
         folder = None if writer is None else writer.folder
         self._cadence = Cadence(self.task.node_bytes * self.size, folder, perf_counter)
         self._furthest = 0
-        """The last round that a node has completed."""
+        """The greatest number of rounds that a node has completed."""
         self._stop_after: int | None = None
         self.in_step = prepared.in_step
         self._since = [0.0] * self.size
-        """From when on each node lives through what happens: where a resumed one goes on."""
+        """The time from which on events affect each node: that at which it resumes."""
         self._gone: set[int] = set()
         self._strikes = strikes(experiment.faults, prepared.setting)
         self._strike_order = _FIRST_STRIKE
@@ -108,12 +108,12 @@ class World(Stage):
     # ------------------------------------------------------------------ time
 
     def at(self, time: float, node: RunningNode, action: Callable[[Any], None], argument: Any = None) -> None:
-        """Let something happen at a time, caused by a node."""
+        """Schedule an event of a node at a time."""
         node.order += 1
         self.agenda.put(time, node.order, action, argument)
 
     def after(self, seconds: float, node: RunningNode, action: Callable[[Any], None]) -> None:
-        """Let something happen after a while."""
+        """Schedule an event of a node after some seconds."""
         self.at(self.now + seconds, node, action)
 
     def begin(self) -> None:
@@ -128,27 +128,27 @@ class World(Stage):
                 self.at(0.0, node, self.start_now, node)
 
     def run(self) -> None:
-        """Let time pass until nothing is left to happen.
+        """Let time pass until no event is left.
 
         Raises:
-            ProgramError: the program failed, or nodes wait for what cannot come.
-            ModelError: a model is no longer finite.
+            ProgramError: the program failed, or nodes wait for messages that cannot arrive.
+            ModelError: a model is not finite.
         """
         try:
             with _rare_garbage_collection():
                 if not self._stops_early() and self._stop_after is None:
                     self._check_that_all_have_ended()
                     if self.ended is not None:
-                        self.now = self.ended  # What came later were timeouts that nobody waited for any more.
+                        self.now = self.ended  # Later events were obsolete timeouts.
                 self.recorder.finish()
         finally:
             for node in self.nodes:
                 for activity in [*node.activities, *node.answers]:
                     if not activity.begun:
-                        activity.cancel()  # Python warns of coroutines that nobody awaits.
+                        activity.cancel()  # Python warns about coroutines that are never awaited.
 
     def _stops_early(self) -> bool:
-        """Let everything happen; whether the run was stopped before there was nothing left to happen."""
+        """Process events. True if the run was stopped before the last one."""
         agenda = self.agenda
         while (time := agenda.next()) is not None:
             if time > self.limit:
@@ -174,13 +174,13 @@ class World(Stage):
         lossy = network.churn.has_churn or network.loss > 0 or bool(experiment.faults)
         lossy = lossy or any(node.mail.away for node in self.nodes)
         hint = " Nodes leave here, or messages are lost: give the program some 'patience'." if lossy else ""
-        raise ProgramError(f"{len(stuck)} nodes wait for what cannot come any more: {shown or 'nothing'}.{hint}")
+        raise ProgramError(f"{len(stuck)} nodes wait for messages that cannot arrive: {shown or 'nothing'}.{hint}")
 
     def start(self, node: RunningNode) -> None:
         self.at(self.now, node, self.start_now, node)
 
     def start_now(self, node: RunningNode) -> None:
-        """Begin the program of a node, unless it left in the moment in which it was to begin."""
+        """Start the program of a node, unless the node left at that moment."""
         if not (node.mail.away and node.held is None):
             node.main = SimulatedActivity(node, self, self.program.run(node))
             node.main.resume()
@@ -235,7 +235,7 @@ class World(Stage):
     # ------------------------------------------------------------------ computing
 
     def compute(self, node: RunningNode, job: Job, seconds: float) -> Awaitable[None]:
-        """Begin a job: its result will be needed when its time is over."""
+        """Submit a job, whose result is needed when its time is over."""
         current = self.current
         assert current is not None
         due = self.now + seconds
@@ -244,7 +244,7 @@ class World(Stage):
         return suspended()
 
     def _computed(self, submitted: tuple[SimulatedActivity, Job]) -> None:
-        """The time of a job is over."""
+        """Handle the end of a job's time."""
         activity, job = submitted
         if activity.done:
             return
@@ -253,7 +253,7 @@ class World(Stage):
         activity.resume()
 
     def do_jobs(self) -> None:
-        """Do what waits to be computed, and those jobs that are due first, as many as fit."""
+        """Compute pending mixtures and evaluations, and the jobs that are due first, as many as fit."""
         self.task.compute_pending()
         self.recorder.hand_over()
         self.recorder.evaluate()
@@ -317,14 +317,14 @@ class World(Stage):
         if every:
             due = round % every == 0
         else:
-            # A cut begins with the first node that gets there.
+            # The first node that completes a round decides about a cut.
             due = round > self._furthest and not self.cuts and self._cadence.is_due
             self._furthest = max(self._furthest, round)
         if due and round < self.rounds and round not in self.cuts:
             self.cuts[round] = Cut(self, round)
 
     def note_transfers(self, node: RunningNode, transfers: Sequence[Any]) -> None:
-        """Remember transfers of nodes that have not reached a checkpoint's round, for that checkpoint."""
+        """Record the transfers of nodes that have not reached the round of a checkpoint."""
         for cut in self.cuts.values():
             cut.note(node, transfers)
 
@@ -337,14 +337,14 @@ class World(Stage):
             self._end_answers()
 
     def _end_answers(self) -> None:
-        """The programs of all nodes have ended: nobody waits for what those who serve still do."""
+        """End the activities of message handlers, because the programs of all nodes have ended."""
         for node in self.nodes:
             for activity in node.answers:
                 activity.cancel()
             node.mail.handlers = {}
 
     def dropped(self, node: RunningNode) -> None:
-        # It reaches the round of no further checkpoint.
+        # A dropped node does not reach the round of a further checkpoint.
         if not self.in_step:
             self.remember(node)
         for cut in list(self.cuts.values()):
@@ -360,7 +360,7 @@ class World(Stage):
 
     def _save(self, cut: Cut) -> None:
         with self._cadence.at_work():
-            # A resumed run does not repeat what came before its checkpoint: all of that must be written before it is.
+            # A resumed run does not repeat what precedes its checkpoint, so all of that must be written first.
             self.recorder.flush()
             if self.recorder.writer is not None:
                 keep = self.prepared.experiment.checkpoint.keep
@@ -370,12 +370,12 @@ class World(Stage):
     # ------------------------------------------------------------------ interruption
 
     def interrupt(self) -> None:
-        """Ask the run to stop at the next moment from which it can be resumed."""
+        """Make the run stop at the next moment at which it can be resumed."""
         self.interrupted = True
         self.recorder.show_soon()
 
     def _stop_now(self) -> bool:
-        """Begin to stop; whether that is done at once."""
+        """Begin to stop. True if the world can stop at once."""
         if not self.in_step:
             self._save(Cut.of_commits(self))
             return True
@@ -387,17 +387,17 @@ class World(Stage):
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run was interrupted before its end."""
+        """True if the run was interrupted before its end."""
         return self.interrupted and any(not node.mail.ended for node in self.nodes)
 
     def parks(self, node: RunningNode) -> bool:
-        """Whether a node is to go no further."""
+        """True if a node must not continue."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
 
     # ------------------------------------------------------------------ moments
 
     def follow_moments(self, since: float) -> None:
-        """Schedule the moments in which all nodes are evaluated, where there are any."""
+        """Schedule the moments at which all nodes are evaluated, if there are any."""
         seconds = self.evaluation.seconds
         if seconds is not None and self.recorder.evaluated:
             self._next_moment(moments_after(since, seconds))
@@ -415,7 +415,7 @@ class World(Stage):
     # ------------------------------------------------------------------ churn and faults
 
     def follow_absences(self, node: RunningNode, since: float) -> bool:
-        """Schedule the next absence of a node that was there at a time; whether it begins with one."""
+        """Schedule the next absence of a node that was present at a time. True if the run begins with one."""
         self._since[node.id] = since
         if not self.network.churn.has_churn:
             return False
@@ -460,7 +460,7 @@ class World(Stage):
             return
         if all(node.mail.ended or node.id in self._gone for node in self.nodes):
             return
-        # Those who go on from a later moment after a resume have been hit before.
+        # Nodes that resume at a later moment were hit before.
         hit_before = {node.id for node in self.nodes if self._since[node.id] > strike.start}
         self.disturbances.begin(strike, self.nodes, hit_before)
         if not strike.fault.recorded_by_nodes:
@@ -471,7 +471,7 @@ class World(Stage):
         self.follow_faults()
 
     def _goes_on(self, event: Event) -> bool:
-        """Whether something is still to happen that may let a node go on."""
+        """True if an event may let a node continue."""
         _, action, argument = event
         return action not in (self._strike, self._evaluate_all) and not (
             action == self.disturbances.end and argument in self._disturbing
@@ -489,7 +489,7 @@ class World(Stage):
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Look for reference cycles less often: events are many and have none, and the search took a quarter of a run."""
+    """Search for reference cycles less often: events have none, and the search took a quarter of a run."""
     before = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(200_000, 20, 50)

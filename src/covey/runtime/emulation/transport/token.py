@@ -43,7 +43,7 @@ def open_private(file: Path, what: str) -> BinaryIO:
         OSError: it cannot be opened.
     """
     try:
-        # What is no file, such as a pipe, is not waited for.
+        # Opened without waiting, in case it is a pipe.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno != errno.ELOOP:
@@ -51,7 +51,7 @@ def open_private(file: Path, what: str) -> BinaryIO:
         raise ConfigurationError(f"The {what} {file} is a symbolic link: name the file itself.") from error
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
-        problem = "is no regular file"
+        problem = "is not a regular file"
     elif found.st_uid != os.geteuid():
         problem = "belongs to another user, who can read it: it must be your own"
     elif found.st_mode & 0o077:
