@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -61,6 +61,7 @@ TABLES = st.fixed_dictionaries(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(TABLES, min_size=1, max_size=6))
 def test_names_differ_where_experiments_of_the_same_types_do(tables):
     names = named_by_difference(tables)
@@ -75,7 +76,7 @@ def _types(table):
     return {key: _types(value) if isinstance(value, dict) else type(value) for key, value in table.items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.text("abcW .-_", max_size=60), st.sampled_from([0.5, 2.0]))
 def test_lines_are_as_wide_as_they_may_be_and_lose_nothing(text, inches):
     from covey.view.look import _width

@@ -53,7 +53,8 @@ def test_the_public_names_are_these():
     public = {
         *("Checkpoint", "CoveyError", "Evaluation", "Experiment", "Inbox", "LearningNode", "LearningProgram"),
         *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
-        *("State", "Sweep", "Update", "__version__", "check", "data", "list", "param", "resume", "run", "sweep"),
+        *("State", "Sweep", "Update", "__version__", "check", "compare", "data", "list", "param", "resume"),
+        *("run", "sweep"),
     }
     assert set(covey.__all__) == public
     assert all(getattr(covey, name) is not None for name in public)

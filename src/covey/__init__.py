@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from covey import data as data
     from covey.api.checking import check as check
+    from covey.api.comparing import compare as compare
     from covey.api.listing import list as list
     from covey.api.running import resume as resume
     from covey.api.running import run as run
@@ -38,6 +39,7 @@ ROOMS = ("decentralized", "federated", "aggregation", "learning", "messages", "n
 
 _HOMES = {
     "covey.api.checking": ("check",),
+    "covey.api.comparing": ("compare",),
     "covey.api.listing": ("list",),
     "covey.api.running": ("resume", "run"),
     "covey.api.sweeps": ("Sweep", "sweep"),

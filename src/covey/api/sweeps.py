@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from covey.api.running import new_folder, run
@@ -18,9 +17,10 @@ from covey.runtime.experiment import Experiment, put, read_table
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
 from covey.view.cards import Card
+from covey.view.comparison import figures_of, in_words, spread_of
 from covey.view.progress import ProgressDisplay
-from covey.view.summary import metrics_of, not_finite, spaced
-from covey.view.words import amount, figure, seconds, time_of
+from covey.view.summary import not_finite, spaced
+from covey.view.words import time_of
 
 Combination = dict[str, Any]
 """The values of the keys in one run."""
@@ -246,25 +246,19 @@ class Sweep:
             members.setdefault(label, []).append(summary)
             short = _label(combination, [key for key in self.varied if key != "seed"], full=False)
             records.setdefault(label, {"configuration": label, "short": short})
-        figures = self._figures
+        figures = figures_of(self.summaries)
         for label, summaries in members.items():
             records[label]["runs"] = [summary["run"] for summary in summaries]
-            records[label] |= {name: _spread_of(map(pick, summaries)) for name, pick in figures.items()}
+            records[label] |= {name: spread_of(map(pick, summaries)) for name, pick in figures.items()}
         return [*records.values()]
-
-    @property
-    def _figures(self) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
-        """The figures of each configuration, by their names in the records."""
-        further = {name: _of(name, "mean") for name in metrics_of(self.summaries)}
-        return {**_FIGURES, **further, **_TOTALS}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """(headings, the cells of each configuration)."""
-        figures = self._figures
+        figures = figures_of(self.summaries)
         heads = ["configuration", "runs", *map(spaced, figures)]
         heads[-1] = time_of({done.clock for done in self.runs})
         rows = [
-            [record["short"], str(len(record["runs"])), *(_spread(name, record[name]) for name in figures)]
+            [record["short"], str(len(record["runs"])), *(in_words(name, record[name]) for name in figures)]
             for record in self.records
         ]
         return heads, rows
@@ -294,32 +288,3 @@ def _short(value: Any) -> str:
     if isinstance(value, dict):
         return "-".join(_short(inner) if key == "kind" else f"{key}={_short(inner)}" for key, inner in value.items())
     return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
-
-
-def _of(metric: str, part: str) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda summary: summary["final"].get(metric, {}).get(part)
-
-
-_FIGURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "accuracy": _of("accuracy", "mean"),
-    "worst node": _of("accuracy", "min"),
-    "best node": _of("accuracy", "max"),
-    "loss": _of("loss", "mean"),
-}
-_TOTALS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "bytes sent": lambda summary: summary["totals"]["bytes_out"],
-    "time": lambda summary: summary["time"],
-}
-
-
-def _spread_of(values: Iterator[Any]) -> dict[str, float] | None:
-    known = [value for value in values if value is not None]
-    return {"mean": mean(known), "std": stdev(known) if len(known) > 1 else 0.0} if known else None
-
-
-def _spread(name: str, found: dict[str, float] | None) -> str:
-    if found is None:
-        return "-"
-    form = {"bytes sent": amount, "time": seconds}.get(name, figure)
-    average, spread = form(found["mean"]), form(found["std"])
-    return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"

@@ -54,6 +54,10 @@ def make_parser() -> argparse.ArgumentParser:
     def takes_set(command: argparse.ArgumentParser, help: str) -> None:
         command.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="overrides", help=help)
 
+    def takes_runs(command: argparse.ArgumentParser, more: str = "") -> None:
+        help = f"the folder of a run, or a folder that holds such folders{more}"
+        command.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=help)
+
     def takes_labels(command: argparse.ArgumentParser, of: str) -> None:
         command.add_argument(
             "--label", metavar="TEXT", action="append", default=[], dest="labels",
@@ -107,15 +111,24 @@ def make_parser() -> argparse.ArgumentParser:
     compare = add(
         "compare",
         _lazily("showing", "compare"),
-        "Compare runs in a table.",
-        "covey compare runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
+        "Compare runs in a table, each experiment with mean and standard deviation over its seeds.",
+        "covey compare runs/demo-001\n  covey compare runs/sweep-001 --table latex > table.tex",
     )
-    compare.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    takes_runs(compare)
+    compare.add_argument(
+        "--table", choices=("latex", "markdown", "csv"), help="print it for a paper, a page or another program"
+    )
+    compare.add_argument(
+        "--metric", action="append", default=[],
+        help="show this metric, of nodes or the network; may be repeated (default: accuracy, loss, bytes and time)",
+    )  # fmt: skip
+    takes_labels(compare, "row")
+    compare.add_argument("--each", action="store_true", help="give every run a row, even if runs differ only in seeds")
     compare.add_argument(
         "--reach", metavar="ACCURACY", type=float, action="append", default=[],
-        help="show instead when the mean accuracy over nodes first reached this value; may be repeated",
+        help="print the first time at which the mean over nodes reached an accuracy; may be repeated",
     )  # fmt: skip
-    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.add_argument("--json", action="store_true", help="print the summary of every run as JSON")
 
     plot = add(
         "plot",
@@ -125,9 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
         "  covey plot runs/demo-001/epidemic-learning --graph --round 3 --out graph.png\n"
         "  covey plot experiment.toml --graph --out graph.svg",
     )
-    plot.add_argument(
-        "runs", metavar="RUN", nargs="+", type=Path, help="a run's folder or, with --graph, an experiment's file"
-    )
+    takes_runs(plot, "; with --graph also the file of an experiment")
     plot.add_argument("--metric", default="accuracy", help="the metric to draw (default: accuracy)")
     plot.add_argument(
         "--against", default="rounds", choices=("rounds", "time", "bytes", "energy"), help="the horizontal axis"
@@ -154,7 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
         "Write a self-contained HTML page about runs.",
         "covey report runs/demo-001/d-psgd runs/demo-001/epidemic-learning",
     )
-    report.add_argument("runs", metavar="RUN", nargs="+", type=Path)
+    takes_runs(report)
     takes_labels(report, "experiment")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
 

@@ -11,8 +11,10 @@ from typing import Any
 from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
-from covey.runtime.runs import Run
-from covey.view.summary import dropped_messages, dropped_nodes, not_finite, summary_table
+from covey.runtime.runs import Run, find_runs
+from covey.view.comparison import compared, in_words, spread_of
+from covey.view.groups import Group
+from covey.view.summary import dropped_messages, dropped_nodes, not_finite
 from covey.view.terminal import shown
 from covey.view.words import amount, figure, rate, seconds
 
@@ -122,33 +124,41 @@ def _changed(before: Mapping[str, Any], start: Mapping[str, Any]) -> str:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print a table of several runs."""
-    runs = [Run(path) for path in arguments.runs]
-    goals: list[float] = arguments.reach
-    summaries = [
-        {**run.summary(), **({"reached": {f"{goal:g}": run.reached(goal) for goal in goals}} if goals else {})}
-        for run in runs
-    ]
+    runs, goals = find_runs(arguments.runs), arguments.reach
+    if arguments.table and (goals or arguments.json):
+        raise ConfigurationError("--table prints a table for a paper: give neither --reach nor --json.")
     if arguments.json:
-        print_json(summaries)
+        reached = [{"reached": {f"{goal:g}": run.reached(goal) for goal in goals}} if goals else {} for run in runs]
+        print_json([{**run.summary(), **found} for run, found in zip(runs, reached, strict=True)])
         return 0
-    if goals:
-        _print_reached(runs, summaries, goals)
-        return 0
-    columns, rows = summary_table(runs, summaries)
-    named = [[run.folder.name, *row] for run, row in zip(runs, rows, strict=True)]
-    print_table("runs", ("run", *columns), named, not_finite(summaries))
+    found = compared(runs, each=arguments.each, labels=arguments.labels, metrics=arguments.metric)
+    if arguments.table:
+        sys.stdout.write(found.to(arguments.table))
+    elif goals:
+        _print_reached(found.groups, goals)
+    else:
+        print_table(found.title, *found.table(), *found.remarks)
     return 0
 
 
-def _print_reached(runs: Sequence[Run], summaries: Sequence[dict[str, Any]], goals: Sequence[float]) -> None:
-    rows = []
-    for run, summary in zip(runs, summaries, strict=True):
-        cells = [run.folder.name]
-        for found in summary["reached"].values():
-            cells += [seconds(found["time"]), amount(found["bytes_out"])] if found else ["never", ""]
-        rows.append(cells)
+def _print_reached(groups: Sequence[Group], goals: Sequence[float]) -> None:
+    rows = [[group.name, *(cell for goal in goals for cell in _reached(group, goal))] for group in groups]
     columns = [text for goal in goals for text in (f"accuracy {goal:g} at", "bytes sent")]
-    print_table("first time at which the mean over nodes reached an accuracy", ("run", *columns), rows)
+    print_table("first time at which the mean over nodes reached an accuracy", ("experiment", *columns), rows)
+
+
+def _reached(group: Group, goal: float) -> tuple[str, str]:
+    """The time and the bytes at which runs of an experiment reached an accuracy, as means over those that did."""
+    every = [run.reached(goal) for run in group.runs]
+    found = [moment for moment in every if moment]
+    if not found:
+        return "never", ""
+    cells = [
+        in_words(name, spread_of(moment[key] for moment in found))
+        for name, key in (("time", "time"), ("bytes sent", "bytes_out"))
+    ]
+    some = f" ({len(found)} of {len(every)} runs)" if len(found) < len(every) else ""
+    return cells[0] + some, cells[1]
 
 
 def plot(arguments: argparse.Namespace) -> int:
@@ -172,7 +182,7 @@ def plot(arguments: argparse.Namespace) -> int:
     elif arguments.holdings:
         figure = view.holdings(Run(paths[0]))
     else:
-        runs = [Run(path) for path in paths]
+        runs = find_runs(paths)
         figure = view.curves(runs, arguments.metric, arguments.against, arguments.labels, each=arguments.each)
     view.save(figure, arguments.out)
     say(str(arguments.out))
@@ -183,7 +193,7 @@ def report(arguments: argparse.Namespace) -> int:
     """Write an HTML page."""
     from covey.report import write_report
 
-    write_report([Run(path) for path in arguments.runs], arguments.out, arguments.labels)
+    write_report(find_runs(arguments.runs), arguments.out, arguments.labels)
     say(str(arguments.out))
     return 0
 

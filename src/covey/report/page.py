@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -15,11 +14,12 @@ from covey.parts.errors import CoveyError, RunError
 from covey.report.compact import compact
 from covey.report.style import COLOURS, STYLE
 from covey.runtime.runs import Run
+from covey.view.comparison import Comparison
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names_of_runs
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite, spaced, summary_table
-from covey.view.words import amount, figure, seconds
+from covey.view.words import amount, seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,18 +171,8 @@ def _over_seeds(groups: Sequence[Group]) -> str:
     """A table of means and standard deviations over seeds; empty without several seeds."""
     if all(len(group.runs) == 1 for group in groups):
         return ""
-    rows, names = [], [*dict.fromkeys(name for group in groups for run in group.runs for name in run.metric_names)]
-    shown = [("accuracy", part) for part in ("mean", "min", "max")] + [(name, "mean") for name in ("loss", *names)]
-    for group in groups:
-        finals = [run.summary()["final"] for run in group.runs]
-        cells = [group.label]
-        for metric, part in shown:
-            values = [final[metric][part] for final in finals if final.get(metric, {}).get(part) is not None]
-            spread = f" ± {figure(stdev(values))}" if len(values) > 1 else ""
-            cells.append(f"{figure(mean(values))}{spread}" if values else "–")
-        rows.append(cells)
-    columns = ("over seeds: mean ± standard deviation", "accuracy", "worst node", "best node", "loss")
-    return _table((*columns, *map(spaced, names)), rows)
+    (_, *columns), rows = Comparison(groups).table()
+    return _table(("over seeds: mean ± standard deviation", *columns), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "figures") -> str:

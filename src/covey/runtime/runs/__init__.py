@@ -1,5 +1,6 @@
 """The folders of runs. Only this package writes and reads them."""
 
+from covey.runtime.runs.folders import find_runs
 from covey.runtime.runs.observed import Observed, ObservedMessage, read_truth
 from covey.runtime.runs.resuming import Resumable, examine, latest_checkpoint, refused, resuming
 from covey.runtime.runs.run import Run
@@ -12,6 +13,7 @@ __all__ = [
     "Run",
     "RunWriter",
     "examine",
+    "find_runs",
     "latest_checkpoint",
     "read_truth",
     "refused",
