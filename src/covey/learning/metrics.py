@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from covey.learning.dataset import Data
 from covey.parts.errors import ConfigurationError, quoted
-from covey.parts.parameters import Part, param
+from covey.parts.parameters import Part, build, param
 from covey.parts.signatures import Wrapped, wrapped
 from covey.runtime.runs.schema import COMMIT_COLUMNS
 
@@ -41,6 +41,10 @@ class Metric(Part):
                 f"The 'column' of {self.named()} must be at most 40 small letters, digits and '_', beginning with a "
                 f"letter. Got {self.column!r} instead."
             )
+
+    @classmethod
+    def shorthand(cls, value: object) -> "Metric | None":
+        return build(cls, {"kind": value}) if callable(value) else None
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Metric] | None":

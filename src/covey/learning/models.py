@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from covey.learning.dataset import Data
 from covey.learning.layout import tensors_of
-from covey.parts.errors import ConfigurationError, CoveyError
-from covey.parts.parameters import Part, param
+from covey.parts.errors import ConfigurationError, CoveyError, quoted
+from covey.parts.parameters import Part, build, param
+from covey.parts.signatures import Wrapped, wrapped
 
 
 class Model(Part):
@@ -39,14 +40,20 @@ class Model(Part):
 
     @classmethod
     def shorthand(cls, value: object) -> "Model | None":
-        return Module(factory=lambda: copy.deepcopy(value)) if isinstance(value, nn.Module) else None
+        if isinstance(value, nn.Module):
+            return Module(factory=lambda: copy.deepcopy(value))
+        if not callable(value):
+            return None
+        # Only a name finds its function again in another process.
+        has_name = getattr(value, "__qualname__", "<lambda>").isidentifier()
+        return build(cls, {"kind": value}) if has_name else Module(factory=value)
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Model] | None":
-        """A model of a user's own `nn.Module` class, with the name under which it was found."""
-        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        """A model of a user's own module class or function, with the name under which it was found."""
+        if isinstance(found, type) and not issubclass(found, nn.Module):
             return None
-        return type(found.__name__, (_Adopted,), {"kind": name, "module": found})
+        return wrapped(OwnModule, name, found, asks=("data",)) if callable(found) else None
 
 
 class Lean(Model):
@@ -76,21 +83,17 @@ class Module(Model):
         return self.factory()
 
 
-class _Adopted(Model):
-    """A user's own module class, called without arguments."""
-
-    module: ClassVar[type[nn.Module]]
-
-    @classmethod
-    def title(cls) -> str:
-        return cls.kind
-
-    @classmethod
-    def original(cls) -> type:
-        return cls.module
+class OwnModule(Wrapped, Model):
+    """A user's own module class, or function that makes a module; it gets the data set if it has a parameter `data`."""
 
     def build(self, data: Data) -> nn.Module:
-        return self.module()
+        given = {"data": data} if "data" in self.asks else {}
+        made = self.wraps(**self.arguments(), **given)
+        if not isinstance(made, nn.Module):
+            raise ConfigurationError(
+                f"The model {self.title()} must make a torch.nn.Module. Got {quoted(made)} instead."
+            )
+        return made
 
 
 class Dense(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from covey.parts.parameters import Part, param
+from covey.parts.parameters import Part, build, param
 from covey.parts.signatures import Wrapped, wrapped
 
 
@@ -24,6 +24,10 @@ class Objective(Part):
     """The loss that local training minimises."""
 
     family: ClassVar[str] = "objective"
+
+    @classmethod
+    def shorthand(cls, value: object) -> "Objective | None":
+        return build(cls, {"kind": value}) if callable(value) else None
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Objective] | None":

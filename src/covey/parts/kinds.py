@@ -86,7 +86,10 @@ def resolve(family: type[P], name: Any) -> type[P]:
     """
     kinds = built_in()[family.family]
     if not isinstance(name, str):
-        raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {quoted(name)} instead.")
+        given = _of_object(family, name)
+        if given is None:
+            raise ConfigurationError(f"The 'kind' of the {family.family} must be a string. Got {quoted(name)} instead.")
+        return given
     if len(name) > _LONGEST or not name.isprintable():
         raise ConfigurationError(f"The 'kind' of the {family.family} must be a name. Got {quoted(name)} instead.")
     target = kinds.get(name, name if all(name.partition(":")) else None)
@@ -146,6 +149,14 @@ _IN_A_FUNCTION = "<locals>"
 def _inside(module: Any, name: str) -> Any:
     """The object of a qualified name in a module, or None."""
     return reduce(lambda found, part: getattr(found, part, None), name.split("."), module)
+
+
+def _of_object(family: type[P], found: Any) -> type[P] | None:
+    """The class of parts that a class or function stands for; None if it is neither."""
+    if isinstance(found, type) and issubclass(found, family):
+        return found
+    name = getattr(found, "__qualname__", None)
+    return family.adopt(f"{found.__module__}:{name}", found) if name else None
 
 
 def why_not_importable(cls: type[Part]) -> str | None:

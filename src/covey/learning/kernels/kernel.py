@@ -6,7 +6,7 @@ Shapes: J trainings of a chunk, T steps, B samples of a batch, P parameters, S s
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -138,6 +138,11 @@ class Kernel(ABC):
         """
         losses = self.scoring.losses(outputs, targets, chunk.objective)
         return losses if weights is None else losses * weights
+
+
+def predicted(output: Any) -> Any:
+    """The predictions in the output of a module: its `logits` if it has some."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
 def _scaled_ahead(split: Split, data: Data) -> Split:

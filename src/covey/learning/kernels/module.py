@@ -8,12 +8,13 @@ give wrong gradients. Images and weights of convolutions are channels_last, whic
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained
+from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained, predicted
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
 from covey.learning.objectives import Objective
@@ -43,6 +44,10 @@ class _Bound:
         gradients = layout.channels_last_views(self.gradient[0])
         for name, parameter in module.named_parameters():
             parameter.grad = gradients.get(name)
+
+    def __call__(self, inputs: Tensor) -> Any:
+        """The module's predictions."""
+        return predicted(self.module(inputs))
 
     def load(self, model: Tensor, *, training: bool) -> None:
         """Copy a model into the module."""
@@ -131,7 +136,7 @@ class ModuleKernel(Kernel):
         """The mean loss on some samples. Its gradient is left in `bound.gradient`."""
         bound.gradient.zero_()
         split = chunk.given or self.train_split
-        outputs, targets = bound.module(self.inputs(split, samples)), split.targets[samples]
+        outputs, targets = bound(self.inputs(split, samples)), split.targets[samples]
         if chunk.weights is None:
             loss = self.scoring.mean_loss(outputs, targets, chunk.objective)
         else:
@@ -149,9 +154,7 @@ class ModuleKernel(Kernel):
         for model in models:
             bound.load(model, training=False)
             blocks = range(0, len(inputs), _EVALUATED_AT_ONCE)
-            found.append(
-                torch.cat([bound.module(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE))) for at in blocks])
-            )
+            found.append(torch.cat([bound(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE))) for at in blocks]))
         return torch.stack(found)
 
     @torch.no_grad()
@@ -162,7 +165,7 @@ class ModuleKernel(Kernel):
             bound.load(model, training=False)
             loss, hits, count, further = 0.0, 0, 0, Further(scoring.metrics)
             for at in range(0, len(split), _EVALUATED_AT_ONCE):
-                outputs = bound.module(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE)))
+                outputs = bound(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE)))
                 targets = split.targets[at : at + _EVALUATED_AT_ONCE]
                 loss += float(scoring.losses(outputs, targets).sum())
                 hit = scoring.hits(outputs, targets)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from covey.learning.dataset import Data, Split
-from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained
+from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained, predicted
 from covey.learning.kernels.module import ModuleKernel
 from covey.learning.layout import Layout, own_rows
 from covey.learning.objectives import Objective
@@ -96,7 +96,7 @@ class VmappedKernel(ModuleKernel):
         views = self.layout.views(torch.stack(list(models)))
 
         def outputs(pieces: dict[str, Tensor], x: Tensor) -> Tensor:
-            found: Tensor = functional_call(bound.module, pieces, (x,))
+            found: Tensor = predicted(functional_call(bound.module, pieces, (x,)))
             return found
 
         predict = vmap(outputs, in_dims=(0, None))
@@ -118,7 +118,7 @@ class VmappedKernel(ModuleKernel):
             share: Tensor,
             weights: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
-            outputs = functional_call(module, {**parameters, **frozen}, (x,))
+            outputs = predicted(functional_call(module, {**parameters, **frozen}, (x,)))
             losses = self.minimised(chunk, outputs, targets, weights)
             return (losses * share).sum(), losses
 
