@@ -105,6 +105,8 @@ class Curious:
 
     def compare(self, name, value, known):
         """Neither equal in indices nor correlated, place by place."""
+        if not len(value):
+            return
         numbers = value.double().numpy()
         indices = self.indices.get(value.data_ptr(), np.arange(len(numbers)))
         assert len(indices) == len(numbers) >= 20, name
@@ -147,6 +149,34 @@ def test_nothing_that_is_sent_tells_what_its_sender_has_or_the_pair_is_refused(p
     world, _ = simulate(tables)
     assert curious.looked_at > 100
     assert len({tuple(model.tolist()) for model in models_of(world)}) > 1
+
+
+RECOVERING = {"kind": "secure-aggregation", "recovery": "shamir"}
+REFUSED = {("gossip, overlapping", "cesar with top-k"): "'overlap'", ("gossip, now and then", "recovery"): "'recovery'"}
+
+
+@pytest.mark.parametrize("sharing", ["secure-aggregation", "cesar with random indices", "cesar with top-k", "recovery"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nor_does_it_where_messages_are_lost_and_nodes_are_killed(program, sharing, monkeypatch):
+    curious = Curious(monkeypatch)
+    tables = with_sharing(program, SHARINGS.get(sharing, RECOVERING))
+    if not {"sharing", "patience"} <= fields_of(kinds.load("program", tables["program"]["kind"])).keys():
+        with pytest.raises(ConfigurationError, match=r"Unknown key '(sharing|patience)'"):
+            simulate(tables)
+        return
+    tables["program"]["patience"] = "80ms"
+    tables["network"]["loss"] = 0.03
+    kill = {"kind": "kill", "nodes": [3], "at": "30ms", "back": "60ms"}
+    troubled = {**tables, "rounds": 4, "faults": [kill]}
+    if (program, sharing) in REFUSED:
+        with pytest.raises(ConfigurationError, match=REFUSED[program, sharing]):
+            simulate(troubled)
+        return
+    world, written = simulate(troubled)
+    assert curious.looked_at > 500
+    assert world.refused["lost"] > 5
+    assert {"left", "returned"} <= {kind for _, _, kind, _ in written.happened}
+    assert torch.isfinite(models_of(world)).all()
 
 
 @pytest.mark.parametrize("program", ["gossip", "clique-averaging, with momentum", "push-sum", "fedavg"])
