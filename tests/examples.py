@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import types
 import typing
 from pathlib import Path
 
@@ -143,8 +144,8 @@ RUNS = [
 """Every kind that can stand in a small experiment."""
 
 
-class Keeping:
-    """The typed state of a stand-in for a node, which has an `id` and a `state`."""
+class Keeping(types.SimpleNamespace):
+    """A stand-in for a node that has an `id` and a `state`."""
 
     def keep(self, state, of=""):
         return state(self, of if isinstance(of, str) else of.place)

@@ -206,7 +206,7 @@ def test_keys_are_told_once_and_again_where_graphs_change(overheard):
     with_keys = {(m.tag, m.round) for m in overheard if "key" in m.payload}
     # In the first round of a graph, neighbours ask for the keys of those whom they know of by each other alone.
     assert with_keys == {("indices", 0), ("others", 0), ("next", 1), ("others", 2), ("next", 3), ("others", 4)}
-    assert len(world.nodes[0].state["mask keys"]) == 32 * len(world.nodes[0].state["mask peers"])
+    assert len(world.nodes[0].state["sharing.keys"]) == 32 * len(world.nodes[0].state["sharing.peers"])
 
 
 def test_what_is_said_beforehand_does_not_grow_with_the_model_where_indices_are_random(overheard):
@@ -488,7 +488,7 @@ def test_in_real_time_keys_are_fresh_and_models_those_of_the_simulation(tmp_path
     outcome, written = emulate({**made, "checkpoint": {"every": 2}}, tmp_path)
     assert torch.allclose(outcome.models, models_of(world), atol=1e-5)
     ((_, checkpoint),) = written.checkpoints
-    assert all(checkpoint[f"state/{node}/mask key"] != world.nodes[node].state["mask key"] for node in range(12))
+    assert all(checkpoint[f"state/{node}/sharing.key"] != world.nodes[node].state["sharing.key"] for node in range(12))
 
 
 def test_the_document_shows_an_experiment_that_runs():

@@ -37,8 +37,8 @@ def test_all_clients_hold_the_servers_copy_to_the_bit(down):
     _, written = simulate(federated(TERNARY, down, clients=3, checkpoint={"every": 1}))
     assert len(written.checkpoints) == 4
     for _, payload in written.checkpoints:
-        copy = payload["state/0/clients' copy"]
-        assert all(torch.equal(payload[f"state/{node}/server's copy"], copy) for node in range(1, NODES))
+        copy = payload["state/0/down.copy"]
+        assert all(torch.equal(payload[f"state/{node}/down.copy"], copy) for node in range(1, NODES))
         assert not torch.equal(payload["models"][0], copy)
 
 
@@ -53,7 +53,7 @@ def test_what_a_client_does_not_say_waits_for_the_next_time_it_is_chosen(monkeyp
     monkeypatch.setattr(Ternary, "compress", listen)
     world, _ = simulate(federated(TERNARY, clients=NODES - 1, rounds=1))
     first = {tuple((vector - said).tolist()) for vector, said in seen}
-    assert {tuple(node.state["residual"].tolist()) for node in world.nodes[1:]} == first
+    assert {tuple(node.state["up.residual"].tolist()) for node in world.nodes[1:]} == first
     mean = torch.stack([said for _, said in seen]).mean(0)
     counts = {node.data.samples for node in world.nodes[1:]}
     assert max(counts) - min(counts) <= 1
@@ -85,9 +85,9 @@ def test_a_client_that_missed_a_change_asks_for_the_whole_model_and_follows_agai
     marks = {}
     for _, payload in written.checkpoints:
         for node in range(NODES):
-            copy = payload.get(f"state/{node}/server's copy" if node else "state/0/clients' copy")
+            copy = payload.get(f"state/{node}/down.copy")
             if copy is not None:
-                marks.setdefault(payload[f"state/{node}/mark"], []).append(copy)
+                marks.setdefault(payload[f"state/{node}/down.mark"], []).append(copy)
     # Who has the same mark has the same bits, and nearly always that is the server's.
     assert all(torch.equal(copy, copies[0]) for copies in marks.values() for copy in copies)
     assert sum(len(copies) for copies in marks.values() if len(copies) > 6) > 0.8 * 12 * 29
@@ -117,10 +117,10 @@ def test_a_server_that_fell_back_is_not_followed_by_changes_of_another_model():
     world, _ = simulate(
         federated(TERNARY, TERNARY, faults=[fault], checkpoint={"every": 1}, **{**LOSSY, "network": {}})
     )
-    copy, mark = (world.nodes[0].state[name] for name in ("clients' copy", "mark"))
-    following = [node for node in world.nodes[1:] if node.state["mark"] == mark]
+    copy, mark = (world.nodes[0].state[name] for name in ("down.copy", "down.mark"))
+    following = [node for node in world.nodes[1:] if node.state["down.mark"] == mark]
     assert len(following) == 11
-    assert all(torch.equal(node.state["server's copy"], copy) for node in following)
+    assert all(torch.equal(node.state["down.copy"], copy) for node in following)
 
 
 @pytest.mark.parametrize("way", ["up", "down"])

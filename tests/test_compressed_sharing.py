@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-import types
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from covey.learning.learner import Learner
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting
 from tests.conftest import begun, models_of, simulate, table
-from tests.examples import BLOBS, EPIDEMIC, NODES
+from tests.examples import BLOBS, EPIDEMIC, NODES, Keeping
 
 STILL = {**BLOBS, "optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
 """Every node begins with a model of its own and training changes nothing."""
@@ -84,7 +83,7 @@ def test_a_nodes_sum_is_always_that_of_its_neighbours_copies(compressor, order, 
     for payload in [payload for _, payload in written.checkpoints]:
         copies, sums = (
             torch.stack([payload[f"state/{node}/{name}"] for node in range(NODES)]).double()
-            for name in ("public copy", "sum of copies")
+            for name in ("sharing.copy", "sharing.total")
         )
         assert copies.abs().max() > 0.01
         assert torch.allclose(sums, weights @ copies, atol=1e-5)
@@ -144,13 +143,13 @@ def test_stc_moves_copies_from_the_common_model_by_one_magnitude():
     world, written = simulate(gossip(sharing, task={**BLOBS, "same_start": True}, checkpoint={"every": 1}, rounds=3))
     first, weights = world.task.learner.first_model, weights_of(world).numpy()
     payload = written.checkpoints[0][1]
-    copies = np.stack([payload[f"state/{node}/public copy"].numpy() for node in range(NODES)])
+    copies = np.stack([payload[f"state/{node}/sharing.copy"].numpy() for node in range(NODES)])
     count = round(0.2 * len(first))
     for copy in copies:
         change = (copy - first.numpy())[copy != first.numpy()]
         assert len(change) == count
         assert np.allclose(np.abs(change), np.abs(change).mean(), rtol=1e-3)
-    sums = np.stack([payload[f"state/{node}/sum of copies"].numpy() for node in range(NODES)])
+    sums = np.stack([payload[f"state/{node}/sharing.total"].numpy() for node in range(NODES)])
     assert np.allclose(sums, weights @ copies, atol=1e-5)
 
 
@@ -220,8 +219,8 @@ def test_directed_graphs_are_welcome_where_weights_are_doubly_stochastic(first, 
     if message is None:
         world, _ = simulate(tables)
         assert torch.allclose(
-            states(world, "sum of copies"),
-            (weights_of(world, "given").float() @ states(world, "public copy")),
+            states(world, "sharing.total"),
+            (weights_of(world, "given").float() @ states(world, "sharing.copy")),
             atol=1e-5,
         )
         return
@@ -258,7 +257,7 @@ def test_who_was_away_ends_the_run(complete, t, missed):
     sharing.ready(Setting(4, parameters=1))
     ring = Ring()
     ring.ready(Setting(4))
-    node = types.SimpleNamespace(id=3, state={"copies complete": complete} if complete else {}, model=torch.ones(4))
+    node = Keeping(id=3, state={"sharing.complete": complete} if complete else {}, model=torch.ones(4))
     with pytest.raises(ProgramError, match=rf"^Node 3 was away in round {missed}, and so can never again know its nei"):
         sharing.outgoing(Round(node, ring, t, MetropolisHastings(), None))
 
@@ -301,14 +300,14 @@ def test_one_bit_with_feedback_is_its_pseudo_code():
         unsaid = said - heard
         models = models + gamma * (weights @ heard - heard)
     assert np.allclose(models_of(world).numpy(), models, atol=1e-3)
-    assert np.allclose(states(world, "residual").numpy(), unsaid, atol=1e-3)
+    assert np.allclose(states(world, "sharing.residual").numpy(), unsaid, atol=1e-3)
 
 
 def test_only_one_bit_has_feedback_unless_it_is_asked_for():
     for sharing, expected in zip(QUANTIZED, (False, True, False, True), strict=True):
         world, _ = simulate(gossip(sharing, rounds=1))
-        assert all(("residual" in node.state) == expected for node in world.nodes)
-        assert all("quantized" not in node.state for node in world.nodes)
+        assert all(("sharing.residual" in node.state) == expected for node in world.nodes)
+        assert all("sharing.sent" not in node.state for node in world.nodes)
 
 
 def test_a_missing_message_leaves_a_quantized_average_right():

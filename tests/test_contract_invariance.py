@@ -23,7 +23,18 @@ from covey.runtime.node import Program
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, table
-from tests.examples import BLOBS, IN_NETWORK, IN_PROGRAM, NODES, NOT_HERE, RUNS, family_class, part_table, run_table
+from tests.examples import (
+    BLOBS,
+    IN_NETWORK,
+    IN_PROGRAM,
+    NODES,
+    NOT_HERE,
+    RUNS,
+    Keeping,
+    family_class,
+    part_table,
+    run_table,
+)
 
 
 class Pairs(Topology):
@@ -187,7 +198,7 @@ def said(family: str, part: typing.Any, setting: Setting, backwards: bool) -> di
     return {"parts": [own.tolist() for own in part.assign(data, setting.nodes, setting.seed)]}
 
 
-class _Named:
+class _Named(Keeping):
     """All of a node that a schedule may ask for here."""
 
     def __init__(self, id: int) -> None:

@@ -123,7 +123,7 @@ def test_the_median_of_compressed_changes_is_the_median_of_what_was_said(overhea
 
 def test_what_the_way_down_lost_is_kept_where_clients_answer_whole_models(overheard):
     _, written = simulate(federated(down=TERNARY, aggregation="mean", rounds=3, checkpoint={"every": 1}))
-    copies = [payload["state/0/clients' copy"].double().numpy() for _, payload in written.checkpoints]
+    copies = [payload["state/0/down.copy"].double().numpy() for _, payload in written.checkpoints]
     models = [payload["models"][0].double().numpy() for _, payload in written.checkpoints]
     answers = [m.payload["model"].double().numpy() for m in overheard if (m.tag, m.round) == ("update", 1)]
     assert np.abs(copies[1] - models[0]).max() > 1e-3

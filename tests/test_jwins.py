@@ -2,7 +2,6 @@
 
 import math
 import tomllib
-import types
 import warnings
 
 import numpy as np
@@ -25,6 +24,7 @@ from covey.runtime.experiment import Experiment
 from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import prepare
 from tests.conftest import models_of, simulate, table
+from tests.examples import Keeping
 
 SIZE = 77
 NODES = 5
@@ -51,7 +51,7 @@ class Fleet:
         def reject(message, why):
             self.rejected.append(why)
 
-        return types.SimpleNamespace(id=id, state={}, model=self.noise(size), random=random, reject=reject)
+        return Keeping(id=id, state={}, model=self.noise(size), random=random, reject=reject)
 
     def round(self, node, start=None):
         return Round(node, self.topology, self.t, MetropolisHastings(), None, start=start)
@@ -156,7 +156,7 @@ def test_models_and_importance_are_those_of_the_papers_recursion(sharing, seed, 
             assert torch.allclose(node.model.double(), paper.model, atol=1e-4)
             if fleet.sharing.accumulation:
                 now = paper.forward(node.model.double())
-                importance = now - node.state["coefficients when last sent"].double()
+                importance = now - node.state["sharing.reference"].double()
                 assert torch.allclose(importance, paper.importance, atol=1e-4)
 
 
@@ -165,10 +165,10 @@ def test_what_was_sent_is_of_no_importance_right_afterwards(sharing):
     fleet = Fleet(sharing)
     fleet.merge(fleet.send([fleet.noise() for _ in fleet.nodes])[1])
     for _ in range(3):
-        before = [node.state.get("coefficients after averaging", node.model) for node in fleet.nodes]
+        before = [node.state.get("sharing.averaged", node.model) for node in fleet.nodes]
         _, payloads = fleet.send([fleet.noise() for _ in fleet.nodes])
         for node, start, payload in zip(fleet.nodes, before, payloads, strict=True):
-            importance = start - node.state["coefficients when last sent"]
+            importance = start - node.state["sharing.reference"]
             sent = sent_indices(fleet.sharing, payload)
             assert torch.equal(importance[sent], torch.zeros(len(sent)))
             assert len(sent) == fleet.sharing._size or importance.abs().max() > 0

@@ -22,7 +22,7 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.node import Inbox, Message
 from tests.conftest import models_of, simulate, stated_bytes, table
-from tests.examples import BLOBS, EPIDEMIC
+from tests.examples import BLOBS, EPIDEMIC, Keeping
 
 
 def naive(models, weights, pulls):
@@ -130,7 +130,7 @@ def test_packed_values_are_read_from_the_wire():
     pytest.importorskip("pcodec")
     sender, receiver = packing()
     model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    node = types.SimpleNamespace(id=1, model=model, state={})
+    node = Keeping(id=1, model=model, state={})
     ((_, payload),) = sender.outgoing(round_of(node, torch.zeros(1000)))
     (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     assert torch.equal(got.values, model[largest(model, 500)])
@@ -141,7 +141,7 @@ def test_packed_frequencies_are_read_from_the_wire():
     pytest.importorskip("pcodec")
     sender, receiver = packing(kind=FFT)
     model = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    node = types.SimpleNamespace(id=1, model=model, state={})
+    node = Keeping(id=1, model=model, state={})
     ((_, payload),) = sender.outgoing(round_of(node, torch.zeros(1000)))
     (got,) = receiver.contributions(round_of(node), Inbox([arrived(payload)]))
     numbers = torch.view_as_real(torch.fft.rfft(model, norm="ortho")).flatten()

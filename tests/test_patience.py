@@ -57,7 +57,7 @@ def test_who_was_away_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sha
     assert {kind for _, _, kind, _ in written.happened} <= went
     assert any(missed.values())
     assert not any(missed[t, node.id] for t in range(ROUNDS - LAST, ROUNDS) for node in world.nodes)
-    assert not any(node.state.get("patience.silent") or node.state.get("doubtful") for node in world.nodes)
+    assert not any(node.state.get("patience.silent") or node.state.get("sharing.doubtful") for node in world.nodes)
     discarded = [t for _, t, name, _ in written.figures if name == "discarded"]
     assert all(t <= ROUNDS - LAST for t in discarded)
     models = models_of(world)
@@ -74,7 +74,7 @@ def test_who_missed_one_exchange_of_a_round_keeps_pace_with_the_others(missed):
     world, _ = simulate(made)
     assert any(missed.values())
     assert not any(missed[t, node.id] for t in range(20, 30) for node in world.nodes)
-    assert not any(node.state.get("patience.silent") or node.state.get("doubtful") for node in world.nodes)
+    assert not any(node.state.get("patience.silent") or node.state.get("sharing.doubtful") for node in world.nodes)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)

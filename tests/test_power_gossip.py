@@ -24,7 +24,7 @@ from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import check
 from covey.runtime.simulation.world import World
 from tests.conftest import begun, models_of, simulate, stated_bytes, table
-from tests.examples import BLOBS, pieces_of
+from tests.examples import BLOBS, Keeping, pieces_of
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ((6, 4), (6,), (2, 3, 5))
@@ -45,7 +45,7 @@ class Last(Aggregation):
     """Takes the last model that came: no average."""
 
 
-class End:
+class End(Keeping):
     """One of two nodes, with what a sharing asks of it."""
 
     def __init__(self, id, model):
@@ -88,7 +88,7 @@ class Edge:
         return sent
 
     def factors(self):
-        return [end.state["power-gossip factors"] for end in self.ends]
+        return [end.state["sharing.factors"] for end in self.ends]
 
     def together(self):
         """Whether both ends have the same factors, to the bit."""
@@ -149,7 +149,7 @@ def test_a_node_that_falls_back_to_an_older_round_is_noticed():
     for lost in ((), (0,), (), ()):
         edge.exchange(lost)
     kept = edge.ends[0].model
-    edge.ends[0].state = {**old, "power-gossip next": edge.t}
+    edge.ends[0].state = {**old, "sharing.next": edge.t}
     edge.exchange()
     assert torch.equal(edge.ends[0].model[:24], kept[:24])
     edge.exchange()
@@ -262,8 +262,8 @@ def test_both_ends_of_every_edge_have_the_same_factors(patience):
     same = 0
     for node in world.nodes:
         for row, peer in enumerate(graph.senders(node.id)):
-            theirs = world.nodes[peer].state["power-gossip factors"][graph.senders(peer).index(node.id)]
-            same += torch.equal(node.state["power-gossip factors"][row], theirs)
+            theirs = world.nodes[peer].state["sharing.factors"][graph.senders(peer).index(node.id)]
+            same += torch.equal(node.state["sharing.factors"][row], theirs)
     assert same == 48 if patience is None else 20 < same < 48
 
 
@@ -299,10 +299,10 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(changes):
     resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
     assert torch.equal(models_of(whole), models_of(resumed))
     assert all(
-        torch.equal(a.state["power-gossip factors"], b.state["power-gossip factors"])
+        torch.equal(a.state["sharing.factors"], b.state["sharing.factors"])
         for a, b in zip(whole.nodes, resumed.nodes, strict=True)
     )
-    assert set(whole.nodes[0].state) == {"power-gossip factors", "power-gossip next"}
+    assert set(whole.nodes[0].state) == {"sharing.factors", "sharing.next"}
 
 
 def test_nodes_that_leave_and_return_are_heard_again():

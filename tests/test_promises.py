@@ -268,7 +268,7 @@ def test_masked_gradients_go_on_from_a_checkpoint_to_the_bit():
 def test_gradients_and_models_have_keys_of_their_own():
     world, _ = simulate(averaging({"kind": "secure-aggregation"}))
     for node in world.nodes:
-        assert node.state["gradient mask key"] != node.state["mask key"]
+        assert node.state["gradient sharing.key"] != node.state["sharing.key"]
 
 
 def test_in_real_time_masked_gradients_give_the_models_of_the_simulation(tmp_path):

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from covey.decentralized.sharing.followed import Followed
 from covey.decentralized.sharing.public_copies import PublicCopies
 from covey.learning.learner import Learner
 from covey.messages import wire
-from covey.messages.compression import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.messages.compression import FIRST_MARK, mark_of, next_mark
 from covey.parts.errors import WireError
+from covey.runtime.snapshots import unpack
 from tests.conftest import models_of, simulate
-from tests.examples import BLOBS, NODES
+from tests.examples import BLOBS, NODES, Keeping
 from tests.hosts import emulate
+from tests.snapshots import untaught
 from tests.test_compressed_sharing import CONTRACTIONS, GRID, STILL, choco, gossip, kept, starts_of, weights_of
 
 STC = {"kind": "stc", "budget": 0.3, "gamma": 0.5}
@@ -26,13 +29,11 @@ def task_of(sharing, task=BLOBS):
 def copies_by_mark(payload, graph):
     """All copies in a checkpoint, of nodes and of those who follow them, by owner and mark."""
     found = {}
-    for node in range(NODES):
-        state = {name: payload.get(f"state/{node}/{name}") for name in ("public copy", "mark of public copy")}
-        found.setdefault((node, state["mark of public copy"]), []).append(state["public copy"])
-        marks = payload[f"state/{node}/marks of copies"]
-        for index, peer in enumerate(graph.senders(node)):
-            mark = marks[index * MARK_BYTES : (index + 1) * MARK_BYTES]
-            found.setdefault((peer, mark), []).append(payload[f"state/{node}/public copy of {peer}"])
+    for node, snapshot in enumerate(unpack(payload, untaught())):
+        known = Keeping(id=node, state=snapshot.state).keep(Followed, "sharing")
+        found.setdefault((node, known.mark), []).append(known.copy)
+        for peer in graph.senders(node):
+            found.setdefault((peer, known.marks[peer]), []).append(known.copies[peer])
     return found
 
 
@@ -45,7 +46,7 @@ def test_who_knows_a_copy_by_the_same_mark_has_the_same_bits(sharing):
         for (owner, mark), copies in copies_by_mark(payload, graph).items():
             assert all(torch.equal(copy, copies[0]) for copy in copies)
             all_of_them += len(copies)
-            following += len(copies) * (mark == payload[f"state/{owner}/mark of public copy"])
+            following += len(copies) * (mark == payload[f"state/{owner}/sharing.mark"])
     assert 0.6 * all_of_them < following < all_of_them
 
 
@@ -65,7 +66,7 @@ def test_a_node_moves_by_the_copies_that_it_knows_and_by_no_others(order, monkey
 
     def watched(self, round, inbox):
         merged, node, t = merge(self, round, inbox), round.node, round.t
-        heard[t, node.id] = [int(peer) for peer in node.state["copies received"]]
+        heard[t, node.id] = [int(peer) for peer in node.state["sharing.received"]]
         assert set(heard[t, node.id]) <= {message.sender for message in inbox}
         return merged
 
@@ -104,7 +105,7 @@ def test_when_nothing_is_lost_any_more_all_copies_are_known_and_none_is_asked_fo
     lossy = [message for message in overheard if message.time < 0.5]
     told = sum(len(message.receivers) for message in lossy if "copy" in message.payload)
     assert 0 < told < 0.5 * sum(len(message.receivers) for message in lossy)
-    assert all(node.state["copies to ask for"] == node.state["asked"] == [] for node in world.nodes)
+    assert all(node.state["sharing.behind"] == node.state["sharing.asked"] == [] for node in world.nodes)
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
@@ -115,7 +116,7 @@ def test_who_was_away_and_who_fell_back_follow_and_are_followed_again(sharing):
     assert {kind for _, _, kind, _ in written.happened} == {"left", "returned", "caught up"}
     for node in world.nodes:
         for peer in graph.senders(node.id):
-            assert torch.equal(node.state[f"public copy of {peer}"], world.nodes[peer].state["public copy"])
+            assert torch.equal(node.state[f"sharing.copies.{peer}"], world.nodes[peer].state["sharing.copy"])
     models = models_of(world)
     assert float((models - models.mean(0)).norm()) < 0.3 * float(models.norm())
 
@@ -142,7 +143,7 @@ def test_different_beginnings_are_found_out_and_mended(monkeypatch, overheard):
     graph = world.program.topology.at(0)
     for node in world.nodes:
         for peer in graph.senders(node.id):
-            assert torch.equal(node.state[f"public copy of {peer}"], world.nodes[peer].state["public copy"])
+            assert torch.equal(node.state[f"sharing.copies.{peer}"], world.nodes[peer].state["sharing.copy"])
 
 
 def test_copies_are_told_anew_in_real_time(tmp_path):
@@ -184,7 +185,7 @@ def test_what_a_peer_sends_that_is_no_copy_is_rejected_and_asked_for_again(what,
     assert sorted(node for _, node, *_ in rejected) == sorted(neighbours)
     asked = {(message.round, message.sender) for message in overheard if "ask" in message.payload}
     assert asked == {(t, node) for t in (3, 4) for node in neighbours}
-    assert all(node.state["copies to ask for"] == [] for node in world.nodes)
+    assert all(node.state["sharing.behind"] == [] for node in world.nodes)
 
 
 def test_marks_tell_apart_what_was_added_before_and_in_what_order():

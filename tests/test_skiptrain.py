@@ -15,13 +15,13 @@ from covey.network.energy import DeviceEnergy, Energy
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
 from covey.parts.parameters import Setting, build
 from tests.conftest import models_of, simulate, table
-from tests.examples import BLOBS
+from tests.examples import BLOBS, Keeping
 
 CIFAR10 = {"parameters": 89_834, "samples": 32 * 20, "share": 0.1}
 FEMNIST = {"parameters": 1_690_046, "samples": 16 * 7, "share": 0.5}
 
 
-class Drawing:
+class Drawing(Keeping):
     """A node with what a schedule asks of it."""
 
     def __init__(self, id, seed=0):

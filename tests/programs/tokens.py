@@ -1,6 +1,13 @@
 """Nodes that pass tokens on at their own pace, and end when they have had all that were meant for them."""
 
-from covey import Node, Program, param
+from covey import Node, Program, State, param
+
+
+class Passed(State):
+    """The tokens of a node so far."""
+
+    sent: int = 0
+    had: list[int] = []
 
 
 class Tokens(Program):
@@ -15,8 +22,7 @@ class Tokens(Program):
         return [int(draw.integers(0, node.nodes - 1)) for _ in range(self.tokens)]
 
     async def run(self, node: Node) -> None:
-        node.state.setdefault("sent", 0)
-        node.state.setdefault("had", [])
+        passed = node.keep(Passed)
         mine = [(r + 1 if r >= node.id else r) for r in self.receivers(node, node.id)]
         due = sum(
             (r + 1 if r >= sender else r) == node.id
@@ -26,13 +32,13 @@ class Tokens(Program):
         )
         async for t in node.rounds():
             for _ in range(int(node.public_random("pace", node.id, t).integers(0, 3))):
-                sent = node.state["sent"]
+                sent = passed.sent
                 if sent < self.tokens:
                     node.send(mine[sent], {"token": node.id * 1000 + sent}, tag=f"{sent % self.tags}")
-                    node.state["sent"] = sent + 1
+                    passed.sent += 1
             await node.sleep(float(node.public_random("sleep", node.id, t).uniform(0.001, 0.02)))
             for tag in range(self.tags):
                 had = [message["token"] for message in node.arrived(tag=f"{tag}")]
-                node.state["had"] = [*node.state["had"], *had]
-            if node.state["sent"] == self.tokens and len(node.state["had"]) >= due:
+                passed.had = [*passed.had, *had]
+            if passed.sent == self.tokens and len(passed.had) >= due:
                 break

@@ -20,6 +20,13 @@ from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.patience import Reception
+from covey.runtime.state import State
+
+
+class Step(State):
+    """The last step of a node's model."""
+
+    momentum: Tensor | None = None
 
 
 class CliqueAveraging(Gossip):
@@ -74,11 +81,11 @@ class CliqueAveraging(Gossip):
             # What is personal is moved by the own gradient.
             whole = self._shared.put(gradient.vector, direction)
             direction = self._trained.take(whole.tensor() if isinstance(whole, Mixture) else whole)
-        before = node.state.get("momentum")
-        if self.momentum and isinstance(before, Tensor):
-            direction = torch.add(direction, before, alpha=self.momentum)
         if self.momentum:
-            node.state["momentum"] = direction
+            step = node.keep(Step)
+            if step.momentum is not None:
+                direction = torch.add(direction, step.momentum, alpha=self.momentum)
+            step.momentum = direction
         trained = torch.sub(self._trained.take(start), direction, alpha=self.lr)
         node.model = self._trained.put(start, trained, gradient.buffers if len(gradient.buffers) else None)
         return start

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from covey.messages.compression import FIRST_MARK, Compressor, mark_of, next_mar
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Inbox, Message, Numbers
 from covey.runtime.reading import understood
+from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
@@ -22,6 +23,25 @@ if TYPE_CHECKING:
 _ASK, _BEFORE, _MARK = "ask", "before", "mark"
 """The tag of a client's request for the whole copy; the entries for the mark of the copy before a change, and of a
 whole copy."""
+
+
+class Received(State):
+    """What a client has received."""
+
+    last: int = -1
+    """The last round in which the server's model came."""
+
+
+class Copy(State):
+    """A copy of the server's model, at the server that of its clients, and what its clients lack of it."""
+
+    copy: Tensor | None = None
+    """The trained numbers."""
+    mark: bytes = FIRST_MARK
+    asked: list[int] = []
+    """At the server: which clients have asked for all of it."""
+    behind: bool = False
+    """At a client: whether it must ask."""
 
 
 class WholeDown(Ends):
@@ -45,12 +65,11 @@ class WholeDown(Ends):
         inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=self._timeout(node, t))
         model = self.model(node, inbox)
         if model is not None:
-            node.state["received"] = t
+            node.keep(Received, "down").last = t
         return model
 
     def _timeout(self, node: LearningNode, t: int) -> float | None:
-        received: int = node.state.get("received", -1)  # type: ignore[assignment]
-        return None if self.patience is None else (t - received + 1) * self.patience
+        return None if self.patience is None else (t - node.keep(Received, "down").last + 1) * self.patience
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         """The model to train, with the client's unshared values; None if no model arrived."""
@@ -71,39 +90,41 @@ class CompressedDown(WholeDown):
 
     def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         everybody = [NodeId(client) for client in range(1, node.nodes)]
-        asked = set(cast(list[int], node.state.get("asked", [])))
-        known, trained = node.state.get("clients' copy"), self.trained(node.model)
-        if not isinstance(known, Tensor):
+        kept, trained = node.keep(Copy, "down"), self.trained(node.model)
+        asked: set[int] = {*kept.asked}
+        if kept.copy is None:
             copy, mark, asked = trained, FIRST_MARK, {*everybody}
         else:
-            copy, before = known.clone(), cast(bytes, node.state["mark"])
+            copy, before = kept.copy.clone(), kept.mark
             payload, change = self.compressor.compress(trained - copy, self.draw("down", node.id, t))
             change.add_to(copy)
             mark = next_mark(before, payload)
             follow = [client for client in everybody if client not in asked]
             node.send(follow, self.with_buffers({**payload, _BEFORE: before}, node.model), tag="model", round=t)
-        node.state["clients' copy"], node.state["mark"] = copy, mark
+        kept.copy, kept.mark = copy, mark
         whole = self.with_buffers({"model": copy, _MARK: mark}, node.model)
         node.send([client for client in everybody if client in asked], whole, tag="model", round=t)
 
-    def origin(self, node: LearningNode) -> Tensor:
-        return cast(Tensor, node.state["clients' copy"])
+    def origin(self, node: LearningNode) -> Tensor | None:
+        return node.keep(Copy, "down").copy
 
     def end(self, node: LearningNode, t: int) -> None:
-        node.state["asked"] = [int(message.sender) for message in node.arrived(tag=_ASK, round=t)]
+        node.keep(Copy, "down").asked = [int(message.sender) for message in node.arrived(tag=_ASK, round=t)]
 
     async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
-        if node.state.pop("behind", False):
+        kept = node.keep(Copy, "down")
+        if kept.behind:
+            kept.behind = False
             node.send(SERVER, {}, tag=_ASK, round=t)
         return await super().receive(node, [node.id], t)
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
-        sound = node.usable(inbox, **self.beside)
+        sound, kept = node.usable(inbox, **self.beside), node.keep(Copy, "down")
         for message, found in understood(node, sound, partial(self._changed, node)):
             if found is not None:
-                node.state["server's copy"], node.state["mark"] = found
+                kept.copy, kept.mark = found
                 return self.selection.put(node.model, found[0], message[BUFFERS] if self.beside else None)
-        node.state["behind"] = True
+        kept.behind = True
         return None
 
     def _changed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
@@ -115,14 +136,14 @@ class CompressedDown(WholeDown):
         if "model" in message.shared:
             if not node.usable([message], model=Numbers(self.selection.trained)):
                 return None
-            return cast(Tensor, message["model"]), mark_of(message.shared, _MARK)
+            return message["model"], mark_of(message.shared, _MARK)
         before = mark_of(message.shared, _BEFORE)
         payload = {name: entry for name, entry in message.shared.items() if name not in (_BEFORE, BUFFERS)}
         draw = self.draw("down", SERVER, message.round)
         change = self.compressor.decompress(payload, self.selection.trained, draw)
-        known = node.state.get("server's copy")
-        if not isinstance(known, Tensor) or node.state["mark"] != before:
+        kept = node.keep(Copy, "down")
+        if kept.copy is None or kept.mark != before:
             return None
-        copy = known.clone()
+        copy = kept.copy.clone()
         change.add_to(copy)
         return copy, next_mark(before, payload)

@@ -1,7 +1,7 @@
 """Ways to send clients' models to the server: whole, or as compressed changes."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,9 +14,16 @@ from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting
 from covey.runtime.node import Inbox, Message
 from covey.runtime.reading import understood
+from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
+
+
+class Unsent(State):
+    """The part of its changes that a client's messages left out."""
+
+    residual: Tensor | None = None
 
 
 class WholeUp(Ends):
@@ -54,12 +61,12 @@ class CompressedUp(WholeUp):
 
     def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
         change = self.trained(update.model) - self.trained(update.start)
-        if "residual" in node.state:
-            change = change + cast(Tensor, node.state["residual"])
+        unsent = node.keep(Unsent, "up")
+        if unsent.residual is not None:
+            change = change + unsent.residual
         payload, sent = self.compressor.compress(change, self.draw("up", node.id, t))
-        residual = change.clone()
+        unsent.residual = residual = change.clone()
         sent.add_to(residual, -1.0)
-        node.state["residual"] = residual
         return self.with_buffers(payload, update.model)
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:

@@ -7,8 +7,14 @@ from covey.decentralized.schedule.rounds import Schedule
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
+from covey.runtime.state import State
 
-_TRAINED = "schedule trained"
+
+class Spent(State):
+    """What a node has spent of its budget."""
+
+    trained: int = 0
+    """In how many rounds it has trained."""
 
 
 class _Budgeted(Schedule):
@@ -61,12 +67,12 @@ class _Budgeted(Schedule):
         """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
         if self._limits is None:
             return True
-        trained: int = node.state.get(_TRAINED, 0)  # type: ignore[assignment]
-        if trained >= self._limits[node.id]:
+        spent = node.keep(Spent, self)
+        if spent.trained >= self._limits[node.id]:
             return False
         if probability < 1.0 and node.random("schedule", t).random() >= probability:
             return False
-        node.state[_TRAINED] = trained + 1
+        spent.trained += 1
         return True
 
 

@@ -28,11 +28,32 @@ from covey.parts.errors import WireError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
+from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.recovery import Opened
 
 KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit", "box", "opens"
+
+
+class Kept(State):
+    """What a node's next round needs of its earlier ones."""
+
+    key: bytes = b""
+    """The public key of the node."""
+    has_key: list[NodeId] = []
+    """Who has it."""
+    peers: list[NodeId] = []
+    """Whose public keys the node has."""
+    keys: bytes = b""
+    """Those, one after the other."""
+    ahead: list[int] = []
+    """What neighbours have told of a later round: its number, and in fours a neighbour, whether it wants a key, whether
+    it told one, and how many bytes it deposited."""
+    deposits: bytes = b""
+    """Those, one after the other."""
+    doubtful: list[NodeId] = []
+    """On whom the node does not count until they show that they receive."""
 
 
 @dataclass(slots=True)
@@ -135,9 +156,10 @@ class Agreeing(Sharing):
         own = Member(keys.public, self._set_of(indices))
         now = self._rounds[node.id] = Agreed(t, keys, self._known(round), own, described)
         told = None
-        if node.state.get("mask key") == keys.public:
+        kept = node.keep(Kept, self)
+        if kept.key == keys.public:
             # Who is near no more forgets the key.
-            now.told = {peer for peer in round.receivers if peer in _ints(node, "mask told")}
+            now.told = {peer for peer in round.receivers if peer in kept.has_key}
             told = self._told_before(node, now)
         if told is None:
             self._tell(round, now)
@@ -224,7 +246,7 @@ class Agreeing(Sharing):
     def _pass_on(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
         """Tell each neighbour on whom this node counts, with what indices, and the keys that are new to it."""
         node, holders = round.node, round.senders
-        doubtful = _ints(node, "doubtful")
+        doubtful = node.keep(Kept, self).doubtful
         members: dict[NodeId, Member] = {}
         for sender, said in told.items():
             if sender in now.known and sender not in doubtful:
@@ -273,26 +295,24 @@ class Agreeing(Sharing):
 
     def _told_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
         """What the neighbours have told of a round in the one before; None where that is not known."""
-        t, *told = _ints(node, "mask ahead") or [-1]
+        kept = node.keep(Kept, self)
+        t, *told = kept.ahead or [-1]
         if t != now.t:
             return None
         found: dict[NodeId, Payload] = {}
-        deposits: bytes = node.state.get("mask deposits", b"")  # type: ignore[assignment]
         at = 0
         for peer, wants, has_key, length in zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True):
             id = NodeId(peer)
-            said: dict[str, Any] = {DEPOSIT: deposits[at : at + length]} if length else {}
+            said: dict[str, Any] = {DEPOSIT: kept.deposits[at : at + length]} if length else {}
             found[id] = {**said, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
             at += length
         return found
 
     def _keep(self, round: Round, now: Agreed) -> None:
         """Keep in a node's state what its next round needs."""
-        node = round.node
-        node.state["mask key"] = now.keys.public
-        node.state["mask told"] = sorted(int(peer) for peer in now.told)
-        node.state["mask peers"] = [int(peer) for peer in now.known]
-        node.state["mask keys"] = b"".join(now.known.values())
+        kept = round.node.keep(Kept, self)
+        kept.key, kept.has_key = now.keys.public, sorted(now.told)
+        kept.peers, kept.keys = list(now.known), b"".join(now.known.values())
         if self._following(round) is not None:
             ahead = [now.t + 1]
             deposits = []
@@ -301,10 +321,10 @@ class Agreeing(Sharing):
                 if isinstance(deposit, bytes):
                     deposits.append(deposit)
                 length = len(deposit) if isinstance(deposit, bytes) else 0
-                ahead += [int(peer), int(said.get(WANTS) is True), int(KEY in said), length]
-            node.state["mask ahead"] = ahead
+                ahead += [peer, int(said.get(WANTS) is True), int(KEY in said), length]
+            kept.ahead = ahead
             if self.recovers(round.graph):
-                node.state["mask deposits"] = b"".join(deposits)
+                kept.deposits = b"".join(deposits)
 
     def _own_keys(self, node: LearningNode, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
@@ -323,12 +343,10 @@ class Agreeing(Sharing):
         """The public keys from earlier rounds of those who are near in this one."""
         node, graph = round.node, round.graph
         near = {other for peer in graph.senders(node.id) for other in (peer, *graph.senders(peer))}
-        peers: list[int] = node.state.get("mask peers", [])  # type: ignore[assignment]
-        keys: bytes = node.state.get("mask keys", b"")  # type: ignore[assignment]
+        kept = node.keep(Kept, self)
+        peers, keys = kept.peers, kept.keys
         return {
-            NodeId(peer): keys[index * KEY_BYTES : (index + 1) * KEY_BYTES]
-            for index, peer in enumerate(peers)
-            if peer in near
+            peer: keys[index * KEY_BYTES : (index + 1) * KEY_BYTES] for index, peer in enumerate(peers) if peer in near
         }
 
     def _learn(self, now: Agreed, id: NodeId, key: Any) -> None:
@@ -379,8 +397,3 @@ class Agreeing(Sharing):
 def at(index: int, name: str) -> str:
     """What an entry of a member's message is called where it is passed on."""
     return f"{index} {name}"
-
-
-def _ints(node: LearningNode, name: str) -> list[int]:
-    """A list in a node's state; an empty one where there is none."""
-    return node.state.get(name, [])  # type: ignore[return-value]

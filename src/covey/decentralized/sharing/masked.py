@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
-from covey.decentralized.sharing.agreeing import Agreed, Agreeing
+from covey.decentralized.sharing.agreeing import Agreed, Agreeing, Kept
 from covey.decentralized.sharing.agreement import Agreement
 from covey.decentralized.sharing.deposits import Depositor, Plan, most_lost, plan_for
 from covey.decentralized.sharing.recovery import opened
@@ -33,8 +33,18 @@ from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelEr
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
+from covey.runtime.state import State
 
 _RECEIVED = "received"
+
+
+class Outcomes(State):
+    """What came of a node's sums."""
+
+    discarded: int = 0
+    """How many sums could not be used."""
+    recovered: int = 0
+    """How many lacked somebody, and were opened."""
 
 
 class Masked(Agreeing):
@@ -243,23 +253,20 @@ class Masked(Agreeing):
         answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_RECEIVED) is True)}
         if self.recovers(round.graph):
             answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
-        before: list[int] = node.state.get("doubtful", [])  # type: ignore[assignment]
-        node.state["doubtful"] = sorted(int(id) for id in {*own.members, *before} - answered)
+        outcomes, kept = node.keep(Outcomes, self), node.keep(Kept, self)
+        kept.doubtful = sorted({*own.members, *kept.doubtful} - answered)
         if not own.kept_P.any():
             return node.model
         lost = len(own.members) - len(now.arrived)
         if lost if own.plan is None else now.opened is None:
             # The masks that others share with who is silent are still in the sum: nothing of it can be used.
-            self._count(node, "discarded")
+            outcomes.discarded += 1
+            node.log(discarded=outcomes.discarded)
             return node.model
         if lost:
-            self._count(node, "recovered")
+            outcomes.recovered += 1
+            node.log(recovered=outcomes.recovered)
         return self._merged(node.model, now, own, lost, round.weights(node.id))
-
-    def _count(self, node: LearningNode, what: str) -> None:
-        count = int(node.state.get(what, 0)) + 1  # type: ignore[arg-type]
-        node.state[what] = count
-        node.log(**{what: count})
 
     def _merged(
         self, own: Tensor, now: Agreed, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]

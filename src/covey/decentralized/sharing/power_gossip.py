@@ -24,6 +24,7 @@ from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
+from covey.runtime.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,21 @@ class _Matrix:
     def of(self, model: Tensor) -> Tensor:
         """Its numbers in a flat model, M x K."""
         return model[self.span].view(self.sides)
+
+
+class Exchanged(State):
+    """What a node has of its exchanges."""
+
+    factors: Tensor | None = None
+    """What the last one found along each edge, D x S."""
+    next: int = 0
+    """The number of the one that goes on with it."""
+    marks: Tensor
+    """Of the one that is under way: a number for the factors of each edge."""
+    directions: Tensor
+    """The same, D x S."""
+    own: Tensor
+    """The node's model times these, D x S."""
 
 
 class PowerGossip(Sharing):
@@ -122,9 +138,8 @@ class PowerGossip(Sharing):
         marks_D = self._marks(factors_DS.cpu())
         directions_DS = self._orthonormal(factors_DS, 1 - step % 2)
         own_DS = self._through(model, directions_DS, step % 2)
-        node.state["power-gossip marks"] = marks_D
-        node.state["power-gossip directions"] = directions_DS
-        node.state["power-gossip own"] = own_DS
+        exchanged = node.keep(Exchanged, self)
+        exchanged.marks, exchanged.directions, exchanged.own = marks_D, directions_DS, own_DS
         rest = {"vectors": model[self._vectors.to(model.device)]} if last and len(self._vectors) else {}
         row_of = {peer: row for row, peer in enumerate(senders)}
         for peer in round.receivers:
@@ -136,8 +151,9 @@ class PowerGossip(Sharing):
         node, senders, model, side = round.node, round.senders, round.node.model, step % 2
         if not senders:
             return model
-        directions_DS, own_DS, marks_D = (_taken(node, name) for name in ("directions", "own", "marks"))
-        marks = marks_D.tolist()
+        exchanged = node.keep(Exchanged, self)
+        directions_DS, own_DS, marks = exchanged.directions, exchanged.own, exchanged.marks.tolist()
+        del exchanged.directions, exchanged.own, exchanged.marks
         right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
         received = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
         agreed = [(row, message) for row, message in received if int(message["mark"]) == marks[row]]
@@ -165,14 +181,14 @@ class PowerGossip(Sharing):
                 factors_DS[rows] = found
             else:
                 factors_DS = found
-        node.state["power-gossip factors"] = factors_DS
-        node.state["power-gossip next"] = step + 1
+        exchanged.factors, exchanged.next = factors_DS, step + 1
         return merged
 
     def _factors(self, node: LearningNode, count: int, step: int) -> Tensor:
         """What the exchange before found along each edge; a fresh start where this node took no part in it."""
-        if node.state.get("power-gossip next") == step:
-            return _kept(node, "factors")
+        exchanged = node.keep(Exchanged, self)
+        if exchanged.factors is not None and exchanged.next == step:
+            return exchanged.factors
         return self._start(step).repeat(count, 1)
 
     def _start(self, step: int) -> Tensor:
@@ -238,15 +254,3 @@ class PowerGossip(Sharing):
 
 def _tag(turn: int) -> str:
     return f"power-gossip {turn}"
-
-
-def _kept(node: LearningNode, name: str) -> Tensor:
-    kept: Tensor = node.state[f"power-gossip {name}"]  # type: ignore[assignment]
-    return kept
-
-
-def _taken(node: LearningNode, name: str) -> Tensor:
-    """What an exchange began with and does not leave behind."""
-    kept = _kept(node, name)
-    del node.state[f"power-gossip {name}"]
-    return kept

@@ -5,8 +5,6 @@ s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a
 who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
 """
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,9 +23,21 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
 from covey.runtime.reading import understood
+from covey.runtime.state import State
 
 _ROUNDING = 1e-6
 """Weights that a file gives may be rounded."""
+
+
+class Summed(State):
+    """The copies that a node knows where no message is missed."""
+
+    copy: Tensor
+    """Its own."""
+    total: Tensor
+    """The weighted sum of its own and its neighbours'."""
+    complete: int = 0
+    """How many rounds have told it all changes."""
 
 
 class PublicCopies(Compressed):
@@ -110,7 +120,8 @@ class PublicCopies(Compressed):
         copy, total = copy.clone(), total.clone()
         change.add_to(copy)
         change.add_to(total, 1.0 - sum(round.weights(node.id).values()))
-        node.state["public copy"], node.state["sum of copies"] = copy, total
+        known = node.keep(Summed, self)
+        known.copy, known.total = copy, total
         return [(round.receivers, payload)]
 
     def _known(self, round: Round) -> tuple[Tensor, Tensor]:
@@ -120,31 +131,31 @@ class PublicCopies(Compressed):
             ProgramError: it was away, and missed how they changed.
         """
         node, t = round.node, round.t
-        complete: int = node.state.get("copies complete", 0)  # type: ignore[assignment]
-        if complete != t:
-            silent = f"{complete}" if complete == t - 1 else f"{complete} to {t - 1}"
+        known = node.keep(Summed, self)
+        if known.complete != t:
+            silent = f"{known.complete}" if known.complete == t - 1 else f"{known.complete} to {t - 1}"
             raise ProgramError(self._broken(f"Node {node.id} was away in round {silent}", "its neighbours' copies"))
         if t == 0:
             first = self.first_copy(round.start)
             return first, first
-        return node.state["public copy"], node.state["sum of copies"]  # type: ignore[return-value]
+        return known.copy, known.total
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         if self._patient:
             return self._from_each(round, inbox)
         node, t = round.node, round.t
-        total = cast(Tensor, node.state["sum of copies"]).clone()
+        known = node.keep(Summed, self)
+        total = known.total.clone()
         changes = self.received(round, inbox)
         for sender, weight in round.weights(node.id).items():
             if sender not in changes:
                 missing = f"Node {node.id} has no valid message of node {sender} in round {t}"
                 raise ProgramError(self._broken(missing, "the copy of that node"))
             changes[sender].add_to(total, weight)
-        node.state["sum of copies"], node.state["copies complete"] = total, t + 1
+        known.total, known.complete = total, t + 1
         if self.moves_first:
             return node.model
-        copy = cast(Tensor, node.state["public copy"])
-        return Mixture([node.model, total, copy], [1.0, self.gamma, -self.gamma])
+        return Mixture([node.model, total, known.copy], [1.0, self.gamma, -self.gamma])
 
     def _broken(self, what: str, copies: str) -> str:
         return (
@@ -157,19 +168,23 @@ class PublicCopies(Compressed):
     def _to_each(self, round: Round) -> Messages:
         """The messages of a round: how the copy changes, or all of it to who asked for that."""
         node, start = round.node, round.start
-        known = Followed.of(node, round.senders, (self.first_copy(start), self.first_mark(start)))
+        known = node.keep(Followed, self)
+        if known.at < 0:
+            known.at, known.copy, known.mark = 0, self.first_copy(start), self.first_mark(start)
+            known.copies = dict.fromkeys(round.senders, known.copy)
+            known.marks = dict.fromkeys(round.senders, known.mark)
         if self.moves_first:
             node.model = self._pulled(round, known, round.t)
         payload, change = self.compress(round, node.model - known.copy)
         said: Payload = {**payload, BEFORE: known.mark}
-        known.copy, known.mark = known.copy.clone(), next_mark(known.mark, payload)
-        change.add_to(known.copy)
-        self._latest_copies[node.id] = known.mark, known.copy
-        whole: Payload = {COPY: known.copy, MARK: known.mark}
+        copy, mark = known.copy.clone(), next_mark(known.mark, payload)
+        change.add_to(copy)
+        self._latest_copies[node.id] = mark, copy
+        known.copy, known.mark = copy, mark
+        whole: Payload = {COPY: copy, MARK: mark}
         groups: dict[tuple[bool, bool], list[NodeId]] = {}
         for peer in round.receivers:
             groups.setdefault((peer in known.asked, peer in known.behind), []).append(peer)
-        known.keep(node)
         return [
             (peers, {**(whole if asked else said), **({ASK: True} if asks else {})})
             for (asked, asks), peers in groups.items()
@@ -178,19 +193,18 @@ class PublicCopies(Compressed):
     def _from_each(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         """The model after a round in which some may have been missed."""
         node, t = round.node, round.t
-        known = Followed.of(node, round.senders)
-        told, known.asked, known.received = known.asked, set(), []
+        known = node.keep(Followed, self)
+        answered, asked, received = known.asked, list[NodeId](), list[NodeId]()
         for message, (copy, mark) in understood(node, inbox, lambda message: self._followed(known, message)):
             sender = message.sender
             if copy is not None:
                 known.copies[sender], known.marks[sender] = copy, mark
-                known.received.append(sender)
-            # Who was told all in this round asked before it knew.
-            if message.shared.get(ASK) is True and sender not in told:
-                known.asked.add(sender)
-        known.behind = set(round.senders) - set(known.received)
-        known.at = t + 1
-        known.keep(node)
+                received.append(sender)
+            # Who was sent all in this round asked before it knew.
+            if message.shared.get(ASK) is True and sender not in answered:
+                asked.append(sender)
+        known.at, known.asked, known.received = t + 1, asked, received
+        known.behind = sorted({*round.senders} - {*received})
         return node.model if self.moves_first else self._pulled(round, known, t + 1)
 
     def _followed(self, known: Followed, message: Message) -> tuple[Tensor | None, bytes]:

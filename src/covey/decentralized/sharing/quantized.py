@@ -1,7 +1,5 @@
 """Send the whole model in fewer bits."""
 
-from typing import cast
-
 from torch import Tensor
 
 from covey.aggregation.aggregation import Contribution
@@ -13,10 +11,20 @@ from covey.messages.compression import Compressor
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox
+from covey.runtime.state import State
 
 _LITTLE = 0.5
 _CAREFUL = 0.2
 """The step where rounding is biased, and its error may be more than a little of the model."""
+
+
+class Rounded(State):
+    """What rounding made of a node's model."""
+
+    sent: Tensor
+    """What the round's message says, until it is merged."""
+    residual: Tensor | None = None
+    """What the last message could not say."""
 
 
 class Quantized(Compressed):
@@ -69,18 +77,20 @@ class Quantized(Compressed):
 
     def outgoing(self, round: Round) -> Messages:
         node = round.node
-        said = node.model
-        if "residual" in node.state:
-            said = said + cast(Tensor, node.state["residual"])
-        payload, quantized = self.compress(round, said)
+        rounded, whole = node.keep(Rounded, self), node.model
+        if rounded.residual is not None:
+            whole = whole + rounded.residual
+        payload, quantized = self.compress(round, whole)
         if self.feedback:
-            node.state["residual"] = said - quantized.values
-        node.state["quantized"] = quantized.values
+            rounded.residual = whole - quantized.values
+        rounded.sent = quantized.values
         return [(round.receivers, payload)]
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         node = round.node
-        own = cast(Tensor, node.state.pop("quantized"))
+        rounded = node.keep(Rounded, self)
+        own = rounded.sent
+        del rounded.sent
         received = [Contribution(sender, vector.values) for sender, vector in self.received(round, inbox).items()]
         merged = round.merge(own, received)
         if not isinstance(merged, Mixture) or merged.models is None:

@@ -24,7 +24,7 @@ Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
 
 
 class Sharing(Part):
-    """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in `node.state`.
+    """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in its state (`node.keep`).
 
     A sharing is prepared with a setting, and called with rounds, whose node has the shared part alone for its model: it
     need not know that models have anything else. A program makes a `round`, has it sent (`send`) and received

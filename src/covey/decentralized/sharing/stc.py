@@ -11,6 +11,13 @@ from covey.messages.compression import MARK_BYTES, Compressor, Decompressed, Ter
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Message
+from covey.runtime.state import State
+
+
+class First(State):
+    """The model that a node began with."""
+
+    digest: bytes
 
 
 class STC(PublicCopies):
@@ -50,14 +57,14 @@ class STC(PublicCopies):
         messages = super().outgoing(round)
         if round.t > 0 or self._patient:
             return messages
-        round.node.state["first model"] = first = _digest(round.start)
+        round.node.keep(First, self).digest = first = _digest(round.start)
         return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
 
     def read(self, round: Round, message: Message) -> Decompressed:
         if message.round != 0:
             return super().read(round, message)
         payload = dict(message.shared)
-        if payload.pop("first", None) != round.node.state["first model"]:
+        if payload.pop("first", None) != round.node.keep(First, self).digest:
             raise WireError("bad-field", "its changes are not of the model that this node began with")
         return self.decompress(message, payload)
 

@@ -6,6 +6,13 @@ from covey.decentralized.sharing.partial import Partial
 from covey.decentralized.sharing.round import Round
 from covey.messages.compression import largest
 from covey.parts.parameters import param
+from covey.runtime.state import State
+
+
+class LastSent(State):
+    """The model with each value as it was when it was last sent."""
+
+    reference: Tensor | None = None
 
 
 class TopK(Partial):
@@ -21,8 +28,10 @@ class TopK(Partial):
 
     def choose(self, round: Round) -> Tensor:
         node, start = round.node, round.start
-        before: Tensor = node.state.get("top-k reference", start) if self.accumulation else start  # type: ignore[assignment]
+        if not self.accumulation:
+            return largest(node.model - start, self.count)
+        last = node.keep(LastSent, self)
+        before = start if last.reference is None else last.reference
         indices = largest(node.model - before, self.count)
-        if self.accumulation:
-            node.state["top-k reference"] = before.index_copy(0, indices, start[indices])
+        last.reference = before.index_copy(0, indices, start[indices])
         return indices

@@ -17,10 +17,18 @@ from covey.messages.compression import largest
 from covey.parts.errors import WireError
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox, Message
+from covey.runtime.state import State
 
-_REFERENCE = "coefficients when last sent"
-_BEFORE = "coefficients after averaging"
-_OWN = "coefficients to average"
+
+class Coefficients(State):
+    """The coefficients that a round needs of the rounds before, and at its end."""
+
+    reference: Tensor | None = None
+    """Each as it was when it was last sent."""
+    averaged: Tensor | None = None
+    """Those of the model after the last averaging."""
+    own: Tensor
+    """Those of the model that was sent, until it is averaged."""
 
 
 class Transform(Protocol):
@@ -87,10 +95,11 @@ class Transformed(Sharing):
 
     def outgoing(self, round: Round) -> Messages:
         node = round.node
+        kept = node.keep(Coefficients, self)
         own, before = self._coefficients(node, round.start)
         reference = before
-        if self._accumulates:
-            reference = _kept(node, _REFERENCE, before)
+        if self._accumulates and kept.reference is not None:
+            reference = kept.reference.to(before.device)
         sent = before if self.averaging_changes else own
         count = self.count(self.fraction(round))
         if count == self._size:
@@ -102,15 +111,16 @@ class Transformed(Sharing):
             payload = {**self._values.describe(own.index_select(0, numbers)), **self._indices.describe(indices)}
             reference = reference.scatter(0, numbers, sent.index_select(0, numbers))
         if self._accumulates:
-            node.state[_REFERENCE] = reference
-        node.state[_OWN] = own
+            kept.reference = reference
+        kept.own = own
         return [(round.receivers, payload)]
 
     def _coefficients(self, node: LearningNode, start: Tensor) -> tuple[Tensor, Tensor]:
         """(those of the model, those of the model that the round began with)."""
         if self._transform is None:
             return node.model, start
-        before = _kept(node, _BEFORE, start) if _BEFORE in node.state else self._transform.forward(start)
+        averaged = node.keep(Coefficients, self).averaged
+        before = self._transform.forward(start) if averaged is None else averaged.to(start.device)
         return before if start is node.model else self._transform.forward(node.model), before
 
     def _magnitudes(self, change: Tensor) -> Tensor:
@@ -124,8 +134,9 @@ class Transformed(Sharing):
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         node = round.node
-        own = _kept(node, _OWN, node.model)
-        del node.state[_OWN]
+        kept = node.keep(Coefficients, self)
+        own = kept.own.to(node.model.device)
+        del kept.own
         merged = round.merge(own, self.contributions(round, inbox))
         averaging_apart = self._accumulates and not self.averaging_changes
         if self._transform is None and not averaging_apart:
@@ -133,9 +144,10 @@ class Transformed(Sharing):
         average = merged.tensor() if isinstance(merged, Mixture) else merged.clone()
         if self._transform is not None:
             self._transform.project(average)
-            node.state[_BEFORE] = average
+            kept.averaged = average
         if averaging_apart:
-            node.state[_REFERENCE] = _kept(node, _REFERENCE, own) + (average - own)
+            assert kept.reference is not None
+            kept.reference = kept.reference.to(own.device) + (average - own)
         return average if self._transform is None else self._transform.inverse(average)
 
     def contribution(self, message: Message) -> Contribution:
@@ -147,10 +159,3 @@ class Transformed(Sharing):
             return Contribution(message.sender, values)
         indices = self._indices.read(message.shared, count)
         return Contribution(message.sender, values, self._numbers_at(indices))
-
-
-def _kept(node: LearningNode, name: str, otherwise: Tensor) -> Tensor:
-    """A tensor of a node's state, on the device of another one, which stands for it where there is none."""
-    value = node.state.get(name, otherwise)
-    assert isinstance(value, Tensor)
-    return value.to(otherwise.device)
