@@ -16,7 +16,7 @@ class Age(State):
     """The age of a node's model."""
 
     age: int = 0
-    """How many optimiser steps are behind it."""
+    """The number of optimiser steps behind it."""
 
 
 _AGES = range(1 << 53)

@@ -52,7 +52,7 @@ class Shares(State):
     weight: float = 1.0
     """Its weight."""
     missed: list[int] = []
-    """From whom something has not come, where patience may end."""
+    """The senders whose sums have not come, where patience may end."""
     given: dict[NodeId, Tensor] = {}
     """The sum of all shares that a receiver was ever given."""
     given_weights: dict[NodeId, float] = {}

@@ -26,20 +26,20 @@ whole copy."""
 
 
 class Received(State):
-    """What a client has received."""
+    """The models that a client has received."""
 
     last: int = -1
     """The last round in which the server's model came."""
 
 
 class Copy(State):
-    """A copy of the server's model, at the server that of its clients, and what its clients lack of it."""
+    """The copy of the server's model that its clients hold, at the server and at a client."""
 
     copy: Tensor | None = None
     """The trained numbers."""
     mark: bytes = FIRST_MARK
     asked: list[int] = []
-    """At the server: which clients have asked for all of it."""
+    """At the server: the clients that have asked for the whole copy."""
     behind: bool = False
     """At a client: whether it must ask."""
 

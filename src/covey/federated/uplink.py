@@ -65,8 +65,9 @@ class CompressedUp(WholeUp):
         if unsent.residual is not None:
             change = change + unsent.residual
         payload, sent = self.compressor.compress(change, self.draw("up", node.id, t))
-        unsent.residual = residual = change.clone()
+        residual = change.clone()
         sent.add_to(residual, -1.0)
+        unsent.residual = residual
         return self.with_buffers(payload, update.model)
 
     def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:

@@ -11,10 +11,10 @@ from covey.runtime.state import State
 
 
 class Spent(State):
-    """What a node has spent of its budget."""
+    """The part of its budget that a node has spent."""
 
     trained: int = 0
-    """In how many rounds it has trained."""
+    """The number of rounds in which it has trained."""
 
 
 class _Budgeted(Schedule):

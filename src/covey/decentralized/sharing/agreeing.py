@@ -37,23 +37,23 @@ KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit",
 
 
 class Kept(State):
-    """What a node's next round needs of its earlier ones."""
+    """The values that a node's next round needs of its earlier ones."""
 
     key: bytes = b""
     """The public key of the node."""
     has_key: list[NodeId] = []
-    """Who has it."""
+    """The neighbours that have it."""
     peers: list[NodeId] = []
-    """Whose public keys the node has."""
+    """The nodes whose public keys it has."""
     keys: bytes = b""
-    """Those, one after the other."""
+    """These keys, one after the other."""
     ahead: list[int] = []
-    """What neighbours have told of a later round: its number, and in fours a neighbour, whether it wants a key, whether
-    it told one, and how many bytes it deposited."""
+    """The number of a later round of which neighbours have sent word, and in fours a neighbour, whether it wants a key,
+    whether it sent one, and how many bytes it deposited."""
     deposits: bytes = b""
-    """Those, one after the other."""
+    """These bytes, one after the other."""
     doubtful: list[NodeId] = []
-    """On whom the node does not count until they show that they receive."""
+    """The neighbours that the node leaves out until they show that they receive."""
 
 
 @dataclass(slots=True)

@@ -17,16 +17,16 @@ class Followed(State):
     """The copies that a node knows."""
 
     at: int = -1
-    """In which round `received` is to be used; below 0 where the node knows nothing yet."""
+    """The round in which `received` is used; below 0 where the node knows no copy yet."""
     copy: Tensor
     """The node's own."""
     mark: bytes
     copies: dict[NodeId, Tensor] = {}
-    """Those of its neighbours."""
+    """The copies of its neighbours."""
     marks: dict[NodeId, bytes] = {}
     behind: list[NodeId] = []
-    """Whose copies the node must ask for."""
+    """The neighbours whose copies the node must ask for."""
     asked: list[NodeId] = []
-    """Who has asked for the node's own."""
+    """The neighbours that have asked for the node's own."""
     received: list[NodeId] = []
-    """Whose copies are those of the round before `at`."""
+    """The neighbours whose copies are those of the round before `at`."""

@@ -39,12 +39,12 @@ _RECEIVED = "received"
 
 
 class Outcomes(State):
-    """What came of a node's sums."""
+    """The outcomes of a node's sums."""
 
     discarded: int = 0
-    """How many sums could not be used."""
+    """The number of sums that could not be used."""
     recovered: int = 0
-    """How many lacked somebody, and were opened."""
+    """The number of sums that lacked a member, and were opened."""
 
 
 class Masked(Agreeing):

@@ -41,16 +41,16 @@ class _Matrix:
 
 
 class Exchanged(State):
-    """What a node has of its exchanges."""
+    """The factors of a node's exchanges."""
 
     factors: Tensor | None = None
-    """What the last one found along each edge, D x S."""
+    """The result of the last one along each edge, D x S."""
     next: int = 0
-    """The number of the one that goes on with it."""
+    """The number of the exchange that continues from it."""
     marks: Tensor
-    """Of the one that is under way: a number for the factors of each edge."""
+    """The numbers of the factors of each edge, in the exchange that is under way."""
     directions: Tensor
-    """The same, D x S."""
+    """The directions in that exchange, D x S."""
     own: Tensor
     """The node's model times these, D x S."""
 

@@ -37,7 +37,7 @@ class Summed(State):
     total: Tensor
     """The weighted sum of its own and its neighbours'."""
     complete: int = 0
-    """How many rounds have told it all changes."""
+    """The number of rounds in which it received all changes."""
 
 
 class PublicCopies(Compressed):

@@ -19,12 +19,12 @@ _CAREFUL = 0.2
 
 
 class Rounded(State):
-    """What rounding made of a node's model."""
+    """The rounded model of a node."""
 
     sent: Tensor
-    """What the round's message says, until it is merged."""
+    """The model as the round's message holds it, until it is merged."""
     residual: Tensor | None = None
-    """What the last message could not say."""
+    """The rounding error of the last message."""
 
 
 class Quantized(Compressed):

@@ -24,11 +24,11 @@ class Coefficients(State):
     """The coefficients that a round needs of the rounds before, and at its end."""
 
     reference: Tensor | None = None
-    """Each as it was when it was last sent."""
+    """Each coefficient as it was when it was last sent."""
     averaged: Tensor | None = None
-    """Those of the model after the last averaging."""
+    """The coefficients of the model after the last averaging."""
     own: Tensor
-    """Those of the model that was sent, until it is averaged."""
+    """The coefficients of the model that was sent, until it is averaged."""
 
 
 class Transform(Protocol):
