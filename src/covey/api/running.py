@@ -138,7 +138,7 @@ def _check_same(prepared: Prepared, run: Run) -> None:
             raise refused(run.folder, f"{_DIFFER[name]} from that with which it began ({before}, now {now})")
 
 
-_DIFFER = {"data": "its data set differs", "partition": "its partition differs"}
+_DIFFER = {"data": "its data set differs", "partition": "its partition differs", "start": "its start differs"}
 """What a run begins with and must find again, in words."""
 
 

@@ -90,6 +90,8 @@ class Learner:
         self._demand_memory()
         module = self._make(0)
         check_layers(module, task.model.title())
+        if task.start is not None:
+            task.start.load_into(module, task.model.title())
         self.layout = Layout(module)
         check_numbers(module, self.layout, task.model.title())
         if self.layout.trainable == 0:
@@ -473,6 +475,7 @@ class Learner:
             optimizer=further.optimizer or replace(task.optimizer, state="reset"),
             loss=OwnLoss(),
             metrics=[],
+            start=None,
             validation=0.0,
         )
         shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None)

@@ -4,6 +4,7 @@ Shapes: N nodes, P parameters.
 """
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -97,7 +98,11 @@ class LoadedLearning(LoadedTask):
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {"data": digest(self.learner.data), "partition": self.learner.parts.digest()}
+        found = {"data": digest(self.learner.data), "partition": self.learner.parts.digest()}
+        if self.learner.task.start is not None:
+            first = self.learner.first_model.cpu().numpy()
+            found["start"] = f"sha256:{hashlib.sha256(first.tobytes()).hexdigest()}"
+        return found
 
     def signature(self) -> dict[str, int | str]:
         return {"parameters": self.learner.layout.size, **self._digests}

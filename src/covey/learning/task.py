@@ -10,6 +10,7 @@ from covey.learning.models import Model
 from covey.learning.objectives import Objective, OwnLoss
 from covey.learning.optimizers import SGD, Optimizer
 from covey.learning.partition import IID, Partition
+from covey.learning.start import Start
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, param
 from covey.runtime.task import LoadedTask, Request, Task
@@ -43,6 +44,9 @@ class LearningTask(Task):
         "The fraction of every node's samples that it keeps for validation.", default=0.0, ge=0, lt=1
     )
     same_start: bool = param("Whether all nodes start with the same model.", default=True)
+    start: Start | None = param(
+        "The safetensors file with the weights that all nodes start with; by default they are drawn.", default=None
+    )
     non_finite: Literal["stop", "drop"] = param(
         "The reaction to a model that is not finite: stop the run, or drop the node for good.", default="stop"
     )
@@ -61,6 +65,11 @@ class LearningTask(Task):
             raise ConfigurationError(
                 f"The task has both 'local_steps' ({self.local_steps}) and "
                 f"'local_epochs' ({self.local_epochs}): give one."
+            )
+        if self.start is not None and not self.same_start:
+            raise ConfigurationError(
+                f"The task has 'same_start' = false and the 'start' {self.start.path}, with which all nodes start: "
+                f"give one."
             )
         named(self.metrics)
         if self.local_epochs is None and self.local_steps is None:

@@ -42,7 +42,7 @@ _LAST = 5.0
 """Seconds after which hosts that are to stop where they are have not heard it."""
 _HEARTBEAT = 1.0
 """Seconds between words to every host."""
-_IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition"}
+_IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition", "start": "start"}
 """What must be the same at all hosts."""
 
 
