@@ -99,6 +99,19 @@ def test_the_algorithms_of_the_guide_run(algorithms):
         Experiment.from_table(table(program={"kind": "gossip", "topology": {"kind": "widening:Widening", "width": 0}}))
 
 
+def test_the_callback_of_the_docs_stops_its_run(in_folder, capsys):
+    (python,) = blocks("docs/callbacks.md", "python")
+    names: dict = {}
+    exec(python, names)
+    assert names["run"].status == "finished"
+    assert capsys.readouterr().out.startswith("10 0.")
+    (toml,) = blocks("docs/callbacks.md", "toml")
+    assert [callback.kind for callback in Experiment.from_table({**table(), **tomllib.loads(toml)}).callback] == [
+        "early-stopping",
+        "tensorboard",
+    ]
+
+
 def test_the_demo_is_what_it_says(in_folder, covey):
     code, out, err = covey("demo", "--out", "demo")
     assert code == 0, err

@@ -51,7 +51,17 @@ def test_every_module_is_in_a_room():
 
 def test_the_public_names_are_these():
     public = {
-        *("Checkpoint", "CoveyError", "Evaluation", "Experiment", "Inbox", "LearningNode", "LearningProgram"),
+        *(
+            "Callback",
+            "Checkpoint",
+            "CoveyError",
+            "Evaluated",
+            "Evaluation",
+            "Experiment",
+            "Inbox",
+            "LearningNode",
+            "LearningProgram",
+        ),
         *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
         *("State", "Sweep", "Update", "__version__", "check", "compare", "data", "list", "param", "resume"),
         *("run", "sweep"),

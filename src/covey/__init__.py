@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from covey.parts.parameters import Part as Part
     from covey.parts.parameters import Setting as Setting
     from covey.parts.parameters import param as param
+    from covey.runtime.callbacks import Callback as Callback
+    from covey.runtime.callbacks import Evaluated as Evaluated
     from covey.runtime.experiment import Checkpoint as Checkpoint
     from covey.runtime.experiment import Evaluation as Evaluation
     from covey.runtime.experiment import Experiment as Experiment
@@ -44,6 +46,7 @@ _HOMES = {
     "covey.api.running": ("resume", "run"),
     "covey.api.sweeps": ("Sweep", "sweep"),
     "covey.parts.errors": ("CoveyError",),
+    "covey.runtime.callbacks": ("Callback", "Evaluated"),
     "covey.runtime.experiment": ("Checkpoint", "Evaluation", "Experiment"),
     "covey.network": ("Network",),
     "covey.learning.mixture": ("Mixture",),

@@ -3,8 +3,8 @@
 import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from covey import __version__
-from covey.parts.errors import ConfigurationWarning, RunError
+from covey.parts.errors import ConfigurationWarning, CoveyError, RunError
 from covey.parts.tracebacks import short_traceback
+from covey.runtime.callbacks import Callback, Evaluated
 from covey.runtime.experiment import Experiment, Progress
 from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, RunWriter, refused, resuming
@@ -32,6 +33,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     quiet: bool = False,
     watch: bool = False,
+    callbacks: Sequence[Callback | Callable[[Evaluated], None]] = (),
 ) -> Run:
     """Run an experiment to its end; on a terminal and in a notebook a bar shows how far it is.
 
@@ -42,6 +44,8 @@ def run(
         progress: called from time to time with the progress of the run. It replaces the bar.
         quiet: show no progress bar, neither of the run nor of a download.
         watch: draw the curve of the accuracy below the bar, or of the loss if there is no accuracy.
+        callbacks: more callbacks than the experiment has, or functions that are called after every evaluated round.
+            The run's folder does not know them: give them to `resume` again.
 
     Returns:
         The run, with its metrics, its models and, in `drops`, the number of dropped messages by reason.
@@ -57,7 +61,7 @@ def run(
     for note in notes_on_cycles(chosen):
         warnings.warn(note[0].upper() + note[1:] + ".", ConfigurationWarning, stacklevel=3)
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
-    prepared = _prepare(chosen, data, quiet)
+    prepared = _prepare(chosen, data, quiet, callbacks)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
     graph = prepared.program.graph(0)
     if graph is not None:
@@ -72,7 +76,7 @@ def run(
     if chosen.observer is not None:
         writer.truth(prepared.task.truth())
     with _shown(progress, chosen, folder, quiet, watch) as shown:
-        return _execute(prepared, writer, folder, shown, None)
+        return _execute(prepared, writer, shown, None)
 
 
 @short_traceback()
@@ -84,6 +88,7 @@ def resume(
     progress: Callable[[Progress], None] | None = None,
     quiet: bool = False,
     watch: bool = False,
+    callbacks: Sequence[Callback | Callable[[Evaluated], None]] = (),
 ) -> Run:
     """Resume an interrupted run from its latest checkpoint. The arguments are those of `run`.
 
@@ -98,7 +103,7 @@ def resume(
         experiment = Experiment.from_table(opened.run.experiment)
         if dataset is not None:
             experiment.task = replace(experiment.task, dataset=dataset)  # type: ignore[type-var]
-        prepared = _prepare(experiment, data, quiet)
+        prepared = _prepare(experiment, data, quiet, callbacks)
         try:
             _check_same(prepared, opened.run)
         except RunError:
@@ -111,7 +116,7 @@ def resume(
             raise opened.refused(error) from error
         writer = RunWriter.resume(opened, facts(prepared))
     with _shown(progress, prepared.experiment, opened.run.folder, quiet, watch) as shown:
-        return _execute(prepared, writer, opened.run.folder, shown, opened.checkpoint)
+        return _execute(prepared, writer, shown, opened.checkpoint)
 
 
 def _shown(
@@ -142,20 +147,25 @@ _DIFFER = {"data": "its data set differs", "partition": "its partition differs",
 """What a run begins with and must find again, in words."""
 
 
-def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool) -> Prepared:
+def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool, callbacks: Sequence[Any]) -> Prepared:
+    given = [Callback.of(callback) for callback in callbacks]
     folder = None if data is None else Path(data)
-    return prepare(experiment, data=folder, quiet=quiet, **experiment.engine.compute_settings())
+    prepared = prepare(experiment, data=folder, quiet=quiet, **experiment.engine.compute_settings())
+    prepared.callbacks.add(given)
+    return prepared
 
 
 def _execute(
     prepared: Prepared,
     writer: RunWriter,
-    folder: Path,
     progress: Callable[[Progress], None] | None,
     checkpoint: Any,
 ) -> Run:
-    status, ended = "failed", {}
+    status, ended, callbacks = "failed", {}, prepared.callbacks
     try:
+        if checkpoint is not None:
+            callbacks.thaw(checkpoint)
+        callbacks.begin(writer.folder, prepared.experiment.to_table())
         outcome = prepared.experiment.engine.execute(prepared, writer, progress=progress, checkpoint=checkpoint)
         status = "finished" if outcome.finished else "interrupted"
         ended = {"time": outcome.time}
@@ -166,10 +176,18 @@ def _execute(
     except KeyboardInterrupt:
         status = "interrupted"
         raise
+    except BaseException:
+        status = "failed"
+        raise
     finally:
         prepared.task.close()
         writer.finish(status, ended)
-    return Run(folder)
+        if status != "finished":
+            with suppress(CoveyError):  # The run says why it ended.
+                callbacks.end(status)
+    if status == "finished":
+        callbacks.end(status)
+    return Run(writer.folder)
 
 
 def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Experiment:

@@ -54,6 +54,10 @@ _KEYS = {
 """The key of a part in an experiment file, if it differs from the family."""
 
 
+_LISTS = {"fault": "faults", "callback": "callback"}
+"""The key of a list of parts."""
+
+
 def _example(family: str, kind: str) -> str:
     """A line of an experiment file, with a placeholder for every required parameter."""
     cls = kinds.load(family, kind)
@@ -68,8 +72,8 @@ def _example(family: str, kind: str) -> str:
         f"{name} = <{value[1:]}>" if value[0] == "\0" else f"{name} = {json.dumps(value)}"
         for name, value in values.items()
     )
-    if family == "fault":
-        return f"faults = [{{ {inside} }}]"
+    if family in _LISTS:
+        return f"{_LISTS[family]} = [{{ {inside} }}]"
     return f'{key} = "{kind}"' if len(values) == 1 else f"{key} = {{ {inside} }}"
 
 

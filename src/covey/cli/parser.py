@@ -180,7 +180,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--models", metavar="FILE", type=Path, help="write the tensors of a final model to a safetensors file instead"
     )
     export.add_argument(
-        "--node", default="average", help="the node of the model: an id, or average or best of those evaluated"
+        "--node", default="average", help="the node of the model: an id, or average or best of those evaluated, or kept"
+    )
+    export.add_argument(
+        "--tensorboard", metavar="DIR", type=Path, help="write event files for TensorBoard to a folder instead"
     )
     export.add_argument("--format", choices=("csv", "parquet"), default="csv")
     export.add_argument("--out", type=Path, help="the file (default for CSV: standard output)")

@@ -205,6 +205,13 @@ def export(arguments: argparse.Namespace) -> int:
         Run(arguments.run).export_model(arguments.models, int(node) if node.isdecimal() else node)
         say(str(arguments.models))
         return 0
+    if arguments.tensorboard is not None:
+        from covey.runtime.callbacks.replay import replay
+        from covey.runtime.callbacks.trackers import TensorBoard
+
+        rounds = replay(Run(arguments.run), TensorBoard(folder=arguments.tensorboard))
+        say(f"{arguments.tensorboard}: {rounds} rounds")
+        return 0
     text = Run(arguments.run).export(arguments.format, arguments.out)
     if text is not None:
         sys.stdout.write("\n".join(map(shown, text.split("\n"))) if sys.stdout.isatty() else text)

@@ -58,6 +58,10 @@ class Average:
         self.count += frozen["count"]
         self.accuracies += frozen["accuracies"]
 
+    def mean(self) -> Tensor | None:
+        """The average model; None if models are not summed."""
+        return (self.total / self.count).float().cpu() if self.count else None
+
     def figures(self) -> Metrics:
         """The metrics of the average model, and the models' mean squared distance from it; empty without models."""
         if not self.count:

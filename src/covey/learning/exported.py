@@ -95,12 +95,14 @@ def flat_model(run: "Run", which: int | str) -> Tensor:
     Raises:
         RunError: the run has no models, or no such node.
     """
+    if which == "kept":
+        return torch.from_numpy(run.kept_model)
     models_NP = run.models
     if models_NP is None:
         raise RunError(f"The run {run.folder} has no models: it has not finished, or 'output.models' is false.")
     nodes = len(models_NP)
-    if isinstance(which, bool) or not (isinstance(which, int) or which in ("average", "best")):
-        raise RunError(f'The model must be that of a node, "average" or "best". Got {quoted(which)} instead.')
+    if isinstance(which, bool) or not (isinstance(which, int) or which in ("average", "best", "kept")):
+        raise RunError(f'The model must be that of a node, "average", "best" or "kept". Got {quoted(which)} instead.')
     if isinstance(which, int):
         if not 0 <= which < nodes:
             raise RunError(f"The run {run.folder} has the nodes 0 to {nodes - 1}. Got {which} instead.")

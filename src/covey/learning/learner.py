@@ -3,6 +3,7 @@
 Shapes: J trainings, P parameters, S samples.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,6 +104,8 @@ class Learner:
         self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
         # A module that draws random numbers needs torch's generator alone, seeded for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
+        self.rate_factors: list[tuple[int, float]] = []
+        """From which round on the learning rate is multiplied by which factor."""
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
         self._pool: ThreadPoolExecutor | None = None
 
@@ -353,7 +356,8 @@ class Learner:
         if training.work.lr is not None:
             return training.work.lr
         optimizer = self.task.optimizer
-        return optimizer.lr * optimizer.schedule.factor(training.round)
+        factor = math.prod(factor for since, factor in self.rate_factors if training.round >= since)
+        return optimizer.lr * optimizer.schedule.factor(training.round) * factor
 
     @cached_property
     def _differentiating(self) -> ModuleKernel:

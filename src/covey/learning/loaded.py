@@ -176,6 +176,10 @@ class LoadedLearning(LoadedTask):
             mixtures, self.mixtures = self.mixtures, []
             mix(mixtures, self.learner)
 
+    def scale_learning_rate(self, round: int, factor: float) -> None:
+        for learner in (self.learner, *self.further.values()):
+            learner.rate_factors.append((round, factor))
+
     # ------------------------------------------------------------------ judging
 
     def judge(self, split: str, holder: int | None = None) -> Judge:

@@ -5,5 +5,13 @@ KINDS = {
         "simulation": "covey.runtime.simulation:Simulation",
         "emulation": "covey.runtime.emulation:Emulation",
     },
+    "callback": {
+        "early-stopping": "covey.runtime.callbacks.stopping:EarlyStopping",
+        "best-model": "covey.runtime.callbacks.stopping:BestModel",
+        "plateau": "covey.runtime.callbacks.plateau:Plateau",
+        "tensorboard": "covey.runtime.callbacks.trackers:TensorBoard",
+        "wandb": "covey.runtime.callbacks.trackers:WandB",
+        "mlflow": "covey.runtime.callbacks.trackers:MLflow",
+    },
 }
 """The kinds of parts in this room: family -> kind -> "module:Class"."""

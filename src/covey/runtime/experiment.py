@@ -14,6 +14,7 @@ from covey.parts import kinds, toml
 from covey.parts.errors import ConfigurationError, quoted
 from covey.parts.parameters import Part, build, param, to_table
 from covey.parts.quantities import Seconds
+from covey.runtime.callbacks.callback import Callback
 from covey.runtime.node import Program
 from covey.runtime.observers import Observer
 from covey.runtime.task import Task
@@ -115,6 +116,7 @@ class Engine(Part):
 
         snapshots.check(checkpoint, prepared.setting, prepared.task)
         mail.check(checkpoint, prepared.setting.nodes)
+        prepared.callbacks.check(checkpoint)
 
     def execute(
         self,
@@ -196,6 +198,7 @@ class Experiment(Part):
     network: Network = param("The nodes and their links.")
     faults: list[Fault] = param("The injected faults.", factory=list)
     observer: Observer | None = param("The nodes whose received messages are kept.", default=None)
+    callback: list[Callback] = param("The callbacks, which are called after every evaluated round.", factory=list)
     evaluation: Evaluation = param("The evaluation of models.", factory=Evaluation)
     checkpoint: Checkpoint = param("The checkpoints.", factory=Checkpoint)
     output: Output = param("The results that a run keeps beside its metrics.", factory=Output)

@@ -15,6 +15,7 @@ from covey.parts import native, rng
 from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import is_registered
 from covey.parts.parameters import Setting, give_places, parts_of
+from covey.runtime.callbacks import Callbacks
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Node, Program
 from covey.runtime.task import LoadedTask, Nothing, Request, Task, data_folder
@@ -34,6 +35,7 @@ class Prepared:
         roles: the role of each node.
         evaluated: the ids of the nodes whose models are evaluated.
         data: the data folder.
+        callbacks: those of the experiment. The process that records the run calls them.
     """
 
     experiment: Experiment
@@ -42,6 +44,7 @@ class Prepared:
     roles: list[str]
     evaluated: list[int]
     data: Path
+    callbacks: Callbacks
 
     @property
     def program(self) -> Program:
@@ -140,6 +143,12 @@ def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
         fault.check_with(experiment.network)
     if experiment.observer is not None:
         experiment.observer.check(setting)
+    for callback in experiment.callback:
+        if task is None:
+            raise ConfigurationError(
+                f"The callback {callback.title()} needs evaluated rounds: the program {program.title()} learns nothing."
+            )
+        callback.check(setting)
     experiment.engine.check_with(experiment)
     return roles, ids
 
@@ -234,6 +243,7 @@ def prepare(
         roles=roles,
         evaluated=judged,
         data=folder,
+        callbacks=Callbacks(experiment.callback),
     )
     experiment.engine.check_prepared(prepared)
     return prepared

@@ -92,6 +92,9 @@ class Summary(Protocol):
     def figures(self) -> Mapping[str, float]:
         """The metrics of all nodes together."""
 
+    def mean(self) -> Any:
+        """The average of what was judged; None if it is not kept."""
+
 
 class LoadedTask(ABC):
     """A loaded task. Each process of a run has one."""
@@ -154,6 +157,9 @@ class LoadedTask(ABC):
 
     def compute_pending(self) -> None:
         """Compute the values that wait to be computed together."""
+
+    def scale_learning_rate(self, round: int, factor: float) -> None:
+        """Multiply the learning rate of all nodes by a factor, in all rounds from one on."""
 
     # ------------------------------------------------------------------ judging
 

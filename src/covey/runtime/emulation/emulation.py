@@ -1,5 +1,6 @@
 """The engine `emulation`: its settings, and a run from beginning to end."""
 
+import dataclasses
 import math
 import secrets
 from collections.abc import Callable
@@ -204,7 +205,7 @@ def _check_importable(experiment: Experiment) -> None:
     Raises:
         ConfigurationError: they cannot.
     """
-    for part in parts_of(experiment):
+    for part in parts_of(dataclasses.replace(experiment, callback=[])):  # Only the launcher calls callbacks.
         why = why_not_importable(type(part)) if part.family else None
         if why is not None:
             name = part.title().rpartition(":")[2].rpartition(".")[2]

@@ -15,6 +15,7 @@ from covey.parts.errors import RunError
 from covey.runtime.runs import lock
 from covey.runtime.runs.database import has_rows
 from covey.runtime.runs.schema import (
+    BEST,
     CHECKPOINTS,
     CONFIG,
     CONSTANTS,
@@ -34,7 +35,7 @@ from covey.runtime.runs.schema import (
 BESIDE_METRICS = tuple(METRICS + suffix for suffix in ("-wal", "-shm", "-journal"))
 """The files of SQLite beside a database that is open, or was open when its process ended."""
 
-_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, LAYOUT, CONSTANTS, MODELS, STATES, SUMS)
+_REPLACED = (CONFIG, FACTS, GRAPH, HOLDINGS, LAYOUT, CONSTANTS, MODELS, BEST, STATES, SUMS)
 _PARTS = tuple(name + ".part" for name in _REPLACED)
 _FOLDERS = (CHECKPOINTS, LOGS, str(Path(OBSERVED).parent))
 _CHANGED_IN_PLACE = (METRICS, *BESIDE_METRICS)

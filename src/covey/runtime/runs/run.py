@@ -19,6 +19,7 @@ from covey.runtime.runs.database import check_values, reading, unreadable
 from covey.runtime.runs.files import is_beginning, refuse_links
 from covey.runtime.runs.observed import Observed
 from covey.runtime.runs.schema import (
+    BEST,
     COMMIT_COLUMNS,
     CONFIG,
     CONSTANTS,
@@ -364,6 +365,18 @@ class Run:
         return torch.from_numpy(found[""])
 
     @property
+    def kept_model(self) -> np.ndarray:
+        """The flat model that the callback best-model has kept, P.
+
+        Raises:
+            RunError: there is none.
+        """
+        found = self._load(BEST)
+        if found is None:
+            raise RunError(f"The run {self.folder} has no {BEST}: its experiment has no callback best-model.")
+        return found[""]
+
+    @property
     def layout(self) -> bytes | None:
         """The layout of models in their rows, as JSON; None if nodes did not learn."""
         file = self.folder / LAYOUT
@@ -374,7 +387,7 @@ class Run:
         """The tensors of modules that are not part of `models`, by name. They are the same for all nodes."""
         return self._load(CONSTANTS) or {}
 
-    def state_dict(self, which: "int | Literal['average', 'best']" = "average") -> "dict[str, Tensor]":
+    def state_dict(self, which: "int | Literal['average', 'best', 'kept']" = "average") -> "dict[str, Tensor]":
         """The tensors of a final model by name, for `load_state_dict` of its module.
 
         Args:
@@ -389,7 +402,7 @@ class Run:
         return exported.state_dict(self, which)
 
     def module(
-        self, which: "int | Literal['average', 'best']" = "average", *, into: "nn.Module | None" = None
+        self, which: "int | Literal['average', 'best', 'kept']" = "average", *, into: "nn.Module | None" = None
     ) -> "nn.Module":
         """The module of the experiment with the tensors of a final model, ready to evaluate.
 
@@ -404,7 +417,7 @@ class Run:
 
         return exported.module(self, which, into)
 
-    def export_model(self, out: Path | str, which: "int | Literal['average', 'best']" = "average") -> None:
+    def export_model(self, out: Path | str, which: "int | Literal['average', 'best', 'kept']" = "average") -> None:
         """Write the tensors of a final model to a safetensors file. `which` is as in `state_dict`.
 
         Raises:

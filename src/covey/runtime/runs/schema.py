@@ -12,6 +12,7 @@ CONFIG = "run.toml"
 FACTS = "facts.json"
 METRICS = "metrics.sqlite"
 MODELS = "models.npy"
+BEST = "best-model.npy"
 STATES = "states.covey"
 OBSERVED = "observed/messages.sqlite"
 TRUTH = "observed/truth.npz"
@@ -59,6 +60,9 @@ NETWORK = -1
 
 MOMENTS = "moments"
 """The table of evaluations of all nodes at moments of time."""
+
+STOPPED = "stopped early"
+"""The kind of the event of a run that a callback ended."""
 
 OUTAGES = ("host lost", "host returned", "rolled back")
 """The kinds of events that stay after a resumption or a roll-back, because they are not repeated."""

@@ -64,6 +64,7 @@ class Cut:
             "ghosts": msgspec.msgpack.encode(ghosts),
             **self.world.recorder.freeze(self.round if self.world.in_step else None),
             **self._mail(),
+            **self.world.prepared.callbacks.freeze(),
         }
 
     def _mail(self) -> Payload:
@@ -109,6 +110,8 @@ def restore(world: "World", payload: Payload) -> None:
     if "ghosts" in checkpoint:
         links.thaw(checkpoint["downlinks"], msgspec.msgpack.decode(checkpoint["ghosts"], type=_Ghosts))
     world.recorder.thaw(checkpoint)
+    for since, factor in world.prepared.callbacks.rates:
+        world.task.scale_learning_rate(since, factor)
     world.follow_faults()
     world.follow_moments(since=float(checkpoint["clocks"].max()))
     for node, snapshot in zip(world.nodes, unpack(checkpoint, world.task), strict=True):

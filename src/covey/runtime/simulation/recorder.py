@@ -25,6 +25,7 @@ class SimulationRecorder(Recorder):
         self.world = world
         self.writer = writer
         self.progress = progress
+        self.callbacks = world.prepared.callbacks
         self.commits = 0
         self.accuracy: float | None = None
         self.last_commit: float | None = None
@@ -36,14 +37,26 @@ class SimulationRecorder(Recorder):
         world = self.world
         self.commits += 1
         self.last_commit = world.now
+        if due and self.callbacks:
+            self.callbacks.committed(node.round, world.now)
         if len(self.rows) >= 1024:
             self.hand_over()
         if due and len(self.pending) >= 2 * world.size:
             world.task.compute_pending()
             self.evaluate()
+        elif due and self.callbacks.acts and self._is_complete(node.round):
+            # What a callback does takes effect from this moment on, whatever is computed together.
+            world.task.compute_pending()
+            self.evaluate()
         if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
             self.show()
         return due
+
+    def _is_complete(self, completed: int) -> bool:
+        """True if all evaluated nodes have completed a round."""
+        known = self.summaries.get(completed)
+        waiting = sum(round == completed for _, round, _ in self.pending)
+        return waiting + (len(known.accuracies) if known else 0) == len(self.evaluated)
 
     def evaluate(self) -> None:
         """Do all pending evaluations."""
@@ -71,7 +84,9 @@ class SimulationRecorder(Recorder):
             if completed >= self._of_round:
                 # A round that absent nodes have not completed is closed at the end, after later ones.
                 self.accuracy, self._of_round = sum(kept.accuracies) / len(kept.accuracies), completed
-            self.log(NETWORK, completed, kept.figures())
+            figures = kept.figures()
+            self.log(NETWORK, completed, figures)
+            self.callbacks.close(completed, figures, kept)
 
     def freeze(self, last: int | None) -> Payload:
         """The summaries of rounds that some nodes have not completed, up to the last round if one is given."""
@@ -94,8 +109,11 @@ class SimulationRecorder(Recorder):
             kept.merge(figures)
 
     def log(self, node: int, completed: int, figures: Mapping[str, float]) -> None:
+        rows = [(node, completed, name, float(value)) for name, value in figures.items()]
+        if self.callbacks and node != NETWORK:
+            self.callbacks.take(rows)
         if self.writer is not None:
-            self.writer.metrics([(node, completed, name, float(value)) for name, value in figures.items()])
+            self.writer.metrics(rows)
 
     def record(self, time: float, node: int, table: str, columns: Mapping[str, Any]) -> None:
         if self.writer is not None:

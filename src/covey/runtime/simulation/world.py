@@ -24,7 +24,7 @@ from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
-from covey.runtime.runs.schema import NETWORK
+from covey.runtime.runs.schema import NETWORK, STOPPED
 from covey.runtime.simulation.activity import SimulatedActivity, suspended
 from covey.runtime.simulation.agenda import Agenda, Event
 from covey.runtime.simulation.checkpoints import Cut
@@ -77,6 +77,8 @@ class World(Stage):
         self._running = self.size
         """The number of programs that have not returned."""
         self.interrupted = False
+        self._is_enough = False
+        """True if a callback has stopped the run."""
         self.ended: float | None = None
         """The time at which the last program so far ended."""
         self._checkpoint_every = experiment.checkpoint.every
@@ -97,6 +99,7 @@ class World(Stage):
             self.mail = Mail(self.here, self.size)
         self.deliver: list[Callable[[Message], None]] = [self.delivery(node) for node in self.nodes]
         self.links = self._links()
+        prepared.callbacks.attach(self.stop_early, self.scale_learning_rate)
 
     def _links(self) -> Links:
         uplinks, downlinks = self.network.uplink_rates(), self.network.downlink_rates()
@@ -140,6 +143,8 @@ class World(Stage):
                     self._check_that_all_have_ended()
                     if self.ended is not None:
                         self.now = self.ended  # Later events were obsolete timeouts.
+                elif self._is_enough and self.recorder.last_commit is not None:
+                    self.now = self.recorder.last_commit
                 self.recorder.finish()
         finally:
             for node in self.nodes:
@@ -160,6 +165,10 @@ class World(Stage):
                 _, action, argument = moment.pop()
                 action(argument)
                 if self.interrupted and self._stop_after is None and self._stop_now():
+                    return True
+                if self._is_enough and not self.in_step:
+                    for node in self.nodes:
+                        self.recorder.ended(node)
                     return True
         return False
 
@@ -305,6 +314,8 @@ class World(Stage):
         if node.round in self.cuts:
             self._add(node, self.cuts[node.round])
         if self.parks(node):
+            if self._is_enough:
+                self.recorder.ended(node)
             await suspended()
 
     def _perhaps_checkpoint(self, node: RunningNode) -> None:
@@ -374,13 +385,30 @@ class World(Stage):
         self.interrupted = True
         self.recorder.show_soon()
 
+    def stop_early(self, reason: str) -> None:
+        """End the run for a callback, after the round that nodes are in; without rounds that all share, at once."""
+        if self._is_enough or self.interrupted:
+            return
+        self._is_enough = True
+        self.recorder.event(self.now, NETWORK, STOPPED, reason)
+        if self.in_step:
+            self._stop_after = self._next_round()
+
+    def scale_learning_rate(self, factor: float) -> int:
+        """Multiply the learning rate, from a round on that no node has begun; returns that round."""
+        since = self._next_round()
+        self.task.scale_learning_rate(since, factor)
+        return since
+
+    def _next_round(self) -> int:
+        return max((node.round for node in self.nodes if not node.mail.ended), default=self.rounds) + 1
+
     def _stop_now(self) -> bool:
         """Begin to stop. True if the world can stop at once."""
         if not self.in_step:
             self._save(Cut.of_commits(self))
             return True
-        completed = max((node.round for node in self.nodes if not node.mail.ended), default=self.rounds) + 1
-        self._stop_after = completed
+        completed = self._stop_after = self._next_round()
         if completed < self.rounds:
             self.cuts.setdefault(completed, Cut(self, completed))
         return False

@@ -454,6 +454,8 @@ class _Run:
         go: Any = frame.payload
         for gone in go.get("gone", ()):
             self.peers.drop(gone)
+        for since, factor in zip(go.get("rates_since", ()), go.get("rate_factors", ()), strict=True):
+            stage.task.scale_learning_rate(since, factor)
         for node in stage.nodes.values():
             node.behind = go["returning"]
         stage.begin(go["elapsed"], restored)
@@ -499,9 +501,11 @@ class _Run:
             elif frame.tag == "keep":
                 stage.keep(said["round"])
             elif frame.tag == "park":
-                stage.park_after(int(said["round"]))
+                stage.park_after(int(said["round"]), for_good=bool(said.get("last")))
+            elif frame.tag == "rate":
+                stage.task.scale_learning_rate(int(said["round"]), float(said["factor"]))
             elif frame.tag == "stop":
-                stage.stop_now()
+                stage.stop_now(for_good=bool(said.get("last")))
                 self._nobody_asks.set()
             elif frame.tag == "enough":
                 self._nobody_asks.set()

@@ -161,6 +161,7 @@ class Reporter(Recorder):
         for completed in sorted(self.summaries):
             if all_of_them or completed <= passed:
                 kept = self.summaries.pop(completed)
+                self.flush()  # The figures of its nodes come first.
                 say(self.control, "average", {"round": completed, **kept.freeze()})
         if passed > self._passed:
             self._passed = passed

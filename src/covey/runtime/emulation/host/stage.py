@@ -120,6 +120,8 @@ class HostStage(Stage):
         """The round of which the launcher wants a cut."""
         self._holding = False
         self._park_after: int | None = None
+        self._parks_for_good = False
+        """True if nobody will go on from where nodes park: they are evaluated there."""
         self._released = asyncio.Event()
 
     def mailbox(self, node: RunningNode) -> Inbox:
@@ -424,6 +426,8 @@ class HostStage(Stage):
         await self._room(node)
         while self._holding or (self._park_after is not None and self._park_after <= node.round < self.rounds):
             if not self._holding:
+                if self._parks_for_good:
+                    self.recorder.ended(node)
                 self.recorder.snapshots({node.id: committed})
                 self.leave_for_good(node)
             self._released.clear()
@@ -459,17 +463,24 @@ class HostStage(Stage):
         self._holding = True
         return max((self.nodes[id].round + 1 for id in self.acting), default=0)
 
-    def park_after(self, round: int) -> None:
-        """Let all nodes complete a round, and none a further one."""
-        self._holding, self._park_after = False, round
+    def park_after(self, round: int, *, for_good: bool) -> None:
+        """Let all nodes complete a round, and none a further one.
+
+        Args:
+            round: the round.
+            for_good: whether the run ends there, so that nodes are evaluated as they are.
+        """
+        self._holding, self._park_after, self._parks_for_good = False, round, for_good
         self._released.set()
 
-    def stop_now(self) -> None:
-        """End all programs and send what they could go on from."""
+    def stop_now(self, *, for_good: bool) -> None:
+        """End all programs and send what they could go on from; `for_good` is that of `park_after`."""
         self._stay()
         for node in self.nodes.values():
             if not node.mail.ended:
                 self.stop(node)
+                if for_good:
+                    self.recorder.ended(node)
         committed = {id: node.committed for id, node in self.nodes.items() if node.committed is not None}
         self.recorder.snapshots(committed)
         self.acting.clear()

@@ -35,7 +35,7 @@ class Checkpoints:
     ) -> None:
         self._task, self._size, self._rounds = prepared.task, prepared.network.nodes, prepared.experiment.rounds
         self._every, self._keep = prepared.experiment.checkpoint.every, prepared.experiment.checkpoint.keep
-        self._waits_for_all = prepared.waits_for_all
+        self._waits_for_all, self._callbacks = prepared.waits_for_all, prepared.callbacks
         self._writer, self._soon = writer, soon
         self.in_step = prepared.in_step
         """Whether all nodes go through the same rounds."""
@@ -195,7 +195,8 @@ class Checkpoints:
             with self.cadence.at_work():
                 each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
                 round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-                self._writer.checkpoint(round, {"round": round, **pack(each, self._task)}, keep=self._keep)
+                payload = {"round": round, **pack(each, self._task), **self._callbacks.freeze()}
+                self._writer.checkpoint(round, payload, keep=self._keep)
             self.cadence.taken()
 
 

@@ -30,7 +30,7 @@ from covey.runtime.experiment import Outcome, Progress
 from covey.runtime.interruption import STOP
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
-from covey.runtime.runs.schema import NETWORK
+from covey.runtime.runs.schema import NETWORK, STOPPED
 from covey.runtime.snapshots import pack
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Launcher:
         self.hosts: list[Remote] = []
         self.interrupts = 0
         """How often somebody has asked to stop."""
+        self.is_enough = False
+        """True if a callback has stopped the run."""
         self.over = False
         """Whether hosts are only sent away."""
         self.changed = asyncio.Event()
@@ -89,6 +91,7 @@ class Launcher:
         self._maker: Maker | None = None
         self._token, self._certificates = settings.trust()
         self._tasks: set[asyncio.Task[None]] = set()
+        prepared.callbacks.attach(self.stop_early, self.scale_learning_rate)
 
     @property
     def now(self) -> float:
@@ -168,7 +171,7 @@ class Launcher:
             await self._let_begin()
             while self.rolls_back and not self.interrupted:
                 await self._roll_back()
-            if self.interrupted:
+            if self.interrupted or self.is_enough:
                 await self._stop_hosts()
             return await self._end()
         except HostGone as error:
@@ -188,6 +191,20 @@ class Launcher:
         self.interrupts += 1
         self.records.stopping = self.records.checkpoints.stopping = True
         self.changed.set()
+
+    def stop_early(self, reason: str) -> None:
+        """End the run for a callback, after the round that nodes are in."""
+        if not (self.is_enough or self.interrupted):
+            self.is_enough = True
+            self.records.event(self.now, NETWORK, STOPPED, reason)
+            self.changed.set()
+
+    def scale_learning_rate(self, factor: float) -> int:
+        """Multiply the learning rate of all nodes, from a round on that none has begun; returns that round."""
+        since = self.records.next_round
+        for host in self.hosts:
+            host.tell("rate", {"round": since, "factor": factor})
+        return since
 
     @property
     def _all_done(self) -> bool:
@@ -254,7 +271,11 @@ class Launcher:
         self.recovery.begin()
         self._later(self._take_checkpoints())
         checkpoints = self.records.checkpoints
-        await self._until(lambda: self.interrupted or self.rolls_back or (self._all_done and not checkpoints.is_void))
+        await self._until(
+            lambda: (
+                self.interrupted or self.is_enough or self.rolls_back or (self._all_done and not checkpoints.is_void)
+            )
+        )
 
     async def _prepare_all_again(self, host: Remote, late: float) -> None:
         try:
@@ -343,6 +364,7 @@ class Launcher:
         experiment, shares = self.prepared.experiment, self.hosts[0].maker.shares_files
         tables = experiment.to_table()
         del tables["engine"]  # The launcher alone knows how many hosts there are.
+        tables.pop("callback", None)
         if experiment.task is not None:
             tables["task"] = to_table(experiment.task.portable(Path(self._folder.name, "task") if shares else None))
         return tables
@@ -381,18 +403,19 @@ class Launcher:
             last = max((host.holds for host in live if host.holds is not None), default=0)
             if self.interrupts < 2:
                 for host in live:
-                    host.tell("park", {"round": last})
+                    host.tell("park", {"round": last, "last": self.is_enough})
                 await self._soon(lambda: self._all_done, _STUCK)
         for host in live:
             if not host.done:
-                host.tell("stop", {})
+                host.tell("stop", {"last": self.is_enough})
         await self._soon(lambda: self._all_done, _LAST)
 
     async def _end(self) -> Outcome:
         """Record what is left and let the hosts go."""
         records = self.records
         await records.finish()
-        finished = not self.interrupted or (self._all_done and records.has_ended)
+        stopped = self.interrupted or self.is_enough
+        finished = not stopped or (self._all_done and (self.is_enough or records.has_ended))
         if not finished:
             records.checkpoints.write_last()
         for host in self.hosts:

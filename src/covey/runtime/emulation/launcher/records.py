@@ -107,6 +107,7 @@ class Records:
         self._last_rows: dict[int, Sequence[Any]] = {}
         self._losses: dict[int, float] = {}
         self._shown = 0.0
+        self.callbacks = prepared.callbacks
         self.averages, self.moments = self._averages(), self._of_moments()
         self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
@@ -122,10 +123,13 @@ class Records:
         writer = self.writer
 
         def record(completed: int, average: Summary, figures: Mapping[str, float]) -> None:
-            assert writer is not None
-            writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])
+            if writer is not None:
+                writer.metrics([(NETWORK, completed, name, value) for name, value in figures.items()])
+            self.callbacks.close(completed, figures, average)
 
-        return Averages(self.prepared, self.owners, self.rounds, record if writer is not None else None, self._do)
+        return Averages(
+            self.prepared, self.owners, self.rounds, record if writer is not None or self.callbacks else None, self._do
+        )
 
     def _of_moments(self) -> Averages:
         """What is known of them at moments of time."""
@@ -173,6 +177,10 @@ class Records:
             self.time = max(self.time, time)
             if loss is not None:
                 self._losses[node] = loss
+            if self.callbacks:
+                self.callbacks.committed(completed, time)
+        if self.callbacks:
+            self.callbacks.take(row for row in figures if row[0] != NETWORK)
         self.commits += len(commits)
         if commits:
             self.notice = None
@@ -383,6 +391,11 @@ class Records:
         return self.checkpoints.ask(self._round, present)
 
     # ------------------------------------------------------------------ the end
+
+    @property
+    def next_round(self) -> int:
+        """The first round that no node has begun, as far as is known."""
+        return max(self._round) + 1
 
     @property
     def has_ended(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from covey.messages.payloads import Payload
 from covey.network.faults import Strike, strikes
 from covey.parts.errors import CoveyError
 from covey.runtime.emulation.launcher.remote import HostEnded, HostGone, Remote
@@ -54,7 +55,10 @@ class Recovery:
         host.begun, host.away, host.struck = True, False, False
         launcher = self.launcher
         gone = [other.number for other in launcher.hosts if other.away]
-        host.tell("go", {"elapsed": launcher.now, "returning": returning, "gone": gone})
+        rates = launcher.prepared.callbacks.rates
+        since, factors = [since for since, _ in rates], [factor for _, factor in rates]
+        words: Payload = {"elapsed": launcher.now, "returning": returning, "gone": gone}
+        host.tell("go", {**words, "rates_since": since, "rate_factors": factors})
         self._pause(host)
 
     def on_lost(self, host: Remote, connection: Connection) -> None:

@@ -1,0 +1,22 @@
+"""The learning rate by plateau."""
+
+from covey.parts.parameters import param
+from covey.runtime.callbacks.callback import Evaluated, Following
+
+
+class Plateau(Following):
+    """Multiplies the learning rate by a factor whenever a figure has not improved for a while."""
+
+    kind = "plateau"
+    patience: int = param("How many evaluations in a row may bring no improvement.", default=3, ge=1)
+    factor: float = param("What the learning rate is multiplied by.", default=0.5, gt=0, lt=1)
+    least: float = param("The product of all factors does not fall below this.", default=1e-3, gt=0, le=1)
+
+    def evaluated(self, at: Evaluated) -> None:
+        if not self.waits(at, self.patience):
+            return
+        before = float(at.state.get("factor") or 1.0)
+        after = max(before * self.factor, self.least)
+        if after < before:
+            at.state["factor"] = after
+            at.scale_learning_rate(after / before)
