@@ -155,7 +155,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     for which, why in (
         (4, "has the nodes 0 to 3. Got 4"),
         (-1, "Got -1"),
-        ("worst", 'a node, "average" or "best". Got'),
+        ("worst", 'a node, "average", "best" or "kept". Got'),
         (True, "Got True"),
     ):
         with pytest.raises(RunError, match=why):

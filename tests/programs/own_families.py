@@ -30,6 +30,7 @@ from covey.network.faults import Fault
 from covey.network.graph import Graph
 from covey.network.latency import Latency
 from covey.parts.parameters import param
+from covey.runtime.callbacks import Callback, Evaluated
 from covey.runtime.node import Program
 from covey.runtime.running_node import RunningNode
 from covey.runtime.simulation import Simulation
@@ -315,3 +316,10 @@ class Counts(Program):
         async for _ in node.rounds():
             node.count += 1
             node.log(count=node.count)
+
+
+class Slower(Callback):
+    """Halves the learning rate after every evaluation."""
+
+    def evaluated(self, at: Evaluated) -> None:
+        at.scale_learning_rate(0.5)
