@@ -416,7 +416,7 @@ class World(Stage):
     @property
     def stopped_early(self) -> bool:
         """True if the run was interrupted before its end."""
-        return self.interrupted and any(not node.mail.ended for node in self.nodes)
+        return self.interrupted and not self._is_enough and any(not node.mail.ended for node in self.nodes)
 
     def parks(self, node: RunningNode) -> bool:
         """True if a node must not continue."""
