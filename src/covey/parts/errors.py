@@ -23,6 +23,14 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{where}"
 
 
+def one_line(text: object) -> str:
+    """A text of another library on one line, and not too long."""
+    words = " ".join(str(text).split())
+    shown = words if words.isprintable() else repr(words)[1:-1]
+    return shown if len(shown) <= _LONGEST_TEXT else f"{shown[:_LONGEST_TEXT]}..."
+
+
+_LONGEST_TEXT = 400
 _MOST_SHOWN = 120
 _FEW = 4
 """Of so many entries, messages say what they are where these are arrays."""

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
-from covey.parts.errors import RunError
+from covey.parts.errors import RunError, one_line
 from covey.runtime.runs import lock
 from covey.runtime.runs.schema import EARLIER_TABLES, METRICS, TABLES
 
@@ -45,7 +45,7 @@ def unreadable(folder: Path, why: object) -> RunError:
     """The error of a database that cannot be read."""
     if str(why) == "interrupted":
         why = "it has more rows than its size allows"
-    return RunError(f"The metrics of {folder} cannot be read: {why}.")
+    return RunError(f"The metrics of {folder} cannot be read: {one_line(why)}.")
 
 
 def _connected(file: Path, folder: Path, alone: bool) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ import numpy as np
 
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.parts.errors import RunError, WireError
+from covey.parts.errors import RunError, WireError, one_line
 from covey.runtime.runs.schema import OBSERVED, TRUTH
 
 _TABLE = """
@@ -109,7 +109,7 @@ class Observed:
             try:
                 found = wire.decode(frame, wire.FILES)
             except WireError as error:
-                raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {error}.") from error
+                raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
             if tag is None or found.tag == tag:
                 yield ObservedMessage(time, node, found.sender, found.round, found.tag, found.size, found.payload)
 
@@ -124,7 +124,7 @@ class Observed:
                         raise RunError(f"The run {self._folder} has no readable {OBSERVED}: a row is not a message.")
                     yield time, node, frame
         except sqlite3.Error as error:
-            raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {error}.") from error
+            raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
 
 
 def read_truth(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import tomli_w
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
-from covey.parts.errors import RunError
+from covey.parts.errors import RunError, one_line
 from covey.runtime.runs import lock
 from covey.runtime.runs.counting import KEPT, LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
@@ -420,6 +420,6 @@ def _guarded(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise RunError(f"The run folder {folder} cannot be written: {error}.") from error
+        raise RunError(f"The run folder {folder} cannot be written: {one_line(error)}.") from error
     except OSError as error:
         raise RunError(f"The run folder {folder} cannot be written: {error.strerror or error}.") from error
