@@ -86,7 +86,7 @@ class Learner:
         trained, self._validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
-        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics))
+        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics), task.clip)
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
         module = self._make(0)
@@ -361,7 +361,7 @@ class Learner:
 
     @cached_property
     def _differentiating(self) -> ModuleKernel:
-        recipe = replace(self.recipe, optimizer=Differentiation())
+        recipe = replace(self.recipe, optimizer=Differentiation(), clip=None)
         return type(self.kernel)(self.module, self.layout, self.data, recipe)
 
     def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:

@@ -33,6 +33,11 @@ class LearningTask(Task):
     partition: Partition = param("The partition of the training samples among nodes.", factory=IID)
     optimizer: Optimizer = param("The rule of a local step.", factory=SGD)
     loss: Objective = param("The loss that local training minimises and evaluations report.", factory=OwnLoss)
+    clip: float | None = param(
+        "The largest norm of the gradient of a local step; a larger gradient is scaled to it. No limit by default.",
+        default=None,
+        gt=0,
+    )
     metrics: list[Metric] = param("Further metrics of evaluations, each a column of the run.", factory=list)
     batch_size: int = param("Samples of one local step.", default=32, ge=1)
     local_steps: int | None = param("Local steps of one training; 1 if local_epochs is not given.", default=None, ge=1)

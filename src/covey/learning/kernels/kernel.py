@@ -28,10 +28,19 @@ class Recipe:
     Attributes:
         optimizer: the rule of a step.
         scoring: the loss and the metrics.
+        clip: the largest norm of a step's gradient; None without a limit.
     """
 
     optimizer: Optimizer
     scoring: Scoring
+    clip: float | None = None
+
+    def clipped(self, gradients: Tensor) -> Tensor:
+        """Scale the K x P gradients of K models in place, each to the largest norm if its norm is larger."""
+        if self.clip is None:
+            return gradients
+        norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+        return gradients.mul_((self.clip / (norms + 1e-6)).clamp_(max=1.0))  # As torch.nn.utils.clip_grad_norm_ has it.
 
 
 @dataclass(slots=True)

@@ -116,6 +116,7 @@ class ModuleKernel(Kernel):
                         gradient.add_(trainable - origin, alpha=chunk.proximal)
                     if correction is not None:
                         gradient.add_(correction)
+                    self.recipe.clipped(gradient)
                     if self.optimizer.is_plain:
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:

@@ -51,7 +51,7 @@ class StackedKernel(ModuleKernel):
     def train(self, chunk: Chunk) -> Trained:
         models = torch.stack(list(chunk.starts))
         losses = models.new_zeros(len(models))
-        fused = self.optimizer.is_plain and chunk.is_bare
+        fused = self.optimizer.is_plain and chunk.is_bare and self.recipe.clip is None
         given = chunk.given
         split = self.train_split if given is None else Split(given.inputs.flatten(1), given.targets)
         starts = models.clone() if chunk.proximal else None
@@ -94,7 +94,7 @@ class StackedKernel(ModuleKernel):
                 gradients[:active].add_(models_KP - starts[:active], alpha=chunk.proximal)
             if chunk.corrections is not None:
                 gradients[:active].add_(chunk.corrections[:active])
-            self.optimizer.step(models_KP, gradients[:active], slots, lr)
+            self.optimizer.step(models_KP, self.recipe.clipped(gradients[:active]), slots, lr)
         self.optimizer.finish(models, chunk.slots)
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
 

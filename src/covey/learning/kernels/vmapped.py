@@ -159,7 +159,7 @@ class VmappedKernel(ModuleKernel):
                 if chunk.corrections is not None:
                     gradients = gradients.add(chunk.corrections[:active])
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
-                self.optimizer.step(trained[:active], gradients, slots, chunk.lr[:active])
+                self.optimizer.step(trained[:active], self.recipe.clipped(gradients), slots, chunk.lr[:active])
             self.optimizer.finish(trained[: len(chunk.starts)], chunk.slots)
         models = models[: len(chunk.starts)]
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
