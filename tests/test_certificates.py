@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_used_is_told(folders, others, tmp_path):
         mixed: "certificate.pem is not of authority.pem",
         swapped: "KEY_VALUES_MISMATCH",
         empty: f"No such file or directory: {empty / 'authority.pem'}",
-        broken: "authority.pem or certificate.pem is no certificate",
+        broken: "authority.pem or certificate.pem is not a certificate",
         expired: "they expired on ",
     }
     for folder, why in said.items():
@@ -255,7 +255,7 @@ def test_who_speaks_no_tls_is_refused_and_counted(said, folders, tmp_path):
             "its certificate is of another authority (certificate-other-authority)",
             "tls-broken-off",
         ),
-        (lambda f, o, t: unchecked(f[1]), "it shows the certificate of host-1, where that of host-0 is due", "closed"),
+        (lambda f, o, t: unchecked(f[1]), "it shows the certificate of host-1 instead of that of host-0", "closed"),
         (lambda f, o, t: unchecked(f["launcher"]), "its certificate is not for this purpose", "tls-broken-off"),
         (lambda f, o, t: None, "it speaks without TLS: it was started without certificates (no-tls)", "bad-magic"),
     ],
@@ -371,5 +371,5 @@ def test_nothing_is_said_without_certificates_to_another_machine(tmp_path, monke
         first(("10.0.0.1", port))
 
     monkeypatch.setattr("covey.runtime.emulation.host.host.call", call)
-    with hosts(1) as ((_, address),), pytest.raises(RunError, match="is called without certificates"):
+    with hosts(1) as ((_, address),), pytest.raises(RunError, match="certificates are missing"):
         launch(QUICK, tmp_path, [address])

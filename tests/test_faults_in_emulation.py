@@ -202,7 +202,7 @@ def test_nodes_that_all_wait_in_vain_are_named(tmp_path, monkeypatch):
     tables = table(program=IMPATIENT, network={"loss": 0.9}, duration="4s")
     _, written = emulate(tables, tmp_path)
     (said,) = [detail for _, node, kind, detail in written.happened if (node, kind) == (-1, "stuck")]
-    assert "Nobody has completed a round for 0.8 seconds, and 12 nodes wait: node " in said
+    assert "No node has completed a round for 0.8 seconds, and 12 nodes wait: node " in said
     assert "for messages of round 0 of [" in said
 
 

@@ -453,7 +453,7 @@ def test_the_token_is_in_nothing_that_a_host_says(tmp_path):
             said.append(within(main(change)))
         assert "(the token)" in said[0]
         assert "(the token)" in said[1]
-        assert said[2] == "The orders of a host must name no engine."
+        assert said[2] == "The orders of a host must not name an engine."
 
 
 def test_a_peer_whose_bytes_are_tampered_with_leaves_the_others_alone():

@@ -27,7 +27,7 @@ from tests.strangers import Control, Impostor, call, orders, running, soon, tabl
 
 
 GARBLED = {
-    "an unknown word": [("do", {}), "The launcher says 'do' where one of orders was due"],
+    "an unknown word": [("do", {}), "The launcher sent 'do' instead of one of orders"],
     "orders that are none": [("orders", {"orders": b"\xc1"}), "DecodeError"],
     "orders without the orders": [("orders", {}), "KeyError: 'orders'"],
     "orders that lack something": [("orders", {"orders": msgspec.msgpack.encode({"owners": []})}), "ValidationError"],
@@ -170,67 +170,75 @@ def heartbeat(**figures):
 
 ROW = (0, 1, 0.5, 0.1, *[0] * 9, *[0.0] * 4)
 NONSENSE = {
-    "an unknown word": ("hello", {}, "Host 0 says 'hello', which nobody understands."),
-    "a word of the code": ("other", {}, "Host 0 says 'other', which nobody understands."),
-    "readiness twice": ("ready", READY, "Host 0 says what cannot be understood: InvalidStateError"),
-    "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 says what cannot be understood: DecodeError"),
-    "rows without rows": ("rows", {}, "Host 0 says what cannot be understood: KeyError"),
-    "a short row": ("rows", packed([ROW[:5]]), "Host 0 says what cannot be understood: ValidationError"),
-    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 speaks of round 7, which is not in [0, 6]."),
-    "a count that is too large": ("rows", packed([(*ROW[:6], 1 << 63, *ROW[7:])]), "Host 0 says what cannot be"),
-    "a time that is none": ("rows", packed([(0, 1, math.nan, *ROW[3:])]), "Host 0 says what cannot be understood"),
+    "an unknown word": ("hello", {}, "Host 0 sent the unknown report 'hello'."),
+    "a word of the code": ("other", {}, "Host 0 sent the unknown report 'other'."),
+    "readiness twice": ("ready", READY, "Host 0 sent a malformed report: InvalidStateError"),
+    "rows that are none": ("rows", {"rows": b"\xc1"}, "Host 0 sent a malformed report: DecodeError"),
+    "rows without rows": ("rows", {}, "Host 0 sent a malformed report: KeyError"),
+    "a short row": ("rows", packed([ROW[:5]]), "Host 0 sent a malformed report: ValidationError"),
+    "a round after the last": ("rows", packed([(0, 7, *ROW[2:])]), "Host 0 reports round 7, which is not in [0, 6]."),
+    "a count that is too large": ("rows", packed([(*ROW[:6], 1 << 63, *ROW[7:])]), "Host 0 sent a malformed"),
+    "a time that is none": ("rows", packed([(0, 1, math.nan, *ROW[3:])]), "Host 0 sent a malformed report"),
     "an event at no time": (
         "rows",
         packed(events=[(math.nan, 0, "left", "")]),
-        "Host 0 says what cannot be understood",
+        "Host 0 sent a malformed report",
     ),
     "a figure of a far round": (
         "rows",
         packed(figures=[(0, 1 << 40, "x", 1.0)]),
-        "Host 0 speaks of round 1099511627776",
+        "Host 0 reports round 1099511627776",
     ),
-    "an average of a far round": ("average", share(1 << 40, [1.0]), "Host 0 speaks of round 1099511627776, which is"),
-    "an average of too many": ("average", share(2, [1.0] * 3), "Host 0 adds to an average what is not that of its"),
+    "an average of a far round": ("average", share(1 << 40, [1.0]), "Host 0 reports round 1099511627776, which is"),
+    "an average of too many": (
+        "average",
+        share(2, [1.0] * 3),
+        "Host 0 reports a share of an average that does not fit",
+    ),
     "a short average": (
         "average",
         {**share(2, [1.0]), "total": torch.zeros(1)},
-        "Host 0 adds to an average what is not",
+        "Host 0 reports a share of an average",
     ),
-    "a far snapshot": ("snapshots", snapshots([0], 1 << 40), "Host 0 speaks of round 1099511627776, which is not in"),
+    "a far snapshot": ("snapshots", snapshots([0], 1 << 40), "Host 0 reports round 1099511627776, which is not in"),
     "a heartbeat of no number": (
         "heartbeat",
         heartbeat(memory=math.nan),
-        "Host 0 says what cannot be understood: ValidationError",
+        "Host 0 sent a malformed report: ValidationError",
     ),
     "a heartbeat at no time": (
         "heartbeat",
         {**heartbeat(), "time": math.nan},
-        "Host 0 says what cannot be understood: Validation",
+        "Host 0 sent a malformed report: Validation",
     ),
-    "an end at no time": ("done", {"models": torch.zeros(2, 650), "time": math.inf}, "Host 0 says what cannot be"),
-    "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 speaks for node 5, which is not its own."),
-    "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 speaks for node -1"),
-    "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 speaks for node 9"),
+    "an end at no time": ("done", {"models": torch.zeros(2, 650), "time": math.inf}, "Host 0 sent a malformed"),
+    "another's node": ("rows", packed([(5, *ROW[1:])]), "Host 0 reports for node 5, which is not its own."),
+    "no node": ("rows", packed(figures=[(-1, 1, "accuracy", 1.0)]), "Host 0 reports for node -1"),
+    "another's event": ("rows", packed(events=[(0.0, 9, "left", "")]), "Host 0 reports for node 9"),
     "a heartbeat without figures": (
         "heartbeat",
         {"figures": b"", "time": 0.0},
-        "Host 0 says what cannot be understood",
+        "Host 0 sent a malformed report",
     ),
     "a short model": (
         "learned",
         {"node": 0, "models": torch.zeros(1, 3)},
-        "Host 0 reports what no node can have learned",
+        "Host 0 reports an impossible learned state",
     ),
-    "nobody's model": ("learned", {"node": 9, "models": torch.zeros(1, 650)}, "Host 0 speaks for node 9, which is not"),
-    "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported what all of its nodes have learned."),
-    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 reports what no node can have learned: 'models' is missing"),
+    "nobody's model": (
+        "learned",
+        {"node": 9, "models": torch.zeros(1, 650)},
+        "Host 0 reports for node 9, which is not",
+    ),
+    "no models": ("done", {"time": 1.0}, "Host 0 is done and has not reported the results of all of its nodes."),
+    "no snapshots": ("snapshots", {"nodes": [0]}, "Host 0 reports an impossible learned state: 'models' is missing"),
     "a row of a table that holds more than plain values": (
         "rows",
         {"rows": msgspec.msgpack.encode(([], [], [], [(0.0, 0, "x", {"y": [1]})]))},
-        "Host 0 adds to the table 'x' what is no plain value.",
+        "Host 0 adds a value to the table 'x' that is not a plain one.",
     ),
-    "an average of nothing": ("average", {"round": 1}, "Host 0 says what cannot be understood"),
-    "a failure of no kind": ("failed", {}, "Host 0 says what cannot be understood: KeyError"),
+    "an average of nothing": ("average", {"round": 1}, "Host 0 sent a malformed report"),
+    "a failure of no kind": ("failed", {}, "Host 0 sent a malformed report: KeyError"),
     "a failure of a strange kind": ("failed", {"kind": "told", "text": "It broke."}, "It broke."),
 }
 
@@ -263,7 +271,7 @@ def test_a_host_whose_bytes_are_no_frames_ends_the_run_with_one_line(when, kind,
         elif frame.tag == "orders":
             say(connection, "ready", READY)
 
-    with pytest.raises(RunError, match=r"^Host 0 at 127\.0\.0\.1:\d+ sends what is no frame \(corrupt\)\.$"):
+    with pytest.raises(RunError, match=r"^Host 0 at 127\.0\.0\.1:\d+ sent a damaged frame \(corrupt\)\.$"):
         launched(Impostor(says), tmp_path)
 
 

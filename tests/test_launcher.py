@@ -261,7 +261,7 @@ async def test_a_host_that_ends_between_ready_and_go_is_named(tmp_path):
         right.say("ready", READY)
         await asyncio.sleep(0.1)
         right.vanish()
-        with pytest.raises(RunError, match=r"^Host 1 ended while it made ready\.$"):
+        with pytest.raises(RunError, match=r"^Host 1 ended before it was ready\.$"):
             await on.running
 
 
@@ -276,7 +276,7 @@ async def test_a_host_of_others_that_is_lost_is_called_again(tmp_path):
         await right.get_ready(calls=2)
         assert right.said("go")["returning"]
         assert [frame.tag for frame in left.frames if frame.tag in ("gone", "here")] == ["gone", "here"]
-        assert any("is gone; it is called for 5 seconds" in notice for notice in on.notices)
+        assert any("is gone. It is called for 5 seconds" in notice for notice in on.notices)
         assert (await on.ends()).finished
 
 
@@ -425,7 +425,7 @@ async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeyp
         await soon(lambda: right.calls == 2)
         await right.hears("orders")
         right.say("ready", READY)
-        with pytest.raises(RunError, match=r"^The launcher fails: ValueError: something is wrong"):
+        with pytest.raises(RunError, match=r"^The launcher failed: ValueError: something is wrong"):
             await on.running
 
 

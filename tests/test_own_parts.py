@@ -187,7 +187,7 @@ def test_what_no_host_can_import_is_told_before_anything_begins_and_simulated(pr
     with pytest.raises(ConfigurationError) as caught:
         covey.run({**tables, "engine": engine}, out=tmp_path / "real")
     assert str(caught.value) == (
-        f"The program {why}: the processes of an emulation cannot import it. Put it into a module of its own."
+        f"The program {why}: the processes of an emulation cannot import it. Put it into a module."
     )
     assert not (tmp_path / "real").exists()
     assert covey.run(tables, out=tmp_path / "simulated").status == "finished"

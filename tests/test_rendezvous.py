@@ -50,7 +50,7 @@ def test_hosts_stand_in_a_file(tmp_path):
     with pytest.raises(ConfigurationError, match="The engine has both 'hosts' and a 'hosts_file'"):
         launch(QUICK, tmp_path, [Address("127.0.0.1", 7000)], hosts_file=str(file))
     file.write_text("# nobody\n")
-    with pytest.raises(ConfigurationError, match="must have an address a line"):
+    with pytest.raises(ConfigurationError, match="must have one address per line"):
         launch(QUICK, tmp_path, [], hosts_file=str(file))
     file.write_text("nowhere\n")
     with pytest.raises(ConfigurationError, match=r'Line 1 of the hosts file .* must be an address, "host:port"'):

@@ -90,7 +90,7 @@ async def test_a_connection_between_hosts_that_breaks_is_no_different(tmp_path):
         await all_begin_again(on)
         assert "restore" in left.tags
         assert [kind for _, kind in on.rows("SELECT rowid, kind FROM events")] == ["rolled back"]
-        assert any("The connection between hosts 0 and 1 has ended. All nodes go back" in n for n in on.notices)
+        assert any("The connection between hosts 0 and 1 has ended. All nodes are rolled back" in n for n in on.notices)
         assert (await on.ends()).finished
 
 

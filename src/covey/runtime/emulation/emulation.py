@@ -1,4 +1,4 @@
-"""The engine `emulation`: its settings, and a run from beginning to end."""
+"""The engine `emulation`: its settings, and the execution of a run."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 _LONGER = 4
-"""How many whole models a neighbour may send in a round before nobody looks whether an inbox has room for it."""
+"""The number of whole models per round and neighbour from which on the size of the inbox is not checked."""
 
 
 class Emulation(Engine):
@@ -35,43 +35,43 @@ class Emulation(Engine):
     kind = "emulation"
     clock = "real"
     nodes_per_process: int | None = param(
-        "How many nodes a process hosts; by default so many that there are as many processes as processors.",
+        "The nodes of a process. By default, there are as many processes as processors.",
         default=None,
         ge=1,
     )
     hosts: list[str] = param(
-        "The addresses of hosts that were started by `covey host`; by default processes are started here.",
+        "The addresses of hosts that were started by `covey host`. By default, processes are started on this machine.",
         factory=list,
     )
-    hosts_file: Path | None = param("A file that says instead what the hosts are: an address a line.", default=None)
+    hosts_file: Path | None = param("A file with the addresses of hosts, one per line.", default=None)
     token_file: Path | None = param(
-        "The file with the secret that the hosts were started with; by default that of the certificates.", default=None
+        "The file with the secret of the hosts; by default, that of the certificates.", default=None
     )
-    certs: Path | None = param("The launcher's folder, of those that `covey certs` made for the hosts.", default=None)
-    wait: Seconds = param("How long to wait for hosts to become ready.", default=120.0, gt=0)
+    certs: Path | None = param("The launcher's folder from `covey certs`.", default=None)
+    wait: Seconds = param("The time to wait for hosts to become ready.", default=120.0, gt=0)
     restarts: int = param(
-        "How many times within 'restarts_within' a host that is gone is started or called again; 0 for never.",
+        "The number of restarts of a lost host, or of calls to it, within 'restarts_within'; 0 for none.",
         default=5,
         ge=0,
     )
-    restarts_within: Seconds = param("For how long a start counts among the 'restarts'.", default=600.0, gt=0)
+    restarts_within: Seconds = param("The time for which a restart counts among 'restarts'.", default=600.0, gt=0)
     buffer: int = param(
-        "How many megabytes may wait in a node's inbox, at its links, and for another host; what is more is dropped. "
-        "Of an inbox, what one other host sends takes no more than is still free.",
+        "The megabytes that may wait in a node's inbox, at its links, and for another host. Further messages are "
+        "dropped. Messages of one other host take at most as much of an inbox as is still free.",
         default=256,
         ge=1,
     )
-    device: str = param("Where to compute: cpu, cuda, cuda:1 ...", default="cpu")
+    device: str = param("The device that computes: cpu, cuda, cuda:1 ...", default="cpu")
     workers: int | None = param("Threads that compute in each process.", default=None, ge=1)
-    chunk: int = param("How many nodes are computed together; 0 leaves it to the kernel.", default=0, ge=0)
+    chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hosts_file is not None:
-            # From here on there are only addresses: a run's folder says which ones, and the hosts do not have the file.
+            # Only addresses are kept: a run's folder records them, and hosts do not have the file.
             if self.hosts:
-                raise ConfigurationError("The engine has both 'hosts' and a 'hosts_file': leave one of them away.")
+                raise ConfigurationError("The engine has both 'hosts' and a 'hosts_file': remove one of them.")
             self.hosts, self.hosts_file = read_addresses(self.hosts_file), None
         for text in self.hosts:
             address = Address.parse(text)
@@ -81,7 +81,7 @@ class Emulation(Engine):
                     f"certificates. Make them with `covey certs`."
                 )
         if self.hosts and self.certs is None and self.token_file is None:
-            raise ConfigurationError("The 'token_file' of the engine is missing: hosts want to see their secret.")
+            raise ConfigurationError("The 'token_file' of the engine is missing: hosts require their secret.")
         if self.certs is not None and not self.hosts:
             raise ConfigurationError(
                 "The engine has 'certs' and no 'hosts': `covey certs` has written their addresses beside the "
@@ -103,7 +103,7 @@ class Emulation(Engine):
 
     def check_prepared(self, prepared: Prepared) -> None:
         hosts = max(self.owners(prepared.network.nodes)) + 1
-        # One other host gets no more than half of an inbox, and may have all that a node hears from.
+        # One other host gets at most half of an inbox, and may have all senders of a node.
         parts = 2 if hosts > 1 else 1
         waiting = _waiting_models(prepared)
         if waiting * _LONGER * parts > self.buffer << 20 and prepared.played.received is not None:
@@ -133,19 +133,19 @@ class Emulation(Engine):
         else:
             count = min(default_workers(), nodes)
         if count > nodes:
-            raise ConfigurationError(f"The engine has {count} hosts for {nodes} nodes: leave some away.")
+            raise ConfigurationError(f"The engine has {count} hosts for {nodes} nodes: remove some.")
         return [node * count // nodes for node in range(nodes)]
 
     def workers_of(self, hosts: int) -> int:
-        """How many threads compute in each of so many processes."""
+        """The number of computing threads in each of `hosts` processes."""
         here = 1 if self.hosts else hosts
         return self.workers or max(1, default_workers() // here)
 
     def maker(self, wanted: "Wanted") -> "Maker":
-        """Who makes the processes of a run's hosts. An engine that has them elsewhere overrides this and nothing else.
+        """The maker of the processes of a run's hosts. An engine with hosts elsewhere overrides only this method.
 
         Raises:
-            OSError: the system refuses.
+            OSError: the system refuses a process.
         """
         from covey.runtime.emulation.launcher.makers import Called
         from covey.runtime.emulation.launcher.processes import Processes, can_fork
@@ -155,7 +155,7 @@ class Emulation(Engine):
         return Processes(wanted, forks=can_fork())
 
     def trust(self) -> "tuple[bytes, Certificates | None]":
-        """(the secret that hosts must hold, the launcher's certificates).
+        """The secret that hosts must hold, and the launcher's certificates (None on one machine).
 
         Raises:
             ConfigurationError: the file of the secret or of a certificate cannot be read.
@@ -189,28 +189,27 @@ class Emulation(Engine):
 
 
 def _rounds_at_once(prepared: Prepared) -> int:
-    """Messages of how many rounds may wait at a node."""
-    # A neighbour that has heard everybody begins its next round while its receivers still wait for others.
+    """The number of rounds of which messages may wait at a node."""
+    # A neighbour that has all its messages begins its next round while its receivers still wait for others.
     return 2 if prepared.program.synchronous and prepared.program.graph(0) is not None else 1
 
 
 def _waiting_models(prepared: Prepared) -> int:
-    """The memory that waits at a node if every message is one whole model."""
+    """The memory of messages that wait at a node if every message is one whole model."""
     return prepared.program.most_received() * (prepared.task.model_bytes + ENTRIES) * _rounds_at_once(prepared)
 
 
 def _check_importable(experiment: Experiment) -> None:
-    """Whether other processes can have all parts of an experiment.
+    """Refuse an experiment with parts that other processes cannot import.
 
     Raises:
-        ConfigurationError: they cannot.
+        ConfigurationError: there is such a part.
     """
     for part in parts_of(dataclasses.replace(experiment, callback=[])):  # Only the launcher calls callbacks.
         why = why_not_importable(type(part)) if part.family else None
         if why is not None:
             name = part.title().rpartition(":")[2].rpartition(".")[2]
             raise ConfigurationError(
-                f"The {part.family} {name} {why}: the processes of an emulation cannot import it. "
-                f"Put it into a module of its own."
+                f"The {part.family} {name} {why}: the processes of an emulation cannot import it. Put it into a module."
             )
     Experiment.from_table(experiment.to_table())

@@ -1,1 +1,1 @@
-"""A host of an emulation: the process that some of the nodes are in."""
+"""A host of an emulation: the process of some of the nodes."""

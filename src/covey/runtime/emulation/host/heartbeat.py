@@ -1,4 +1,4 @@
-"""How a host is: memory, processor time, what waits, what was dropped, how late it is."""
+"""The heartbeat of a host: memory, processor time, queues, drops, lateness."""
 
 import os
 import resource
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.host.stage import HostStage
 
 _SHOWN = 3
-"""Of how many nodes it is said what they wait for."""
+"""The greatest number of nodes whose awaited messages are named."""
 
 
 def memory_bytes() -> int:
-    """The memory of this process, with shared pages divided among those that share them, where the system tells."""
+    """The memory of this process, with a proportional share of shared pages if the system provides that."""
     try:
         for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -30,7 +30,7 @@ def memory_bytes() -> int:
 
 
 def heartbeat(stage: "HostStage", refused: Counter[str]) -> Payload:
-    """What a host reports of itself."""
+    """The figures that a host reports about itself."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     peers = stage.peers
     figures = {
@@ -61,8 +61,8 @@ def heartbeat(stage: "HostStage", refused: Counter[str]) -> Payload:
 
 
 def condition(stage: "HostStage") -> Payload:
-    """How many nodes may still do something, how many of those only wait, what the first few wait for, and whether
-    models are evaluated."""
+    """The number of nodes that may still act, the number of those that only wait, the messages that the first few wait
+    for, and whether models are evaluated."""
     acting = [stage.nodes[id] for id in sorted(stage.acting)]
     idle = [node for node in acting if stage.is_idle(node)]
     waits = [

@@ -1,4 +1,4 @@
-"""A host: a process that listens, lets a launcher give it nodes of a run, and lets the other hosts of that run in."""
+"""A host: a process that listens for a launcher, runs nodes, and accepts connections of the run's other hosts."""
 
 import asyncio
 import ipaddress
@@ -48,20 +48,20 @@ if TYPE_CHECKING:
 log = logging.getLogger("covey.host")
 
 _STRANGERS, _FEWEST = 256, 8
-"""How many strangers, and how many who knocked, may be in their handshake at once; and how many may where a process may
-have few files open."""
+"""The greatest number of strangers, and of callers that knocked, in handshakes at once; and the least if a process may
+have few open files."""
 _HASTE = 2.0
-"""Seconds that a stranger may take who did not knock."""
+"""The timeout of a stranger that did not knock, in seconds."""
 _ORDERS = 64
-"""How many frames of the launcher may wait; until they are fewer, no more are read."""
+"""The greatest number of waiting frames of the launcher. Until there are fewer, none are read."""
 _HEARTBEAT = 1.0
 SILENCE = 60.0
-"""Seconds after which a launcher on another machine that says nothing counts as gone: a machine without power closes no
-connection. It says every second that it is there."""
+"""The seconds of silence after which a launcher on another machine counts as lost: a machine without power closes no
+connection. The launcher sends a heartbeat every second."""
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What a launcher gives a host to do."""
+    """The orders of a launcher for a host."""
 
     experiment: dict[str, Any]
     owners: list[int]
@@ -69,20 +69,20 @@ class Orders(msgspec.Struct, frozen=True):
     hosts: list[str]
     """The address of every host."""
     folders: list[str]
-    """Where on this machine the launcher finds modules of the user's own."""
+    """The folders on this machine with the user's own modules."""
     data: str | None
     workers: int
     device: str
     kernel: str
     chunk: int
     buffer_bytes: int
-    """How much may wait in a node's inbox, at its links, and for another host."""
+    """The bytes that may wait in a node's inbox, at its links, and for another host."""
 
     def check(self, nodes: int, me: int) -> None:
-        """Whether they fit together for so many nodes, and for the host with a number.
+        """Check the orders of one host for a number of nodes.
 
         Raises:
-            RunError: they do not.
+            RunError: they are inconsistent.
         """
         count, owners = len(self.hosts), set(self.owners)
         if len(self.owners) != nodes or not ({me} <= owners <= set(range(count)) and self.buffer_bytes > 0):
@@ -94,14 +94,14 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 class Host:
-    """Listens, and serves one run at a time.
+    """A host, which listens and serves one run at a time.
 
     Args:
-        token: what launchers and other hosts must hold.
-        certificates: what this host shows, and whom it believes; None for plain TCP.
-        patience: how many seconds a caller may take to say who it is.
-        silence: after how many seconds a launcher that says nothing counts as gone; None for never, where its end is
-            sure to be heard of.
+        token: the secret that launchers and other hosts must hold.
+        certificates: the certificates of this host; None for plain TCP.
+        patience: the seconds that a caller may take to identify itself.
+        silence: the seconds of silence after which a launcher counts as lost; None for never, if the system reports
+            its end.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Host:
     ) -> None:
         self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
         self.refused: Counter[str] = Counter()
-        """Connections and frames that were refused, by reason."""
+        """The number of refused connections and frames, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}
-        """Who has not said yet who it is, in the order of their calls."""
+        """The callers that have not identified themselves yet, in order of their calls."""
         self._knocked: dict[asyncio.Task[None], Connection] = {}
-        """The same of those who hold the token, as it seems."""
+        """The same for callers that knocked, and so seem to hold the token."""
         self._most = _STRANGERS
         self._run: _Run | None = None
         self._served_one = asyncio.Event()
@@ -128,8 +128,8 @@ class Host:
 
         Args:
             listening: a bound socket.
-            once: whether to end after one run, or when no launcher comes in time.
-            grace: how many seconds to wait for it.
+            once: end after one run, or if no launcher connects in time.
+            grace: the seconds to wait for a launcher.
         """
         hidden = self._certificates is not None
         self._door = Door(listening, self.token, hidden=hidden, come=self._come, refused=self._count)
@@ -148,17 +148,17 @@ class Host:
             await self._leave()
 
     def expect(self, hosts: int) -> None:
-        """Have files for the connections of a run with so many hosts, and no more strangers than there are left for.
+        """Provide open files for the connections of a run with some hosts, and limit strangers to the rest.
 
         Raises:
-            ConfigurationError: the system does not allow so many.
+            ConfigurationError: the system does not allow that many.
         """
         needed = needed_by_host(hosts)
         make_room(needed, hosts)
         self._most = self._door.most = int(max(_FEWEST, min(_STRANGERS, (allowed() - needed) / 3)))
 
     async def _leave(self) -> None:
-        """End what is going on."""
+        """End all activities."""
         for task, connection in [*self._strangers.items(), *self._knocked.items()]:
             connection.abort()
             task.cancel()
@@ -167,17 +167,17 @@ class Host:
             run.cancel()
             await asyncio.wait([run])
 
-    # ------------------------------------------------------------------ who calls
+    # ------------------------------------------------------------------ callers
 
     def _count(self, reason: str) -> None:
         self.refused[reason] += 1
         log.warning("refused: %s", reason) if self.refused[reason] in (1, 10, 100, 1000, 10_000) else None
 
     def _come(self, caller: socket.socket, knocked: bool) -> None:
-        """Find out who calls, beside everything else."""
+        """Start a task that identifies a caller."""
         others = self._knocked if knocked else self._strangers
         if len(others) >= self._most:
-            # Callers say at once who they are: the one that has not for longest makes room, or silent ones keep it all.
+            # Honest callers identify themselves at once. The oldest of the others makes room, or silent ones block all.
             oldest = next(iter(others))
             others.pop(oldest).abort()
             oldest.cancel()
@@ -195,7 +195,7 @@ class Host:
         task.add_done_callback(on_end)
 
     async def _meet(self, caller: socket.socket, connection: Connection, patience: float) -> None:
-        """Find out who called, and let in whom this host serves."""
+        """Identify a caller, and admit it if this host serves it."""
         try:
             try:
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, caller)
@@ -218,7 +218,7 @@ class Host:
         refuse(connection, objection)
 
     def _objection_to(self, guest: Guest) -> str | None:
-        """Why a caller that holds the token is not let in, in the handshake's words."""
+        """The reason to refuse a caller that holds the token, as a word of the handshake; None to admit it."""
         who, run = guest.caller.who, self._run
         if self._certificates is not None and self._certificates.owner != title(guest.callee):
             return "wrong-host"
@@ -227,16 +227,16 @@ class Host:
         if run is None or run.name != guest.caller.run:
             return "wrong-run"
         if run.peers is None or not run.begun:
-            return "busy"  # What it has received is still to be restored.
+            return "busy"  # The mail of the restored nodes is not delivered yet.
         if guest.callee != run.me or not run.knows(who):
             return "wrong-host"
         return None if run.peers.wants(who) else "busy"
 
     def _let_in(self, connection: Connection, guest: Guest) -> None:
-        """Give a caller what it came for.
+        """Admit a caller.
 
         Raises:
-            WireError: its public key is none.
+            WireError: its public key is not valid.
         """
         welcome(connection, self.token, guest)
         if guest.caller.who != LAUNCHER:
@@ -266,25 +266,25 @@ async def open_connection(
     certificates: "Certificates | None",
     refused: Callable[[str], None],
 ) -> Connection:
-    """Call a host.
+    """Open a connection to a host.
 
     Args:
         who: its number.
-        address: where it should be.
-        token: the run's; who has none does not knock.
-        certificates: what is shown to it, and whom to believe; None for plain TCP, which stays on this machine.
-        refused: told the reason of every frame that is dropped.
+        address: its address.
+        token: the secret of the run; None to call without a knock.
+        certificates: the caller's certificates; None for plain TCP, which is allowed only on this machine.
+        refused: called with the reason of every dropped frame.
 
     Raises:
-        OSError: nobody listens there.
-        WireError: it does not show that host's certificate, or would be called over a network without any.
+        OSError: the connection fails.
+        WireError: it does not show that host's certificate, or the call would leave this machine without any.
     """
     loop = asyncio.get_running_loop()
     context = None if certificates is None else certificates.calling
 
     def first(where: Any) -> bytes:
         if context is None and not ipaddress.ip_address(where[0]).is_loopback:
-            raise WireError("not-local", "it is on another machine, and is called without certificates")
+            raise WireError("not-local", "it is on another machine, and certificates are missing")
         return b"" if token is None else knock(token, "" if context is not None else shown(where))
 
     async with asyncio.timeout(SECONDS):
@@ -313,7 +313,7 @@ class _Run:
     Args:
         host: the host.
         control: the connection to the launcher.
-        name: the run's.
+        name: the name of the run.
         me: the number of the host.
     """
 
@@ -323,25 +323,25 @@ class _Run:
         self.stage: HostStage | None = None
         self.task: asyncio.Task[None] | None = None
         self.begun = False
-        """Whether its nodes have."""
+        """True if its nodes have begun."""
         self._refused_before = Counter(host.refused)
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
         self._nobody_asks = asyncio.Event()
-        """Set when the programs of all nodes have ended, so that nobody is to be answered any more."""
+        """Set when the programs of all nodes have ended, so that no more requests can come."""
 
     @property
     def refused(self) -> Counter[str]:
-        """Connections and frames that the host has refused since the run came to it, by reason."""
+        """The number of connections and frames that the host has refused during the run, by reason."""
         return self.host.refused - self._refused_before
 
     def knows(self, who: int) -> bool:
-        """Whether another host of the run has a number."""
+        """True if a number is that of another host of the run."""
         return 0 <= who < len(self._addresses) and who != self.me
 
     async def serve(self) -> None:
-        """Take part, until the run is over or the launcher is gone."""
+        """Take part until the run is over or the launcher is lost."""
         self.control.refused = self._distrust
         self.control.listen(self._on_frame, wire.DEFAULT)
         work = asyncio.create_task(self._work())
@@ -367,30 +367,30 @@ class _Run:
             self.control.close()
 
     async def _give_up_after(self, silence: float) -> None:
-        """End the connection to a launcher that says nothing for so many seconds."""
-        heard_at, silent = self.control.heard_at, 0.0
-        # Time in which this process itself stood still, and received nobody, does not count.
+        """End the connection to a launcher after some seconds of silence."""
+        received_at, silent = self.control.received_at, 0.0
+        # Time in which this process itself was stopped does not count.
         while silent < silence:
             await asyncio.sleep(min(_HEARTBEAT, silence / 10))
-            if self.control.heard_at == heard_at:
+            if self.control.received_at == received_at:
                 silent += min(_HEARTBEAT, silence / 10)
             else:
-                heard_at, silent = self.control.heard_at, 0.0
-        log.warning("the launcher has said nothing for %g seconds", silence)
+                received_at, silent = self.control.received_at, 0.0
+        log.warning("the launcher was silent for %g seconds", silence)
         self.control.abort()
 
     def _on_frame(self, frame: wire.Frame) -> None:
         if frame.tag == "heartbeat":
-            return  # That it came is all that it says.
+            return  # A heartbeat has no content.
         self._dismissed |= frame.tag == "bye"
         self._frames.put_nowait(frame)
         if self._frames.qsize() >= _ORDERS:
             self.control.pause_reading()
 
     def _distrust(self, reason: str) -> None:
-        """Bytes of the launcher were no frame: an order is missing, so nobody knows how to go on."""
+        """End the connection to the launcher, because a frame was damaged and an order is missing."""
         self.host.refused[reason] += 1
-        log.error("the launcher sent what is no frame: %s", reason)
+        log.error("the launcher sent a damaged frame: %s", reason)
         self.control.abort()
 
     async def _order(self) -> wire.Frame:
@@ -399,7 +399,7 @@ class _Run:
         return frame
 
     def _fail(self, error: CoveyError) -> None:
-        # A file that is not what the launcher takes it for may be quoted.
+        # An error may quote a file that contains the token.
         text = str(error).replace(self.host.token.decode(errors="replace"), "(the token)")
         log.error("%s", text)
         say(self.control, "failed", {"kind": type(error).__name__, "text": text})
@@ -407,14 +407,14 @@ class _Run:
     async def _next(self, *tags: str) -> wire.Frame:
         frame = await self._order()
         if frame.tag not in tags:
-            raise RunError(f"The launcher says {frame.tag!r} where one of {', '.join(tags)} was due.")
+            raise RunError(f"The launcher sent {frame.tag!r} instead of one of {', '.join(tags)}.")
         return frame
 
     async def _work(self) -> None:
         packed: Any = (await self._next("orders")).payload["orders"]
         orders = msgspec.msgpack.decode(packed, type=Orders)
         if "engine" in orders.experiment:
-            raise RunError("The orders of a host must name no engine.")
+            raise RunError("The orders of a host must not name an engine.")
         for folder in orders.folders:
             kinds.search(folder)
         self.host.expect(len(orders.hosts))
@@ -493,7 +493,7 @@ class _Run:
             stage.say("heartbeat", heartbeat(stage, self.refused))
 
     async def _obey(self, stage: HostStage) -> None:
-        """Do what the launcher says, until the run is over everywhere."""
+        """Follow the orders of the launcher until the run is over everywhere."""
         while (frame := await self._order()).tag != "bye":
             said: Any = frame.payload
             if frame.tag == "hold":
@@ -518,12 +518,12 @@ class _Run:
             elif frame.tag == "pause":
                 await _stand_still(said["seconds"])
             else:
-                raise RunError(f"The launcher says {frame.tag!r}, which this host does not understand.")
+                raise RunError(f"The launcher sent the unknown order {frame.tag!r}.")
 
 
 async def _stand_still(seconds: float) -> None:
-    """Stop this process for a while."""
-    # Who is stopped cannot wake itself; and who wakes it must not come before whoever stops it, so both are one.
+    """Stop this process for some seconds."""
+    # A stopped process cannot wake itself. One script stops and wakes it, so that the wake-up cannot come first.
     me = os.getpid()
     script = f"kill -STOP {me}; sleep {max(seconds, 0.0):.3f}; kill -CONT {me}"
     child = partial(subprocess.run, stdin=subprocess.DEVNULL, start_new_session=True)

@@ -1,4 +1,4 @@
-"""The mailbox of a node that others can reach over sockets: only so many bytes wait in it, of all and of each host."""
+"""The mailbox of an emulated node, with limits of the bytes that wait in it, in total and of each host."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -8,29 +8,29 @@ from covey.runtime.node import Message
 
 _ENTRY, _ITEM = 1024, 64
 ENTRIES = 4 * _ENTRY
-"""What a message with a model and a few plain values takes in memory beside its bytes, about."""
+"""The approximate memory of a message with a model and a few plain values, beside its bytes."""
 _AHEAD = 1000
-"""Rounds by which a message may be ahead of its receiver: who is slower than that has no use for it."""
+"""The greatest number of rounds by which a message may be ahead of its receiver."""
 
 
 def _memory(message: Message) -> int:
-    """What a message takes in memory, about: objects for what are a few bytes in a frame."""
+    """The approximate memory of a message, in which small values of a frame become objects."""
     lists = sum(len(value) for value in message.shared.values() if type(value) is list)
     return message.size + _ENTRY * (1 + len(message.shared)) + _ITEM * lists
 
 
 class Inbox(Mailbox):
-    """Drops what comes while it is full, and what is for far later rounds.
+    """A mailbox that drops messages while it is full, and messages of far later rounds.
 
-    What one other host sent may take no more room than is still free: so a host that sends without end gets half of
-    all, and there is always some left for the others.
+    Messages of one other host may take at most as much room as is still free. So a host that floods gets half of the
+    inbox, and there is always room for the others.
 
     Args:
-        most: bytes.
-        refused: told the sender and the reason of every message that is dropped for want of room or far too early.
+        most: the limit of bytes.
+        refused: called with the sender and the reason of every message that is dropped for lack of room or too early.
         owners: the host of every node.
         me: the host of this one.
-        catching_up: whether the node will skip to the latest round of which a message is here.
+        catching_up: returns True if the node will skip to the latest round of a message.
         ordered: see `Mailbox`.
     """
 
@@ -50,9 +50,9 @@ class Inbox(Mailbox):
         self._most, self._refused, self._owners, self._me = most, refused, owners, me
         self._catching_up = catching_up
         self.held = 0
-        """The memory that waiting messages take, about."""
+        """The approximate memory of waiting messages."""
         self._held_of: Counter[int] = Counter()
-        """The same by the host that sent them."""
+        """The same by host of the sender."""
 
     def deliver(self, message: Message) -> None:
         needed, gone = _memory(message), self.discarded + self.answered
@@ -69,7 +69,7 @@ class Inbox(Mailbox):
             self._hold(message, -needed)
 
     def _objection(self, message: Message, needed: int) -> str | None:
-        """Why there is no room for a message, if there is none."""
+        """The reason to drop a message, or None."""
         if message.round is not None and message.round > self.round + _AHEAD and not self._catching_up():
             return "too-early"
         host, free = self._owners[message.sender], self._most - self.held

@@ -1,9 +1,9 @@
 """The network's latency, bandwidth and loss in real time.
 
-A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, then the latency; that is when
-it is put on the socket, or handed over within the host. At the receiver it takes the downlink from when its first bit
-came, for bits / downlink seconds. Times follow the schedule that these rates ask for, not the moments at which timers
-went off, so that lateness does not add up; how late they were is kept.
+A copy of a message waits for its sender's uplink, takes bits / uplink seconds to leave, and then the latency. At that
+time it is written to the socket, or delivered within the host. At the receiver it occupies the downlink for bits /
+downlink seconds after its first bit arrived. Times follow the schedule of these rates, not the moments at which timers
+fired, so that lateness does not accumulate. The lateness of timers is measured.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from covey.runtime.emulation.transport.connection import Parts
 from covey.runtime.node import Message
 
 _COPY = 512
-"""Bytes of memory that a copy takes while it waits, beside the message that all copies share."""
+"""The memory of a waiting copy in bytes, beside the message that all copies share."""
 
 
 @dataclass(slots=True)
 class Lateness:
-    """How far real times were behind the asked ones."""
+    """The delay of real times behind scheduled ones."""
 
     count: int = 0
     total: float = 0.0
     most: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Add a delay."""
         self.count += 1
         self.total += seconds
         self.most = max(self.most, seconds)
@@ -37,56 +37,56 @@ class Lateness:
 
 @dataclass(slots=True)
 class Throughput:
-    """How fast links carried what they carried, while they were busy."""
+    """The throughput of links while they were busy."""
 
     bits: float = 0.0
     asked_seconds: float = 0.0
-    """How long it takes at the rates that the network asks for."""
+    """The seconds that it should have taken at the rates of the network."""
     real_seconds: float = 0.0
-    """How long it took."""
+    """The seconds that it took."""
 
 
 @dataclass(slots=True, eq=False)
 class Copy:
-    """One message on its way to one receiver."""
+    """A copy of a message in transit to one receiver."""
 
     message: Message
     receiver: int
     latency: float
     sending: "Departure"
     extra: float = 1.0
-    """How many times longer it takes to leave, where a fault slows the link."""
+    """The factor by which a fault slows the link."""
     garbled: bool = False
-    """Whether a fault changes its bytes."""
+    """True if a fault corrupts its bytes."""
 
 
 class Departure:
-    """A message to some receivers, which may be withdrawn while its copies wait for the uplink."""
+    """A message to some receivers, whose copies can be withdrawn while they wait for the uplink."""
 
     __slots__ = ("frame", "uplink", "waiting")
 
     def __init__(self, uplink: "Uplink") -> None:
         self.uplink = uplink
         self.frame: Parts | None = None
-        """Its encoding, once one was needed."""
+        """The encoded frame, once it was needed."""
         self.waiting = 0
-        """How many copies have not left."""
+        """The number of copies that have not left."""
 
     def cancel(self) -> int:
         return self.uplink.withdraw(lambda copy: copy.sending is self)
 
 
 class Uplink:
-    """What leaves one node, one copy after the other.
+    """The uplink of one node, which sends one copy after the other.
 
     Args:
         rate: bits per second; inf for no limit.
-        emit: given every copy when its time has come.
-        withdrawn: given the message of every copy that is withdrawn.
-        late: where lateness is kept.
-        carried: where it is kept how fast it is.
-        most: how many bytes of memory what has not left may take.
-        refused: told the reason of every copy for which there is no room.
+        emit: called with every copy when its time has come.
+        withdrawn: called with the message of every withdrawn copy.
+        late: collects lateness.
+        carried: collects throughput.
+        most: the limit of memory for waiting copies, in bytes.
+        refused: called with the reason of every copy for which there is no room.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Uplink:
     ) -> None:
         self.rate = rate
         self.held = 0
-        """The memory that what has not left takes, about: copies of a message share it."""
+        """The approximate memory of waiting copies. Copies of a message share it."""
         self._emit, self._withdrawn, self._late, self._carried = emit, withdrawn, late, carried
         self._most, self._refused = most, refused
         self._loop = asyncio.get_running_loop()
@@ -109,10 +109,10 @@ class Uplink:
         self._free = 0.0
         self._leaving = False
         self._since = 0.0
-        """From when on the real time that it is busy is not yet kept."""
+        """The time up to which its busy time is recorded."""
 
     def add(self, copy: Copy) -> None:
-        """Let a copy leave after those that wait."""
+        """Queue a copy."""
         if self.rate == float("inf"):
             self._delay(copy, self._loop.time())
         elif self._has_room(copy):
@@ -126,7 +126,7 @@ class Uplink:
             self._next()
 
     def _has_room(self, copy: Copy) -> bool:
-        """Keep room for a copy, where there is any."""
+        """Reserve room for a copy. False if there is none."""
         needed = _COPY + (0 if copy.sending.waiting else _memory(copy.message))
         if self.held + needed > self._most:
             self._refused("queue-full")
@@ -140,14 +140,14 @@ class Uplink:
         self.held -= _COPY + (0 if copy.sending.waiting else _memory(copy.message))
 
     def _was_busy(self) -> None:
-        """Keep for how long it was busy until now."""
+        """Record the time for which it was busy until now."""
         now = self._loop.time()
         self._carried.real_seconds += now - self._since
         self._since = now
 
     @property
     def waiting_bytes(self) -> int:
-        """What has not begun to leave."""
+        """The bytes that have not begun to leave."""
         return sum(copy.message.size for copy in self._waiting)
 
     def _next(self) -> None:
@@ -178,7 +178,7 @@ class Uplink:
         self._emit(copy)
 
     def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
-        """Take back the copies, of those that are wanted, that have not begun to leave; how many."""
+        """Withdraw the wanted copies that have not begun to leave, and return their number."""
         gone = [copy for copy in self._waiting if wanted(copy)]
         if gone:
             self._waiting = deque(copy for copy in self._waiting if not wanted(copy))
@@ -189,12 +189,12 @@ class Uplink:
 
 
 class SharedUplink(Uplink):
-    """What leaves one node, all copies at once, each with an equal share of the rate."""
+    """An uplink that sends all copies at once, each with an equal share of the rate."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._left_of: dict[Copy, float] = {}
-        """Bits that have not left, at `_free`."""
+        """The unsent bits of each copy at `_free`."""
         self._timer: asyncio.TimerHandle | None = None
 
     def _take(self, copy: Copy) -> None:
@@ -205,7 +205,7 @@ class SharedUplink(Uplink):
         self._plan()
 
     def _advance(self, now: float) -> None:
-        """Take off what has left by now."""
+        """Subtract the bits that have left by now."""
         if self._left_of:
             each = (now - self._free) * self.rate / len(self._left_of)
             self._carried.asked_seconds += now - self._free
@@ -222,7 +222,7 @@ class SharedUplink(Uplink):
             self._timer = self._loop.call_at(due, self._complete, due)
 
     def _complete(self, due: float) -> None:
-        """The copy with the least to send has left, at a time that was foreseen."""
+        """Complete the copy with the fewest bits, which has left at the planned time."""
         self._advance(due)
         self._was_busy()
         least = min(self._left_of.values())
@@ -237,7 +237,7 @@ class SharedUplink(Uplink):
         return sum(copy.message.size for copy in self._left_of)
 
     def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
-        """Take back the copies, of those that are wanted, that have not left; how many."""
+        """Withdraw the wanted copies that have not left, and return their number."""
         if self._left_of:
             self._advance(self._loop.time())
             self._was_busy()
@@ -252,14 +252,14 @@ class SharedUplink(Uplink):
 
 
 class Downlink:
-    """What reaches one node, one message after the other.
+    """The downlink of one node, which receives one message after the other.
 
     Args:
         rate: bits per second; inf for no limit.
-        deliver: given every message when its last bit is in.
-        late: where lateness is kept.
-        most: how many bytes of memory what waits may take.
-        refused: told the reason of every message for which there is no room.
+        deliver: called with every message when its last bit has arrived.
+        late: collects lateness.
+        most: the limit of memory for waiting messages, in bytes.
+        refused: called with the reason of every message for which there is no room.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class Downlink:
         self._free = 0.0
 
     def add(self, message: Message, uplink_rate: float) -> None:
-        """Let a message in whose last bit is here now, and which left at a rate."""
+        """Queue a message whose last bit arrives now, and which left at a rate."""
         if self.rate == float("inf"):
             self._deliver(message)
             return

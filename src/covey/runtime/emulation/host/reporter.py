@@ -1,4 +1,4 @@
-"""What a host tells the launcher: commits, figures, events, snapshots, how it is."""
+"""The reports of a host to the launcher: commits, figures, events, snapshots, heartbeats."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.host.stage import HostStage
 
 _PAUSE = 0.1
-"""Seconds between two reports: what a host that is killed takes with it."""
+"""Seconds between two reports. A killed host loses this much."""
 _ROWS_AT_ONCE = 2048
 
 
 class Reporter(Recorder):
-    """Collects what happens at the nodes of one host and sends it to the launcher.
+    """Collects the records of the nodes of one host, and sends them to the launcher.
 
     Args:
-        stage: the host's nodes.
+        stage: the stage of the host.
         control: the connection to the launcher.
     """
 
@@ -41,13 +41,13 @@ class Reporter(Recorder):
         self._events: list[tuple[float, int, str, str]] = []
         self._records: list[tuple[float, int, str, Mapping[str, Any]]] = []
         self._working: asyncio.Task[None] | None = None
-        """Evaluates, and sends snapshots."""
+        """The task that evaluates, and sends snapshots."""
         self._passed = 0
-        """Up to which round all there is to be evaluated here has been."""
+        """The round up to which all evaluations are done."""
         self._moment: tuple[int, list[tuple[int, Any]]] | None = None
-        """The moment that waits to be evaluated, and what nodes showed then."""
+        """The moment whose evaluation is pending, and the objects to evaluate."""
         self._held: list[tuple[int, Snapshot]] = []
-        """Snapshots that wait until they are sent."""
+        """The snapshots that are not sent yet."""
 
     def commit(self, node: RunningNode) -> bool:
         due = super().commit(node)
@@ -60,7 +60,7 @@ class Reporter(Recorder):
         self._work()
 
     def await_moment(self, number: int) -> None:
-        """Let all nodes be evaluated as they are now, unless the moment before is still waiting for that."""
+        """Queue the evaluation of all nodes in their current states, unless that of the last moment is pending."""
         nodes = self.at_moment()
         if nodes and self._moment is None:
             self._moment = number, [(node.id, self.stage.task.shown(node)) for node in nodes]
@@ -80,14 +80,14 @@ class Reporter(Recorder):
         self._events.append((time, node, kind, detail))
 
     def flush(self) -> None:
-        """Send what has been collected."""
+        """Send all collected records."""
         if self.rows or self._figures or self._events or self._records:
             rows = msgspec.msgpack.encode((self.rows, self._figures, self._events, self._records))
             say(self.control, "rows", {"rows": rows})
             self.rows, self._figures, self._events, self._records = [], [], [], []
 
     def snapshots(self, snapshots: Mapping[int, Snapshot]) -> None:
-        """Send what nodes could go on from, after all rows of the rounds that it holds."""
+        """Send snapshots, after all rows of their rounds."""
         self._held += snapshots.items()
         self._work()
 
@@ -101,7 +101,7 @@ class Reporter(Recorder):
             await self.control.has_room()
 
     async def run(self) -> None:
-        """Report every now and then, until cancelled."""
+        """Send reports regularly until cancelled."""
         while True:
             await asyncio.sleep(_PAUSE)
             self.flush()
@@ -113,7 +113,7 @@ class Reporter(Recorder):
             self._working = asyncio.create_task(self._work_off())
 
     async def _work_off(self) -> None:
-        """Evaluate what waits for it and send snapshots, those behind the figures of what they hold."""
+        """Do pending evaluations, then send snapshots, which follow the figures of their rounds."""
         try:
             while self.pending or self._held or self._moment:
                 await asyncio.sleep(0)
@@ -132,7 +132,7 @@ class Reporter(Recorder):
 
     @property
     def is_evaluating(self) -> bool:
-        """Whether figures are still to come of what has been done."""
+        """True if evaluations are pending."""
         return self._working is not None
 
     async def _evaluate_all(self, pending: Sequence[Pending]) -> None:
@@ -146,7 +146,7 @@ class Reporter(Recorder):
         say(self.control, "moment", {"number": number, **kept.freeze()})
 
     async def _evaluated(self, shown: Sequence[tuple[int, Any]]) -> list[dict[str, float]]:
-        """The figures of what nodes show."""
+        """The metrics of nodes' objects."""
         stage = self.stage
         for node, model in shown:
             with stage.measured(stage.nodes[node], "mixing"):
@@ -154,7 +154,7 @@ class Reporter(Recorder):
         return await stage.trainer.apart(partial(stage.task.evaluate, [model for _, model in shown]))
 
     def _send_averages(self, *, all_of_them: bool = False) -> None:
-        """Send what is known of the rounds that all evaluated nodes have passed, or of all."""
+        """Send the summaries of the rounds that all evaluated nodes have passed, or of all rounds."""
         nodes = [self.stage.nodes[id] for id in self.evaluated]
         passed = min((node.round for node in nodes if not node.mail.ended), default=self.stage.rounds)
         passed = min([passed, *(completed - 1 for _, completed, _ in self.pending)])
@@ -168,7 +168,7 @@ class Reporter(Recorder):
             say(self.control, "passed", {"round": passed})
 
     async def finish(self) -> None:
-        """Evaluate and send what is left; what fails is the stage's failure."""
+        """Do and send the remaining evaluations. An error becomes the stage's failure."""
         while self._working is not None:
             await asyncio.wait([self._working])
         self._send_averages(all_of_them=True)

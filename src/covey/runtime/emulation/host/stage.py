@@ -1,4 +1,4 @@
-"""The nodes of one host, in real time: their programs, their links, their rounds."""
+"""The stage of one host, in real time: its nodes' programs, links and rounds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ from covey.runtime.stage import Stage
 P = ParamSpec("P")
 B = TypeVar("B")
 _STALL = 5.0
-"""How long a node that has completed a round waits until what it sent is on its way."""
+"""The longest wait, in seconds, of a node that has completed a round for its messages to leave."""
 
 
 class _Waiter(Waiter):
@@ -63,15 +63,15 @@ class _Activity:
 
 
 class HostStage(Stage):
-    """The nodes of one host.
+    """The stage of the nodes of one host.
 
     Args:
         prepared: the experiment.
-        ids: which nodes are here.
+        ids: the nodes of this host.
         owners: the host of every node.
         me: the number of this host.
         control: the connection to the launcher.
-        most: how many bytes may wait in a node's inbox, and at its links.
+        most: the limit of bytes in a node's inbox, and at its links.
     """
 
     def __init__(
@@ -84,23 +84,23 @@ class HostStage(Stage):
         most: int,
     ) -> None:
         self.owners, self.me, self.control, self._most = owners, me, control, most
-        # A longer frame would fit into no queue and no inbox.
+        # A longer frame would not fit into a queue or an inbox.
         self.limits = replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, most))
         super().__init__(prepared, ids)
         self.nodes = self.here
         self._measuring: set[int] = set()
-        """Nodes of which something is being measured."""
+        """The nodes with a running measurement."""
         self.trainer = Trainer(self.task.begin_thread)
         self.acting = set(ids)
-        """Nodes whose programs may still do something."""
+        """The nodes whose programs may still act."""
         self.recorder: Reporter = Reporter(self, control)
         self.peers: Peers | None = None
         self.over = asyncio.Event()
-        """Set when nothing will happen here any more."""
+        """Set when nothing further will happen on this host."""
         self.failure: CoveyError | None = None
         self.training_late, self.sending_late, self.receiving_late = Lateness(), Lateness(), Lateness()
         self.carried = Throughput()
-        """By the uplinks of all nodes here."""
+        """The throughput of the uplinks of all nodes."""
         ups, downs = self.network.uplink_rates(), self.network.downlink_rates()
         self._up = [float("inf")] * self.size if ups is None else ups.tolist()
         self.uplinks = {id: self._uplink(node) for id, node in self.nodes.items()}
@@ -117,7 +117,7 @@ class HostStage(Stage):
         self._began = 0.0
         self._absences: set[asyncio.Task[None]] = set()
         self._keep_after: int | None = None
-        """The round of which the launcher wants a cut."""
+        """The round after which the launcher wants a cut."""
         self._holding = False
         self._park_after: int | None = None
         self._parks_for_good = False
@@ -127,7 +127,7 @@ class HostStage(Stage):
     def mailbox(self, node: RunningNode) -> Inbox:
         def refused(sender: int, reason: str) -> None:
             self.reject(
-                node, sender, "there is no room for it" if reason == "inbox-full" else "it is far ahead", reason
+                node, sender, "the inbox is full" if reason == "inbox-full" else "its round is too far ahead", reason
             )
 
         ordered = self.network.is_ordered
@@ -147,15 +147,15 @@ class HostStage(Stage):
 
     @property
     def now(self) -> float:
-        """Seconds since the run began."""
+        """The seconds since the start of the run."""
         return loop_time() - self._began
 
     def begin(self, elapsed: float, restored: Mapping[int, Snapshot]) -> None:
-        """Let the programs begin.
+        """Start the programs.
 
         Args:
-            elapsed: how many seconds ago the run began.
-            restored: what nodes go on from; the others begin anew.
+            elapsed: the seconds since the start of the run.
+            restored: the snapshots at which nodes resume. The others start at the beginning.
         """
         self._began = loop_time() - elapsed
         limit = self.prepared.experiment.duration
@@ -164,7 +164,7 @@ class HostStage(Stage):
         for id, node in self.nodes.items():
             if id in restored:
                 node.restore(restored[id], counters=True)
-                node.mail.drops.clear()  # A host counts from zero each time that it begins.
+                node.mail.drops.clear()  # A host counts from zero at each start.
                 if restored[id].ended:
                     node.mail.ended, node.mail.away = True, restored[id].away
                     self.leave_for_good(node)
@@ -182,7 +182,7 @@ class HostStage(Stage):
                 self.start(node)
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Let absences and faults take their course, while the run goes on here."""
+        """Run the schedule of absences or faults while the run lasts."""
 
         def on_end(task: asyncio.Task[None]) -> None:
             self._absences.discard(task)
@@ -195,7 +195,7 @@ class HostStage(Stage):
         task.add_done_callback(on_end)
 
     def _stay(self) -> None:
-        """Let no node come or go any more."""
+        """Cancel all later absences and faults."""
         for task in list(self._absences):
             task.cancel()
 
@@ -238,7 +238,7 @@ class HostStage(Stage):
             self.recorder.await_moment(number)
 
     def _begin_strikes(self, elapsed: float) -> None:
-        """Begin the strikes that are under way after so many seconds, and let the others follow."""
+        """Begin the strikes that are active after some seconds, and schedule the others."""
         upcoming = strikes(self.prepared.experiment.faults, self.prepared.setting)
         for strike in upcoming:
             if strike.start > elapsed:
@@ -253,7 +253,7 @@ class HostStage(Stage):
             self._strike(strike)
 
     def _strike(self, strike: Strike) -> None:
-        # Where the process of a host is struck, the launcher sees to it.
+        # The launcher handles strikes of a host's process.
         if not strike.fault.stops_a_host:
             self.disturbances.begin(strike, self.nodes.values())
             if strike.end < float("inf"):
@@ -271,7 +271,7 @@ class HostStage(Stage):
     # ------------------------------------------------------------------ programs
 
     def start(self, node: RunningNode) -> None:
-        if not (node.mail.away and node.held is None):  # Who is away begins when it comes back.
+        if not (node.mail.away and node.held is None):  # An absent node starts when it returns.
             node.main = asyncio.create_task(self._run_program(node))
 
     async def _run_program(self, node: RunningNode) -> None:
@@ -300,7 +300,7 @@ class HostStage(Stage):
 
     @property
     def serves(self) -> bool:
-        """Whether somebody here answers messages though his program has ended."""
+        """True if a node has handlers of messages, which work after its program has ended."""
         return any(node.mail.handlers for node in self.nodes.values())
 
     async def _watched(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -322,17 +322,17 @@ class HostStage(Stage):
 
     @staticmethod
     def is_idle(node: RunningNode) -> bool:
-        """Whether all activities of a node wait for messages."""
+        """True if all activities of a node wait for messages."""
         tasks = [task for task in [node.main, *node.activities] if task is not None and not task.done()]
         return len({id(waiter) for waiter in node.mail.waiters.values()}) >= len(tasks) > 0
 
     async def _awake(self, node: RunningNode) -> None:
-        """Until a node does not stand still."""
+        """Wait until a node is not paused."""
         while node.held is not None:
             awake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
             def wake(awake: asyncio.Future[None] = awake) -> None:
-                # Who was stopped meanwhile waits no more.
+                # The waiting activity may have been stopped meanwhile.
                 if not awake.done():
                     awake.set_result(None)
 
@@ -383,7 +383,7 @@ class HostStage(Stage):
     @contextmanager
     def measured(self, node: RunningNode, what: Literal["encoding", "mixing"]) -> Iterator[None]:
         if node.id in self._measuring:
-            yield  # What is done within something else is a part of that.
+            yield  # A nested measurement is part of the outer one.
             return
         self._measuring.add(node.id)
         began = loop_time()
@@ -400,7 +400,7 @@ class HostStage(Stage):
         self.over.set()
 
     def _guarded(self, act: Callable[P, B]) -> Callable[P, B]:
-        """The same for what a timer or a connection calls, from which nobody else would learn what went wrong."""
+        """A function for timers and connections that turns errors of `act` into the failure of the run."""
 
         def guarded(*arguments: P.args, **named: P.kwargs) -> B:
             try:
@@ -436,7 +436,7 @@ class HostStage(Stage):
         await self._awake(node)
 
     async def _room(self, node: RunningNode) -> None:
-        """Until no more than half of what may wait at a node's uplink and for other hosts does so, or for so long."""
+        """Wait until at most half of the limit is queued at a node's uplink and for other hosts, or for `_STALL`."""
         late = loop_time() + _STALL
         uplink, peers = self.uplinks[node.id], self.peers
         while uplink.held > self._most // 2 or (peers is not None and peers.is_crowded):
@@ -444,10 +444,10 @@ class HostStage(Stage):
                 return
             await asyncio.sleep(0.01)
 
-    # ------------------------------------------------------------------ checkpoints that are due by time
+    # ------------------------------------------------------------------ checkpoints by time
 
     def keep(self, round: int | None) -> None:
-        """Send what nodes can go on from: once they have completed a round, or where that is None, as they are."""
+        """Send snapshots of nodes after they have completed a round or, with None, now."""
         nodes = [node for node in self.nodes.values() if not node.mail.ended]
         if round is not None and any(node.round > round for node in nodes):
             self.say("missed", {"round": round})
@@ -459,22 +459,22 @@ class HostStage(Stage):
     # ------------------------------------------------------------------ stopping
 
     def hold(self) -> int:
-        """Let no node begin a further round; the last round that one here is in or has completed."""
+        """Let no node begin a further round, and return the last round of any node."""
         self._holding = True
         return max((self.nodes[id].round + 1 for id in self.acting), default=0)
 
     def park_after(self, round: int, *, for_good: bool) -> None:
-        """Let all nodes complete a round, and none a further one.
+        """Let all nodes stop after a round.
 
         Args:
             round: the round.
-            for_good: whether the run ends there, so that nodes are evaluated as they are.
+            for_good: True if the run ends there, so that nodes are evaluated.
         """
         self._holding, self._park_after, self._parks_for_good = False, round, for_good
         self._released.set()
 
     def stop_now(self, *, for_good: bool) -> None:
-        """End all programs and send what they could go on from; `for_good` is that of `park_after`."""
+        """End all programs, and send snapshots. `for_good` is that of `park_after`."""
         self._stay()
         for node in self.nodes.values():
             if not node.mail.ended:
@@ -487,10 +487,10 @@ class HostStage(Stage):
         self.over.set()
 
     async def close(self, *, in_peace: bool) -> None:
-        """End what is still going on.
+        """End all activities.
 
         Args:
-            in_peace: whether the run is over, so that the last messages are still to be sent.
+            in_peace: True if the run is over, so that the last messages must still be sent.
         """
         self._stay()
         for node in self.nodes.values():
@@ -514,7 +514,7 @@ class HostStage(Stage):
                 self._depart(node, receiver, message, departure, fate)
             elif fate == CORRUPT and self.owners[receiver] != self.me:
                 self._depart(node, receiver, message, departure, garbled=True)
-            else:  # Within a host there are no bytes that could change.
+            else:  # Within a host there are no bytes to corrupt.
                 self.refuse(fate)
         return departure
 
@@ -535,7 +535,7 @@ class HostStage(Stage):
         return self.uplinks[node.id].withdraw(lambda copy: tag in (None, copy.message.tag))
 
     def _emit(self, copy: Copy) -> None:
-        """A copy's time on the way is over: it goes onto a socket, or to a node of this host."""
+        """Write a copy to a socket, or deliver it to a node of this host, when its time in transit is over."""
         message, receiver = copy.message, copy.receiver
         owner = self.owners[receiver]
         if owner == self.me:
@@ -562,14 +562,14 @@ class HostStage(Stage):
         self.peers.send(owner, message.size, self._guarded(frame))
 
     def deliver(self, frame: wire.Frame) -> None:
-        """A message has come from another host."""
+        """Deliver a message from another host."""
         problem = not_finite_entry(frame.payload)
         if problem is not None:
             self.reject(self.nodes[frame.receiver], frame.sender, f"'{problem}' is not finite", "not-finite")
             return
         for value in frame.payload.values():
             if is_tensor(value):
-                setattr(value, KEPT, True)  # Nobody else has it.
+                setattr(value, KEPT, True)  # It has no other owner.
             elif isinstance(value, np.ndarray):
                 value.setflags(write=False)
         message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
@@ -577,5 +577,5 @@ class HostStage(Stage):
         self.downlinks[frame.receiver].add(message, self._up[frame.sender])
 
     def say(self, tag: str, payload: Payload) -> None:
-        """Tell the launcher something."""
+        """Send a frame to the launcher."""
         say(self.control, tag, payload)

@@ -1,4 +1,4 @@
-"""Computes off the event loop: what several nodes of a host ask for meanwhile is computed together."""
+"""Computing off the event loop. Requests of several nodes of a host are computed together."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,10 +12,10 @@ A = TypeVar("A")
 
 
 class Trainer:
-    """Does the jobs of the nodes of one host, on one thread beside the event loop.
+    """Does the jobs of the nodes of one host, on one thread.
 
     Args:
-        begin: what that thread does first.
+        begin: initialises that thread.
     """
 
     def __init__(self, begin: Callable[[], None]) -> None:
@@ -24,7 +24,7 @@ class Trainer:
         self._computing: asyncio.Task[None] | None = None
 
     async def do(self, job: Job) -> None:
-        """Do a job; it then has what came of it."""
+        """Do a job, and store its result in it."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, done))
         if self._computing is None:
@@ -32,7 +32,7 @@ class Trainer:
         await done
 
     async def _compute(self) -> None:
-        # All nodes of a host often ask in the same turn of the loop: let them.
+        # All nodes of a host often submit jobs in the same turn of the loop.
         await asyncio.sleep(0)
         try:
             while self._waiting:
@@ -41,11 +41,11 @@ class Trainer:
             self._computing = None
 
     async def _do_some(self) -> None:
-        """Do the first job that waits, with others of its worker; whoever asked for one gets what goes wrong."""
+        """Do the first waiting job, with others of its worker. Errors go to the requesting nodes."""
         batch = self._waiting[:1]
         try:
             worker = batch[0][0].worker
-            # So few at a time that the first need not wait long for the last.
+            # Only a few at a time, so that the first need not wait long for the last.
             batch = [entry for entry in self._waiting if entry[0].worker is worker][: worker.soon]
             self._waiting = [entry for entry in self._waiting if entry not in batch]
             await self.apart(partial(worker.do, [job for job, _ in batch]))
@@ -59,9 +59,9 @@ class Trainer:
                 done.set_result(None)
 
     async def apart(self, work: Callable[[], A]) -> A:
-        """Do something on the thread."""
+        """Call a function on the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def close(self) -> None:
-        """End the thread when it has done what it is at."""
+        """End the thread after its current work."""
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -1,1 +1,1 @@
-"""The launcher of an emulation: it begins hosts, hears what happens at them, and keeps it."""
+"""The launcher of an emulation, which starts hosts and records their reports."""

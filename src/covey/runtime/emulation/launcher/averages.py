@@ -1,4 +1,4 @@
-"""What hosts know together of evaluated nodes, after a round or at a moment: each adds a share, until no more comes."""
+"""Summaries of evaluated nodes over all hosts, after a round or at a moment. Each host adds a share."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,24 +13,24 @@ from covey.runtime.task import Summary
 
 
 def check_round(host: int, round: Any, most: int, least: int = 0) -> None:
-    """Whether what a host names is a round of the run.
+    """Refuse a host's value that is not a round of the run.
 
     Raises:
-        RunError: it is none.
+        RunError: it is not a round in [least, most].
     """
     if type(round) is not int or not least <= round <= most:
-        raise RunError(f"Host {host} speaks of round {round!r}, which is not in [{least}, {most}].")
+        raise RunError(f"Host {host} reports round {round!r}, which is not in [{least}, {most}].")
 
 
 class Averages:
-    """The evaluated rounds, or moments, that are open, and what hosts have added to them.
+    """The open evaluated rounds or moments, and the shares of hosts.
 
     Args:
         prepared: the experiment.
         owners: the host of every node.
         last: the number of the last round.
-        record: given a round, what is known of its nodes, and the figures of that; None records nothing.
-        do: does something beside everything else, one thing after the other.
+        record: called with a round, its summary, and the metrics of that; None records nothing.
+        do: runs functions in the background, one after the other.
     """
 
     def __init__(
@@ -47,23 +47,23 @@ class Averages:
         of = [owners[node] for node in prepared.evaluated]
         self._models_of = {host: of.count(host) for host in set(of)}
         self._advanced: dict[int, int] = dict.fromkeys(self._models_of, 0)
-        """Up to which round a host adds nothing more."""
+        """The round up to which each host adds nothing more."""
         self._shares: dict[int, dict[int, Mapping[str, Any]]] = {}
-        """What each host has added to each open round."""
+        """The share of each host in each open round."""
         self._closed: set[int] = set()
         self.accuracy: float | None = None
-        """The mean over the models of the round that was last added to."""
+        """The mean accuracy of the round that was last added to."""
 
     def add(self, host: int, completed: Any, share: Mapping[str, Any]) -> None:
-        """What the models of a host's nodes add to a round; what was said before it comes back, it says anew.
+        """Add the share of a host in a round. A new share replaces one from before the host was lost.
 
         Raises:
-            RunError: it cannot be that.
+            RunError: the share is not valid.
         """
         accuracies = msgspec.convert(share["accuracies"], list[float])
         check_round(host, completed, self._last, 1)
         if not self._task.check_share(share, self._models_of.get(host, 0)):
-            raise RunError(f"Host {host} adds to an average what is not that of its nodes.")
+            raise RunError(f"Host {host} reports a share of an average that does not fit its nodes.")
         if completed in self._closed:
             return
         shares = self._shares.setdefault(completed, {})
@@ -75,23 +75,23 @@ class Averages:
             self._close(completed)
 
     def advance(self, host: int, round: Any) -> None:
-        """A host adds nothing more to rounds up to one."""
+        """Record that a host adds nothing more to rounds up to `round`."""
         check_round(host, round, self._last)
         if host in self._advanced:
             self._advanced[host] = max(self._advanced[host], round)
             self.close(min(self._advanced.values()))
 
     def end(self, host: int) -> None:
-        """A host adds nothing more."""
+        """Record that a host adds nothing more."""
         self.advance(host, self._last)
 
     def reopen(self, host: int, round: int) -> None:
-        """A host comes back, and does again what followed a round."""
+        """Record that a host returns and repeats what followed a round."""
         if host in self._advanced:
             self._advanced[host] = round
 
     def close(self, upto: float) -> None:
-        """Nothing more comes for rounds up to one."""
+        """Close all rounds up to `upto`."""
         for completed in sorted(completed for completed in self._shares if completed <= upto):
             self._close(completed)
 

@@ -1,8 +1,8 @@
-"""The launcher's checkpoints: the latest snapshot of every node, and the last cut at which all had completed one round.
+"""The launcher's checkpoints: the latest snapshots of nodes, and the last cut, at which all had completed one round.
 
-A program that waits for ever for what does not come goes on from a cut or not at all: of a round's messages those that
-some nodes have taken are not sent again. So a cut gives way to a later cut and to nothing else. Programs with patience
-that have lost step, and asynchronous ones, go on from whatever each of their nodes completed last.
+A program that waits for ever for missing messages can only resume at a cut: messages of a round that some nodes have
+taken are not sent again. So only a later cut replaces a cut. Programs with patience whose nodes are no longer in step,
+and asynchronous ones, resume each node at its last completed round.
 """
 
 import asyncio
@@ -17,13 +17,13 @@ from covey.runtime.snapshots import COUNTERS, Snapshot, pack
 
 
 class Checkpoints:
-    """Collects the snapshots of nodes and writes checkpoints of them.
+    """Collects the snapshots of nodes, and writes checkpoints.
 
     Args:
         prepared: the experiment.
-        writer: where to write; None writes nothing.
-        first: the snapshot of every node in the checkpoint that the run goes on from; empty where it begins.
-        soon: does something as soon as all figures are written of what snapshots so far hold.
+        writer: writes checkpoints; None writes nothing.
+        first: the snapshots of the checkpoint from which the run is resumed; empty for a new run.
+        soon: calls a function as soon as all figures that belong to the current snapshots are written.
     """
 
     def __init__(
@@ -38,37 +38,38 @@ class Checkpoints:
         self._waits_for_all, self._callbacks = prepared.waits_for_all, prepared.callbacks
         self._writer, self._soon = writer, soon
         self.in_step = prepared.in_step
-        """Whether all nodes go through the same rounds."""
+        """True if all nodes go through the same rounds."""
         self.is_void = False
-        """Whether what comes is of a course that all nodes will go back from: some messages of it were lost."""
+        """True if further snapshots are useless, because messages were lost and all nodes will be rolled back."""
         self.stopping = False
-        """Whether only the last checkpoint is still to be written."""
+        """True if only the last checkpoint remains to be written."""
         self.latest: dict[int, Snapshot] = dict(enumerate(first))
-        """The last snapshot of each node; those of nodes that have none yet are missing."""
+        """The last snapshot of each node that has one."""
         self.came = 0
-        """How many snapshots have come."""
+        """The number of received snapshots."""
         self._since = 0
-        """How many since the last checkpoint that is no cut."""
+        """The number of snapshots since the last checkpoint that is not a cut."""
         self._open: dict[int, dict[int, Snapshot]] = {}
-        """The snapshots of nodes that have completed a round that not all have, by that round."""
+        """The snapshots of incomplete cuts, by round."""
         self.cut: dict[int, Snapshot] = dict(self.latest)
-        """The last cut, or where the run began; nodes that began with nothing are missing."""
+        """The last cut, or the start of the run. Nodes without a snapshot are missing."""
         self._is_written = bool(first)
-        """Whether a checkpoint holds it."""
+        """True if the cut is written."""
         self._waits = False
-        """Whether a checkpoint waits until it may be written."""
+        """True if a checkpoint waits for figures."""
         folder = None if writer is None else writer.folder
         now = asyncio.get_running_loop().time
         self.cadence = Cadence(self._task.node_bytes * self._size, folder, now)
         self._wanted: int | None = None
-        """The round after which hosts were asked for a cut."""
+        """The round of the cut that was requested."""
         self._awaited: set[int] = set()
-        """Of which nodes they were asked for the last commit."""
+        """The nodes whose last commit was requested."""
         self._ahead = 1
-        """By how many rounds a cut must be ahead of what is known of nodes, for all to hear of it in time."""
+        """The rounds by which a requested cut must be ahead of the nodes' known progress, so that the request is not
+        late."""
 
     def latest_of(self, node: int) -> Snapshot:
-        """The latest snapshot of a node; where there is none, that with which it began."""
+        """The latest snapshot of a node, or its initial one."""
         if node not in self.latest:
             self.latest[node] = self._initial(node)
         return self.latest[node]
@@ -78,17 +79,17 @@ class Checkpoints:
 
     @property
     def all_ended(self) -> bool:
-        """Whether the programs of all nodes have returned."""
+        """True if the programs of all nodes have returned."""
         return len(self.latest) == self._size and all(snapshot.ended for snapshot in self.latest.values())
 
     # ------------------------------------------------------------------ checkpoints that are due by time
 
     def ask(self, completed: Sequence[int], present: Iterable[int]) -> Payload | None:
-        """What all hosts are to be told where a checkpoint is due: to send snapshots.
+        """The request to all hosts for snapshots, if a checkpoint is due.
 
         Args:
-            completed: how many rounds each node has completed, as far as is known.
-            present: the nodes of the hosts that are there.
+            completed: the known number of completed rounds of each node.
+            present: the nodes of the hosts that are present.
         """
         if self._every is not None or self.stopping or self._wanted is not None or self._awaited:
             return None
@@ -104,35 +105,35 @@ class Checkpoints:
         return {"round": round}
 
     def missed(self, round: int) -> None:
-        """A node had gone past the round of a cut before its host heard of it."""
+        """Give up a requested cut, because a node had passed its round before the request arrived."""
         if round == self._wanted:
             self._wanted = None
             self._open.pop(round, None)
             self._ahead *= 2
 
     def lose(self, nodes: Sequence[int]) -> None:
-        """Nodes are gone: nothing comes of what was asked of them."""
+        """Stop waiting for snapshots of lost nodes."""
         if self._awaited and self._awaited.issubset(nodes):
             self._write_soon(partial(self._write, dict(self.latest)))
         self._awaited.difference_update(nodes)
 
-    # ------------------------------------------------------------------ what comes
+    # ------------------------------------------------------------------ received snapshots
 
     def roll_back(self) -> list[Snapshot]:
-        """Go back to the last cut; returns what each node goes on from."""
+        """Roll back to the last cut, and return the snapshot of each node."""
         self.latest, self._open, self._waits = dict(self.cut), {}, False
         self._wanted, self._awaited, self.is_void = None, set(), False
         return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
 
     def lose_step(self) -> None:
-        """From now on nodes go through different rounds, where the program can do that."""
+        """Let nodes go through different rounds from now on, if the program allows it."""
         if not self._waits_for_all:
             self.in_step = False
             self._open.clear()
             self._wanted = None
 
     def take(self, snapshots: Mapping[int, Snapshot]) -> None:
-        """What some nodes can go on from."""
+        """Take snapshots of some nodes."""
         if self.is_void:
             return
         awaited = bool(self._awaited)
@@ -156,7 +157,7 @@ class Checkpoints:
             self._write_soon(partial(self._write, dict(self.latest)))
 
     def _put(self, node: int, snapshot: Snapshot) -> None:
-        """Put a snapshot to those of other nodes that have completed the same round."""
+        """Add a snapshot to the cut of its round."""
         if snapshot.ended:
             for cut in self._open.values():
                 cut.setdefault(node, snapshot)
@@ -166,7 +167,7 @@ class Checkpoints:
             self._open[snapshot.completed][node] = snapshot
 
     def _write_soon(self, write: Callable[[], None]) -> None:
-        """Write something behind the figures that it counts on; while one checkpoint waits for these, no other does."""
+        """Write a checkpoint after the figures that it relies on. Only one checkpoint waits at a time."""
 
         def write_now() -> None:
             self._waits = False
@@ -177,13 +178,13 @@ class Checkpoints:
             self._soon(write_now)
 
     def _advance(self, cut: dict[int, Snapshot]) -> None:
-        """Write a cut, which takes the place of the last one."""
+        """Write a cut, which replaces the last one."""
         if self.in_step:
             self._write(cut)
             self.cut, self._is_written, self._wanted, self._ahead = cut, True, None, 1
 
     def write_last(self) -> None:
-        """Write where the run was stopped; where the program cannot go on from there, the last cut."""
+        """Write the state at which the run was stopped or, if the program cannot resume there, the last cut."""
         latest = {node: self.latest_of(node) for node in range(self._size)}
         if not self.in_step or _is_cut(latest) or not (self._waits_for_all or self.cut):
             self._write(latest)
@@ -201,7 +202,7 @@ class Checkpoints:
 
 
 def _is_cut(snapshots: Mapping[int, Snapshot]) -> bool:
-    """Whether all nodes have completed the same round, except those that ended in it or before."""
+    """True if all nodes have completed the same round, except those that ended in it or before."""
     completed = {snapshot.completed for snapshot in snapshots.values() if not snapshot.ended}
     ended = max((snapshot.completed for snapshot in snapshots.values() if snapshot.ended), default=0)
     return not completed or completed == {max(ended, *completed)}

@@ -1,4 +1,4 @@
-"""Starts hosts or calls those that wait, gives them their nodes, hears what they report, and lets them go."""
+"""The launcher: it starts or calls hosts, gives them their nodes, records their reports, and ends them."""
 
 import asyncio
 import os
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.emulation import Emulation
 
 _STUCK = 10.0
-"""Seconds without anything new after which hosts that are to stop after a common round stop where they are."""
+"""Seconds without progress after which hosts that should stop after a common round stop at once."""
 _LAST = 5.0
-"""Seconds after which hosts that are to stop where they are have not heard it."""
+"""Seconds after which hosts that were ordered to stop at once are given up."""
 _HEARTBEAT = 1.0
-"""Seconds between words to every host."""
+"""Seconds between heartbeats to every host."""
 _IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition", "start": "start"}
-"""What must be the same at all hosts."""
+"""The facts that must be equal at all hosts."""
 
 
 class Launcher:
@@ -51,10 +51,10 @@ class Launcher:
 
     Args:
         prepared: the experiment.
-        settings: of the engine.
-        writer: where to record the run; None records nothing.
-        progress: told now and then how far it is.
-        checkpoint: where to go on from.
+        settings: the settings of the engine.
+        writer: records the run; None records nothing.
+        progress: called from time to time with the progress of the run.
+        checkpoint: the checkpoint to resume from.
     """
 
     def __init__(
@@ -70,23 +70,23 @@ class Launcher:
         self.owners = settings.owners(prepared.network.nodes)
         self.hosts: list[Remote] = []
         self.interrupts = 0
-        """How often somebody has asked to stop."""
+        """The number of requests to stop."""
         self.is_enough = False
         """True if a callback has stopped the run."""
         self.over = False
-        """Whether hosts are only sent away."""
+        """True if hosts are being dismissed."""
         self.changed = asyncio.Event()
-        """Set when a host is done, or something else has happened that the run waits for."""
+        """Set when a host is done, or another awaited event has happened."""
         self.failure: CoveyError | None = None
         self.records = Records(
             prepared, self.owners, writer, progress, checkpoint, clock=settings.clock, later=self._later
         )
         self.recovery = Recovery(self, self._later)
         self.rolls_back = False
-        """Whether all hosts are to go back to the last cut, for one was lost."""
+        """True if all hosts must roll back to the last cut, because one was lost."""
         self._began: float | None = None
         self._main: asyncio.Task[Any] | None = None
-        """What `run` runs in."""
+        """The task of `run`."""
         self._folder = tempfile.TemporaryDirectory(prefix="covey-")
         self._maker: Maker | None = None
         self._token, self._certificates = settings.trust()
@@ -95,17 +95,17 @@ class Launcher:
 
     @property
     def now(self) -> float:
-        """Seconds since the run began."""
+        """The seconds since the start of the run."""
         return 0.0 if self._began is None else loop_time() - self._began
 
     @property
     def has_begun(self) -> bool:
-        """Whether nodes have begun, be it before all hosts went back."""
+        """True if nodes have begun, now or before a roll-back."""
         return self._began is not None
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run is to stop."""
+        """True if the run should stop."""
         return self.interrupts > 0
 
     def fail(self, error: CoveyError) -> None:
@@ -114,7 +114,7 @@ class Launcher:
         self.changed.set()
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Run something beside everything else; where it fails, so does the run."""
+        """Run a coroutine in the background. An error ends the run."""
 
         def on_end(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
@@ -122,7 +122,7 @@ class Launcher:
             if isinstance(error, CoveyError):
                 self.fail(error)
             elif error is not None:
-                self.fail(RunError(f"The launcher fails: {errors.described(error)}."))
+                self.fail(RunError(f"The launcher failed: {errors.described(error)}."))
             self.changed.set()
 
         task = asyncio.create_task(coroutine)
@@ -130,27 +130,27 @@ class Launcher:
         task.add_done_callback(on_end)
         return task
 
-    # ------------------------------------------------------------------ from beginning to end
+    # ------------------------------------------------------------------ the course of a run
 
     async def run(self) -> Outcome:
         """Run the experiment to its end, or until it is interrupted.
 
         Raises:
-            CoveyError: why it cannot go on.
+            CoveyError: the run failed.
         """
         self._main = asyncio.current_task()
         with self._interruptible():
             return await self._run()
 
     def on_interrupt(self) -> None:
-        """Take a Ctrl-C or SIGTERM: the third ends the run at once."""
+        """Handle a Ctrl-C or SIGTERM. The third ends the run at once."""
         self.interrupt()
         if self.interrupts > 2 and self._main is not None:
             self._main.cancel()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM interrupt the run, where this thread receives them."""
+        """Make Ctrl-C and SIGTERM interrupt the run, if this thread receives them."""
         if threading.current_thread() is not threading.main_thread() or os.name == "nt":
             yield
             return
@@ -187,7 +187,7 @@ class Launcher:
             self._folder.cleanup()
 
     def interrupt(self) -> None:
-        """Stop where the run can be gone on with; asked again, where it is."""
+        """Stop where the run can be resumed or, at the second request, at once."""
         self.interrupts += 1
         self.records.stopping = self.records.checkpoints.stopping = True
         self.changed.set()
@@ -211,7 +211,7 @@ class Launcher:
         return all(host.done for host in self.hosts)
 
     async def _until(self, true: Callable[[], bool]) -> None:
-        """Until something is true, or the run cannot go on."""
+        """Wait until a condition is true or the run has failed."""
         while self.failure is None and not true():
             await self.changed.wait()
             self.changed.clear()
@@ -219,12 +219,12 @@ class Launcher:
             raise self.failure
 
     async def _soon(self, true: Callable[[], bool], seconds: float, *, renewed: bool = True) -> None:
-        """Until something is true, but no longer than for some seconds, and only until somebody interrupts again.
+        """Wait until a condition is true, at most some seconds, and only until the next interrupt.
 
         Args:
-            true: whether it is.
-            seconds: how long.
-            renewed: whether they begin anew whenever something new comes.
+            true: the condition.
+            seconds: the timeout.
+            renewed: restart the timeout at each sign of progress.
         """
         asked, signs, since = self.interrupts, self._signs, loop_time()
         while self.failure is None and not true() and self.interrupts == asked and loop_time() - since < seconds:
@@ -236,13 +236,13 @@ class Launcher:
 
     @property
     def _signs(self) -> tuple[Any, ...]:
-        """What is another where something new has come."""
+        """A value that changes with every progress."""
         records, live = self.records, [host for host in self.hosts if not host.done]
         busy = max((host.condition.at for host in live if host.condition.is_busy), default=0.0)
         return records.commits, records.checkpoints.came, len(live), busy
 
     def _start_hosts(self) -> None:
-        """Have a process for each share of the nodes."""
+        """Start a process for each share of the nodes."""
         nodes: list[list[int]] = [[] for _ in range(max(self.owners) + 1)]
         for node, owner in enumerate(self.owners):
             nodes[owner].append(node)
@@ -256,7 +256,7 @@ class Launcher:
             host.start()
 
     async def _let_begin(self) -> None:
-        """Call all hosts and let them begin; until they are done, somebody interrupts, or all are to go back."""
+        """Call all hosts and start their nodes. Return when they are done, after an interrupt, or for a roll-back."""
         self.rolls_back = False
         self._later(self._heartbeats())
         late = loop_time() + self.settings.wait
@@ -286,9 +286,9 @@ class Launcher:
             self.recovery.roll_back(str(error))
 
     async def _roll_back(self) -> None:
-        """Let all hosts begin anew, with the last cut.
+        """Restart all hosts at the last cut.
 
-        They are called as another run, which takes no frame of the one before.
+        They are called under another name of the run, so that no frame from before is accepted.
         """
         await self._cancel(task for task in self._tasks if task is not self.records.working)
         for host in self.hosts:
@@ -301,7 +301,7 @@ class Launcher:
         await self._let_begin()
 
     async def _take_checkpoints(self) -> None:
-        """Ask for snapshots whenever a checkpoint is due by time."""
+        """Request snapshots whenever a checkpoint is due by time."""
         while True:
             await asyncio.sleep(_HEARTBEAT / 4)
             there = [host for host in self.hosts if host.begun and not host.done]
@@ -311,17 +311,17 @@ class Launcher:
                     host.tell("keep", order)
 
     async def _heartbeats(self) -> None:
-        """Let hosts know that this machine is still there."""
+        """Send heartbeats to hosts."""
         while True:
             await asyncio.sleep(_HEARTBEAT)
             for host in self.hosts:
                 host.tell("heartbeat", {})
 
     async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
-        """Call a host, tell it what to do, and wait until it has made ready.
+        """Call a host, send its orders, and wait until it is ready.
 
         Raises:
-            HostGone: it does not, or not in time.
+            HostGone: it does not become ready in time.
         """
         hint = ""
         if self._certificates is None and not host.maker.starts:
@@ -331,7 +331,7 @@ class Launcher:
                 caller = Caller(self.run_name, LAUNCHER)
                 connection = await host.reach(self._token, caller, self._certificates, hint)
                 connection.refused = lambda reason: self.fail(
-                    RunError(f"Host {host.number} at {host.address} sends what is no frame ({reason}).")
+                    RunError(f"Host {host.number} at {host.address} sent a damaged frame ({reason}).")
                 )
                 host.connection, host.ready = connection, asyncio.get_running_loop().create_future()
                 host.condition, host.problem = Condition(), "it does not become ready"
@@ -342,7 +342,7 @@ class Launcher:
         except TimeoutError:
             raise self._missing(host) from None
         if connection.lost.done():
-            raise HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
+            raise HostEnded(f"Host {host.number} ended before it was ready{host.ending()}.")
         snapshots = self.records.checkpoints.latest
         mine = {node: snapshots[node] for node in host.nodes if node in snapshots}
         if returning:
@@ -360,11 +360,12 @@ class Launcher:
 
     @cached_property
     def _experiment(self) -> dict[str, Any]:
-        """The tables of the experiment as hosts have it."""
+        """The tables of the experiment for hosts."""
         experiment, shares = self.prepared.experiment, self.hosts[0].maker.shares_files
         tables = experiment.to_table()
-        del tables["engine"]  # The launcher alone knows how many hosts there are.
+        del tables["engine"]  # Only the launcher needs it.
         tables.pop("callback", None)
+
         if experiment.task is not None:
             tables["task"] = to_table(experiment.task.portable(Path(self._folder.name, "task") if shares else None))
         return tables
@@ -385,7 +386,7 @@ class Launcher:
         )
 
     async def _stop_hosts(self) -> None:
-        """Let all nodes stop where the run can be gone on with."""
+        """Stop all nodes where the run can be resumed."""
         self.records.show()
         for task in [*self._tasks]:
             if task is not self.records.working:
@@ -411,7 +412,7 @@ class Launcher:
         await self._soon(lambda: self._all_done, _LAST)
 
     async def _end(self) -> Outcome:
-        """Record what is left and let the hosts go."""
+        """Record the remaining reports, and dismiss the hosts."""
         records = self.records
         await records.finish()
         stopped = self.interrupted or self.is_enough
@@ -447,7 +448,7 @@ class Launcher:
             task.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
 
-    # ------------------------------------------------------------------ what hosts say
+    # ------------------------------------------------------------------ reports of hosts
 
     def _on_frame(self, host: Remote, connection: Connection, frame: wire.Frame) -> None:
         if host.connection is not connection:
@@ -457,10 +458,10 @@ class Launcher:
         except CoveyError as error:
             self.fail(error)
         except Exception as error:
-            self.fail(RunError(f"Host {host.number} says what cannot be understood: {errors.described(error)}."))
+            self.fail(RunError(f"Host {host.number} sent a malformed report: {errors.described(error)}."))
 
     def _on_other(self, host: Remote, frame: wire.Frame) -> None:
-        raise RunError(f"Host {host.number} says {frame.tag!r}, which nobody understands.")
+        raise RunError(f"Host {host.number} sent the unknown report {frame.tag!r}.")
 
     def _on_ready(self, host: Remote, frame: wire.Frame) -> None:
         here, there = self.prepared.task.signature(), dict(frame.payload)
@@ -520,7 +521,7 @@ class Launcher:
         self._say_enough()
 
     def _say_enough(self) -> None:
-        """Where nobody is left but who serves: nobody asks them any more."""
+        """Order hosts to end their message handlers, if all programs have ended."""
         if all(host.done or host.serves for host in self.hosts):
             for host in self.hosts:
                 if not host.done:

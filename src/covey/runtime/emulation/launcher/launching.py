@@ -1,4 +1,4 @@
-"""Runs the launcher in the event loop of this thread, or of another where this thread already runs one."""
+"""The start of the launcher in the event loop of this thread or, if this one already runs a loop, of another."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -25,7 +25,7 @@ def launch(
     progress: Callable[[Progress], None] | None,
     checkpoint: Payload | None,
 ) -> Outcome:
-    """Run an experiment on hosts, as `Launcher` has it; also where this thread already runs an event loop."""
+    """Run an experiment on hosts, also if this thread already runs an event loop. The arguments are `Launcher`'s."""
     launchers: list[Launcher] = []
 
     async def run() -> Outcome:
@@ -49,7 +49,7 @@ def _beside(
     """Run a coroutine in the event loop of another thread, and wait for it.
 
     Args:
-        main: begins it.
+        main: returns the coroutine.
         interrupt: called in that loop for every Ctrl-C and SIGTERM that this thread receives.
         begin: called first in that thread.
     """
@@ -66,5 +66,5 @@ def _beside(
             loop.call_soon_threadsafe(interrupt)
 
     with ThreadPoolExecutor(1, "covey-launcher") as thread, handled(on_interrupt):
-        # In the caller's context, by which a notebook knows to which cell what is shown belongs.
+        # In the caller's context, by which a notebook attributes output to a cell.
         return thread.submit(copy_context().run, work).result()

@@ -1,4 +1,4 @@
-"""What a launcher needs of whoever makes the processes of hosts; the maker of those that are there already."""
+"""The interface of makers of host processes, and the maker for hosts that run already."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,65 +8,65 @@ from typing import Protocol
 from covey.runtime.emulation.transport.address import Address
 
 UNKNOWN = 255
-"""The status of a host that is not there, where nobody can tell it any more."""
+"""The status of a host that has ended with an unknown one."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run wants of the processes of its hosts."""
+    """The requirements of a run on the processes of its hosts."""
 
     count: int
-    """How many hosts there are; their numbers are 0 and so on."""
+    """The number of hosts, which are numbered from 0."""
     token: bytes
     """The secret that a host must hold."""
     folder: Path
-    """A folder of this run alone, which is gone after it."""
+    """A temporary folder of this run."""
     logs: Callable[[], Path]
-    """Makes the folder for what hosts have to say, and names it."""
+    """Makes the folder for the hosts' logs, and returns it."""
     modules: list[str] = field(default_factory=list)
-    """The modules that hosts will need."""
+    """The modules that hosts need."""
 
     def log(self, number: int) -> Path:
-        """The file for what a host has to say; the last line of one that failed is shown."""
+        """The log of a host. After a failure its last line is shown."""
         return self.logs() / f"host-{number}.log"
 
 
 class Maker(Protocol):
-    """Makes the processes of a run's hosts, each of which does what `covey host --once` does."""
+    """A maker of the processes of a run's hosts, which do the same as `covey host --once`."""
 
     starts: bool
-    """Whether hosts are started by it, so that they can be ended and started again; if not, they are only called."""
+    """True if it starts hosts, and so can end and restart them; False if they are only called."""
     shares_files: bool
-    """Whether hosts find the files of this machine where they are here."""
+    """True if hosts have the files of this machine at the same paths."""
 
     def address(self, number: int) -> Address:
-        """Where a host listens, the same each time that it is started; known before it is."""
+        """The address of a host. It is known before the start, and the same after a restart."""
 
     def start(self, number: int) -> None:
-        """Start a host, for the first time or again after it has ended.
+        """Start or restart a host.
 
         Raises:
-            OSError: the system refuses.
+            OSError: the system refuses a process.
         """
 
     def poll(self, number: int) -> int | None:
-        """The status with which a host has ended, negative for a signal, or `UNKNOWN`; None where it may be there."""
+        """The exit status of a host, negative for a signal, or `UNKNOWN`; None if it may be running."""
 
     def kill(self, number: int) -> None:
         """End a host at once, without waiting for it."""
 
     def wake(self, number: int) -> None:
-        """Let a host go on that was told to stand still."""
+        """Wake a paused host."""
 
     def close(self) -> None:
-        """End all hosts that are still there, and start no more."""
+        """End all running hosts, and start no more."""
 
 
 class Called:
-    """Hosts that somebody else has started, by `covey host`, here or elsewhere.
+    """Hosts that were started by `covey host`, on this machine or elsewhere.
 
     Args:
-        addresses: where they listen.
+        addresses: their addresses.
     """
 
     starts = False
@@ -79,16 +79,16 @@ class Called:
         return self._addresses[number]
 
     def start(self, number: int) -> None:
-        """Nothing: it is there, or will be."""
+        """Do nothing: the host is started by its user."""
 
     def poll(self, number: int) -> int | None:
         return None
 
     def kill(self, number: int) -> None:
-        """Nothing: it can only be told."""
+        """Do nothing: the process can only receive orders."""
 
     def wake(self, number: int) -> None:
-        """Nothing: it wakes by itself."""
+        """Do nothing: the host wakes by itself."""
 
     def close(self) -> None:
-        """Nothing: they wait for the next launcher."""
+        """Do nothing: hosts wait for the next launcher."""

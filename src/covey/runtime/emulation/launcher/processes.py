@@ -1,9 +1,9 @@
-"""The processes of hosts on this machine: forks of one that has imported everything, or each started by itself.
+"""The processes of hosts on this machine: forks of a template that has imported everything, or separate processes.
 
-Importing torch takes 150 MB of a process's own memory and seconds of its time. A fork shares what it does not write to:
-of two hosts with 8 nodes of GN-LeNet, each takes 117 MB and what they are forked from 72; started by itself, each takes
-222. They are not forked from the launcher, which may have threads, a GPU and whatever else a user's script has begun,
-but from a process that only imports. The forkserver of `multiprocessing` would run the user's script again in each.
+Importing torch takes 150 MB of memory and seconds. A fork shares the memory that it does not write to: of two hosts
+with 8 nodes of GN-LeNet, each takes 117 MB and the template 72 MB; separate processes take 222 MB each. The template
+only imports. Hosts are not forked from the launcher, which may have threads, a GPU and other resources of a user's
+script. The forkserver of `multiprocessing` would run the user's script again in each.
 """
 
 import gc
@@ -27,19 +27,19 @@ from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-"""Of the processes that are started, where it is not set: threads of their own are enough, a process without any can
-fork, and with one arena glibc keeps less memory that was freed."""
+"""The defaults of environment variables for hosts: covey's own threads suffice, a process without threads can fork, and
+with one arena glibc keeps less freed memory."""
 _BEGIN = """
 import os, sys
 sys.path += [path for path in sys.argv.pop(1).split(os.pathsep) if path not in sys.path]
 from covey.cli import main
 sys.exit(main())
 """
-"""Has `covey` with what is imported here, searched after what Python itself brings."""
+"""Code that starts `covey` with the libraries of this process, after Python's own search path."""
 
 
 def _libraries() -> list[str]:
-    """Where libraries are imported from here; modules beside the user's script or experiment are none."""
+    """The folders of this process's libraries, without those of the user's own modules."""
     script = getattr(sys.modules["__main__"], "__file__", None) or "."
     own = {*kinds.own_folders(), str(Path(script).absolute().parent)}
     libraries = [path for path in sys.path if path and str(Path(path).absolute()) not in own]
@@ -47,7 +47,7 @@ def _libraries() -> list[str]:
 
 
 class Process(Protocol):
-    """What is done with the process of a host; as `subprocess.Popen` has it."""
+    """The process of a host, with a part of the interface of `subprocess.Popen`."""
 
     @property
     def pid(self) -> int: ...
@@ -60,34 +60,34 @@ class Process(Protocol):
 
 
 class _Order(msgspec.Struct):
-    """To fork off a host that listens on a socket, and says into a log what it has to say."""
+    """The order to fork a host with a socket and a log."""
 
     socket: int
     log: str
 
 
 class _Report(msgspec.Struct):
-    """A fork is there, or has ended; 0 is one that could not be made."""
+    """The report that a fork was made or has ended. The pid 0 means that it could not be made."""
 
     pid: int
     status: int | None = None
 
 
 def can_fork() -> bool:
-    """Whether processes fork here, and can be told from others that have their numbers later."""
+    """True if this system can fork, and has pidfds, which identify a process even if its pid is reused."""
     try:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError):
-        return False  # On macOS, what torch and numpy are linked with does not survive a fork.
+        return False  # On macOS, libraries of torch and numpy do not survive a fork.
     return True
 
 
 class Processes:
-    """Starts hosts as processes of this machine.
+    """A maker of processes on this machine.
 
     Args:
-        wanted: what the run wants.
-        forks: whether they are forked from one process; if not, each is started by itself.
+        wanted: the requirements of the run.
+        forks: fork hosts from a template. If False, each is a separate process.
     """
 
     starts = True
@@ -99,7 +99,7 @@ class Processes:
         self._token_file.touch(mode=0o600)
         self._token_file.write_bytes(wanted.token)
         self.sockets = [Address("127.0.0.1", 0).listen() for _ in range(wanted.count)]
-        """Those that hosts listen on. They stay open, so that the next process has the same address."""
+        """The sockets of hosts. They stay open, so that a restarted host has the same address."""
         self.processes: dict[int, Process] = {}
         """The last process of each host."""
         self._template: _Template | None = None
@@ -140,7 +140,7 @@ class Processes:
             listening.close()
 
     def _end_template(self) -> None:
-        """Fork no more; forks that are there stay."""
+        """End the template. Its forks stay."""
         if self._template is not None:
             self._template.end()
             self._template = None
@@ -164,7 +164,7 @@ class Processes:
 
 
 class _Template:
-    """The process that hosts are forked from, as the launcher sees it."""
+    """The launcher's handle of the template, from which hosts are forked."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdin is not None
@@ -180,14 +180,14 @@ class _Template:
         return self._process.poll() is None
 
     def fork(self, order: _Order) -> "_Forked":
-        """Have it fork; it may still be busy with imports."""
+        """Order a fork. The template may still be importing."""
         self._orders.write(msgspec.json.encode(order) + b"\n")
         forked = _Forked(self)
         self._unborn.append(forked)
         return forked
 
     def hear(self) -> None:
-        """Take in what it has reported."""
+        """Read its reports."""
         over = not self.is_there
         while not self._reports.closed and (chunk := self._reports.read(1 << 16)):
             *lines, self._line = (self._line + chunk).split(b"\n")
@@ -211,7 +211,7 @@ class _Template:
         self._process.kill()
 
     def end(self) -> None:
-        """Let it end; it has nothing to lose."""
+        """Kill the template, which has no state."""
         self._orders.close()
         self._process.kill()
         self._process.wait()
@@ -220,12 +220,12 @@ class _Template:
 
 
 class _Forked:
-    """The process of a host that is a fork, or will be."""
+    """The process of a host that is, or will be, a fork."""
 
     def __init__(self, template: _Template) -> None:
         self._template = template
         self.pid = 0
-        """0 until it is born."""
+        """The pid; 0 before the fork is made."""
         self.returncode: int | None = None
         self._descriptor = -1
         self._is_unwanted = False
@@ -235,7 +235,7 @@ class _Forked:
         try:
             self._descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            return  # Its end is reported next.
+            return  # The next report says that it has ended.
         if self._is_unwanted:
             self._signal(signal.SIGKILL)
 
@@ -247,7 +247,7 @@ class _Forked:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has ended, where nobody reports that."""
+        """True if it has ended, even without a report."""
         poll = select.poll()
         if self._descriptor >= 0:
             poll.register(self._descriptor, select.POLLIN)
@@ -274,26 +274,26 @@ class _Forked:
     def wait(self) -> int:
         while (status := self.poll()) is None:
             if self._is_unwanted and not self.pid:
-                self._template.kill()  # It may hang before it gets to fork.
+                self._template.kill()  # The template may hang before it forks.
             sleep(0.005)
         return status
 
 
-# ---------------------------------------------------------------------- in the process that hosts are forked from
+# ---------------------------------------------------------------------- in the template
 
 
 def forks(sockets: Sequence[int], modules: Sequence[str]) -> int:
-    """Fork as the launcher orders; returns in each fork alone, with the socket that is its own.
+    """Run the template, which forks by order of the launcher. Return only in each fork, with its socket.
 
     Args:
-        sockets: all that forks may listen on.
-        modules: of covey, what forks need.
+        sockets: the sockets of all forks.
+        modules: the modules that forks need.
     """
     for name in modules:
         if name.partition(".")[0] == "covey":
             importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # What the collector never looks at, it never writes to.
+    gc.freeze()  # The collector writes to objects that it examines, which would copy shared memory.
     poll = select.poll()
     poll.register(0, select.POLLIN)
     children: dict[int, int] = {}
@@ -328,7 +328,7 @@ def forks(sockets: Sequence[int], modules: Sequence[str]) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process as it is: tidying up would write to all that it shares, and double its memory."""
+    """End this process without cleaning up, which would write to shared memory and double it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -339,7 +339,7 @@ def _report(report: _Report) -> None:
 
 
 def _separate(order: _Order, closed: Sequence[int]) -> None:
-    """Make a fork a process by itself, that holds nothing of the others."""
+    """Separate a fork from the template: another session, and no descriptors of other hosts."""
     os.setsid()
     for descriptor in closed:
         os.close(descriptor)

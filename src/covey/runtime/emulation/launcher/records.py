@@ -1,4 +1,4 @@
-"""What the launcher keeps of a run: rows, figures, averages, snapshots."""
+"""The launcher's records of a run: rows, figures, averages, snapshots."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ from covey.runtime.task import Summary
 _MOST_MOMENTS = 2**53
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
-"""Neither NaN nor infinity: one such number of one host would keep the rows of all from being written."""
+"""A finite time: a NaN or infinity of one host would keep the rows of all from being written."""
 # fmt: off
 _Row = tuple[
     int, _Count, _Time, float | None,
@@ -36,34 +36,34 @@ _Row = tuple[
     _Time, _Time, _Time, _Time,
 ]
 # fmt: on
-"""A commit: what it is of, what is counted, and what time was spent on."""
+"""A commit: its node, round and time, its counters, and seconds by activity."""
 _Rows = tuple[
     list[_Row],
     list[tuple[int, _Count, str, float]],
     list[tuple[_Time, int, str, str]],
     list[tuple[_Time, int, str, dict[str, Any]]],
 ]
-"""Commits, figures, events and rows of tables, as a host reports them."""
+"""The commits, figures, events and rows of tables of a host's report."""
 _Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), COUNTED.stop)
 _SPENT = slice(COUNTED.stop, len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
 _Counters = Annotated[list[_Count], msgspec.Meta(min_length=COUNTERS, max_length=COUNTERS)]
 _TOTALS = ("dropped/", "payload_bytes_out", "frames_out", "socket_bytes_out")
-"""How the names begin of what a host counts from zero each time that it begins."""
+"""The beginnings of the names of figures that a host counts from zero at each start."""
 
 
 class Records:
-    """Takes what hosts report, checks it, and keeps it.
+    """Checks and records the reports of hosts.
 
     Args:
         prepared: the experiment.
         owners: the host of every node.
-        writer: where to record the run; None records nothing.
-        progress: told now and then how far it is.
-        checkpoint: where to go on from.
-        clock: what kind of time the nodes' clocks show.
-        later: runs a coroutine beside everything else, and ends the run where it fails.
+        writer: records the run; None records nothing.
+        progress: called from time to time with the progress of the run.
+        checkpoint: the checkpoint to resume from.
+        clock: the kind of time of the nodes' clocks.
+        later: runs a coroutine in the background, and ends the run after an error.
     """
 
     def __init__(
@@ -82,28 +82,28 @@ class Records:
         self.size, self.rounds = prepared.network.nodes, prepared.experiment.rounds
         self.task = prepared.task
         self.learned: dict[int, Any] = {}
-        """What nodes have learned in the end."""
+        """The final learned results of nodes."""
         self.states: dict[int, dict[str, Any]] = {}
-        """What is in their states then."""
+        """The final states of nodes."""
         self.time = 0.0
         self.commits = 0
         self.stopping = False
         self.notice: str | None = None
-        """What whoever watches the run should know."""
+        """A message for the user."""
         first = [] if checkpoint is None else unpack(checkpoint, prepared.task)
         self.elapsed = max((snapshot.clock for snapshot in first), default=0.0)
-        """For how long the run has gone on before."""
-        # Resuming forgets what came after the first of the nodes' moments; nothing is forgotten by who begins anew.
+        """The time of the run before it was resumed."""
+        # A resumption deletes events after the first of the nodes' moments.
         self.noted_until = min((s.clock if s.clock > 0 else -1.0 for s in first), default=-1.0)
-        """Up to what time the network's events have been recorded before."""
+        """The time up to which events of the network are recorded already."""
         self._round = [snapshot.completed for snapshot in first] or [0] * self.size
-        """Where each node is: lower than before where it came back."""
+        """The completed rounds of each node, which decrease when it returns."""
         self._recorded = list(self._round)
-        """The last round of each of which there is a row."""
+        """The last round of each node with a row."""
         self._figured = list(self._round)
-        """The last round of each of which there is a figure."""
+        """The last round of each node with a figure."""
         self._redone: dict[int, set[int]] = {}
-        """Rounds whose figures are there from the time before a node came back."""
+        """The rounds of each node with figures from before it returned."""
         self._last_rows: dict[int, Sequence[Any]] = {}
         self._losses: dict[int, float] = {}
         self._shown = 0.0
@@ -111,15 +111,15 @@ class Records:
         self.averages, self.moments = self._averages(), self._of_moments()
         self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
-        """Evaluations of averages, and checkpoints that wait for the figures of what they hold."""
+        """Evaluations of averages, and checkpoints that wait for figures."""
         self.working: asyncio.Task[None] | None = None
-        """What does these, one after the other."""
+        """The task that does these jobs in order."""
         self._totals: dict[int, dict[str, float]] = {}
         self._before: dict[int, dict[str, float]] = {}
-        """What a host had counted when it was last gone."""
+        """The counters of each host when it was last lost."""
 
     def _averages(self) -> Averages:
-        """What is known of nodes after rounds."""
+        """The summaries of nodes after rounds."""
         writer = self.writer
 
         def record(completed: int, average: Summary, figures: Mapping[str, float]) -> None:
@@ -132,7 +132,7 @@ class Records:
         )
 
     def _of_moments(self) -> Averages:
-        """What is known of them at moments of time."""
+        """The summaries of nodes at moments of time."""
         writer, seconds = self.writer, self.prepared.experiment.evaluation.seconds or 0.0
 
         def record(number: int, average: Summary, figures: Mapping[str, float]) -> None:
@@ -144,14 +144,14 @@ class Records:
     # ------------------------------------------------------------------ rows
 
     def check_own(self, host: int, nodes: Sequence[int]) -> None:
-        """Whether nodes are those of a host.
+        """Refuse nodes that do not belong to a host.
 
         Raises:
-            RunError: one is not.
+            RunError: a node belongs to another host.
         """
         for node in nodes:
             if not (0 <= node < self.size and self.owners[node] == host):
-                raise RunError(f"Host {host} speaks for node {node}, which is not its own.")
+                raise RunError(f"Host {host} reports for node {node}, which is not its own.")
 
     def take_rows(self, host: int, rows: Any) -> None:
         """Record commits, figures and events."""
@@ -159,11 +159,11 @@ class Records:
         self.check_own(host, [*(row[0] for row in [*commits, *figures]), *(row[1] for row in [*events, *records])])
         for _, _, table, columns in records:
             if any(type(value) not in RECORDED for value in columns.values()):
-                raise RunError(f"Host {host} adds to the table {quoted(table)} what is no plain value.")
+                raise RunError(f"Host {host} adds a value to the table {quoted(table)} that is not a plain one.")
         for row in commits:
             check_round(host, row[1], self.rounds)
         for _, round, *_ in figures:
-            # What a program logs after its last round stands under the next.
+            # Figures that a program logs after its last round have the next round.
             check_round(host, round, self.rounds + 1)
         writer = self.writer
         if writer is not None:
@@ -194,7 +194,7 @@ class Records:
             self.show()
 
     def _again(self, figures: Sequence[tuple[int, int, str, float]]) -> Iterator[tuple[int, int]]:
-        """The rounds among those of some figures whose earlier figures they replace."""
+        """The nodes and rounds whose earlier figures the given figures replace."""
         for node, round, *_ in figures:
             self._figured[node] = max(self._figured[node], round)
             redone = self._redone.get(node, ())
@@ -203,30 +203,30 @@ class Records:
                 yield node, round
 
     def event(self, time: float, node: int, kind: str, detail: str) -> None:
-        """Record something that happened."""
+        """Record an event."""
         if self.writer is not None:
             self.writer.event(time, node, kind, detail)
 
     def take_observed(self, host: int, said: Payload) -> None:
-        """Keep a message that an observed node has received."""
+        """Record a message that an observed node has received."""
         node, time, frame = msgspec.convert(said["node"], int), msgspec.convert(said["time"], _Time), said["frame"]
         self.check_own(host, [node])
         observer = self.prepared.experiment.observer
         if observer is None or node not in observer.nodes or not isinstance(frame, np.ndarray):
-            raise RunError(f"Host {host} tells what came to node {node}, which nobody observes.")
+            raise RunError(f"Host {host} reports a message of node {node}, which is not observed.")
         data = frame.tobytes()
         wire.decode(data)
         if self.writer is not None:
             self.writer.observed([(time, node, data)])
 
     def take_moment(self, host: int, share: Mapping[str, Any]) -> None:
-        """What a host knows of its nodes at a moment; of those before it says nothing any more."""
+        """Add the share of a host in a moment, which closes all earlier ones for it."""
         number = share["number"]
         self.moments.add(host, number, share)
         self.moments.advance(host, number)
 
     def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
-        """Record how a host is, and return that; what it counts are sums over all times that it was there."""
+        """Record the figures of a host, and return them. Counters are summed over its restarts."""
         time = msgspec.convert(time, _Time)
         figures = msgspec.msgpack.decode(packed, type=_Fares)
         before, totals = self._before.get(host, {}), self._totals.setdefault(host, {})
@@ -239,7 +239,7 @@ class Records:
         return figures
 
     def show(self) -> None:
-        """Tell how far the run is."""
+        """Report the progress of the run."""
         if self.progress is not None:
             self._shown = loop_time()
             losses = self._losses.values()
@@ -257,15 +257,15 @@ class Records:
                 )
             )
 
-    # ------------------------------------------------------------------ hosts that come and go
+    # ------------------------------------------------------------------ lost and returning hosts
 
     async def roll_back(self) -> int:
-        """Forget what all nodes did after the last cut; returns the last round that they keep.
+        """Delete the records of all nodes after the last cut, and return its round.
 
-        Nothing may be reported meanwhile.
+        No reports may arrive meanwhile.
         """
         if self.working is not None:
-            # A cut may wait for the last of its figures.
+            # A cut may wait for its last figures.
             await asyncio.wait([self.working])
         snapshots = self.checkpoints.roll_back()
         self._round = [snapshot.completed for snapshot in snapshots]
@@ -282,13 +282,13 @@ class Records:
         return max(self._round)
 
     def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
-        """A host comes back; returns what its nodes go on from."""
+        """Prepare the return of a host, and return the snapshots of its nodes."""
         self._before[host] = dict(self._totals.get(host, {}))
         snapshots = {node: replace(self.checkpoints.latest_of(node)) for node in nodes}
         for node, snapshot in snapshots.items():
             row = self._last_rows.get(node)
             if row is not None:
-                # What was sent was sent.
+                # Bytes that were sent stay counted.
                 reported = [*row[_COUNTED], *row[_STEPS]]
                 snapshot.counters = [max(pair) for pair in zip(snapshot.counters, reported, strict=True)]
                 snapshot.spent = [max(pair) for pair in zip(snapshot.spent, row[_SPENT], strict=True)]
@@ -298,20 +298,20 @@ class Records:
             recorded = self._recorded[node]
             self._redone[node] = set(range(snapshot.completed + 1, recorded + 1))
             if self.writer is not None:
-                # Of the round that was open then there is no row, and may never be one.
+                # The round that was open has figures but no row, and may never have one.
                 self.writer.forget("metrics", [(node, r) for r in range(recorded + 1, self._figured[node] + 1)])
             self._figured[node] = min(self._figured[node], recorded)
         self.averages.reopen(host, min(snapshot.completed for snapshot in snapshots.values()))
         return snapshots
 
     def end_nodes(self, host: int, nodes: Sequence[int]) -> None:
-        """A host will not come back: its nodes have ended with what they last gave."""
+        """End the nodes of a host that does not return, with their last snapshots."""
         self.learned |= {node: self.checkpoints.latest_of(node).learned for node in nodes}
         self.averages.end(host)
         self.moments.end(host)
 
     def take_learned(self, host: int, node: Any, payload: Payload) -> None:
-        """What a node has learned in the end."""
+        """Record the final learned result of a node."""
         node = msgspec.convert(node, int)
         self.check_own(host, [node])
         self._check_learned(host, payload, 1)
@@ -321,19 +321,19 @@ class Records:
         }
 
     def take_end(self, host: int, nodes: Sequence[int], time: Any) -> None:
-        """A host has reported all that there is of its nodes."""
+        """Record that a host has reported everything about its nodes."""
         time = msgspec.convert(time, _Time)
         if not self.learned.keys() >= set(nodes):
-            raise RunError(f"Host {host} is done and has not reported what all of its nodes have learned.")
+            raise RunError(f"Host {host} is done and has not reported the results of all of its nodes.")
         if not self._last_rows:
             self.time = max(self.time, time)
         self.averages.end(host)
         self.moments.end(host)
 
-    # ------------------------------------------------------------------ what takes longer
+    # ------------------------------------------------------------------ jobs in the background
 
     def _do(self, job: Callable[[], Awaitable[None]]) -> None:
-        """Do something once all that was to be done before is."""
+        """Queue a job."""
         self._jobs.append(job)
         if self.working is None:
             self.working = self._later(self._work())
@@ -344,14 +344,14 @@ class Records:
         self.working = None
 
     async def finish(self) -> None:
-        """Evaluate and write what is left."""
+        """Do all remaining jobs."""
         self.averages.close(math.inf)
         self.moments.close(math.inf)
         if self.working is not None:
             await self.working
 
     def _write_soon(self, write: Callable[[], None]) -> None:
-        """Write a checkpoint behind the figures of the rounds that it holds."""
+        """Write a checkpoint after the figures of its rounds."""
         if self.working is None:
             write()
             return
@@ -367,10 +367,10 @@ class Records:
         try:
             self.task.check(payload, nodes)
         except RunError as error:
-            raise RunError(f"Host {host} reports what no node can have learned: {error}.") from error
+            raise RunError(f"Host {host} reports an impossible learned state: {error}.") from error
 
     def take_snapshots(self, host: int, payload: Payload) -> None:
-        """What nodes of a host can go on from."""
+        """Take the snapshots of a host's nodes."""
         with self.checkpoints.cadence.at_work():
             taken = self._checked(host, payload)
         self.checkpoints.take(taken)
@@ -387,7 +387,7 @@ class Records:
         return dict(zip(nodes, snapshots, strict=True))
 
     def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:
-        """What all hosts are to be told where a checkpoint is due, given the nodes of those that are there."""
+        """The request to all hosts for snapshots, if a checkpoint is due, given the present nodes."""
         return self.checkpoints.ask(self._round, present)
 
     # ------------------------------------------------------------------ the end
@@ -399,14 +399,14 @@ class Records:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left to be done at any node."""
+        """True if no node has anything left to do."""
         limit = self.prepared.experiment.duration
         return self.checkpoints.all_ended or (limit is not None and self.time >= limit)
 
     def result(self) -> Any:
-        """What the run keeps of what all nodes have learned."""
+        """The learned results of all nodes, for the run."""
         return self.task.result([self.learned.get(node) or self.task.initial(node) for node in range(self.size)])
 
     def final_states(self) -> list[dict[str, Any]]:
-        """What the run keeps of the states of all nodes."""
+        """The final states of all nodes, if the run keeps them."""
         return [self.states.get(node, {}) for node in range(self.size)] if self.prepared.keeps_states else []

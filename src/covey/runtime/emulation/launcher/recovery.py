@@ -1,4 +1,4 @@
-"""Hosts that are gone: by faults, or by themselves; how they come back, and what the others are told."""
+"""Recovery from lost hosts, whether by faults or by themselves."""
 
 import asyncio
 from collections import deque
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.launcher.launcher import Launcher
 
 _SILENCE = 30.0
-"""Seconds after which a host that says nothing counts as gone; it says every second how it is."""
+"""The seconds of silence after which a host counts as lost. It sends a heartbeat every second."""
 _LOOK = 1.0
 _QUIET = 30.0
-"""Seconds without a completed round after which somebody should know what nodes wait for."""
+"""Seconds without a completed round after which the user is notified."""
 
 
 class Recovery:
-    """Notices that hosts are gone, lets faults strike them, and brings them back.
+    """Detects lost hosts, applies faults to hosts, and brings them back.
 
     Args:
-        launcher: whose hosts.
-        later: runs a coroutine beside everything else, and ends the run where it fails.
+        launcher: the launcher of the hosts.
+        later: runs a coroutine in the background, and ends the run after an error.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class Recovery:
         self.launcher, self.records, self.settings = launcher, launcher.records, launcher.settings
         self._later = later
         self._rolled_back: deque[float] = deque()
-        """When all hosts went back to a cut."""
+        """The times of roll-backs to a cut."""
         self._from_here: deque[float] = deque()
-        """When they went back to the last one."""
+        """The times of roll-backs to the present cut."""
         self._rolled_back_to: Mapping[int, Snapshot] | None = None
 
     def begin(self) -> None:
-        """All hosts have begun: watch them, and let faults strike them."""
+        """Begin to watch hosts, and to apply faults."""
         self._later(self._follow_faults())
         self._later(self._look_after())
 
-    # ------------------------------------------------------------------ who is there
+    # ------------------------------------------------------------------ present and lost hosts
 
     def go(self, host: Remote, *, returning: bool) -> None:
-        """Let the nodes of a host that is ready begin."""
+        """Start the nodes of a ready host."""
         host.begun, host.away, host.struck = True, False, False
         launcher = self.launcher
         gone = [other.number for other in launcher.hosts if other.away]
@@ -62,7 +62,7 @@ class Recovery:
         self._pause(host)
 
     def on_lost(self, host: Remote, connection: Connection) -> None:
-        """The connection to a host has ended."""
+        """Handle the end of the connection to a host."""
         if host.connection is not connection:
             return
         was_there = host.begun
@@ -70,7 +70,7 @@ class Recovery:
         if self.launcher.over:
             return
         if not was_there:
-            error = HostEnded(f"Host {host.number} ended while it made ready{host.ending()}.")
+            error = HostEnded(f"Host {host.number} ended before it was ready{host.ending()}.")
             if host.ready is not None and not host.ready.done():
                 host.ready.set_exception(error)
             elif self.launcher.has_begun and self.launcher.prepared.waits_for_all:
@@ -99,22 +99,22 @@ class Recovery:
             self._come_back(host)
 
     def on_broken(self, host: Remote, other: int) -> None:
-        """The connection of a host to another one has ended, and what was under way is lost.
+        """Handle the end of a connection between two hosts, whose messages in transit are lost.
 
-        Nodes of that host may go on without it, as a later message shows that it will not come.
+        Nodes of that host may continue without them, because later messages show that they are lost.
         """
         if host.begun and not host.done and self.launcher.prepared.waits_for_all:
             self.records.checkpoints.is_void = True
             self._later(self._miss(host, other))
 
     async def _miss(self, host: Remote, other: int) -> None:
-        # Where it broke because a host is gone, that is known soon, and is what is to be said.
+        # If a lost host is the reason, that is known soon, and is the better message.
         await asyncio.sleep(_LOOK / 4)
         if not (self.launcher.interrupted or self.launcher.rolls_back):
             self.roll_back(f"The connection between hosts {host.number} and {other} has ended.")
 
     def roll_back(self, reason: str) -> None:
-        """Let all hosts go back to the last cut and begin anew, unless that was in vain too often."""
+        """Roll all hosts back to the last cut, unless that has failed too often."""
         launcher, cut = self.launcher, self.records.checkpoints.cut
         if launcher.rolls_back:
             return
@@ -125,16 +125,16 @@ class Recovery:
         if self._may_restart(self._rolled_back, reason) and self._may_restart(self._from_here, reason, always=True):
             launcher.rolls_back = True
             launcher.changed.set()
-            self.records.notice = f"{reason} All nodes go back to the last checkpoint."
+            self.records.notice = f"{reason} All nodes are rolled back to the last checkpoint."
             self.records.show()
 
     def _may_restart(self, before: deque[float], reason: str, *, always: bool = False) -> bool:
-        """Whether something may be started again that was before at some times; if not, the run ends.
+        """True if another restart is allowed after those at some times. If not, the run ends.
 
         Args:
-            before: the times, to which this one is added.
-            reason: why it must be.
-            always: whether all of them count, however long ago they were.
+            before: the times of restarts, to which this one is added.
+            reason: the reason of the restart.
+            always: count all times, however long ago.
         """
         now, most, within = loop_time(), self.settings.restarts, self.settings.restarts_within
         while before and not always and now - before[0] > within:
@@ -154,7 +154,7 @@ class Recovery:
                 return
             if not host.maker.starts:
                 self.records.notice = (
-                    f"Host {host.number} at {host.address} is gone; it is called for {self.settings.wait:g} seconds."
+                    f"Host {host.number} at {host.address} is gone. It is called for {self.settings.wait:g} seconds."
                 )
                 self.records.show()
         host.coming = self._later(self._bring_back(host))
@@ -165,7 +165,7 @@ class Recovery:
                 other.tell(tag, {"host": host.number})
 
     def give_up(self, host: Remote) -> None:
-        """A host will not come back."""
+        """Handle a host that does not return."""
         self.records.end_nodes(host.number, host.nodes)
         self._end(host)
 
@@ -174,7 +174,7 @@ class Recovery:
         self.launcher.changed.set()
 
     def call_off(self, host: Remote) -> None:
-        """Let a host that has not begun come back no more."""
+        """Cancel the return of a host that has not begun."""
         host.kill()
         if host.coming is not None:
             host.coming.cancel()
@@ -182,7 +182,7 @@ class Recovery:
         host.let_go()
 
     async def _bring_back(self, host: Remote) -> None:
-        """Start a host again or call it, and let it begin with the last snapshots of its nodes."""
+        """Restart or call a host, and start its nodes at their last snapshots."""
         launcher = self.launcher
         try:
             await host.start_again()
@@ -190,7 +190,7 @@ class Recovery:
         except CoveyError as error:
             host.let_go()
             if host.struck and not host.maker.starts:
-                # A fault has ended it, and nobody has started it again.
+                # A fault has ended it, and its user has not started it again.
                 self.records.event(launcher.now, NETWORK, "gone", str(error))
                 self.give_up(host)
             elif not isinstance(error, HostEnded):
@@ -210,7 +210,7 @@ class Recovery:
     # ------------------------------------------------------------------ faults
 
     async def _follow_faults(self) -> None:
-        """Stop the hosts that faults stop, and note the faults that sites see to."""
+        """Apply the faults of hosts, and record those that hosts apply to nodes."""
         launcher, records = self.launcher, self.records
         experiment = launcher.prepared.experiment
         for strike in strikes(experiment.faults, launcher.prepared.setting):
@@ -226,12 +226,12 @@ class Recovery:
                 records.event(strike.start, NETWORK, fault.title(), strike.in_words())
 
     def pause(self, host: Remote, strike: Strike) -> None:
-        """A fault lets a host stand still until its strike is over."""
+        """Pause a host until the end of a strike."""
         host.paused_until = max(host.paused_until, loop_time() + strike.end - self.launcher.now)
         self._pause(host)
 
     def kill(self, host: Remote, strike: Strike) -> None:
-        """A fault ends a host, which comes back when the strike is over."""
+        """Kill a host, which returns at the end of the strike."""
         host.kills += 1
         host.struck = True
         host.for_good |= strike.end == float("inf")
@@ -259,19 +259,19 @@ class Recovery:
     # ------------------------------------------------------------------ silence
 
     async def _look_after(self) -> None:
-        """Take hosts that say nothing for gone, and say so when nobody makes progress."""
+        """Declare silent hosts lost, and notify the user if no node makes progress."""
         looked = awake = progressed = loop_time()
         commits = 0
         while True:
             await asyncio.sleep(_LOOK)
             now = loop_time()
             if now - looked > 3 * _LOOK:
-                # This process itself stood still, and has not read what was said meanwhile.
+                # This process itself was stopped, and has not read heartbeats meanwhile.
                 awake = now
             looked = now
             for host in self.launcher.hosts:
-                heard_at = now if host.connection is None or not host.begun else host.connection.heard_at
-                if now - max(heard_at, awake, host.paused_until) > _SILENCE:
+                received_at = now if host.connection is None or not host.begun else host.connection.received_at
+                if now - max(received_at, awake, host.paused_until) > _SILENCE:
                     self._cut_off(host)
             if self.records.commits > commits or self._somebody_is_busy:
                 commits, progressed = self.records.commits, now
@@ -286,7 +286,7 @@ class Recovery:
 
     @property
     def _somebody_is_busy(self) -> bool:
-        """Whether nodes compute, or something is on its way, or somebody is not there who may come back."""
+        """True if nodes compute, messages are in transit, or a lost host may return."""
         return any(not host.done and (not host.begun or host.condition.is_busy) for host in self.launcher.hosts)
 
     def _say_who_waits(self) -> None:
@@ -295,8 +295,8 @@ class Recovery:
         if not waits:
             return
         self.records.notice = (
-            f"Nobody has completed a round for {_QUIET:g} seconds, and {sum(c.idle for c in conditions)} nodes wait: "
-            f"{'; '.join(waits)}. Where messages are lost, give the program some 'patience'."
+            f"No node has completed a round for {_QUIET:g} seconds, and {sum(c.idle for c in conditions)} nodes wait: "
+            f"{'; '.join(waits)}. If messages are lost, give the program some 'patience'."
         )
         self.records.event(self.launcher.now, NETWORK, "stuck", self.records.notice)
         self.records.show()
@@ -304,7 +304,7 @@ class Recovery:
 
 @dataclass(slots=True)
 class _StruckHost:
-    """A host, to the fault that strikes it."""
+    """A host as the target of a fault."""
 
     recovery: Recovery
     host: Remote

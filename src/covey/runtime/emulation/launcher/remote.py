@@ -1,4 +1,4 @@
-"""One host as the launcher sees it: its process where it was started here, the way to it, and what is known of it."""
+"""The launcher's handle of one host: its process, its connection and its condition."""
 
 import asyncio
 from collections import deque
@@ -20,89 +20,89 @@ if TYPE_CHECKING:
 
 
 class HostGone(RunError):
-    """A host that does not answer."""
+    """The error that a host does not answer."""
 
 
 class HostEnded(HostGone):
-    """A host that ended before it was ready; started again, it may become so."""
+    """The error that a host ended before it was ready. A restart may help."""
 
 
 _PASSING = {"closed", "silent", "busy", "tls-silent", "tls-broken-off"}
-"""Why a call may fail that succeeds a little later."""
+"""The reasons for which a call may succeed a little later."""
 _ENDING = 0.25
-"""Seconds in which a process that lost its connections should have ended."""
+"""The seconds within which a process that lost its connections should have ended."""
 
 
 @dataclass
 class Condition:
-    """What the nodes of a host did when it last said how it is."""
+    """The condition of a host at its last heartbeat."""
 
     at: float = 0.0
-    """When it said so; 0 where it has not yet."""
+    """The time of the heartbeat; 0 before the first."""
     acting: int = 0
-    """Nodes whose programs may still do something."""
+    """The number of nodes whose programs may still act."""
     idle: int = 0
-    """Those of them that only wait for messages."""
+    """The number of those that only wait for messages."""
     queued: float = 0.0
-    """Bytes on their way out."""
+    """The bytes in queues."""
     evaluates: bool = False
-    """Whether models are evaluated there."""
+    """True if models are being evaluated."""
     waits: list[str] = field(default_factory=list)
-    """What the first few wait for, in words."""
+    """The messages that the first few nodes wait for, in words."""
 
     @property
     def is_busy(self) -> bool:
-        """Whether something will happen without a message from elsewhere."""
+        """True if something will happen without a message from another host."""
         return self.at == 0.0 or self.evaluates or self.acting > self.idle or (self.acting > 0 and self.queued > 0)
 
 
 @dataclass(eq=False)
 class Remote:
-    """One host, as the launcher sees it."""
+    """The launcher's handle of one host."""
 
     number: int
     nodes: list[int]
     maker: Maker
-    """Who makes its process."""
+    """The maker of its process."""
     log: Path | None = None
-    """Where what it has to say may be found."""
+    """Its log."""
     connection: Connection | None = None
     problem: str = "it does not answer"
-    """Why it is not ready yet."""
+    """The reason why it is not ready yet."""
     ready: asyncio.Future[None] | None = None
     begun: bool = False
-    """Whether its nodes have begun, and it is there: until then it takes no orders but those to make ready."""
+    """True if it is present and its nodes have begun. Until then it takes only orders to get ready."""
     away: bool = False
-    """Whether the others know that it is not there."""
+    """True if the other hosts know that it is lost."""
     done: bool = False
     coming: asyncio.Task[None] | None = None
-    """What brings it back."""
+    """The task that brings it back."""
     restarted: deque[float] = field(default_factory=deque)
-    """When it was started or called again though no fault had struck it."""
+    """The times of its restarts without a fault."""
     kills: int = 0
-    """How many faults keep it away."""
+    """The number of faults that keep it away."""
     struck: bool = False
-    """Whether a fault is why it is away."""
+    """True if it is away because of a fault."""
     for_good: bool = False
-    """Whether one of them keeps it away to the end."""
+    """True if a fault keeps it away to the end."""
     paused_until: float = 0.0
-    """Until when a fault lets it stand still."""
+    """The time until which a fault pauses it."""
     serves: bool = False
-    """Whether its programs have ended, and it still answers messages."""
+    """True if its programs have ended, and it still has message handlers."""
     holds: int | None = None
-    """The last round that one of its nodes is in, once it lets none begin another."""
+    """The last round of its nodes, once it lets none begin another."""
     condition: Condition = field(default_factory=Condition)
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has made ready."""
+        """True if it is ready."""
         ready = self.ready
         return ready is not None and ready.done() and not ready.cancelled() and ready.exception() is None
 
     def ending(self) -> str:
-        """Why its process is gone, behind a colon: a signal, or the last line of the log of one that failed.
+        """The reason why its process has ended, after a colon: a signal, or the last line of the log after a failure.
 
-        Its connections are gone a moment before it is.
+        Its connections end a moment before its process.
         """
         late = monotonic() + _ENDING
         while self.maker.starts and self.maker.poll(self.number) is None and monotonic() < late:
@@ -119,19 +119,19 @@ class Remote:
         return f": {lines[-1]}" if lines else ""
 
     def tell(self, tag: str, payload: Payload) -> None:
-        """Say something to it; where it is not there, nobody hears it."""
+        """Send a frame to it, if it is connected."""
         if self.connection is not None:
             say(self.connection, tag, payload)
 
     def let_go(self) -> None:
-        """End the connection to it: nothing that it says is heard any more."""
+        """End the connection to it. Later frames of it are ignored."""
         connection, self.connection = self.connection, None
         self.begun = False
         if connection is not None:
             connection.abort()
 
     def dismiss(self) -> None:
-        """End what it does, so that it can begin anew; whatever it says from now on is not heard."""
+        """End its work, so that it can be restarted. Later frames of it are ignored."""
         self.let_go()
         self.kill()
         self.away = self.done = self.serves = False
@@ -141,14 +141,14 @@ class Remote:
 
     @property
     def address(self) -> Address:
-        """Where it listens."""
+        """The address at which it listens."""
         return self.maker.address(self.number)
 
     def start(self) -> None:
         """Start its process.
 
         Raises:
-            RunError: the system refuses.
+            RunError: the system refuses a process.
         """
         try:
             self.maker.start(self.number)
@@ -158,7 +158,7 @@ class Remote:
             ) from error
 
     async def start_again(self) -> None:
-        """Start its process once the one before has ended."""
+        """Restart its process after the last one has ended."""
         if self.maker.starts:
             while self.maker.poll(self.number) is None:
                 await asyncio.sleep(0.02)
@@ -169,7 +169,7 @@ class Remote:
         self.maker.kill(self.number)
 
     def check_alive(self) -> None:
-        """Whether its process is there, as far as anybody knows.
+        """Check that its process has not ended, as far as is known.
 
         Raises:
             HostEnded: it has ended.
@@ -179,28 +179,28 @@ class Remote:
             raise HostEnded(f"Host {self.number} ended with status {status} before it was ready{self.ending()}.")
 
     def wake(self) -> None:
-        """Let its process go on, where a fault lets it stand still."""
+        """Wake its process, if a fault has paused it."""
         if self.paused_until > loop_time():
             self.maker.wake(self.number)
 
     async def end(self, late: float) -> None:
-        """Let its process come to its end, unless it is late."""
+        """Wait for the end of its process until a time."""
         while self.maker.starts and self.maker.poll(self.number) is None and loop_time() < late:
             await asyncio.sleep(0.02)
 
-    # ------------------------------------------------------------------ the way to it
+    # ------------------------------------------------------------------ its connection
 
     async def reach(self, token: bytes, caller: Caller, certificates: "Certificates | None", hint: str) -> Connection:
         """Call it until it answers.
 
         Args:
-            token: what it must hold.
-            caller: who calls.
-            certificates: what is shown to it; None for plain TCP.
-            hint: what else to say of one that is silent.
+            token: the secret that it must hold.
+            caller: the identity of the caller.
+            certificates: the caller's certificates; None for plain TCP.
+            hint: an addition to the message about a silent host.
 
         Raises:
-            HostGone: it is not to be expected that it ever will.
+            HostGone: it is not expected to answer.
         """
         while True:
             self.check_alive()
@@ -209,7 +209,7 @@ class Remote:
                 connection = await open_connection(self.number, self.address, token, certificates, lambda reason: None)
                 greeting = asyncio.create_task(greet(connection, token, caller, self.number))
                 while not greeting.done():
-                    # A process that imports torch takes seconds to answer; one that died never does.
+                    # A process that imports torch takes seconds to answer. One that has died never does.
                     await asyncio.wait([greeting], timeout=0.1)
                     self.check_alive()
                 greeting.result()

@@ -1,1 +1,1 @@
-"""Connections between processes: who is at the other end, and what frames come from there."""
+"""Connections between processes: authentication, encryption and frames."""

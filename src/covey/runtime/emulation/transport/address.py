@@ -1,4 +1,4 @@
-"""Where a host listens."""
+"""The addresses of hosts."""
 
 import ipaddress
 import socket
@@ -21,7 +21,7 @@ class Address:
         """Read "10.0.0.1:7000", "[::1]:7000" or "name:7000".
 
         Raises:
-            ConfigurationError: it is none of these.
+            ConfigurationError: the text is not an address.
         """
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
@@ -32,13 +32,13 @@ class Address:
 
     @classmethod
     def of(cls, listening: socket.socket) -> Self:
-        """Where a socket listens."""
+        """The address of a listening socket."""
         host, port, *_ = listening.getsockname()
         return cls(host, port)
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach it; of a name, whether that is so of all that it stands for."""
+        """True if only this machine can reach it. For a name, all its addresses must be loopback ones."""
         try:
             found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         except OSError:
@@ -49,10 +49,10 @@ class Address:
         """A socket bound to it.
 
         Raises:
-            OSError: the address is not this machine's, or taken.
+            OSError: the address is not one of this machine, or in use.
         """
         family, kind, protocol, _, where = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-        # Only where a socket knows its protocol does asyncio turn off Nagle's algorithm, which costs a round trip.
+        # With the protocol set, asyncio turns off Nagle's algorithm, which would cost a round trip.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
@@ -64,7 +64,7 @@ class Address:
 
 
 def _may_be_looked_up(name: str) -> bool:
-    """Whether the system can be asked where a name is: none of its labels is empty or too long."""
+    """True if a name can be looked up: none of its labels is empty or too long."""
     try:
         name.encode("idna")
     except UnicodeError:
@@ -73,10 +73,11 @@ def _may_be_looked_up(name: str) -> bool:
 
 
 def read_addresses(file: Path) -> list[str]:
-    """The addresses in a file, one a line; empty lines and what follows a # do not count.
+    """The addresses in a file, one per line. Empty lines and comments after # are ignored.
 
     Raises:
-        ConfigurationError: it cannot be read, has none, or has a line that is none; what else is in a file is not said.
+        ConfigurationError: the file cannot be read, has no address, or has a malformed line. The text does not quote
+            the file.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -85,7 +86,7 @@ def read_addresses(file: Path) -> list[str]:
     except UnicodeDecodeError:
         raise ConfigurationError(f"The hosts file {file} is not UTF-8.") from None
     if not any(lines):
-        raise ConfigurationError(f"The hosts file {file} must have an address a line. It has none.")
+        raise ConfigurationError(f"The hosts file {file} must have one address per line. It has none.")
     for number, line in enumerate(lines, 1):
         try:
             Address.parse(line or "empty:0")

@@ -1,7 +1,7 @@
-"""Certificates of a run: an authority of its own, one certificate for the launcher and one for each host.
+"""The certificates of a run: its own authority, one certificate for the launcher and one for each host.
 
-Each certificate names whose it is, and both sides of every connection hold the other to that name: what one host knows
-is of no use for speaking as another. The authority's key is used once and kept nowhere.
+Each certificate names its owner, and both sides of every connection check that name: a host cannot pose as another one.
+The authority's key is used once and not stored.
 """
 
 import ipaddress
@@ -28,31 +28,31 @@ from covey.runtime.emulation.transport.handshake import LAUNCHER, title
 from covey.runtime.emulation.transport.token import open_private
 
 LONGEST = 3650
-"""For how many days a certificate may be made."""
+"""The greatest validity of a certificate, in days."""
 HOSTS_FILE, TOKEN_FILE = "hosts", "token"
 _AUTHORITY, _CERTIFICATE, _KEY = "authority.pem", "certificate.pem", "key.pem"
 _SKEW = timedelta(hours=1)
-"""How far a machine's clock may be behind."""
+"""The time by which a machine's clock may be behind."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """What one machine shows, and whom it believes."""
+    """The certificates of one machine."""
 
     owner: str
-    """"launcher", or "host-" and a number."""
+    """The owner: "launcher", or "host-" and a number."""
     served: ssl.SSLContext
-    """For whoever calls."""
+    """The TLS context for callers."""
     calling: ssl.SSLContext
-    """For calling a host."""
+    """The TLS context for calling a host."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The certificates in one machine's folder.
 
         Raises:
-            ConfigurationError: a file is missing, is no certificate, has expired, or does not go with the others, or
-                the key can be read by others.
+            ConfigurationError: a file is missing, is not a certificate, has expired, or does not fit the others, or
+                other users can read the key.
         """
         try:
             authority = x509.load_pem_x509_certificate((folder / _AUTHORITY).read_bytes())
@@ -64,7 +64,7 @@ class Certificates:
         except OSError as error:  # An error of TLS is one, too.
             problem = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         except ValueError:
-            problem = f"{_AUTHORITY} or {_CERTIFICATE} is no certificate"
+            problem = f"{_AUTHORITY} or {_CERTIFICATE} is not a certificate"
         if problem is None:
             return made
         raise ConfigurationError(
@@ -74,32 +74,30 @@ class Certificates:
 
     @staticmethod
     def _context(folder: Path, *, server: bool) -> ssl.SSLContext:
-        """TLS 1.3 in which both sides must show a certificate of the folder's authority."""
+        """A context for TLS 1.3 in which both sides must show a certificate of the folder's authority."""
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
         made.minimum_version = ssl.TLSVersion.TLSv1_3
         made.verify_mode = ssl.CERT_REQUIRED
         made.load_verify_locations(folder / _AUTHORITY)
         made.load_cert_chain(folder / _CERTIFICATE, folder / _KEY)
         if server:
-            made.num_tickets = 0  # So that every connection shows a certificate.
+            made.num_tickets = 0  # Every connection must show a certificate.
         return made
 
     @staticmethod
     def hold_to(connection: Connection, who: int) -> None:
-        """Make sure that the other side of a connection is whom it says it is, or should be.
+        """Check that the other side of a connection shows the certificate of the expected owner.
 
         Raises:
             WireError: its certificate is not that of the launcher, or of the host with this number.
         """
         shown, due = connection.shown_name, title(who)
         if shown != due:
-            raise WireError(
-                "certificate-other-host", f"it shows the certificate of {shown}, where that of {due} is due"
-            )
+            raise WireError("certificate-other-host", f"it shows the certificate of {shown} instead of that of {due}")
 
 
 def _problem(own: x509.Certificate, authority: x509.Certificate) -> str | None:
-    """Why a certificate will not be believed by those who have the same authority."""
+    """The reason why machines with the same authority will not accept a certificate, or None."""
     try:
         own.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
@@ -109,28 +107,28 @@ def _problem(own: x509.Certificate, authority: x509.Certificate) -> str | None:
 
 
 class Authority:
-    """Makes the certificates of one run.
+    """An authority, which issues the certificates of one run.
 
     Args:
-        days: how long they are valid.
+        days: their validity.
     """
 
     def __init__(self, days: float) -> None:
         self._from = datetime.now(UTC) - _SKEW
         self._until = datetime.now(UTC) + timedelta(days=days)
         self._key = ec.generate_private_key(ec.SECP256R1())
-        # Authorities of different runs have different names, so that errors tell them apart.
+        # Authorities of different runs have different names, so that errors distinguish them.
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"covey {secrets.token_hex(8)}")])
         usage = x509.BasicConstraints(ca=True, path_length=0)
         self.certificate = self._sign(self._name, self._key.public_key(), usage, certifies=True)
 
     def issue(self, folder: Path, who: int, address: Address | None = None) -> None:
-        """Write the certificate of the launcher or of a host, and its key, into a folder.
+        """Write the certificate and the key of the launcher or of a host into a folder.
 
         Args:
-            folder: which exists.
+            folder: an existing folder.
             who: LAUNCHER, or the host's number.
-            address: where the host is called.
+            address: the address of the host.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -182,18 +180,18 @@ class Authority:
 
 
 def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
-    """Write what each machine of a run needs, into a folder for each: certificates, and the secret that all share.
+    """Write a folder for each machine of a run, with its certificates and the shared secret.
 
     Args:
-        folder: a new one, of which all are parts.
-        hosts: the address of every host, in the order of their numbers.
-        days: how long the certificates are valid.
+        folder: a new folder for all of them.
+        hosts: the addresses of hosts, in order of their numbers.
+        days: the validity of the certificates.
 
     Returns:
-        The folder of the launcher, in which `hosts` has the addresses, and those of the hosts.
+        The folder of the launcher, whose file `hosts` has the addresses, and those of the hosts.
 
     Raises:
-        ConfigurationError: an address is none, or stands twice.
+        ConfigurationError: an address is malformed or occurs twice.
         RunError: the folder exists, or cannot be written.
     """
     addresses = [Address.parse(text) for text in hosts]
@@ -223,10 +221,10 @@ def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
 
 
 def _general_name(address: Address) -> x509.GeneralName:
-    """How a certificate names where a host is.
+    """The form of an address in a certificate.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: the address has none.
     """
     try:
         return x509.IPAddress(ipaddress.ip_address(address.host))

@@ -1,8 +1,8 @@
-"""Frames over a stream: one connection between two hosts, or between the launcher and a host.
+"""Connections that carry frames between two hosts, or between the launcher and a host.
 
-Every frame travels between a CRC-32 of its prefix and the seal of the whole, 20 bytes in all. A frame whose prefix is
-right and whose seal is not is dropped; behind a wrong prefix nobody knows where the next frame begins, so the
-connection ends there.
+On the stream, a CRC-32 of its prefix precedes every frame, and a seal follows it: 20 bytes together. A frame with a
+right prefix and a wrong seal is dropped. After a wrong prefix the start of the next frame is unknown, so the connection
+ends.
 """
 
 import asyncio
@@ -22,33 +22,33 @@ from covey.runtime.emulation.transport.sealing import TAG_BYTES, Seal
 
 _CRC = struct.Struct("<I")
 FRAMING_BYTES = _CRC.size + TAG_BYTES
-"""What every frame costs on a socket beyond its own length."""
+"""The bytes of every frame on a socket beyond its own length."""
 _HEAD = _CRC.size + wire.PREFIX_BYTES
 _FIRST_CHUNK, _CHUNK = 1 << 13, 1 << 18
-"""The buffer of a stranger's connection, and of one that somebody listens to."""
+"""The buffers of a stranger's connection, and of an admitted one."""
 _SMALL = 1 << 16
-"""Frames up to here are copied together and written at once."""
+"""The size up to which frames are copied together and written at once."""
 _HIGH_WATER = 1 << 20
 _OUT_OF_STEP = 32
-"""Frames in a row that do not open, after which the two ends count as being at different ones."""
+"""The number of successive frames with a wrong seal after which the two ends count as out of step."""
 
 Parts = Sequence[bytes | memoryview]
 
 
 def loop_time() -> float:
-    """Seconds on the clock of the event loop, which is the one that timers go by."""
+    """The seconds of the event loop's clock, which timers use."""
     return asyncio.get_running_loop().time()
 
 
-"""The pieces of a frame, as `wire.encode_parts` gives them."""
+"""The pieces of a frame, from `wire.encode_parts`."""
 
 
 class Corrupted(list[bytes | memoryview]):
-    """The pieces of a frame of which one byte changes on its way, behind its prefix.
+    """The pieces of a frame of which one byte after the prefix changes in transit.
 
     Args:
         parts: the frame.
-        number: decides which byte, and how.
+        number: decides the byte and its change.
     """
 
     def __init__(self, parts: Parts, number: int) -> None:
@@ -56,27 +56,27 @@ class Corrupted(list[bytes | memoryview]):
         self._number = number
 
     def change(self, sealed: bytes | memoryview) -> bytes:
-        """What comes of what was sealed."""
+        """Change one byte of a sealed frame."""
         changed = bytearray(sealed)
         changed[self._number % len(changed)] ^= 1 + self._number % 255
         return bytes(changed)
 
 
 def readdressed(parts: Parts, receiver: int) -> list[bytes | memoryview]:
-    """The same frame for another receiver; what is large is shared."""
+    """The same frame for another receiver, with a shared body."""
     prefix, *rest = parts
     return [wire.readdressed(bytes(prefix), receiver), *rest]
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Sends and receives frames. Frames wait until `listen` says who hears them.
+    """A connection that sends and receives frames. Received frames wait until `listen` sets their handler.
 
-    Large frames are received straight into memory of their own, and their tensors are views of it.
+    Large frames are received directly into separate memory, and their tensors are views of it.
 
     Args:
-        limits: what the decoder accepts before `listen` says otherwise.
-        refused: told the reason of every frame that is dropped.
-        secured: whether nothing is read before `secure`.
+        limits: the limits of the decoder before `listen`.
+        refused: called with the reason of every dropped frame.
+        secured: read nothing before `secure`.
     """
 
     def __init__(self, limits: wire.Limits, refused: Callable[[str], None], *, secured: bool = False) -> None:
@@ -85,45 +85,45 @@ class Connection(asyncio.BufferedProtocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection has ended."""
         self.queued = 0
-        """Bytes that wait to be written."""
+        """The bytes that wait to be written."""
         self.bytes_out = self.frames_out = 0
-        """What was handed to the socket."""
-        self.heard_at = loop_time()
-        """When bytes last came; the launcher takes a host for gone that has been silent for too long."""
+        """The bytes and frames that were written to the socket."""
+        self.received_at = loop_time()
+        """The time at which bytes last arrived. The launcher declares a silent host lost."""
         self.unsent = 0
-        """Frames that still waited to be written when the connection ended."""
+        """The number of frames that waited to be written when the connection ended."""
         self._sealing, self._opening = Seal(), Seal()
-        """Of what is sent, and of what comes."""
+        """The seals of sent and of received frames."""
         self._unopened = 0
-        """Frames in a row whose seal was wrong."""
+        """The number of successive frames with a wrong seal."""
         self._queue: deque[tuple[Parts, Seal]] = deque()
         self._paused = secured
-        """Whether nothing is written now."""
+        """True if writing is paused."""
         self._ended = False
         self._transport: asyncio.Transport | None = None
         self._on_frame: Callable[[wire.Frame], None] | None = None
         self._waiting: wire.Frame | None = None
-        """A frame that nobody has asked for yet; nothing behind it is parsed, as it may be for somebody else."""
+        """A frame that is not taken yet. Nothing after it is parsed, because its handler may be another."""
         self._frame_came = asyncio.Event()
         self._chunk = memoryview(bytearray(_FIRST_CHUNK))
         self._begin = self._end = 0
-        """What of the chunk has come and is not parsed."""
+        """The part of the chunk that is received and not parsed."""
         self._large: memoryview | None = None
-        """The large frame that is coming, from its sum on."""
+        """The large frame that is being received, from its checksum on."""
         self._filled = 0
 
     # ------------------------------------------------------------------ sending
 
     async def made(self) -> None:
-        """Until the connection stands."""
+        """Wait until the connection is established."""
         while self._transport is None and not self.lost.done():
             await asyncio.sleep(0)
 
     async def secure(self, context: ssl.SSLContext, seconds: float) -> None:
-        """Go over to TLS, at the side that was called.
+        """Start TLS at the side that was called.
 
         Raises:
-            WireError: the caller does not show what the context wants, or not in time.
+            WireError: the caller does not show a valid certificate in time.
         """
         await self.made()
         assert self._transport is not None
@@ -135,30 +135,30 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             raise tls.why(error) from error
         if secured is None:
-            # What asyncio returns where the other side hung up meanwhile.
+            # asyncio returns None if the other side has hung up.
             raise tls.why(ConnectionResetError())
         self._paused = False
         self.connection_made(secured)
 
     @property
     def shown_name(self) -> str | None:
-        """Whom the certificate names that the other side showed."""
+        """The owner of the certificate that the other side showed."""
         assert self._transport is not None
         return tls.named_by(self._transport.get_extra_info("ssl_object"))
 
     @property
     def is_made(self) -> bool:
-        """Whether it stood at some time."""
+        """True if it was ever established."""
         return self._transport is not None
 
     @property
     def here(self) -> str:
-        """The address of this end; empty under TLS, where a certificate says more."""
+        """The address of this end; empty with TLS, whose certificates identify both ends."""
         return self._address("sockname")
 
     @property
     def there(self) -> str:
-        """The address of the other end; empty under TLS."""
+        """The address of the other end; empty with TLS."""
         return self._address("peername")
 
     def _address(self, name: str) -> str:
@@ -169,15 +169,15 @@ class Connection(asyncio.BufferedProtocol):
         return shown(where)
 
     def seal(self, sending: bytes, receiving: bytes) -> None:
-        """Seal with these keys what is sent from now on, and take nothing that is sealed with others.
+        """Set the keys of the seals of all later frames.
 
         Args:
-            sending, receiving: the key of either direction.
+            sending, receiving: the key of each direction.
         """
         self._sealing, self._opening = Seal(sending), Seal(receiving)
 
     def send(self, parts: Parts) -> None:
-        """Write a frame when its turn comes."""
+        """Queue a frame for writing."""
         if not self.lost.done():
             self._queue.append((parts, self._sealing))
             self.queued += FRAMING_BYTES + sum(map(len, parts))
@@ -203,7 +203,7 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def waiting(self) -> int:
-        """Frames that wait to be written."""
+        """The number of frames that wait to be written."""
         return len(self._queue)
 
     def pause_writing(self) -> None:
@@ -214,33 +214,33 @@ class Connection(asyncio.BufferedProtocol):
         self._pump()
 
     def close(self) -> None:
-        """End the connection once what was handed to the socket is out."""
+        """End the connection after all written bytes have left."""
         self._ended = True
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once, or as soon as it stands."""
+        """End the connection at once, or as soon as it is established."""
         self._ended = self._paused = True
         if self._transport is not None:
             self._transport.abort()
 
     async def flushed(self) -> None:
-        """Until nothing waits to be written any more, or the connection has ended."""
+        """Wait until nothing is left to be written, or the connection has ended."""
         while not self.lost.done() and (
             self.queued or (self._transport is not None and self._transport.get_write_buffer_size())
         ):
             await asyncio.sleep(0.002)
 
     async def has_room(self) -> None:
-        """Until little waits to be written, or the connection has ended: for who has much to send, piece by piece."""
+        """Wait until little is left to be written, or the connection has ended. For large data in pieces."""
         while not self.lost.done() and self.queued > _HIGH_WATER:
             await asyncio.sleep(0.002)
 
     # ------------------------------------------------------------------ receiving
 
     def listen(self, on_frame: Callable[[wire.Frame], None], limits: wire.Limits) -> None:
-        """Hand every frame from now on, and those that wait, to somebody."""
+        """Set the handler of all later and waiting frames, and the limits of the decoder."""
         self.limits, self._on_frame = limits, on_frame
         chunk = memoryview(bytearray(_CHUNK))
         chunk[: self._end] = self._chunk[: self._end]
@@ -251,10 +251,10 @@ class Connection(asyncio.BufferedProtocol):
         self._go_on()
 
     async def next_frame(self, seconds: float) -> wire.Frame:
-        """The next frame, before `listen`.
+        """Receive the next frame, before `listen`.
 
         Raises:
-            WireError: none came in time.
+            WireError: none arrived in time.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -264,23 +264,23 @@ class Connection(asyncio.BufferedProtocol):
                     self._frame_came.clear()
                     await self._frame_came.wait()
         except TimeoutError:
-            raise WireError("silent", f"the other side said nothing for {seconds:g} seconds") from None
+            raise WireError("silent", f"the other side was silent for {seconds:g} seconds") from None
         frame, self._waiting = self._waiting, None
         asyncio.get_running_loop().call_soon(self._go_on)
         return frame
 
     def _go_on(self) -> None:
-        """Parse what came while a frame waited for somebody to hear it."""
+        """Parse the bytes that arrived while a frame waited to be taken."""
         self.resume_reading()
         self._guarded(self._parse)
 
     def pause_reading(self) -> None:
-        """Take nothing more off the socket."""
+        """Stop reading from the socket."""
         if self._transport is not None and not self.lost.done() and self._transport.is_reading():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on with it."""
+        """Continue to read from the socket."""
         if self._transport is not None and not self.lost.done() and not self._transport.is_reading():
             self._transport.resume_reading()
 
@@ -293,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
             transport.abort()
             return
         if self._paused:
-            transport.pause_reading()  # What comes now is TLS.
+            transport.pause_reading()  # The next bytes are TLS.
             return
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._pump()
@@ -314,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._chunk[self._end :] if self._large is None else self._large[self._filled :]
 
     def buffer_updated(self, count: int) -> None:
-        self.heard_at = loop_time()
+        self.received_at = loop_time()
         if self._large is None:
             self._end += count
             self._guarded(self._parse)
@@ -332,22 +332,22 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def _parse(self) -> None:
-        """Take all whole frames out of the chunk, and make room for the rest of the last one."""
+        """Parse all complete frames of the chunk, and make room for the rest of the last one."""
         while self._waiting is None and not self.lost.done() and self._end - self._begin >= _HEAD:
             head = self._chunk[self._begin : self._begin + _HEAD]
             prefix = head[_CRC.size :]
             (expected,) = _CRC.unpack_from(head)
             length = FRAMING_BYTES + wire.peek(prefix, self.limits)
             if crc32(prefix) != expected:
-                raise WireError("corrupt", "a prefix did not come as it was sent")
+                raise WireError("corrupt", "a prefix was changed in transit")
             here = self._end - self._begin
             if length <= here:
                 whole = self._chunk[self._begin : self._begin + length]
                 self._begin += length
                 self._take(whole, copy=True)
             elif length > len(self._chunk):
-                # Its body is to be aligned, as its tensors will be views of it. Memory takes no room before something
-                # is written there: a promise of a gigabyte costs nothing.
+                # The body must be aligned, as tensors will be views of it. Memory is used only when it is written to,
+                # so an announced gigabyte costs nothing.
                 offset = -(length - TAG_BYTES - wire.body_bytes(prefix)) % 64
                 self._large = np.empty(offset + length, np.uint8).data[offset:]
                 self._large[:here] = self._chunk[self._begin : self._end]
@@ -361,12 +361,12 @@ class Connection(asyncio.BufferedProtocol):
             self._begin, self._end = 0, here
 
     def _take(self, whole: memoryview, *, copy: bool) -> None:
-        """One whole frame, with its sum and its seal."""
+        """Open and decode one complete frame, with its checksum and its seal."""
         if not self._opening.open(whole[_CRC.size :]):
             self.refused("corrupt")
             self._unopened += 1
             if self._unopened == _OUT_OF_STEP:
-                raise WireError("out-of-step", "nothing opens any more: frames were taken out, or put in between")
+                raise WireError("out-of-step", "seals no longer fit: frames were removed or inserted")
             return
         self._unopened = 0
         frame = whole[_CRC.size : -TAG_BYTES]

@@ -1,4 +1,4 @@
-"""How many files and connections a process may have open."""
+"""The limit of open files and connections of a process."""
 
 import os
 import resource
@@ -7,41 +7,41 @@ from contextlib import suppress
 from covey.parts.errors import ConfigurationError
 
 _OWN = 32
-"""What a process has open beside its connections: libraries, logs, the run's database, a file now and then."""
+"""The open files of a process beside its connections: libraries, logs, the run's database and so on."""
 _COMFORT = 512
-"""How many more are asked for where the system allows it."""
+"""The number of further open files that are requested, if the system allows it."""
 
 
 def allowed() -> float:
-    """How many this process may have open."""
+    """The current limit of this process."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return float("inf") if soft == resource.RLIM_INFINITY else soft
 
 
 def needed_by_launcher(hosts: int, *, starts_them: bool) -> int:
-    """How many a launcher has open: to each host a connection, and of those it starts a socket and a handle."""
+    """The open files of a launcher: a connection per host and, if it starts them, a socket and a handle."""
     return _open_now() + _OWN + hosts * (3 if starts_them else 1)
 
 
 def needed_by_host(hosts: int) -> int:
-    """How many a host has open: to each other one a connection, and another where their calls cross."""
+    """The open files of a host: a connection per other host, and another one if calls cross."""
     return _OWN + 2 * hosts
 
 
 def make_room(needed: int, hosts: int) -> None:
-    """Let this process, and those that it starts, have so many open.
+    """Raise the limit of this process and of those that it starts.
 
     Args:
-        needed: how many.
-        hosts: how many hosts the run has, for the error.
+        needed: the number of open files that are needed.
+        hosts: the number of hosts of the run, for the error.
 
     Raises:
-        ConfigurationError: the system does not allow so many.
+        ConfigurationError: the system does not allow that many.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = needed + _COMFORT if hard == resource.RLIM_INFINITY else min(needed + _COMFORT, hard)
     if allowed() < wanted:
-        with suppress(ValueError, OSError):  # Some systems allow less than they say.
+        with suppress(ValueError, OSError):  # Some systems allow less than their stated limit.
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if allowed() < needed:
         raise ConfigurationError(

@@ -1,9 +1,9 @@
-"""The door of a host: calls are taken as fast as they come, and those who hold the token are let by first.
+"""The door of a host: it accepts calls as fast as they come, and prefers callers that hold the token.
 
-A caller knocks: the first bytes that it sends are an HMAC under the token of the address that it calls. They prove
-nothing of who it is, but tell it from strangers at the cost of a hash, before anything is kept for it. Others wait in a
-queue out of which the oldest fall, and a few a second are asked who they are. A stranger costs 25 µs to send away, and
-0.2 ms to ask.
+A caller knocks: its first bytes are an HMAC, under the token, of the address that it calls. A knock does not identify
+the caller, but distinguishes it from strangers at the cost of a hash, before anything is stored for it. Others wait in
+a queue that drops the oldest, and a limited number per second gets a handshake. A stranger costs 25 µs to dismiss, and
+0.2 ms with a handshake.
 """
 
 import asyncio
@@ -20,28 +20,28 @@ _MAGIC = b"CVYK"
 _SALT, _PROOF = 12, 32
 KNOCK_BYTES = len(_MAGIC) + _SALT + _PROOF
 _BACKLOG, _AT_ONCE = 1024, 64
-"""How many calls the system keeps until they are taken, and how many are taken in one turn of the loop."""
+"""The backlog of calls in the system, and the number of calls that are accepted in one turn of the loop."""
 _LISTENED, _LOOK = 0.1, 0.01
-"""For how many seconds a caller's silence is listened to before it is asked who it is, and how often."""
+"""The seconds that a silent caller waits for a handshake, and the interval of checks."""
 _A_SECOND, _BURST = 200.0, 400.0
-"""How many strangers are asked who they are, each second and at once."""
+"""The greatest number of handshakes with strangers, per second and in a burst."""
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _PAUSE = 0.1
-"""Seconds until calls are taken again where the system has no files left."""
+"""Seconds until calls are accepted again after the system had no free files."""
 _AGAIN, _TRIES = 0.25, 8
-"""Seconds after which another call is begun beside those that nobody has taken, and how many there are at once: the
-system itself would try again after 1, 3 and 7 seconds."""
+"""The seconds after which another call is started in parallel to unanswered ones, and their greatest number. The system
+itself would retry after 1, 3 and 7 seconds."""
 
 
 def shown(where: Any) -> str:
-    """A socket's address as both of its ends write it."""
+    """A socket's address in the form that both ends use."""
     address = ipaddress.ip_address(where[0])
-    # A socket for both kinds of addresses sees the older ones so.
+    # A dual-stack socket shows IPv4 addresses as IPv6 ones.
     return f"{getattr(address, 'ipv4_mapped', None) or address} {where[1]}"
 
 
 def knock(token: bytes, where: str) -> bytes:
-    """What the caller of an address says first."""
+    """The first bytes of a caller of an address."""
     salt = secrets.token_bytes(_SALT)
     return _MAGIC + salt + _proof(token, salt, where)
 
@@ -51,14 +51,14 @@ def _proof(token: bytes, salt: bytes, where: str) -> bytes:
 
 
 class Door:
-    """Takes the calls of a listening socket.
+    """Accepts the calls of a listening socket.
 
     Args:
-        listening: which is closed in the end.
-        token: what callers hold.
-        hidden: whether a knock is of no address, as certificates say more.
-        come: given every call that is taken, and whether it knocked.
-        refused: told why others were not.
+        listening: the socket, which is closed in the end.
+        token: the secret of callers.
+        hidden: True if knocks have no address, because certificates identify both ends.
+        come: called with every accepted call, and True if it knocked.
+        refused: called with the reason of every refusal.
     """
 
     def __init__(
@@ -71,20 +71,20 @@ class Door:
         refused: Callable[[str], None],
     ) -> None:
         self.most = 128
-        """How many callers may have said nothing yet."""
+        """The greatest number of silent callers."""
         self._listening, self._token, self._hidden, self._come, self._refused = listening, token, hidden, come, refused
         self._loop = asyncio.get_running_loop()
         self._silent: deque[tuple[socket.socket, float]] = deque()
-        """Callers that have said nothing yet, and when they came; the oldest first."""
+        """The silent callers and the times of their calls, the oldest first."""
         self._spare, self._spare_at = _BURST, self._loop.time()
-        """How many strangers may be asked who they are, and when that was so."""
+        """The number of handshakes with strangers that are allowed now, and the time of that number."""
         self._later: asyncio.TimerHandle | None = None
         listening.setblocking(False)
         listening.listen(_BACKLOG)
         self._loop.add_reader(listening, self._take)
 
     def close(self) -> None:
-        """Take no more."""
+        """Accept no more calls."""
         self._loop.remove_reader(self._listening)
         self._listening.close()
         if self._later is not None:
@@ -102,13 +102,13 @@ class Door:
                 if error.errno in _NO_ROOM:
                     self._make_room()
                     return
-                continue  # It was gone again.
+                continue  # The caller has hung up.
             caller.setblocking(False)
             if not self._sort_out(caller):
                 self._listen_to(caller)
 
     def _make_room(self) -> None:
-        """Where the system has no files left, let a silent caller go, or take no calls for a while."""
+        """Dismiss a silent caller, or pause accepting, because the system has no free files."""
         self._refused("no-files")
         if self._silent:
             self._silent.popleft()[0].close()
@@ -131,7 +131,7 @@ class Door:
             self._later = self._loop.call_later(_LOOK, self._look)
 
     def _look(self) -> None:
-        """Sort out the silent callers that have said something, or nothing for long enough."""
+        """Handle silent callers that have sent something, or were silent for long enough."""
         now = self._loop.time()
         for _ in range(len(self._silent)):
             caller, since = self._silent.popleft()
@@ -140,10 +140,11 @@ class Door:
         self._later = self._loop.call_later(_LOOK, self._look) if self._silent else None
 
     def _sort_out(self, caller: socket.socket, *, ask: bool = False) -> bool:
-        """Let a caller by, ask it who it is or hang up, by what it has said; False where it may be about to knock.
+        """Admit a caller, start a handshake or hang up, by its first bytes. False if a knock may be incomplete.
 
         Args:
-            ask: whether it has had its time.
+            caller: the caller's socket.
+            ask: True if its time is over.
         """
         try:
             said = caller.recv(KNOCK_BYTES, socket.MSG_PEEK)
@@ -169,7 +170,7 @@ class Door:
         return True
 
     def _is_right(self, said: bytes, caller: socket.socket) -> bool:
-        """Whether a knock is of who holds the token, and at this door."""
+        """True if a knock proves the token, for the address of this door."""
         salt, proof = said[len(_MAGIC) : -_PROOF], said[-_PROOF:]
         try:
             where = "" if self._hidden else shown(caller.getsockname())
@@ -178,7 +179,7 @@ class Door:
         return hmac.compare_digest(proof, _proof(self._token, salt, where))
 
     def _ask(self, caller: socket.socket) -> None:
-        """Speak to a stranger, or send it away where there are too many."""
+        """Start a handshake with a stranger, or dismiss it if there are too many."""
         now = self._loop.time()
         self._spare = min(_BURST, self._spare + _A_SECOND * (now - self._spare_at))
         self._spare_at = now
@@ -191,14 +192,14 @@ class Door:
 
 
 async def call(address: str, port: int, first: Callable[[Any], bytes]) -> socket.socket:
-    """Open a connection, and say something at once.
+    """Open a connection, and send first bytes at once.
 
     Args:
-        address, port: of whom.
-        first: what to say, given where the other side is.
+        address, port: the address of the other side.
+        first: returns the first bytes for the address of the other side.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: the connection fails.
     """
     calls: set[asyncio.Task[socket.socket]] = set()
     try:
@@ -235,6 +236,6 @@ async def _call(address: str, port: int, first: Callable[[Any], bytes]) -> socke
 
 
 def _hang_up(call: "asyncio.Task[socket.socket]") -> None:
-    """Another call was taken first."""
+    """Close the connection of a call that lost against another one."""
     if not call.cancelled() and call.exception() is None:
         call.result().close()

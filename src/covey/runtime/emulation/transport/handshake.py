@@ -1,13 +1,13 @@
-"""Who is at the other end of a connection: both sides show that they hold the run's token, and agree on keys.
+"""The handshake of a connection: both sides prove that they hold the run's token, and agree on keys.
 
-    called  challenge   a nonce
-    caller  hello       the run, who calls whom, a nonce and a public key; an HMAC under the token
-    called  welcome     a public key; an HMAC under the token
+    callee  challenge   a nonce
+    caller  hello       the run, the numbers of caller and callee, a nonce, a public key; an HMAC under the token
+    callee  welcome     a public key; an HMAC under the token
 
-An HMAC is of all that was said so far, and of where the caller reached the other side. So a proof is of use on one
-connection and to one host: whoever passes it on, or listens where a host should, learns nothing that opens another.
-Both keys are new and kept nowhere. What two ends agree on seals every frame from then on, each direction with a key of
-its own, and cannot be found out later, not even by who gets hold of the token.
+An HMAC covers all previous messages, and the address at which the caller reached the other side. So a proof is valid on
+one connection and for one host: relaying it, or listening in the place of a host, opens no other connection. Both key
+pairs are new and not stored. The agreed keys, one per direction, seal all later frames. They cannot be found out later,
+not even with the token.
 """
 
 import hmac
@@ -26,12 +26,12 @@ from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.sealing import KEY_BYTES
 
 LAUNCHER = -1
-"""Who the launcher says it is; a host gives its number."""
+"""The number of the launcher as a caller. A host gives its own number."""
 SECONDS = 10.0
-"""How long each side waits for the other's next word."""
+"""The timeout of each message, in seconds."""
 _PROTOCOL = "covey handshake 2"
 _MOST = 1 << 30
-"""Who has read nothing of so many bytes that were said is gone."""
+"""The bytes that may wait to be written. With more, the other side counts as lost."""
 _REFUSALS = {
     "bad-token": "it holds another secret",
     "bad-handshake": "it understands another handshake: is it of the same version of covey?",
@@ -40,19 +40,19 @@ _REFUSALS = {
     "wrong-host": "it does not know this caller, or is another host than was called",
     "wrong-run": "it takes part in another run",
 }
-"""Why a host sends callers away. Other words are not taken over: they would be as many as a stranger likes."""
+"""The reasons of refusals. Others are not accepted, because a stranger could invent any number."""
 LIMITS = wire.Limits(frame=4096, header=4096, tensors=0)
-"""What is accepted of a stranger."""
+"""The limits for frames of strangers."""
 
 
 def title(who: int) -> str:
-    """What the launcher, or the host with a number, is called."""
+    """The title of the launcher or of a host."""
     return "launcher" if who == LAUNCHER else f"host-{who}"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody who calls a host."""
+    """The identity of a caller."""
 
     run: str
     who: int
@@ -61,31 +61,31 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A caller that has shown that it holds the token."""
+    """A caller that has proved that it holds the token."""
 
     caller: Caller
     callee: int
-    """The number of the host that it means to call."""
+    """The number of the host that it wants to call."""
     key: bytes
     """Its public key."""
     said: tuple[Any, ...]
-    """What was said so far, of which `welcome` is a proof."""
+    """The previous messages, which `welcome` proves."""
 
 
 def _proof(token: bytes, word: str, said: tuple[Any, ...]) -> bytes:
-    """An HMAC of what was said; msgpack gives other bytes to whatever differs."""
+    """The HMAC of the messages so far. Different messages have different msgpack encodings."""
     return hmac.digest(token, msgspec.msgpack.encode((_PROTOCOL, word, said)), "sha256")
 
 
 def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, said: tuple[Any, ...]) -> None:
-    """Seal the connection with keys of what was said, of the token, and of what both ends alone know.
+    """Seal the connection with keys that are derived from the messages, the token, and the key agreement.
 
     Raises:
-        WireError: the other side's public key is none.
+        WireError: the other side's public key is not valid.
     """
     secret = own.secret(other)
     if secret is None:
-        raise WireError("bad-handshake", "its public key is none")
+        raise WireError("bad-handshake", "its public key is not valid")
     whole = sha256(msgspec.msgpack.encode((_PROTOCOL, said))).digest()
     keyed = hmac.digest(token, secret, "sha256")
     ours, theirs = (derive(keyed, "frames", context=whole + key)[:KEY_BYTES] for key in (own.public, other))
@@ -93,23 +93,23 @@ def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, sai
 
 
 def say(connection: Connection, tag: str, payload: Payload) -> None:
-    """Send a frame that is for the other side itself, not for one of its nodes."""
+    """Send a frame to the other process itself, not to one of its nodes."""
     connection.send(wire.encode_parts(payload, tag=tag))
     if connection.queued > _MOST:
         connection.abort()
 
 
 async def greet(connection: Connection, token: bytes, caller: Caller, callee: int) -> None:
-    """Say who calls whom, make sure that the other side holds the token, and seal the connection.
+    """Perform the handshake as a caller, and seal the connection.
 
     Args:
-        connection: to a host.
-        token: the run's.
-        caller: who calls.
+        connection: a connection to a host.
+        token: the secret of the run.
+        caller: the identity of the caller.
         callee: the number of that host.
 
     Raises:
-        WireError: it does not, or does not want this caller, or says nothing.
+        WireError: the host does not hold the token, refuses the caller, or is silent.
     """
     challenge = await _next(connection, "challenge", {"nonce": bytes}, SECONDS)
     own, nonce = KeyPair(), secrets.token_bytes(32)
@@ -125,10 +125,10 @@ async def greet(connection: Connection, token: bytes, caller: Caller, callee: in
 
 
 async def admit(connection: Connection, token: bytes, patience: float = SECONDS) -> Guest:
-    """Find out who calls within some seconds; `welcome` then lets it in.
+    """Identify a caller within some seconds. `welcome` completes the handshake.
 
     Raises:
-        WireError: the caller does not hold the token, or called another host, or says nothing.
+        WireError: the caller does not hold the token, called another host, or is silent.
     """
     nonce = secrets.token_bytes(32)
     say(connection, "challenge", {"nonce": nonce})
@@ -139,15 +139,15 @@ async def admit(connection: Connection, token: bytes, patience: float = SECONDS)
     if not hmac.compare_digest(proof, _proof(token, "hello", said)):
         raise WireError("bad-token", "the caller does not hold the run's token")
     if hello["where"] != connection.here:
-        raise WireError("wrong-address", f"the caller called {hello['where'][:64]!r}, which is not here")
+        raise WireError("wrong-address", f"the caller called {hello['where'][:64]!r}, which is not this host")
     return Guest(Caller(hello["run"], hello["who"]), hello["callee"], hello["key"], said)
 
 
 def welcome(connection: Connection, token: bytes, guest: Guest) -> None:
-    """Let a caller in, and seal the connection.
+    """Admit a caller, and seal the connection.
 
     Raises:
-        WireError: its public key is none.
+        WireError: its public key is not valid.
     """
     own = KeyPair()
     said = (*guest.said, own.public)
@@ -156,7 +156,7 @@ def welcome(connection: Connection, token: bytes, guest: Guest) -> None:
 
 
 def refuse(connection: Connection, reason: str) -> None:
-    """Send a caller away, with a word."""
+    """Refuse a caller with a reason."""
     say(connection, "refused", {"reason": reason})
     connection.close()
 
@@ -167,5 +167,5 @@ async def _next(connection: Connection, tag: str, fields: dict[str, type], patie
         reason = str(frame.payload.get("reason"))
         raise WireError(reason if reason in _REFUSALS else "refused", _REFUSALS.get(reason, "the other side refused"))
     if frame.tag != tag or {name: type(value) for name, value in frame.payload.items()} != fields:
-        raise WireError("bad-handshake", f"a {tag} was due, and a {frame.tag[:64]!r} came")
+        raise WireError("bad-handshake", f"it sent {frame.tag[:64]!r} instead of a {tag}")
     return frame.payload

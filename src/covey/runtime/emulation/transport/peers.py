@@ -1,8 +1,7 @@
-"""The connections of a host to the others: one for each pair, opened when there is something to say.
+"""The connections of a host to the others: one for each pair, opened when it is needed.
 
-Whoever has something to send calls. Where two call each other at once, the call of the host with the lower number
-stays. What is sent while there is no connection waits, up to a limit; a connection that broke is called again with
-growing pauses.
+A host with something to send calls. If two call each other at once, the call of the host with the lower number stays.
+Frames wait for a connection, up to a limit. A broken connection is called again with growing pauses.
 """
 
 import asyncio
@@ -17,32 +16,32 @@ from covey.runtime.emulation.transport.handshake import Caller, greet
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FRAME = 512
-"""Bytes of memory that a frame takes beyond its own while it waits."""
+"""The memory of a waiting frame in bytes, beyond its own."""
 _CROSSING = 1.0
-"""Seconds for which a call may have been under way when the other side's was answered."""
+"""The seconds for which a call may have been in transit when the other side's was answered."""
 
 Call = Callable[[int], Awaitable[Connection]]
-"""Opens a connection to a host; OSError or WireError where that fails."""
+"""A function that opens a connection to a host, or raises OSError or WireError."""
 
 
 @dataclass(slots=True, eq=False)
 class _Route:
-    """The way to one other host."""
+    """The connection to one other host, and its queue."""
 
     host: int
     connection: Connection | None = None
     calling: asyncio.Task[None] | None = None
     pausing: bool = False
-    """Whether that waits until it calls again."""
+    """True if it waits until it calls again."""
     waiting: deque[Callable[[], Parts]] = field(default_factory=deque)
-    """Frames that wait for a connection; each is made when it is written."""
+    """Functions that make the frames that wait for a connection."""
     waiting_bytes: int = 0
     since: float = 0.0
-    """When the connection was made."""
+    """The time at which the connection was established."""
 
     @property
     def backlog(self) -> int:
-        """Bytes of memory that what waits to be written takes."""
+        """The memory of waiting frames, in bytes."""
         waiting = self.waiting_bytes + _FRAME * len(self.waiting)
         if self.connection is not None:
             waiting += self.connection.queued + _FRAME * self.connection.waiting
@@ -50,20 +49,20 @@ class _Route:
 
 
 class Peers:
-    """Sends frames to other hosts and checks what comes from them.
+    """Sends frames to other hosts, and checks the frames from them.
 
     Args:
         me: the number of this host.
         owners: the host of every node.
         call: opens a connection.
-        token: the run's.
+        token: the secret of the run.
         run: its name.
-        rounds: how many the experiment has.
-        limits: what the decoder accepts.
-        most: how many bytes may wait for one host.
-        deliver: given every frame that is right.
-        refused: told the reason of every frame that is not, or that cannot be sent.
-        broken: told the number of a host where a connection to it has ended that was to stay: what was under way is
+        rounds: the number of rounds of the experiment.
+        limits: the limits of the decoder.
+        most: the limit of bytes that wait for one host.
+        deliver: called with every valid frame.
+        refused: called with the reason of every other frame, or of one that cannot be sent.
+        broken: called with the number of a host whose connection ended unexpectedly, so that frames in transit are
             lost.
     """
 
@@ -87,11 +86,11 @@ class Peers:
         self._deliver, self._refused, self._broken = deliver, refused, broken
         self._routes: dict[int, _Route] = {}
         self._gone: set[int] = set()
-        """Hosts that are known not to be there."""
+        """The hosts that are known to be lost."""
         self._standing: dict[Connection, tuple[int, int]] = {}
-        """Frames and bytes that each connection had taken when it was taken over: those of its handshake."""
+        """The frames and bytes of each connection's handshake."""
         self._ended_frames = self._ended_handshakes = self._ended_bytes = 0
-        """Of the connections that have ended: frames behind the handshake, bytes of the handshake, all bytes."""
+        """The counts of ended connections: frames after handshakes, bytes of handshakes, all bytes."""
         self.closed = False
 
     def _route(self, host: int) -> _Route:
@@ -104,8 +103,8 @@ class Peers:
         """Send a frame to a host as soon as possible.
 
         Args:
-            host: to whom.
-            length: the frame's, without what it travels in.
+            host: the number of the host.
+            length: the bytes of the frame, without checksum and seal.
             frame: makes its pieces.
         """
         if host in self._gone:
@@ -154,14 +153,14 @@ class Peers:
         return route.connection is not None and not route.connection.lost.done()
 
     def wants(self, host: int) -> bool:
-        """Whether a host's call is taken: not where it crossed a call of this one, if that has the lower number."""
+        """True if a host's call is accepted. If it crosses a call of this host, the lower number's call stays."""
         if self.closed:
             return False
         route = self._route(host)
         if self.me > host:
             return True
         if self._has_connection(route):
-            # The other side may have lost a connection that still seems to stand here; then it calls again.
+            # The other side may have lost a connection that seems intact here, and calls again.
             return loop_time() - route.since > _CROSSING
         return route.calling is None or route.pausing
 
@@ -169,11 +168,11 @@ class Peers:
         """Use the connection of a host that called."""
         route = self._route(host)
         if route.connection is not None:
-            route.connection.abort()  # It would not call if it had not lost it.
+            route.connection.abort()  # The other side has lost it, as it calls again.
         self._take_over(route, connection)
 
     def _break(self, route: _Route) -> None:
-        """A connection that was to stay has ended; this is said before anything that came over a later one counts."""
+        """Report an unexpected end of a connection, before any frame of a later connection counts."""
         if not (self.closed or route.host in self._gone):
             self._broken(route.host)
 
@@ -200,7 +199,7 @@ class Peers:
             self._break(route)
 
     def _on_frame(self, route: _Route, connection: Connection, frame: wire.Frame) -> None:
-        """Check what a host sent against what it may send."""
+        """Check a frame of a host, and deliver it."""
         if route.connection is not connection:
             return
         if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
@@ -208,23 +207,23 @@ class Peers:
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
             self._refused("wrong-receiver")
         elif frame.round is not None and frame.round >= self._rounds:
-            # A node that is behind goes on at the latest round of which it hears: one that never comes would end it.
+            # A node that catches up continues at the latest round of a message, so rounds must exist.
             self._refused("wrong-round")
         else:
             self._deliver(frame)
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be written, for all hosts."""
+        """The bytes that wait to be written, for all hosts."""
         return sum(route.backlog for route in self._routes.values())
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more than half of what may wait for a host waits for it."""
+        """True if more than half of the limit waits for some host."""
         return any(route.backlog > self._most // 2 for route in self._routes.values())
 
     def drop(self, host: int) -> None:
-        """A host is gone: what waits for it is lost, and so is what is sent to it until `take_up`."""
+        """Drop all frames for a lost host, until `take_up`."""
         self._gone.add(host)
         route = self._route(host)
         for _ in route.waiting:
@@ -237,22 +236,22 @@ class Peers:
             route.connection.abort()
 
     def take_up(self, host: int) -> None:
-        """A host is there again."""
+        """Send frames to a returned host again."""
         self._gone.discard(host)
 
     @property
     def socket_bytes_out(self) -> int:
-        """All that went into sockets: payloads, sums and seals, handshakes."""
+        """The bytes written to sockets: frames, checksums, seals, handshakes."""
         return self._ended_bytes + sum(connection.bytes_out for connection in self._standing)
 
     @property
     def frames_out(self) -> int:
-        """How many frames of nodes that were."""
+        """The number of nodes' frames among them."""
         return self._ended_frames + sum(c.frames_out - frames for c, (frames, _) in self._standing.items())
 
     @property
     def payload_bytes_out(self) -> int:
-        """How many bytes of nodes that were, without sums and seals."""
+        """The bytes of nodes' frames among them, without checksums and seals."""
         handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
         return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
 
@@ -260,7 +259,7 @@ class Peers:
         """End all connections.
 
         Args:
-            in_peace: whether what waits is still to be written.
+            in_peace: write waiting frames before.
         """
         self.closed = True
         for route in self._routes.values():

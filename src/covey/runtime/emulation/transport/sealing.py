@@ -1,10 +1,10 @@
 """The seals of frames: AES-GCM under keys that only the two ends of a connection have.
 
-A frame's number in its direction is the nonce, so a frame opens in its own place and nowhere else: not a second time,
-not before another, not at the end that sent it, not on another connection. The prefix is sealed and stays legible, as
-whoever reads a stream must know how long a frame is.
+The number of a frame in its direction is the nonce. So a frame opens only in its own place: not a second time, not
+before another, not at its sender, not on another connection. The prefix is authenticated and not encrypted, because a
+reader of the stream needs the length of the frame.
 
-Bodies of 1 MB are sealed at 7 GB/s and opened at 8, on a processor with instructions for AES.
+Bodies of 1 MB are sealed at 7 GB/s and opened at 8 GB/s on a processor with instructions for AES.
 """
 
 from collections.abc import Sequence
@@ -21,29 +21,29 @@ from covey.messages import wire
 KEY_BYTES = 16
 TAG_BYTES = 16
 OPEN_KEY = b"covey, in public"
-"""Everybody's key, of the frames in which two ends agree on their own: it tells what is damaged, and hides nothing."""
+"""The public key of the seals of handshakes: it detects damage, and hides nothing."""
 _SMALL = 1 << 16
-"""Frames up to here are sealed and opened in one call, and copied; larger ones piece by piece, where they are."""
+"""The size up to which frames are copied and sealed in one call. Larger ones are sealed in place, piece by piece."""
 
 
 class Seal:
-    """Seals the frames of one direction of a connection, or opens them, each in its turn.
+    """Seals or opens the frames of one direction of a connection, in order.
 
     Args:
-        key: which seals nothing else.
+        key: the key, used for nothing else.
     """
 
     def __init__(self, key: bytes = OPEN_KEY) -> None:
         self._key, self._aead = AES(key), AESGCM(key)
         self._count = 0
-        """Frames so far."""
+        """The number of frames so far."""
 
     def _nonce(self) -> bytes:
         self._count += 1
         return self._count.to_bytes(12, "little")
 
     def seal(self, prefix: bytes | memoryview, rest: Sequence[bytes | memoryview]) -> bytes | memoryview:
-        """What stands behind a frame's prefix: header and body, sealed, and the seal."""
+        """The sealed header and body of a frame, and the seal."""
         length, nonce = sum(map(len, rest)), self._nonce()
         if length <= _SMALL:
             return self._aead.encrypt(nonce, b"".join(rest), bytes(prefix))
@@ -58,10 +58,10 @@ class Seal:
         return sealed
 
     def open(self, frame: memoryview) -> bool:
-        """Open the frame that is next, where it is; False where it is not as it was sealed.
+        """Open the next frame in place. False if it was changed.
 
         Args:
-            frame: from its prefix to its seal.
+            frame: the bytes from its prefix to its seal.
         """
         prefix, sealed, nonce = bytes(frame[: wire.PREFIX_BYTES]), frame[wire.PREFIX_BYTES :], self._nonce()
         try:
@@ -70,7 +70,7 @@ class Seal:
                 return True
             opening = Cipher(self._key, GCM(nonce, bytes(sealed[-TAG_BYTES:]))).decryptor()
             opening.authenticate_additional_data(prefix)
-            # In place, which is safe for a stream cipher; the bytes of the seal are the room that it asks for behind.
+            # In place, which is safe for a stream cipher. The seal is the spare room that it requires at the end.
             opening.update_into(sealed[:-TAG_BYTES], sealed)
             opening.finalize()
         except InvalidTag:

@@ -1,4 +1,4 @@
-"""Who is at the other end of TLS, and why it does not come about."""
+"""The owner of a TLS certificate, and the reasons of failed TLS handshakes."""
 
 import ssl
 from typing import Any
@@ -14,7 +14,7 @@ _OF_CERTIFICATES = {
     62: ("certificate-other-address", "its certificate is of another address"),
     64: ("certificate-other-address", "its certificate is of another address"),
 }
-"""By OpenSSL's codes."""
+"""The reasons by OpenSSL's codes."""
 _OF_TLS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": ("no-certificate", "it shows no certificate"),
     "WRONG_VERSION_NUMBER": ("no-tls", "it speaks without TLS: it was started without certificates"),
@@ -24,14 +24,14 @@ _OF_TLS = {
 
 
 def named_by(known: ssl.SSLObject) -> str | None:
-    """Whom the certificate names that the other side showed."""
+    """The owner of the certificate that the other side showed."""
     shown: Any = known.getpeercert() or {}
     names = [value for entry in shown.get("subject", ()) for key, value in entry if key == "commonName"]
     return names[0] if len(names) == 1 else None
 
 
 def why(error: Exception) -> WireError:
-    """What is to be said and counted of a TLS handshake that failed."""
+    """The reason and the message of a failed TLS handshake."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return WireError(*_OF_CERTIFICATES.get(error.verify_code, ("certificate-wrong", error.verify_message)))
     if isinstance(error, ssl.SSLError):

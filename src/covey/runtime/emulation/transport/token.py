@@ -1,4 +1,4 @@
-"""Files that are for their owner's eyes alone: the secret that the hosts of a run share, and keys."""
+"""Private files: the secret that the hosts of a run share, and keys."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ _LEAST, _MOST = 16, 4096
 
 
 def read_token(file: Path) -> bytes:
-    """The secret in a file that nobody else may read.
+    """Read the secret in a private file.
 
     Raises:
-        ConfigurationError: others may read it, it cannot be read, or is too short to be a secret. What is in the file
-            is never said.
+        ConfigurationError: others may read the file, it cannot be read, or the secret is too short. The text never
+            quotes the file.
     """
     try:
         with open_private(file, "token file") as opened:
@@ -32,15 +32,15 @@ def read_token(file: Path) -> bytes:
 
 
 def open_private(file: Path, what: str) -> BinaryIO:
-    """Open a file that nobody else may read.
+    """Open a private file.
 
     Args:
-        file: where it is.
-        what: what messages call it.
+        file: its path.
+        what: its name in messages.
 
     Raises:
-        ConfigurationError: others may read it, or it is not a file itself.
-        OSError: it cannot be opened.
+        ConfigurationError: others may read the file, or it is not a regular file of the user.
+        OSError: the file cannot be opened.
     """
     try:
         # Opened without waiting, in case it is a pipe.
