@@ -1,8 +1,11 @@
 """Whole processes: memory and start-up."""
 
+import io
 import os
+import resource
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,16 +49,51 @@ def rows() -> Iterator[list[str]]:
     ratio = sorted(demos)[2] / sorted(imports)[2]
     detail = f"{sorted(demos)[2]:.2f} s against {sorted(imports)[2]:.2f} s, medians of five"
     yield ["`covey run` of the demo to the end of round 1: times `import torch`", f"{ratio:.2f}", "<= 2", detail]
+    yield from _shown()
 
 
-def _first_round() -> float:
-    """Seconds from the start of `covey run` to the end of a run of one round."""
+BEFORE = "22e2d7a"
+"""The last revision of which `covey show` imported pandas and scipy."""
+
+
+def _shown() -> Iterator[list[str]]:
+    """CPU time of `covey show`, against that of an earlier revision if its sources are at hand."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = subprocess.run(["git", "archive", BEFORE, "src"], capture_output=True, cwd=Path(__file__).parents[1])
+        if sources.returncode:
+            return
+        with tarfile.open(fileobj=io.BytesIO(sources.stdout)) as archive:
+            archive.extractall(folder / "before", filter="data")
+        _first_round(folder)
+        now, before = [], []
+        for _ in range(7):
+            now.append(_cpu_of_show(folder / "run", Path(__file__).parents[1] / "src"))
+            before.append(_cpu_of_show(folder / "run", folder / "before" / "src"))
+        new, old = sorted(now)[3], sorted(before)[3]
+        detail = f"{new:.2f} s against {old:.2f} s, medians of seven in turn"
+        yield [f"`covey show`, CPU time: over that of revision {BEFORE}", f"{new / old:.2f}", "<= 0.4", detail]
+
+
+def _cpu_of_show(run: Path, sources: Path) -> float:
+    """CPU seconds of the whole process of `covey show`, with the package of some sources."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(sources)}
+    command = [sys.executable, "-m", "covey", "show", str(run)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment, cwd=run)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _first_round(into: Path | None = None) -> float:
+    """Seconds from the start of `covey run` to the end of a run of one round, which may be kept in a folder."""
     from covey.cli.demo import experiment
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         import tomli_w
 
-        file = Path(folder) / "demo.toml"
+        folder = into or Path(temporary)
+        file = folder / "demo.toml"
         file.write_text(tomli_w.dumps({**experiment("epidemic-learning").to_table(), "rounds": 1}))
         began = perf_counter()
         subprocess.run(

@@ -10,7 +10,6 @@ from typing import Any
 
 from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError
-from covey.runtime.experiment import Experiment
 from covey.runtime.runs import Run, find_runs
 from covey.view.comparison import compared, in_words, spread_of
 from covey.view.groups import Group
@@ -93,9 +92,9 @@ def _spent(spent: Mapping[str, float], clock: str) -> str:
 
 def _print_hosts(run: Run) -> None:
     """Print the last figures of each host of an emulation."""
+    if not run.has_host_figures:
+        return
     latest = run.hosts.groupby(["host", "name"])["value"].last().unstack("host")
-    if all(str(name).startswith("dropped/") for name in latest.index):
-        return  # Drops are printed already, and a simulation has no other figures.
     rows = [
         [name, *("-" if isnan(value) else _host_figure(str(name), value) for value in values)]
         for name, values in zip(latest.index, latest.to_numpy(), strict=True)
@@ -175,6 +174,8 @@ def plot(arguments: argparse.Namespace) -> int:
     if experiments and not arguments.graph:
         raise ConfigurationError(f"{experiments[0]} is an experiment: only --graph draws experiments.")
     if arguments.graph:
+        from covey.runtime.experiment import Experiment
+
         source = Experiment.from_file(paths[0]) if experiments else Run(paths[0])
         figure = view.graph(source, arguments.round or 0, data=arguments.data)
     elif arguments.histogram:

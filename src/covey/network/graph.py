@@ -5,13 +5,15 @@ Shapes: N nodes, E directed edges.
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from covey.parts.nodes import NodeId
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Ids = NDArray[np.int64]
 
@@ -122,7 +124,7 @@ class Graph:
         """The topology's weight of each of `senders(node)`. The own weight is 1 minus their sum."""
         return self._given[node]
 
-    def mixing(self, rule: str = "metropolis-hastings") -> sp.csr_array:
+    def mixing(self, rule: str = "metropolis-hastings") -> "sp.csr_array":
         """The N x N mixing matrix. Row i holds the weights that node i gives.
 
         Args:
@@ -139,6 +141,8 @@ class Graph:
         own = 1.0 - np.bincount(self.targets, weights=values, minlength=self.n)
         ids = np.arange(self.n)
         rows, columns = np.concatenate([self.targets, ids]), np.concatenate([self.sources, ids])
+        import scipy.sparse as sp
+
         return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
 
 

@@ -120,7 +120,7 @@ def _width(text: str, points: float) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=points), False)[0]) / 72
+    return float(text_to_path.get_text_width_height_descent(shown(text), FontProperties(size=points), False)[0]) / 72
 
 
 _KEY_ROWS = 3

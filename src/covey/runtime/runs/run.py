@@ -5,6 +5,7 @@ import json
 import math
 import sqlite3
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _MOST_FIGURES = 1000
+_DROPPED = (
+    "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
+    "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
+)
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
 
 
@@ -168,6 +173,18 @@ class Run:
             except (sqlite3.Error, pd.errors.DatabaseError) as error:
                 raise unreadable(self.folder, error.__cause__ or error) from error
 
+    def _rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The names of columns and the rows of a query, without pandas: importing it takes longer than most queries."""
+        with reading(self.folder) as database:
+            if not self._has_checked_values:
+                check_values(database, self.folder)
+                self._has_checked_values = True
+            try:
+                cursor = database.execute(query)
+                return [name for name, *_ in cursor.description], cursor.fetchall()
+            except sqlite3.Error as error:
+                raise unreadable(self.folder, error) from error
+
     @property
     def commits(self) -> "pd.DataFrame":
         """One row per node and completed round."""
@@ -199,13 +216,12 @@ class Run:
 
     def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
         """The figures with a column for each name."""
-        self._check_names(long)
+        self._check_names(long["name"].nunique())
         wide = long.pivot_table(index=index, columns="name", values="value", aggfunc="last").reset_index()
         wide.columns.name = None
         return wide.reindex(columns=index) if wide.empty else wide
 
-    def _check_names(self, long: "pd.DataFrame") -> None:
-        count = long["name"].nunique()
+    def _check_names(self, count: int) -> None:
         if count > _MOST_FIGURES:
             raise RunError(f"The run {self.folder} has {count} names of figures, which are too many for a table.")
 
@@ -223,6 +239,12 @@ class Run:
         return self._read("SELECT * FROM hosts ORDER BY time, host")
 
     @property
+    def has_host_figures(self) -> bool:
+        """True if the hosts of an emulation have figures beside the drops of messages."""
+        _, rows = self._rows("SELECT EXISTS (SELECT 1 FROM hosts WHERE name NOT GLOB 'dropped/*')")
+        return bool(rows[0][0])
+
+    @property
     def clock(self) -> str:
         """The kind of time of the nodes' clocks: "virtual" or, in an emulation, "real"."""
         return str(self.facts.get("clock", "virtual"))
@@ -235,7 +257,7 @@ class Run:
     @property
     def figure_names(self) -> list[str]:
         """The names of the nodes' figures."""
-        return sorted(self._read(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")["name"])
+        return sorted(name for (name,) in self._rows(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")[1])
 
     @property
     def metric_names(self) -> list[str]:
@@ -247,7 +269,7 @@ class Run:
         """The names of the tables to which nodes have added rows."""
         with reading(self.folder) as database:
             made = database.execute("SELECT name FROM sqlite_master WHERE name = 'records'").fetchone()
-        return sorted(self._read("SELECT DISTINCT name FROM records")["name"]) if made else []
+        return sorted(name for (name,) in self._rows("SELECT DISTINCT name FROM records")[1]) if made else []
 
     def table(self, name: str) -> "pd.DataFrame":
         """The rows that nodes have added to a table, with their times and nodes.
@@ -298,18 +320,17 @@ class Run:
     @property
     def drops(self) -> dict[str, int]:
         """The number of dropped messages, by reason."""
-        hosts = self.hosts
-        latest = hosts[hosts["name"].str.startswith("dropped/")].groupby(["name", "host"])["value"].last()
-        counts = latest.groupby("name").sum().sort_values(ascending=False, kind="stable")
-        return {str(name).removeprefix("dropped/"): int(count) for name, count in counts.items() if count}
+        _, rows = self._rows("SELECT name, host, value FROM hosts WHERE name GLOB 'dropped/*' ORDER BY time, host")
+        latest = {(name, host): value for name, host, value in rows if value is not None}
+        counts: Counter[str] = Counter()
+        for (name, _), value in sorted(latest.items()):
+            counts[name.removeprefix("dropped/")] += int(value)
+        return {name: count for name, count in counts.most_common() if count}
 
     @property
     def dropped(self) -> "pd.DataFrame":
         """The dropped nodes: node, its last completed round, time."""
-        return self._read(
-            "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
-            "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
-        )
+        return self._read(_DROPPED)
 
     def _load(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of an archive, or the array of a file under the name ""; None if the file does not exist."""
@@ -434,29 +455,28 @@ class Run:
         It can be written as JSON: a figure that is not finite is None.
         """
         # The first format has fewer columns.
-        known = self._read("SELECT * FROM commits LIMIT 0").columns
+        known, _ = self._rows("SELECT * FROM commits LIMIT 0")
         names = [name for name in COMMIT_COLUMNS[COUNTED] if name in known]
         spent = [what for what in SPENT if f"{what}_seconds" in known]
         sums = [*(f"SUM({name}) AS {name}" for name in names), *(f"AVG({what}_seconds) AS {what}" for what in spent)]
-        totals = self._read(
+        heads, (first,) = self._rows(
             f"SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, {', '.join(sums)} "
             "FROM commits JOIN (SELECT node AS n, MAX(round) AS r FROM commits GROUP BY node) ON node = n AND round = r"
-        ).iloc[0]
-        final = self._read(
+        )
+        totals = dict(zip(heads, first, strict=True))
+        _, final = self._rows(
             f"SELECT name, value FROM metrics JOIN (SELECT node AS n, name AS m, MAX(round) AS r FROM metrics "
             f"WHERE node != {NETWORK} GROUP BY node, name) ON node = n AND name = m AND round = r"
         )
-        network = self._read(
+        _, network = self._rows(
             f"SELECT name, value FROM metrics JOIN (SELECT name AS m, MAX(round) AS r FROM metrics "
             f"WHERE node = {NETWORK} GROUP BY name) ON name = m AND round = r WHERE node = {NETWORK}"
         )
-        self._check_names(final)
-        figures = {}
-        for name, group in final.groupby("name"):
-            values = group["value"].astype(float)
-            with np.errstate(invalid="ignore"):
-                spread = {"mean": values.mean(), "min": values.min(), "max": values.max(), "std": values.std(ddof=0)}
-            figures[str(name)] = {part: _finite(value) for part, value in spread.items()}
+        values: dict[str, list[float]] = {}
+        for name, value in final:
+            values.setdefault(name, []).append(math.nan if value is None else value)
+        self._check_names(len(values))
+        columns, dropped = self._rows(_DROPPED)
         facts = self.facts
         return {
             "run": str(self.folder),
@@ -471,12 +491,10 @@ class Run:
             "totals": {name: int(totals[name] or 0) for name in names},
             "drops": self.drops,
             "seconds": {what: float(totals[what] or 0.0) for what in spent},
-            "dropped_nodes": self.dropped.to_dict("records"),
-            "final": figures,
+            "dropped_nodes": [dict(zip(columns, row, strict=True)) for row in dropped],
+            "final": {name: _spread(np.array(values[name], dtype=float)) for name in sorted(values)},
             "metrics": self.metric_names,
-            "network": {
-                str(name): _finite(value) for name, value in zip(network["name"], network["value"], strict=True)
-            },
+            "network": {name: _finite(value) for name, value in network},
         }
 
     def reached(self, accuracy: float) -> dict[str, float] | None:
@@ -545,6 +563,16 @@ class Run:
         if out is not None:
             view.save(figure, Path(out))
         return figure
+
+
+def _spread(values_N: np.ndarray) -> dict[str, float | None]:
+    """The mean, minimum, maximum and standard deviation over nodes of the values that are numbers."""
+    known = values_N[~np.isnan(values_N)]
+    if not len(known):
+        return dict.fromkeys(("mean", "min", "max", "std"))
+    with np.errstate(invalid="ignore"):
+        spread = {"mean": known.mean(), "min": known.min(), "max": known.max(), "std": known.std()}
+    return {part: _finite(value) for part, value in spread.items()}
 
 
 def _finite(value: float | None) -> float | None:
