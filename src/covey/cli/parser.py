@@ -224,5 +224,13 @@ def make_parser() -> argparse.ArgumentParser:
         "100 nodes learn handwritten digits without a server: D-PSGD on a static graph against Epidemic Learning.",
         "covey demo",
     )
+    completion = add(
+        "completion",
+        _lazily("completing", "completion"),
+        "Print the script that completes commands, options, kinds and run folders in a shell.",
+        'eval "$(covey completion bash)"\n  covey completion fish > ~/.config/fish/completions/covey.fish',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.add_argument("--words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     demo.add_argument("--out", type=Path, help="the folder (default: a new one under runs/)")
     return parser
