@@ -143,7 +143,7 @@ def test_any_sharing_runs_over_cliques_with_and_without_clique_averaging_and_ove
         elif program is averaging:
             assert "'overlap'" in line
         else:
-            assert line is None or "sends what training changed, so it cannot send while a node trains" in line
+            assert line is None or "sends the change of training, so it cannot send while a node trains" in line
 
 
 NO_SENSE = {
@@ -169,7 +169,7 @@ NO_SENSE = {
     ),
     "changes that are sent while a node trains": (
         {"sharing": {"kind": "cesar", "subset": {"kind": "top-k", "budget": 0.5}}, "program": {"overlap": True}},
-        "The sharing cesar sends what training changed, so it cannot send while a node trains.",
+        "The sharing cesar sends the change of training, so it cannot send while a node trains.",
     ),
     "CESAR with too few neighbours": (
         {"sharing": {"kind": "cesar", "masks": 2, "subset": {"kind": "random", "budget": 0.5}}},
@@ -181,11 +181,11 @@ NO_SENSE = {
     ),
     "a share of batteries that nobody knows": (
         {"schedule": {"kind": "skiptrain", "battery": 0.1}},
-        "The 'battery' of the schedule skiptrain needs a network that says what batteries hold",
+        "The 'battery' of the schedule skiptrain needs a network with batteries",
     ),
     "a share of batteries where the network counts power alone": (
         {"schedule": {"kind": "greedy", "battery": 0.1}, "network": {"energy": "5W"}},
-        "The 'battery' of the schedule greedy needs a network that says what batteries hold",
+        "The 'battery' of the schedule greedy needs a network with batteries",
     ),
     "gradients of a clique whose nodes train when each likes": (
         {

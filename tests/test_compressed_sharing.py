@@ -187,7 +187,7 @@ REFUSED = [
     ),
     (
         gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, overlap=True, task={**BLOBS, "same_start": True}),
-        "The sharing stc sends what training changed, so it cannot send while a node trains. Set 'overlap' to false.",
+        "The sharing stc sends the change of training, so it cannot send while a node trains. Set 'overlap' to false.",
     ),
     (
         gossip({"kind": "quantized", "compressor": {"kind": "top-k", "budget": 0.5}}),

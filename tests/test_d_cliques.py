@@ -267,7 +267,7 @@ def test_momentum_goes_on_from_a_checkpoint_to_the_bit():
         ({"topology": {"kind": "d-cliques", "size": 0}}, r"'size' of the topology d-cliques must be an int in \[1"),
         (
             {"kind": "clique-averaging", "lr": 0.1, "topology": "ring"},
-            "must have cliques, or neighbours that make up for them",
+            "must have cliques, or balanced neighbourhoods",
         ),
         ({"kind": "clique-averaging", "lr": 0.1, "topology": "random-cliques", "overlap": True}, "must be false"),
     ],

@@ -228,7 +228,7 @@ def test_offers_of_who_is_no_neighbour_are_rejected():
             await super().run(node)
 
     _, written = run(Stranger(topology=Ring()))
-    assert rejections(written) == [(2, "message of node 0: it is no neighbour of node 2")]
+    assert rejections(written) == [(2, "message of node 0: it is not a neighbour of node 2")]
 
 
 # ---------------------------------------------------------------------- gossip-learning

@@ -75,7 +75,7 @@ MISTAKES = {
     ),
     "a degree without a regular graph": (
         {**gossip(topology={"kind": "random-regular", "degree": 3}), "network": {"nodes": 11}},
-        "must be even where the number of nodes is odd",
+        "must be even if the number of nodes is odd",
     ),
     "a file of edges that is missing": (gossip(topology={"kind": "edges", "file": "no.txt"}), "cannot be read"),
     "weights for an undirected graph alone": (
@@ -111,7 +111,7 @@ MISTAKES = {
     ),
     "a battery that nobody knows": (
         gossip(schedule={"kind": "skiptrain", "battery": 0.1}),
-        "needs a network that says what batteries hold",
+        "needs a network with batteries",
     ),
     "matchings of a directed graph": (
         gossip(topology={"kind": "matcha", "budget": 0.5, "topology": "exponential"}),

@@ -288,8 +288,8 @@ def test_in_real_time_sums_give_the_models_of_the_simulation(tmp_path):
 def test_a_node_that_has_lost_its_weight_says_why():
     program = {"kind": "push-sum", "topology": "one-peer-exponential", "patience": "20ms"}
     message = (
-        r"Of its weight of 1, node \d+ has \S+ left after round \d+: the rest is on its way to nodes that do not hear of "
-        "it. Use 'push-sum' where fewer messages are lost, or 'gossip' instead."
+        r"Node \d+ has \S+ of its weight of 1 left after round \d+: the rest is in lost messages. "
+        "Use 'push-sum' with fewer losses, or 'gossip' instead."
     )
     with pytest.raises(ProgramError, match=message):
         simulate(table(program=program, network={"loss": 0.99}, task=STILL, rounds=80))
@@ -367,8 +367,8 @@ def test_a_graph_in_which_some_only_give_is_refused(tmp_path):
     with pytest.raises(ConfigurationError) as caught:
         program.ready(Setting(3))
     assert str(caught.value) == (
-        "The 'topology' of the program push-sum must lead back to every node, along its edges' directions, from all "
-        "that it leads to. Got edges instead, in which some only ever give."
+        "The 'topology' of the program push-sum must have a path back to every node from all nodes that it "
+        "reaches. Got edges instead, in which some nodes only lose weight."
     )
     path.write_text("0 1\n1 2\n2 0\n")
     program.ready(Setting(3))

@@ -104,9 +104,7 @@ def test_where_an_own_weight_is_negative_buffers_become_the_mean_of_what_was_hea
 def test_buffers_are_not_averaged_with_negative_weights(files, tmp_path):
     (tmp_path / "edges.txt").write_text("".join(f"{i} {(i + 1) % NODES} -0.1\n" for i in range(NODES)))
     program = {"topology": {"kind": "edges", "file": str(tmp_path / "edges.txt")}}
-    with pytest.raises(
-        ConfigurationError, match="The 'buffers' of the sharing top-k must be 'keep' where the weights of"
-    ):
+    with pytest.raises(ConfigurationError, match="The 'buffers' of the sharing top-k must be 'keep' if the weights of"):
         simulate(mixed("top-k", files, program=program))
     assert is_sound(simulate(mixed("top-k", files, program=program, buffers="keep", rounds=1))[0])
 

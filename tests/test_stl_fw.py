@@ -211,7 +211,7 @@ def test_a_graph_keeps_its_budget_and_says_what_it_falls_into(seed, nodes, budge
     parts = facts(graph, "given").components
     assert bool(said) == (parts > 1)
     if parts > 1:
-        assert f"The graph of the topology stl-fw falls into {parts} parts" in str(said[0].message)
+        assert f"The graph of the topology stl-fw has {parts} unconnected parts" in str(said[0].message)
         whole = drawn(STLFW(budget=budget, until_connected=True), counts)
         assert facts(whole, "given").components == 1
 
@@ -229,7 +229,11 @@ def test_what_learning_lacks_is_said():
     [
         (STLFW(budget=5), np.ones((5, 2), int), "'budget' of the topology stl-fw must be an int in [1, nodes). Got 5"),
         (STLFW(budget=1), np.ones((1, 2), int), "must be an int in [1, nodes). Got 1 instead (nodes is 1)"),
-        (STLFW(budget=2), np.diag([3, 0, 2]), "Every node must hold samples for its labels to be balanced. Node 1 has"),
+        (
+            STLFW(budget=2),
+            np.diag([3, 0, 2]),
+            "Every node must hold samples, so that labels can be balanced. Node 1 has",
+        ),
     ],
 )
 def test_what_cannot_be_balanced_is_refused(topology, counts, said):

@@ -250,7 +250,7 @@ def test_a_bad_edge_file_names_its_line(text, message, tmp_path):
         (
             EpidemicOracle(degree=3),
             5,
-            "The 'degree' of the topology epidemic-oracle must be even where the number of nodes is odd.",
+            "The 'degree' of the topology epidemic-oracle must be even if the number of nodes is odd.",
         ),
         (
             EpidemicLocal(degree=9),
@@ -258,7 +258,7 @@ def test_a_bad_edge_file_names_its_line(text, message, tmp_path):
             "The 'degree' of the topology epidemic-local must be an int in [1, nodes). Got 9 instead",
         ),
         (RandomRegular(degree=1), 6, "must be at least 2 to connect more than two nodes"),
-        (RandomRegular(degree=3), 7, "must be even where the number of nodes is odd"),
+        (RandomRegular(degree=3), 7, "must be even if the number of nodes is odd"),
         (
             Torus(rows=4),
             10,

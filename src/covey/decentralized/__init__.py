@@ -1,4 +1,4 @@
-"""Decentralized learning: the programs in which nodes learn from each other without a server."""
+"""Decentralized learning: programs in which nodes learn from each other without a server."""
 
 KINDS = {
     "program": {
@@ -54,4 +54,4 @@ KINDS = {
         "greedy": "covey.decentralized.schedule.skiptrain:Greedy",
     },
 }
-"""The kinds of parts that live here: where each is found."""
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,4 +1,4 @@
-"""AD-PSGD (Lian et al., 2018): asynchronous, with symmetric pairwise averaging beside the training."""
+"""AD-PSGD (Lian et al., 2018): asynchronous training with symmetric pairwise averaging in parallel."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,18 @@ from covey.runtime.patience import check_patience
 
 
 class ADPSGD(OnGraph):
-    """Train without ever waiting; meanwhile active nodes average with a random passive neighbour, pair by pair.
+    """Train without waiting. In parallel, active nodes average with random passive neighbours, pair by pair.
 
     The graph must be bipartite: one side is active, the other passive. Both ends of an exchange move by half the
-    difference of the two models that were exchanged, so the sum over nodes changes by training alone, although both
-    may be trained on while the models travel. An active node has at most one exchange under way and begins the next
-    with a round of its own.
+    difference of the exchanged models. So only training changes the sum over nodes, even if both ends train while the
+    models are in transit. An active node has at most one open exchange, and begins the next one with one of its rounds.
     """
 
     kind = "ad-psgd"
     synchronous = False
     topology: Topology = param("A static, undirected, bipartite graph, such as a ring of an even number of nodes.")
     patience: Seconds | None = param(
-        "How long an active node waits for an answer; for ever by default.", default=None, ge=0
+        "The time that an active node waits for an answer; by default, for ever.", default=None, ge=0
     )
 
     def check(self, setting: Setting) -> None:
@@ -86,10 +85,10 @@ class ADPSGD(OnGraph):
             await node.receive(tag="finished", senders=peers, timeout=self.patience)
 
     async def exchange(self, node: LearningNode, peer: NodeId, number: int) -> None:
-        """Offer the own model to a passive neighbour and move half-way to the one it answers with."""
+        """Offer the own model to a passive neighbour, and move halfway to the model in its answer."""
         selection, asked, left = self.selection, node.now, self.patience
         offered = selection.take(node.model)
-        node.arrived(tag="answer")  # What comes after its exchange was given up is for nobody.
+        node.arrived(tag="answer")  # Drop late answers of earlier exchanges.
         node.send(peer, {"model": offered, "number": number}, tag="offer")
         while answers := node.usable(
             await node.receive(tag="answer", senders=[peer], timeout=left), model=selection.entry, number=int
@@ -99,7 +98,7 @@ class ADPSGD(OnGraph):
                 if not selection.buffered:
                     node.model = selection.put(node.model, Mixture(parts, [1.0, 0.5, -0.5]))
                     return
-                # The variances of a model that was trained meanwhile may be smaller than those that it offered.
+                # A model that trained meanwhile may have smaller variances than the offered one.
                 trained, buffers = zip(*map(selection.split, parts), strict=True)
                 moved, mean = Mixture(trained, [1.0, 0.5, -0.5]), Mixture(buffers[:2], [0.5, 0.5])
                 node.model = selection.put(node.model, moved, mean)
@@ -108,10 +107,10 @@ class ADPSGD(OnGraph):
                 left = max(asked + self.patience - node.now, 0.0)
 
     async def answer(self, node: LearningNode, peers: Sequence[NodeId]) -> None:
-        """Move half-way to every model that a neighbour offers, and answer with the own one as it was."""
+        """Move halfway to every model that a neighbour offers, and answer with the own model from before."""
         async for message in node.messages("offer"):
             if message.sender not in peers:
-                node.reject(message, f"it is no neighbour of node {node.id}")
+                node.reject(message, f"it is not a neighbour of node {node.id}")
                 continue
             for offer in node.usable([message], model=self.selection.entry, number=int):
                 mine = self.selection.take(node.model)

@@ -1,9 +1,8 @@
-"""D-SGD with clique averaging (Bellet et al., 2022): gradients are averaged in a clique, models over all edges.
+"""D-SGD with clique averaging (Bellet et al., 2022): gradients are averaged in cliques, models over all edges.
 
-The mean of a clique's gradients leads where the gradient of all data would, if its nodes together hold the labels as
-all nodes do; that is what makes momentum work on data that differ from node to node. Buffers are what the node's own
-gradient made of them, until models are averaged. Where gradients are hidden, a node that misses their sum makes no step
-along its own.
+If a clique holds labels in the proportions of all data, the mean of its gradients is nearly that of all data. So
+momentum works on heterogeneous data. Buffers follow the node's own gradient until models are averaged. With masked
+gradients, a node that misses the sum does not step along its own gradient.
 """
 
 from dataclasses import replace
@@ -24,32 +23,34 @@ from covey.runtime.state import State
 
 
 class Step(State):
-    """The last step of a node's model."""
+    """The state of a node's steps."""
 
     momentum: Tensor | None = None
 
 
 class CliqueAveraging(Gossip):
-    """Gossip on cliques, or diverse neighbours, in which a round's training is one step along their mean gradient."""
+    """Gossip on cliques, or on diverse neighbours, in which training is one step along their mean gradient."""
 
     kind = "clique-averaging"
     lr: float = param("The learning rate.", ge=0)
-    momentum: float = param("The momentum.", default=0.0, ge=0, lt=1)
+    momentum: float = param("The factor of the momentum.", default=0.0, ge=0, lt=1)
 
     def check(self, setting: Setting) -> None:
         self._gradients = self.sharing.beside("gradients")
         super().check(setting)
         if self.overlap:
-            raise ConfigurationError(f"The 'overlap' of {self.named()} must be false: a step needs others' gradients.")
+            raise ConfigurationError(
+                f"The 'overlap' of {self.named()} must be false: a step needs the gradients of other nodes."
+            )
         if not self.schedule.trains_all_at_once():
             raise ConfigurationError(
-                f"The 'schedule' of {self.named()} must have all nodes train in the same rounds: a step needs others' "
-                f"gradients. Got {self.schedule.title()} instead, by which each node decides for itself; use "
+                f"The 'schedule' of {self.named()} must have all nodes train in the same rounds: a step needs the "
+                f"gradients of other nodes. Got {self.schedule.title()} instead, in which each node decides; use "
                 f"'every-round', 'periodic' or 'skiptrain' without a budget."
             )
         if not self.topology.averages:
             raise ConfigurationError(
-                f"The 'topology' of {self.named()} must have cliques, or neighbours that make up for them: d-cliques, "
+                f"The 'topology' of {self.named()} must have cliques, or balanced neighbourhoods: d-cliques, "
                 f"random-cliques or diverse-neighbours. Got {self.topology.title()} instead."
             )
         self._gradients.check(setting)
@@ -65,7 +66,7 @@ class CliqueAveraging(Gossip):
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
         self._gradients.prepare(self._shared.narrowed(setting))
-        # Who waits long for gradients is late with its model.
+        # A node that waits long for gradients is late with its model.
         self._gradients_say = replace(self._said(setting, self._gradients), several=True)
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
@@ -75,10 +76,10 @@ class CliqueAveraging(Gossip):
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, self._cliques, t, own, receive, called="gradient")
         if self._gradients.hides and direction is own:
-            # The clique knows where all its other models go: in their sum, a step of its own would tell its gradient.
+            # The clique knows the steps of all its other nodes: a step along the own gradient would reveal it.
             direction = torch.zeros_like(own)
         if self._shared.trained < self._trained.trained:
-            # What is personal is moved by the own gradient.
+            # Unshared values follow the own gradient.
             whole = self._shared.put(gradient.vector, direction)
             direction = self._trained.take(whole.tensor() if isinstance(whole, Mixture) else whole)
         if self.momentum:

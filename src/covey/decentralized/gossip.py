@@ -1,6 +1,6 @@
-"""The standard round of decentralized learning, made of four parts.
+"""The standard round of decentralized learning, composed of four parts.
 
-With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al., 2017); with an epidemic topology and
+With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al., 2017). With an epidemic topology and
 equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
@@ -22,19 +22,19 @@ from covey.runtime.patience import PATIENCE, Heartbeats, Reception, check_patien
 
 
 class Gossip(OnGraph):
-    """Train, send to some, hear from some, merge: D-PSGD, Epidemic Learning and all that differ in one part."""
+    """Train, send, receive, merge: D-PSGD, Epidemic Learning, and algorithms that differ from these in one part."""
 
     kind = "gossip"
-    topology: Topology = param("Who talks to whom in a round.")
-    sharing: Sharing = param("What is sent.", factory=Full)
-    schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
+    topology: Topology = param("The graph of a round.")
+    sharing: Sharing = param("The content of messages.", factory=Full)
+    schedule: Schedule = param("The rounds in which nodes train.", factory=EveryRound)
     aggregation: Aggregation | None = param(
-        "How models are merged; by default given where the topology has weights of its own, "
-        "metropolis-hastings on other static undirected graphs, else mean.",
+        "The rule that merges models. By default, given if the topology has weights, metropolis-hastings on other "
+        "static undirected graphs, else mean.",
         default=None,
     )
     overlap: bool = param(
-        "Whether a round sends the model that it began with and trains meanwhile (the original D-PSGD), "
+        "Whether a round sends the model with which it begins and trains meanwhile (the original D-PSGD), "
         "instead of training first and sending the result.",
         default=False,
     )
@@ -51,7 +51,7 @@ class Gossip(OnGraph):
         check_patience(self, setting, self.patience)
         if self.overlap and self.sharing.by_change:
             raise ConfigurationError(
-                f"The sharing {self.sharing.kind} sends what training changed, so it cannot send while a node trains. "
+                f"The sharing {self.sharing.kind} sends the change of training, so it cannot send while a node trains. "
                 f"Set 'overlap' to false."
             )
 
@@ -69,11 +69,11 @@ class Gossip(OnGraph):
             self._check_signs(self._aggregation)
 
     def _check_signs(self, aggregation: Aggregation) -> None:
-        """Whether buffers, such as variances, stay above zero where they are averaged."""
+        """Refuse negative weights for averaged buffers, because variances would become negative."""
         weights_E = aggregation.of_edges(self.topology.at(0))
         if weights_E is not None and (weights_E < 0).any():
             raise ConfigurationError(
-                f"The 'buffers' of {self.sharing.named()} must be 'keep' where the weights of {aggregation.title()} "
+                f"The 'buffers' of {self.sharing.named()} must be 'keep' if the weights of {aggregation.title()} "
                 f"over {self.topology.title()} are negative. Got 'average' instead: variances would be negative, too."
             )
 
@@ -81,18 +81,18 @@ class Gossip(OnGraph):
         return self.schedule.cycle()
 
     def _said(self, setting: Setting, sharing: Sharing) -> Heartbeats:
-        """What nodes say of themselves where a sharing is used."""
+        """The heartbeats of nodes with a sharing."""
         if self.patience is None:
             return Heartbeats(late=False)
         return Heartbeats.where(setting, several=sharing.several, static=self.topology.static)
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
-            # A call of its own, so that what arrived is forgotten when the round ends and not kept through the next.
+            # A separate call, so that messages are freed at the end of the round.
             await self.round(node, t)
 
     async def round(self, node: LearningNode, t: int) -> None:
-        """One round of one node."""
+        """Do one round of one node."""
         sharing, graph, update = self.sharing, self.topology.at(t), None
         reception = Reception(node, graph, t, self.patience, self._says)
         trains = self.schedule.trains(node, t)
@@ -100,14 +100,14 @@ class Gossip(OnGraph):
         receive = reception.over(graph, self._says)
         round = sharing.round(node, self.topology, t, self._aggregation, receive, start)
         await sharing.send(round)
-        del start, round.start  # Models that nobody needs while the node waits.
+        del start, round.start  # Free these models while the node waits.
         if trains and self.overlap:
             update = await node.train()
         merged = round.whole(await sharing.receive(round))
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
-        """The local work of a round, after which `node.model` is another; gives the model that it began with."""
+        """Do the local work of a round, which changes `node.model`, and return the model before it."""
         update = await node.train()
         node.model = update.model
         return update.start if self.sharing.by_change else node.model

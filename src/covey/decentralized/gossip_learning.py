@@ -1,4 +1,4 @@
-"""Gossip learning (Ormandi et al., 2013; Hegedus et al., 2021): asynchronous, by pushes at each node's own pace."""
+"""Gossip learning (Ormandi et al., 2013; Hegedus et al., 2021): asynchronous pushes at each node's own pace."""
 
 from typing import Literal
 
@@ -16,27 +16,27 @@ class Age(State):
     """The age of a node's model."""
 
     age: int = 0
-    """The number of optimiser steps behind it."""
+    """The number of optimiser steps of which it is the result."""
 
 
 _AGES = range(1 << 53)
-"""What a peer may call its model's age; floats do not tell apart greater ones."""
+"""The valid ages of a peer's model. Floats do not distinguish greater ones."""
 
 
 class GossipLearning(OnGraph):
-    """Every period, push the model to a random neighbour; merge what comes, weighted by age, and train it.
+    """In every period, push the model to a random neighbour. Merge models that arrive, weighted by age, and train.
 
-    A round is one period. The age of a model is the number of optimiser steps behind it. Of several models that came
-    while the node was training, only the newest is merged.
+    A round is one period. The age of a model is the number of its optimiser steps. Of several models that arrive while
+    the node trains, only the newest is merged.
     """
 
     kind = "gossip-learning"
     synchronous = False
-    topology: Topology = param("Who may be pushed to.")
+    topology: Topology = param("The graph of nodes that may push to each other.")
     period: Seconds = param("The time between two pushes of a node.", default=1.0, gt=0)
-    jitter: float = param("By how much of itself a period varies, either way.", default=0.1, ge=0, lt=1)
+    jitter: float = param("The fraction by which a period varies, up or down.", default=0.1, ge=0, lt=1)
     mode: Literal["merge-update", "update", "update-merge"] = param(
-        "Train the merged model, train the received model in place of the own one, or train both and merge.",
+        "Train the merged model, train the received model instead of the own one, or train both and merge.",
         default="merge-update",
     )
 
@@ -59,7 +59,7 @@ class GossipLearning(OnGraph):
                 node.send(peer, {"model": part, "age": kept.age}, tag="model")
 
     async def listen(self, node: LearningNode) -> None:
-        """Merge and train whatever is pushed here."""
+        """Merge and train the models that arrive."""
         selection, kept = self.selection, node.keep(Age)
         async for message in node.messages("model"):
             arrived = node.usable([message, *node.arrived(tag="model")], model=selection.entry, age=_AGES)
@@ -85,5 +85,5 @@ class GossipLearning(OnGraph):
                 self.grow(node, max(own_age, age) + update.steps)
 
     def grow(self, node: LearningNode, age: int) -> None:
-        """The node's model is so old now."""
+        """Set the age of the node's model."""
         node.keep(Age).age = min(age, _AGES[-1])

@@ -1,4 +1,4 @@
-"""Programs whose nodes talk along the edges of a graph, and what is known of that."""
+"""Programs whose nodes send along the edges of a graph, and functions of such programs."""
 
 from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.topology import Topology
@@ -10,9 +10,9 @@ from covey.runtime.node import Program
 
 
 class OnGraph(LearningProgram):
-    """A program in which the nodes of a round talk along the edges of a graph."""
+    """A program in which nodes send along the edges of a round's graph."""
 
-    topology: Topology = param("Who talks to whom.")
+    topology: Topology = param("The graph.")
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
@@ -24,10 +24,10 @@ class OnGraph(LearningProgram):
             self.check_graphs()
 
     def check_graphs(self) -> None:
-        """Raise ConfigurationError where the topology does not fit.
+        """Raise ConfigurationError if the topology does not fit.
 
-        It is called when the program is checked and, where graphs depend on labels, again when it is prepared: before
-        that they cannot be drawn.
+        It is called when the program is checked and, if graphs depend on labels, again when it is prepared, because
+        only then can they be drawn.
         """
 
     def graph(self, t: int) -> Graph:
@@ -39,21 +39,21 @@ class OnGraph(LearningProgram):
 
 
 def topology_of(program: Program) -> Topology | None:
-    """The topology of a program, where it has one."""
+    """The topology of a program, or None."""
     found = getattr(program, "topology", None)
     return found if isinstance(found, Topology) else None
 
 
 def selection_of(program: Program) -> Selection | None:
-    """What a prepared program shares of models, where it says so."""
+    """The shared part of models of a prepared program, or None."""
     found = getattr(getattr(program, "sharing", program), "selection", None)
     return found if isinstance(found, Selection) else None
 
 
 def merging_graph(program: Program, t: int) -> Graph:
-    """The graph of round t of a prepared program with a topology, with the weights with which models are merged.
+    """The graph of round t of a prepared program with a topology, with the weights of merging.
 
-    Without weights where the graph does not decide on them: what arrives does, or the program has a rule of its own.
+    It has no weights if these depend on the models, or if the program has its own rule.
     """
     topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
     assert topology is not None

@@ -1,17 +1,17 @@
 """Stochastic gradient push (Nedic and Olshevsky, 2016; Assran et al., 2019): averaging over directed graphs.
 
-A node has a sum x of models and the weight w of that sum, at first its own model and 1. In a round it cuts both into
-equal shares, for itself and each of its receivers, so over all nodes nothing is lost and nothing is made, although
-nobody knows how many send to whom. The model x / w trains, is sent and is evaluated: x itself is never written down.
+A node has a sum x of models and its weight w, at first its own model and 1. In a round it divides both into equal
+shares for itself and each of its receivers. So the sums over all nodes stay the same, although no node knows the number
+of its senders in advance. The model x / w is trained, sent and evaluated; x itself is never stored.
 
-Where patience may end before a message comes, a message holds no share but the sum of all shares that its sender ever
-gave to its receiver, who takes the difference to the last sum that it saw (running sums: Hadjicostis, Vaidya and
-Dominguez-Garcia, 2016). What a lost message would have brought comes with the next one, and a late one counts when it
-comes. On a graph that changes, where the next one may be far, a node asks for what it missed. Sums are rounded to
-float32, and what rounding keeps back stays with the sender: both ends reckon with the same numbers.
+If patience may end before a message arrives, a message holds the sum of all shares that its sender ever gave to its
+receiver, and the receiver takes the difference to the last sum that it got (running sums: Hadjicostis, Vaidya and
+Dominguez-Garcia, 2016). The next message then makes up for a lost one, and a late one counts when it arrives. On a
+graph that changes, the next message may be far, so a node asks for sums that it missed. Sums are rounded to float32,
+and the rounding error stays with the sender, so that both ends use the same numbers.
 
-Shapes: P numbers of a model, T of which are trained. Shares, sums and weights are of the trained ones; buffers are
-averaged with the same weights, and what is frozen stays where it is.
+Shapes: P numbers of a model, T of which are trained. Shares, sums and weights are of the trained ones. Buffers are
+averaged with the same weights, and frozen values stay local.
 """
 
 from collections.abc import Sequence
@@ -39,34 +39,34 @@ from covey.runtime.patience import PATIENCE, TIMES, Heartbeats, Reception, check
 from covey.runtime.state import State
 
 _LEAST = 1e-9
-"""With less weight than this, a node's training moves its model by nothing but noise."""
+"""The least weight. With less, training moves a node's model only by noise."""
 _SUM, _MISSED = "sum", "missed"
 _ROUNDS = range(1 << 63)
 _AHEAD = 1000
-"""So many messages of rounds that a node has not reached are kept: a stranger may name any round."""
+"""The greatest number of kept messages of later rounds: a peer may name any round."""
 
 
 class Shares(State):
-    """The part of the sum that a node has, and all that it ever gave and took."""
+    """A node's share of the sum, and the running sums of its shares."""
 
     weight: float = 1.0
-    """Its weight."""
+    """The weight of the node's share."""
     missed: list[int] = []
-    """The senders whose sums have not come, where patience may end."""
+    """The senders whose sums have not arrived in time."""
     given: dict[NodeId, Tensor] = {}
-    """The sum of all shares that a receiver was ever given."""
+    """The sum of all shares for each receiver."""
     given_weights: dict[NodeId, float] = {}
     taken: dict[NodeId, Tensor] = {}
-    """The last such sum that came from a sender."""
+    """The last such sum from each sender."""
     taken_weights: dict[NodeId, float] = {}
 
 
 class PushSum(OnGraph):
-    """Train, push equal shares of the model and its weight to some, and take the mean by weight of what arrives."""
+    """Train, send equal shares of the model and its weight, and take the weighted mean of the shares that arrive."""
 
     kind = "push-sum"
-    topology: Topology = param("Who sends to whom in a round; directed or not.")
-    schedule: Schedule = param("Who trains in which round.", factory=EveryRound)
+    topology: Topology = param("The graph of a round, directed or not.")
+    schedule: Schedule = param("The rounds in which nodes train.", factory=EveryRound)
     patience: Seconds | None = param(PATIENCE, default=None, ge=0)
 
     def check(self, setting: Setting) -> None:
@@ -84,8 +84,8 @@ class PushSum(OnGraph):
             links = self.topology.at(0).mixing("mean")
             if connected_components(links, connection="strong")[0] > connected_components(links)[0]:
                 raise ConfigurationError(
-                    f"The 'topology' of {self.named()} must lead back to every node, along its edges' directions, from "
-                    f"all that it leads to. Got {self.topology.title()} instead, in which some only ever give."
+                    f"The 'topology' of {self.named()} must have a path back to every node from all nodes that it "
+                    f"reaches. Got {self.topology.title()} instead, in which some nodes only lose weight."
                 )
 
     def cycle(self) -> int:
@@ -93,7 +93,7 @@ class PushSum(OnGraph):
 
     @property
     def _tells(self) -> bool:
-        """Whether a node tells that it has sent a sum."""
+        """True if a node sends heartbeats after its sums."""
         return self.patience is not None and self._says.sent
 
     async def run(self, node: LearningNode) -> None:
@@ -104,15 +104,15 @@ class PushSum(OnGraph):
             await self.round(node, self.topology.at(t), t, sums)
 
     async def round(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
-        """One round of one node."""
+        """Do one round of one node."""
         kept = node.keep(Shares)
         weight = kept.weight
-        # Sums have words of their own that say that they are sent.
+        # Sums have their own heartbeats.
         reception = Reception(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
         if self.schedule.trains(node, t):
             update = await node.train()
             start, trained = self._trained.take(update.start), self._trained.take(update.model)
-            # Training moves the sum by what it changed, and so the model by 1 / weight of it.
+            # Training adds its change to the sum, and so 1 / weight of it to the model.
             moved = Mixture([start, trained], [1.0 - 1.0 / weight, 1.0 / weight])
             node.model = self._trained.put(update.model, moved)
         if self.patience is None:
@@ -123,7 +123,7 @@ class PushSum(OnGraph):
         node.log(weight=weight)
 
     async def exchange(self, node: LearningNode, graph: Graph, t: int, weight: float) -> float:
-        """Give shares and take what arrives, all of it; gives the new weight."""
+        """Send shares and add all that arrive, without losses. Return the new weight."""
         receivers, own = graph.receivers(node.id), self.selection.take(node.model)
         share = weight / (1 + len(receivers))
         node.send(receivers, {"model": own, "weight": share}, round=t)
@@ -135,7 +135,7 @@ class PushSum(OnGraph):
         return weight
 
     def shares(self, node: LearningNode, inbox: Inbox) -> list[Message]:
-        """The messages that hold a model and a weight that can be; the others are rejected."""
+        """Select messages with a model and a valid weight, and reject the others."""
         received = []
         for message in node.usable(inbox, model=self.selection.entry, weight=float):
             if 0.0 < message["weight"] < node.nodes:
@@ -144,12 +144,12 @@ class PushSum(OnGraph):
                 node.reject(message, f"its weight is not between 0 and {node.nodes}, the number of nodes")
         return received
 
-    # ------------------------------------------------------------------ where messages may be missed
+    # ------------------------------------------------------------------ with losses
 
     async def exchange_sums(
         self, node: LearningNode, graph: Graph, t: int, weight: float, sums: "Sums", reception: Reception
     ) -> float:
-        """Give shares as sums and take what has come since the last ones; gives the new weight."""
+        """Send running sums and add the differences of those that arrive. Return the new weight."""
         receivers, kept = graph.receivers(node.id), node.keep(Shares)
         total_T = self._trained.take(node.model).double() * weight
         part_T, share = total_T / (1 + len(receivers)), weight / (1 + len(receivers))
@@ -169,7 +169,7 @@ class PushSum(OnGraph):
             gained = message["weight"] - kept.taken_weights.get(message.sender, 0.0)
             if gained >= node.nodes:
                 node.reject(message, f"its weight has grown by {node.nodes} or more, the number of nodes")
-            elif gained > 0.0:  # Else it is older than what is known, or its sender has gone back to an earlier round.
+            elif gained > 0.0:  # Otherwise it is older than the known sum, or its sender was restored.
                 total_T = total_T + _took(kept, message)
                 weights.append(gained)
                 if len(buffers[0]):
@@ -180,29 +180,29 @@ class PushSum(OnGraph):
         return weight
 
     def given(self, node: LearningNode, receiver: NodeId, t: int) -> Payload:
-        """The message that tells a receiver all that it was ever given."""
+        """The payload of the running sum for a receiver."""
         kept = node.keep(Shares)
         said: Payload = {"sum": kept.given[receiver], "weight": kept.given_weights[receiver], "round": t}
         buffers = self.selection.buffers(node.model)
         return {**said, "buffers": buffers} if len(buffers) else said
 
     def ask(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
-        """Ask for the sums that were missed and do not come in this round anyway."""
+        """Ask for missed sums of nodes that do not send in this round."""
         for sender in sums.missed([], t):
             if sender not in graph.senders(node.id):
                 node.send(NodeId(sender), {}, tag=_MISSED)
 
     async def answer(self, node: LearningNode) -> None:
-        """Tell those who have missed something all that they were ever given."""
+        """Answer requests for missed sums."""
         async for message in node.messages(_MISSED):
             if message.sender in node.keep(Shares).given:
                 node.send(message.sender, self.given(node, message.sender, 0), tag=_SUM)
 
 
 class Sums:
-    """The sums that have come to a node and are not taken yet, and the node as `reception` waits for them.
+    """The sums that have arrived at a node and are not taken yet. `Reception` uses it in the place of the node.
 
-    A sum of a round that the node has left behind is as good as any; one of a round before it waits for its round.
+    A sum of an earlier round counts like any other. A sum of a later round waits for its round.
     """
 
     def __init__(self, node: LearningNode, entry: Wanted, buffers: int) -> None:
@@ -212,13 +212,13 @@ class Sums:
             self._wanted["buffers"] = Numbers(buffers)
         self._here: list[Message] = []
         self._sent: dict[NodeId, int] = {}
-        """Of which round each sender has said last that its sum is sent."""
+        """The last round for which each sender has announced its sum."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
     async def receive(self, *, tag: str, round: int, senders: Sequence[NodeId], timeout: float) -> Inbox:
-        """Wait for the sums of a round. One that is not here when its sender says that it is sent is lost."""
+        """Wait for the sums of a round. A sum that has not arrived after its announcement is lost."""
         deadline = self._node.now + timeout
         self._look()
         while missing := {*senders} - self._of(round) - self._lost(round):
@@ -232,12 +232,12 @@ class Sums:
         return Inbox(here, sorted(missing | lost), sorted(lost))
 
     def missed(self, senders: Sequence[NodeId], t: int) -> list[int]:
-        """From whom something of this round or earlier ones has not come: who is to be asked again."""
+        """The senders whose sums of this round or earlier ones have not arrived."""
         self._look()
         return sorted({*self._node.keep(Shares).missed} - self._of(0) | {*senders} - self._of(t))
 
     def take(self, t: int) -> list[Message]:
-        """What counts in a round, in the order of senders, and as it came from each."""
+        """The messages that count in a round, in order of senders and of arrival."""
         now = [message for message in self._here if message["round"] <= t]
         self._here = [message for message in self._here if message["round"] > t][-_AHEAD:]
         return sorted(now, key=lambda message: message.sender)
@@ -251,11 +251,11 @@ class Sums:
         self._here += self._node.usable([message for message in messages if message not in words], **self._wanted)
 
     def _of(self, round: int) -> set[NodeId]:
-        """Whose sum of a round or a later one is here."""
+        """The senders whose sum of a round or a later one has arrived."""
         return {message.sender for message in self._here if message["round"] >= round}
 
     def _lost(self, round: int) -> set[NodeId]:
-        """Who has said that its sum of a round or a later one is sent, so that it is here or lost."""
+        """The senders that have announced their sum of a round or a later one, so that it has arrived or is lost."""
         return {sender for sender, sent in self._sent.items() if sent >= round}
 
 
@@ -263,14 +263,14 @@ def _total(node: LearningNode, t: int, weights: Sequence[float]) -> float:
     weight = sum(weights)
     if weight < _LEAST:
         raise ProgramError(
-            f"Of its weight of 1, node {node.id} has {weight:.1g} left after round {t}: the rest is on its way to "
-            f"nodes that do not hear of it. Use 'push-sum' where fewer messages are lost, or 'gossip' instead."
+            f"Node {node.id} has {weight:.1g} of its weight of 1 left after round {t}: the rest is in lost messages. "
+            f"Use 'push-sum' with fewer losses, or 'gossip' instead."
         )
     return weight
 
 
 def _give(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
-    """Add a part to what a receiver was ever given; by how much that has grown, and its weight."""
+    """Add a share to the running sum of a receiver. Return the increase of the sum and of its weight."""
     weight = kept.given_weights.get(receiver, 0.0)
     was_T = kept.given[receiver].double() if receiver in kept.given else torch.zeros_like(part_T)
     after_T, after = (was_T + part_T).float(), weight + share
@@ -279,7 +279,7 @@ def _give(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple
 
 
 def _took(kept: Shares, message: Message) -> Tensor:
-    """By how much a sum has grown since the last one that was taken of its sender; it is the last one from now on."""
+    """The increase of a sender's running sum since its last one, which it replaces."""
     now_T: Tensor = message["sum"]
     before_T = kept.taken.get(message.sender)
     kept.taken[message.sender], kept.taken_weights[message.sender] = now_T, message["weight"]

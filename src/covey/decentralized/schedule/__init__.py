@@ -1,4 +1,4 @@
-"""When nodes train: the schedule part of gossip."""
+"""Schedules: the rounds in which nodes train."""
 
 from covey.decentralized.schedule.rounds import EveryRound, Periodic, Schedule
 from covey.decentralized.schedule.skiptrain import Greedy, SkipTrain

@@ -1,4 +1,4 @@
-"""The part of gossip that says who trains in which round."""
+"""The schedule of training in gossip."""
 
 from typing import ClassVar
 
@@ -7,20 +7,20 @@ from covey.parts.parameters import Part, param
 
 
 class Schedule(Part):
-    """Decides about training, round by round; one object serves all nodes."""
+    """A rule for the rounds in which nodes train. One object serves all nodes."""
 
     family: ClassVar[str] = "schedule"
 
     def trains(self, node: LearningNode, t: int) -> bool:
-        """Whether the node trains in round t; asked once for every round."""
+        """True if the node trains in round t. Called once per round."""
         raise NotImplementedError
 
     def cycle(self) -> int:
-        """After how many rounds the pattern begins anew."""
+        """The period of the schedule in rounds."""
         return 1
 
     def trains_all_at_once(self) -> bool:
-        """Whether in every round either all nodes train or none."""
+        """True if in every round either all nodes train or none."""
         return False
 
 
@@ -37,7 +37,7 @@ class EveryRound(Schedule):
 
 
 class Periodic(Schedule):
-    """Train in every k-th round, the first included, and only mix in the others."""
+    """Train in every k-th round, including the first, and only mix in the others."""
 
     kind = "periodic"
     every: int = param("The distance between two rounds with training.", ge=1)

@@ -11,25 +11,25 @@ from covey.runtime.state import State
 
 
 class Spent(State):
-    """The part of its budget that a node has spent."""
+    """The spent part of a node's budget."""
 
     trained: int = 0
     """The number of rounds in which it has trained."""
 
 
 class _Budgeted(Schedule):
-    """Nodes may train so often and no more."""
+    """A schedule in which nodes may train only in a limited number of rounds."""
 
     kind = ""
     budget: int | list[int] | None = param(
-        "In how many rounds a node may train; by default in any number. A list has one for each node, or one for each "
-        "device of the network's `energy`: node i has device i modulo their number.",
+        "The number of rounds in which a node may train; by default, unlimited. A list has one number per node, or one "
+        "per device of the network's `energy`: node i has device i modulo their number.",
         default=None,
         ge=0,
     )
     battery: float | None = param(
-        "Which share of its battery a node may train with, instead of `budget`; the network's `energy` says what a "
-        "battery holds and what a training costs.",
+        "The fraction of its battery that a node may spend on training, instead of `budget`. The network's `energy` "
+        "defines batteries and the cost of a training.",
         default=None,
         gt=0,
         le=1,
@@ -38,11 +38,10 @@ class _Budgeted(Schedule):
     def check(self, setting: Setting) -> None:
         super().check(setting)
         if self.budget is not None and self.battery is not None:
-            raise ConfigurationError(f"Of 'budget' and 'battery' of {self.named()} one at most may be given. Got both.")
+            raise ConfigurationError(f"Only one of 'budget' and 'battery' of {self.named()} may be given. Got both.")
         if self.battery is not None and setting.battery_joules is None:
             raise ConfigurationError(
-                f"The 'battery' of {self.named()} needs a network that says what batteries hold: "
-                f"set its 'energy' to 'devices'."
+                f"The 'battery' of {self.named()} needs a network with batteries: set its 'energy' to 'devices'."
             )
         if isinstance(self.budget, list) and len(self.budget) not in {setting.nodes, setting.devices} - {0}:
             devices = f", or {setting.devices}, one for each device" if setting.devices else ""
@@ -64,7 +63,7 @@ class _Budgeted(Schedule):
                 self._limits = np.floor(self.battery * setting.battery_joules / setting.training_joules)
 
     def spend(self, node: LearningNode, t: int, probability: float = 1.0) -> bool:
-        """Whether the node trains in round t, with some probability, if it may; that is then taken from its budget."""
+        """True if the node trains in round t, with a probability and if its budget allows. It reduces the budget."""
         if self._limits is None:
             return True
         spent = node.keep(Spent, self)
@@ -77,14 +76,14 @@ class _Budgeted(Schedule):
 
 
 class SkipTrain(_Budgeted):
-    """A few rounds with training, then a few that only mix, and so on; with a budget, each training by chance.
+    """Some rounds with training, then some that only mix, and so on; with a budget, nodes train at random.
 
-    With a budget, a node trains in a training round with the probability with which it spends all of it by the end.
+    With a budget, a node trains in a training round with the probability at which it spends its whole budget.
     """
 
     kind = "skiptrain"
-    training: int = param("How many rounds in a row train.", default=4, ge=0)
-    synchronization: int = param("How many rounds in a row then only mix.", default=4, ge=0)
+    training: int = param("The number of successive rounds with training.", default=4, ge=0)
+    synchronization: int = param("The number of successive rounds that then only mix.", default=4, ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,7 +109,7 @@ class SkipTrain(_Budgeted):
 
 
 class Greedy(_Budgeted):
-    """Train in every round until the budget is spent, then only mix: what SkipTrain is compared with."""
+    """Train in every round until the budget is spent, then only mix: the control of SkipTrain."""
 
     kind = "greedy"
 

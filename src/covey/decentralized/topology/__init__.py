@@ -1,4 +1,4 @@
-"""Who talks to whom: graphs, and the rules that draw them."""
+"""Topologies: the graphs along which nodes send, and the rules that draw them."""
 
 from covey.decentralized.topology.dynamic import (
     EpidemicLocal,

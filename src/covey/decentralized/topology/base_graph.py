@@ -1,6 +1,6 @@
-"""The base-(k+1) graph (Takezawa et al., 2023): few peers a round, and after some rounds the exact mean, for every n.
+"""The base-(k+1) graph (Takezawa et al., 2023): few peers per round, and the exact mean after some rounds, for every n.
 
-Shapes: N nodes, G groups, S nodes of a group, E pairs that talk.
+Shapes: N nodes, G groups, S nodes of a group, E pairs.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from covey.parts.parameters import Setting, param
 
 
 class BaseGraph(Topology):
-    """Graphs in turn, each with at most so many peers a node; after all of them every node has the exact mean."""
+    """A cycle of graphs, each with at most `degree` peers per node. After a cycle every node has the exact mean."""
 
     kind = "base-graph"
     static = False
     weighted = True
-    degree: int = param("How many peers a node talks to in a round at most.", default=1, ge=1, lt="nodes")
+    degree: int = param("The greatest number of peers of a node in a round.", default=1, ge=1, lt="nodes")
 
     def draw(self, setting: Setting, t: int) -> Graph:
         graphs = cycle(setting.nodes, self.degree)
@@ -29,14 +29,14 @@ class BaseGraph(Topology):
 
 
 class _Pairs(NamedTuple):
-    """Nodes that talk, and the weight that both ends of a pair give each other."""
+    """Pairs of nodes that exchange models, and the weight that both ends give each other."""
 
     left_E: Ids
     right_E: Ids
     weight_E: NDArray[np.float64]
 
     def among(self, groups_GS: Ids) -> "_Pairs":
-        """The same in every group, where a node here stands for the position of a node in its group."""
+        """The same pairs in every group, where a node here is a position in a group."""
         weights = np.tile(self.weight_E, len(groups_GS))
         return _Pairs(groups_GS[:, self.left_E].ravel(), groups_GS[:, self.right_E].ravel(), weights)
 
@@ -46,10 +46,10 @@ _Round = list[_Pairs]
 
 @lru_cache(maxsize=8)
 def cycle(n: int, degree: int) -> Sequence[Graph]:
-    """The graphs of one turn: the product of their mixing matrices is that of averaging all n nodes.
+    """The graphs of one cycle: the product of their mixing matrices averages all n nodes.
 
-    A base graph of fewer nodes inside groups, and then averages across the groups, where that is sooner done than the
-    simple one on all nodes.
+    It is a base graph of fewer nodes inside groups, and then averages across groups, if that is shorter than the simple
+    one on all nodes.
     """
     most, rest = degree + 1, n
     for factor in range(2, most + 1):
@@ -69,7 +69,7 @@ def _graph(n: int, together: _Round) -> Graph:
 
 
 def _factors(size: int, most: int) -> list[int] | None:
-    """Factors of at most `most` with the product `size`, smallest first; None where there are none."""
+    """Factors of at most `most` with the product `size`, smallest first; None if there are none."""
     found = []
     for factor in range(most, 1, -1):
         while size % factor == 0:
@@ -79,7 +79,7 @@ def _factors(size: int, most: int) -> list[int] | None:
 
 
 def _averages(groups_GS: Ids, most: int) -> list[_Pairs]:
-    """The rounds of a hyper-hypercube in every group: whose positions differ in one digit average, digit by digit."""
+    """The rounds of a hyper-hypercube in every group: nodes whose positions differ in one digit average, by digit."""
     sides = _factors(groups_GS.shape[1], most)
     assert sides is not None
     lattice = groups_GS.reshape(-1, *sides)
@@ -87,7 +87,7 @@ def _averages(groups_GS: Ids, most: int) -> list[_Pairs]:
 
 
 def _meet(groups_GS: Ids) -> _Pairs:
-    """Every group averages."""
+    """The pairs with which every group averages."""
     size = groups_GS.shape[1]
     first, second = np.triu_indices(size, 1)
     left, right = groups_GS[:, first].ravel(), groups_GS[:, second].ravel()
@@ -95,10 +95,10 @@ def _meet(groups_GS: Ids) -> _Pairs:
 
 
 def _simple(n: int, most: int) -> list[_Round]:
-    """The rounds of the simple base graph, which follows the digits of n to the base `most`."""
+    """The rounds of the simple base graph, which follows the digits of n in base `most`."""
     if _factors(n, most) is not None:
         return [[pairs] for pairs in _averages(np.arange(n)[None], most)]
-    # Of each digit other than 0 a set of nodes, of as many pieces as the digit says, each of a power of the base.
+    # For each digit other than 0, a set of nodes with as many pieces as the digit, each of a power of the base.
     digits = [(n // most**power % most, most**power) for power in reversed(range(n.bit_length()))]
     sets, begin = [], 0
     for digit, size in digits:
@@ -107,8 +107,8 @@ def _simple(n: int, most: int) -> list[_Round]:
             begin += digit * size
     wholes = [_averages(pieces.reshape(1, -1), most) for pieces in sets]
     rounds = [[whole[t % len(whole)] for whole in wholes if whole] for t in range(len(wholes[0]))]
-    # Each set has its own mean now. In its turn a set meets all later ones, which brings these, and the mean of each of
-    # its pieces, to the mean of all; then its pieces average inside.
+    # Each set has its own mean now. In its turn a set meets all later ones. That gives these, and the mean of each of
+    # its pieces, the mean of all. Then its pieces average inside.
     insides = [_averages(pieces, most) for pieces in sets]
     for t in range(1 + len(insides[0])):
         together = [
@@ -124,7 +124,7 @@ def _simple(n: int, most: int) -> list[_Round]:
 
 
 def _spread(pieces_GS: Ids, later: Ids, most: int) -> _Round:
-    """Every later node meets one of each piece, and those of the pieces that meet nobody average in small groups."""
+    """Every later node meets one of each piece, and the other nodes of the pieces average in small groups."""
     met, alone = pieces_GS[:, : len(later)], pieces_GS[:, len(later) :].ravel()
     weight = pieces_GS.size / (len(pieces_GS) * (pieces_GS.size + len(later)))
     pairs = _Pairs(np.tile(later, len(pieces_GS)), met.ravel(), np.full(met.size, weight))

@@ -1,4 +1,4 @@
-"""D-Cliques (Bellet et al., 2022): cliques whose nodes together hold the labels as all nodes do, sparsely connected.
+"""D-Cliques (Bellet et al., 2022): sparsely connected cliques, each with labels in the proportions of all data.
 
 Shapes: N nodes, K cliques, L labels, M nodes of a clique.
 """
@@ -18,14 +18,14 @@ from covey.parts.parameters import Setting, param
 
 
 class RandomCliques(Topology):
-    """Cliques of nodes drawn at random, and an edge between some pairs of cliques, from their least connected nodes."""
+    """Random cliques, with an edge between some pairs of cliques at their least connected nodes."""
 
     kind = "random-cliques"
     averages = True
-    size: int = param("The most nodes that a clique has.", default=10, ge=1)
+    size: int = param("The greatest number of nodes of a clique.", default=10, ge=1)
     between: Literal["complete", "ring", "fractal", "small-world"] = param(
-        "Which pairs of cliques are connected: all, neighbours on a ring, cliques of cliques of cliques ..., or those "
-        "at distances 1, 2, 4 ... and one further on a ring.",
+        "The pairs of cliques that are connected: all, neighbours on a ring, cliques of cliques of cliques ..., or "
+        "those at distances 1, 2, 4 ... and one more on a ring.",
         default="complete",
     )
 
@@ -33,7 +33,7 @@ class RandomCliques(Topology):
         return min(self.size, nodes) + (nodes / self.size**2 if self.between == "complete" else 1)
 
     def averaging(self) -> Topology:
-        """The cliques alone, without the edges between them."""
+        """The cliques without the edges between them."""
         cliques = self.at(0).groups
         topology = Drawn(graph=Graph.undirected(self._setting.nodes, *_pairs_within(cliques), cliques))
         return topology.ready(self._setting)
@@ -51,7 +51,7 @@ class RandomCliques(Topology):
         return [order[at : at + self.size] for at in range(0, setting.nodes, self.size)]
 
     def _ends(self, cliques: Sequence[Ids], setting: Setting) -> tuple[Ids, Ids]:
-        """The edges between cliques; both ends are the nodes of their clique with the fewest such edges so far."""
+        """The edges between cliques. Both ends are the nodes of their clique with the fewest such edges so far."""
         if self.between == "fractal":
             labels = 10 if setting.label_counts is None else setting.label_counts.shape[1]
             return _ends_of_groups(_fractal(list(cliques), max(labels, 2)), setting.nodes)
@@ -60,12 +60,12 @@ class RandomCliques(Topology):
 
 
 class DCliques(RandomCliques):
-    """Cliques that hold the labels as all nodes together do, made by swapping nodes of random cliques."""
+    """Cliques with labels in the proportions of all data, made by swapping nodes of random cliques."""
 
     kind = "d-cliques"
     by_labels = True
     swaps: int | None = param(
-        "How often two cliques try to swap a node; by default until no two can, at most 100 times for each clique.",
+        "The attempts of two cliques to swap a node. By default, until no swap helps, at most 100 per clique.",
         default=None,
         ge=0,
     )
@@ -88,19 +88,19 @@ class DCliques(RandomCliques):
 
 
 _SWAPS = 100
-"""Tries for each clique. Ten cliques then have the paper's 1,000; 1,000 cliques of 10 nodes come in 2.7 s from a mean
-skew of 0.517 to 0.032, and to 0.397 in 1,000 tries."""
+"""Attempts per clique. Ten cliques have the paper's 1,000 attempts. 1,000 cliques of 10 nodes get from a mean skew of
+0.517 to 0.032 in 2.7 s, and to 0.397 with 1,000 attempts."""
 
 
 def skew(cliques: Sequence[Ids], counts_NL: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far the labels of each clique's samples are from those of all samples: the L1 distance of the shares, K."""
+    """The skew of each clique, K: the L1 distance of its class shares from those of all samples."""
     everywhere = counts_NL.sum(0) / counts_NL.sum()
     pooled_KL = np.array([counts_NL[clique].sum(0) for clique in cliques])
     return distance(pooled_KL, everywhere)
 
 
 def dealt(counts_NL: NDArray[np.int64], size: int, generator: np.random.Generator) -> list[Ids]:
-    """Cliques that have every class as often as each other, or once more, of nodes that hold one class each."""
+    """Cliques of nodes with one class each, in which the counts of classes differ by at most one."""
     order = generator.permutation(len(counts_NL))
     by_class = order[np.argsort(counts_NL[order].argmax(1), kind="stable")]
     count = -(-len(order) // size)
@@ -110,10 +110,10 @@ def dealt(counts_NL: NDArray[np.int64], size: int, generator: np.random.Generato
 def swap_greedily(
     cliques: Sequence[Ids], counts_NL: NDArray[np.int64], steps: int, generator: np.random.Generator
 ) -> None:
-    """Swap, in place, one pair of nodes of two cliques in each step: any of those that lessen their skew.
+    """Swap, in place, one random pair of nodes of two cliques in each step, among the pairs that reduce their skew.
 
-    Cliques meet in pairs at random, each two of them once before any meet again. Those that meet at the same time are
-    looked at together. It ends where none of all pairs has a swap left that lessens their skew.
+    Pairs of cliques are random; every pair has its turn before any repeats. Disjoint pairs are computed together. It
+    ends when no swap of any pair reduces the skew.
     """
     swapping = _Swapping(cliques, counts_NL, generator)
     while steps > 0 and not swapping.is_done:
@@ -131,7 +131,7 @@ def swap_greedily(
 
 
 class _Swapping:
-    """Cliques as they become; short ones end with a node that holds nothing and stays."""
+    """The cliques during swaps. Short ones are padded with a node without samples that stays."""
 
     def __init__(self, cliques: Sequence[Ids], counts_NL: NDArray[np.int64], generator: np.random.Generator) -> None:
         self._generator = generator
@@ -146,11 +146,11 @@ class _Swapping:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to lessen."""
+        """True if the skew is zero."""
         return bool(self._skew_K.max() < 1e-12)
 
     def swap(self, pairs: Ids) -> int:
-        """Let pairs of cliques swap, none of them in two pairs; how many did."""
+        """Swap in disjoint pairs of cliques, and return the number of swaps."""
         _, size = self.members_KM.shape
         at_once = max(1, _LOOKED_AT // (size * size * self._counts_NL.shape[1]))
         return sum(self._swap(pairs[at : at + at_once]) for at in range(0, len(pairs), at_once))
@@ -179,12 +179,12 @@ class _Swapping:
 
 
 _LOOKED_AT = 1 << 17
-"""So many numbers of a swap's outcome are looked at together: 1 MB, which stays in the cache."""
+"""The numbers that are computed at a time: 1 MB, which stays in the cache."""
 
 
 def _meetings(count: int, generator: np.random.Generator) -> Iterator[Ids]:
-    """Pairs of numbers in rounds: in a round nobody is in two of them, and over all rounds all meet all once."""
-    order = generator.permutation(count + count % 2)  # Of an odd number one sits out.
+    """A round-robin of numbers: pairs of a round are disjoint, and over all rounds every pair occurs once."""
+    order = generator.permutation(count + count % 2)  # With an odd count, one is without a partner.
     for turn in range(len(order) - 1):
         table = np.concatenate([order[:1], np.roll(order[1:], turn)])
         pairs = np.stack([table, table[::-1]], axis=1)[: len(order) // 2]
@@ -192,7 +192,7 @@ def _meetings(count: int, generator: np.random.Generator) -> Iterator[Ids]:
 
 
 def check_labels(topology: Topology, setting: Setting, where: str, otherwise: str) -> None:
-    """Raise ConfigurationError where data have no classes that a topology could balance."""
+    """Raise ConfigurationError if the data have no classes that a topology could balance."""
     if setting.label_counts is None:
         raise ConfigurationError(
             f"The topology {topology.title()} needs data with classes, to balance them in every {where}. "
@@ -203,7 +203,7 @@ def check_labels(topology: Topology, setting: Setting, where: str, otherwise: st
 def distance(
     counts: NDArray[np.integer] | NDArray[np.floating], everywhere: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The L1 distance of the shares of pooled counts from those of all samples."""
+    """The L1 distance of the class shares of pooled counts from those of all samples."""
     shares = counts / np.maximum(counts.sum(-1, keepdims=True), 1)
     return np.asarray(np.abs(shares - everywhere).sum(-1))
 
@@ -216,9 +216,9 @@ def _pairs_within(cliques: Sequence[Ids]) -> tuple[Ids, Ids]:
 
 
 def _ends_in_turn(cliques: Sequence[Ids], pairs: Ids) -> tuple[Ids, Ids]:
-    """The nodes that join pairs of cliques: those of a clique with the fewest edges so far are its nodes in turn.
+    """The end nodes of edges between cliques. A clique uses its nodes in turn, which have the fewest edges so far.
 
-    With 1,000 cliques, all joined, this takes 0.1 s, and a search for the fewest for each of them 1.3 s.
+    With 1,000 cliques, all connected, this takes 0.1 s, and a search for the fewest 1.3 s.
     """
     sides = pairs.ravel()
     order = np.argsort(sides, kind="stable")
@@ -232,7 +232,7 @@ def _ends_in_turn(cliques: Sequence[Ids], pairs: Ids) -> tuple[Ids, Ids]:
 
 
 def _ends_of_groups(pairs: Iterator[tuple[Ids, Ids]], nodes: int) -> tuple[Ids, Ids]:
-    """The same for groups that overlap, one pair after the other."""
+    """The same for overlapping groups, one pair after the other."""
     edges_of = np.zeros(nodes, dtype=np.int64)
 
     def least(members: Ids) -> int:
@@ -266,7 +266,7 @@ def _small_world(count: int) -> Ids:
 
 
 def _fractal(groups: list[Ids], width: int) -> Iterator[tuple[Ids, Ids]]:
-    """Pairs of groups; `width` groups that are connected to each other become one group of the next level."""
+    """Pairs of groups. `width` connected groups become one group of the next level."""
     while len(groups) > 1:
         together = [groups[at : at + width] for at in range(0, len(groups), width)]
         for united in together:

@@ -1,8 +1,8 @@
-"""Random graphs in which a node and its neighbours together hold the labels as all nodes do (Bellet et al., 2022).
+"""Random graphs whose neighbourhoods have labels in the proportions of all data (Bellet et al., 2022).
 
-They are what D-Cliques are compared with: neighbourhoods as balanced as cliques are, without cliques.
+They are the control of D-Cliques: neighbourhoods that are as balanced as cliques, without cliques.
 
-Shapes: N nodes, E edges, L labels, S switches that are looked at together.
+Shapes: N nodes, E edges, L labels, S switches that are computed together.
 """
 
 import numpy as np
@@ -18,19 +18,19 @@ from covey.parts.parameters import Setting, param
 
 _DRAWS = 20
 _SWITCHES = 40
-"""Tries for each edge: 100 nodes of 2 label shards and degree 9 come in 0.4 s from a mean skew of 0.519 to 0.134, and
-with 200 tries to 0.101."""
+"""Attempts per edge: 100 nodes of 2 label shards and degree 9 get from a mean skew of 0.519 to 0.134 in 0.4 s, and to
+0.101 with 200 attempts."""
 
 
 class DiverseNeighbours(Topology):
-    """A random graph of a degree whose edges change ends until neighbourhoods hold the labels as all nodes do."""
+    """A random regular graph whose edges are switched until neighbourhoods have the labels of all data."""
 
     kind = "diverse-neighbours"
     by_labels = True
     averages = True
-    degree: int = param("How many neighbours every node has.", ge=2, lt="nodes")
+    degree: int = param("The number of neighbours of every node.", ge=2, lt="nodes")
     switches: int | None = param(
-        "How often two edges try to change ends; by default 40 times for each edge.", default=None, ge=0
+        "The number of attempts to switch two edges; by default, 40 per edge.", default=None, ge=0
     )
 
     def check(self, setting: Setting) -> None:
@@ -68,7 +68,7 @@ class DiverseNeighbours(Topology):
 
 
 def neighbourhood_skew(edges_2E: Ids, counts_NL: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far the labels of each node and its neighbours are from those of all nodes: the L1 distance of shares, N."""
+    """The skew of each neighbourhood, N: the L1 distance of its class shares from those of all samples."""
     return distance(_pooled(edges_2E, counts_NL), counts_NL.sum(0) / counts_NL.sum())
 
 
@@ -80,9 +80,9 @@ def _pooled(edges_2E: Ids, counts_NL: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def switch(edges_2E: Ids, counts_NL: NDArray[np.int64], tries: int, generator: np.random.Generator) -> None:
-    """Replace, in place, edges a-b and c-d by a-c and b-d where that lessens the skew of the four neighbourhoods.
+    """Replace, in place, edges a-b and c-d by a-c and b-d if that reduces the skew of the four neighbourhoods.
 
-    Many pairs of edges are looked at together, none of which have an end in common.
+    Many pairs of edges without common ends are computed together.
     """
     everywhere_L, nodes = counts_NL.sum(0) / counts_NL.sum(), len(counts_NL)
     pooled_NL = _pooled(edges_2E, counts_NL)
@@ -108,7 +108,7 @@ def switch(edges_2E: Ids, counts_NL: NDArray[np.int64], tries: int, generator: n
 
 
 def _apart(edges_2E: Ids, generator: np.random.Generator) -> Ids:
-    """Pairs of edges of which no two have an end in common: 2 x S of their numbers."""
+    """Pairs of edges without common ends: their numbers, 2 x S."""
     order = generator.permutation(edges_2E.shape[1])
     ends = edges_2E[:, order].T.ravel()
     _, first = np.unique(ends, return_index=True)

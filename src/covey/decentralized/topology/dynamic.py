@@ -1,4 +1,4 @@
-"""Topologies that are drawn anew; every node computes the round's graph for itself, from public randomness."""
+"""Topologies that change. Every node computes the graph of a round from public randomness."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from covey.parts.parameters import Setting, param
 
 
 class EpidemicOracle(Topology):
-    """EL-Oracle (de Vos et al., 2023): every round a new random graph in which all have the same degree."""
+    """EL-Oracle (de Vos et al., 2023): a new random regular graph in every round."""
 
     kind = "epidemic-oracle"
     static = False
-    degree: int = param("How many peers every node talks to in a round.", ge=1, lt="nodes")
+    degree: int = param("The number of peers of every node in a round.", ge=1, lt="nodes")
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
         check_regular(self, self.degree, setting.nodes)
 
     def draw(self, setting: Setting, t: int) -> Graph:
-        # No round needs to be connected: what counts is the union of many.
+        # A round need not be connected: the union of several rounds is.
         edges = random_regular(setting.nodes, self.degree, setting.generator(self.kind, t))
         return Graph.undirected(setting.nodes, *edges)
 
@@ -30,11 +30,11 @@ class EpidemicOracle(Topology):
 
 
 class EpidemicLocal(Topology):
-    """EL-Local (de Vos et al., 2023): every round each node sends to some others of its own choice."""
+    """EL-Local (de Vos et al., 2023): in every round each node sends to random others."""
 
     kind = "epidemic-local"
     static = False
-    degree: int = param("To how many others every node sends in a round.", ge=1, lt="nodes")
+    degree: int = param("The number of receivers of every node in a round.", ge=1, lt="nodes")
 
     def one_way(self) -> bool:
         return True
@@ -49,7 +49,7 @@ class EpidemicLocal(Topology):
 
 
 class RandomMatching(Topology):
-    """Every round the nodes pair up at random; with an odd number of nodes one stays alone."""
+    """Random pairs of nodes in every round. With an odd number of nodes, one stays alone."""
 
     kind = "random-matching"
     static = False
@@ -65,7 +65,7 @@ class RandomMatching(Topology):
 
 
 class OnePeerExponential(Topology):
-    """The exponential graph, one distance a round: 1, 2, 4 ... and again from 1; directed."""
+    """The directed exponential graph with one distance per round: 1, 2, 4 ... and again from 1."""
 
     kind = "one-peer-exponential"
     static = False
@@ -83,12 +83,12 @@ class OnePeerExponential(Topology):
 
 
 class Redrawn(Topology):
-    """Another topology, drawn anew every so many rounds."""
+    """Another topology that is drawn again every `every` rounds."""
 
     kind = "redrawn"
     static = False
-    topology: Topology = param("What is drawn; one without chance in it, such as a ring, stays as it is.")
-    every: int = param("How many rounds a graph lasts.", ge=1)
+    topology: Topology = param("The topology. One without randomness, such as a ring, does not change.")
+    every: int = param("The rounds for which a graph lasts.", ge=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,7 +106,7 @@ class Redrawn(Topology):
         self._last: tuple[int, Graph] | None = None
 
     def draw(self, setting: Setting, t: int) -> Graph:
-        # Rounds of one period share a graph; `draw` of the inner one takes the period's number.
+        # Rounds of one period share a graph. The inner topology draws with the number of the period.
         period = t // self.every
         if self._last is None or self._last[0] != period:
             self._last = period, self.topology.draw(setting, period)

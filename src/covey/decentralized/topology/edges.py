@@ -1,4 +1,4 @@
-"""Graphs in files: an edge a line."""
+"""Graphs in files with one edge per line."""
 
 import math
 from pathlib import Path
@@ -12,15 +12,15 @@ from covey.parts.parameters import Setting, param
 
 
 class Edges(Topology):
-    """A graph from a file with an edge a line: two node ids and, if wanted, the weight of the edge."""
+    """A graph from a file with one edge per line: two node ids and, optionally, the weight of the edge."""
 
     kind = "edges"
-    file: Path = param("The file; what follows a # is a comment. A node alone on a line is one without edges.")
-    directed: bool = param("Whether an edge is one-way, from the first node to the second.", default=False)
+    file: Path = param("The file. Text after # is a comment. A single node on a line is a node without edges.")
+    directed: bool = param("Whether edges are one-way, from the first node to the second.", default=False)
 
     @property
     def weighted(self) -> bool:  # type: ignore[override]
-        """Whether the first edge has a weight; False where the file cannot be read, which `check` finds out."""
+        """True if the first edge has a weight. False for an unreadable file, which `check` refuses."""
         try:
             with open(self.file, encoding="utf-8") as lines:
                 return next((len(words) == 3 for line in lines if len(words := _words(line)) > 1), False)
@@ -52,7 +52,7 @@ class Edges(Topology):
                         raise ConfigurationError(
                             f"Line {number} of '{self.file}' must give the edge {left} {right} the weight of an "
                             f"earlier line, {edges[left, right]}. Got {line!r} instead."
-                            + ("" if self.directed else " Both ways have weights of their own where directed = true.")
+                            + ("" if self.directed else " With directed = true, each direction has its own weight.")
                         )
                     if not self.directed:
                         edges[right, left] = weight
@@ -89,10 +89,10 @@ def _words(line: str) -> list[str]:
 
 
 def save_edges(graph: Graph, file: Path) -> bool:
-    """Write a graph as the topology `edges` reads it, its own weights to the last bit.
+    """Write a graph, with exact weights, to a file for the topology `edges`.
 
     Returns:
-        Whether it is directed, which `edges` must be told. A pair that gives itself different weights is two edges.
+        The parameter `directed` of `edges`. A pair with different weights is two directed edges.
 
     Raises:
         RunError: the file cannot be written.

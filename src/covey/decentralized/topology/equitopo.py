@@ -1,4 +1,4 @@
-"""EquiTopo (Song et al., 2022): circulant graphs of random shifts, which mix as fast however many nodes there are."""
+"""EquiTopo (Song et al., 2022): circulant graphs of random shifts, whose mixing rate does not depend on the size."""
 
 import math
 
@@ -11,10 +11,10 @@ from covey.parts.parameters import Setting, param
 
 
 class _EquiTopo(Topology):
-    """Made of shifts: one by a ids gives (n - 1) / n of what is a ids away and 1 / n of a node's own."""
+    """A graph of shifts. A shift by a gives weight (n - 1) / n to the node that is a ids away, and 1 / n to itself."""
 
     weighted = True
-    directed: bool = param("Whether a node sends along a shift to whom it does not hear in return.", default=False)
+    directed: bool = param("Whether a shift is one-way.", default=False)
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
@@ -25,10 +25,10 @@ class _EquiTopo(Topology):
 
 
 class EquiTopoStatic(_EquiTopo):
-    """U-EquiStatic, or D-EquiStatic where it is directed: the mean of some random shifts, drawn once."""
+    """U-EquiStatic or, if directed, D-EquiStatic: the mean of some random shifts, drawn once."""
 
     kind = "equitopo-static"
-    shifts: int = param("How many shifts are drawn; a node has up to twice as many neighbours.", ge=1)
+    shifts: int = param("The number of shifts. A node has up to twice as many neighbours.", ge=1)
 
     def most_sent(self, nodes: int) -> float:
         return self.shifts
@@ -36,21 +36,21 @@ class EquiTopoStatic(_EquiTopo):
     def draw(self, setting: Setting, t: int) -> Graph:
         n, generator = setting.nodes, setting.generator(self.kind, t)
         shifts = generator.integers(1, n, size=self.shifts)
-        while math.gcd(n, *shifts.tolist()) > 1:  # The graph would fall apart into so many components.
+        while math.gcd(n, *shifts.tolist()) > 1:  # The graph would have this number of components.
             shifts = generator.integers(1, n, size=self.shifts)
         return circulant(n, shifts, self.directed)
 
 
 class EquiTopoDynamic(_EquiTopo):
-    """OU-EquiDyn, or OD-EquiDyn where it is directed: one random shift a round, along which a node has one peer.
+    """OU-EquiDyn or, if directed, OD-EquiDyn: one random shift per round, along which a node has one peer.
 
-    The nodes that lie a shift apart form cycles. Undirected, they pair up along each from a random node on, and one
-    stays alone where their number is odd.
+    Nodes that are a shift apart form cycles. In the undirected form, nodes of a cycle pair up from a random one on, and
+    one stays alone if their number is odd.
     """
 
     kind = "equitopo-dynamic"
     static = False
-    eta: float = param("How much of a round's averaging is done; the rest stays undone.", default=0.5, gt=0, le=1)
+    eta: float = param("The fraction of a full averaging step that a round makes.", default=0.5, gt=0, le=1)
 
     def draw(self, setting: Setting, t: int) -> Graph:
         n, generator = setting.nodes, setting.generator(self.kind, t)
@@ -78,13 +78,13 @@ class EquiTopoDynamic(_EquiTopo):
 
 
 def _paired(n: int) -> np.ndarray:
-    """How likely a node is paired with the one a shift further on, for the shifts 1 .. n - 1."""
+    """The probability that a node is paired with the one a shift further on, for the shifts 1 .. n - 1."""
     lengths = n // np.gcd(n, np.arange(1, n))
     return np.asarray(lengths // 2 / lengths)
 
 
 def circulant(n: int, shifts: Ids, directed: bool) -> Graph:
-    """The mean of some shifts, and where it is undirected of their inverses too."""
+    """The mean of some shifts and, if undirected, of their inverses."""
     share_N = np.bincount(shifts, minlength=n) / len(shifts) * (n - 1) / n
     if not directed:
         share_N = (share_N + share_N[-np.arange(n)]) / 2

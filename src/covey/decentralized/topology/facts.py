@@ -1,4 +1,4 @@
-"""What `covey check` says of a graph."""
+"""The facts of a graph for `covey check`."""
 
 from dataclasses import dataclass
 
@@ -16,40 +16,40 @@ _DIAMETER = 2000
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """Facts of a graph and of its mixing matrix W; those of W are None where models are merged without weights."""
+    """The facts of a graph and of its mixing matrix W. Those of W are None if merging has no fixed weights."""
 
     nodes: int
     edges: int
-    """Pairs that talk where the graph is undirected, else messages."""
+    """The number of pairs of an undirected graph, or of directed edges."""
     directed: bool
     components: int
-    """Strongly connected ones where it is directed; 1 means connected."""
+    """The number of (strongly) connected components; 1 means connected."""
     least_degree: int
     mean_degree: float
     largest_degree: int
-    """Degrees count what a node receives."""
+    """The largest in-degree."""
     diameter: int | None
-    """None where it is infinite, or the graph too large to know."""
+    """The diameter; None if it is infinite, or the graph is too large to compute it."""
     spectral_gap: float | None
-    """1 - the second largest singular value of W; the larger, the faster models come together."""
+    """1 - the second largest singular value of W. The larger, the faster models converge to each other."""
     doubly_stochastic: bool | None
     noise_left: float | None
-    """What a merge leaves of noise that is independent from node to node, in which models are 1 - 1/N from their mean
-    in square before: |W - J|^2 / N, where J mixes all nodes equally."""
+    """The mean squared distance from the mean that one merge leaves of independent noise, which has 1 - 1/N before:
+    |W - J|^2 / N, where J averages all nodes."""
     node_heterogeneity: float | None
-    """The squared distance of a node's shares of the classes from the mean ones, a mean over nodes: |P - JP|^2 / N;
-    None without classes."""
+    """The squared distance of a node's class shares from the mean ones, averaged over nodes: |P - JP|^2 / N; None
+    without classes."""
     neighbourhood_heterogeneity: float | None
-    """The same of what a node and those it hears hold, mixed as their models are: |WP - JP|^2 / N."""
+    """The same for the shares of a node and its senders, averaged like their models: |WP - JP|^2 / N."""
 
 
 def facts(graph: Graph, rule: str | None = "metropolis-hastings", label_counts: np.ndarray | None = None) -> GraphFacts:
-    """Find out about a graph.
+    """Compute the facts of a graph.
 
     Args:
         graph: the graph.
-        rule: how it mixes, as `Graph.mixing` takes it; None where it has no weights.
-        label_counts: how many samples of each class each node holds, N x K, where that is known.
+        rule: the rule of merging, for `Graph.mixing`; None without fixed weights.
+        label_counts: the samples of each class at each node, N x K, if known.
     """
     mixing = None if rule is None else graph.mixing(rule)
     hears = graph.mixing("mean") if mixing is None else mixing
@@ -81,7 +81,7 @@ def _is_doubly_stochastic(mixing: sp.csr_array) -> bool:
 
 
 def _heterogeneity(mixing: sp.csr_array | None, label_counts: np.ndarray | None) -> tuple[float | None, float | None]:
-    """(of single nodes, of nodes with those they receive)."""
+    """The heterogeneity of nodes, and that of nodes with their senders."""
     if label_counts is None or not label_counts.sum(1).all():
         return None, None
     shares_NK = label_shares(label_counts)
@@ -90,7 +90,7 @@ def _heterogeneity(mixing: sp.csr_array | None, label_counts: np.ndarray | None)
 
 
 def _distance(mixed_NK: np.ndarray, shares_NK: np.ndarray) -> float:
-    """From the mean shares of all nodes, squared, the mean over nodes."""
+    """The squared distance from the mean shares of all nodes, averaged over nodes."""
     return float(((mixed_NK - shares_NK.mean(0)) ** 2).sum() / len(shares_NK))
 
 

@@ -1,4 +1,4 @@
-"""MATCHA (Wang et al., 2019): of a graph's matchings, chance makes some active in a round, useful ones more often.
+"""MATCHA (Wang et al., 2019): a round activates random matchings of a graph, useful ones more often.
 
 Shapes: N nodes, E edges, M matchings, V eigenvalues.
 """
@@ -19,23 +19,21 @@ from covey.parts.parameters import Setting, param
 Numbers = NDArray[np.float64]
 
 _TOLERANCE = 1e-3
-"""How far below the largest algebraic connectivity that of the found probabilities may be, of itself."""
+"""The relative tolerance of the algebraic connectivity below its maximum."""
 _DECIMALS = 6
-"""Probabilities are rounded so far down: hosts whose last bits differ then hardly ever draw different rounds."""
+"""The decimals to which probabilities are rounded down, so that hosts with other last bits draw the same rounds."""
 
 
 class Matcha(Topology):
-    """A static graph cut into matchings, of which a round has some active, so that it sends a part of the messages."""
+    """A static graph, decomposed into matchings, of which a round activates some to save messages."""
 
     kind = "matcha"
     static = False
     weighted = True
     topology: Topology = param("The graph; static, undirected and connected.")
-    budget: float = param(
-        "How many of its matchings are active in a round on average, as a part of all.", ge=0.001, le=1
-    )
+    budget: float = param("The mean fraction of matchings that are active in a round.", ge=0.001, le=1)
     periodic: bool = param(
-        "Whether a round has all matchings active or none, the control, instead of each by its own chance.",
+        "Whether a round activates all matchings or none, the control, instead of each independently.",
         default=False,
     )
 
@@ -67,7 +65,7 @@ class Matcha(Topology):
         return ConfigurationError(f"The 'topology' of {self.named()} must be {expected}. Got {found} instead.")
 
     def plan(self) -> "Plan":
-        """What is drawn from in every round."""
+        """The matchings, probabilities and weight from which rounds are drawn."""
         graph = self.topology.at(0)
         once = graph.sources < graph.targets
         edges = graph.sources[once].tobytes(), graph.targets[once].tobytes()
@@ -86,15 +84,15 @@ class Matcha(Topology):
 
 @dataclass(frozen=True)
 class Plan:
-    """The edges of a graph with the matching that each is in, and how often and strongly nodes average along them."""
+    """The edges of a graph, their matchings, the probabilities of these, and the weight of active edges."""
 
     left_E: Ids
     right_E: Ids
     matching_E: Ids
     probability_M: Numbers
-    """How likely each matching is active in a round."""
+    """The probability that each matching is active in a round."""
     weight: float
-    """What both ends of an active edge give each other."""
+    """The weight that both ends of an active edge give each other."""
     contraction: float
     """The spectral norm of E[W^T W] - J, where J averages all nodes."""
 
@@ -123,28 +121,28 @@ def laplacian(n: int, left_E: Ids, right_E: Ids, weight_E: Numbers) -> Numbers:
 
 
 def _best_weight(mean_NN: Numbers, square_NN: Numbers) -> tuple[float, float]:
-    """The weight a for which rounds I - a L contract most on average, and how much, from the means of L and L^2."""
+    """The weight a for which rounds I - a L contract most, and that contraction, from the means of L and L^2."""
     n = len(mean_NN)
     projection_NN = np.eye(n) - 1.0 / n
 
     def contraction(weight: float) -> float:
         return float(np.linalg.eigvalsh(projection_NN - 2.0 * weight * mean_NN + weight**2 * square_NN)[-1])
 
-    # Each direction v has its best weight at v'E[L]v / v'E[L^2]v, which is at most 1 over the connectivity of E[L].
+    # The best weight of a direction v is v'E[L]v / v'E[L^2]v, at most 1 over the connectivity of E[L].
     upper = 1.0 / np.linalg.eigvalsh(mean_NN)[1]
     found = minimize_scalar(contraction, bounds=(0.0, upper), method="bounded", options={"xatol": 1e-9 * upper})
     return float(found.x), float(found.fun)
 
 
 def matchings(n: int, left_E: Ids, right_E: Ids) -> Ids:
-    """Which matching each edge is in, E numbers from 0 on: at most one more than the largest degree (Misra and Gries).
+    """The matching of each edge, E numbers from 0: at most one more than the largest degree (Misra and Gries).
 
     Args:
         left_E, right_E: the ends of the edges, each edge once.
     """
     colours = int(np.bincount(np.concatenate([left_E, right_E]), minlength=n).max()) + 1
     at = [[-1] * colours for _ in range(n)]
-    """With whom a node shares an edge of a colour; -1 where none of its edges has it."""
+    """The other end of a node's edge of each colour; -1 if it has none."""
 
     def paint(node: int, other: int, colour: int) -> None:
         at[node][colour], at[other][colour] = other, node
@@ -159,7 +157,7 @@ def matchings(n: int, left_E: Ids, right_E: Ids) -> Ids:
             fan.append(following)
         here, there = at[node].index(-1), at[fan[-1]].index(-1)
         _swap_along_path(at, node, here, there)
-        # The part of the fan that is still one, up to a node where the colour that is now free at `node` is free too.
+        # The part of the fan that is still valid, up to a node at which the colour that is free at `node` is free, too.
         taken = [at[node].index(end) for end in fan[1:]]
         last = 0
         while at[fan[last]][there] >= 0:
@@ -174,7 +172,7 @@ def matchings(n: int, left_E: Ids, right_E: Ids) -> Ids:
 
 
 def _next_of_fan(at: list[list[int]], node: int, fan: list[int]) -> int:
-    """A neighbour whose edge's colour is free at the last node of a fan; -1 where there is no other."""
+    """A further neighbour whose edge's colour is free at the last node of a fan; -1 if there is none."""
     for colour, end in enumerate(at[node]):
         if end >= 0 and at[fan[-1]][colour] < 0 and end not in fan:
             return end
@@ -182,7 +180,7 @@ def _next_of_fan(at: list[list[int]], node: int, fan: list[int]) -> int:
 
 
 def _swap_along_path(at: list[list[int]], node: int, here: int, there: int) -> None:
-    """Swap two colours on the path of them that begins at a node where one, `here`, is free; then `there` is."""
+    """Swap two colours on their path that begins at a node at which `here` is free. Then `there` is free."""
     path, colour = [node], there
     while (end := at[path[-1]][colour]) >= 0:
         path.append(end)
@@ -192,9 +190,9 @@ def _swap_along_path(at: list[list[int]], node: int, here: int, there: int) -> N
 
 
 class _Connectivity:
-    """The algebraic connectivity of the mean graph, concave in the M probabilities, with its corners rounded off.
+    """The smoothed algebraic connectivity of the mean graph, concave in the M probabilities.
 
-    It treats eigenvalues that are the same alike, so it does not depend on which eigenvectors of them a machine finds.
+    Equal eigenvalues have equal weights, so it does not depend on the eigenvectors that a machine finds for them.
     """
 
     def __init__(self, n: int, left_E: Ids, right_E: Ids, matching_E: Ids) -> None:
@@ -202,8 +200,8 @@ class _Connectivity:
         self.count = int(matching_E.max()) + 1
 
     def at(self, probability_M: Numbers, sharpness: float) -> tuple[float, Numbers, float]:
-        """The rounded connectivity, its slope (M), and the true one; rounded less, the larger the sharpness."""
-        # The constant vector gets an eigenvalue above all others.
+        """The smoothed connectivity, its gradient (M), and the true one. Greater sharpness smooths less."""
+        # Shift the eigenvalue of the constant vector above all others.
         raised_NN = laplacian(self.n, self.left_E, self.right_E, probability_M[self.matching_E])
         values_V, vectors_NV = np.linalg.eigh(raised_NN + (2.0 * self.count + 1.0) / self.n)
         values_V, lowest = values_V[:-1], float(values_V[0])
@@ -216,16 +214,16 @@ class _Connectivity:
         return lowest - float(np.log(total)) / sharpness, slope_M, lowest
 
     def loss(self, probability_M: Numbers, sharpness: float) -> tuple[float, Numbers]:
-        """What is to be made small, and its gradient."""
+        """The function to minimise, and its gradient."""
         value, slope_M, _ = self.at(probability_M, sharpness)
         return -value, -slope_M
 
 
 def probabilities(n: int, left_E: Ids, right_E: Ids, matching_E: Ids, budget: float) -> Numbers:
-    """How likely each matching should be active: M numbers that make the mean graph's algebraic connectivity largest.
+    """The probabilities of matchings, M, that maximise the algebraic connectivity of the mean graph.
 
     Args:
-        n: number of nodes.
+        n: the number of nodes.
         left_E, right_E, matching_E: the edges and the matching of each.
         budget: the mean of the probabilities.
     """
@@ -247,11 +245,11 @@ def probabilities(n: int, left_E: Ids, right_E: Ids, matching_E: Ids, budget: fl
             options={"ftol": 1e-6 / sharpness, "maxiter": 200},
         ).x
         _, slope_M, now = connectivity.at(found_M, sharpness)
-        # No probabilities do better than those that give the budget to the steepest slopes would if they were straight.
+        # The linear upper bound: the budget goes to the steepest slopes.
         bound = np.sort(slope_M)[::-1] @ np.clip(total - np.arange(count), 0.0, 1.0)
         if bound - now <= _TOLERANCE * now:
             break
         sharpness *= 4.0
-    # What rounding errors alone keep below a digit is not rounded down.
+    # The small offset prevents rounding down because of floating-point errors.
     rounded_M: Numbers = np.floor(np.clip(found_M, 0.0, 1.0) * 10**_DECIMALS + 0.01) / 10**_DECIMALS
     return rounded_M

@@ -1,4 +1,4 @@
-"""Topologies that stay as they are."""
+"""Topologies that do not change."""
 
 from typing import Any, ClassVar
 
@@ -21,13 +21,13 @@ def need_nodes(topology: Topology, nodes: int, least: int) -> None:
 
 
 def is_connected(graph: Graph) -> bool:
-    """Whether every node can be reached from every other along edges in their direction."""
+    """True if every node can be reached from every other along directed edges."""
     _, labels = connected_components(graph.mixing("mean"), connection="strong", return_labels=True)
     return bool((labels == 0).all())
 
 
 class Ring(Topology):
-    """Every node talks to the one before and the one after it."""
+    """A ring: the neighbours of a node are the previous and the next one."""
 
     kind = "ring"
 
@@ -41,11 +41,9 @@ class Ring(Topology):
 
 
 class _Rectangle(Topology):
-    """Nodes in rows and columns."""
+    """A rectangle of rows and columns."""
 
-    rows: int | None = param(
-        "How many rows; by default as near to a square as the number of nodes allows.", default=None, ge=1
-    )
+    rows: int | None = param("The number of rows; by default, as near to a square as possible.", default=None, ge=1)
     wraps: ClassVar[bool] = False
 
     def check(self, setting: Setting) -> None:
@@ -80,20 +78,20 @@ class _Rectangle(Topology):
 
 
 class Torus(_Rectangle):
-    """Rows and columns that close on themselves: four neighbours each."""
+    """A rectangle whose rows and columns are rings: four neighbours each."""
 
     kind = "torus"
     wraps = True
 
 
 class Grid(_Rectangle):
-    """Rows and columns with borders: two to four neighbours."""
+    """A rectangle with borders: two to four neighbours each."""
 
     kind = "grid"
 
 
 class Star(Topology):
-    """Everybody talks to node 0, and node 0 to everybody."""
+    """A star: node 0 is connected to all others."""
 
     kind = "star"
 
@@ -107,7 +105,7 @@ class Star(Topology):
 
 
 class Complete(Topology):
-    """Everybody talks to everybody: averaging over it is an all-reduce."""
+    """The complete graph, with which averaging is an all-reduce."""
 
     kind = "complete"
 
@@ -120,10 +118,10 @@ class Complete(Topology):
 
 
 class RandomRegular(Topology):
-    """A random connected graph in which every node has the same number of neighbours."""
+    """A random connected regular graph."""
 
     kind = "random-regular"
-    degree: int = param("How many neighbours every node has.", ge=1, lt="nodes")
+    degree: int = param("The number of neighbours of every node.", ge=1, lt="nodes")
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
@@ -148,7 +146,7 @@ def check_regular(topology: Topology, degree: int, nodes: int) -> None:
     """Refuse a degree for which there is no regular graph."""
     if nodes * degree % 2:
         raise ConfigurationError(
-            f"The 'degree' of {topology.named()} must be even where the number of nodes is odd. "
+            f"The 'degree' of {topology.named()} must be even if the number of nodes is odd. "
             f"Got {degree} instead (nodes is {nodes})."
         )
 
@@ -161,10 +159,10 @@ def _never_connected(topology: Topology, name: str, value: Any, nodes: int) -> C
 
 
 class ErdosRenyi(Topology):
-    """Every pair of nodes is joined with the same probability."""
+    """A random graph in which every pair of nodes is connected with the same probability."""
 
     kind = "erdos-renyi"
-    probability: float = param("With what probability a pair is joined.", ge=0, le=1)
+    probability: float = param("The probability that a pair is connected.", ge=0, le=1)
     connected: bool = param("Whether to draw again until the graph is connected.", default=True)
 
     def most_sent(self, nodes: int) -> float:
@@ -180,13 +178,13 @@ class ErdosRenyi(Topology):
 
 
 class SmallWorld(Topology):
-    """Watts and Strogatz's graph: a ring of nearest neighbours of which some edges are rewired."""
+    """The graph of Watts and Strogatz: a ring of nearest neighbours with some edges rewired."""
 
     kind = "small-world"
     neighbours: int = param(
-        "How many nearest neighbours every node begins with; an even number.", default=4, ge=2, lt="nodes"
+        "The number of nearest neighbours before rewiring. It must be even.", default=4, ge=2, lt="nodes"
     )
-    rewiring: float = param("With what probability an edge gets another end.", default=0.1, ge=0, le=1)
+    rewiring: float = param("The probability that an edge is rewired.", default=0.1, ge=0, le=1)
 
     def most_sent(self, nodes: int) -> float:
         return self.neighbours
@@ -226,7 +224,7 @@ def exponential_offsets(n: int) -> list[int]:
 
 
 class Exponential(Topology):
-    """Every node sends to those 1, 2, 4, 8 ... ids further on (Ying et al., 2021); directed."""
+    """The directed exponential graph (Ying et al., 2021): nodes send to those 1, 2, 4, 8 ... ids further on."""
 
     kind = "exponential"
 
@@ -244,7 +242,7 @@ class Exponential(Topology):
 
 
 class Drawn(Topology):
-    """A graph that is there, for use within the library."""
+    """A given graph, for use within the library."""
 
     graph: Any = param("The graph.")
 
@@ -257,9 +255,9 @@ class Drawn(Topology):
 
 
 class FromNetworkx(Topology):
-    """A networkx graph, for use from Python; nodes are taken in the graph's own order."""
+    """A networkx graph, for use from Python. The order of nodes is the graph's own."""
 
-    graph: Any = param("The graph; the edge attribute 'weight', where every edge has it, is the weight of the edge.")
+    graph: Any = param("The graph. If every edge has the attribute 'weight', that is the weight of the edge.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
-"""STL-FW (Le Bars et al., 2023): who hears whom, and with what weight, learned from the labels that nodes hold.
+"""STL-FW (Le Bars et al., 2023): edges and weights that are learned from the labels of nodes.
 
-Frank and Wolfe's algorithm over doubly stochastic matrices W: each step mixes in the permutation along which the
-objective falls most, so after s steps nobody has more than s neighbours in either direction.
+It is the Frank-Wolfe algorithm over doubly stochastic matrices W. Each step mixes in the permutation along which the
+objective falls most, so after s steps no node has more than s neighbours in either direction.
 
 Shapes: N nodes, K classes, S permutations, R some rows of N.
 """
@@ -26,25 +26,25 @@ from covey.parts.parameters import Setting, param
 Floats = NDArray[np.float64]
 
 _SHORTEST_STEP = 1e-9
-"""A shorter one would give edges without weight."""
+"""The shortest step: a shorter one would give edges without weight."""
 _ROWS = 32
-"""Of a matrix of costs, so many are made at a time: they stay in the cache, which makes it 2.5 times faster."""
+"""The rows of a cost matrix that are computed at a time: they stay in the cache, which is 2.5 times as fast."""
 _GRID = 0.02
-"""Costs of an assignment are rounded to this share of their spread; see `_cheapest`."""
+"""The fraction of their spread to which the costs of an assignment are rounded; see `_cheapest`."""
 
 
 class STLFW(Topology):
-    """The directed graph, with weights, in which what a node hears holds the labels nearly as all nodes do."""
+    """The directed weighted graph in which the senders of a node have nearly the labels of all data."""
 
     kind = "stl-fw"
     by_labels = True
     weighted = True
-    budget: int = param("To how many others a node sends at most, and how many it hears at most.", ge=1, lt="nodes")
+    budget: int = param("The greatest number of a node's receivers, and of its senders.", ge=1, lt="nodes")
     regularization: float = param(
-        "How much equal weights count beside equal labels: the paper's lambda.", default=0.1, gt=0, le=1e6
+        "The weight of equal weights against equal labels: the paper's lambda.", default=0.1, gt=0, le=1e6
     )
-    steps: int = param("After how many steps learning ends, if the budget does not end it before.", default=100, ge=1)
-    until_connected: bool = param("Whether to go on beyond the budget until the graph is connected.", default=False)
+    steps: int = param("The greatest number of steps, unless the budget ends them before.", default=100, ge=1)
+    until_connected: bool = param("Whether to continue beyond the budget until the graph is connected.", default=False)
 
     def one_way(self) -> bool:
         return True
@@ -53,7 +53,7 @@ class STLFW(Topology):
         super().prepare(setting)
         if setting.label_counts is None:
             raise ConfigurationError(
-                f"The topology {self.title()} needs data with classes, to balance them among those that a node hears."
+                f"The topology {self.title()} needs data with classes, to balance them among the senders of a node."
             )
 
     def draw(self, setting: Setting, t: int) -> Graph:
@@ -68,8 +68,7 @@ class STLFW(Topology):
             learned = candidate
         if learned.components > 1:
             warnings.warn(
-                f"The graph of {self.named()} falls into {learned.components} parts that never hear of each other. "
-                f"Give it {missing}.",
+                f"The graph of {self.named()} has {learned.components} unconnected parts. Give it {missing}.",
                 ConfigurationWarning,
                 stacklevel=2,
             )
@@ -78,20 +77,20 @@ class STLFW(Topology):
 
 @dataclass(frozen=True)
 class Permutations:
-    """A doubly stochastic N x N matrix W, kept as a mixture of permutations."""
+    """A doubly stochastic N x N matrix W, stored as a mixture of permutations."""
 
     permutation_SN: Ids
-    """Where each permutation has the 1 of each row."""
+    """The column of the 1 in each row of each permutation."""
     coefficients_S: Floats
-    """Above 0, with the sum 1."""
+    """The coefficients, above 0 and with the sum 1."""
 
     @classmethod
     def identity(cls, n: int) -> "Permutations":
-        """The matrix of nodes that hear nobody."""
+        """The matrix of nodes without senders."""
         return cls(np.arange(n)[None], np.ones(1))
 
     def towards(self, permutation_N: Ids, step: float) -> "Permutations":
-        """The matrix that is so far, in [0, 1], on the way to a permutation."""
+        """The matrix after a step in [0, 1] towards a permutation."""
         permutation_SN, coefficients_S = self.permutation_SN, self.coefficients_S * (1.0 - step)
         if step == 1.0:
             permutation_SN, coefficients_S = permutation_SN[:0], coefficients_S[:0]
@@ -106,7 +105,7 @@ class Permutations:
 
     @cached_property
     def edges(self) -> tuple[Ids, Ids, Floats]:
-        """(sources, targets, weights) of the entries that are neither 0 nor on the diagonal: row i is what i hears."""
+        """The sources, targets and weights of the non-zero entries off the diagonal. Row i has the senders of i."""
         n = self.permutation_SN.shape[1]
         codes, which = np.unique(np.arange(n) * n + self.permutation_SN, return_inverse=True)
         weights = np.bincount(which.ravel(), weights=np.repeat(self.coefficients_S, n))
@@ -116,14 +115,14 @@ class Permutations:
 
     @cached_property
     def largest_degree(self) -> int:
-        """The most others that a node hears or that hear it."""
+        """The largest in-degree or out-degree."""
         sources, targets, _ = self.edges
         return int(max(np.bincount(ends).max(initial=0) for ends in (sources, targets)))
 
     @cached_property
     def components(self) -> int:
-        """How many parts of the graph never hear of each other."""
-        # In a doubly stochastic matrix, what leads out of a part of the nodes leads back into it as well.
+        """The number of components of the graph."""
+        # In a doubly stochastic matrix, edges that leave a set of nodes also lead back into it.
         sources, targets, weights = self.edges
         n = self.permutation_SN.shape[1]
         count, _ = connected_components(sp.csr_array((weights, (targets, sources)), shape=(n, n)), directed=False)
@@ -131,33 +130,33 @@ class Permutations:
 
 
 def label_shares(counts_NK: NDArray[np.int64]) -> Floats:
-    """The share of each class in what each node holds.
+    """The share of each class at each node.
 
     Raises:
-        ConfigurationError: a node holds nothing.
+        ConfigurationError: a node holds no samples.
     """
     held_N = counts_NK.sum(1)
     if not held_N.all():
         raise ConfigurationError(
-            f"Every node must hold samples for its labels to be balanced. Node {int(held_N.argmin())} has none."
+            f"Every node must hold samples, so that labels can be balanced. Node {int(held_N.argmin())} has none."
         )
     return np.asarray(counts_NK / held_N[:, None], dtype=np.float64)
 
 
 def frank_wolfe(shares_NK: Floats, regularization: float, generator: np.random.Generator) -> Iterator[Permutations]:
-    """The matrices W after each step from the identity, until nothing is to be gained.
+    """The matrices W after each step from the identity, until no step improves the objective.
 
-    With the mean P of the rows of `shares_NK` in every row, a step makes less of
+    With the mean P of the rows of `shares_NK` in every row, a step reduces
 
         1/N |W shares - P|^2 + regularization/N |W - 1/N|^2
 
     Args:
-        shares_NK: the share of each class in what each node holds.
+        shares_NK: the share of each class at each node.
         regularization: lambda, above 0.
-        generator: decides between permutations that are equally good.
+        generator: decides between equally good permutations.
 
     Raises:
-        ConfigurationError: a row that is no shares.
+        ConfigurationError: a row does not consist of shares.
     """
     fits_N = np.isfinite(shares_NK).all(1) & (shares_NK >= 0).all(1) & (np.abs(shares_NK.sum(1) - 1) < 1e-6)
     if not fits_N.all():
@@ -184,14 +183,14 @@ def frank_wolfe(shares_NK: Floats, regularization: float, generator: np.random.G
 
 
 def _cheapest(weights: Permutations, excess_NK: Floats, shares_NK: Floats, regularization: float, order_N: Ids) -> Ids:
-    """The permutation along which the objective falls most; which of equal ones follows from the order of the columns.
+    """The permutation along which the objective falls most. The order of columns decides between equal ones.
 
-    Every host computes the graph for itself, so sums are taken in one order everywhere, which a BLAS does not promise.
+    Every host computes the graph itself, so sums must have the same order everywhere, which BLAS does not guarantee.
     """
     n = len(shares_NK)
     cost, term = np.zeros((n, n)), np.empty((_ROWS, n))
-    # In a random order ties make a graph that mixes well: with 100 nodes of two shards each and a budget of 10, the
-    # second singular value of W is 0.59, and 0.68 with the columns as they come.
+    # A random order of ties makes a graph that mixes well: with 100 nodes of two shards each and a budget of 10, the
+    # second singular value of W is 0.59, and 0.68 with columns in their given order.
     shares_KN = np.ascontiguousarray(shares_NK[order_N].T)
     for first in range(0, n, _ROWS):
         rows = cost[first : first + _ROWS]
@@ -203,8 +202,8 @@ def _cheapest(weights: Permutations, excess_NK: Floats, shares_NK: Floats, regul
     spread = float(cost.std())
     cost -= cost.min(1, keepdims=True)
     cost -= cost.min(0)
-    # Costs of few factors lead scipy on long ways: with 1,000 nodes and Dirichlet(0.1) labels it takes 3.3 s for twelve
-    # assignments, 2.2 s once the minima are off, and 1.2 s with rounded costs. The objective is the same after every
+    # Costs of low rank are slow for scipy: with 1,000 nodes and Dirichlet(0.1) labels, twelve assignments take 3.3 s,
+    # 2.2 s after subtracting the minima, and 1.2 s with rounded costs. The objective is the same after every
     # step to 0.3 %; see bench/topologies.py.
     grid = _GRID * min(spread, regularization)
     if grid > 0:

@@ -1,4 +1,4 @@
-"""The part of gossip that says who talks to whom in a round."""
+"""The base of topologies."""
 
 from typing import ClassVar
 
@@ -10,29 +10,29 @@ from covey.parts.machine import demand
 from covey.parts.parameters import Part, Setting
 
 _BYTES_OF_A_LINK = 64
-"""What a message of a round takes while a graph is drawn, at least."""
+"""The least memory of an edge while a graph is drawn, in bytes."""
 
 
 class Topology(Part):
-    """Computes the graph of any round from public randomness, so every node can do it for itself.
+    """The graphs of rounds. Every node computes them itself, from public randomness.
 
-    A subclass implements `draw`. `static` topologies are drawn once.
+    A subclass implements `draw`. A `static` topology is drawn once.
     """
 
     family: ClassVar[str] = "topology"
     handles_arrays: ClassVar[bool] = False
     static: ClassVar[bool] = True
     foreseen: ClassVar[bool] = True
-    """Whether the graph of a round can be drawn before that round."""
+    """True if the graph of a round can be drawn before that round."""
     by_labels: ClassVar[bool] = False
-    """Whether the graph depends on which labels nodes hold, and so cannot be drawn before the data are dealt out."""
+    """True if the graph depends on the labels of nodes, so that it cannot be drawn before data are loaded."""
     averages: ClassVar[bool] = False
-    """Whether it says among whom gradients may be averaged."""
+    """True if it has groups in which gradients may be averaged; see `averaging`."""
     weighted: ClassVar[bool] = False
-    """Whether its graphs have weights of their own, with which models are merged where nothing else is asked for."""
+    """True if its graphs have weights, which are then the default for merging."""
 
     def check(self, setting: Setting) -> None:
-        """Refuse what cannot give a graph of this many nodes; from then on graphs can be drawn that need no labels."""
+        """Refuse parameters that do not fit this number of nodes. Then graphs that need no labels can be drawn."""
         super().check(setting)
         self.begin(setting)
 
@@ -41,47 +41,47 @@ class Topology(Part):
         self.begin(setting)
 
     def begin(self, setting: Setting) -> None:
-        """Draw for a setting from now on, and forget the graphs of an earlier one, which knew less."""
+        """Draw for a setting from now on, without the graphs of an earlier one."""
         self._setting = setting
         self._graphs: dict[int, Graph] = {}
 
     def one_way(self) -> bool:
-        """Whether some node may send to one that does not send back."""
+        """True if some node may send to one that does not send back."""
         return False
 
     def can_be_drawn(self) -> bool:
-        """Whether all that the graph depends on is known."""
+        """True if everything that the graph depends on is known."""
         return not self.by_labels or self._setting.label_counts is not None
 
     def averaging(self) -> "Topology":
-        """Among whom gradients are averaged so that they lead where that of all data would, if it `averages`."""
+        """The topology along which gradients are averaged to approximate that of all data, if it `averages`."""
         raise NotImplementedError
 
     def most_sent(self, nodes: int) -> float:
-        """To about how many others a node sends in a round, known before a graph is drawn."""
+        """The approximate number of a node's receivers in a round, known before a graph is drawn."""
         return float(getattr(self, "degree", 1))
 
     def contraction(self) -> float | None:
-        """By what factor a round shrinks the squared distance to the mean, on average and for the models that it brings
-        together slowest: with its own weights, or equal ones where it has none. None where no formula is known."""
+        """The expected factor by which a round shrinks the squared distance to the mean in the worst direction, with
+        its own weights or, without any, equal ones; None without a formula."""
         return None
 
     def draw(self, setting: Setting, t: int) -> Graph:
-        """The graph of round t; a function of its arguments and the parameters alone."""
+        """The graph of round t, a function of the arguments and the parameters only."""
         raise NotImplementedError
 
     def at(self, t: int) -> Graph:
-        """The graph of round t. The last few are remembered.
+        """The graph of round t, from a cache of the last ones.
 
         Raises:
-            ConfigurationError: it cannot be drawn yet.
+            ConfigurationError: the graph cannot be drawn yet.
         """
         key = 0 if self.static else t
         graph = self._graphs.get(key)
         if graph is None:
             if not self.can_be_drawn():
                 raise ConfigurationError(
-                    f"The topology {self.title()} depends on the labels that nodes hold, which are not known before "
+                    f"The topology {self.title()} depends on the labels of nodes, which are not known before "
                     f"its program is prepared."
                 )
             graph = self._graphs[key] = self._drawn(key)
@@ -90,7 +90,7 @@ class Topology(Part):
         return graph
 
     def _drawn(self, t: int) -> Graph:
-        """The graph of round t, which a user's own class may draw wrongly."""
+        """The graph of round t. Errors of a user's own class become a `ConfigurationError`."""
         nodes = self._setting.nodes
         demand(_BYTES_OF_A_LINK * nodes * self.most_sent(nodes), f"A graph of the topology {self.title()}")
         try:
@@ -110,7 +110,7 @@ class Topology(Part):
         if wrong.any():
             source, target = ends[:, np.flatnonzero(wrong)[0]].tolist()
             raise ConfigurationError(
-                f"The topology {self.title()} draws the edge from {source} to {target} in round {t}: edges must join "
-                f"two different ids in [0, {nodes}), and each two in a direction once."
+                f"The topology {self.title()} draws the edge from {source} to {target} in round {t}: edges must "
+                f"connect two different ids in [0, {nodes}), each pair in a direction once."
             )
         return graph
