@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -9,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from covey.api.running import new_folder, run
+from covey.api.running import new_folder, resume, run
 from covey.parts.errors import ConfigurationError, CoveyError, RunError, quoted
 from covey.parts.parameters import Part, to_table
 from covey.parts.tracebacks import short_traceback
 from covey.runtime.experiment import Experiment, put, read_table
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
+from covey.runtime.runs.schema import CHECKPOINTS, FACTS, METRICS
 from covey.view.cards import Card
 from covey.view.comparison import figures_of, in_words, spread_of
 from covey.view.progress import ProgressDisplay
@@ -34,6 +36,7 @@ def sweep(
     out: Path | str | None = None,
     data: Path | str | None = None,
     quiet: bool = False,
+    extend: bool = False,
 ) -> "Sweep":
     """Run an experiment with every combination of some values.
 
@@ -43,6 +46,8 @@ def sweep(
         out: the folder of the run folders; by default a new one under `runs/`.
         data: the data folder; by default `COVEY_DATA`.
         quiet: whether to show no bars.
+        extend: continue a sweep in its folder. Finished runs are kept, interrupted ones resumed or, without a
+            checkpoint, deleted and begun again; missing ones run.
 
     Returns:
         The runs, each configuration over its seeds, and the errors of those that failed.
@@ -51,7 +56,9 @@ def sweep(
         CoveyError: a mistake in any of the experiments, before the first begins; or a folder that cannot be written.
     """
     planned = plan(tables_of(experiment), over)
-    return run_planned(planned, None if out is None else Path(out), data, lambda *_: None, quiet=quiet, lines=False)
+    return run_planned(
+        planned, None if out is None else Path(out), data, lambda *_: None, quiet=quiet, lines=False, extend=extend
+    )
 
 
 def tables_of(experiment: Experiment | Mapping[str, Any] | Path | str) -> dict[str, Any]:
@@ -125,6 +132,7 @@ def run_planned(
     *,
     quiet: bool,
     lines: bool,
+    extend: bool = False,
 ) -> "Sweep":
     """Run what was planned, one run after the other, until one is interrupted.
 
@@ -135,20 +143,31 @@ def run_planned(
         failed: called with the name of a run that failed, and why.
         quiet: whether to show no bars.
         lines: whether to print lines instead where there is no terminal.
+        extend: keep or resume the runs that the folder has.
 
     Raises:
-        RunError: the folder is not empty, or cannot be written.
+        RunError: the folder is not empty, or cannot be written; or one of its runs is of another experiment.
     """
     folder = out or new_folder("sweep")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    known = _known_runs(folder, planned) if extend else {}
+    if not extend and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(f"{folder} is not an empty folder: give another one with --out.")
     swept = Sweep(folder, len(planned))
     for number, one in enumerate(planned, 1):
+        before = known.get(one.name)
+        if before is not None and before.status == "finished":
+            swept.members.append((one.combination, before))
+            continue
         title, experiment = f"[{number}/{len(planned)}] {one.name}", one.experiment
         nodes = experiment.network.nodes
         try:
             with ProgressDisplay(title, experiment.rounds, nodes, silent=quiet, lines=lines) as display:
-                done = run(experiment, out=folder / one.name, data=data, progress=display, quiet=quiet)
+                if before is not None and any((before.folder / CHECKPOINTS).glob("*")):
+                    done = resume(before.folder, data=data, progress=display, quiet=quiet)
+                else:
+                    if before is not None and before.status != "running":
+                        shutil.rmtree(before.folder)  # Without a checkpoint it cannot be resumed.
+                    done = run(experiment, out=folder / one.name, data=data, progress=display, quiet=quiet)
         except RunError:
             raise
         except CoveyError as error:
@@ -160,6 +179,23 @@ def run_planned(
         if done.status == "interrupted":
             break
     return swept
+
+
+def _known_runs(folder: Path, planned: Sequence[Planned]) -> dict[str, Run]:
+    """The runs of a sweep that are there already, by name.
+
+    Raises:
+        RunError: a run has another experiment than the sweep would give it.
+    """
+    found: dict[str, Run] = {}
+    for one in planned:
+        inner = folder / one.name
+        if not (inner / METRICS).exists() or not (inner / FACTS).exists():
+            continue  # It never began, or was killed before it recorded anything.
+        found[one.name] = Run(inner)
+        if found[one.name].experiment != one.experiment.to_table():
+            raise RunError(f"The run {inner} is of another experiment: give the sweep another folder with --out.")
+    return found
 
 
 @dataclass

@@ -82,6 +82,11 @@ def make_parser() -> argparse.ArgumentParser:
     takes_experiment(sweep)
     takes_set(sweep, "values of a key, separated by commas; may be repeated for all combinations")
     sweep.add_argument("--out", type=Path, help="the folder of the run folders (default: a new one under runs/)")
+    sweep.add_argument(
+        "--extend",
+        action="store_true",
+        help="continue in the folder: keep finished runs, resume others or, without a checkpoint, begin them again",
+    )
     sweep.add_argument("--json", action="store_true", help="print the table as JSON, without progress")
 
     check = add(

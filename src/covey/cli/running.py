@@ -97,6 +97,7 @@ def sweep(arguments: argparse.Namespace) -> int:
         lambda name, error: say(f"covey: {name}: {error}".replace("\n", " "), file=sys.stderr),
         quiet=arguments.json,
         lines=True,
+        extend=arguments.extend,
     )
     if len(swept):
         _show_sweep(swept, as_json=arguments.json)
