@@ -62,6 +62,7 @@ REQUIRED = {
     "dataset": "digits",
     "path": "some.csv",
     "target": "label",
+    "shape": [8],
     "digest": "sha256:0",
     "model": "logistic",
 }

@@ -547,6 +547,7 @@ def test_linear_regression_is_linear() -> None:
 
 def test_every_kind_is_there_under_its_name() -> None:
     needs = {"csv": {"path": "x", "target": "y"}, "npz": {"path": "x"}, "npy": {"path": "x"}, "given": {"digest": "0"}}
+    needs["private"] = {"shape": [8]}
     for kind, target in kinds.built_in()["dataset"].items():
         dataset = build(Dataset, {"kind": kind, **needs.get({"parquet": "csv"}.get(kind, kind), {})})
         assert type(dataset).kind == kind

@@ -68,11 +68,12 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
         yield ("metrics", ", ".join(found["metrics"]))
     if found["sends_samples"]:
         yield ("privacy", "THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
-    yield (
-        "data",
-        f"{samples['train']:,} training samples, {samples['smallest_node']} to "
-        f"{samples['largest_node']} per node; {samples['test']:,} test samples",
-    )
+    train = "training samples at their hosts alone"
+    if "train" in samples:
+        train = (
+            f"{samples['train']:,} training samples, {samples['smallest_node']} to {samples['largest_node']} per node"
+        )
+    yield ("data", f"{train}; {samples['test']:,} test samples")
     if "graph" in found:
         yield ("graph", _graph_in_words(found["graph"]))
         if found["graph"]["node_heterogeneity"] is not None:

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from covey.cli import main
@@ -15,6 +15,7 @@ from covey.runtime.emulation.host.host import SILENCE, Host
 from covey.runtime.emulation.launcher.processes import forks, leave
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.token import read_token
+from covey.runtime.experiment import read_table
 from covey.runtime.interruption import handled
 
 if TYPE_CHECKING:
@@ -38,16 +39,28 @@ def _serve(arguments: argparse.Namespace) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"
     )
     token, certificates = _trust(arguments)
+    local = None if arguments.data is None else _local(arguments.data)
     listening = _listening(arguments, certificates)
     try:
         silence = None if arguments.listen is None else SILENCE
-        serving = Host(token, certificates, silence=silence).serve(listening, once=arguments.once)
+        serving = Host(token, certificates, silence=silence, local=local).serve(listening, once=arguments.once)
         asyncio.run(serving if arguments.listen is None else _until_asked_to_end(serving))
     except TimeoutError:
         raise RunError("No launcher connected.") from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         return 130
     return 0
+
+
+def _local(text: str) -> Mapping[str, Any]:
+    """The tables with this host's own data: those of a TOML file, or a function of the user's own."""
+    from covey.learning.datasets.private import Local
+    from covey.parts.parameters import build
+
+    named = not text.endswith(".toml") and all(text.partition(":"))
+    tables = {"dataset": text} if named else read_table(text, "file")
+    build(Local, tables)  # A mistake shows now.
+    return tables
 
 
 async def _until_asked_to_end(serving: Coroutine[Any, Any, None]) -> None:

@@ -204,6 +204,9 @@ def make_parser() -> argparse.ArgumentParser:
     where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
     where.add_argument("--forks", metavar="FD", type=int, nargs="+", help=argparse.SUPPRESS)
     host.add_argument("--modules", nargs="*", default=[], help=argparse.SUPPRESS)
+    host.add_argument(
+        "--data", metavar="FILE.toml", help="the data of this host's nodes, which stay here; or module:function"
+    )
     host.add_argument("--certs", metavar="DIR", type=Path, help="this host's folder from `covey certs`")
     host.add_argument(
         "--token-file", metavar="FILE", type=Path,

@@ -7,6 +7,7 @@ KINDS = {
         "parquet": "covey.learning.datasets.files:Parquet",
         "npz": "covey.learning.datasets.files:NPZ",
         "npy": "covey.learning.datasets.stored:NPY",
+        "private": "covey.learning.datasets.private:Private",
         "given": "covey.learning.datasets.given:Given",
         "digits": "covey.learning.datasets.digits:Digits",
         "mnist": "covey.learning.datasets.images:MNIST",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.dataset import Split
-from covey.learning.jobs import Judged
+from covey.learning.jobs import Judged, Shown
 from covey.learning.learner import Learner
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Metrics
@@ -21,11 +21,11 @@ class Average:
 
     Args:
         learner: the learner that evaluates the average model.
-        split: returns the data on which it is evaluated.
+        split: returns the data on which it is evaluated; None if there are no common test samples.
         keeps: sum models. If False, only accuracies are kept.
     """
 
-    def __init__(self, learner: Learner, split: Callable[[], Split], *, keeps: bool) -> None:
+    def __init__(self, learner: Learner, split: Callable[[], Split] | None, *, keeps: bool) -> None:
         self._learner, self._split = learner, split
         self.total = torch.zeros(learner.layout.size if keeps else 0, dtype=torch.float64, device=learner.device)
         self.squares = 0.0
@@ -33,8 +33,9 @@ class Average:
         """The number of models in the sum."""
         self.accuracies: list[float] = []
 
-    def add(self, judged: Tensor | Mixture | Judged, figures: Mapping[str, float]) -> None:
+    def add(self, judged: Tensor | Mixture | Judged | Shown, figures: Mapping[str, float]) -> None:
         """Add a model and its figures."""
+        judged = judged.model if isinstance(judged, Shown) else judged
         self.accuracies.append(figures["accuracy"])
         if len(self.total) and not isinstance(judged, Judged):
             model = computed(judged)
@@ -67,6 +68,8 @@ class Average:
         if not self.count:
             return {}
         mean = self.total / self.count
-        (metrics,) = self._learner.evaluate([mean.float()], self._split())
         spread = max(self.squares / self.count - float(torch.dot(mean, mean)), 0.0)
+        if self._split is None:
+            return {"consensus_distance": spread}
+        (metrics,) = self._learner.evaluate([mean.float()], self._split())
         return {**{f"average_model_{name}": value for name, value in metrics.items()}, "consensus_distance": spread}

@@ -4,11 +4,12 @@ Shapes: S samples; a sample has the shape that the model takes.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -40,6 +41,41 @@ class Split:
         return len(self.inputs)
 
 
+@dataclass(frozen=True)
+class Own:
+    """Data of which each node has its own, in the process of its host alone.
+
+    Attributes:
+        train, test: the training and the test samples of each node that holds data, in order; none of nodes elsewhere.
+        common: how many test samples all nodes have; they come first.
+        digest: of what all processes know of the data.
+    """
+
+    train: Sequence[NDArray[np.int64]]
+    test: Sequence[NDArray[np.int64]]
+    common: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data are loaded.
+
+    Attributes:
+        folder: the data folder.
+        holders: the ids of the nodes that hold data.
+        here: the ids of those whose samples this process has; None for all.
+        local: the tables with this machine's own data, where it has any.
+        quiet: whether to show no progress bar while data are downloaded.
+    """
+
+    folder: Path
+    holders: Sequence[int]
+    here: Collection[int] | None = None
+    local: Mapping[str, Any] | None = None
+    quiet: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
     """A data set in memory, or in files that are mapped into it. Nobody changes it, so a copy of it is itself.
@@ -54,6 +90,7 @@ class Data:
         scale, shift: a model takes float(input) * scale + shift.
         sizes: further dimensions that a model needs (for example "users" and "items").
         columns: what else is known of each training sample, by name; S values each.
+        own: which samples each node has, where a partition deals none out.
     """
 
     train: Split
@@ -67,6 +104,7 @@ class Data:
     shift: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    own: Own | None = None
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Data":
         return self
@@ -109,6 +147,15 @@ class Dataset(Part):
         from covey.learning.datasets.given import adopted
 
         return None if isinstance(found, type) or not callable(found) else adopted(name, found)  # type: ignore[return-value]
+
+    @property
+    def is_private(self) -> bool:
+        """Whether each host loads the samples of its own nodes, which nobody else has."""
+        return False
+
+    def load_at(self, place: Place) -> Data:
+        """The data set as a process of a run has it."""
+        return self.load(place.folder, quiet=place.quiet)
 
     def portable(self, folder: Path | None) -> "Dataset":
         """The same data set for other processes; see `Task.portable`."""

@@ -103,6 +103,19 @@ class Judged:
     figures: Metrics
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The model, or the figures, by which a node with test samples of its own is evaluated.
+
+    Attributes:
+        model: the model, or the figures that the program gave in its place.
+        holder: the node's index among the nodes with data; None without data.
+    """
+
+    model: Tensor | Mixture | Judged
+    holder: int | None
+
+
 @dataclass(slots=True, eq=False)
 class Predictor:
     """Computes outputs of models."""

@@ -406,15 +406,17 @@ class Learner:
         """The data of an evaluation.
 
         Args:
-            name: "test" for the test set; "train" or "validation" for data of a node.
+            name: "test" for the test set; "train", "validation" or "own" (its own test samples) for data of a node.
             holder: the node.
             samples: the greatest number of samples. All nodes get the same test samples.
         """
         if name == "test":
             whole = self.kernel.test_split
-            if samples is None or samples >= len(whole):
+            if self.data.own is None and (samples is None or samples >= len(whole)):
                 return whole
             chosen = self.indices("test", None, samples)
+        elif name == "own":
+            whole, chosen = self.kernel.test_split, self.indices("own", holder, samples)
         else:
             assert holder is not None
             own = self.parts.of(holder) if name == "train" else self._validation[holder]
@@ -438,11 +440,14 @@ class Learner:
         if name == "public":
             return np.arange(len(self._public))
         if name == "test":
-            whole = len(self.data.test)
+            whole = len(self.data.test) if self.data.own is None else self.data.own.common
             if limit is None or limit >= whole:
                 return np.arange(whole)
             return np.sort(rng.generator(self.seed, "evaluation").permutation(whole)[:limit])
         assert holder is not None
+        if name == "own":
+            assert self.data.own is not None
+            return self.data.own.test[holder][:limit]
         return self.parts.of(holder) if name == "train" else self._validation[holder]
 
     def taken(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -482,7 +487,7 @@ class Learner:
             start=None,
             validation=0.0,
         )
-        shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None)
+        shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None, own=None)
         seed = rng.purpose_key(self.seed, f"further {name}")
         return Learner(learned, shown, [np.arange(2)], seed=seed, device=str(self.device), workers=self.workers)
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from covey.learning.average import Average
+from covey.learning.dataset import Own, Split
 from covey.learning.datasets.digests import digest
 from covey.learning.exported import describe
-from covey.learning.jobs import Judge, Judged, Learned, Predictor
+from covey.learning.jobs import Judge, Judged, Learned, Predictor, Shown
 from covey.learning.learner import Learner
 from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
@@ -64,13 +65,18 @@ class LoadedLearning(LoadedTask):
         """The learners of the program's further networks."""
         self._predictors: dict[str, Predictor] = {}
         self._judges: dict[tuple[str, int | None], Judge] = {}
+        self.own = learner.data.own
+        """The samples of each node, if hosts have data of their own."""
 
     # ------------------------------------------------------------------ before the run
 
     def informed(self, setting: Setting) -> Setting:
         learner, counts = self.learner, None
         holders = list(self.indices)
-        if learner.label_counts is not None:
+        taken: tuple[int, ...] = ()
+        if self.own is None:
+            taken = tuple(learner.samples(index, Work()) for index in range(len(holders)))
+        if self.own is None and learner.label_counts is not None:
             counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
             counts[holders] = learner.label_counts
         informed = replace(
@@ -78,7 +84,7 @@ class LoadedLearning(LoadedTask):
             parameters=learner.layout.size,
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
-            training_samples=tuple(learner.samples(index, Work()) for index in range(len(holders))),
+            training_samples=taken,
         )
         if not self.further:
             networks = self._program.networks(informed)
@@ -98,7 +104,10 @@ class LoadedLearning(LoadedTask):
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        found = {"data": digest(self.learner.data), "partition": self.learner.parts.digest()}
+        if self.own is not None:
+            found = {"data": self.own.digest}
+        else:
+            found = {"data": digest(self.learner.data), "partition": self.learner.parts.digest()}
         if self.learner.task.start is not None:
             first = self.learner.first_model.cpu().numpy()
             found["start"] = f"sha256:{hashlib.sha256(first.tobytes()).hexdigest()}"
@@ -115,24 +124,24 @@ class LoadedLearning(LoadedTask):
 
     def description(self) -> dict[str, Any]:
         learner = self.learner
+        sizes = learner.parts.sizes
+        dealt = {"smallest_node": int(sizes.min()), "largest_node": int(sizes.max())}
+        known = {"train": int(sizes.sum()), **dealt} if self.own is None else {}
         return {
             "parameters": learner.layout.size,
             "kernel": learner.kernel_name,
             "loss": learner.task.loss.title(),
             "metrics": list(learner.recipe.scoring.metrics),
-            "samples": {
-                "train": int(learner.parts.sizes.sum()),
-                "test": len(learner.data.test),
-                "smallest_node": int(learner.parts.sizes.min()),
-                "largest_node": int(learner.parts.sizes.max()),
-            },
+            "samples": {"test": len(learner.data.test), **known},
             "model_bytes": self.model_bytes,
         }
 
-    def holdings(self) -> np.ndarray:
-        return self.learner.parts.sizes
+    def holdings(self) -> np.ndarray | None:
+        return self.learner.parts.sizes if self.own is None else None
 
     def truth(self) -> dict[str, np.ndarray]:
+        if self.own is not None:
+            return {}
         return {f"samples_of/{id}": self.learner.parts.of(index) for id, index in self.indices.items()}
 
     def rehearsals(self) -> list["LoadedLearning"]:
@@ -184,24 +193,51 @@ class LoadedLearning(LoadedTask):
 
     def judge(self, split: str, holder: int | None = None) -> Judge:
         """The judge of a split, from a cache."""
+        split = self._of_nodes(split)
         key = (split, None if split == "test" else holder)
         if key not in self._judges:
-            samples = self._evaluation.samples if split == "test" else None
+            samples = self._evaluation.samples if split in ("test", "own") else None
             self._judges[key] = Judge(self.learner, self.learner.split(split, holder, samples))
         return self._judges[key]
 
-    def shown(self, node: "RunningNode") -> Tensor | Mixture | Judged:
+    def _of_nodes(self, split: str) -> str:
+        """The name of a split, where nodes may have test samples of their own alone."""
+        return "own" if split == "test" and self.own is not None and not self.own.common else split
+
+    def judged(self, ids: list[int]) -> list[int]:
+        if self.own is None:
+            return ids
+        return sorted({*self.indices, *(ids if self.own.common else ())})
+
+    def shown(self, node: "RunningNode") -> Tensor | Mixture | Judged | Shown:
         assert isinstance(node, RunningLearningNode)
         judged, node.judged = node.judged, None
-        return judged or node.current
+        return (judged or node.current) if self.own is None else Shown(judged or node.current, node.holder)
 
-    def ready(self, shown: Tensor | Mixture | Judged) -> None:
-        computed(shown)
+    def ready(self, shown: Tensor | Mixture | Judged | Shown) -> None:
+        computed(shown.model if isinstance(shown, Shown) else shown)
 
     def evaluate(self, shown: Sequence[Any]) -> list[dict[str, float]]:
+        if self.own is not None:
+            return self._evaluate_own(shown, self.own)
+        return self._evaluate_on(shown, self.judge("test").split)
+
+    def _evaluate_on(self, shown: Sequence[Any], split: Split) -> list[dict[str, float]]:
         models = [computed(one) for one in shown if not isinstance(one, Judged)]
-        figures = iter(self.learner.evaluate(models, self.judge("test").split))
+        figures = iter(self.learner.evaluate(models, split))
         return [one.figures if isinstance(one, Judged) else next(figures) for one in shown]
+
+    def _evaluate_own(self, shown: Sequence[Shown], own: Own) -> list[dict[str, float]]:
+        """The metrics on each node's own test samples, beside those on the common ones or in their place."""
+        found: list[dict[str, float]] = [{} for _ in shown]
+        if own.common:
+            found = self._evaluate_on([one.model for one in shown], self.judge("test").split)
+        for index, one in enumerate(shown):
+            if one.holder is not None:
+                (figures,) = self._evaluate_on([one.model], self.judge("own", one.holder).split)
+                named = {f"own_{name}": value for name, value in figures.items()}
+                found[index] = {**(found[index] or figures), **named}
+        return found
 
     def predictor(self, name: str) -> Predictor:
         """The predictor of the nodes' model, or of a further network, from a cache."""
@@ -211,13 +247,17 @@ class LoadedLearning(LoadedTask):
 
     def handed(self, split: str, holder: int | None) -> np.ndarray:
         """The indices of a split's samples that a node gives to its program."""
-        return self.learner.indices(split, holder, self._evaluation.samples)
+        return self.learner.indices(self._of_nodes(split), holder, self._evaluation.samples)
 
     def evaluation_samples(self) -> int:
+        if self.own is not None and not self.own.common:
+            return max(map(len, self.own.test))
         return len(self.judge("test").split)
 
     def summary(self, *, keeps: bool | None = None) -> Average:
         keeps = self._evaluation.average if keeps is None else keeps
+        if self.own is not None and not self.own.common:
+            return Average(self.learner, None, keeps=keeps)
         return Average(self.learner, lambda: self.judge("test").split, keeps=keeps)
 
     def check_share(self, frozen: Mapping[str, Any], nodes: int) -> bool:

@@ -1,12 +1,11 @@
 """The loading of a task: its data are read, dealt to nodes and given to a learner."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from covey.learning.dataset import Data
+from covey.learning.dataset import Data, Place
 from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
@@ -17,19 +16,20 @@ from covey.parts.parameters import Part
 A = TypeVar("A")
 
 
-def load_learner(
-    task: LearningTask, holders: int, *, seed: int, folder: Path, quiet: bool = True, **engine: Any
-) -> Learner:
-    """Load the task's data, deal them to `holders` nodes, and make a learner.
+def load_learner(task: LearningTask, place: Place, *, seed: int, **engine: Any) -> Learner:
+    """Load the task's data, deal them to the nodes that hold data, and make a learner.
 
     Raises:
         DataError, ConfigurationError: files are missing, or the partition or the model does not fit.
     """
     device_named(engine.get("device", "cpu"))
-    data = _made(task.dataset, Data, lambda: task.dataset.load(folder, quiet=quiet))
+    data = _made(task.dataset, Data, lambda: task.dataset.load_at(place))
     check(data, task.dataset.title())
-    parts = _made(task.partition, list, lambda: task.partition.assign(data, holders, seed))
-    public = None if task.public is None else _public_inputs(task.public, task, data, folder, quiet)
+    if data.own is not None:
+        parts = list(data.own.train)
+    else:
+        parts = _made(task.partition, list, lambda: task.partition.assign(data, len(place.holders), seed))
+    public = None if task.public is None else _public_inputs(task.public, task, data, place)
     return Learner(task, data, parts, seed=seed, public=public, **engine)
 
 
@@ -46,9 +46,9 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     return found
 
 
-def _public_inputs(public: Public, task: LearningTask, data: Data, folder: Path, quiet: bool) -> Tensor:
+def _public_inputs(public: Public, task: LearningTask, data: Data, place: Place) -> Tensor:
     """The inputs that all nodes have, converted for a model."""
-    found = _made(public.dataset, Data, lambda: public.dataset.load(folder, quiet=quiet))
+    found = _made(public.dataset, Data, lambda: public.dataset.load_at(place))
     if found.sample_shape != data.sample_shape:
         raise ConfigurationError(
             f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from covey.learning.dataset import Dataset
+from covey.learning.dataset import Dataset, Place
 from covey.learning.metrics import Metric, named
 from covey.learning.models import Model
 from covey.learning.objectives import Objective, OwnLoss
@@ -80,6 +80,10 @@ class LearningTask(Task):
         if self.local_epochs is None and self.local_steps is None:
             self.local_steps = 1
 
+    @property
+    def is_private(self) -> bool:
+        return self.dataset.is_private
+
     def portable(self, folder: Path | None) -> Self:
         dataset, public = self.dataset.portable(None if folder is None else folder / "data"), self.public
         if public is not None:
@@ -93,12 +97,6 @@ class LearningTask(Task):
         from covey.learning.loaded import LoadedLearning
         from covey.learning.loading import load_learner
 
-        learner = load_learner(
-            self,
-            len(request.holders),
-            seed=request.experiment.seed,
-            folder=request.data,
-            quiet=request.quiet,
-            **request.compute,
-        )
+        place = Place(request.data, request.holders, request.here, request.local, request.quiet)
+        learner = load_learner(self, place, seed=request.experiment.seed, **request.compute)
         return LoadedLearning(learner, request)

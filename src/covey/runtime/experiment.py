@@ -88,6 +88,10 @@ class Engine(Part):
     clock: ClassVar[str] = "virtual"
     """The time that clocks of nodes show: "virtual" or "real"."""
 
+    def here(self) -> Sequence[int] | None:
+        """The ids of the nodes whose samples the process has that starts a run; None for all."""
+        return None
+
     def compute_settings(self) -> dict[str, Any]:
         """The settings of computing, as arguments for the task."""
         raise NotImplementedError
@@ -262,15 +266,15 @@ class Experiment(Part):
         return to_table(self)
 
 
-def read_table(file: Path | str) -> dict[str, Any]:
-    """Read the tables of an experiment file, and search its folder for the user's own modules."""
+def read_table(file: Path | str, what: str = "experiment file") -> dict[str, Any]:
+    """Read the tables of an experiment file, or of another one, and search its folder for the user's own modules."""
     path = Path(file)
     try:
         tables = toml.read(path)
     except OSError as error:
-        raise ConfigurationError(f"The experiment file {path} cannot be read: {error.strerror}.") from error
+        raise ConfigurationError(f"The {what} {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ConfigurationError(f"The experiment file {path} is not valid TOML: {error}.") from error
+        raise ConfigurationError(f"The {what} {path} is not valid TOML: {error}.") from error
     kinds.search(str(path.resolve().parent))
     return tables
 

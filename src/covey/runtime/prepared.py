@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -131,6 +131,10 @@ def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:
     roles = _role_of_each(program.roles(nodes), nodes, program)
     ids = [node for node in range(nodes) if roles[node] not in program.without_data]
     task = _task_of(experiment)
+    if task is not None and task.is_private and any(part.sends_samples for part in parts_of(program)):
+        raise ConfigurationError(
+            f"The program {program.title()} sends samples, and the data of the task are private: choose another one."
+        )
     if task is not None and not ids:
         raise ConfigurationError(f"The program {program.title()} leaves no node with data: nodes is {nodes}.")
     setting = _setting(experiment, ids, clock)
@@ -200,6 +204,8 @@ def prepare(
     data: Path | None = None,
     quiet: bool = True,
     clock: str | None = None,
+    here: Sequence[int] | None = None,
+    local: Mapping[str, Any] | None = None,
     **compute: Any,
 ) -> Prepared:
     """Check an experiment, load its data and prepare its parts.
@@ -209,6 +215,8 @@ def prepare(
         data: the data folder; by default, that of the environment.
         quiet: show no progress bar of a download.
         clock: the time of the nodes' clocks; by default, that of the experiment's engine.
+        here: the ids of the nodes whose samples this process has; by default, those that the engine names.
+        local: the tables with this machine's own data; None if there are none.
         compute: the settings of computing, as arguments for the task.
 
     Raises:
@@ -221,7 +229,9 @@ def prepare(
     roles, ids = _checked(experiment, clock)
     folder = data_folder(data)
     wanted = _task_of(experiment)
-    task = Nothing() if wanted is None else wanted.load(Request(experiment, ids, folder, quiet, compute))
+    here = experiment.engine.here() if here is None else here
+    request = Request(experiment, ids, folder, quiet, compute, here, local)
+    task = Nothing() if wanted is None else wanted.load(request)
     setting = task.informed(_setting(experiment, ids, clock))
     experiment.network.prepare(setting)
     setting = _with_energy(setting, experiment)
@@ -232,6 +242,7 @@ def prepare(
     judged = list(range(nodes)) if task.judges else []
     if program.evaluated_roles is not None:
         judged = [node for node in judged if roles[node] in program.evaluated_roles]
+    judged = task.judged(judged)
     limit = experiment.evaluation.nodes
     if limit is not None and limit < len(judged):
         picked = rng.generator(experiment.seed, "evaluated nodes").choice(len(judged), limit, replace=False)

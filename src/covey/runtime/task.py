@@ -34,6 +34,8 @@ class Request:
         data: the data folder.
         quiet: show no progress bar of a download.
         compute: the engine's settings of computing.
+        here: the ids of the nodes whose samples this process has; None for all.
+        local: the tables with this machine's own data; None if there are none.
     """
 
     experiment: "Experiment"
@@ -41,6 +43,8 @@ class Request:
     data: Path
     quiet: bool
     compute: Mapping[str, Any]
+    here: Sequence[int] | None = None
+    local: Mapping[str, Any] | None = None
 
 
 class Task(Part):
@@ -53,6 +57,11 @@ class Task(Part):
     def starts_equal(self) -> bool:
         """True if all nodes start with the same model."""
         return True
+
+    @property
+    def is_private(self) -> bool:
+        """True if each host has data that no other process may see."""
+        return False
 
     def portable(self, folder: Path | None) -> Self:
         """The same task for the other processes of a run.
@@ -162,6 +171,10 @@ class LoadedTask(ABC):
         """Multiply the learning rate of all nodes by a factor, in all rounds from one on."""
 
     # ------------------------------------------------------------------ judging
+
+    def judged(self, ids: list[int]) -> list[int]:
+        """The ids of the nodes that are evaluated; `ids` are those of the program."""
+        return ids
 
     @abstractmethod
     def shown(self, node: "RunningNode") -> Any:

@@ -37,6 +37,9 @@ class _Table(Dataset):
         default="auto",
         choices=("auto", "classes", "values"),
     )
+    classes: int | list[str] | None = param(
+        "How many classes there are, or their names; by default those of the training samples.", default=None
+    )
     standardize: bool = param(
         "Whether each feature is brought to mean 0 and deviation 1 of the training samples.", default=False
     )
@@ -57,7 +60,7 @@ class _Table(Dataset):
         test: Any = self.test
         if isinstance(test, Path):
             test = self._split(found(test, folder, self, "test"))[:2]
-        data = made(x, y, test, Wanted(objective=objective, columns=columns, names=names))
+        data = made(x, y, test, Wanted(objective, self.classes, columns=columns, names=names))
         if self.standardize:
             mean, deviation = data.train.inputs.double().mean(0), data.train.inputs.double().std(0, correction=0)
             deviation[deviation == 0] = 1.0
@@ -160,6 +163,9 @@ class NPZ(Dataset):
         default="auto",
         choices=("auto", "classes", "sequence", "values"),
     )
+    classes: int | list[str] | None = param(
+        "How many classes there are, or their names; by default those of the training samples.", default=None
+    )
     scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
     shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
     of_test: ClassVar[str] = "_test"
@@ -183,7 +189,7 @@ class NPZ(Dataset):
             test = (arrays[tested[0]], arrays[tested[1]])
         objective: Any = None if self.predict == "auto" else self.predict
         names = Names(f"The {self.x!r} of {path}", f"The {self.y!r} of {path}")
-        wanted = Wanted(objective=objective, scale=self.scale, shift=self.shift, columns=columns, names=names)
+        wanted = Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
         return made(arrays[self.x], arrays[self.y], test, wanted)
 
 

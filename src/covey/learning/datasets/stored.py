@@ -46,6 +46,9 @@ class NPY(Dataset):
         default="auto",
         choices=("auto", "classes", "sequence", "values"),
     )
+    classes: int | list[str] | None = param(
+        "How many classes there are, or their names; by default those of the training samples.", default=None
+    )
     scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
     shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
 
@@ -57,7 +60,7 @@ class NPY(Dataset):
         columns = {file.stem: mapped(file) for file in sorted((path / _COLUMNS).glob("*.npy"))}
         names = Names(f"The file {path / 'x.npy'}", f"The file {path / 'y.npy'}")
         objective: Any = None if self.predict == "auto" else self.predict
-        wanted = Wanted(objective=objective, scale=self.scale, shift=self.shift, columns=columns, names=names)
+        wanted = Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
         return made(arrays[0], arrays[1], (arrays[2], arrays[3]), wanted)
 
 

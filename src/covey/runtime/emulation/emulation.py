@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,6 +90,11 @@ class Emulation(Engine):
 
     def check_with(self, experiment: Experiment) -> None:
         _check_importable(experiment)
+        if experiment.task is not None and experiment.task.is_private and not self.hosts:
+            raise ConfigurationError(
+                "The 'hosts' of the engine are missing: the data of the task are private, with hosts that were started "
+                "by `covey host --data`."
+            )
         if self.hosts and experiment.task is not None:
             experiment.task.portable(None)
         count = max(self.owners(experiment.network.nodes)) + 1
@@ -116,6 +121,9 @@ class Emulation(Engine):
                 f"The 'buffer' of the engine must be at least {least} here: about {math.ceil(waiting / (1 << 20))} "
                 f"megabytes of messages may wait in an inbox{half}. Got {self.buffer} instead."
             )
+
+    def here(self) -> Sequence[int] | None:
+        return () if self.hosts else None
 
     def compute_settings(self) -> dict[str, Any]:
         return {"device": self.device, "workers": 1, "chunk": self.chunk, "kernel": self.kernel}

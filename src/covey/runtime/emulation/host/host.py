@@ -9,7 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import msgspec
 
 from covey.messages import wire
 from covey.parts import kinds
-from covey.parts.errors import CoveyError, ProgramError, RunError, WireError, described
+from covey.parts.errors import ConfigurationError, CoveyError, ProgramError, RunError, WireError, described
 from covey.runtime.emulation.host.heartbeat import heartbeat
 from covey.runtime.emulation.host.stage import HostStage
 from covey.runtime.emulation.transport import tls
@@ -102,6 +102,7 @@ class Host:
         patience: the seconds that a caller may take to identify itself.
         silence: the seconds of silence after which a launcher counts as lost; None for never, if the system reports
             its end.
+        local: the tables with this host's own data; None if it has none.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class Host:
         *,
         patience: float = SECONDS,
         silence: float | None = None,
+        local: Mapping[str, Any] | None = None,
     ) -> None:
         self.token, self._certificates, self._patience, self.silence = token, certificates, patience, silence
+        self.local = local
         self.refused: Counter[str] = Counter()
         """The number of refused connections and frames, by reason."""
         self._strangers: dict[asyncio.Task[None], Connection] = {}
@@ -328,6 +331,8 @@ class _Run:
         self._addresses: list[Address] = []
         self._frames: asyncio.Queue[wire.Frame] = asyncio.Queue()
         self._dismissed = False
+        self._is_private = False
+        """True if errors may quote this host's own data, which is not sent."""
         self._nobody_asks = asyncio.Event()
         """Set when the programs of all nodes have ended, so that no more requests can come."""
 
@@ -402,6 +407,9 @@ class _Run:
         # An error may quote a file that contains the token.
         text = str(error).replace(self.host.token.decode(errors="replace"), "(the token)")
         log.error("%s", text)
+        if self._is_private and not isinstance(error, ConfigurationError):
+            named = type(error).__name__
+            text = f"Host {self.me} fails with a {named}, whose text may quote its own data: its log has it."
         say(self.control, "failed", {"kind": type(error).__name__, "text": text})
 
     async def _next(self, *tags: str) -> wire.Frame:
@@ -419,11 +427,16 @@ class _Run:
             kinds.search(folder)
         self.host.expect(len(orders.hosts))
         self._addresses = [Address.parse(text) for text in orders.hosts]
+        experiment = Experiment.from_table(orders.experiment)
+        self._is_private = experiment.task is not None and experiment.task.is_private and self.host.local is not None
+        own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
         prepared = await asyncio.to_thread(
             prepare,
-            Experiment.from_table(orders.experiment),
+            experiment,
             data=None if orders.data is None else Path(orders.data),
             clock="real",
+            here=own,
+            local=self.host.local,
             workers=orders.workers,
             device=orders.device,
             kernel=orders.kernel,
@@ -431,7 +444,6 @@ class _Run:
         )
         prepared.task.begin_thread()
         orders.check(prepared.network.nodes, self.me)
-        own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
         stage = self.stage = HostStage(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
         self.peers = stage.peers = Peers(
             self.me,

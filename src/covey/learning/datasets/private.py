@@ -1,0 +1,190 @@
+"""Data that never leave the machine of their host: what all know of them, and what a host has.
+
+Shapes: S samples, N nodes that hold data.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.dataset import Data, Dataset, Objective, Own, Place, Split
+from covey.learning.datasets.arrays import sides
+from covey.learning.datasets.digests import digest
+from covey.learning.partition import IID, Partition
+from covey.parts.errors import ConfigurationError, DataError, quoted
+from covey.parts.parameters import Part, build, fields_of, param
+
+_DTYPES = {"float32": torch.float32, "uint8": torch.uint8, "int64": torch.int64}
+_STANDING_IN = 2
+"""Samples that a process without data has for each node, to try a model out on: BatchNorm needs two."""
+
+
+class Local(Part):
+    """The data of a host, as `covey host --data` names them."""
+
+    kind = "local"
+    dataset: Dataset | None = param("The data of all nodes of the host, among whom they are dealt out.", default=None)
+    partition: Partition = param("Which of the host's nodes holds which of its samples.", factory=IID)
+    nodes: list[Dataset] = param("The data of each node of the host in order, in place of 'dataset'.", factory=list)
+
+    @classmethod
+    def named(cls) -> str:
+        return "the host's own data"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.dataset is None) == (not self.nodes):
+            raise ConfigurationError(
+                "The host's own data must be one 'dataset', or one of each node in 'nodes'. "
+                f"Got {'none' if self.dataset is None else 'both'}."
+            )
+
+    def shares(self, classes: int | list[str] | None, count: int, place: Place, seed: int) -> list[Data]:
+        """The data of each of so many nodes.
+
+        Raises:
+            DataError, ConfigurationError: they cannot be loaded, or are of another number of nodes.
+        """
+        if self.dataset is None:
+            if len(self.nodes) != count:
+                raise ConfigurationError(
+                    f"The 'nodes' of the host's own data must be {count}, as many as the run gives this host. "
+                    f"Got {len(self.nodes)} instead."
+                )
+            return [_with(dataset, classes).load_at(place) for dataset in self.nodes]
+        data = _with(self.dataset, classes).load_at(place)
+        return [
+            replace(data, train=Split(data.train.inputs[part], data.train.targets[part]))
+            for part in self.partition.assign(data, count, seed)
+        ]
+
+
+def _with(dataset: Dataset, classes: int | list[str] | None) -> Dataset:
+    """The data set with the classes of the experiment, where it can be told which there are."""
+    takes = "classes" in fields_of(type(dataset)) and getattr(dataset, "classes") is None  # noqa: B009
+    return replace(dataset, classes=classes) if takes and classes is not None else dataset  # type: ignore[call-arg]
+
+
+class Private(Dataset):
+    """Data of which each host has its own, by `covey host --data`; all know what a sample looks like."""
+
+    kind = "private"
+    shape: list[int] = param("The shape of one input.", ge=1)
+    numbers: Literal["float32", "uint8", "int64"] = param("What an input consists of.", default="float32")
+    classes: int | list[str] | None = param(
+        "How many classes there are, or their names; none where values are predicted.", default=None, ge=2
+    )
+    sequence: bool = param("Whether a class is predicted for each position of a sequence.", default=False)
+    test: Dataset | None = param("Test data that all have, beside those of each node.", default=None)
+    scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
+    shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
+
+    @property
+    def is_private(self) -> bool:
+        return True
+
+    @property
+    def objective(self) -> Objective:
+        """What is predicted."""
+        return "values" if self.classes is None else "sequence" if self.sequence else "classes"
+
+    def load(self, folder: Path, *, quiet: bool = True) -> Data:
+        raise ConfigurationError(
+            "The dataset private is with hosts on which `covey host --data` has it: name them in the 'hosts' of the "
+            "engine emulation."
+        )
+
+    def load_at(self, place: Place) -> Data:
+        """What a process has of it: a host the samples of its nodes, and any other what stands in for them."""
+        common = self._common(place)
+        counted, called = (0, []) if self.classes is None else _counted(self.classes)
+        described = Data(
+            common, common, self.objective, counted, label_names=called, scale=self.scale, shift=self.shift
+        )
+        known = f"{digest(described)} of {self.numbers} {sides(self.shape)}"
+        if place.here is None:
+            raise ConfigurationError(
+                "The dataset private is with hosts alone: name them in the 'hosts' of the engine emulation."
+            )
+        mine = [index for index, id in enumerate(place.holders) if id in place.here]
+        if not mine:
+            return self._standing_in(described, len(place.holders), known)
+        if place.local is None:
+            raise ConfigurationError("This host has no data of its own: start it with `covey host --data FILE.toml`.")
+        local = build(Local, place.local)
+        shares = local.shares(self.classes, len(mine), place, seed=0)
+        for data in shares:
+            self._check(data)
+        nothing = np.empty(0, dtype=np.int64)
+        parts = {"train": [nothing] * len(place.holders), "test": [nothing] * len(place.holders)}
+        ends = {"train": 0, "test": len(common)}
+        for index, data in zip(mine, shares, strict=True):
+            for name in parts:
+                count = len(getattr(data, name))
+                parts[name][index] = np.arange(ends[name], ends[name] + count)
+                ends[name] += count
+        train = _joined([data.train for data in shares])
+        test = _joined([common, *(data.test for data in shares)])
+        own = Own(parts["train"], parts["test"], len(common), known)
+        return replace(described, train=train, test=test, own=own)
+
+    def _common(self, place: Place) -> Split:
+        """The test samples that all have."""
+        nothing = Split(torch.empty((0, *self.shape), dtype=_DTYPES[self.numbers]), self._targets(0))
+        if self.test is None:
+            return nothing
+        data = _with(self.test, self.classes).load_at(place)
+        self._check(data)
+        return data.test
+
+    def _targets(self, count: int) -> Tensor:
+        shape = (count, self.shape[0]) if self.sequence else (count,)
+        return torch.zeros(shape, dtype=torch.float32 if self.classes is None else torch.int64)
+
+    def _standing_in(self, described: Data, holders: int, known: str) -> Data:
+        count = _STANDING_IN * holders
+        draw = torch.Generator().manual_seed(1)
+        whole = torch.zeros((count, *self.shape), dtype=_DTYPES[self.numbers])
+        inputs = whole.normal_(generator=draw) if whole.is_floating_point() else whole
+        parts = np.split(np.arange(count), holders)
+        own = Own(parts, [part[:0] for part in parts], len(described.test), known)
+        return replace(described, train=Split(inputs, self._targets(count)), own=own)
+
+    def _check(self, data: Data) -> None:
+        """See whether data are as the experiment says.
+
+        Raises:
+            DataError: they are not.
+        """
+        found, wanted = data.train.inputs, _DTYPES[self.numbers]
+        if data.sample_shape != tuple(self.shape) or found.dtype != wanted:
+            raise DataError(
+                f"The samples of the dataset private must be {self.numbers} of {sides(self.shape)}, as the experiment "
+                f"says. Got {str(found.dtype).removeprefix('torch.')} of {sides(data.sample_shape)} instead."
+            )
+        if data.objective != self.objective:
+            raise DataError(
+                f"The targets of the dataset private must be {self.objective}, as the experiment says. "
+                f"Got {data.objective} instead."
+            )
+        count, names = (0, []) if self.classes is None else _counted(self.classes)
+        if data.classes > count or (data.label_names and list(data.label_names) != names):
+            due = f"{names}, in this order" if names else str(count)
+            hint = ": give the experiment a list of these names" if data.label_names and not names else ""
+            raise DataError(
+                f"The classes of the dataset private must be {due}, as the experiment says. Got "
+                f"{quoted(list(data.label_names)) if data.label_names else data.classes} instead{hint}."
+            )
+
+
+def _counted(classes: int | Sequence[str]) -> tuple[int, list[str]]:
+    return (classes, []) if isinstance(classes, int) else (len(classes), list(classes))
+
+
+def _joined(splits: Sequence[Split]) -> Split:
+    return Split(torch.cat([split.inputs for split in splits]), torch.cat([split.targets for split in splits]))
