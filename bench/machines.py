@@ -149,12 +149,13 @@ class Machines:
     Args:
         count: how many.
         by_switch: whether this module's switch joins them, rather than a bridge of the kernel.
+        network: the first three numbers of their addresses.
     """
 
-    def __init__(self, count: int, *, by_switch: bool = False) -> None:
+    def __init__(self, count: int, *, by_switch: bool = False, network: str = "10.77.0") -> None:
         self._stem = f"covey-{os.getpid()}"
         self.names = [f"{self._stem}-{number}" for number in range(count)]
-        self.addresses = [f"10.77.0.{number + 1}" for number in range(count)]
+        self.addresses = [f"{network}.{number + 1}" for number in range(count)]
         self._switch = _Switch() if by_switch else None
         self._bridge = f"{self._stem}-bridge"
         self._processes: list[subprocess.Popen[bytes]] = []

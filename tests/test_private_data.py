@@ -111,6 +111,12 @@ def test_each_node_may_have_a_data_set_of_its_own(tmp_path):
     assert set(figures(log, "own_accuracy")) == {*range(NODES)}
 
 
+def test_a_host_may_have_one_node_alone(tmp_path):
+    with serving(written(tmp_path, hosts=3, sizes=(20, 30, 40))) as addresses:
+        outcome, _ = launch(tables(rounds=2, network={**QUICK, "nodes": 3}), tmp_path, addresses)
+    assert outcome.finished
+
+
 # ---------------------------------------------------------------------- what nobody else sees
 
 

@@ -145,7 +145,7 @@ class Learner:
     def _try_out(self) -> None:
         """Refuse a model that fails on a batch of the node with most samples, or with fewest."""
         sizes = self.parts.sizes
-        fewest = np.where(sizes > 0, sizes, sizes.max()).argmin()
+        fewest = np.where(sizes > 0, sizes, sizes.max() + 1).argmin()
         batches = {len(batch): batch for batch in (self.parts.of(int(id)) for id in (sizes.argmax(), fewest))}
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             for batch in (batch[: self.batch_size] for batch in batches.values()):
