@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from covey.runtime.experiment import Experiment
@@ -29,7 +30,13 @@ nodes = 4
 """
 
 
-CALIBRATION = """
+MINE = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self, hidden: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+
 def calibration(outputs, targets, bins: int = 10):
     sure, chosen = outputs.softmax(1).max(1)
     return float((sure - (chosen == targets).float()).abs().mean()) / bins
@@ -53,7 +60,9 @@ def folder(in_folder, monkeypatch):
     patients = pd.DataFrame({"age": draw.normal(50, 10, 200), "dose": label + draw.normal(size=200)})
     patients.assign(hospital=label + draw.integers(0, 6, 200), diagnosis=label).to_csv("patients.csv", index=False)
     (focal,) = [text for text in blocks(PAGE, "python") if "def focal" in text]
-    (in_folder / "mine.py").write_text(f"from torch.nn import functional as F\n{focal}{CALIBRATION}")
+    (in_folder / "mine.py").write_text(f"from torch.nn import functional as F\n{focal}{MINE}")
+    weights = {"layers.0.weight": torch.zeros(10, 64), "layers.0.bias": torch.zeros(10)}
+    save_file(weights, in_folder / "weights.safetensors")
     sys.modules.pop("mine", None)
     for text in blocks(PAGE, "python"):
         name = re.match(r"# (\w+\.py)\n", text)
@@ -68,7 +77,9 @@ def test_the_python_of_the_page_runs_from_top_to_bottom(folder):
     names: dict = {"Net": Net, "F": nn.functional}
     for text in blocks(PAGE, "python"):
         exec(compile(text, PAGE, "exec"), names)
-    assert names["task"]["dataset"].data.columns["user"].shape == (450,)
+    assert names["dataset"].data.columns["user"].shape == (450,)
+    tables = {**tomllib.loads(EXPERIMENT), "task": names["task"]}
+    assert simulate(tables)[0].task.learner.data.fields
     assert isinstance(names["tensors"], dict)
     assert all(isinstance(tensor, torch.Tensor) for tensor in names["tensors"].values())
 

@@ -12,15 +12,20 @@ All of them take, beside the samples:
 They raise DataError, in one line, where samples cannot be used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets import adapters
 from covey.learning.datasets.arrays import Wanted, made
 from covey.learning.datasets.given import SHARE, Given
+from covey.parts.errors import DataError
 
-__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_torch"]
+__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_torch", "padded"]
 
 
 def from_arrays(
@@ -37,7 +42,8 @@ def from_arrays(
     """A data set of arrays of numpy, tensors or lists; they are not copied where their type is one that models take.
 
     Args:
-        x: the inputs, a sample in each row. Bytes stay bytes; other integers are ids, such as tokens.
+        x: the inputs, a sample in each row. Bytes stay bytes; other integers are ids, such as tokens. A dict of arrays
+            makes several inputs, which a module's `forward` takes by these names.
         y: the targets.
         test: a share, or the pair (x, y) of the test samples.
         columns: what else is known of each sample, such as its user, by name; the partition natural deals by one.
@@ -52,6 +58,7 @@ def from_torch(
     *,
     test: Any = SHARE,
     limit: int | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
     objective: Objective | None = None,
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
@@ -63,17 +70,19 @@ def from_torch(
         dataset: a `torch.utils.data.Dataset` or `IterableDataset` of pairs (x, y).
         test: a share, or the data set of the test samples.
         limit: how many samples are read at most of each; one without end needs it.
+        collate: makes one batch (x, y) of a list of all samples, those for testing among them, as for a DataLoader: it
+            pads sequences of several lengths, or makes dicts of inputs.
         objective, classes, scale, shift: see the module.
     """
     return adapters.from_torch(
-        dataset, test=test, limit=limit, objective=objective, classes=classes, scale=scale, shift=shift
+        dataset, test=test, limit=limit, collate=collate, objective=objective, classes=classes, scale=scale, shift=shift
     )
 
 
 def from_columns(
     dataset: Any,
     *,
-    x: str | Sequence[str] | None = None,
+    x: str | Sequence[str] | Mapping[str, str] | None = None,
     y: str,
     keep: Sequence[str] = (),
     test: Any = None,
@@ -86,7 +95,8 @@ def from_columns(
 
     Args:
         dataset: the samples; of a dict of splits, "train" and "test" are taken.
-        x: the column of the inputs, or those of one number each that are put side by side; by default all others.
+        x: the column of the inputs, or those of one number each that are put side by side; by default all others. A
+            dict {"ids": "input_ids"} makes several inputs, which a module's `forward` takes by these names.
         y: the column of the targets.
         keep: the columns that are no inputs, where `x` does not say which are.
         test: a share, or the test samples with the same columns.
@@ -97,3 +107,26 @@ def from_columns(
     return adapters.from_columns(
         dataset, x=x, y=y, keep=keep, test=test, objective=objective, classes=classes, scale=scale, shift=shift
     )
+
+
+def padded(sequences: Sequence[Any], *, value: float = 0, length: int | None = None) -> dict[str, Tensor]:
+    """Sequences of several lengths as two inputs: "ids", S x T, and "mask", true where a sequence has an entry.
+
+    Args:
+        sequences: each of one dimension or more; the first is that of its positions.
+        value: what stands behind the last entry of a shorter one.
+        length: T; by default the longest. Longer ones are cut off.
+
+    Raises:
+        DataError: there are none.
+    """
+    rows = [torch.as_tensor(np.asarray(sequence))[:length] for sequence in sequences]
+    if not rows:
+        raise DataError("The sequences to be padded must be one or more. Got none.")
+    most = max(map(len, rows)) if length is None else length
+    ids = rows[0].new_full((len(rows), most, *rows[0].shape[1:]), value)
+    mask = torch.zeros(len(rows), most, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = True
+    return {"ids": ids, "mask": mask}

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from covey.learning.fields import Field
 from covey.parts.parameters import Part
 
 Objective = Literal["classes", "sequence", "values"]
@@ -90,6 +91,7 @@ class Data:
         scale, shift: a model takes float(input) * scale + shift.
         sizes: further dimensions that a model needs (for example "users" and "items").
         columns: what else is known of each training sample, by name; S values each.
+        fields: the inputs by name, where a sample has several; they are packed into one row of numbers.
         own: which samples each node has, where a partition deals none out.
     """
 
@@ -104,6 +106,7 @@ class Data:
     shift: float = 0.0
     sizes: dict[str, int] = field(default_factory=dict)
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    fields: tuple[Field, ...] = ()
     own: Own | None = None
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Data":

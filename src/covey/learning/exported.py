@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from covey.learning.dataset import Data, Split
+from covey.learning.fields import Field
 from covey.learning.layout import Layout, tensors_of
 from covey.parts.errors import CoveyError, RunError, described, quoted
 from covey.runtime.experiment import Experiment
@@ -41,6 +42,7 @@ class Inputs(msgspec.Struct, frozen=True):
     dtype: str
     scale: float
     shift: float
+    fields: list[Field] = []
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -69,7 +71,9 @@ def describe(module: nn.Module, layout: Layout, data: Data, title: str) -> tuple
             entries.append(Entry(name, tuple(tensor.shape), CONSTANT, constant=known))
             constants[known] = layout.constants[known].cpu().numpy()
     inputs = data.train.inputs
-    takes = Inputs(tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."), data.scale, data.shift)
+    takes = Inputs(
+        tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."), data.scale, data.shift, list(data.fields)
+    )
     found = Described(title, layout.size, entries, takes, data.objective, data.classes, dict(data.sizes))
     return found, constants
 
@@ -151,7 +155,9 @@ def _built(run: "Run", found: Described) -> nn.Module:
     nothing = torch.empty((0, *found.inputs.shape), dtype=getattr(torch, found.inputs.dtype))
     split = Split(nothing, torch.empty(0, dtype=torch.float32 if found.objective == "values" else torch.int64))
     takes, kind, classes = found.inputs, found.objective, found.classes
-    data = Data(split, split, kind, classes, scale=takes.scale, shift=takes.shift, sizes=found.sizes)
+    data = Data(
+        split, split, kind, classes, scale=takes.scale, shift=takes.shift, sizes=found.sizes, fields=tuple(takes.fields)
+    )
     try:
         task: LearningTask = Experiment.from_table(run.experiment).task  # type: ignore[assignment]
         return task.model.build(data)

@@ -19,6 +19,7 @@ from torch import Tensor
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
 from covey.learning.devices import device_named, set_up_mathematics
+from covey.learning.fields import unpack
 from covey.learning.jobs import Predicting, Training
 from covey.learning.kernels import Chunk, ModuleKernel, Recipe
 from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
@@ -131,7 +132,10 @@ class Learner:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
-                return self.task.model.build(self.data)
+                module = self.task.model.build(self.data)
+        if self.data.fields:
+            unpack(module, self.data.fields)
+        return module
 
     def _demand_memory(self) -> None:
         """Refuse models and trainings that exceed the memory, before any is made."""

@@ -118,6 +118,12 @@ _MOST_LAYERS = 256
 
 
 def _features(model: Part, data: Data) -> int:
+    if data.fields or data.scaled(data.train.inputs[:0]).dtype == torch.int64:
+        what = f"the inputs {', '.join(field.name for field in data.fields)}" if data.fields else "ids, whole numbers"
+        raise ConfigurationError(
+            f"The model {model.title()} takes one input of numbers, and the data set has {what}: bring a module, "
+            f"or give numbers, as x.astype('float32')."
+        )
     if data.objective == "sequence" or not data.sample_shape or data.sizes:
         raise ConfigurationError(
             f"The model {model.title()} takes images or feature vectors, which the data set does not have."

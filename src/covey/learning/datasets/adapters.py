@@ -25,12 +25,44 @@ _DRAWS = (
 )
 
 
-def from_torch(dataset: Any, *, test: Any = None, limit: int | None = None, **wanted: Any) -> Given:
+def from_torch(
+    dataset: Any,
+    *,
+    test: Any = None,
+    limit: int | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
+    **wanted: Any,
+) -> Given:
     """See `covey.data.from_torch`."""
+    if collate is not None:
+        return _collated(dataset, test, limit, collate, Wanted(**wanted))
     x, y = _samples(dataset, "dataset", limit)
     if test is None or isinstance(test, float):
         return Given.of(made(x, y, SHARE if test is None else test, Wanted(**wanted)))
     return Given.of(made(x, y, _samples(test, "test data", limit), Wanted(**wanted)))
+
+
+def _collated(dataset: Any, test: Any, limit: int | None, collate: Callable[[list[Any]], Any], wanted: Wanted) -> Given:
+    """All samples in one batch, that of the test samples cut off it, so that both have the same shapes."""
+    samples = list(_each(dataset, "dataset", limit))
+    count = len(samples)
+    given = test is not None and not isinstance(test, float)
+    if given:
+        samples += _each(test, "test data", limit)
+    try:
+        x, y = collate(samples)
+    except Exception as error:
+        raise DataError(
+            f"The 'collate' of the data must return a pair (x, y). It fails: {described(error)}."
+        ) from error
+    if not given:
+        return Given.of(made(x, y, SHARE if test is None else test, wanted))
+
+    def part(values: Any, chosen: slice) -> Any:
+        return {name: one[chosen] for name, one in values.items()} if isinstance(values, Mapping) else values[chosen]
+
+    train, rest = slice(count), slice(count, None)
+    return Given.of(made(part(x, train), part(y, train), (part(x, rest), part(y, rest)), wanted))
 
 
 def _samples(dataset: Any, what: str, limit: int | None) -> tuple[Any, Any]:
@@ -42,6 +74,10 @@ def _samples(dataset: Any, what: str, limit: int | None) -> tuple[Any, Any]:
     before = _generators()
     inputs, targets = [], []
     for index, sample in enumerate(_each(dataset, what, limit)):
+        if isinstance(sample, tuple | list) and len(sample) == 2 and isinstance(sample[0], Mapping):
+            raise DataError(
+                f"The {what} has samples with several inputs: give a 'collate' that makes one batch of them."
+            )
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
             raise DataError(f"The {what} must give pairs (x, y). Got {quoted(sample)} as sample {index} instead.")
         inputs.append(_image(sample[0]))
@@ -106,7 +142,7 @@ def _image(value: Any) -> Any:
 def from_columns(
     dataset: Any,
     *,
-    x: str | Sequence[str] | None = None,
+    x: str | Sequence[str] | Mapping[str, str] | None = None,
     y: str,
     keep: Sequence[str] = (),
     test: Any = None,
@@ -126,7 +162,7 @@ def from_columns(
     return Given.of(made(inputs, targets, tested[:2], kept))
 
 
-def _called(x: str | Sequence[str] | None) -> str:
+def _called(x: str | Sequence[str] | Mapping[str, str] | None) -> str:
     return f"column {x!r}" if isinstance(x, str) else "features"
 
 
@@ -158,13 +194,17 @@ def _column_of(dataset: Any, name: Any) -> Any:
 
 
 def split_columns(
-    columns: Mapping[str, Callable[[], Any]], x: str | Sequence[str] | None, y: str, kept: Sequence[str] = ()
+    columns: Mapping[str, Callable[[], Any]],
+    x: str | Sequence[str] | Mapping[str, str] | None,
+    y: str,
+    kept: Sequence[str] = (),
 ) -> tuple[Any, Any, dict[str, Any]]:
     """(inputs, targets, what else is known of each sample).
 
     Args:
         columns: what reads each.
-        x: the column of the inputs, or those of one number each that are put side by side; by default all others.
+        x: the column of the inputs, or those of one number each that are put side by side; by default all others. A
+            table of names and columns makes several inputs.
         y: the column of the targets.
         kept: the columns that are no inputs, where `x` does not say which are.
 
@@ -173,7 +213,7 @@ def split_columns(
     """
     if x is None:
         x = [name for name in columns if name != y and name not in kept]
-    wanted = [x] if isinstance(x, str) else list(x)
+    wanted = [x] if isinstance(x, str) else list(x.values()) if isinstance(x, Mapping) else list(x)
     if not wanted:
         raise DataError("The features of the data must be a column or more. Got none.")
     for name in (*wanted, y, *kept):
@@ -185,6 +225,8 @@ def split_columns(
     rest = {name: values for name, values in others.items() if name in kept or _is_plain(values)}
     if isinstance(x, str):
         return columns[x](), columns[y](), rest
+    if isinstance(x, Mapping):
+        return {name: columns[column]() for name, column in x.items()}, columns[y](), rest
     return np.stack([_numbers(name, columns[name]()) for name in wanted], axis=1), columns[y](), rest
 
 

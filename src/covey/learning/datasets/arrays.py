@@ -18,6 +18,7 @@ from covey.learning.dataset import Data, Objective, Split
 from covey.learning.datasets.digests import blocks
 from covey.learning.datasets.mapped import as_tensor, is_mapped
 from covey.learning.datasets.targets import Targets, targets_of
+from covey.learning.fields import Field, packed
 from covey.parts import rng
 from covey.parts.errors import DataError, quoted
 
@@ -70,16 +71,16 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
     if wanted.objective is not None and wanted.objective not in get_args(Objective):
         known = ", ".join(map(repr, get_args(Objective)))
         raise DataError(f"The 'objective' of the data must be one of {known}. Got {quoted(wanted.objective)} instead.")
-    inputs, labels = inputs_of(x, names.x), plain(y, names.y)
+    (inputs, fields), labels = _inputs(x, names.x, wanted), plain(y, names.y)
     _check_lengths(inputs, labels, names.x, names.y)
     columns = {name: _column(name, values, len(inputs)) for name, values in wanted.columns.items()}
     if isinstance(test, tuple):
         if len(test) != 2:
             raise DataError(f"The test data must be a pair, (x, y). Got {len(test)} entries instead.")
         x_name, y_name = (_of_test(name) for name in (names.x, names.y))
-        test_inputs, test_labels = inputs_of(test[0], x_name), plain(test[1], y_name)
+        (test_inputs, test_fields), test_labels = _inputs(test[0], x_name, wanted), plain(test[1], y_name)
         _check_lengths(test_inputs, test_labels, x_name, y_name)
-        _check_alike(inputs, test_inputs, names.x, x_name)
+        _check_alike(inputs, test_inputs, fields, test_fields, x_name)
         targets = targets_of(labels, test_labels, inputs, wanted.objective, wanted.classes, (names.y, y_name))
         train, tested = Split(inputs, targets.train), Split(test_inputs, targets.test)
     else:
@@ -89,7 +90,8 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
         columns = {name: values[~in_test] for name, values in columns.items()}
     return Data(
         train, tested, targets.objective, targets.classes,
-        label_names=targets.names, scale=wanted.scale, shift=wanted.shift, sizes=dict(wanted.sizes), columns=columns,
+        label_names=targets.names, scale=wanted.scale, shift=wanted.shift,
+        sizes=dict(wanted.sizes), columns=columns, fields=fields,
     )  # fmt: skip
 
 
@@ -138,6 +140,24 @@ def inputs_of(values: Any, name: str) -> Tensor:
     return tensor
 
 
+def _inputs(values: Any, name: str, wanted: Wanted) -> tuple[Tensor, tuple[Field, ...]]:
+    """The inputs, and the names of several of them."""
+    if not isinstance(values, Mapping):
+        return inputs_of(values, name), ()
+    if not values:
+        raise DataError(f"{name} must have an input or more. Got none.")
+    each = {}
+    for key, x in values.items():
+        is_mask = plain(x, name).dtype == np.bool_
+        tensor = inputs_of(x, f"{name}[{key!r}]")
+        tensor = tensor.float() * wanted.scale + wanted.shift if tensor.dtype == torch.uint8 else tensor
+        each[str(key)] = tensor.bool() if is_mask else tensor
+    lengths = {key: len(tensor) for key, tensor in each.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{name} must have as many entries under each name. Got {lengths} instead.")
+    return packed(each, name)
+
+
 def _stored(found: NDArray[Any]) -> NDArray[Any]:
     """An array in memory, in the type in which it is used."""
     if found.dtype == np.uint8:
@@ -162,7 +182,7 @@ def check_finite(inputs: Tensor, name: str) -> None:
         return
     if all(bool(block.sum(dtype=torch.float64).isfinite()) for block in blocks(inputs)):
         return
-    wrong = torch.cat([~block.flatten(1).isfinite().all(1) for block in torch.split(inputs, 4096)])
+    wrong = torch.cat([~block.reshape(len(block), -1).isfinite().all(1) for block in torch.split(inputs, 4096)])
     first = int(wrong.int().argmax())
     row = inputs[first].flatten()
     value = float(row[~row.isfinite()][0])
@@ -177,7 +197,12 @@ def _check_lengths(inputs: Tensor, labels: NDArray[Any], x: str, y: str) -> None
         raise DataError(f"{y} must have an entry for each of {len(inputs)} samples. Got {len(labels)} instead.")
 
 
-def _check_alike(train: Tensor, test: Tensor, x: str, x_test: str) -> None:
+def _check_alike(
+    train: Tensor, test: Tensor, fields: tuple[Field, ...], test_fields: tuple[Field, ...], x_test: str
+) -> None:
+    for one, other in zip(fields, test_fields, strict=False):
+        if one != other:
+            raise DataError(f"{x_test} must have {_field(one)}, as the training data. Got {_field(other)} instead.")
     if train.shape[1:] != test.shape[1:]:
         shapes = [sides(tensor.shape[1:]) for tensor in (train, test)]
         raise DataError(f"{x_test} must have samples of the shape {shapes[0]}, as the training data. Got {shapes[1]}.")
@@ -189,6 +214,10 @@ def _check_alike(train: Tensor, test: Tensor, x: str, x_test: str) -> None:
 def sides(shape: Sequence[int]) -> str:
     """A shape in words."""
     return " x ".join(map(str, shape)) or "one number"
+
+
+def _field(field: Field) -> str:
+    return f"{field.name!r} of {sides(field.shape)} {field.dtype}"
 
 
 def _of_test(name: str) -> str:

@@ -22,7 +22,9 @@ _BLOCKS = 256
 
 def digest(data: Data) -> str:
     """The digest of all that a run depends on: samples, targets, and what inputs are multiplied by."""
-    found = hashlib.sha256(f"{data.objective} {data.classes} {data.scale} {data.shift} {data.sizes}".encode())
+    found = hashlib.sha256(
+        f"{data.objective} {data.classes} {data.scale} {data.shift} {data.sizes} {data.fields}".encode()
+    )
     for split in (data.train, data.test):
         _add(found, data, split)
     return f"sha256:{found.hexdigest()}"

@@ -15,6 +15,7 @@ from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets.arrays import Names, Wanted, made
 from covey.learning.datasets.files import found, unreadable
 from covey.learning.datasets.mapped import as_tensor, file_of
+from covey.learning.fields import Field
 from covey.parts.errors import DataError
 from covey.parts.parameters import param
 
@@ -34,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True):
     shift: float
     sizes: dict[str, int]
     columns: list[str]
+    fields: list[Field] = []
 
 
 class NPY(Dataset):
@@ -90,7 +92,16 @@ def store(data: Data, folder: Path) -> None:
         plain = values.astype(str) if values.dtype.kind == "O" else values
         _write(plain, folder / _COLUMNS / f"{index}.npy")
     names = [str(name) for name in data.label_names]
-    facts = Facts(data.objective, data.classes, names, data.scale, data.shift, dict(data.sizes), list(data.columns))
+    facts = Facts(
+        data.objective,
+        data.classes,
+        names,
+        data.scale,
+        data.shift,
+        dict(data.sizes),
+        list(data.columns),
+        list(data.fields),
+    )
     (folder / FACTS).write_bytes(msgspec.json.encode(facts))
 
 
@@ -112,7 +123,7 @@ def load(folder: Path) -> Data:
     return Data(
         train, test, facts.objective, facts.classes,
         owners=as_tensor(mapped(owners)) if owners.exists() else None, label_names=facts.label_names,
-        scale=facts.scale, shift=facts.shift, sizes=facts.sizes, columns=columns,
+        scale=facts.scale, shift=facts.shift, sizes=facts.sizes, columns=columns, fields=tuple(facts.fields),
     )  # fmt: skip
 
 
