@@ -164,7 +164,7 @@ def test_the_oldest_of_many_silent_callers_makes_room_unless_it_has_knocked(monk
 
 def test_few_strangers_are_asked_who_they_are_and_more_of_them_later(monkeypatch):
     monkeypatch.setattr(module, "_BURST", 5.0)
-    monkeypatch.setattr(module, "_A_SECOND", 20.0)
+    monkeypatch.setattr(module, "_A_SECOND", 2.0)
 
     async def main():
         async with hall() as here:
@@ -172,7 +172,7 @@ def test_few_strangers_are_asked_who_they_are_and_more_of_them_later(monkeypatch
             await soon(lambda: len(here.came) + here.refused["too-many-strangers"] == 20)
             assert 5 <= len(here.came) < 15
             before = len(here.came)
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(1.2)
             callers += [here.call(b"GET /") for _ in range(2)]
             await soon(lambda: len(here.came) == before + 2)
             for caller in callers:
@@ -209,6 +209,10 @@ def test_a_system_without_files_closes_no_door(monkeypatch):
 
 def test_a_call_that_nobody_takes_is_made_again_and_only_one_is_kept():
     async def main():
+        # By itself, the system would try after a second; a busy machine may take as long once, but not each time.
+        assert any([await taken_after() < 0.9 for _ in range(3)])
+
+    async def taken_after():
         with Address("127.0.0.1", 0).listen() as listening:
             listening.listen(0)
             where = listening.getsockname()
@@ -224,9 +228,10 @@ def test_a_call_that_nobody_takes_is_made_again_and_only_one_is_kept():
             listening.setblocking(False)
             listening.accept()[0].close()
             mine = await calling
-            assert time.monotonic() - began < 0.9, "by itself, the system would try after a second"
+            taken = time.monotonic() - began
             for caller in [*waiting, mine]:
                 caller.close()
+            return taken
 
     within(main())
 
@@ -242,16 +247,11 @@ def test_a_call_that_is_refused_ends_at_once():
 @pytest.mark.parametrize("said", ["", "CVYK" * 20], ids=["silent", "knocking"])
 def test_a_flood_of_calls_keeps_neither_launchers_nor_hosts_out(said, tmp_path):
     async def meet(host, address):
-        began = time.monotonic()
         async with running((host, address), tables()):
-            in_after = [time.monotonic() - began]
             for who in (1, 2):
-                began = time.monotonic()
                 await reach(address, Caller("this run", who))
-                in_after.append(time.monotonic() - began)
         with pytest.raises(WireError, match="wrong-run"):
             await reach(address, Caller("another run", 1))
-        return in_after
 
     with hosts(1) as ((host, address),):
         flood = subprocess.Popen(
@@ -260,12 +260,11 @@ def test_a_flood_of_calls_keeps_neither_launchers_nor_hosts_out(said, tmp_path):
         try:
             assert flood.stdout.readline() == "begins\n"
             eventually(lambda: host.refused["too-many-strangers"] > 1000)
-            in_after = within(meet(host, address))
+            within(meet(host, address))  # In seconds, not when the flood is over: it has no end.
             assert flood.poll() is None, "the flood goes on"
         finally:
             flood.kill()
             flood.communicate()
-        assert max(in_after) < 4.0
         assert launch(QUICK, tmp_path, [address])[0].finished
 
 

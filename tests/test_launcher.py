@@ -227,7 +227,7 @@ async def test_two_hosts_that_are_away_at_once_both_come_back_and_learn_who_is_g
 
 @in_loop
 async def test_a_pause_that_strikes_a_host_that_makes_ready_follows_when_it_goes(tmp_path):
-    pause = {"kind": "pause", "host": 1, "of": 2, "at": "250ms", "lasts": "5s"}
+    pause = {"kind": "pause", "host": 1, "of": 2, "at": "250ms", "lasts": "60s"}
     async with stage(tmp_path, faults=[kill(1, back="10ms"), pause]) as on:
         _, right = on.puppets
         await right.hears("die")
@@ -237,7 +237,7 @@ async def test_a_pause_that_strikes_a_host_that_makes_ready_follows_when_it_goes
         await asyncio.sleep(0.3)
         assert right.tags == ["orders"]
         right.say("ready", READY)
-        assert 2 < (await right.hears("pause"))["seconds"] < 5
+        assert 20 < (await right.hears("pause"))["seconds"] < 60
         assert right.tags == ["orders", "restore", "restore", "go", "pause"]
 
 
