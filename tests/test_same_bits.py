@@ -87,5 +87,5 @@ def test_fresh_processes_compute_the_same_bits(case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_hundred_fresh_processes_compute_the_same_bits(case):
-    assert len(digests(case, 100)) == 1
+def test_many_fresh_processes_compute_the_same_bits(case):
+    assert len(digests(case, 30)) == 1
