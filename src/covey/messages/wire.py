@@ -26,7 +26,7 @@ import msgspec
 import numpy as np
 
 from covey.messages.payloads import Payload, is_tensor
-from covey.parts.errors import RunError, WireError
+from covey.parts.errors import RunError, WireError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,9 +124,9 @@ def _unsendable(name: str, value: Any) -> str | None:
     if type(value) is list:
         strange = set(map(type, value)) - _LISTED
         if strange:
-            return f"the list '{name}' holds a {min(t.__name__ for t in strange)}, which is never sent"
+            return f"the list {quoted(name)} holds a {min(t.__name__ for t in strange)}, which is never sent"
     elif type(value) not in _PLAIN:
-        return f"the entry '{name}' is a {type(value).__name__}, which is never sent"
+        return f"the entry {quoted(name)} is a {type(value).__name__}, which is never sent"
     return None
 
 
@@ -160,9 +160,9 @@ def _from_body(code: str, raw: Any, name: str, limits: Limits) -> Any:
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            raise WireError("bad-header", f"the text '{name}' is not UTF-8") from error
+            raise WireError("bad-header", f"the text {quoted(name)} is not UTF-8") from error
     if len(raw) % 8 or len(raw) > 8 * limits.items:
-        raise WireError("oversized", f"the list '{name}' has {len(raw)} bytes")
+        raise WireError("oversized", f"the list {quoted(name)} has {len(raw)} bytes")
     return np.frombuffer(raw, _LISTS[code]).tolist()
 
 
@@ -184,17 +184,17 @@ def _described(name: str, array: Any) -> dict[str, list[int]]:
     if code is None:
         code = _NAMES.get(str(array.dtype).removeprefix("torch."))
         if code is None:
-            raise WireError("bad-dtype", f"the tensor '{name}' has the dtype {array.dtype}, which is never sent")
+            raise WireError("bad-dtype", f"the tensor {quoted(name)} has the dtype {array.dtype}, which is never sent")
         code = _codes[array.dtype] = f"n{code}" if isinstance(array, np.ndarray) else code
     if not isinstance(array, np.ndarray):
         if str(array.layout) != "torch.strided":
-            raise WireError("bad-field", f"the tensor '{name}' is {array.layout}; send its parts as dense tensors")
+            raise WireError("bad-field", f"the tensor {quoted(name)} is {array.layout}; send its parts as dense tensors")
         if array.is_meta:
-            raise WireError("bad-field", f"the tensor '{name}' is on the meta device and has no numbers to send")
+            raise WireError("bad-field", f"the tensor {quoted(name)} is on the meta device and has no numbers to send")
     try:
         return {code: list(array.shape)}
     except RuntimeError as error:
-        raise WireError("bad-field", f"the tensor '{name}' has no shape: {_first_line(error)}") from error
+        raise WireError("bad-field", f"the tensor {quoted(name)} has no shape: {_first_line(error)}") from error
 
 
 def _bytes_of(name: str, array: Any) -> memoryview:
@@ -215,7 +215,7 @@ def _bytes_of(name: str, array: Any) -> memoryview:
     try:
         return readable(array.detach().cpu()).contiguous().reshape(-1).view(torch.uint8).numpy().data
     except (RuntimeError, TypeError) as error:
-        raise WireError("bad-field", f"the tensor '{name}' cannot be read: {_first_line(error)}") from error
+        raise WireError("bad-field", f"the tensor {quoted(name)} cannot be read: {_first_line(error)}") from error
 
 
 def _length(entry: Any) -> int:
@@ -277,7 +277,7 @@ def check_sendable(payload: Payload, tag: str, found: Lengths, limits: Limits) -
     if found.frame > 8 * limits.items:
         for name, value in payload.items():
             if type(value) is list and len(value) > limits.items:
-                detail = f"its list '{name}' has {len(value):,} numbers, and a list may have {limits.items:,}"
+                detail = f"its list {quoted(name)} has {len(value):,} numbers, and a list may have {limits.items:,}"
                 raise WireError("oversized", f"{detail}: send it as an array")
 
 
@@ -318,10 +318,10 @@ def _lengths_of_message(payload: Payload, tag: str) -> Lengths:
 
 def _check_shape(name: str, shape: Sequence[int], limits: Limits) -> None:
     if len(shape) > limits.dims:
-        detail = f"the tensor '{name}' has {len(shape)} dimensions, and may have {limits.dims}"
+        detail = f"the tensor {quoted(name)} has {len(shape)} dimensions, and may have {limits.dims}"
         raise WireError("bad-shape", detail)
     if math.prod(max(side, 1) for side in shape) > limits.elements:
-        detail = f"the tensor '{name}' has the shape {list(shape)}, and its sides above 0 may have the product"
+        detail = f"the tensor {quoted(name)} has the shape {list(shape)}, and its sides above 0 may have the product"
         raise WireError("oversized", f"{detail} {limits.elements:,}")
 
 
@@ -443,28 +443,28 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT, *, co
             continue
         code, shape = next(iter(value.items()), (None, None))
         if len(value) != 1 or type(shape) is not list or any(type(side) is not int for side in shape):
-            raise WireError("bad-header", f"the entry '{name}' is neither plain nor a tensor")
+            raise WireError("bad-header", f"the entry {quoted(name)} is neither plain nor a tensor")
         if code in _PLAIN_CODES:
             if len(shape) != 1 or shape[0] <= 0:
-                raise WireError("bad-shape", f"the entry '{name}' has the length {shape}")
+                raise WireError("bad-shape", f"the entry {quoted(name)} has the length {shape}")
             if _padded(shape[0]) > total - at:
-                raise WireError("length-mismatch", f"the entry '{name}' is longer than the body")
+                raise WireError("length-mismatch", f"the entry {quoted(name)} is longer than the body")
             payload[name] = _from_body(code, view[at : at + shape[0]], name, limits)
             at += _padded(shape[0])
             continue
         size = _SIZES.get(code.removeprefix("n")) if type(code) is str else None
         if size is None or type(code) is not str or code == "nb2":
-            raise WireError("bad-dtype", f"the tensor '{name}' has the unknown dtype {code!r}")
+            raise WireError("bad-dtype", f"the tensor {quoted(name)} has the unknown dtype {code!r}")
         if any(side < 0 for side in shape):
-            raise WireError("bad-shape", f"the tensor '{name}' has the shape {shape}")
+            raise WireError("bad-shape", f"the tensor {quoted(name)} has the shape {shape}")
         _check_shape(name, shape, limits)
         length = size * math.prod(shape)
         padded = _padded(length)
         if padded > total - at:
-            raise WireError("length-mismatch", f"the tensor '{name}' is longer than the body")
+            raise WireError("length-mismatch", f"the tensor {quoted(name)} is longer than the body")
         raw = bytearray(view[at : at + length]) if copy else view[at : at + length]
         if code.endswith("b1") and length and int(np.frombuffer(raw, np.uint8).max()) > 1:
-            raise WireError("bad-header", f"the bool tensor '{name}' holds a number above 1")
+            raise WireError("bad-header", f"the bool tensor {quoted(name)} holds a number above 1")
         payload[name] = _array(code, raw, length).reshape(shape)
         at += padded
     if at != total:
