@@ -78,7 +78,7 @@ def test_what_a_checkpoint_counts_on_outlives_a_power_cut(recorded, tmp_path, se
 def test_a_run_that_has_finished_outlives_a_power_cut(recorded, tmp_path):
     *_, (_, left) = fresh(recorded[1]).cuts()
     cut = rebuilt(left, tmp_path / "cut")
-    assert check_sums(cut) == 8
+    assert check_sums(cut) == 9
     assert Run(cut).status == "finished"
     assert rows(cut) == rows(recorded[0])
 
