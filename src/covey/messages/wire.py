@@ -188,7 +188,9 @@ def _described(name: str, array: Any) -> dict[str, list[int]]:
         code = _codes[array.dtype] = f"n{code}" if isinstance(array, np.ndarray) else code
     if not isinstance(array, np.ndarray):
         if str(array.layout) != "torch.strided":
-            raise WireError("bad-field", f"the tensor {quoted(name)} is {array.layout}; send its parts as dense tensors")
+            raise WireError(
+                "bad-field", f"the tensor {quoted(name)} is {array.layout}; send its parts as dense tensors"
+            )
         if array.is_meta:
             raise WireError("bad-field", f"the tensor {quoted(name)} is on the meta device and has no numbers to send")
     try:
