@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from covey.learning.batches import plan
 from covey.learning.dataset import Data, Split
@@ -226,3 +228,19 @@ def test_narrow_modules_are_trained_together_to_the_bits_that_they_have_alone(mo
 def test_wide_modules_and_nodes_with_less_than_a_batch_are_trained_one_by_one():
     assert learner("gn-lenet").kernel_name == "module"
     assert learner(Module(factory=TwoLayers), holders=10).kernel_name == "module"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 39), st.sampled_from(["logistic", "mlp"]))
+def test_a_model_is_judged_to_the_same_bits_beside_any_number_of_others(count, index, model):
+    made = learner(model, holders=3)
+    models = [
+        made.initial(0) + 0.1 * torch.randn(made.layout.size, generator=torch.Generator().manual_seed(one))
+        for one in range(40)
+    ]
+    together = made.evaluate(models[:count], made.split("test"))
+    (alone,) = made.evaluate([models[index % count]], made.split("test"))
+    assert together[index % count] == alone
+    inputs = made.split("test").inputs
+    outputs = made.kernel.predict(models[:count], inputs)
+    assert torch.equal(outputs[index % count], made.kernel.predict([models[index % count]], inputs)[0])
