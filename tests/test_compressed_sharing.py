@@ -245,9 +245,7 @@ def test_a_message_that_is_wrong_ends_the_run(liar):
         ProgramError, match=r"^Node (2|7) has no valid message of node 3 in round 2, and so can"
     ) as said:
         simulate(gossip(choco("sign")))
-    assert str(said.value).endswith(
-        "Give the program some 'patience', with which copies that were missed are told anew."
-    )
+    assert str(said.value).endswith("Give the program some 'patience', with which missed copies are sent anew.")
     assert "\n" not in str(said.value)
 
 

@@ -1,4 +1,4 @@
-"""Choco and stc where messages can be missed: copies are told anew, and what is averaged are the copies that are known."""
+"""Choco and stc where messages can be missed: copies are sent anew, and what is averaged are the copies that are known."""
 
 import numpy as np
 import pytest

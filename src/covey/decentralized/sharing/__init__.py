@@ -1,4 +1,4 @@
-"""What is sent: the sharing part of gossip. What needs more than torch is loaded when it is asked for."""
+"""The sharing part of gossip: the content of messages. Modules that need more than torch are loaded on demand."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

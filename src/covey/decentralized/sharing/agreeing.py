@@ -1,11 +1,12 @@
-"""What nodes tell each other before masked messages, so that the neighbours of a receiver agree on its sum.
+"""The messages before masked ones, by which the neighbours of a receiver agree on its sum.
 
-Before the masked numbers of a round, a message over each edge tells the indices that a node has chosen (tag "indices"),
-and another one those of the receiver's other neighbours (tag "others"). Public keys are in both where they are new.
+Two messages go over each edge before the masked numbers of a round. The first describes the indices that its sender has
+chosen (tag "indices"). The second lists the neighbours on which its sender counts, and describes the indices of the
+others among them (tag "others"). Both hold the public keys that are new to their receiver.
 
-Where indices and graph are known before their round begins, the first of the two is not sent: the masked message of the
-round before stands for it, and holds what else it would say. Who is a new neighbour in that round gets a message of its
-own beside it (tag "next").
+Where indices and graph are known before their round begins, the first message is not sent. Its other entries are in the
+masked message of the round before. A node that is no neighbour in the round before gets them in a message of its own
+(tag "next").
 """
 
 import weakref
@@ -42,54 +43,54 @@ class Kept(State):
     key: bytes = b""
     """The public key of the node."""
     has_key: list[NodeId] = []
-    """The neighbours that have it."""
+    """The neighbours that have the public key."""
     peers: list[NodeId] = []
     """The nodes whose public keys it has."""
     keys: bytes = b""
-    """These keys, one after the other."""
+    """The keys of `peers`, one after the other."""
     ahead: list[int] = []
-    """The number of a later round of which neighbours have sent word, and in fours a neighbour, whether it wants a key,
-    whether it sent one, and how many bytes it deposited."""
+    """The number of the next round, then four numbers for each neighbour that has introduced itself for it: its id,
+    whether it wants a key, whether it sent one, and how many bytes it deposited."""
     deposits: bytes = b""
-    """These bytes, one after the other."""
+    """The deposited bytes, one after the other."""
     doubtful: list[NodeId] = []
     """The neighbours that the node leaves out until they show that they receive."""
 
 
 @dataclass(slots=True)
 class Agreed:
-    """What a node knows of a round between its agreement and its merging."""
+    """The state of a node in a round, from its agreement to its merging."""
 
     t: int
     keys: Keys
     known: dict[NodeId, bytes]
     """The public keys of others."""
     own: Member
-    """What the node itself is to its receivers."""
+    """The node's public key and the indices that it has chosen."""
     described: Payload
-    """What tells the indices of the node."""
+    """The entries that describe these indices; none where they are foreseen."""
     told: set[NodeId] = field(default_factory=set)
-    """Who has the public key of the node."""
+    """The nodes that have the public key of the node."""
     sum: Agreement | None = None
-    """On what its neighbours and the node agree for its own sum."""
+    """The agreement on the node's own sum."""
     towards: dict[NodeId, Agreement] = field(default_factory=dict)
-    """By receiver."""
+    """The agreements on the sums of its receivers, by receiver."""
     received: set[NodeId] = field(default_factory=set)
-    """Which receivers have said on whom they count."""
+    """The receivers whose list of members has arrived."""
     deposits: dict[NodeId, Deposit] = field(default_factory=dict)
-    """What those on whom the node counts have deposited with it."""
+    """The deposits for the node's own sum, by the member that made them."""
     boxes: dict[NodeId, dict[NodeId, object]] = field(default_factory=dict)
-    """By receiver, and by whom it counts on: the shares for this node."""
+    """The boxes with the shares for this node, as they arrived, by receiver and by member."""
     arrived: dict[NodeId, Integers] = field(default_factory=dict)
     """The masked numbers for the node's own sum."""
     opened: "Opened | None" = None
-    """What takes the masks out of it that do not cancel."""
+    """The secrets that remove from the sum the masks that do not cancel."""
     ahead: dict[NodeId, Payload] = field(default_factory=dict)
-    """What the neighbours of the next round have told of that."""
+    """The introductions of neighbours for the next round, by sender."""
 
 
 class Agreeing(Sharing):
-    """Has the neighbours of a receiver agree on who sends it which indices, under whose keys."""
+    """A sharing in which the neighbours of a receiver agree on their indices and keys before they send numbers."""
 
     several: ClassVar[bool] = True
     masks: int = param(
@@ -110,7 +111,7 @@ class Agreeing(Sharing):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._keys: dict[NodeId, tuple[int, Keys]] = {}
-        """Of each node here its latest round and its keys. They are no part of its state, which is written to disk."""
+        """The latest round and the keys of each node here. Keys are no part of its state, which is written to disk."""
         self._rounds: dict[NodeId, Agreed] = {}
         self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
         self._agreements: weakref.WeakValueDictionary[bytes, Agreement] = weakref.WeakValueDictionary()
@@ -123,19 +124,19 @@ class Agreeing(Sharing):
         raise NotImplementedError
 
     def choose(self, round: Round) -> tuple[Tensor, Payload]:
-        """The indices that a node wants to send, and what tells others; nothing where they are foreseen."""
+        """The indices that a node wants to send, and the entries that describe them; none where they are foreseen."""
         raise NotImplementedError
 
     def chosen(self, message: Message) -> Tensor:
-        """The indices that a message tells.
+        """The indices that a message describes.
 
         Raises:
-            WireError: it does not tell them.
+            WireError: it does not describe them.
         """
         raise NotImplementedError
 
     def plan(self, graph: Graph, receiver: NodeId) -> Plan | None:
-        """How the neighbours of a receiver open its sum though somebody is missing; None where they do not."""
+        """The plan with which neighbours of a receiver open its sum when some are missing; None where they do not."""
         return None
 
     def recovers(self, graph: Graph) -> bool:
@@ -149,7 +150,7 @@ class Agreeing(Sharing):
         await super().send(round)
 
     async def agree(self, round: Round) -> None:
-        """Find out who sends which indices to whom."""
+        """Agree with the neighbours on members, indices and keys."""
         node, t = round.node, round.t
         keys = self._own_keys(node, t)
         indices, described = self.choose(round)
@@ -158,7 +159,7 @@ class Agreeing(Sharing):
         told = None
         kept = node.keep(Kept, self)
         if kept.key == keys.public:
-            # Who is near no more forgets the key.
+            # A node that is not near any more forgets the key.
             now.told = {peer for peer in round.receivers if peer in kept.has_key}
             told = self._told_before(node, now)
         if told is None:
@@ -168,7 +169,7 @@ class Agreeing(Sharing):
         self._take(round, now, await round.receive("others"))
 
     async def collect(self, round: Round) -> Inbox:
-        """The messages of a round, which may tell of the next one."""
+        """The messages of a round, which may hold introductions for the next one."""
         inbox, node = await round.receive(), round.node
         following = self._following(round)
         if following is not None:
@@ -179,19 +180,19 @@ class Agreeing(Sharing):
         return inbox
 
     def _following(self, round: Round) -> Graph | None:
-        """The graph of the next round, where that and what is sent over it are known in this one."""
+        """The graph of the next round, where its edges and indices are known in this one; else None."""
         if self.foreseen and round.topology.foreseen and round.t + 1 < self._setting.rounds:
             return round.topology.at(round.t + 1)
         return None
 
     def _tell(self, round: Round, now: Agreed) -> None:
-        """Tell the neighbours the own indices."""
+        """Send the neighbours the node's own indices."""
         for peer in round.receivers:
             introduction = self._introduction(round.node, round.graph, now, peer, now.t)
             round.send([peer], {**now.described, **introduction}, "indices")
 
     def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Payload]:
-        """What masked messages tell the neighbours of the next round; who is none yet is told at once."""
+        """The introductions to neighbours of the next round, for masked messages; new neighbours get them at once."""
         following, node = self._following(round), round.node
         if following is None:
             return {}
@@ -203,8 +204,8 @@ class Agreeing(Sharing):
         return told
 
     def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
-        """What a neighbour is told of a round besides indices: the key until it counts on it, whether one is unknown
-        here, and what is deposited with it."""
+        """The entries for a neighbour in a round besides indices: the key if the neighbour may lack it, and a request
+        if a key is unknown here or else the deposit."""
         said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
             said[WANTS] = True
@@ -222,7 +223,7 @@ class Agreeing(Sharing):
         return mark + bytes(plan.deposit_bytes - len(mark))
 
     def _deposits(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
-        """What the neighbours have deposited for the keys that this node knows."""
+        """The neighbours' deposits that were made for the keys that this node knows."""
         plan, holders = self.plan(round.graph, round.node.id), round.senders
         if plan is None or any(id not in now.known for id in holders):
             return {}
@@ -231,7 +232,7 @@ class Agreeing(Sharing):
         return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
     def _understood(self, node: LearningNode, now: Agreed, messages: Sequence[Message]) -> dict[NodeId, Payload]:
-        """What neighbours tell, by their ids; wrong messages are rejected."""
+        """The entries of the neighbours' messages, by sender; wrong messages are rejected."""
         told: dict[NodeId, Payload] = {}
         for message in messages:
             try:
@@ -244,7 +245,7 @@ class Agreeing(Sharing):
         return told
 
     def _pass_on(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
-        """Tell each neighbour on whom this node counts, with what indices, and the keys that are new to it."""
+        """Send each neighbour the members of this node's sum, their indices, and the keys that are new to it."""
         node, holders = round.node, round.senders
         doubtful = node.keep(Kept, self).doubtful
         members: dict[NodeId, Member] = {}
@@ -260,7 +261,7 @@ class Agreeing(Sharing):
             wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
             said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
             if wants or peer not in now.told:
-                said_on[KEY] = now.keys.public  # Who was told of this round before does not hear what is told anew.
+                said_on[KEY] = now.keys.public  # A peer with an introduction from the round before reads no new one.
             for index, (id, member) in enumerate(members.items()):
                 if id != peer:
                     said_on |= {at(index, name): told[id][name] for name in now.described}
@@ -271,7 +272,7 @@ class Agreeing(Sharing):
             round.send([peer], said_on, "others")
 
     def _take(self, round: Round, now: Agreed, inbox: Inbox) -> None:
-        """Take in on whom the receivers count; those that count on this node have its key."""
+        """Take in the members of the receivers' sums; receivers that count on this node have its key."""
         node, graph = round.node, round.graph
         for message in inbox:
             receiver = message.sender
@@ -294,7 +295,7 @@ class Agreeing(Sharing):
     # ------------------------------------------------------------------ what a node keeps
 
     def _told_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
-        """What the neighbours have told of a round in the one before; None where that is not known."""
+        """The introductions that arrived in the round before; None where the node has none for this round."""
         kept = node.keep(Kept, self)
         t, *told = kept.ahead or [-1]
         if t != now.t:
@@ -309,7 +310,7 @@ class Agreeing(Sharing):
         return found
 
     def _keep(self, round: Round, now: Agreed) -> None:
-        """Keep in a node's state what its next round needs."""
+        """Keep keys and introductions in a node's state for its next round."""
         kept = round.node.keep(Kept, self)
         kept.key, kept.has_key = now.keys.public, sorted(now.told)
         kept.peers, kept.keys = list(now.known), b"".join(now.known.values())
@@ -340,7 +341,7 @@ class Agreeing(Sharing):
         return keys
 
     def _known(self, round: Round) -> dict[NodeId, bytes]:
-        """The public keys from earlier rounds of those who are near in this one."""
+        """The public keys from earlier rounds of the nodes that are near in this one."""
         node, graph = round.node, round.graph
         near = {other for peer in graph.senders(node.id) for other in (peer, *graph.senders(peer))}
         kept = node.keep(Kept, self)
@@ -358,11 +359,11 @@ class Agreeing(Sharing):
         now.known[id] = key
 
     def _told(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
-        """The indices that somebody says to send."""
+        """The indices that a sender's entries describe."""
         return self._set_of(self.chosen(Message(sender, "", t, fields, 0)))
 
     def _members(self, message: Message, graph: Graph) -> list[NodeId]:
-        """Who sends to the sender of a message, by its own account."""
+        """The members of a sum, as the message of its receiver lists them."""
         ids = message.shared.get(MEMBERS)
         senders = graph.senders(message.sender)
         if not isinstance(ids, list) or [id for id in senders if id in ids] != ids:
@@ -370,7 +371,7 @@ class Agreeing(Sharing):
         return [NodeId(int(id)) for id in ids]
 
     def _member(self, round: Round, now: Agreed, message: Message, index: int, id: NodeId) -> Member | None:
-        """What a receiver says of one of its members; None where nobody has told the key."""
+        """A member of a receiver's sum, as its message describes it; None where the key is unknown."""
         if id == round.node.id:
             return now.own
         if id not in round.senders:  # A neighbour tells its key itself.
@@ -379,7 +380,7 @@ class Agreeing(Sharing):
         return Member(now.known[id], chosen) if id in now.known else None
 
     def _set_of(self, indices: Tensor) -> IndexSet:
-        """All nodes of this process get the same tensor, which need then be looked at once."""
+        """The set of a tensor of indices; made once, as all nodes of this process get the same tensor."""
         key = id(indices)
         tensor, found = self._sets.get(key, (None, None))
         if tensor is None or tensor() is not indices or found is None:
@@ -388,12 +389,12 @@ class Agreeing(Sharing):
         return found
 
     def _agreement(self, round: Round, receiver: NodeId, members: Mapping[NodeId, Member], *, opens: bool) -> Agreement:
-        """What its members and its receiver know alike is kept once."""
+        """The agreement on a receiver's sum; equal ones are kept once in a process."""
         plan = self.plan(round.graph, receiver) if opens else None
         agreement = Agreement(receiver, round.t, members, self.masks, plan)
         return self._agreements.setdefault(agreement.digest, agreement)
 
 
 def at(index: int, name: str) -> str:
-    """What an entry of a member's message is called where it is passed on."""
+    """The name of an entry of a member's message where it is passed on."""
     return f"{index} {name}"

@@ -1,4 +1,4 @@
-"""What the neighbours of a receiver know of each other before they send: who takes part, with which indices.
+"""The agreement of a receiver's neighbours before they send: its members and their indices.
 
 Shapes: P parameters, K indices of one member.
 """
@@ -46,14 +46,14 @@ class Member(NamedTuple):
 
 
 class Agreement:
-    """All that decides which numbers each member sends to a receiver in a round, and under which masks.
+    """The facts that decide which numbers each member sends to a receiver in a round, and under which masks.
 
     Args:
-        receiver: to whom.
-        t: in which round.
-        members: in the order of their ids.
-        masks: under how many masks a number must be, at least.
-        plan: how the masks of missing members are taken out; None where they are not.
+        receiver: the receiver.
+        t: the round.
+        members: its members, in the order of their ids.
+        masks: the least number of masks on each number.
+        plan: the plan by which the masks of missing members are removed; None where they are not.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Agreement:
         for id, (public, chosen) in members.items():
             said.update(b"%d " % id + public + chosen.digest)
         self.digest = said.digest()
-        """Who has the same digest has agreed to the same."""
+        """Equal digests mean equal agreements."""
         self._alike = len({member.chosen.digest for member in members.values()}) == 1
 
     @cached_property
@@ -78,7 +78,7 @@ class Agreement:
 
     @cached_property
     def spare_P(self) -> NDArray[np.int16]:
-        """How many holders of each index may be missing; below 0 where there are too few."""
+        """The number of holders of each index that may be missing; below 0 where there are too few."""
         chosen = [member.chosen.held_P for member in self.members.values()]
         holders_P = np.zeros(len(chosen[0]) if chosen else 0, dtype=np.int16)
         if self._alike:
@@ -100,7 +100,7 @@ class Agreement:
         secrets: Callable[[bytes], bytes | None] | None,
         seed: bytes | None = None,
     ) -> Integers:
-        """What a member sends.
+        """The numbers that a member sends, masked.
 
         Args:
             sender: the member.

@@ -46,7 +46,7 @@ class Cesar(Masked):
         self._all = torch.arange(setting.parameters)
         self._picked = self.subset.selection.size
         self._buffers = self._all[self._picked :]
-        """What every node sends besides what it has picked."""
+        """The indices of the buffers, which every node sends besides those that it has picked."""
         self._joined = Decoded()
 
     @property

@@ -24,7 +24,7 @@ class Compressed(Sharing):
 
     @property
     def codec(self) -> Compressor:
-        """What compresses."""
+        """The compressor of changes."""
         raise NotImplementedError
 
     def _draw(self, sender: int, t: int) -> Draw:

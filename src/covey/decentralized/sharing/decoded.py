@@ -1,4 +1,4 @@
-"""What encoded tensors say: all receivers in this process get the same one, which need not be decoded for each."""
+"""The decoded form of encoded tensors, which all receivers in this process share: each tensor is decoded once."""
 
 import weakref
 
@@ -17,6 +17,6 @@ class Decoded:
         self._known[key] = weakref.ref(encoded, lambda _: self._known.pop(key, None)), decoded
 
     def recall(self, encoded: Tensor) -> Tensor | None:
-        """What this very tensor says, where that is known."""
+        """The decoded form of this very tensor; None where it is unknown."""
         tensor, decoded = self._known.get(id(encoded), (None, None))
         return decoded if tensor is not None and tensor() is encoded else None

@@ -1,4 +1,4 @@
-"""What senders deposit with a receiver, so that the masks of who is missing can be taken out of its sum.
+"""The secrets that senders deposit with a receiver, so that the masks of missing ones can be removed from its sum.
 
 A sender's numbers are under masks that it shares with the receiver's other neighbours, and under one of its own. For
 each round and receiver it cuts two kinds of secrets into shares: the root, which opens the sender's side of all the
@@ -29,7 +29,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many neighbours of a receiver hold shares, how many must help, and how many may be missing."""
+    """The numbers of a receiver's neighbours that hold shares, that must help, and that may be missing."""
 
     holders: int
     threshold: int
@@ -47,13 +47,13 @@ class Plan:
 
     @property
     def deposit_bytes(self) -> int:
-        """All that a sender deposits."""
+        """The whole of a sender's deposit."""
         digests = (2 + self.most_lost) * _DIGEST_BYTES
         return digests + self.chest_bytes + (self.holders - 1) * self.box_bytes
 
 
 def most_lost(holders: int, threshold: int, masks: int) -> int:
-    """How many may be missing, so that each value stays hidden though `masks` - 1 holders tell all they know."""
+    """The most senders that may be missing with each value hidden though `masks` - 1 holders tell all they know."""
     silent, honest = holders - threshold, threshold - (masks - 1)
     return min(silent, (honest - 1) // silent) if silent > 0 and honest > 0 else 0
 
@@ -63,9 +63,9 @@ def plan_for(holders: int, masks: int, threshold: int | None = None) -> Plan | N
     """A receiver's plan; None where nobody may be missing.
 
     Args:
-        holders: how many neighbours it has.
-        masks: under how many masks each number is.
-        threshold: how many of them must help; by default as few as let the most be missing.
+        holders: the number of its neighbours.
+        masks: the number of masks on each number.
+        threshold: the number of neighbours that must help; by default the least that lets the most be missing.
     """
     choices = range(1, holders) if threshold is None else [threshold]
     lost, least = max(((most_lost(holders, choice, masks), -choice) for choice in choices), default=(0, 0))
@@ -76,17 +76,17 @@ class Deposit(NamedTuple):
     """The parts of a deposit, as its receiver has them."""
 
     fingerprint: bytes
-    """Of the holders' public keys, for which it was made."""
+    """The fingerprint of the holders' public keys for which it was made."""
     seals: tuple[bytes, ...]
     """Digests of the seeds, by level."""
     chest: bytes
     """The sender's side of its shared masks, which the root opens."""
     boxes: tuple[bytes, ...]
-    """By the holders' indices, less the sender's own."""
+    """The boxes of the holders other than the sender, in order of the holders."""
 
     @classmethod
     def read(cls, deposit: object, plan: Plan) -> "Deposit | None":
-        """The parts of what somebody says to be a deposit."""
+        """The parts of a received entry; None where it is no deposit of the plan's size."""
         if not isinstance(deposit, bytes) or len(deposit) != plan.deposit_bytes:
             return None
         digests = [*range(0, (2 + plan.most_lost) * _DIGEST_BYTES, _DIGEST_BYTES)]
@@ -97,7 +97,7 @@ class Deposit(NamedTuple):
         return cls(fingerprint, tuple(seals), chest, boxes)
 
     def box(self, owner: int, holder: int) -> bytes:
-        """That of one holder.
+        """The box of one holder.
 
         Args:
             owner, holder: indices of the sender and of another holder.
@@ -105,7 +105,7 @@ class Deposit(NamedTuple):
         return self.boxes[holder - (holder > owner)]
 
     def secrets(self, root: bytes) -> list[bytes] | None:
-        """What a sender's shared masks follow from, by the holders' indices, less its own; None with a wrong root."""
+        """The secrets of a sender's shared masks, in order of the other holders; None with a wrong root."""
         opened = unlock(derive(root, "chest", context=b""), self.chest)
         if opened is None:
             return None
@@ -116,7 +116,7 @@ class Deposit(NamedTuple):
 class Depositor:
     """One sender's secrets for one receiver in one round.
 
-    Nothing of it is kept: all follows from what the sender alone knows, which is its private key.
+    None of them is kept: they follow from the sender's private key.
     """
 
     keys: Keys
@@ -126,7 +126,7 @@ class Depositor:
 
     @property
     def seed(self) -> bytes:
-        """That of the lowest level of its own mask."""
+        """The seed of the lowest level of the sender's own mask."""
         return secret_of(derive(self.keys.own, "own mask", self.t, self.receiver, context=b""))
 
     @property
@@ -134,7 +134,7 @@ class Depositor:
         return secret_of(derive(self.keys.own, "root", self.t, self.receiver, context=b""))
 
     def shares(self) -> list[list[bytes]]:
-        """By the holders' indices: of the root, and of the seed of each level."""
+        """The shares of the root and of each level's seed, by the holders' indices."""
         secrets = [self._root, *seeds_from(self.seed, self.plan.most_lost)]
         each = [cut(secret, self._coefficients(which), self.plan.holders) for which, secret in enumerate(secrets)]
         return [list(of_holder) for of_holder in zip(*each, strict=True)]
@@ -145,7 +145,7 @@ class Depositor:
         return [derive(own, "coefficient", t, receiver, which, number, context=b"") for number in numbers]
 
     def deposit(self, publics: Sequence[bytes], own: int) -> bytes:
-        """What the sender deposits.
+        """The deposit of the sender.
 
         Args:
             publics: the public keys of all holders, by their indices.
@@ -165,7 +165,7 @@ class Depositor:
 
 
 def shared(secret: bytes, t: int, receiver: int) -> bytes:
-    """What the mask of a pair follows from that can be taken out of a sum."""
+    """The secret of a pair's mask that can be removed from a sum."""
     return derive(secret, "mask that can be taken out", t, receiver, context=b"")
 
 
@@ -183,12 +183,12 @@ def seeds_from(seed: bytes, more: int) -> list[bytes]:
 
 
 def sealed(seed: bytes) -> bytes:
-    """By what a receiver knows a seed when it has joined it."""
+    """The digest by which a receiver checks a seed that it has joined from shares."""
     return blake2b(seed, digest_size=_DIGEST_BYTES).digest()
 
 
 def fingerprint(publics: Sequence[bytes]) -> bytes:
-    """That of public keys in an order."""
+    """The fingerprint of public keys in an order."""
     return blake2b(b"".join(publics), digest_size=_DIGEST_BYTES).digest()
 
 

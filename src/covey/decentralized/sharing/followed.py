@@ -1,7 +1,7 @@
-"""What a node knows of public copies where messages may be missed: its own, and one of every neighbour.
+"""The public copies that a node keeps where messages may be missed: its own, and one of every neighbour.
 
-A change of a copy comes with the mark of the copy that it changes. A node that knows another one, or did not hear its
-neighbour, asks in its next message for the whole copy.
+A change of a copy comes with the mark of the copy that it changes. A node that keeps another copy, or has
+missed a message of its neighbour, asks in its next message for the whole copy.
 """
 
 from torch import Tensor

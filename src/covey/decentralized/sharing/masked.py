@@ -212,7 +212,7 @@ class Masked(Agreeing):
     def _values(self, node: LearningNode, message: Message, now: Agreed, own: Agreement) -> Integers | None:
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
         if _RECEIVED in message.shared:
-            return None  # Its sender has not heard on whom this node counts, or not the key of one of them.
+            return None  # Its sender lacks the members of this node's sum, or the key of one of them.
         values, agreed, tag = (message.shared.get(name) for name in ("values", "agreed", "seal"))
         size, bits = own.indices(message.sender).shape, self._numbers.bits
         if agreed != own.digest:
@@ -249,10 +249,10 @@ class Masked(Agreeing):
         self._keep(round, now)
         own = now.sum
         assert own is not None
-        # Who did not hear on whom this node counts is not counted on until it does: it would spoil every sum.
+        # A node that missed the members of this sum is left out until it receives them: it would spoil every sum.
         answered = {*now.arrived, *(message.sender for message in inbox if message.shared.get(_RECEIVED) is True)}
         if self.recovers(round.graph):
-            answered |= now.ahead.keys()  # Where sums can be opened, one that does not hear spoils none.
+            answered |= now.ahead.keys()  # Where sums can be opened, such a node spoils none.
         outcomes, kept = node.keep(Outcomes, self), node.keep(Kept, self)
         kept.doubtful = sorted({*own.members, *kept.doubtful} - answered)
         if not own.kept_P.any():

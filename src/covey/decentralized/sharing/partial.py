@@ -37,7 +37,7 @@ class Partial(Sharing):
 
     @property
     def count(self) -> int:
-        """How many numbers a message has."""
+        """The number of values in a message."""
         return max(1, round(self.budget * self._setting.parameters))
 
     def outgoing(self, round: Round) -> Messages:
@@ -48,7 +48,7 @@ class Partial(Sharing):
         return [(round.receivers, {**self._values.describe(model[indices]), **self.describe(indices)})]
 
     def describe(self, indices: Tensor) -> Payload:
-        """What tells a receiver the indices."""
+        """The entries that describe the indices to a receiver."""
         return self._indices.describe(indices)
 
     def placed(self, message: Message, count: int) -> Tensor:

@@ -185,7 +185,7 @@ class PowerGossip(Sharing):
         return merged
 
     def _factors(self, node: LearningNode, count: int, step: int) -> Tensor:
-        """What the exchange before found along each edge; a fresh start where this node took no part in it."""
+        """The factors along each edge from the exchange before; fresh ones where this node took no part in it."""
         exchanged = node.keep(Exchanged, self)
         if exchanged.factors is not None and exchanged.next == step:
             return exchanged.factors

@@ -160,7 +160,7 @@ class PublicCopies(Compressed):
     def _broken(self, what: str, copies: str) -> str:
         return (
             f"{what}, and so can never again know {copies}, which the sharing {self.title()} needs. Give the program "
-            f"some 'patience', with which copies that were missed are told anew."
+            f"some 'patience', with which missed copies are sent anew."
         )
 
     # ------------------------------------------------------------------ where messages may be missed
@@ -200,7 +200,7 @@ class PublicCopies(Compressed):
             if copy is not None:
                 known.copies[sender], known.marks[sender] = copy, mark
                 received.append(sender)
-            # Who was sent all in this round asked before it knew.
+            # A node that was sent the whole copy in this round asked before it had it.
             if message.shared.get(ASK) is True and sender not in answered:
                 asked.append(sender)
         known.at, known.asked, known.received = t + 1, asked, received

@@ -1,7 +1,8 @@
 """The end of a masked round in which senders may be missing: a receiver asks its neighbours to open its sum.
 
-It says whose numbers have arrived (tag "arrived"), and they answer with a share for each sender (tag "shares"): of the
-seed of its own mask if its numbers have arrived, of its root if they have not. See `deposits`.
+The receiver lists the senders whose numbers have arrived (tag "arrived"). The neighbours answer with a share for each
+sender (tag "shares"): of the seed of its own mask if its numbers have arrived, of its root if they have not. See
+`deposits`.
 """
 
 from collections.abc import Collection, Iterable
@@ -23,15 +24,15 @@ ARRIVED, OF, SHARES = "arrived", "of", "shares"
 
 @dataclass(slots=True)
 class Opened:
-    """What a receiver needs to take masks out of its sum."""
+    """The secrets with which a receiver removes masks from its sum."""
 
     seeds: dict[NodeId, bytes] = field(default_factory=dict)
-    """Of the own masks of those whose numbers have arrived."""
+    """The seeds of the own masks of the senders whose numbers have arrived."""
     shared: dict[NodeId, dict[NodeId, bytes]] = field(default_factory=dict)
-    """Of those whose numbers have not: what the mask that each shares with another one follows from."""
+    """The secrets of the masks that each missing sender shares with the others, by missing sender and other one."""
 
     def with_missing(self, sender: NodeId) -> dict[NodeId, bytes]:
-        """What the masks of a sender follow from that it shares with missing ones."""
+        """The secrets of the masks that a sender shares with missing ones, by missing sender."""
         return {missing: secrets[sender] for missing, secrets in self.shared.items()}
 
 
@@ -41,7 +42,7 @@ async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, mask
     Args:
         round: the receiver's.
         now: what the node has agreed to.
-        arrived: whose numbers it has.
+        arrived: the senders whose numbers it has.
         masking: whether there are masks at all.
     """
     node, graph, own = round.node, round.graph, now.sum
@@ -64,7 +65,7 @@ def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, ma
     receiver, ids = claim.sender, claim.shared[ARRIVED]
     agreement = now.towards.get(receiver)
     if agreement is None or agreement.plan is None:
-        return {}  # The receiver has not been heard, or this node lacks a key.
+        return {}  # The receiver's message "others" is missing, or this node lacks a key.
     members = list(agreement.members)
     lost = [id for id in members if not isinstance(ids, list) or id not in ids]
     if not isinstance(ids, list) or [id for id in members if id in ids] != ids:
@@ -81,7 +82,7 @@ def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, ma
 
 
 def _shares(node: LearningNode, graph: Graph, now: Agreed, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
-    """What a holder has of a member's secrets; None where it has got nothing that it can open."""
+    """The shares that a holder has of a member's secrets; None where it has no box that it can open."""
     assert agreement.plan is not None
     holders = graph.senders(agreement.receiver)
     me = holders.index(node.id)
@@ -109,7 +110,7 @@ def _joined(
     *,
     masking: bool,
 ) -> Opened | None:
-    """What the shares that came give; None where they are too few or wrong."""
+    """The secrets that the received shares join to; None where the shares are too few or wrong."""
     assert own.plan is not None
     holders, threshold = graph.senders(node.id), own.plan.threshold
     shares: dict[NodeId, dict[int, bytes]] = {id: {} for id in own.members}
@@ -138,9 +139,9 @@ def _joined(
 
 
 def _read(node: LearningNode, now: Agreed, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
-    """The shares in an answer, by whose they are; a wrong one is rejected."""
+    """The shares in an answer, by the owner of the secret; a wrong answer is rejected."""
     if SHARES not in answer.shared:
-        return {}  # Its sender has not heard on whom this node counts, or what has arrived.
+        return {}  # Its sender lacks this node's message "others" or "arrived".
     ids, box = answer.shared.get(OF), answer.shared[SHARES]
     if not isinstance(ids, list) or [id for id in own.members if id in ids] != ids or not isinstance(box, bytes):
         node.reject(answer, "its shares are not of those on whom this node counts, in increasing order")

@@ -19,23 +19,23 @@ from covey.runtime.node import Inbox, Message, Numbers
 from covey.runtime.patience import Receive
 
 _ALL_THE_WAY = 1.0 + 1e-5
-"""How far a node goes to the mean of others; what is beyond 1 is room for rounding."""
+"""The farthest that a node goes towards the mean of others; the part above 1 is room for rounding."""
 
 
 class Round:
-    """What a sharing knows of a round, and how it sends and hears in it.
+    """A round of one node, through which its sharing sends and receives.
 
     Buffers that are shared beside the part travel as an entry of their own in the messages without a tag; the sharing
     sees nothing of them. They are averaged over those whose messages the sharing takes.
 
     Args:
-        node: who shares.
-        topology: who talks to whom.
-        t: which round.
-        aggregation: how models are merged.
+        node: the node that shares.
+        topology: the graphs.
+        t: the number of the round.
+        aggregation: the rule that merges models.
         receive: waits for messages of the round.
-        selection: what is shared; None for all.
-        start: the model that the round began with; by default what the node has now.
+        selection: the part that is shared; None for all.
+        start: the model that the round began with; by default the node's present one.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class Round:
     ) -> None:
         self.topology, self.t, self.aggregation = topology, t, aggregation
         self.graph: Graph = topology.at(t)
-        """Who sends to whom."""
+        """The graph of the round."""
         self._selection, self._receive = selection, receive
         self._shown: Shown | None = None
         self.node = node
@@ -88,16 +88,16 @@ class Round:
 
     @property
     def receivers(self) -> Sequence[NodeId]:
-        """To whom the node sends."""
+        """The nodes to which the node sends."""
         return self.graph.receivers(self.node.id)
 
     @property
     def senders(self) -> Sequence[NodeId]:
-        """Whom the node hears."""
+        """The nodes that send to the node."""
         return self.graph.senders(self.node.id)
 
     def weights(self, node: NodeId) -> dict[NodeId, float]:
-        """The weight that a node gives to each of whom it hears, where the aggregation has weights."""
+        """The weight that a node gives to each of its senders, where the aggregation has weights."""
         weights = self.aggregation.weights(node, self.graph)
         assert weights is not None
         return dict(zip(self.graph.senders(node), weights, strict=True))
@@ -109,13 +109,13 @@ class Round:
         self.node.send(receivers, payload, tag=tag, round=self.t)
 
     def receive(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
-        """What some have sent under a tag; by default all whom the node hears."""
+        """The messages of some nodes under a tag; by default of all that send to the node."""
         if self._shown is None or tag or not self._shown.selection.beside:
             return self._receive(tag, senders)
         return self._receive_without_buffers(self._shown, senders)
 
     def merge(self, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
-        """What the aggregation makes of own numbers and those that arrived."""
+        """The aggregation's result for own numbers and those that arrived."""
         return self.aggregation.merge(self.node, self.graph, own, contributions)
 
     # ------------------------------------------------------------------ what a program asks
@@ -163,8 +163,10 @@ def _without_buffers(message: Message) -> Message:
 def _not_beyond(
     selection: Selection, whole: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None, reach: float
 ) -> tuple[Tensor | Mixture, Tensor]:
-    """What is trained, and buffers no further than the mean of what was heard, however far models go: variances must
-    not become negative."""
+    """The trained part, and buffers that go no further than the mean of the received ones, however far models go.
+
+    Variances must not become negative.
+    """
     if buffers is None:
         part, buffers = selection.split(part.tensor() if isinstance(part, Mixture) else part)
     moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers

@@ -20,7 +20,7 @@ from covey.runtime.patience import Receive
 from covey.runtime.reading import understood
 
 Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
-"""To whom, and what."""
+"""Pairs of receivers and a payload."""
 
 
 class Sharing(Part):
@@ -41,7 +41,7 @@ class Sharing(Part):
     """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
     gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
     entries: ClassVar[Mapping[str, Wanted]] = {}
-    """What messages must hold for `contribution` to be asked, as `node.usable` takes it."""
+    """The entries that a message must hold before `contribution` reads it, as `node.usable` takes them."""
     takes_buffers: ClassVar[bool] = False
     """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
     beside them, in full."""
@@ -123,7 +123,7 @@ class Sharing(Part):
         raise NotImplementedError
 
     def contribution(self, message: Message) -> Contribution:
-        """What a received message contributes, whoever the receiver is.
+        """The contribution of a received message, the same for every receiver.
 
         Raises:
             WireError: it is none of this sharing.
@@ -152,7 +152,7 @@ class Sharing(Part):
     # ------------------------------------------------------------------ for a sharing
 
     def contributions(self, round: Round, inbox: Inbox) -> list[Contribution]:
-        """What the received messages contribute, in order of their senders; wrong ones are rejected."""
+        """The contributions of the received messages, in order of their senders; wrong messages are rejected."""
         found = [message.understood for message in inbox]
         if not all(found):
             new = [message for message in inbox if message.understood is None]

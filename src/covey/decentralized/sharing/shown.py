@@ -21,7 +21,7 @@ class Shown:
         self._seen: tuple[Tensor, Tensor] | None = None
         """The whole model and its shared part, so that a model that is the same one is so for the sharing, too."""
         self.rejected: set[NodeId] = set()
-        """Whose messages the sharing could not use."""
+        """The senders of messages that the sharing could not use."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.outer, name)

@@ -35,9 +35,9 @@ class Transform(Protocol):
     """A linear map of flat models to coefficients, and back."""
 
     size: int
-    """How many coefficients there are."""
+    """The number of coefficients."""
     parts: int
-    """How many numbers a coefficient is: 2 where it is complex. They lie one after the other."""
+    """The number of values in a coefficient, which lie one after the other: 2 where it is complex."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The coefficients of vectors, along the last axis."""
@@ -68,7 +68,7 @@ class Transformed(Sharing):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        # Who always sends all may as well send the model itself, as full sharing does, and has nothing to add up.
+        # A node that always sends all sends the model itself, as full sharing does, and has nothing to add up.
         sends_all = all(part == 1.0 for part, chance in self.fractions() if chance > 0)
         self._transform = None if sends_all else self.transform(setting)
         self._accumulates = self.accumulation and not sends_all
@@ -78,7 +78,7 @@ class Transformed(Sharing):
         self._values = Values(self.values, self._parts * self._size, setting)
 
     def transform(self, setting: Setting) -> Transform | None:
-        """What makes coefficients of the model; None where they are its numbers themselves."""
+        """The transform of the model to coefficients; None where the coefficients are the model's numbers."""
         raise NotImplementedError
 
     def fractions(self) -> Sequence[tuple[float, float]]:
@@ -90,7 +90,7 @@ class Transformed(Sharing):
         raise NotImplementedError
 
     def count(self, fraction: float) -> int:
-        """How many coefficients a fraction of them is."""
+        """The number of coefficients in a fraction of them; at least 1."""
         return max(1, round(fraction * self._size))
 
     def outgoing(self, round: Round) -> Messages:
@@ -127,7 +127,7 @@ class Transformed(Sharing):
         return change if self._parts == 1 else torch.linalg.vector_norm(change.view(-1, self._parts), dim=1)
 
     def _numbers_at(self, indices: Tensor) -> Tensor:
-        """Where the numbers of coefficients lie."""
+        """The positions of the values of coefficients."""
         if self._parts == 1:
             return indices
         return (indices[:, None] * self._parts + torch.arange(self._parts, device=indices.device)).view(-1)

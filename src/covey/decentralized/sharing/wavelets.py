@@ -1,6 +1,6 @@
 """Multilevel discrete wavelet transforms of vectors.
 
-A level of the transform halves a vector into averages and details, and the next one goes on with the averages. The
+A level of the transform halves a vector into averages and details, and the next one halves the averages. The
 coefficients lie coarse to fine: the last averages, then the details from the coarsest level to the finest. Vectors are
 extended symmetrically at both ends, as `pywt.wavedec(mode="symmetric")` does, whose coefficients these are.
 
@@ -120,7 +120,7 @@ class WaveletTransform:
         return torch.from_numpy(pywt.waverec(bands, self._bank, "symmetric", axis=-1)[..., : self.length])
 
     def forward_by_torch(self, vectors: Tensor) -> Tensor:
-        """What `forward` computes, on any device."""
+        """The same as `forward`, on any device."""
         reach, filters = self._taps - 1, self._analysis.to(vectors)
         averages_NL, details = vectors.reshape(-1, self.length), []
         for _ in range(self.level):
@@ -131,7 +131,7 @@ class WaveletTransform:
         return torch.cat([averages_NL, *reversed(details)], dim=-1).view(*vectors.shape[:-1], self.size)
 
     def inverse_by_torch(self, coefficients: Tensor) -> Tensor:
-        """What `inverse` computes, on any device."""
+        """The same as `inverse`, on any device."""
         from_averages, from_details = self._synthesis.to(coefficients)
         bands = torch.split(coefficients.reshape(-1, self.size), self.bands, dim=-1)
         vectors_NL, half = bands[0], self._taps // 2
@@ -142,17 +142,17 @@ class WaveletTransform:
         return vectors_NL.reshape(*coefficients.shape[:-1], self.length)
 
     def project(self, coefficients: Tensor) -> None:
-        """Make coefficients those of what `inverse` makes of them, in place and without the way there and back.
+        """Replace coefficients by those of the vector that `inverse` makes of them, in place and without transforms.
 
-        As there are more coefficients than numbers, those of a vector are not any: what an average of some coefficients
-        means for the vector is told by slightly different ones, at the ends of the bands.
+        There are more coefficients than numbers, so not all coefficients are those of a vector. An average of some
+        coefficients differs at the ends of the bands from the coefficients of its vector.
         """
         if self.size > self.length:
             ends, change = self._ends_for(coefficients.device, coefficients.dtype)
             coefficients.index_copy_(-1, ends, coefficients.index_select(-1, ends) @ change)
 
     def _ends_for(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`_ends` where and as they are needed."""
+        """`_ends` on a device, in a dtype."""
         if (device, dtype) not in self._converted:
             ends, change = self._ends
             self._converted[device, dtype] = ends.to(device), change.to(device, dtype)
@@ -161,7 +161,7 @@ class WaveletTransform:
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The indices near the ends of the bands, and the matrix that `project` applies to them."""
-        # What lies further inside than two filters depends on no end. So a vector that is shorter in the middle, by a
+        # Coefficients further inside than two filters depend on no end. So a vector that is shorter in the middle, by a
         # multiple of what a coefficient of the last level spans, has the same matrix.
         near, span = 2 * self._taps, 1 << self.level
         shorter = max(0, self._lengths[-1] - 2 * near)
