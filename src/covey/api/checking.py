@@ -1,4 +1,4 @@
-"""What `covey.check` and `covey check` say of an experiment or of a run's folder."""
+"""The findings of `covey.check` and `covey check` on an experiment or a run's folder."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from covey.view.terminal import shown
 
 @dataclass(frozen=True)
 class Checked(Mapping[str, Any]):
-    """What a check has found, by name, as `covey check --json` has it.
+    """The findings of a check by name, as `covey check --json` prints them.
 
     Attributes:
         found: the findings.

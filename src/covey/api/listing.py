@@ -1,4 +1,4 @@
-"""What experiments can be made of: `covey.list` and `covey list`."""
+"""The parts that experiments can be made of: `covey.list` and `covey list`."""
 
 import json
 from collections.abc import Sequence

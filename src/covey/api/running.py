@@ -122,7 +122,7 @@ def resume(
 def _shown(
     progress: Callable[[Progress], None] | None, experiment: Experiment, folder: Path, quiet: bool, watch: bool
 ) -> AbstractContextManager[Callable[[Progress], None]]:
-    """What is called with how far a run is: by default a bar."""
+    """The function that is called with a run's progress; by default it draws a bar."""
     if progress is not None:
         return nullcontext(progress)
     from covey.view.progress import ProgressDisplay
@@ -144,7 +144,7 @@ def _check_same(prepared: Prepared, run: Run) -> None:
 
 
 _DIFFER = {"data": "its data set differs", "partition": "its partition differs", "start": "its start differs"}
-"""What a run begins with and must find again, in words."""
+"""The facts that a run begins with and must find again, in words."""
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool, callbacks: Sequence[Any]) -> Prepared:

@@ -200,7 +200,7 @@ def _known_runs(folder: Path, planned: Sequence[Planned]) -> dict[str, Run]:
 
 @dataclass
 class Sweep:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
         folder: that of the run folders.

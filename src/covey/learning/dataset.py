@@ -60,7 +60,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Place:
-    """Where data are loaded.
+    """The place where data are loaded.
 
     Attributes:
         folder: the data folder.

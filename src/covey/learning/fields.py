@@ -36,7 +36,7 @@ class Field:
 
     @property
     def size(self) -> int:
-        """How many numbers it has."""
+        """The number of values in the input."""
         return math.prod(self.shape)
 
 

@@ -1,4 +1,4 @@
-"""How good a model is on a split, beside its loss and accuracy.
+"""Figures of a model on a split, beside its loss and accuracy.
 
 A metric keeps something of each batch of outputs and makes one number of all that it kept. Outputs and targets are
 flat: n x C scores and n classes, of samples or of the positions in them; or n x ... values and targets of the same
@@ -75,7 +75,7 @@ class Metric(Part):
 
     @abstractmethod
     def kept(self, outputs: Tensor, targets: Tensor) -> Any:
-        """What is kept of a batch."""
+        """The part of a batch that `figure` needs."""
 
     @abstractmethod
     def figure(self, kept: Sequence[Any]) -> float:
@@ -183,7 +183,7 @@ class _OfDifferences(Metric):
 
     @abstractmethod
     def of_difference(self, difference: Tensor) -> Tensor:
-        """What is averaged."""
+        """The values to average."""
 
     def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         return self.of_difference(outputs.double() - targets.double()).sum(), outputs.numel()

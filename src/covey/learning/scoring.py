@@ -1,4 +1,4 @@
-"""How good outputs are: the loss that training minimises, and the figures of an evaluation.
+"""The score of outputs: the loss that training minimises, and the figures of an evaluation.
 
 Shapes: S samples of a batch, T positions of a sequence, C classes, n what is judged of a batch.
 """
@@ -143,7 +143,7 @@ class Further:
 
 
 def _asked(metric: Metric, method: Callable[..., T], *arguments: Any) -> T:
-    """What a metric answers, which a user's own may do wrongly."""
+    """The result of a metric's method; an error of a user's own metric names the metric."""
     try:
         return method(*arguments)
     except CoveyError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Entry: TypeAlias = Tensor | np.ndarray | Field
     Payload: TypeAlias = Mapping[str, Entry]
 else:
-    # Who asks for the types of a program's parameters need not have imported torch.
+    # The types of a program's parameters can be resolved without torch.
     Entry = Any
     Payload = Mapping[str, Any]
 

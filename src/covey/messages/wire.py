@@ -106,7 +106,7 @@ class Frame:
     receiver: int
     round: int | None
     number: int
-    """How many messages its sender had sent before."""
+    """The number of messages that its sender had sent before."""
     payload: Payload
     size: int
 

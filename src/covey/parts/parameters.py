@@ -191,7 +191,7 @@ class Part:
 
     @property
     def place(self) -> str:
-        """Where it stands in its program, such as "sharing"; its family where it is no parameter of one."""
+        """The name of its parameter in its program, such as "sharing"; its family where it is no parameter of one."""
         found: str = self.__dict__.get("_place", self.family)
         return found
 

@@ -119,7 +119,7 @@ class Sharing(Part):
         """
 
     def outgoing(self, round: Round) -> Messages:
-        """The messages of a round: to whom, and what."""
+        """The messages of a round: pairs of receivers and a payload."""
         raise NotImplementedError
 
     def contribution(self, message: Message) -> Contribution:

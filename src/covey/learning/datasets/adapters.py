@@ -167,7 +167,7 @@ def _called(x: str | Sequence[str] | Mapping[str, str] | None) -> str:
 
 
 def columns_of(dataset: Any, what: str) -> dict[str, Callable[[], Any]]:
-    """What reads each column of a data set, by its name.
+    """The functions that read the columns of a data set, by column name.
 
     Raises:
         DataError: it has no columns.

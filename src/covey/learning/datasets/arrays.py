@@ -28,7 +28,7 @@ Share = float
 
 @dataclass(frozen=True)
 class Names:
-    """What messages call the inputs and the targets."""
+    """The names of the inputs and the targets in messages."""
 
     x: str = "The 'x' of the data"
     y: str = "The 'y' of the data"
@@ -37,7 +37,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How arrays are to be understood.
+    """The options by which arrays become data.
 
     Attributes:
         objective: what is predicted; by default what the targets look like.
@@ -221,7 +221,7 @@ def _field(field: Field) -> str:
 
 
 def _of_test(name: str) -> str:
-    """What messages call the same of the test data."""
+    """The name in messages of the same of the test data."""
     return name.replace(" of the data", " of the test data") if " of the data" in name else f"In the test data: {name}"
 
 

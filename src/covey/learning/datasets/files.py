@@ -46,7 +46,7 @@ class _Table(Dataset):
 
     @abstractmethod
     def columns(self, path: Path) -> Columns:
-        """What reads each column of a file.
+        """The functions that read the columns of a file, by column name.
 
         Raises:
             DataError: it is none of this kind.
@@ -194,7 +194,7 @@ class NPZ(Dataset):
 
 
 def found(path: Path, folder: Path, dataset: Dataset, key: str) -> Path:
-    """Where a file of the user's own is.
+    """The path of a file of the user's own.
 
     Raises:
         DataError: it is nowhere.

@@ -16,7 +16,7 @@ from covey.parts.errors import ConfigurationError, DataError, quoted
 from covey.parts.parameters import param
 
 WHAT = "(x, y), ((x, y), (x_test, y_test)), a Dataset of torch or what a function of covey.data returns"
-"""What a data set may be in Python, for the middle of a sentence."""
+"""The forms of a data set in Python, for the middle of a sentence."""
 SHARE = 0.2
 """The share of the samples that is for testing where nothing is said."""
 

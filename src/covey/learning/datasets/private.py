@@ -65,7 +65,7 @@ class Local(Part):
 
 
 def _with(dataset: Dataset, classes: int | list[str] | None) -> Dataset:
-    """The data set with the classes of the experiment, where it can be told which there are."""
+    """The data set with the classes of the experiment, where it takes classes and sets none."""
     takes = "classes" in fields_of(type(dataset)) and getattr(dataset, "classes") is None  # noqa: B009
     return replace(dataset, classes=classes) if takes and classes is not None else dataset  # type: ignore[call-arg]
 
@@ -90,7 +90,7 @@ class Private(Dataset):
 
     @property
     def objective(self) -> Objective:
-        """What is predicted."""
+        """The kind of prediction."""
         return "values" if self.classes is None else "sequence" if self.sequence else "classes"
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
@@ -100,7 +100,7 @@ class Private(Dataset):
         )
 
     def load_at(self, place: Place) -> Data:
-        """What a process has of it: a host the samples of its nodes, and any other what stands in for them."""
+        """The data of a process: in a host the samples of its nodes, elsewhere a stand-in."""
         common = self._common(place)
         counted, called = (0, []) if self.classes is None else _counted(self.classes)
         described = Data(

@@ -26,7 +26,7 @@ _SPLITS = {"train": "", "test": "_test"}
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a folder says of its arrays."""
+    """The facts of a folder about its arrays."""
 
     objective: Objective
     classes: int

@@ -1,4 +1,4 @@
-"""What is to be predicted, from whatever a user has: classes from numbers or names, sequences, values.
+"""Targets from a user's arrays or lists: classes from numbers or names, sequences, values.
 
 Shapes: S samples, C classes, T positions of a sequence.
 """

@@ -23,7 +23,7 @@ _AHEAD_BYTES = 1 << 26
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How models are trained and judged.
+    """The optimizer, loss and metrics of models.
 
     Attributes:
         optimizer: the rule of a step.

@@ -167,7 +167,7 @@ class Following(Callback):
         return True
 
     def gain(self, value: float, other: float) -> float:
-        """How much better a value is than another."""
+        """The improvement of a value on another; negative if it is worse."""
         is_min = self.mode == "min" or (self.mode == "auto" and "loss" in self.metric)
         return other - value if is_min else value - other
 

@@ -19,7 +19,7 @@ _ENTRY = "callbacks"
 
 
 class _Frozen(msgspec.Struct, forbid_unknown_fields=True):
-    """What a checkpoint holds of callbacks."""
+    """The entry of a checkpoint about callbacks."""
 
     round: int
     states: list[dict[str, Plain]]

@@ -45,7 +45,7 @@ class SimulationRecorder(Recorder):
             world.task.compute_pending()
             self.evaluate()
         elif due and self.callbacks.acts and self._is_complete(node.round):
-            # What a callback does takes effect from this moment on, whatever is computed together.
+            # A callback's actions take effect from this moment on, whatever is computed together.
             world.task.compute_pending()
             self.evaluate()
         if self.progress is not None and self.commits % 64 == 0 and perf_counter() - self._shown > 0.1:
