@@ -3,28 +3,26 @@
 Times are those of the processor, which other work on the machine changes less.
 """
 
-import types
 import warnings
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
 
-from bench.loops import Case, prepared
+from bench.loops import Case
+from bench.loops import prepared as prepared_case
 from bench.mixing import _OneThread
-from covey.aggregation.linear import MetropolisHastings
-from covey.decentralized.sharing import Sharing
 from covey.decentralized.topology import RandomRegular
 from covey.learning import mixing
+from covey.learning.jobs import Training
 from covey.learning.mixture import Mixture, Pull
-from covey.parts import rng
+from covey.learning.node import Update
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Setting, build
-from covey.runtime.node import Inbox, Message
-from covey.runtime.prepared import Prepared
+from covey.parts.parameters import Setting
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import Prepared, prepare
 from covey.runtime.simulation.world import World
 
 SIZE, NODES = 89_834, 8
@@ -67,7 +65,7 @@ def _local_step() -> float:
     """Seconds of one local step of GN-LeNet with a batch of 8, as part of a round of ten."""
     steps = 10
     case = Case("", "gn-lenet", IMAGES, NODES, 8, steps, 1, 0.0)
-    setup: Prepared = prepared(case)
+    setup: Prepared = prepared_case(case)
     assert setup.task.learner.layout.size == SIZE
 
     spent = []
@@ -82,46 +80,34 @@ def _local_step() -> float:
 
 
 def _sharing(table: dict[str, Any]) -> float:
-    """Seconds of a node and round between the end of its training and its new model."""
-    sharing, aggregation, topology = build(Sharing, table), MetropolisHastings(), RandomRegular(degree=4)
+    """Seconds of a node and round of gossip in which training adds noise and takes next to no time."""
+    rounds = 28
+    experiment = Experiment.from_table(
+        {
+            "rounds": rounds,
+            "program": {"kind": "gossip", "topology": {"kind": "random-regular", "degree": 4}, "sharing": table},
+            "task": {"dataset": IMAGES, "model": "gn-lenet", "batch_size": 8},
+            "network": {"nodes": NODES},
+            "evaluation": {"every": 0, "nodes": 1, "samples": 1, "average": False},
+        }
+    )
     with warnings.catch_warnings(action="ignore"):
-        sharing.ready(Setting(NODES, 1, SIZE))
-    topology.ready(Setting(NODES))
-    graph = topology.at(0)
-    draw = torch.Generator().manual_seed(1)
+        prepared = prepare(experiment, workers=1)
+    noise = 0.01 * torch.randn(NODES, SIZE, generator=torch.Generator().manual_seed(1))
 
-    nodes: list[Any] = [
-        types.SimpleNamespace(
-            id=id,
-            state={},
-            model=torch.randn(SIZE, generator=draw),
-            random=partial(rng.generator, 1 + id),
-            usable=lambda inbox, **_: inbox,
-        )
-        for id in range(NODES)
-    ]
-    rounds = 0
+    def train(trainings: Sequence[Training]) -> None:
+        for training in trainings:
+            start = training.start
+            training.update = Update(start, start + noise[training.holder], 0.0, 1, 1)
 
-    def round_of_all() -> float:
-        nonlocal rounds
-        starts = [node.model for node in nodes]
-        for node in nodes:
-            node.model = node.model + 0.01 * torch.randn(SIZE, generator=draw)
-        began, payloads = process_time(), []
-        for node, start in zip(nodes, starts, strict=True):
-            ((_, payload),) = sharing.outgoing(node, graph, rounds, start)
-            payloads.append(payload)
-        for node in nodes:
-            received = [Message(sender, "", rounds, payloads[sender], 0) for sender in graph.senders(node.id)]
-            node.model = sharing.merge(node, graph, rounds, Inbox(received), aggregation)
-        for node in nodes:
-            node.model = node.model.tensor() if isinstance(node.model, Mixture) else node.model
-        rounds += 1
-        return process_time() - began
-
-    # The fractions differ from round to round, so that it is the mean of many that counts.
-    spent = [round_of_all() for _ in range(29)][1:]
-    return float(np.mean(spent)) / NODES
+    prepared.task.learner.train = train  # type: ignore[method-assign]
+    world = World(prepared)
+    world.begin()
+    began = process_time()
+    world.run()
+    spent = process_time() - began
+    prepared.task.learner.close()
+    return spent / NODES / rounds
 
 
 def _partial_averages() -> Iterator[list[str]]:
