@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import covey
 from covey.runtime.emulation.launcher import processes
 from covey.runtime.emulation.launcher.makers import Called, Wanted
 from covey.runtime.emulation.launcher.processes import Processes, can_fork
@@ -32,6 +33,12 @@ def test_a_host_imports_no_more_than_it_needs_and_has_one_thread_when_it_forks()
     environment = {**os.environ, **processes._ENVIRONMENT}
     said = subprocess.run([sys.executable, "-c", UNNEEDED], capture_output=True, text=True, check=True, env=environment)
     assert said.stdout == "[[], 1]\n"
+
+
+def test_the_libraries_of_hosts_hold_covey_but_none_of_its_modules_by_its_last_name():
+    libraries, folder = processes._libraries(), Path(covey.__file__).parent
+    assert str(folder.parent) in libraries
+    assert not [path for path in libraries if Path(path).is_relative_to(folder)]
 
 
 def until(true, seconds=30.0):

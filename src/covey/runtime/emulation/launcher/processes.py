@@ -22,6 +22,7 @@ from typing import NoReturn, Protocol
 
 import msgspec
 
+import covey
 from covey.parts import kinds
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
@@ -43,7 +44,7 @@ def _libraries() -> list[str]:
     script = getattr(sys.modules["__main__"], "__file__", None) or "."
     own = {*kinds.own_folders(), str(Path(script).absolute().parent)}
     libraries = [path for path in sys.path if path and str(Path(path).absolute()) not in own]
-    return [*libraries, str(Path(__file__).resolve().parents[3])]
+    return [*libraries, str(Path(covey.__file__).resolve().parents[1])]
 
 
 class Process(Protocol):
