@@ -267,7 +267,7 @@ def test_list_names_everything(covey):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "sweep", "check", "list", "show", "compare", "plot", "report", "export", "demo"]
+    "command", ["run", "sweep", "check", "list", "show", "compare", "plot", "report", "export", "new", "demo"]
 )
 def test_every_command_has_help_with_an_example(command, covey):
     code, out, _ = covey(command, "--help")

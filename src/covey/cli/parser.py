@@ -26,7 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="covey",
         description="Write a decentralized-learning protocol once; run it over thousands of nodes in virtual time.",
-        epilog="Start with: covey demo",
+        epilog="Start with: covey demo, then: covey new DIR",
     )
     parser.add_argument("--version", action="version", version=f"covey {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -225,6 +225,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--hosts", metavar="ADDRESS", nargs="+", required=True, help="the address at which each host listens, in order"
     )
     certs.add_argument("--days", type=int, default=30, help="the days for which certificates are valid (default: 30)")
+
+    new = add(
+        "new",
+        _lazily("creating", "new"),
+        "Make a working folder: an experiment, an algorithm and data of your own, and a test.",
+        "covey new mine",
+    )
+    new.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
 
     demo = add(
         "demo",
