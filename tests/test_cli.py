@@ -291,7 +291,7 @@ MISTAKES = {
     "task.optimizer.lr=1e39": "is not finite after its training in round",
     "task.model=own_models:Raises": "The model own_models:Raises fails: RuntimeError: boom second line (",
     "task.model=own_models:Narrow": "The model own_models:Narrow predicts (7, 3) for a batch whose targets are (7,)",
-    "task.model=own_models:Needy": "The model own_models:Needy fails: TypeError: Needy.__init__() missing 1 required",
+    "task.model=own_models:Needy": "The 'width' of the model own_models:Needy is missing: it must be a value.",
     'task={dataset="digits",model="own_models:NotANumber",non_finite="drop"}': "The models of all nodes with data were dropped",
     "task.model=own_models:NotANumber": "The model of node 0 is not finite after its training in round 0.",
     "engine.device=cuda:77": "torch finds no",
