@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from covey import Node, Program
 from covey.learning.loaded import LoadedLearning
 from covey.learning.mixture import computed
 from covey.learning.node import Update
+from covey.parts.nodes import NodeId
 from covey.runtime.experiment import Experiment
+from covey.runtime.node import Message
 from covey.runtime.prepared import Prepared, prepare
 
 NODES, HOSTS, ROUNDS = 4, 3, 7
@@ -54,9 +57,29 @@ class Learner:
         pass
 
 
+class Counts(Program):
+    """Every node sends a numbered message to another in each round, and keeps the numbers of all that come."""
+
+    async def run(self, node: Node) -> None:
+        node.state.setdefault("had", [])
+        async for t in node.rounds():
+            node.send(NodeId((node.id + 1 + t % (node.nodes - 1)) % node.nodes), {"number": t}, tag="count")
+            await node.sleep(0.02 * (1 + (node.id + t) % 3))
+            self._keep(node, node.arrived(tag="count"))
+        left = ROUNDS - len(node.state["had"])  # type: ignore[arg-type]
+        if left:
+            self._keep(node, await node.receive(tag="count", count=left))
+
+    @staticmethod
+    def _keep(node: Node, messages: Sequence[Message]) -> None:
+        had: Any = node.state["had"]
+        node.state["had"] = [*had, *(message["number"] for message in messages)]
+
+
 GOSSIP = {"kind": "gossip", "topology": "ring"}
 PATIENT = {**GOSSIP, "patience": "300ms"}
 SERVED = {"kind": "fedavg", "clients": 3}
+COUNTS = {"kind": "fuzz.tiny:Counts"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +92,12 @@ class Variant:
     remote: bool = False
     """Whether its hosts were started by somebody else."""
     engine: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> bool:
+        """Whether nodes count messages, and learn nothing."""
+        return self.program is COUNTS
 
     @property
     def tables(self) -> dict[str, Any]:
@@ -76,21 +105,23 @@ class Variant:
         if self.remote:
             engine = {"kind": "emulation", "hosts": [f"127.0.0.1:{9000 + number}" for number in range(HOSTS)]}
             engine |= {"token_file": str(_token_file()), "wait": "60s"}
-        return {
+        tables = {
             "name": self.name,
             "rounds": ROUNDS,
             "program": self.program,
-            "task": {
-                "dataset": {"kind": "linear-regression", "samples": 60, "test_samples": 8, "features": 2},
-                "model": "linear",
-                "batch_size": 8,
-            },
-            "network": {"nodes": NODES, "latency": "2ms", "bandwidth": "10Mbit/s", "compute": 100.0},
+            "network": {"nodes": NODES, "latency": "2ms", "bandwidth": "10Mbit/s", "compute": 100.0, **self.network},
             "evaluation": {"every": 4},
             "checkpoint": self.checkpoint,
             "engine": {**engine, **self.engine},
         }
+        return tables if self.counts else {**tables, "task": _TASK}
 
+
+_TASK = {
+    "dataset": {"kind": "linear-regression", "samples": 60, "test_samples": 8, "features": 2},
+    "model": "linear",
+    "batch_size": 8,
+}
 
 VARIANTS = (
     Variant("gossip", GOSSIP, {"every": 3}),
@@ -103,6 +134,10 @@ VARIANTS = (
     Variant("patient-remote", PATIENT, {}, remote=True),
     Variant("apart", GOSSIP, {"every": 1}, engine={"nodes_per_process": 1}),
     Variant("asynchronous", {"kind": "gossip-learning", "topology": "complete", "period": "50ms"}, {"every": 2}),
+    Variant("counts", COUNTS, {"every": 1}),
+    Variant("counts-slowly", COUNTS, {"every": 2, "keep": 1}, network={"latency": "90ms", "uplink": "4kbit/s"}),
+    Variant("counts-by-time", COUNTS, {}, network={"latency": 0.0}, remote=True),
+    Variant("counts-apart", COUNTS, {"every": 1}, engine={"nodes_per_process": 1}, network={"latency": "30ms"}),
     Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),
 )
 
@@ -119,6 +154,6 @@ def _token_file() -> Path:
 def prepared(variant: Variant) -> Prepared:
     """The experiment, ready to run."""
     made = prepare(Experiment.from_table(variant.tables), workers=1)
-    assert isinstance(made.task, LoadedLearning)
-    made.task.learner = Learner(made.task.learner)  # type: ignore[assignment]
+    if isinstance(made.task, LoadedLearning):
+        made.task.learner = Learner(made.task.learner)  # type: ignore[assignment]
     return made

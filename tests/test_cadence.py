@@ -28,7 +28,7 @@ def often(monkeypatch):
     """Checkpoints are due whenever they can be."""
     monkeypatch.setattr(cadence, "_LEAST", 0.0)
     monkeypatch.setattr(cadence, "_SHARE", 1e9)
-    monkeypatch.setattr(launcher, "_HEARTBEAT", 0.02)
+    monkeypatch.setattr(launcher, "_ASK", 0.005)
 
 
 # ---------------------------------------------------------------------- when

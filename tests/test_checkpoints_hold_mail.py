@@ -100,7 +100,7 @@ def test_what_an_observed_node_had_before_is_not_observed_again():
 
 
 FRAME = wire.encode({"x": 1}, tag="t", sender=2, receiver=1, number=3)
-ENTRY = [[[1, 0.5, False]], [[1, 0, 4]]]
+ENTRY = [[[1, 2, 3, 0.5, False]], [[1, 0, 4]]]
 
 
 def with_mail(entry, *frames):
@@ -125,11 +125,16 @@ DAMAGED = {
     "a message that is missing": with_mail(ENTRY),
     "no frame": with_mail(ENTRY, bytes(9)),
     "frames that are no array": {**with_mail(ENTRY), "mail/0": FRAME},
-    "a message to another": with_mail([[[2, 0.5, False]], []], FRAME),
-    "a sender that is none": with_mail(ENTRY, wire.encode({}, sender=5, receiver=1)),
-    "a time that is none": with_mail([[[1, float("nan"), False]], []], FRAME),
-    "a time before all": with_mail([[[1, -1.0, False]], []], FRAME),
-    "a number that is not finite": with_mail(ENTRY, wire.encode({"x": float("inf")}, receiver=1)),
+    "a message to another": with_mail([[[2, 2, 3, 0.5, False]], []], FRAME),
+    "a message of another": with_mail([[[1, 3, 3, 0.5, False]], []], FRAME),
+    "another message": with_mail([[[1, 2, 4, 0.5, False]], []], FRAME),
+    "a receiver that is none": with_mail([[[-1, 2, 3, 0.5, False]], []], FRAME),
+    "a sender that is none": with_mail([[[1, 5, 0, 0.5, False]], []], wire.encode({}, sender=5, receiver=1)),
+    "a time that is none": with_mail([[[1, 2, 3, float("nan"), False]], []], FRAME),
+    "a time before all": with_mail([[[1, 2, 3, -1.0, False]], []], FRAME),
+    "a number that is not finite": with_mail(
+        [[[1, 2, 3, 0.5, False]], []], wire.encode({"x": float("inf")}, sender=2, receiver=1, number=3)
+    ),
     "a long frame": with_mail(ENTRY, FRAME + b"x"),
 }
 

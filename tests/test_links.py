@@ -15,7 +15,7 @@ class Line:
 
     def __init__(self, kind: type[Uplink], rate: float, most: int = 1 << 20) -> None:
         self.out: list[Copy] = []
-        self.withdrawn: list[Message] = []
+        self.withdrawn: list[Copy] = []
         self.refused: list[str] = []
         self.carried = Throughput()
         self.link = kind(
@@ -81,7 +81,7 @@ def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
         line.send(10_000, copies=2)
         await asyncio.sleep(0.002)
         assert line.link.withdraw(lambda copy: True) == 2
-        assert [message.size for message in line.withdrawn] == [10_000, 10_000]
+        assert [copy.message.size for copy in line.withdrawn] == [10_000, 10_000]
         await asyncio.sleep(0.03)
         assert line.out == []
         line.send(1000)

@@ -10,6 +10,7 @@ from fuzz import recovery
 
 from covey.runtime.emulation.launcher.checkpoints import Checkpoints
 from covey.runtime.emulation.launcher.recovery import Recovery
+from covey.runtime.mail import Mail
 from covey.runtime.runs import RunWriter
 
 ROOT = Path(__file__).parent.parent
@@ -39,9 +40,10 @@ def write_all(checkpoints):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seed"),
     [
-        (Recovery, "on_broken", lambda recovery, host, other: None, 54),
-        (Checkpoints, "write_last", write_all, 528),
+        (Recovery, "on_broken", lambda recovery, host, other: None, 333),
+        (Checkpoints, "write_last", write_all, 338),
         (RunWriter, "truncate", lambda writer, moment: None, 16),
+        (Mail, "post", lambda mail, receivers, message: None, 84),
     ],
 )
 def test_what_is_broken_is_found(owner, name, wrong, seed, monkeypatch):

@@ -32,6 +32,7 @@ class GossipLearning(OnGraph):
 
     kind = "gossip-learning"
     synchronous = False
+    tolerates_loss = True
     topology: Topology = param("The graph of nodes that may push to each other.")
     period: Seconds = param("The time between two pushes of a node.", default=1.0, gt=0)
     jitter: float = param("The fraction by which a period varies, up or down.", default=0.1, ge=0, lt=1)

@@ -26,6 +26,9 @@ MOST = 1 << 30
 _ENTRY = 200
 """The approximate memory of a message's record, in bytes."""
 
+_PIECE = 1 << 20
+"""Bytes of messages that are sent together."""
+
 Known = tuple[int, int]
 """The identity of a message: its sender, and the number of messages that this had sent before."""
 
@@ -34,12 +37,14 @@ class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     """A message in a checkpoint."""
 
     receiver: int
+    sender: int
+    number: int
+    """How many messages its sender had sent before."""
     time: float
     """The time at which it arrived or was in transit."""
     counted: bool
     """True if it had arrived before the receiver's commit, so that it is counted."""
     frame: bytes
-    """The frame, with its sender and its number."""
 
 
 class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -54,29 +59,46 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         """The bytes of all frames."""
         return sum(len(kept.frame) for kept in self.messages)
 
+    def __add__(self, other: "Held") -> "Held":
+        return Held(self.messages + other.messages, self.taken + other.taken)
+
+    def reduced(self, posted: Sequence[int]) -> "Held":
+        """The same without what is sent again, or was taken before and is under way a second time.
+
+        Args:
+            posted: how many messages each node had sent at the commit that it goes on from.
+        """
+        had = set(self.taken)
+        return Held(
+            [
+                kept
+                for kept in self.messages
+                if kept.number < posted[kept.sender] and (kept.receiver, kept.sender, kept.number) not in had
+            ],
+            [known for known in self.taken if known[2] >= posted[known[1]]],
+        )
+
 
 @dataclass
 class Content:
-    """The mail of some nodes at a moment, before it is known which messages are sent again."""
+    """The mail of some nodes at a moment."""
 
     messages: list[tuple[int, float, Message, bool]]
     """The receiver, time, message and `counted`, as in `Kept`."""
     taken: list[tuple[int, int, int]]
 
     def held(self, posted: Sequence[int]) -> Held:
-        """The mail for a checkpoint.
+        """The mail for a checkpoint, without messages that are sent again.
 
         Args:
             posted: the number of messages that each node had sent at the commit at which it resumes.
         """
-        return Held(
-            [
-                Kept(receiver, time, counted, framed(message, receiver))
-                for receiver, time, message, counted in self.messages
-                if message.number < posted[message.sender]
-            ],
-            [known for known in self.taken if known[2] >= posted[known[1]]],
-        )
+        kept = [
+            Kept(receiver, message.sender, message.number, time, counted, framed(message, receiver))
+            for receiver, time, message, counted in self.messages
+            if message.number < posted[message.sender]
+        ]
+        return Held(kept, self.taken)
 
 
 class Mail:
@@ -185,6 +207,18 @@ class Mail:
             yield node, kept, message
 
 
+def batches(held: Held) -> Iterator[Held]:
+    """The same in pieces that are each sent as one frame, at least one."""
+    piece, size = Held([], held.taken), 0
+    for kept in held.messages:
+        if piece.messages and size + len(kept.frame) > _PIECE:
+            yield piece
+            piece, size = Held([], []), 0
+        piece.messages.append(kept)
+        size += len(kept.frame)
+    yield piece
+
+
 def received(frame: wire.Frame) -> Message:
     """The message of a frame that has no other owner."""
     for value in frame.payload.values():
@@ -203,7 +237,7 @@ def received(frame: wire.Frame) -> Message:
 class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """The entry of a checkpoint about mail, beside the frames."""
 
-    messages: list[tuple[int, float, bool]]
+    messages: list[tuple[int, int, int, float, bool]]
     taken: list[tuple[int, int, int]]
 
 
@@ -211,7 +245,7 @@ def pack(held: Held) -> dict[str, Any]:
     """The entries of a checkpoint for mail; none if it is too large."""
     if held.size > MOST:
         return {}
-    entry = _Entry([(kept.receiver, kept.time, kept.counted) for kept in held.messages], held.taken)
+    entry = _Entry([(k.receiver, k.sender, k.number, k.time, k.counted) for k in held.messages], held.taken)
     frames = {f"mail/{index}": np.frombuffer(kept.frame, np.uint8) for index, kept in enumerate(held.messages)}
     return {"mail": msgspec.msgpack.encode(entry), **frames}
 
@@ -256,8 +290,8 @@ def check_held(held: Held, nodes: int) -> None:
             raise RunError(f"node {receiver} cannot have taken message {number} of node {sender}")
 
 
-def check_kept(kept: Kept, nodes: int) -> wire.Frame:
-    """The frame of a message in a checkpoint, after checks.
+def check_kept(kept: Kept, nodes: int) -> None:
+    """Refuse a message of a checkpoint that is not valid.
 
     Raises:
         RunError: it is not a message between nodes of this number.
@@ -266,11 +300,12 @@ def check_kept(kept: Kept, nodes: int) -> wire.Frame:
         frame = wire.decode(kept.frame, wire.DEFAULT)
     except WireError as error:
         raise RunError(f"a message is not a frame: {error.detail}") from error
-    if not (0 <= kept.receiver < nodes and frame.receiver == kept.receiver and frame.sender < nodes):
-        raise RunError(f"a message goes from node {frame.sender} to node {kept.receiver}, and there are {nodes}")
+    if not (0 <= kept.receiver < nodes and 0 <= kept.sender < nodes):
+        raise RunError(f"a message goes from node {kept.sender} to node {kept.receiver}, and there are {nodes}")
+    if (frame.receiver, frame.sender, frame.number) != (kept.receiver, kept.sender, kept.number):
+        raise RunError(f"message {kept.number} of node {kept.sender} to node {kept.receiver} is another one")
     if not 0 <= kept.time < float("inf"):
         raise RunError(f"a message comes at {kept.time}")
     problem = not_finite_entry(frame.payload)
     if problem is not None:
         raise RunError(f"the '{problem}' of a message is not finite")
-    return frame

@@ -61,9 +61,15 @@ class Prepared:
 
     @property
     def waits_for_all(self) -> bool:
-        """True if all nodes go through the same rounds and wait for ever for missing messages. Such a run can only be
-        resumed at a moment at which all nodes had completed the same round."""
-        return self.in_step and not self.program.tolerates_loss
+        """True if nodes wait for ever for missing messages. Such a run can only be resumed at a cut."""
+        is_lossy = self.program.tolerates_loss or self.network.churn.has_churn or bool(self.experiment.faults)
+        return not is_lossy
+
+    @property
+    def keeps_mail(self) -> bool:
+        """True if checkpoints of an emulation hold mail: nodes of an asynchronous program resume at different
+        moments."""
+        return not self.program.synchronous and self.experiment.checkpoint.every != 0
 
     @cached_property
     def is_trusted(self) -> bool:

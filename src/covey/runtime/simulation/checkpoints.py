@@ -70,7 +70,10 @@ class Cut:
     def _mail(self) -> Payload:
         """The mail of nodes that resume at different moments."""
         world = self.world
-        return {} if world.mail is None else mail.pack(world.mail.content(world.now).held(world.mail.posted))
+        if world.mail is None:
+            return {}
+        posted = [self.snapshots[id].posted for id in range(world.size)]
+        return mail.pack(world.mail.content(world.now).held(posted).reduced(posted))
 
 
 _Ghosts = list[tuple[float, int, float, int, int, float]]

@@ -39,6 +39,7 @@ from covey.runtime.emulation.transport.handshake import (
 )
 from covey.runtime.emulation.transport.peers import Peers
 from covey.runtime.experiment import Experiment
+from covey.runtime.mail import Held
 from covey.runtime.prepared import prepare
 from covey.runtime.snapshots import Snapshot, unpack
 
@@ -455,14 +456,19 @@ class _Run:
             limits=stage.limits,
             most=orders.buffer_bytes,
             deliver=stage.deliver,
+            told=stage.hear,
             refused=stage.refuse,
-            broken=lambda host: stage.say("broken", {"host": host}),
+            broken=stage.break_from,
         )
         stage.say("ready", prepared.task.signature())
         restored: dict[int, Snapshot] = {}
-        while (frame := await self._next("restore", "go")).tag == "restore":
-            nodes: Any = frame.payload["nodes"]
-            restored |= dict(zip(nodes, unpack(frame.payload, prepared.task), strict=True))
+        held = Held([], [])
+        while (frame := await self._next("restore", "mail", "go")).tag != "go":
+            said: Any = frame.payload
+            if frame.tag == "restore":
+                restored |= dict(zip(said["nodes"], unpack(said, prepared.task), strict=True))
+            else:
+                held += msgspec.msgpack.decode(said["held"], type=Held)
         go: Any = frame.payload
         for gone in go.get("gone", ()):
             self.peers.drop(gone)
@@ -470,7 +476,7 @@ class _Run:
             stage.task.scale_learning_rate(since, factor)
         for node in stage.nodes.values():
             node.behind = go["returning"]
-        stage.begin(go["elapsed"], restored)
+        stage.begin(go["elapsed"], restored, held, go.get("posted", ()))
         self.begun = True
         log.info("%d nodes begin", len(own))
         try:
@@ -512,6 +518,8 @@ class _Run:
                 stage.say("holds", {"round": stage.hold()})
             elif frame.tag == "keep":
                 stage.keep(said["round"])
+            elif frame.tag == "cut" and stage.cuts is not None:
+                stage.cuts.begin(said["cut"], said["hosts"])
             elif frame.tag == "park":
                 stage.park_after(int(said["round"]), for_good=bool(said.get("last")))
             elif frame.tag == "rate":
@@ -523,6 +531,7 @@ class _Run:
                 self._nobody_asks.set()
             elif frame.tag == "gone" and self.peers is not None:
                 self.peers.drop(said["host"])
+                stage.lose(said["host"])
             elif frame.tag == "here" and self.peers is not None:
                 self.peers.take_up(said["host"])
             elif frame.tag == "die":

@@ -82,7 +82,7 @@ class Uplink:
     Args:
         rate: bits per second; inf for no limit.
         emit: called with every copy when its time has come.
-        withdrawn: called with the message of every withdrawn copy.
+        withdrawn: called with every withdrawn copy.
         late: collects lateness.
         carried: collects throughput.
         most: the limit of memory for waiting copies, in bytes.
@@ -93,7 +93,7 @@ class Uplink:
         self,
         rate: float,
         emit: Callable[[Copy], None],
-        withdrawn: Callable[[Message], None],
+        withdrawn: Callable[[Copy], None],
         late: Lateness,
         carried: Throughput,
         most: int,
@@ -111,12 +111,15 @@ class Uplink:
         self._since = 0.0
         """The time up to which its busy time is recorded."""
 
-    def add(self, copy: Copy) -> None:
-        """Queue a copy."""
+    def add(self, copy: Copy) -> bool:
+        """Queue a copy. False if there is no room for it."""
         if self.rate == float("inf"):
             self._delay(copy, self._loop.time())
         elif self._has_room(copy):
             self._take(copy)
+        else:
+            return False
+        return True
 
     def _take(self, copy: Copy) -> None:
         self._waiting.append(copy)
@@ -184,7 +187,7 @@ class Uplink:
             self._waiting = deque(copy for copy in self._waiting if not wanted(copy))
         for copy in gone:
             self._give_room(copy)
-            self._withdrawn(copy.message)
+            self._withdrawn(copy)
         return len(gone)
 
 
@@ -247,7 +250,7 @@ class SharedUplink(Uplink):
         self._plan()
         for copy in gone:
             self._give_room(copy)
-            self._withdrawn(copy.message)
+            self._withdrawn(copy)
         return len(gone)
 
 
@@ -276,15 +279,15 @@ class Downlink:
         self._loop = asyncio.get_running_loop()
         self._free = 0.0
 
-    def add(self, message: Message, uplink_rate: float) -> None:
-        """Queue a message whose last bit arrives now, and which left at a rate."""
+    def add(self, message: Message, uplink_rate: float) -> bool:
+        """Queue a message whose last bit arrives now, and which left at a rate. False if there is no room for it."""
         if self.rate == float("inf"):
             self._deliver(message)
-            return
+            return True
         needed = _memory(message)
         if self._held + needed > self._most:
             self._refused("downlink-full")
-            return
+            return False
         now, bits = self._loop.time(), message.size * 8.0
         first_bit = now - bits / uplink_rate
         self._free = passed = max(max(self._free, first_bit) + bits / self.rate, now)
@@ -293,6 +296,7 @@ class Downlink:
             self._loop.call_at(passed, self._in, message, needed, passed)
         else:
             self._deliver(message)
+        return True
 
     def _in(self, message: Message, needed: int, due: float) -> None:
         self._held -= needed

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from covey.messages.payloads import Payload
 from covey.parts.errors import ProgramError, WireError
+from covey.runtime.emulation.host.cuts import Part
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
 from covey.runtime.node import Message
@@ -48,6 +50,8 @@ class Reporter(Recorder):
         """The moment whose evaluation is pending, and the objects to evaluate."""
         self._held: list[tuple[int, Snapshot]] = []
         """The snapshots that are not sent yet."""
+        self._parts: list[Part] = []
+        """The parts of cuts that are not sent yet."""
 
     def commit(self, node: RunningNode) -> bool:
         due = super().commit(node)
@@ -91,14 +95,29 @@ class Reporter(Recorder):
         self._held += snapshots.items()
         self._work()
 
-    async def _send(self, held: list[tuple[int, Snapshot]]) -> None:
+    def report_part(self, part: Part) -> None:
+        """Send the part of this host at a cut, after all rows of the rounds that it holds."""
+        self._parts.append(part)
+        self._work()
+
+    async def _send(self, held: list[tuple[int, Snapshot]], parts: list[Part]) -> None:
         self.flush()
         for node, snapshot in held:
-            try:
-                say(self.control, "snapshots", {"nodes": [node], **pack([snapshot], self.stage.task)})
-            except WireError as error:
-                raise ProgramError(f"The state of node {node} cannot be kept: {error.detail}.") from error
-            await self.control.has_room()
+            await self._send_snapshot(node, snapshot, {})
+        for part in parts:
+            for node, snapshot in part.snapshots.items():
+                await self._send_snapshot(node, snapshot, {"cut": part.number})
+            for word in part.mail():
+                say(self.control, "mail", word)
+                await self.control.has_room()
+            say(self.control, "part", {"cut": part.number, "full": part.is_full})
+
+    async def _send_snapshot(self, node: int, snapshot: Snapshot, of: Payload) -> None:
+        try:
+            say(self.control, "snapshots", {"nodes": [node], **of, **pack([snapshot], self.stage.task)})
+        except WireError as error:
+            raise ProgramError(f"The state of node {node} cannot be kept: {error.detail}.") from error
+        await self.control.has_room()
 
     async def run(self) -> None:
         """Send reports regularly until cancelled."""
@@ -115,13 +134,14 @@ class Reporter(Recorder):
     async def _work_off(self) -> None:
         """Do pending evaluations, then send snapshots, which follow the figures of their rounds."""
         try:
-            while self.pending or self._held or self._moment:
+            while self.pending or self._held or self._parts or self._moment:
                 await asyncio.sleep(0)
                 pending, self.pending = self.pending, []
                 held, self._held = self._held, []
+                parts, self._parts = self._parts, []
                 if pending:
                     await self._evaluate_all(pending)
-                await self._send(held)
+                await self._send(held, parts)
                 moment, self._moment = self._moment, None
                 if moment is not None:
                     await self._evaluate_moment(*moment)

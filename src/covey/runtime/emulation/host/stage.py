@@ -7,14 +7,12 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeVar
 
-import numpy as np
-
 from covey.messages import wire
-from covey.messages.payloads import KEPT, Payload, is_tensor
+from covey.messages.payloads import Payload
 from covey.network.faults import CORRUPT, Strike, strikes
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, described
-from covey.parts.nodes import NodeId
+from covey.runtime.emulation.host.cuts import MARKER, Cuts
 from covey.runtime.emulation.host.inbox import Inbox
 from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
 from covey.runtime.emulation.host.reporter import Reporter
@@ -23,6 +21,7 @@ from covey.runtime.emulation.transport.connection import Connection, Corrupted, 
 from covey.runtime.emulation.transport.handshake import say
 from covey.runtime.emulation.transport.peers import Peers
 from covey.runtime.jobs import Job
+from covey.runtime.mail import MOST, Held, Mail, received
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
@@ -83,11 +82,15 @@ class HostStage(Stage):
         control: Connection,
         most: int,
     ) -> None:
-        self.owners, self.me, self.control, self._most = owners, me, control, most
+        self.owners, self.me, self.control, self.most = owners, me, control, most
         # A longer frame would not fit into a queue or an inbox.
         self.limits = replace(wire.DEFAULT, frame=min(wire.DEFAULT.frame, most))
         super().__init__(prepared, ids)
         self.nodes = self.here
+        self.cuts: Cuts | None = None
+        if prepared.keeps_mail:
+            self.mail = Mail(self.here, self.size, MOST // (1 + max(owners)))
+            self.cuts = Cuts(self, self.mail)
         self._measuring: set[int] = set()
         """The nodes with a running measurement."""
         self.trainer = Trainer(self.task.begin_thread)
@@ -131,17 +134,16 @@ class HostStage(Stage):
             )
 
         ordered = self.network.is_ordered
-        return Inbox(self._most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
+        return Inbox(self.most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
 
     def _uplink(self, node: RunningNode) -> Uplink:
-        def withdrawn(message: Message) -> None:
-            node.count_sent(wire.lengths(message.shared, message.tag), -1)
+        def withdrawn(copy: Copy) -> None:
+            node.count_sent(wire.lengths(copy.message.shared, copy.message.tag), -1)
+            self._forget(copy)
 
         kind = SharedUplink if self.network.queue == "fair" else Uplink
         rate = self._up[node.id]
-        return kind(
-            rate, self._guarded(self._emit), withdrawn, self.sending_late, self.carried, self._most, self.refuse
-        )
+        return kind(rate, self._guarded(self._emit), withdrawn, self.sending_late, self.carried, self.most, self.refuse)
 
     # ------------------------------------------------------------------ time
 
@@ -150,12 +152,16 @@ class HostStage(Stage):
         """The seconds since the start of the run."""
         return loop_time() - self._began
 
-    def begin(self, elapsed: float, restored: Mapping[int, Snapshot]) -> None:
+    def begin(
+        self, elapsed: float, restored: Mapping[int, Snapshot], held: Held | None = None, posted: Sequence[int] = ()
+    ) -> None:
         """Start the programs.
 
         Args:
             elapsed: the seconds since the start of the run.
             restored: the snapshots at which nodes resume. The others start at the beginning.
+            held: the mail for nodes of this host.
+            posted: the number of messages that each node of the network had sent at its commit.
         """
         self._began = loop_time() - elapsed
         limit = self.prepared.experiment.duration
@@ -167,9 +173,9 @@ class HostStage(Stage):
                 node.mail.drops.clear()  # A host counts from zero at each start.
                 if restored[id].ended:
                     node.mail.ended, node.mail.away = True, restored[id].away
+                    node.committed = restored[id]
                     self.leave_for_good(node)
-                    continue
-            node.committed = self.snapshot(node)
+        self._restore_mail(held or Held([], []), posted or [0] * self.size)
         self._begin_strikes(elapsed)
         if self.evaluation.seconds is not None and self.recorder.evaluated:
             self._later(self._follow_moments(elapsed, self.evaluation.seconds))
@@ -180,6 +186,20 @@ class HostStage(Stage):
                 self._later(self._follow_absences(node))
             else:
                 self.start(node)
+
+    def _restore_mail(self, held: Held, posted: Sequence[int]) -> None:
+        """Let what a checkpoint holds come, before the nodes themselves go on from it."""
+        again = [] if self.mail is None else list(self.mail.restore(held, posted))
+        for node in self.nodes.values():
+            if not node.mail.ended:
+                node.committed = self.snapshot(node)
+        for node, kept, message in again:
+            assert isinstance(node.mail, Inbox)
+            if message.round is not None and message.round >= self.rounds:
+                self.refuse("wrong-round")
+            else:
+                with node.mail.unlimited():
+                    self.delivery(node, again=kept.counted)(message)
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run the schedule of absences or faults while the run lasts."""
@@ -280,8 +300,7 @@ class HostStage(Stage):
             await self._awake(node)
             await self.program.run(node)
             self.finish(node)
-            node.committed = self.snapshot(node)
-            self.recorder.snapshots({node.id: node.committed})
+            self.recorder.snapshots({node.id: self.remember(node)})
         except Exception as error:
             self.fail(node.failure(self.program, error))
         else:
@@ -412,14 +431,15 @@ class HostStage(Stage):
         return guarded
 
     def dropped(self, node: RunningNode) -> None:
-        self.recorder.snapshots({node.id: self.snapshot(node)})
+        self.recorder.snapshots({node.id: self.remember(node)})
         self.leave_for_good(node)
 
     async def complete(self, node: RunningNode) -> None:
         cost = self.commit(node)
-        committed = node.committed = self.snapshot(node)
+        committed = self.remember(node)
         every = self.prepared.experiment.checkpoint.every
-        if (node.round % every == 0 if every else node.round == self._keep_after) and node.round < self.rounds:
+        is_due = node.round % every == 0 if every else node.round == self._keep_after
+        if is_due and node.round < self.rounds and self.cuts is None:
             self.recorder.snapshots({node.id: committed})
         if cost:
             await asyncio.sleep(cost)
@@ -439,7 +459,7 @@ class HostStage(Stage):
         """Wait until at most half of the limit is queued at a node's uplink and for other hosts, or for `_STALL`."""
         late = loop_time() + _STALL
         uplink, peers = self.uplinks[node.id], self.peers
-        while uplink.held > self._most // 2 or (peers is not None and peers.is_crowded):
+        while uplink.held > self.most // 2 or (peers is not None and peers.is_crowded):
             if loop_time() >= late:
                 return
             await asyncio.sleep(0.01)
@@ -529,7 +549,16 @@ class HostStage(Stage):
         garbled: bool = False,
     ) -> None:
         latency = self.network.latency.between(node.id, receiver)
-        self.uplinks[node.id].add(Copy(message, receiver, latency, departure, slower, garbled))
+        copy = Copy(message, receiver, latency, departure, slower, garbled)
+        if self.mail is not None:
+            self.mail.post([receiver], message)
+        if not self.uplinks[node.id].add(copy):
+            self._forget(copy)
+
+    def _forget(self, copy: Copy) -> None:
+        """A copy is not under way here any more."""
+        if self.mail is not None:
+            self.mail.withdraw([copy.receiver], copy.message)
 
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
         return self.uplinks[node.id].withdraw(lambda copy: tag in (None, copy.message.tag))
@@ -539,8 +568,9 @@ class HostStage(Stage):
         message, receiver = copy.message, copy.receiver
         owner = self.owners[receiver]
         if owner == self.me:
-            self.downlinks[receiver].add(message, self._up[message.sender])
+            self._arrive(receiver, message)
             return
+        self._forget(copy)
         departure = copy.sending
 
         def frame() -> Parts:
@@ -563,18 +593,39 @@ class HostStage(Stage):
 
     def deliver(self, frame: wire.Frame) -> None:
         """Deliver a message from another host."""
+        if self.cuts is not None and not self.cuts.lets_in(frame):
+            return
         problem = not_finite_entry(frame.payload)
         if problem is not None:
             self.reject(self.nodes[frame.receiver], frame.sender, f"'{problem}' is not finite", "not-finite")
             return
-        for value in frame.payload.values():
-            if is_tensor(value):
-                setattr(value, KEPT, True)  # It has no other owner.
-            elif isinstance(value, np.ndarray):
-                value.setflags(write=False)
-        message = Message(NodeId(frame.sender), frame.tag, frame.round, frame.payload, frame.size)
-        message.number = frame.number
-        self.downlinks[frame.receiver].add(message, self._up[frame.sender])
+        message = received(frame)
+        if self.mail is not None and self.cuts is not None:
+            self.mail.post([frame.receiver], message)
+            self.cuts.note(frame.receiver, message)
+        self._arrive(frame.receiver, message)
+
+    def _arrive(self, receiver: int, message: Message) -> None:
+        """Give a message whose last bit arrives now to the downlink of its receiver."""
+        if not self.downlinks[receiver].add(message, self._up[message.sender]) and self.mail is not None:
+            self.mail.withdraw([receiver], message)
+
+    def hear(self, host: int, frame: wire.Frame) -> None:
+        """Take a frame of another host for this host itself."""
+        if self.cuts is None or frame.tag != MARKER:
+            self.refuse("unknown-word")
+        else:
+            self.cuts.mark(host, frame.payload)
+
+    def break_from(self, host: int) -> None:
+        """Report a connection to another host that ended unexpectedly."""
+        self.say("broken", {"host": host})
+        self.lose(host)
+
+    def lose(self, host: int) -> None:
+        """Give up the open cut: messages of another host may be lost."""
+        if self.cuts is not None:
+            self.cuts.lose(host)
 
     def say(self, tag: str, payload: Payload) -> None:
         """Send a frame to the launcher."""

@@ -1,16 +1,19 @@
 """The launcher's checkpoints: the latest snapshots of nodes, and the last cut, at which all had completed one round.
 
 A program that waits for ever for missing messages can only resume at a cut: messages of a round that some nodes have
-taken are not sent again. So only a later cut replaces a cut. Programs with patience whose nodes are no longer in step,
-and asynchronous ones, resume each node at its last completed round.
+taken are not sent again. So only a later cut replaces a cut. Programs with patience whose nodes are no longer in step
+resume each node at its last completed round. Asynchronous ones resume at a cut that holds their mail: `cuts`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from covey.messages.payloads import Payload
 from covey.runtime.cadence import Cadence
+from covey.runtime.emulation.launcher.cuts import Cut
+from covey.runtime.mail import Held
+from covey.runtime.mail import pack as pack_mail
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.snapshots import COUNTERS, Snapshot, pack
@@ -23,6 +26,7 @@ class Checkpoints:
         prepared: the experiment.
         writer: writes checkpoints; None writes nothing.
         first: the snapshots of the checkpoint from which the run is resumed; empty for a new run.
+        mail: the mail of that checkpoint.
         soon: calls a function as soon as all figures that belong to the current snapshots are written.
     """
 
@@ -31,11 +35,18 @@ class Checkpoints:
         prepared: Prepared,
         writer: RunWriter | None,
         first: Sequence[Snapshot],
+        mail: Held,
         soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self._task, self._size, self._rounds = prepared.task, prepared.network.nodes, prepared.experiment.rounds
         self._every, self._keep = prepared.experiment.checkpoint.every, prepared.experiment.checkpoint.keep
         self._waits_for_all, self._callbacks = prepared.waits_for_all, prepared.callbacks
+        self.keeps_mail, self.mail = prepared.keeps_mail, mail
+        """Whether checkpoints hold mail, and that of the last cut."""
+        self.gathering: Cut | None = None
+        """The cut whose parts hosts report now."""
+        self._cuts = self._commits = 0
+        """The number of ordered cuts, and of completed rounds at the last complete one."""
         self._writer, self._soon = writer, soon
         self.in_step = prepared.in_step
         """True if all nodes go through the same rounds."""
@@ -84,6 +95,28 @@ class Checkpoints:
 
     # ------------------------------------------------------------------ checkpoints that are due by time
 
+    def ask_for_cut(self, hosts: Collection[int], commits: int) -> Payload | None:
+        """The order to all hosts where a checkpoint with mail is due: to cut.
+
+        Args:
+            hosts: those that are there.
+            commits: how many rounds nodes have completed, all together.
+        """
+        if self.stopping or self.gathering is not None:
+            return None
+        is_due = self.cadence.is_due if self._every is None else commits - self._commits >= self._every * self._size
+        return self.begin_cut(hosts, commits) if is_due else None
+
+    def begin_cut(self, hosts: Collection[int], commits: int) -> Payload:
+        """Begin a cut; the order to all hosts."""
+        self._cuts += 1
+        self.gathering = Cut(self._cuts, hosts, commits)
+        return {"cut": self._cuts, "hosts": sorted(hosts)}
+
+    def void_cut(self) -> None:
+        """A message between hosts is lost, or a host is: nothing comes of the cut that hosts report."""
+        self.gathering = None
+
     def ask(self, completed: Sequence[int], present: Iterable[int]) -> Payload | None:
         """The request to all hosts for snapshots, if a checkpoint is due.
 
@@ -122,7 +155,7 @@ class Checkpoints:
     def roll_back(self) -> list[Snapshot]:
         """Roll back to the last cut, and return the snapshot of each node."""
         self.latest, self._open, self._waits = dict(self.cut), {}, False
-        self._wanted, self._awaited, self.is_void = None, set(), False
+        self._wanted, self._awaited, self.is_void, self.gathering = None, set(), False, None
         return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
 
     def lose_step(self) -> None:
@@ -136,6 +169,9 @@ class Checkpoints:
         """Take snapshots of some nodes."""
         if self.is_void:
             return
+        if self.keeps_mail:
+            # Others are of no cut.
+            snapshots = {node: snapshot for node, snapshot in snapshots.items() if snapshot.ended}
         awaited = bool(self._awaited)
         for node, snapshot in snapshots.items():
             self.latest[node] = snapshot
@@ -144,7 +180,7 @@ class Checkpoints:
             self._awaited.discard(node)
             if self.in_step:
                 self._put(node, snapshot)
-        if self._every == 0 or self.stopping:
+        if self._every == 0 or self.stopping or self.keeps_mail:
             return
         if self.in_step:
             for completed in sorted(completed for completed, cut in self._open.items() if len(cut) == self._size):
@@ -155,6 +191,31 @@ class Checkpoints:
         elif (awaited and not self._awaited) if self._every is None else self._since >= self._size:
             self._since = 0
             self._write_soon(partial(self._write, dict(self.latest)))
+
+    def end_part(self, host: int, *, full: bool) -> None:
+        """A host has reported its part of the open cut."""
+        cut = self.gathering
+        if cut is None or not cut.end(host, full=full) or self.is_void:
+            return
+        self.gathering = None
+        self._commits = cut.commits
+        each = {node: cut.snapshots.get(node) or self.latest_of(node) for node in range(self._size)}
+        mail = cut.mail([each[node].posted for node in range(self._size)])
+        if self.stopping:
+            self._move_to(each, mail)
+        else:
+            self._write_soon(partial(self._write_cut, each, mail))
+
+    def _move_to(self, each: dict[int, Snapshot], mail: Held) -> None:
+        """Let nodes go on from a cut from now on."""
+        ended = {node: snapshot for node, snapshot in self.latest.items() if snapshot.ended}
+        self.cut, self.mail, self._is_written = each, mail, False
+        self.latest = each | ended
+
+    def _write_cut(self, each: dict[int, Snapshot], mail: Held) -> None:
+        self._move_to(each, mail)
+        self._write(each)
+        self._is_written = True
 
     def _put(self, node: int, snapshot: Snapshot) -> None:
         """Add a snapshot to the cut of its round."""
@@ -186,9 +247,16 @@ class Checkpoints:
     def write_last(self) -> None:
         """Write the state at which the run was stopped or, if the program cannot resume there, the last cut."""
         latest = {node: self.latest_of(node) for node in range(self._size)}
-        if not self.in_step or _is_cut(latest) or not (self._waits_for_all or self.cut):
+        if self.keeps_mail and (self.cut or self._waits_for_all):
+            self._write_unwritten()
+        elif not self.in_step or _is_cut(latest) or not (self._waits_for_all or self.cut):
             self._write(latest)
-        elif not self._is_written:
+        else:
+            self._write_unwritten()
+
+    def _write_unwritten(self) -> None:
+        """Write the last cut, or where there was none the beginning, unless a checkpoint holds it."""
+        if not self._is_written:
             self._write({node: self.cut.get(node) or self._initial(node) for node in range(self._size)})
 
     def _write(self, snapshots: Mapping[int, Snapshot]) -> None:
@@ -196,7 +264,8 @@ class Checkpoints:
             with self.cadence.at_work():
                 each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
                 round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-                payload = {"round": round, **pack(each, self._task), **self._callbacks.freeze()}
+                mail = pack_mail(self.mail) if self.keeps_mail else {}
+                payload = {"round": round, **pack(each, self._task), **mail, **self._callbacks.freeze()}
                 self._writer.checkpoint(round, payload, keep=self._keep)
             self.cadence.taken()
 

@@ -6,7 +6,7 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
 from covey.runtime.experiment import Outcome, Progress
 from covey.runtime.interruption import STOP
+from covey.runtime.mail import batches
 from covey.runtime.prepared import Prepared
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK, STOPPED
@@ -42,6 +43,8 @@ _LAST = 5.0
 """Seconds after which hosts that were ordered to stop at once are given up."""
 _HEARTBEAT = 1.0
 """Seconds between heartbeats to every host."""
+_ASK = 0.1
+"""Seconds between two checks whether a checkpoint is due. Hosts report completed rounds as often."""
 _IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition", "start": "start"}
 """The facts that must be equal at all hosts."""
 
@@ -303,12 +306,23 @@ class Launcher:
     async def _take_checkpoints(self) -> None:
         """Request snapshots whenever a checkpoint is due by time."""
         while True:
-            await asyncio.sleep(_HEARTBEAT / 4)
+            await asyncio.sleep(_ASK)
             there = [host for host in self.hosts if host.begun and not host.done]
+            if self.records.checkpoints.keeps_mail:
+                self._cut(self.records.checkpoints.ask_for_cut)
+                continue
             order = self.records.ask_for_snapshots(node for host in there for node in host.nodes)
             if order is not None:
                 for host in there:
                     host.tell("keep", order)
+
+    def _cut(self, order: Callable[[Collection[int], int], Payload | None]) -> None:
+        """Let all hosts cut where that is ordered, also those that are done: their messages may be under way."""
+        there = [host for host in self.hosts if host.begun]
+        said = order([host.number for host in there], self.records.commits)
+        if said is not None:
+            for host in there:
+                host.tell("cut", said)
 
     async def _heartbeats(self) -> None:
         """Send heartbeats to hosts."""
@@ -350,6 +364,10 @@ class Launcher:
         for node, snapshot in mine.items():
             host.tell("restore", {"nodes": [node], **pack([snapshot], self.prepared.task)})
             await connection.has_room()
+        if self.prepared.keeps_mail:
+            for held in batches(self.records.mail_for(host.nodes)):
+                host.tell("mail", {"held": msgspec.msgpack.encode(held)})
+                await connection.has_room()
 
     def _missing(self, late: Remote) -> HostGone:
         absent = [host for host in self.hosts if host is late or not (host.begun or host.done or host.is_ready)]
@@ -397,6 +415,9 @@ class Launcher:
                 host.done = True
             host.wake()
         live = [host for host in self.hosts if not host.done]
+        if self.records.checkpoints.keeps_mail and self.interrupts < 2 and not self.records.checkpoints.is_void:
+            self._cut(self.records.checkpoints.begin_cut)
+            await self._soon(lambda: self.records.checkpoints.gathering is None, _LAST)
         if self.records.checkpoints.in_step and not self.records.checkpoints.is_void:
             for host in live:
                 host.tell("hold", {})
@@ -496,6 +517,12 @@ class Launcher:
 
     def _on_snapshots(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_snapshots(host.number, frame.payload)
+
+    def _on_mail(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.take_mail(host.number, frame.payload)
+
+    def _on_part(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.end_part(host.number, frame.payload)
 
     def _on_missed(self, host: Remote, frame: wire.Frame) -> None:
         self.records.checkpoints.missed(msgspec.convert(frame.payload["round"], int))

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -15,8 +15,11 @@ from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, quoted
 from covey.runtime.emulation.launcher.averages import Averages, check_round
 from covey.runtime.emulation.launcher.checkpoints import Checkpoints
+from covey.runtime.emulation.launcher.cuts import Cut
 from covey.runtime.emulation.transport.connection import loop_time
 from covey.runtime.experiment import Progress
+from covey.runtime.mail import Held, check_held
+from covey.runtime.mail import unpack as unpack_mail
 from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import of_moment
 from covey.runtime.runs import RunWriter
@@ -109,7 +112,8 @@ class Records:
         self._shown = 0.0
         self.callbacks = prepared.callbacks
         self.averages, self.moments = self._averages(), self._of_moments()
-        self.checkpoints = Checkpoints(prepared, writer, first, self._write_soon)
+        mail = Held([], []) if checkpoint is None else unpack_mail(checkpoint)
+        self.checkpoints = Checkpoints(prepared, writer, first, mail, self._write_soon)
         self._jobs: deque[Callable[[], Awaitable[None]]] = deque()
         """Evaluations of averages, and checkpoints that wait for figures."""
         self.working: asyncio.Task[None] | None = None
@@ -373,7 +377,39 @@ class Records:
         """Take the snapshots of a host's nodes."""
         with self.checkpoints.cadence.at_work():
             taken = self._checked(host, payload)
-        self.checkpoints.take(taken)
+        if "cut" not in payload:
+            self.checkpoints.take(taken)
+            return
+        cut = self._cut_of(payload)
+        if cut is not None:
+            cut.add_snapshots(taken)
+            self.checkpoints.came += len(taken)
+
+    def _cut_of(self, payload: Payload) -> Cut | None:
+        """The open cut, where a host reports of that."""
+        cut = self.checkpoints.gathering
+        return cut if cut is not None and payload["cut"] == cut.number else None
+
+    def take_mail(self, host: int, payload: Payload) -> None:
+        """Messages of an open cut that nodes are still to receive."""
+        packed: Any = payload["held"]
+        held = msgspec.msgpack.decode(packed, type=Held)
+        try:
+            with self.checkpoints.cadence.at_work():
+                check_held(held, self.size)
+        except RunError as error:
+            raise RunError(f"Host {host} reports mail that is none: {error}.") from error
+        for kept in held.messages:
+            self.check_own(host, [kept.receiver if self.owners[kept.receiver] == host else kept.sender])
+        self.check_own(host, [receiver for receiver, *_ in held.taken])
+        cut = self._cut_of(payload)
+        if cut is not None:
+            cut.add_mail(held)
+
+    def end_part(self, host: int, payload: Payload) -> None:
+        """A host has reported its part of a cut."""
+        if self._cut_of(payload) is not None:
+            self.checkpoints.end_part(host, full=payload["full"] is True)
 
     def _checked(self, host: int, payload: Payload) -> dict[int, Snapshot]:
         nodes: Any = payload["nodes"]
@@ -389,6 +425,17 @@ class Records:
     def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:
         """The request to all hosts for snapshots, if a checkpoint is due, given the present nodes."""
         return self.checkpoints.ask(self._round, present)
+
+    def posted(self) -> list[int]:
+        """How many messages each node had sent at the commit that it goes on from."""
+        latest = self.checkpoints.latest
+        return [latest[node].posted if node in latest else 0 for node in range(self.size)]
+
+    def mail_for(self, nodes: Collection[int]) -> Held:
+        """What some nodes are still to receive that go on from the last cut."""
+        mail = self.checkpoints.mail
+        messages = [kept for kept in mail.messages if kept.receiver in nodes]
+        return Held(messages, [known for known in mail.taken if known[0] in nodes])
 
     # ------------------------------------------------------------------ the end
 

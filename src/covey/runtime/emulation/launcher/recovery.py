@@ -57,7 +57,8 @@ class Recovery:
         gone = [other.number for other in launcher.hosts if other.away]
         rates = launcher.prepared.callbacks.rates
         since, factors = [since for since, _ in rates], [factor for _, factor in rates]
-        words: Payload = {"elapsed": launcher.now, "returning": returning, "gone": gone}
+        posted = self.records.posted() if launcher.prepared.keeps_mail else []
+        words: Payload = {"elapsed": launcher.now, "returning": returning, "gone": gone, "posted": posted}
         host.tell("go", {**words, "rates_since": since, "rate_factors": factors})
         self._pause(host)
 
@@ -79,6 +80,7 @@ class Recovery:
                 self.launcher.fail(error)
             return
         host.away = True
+        self.records.checkpoints.void_cut()
         self.records.event(self.launcher.now, NETWORK, "host lost", f"host {host.number}{host.ending()}")
         if not host.done and not self.launcher.interrupted and self.launcher.prepared.waits_for_all:
             self.roll_back(f"Host {host.number} at {host.address} is gone{host.ending()}.")
@@ -103,6 +105,7 @@ class Recovery:
 
         Nodes of that host may continue without them, because later messages show that they are lost.
         """
+        self.records.checkpoints.void_cut()
         if host.begun and not host.done and self.launcher.prepared.waits_for_all:
             self.records.checkpoints.is_void = True
             self._later(self._miss(host, other))

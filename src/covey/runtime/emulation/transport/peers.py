@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from covey.messages import wire
+from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.runtime.emulation.transport.connection import FRAMING_BYTES, Connection, Parts, loop_time
 from covey.runtime.emulation.transport.handshake import Caller, greet
@@ -19,6 +20,9 @@ _FRAME = 512
 """The memory of a waiting frame in bytes, beyond its own."""
 _CROSSING = 1.0
 """The seconds for which a call may have been in transit when the other side's was answered."""
+
+_HOST = (1 << 32) - 1
+"""The sender and receiver of a frame that is for a host itself, and for none of its nodes."""
 
 Call = Callable[[int], Awaitable[Connection]]
 """A function that opens a connection to a host, or raises OSError or WireError."""
@@ -60,7 +64,8 @@ class Peers:
         rounds: the number of rounds of the experiment.
         limits: the limits of the decoder.
         most: the limit of bytes that wait for one host.
-        deliver: called with every valid frame.
+        deliver: called with every valid frame for a node.
+        told: called with the number of a host and every frame that it sends to this host itself.
         refused: called with the reason of every other frame, or of one that cannot be sent.
         broken: called with the number of a host whose connection ended unexpectedly, so that frames in transit are
             lost.
@@ -78,12 +83,13 @@ class Peers:
         limits: wire.Limits,
         most: int,
         deliver: Callable[[wire.Frame], None],
+        told: Callable[[int, wire.Frame], None],
         refused: Callable[[str], None],
         broken: Callable[[int], None],
     ) -> None:
         self.me, self.owners, self.run, self._rounds = me, owners, run, rounds
         self._call, self._token, self._limits, self._most = call, token, limits, most
-        self._deliver, self._refused, self._broken = deliver, refused, broken
+        self._deliver, self._told, self._refused, self._broken = deliver, told, refused, broken
         self._routes: dict[int, _Route] = {}
         self._gone: set[int] = set()
         """The hosts that are known to be lost."""
@@ -91,6 +97,8 @@ class Peers:
         """The frames and bytes of each connection's handshake."""
         self._ended_frames = self._ended_handshakes = self._ended_bytes = 0
         """The counts of ended connections: frames after handshakes, bytes of handshakes, all bytes."""
+        self._words = self._word_bytes = 0
+        """The counts of frames for hosts themselves."""
         self.closed = False
 
     def _route(self, host: int) -> _Route:
@@ -114,6 +122,22 @@ class Peers:
         if route.backlog + length > self._most:
             self._refused("queue-full")
             return
+        self._put(route, length, frame)
+
+    def tell(self, host: int, tag: str, payload: Payload) -> None:
+        """Say something to a host itself, behind all that was sent to its nodes."""
+        parts = wire.encode_parts(payload, tag=tag, sender=_HOST, receiver=_HOST)
+        length = sum(map(len, parts))
+
+        def word() -> Parts:
+            self._words += 1
+            self._word_bytes += length
+            return parts
+
+        if host not in self._gone:
+            self._put(self._route(host), length, word)
+
+    def _put(self, route: _Route, length: int, frame: Callable[[], Parts]) -> None:
         connection = route.connection
         if connection is None or connection.lost.done():
             route.waiting.append(frame)
@@ -202,7 +226,9 @@ class Peers:
         """Check a frame of a host, and deliver it."""
         if route.connection is not connection:
             return
-        if not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
+        if frame.sender == _HOST:
+            self._told(route.host, frame)
+        elif not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
             self._refused("spoofed-sender")
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
             self._refused("wrong-receiver")
@@ -247,13 +273,15 @@ class Peers:
     @property
     def frames_out(self) -> int:
         """The number of nodes' frames among them."""
-        return self._ended_frames + sum(c.frames_out - frames for c, (frames, _) in self._standing.items())
+        standing = sum(c.frames_out - frames for c, (frames, _) in self._standing.items())
+        return self._ended_frames + standing - self._words
 
     @property
     def payload_bytes_out(self) -> int:
         """The bytes of nodes' frames among them, without checksums and seals."""
         handshakes = self._ended_handshakes + sum(handshake for _, handshake in self._standing.values())
-        return self.socket_bytes_out - handshakes - self.frames_out * FRAMING_BYTES
+        sealed = (self.frames_out + self._words) * FRAMING_BYTES
+        return self.socket_bytes_out - handshakes - sealed - self._word_bytes
 
     async def close(self, *, in_peace: bool) -> None:
         """End all connections.
