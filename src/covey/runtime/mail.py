@@ -39,7 +39,7 @@ class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     receiver: int
     sender: int
     number: int
-    """How many messages its sender had sent before."""
+    """The number of messages that its sender had sent before."""
     time: float
     """The time at which it arrived or was in transit."""
     counted: bool

@@ -36,14 +36,14 @@ class Part:
     snapshots: dict[int, Snapshot]
     content: Content
     posted: list[int]
-    """How many messages each node of the network had sent at its last commit."""
+    """The number of messages that each node of the network had sent at its last commit."""
     awaited: set[int]
     """The hosts whose markers are still to come."""
     is_full: bool
     """Whether there was more mail than a host keeps, so that none is here."""
 
     def mail(self) -> "Iterator[Payload]":
-        """What the launcher is told of its mail, piece by piece."""
+        """The mail, in pieces for the launcher."""
         for held in batches(self.content.held(self.posted)):
             yield {"cut": self.number, "held": msgspec.msgpack.encode(held)}
 
@@ -61,11 +61,11 @@ class Cuts:
         self._part: Part | None = None
         """That of the open cut."""
         self._marked: dict[int, tuple[int, list[int]]] = {}
-        """The number of each host's last marker, and how many messages its nodes had sent then."""
+        """The number of each host's last marker, and of the messages that its nodes had sent then."""
         self._number = 0
         """Of the last cut that was ordered."""
         self._ahead: dict[int, list[wire.Frame]] = {}
-        """What came from hosts behind the marker of a cut that is still to be ordered here."""
+        """The frames that came behind the marker of a cut that is still to be ordered here, by host."""
         self._waiting = 0
         """The bytes of that."""
 

@@ -427,12 +427,12 @@ class Records:
         return self.checkpoints.ask(self._round, present)
 
     def posted(self) -> list[int]:
-        """How many messages each node had sent at the commit that it goes on from."""
+        """The number of messages that each node had sent at the commit from which it resumes."""
         latest = self.checkpoints.latest
         return [latest[node].posted if node in latest else 0 for node in range(self.size)]
 
     def mail_for(self, nodes: Collection[int]) -> Held:
-        """What some nodes are still to receive that go on from the last cut."""
+        """The mail of nodes that resume from the last cut."""
         mail = self.checkpoints.mail
         messages = [kept for kept in mail.messages if kept.receiver in nodes]
         return Held(messages, [known for known in mail.taken if known[0] in nodes])
