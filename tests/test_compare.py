@@ -48,7 +48,7 @@ def test_a_folder_of_runs_stands_for_its_runs_in_natural_order(folder, in_folder
     shallow = [f"lr={lr}-seed={seed}" for lr, seed in ((0.02, 1), (0.02, 2), (0.1, 1), (0.1, 2), (0.1, 3))]
     assert names == [*deep, *shallow, "lr=0.1-seed=3"]
     for empty in (folder / "killed", in_folder / "nowhere"):
-        with pytest.raises(RunError, match="is no run folder: it has no metrics"):
+        with pytest.raises(RunError, match="is not a run folder: it has no metrics"):
             find_runs([empty])
 
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covey import api
+from covey.api import sweeps
 from covey.cli.parser import make_parser
 from covey.parts.errors import RunError
 from covey.runtime.experiment import Experiment
@@ -64,7 +65,7 @@ def test_a_sweep_of_a_study_begins(arguments, covey, in_folder, monkeypatch):
     def begun(*_, **__):
         raise RunError("all experiments are valid")
 
-    monkeypatch.setattr(api, "run", begun)
+    monkeypatch.setattr(sweeps, "run", begun)
     (in_folder / "experiments").symlink_to(ROOT / "experiments")
     assert covey(*arguments, "--json") == (2, "", "covey: all experiments are valid\n")
 

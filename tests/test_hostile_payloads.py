@@ -74,7 +74,7 @@ def run(program: Any, **changes: Any) -> tuple[Any, Any]:
     world, written = simulate(table(program=program, network={"nodes": NODES}, rounds=3, **changes))
     assert [node.round for node in world.nodes] == [3] * NODES
     assert all(bool(torch.isfinite(node.model).all()) for node in world.nodes)
-    assert all(set(node.state) <= {"age", "received", "patience.late", "patience.silent"} for node in world.nodes)
+    assert all(set(node.state) <= {"age", "down.last", "patience.late", "patience.silent"} for node in world.nodes)
     return world, written
 
 

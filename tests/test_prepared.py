@@ -226,7 +226,9 @@ def test_a_graph_by_labels_cannot_be_drawn_too_early():
     assert prepared.program.topology.at(0).n == NODES
     prepared.task.close()
     program.topology.check(prepared.setting.__class__(NODES))
-    with pytest.raises(ConfigurationError, match="The topology d-cliques depends on the labels that nodes hold"):
+    with pytest.raises(
+        ConfigurationError, match="The topology d-cliques depends on the labels of nodes, which are not known"
+    ):
         program.topology.at(0)
 
 

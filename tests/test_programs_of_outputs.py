@@ -89,7 +89,7 @@ def test_gradients_are_matched_by_made_up_samples():
     ("what", "words"),
     [
         (lambda node: node.train(of="student", on=node.samples("train")), "no network 'student'. Known: 'aggregator'."),
-        (lambda node: node.train(of="aggregator"), "A node without data trains 'on' samples that it is given."),
+        (lambda node: node.train(of="aggregator"), "A node without data must train 'on' given samples."),
         (
             lambda node: node.train(node.model, of="aggregator", on=SIDE),
             r"must be 1 or more of 1183 numbers. Got \[\(650",
