@@ -27,7 +27,7 @@ from tests.hosts import TOKEN, answering, token_file
 from tests.snapshots import Learned, Snapshot, packed
 
 READY: dict[str, Any] = {}
-"""What a host says of its data and its model; that of the experiment that was prepared last."""
+"""The digests of data and model that a host sends; those of the experiment that was prepared last."""
 PARAMETERS = 650
 PATIENT = {"kind": "gossip", "topology": "ring", "patience": "60ms"}
 

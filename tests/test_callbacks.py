@@ -34,7 +34,7 @@ def execute(request, tmp_path):
 
 
 def calls(**changes):
-    """What a function is given in a run."""
+    """The arguments of a function in a run."""
     seen: list[Evaluated] = []
     return seen, {"callbacks": [seen.append], **changes}
 

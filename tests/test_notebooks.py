@@ -1,4 +1,4 @@
-"""What covey shows in IPython, in Jupyter and in a plain interpreter."""
+"""The output of covey in IPython, in Jupyter and in a plain interpreter."""
 
 import io
 import subprocess

@@ -120,7 +120,7 @@ HARMLESS = ["half", "start", "trained", "assigned", "gradient", "before", "term"
 
 
 def overwrite(model: torch.Tensor, named: Samples, table: dict[str, Any], array: np.ndarray) -> float:
-    """What was given, each written to once it is summed."""
+    """The given tensors, each written to once it is summed."""
     total = 0.0
     for tensor in (model, named.inputs, table["inner"][0]):
         total += float(tensor.double().sum())

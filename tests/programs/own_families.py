@@ -283,7 +283,7 @@ class Counter(RunningNode):
 
 
 class Numbered(Nothing):
-    """What nodes have that count."""
+    """The states of nodes that count."""
 
     def __init__(self, first):
         self.first = first
