@@ -148,16 +148,10 @@ def _of_arrow(table: Any, name: str) -> Any:
     return values.to_numpy()
 
 
-class NPZ(Dataset):
-    """A .npz file with the arrays x and y, and x_test and y_test for testing; others of as many entries are columns."""
+class Arrays(Dataset):
+    """Arrays of inputs and targets in files."""
 
-    kind = "npz"
-    path: Path = param("The file with the arrays.")
-    x: str = param("The array of the inputs.", default="x")
-    y: str = param("The array of the targets.", default="y")
-    test: float = param(
-        "The share of the samples that is for testing, where there are no x_test and y_test.", default=0.2, gt=0, lt=1
-    )
+    path: Path = param("The file with the arrays, or their folder.")
     predict: str = param(
         "What is predicted: classes, a class for each position (sequence), or values; auto decides by the targets.",
         default="auto",
@@ -168,6 +162,22 @@ class NPZ(Dataset):
     )
     scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
     shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
+
+    def wanted(self, columns: dict[str, Any], names: Names) -> Wanted:
+        """The wanted form of the samples."""
+        objective: Any = None if self.predict == "auto" else self.predict
+        return Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
+
+
+class NPZ(Arrays):
+    """A .npz file with the arrays x and y, and x_test and y_test for testing; others of as many entries are columns."""
+
+    kind = "npz"
+    x: str = param("The array of the inputs.", default="x")
+    y: str = param("The array of the targets.", default="y")
+    test: float = param(
+        "The share of the samples that is for testing, where there are no x_test and y_test.", default=0.2, gt=0, lt=1
+    )
     of_test: ClassVar[str] = "_test"
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
@@ -187,10 +197,8 @@ class NPZ(Dataset):
         test: Any = self.test
         if tested[0] in arrays:
             test = (arrays[tested[0]], arrays[tested[1]])
-        objective: Any = None if self.predict == "auto" else self.predict
         names = Names(f"The {self.x!r} of {path}", f"The {self.y!r} of {path}")
-        wanted = Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
-        return made(arrays[self.x], arrays[self.y], test, wanted)
+        return made(arrays[self.x], arrays[self.y], test, self.wanted(columns, names))
 
 
 def found(path: Path, folder: Path, dataset: Dataset, key: str) -> Path:

@@ -11,13 +11,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from covey.learning.dataset import Data, Dataset, Objective, Split
-from covey.learning.datasets.arrays import Names, Wanted, made
-from covey.learning.datasets.files import found, unreadable
+from covey.learning.dataset import Data, Objective, Split
+from covey.learning.datasets.arrays import Names, made
+from covey.learning.datasets.files import Arrays, found, unreadable
 from covey.learning.datasets.mapped import as_tensor, file_of
 from covey.learning.fields import Field
 from covey.parts.errors import DataError
-from covey.parts.parameters import param
 
 FACTS = "data.json"
 _COLUMNS = "columns"
@@ -38,21 +37,10 @@ class Facts(msgspec.Struct, frozen=True):
     fields: list[Field] = []
 
 
-class NPY(Dataset):
+class NPY(Arrays):
     """A folder with x.npy, y.npy, x_test.npy and y_test.npy, which stay on the disk: data may be larger than memory."""
 
     kind = "npy"
-    path: Path = param("The folder.")
-    predict: str = param(
-        "What is predicted: classes, a class for each position (sequence), or values; auto decides by the targets.",
-        default="auto",
-        choices=("auto", "classes", "sequence", "values"),
-    )
-    classes: int | list[str] | None = param(
-        "How many classes there are, or their names; by default those of the training samples.", default=None
-    )
-    scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
-    shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         path = found(self.path, folder, self, "path")
@@ -61,9 +49,7 @@ class NPY(Dataset):
         arrays = [mapped(path / f"{name}{suffix}.npy") for suffix in _SPLITS.values() for name in ("x", "y")]
         columns = {file.stem: mapped(file) for file in sorted((path / _COLUMNS).glob("*.npy"))}
         names = Names(f"The file {path / 'x.npy'}", f"The file {path / 'y.npy'}")
-        objective: Any = None if self.predict == "auto" else self.predict
-        wanted = Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
-        return made(arrays[0], arrays[1], (arrays[2], arrays[3]), wanted)
+        return made(arrays[0], arrays[1], (arrays[2], arrays[3]), self.wanted(columns, names))
 
 
 def mapped(path: Path) -> NDArray[Any]:
