@@ -4,9 +4,12 @@ import ast
 import io
 import re
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import covey
+from covey.parts import kinds
+from covey.parts.parameters import Part, fields_of
 
 OPENINGS = {
     "What": "a noun: 'The entries of a message', not 'What a message says'",
@@ -40,6 +43,7 @@ PHRASES = {
 _OPENING = re.compile(rf"\W*({'|'.join(OPENINGS)})\b")
 _IN_COMMENTS = re.compile(rf"\W*({'|'.join(OPENINGS.keys() - {'Where', 'How'})})\b")
 _PHRASE = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
+_PARAMETER = re.compile(r"(The|A|An|Whether) .+\.")
 _SUSPECT = re.compile(rf"""^\s*[rR]?["'#]\W*({"|".join(OPENINGS)})\b|#\W*({"|".join(OPENINGS)})\b""", re.MULTILINE)
 """Matches every module with a banned opening, and some others: it spares the reading of most."""
 
@@ -90,6 +94,28 @@ def test_docstrings_and_comments_use_the_words_of_the_field():
         for fault in faults(file.read_text(encoding="utf-8"), str(file.relative_to(root)))
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def derived(cls: type[Part]) -> Iterator[type[Part]]:
+    """The classes below a class of parts."""
+    for below in cls.__subclasses__():
+        yield below
+        yield from derived(below)
+
+
+def test_the_text_of_a_parameter_is_a_noun_phrase():
+    for family, known in kinds.built_in().items():
+        for kind in known:
+            kinds.load(family, kind)
+    declared = {
+        (cls.__qualname__, name): limits.doc
+        for cls in derived(Part)
+        if cls.kind and cls.__module__.startswith("covey.") and "<locals>" not in cls.__qualname__
+        for name, (_, limits) in fields_of(cls).items()
+    }
+    wrong = {key: text for key, text in declared.items() if not _PARAMETER.fullmatch(text) or _PHRASE.search(text)}
+    assert not wrong
+    assert len(declared) > 300
 
 
 def test_planted_faults_are_found():

@@ -28,7 +28,9 @@ class ADPSGD(OnGraph):
 
     kind = "ad-psgd"
     synchronous = False
-    topology: Topology = param("A static, undirected, bipartite graph, such as a ring of an even number of nodes.")
+    topology: Topology = param(
+        "The graph; static, undirected and bipartite, such as a ring of an even number of nodes."
+    )
     patience: Seconds | None = param(
         "The time that an active node waits for an answer; by default, for ever.", default=None, ge=0
     )

@@ -37,7 +37,8 @@ class GossipLearning(OnGraph):
     period: Seconds = param("The time between two pushes of a node.", default=1.0, gt=0)
     jitter: float = param("The fraction by which a period varies, up or down.", default=0.1, ge=0, lt=1)
     mode: Literal["merge-update", "update", "update-merge"] = param(
-        "Train the merged model, train the received model instead of the own one, or train both and merge.",
+        "The model that a received one leads to: the merged model, trained; the received model, trained, instead of "
+        "the own one; or both, trained and then merged.",
         default="merge-update",
     )
 

@@ -25,8 +25,8 @@ class LocalTraining(ClientWork):
     """Training on the client's data, by default as in the task. With `proximal`, FedProx (Li et al., 2020)."""
 
     kind = "local"
-    steps: int | None = param("Mini-batch steps; by default, those of the task.", default=None, ge=1)
-    epochs: int | None = param("Passes over the data, instead of steps.", default=None, ge=1)
+    steps: int | None = param("The number of mini-batch steps; by default, that of the task.", default=None, ge=1)
+    epochs: int | None = param("The number of passes over the data, instead of steps.", default=None, ge=1)
     lr: float | None = param("The learning rate; by default, that of the task's optimizer.", default=None, gt=0)
     proximal: float = param(
         "The weight mu of FedProx's term, which keeps clients near the server's model.", default=0.0, ge=0

@@ -32,7 +32,7 @@ class Metric(Part):
     family: ClassVar[str] = "metric"
     of: ClassVar[Literal["classes", "values", "all"]] = "all"
     """Which targets it takes."""
-    column: str | None = param("The name of its column; that of its kind by default.", default=None)
+    column: str | None = param("The name of its column; by default, that of its kind.", default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,7 +39,7 @@ class StepRate(LearningRate):
     """A learning rate that is multiplied by a factor after every `every` rounds."""
 
     kind = "step"
-    every: int = param("Rounds between two steps.", ge=1)
+    every: int = param("The number of rounds between two steps.", ge=1)
     gamma: float = param("The factor of each step.", default=0.1, gt=0)
 
     def factor(self, t: int) -> float:
@@ -76,7 +76,7 @@ class Optimizer(Part):
     weight_decay: float = param("The weight of the L2 penalty's gradient.", default=0.0, ge=0)
     schedule: LearningRate = param("The schedule of the learning rate over rounds.", factory=ConstantRate)
     state: Literal["reset", "keep"] = param(
-        "Reset the state of the optimizer, such as momentum, at every training, or keep it.", default="reset"
+        "The state of the optimizer, such as momentum, at every training: reset it, or keep it.", default="reset"
     )
 
     @property

@@ -76,7 +76,7 @@ class Shards(Partition):
     """Samples sorted by label and cut into equal shards, of which every node gets a few at random."""
 
     kind = "shards"
-    per_node: int = param("The shards of a node.", default=2, ge=1)
+    per_node: int = param("The number of shards of a node.", default=2, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         labels, samples = _labels(self, data), len(data.train)
@@ -97,9 +97,9 @@ class Dirichlet(Partition):
 
     kind = "dirichlet"
     alpha: float = param(
-        "The concentration. Near 0, few nodes have a class; large, all nodes have the same share.", gt=0, le=1e6
+        "The concentration. Near 0, few nodes have a class; if large, all nodes have the same share.", gt=0, le=1e6
     )
-    min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
+    min_samples: int = param("The least number of samples of a node.", default=1, ge=1)
     balanced: bool = param(
         "Whether a node that has its equal share of all samples gets no further classes.", default=True
     )
@@ -135,9 +135,9 @@ class Quantity(Partition):
 
     kind = "quantity"
     alpha: float = param(
-        "The concentration. Near 0, few nodes have nearly all samples; large, amounts are equal.", gt=0, le=1e6
+        "The concentration. Near 0, few nodes have nearly all samples; if large, amounts are equal.", gt=0, le=1e6
     )
-    min_samples: int = param("The fewest samples a node may have.", default=1, ge=1)
+    min_samples: int = param("The least number of samples of a node.", default=1, ge=1)
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         samples = len(data.train)
@@ -188,7 +188,9 @@ class FromFile(Partition):
     """A partition that is read from a file, in its order. Samples that the file does not name are not used."""
 
     kind = "file"
-    file: Path = param('A CSV with the header "sample,node", or a JSON list with a list of samples for every node.')
+    file: Path = param(
+        'The file: a CSV with the header "sample,node", or a JSON list with a list of samples for every node.'
+    )
 
     def deal(self, data: Data, holders: int, generator: np.random.Generator) -> Ids:
         samples, nodes = self._listed(data, holders)

@@ -38,13 +38,15 @@ class LearningTask(Task):
         default=None,
         gt=0,
     )
-    metrics: list[Metric] = param("Further metrics of evaluations, each a column of the run.", factory=list)
-    batch_size: int = param("Samples of one local step.", default=32, ge=1)
-    local_steps: int | None = param("Local steps of one training; 1 if local_epochs is not given.", default=None, ge=1)
-    local_epochs: int | None = param(
-        "Passes over the local data of one training, instead of local_steps.", default=None, ge=1
+    metrics: list[Metric] = param("The further metrics of evaluations, each a column of the run.", factory=list)
+    batch_size: int = param("The number of samples of one local step.", default=32, ge=1)
+    local_steps: int | None = param(
+        "The number of local steps of one training; 1 if local_epochs is not given.", default=None, ge=1
     )
-    public: Public | None = param("Unlabelled samples that all nodes have.", default=None)
+    local_epochs: int | None = param(
+        "The number of passes over the local data of one training, instead of local_steps.", default=None, ge=1
+    )
+    public: Public | None = param("The unlabelled samples that all nodes have.", default=None)
     validation: float = param(
         "The fraction of every node's samples that it keeps for validation.", default=0.0, ge=0, lt=1
     )

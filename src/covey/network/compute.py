@@ -29,7 +29,7 @@ class ConstantCompute(Compute):
     """The same speed for all nodes."""
 
     kind = "constant"
-    samples_per_second: float = param("Samples that a node trains on in a second.", gt=0, lt=math.inf)
+    samples_per_second: float = param("The number of samples that a node trains on in a second.", gt=0, lt=math.inf)
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         return np.full(setting.nodes, self.samples_per_second)

@@ -117,7 +117,7 @@ class DeviceEnergy(_PerByte):
 
     kind = "devices"
     file: Path | None = param(
-        "A CSV file with the columns mobilenet_ms, power_w and battery_wh. By default, four phones of 2022.",
+        "The CSV file with the columns mobilenet_ms, power_w and battery_wh. By default, four phones of 2022.",
         default=None,
     )
 

@@ -70,8 +70,8 @@ class Fault(Part):
     """True if it loses single messages at random."""
     recorded_by_nodes: ClassVar[bool] = False
     """True if nodes record the event of a strike themselves, as killed and paused nodes do."""
-    nodes: list[int] | None = param("The nodes that it strikes.", default=None, ge=0)
-    host: int | None = param("The host whose nodes it strikes. Needs `of`.", default=None, ge=0)
+    nodes: list[int] | None = param("The nodes that the fault strikes.", default=None, ge=0)
+    host: int | None = param("The host whose nodes the fault strikes. Needs `of`.", default=None, ge=0)
     of: int | None = param(
         "The number of hosts, if `host` is given. Host h has the nodes n with floor(n * of / nodes) = h.",
         default=None,
@@ -79,11 +79,11 @@ class Fault(Part):
         le="nodes",
     )
     fraction: float | None = param(
-        "The fraction of the nodes that it strikes, drawn at each strike.", default=None, gt=0, le=1
+        "The fraction of the nodes that the fault strikes, drawn at each strike.", default=None, gt=0, le=1
     )
-    at: Seconds | None = param("The time of its strike, on the nodes' clock.", default=None, ge=0, lt=math.inf)
+    at: Seconds | None = param("The time of the strike, on the nodes' clock.", default=None, ge=0, lt=math.inf)
     rate: float | None = param(
-        "Strikes per second, on average, with exponential intervals.", default=None, gt=0, lt=math.inf
+        "The mean number of strikes per second, with exponential intervals.", default=None, gt=0, lt=math.inf
     )
 
     @property
@@ -200,7 +200,7 @@ class Kill(Fault):
     kind = "kill"
     recorded_by_nodes: ClassVar[bool] = True
     back: Seconds | None = param(
-        "The time after which they return from their last checkpoint. By default, they never return.",
+        "The time after which the nodes return from their last checkpoint. By default, they never return.",
         default=None,
         gt=0,
         lt=math.inf,
@@ -250,7 +250,7 @@ class LinkFault(Fault):
     kind: ClassVar[str] = ""
     has_links: ClassVar[bool] = True
     links: list[list[int]] | None = param(
-        "The pairs of nodes between which it strikes, in both directions.", default=None
+        "The pairs of nodes between which the fault strikes, in both directions.", default=None
     )
     lasts: Seconds | None = param(
         "The duration of a strike. By default, to the end of the run.", default=None, gt=0, lt=math.inf

@@ -33,14 +33,14 @@ class Evaluation(Part):
 
     kind: ClassVar[str] = "evaluation"
     every: int | None = param(
-        "Rounds between two evaluations. The last round is always evaluated; 0 means only the last. By default 10, or "
-        "the next multiple of the schedule's cycle, within which accuracies go up and down.",
+        "The number of rounds between two evaluations. The last round is always evaluated; 0 means only the last. By "
+        "default 10, or the next multiple of the schedule's cycle, within which accuracies go up and down.",
         default=None,
         ge=0,
     )
     seconds: Seconds | None = param(
-        "Seconds of the nodes' clock between two evaluations of all nodes at the same moment, in whatever rounds they "
-        "are. The results are rows of the table 'moments'. By default, there are none.",
+        "The seconds of the nodes' clock between two evaluations of all nodes at the same moment, in whatever rounds "
+        "they are. The results are rows of the table 'moments'. By default, there are none.",
         default=None,
         gt=0,
         lt=math.inf,
@@ -62,8 +62,9 @@ class Checkpoint(Part):
 
     kind: ClassVar[str] = "checkpoint"
     every: int | None = param(
-        "Rounds between two checkpoints; 0 means only on Ctrl-C. By default they are taken by time: every five "
-        "seconds, or less often if they would cost more than 3 % of it, and not at all if models take more than 2 GiB.",
+        "The number of rounds between two checkpoints; 0 means only on Ctrl-C. By default they are taken by time: "
+        "every five seconds, or less often if they would cost more than 3 % of it, and not at all if models take "
+        "more than 2 GiB.",
         default=None,
         ge=0,
     )

@@ -20,8 +20,8 @@ class Receive(Protocol):
 
 
 PATIENCE = (
-    "How long a node waits for its neighbours in a round; for ever by default. "
-    "For a neighbour that showed no sign of life it waits again only after 1, 2, 4 ... rounds, until a message comes."
+    "The time that a node waits for its neighbours in a round; by default, for ever. For a neighbour without any "
+    "sign of life, it waits again only after 1, 2, 4 ... rounds, until a message arrives."
 )
 """The description of the parameter `patience`."""
 

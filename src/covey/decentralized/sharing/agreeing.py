@@ -94,17 +94,17 @@ class Agreeing(Sharing):
 
     several: ClassVar[bool] = True
     masks: int = param(
-        "Under how many masks each value must be that is sent, each shared with another neighbour of its receiver.",
+        "The number of masks under which each value is sent, each shared with another neighbour of its receiver.",
         default=1,
         ge=1,
     )
     keys: Literal["seeded", "fresh"] | None = param(
-        "Where private keys come from: the experiment's seed, so that all messages can be repeated and nothing is "
-        "secret, or the operating system; by default seeded in simulations and fresh in real time.",
+        "The source of private keys: the experiment's seed, so that messages can be repeated and nothing is secret, "
+        "or the operating system. By default, seeded in simulation and fresh in emulation.",
         default=None,
     )
     masking: bool = param(
-        "Whether masks are made. Without them a simulation has the same sums, models and bytes, and is faster.",
+        "Whether values are masked. Without masks, a simulation has the same sums, models and bytes, and is faster.",
         default=True,
     )
 

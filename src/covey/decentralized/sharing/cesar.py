@@ -22,7 +22,7 @@ class Cesar(Masked):
 
     kind = "cesar"
     takes_buffers = True
-    subset: Partial = param("What picks the values to send, a sharing such as random or top-k.")
+    subset: Partial = param("The sharing that chooses the values to send, such as random or top-k.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

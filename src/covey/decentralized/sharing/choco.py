@@ -14,10 +14,10 @@ class Choco(PublicCopies):
     """CHOCO-SGD: sends the compressed difference to a public copy, and moves towards the neighbours' copies."""
 
     kind = "choco"
-    compressor: Compressor = param("What makes a message of the difference.")
+    compressor: Compressor = param("The compressor of the difference between a model and its public copy.")
     order: Literal["exchange-first", "move-first"] = param(
-        "Whether a node moves by copies that a round's messages have brought up to date (Koloskova et al., 2020), "
-        "or by those of the round before, and sends then (2019).",
+        "The order of a round: exchange differences, then move towards the new copies (Koloskova et al., 2020), or "
+        "move towards the copies of the round before, then exchange (2019).",
         default="exchange-first",
     )
 

@@ -23,24 +23,29 @@ class JWINS(Transformed):
 
     kind = "jwins"
     alphas: list[float] | None = param(
-        "The fractions of the coefficients, of which each node draws one in each round; by default those of the paper, "
-        "0.1, 0.15, 0.2, 0.25, 0.3, 0.4 and 1.",
+        "The fractions of the coefficients. Each node draws one in each round. By default, those of the paper: 0.1, "
+        "0.15, 0.2, 0.25, 0.3, 0.4 and 1.",
         default=None,
         gt=0,
         le=1,
     )
     probabilities: list[float] | None = param(
-        "The probabilities of the alphas; the same for all by default.", default=None, ge=0, le=1
+        "The probabilities of the alphas; by default, all are equal.", default=None, ge=0, le=1
     )
-    budget: float | None = param("A fixed fraction, in place of alphas and probabilities.", default=None, gt=0, le=1)
+    budget: float | None = param(
+        "The fixed fraction of the coefficients, instead of alphas and probabilities.", default=None, gt=0, le=1
+    )
     metadata_cap: float = param(
-        "From this one of the alphas on all coefficients are sent, without indices.", default=0.5, gt=0, le=1
+        "The least alpha with which all coefficients are sent, without indices.", default=0.5, gt=0, le=1
     )
     wavelet: str = param(
-        'The wavelet, one of the discrete ones of PyWavelets; with "none" the model\'s numbers are sent themselves.',
+        'The wavelet, one of the discrete ones of PyWavelets. With "none", the values of the model are sent '
+        "themselves.",
         default="sym2",
     )
-    level: int = param("How many times the transform halves the model; fewer times where it is short.", default=4, ge=0)
+    level: int = param(
+        "The number of times that the transform halves the model; a short model is halved fewer times.", default=4, ge=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -51,23 +51,24 @@ class Masked(Agreeing):
     """Adds masks to what `choose` picks, and has receivers of too few messages keep their models."""
 
     hides = True
-    ring: int = param("The bits of the integers that are added up and sent.", default=64, choices=(64, 32))
+    ring: int = param("The number of bits of the integers that are added and sent.", default=64, choices=(64, 32))
     fraction: int | None = param(
-        "How many of them stand behind the point; by default 32 of 64, and 24 of 32.", default=None, ge=1
+        "The number of bits after the binary point; by default, 32 of 64, and 24 of 32.", default=None, ge=1
     )
     recovery: Literal["none", "shamir"] = param(
-        "What becomes of a sum that somebody's numbers are missing in: it is discarded, or its neighbours take out the "
-        "missing one's masks, of which they hold shares.",
+        "The reaction to a sum that lacks the values of a node: discard it, or let the receiver's neighbours remove "
+        "the masks of that node, of which they hold shares.",
         default="none",
     )
     threshold: int | None = param(
-        "How many of a receiver's neighbours must help it where 'recovery' is 'shamir'; by default as few as let the "
-        "most be missing and keep every value hidden.",
+        "The number of a receiver's neighbours that must help it if 'recovery' is 'shamir'. By default, the number "
+        "with which the most nodes may be missing while every value stays hidden.",
         default=None,
         ge=2,
     )
     too_few: Literal["refuse", "keep"] = param(
-        "What becomes of a node with no more neighbours than 'masks': refuse the experiment, or keep its own model.",
+        "The reaction to a node with no more neighbours than 'masks': refuse the experiment, or let the node keep "
+        "its own model.",
         default="refuse",
     )
 

@@ -60,8 +60,10 @@ class PowerGossip(Sharing):
 
     kind = "power-gossip"
     several: ClassVar[bool] = True
-    rank: int = param("The rank of what a message tells of a matrix; no more than its smaller side.", default=1, ge=1)
-    iterations: int = param("How many exchanges a round has.", default=1, ge=1, le=1000)
+    rank: int = param(
+        "The rank of the difference that a message describes; at most the smaller side of a matrix.", default=1, ge=1
+    )
+    iterations: int = param("The number of exchanges in a round.", default=1, ge=1, le=1000)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

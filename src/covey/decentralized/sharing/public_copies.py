@@ -44,7 +44,7 @@ class PublicCopies(Compressed):
     """Sends the compressed difference between a node's model and its public copy, and adds it to the copy."""
 
     gamma: float = param(
-        "How far a node moves towards its neighbours' copies in a round; to be tuned together with the compression.",
+        "The step towards the neighbours' copies. Tune it together with the compression.",
         gt=0,
         le=1,
     )

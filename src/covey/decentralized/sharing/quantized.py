@@ -36,13 +36,15 @@ class Quantized(Compressed):
     """
 
     kind = "quantized"
-    compressor: Compressor = param("What makes a message of the model; one of those that say every value.")
+    compressor: Compressor = param("The compressor of the model, one that sends every value.")
     feedback: bool | None = param(
-        "Whether what a message could not say is added to the model that the next one says; by default with 'sign'.",
+        "Whether the compression error of a message is added to the next model that is sent. By default, it is with "
+        "'sign'.",
         default=None,
     )
     gamma: float | None = param(
-        "How far a node moves towards what it heard; by default 1 where rounding changes a model little, else less.",
+        "The step towards the aggregate of the received models. By default 1 if rounding changes a model little, "
+        "else less.",
         default=None,
         gt=0,
         le=1,

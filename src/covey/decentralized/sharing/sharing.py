@@ -46,13 +46,13 @@ class Sharing(Part):
     """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
     beside them, in full."""
     share: Literal["trained"] | list[str] = param(
-        'What is shared: all that is trained, or the trained tensors whose names match patterns, such as ["body.*"]. '
-        "What is frozen or not matched stays with its node.",
+        "The shared tensors: all that are trained, or the trained ones whose names match patterns, such as "
+        '["body.*"]. The others stay with their node.',
         default="trained",
     )
     buffers: Literal["average", "keep", "refuse"] = param(
-        "What becomes of buffers, such as BatchNorm's statistics: averaged in full where their name or layer is "
-        "shared, each node's own, or models that have any refused.",
+        "The treatment of buffers, such as BatchNorm's statistics: average those whose name or layer is shared, keep "
+        "each node's own, or refuse models that have buffers.",
         default="average",
     )
 

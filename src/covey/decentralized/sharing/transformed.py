@@ -59,7 +59,7 @@ class Transformed(Sharing):
 
     by_change = True
     accumulation: bool = param("Whether changes add up until they are sent.", default=True)
-    averaging_changes: bool = param("Whether what averaging changes adds up too.", default=True)
+    averaging_changes: bool = param("Whether changes by averaging add up, too.", default=True)
     values: str = written_as()
 
     def check(self, setting: Setting) -> None:

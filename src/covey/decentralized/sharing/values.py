@@ -15,7 +15,7 @@ from covey.parts.parameters import Setting, param
 def written_as() -> Any:
     """The parameter that says how values are written."""
     return param(
-        "How the values are written: as they are, or in fewer bytes without loss, which takes covey[pcodec].",
+        "The encoding of the values: as they are, or in fewer bytes without loss, which needs covey[pcodec].",
         default="raw",
         choices=("raw", "pcodec"),
     )

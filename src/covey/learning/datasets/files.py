@@ -29,19 +29,23 @@ class _Table(Dataset):
 
     path: Path = param("The file with the samples.")
     target: str = param("The column that is predicted.")
-    features: list[str] = param("The columns of the inputs; by default all but the target and 'keep'.", factory=list)
-    keep: list[str] = param("Columns that are no inputs, such as one that a natural partition goes by.", factory=list)
-    test: float | Path = param("The share of the samples that is for testing, or a file with these.", default=0.2)
+    features: list[str] = param("The columns of the inputs; by default, all but the target and 'keep'.", factory=list)
+    keep: list[str] = param(
+        "The columns that are no inputs, such as the owner of a sample for a natural partition.", factory=list
+    )
+    test: float | Path = param(
+        "The fraction of the samples that is for testing, or a file with test samples.", default=0.2
+    )
     predict: str = param(
-        "What is predicted: classes, or values; auto decides by the target.",
+        "The kind of prediction: classes or values; auto decides by the target.",
         default="auto",
         choices=("auto", "classes", "values"),
     )
     classes: int | list[str] | None = param(
-        "How many classes there are, or their names; by default those of the training samples.", default=None
+        "The number of classes, or their names; by default, those of the training samples.", default=None
     )
     standardize: bool = param(
-        "Whether each feature is brought to mean 0 and deviation 1 of the training samples.", default=False
+        "Whether each feature is scaled to mean 0 and deviation 1 over the training samples.", default=False
     )
 
     @abstractmethod
@@ -76,7 +80,7 @@ class CSV(_Table):
     """A CSV file whose first line names the columns."""
 
     kind = "csv"
-    separator: str = param("What stands between two fields.", default=",")
+    separator: str = param("The separator of two fields.", default=",")
 
     def columns(self, path: Path) -> Columns:
         try:
@@ -153,15 +157,16 @@ class Arrays(Dataset):
 
     path: Path = param("The file with the arrays, or their folder.")
     predict: str = param(
-        "What is predicted: classes, a class for each position (sequence), or values; auto decides by the targets.",
+        "The kind of prediction: classes, a class for each position (sequence), or values; auto decides by the "
+        "targets.",
         default="auto",
         choices=("auto", "classes", "sequence", "values"),
     )
     classes: int | list[str] | None = param(
-        "How many classes there are, or their names; by default those of the training samples.", default=None
+        "The number of classes, or their names; by default, those of the training samples.", default=None
     )
-    scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
-    shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
+    scale: float = param("The factor of inputs of bytes: byte b becomes b * scale + shift.", default=1 / 255)
+    shift: float = param("The number that is added to scaled bytes.", default=0.0)
 
     def wanted(self, columns: dict[str, Any], names: Names) -> Wanted:
         """The wanted form of the samples."""
@@ -176,7 +181,7 @@ class NPZ(Arrays):
     x: str = param("The array of the inputs.", default="x")
     y: str = param("The array of the targets.", default="y")
     test: float = param(
-        "The share of the samples that is for testing, where there are no x_test and y_test.", default=0.2, gt=0, lt=1
+        "The fraction of the samples that is for testing, if there are no x_test and y_test.", default=0.2, gt=0, lt=1
     )
     of_test: ClassVar[str] = "_test"
 

@@ -28,9 +28,11 @@ class Local(Part):
     """The data of a host, as `covey host --data` names them."""
 
     kind = "local"
-    dataset: Dataset | None = param("The data of all nodes of the host, among whom they are dealt out.", default=None)
-    partition: Partition = param("Which of the host's nodes holds which of its samples.", factory=IID)
-    nodes: list[Dataset] = param("The data of each node of the host in order, in place of 'dataset'.", factory=list)
+    dataset: Dataset | None = param(
+        "The data of all nodes of the host, which the partition assigns to them.", default=None
+    )
+    partition: Partition = param("The partition of the host's samples among its nodes.", factory=IID)
+    nodes: list[Dataset] = param("The data of each node of the host in order, instead of 'dataset'.", factory=list)
 
     @classmethod
     def named(cls) -> str:
@@ -75,14 +77,14 @@ class Private(Dataset):
 
     kind = "private"
     shape: list[int] = param("The shape of one input.", ge=1)
-    numbers: Literal["float32", "uint8", "int64"] = param("What an input consists of.", default="float32")
+    numbers: Literal["float32", "uint8", "int64"] = param("The type of the numbers of an input.", default="float32")
     classes: int | list[str] | None = param(
-        "How many classes there are, or their names; none where values are predicted.", default=None, ge=2
+        "The number of classes, or their names; none if values are predicted.", default=None, ge=2
     )
     sequence: bool = param("Whether a class is predicted for each position of a sequence.", default=False)
-    test: Dataset | None = param("Test data that all have, beside those of each node.", default=None)
-    scale: float = param("Bytes b become numbers b * scale + shift.", default=1 / 255)
-    shift: float = param("Bytes b become numbers b * scale + shift.", default=0.0)
+    test: Dataset | None = param("The test data that all hosts have, beside those of each node.", default=None)
+    scale: float = param("The factor of inputs of bytes: byte b becomes b * scale + shift.", default=1 / 255)
+    shift: float = param("The number that is added to scaled bytes.", default=0.0)
 
     @property
     def is_private(self) -> bool:

@@ -77,7 +77,7 @@ class BF16(_Float16):
 class Blockwise(Compressor):
     """Values in blocks that share a scale."""
 
-    block: int | None = param("Values that share a scale; by default, all of them.", default=None, ge=1)
+    block: int | None = param("The number of values that share a scale; by default, all of them.", default=None, ge=1)
 
     def width(self, size: int) -> int:
         """The number of values that share a scale in a vector of `size`."""
@@ -102,7 +102,7 @@ class Int8(Blockwise):
     """Rounds every value to one of 255 levels between minus and plus the largest magnitude of its block."""
 
     kind = "int8"
-    block: int | None = param("Values that share a scale.", default=256, ge=1)
+    block: int | None = param("The number of values that share a scale.", default=256, ge=1)
 
     def compress(self, vector: Tensor, draw: Draw) -> tuple[dict[str, Tensor], Decompressed]:
         blocks_BK = self.cut(vector)
@@ -130,8 +130,10 @@ class QSGD(Blockwise):
     """QSGD (Alistarh et al., 2017): rounds every value at random to a level between 0 and the norm of its block."""
 
     kind = "qsgd"
-    block: int | None = param("Values that share a norm.", default=512, ge=1)
-    levels: int = param("Levels between 0 and the norm. A value takes the bits of 2 * levels + 1 codes.", ge=1, le=127)
+    block: int | None = param("The number of values that share a norm.", default=512, ge=1)
+    levels: int = param(
+        "The number of levels between 0 and the norm. A value takes the bits of 2 * levels + 1 codes.", ge=1, le=127
+    )
     unbiased: bool = param(
         "Whether the expectation is the vector. If not, the result is divided by 1 + its largest variance, which makes "
         "it a contraction.",

@@ -38,7 +38,7 @@ class Sparse(Compressor):
     """Keeps a fraction of the values."""
 
     sends_all: ClassVar[bool] = False
-    budget: float = param("Fraction of the values that is kept.", gt=0, le=1)
+    budget: float = param("The fraction of the values that is kept.", gt=0, le=1)
 
     def count(self, size: int) -> int:
         """The number of values that are kept of `size`."""

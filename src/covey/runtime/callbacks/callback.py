@@ -149,14 +149,14 @@ class Following(Callback):
     """A callback that follows one figure and knows its best value."""
 
     metric: str = param(
-        "The figure to follow: one of nodes, of which the mean counts, or of the network as a whole.",
+        "The figure to follow: one of nodes, of which the mean is taken, or one of the whole network.",
         default="accuracy",
     )
     mode: Literal["auto", "max", "min"] = param(
         'Whether the largest or the smallest value is best; "auto" is "min" if "loss" is in the name, else "max".',
         default="auto",
     )
-    min_delta: float = param("Smaller changes are no improvement.", default=0.0, ge=0)
+    min_delta: float = param("The least change that is an improvement.", default=0.0, ge=0)
 
     def improves(self, at: Evaluated) -> bool:
         """True if the figure is better than ever before. The state keeps the best value and its round."""

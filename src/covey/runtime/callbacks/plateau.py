@@ -8,9 +8,9 @@ class Plateau(Following):
     """Multiplies the learning rate by a factor whenever a figure has not improved for a while."""
 
     kind = "plateau"
-    patience: int = param("How many evaluations in a row may bring no improvement.", default=3, ge=1)
-    factor: float = param("What the learning rate is multiplied by.", default=0.5, gt=0, lt=1)
-    least: float = param("The product of all factors does not fall below this.", default=1e-3, gt=0, le=1)
+    patience: int = param("The number of successive evaluations that may bring no improvement.", default=3, ge=1)
+    factor: float = param("The factor by which the learning rate is multiplied.", default=0.5, gt=0, lt=1)
+    least: float = param("The least product of all factors.", default=1e-3, gt=0, le=1)
 
     def evaluated(self, at: Evaluated) -> None:
         if not self.waits(at, self.patience):

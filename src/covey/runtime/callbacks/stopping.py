@@ -15,8 +15,8 @@ class EarlyStopping(Following):
     """Ends the run if a figure no longer improves, or once it is good enough."""
 
     kind = "early-stopping"
-    patience: int = param("How many evaluations in a row may bring no improvement.", default=5, ge=1)
-    goal: float | None = param("The run also ends once the figure is at least as good as this.", default=None)
+    patience: int = param("The number of successive evaluations that may bring no improvement.", default=5, ge=1)
+    goal: float | None = param("The value of the figure with which the run ends, too.", default=None)
 
     def evaluated(self, at: Evaluated) -> None:
         if self.waits(at, self.patience):

@@ -86,7 +86,7 @@ class WandB(Tracker):
     module, extra = "wandb", "wandb"
     project: str = param("The project.", default="covey")
     mode: Literal["online", "offline", "disabled"] = param(
-        "Where figures go, as `wandb.init` takes it.", default="online"
+        "The destination of figures, as `wandb.init` takes it.", default="online"
     )
 
     def begin(self, run: Began) -> None:

@@ -43,7 +43,7 @@ class Emulation(Engine):
         "The addresses of hosts that were started by `covey host`. By default, processes are started on this machine.",
         factory=list,
     )
-    hosts_file: Path | None = param("A file with the addresses of hosts, one per line.", default=None)
+    hosts_file: Path | None = param("The file with the addresses of hosts, one per line.", default=None)
     token_file: Path | None = param(
         "The file with the secret of the hosts; by default, that of the certificates.", default=None
     )
@@ -62,7 +62,7 @@ class Emulation(Engine):
         ge=1,
     )
     device: str = param("The device that computes: cpu, cuda, cuda:1 ...", default="cpu")
-    workers: int | None = param("Threads that compute in each process.", default=None, ge=1)
+    workers: int | None = param("The number of threads that compute in each process.", default=None, ge=1)
     chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
 

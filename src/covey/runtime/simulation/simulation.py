@@ -21,7 +21,9 @@ class Simulation(Engine):
     kind = "simulation"
     device: str = param("The device that computes: cpu, cuda, cuda:1 ...", default="cpu")
     workers: int | None = param(
-        "Threads that compute; by default, one per processor. They do not change results.", default=None, ge=1
+        "The number of threads that compute; by default, one per processor. It does not change results.",
+        default=None,
+        ge=1,
     )
     chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
