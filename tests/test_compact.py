@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from covey.report.compact import _relative, compact
+from covey.pages.compact import _relative, compact
 
 COUNTS = {"M": 1, "L": 1, "Q": 2, "C": 3, "Z": 0}
 

@@ -1,6 +1,7 @@
 """`covey.sweep`, `check` and `list`: the same as the commands of these names."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,9 @@ def test_a_sweep_in_python_is_that_of_the_command(file, covey):
     assert without_folders(said) == without_folders(json.loads(out))
     assert [run.folder.name for run in swept] == [path.name for path in sorted((file.parent / "command").iterdir())]
     assert swept.table()[0][:3] == ["configuration", "runs", "accuracy"]
+    figure = swept.plot("loss", against="bytes", out="loss.png", labels=["slow", "fast"])
+    assert [line.get_label() for line in figure.axes[0].lines] == ["slow", "fast"]
+    assert Path("loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_sweep_takes_arrays_numbers_of_numpy_and_parts(in_folder):

@@ -9,11 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 import covey as package
 from covey import view
 from covey.network.graph import Graph
-from covey.report import page, write_report
+from covey.pages import page, write_report
 from covey.runtime.runs import Run, RunWriter
 from covey.view.graphs import graph_of_run
 from covey.view.groups import flat, grouped
@@ -141,8 +142,31 @@ def test_a_page_that_is_too_large_shows_one_run_of_each_experiment_and_then_fewe
 
 
 def test_a_report_needs_nothing_of_the_command_line():
-    code = "import covey.report, sys; print([name for name in sys.modules if name.startswith('covey.cli')])"
+    code = "import covey, sys; covey.report; print([name for name in sys.modules if name.startswith('covey.cli')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_report_in_python_is_that_of_the_command(runs, tmp_path, covey):
+    folders = [str(run.folder) for run in runs]
+    given = [folders[0], *runs[1:3], runs[3].folder]
+    with rc_context({"svg.hashsalt": "the same ids in both"}):
+        labels = ("--label", "three", "--label", "four")
+        assert covey("report", *folders, *labels, "--out", str(tmp_path / "a.html"))[0] == 0
+        page = package.report(given, out=tmp_path / "new" / "b.html", labels=["three", "four"])
+        assert page == tmp_path / "new" / "b.html"
+        assert page.read_bytes() == (tmp_path / "a.html").read_bytes()
+        pages = [package.report(one, out=tmp_path / "c.html").read_bytes() for one in (runs[3], folders[3])]
+        assert pages[0] == pages[1] != page.read_bytes()
+
+
+def test_a_report_that_cannot_be_written_is_refused_in_one_line(runs, tmp_path):
+    with pytest.raises(package.CoveyError, match="label"):
+        package.report(runs, out=tmp_path / "a.html", labels=["three"])
+    with pytest.raises(package.CoveyError, match="is not a run folder: it has no metrics"):
+        package.report(tmp_path / "nowhere", out=tmp_path / "a.html")
+    with pytest.raises(package.CoveyError, match=r"The report .* cannot be written: Is a directory"):
+        package.report(runs[3], out=tmp_path)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_runs_are_grouped_by_their_experiment(runs):

@@ -11,7 +11,7 @@ from covey.parts import kinds
 
 ROOMS = (
     *("parts", "messages", "network", "runtime", "learning", "data", "aggregation"),
-    *("decentralized", "federated", "view", "report", "api", "cli"),
+    *("decentralized", "federated", "view", "pages", "api", "cli"),
 )
 """From the ground up; calls go downwards."""
 APART = {("federated", "decentralized")}
@@ -63,8 +63,8 @@ def test_the_public_names_are_these():
             "LearningProgram",
         ),
         *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
-        *("State", "Sweep", "Update", "__version__", "check", "compare", "data", "list", "param", "resume"),
-        *("run", "sweep"),
+        *("State", "Sweep", "Update", "__version__", "check", "compare", "data", "list", "param", "report"),
+        *("resume", "run", "sweep"),
     }
     assert set(covey.__all__) == public
     assert all(getattr(covey, name) is not None for name in public)

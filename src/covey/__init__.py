@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from covey.api.checking import check as check
     from covey.api.comparing import compare as compare
     from covey.api.listing import list as list
+    from covey.api.reporting import report as report
     from covey.api.running import resume as resume
     from covey.api.running import run as run
     from covey.api.sweeps import Sweep as Sweep
@@ -43,6 +44,7 @@ _HOMES = {
     "covey.api.checking": ("check",),
     "covey.api.comparing": ("compare",),
     "covey.api.listing": ("list",),
+    "covey.api.reporting": ("report",),
     "covey.api.running": ("resume", "run"),
     "covey.api.sweeps": ("Sweep", "sweep"),
     "covey.parts.errors": ("CoveyError",),

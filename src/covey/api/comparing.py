@@ -10,7 +10,7 @@ from covey.view.comparison import Comparison, compared
 
 @short_traceback()
 def compare(
-    runs: Path | str | Iterable[Run | Path | str],
+    runs: Run | Path | str | Iterable[Run | Path | str],
     *,
     metrics: Sequence[str] = (),
     labels: Sequence[str] = (),
@@ -19,7 +19,7 @@ def compare(
     """Compare runs in a table, each experiment with mean and standard deviation over its seeds.
 
     Args:
-        runs: the runs, their folders, or folders that hold folders of runs; a sweep as it is.
+        runs: a run, its folder, a folder that holds folders of runs, or several of these; a sweep as it is.
         metrics: the columns, each the mean of a metric over nodes or a metric of the network. By default accuracy,
             loss, bytes and time.
         labels: a name for each experiment. By default the keys that differ name it.
@@ -31,6 +31,14 @@ def compare(
     Raises:
         CoveyError: a folder holds no run, no run has a metric, or there is not one label for each row.
     """
-    given = [runs] if isinstance(runs, Path | str) else runs
-    found = [one for run in given for one in ([run] if isinstance(run, Run) else find_runs([run]))]
-    return compared(found, each=each, labels=labels, metrics=metrics)
+    return compared(runs_of(runs), each=each, labels=labels, metrics=metrics)
+
+
+def runs_of(given: Run | Path | str | Iterable[Run | Path | str]) -> list[Run]:
+    """The runs of what a user gives: a run, its folder, a folder that holds some, or several of these.
+
+    Raises:
+        RunError: a folder is not that of a run and holds none.
+    """
+    several = [given] if isinstance(given, Run | Path | str) else given
+    return [one for run in several for one in ([run] if isinstance(run, Run) else find_runs([run]))]

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from covey.api.running import new_folder, resume, run
 from covey.parts.errors import ConfigurationError, CoveyError, RunError, quoted
@@ -23,6 +23,9 @@ from covey.view.comparison import figures_of, in_words, spread_of
 from covey.view.progress import ProgressDisplay
 from covey.view.summary import not_finite, spaced
 from covey.view.words import time_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Combination = dict[str, Any]
 """The values of the keys in one run."""
@@ -237,6 +240,29 @@ class Sweep:
 
     def __rich__(self) -> Any:
         return self.card().rich()
+
+    def plot(
+        self,
+        metric: str = "accuracy",
+        against: Literal["rounds", "time", "bytes", "energy"] = "rounds",
+        out: Path | str | None = None,
+        *,
+        labels: Sequence[str] = (),
+    ) -> "Figure":
+        """Draw a metric, with a line for each configuration: the mean over its seeds, and their spread as a band.
+
+        Args:
+            metric: a column of `figures` or `network` of the runs.
+            against: the horizontal axis.
+            out: a file to save it to, as well.
+            labels: a name for each line. By default the keys that differ name it.
+        """
+        from covey import view
+
+        figure = view.curves(self.runs, metric, against, labels)
+        if out is not None:
+            view.save(figure, Path(out))
+        return figure
 
     @property
     def runs(self) -> list[Run]:

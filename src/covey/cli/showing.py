@@ -192,10 +192,9 @@ def plot(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> int:
     """Write an HTML page."""
-    from covey.report import write_report
+    from covey.api.reporting import report
 
-    write_report(find_runs(arguments.runs), arguments.out, arguments.labels)
-    say(str(arguments.out))
+    say(str(report(arguments.runs, out=arguments.out, labels=arguments.labels)))
     return 0
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
+from covey.pages.compact import compact
+from covey.pages.style import COLOURS, STYLE
 from covey.parts.errors import CoveyError, RunError
-from covey.report.compact import compact
-from covey.report.style import COLOURS, STYLE
 from covey.runtime.runs import Run
 from covey.view.comparison import Comparison
 from covey.view.figures import MOST_BANDS, bands_in_words
