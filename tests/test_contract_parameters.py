@@ -16,20 +16,11 @@ from covey.api.listing import described
 from covey.learning.task import LearningTask
 from covey.network import Network
 from covey.parts import kinds
+from covey.parts.conversion import expectation
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import (
-    MISSING,
-    Limits,
-    Part,
-    Quantity,
-    Setting,
-    build,
-    default_of,
-    expectation,
-    fields_of,
-    param,
-    to_table,
-)
+from covey.parts.limits import Limits
+from covey.parts.parameters import MISSING, Part, Setting, build, default_of, fields_of, param, to_table
+from covey.parts.quantities import Quantity
 from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.examples import NODES, family_class
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from covey.network import Network
 from covey.network.latency import ConstantLatency, Latency
+from covey.parts.conversion import coerce
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Setting, build, coerce, fields_of, to_table
+from covey.parts.parameters import Setting, build, fields_of, to_table
 
 DRAWN: list[dict[str, Any]] = [
     {"kind": "uniform", "low": "10ms", "high": "30ms"},

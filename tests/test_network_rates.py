@@ -10,8 +10,9 @@ import pytest
 from covey.network import Bandwidth, Compute, Network
 from covey.network.bandwidth import ConstantBandwidth
 from covey.network.compute import ConstantCompute
+from covey.parts.conversion import coerce
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import Setting, build, coerce, fields_of, to_table
+from covey.parts.parameters import Setting, build, fields_of, to_table
 
 DEVICES = "device,bandwidth,up,ms_per_sample,samples_per_second\n" + "".join(
     f"d{i},{i * 1000},{i * 100},{i},{1000 / i}\n" for i in range(1, 9)

@@ -6,8 +6,9 @@ from difflib import get_close_matches
 from typing import Any, overload
 
 from covey.parts import kinds
+from covey.parts.conversion import expectation
 from covey.parts.errors import ConfigurationError, unknown
-from covey.parts.parameters import Part, default_of, expectation, fields_of, is_required, to_table
+from covey.parts.parameters import Part, default_of, fields_of, is_required, to_table
 from covey.parts.tracebacks import short_traceback
 from covey.view.cards import Card
 

@@ -11,7 +11,8 @@ from covey.api.listing import in_words
 from covey.api.listing import list as known_kinds
 from covey.cli.tables import print_json
 from covey.parts import kinds
-from covey.parts.parameters import expectation, fields_of, is_required
+from covey.parts.conversion import expectation
+from covey.parts.parameters import fields_of, is_required
 
 
 def list_kinds(arguments: argparse.Namespace) -> int:

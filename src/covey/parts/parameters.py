@@ -14,22 +14,20 @@ import copy
 import dataclasses
 import datetime
 import functools
-import math
-import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 
 from covey.parts import rng
 from covey.parts.attributes import assigned_in
+from covey.parts.conversion import Convertible, coerce, convert, expectation, with_article
 from covey.parts.errors import ConfigurationError, quoted, unknown
 from covey.parts.limits import Bound, Limits
 from covey.parts.pieces import Piece
-from covey.parts.quantities import Quantity
 
 
 def param(
@@ -106,7 +104,7 @@ class Setting:
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(param,))
-class Part:
+class Part(Convertible):
     """A configurable piece of an experiment. The text of this module describes it."""
 
     family: ClassVar[str] = ""
@@ -201,9 +199,25 @@ class Part:
         if cls.short is None or isinstance(value, bool) or not isinstance(value, int | float | str):
             return None
         kind, name = cls.short
-        if isinstance(value, str) and not _convert(value, _short_form(cls)[0])[1]:
+        if isinstance(value, str) and not convert(value, _short_form(cls)[0])[1]:
             return None
         return build(cls, {"kind": kind, name: value})
+
+    @classmethod
+    def from_value(cls, value: Any) -> tuple[Any, bool]:
+        if isinstance(value, cls):
+            return value, True
+        short = cls.shorthand(value)
+        if short is not None:
+            return short, True
+        if isinstance(value, Mapping) or (isinstance(value, str) and cls.family):
+            return build(cls, value), True
+        return value, False
+
+    @classmethod
+    def expectation(cls) -> str:
+        what = with_article(cls.family or "table")
+        return f"{what} or {expectation(*_short_form(cls))}" if cls.short else what
 
     @classmethod
     def adopt(cls, name: str, found: Any) -> "type[Self] | None":
@@ -325,34 +339,6 @@ def is_required(cls: type, name: str) -> bool:
     return default_of(cls, name) is MISSING
 
 
-def expectation(hint: Any, limits: Limits) -> str:
-    """A description of the values that are allowed, as in "an int in [1, nodes)"."""
-    if limits.choices:
-        return "one of " + ", ".join(repr(choice) for choice in limits.choices)
-    interval = limits.interval()
-    suffix = f" in {interval}" if interval else ""
-    origin = typing.get_origin(hint)
-    if origin is Annotated and isinstance(hint.__metadata__[0], Quantity):
-        quantity: Quantity = hint.__metadata__[0]
-        return f'{_with_article(quantity.name)} such as "{quantity.example}"{suffix}'
-    if origin in (Union, types.UnionType):
-        options = [arg for arg in typing.get_args(hint) if arg is not type(None)]
-        return " or ".join(expectation(option, limits) for option in options)
-    if origin is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
-    if origin in (list, tuple):
-        return f"a list, each {expectation(typing.get_args(hint)[0], limits)}"
-    if isinstance(hint, type) and issubclass(hint, Part):
-        what = _with_article(hint.family or "table")
-        return f"{what} or {expectation(*_short_form(hint))}" if hint.short else what
-    names = {int: "an int", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
-    return names.get(hint, "a table" if origin is dict or hint is dict else "a value") + suffix
-
-
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def _short_form(family: type[Part]) -> tuple[Any, Limits]:
     """The type and limits of the number that the short form of a family takes."""
     from covey.parts import kinds
@@ -360,92 +346,6 @@ def _short_form(family: type[Part]) -> tuple[Any, Limits]:
     assert family.short is not None
     kind, name = family.short
     return fields_of(kinds.load(family.family, kind))[name]
-
-
-def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
-    """Bring `value` to the declared type and check its bounds.
-
-    Raises:
-        ConfigurationError: the value does not fit. The text names the key, what would be right, and the value.
-    """
-    made, fits = _convert(value, hint)
-    if fits and limits.choices:
-        fits = made in limits.choices
-    if fits and not limits.choices:
-        numbers = made if isinstance(made, list | tuple) else [made]
-        fits = all(
-            limits.admits(number)
-            for number in numbers
-            if isinstance(number, int | float) and not isinstance(number, bool)
-        )
-    if not fits:
-        raise ConfigurationError(
-            f"The '{name}' of {owner} must be {expectation(hint, limits)}. Got {quoted(value)} instead."
-        )
-    return made
-
-
-def _convert(value: Any, hint: Any) -> tuple[Any, bool]:
-    """The converted value, and True if it has the type `hint`."""
-    origin = typing.get_origin(hint)
-    if hint is Any:
-        return value, True
-    if origin is Annotated:
-        quantity = hint.__metadata__[0]
-        if isinstance(quantity, Quantity) and isinstance(value, str):
-            parsed = quantity.parse(value)
-            return parsed, parsed is not None
-        return _convert(value, typing.get_args(hint)[0])
-    if origin in (Union, types.UnionType):
-        for option in typing.get_args(hint):
-            made, fits = _convert(value, option)
-            if fits:
-                return made, True
-        return value, False
-    if hint is type(None):
-        return None, value is None
-    if origin is Literal:
-        return value, value in typing.get_args(hint)
-    if origin in (list, tuple):
-        if not isinstance(value, list | tuple):
-            return value, False
-        item = typing.get_args(hint)[0]
-        converted = [_convert(entry, item) for entry in value]
-        return origin(made for made, _ in converted), all(fits for _, fits in converted)
-    if origin is dict or hint is dict:
-        return value, isinstance(value, Mapping)
-    if isinstance(hint, type) and issubclass(hint, Part):
-        if isinstance(value, hint):
-            return value, True
-        return _convert_part(value, hint)
-    if hint is bool:
-        return value, isinstance(value, bool)
-    if hint is int:
-        return value, isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
-    if hint is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = fits and (abs(value) < _LARGEST if isinstance(value, int) else not math.isnan(value))
-        return (float(value), True) if fits else (value, False)
-    if hint is Path:
-        fits = isinstance(value, str | Path) and len(str(value)) <= _LONGEST_PATH and "\0" not in str(value)
-        return (Path(value), True) if fits else (value, False)
-    if isinstance(hint, type):
-        return value, isinstance(value, hint)
-    return value, True
-
-
-_LARGEST = 2**63
-"""The bound of whole numbers: they have 64 bits in TOML, in arrays and in the run's database."""
-_LONGEST_PATH = 4096
-
-
-def _convert_part(value: Any, family: type[Part]) -> tuple[Any, bool]:
-    short = family.shorthand(value)
-    if short is not None:
-        return short, True
-    if isinstance(value, Mapping) or (isinstance(value, str) and family.family):
-        return build(family, value), True
-    return value, False
 
 
 def build(family: type[P], table: Any, *, usual: str = "") -> P:
