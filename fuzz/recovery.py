@@ -38,7 +38,7 @@ from fuzz.virtual import Door, Loop, Process, Socket, Stuck
 
 from covey import api
 from covey.api import running
-from covey.messages import wire
+from covey.messages.files import read_payload
 from covey.parts.errors import CoveyError, RunError
 from covey.runtime import cadence
 from covey.runtime.emulation.host import heartbeat, host
@@ -369,7 +369,7 @@ class Play:
         payload = None
         for path in reversed(found):
             try:
-                payload = wire.read_file(path)
+                payload = read_payload(path)
                 break
             except RunError:
                 continue

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from covey import api
-from covey.messages import wire
+from covey.messages.files import sync_folder
 from covey.parts.errors import RunError
 from covey.runtime.runs import Run, RunWriter, resuming
 from covey.runtime.runs.sums import check_sums
@@ -97,7 +97,7 @@ def test_the_disk_forgets_what_was_not_synced(tmp_path):
         for database in databases:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("CREATE TABLE rows (x)")
-        wire.sync_folder(folder)
+        sync_folder(folder)
         for name, database in zip(("OFF", "FULL"), databases, strict=True):
             database.execute(f"PRAGMA synchronous={name}")
             database.execute("INSERT INTO rows VALUES (1)")

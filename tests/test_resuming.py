@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from covey import api
-from covey.messages import wire
+from covey.messages.files import read_payload, write_payload
 from covey.parts.errors import RunError
 from covey.runtime.runs import Run, RunWriter, latest_checkpoint, lock
 from tests import folders
@@ -58,9 +58,9 @@ def rewritten(folder, change):
     *others, file = sorted((folder / "checkpoints").iterdir())
     for other in others:
         other.rename(folder / other.name)
-    payload = wire.read_file(file)
+    payload = read_payload(file)
     change(payload)
-    wire.write_file(file, payload)
+    write_payload(file, payload)
     return file
 
 

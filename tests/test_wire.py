@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from covey.messages import wire
+from covey.messages.files import read_payload, replacing, write_payload
 from covey.parts.errors import RunError, WireError
 
 DTYPES = [getattr(torch, name) for name in wire._NAMES]
@@ -184,21 +185,21 @@ def test_a_decoded_tensor_owns_its_memory():
 def test_files_are_whole_or_refused(tmp_path):
     path = tmp_path / "a.covey"
     payload = {"x": torch.arange(5), "n": 3}
-    wire.write_file(path, payload)
-    assert same(wire.read_file(path)["x"], payload["x"])
+    write_payload(path, payload)
+    assert same(read_payload(path)["x"], payload["x"])
     assert [file.name for file in tmp_path.iterdir()] == ["a.covey"]
     damaged = bytearray(path.read_bytes())
     damaged[70] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(RunError, match=r"a\.covey is damaged: its checksum does not fit"):
-        wire.read_file(path)
+        read_payload(path)
     with pytest.raises(RunError, match="cannot be read"):
-        wire.read_file(tmp_path / "b.covey")
+        read_payload(tmp_path / "b.covey")
 
 
 def test_a_file_holds_tensors_of_more_dimensions_than_a_message_may(tmp_path):
-    wire.write_file(tmp_path / "a.covey", {"x": torch.ones([1] * 9)})
-    assert wire.read_file(tmp_path / "a.covey")["x"].shape == (1,) * 9
+    write_payload(tmp_path / "a.covey", {"x": torch.ones([1] * 9)})
+    assert read_payload(tmp_path / "a.covey")["x"].shape == (1,) * 9
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_path):
@@ -206,7 +207,7 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_
     path.write_text("before")
 
     def fail():
-        with wire.replacing(path) as file:
+        with replacing(path) as file:
             file.write(b"half")
             raise OSError("full")
 

@@ -1,4 +1,4 @@
-"""The encoding of messages, and of files with tensors. Nothing is ever unpickled.
+"""The encoding of messages. Nothing is ever unpickled.
 
 A frame is
 
@@ -12,21 +12,17 @@ The numbers that vary among messages of one kind are in the fixed prefix. So the
 tag, the plain values and the shapes, and `size` computes it without reading a tensor.
 """
 
-import hashlib
 import math
-import os
 import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import msgspec
 import numpy as np
 
 from covey.messages.payloads import Payload, is_tensor
-from covey.parts.errors import RunError, WireError, quoted
+from covey.parts.errors import WireError, quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -482,75 +478,3 @@ def _array(code: str, raw: Any, length: int) -> Any:
 
     flat = torch.frombuffer(raw, dtype=torch.uint8) if length else torch.empty(0, dtype=torch.uint8)
     return flat.view(getattr(torch, _TORCH[code]))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that replaces `path` atomically at the end. After a crash, `path` is the old file or the new one.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    part = path.with_name(path.name + ".part")
-    # Created anew: a leftover of a killed process may have been replaced by a link.
-    part.unlink(missing_ok=True)
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        # A leftover would keep a full disk full.
-        part.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Write the names in a folder to disk, so that they survive a power cut.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    if os.name == "nt":
-        return  # Windows cannot open folders.
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def write_file(path: Path, payload: Payload) -> None:
-    """Write a payload and its checksum atomically, as `replacing` does.
-
-    Raises:
-        OSError: the file cannot be written.
-        WireError: an entry has no encoding.
-    """
-    digest = hashlib.blake2b(digest_size=32)
-    with replacing(path) as file:
-        for piece in encode_parts(payload):
-            digest.update(piece)
-            file.write(piece)
-        file.write(digest.digest())
-
-
-def read_file(path: Path) -> Payload:
-    """Read the payload of a file that `write_file` wrote.
-
-    Raises:
-        RunError: the file cannot be read or is damaged.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"The file {path} cannot be read: {error.strerror}.") from error
-    body = memoryview(data)[:-32]
-    if len(data) < 32 or hashlib.blake2b(body, digest_size=32).digest() != data[-32:]:
-        raise RunError(f"The file {path} is damaged: its checksum does not fit.")
-    try:
-        return decode(body, FILES).payload
-    except WireError as error:
-        raise RunError(f"The file {path} is damaged: {error}.") from error

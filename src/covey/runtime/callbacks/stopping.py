@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from covey.messages import wire
+from covey.messages.files import replacing
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import param
 from covey.runtime.callbacks.callback import Began, Evaluated, Following
@@ -43,5 +43,5 @@ class BestModel(Following):
         if self.improves(at):
             model = at.average_model()
             if model is not None:
-                with wire.replacing(self._file) as file:
+                with replacing(self._file) as file:
                     np.save(file, np.asarray(model, dtype=np.float32), allow_pickle=False)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from covey.messages import wire
+from covey.messages.files import read_payload
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
 from covey.runtime.runs import lock
@@ -163,7 +163,7 @@ def _with_checkpoint(run: Run, database: sqlite3.Connection) -> tuple[int, Paylo
     for round, file in checkpoints(run.folder):
         name = str(file.relative_to(run.folder))
         try:
-            checkpoint = dict(wire.read_file(file))
+            checkpoint = dict(read_payload(file))
         except RunError:
             problems.append(f"its {name} is damaged")
             continue
@@ -228,7 +228,7 @@ def latest_checkpoint(folder: Path) -> tuple[int, Payload] | None:
     """The round and content of the latest intact checkpoint, or None."""
     for round, path in checkpoints(folder):
         try:
-            return round, wire.read_file(path)
+            return round, read_payload(path)
         except RunError:
             continue
     return None

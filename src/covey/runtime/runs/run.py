@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import msgspec
 import numpy as np
 
-from covey.messages import wire
+from covey.messages.files import read_payload
 from covey.network.graph import Graph
 from covey.parts.errors import RunError, quoted
 from covey.runtime.runs import lock
@@ -302,7 +302,7 @@ class Run:
         if not file.exists():
             return None
         states: list[dict[str, Any]] = []
-        for name, value in wire.read_file(file).items():
+        for name, value in read_payload(file).items():
             node, _, entry = name.partition("/")
             if not node.isdecimal() or int(node) > len(states):
                 raise RunError(f"The run {self.folder} has no readable {STATES}.")

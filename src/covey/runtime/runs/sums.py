@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from covey.messages import wire
+from covey.messages.files import replacing
 from covey.parts.errors import RunError
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
@@ -54,7 +54,7 @@ def write_sums(folder: Path, names: Iterable[str], coming: Mapping[str, bytes] |
     """
     known = {name: hashlib.sha256(content).hexdigest() for name, content in (coming or {}).items()}
     text = _text({name: known.get(name) or _sum(folder / name) for name in names})
-    with wire.replacing(folder / SUMS) as file:
+    with replacing(folder / SUMS) as file:
         file.write(text.encode())
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import tomli_w
 
-from covey.messages import wire
+from covey.messages.files import replacing, sync_folder, write_payload
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import RunError, one_line
@@ -111,10 +111,10 @@ class RunWriter:
                 held.close()
                 raise lock.busy(folder)
             clear(folder)
-            with wire.replacing(folder / CONFIG) as file:
+            with replacing(folder / CONFIG) as file:
                 file.write(text)
             (folder / CHECKPOINTS).mkdir(exist_ok=True)
-            wire.sync_folder(folder.parent)
+            sync_folder(folder.parent)
         began = {"format": FORMAT, **facts, "config_digest": config_digest(text), "status": "running"}
         writer = cls(folder, held, by_start(began))
         writer._open()
@@ -177,7 +177,7 @@ class RunWriter:
 
     def truth(self, found: Mapping[str, np.ndarray]) -> None:
         """Write the ground truth that an observer does not see, for the scoring of attacks."""
-        with self._guarded(), wire.replacing(self.folder / TRUTH) as file:
+        with self._guarded(), replacing(self.folder / TRUTH) as file:
             entries: dict[str, Any] = dict(found)
             np.savez_compressed(file, **entries)
 
@@ -292,26 +292,26 @@ class RunWriter:
         if len(graph.groups):
             entries["members"] = np.concatenate(graph.groups)
             entries["sizes"] = np.array([len(group) for group in graph.groups])
-        with self._guarded(), wire.replacing(self.folder / GRAPH) as file:
+        with self._guarded(), replacing(self.folder / GRAPH) as file:
             np.savez_compressed(file, **entries)
 
     def holdings(self, counts: np.ndarray) -> None:
         """Write the samples of each class at each node, or of each node."""
-        with self._guarded(), wire.replacing(self.folder / HOLDINGS) as file:
+        with self._guarded(), replacing(self.folder / HOLDINGS) as file:
             np.save(file, counts, allow_pickle=False)
 
     def layout(self, description: bytes, constants: Mapping[str, np.ndarray]) -> None:
         """Write the layout of models in their rows, and the tensors that are not part of them."""
         with self._guarded():
-            with wire.replacing(self.folder / LAYOUT) as file:
+            with replacing(self.folder / LAYOUT) as file:
                 file.write(description)
             if constants:
-                with wire.replacing(self.folder / CONSTANTS) as file:
+                with replacing(self.folder / CONSTANTS) as file:
                     np.savez_compressed(file, **constants)  # type: ignore[arg-type]
 
     def models(self, models: Any) -> None:
         """Write the final models, N x P."""
-        with self._guarded(), wire.replacing(self.folder / MODELS) as file:
+        with self._guarded(), replacing(self.folder / MODELS) as file:
             np.save(file, np.asarray(models), allow_pickle=False)
 
     def states(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -321,7 +321,7 @@ class RunWriter:
             entries[f"{node}/"] = None
             entries |= {f"{node}/{name}": value for name, value in state.items()}
         with self._guarded():
-            wire.write_file(self.folder / STATES, entries)
+            write_payload(self.folder / STATES, entries)
 
     def checkpoint(self, round: int, payload: Payload, keep: int = 2) -> None:
         """Write a checkpoint, and keep the `keep - 1` before it.
@@ -339,7 +339,7 @@ class RunWriter:
                 self._list_unchanging()
             counted = self._counting.count(Moment.of(payload))
             written = Written(FORMAT, self._facts["config_digest"], counted)
-            wire.write_file(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
+            write_payload(path, {**payload, WRITTEN: msgspec.msgpack.encode(written)})
             known = sorted(folder.glob("round-*.covey"))
             # Later checkpoints were damaged when the run was resumed, and do not belong to its present course.
             kept = [found for found in known if found <= path][-keep:]
@@ -366,7 +366,7 @@ class RunWriter:
                 ending = self._timed({**facts, "status": ended})
                 with self._guarded():
                     # Otherwise a deleted checkpoint might reappear after a power cut, without being listed.
-                    wire.sync_folder(self.folder / CHECKPOINTS)
+                    sync_folder(self.folder / CHECKPOINTS)
                     # Before the facts, so that every ended run has its list.
                     write_sums(self.folder, files_of(self.folder), {FACTS: _encoded(ending)})
                 self._write_facts(ending)
@@ -392,7 +392,7 @@ class RunWriter:
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         self._facts = dict(facts)
-        with self._guarded(), wire.replacing(self.folder / FACTS) as file:
+        with self._guarded(), replacing(self.folder / FACTS) as file:
             file.write(_encoded(facts))
 
     @contextmanager
