@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from covey.parts.errors import RunError, one_line
 from covey.runtime.runs import lock
 from covey.runtime.runs.schema import EARLIER_TABLES, METRICS, TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _STEPS = 100_000
 _LEAST_STEPS, _STEPS_OF_A_BYTE = 20_000_000, 10
@@ -17,6 +21,63 @@ _LEAST_STEPS, _STEPS_OF_A_BYTE = 20_000_000, 10
 million commits). A malicious file, whose tree of pages refers to one page repeatedly, has endless rows."""
 
 _MAY_BE_NULL = ("train_loss", "value")
+_MOST_FIGURES = 1000
+
+
+class Database:
+    """The database of a run, for queries. Its values are checked before the first one.
+
+    Args:
+        folder: the folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._has_checked_values = False
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        with reading(self._folder) as database:
+            if not self._has_checked_values:
+                check_values(database, self._folder)
+                self._has_checked_values = True
+            yield database
+
+    def frame(self, query: str) -> "pd.DataFrame":
+        """The rows of a query as a table.
+
+        Raises:
+            RunError: the database cannot be read.
+        """
+        import pandas as pd
+
+        with self._opened() as database:
+            try:
+                return pd.read_sql_query(query, database)
+            except (sqlite3.Error, pd.errors.DatabaseError) as error:
+                raise unreadable(self._folder, error.__cause__ or error) from error
+
+    def rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """The names of columns and the rows of a query, without pandas: importing it takes longer than most queries.
+
+        Raises:
+            RunError: the database cannot be read.
+        """
+        with self._opened() as database:
+            try:
+                cursor = database.execute(query)
+                return [name for name, *_ in cursor.description], cursor.fetchall()
+            except sqlite3.Error as error:
+                raise unreadable(self._folder, error) from error
+
+    def check_names(self, count: int) -> None:
+        """Refuse so many names of figures that a table of them would not fit into memory.
+
+        Raises:
+            RunError: there are too many.
+        """
+        if count > _MOST_FIGURES:
+            raise RunError(f"The run {self._folder} has {count} names of figures, which are too many for a table.")
 
 
 @contextmanager

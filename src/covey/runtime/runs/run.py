@@ -2,8 +2,6 @@
 
 import io
 import json
-import math
-import sqlite3
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -16,15 +14,13 @@ from covey.messages.files import read_payload
 from covey.network.graph import Graph
 from covey.parts.errors import RunError, quoted
 from covey.runtime.runs import lock
-from covey.runtime.runs.database import check_values, reading, unreadable
+from covey.runtime.runs.database import Database, unreadable
 from covey.runtime.runs.files import is_beginning, refuse_links
 from covey.runtime.runs.observed import Observed
 from covey.runtime.runs.schema import (
     BEST,
-    COMMIT_COLUMNS,
     CONFIG,
     CONSTANTS,
-    COUNTED,
     FACTS,
     GRAPH,
     HOLDINGS,
@@ -33,22 +29,17 @@ from covey.runtime.runs.schema import (
     MODELS,
     NETWORK,
     OBSERVED,
-    SPENT,
     STATES,
     by_start,
     config_digest,
 )
+from covey.runtime.runs.summary import DROPPED, summarised
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-_MOST_FIGURES = 1000
-_DROPPED = (
-    "SELECT e.node AS node, IFNULL(MAX(c.round), 0) AS round, e.time AS time FROM events e "
-    "LEFT JOIN commits c ON c.node = e.node WHERE e.kind = 'dropped' GROUP BY e.node ORDER BY e.time, e.node"
-)
 _LEADING = ["round", "node", "time", "accuracy", "loss"]
 
 
@@ -93,7 +84,7 @@ class Run:
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._has_checked_values = False
+        self._database = Database(self.folder)
         refuse_links(self.folder)
         if not (self.folder / FACTS).exists() and (self.folder / CONFIG).exists() and is_beginning(self.folder):
             if lock.is_held(self.folder):
@@ -161,34 +152,10 @@ class Run:
         began = self.facts.get("config_digest")
         return began is not None and began != config_digest((self.folder / CONFIG).read_bytes())
 
-    def _read(self, query: str) -> "pd.DataFrame":
-        import pandas as pd
-
-        with reading(self.folder) as database:
-            if not self._has_checked_values:
-                check_values(database, self.folder)
-                self._has_checked_values = True
-            try:
-                return pd.read_sql_query(query, database)
-            except (sqlite3.Error, pd.errors.DatabaseError) as error:
-                raise unreadable(self.folder, error.__cause__ or error) from error
-
-    def _rows(self, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """The names of columns and the rows of a query, without pandas: importing it takes longer than most queries."""
-        with reading(self.folder) as database:
-            if not self._has_checked_values:
-                check_values(database, self.folder)
-                self._has_checked_values = True
-            try:
-                cursor = database.execute(query)
-                return [name for name, *_ in cursor.description], cursor.fetchall()
-            except sqlite3.Error as error:
-                raise unreadable(self.folder, error) from error
-
     @property
     def commits(self) -> "pd.DataFrame":
         """One row per node and completed round."""
-        return self._read("SELECT * FROM commits ORDER BY round, node")
+        return self._database.frame("SELECT * FROM commits ORDER BY round, node")
 
     @property
     def metrics(self) -> "pd.DataFrame":
@@ -204,7 +171,7 @@ class Run:
     @property
     def figures(self) -> "pd.DataFrame":
         """The rows of `metrics`, and rows for rounds that have only figures of `node.log`."""
-        long = self._read(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
+        long = self._database.frame(f"SELECT node, round, name, value FROM metrics WHERE node != {NETWORK}")
         wide = self._wide(long, ["round", "node"])
         table = wide.merge(self.commits, on=["round", "node"], how="left")
         for name in ("accuracy", "loss"):
@@ -216,32 +183,28 @@ class Run:
 
     def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
         """The figures with a column for each name."""
-        self._check_names(long["name"].nunique())
+        self._database.check_names(long["name"].nunique())
         wide = long.pivot_table(index=index, columns="name", values="value", aggfunc="last").reset_index()
         wide.columns.name = None
         return wide.reindex(columns=index) if wide.empty else wide
 
-    def _check_names(self, count: int) -> None:
-        if count > _MOST_FIGURES:
-            raise RunError(f"The run {self.folder} has {count} names of figures, which are too many for a table.")
-
     @property
     def network(self) -> "pd.DataFrame":
         """The figures of the whole network, one row per evaluated round. `time` is that of the last node."""
-        long = self._read(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
+        long = self._database.frame(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
         wide = self._wide(long, ["round"])
-        times = self._read("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
+        times = self._database.frame("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
         return wide.merge(times, on="round", how="left")
 
     @property
     def hosts(self) -> "pd.DataFrame":
         """The figures of an emulation's hosts, and the drops of messages: columns time, host, name, value."""
-        return self._read("SELECT * FROM hosts ORDER BY time, host")
+        return self._database.frame("SELECT * FROM hosts ORDER BY time, host")
 
     @property
     def has_host_figures(self) -> bool:
         """True if the hosts of an emulation have figures beside the drops of messages."""
-        _, rows = self._rows("SELECT EXISTS (SELECT 1 FROM hosts WHERE name NOT GLOB 'dropped/*')")
+        _, rows = self._database.rows("SELECT EXISTS (SELECT 1 FROM hosts WHERE name NOT GLOB 'dropped/*')")
         return bool(rows[0][0])
 
     @property
@@ -252,12 +215,14 @@ class Run:
     @property
     def events(self) -> "pd.DataFrame":
         """The events, such as nodes that left or returned, and messages that were rejected."""
-        return self._read("SELECT * FROM events ORDER BY time")
+        return self._database.frame("SELECT * FROM events ORDER BY time")
 
     @property
     def figure_names(self) -> list[str]:
         """The names of the nodes' figures."""
-        return sorted(name for (name,) in self._rows(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")[1])
+        return sorted(
+            name for (name,) in self._database.rows(f"SELECT DISTINCT name FROM metrics WHERE node != {NETWORK}")[1]
+        )
 
     @property
     def metric_names(self) -> list[str]:
@@ -267,9 +232,8 @@ class Run:
     @property
     def tables(self) -> list[str]:
         """The names of the tables to which nodes have added rows."""
-        with reading(self.folder) as database:
-            made = database.execute("SELECT name FROM sqlite_master WHERE name = 'records'").fetchone()
-        return sorted(name for (name,) in self._rows("SELECT DISTINCT name FROM records")[1]) if made else []
+        _, made = self._database.rows("SELECT name FROM sqlite_master WHERE name = 'records'")
+        return sorted(name for (name,) in self._database.rows("SELECT DISTINCT name FROM records")[1]) if made else []
 
     def table(self, name: str) -> "pd.DataFrame":
         """The rows that nodes have added to a table, with their times and nodes.
@@ -283,7 +247,7 @@ class Run:
         if name not in self.tables:
             known = ", ".join(self.tables) or "none"
             raise RunError(f"The run {self.folder} has no table {quoted(name)}. Known: {known}.")
-        rows = self._read("SELECT time, node, name, columns FROM records ORDER BY time, rowid")
+        rows = self._database.frame("SELECT time, node, name, columns FROM records ORDER BY time, rowid")
         rows = rows[rows["name"] == name]
         decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
         try:
@@ -320,7 +284,9 @@ class Run:
     @property
     def drops(self) -> dict[str, int]:
         """The number of dropped messages, by reason."""
-        _, rows = self._rows("SELECT name, host, value FROM hosts WHERE name GLOB 'dropped/*' ORDER BY time, host")
+        _, rows = self._database.rows(
+            "SELECT name, host, value FROM hosts WHERE name GLOB 'dropped/*' ORDER BY time, host"
+        )
         latest = {(name, host): value for name, host, value in rows if value is not None}
         counts: Counter[str] = Counter()
         for (name, _), value in sorted(latest.items()):
@@ -330,7 +296,7 @@ class Run:
     @property
     def dropped(self) -> "pd.DataFrame":
         """The dropped nodes: node, its last completed round, time."""
-        return self._read(_DROPPED)
+        return self._database.frame(DROPPED)
 
     def _load(self, name: str) -> dict[str, np.ndarray] | None:
         """The arrays of an archive, or the array of a file under the name ""; None if the file does not exist."""
@@ -454,48 +420,7 @@ class Run:
 
         It can be written as JSON: a figure that is not finite is None.
         """
-        # The first format has fewer columns.
-        known, _ = self._rows("SELECT * FROM commits LIMIT 0")
-        names = [name for name in COMMIT_COLUMNS[COUNTED] if name in known]
-        spent = [what for what in SPENT if f"{what}_seconds" in known]
-        sums = [*(f"SUM({name}) AS {name}" for name in names), *(f"AVG({what}_seconds) AS {what}" for what in spent)]
-        heads, (first,) = self._rows(
-            f"SELECT COUNT(*) AS nodes, MAX(time) AS time, MAX(round) AS rounds, {', '.join(sums)} "
-            "FROM commits JOIN (SELECT node AS n, MAX(round) AS r FROM commits GROUP BY node) ON node = n AND round = r"
-        )
-        totals = dict(zip(heads, first, strict=True))
-        _, final = self._rows(
-            f"SELECT name, value FROM metrics JOIN (SELECT node AS n, name AS m, MAX(round) AS r FROM metrics "
-            f"WHERE node != {NETWORK} GROUP BY node, name) ON node = n AND name = m AND round = r"
-        )
-        _, network = self._rows(
-            f"SELECT name, value FROM metrics JOIN (SELECT name AS m, MAX(round) AS r FROM metrics "
-            f"WHERE node = {NETWORK} GROUP BY name) ON name = m AND round = r WHERE node = {NETWORK}"
-        )
-        values: dict[str, list[float]] = {}
-        for name, value in final:
-            values.setdefault(name, []).append(math.nan if value is None else value)
-        self._check_names(len(values))
-        columns, dropped = self._rows(_DROPPED)
-        facts = self.facts
-        return {
-            "run": str(self.folder),
-            "status": self.status,
-            "program": facts.get("program", ""),
-            "nodes": facts.get("nodes", int(totals["nodes"])),
-            "rounds": int(totals["rounds"] or 0),
-            "time": float(totals["time"] or 0.0),
-            "clock": self.clock,
-            "wall_seconds": self.wall_seconds,
-            "starts": len(facts["starts"]),
-            "totals": {name: int(totals[name] or 0) for name in names},
-            "drops": self.drops,
-            "seconds": {what: float(totals[what] or 0.0) for what in spent},
-            "dropped_nodes": [dict(zip(columns, row, strict=True)) for row in dropped],
-            "final": {name: _spread(np.array(values[name], dtype=float)) for name in sorted(values)},
-            "metrics": self.metric_names,
-            "network": {name: _finite(value) for name, value in network},
-        }
+        return summarised(self, self._database)
 
     def reached(self, accuracy: float) -> dict[str, float] | None:
         """The moment at which the mean accuracy of nodes, by their last evaluations, first reached a value.
@@ -563,17 +488,3 @@ class Run:
         if out is not None:
             view.save(figure, Path(out))
         return figure
-
-
-def _spread(values_N: np.ndarray) -> dict[str, float | None]:
-    """The mean, minimum, maximum and standard deviation over nodes of the values that are numbers."""
-    known = values_N[~np.isnan(values_N)]
-    if not len(known):
-        return dict.fromkeys(("mean", "min", "max", "std"))
-    with np.errstate(invalid="ignore"):
-        spread = {"mean": known.mean(), "min": known.min(), "max": known.max(), "std": known.std()}
-    return {part: _finite(value) for part, value in spread.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None
