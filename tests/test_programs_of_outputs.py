@@ -24,7 +24,7 @@ def test_cpfl_distils_its_cohorts_into_a_server_without_data(overheard):
     assert server.data.samples == 0
     done = {message.sender: message.payload["model"] for message in overheard if message.tag == "cohort"}
     cohorts = [done[leader] for leader in (1, 2)]
-    public = learner.taken("public", learner.indices("public", None))[0]
+    public = learner.splits.taken("public", learner.splits.indices("public", None))[0]
     said = learner.kernel.predict(cohorts, public)
     taught = (said * world.program.shares[:, None]).sum(0)
     # It has learned to say what they say together, better than any of them.
@@ -44,7 +44,7 @@ def test_an_aggregator_of_outputs_beats_their_mean():
     judged = {t: value for node, t, name, value in written.figures if name == "accuracy" and node == 0}
     assert set(judged) == set(range(1, 81))
     learner = world.task.learner
-    inputs, targets = learner.taken("test", learner.indices("test", None))
+    inputs, targets = learner.splits.taken("test", learner.splits.indices("test", None))
     assert judged[80] > judged[1] + 0.2
     models = [learner.initial(node) for node in range(1, 7)]
     assert not torch.equal(models[0], models[1])

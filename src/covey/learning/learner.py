@@ -30,6 +30,7 @@ from covey.learning.objectives import Misfit, Objective, OwnLoss
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import held_out, label_counts
 from covey.learning.scoring import Scoring
+from covey.learning.splits import Splits
 from covey.learning.task import LearningTask
 from covey.learning.trial import check_layers, check_numbers, check_targets, try_out
 from covey.messages.ownership import own
@@ -80,13 +81,13 @@ class Learner:
         self.task, self.seed = task, seed
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
-        self._public = (data.scaled(data.train.inputs[:0]) if public is None else public).to(self.device)
         self.label_counts = label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
-        trained, self._validation = held_out(parts, task.validation, seed)
+        trained, validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
+        self.splits = Splits(self.data, self.parts, validation, public, seed)
         self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics), task.clip)
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
@@ -414,53 +415,19 @@ class Learner:
             holder: the node.
             samples: the greatest number of samples. All nodes get the same test samples.
         """
-        if name == "test":
-            whole = self.kernel.test_split
-            if self.data.own is None and (samples is None or samples >= len(whole)):
-                return whole
-            chosen = self.indices("test", None, samples)
-        elif name == "own":
-            whole, chosen = self.kernel.test_split, self.indices("own", holder, samples)
-        else:
-            assert holder is not None
-            own = self.parts.of(holder) if name == "train" else self._validation[holder]
-            if len(own) == 0:
+        whole = self.kernel.test_split if name in ("test", "own") else self.kernel.train_split
+        chosen = self.splits.indices(name, holder, samples)
+        if name == "test" and len(chosen) == len(whole):
+            return whole
+        if name in ("train", "validation"):
+            if len(chosen) == 0:
                 raise ConfigurationError(
                     "There are no validation samples: set 'validation' of the task to a fraction above 0. "
                     f"Got {self.task.validation} instead."
                 )
-            whole, chosen = self.kernel.train_split, own[:samples]
+            chosen = chosen[:samples]
         picked = torch.from_numpy(chosen).to(self.device)
         return Split(whole.inputs[picked], whole.targets[picked])
-
-    def indices(self, name: str, holder: int | None, limit: int | None = None) -> np.ndarray:
-        """The samples of a split that a node gives to its program: indices in the training, test or public data.
-
-        Args:
-            name: the split.
-            holder: the node, for its own data.
-            limit: the number of test samples for evaluations.
-        """
-        if name == "public":
-            return np.arange(len(self._public))
-        if name == "test":
-            whole = len(self.data.test) if self.data.own is None else self.data.own.common
-            if limit is None or limit >= whole:
-                return np.arange(whole)
-            return np.sort(rng.generator(self.seed, "evaluation").permutation(whole)[:limit])
-        assert holder is not None
-        if name == "own":
-            assert self.data.own is not None
-            return self.data.own.test[holder][:limit]
-        return self.parts.of(holder) if name == "train" else self._validation[holder]
-
-    def taken(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The converted inputs and the targets at some indices of a split. Public data have no targets."""
-        chosen = torch.from_numpy(indices).to(self.device)
-        if name == "public":
-            return self._public[chosen], chosen[:0]
-        split = self.data.test if name == "test" else self.data.train
-        return self.data.scaled(split.inputs[chosen]), split.targets[chosen]
 
     def mix(self, rows: Sequence[Callable[[], None]]) -> None:
         """Run independent functions on the threads."""

@@ -247,7 +247,7 @@ class LoadedLearning(LoadedTask):
 
     def handed(self, split: str, holder: int | None) -> np.ndarray:
         """The indices of a split's samples that a node gives to its program."""
-        return self.learner.indices(self._of_nodes(split), holder, self._evaluation.samples)
+        return self.learner.splits.indices(self._of_nodes(split), holder, self._evaluation.samples)
 
     def evaluation_samples(self) -> int:
         if self.own is not None and not self.own.common:

@@ -247,7 +247,7 @@ class RunningLearningNode(RunningNode, LearningNode):
             whose = (self.id,) if split in OWN else ()
             chosen = rng.generator(self.stage.seed, f"samples {split}", *whose, *key).permutation(len(indices))[:count]
             indices = indices[chosen]
-        inputs, targets = learner.taken(split, indices)
+        inputs, targets = learner.splits.taken(split, indices)
         if self.handed is not None and split in OWN:
             self.handed.add(inputs)
             self.handed.add(targets)
@@ -306,7 +306,7 @@ class RunningLearningNode(RunningNode, LearningNode):
     def judge(self, outputs: Tensor, split: str = "test") -> Metrics:
         indices = self._indices(split, JUDGED)
         learner = self.task.learner
-        found = learner.judge(outputs, learner.taken(split, indices)[1])
+        found = learner.judge(outputs, learner.splits.taken(split, indices)[1])
         if split != "test":
             self.log(**{f"{split}_{name}": value for name, value in found.items()})
         elif self.in_round and self.stage.recorder.is_due(self, self.round + 1):
