@@ -1,4 +1,4 @@
-"""Six programs that are no part of covey: how many lines each takes, and that no private name is among them."""
+"""Programs that are no part of covey: the lines of code of each, and that they use public names alone."""
 
 import ast
 import io
@@ -16,6 +16,7 @@ FOLDER, DOCS = Path(__file__).parent / "programs", Path(__file__).parents[1] / "
 MOST = 60
 """Lines of code of a program."""
 LINES = {
+    "cpfl": 59,
     "cpfl_distilled": 22,
     "shatter": 56,
     "middle": 9,
@@ -95,7 +96,3 @@ def test_an_attack_reads_what_was_observed(tmp_path):
     right, by_chance = attack(run.folder)
     assert by_chance < 0.35
     assert right > 2 * by_chance
-
-
-def test_the_docs_state_the_lines_of_what_one_derives_from():
-    assert f"`cpfl.py`, of {code_lines((FOLDER / 'cpfl.py').read_text())} lines" in DOCS.read_text()

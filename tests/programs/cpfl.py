@@ -1,17 +1,18 @@
 """CPFL (Dhasade et al., 2025): cohorts run federated averaging side by side until each has converged; then one model."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
-from covey.messages.payloads import Payload
+from covey import LearningNode, LearningProgram, Message, Mixture, NodeId, Setting, param
 from covey.parts.errors import ConfigurationError
-from covey.parts.nodes import NodeId
-from covey.parts.parameters import Setting, param
 
 SERVER = NodeId(0)
+
+
+def averaged(messages: Sequence[Message]) -> Mixture:
+    """The average of the models of some messages, by samples."""
+    total = sum(message["samples"] for message in messages)
+    return Mixture([message["model"] for message in messages], [message["samples"] / total for message in messages])
 
 
 class CPFL(LearningProgram):
@@ -27,7 +28,6 @@ class CPFL(LearningProgram):
     cohorts: int = param("How many cohorts there are.", ge=1, lt="nodes")
     window: int = param("Over how many rounds the loss is averaged.", default=2, ge=1)
     patience: int = param("How many rounds without a new lowest average end a cohort.", default=2, ge=1)
-
     least: float = param("How far an average must be below the lowest to count as lower.", default=0.0, ge=0)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
@@ -38,9 +38,8 @@ class CPFL(LearningProgram):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        clients = [NodeId(id) for id in self.roles(setting.nodes)["client"]]
-        shuffled = [clients[index] for index in setting.generator("cohorts").permutation(len(clients))]
-        self.members = {NodeId(k): sorted(shuffled[k - 1 :: self.cohorts]) for k in range(1, 1 + self.cohorts)}
+        clients = setting.generator("cohorts").permutation(self.roles(setting.nodes)["client"]).tolist()
+        self.members = {NodeId(k): sorted(clients[k - 1 :: self.cohorts]) for k in range(1, 1 + self.cohorts)}
         self.leader_of = {client: leader for leader, members in self.members.items() for client in members}
 
     async def run(self, node: LearningNode) -> None:
@@ -48,8 +47,7 @@ class CPFL(LearningProgram):
 
     async def lead(self, node: LearningNode) -> None:
         """Federated averaging until the moving average of the loss has not fallen for some rounds; then the best model."""
-        losses: deque[float] = deque(maxlen=self.window)
-        lowest, best, since, clients = inf, node.model, 0, self.members[node.id]
+        losses, lowest, best, since, clients = list[float](), inf, node.model, 0, self.members[node.id]
         async for t in node.rounds():
             if since >= self.patience:
                 node.send(clients, {}, tag="model", round=t)
@@ -57,15 +55,12 @@ class CPFL(LearningProgram):
             node.send(clients, {"model": node.model}, tag="model", round=t)
             answers = await node.receive(tag="update", round=t, senders=clients)
             losses.append(sum(answer["loss"] for answer in answers) / len(answers))
-            average = sum(losses) / len(losses)
-            lowest, best, since = (
-                (average, node.model, 0) if average < lowest - self.least else (lowest, best, since + 1)
-            )
+            average, since = sum(losses[-self.window :]) / min(self.window, len(losses)), since + 1
+            if average < lowest - self.least:
+                lowest, best, since = average, node.model, 0
             node.log(validation=average)
-            total = sum(answer["samples"] for answer in answers)
-            shares = [answer["samples"] / total for answer in answers]
-            node.model = Mixture([answer["model"] for answer in answers], shares)
-        node.send(SERVER, {"model": best, "loss": lowest, "samples": total}, tag="cohort")
+            node.model = averaged(answers)
+        node.send(SERVER, {"model": best, "loss": lowest, "samples": sum(a["samples"] for a in answers)}, tag="cohort")
 
     async def take_part(self, node: LearningNode) -> None:
         """A client: say how good the cohort's model is on what it was not trained on, and train it."""
@@ -76,17 +71,14 @@ class CPFL(LearningProgram):
                 break
             loss = (await node.evaluate(message["model"]))["loss"]
             node.model = (await node.train(message["model"])).model
-            answer: Payload = {"model": node.model, "loss": loss, "samples": node.data.samples}
-            node.send(leader, answer, tag="update", round=t)
+            node.send(leader, {"model": node.model, "loss": loss, "samples": node.data.samples}, tag="update", round=t)
 
     async def fuse(self, node: LearningNode) -> None:
         """The server: wait for all cohorts, and learn from what they bring."""
         done = await node.receive(tag="cohort", senders=list(self.members))
-        total = sum(message["samples"] for message in done)
-        models = [message["model"] for message in done]
-        average = Mixture(models, [message["samples"] / total for message in done]).tensor()
-        losses = [((await node.evaluate(model))["loss"], index) for index, model in enumerate([average, *models])]
-        node.log(fused=min(losses)[0])
-        node.model = [average, *models][min(losses)[1]]
+        models = [averaged(done).tensor(), *(message["model"] for message in done)]
+        losses = [(await node.evaluate(model))["loss"] for model in models]
+        node.log(fused=min(losses))
+        node.model = models[losses.index(min(losses))]
         async for _ in node.rounds():
             node.model = (await node.train(epochs=1)).model
