@@ -189,6 +189,17 @@ def covey(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 
 
 @pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Downloads of data sets fail."""
+    from covey.learning.datasets import source
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network here")
+
+    monkeypatch.setattr(source.urllib.request, "urlopen", refuse)
+
+
+@pytest.fixture
 def served(tmp_path):
     """A host that waits for callers; in the end it must serve a right launcher."""
     from tests.strangers import serve

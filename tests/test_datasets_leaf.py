@@ -12,19 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from covey.learning.dataset import Data, Dataset
-from covey.learning.datasets import source
 from covey.learning.datasets.leaf import FEMNIST, CelebA, Reddit, Shakespeare, windows
-from covey.parts.errors import DataError
+from tests.published import sentence
 
 Users = dict[str, tuple[list[Any], list[Any]]]
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("no network here")
-
-    monkeypatch.setattr(source.urllib.request, "urlopen", refuse)
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 def write(path: Path, users: Users) -> None:
@@ -36,13 +30,6 @@ def write(path: Path, users: Users) -> None:
         "user_data": {name: {"x": x, "y": y} for name, (x, y) in users.items()},
     }
     path.write_text(json.dumps(content))
-
-
-def sentence(dataset: Dataset, folder: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        dataset.load(folder)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def owner_names(data: Data) -> list[str]:
