@@ -189,6 +189,14 @@ def covey(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, s
 
 
 @pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """All rounds of the masked sharings of a test."""
+    from tests.masked import watched
+
+    return watched(monkeypatch)
+
+
+@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Downloads of data sets fail."""
     from covey.learning.datasets import source

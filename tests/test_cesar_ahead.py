@@ -10,7 +10,7 @@ from covey.messages import wire
 from tests.conftest import models_of, simulate
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate
-from tests.test_cesar import PHASES, RANDOM, REGULAR, close, figures, seen, tables  # noqa: F401
+from tests.masked import PHASES, RANDOM, REGULAR, close, figures, tables
 
 SECURE = {"kind": "secure-aggregation"}
 TOP_K = {"subset": {"kind": "top-k", "budget": 0.5}}
@@ -91,7 +91,7 @@ def test_with_other_keys_a_resumed_run_tells_anew_who_is_here(topology, overhear
 
 
 @pytest.mark.parametrize(("left", "lost"), [(0.5, 1), (2.5, 2), (4.5, 3)])
-def test_who_vanishes_after_it_told_of_a_round_costs_its_neighbours_that_one(left, lost, seen, tmp_path):  # noqa: F811
+def test_who_vanishes_after_it_told_of_a_round_costs_its_neighbours_that_one(left, lost, seen, tmp_path):
     trace = tmp_path / "churn.csv"
     trace.write_text(f"node,event,time\n3,leave,{left}\n")
     network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}

@@ -20,7 +20,7 @@ from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate
 from tests.examples import BLOBS, EPIDEMIC
 from tests.hosts import emulate
-from tests.test_cesar import PHASES, RANDOM, REGULAR, STILL, close, figures, seen, tables  # noqa: F401
+from tests.masked import PHASES, RANDOM, REGULAR, STILL, close, figures, tables
 
 SECURE = {"kind": "secure-aggregation", "recovery": "shamir"}
 SPARSE = {"kind": "cesar", "subset": RANDOM, "recovery": "shamir"}
@@ -28,7 +28,7 @@ TOP_K = {"kind": "cesar", "subset": {"kind": "top-k", "budget": 0.5}, "recovery"
 LOSSY = {"latency": "10ms", "loss": 0.05, "compute": 1e9, "bandwidth": None, "nodes": 16}
 
 
-def expected(world, seen, t, node, missing, masks=1):  # noqa: F811
+def expected(world, seen, t, node, missing, masks=1):
     """The model of a node after a round, by the rule itself, if some on whom it counts are missing."""
     graph, own = world.program.topology.at(t), seen.models[t, node].double()
     weights = world.program._aggregation.weights(NodeId(node), graph)
@@ -87,7 +87,7 @@ def test_where_nothing_is_lost_it_is_the_same_to_the_bit(sharing, degree):
 
 @pytest.mark.parametrize("sharing", [SECURE, SPARSE], ids=str)
 @pytest.mark.parametrize("lost", [lost for size in (1, 2) for lost in itertools.combinations((0, 1, 2, 3), size)])
-def test_whichever_masked_messages_a_receiver_misses_it_has_the_others_sum_or_none(sharing, lost, seen, drop):  # noqa: F811
+def test_whichever_masked_messages_a_receiver_misses_it_has_the_others_sum_or_none(sharing, lost, seen, drop):
     # Of four neighbours of node 4, one may be missing.
     drop(lambda message, to: (message.tag, message.round, to) == ("", 1, 4) and message.sender in lost)
     world, written = simulate(patient(sharing, "complete"))
@@ -104,7 +104,7 @@ def test_whichever_masked_messages_a_receiver_misses_it_has_the_others_sum_or_no
 
 
 @pytest.mark.parametrize(("tag", "costs"), [("others", [4]), ("arrived", []), ("shares", [])])
-def test_what_else_a_receiver_misses_costs_no_sum(tag, costs, seen, drop):  # noqa: F811
+def test_what_else_a_receiver_misses_costs_no_sum(tag, costs, seen, drop):
     drop(lambda message, to: (message.tag, message.round, to) == (tag, 1, 2) and message.sender == 4)
     world, written = simulate(patient(SECURE, "complete"))
     # Who does not hear on whom node 4 counts sends it nothing; three of its neighbours help it.
@@ -114,7 +114,7 @@ def test_what_else_a_receiver_misses_costs_no_sum(tag, costs, seen, drop):  # no
 
 
 @pytest.mark.parametrize("tag", ["arrived", "shares"])
-def test_who_is_helped_by_too_few_discards_its_sum(tag, seen, drop):  # noqa: F811
+def test_who_is_helped_by_too_few_discards_its_sum(tag, seen, drop):
     def lost(message, to):
         between = (message.sender, to) if tag == "shares" else (to, message.sender)
         return (message.tag, message.round) == (tag, 1) and between in ((0, 4), (1, 4))
@@ -126,7 +126,7 @@ def test_who_is_helped_by_too_few_discards_its_sum(tag, seen, drop):  # noqa: F8
 
 
 @pytest.mark.parametrize("sharing", [SECURE, SPARSE, {**SPARSE, "keys": "fresh", "masks": 2}, TOP_K], ids=str)
-def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):  # noqa: F811
+def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):
     missing, keep = {}, Agreeing._keep
 
     def watched(self, round, now):
@@ -164,7 +164,7 @@ def test_with_five_percent_lost_most_sums_are_saved(degree):
     assert shares[1] < 0.18 < 0.28 < shares[0]
 
 
-def test_a_node_that_dies_costs_no_sum(seen, tmp_path):  # noqa: F811
+def test_a_node_that_dies_costs_no_sum(seen, tmp_path):
     trace = tmp_path / "churn.csv"
     trace.write_text("node,event,time\n3,leave,8.5\n")
     network = {**PHASES, "nodes": 6, "churn": {"kind": "trace", "file": str(trace)}}
@@ -305,7 +305,7 @@ def test_a_claim_that_cannot_be_gets_no_share(what, change, overheard):
     assert [row[:2] for row in figures(written, "discarded")] == [(4, 2)]
 
 
-def test_who_tells_its_neighbours_different_things_opens_nothing(change, seen):  # noqa: F811
+def test_who_tells_its_neighbours_different_things_opens_nothing(change, seen):
     """Node 4 says to two neighbours that node 0 is missing and to two that it is here: neither secret is joined."""
 
     def lie(message, to):
@@ -349,7 +349,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("what", ANSWERS)
-def test_shares_that_are_none_are_refused_and_others_are_enough(what, change, seen):  # noqa: F811
+def test_shares_that_are_none_are_refused_and_others_are_enough(what, change, seen):
     made, reason = ANSWERS[what]
 
     def spoil(message, to):
@@ -367,7 +367,7 @@ def test_shares_that_are_none_are_refused_and_others_are_enough(what, change, se
 
 
 @pytest.mark.parametrize("lost", [(), (3,)])
-def test_shares_of_something_else_open_nothing_and_nothing_is_averaged(lost, monkeypatch, seen, drop):  # noqa: F811
+def test_shares_of_something_else_open_nothing_and_nothing_is_averaged(lost, monkeypatch, seen, drop):
     shares = Depositor.shares
 
     def lying(self):
@@ -415,7 +415,7 @@ def test_what_cannot_work_is_refused_beforehand(sharing, topology, said):
         prepare(Experiment.from_table(tables(sharing, topology)))
 
 
-def test_nodes_with_few_neighbours_go_without_where_that_is_asked_for(seen):  # noqa: F811
+def test_nodes_with_few_neighbours_go_without_where_that_is_asked_for(seen):
     world, written = simulate(patient({**SECURE, "too_few": "keep"}, "grid", network={**PHASES, "nodes": 12}))
     graph, sharing = world.program.topology.at(0), world.program.sharing
     assert [sharing.plan(graph, node) is not None for node in range(12)] == (graph.in_degrees > 2).tolist()

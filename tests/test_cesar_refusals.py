@@ -9,7 +9,7 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
-from tests.test_cesar import RANDOM, REGULAR, tables
+from tests.masked import RANDOM, REGULAR, tables
 
 
 @pytest.mark.parametrize(

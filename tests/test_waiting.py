@@ -9,7 +9,7 @@ from covey.runtime.mailbox import Mailbox, Waiter
 from covey.runtime.node import HEARTBEAT, Message
 from tests.conftest import simulate, stated_bytes, table
 from tests.examples import BLOBS, Recorded, run_program
-from tests.test_cesar import PHASES, figures, tables
+from tests.masked import PHASES, figures, tables
 
 LATENCY, PATIENCE = 1.0, 8.0
 
