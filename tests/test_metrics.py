@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import covey
+from covey.learning.dataset import Data, Split
 from covey.learning.metrics import Metric
-from covey.learning.scoring import Further
+from covey.learning.objectives import OwnLoss
+from covey.learning.scoring import Further, Scoring
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import build
 from covey.runtime.experiment import Experiment
@@ -69,13 +71,15 @@ OF_VALUES = {
 
 def in_batches(kind, outputs, targets, sizes):
     """A metric of batches of some sizes, in turn."""
-    further = Further({"x": build(Metric, kind)})
+    form = "values" if targets.is_floating_point() else "sequence" if targets.dim() > 1 else "classes"
+    split = Split(outputs, targets)
+    further = Further(Scoring(Data(split, split, form, outputs.shape[-1]), OwnLoss(), [build(Metric, kind)]))
     at = 0
     while at < len(targets):
         size = sizes[at % len(sizes)]
         further.add(outputs[at : at + size], targets[at : at + size])
         at += size
-    return further.figures()["x"]
+    return further.figures()[kind.replace("-", "_")]
 
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=3)

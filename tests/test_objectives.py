@@ -182,14 +182,14 @@ def test_losses_are_those_of_each_sample_and_no_class_of_sequences_is_forgotten(
     outputs = torch.randn(shape, generator=generator)
     chosen = torch.randn(shape, generator=generator).argmax(-1)
     objective = OBJECTIVES[name]
-    losses = objective.losses(outputs, chosen)
+    losses = objective.of_samples(outputs, chosen)
     assert losses.shape == (count,)
     assert (losses >= 0).all()
-    each = torch.cat([objective.losses(outputs[k : k + 1], chosen[k : k + 1]) for k in range(count)])
+    each = torch.cat([objective.of_samples(outputs[k : k + 1], chosen[k : k + 1]) for k in range(count)])
     assert torch.allclose(losses, each, atol=1e-6)
     one_hot = F.one_hot(chosen, classes).float()
     if name != "kl":  # Towards scores.
-        assert torch.allclose(losses, objective.losses(outputs, one_hot), atol=1e-6)
+        assert torch.allclose(losses, objective.of_samples(outputs, one_hot), atol=1e-6)
 
 
 def test_kl_towards_ones_own_outputs_is_nothing():

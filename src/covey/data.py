@@ -4,9 +4,10 @@ All of them take, beside the samples:
 
     test: the test samples in the same form, or the share of the samples that is for testing, 0.2 by default. That share
         of each class is drawn at random, and is the same for all seeds.
-    objective: what is predicted: "classes", one a sample; "sequence", a class for each position; "values", a number a
-        sample. By default what the targets look like: integers and strings are classes, other numbers are values.
+    objective: what is predicted: "classes", one a sample; "sequence", a class for each position; "values", a number or
+        several a sample. By default what the targets look like: integers and strings are classes, other numbers values.
     classes: how many classes there are, or their names; by default those of the training samples.
+    ignore_index: the target of a position that has no class, such as padding: losses and metrics leave it out.
     scale, shift: inputs that are bytes (uint8) become numbers b * scale + shift; 1/255 and 0 by default.
 
 They raise DataError, in one line, where samples cannot be used.
@@ -23,6 +24,7 @@ from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets import adapters
 from covey.learning.datasets.arrays import Wanted, made
 from covey.learning.datasets.given import SHARE, Given
+from covey.learning.datasets.targets import LEFT_OUT
 from covey.parts.errors import DataError
 
 __all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_torch", "padded"]
@@ -38,6 +40,7 @@ def from_arrays(
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
     shift: float = 0.0,
+    ignore_index: int = LEFT_OUT,
 ) -> Given:
     """A data set of arrays of numpy, tensors or lists; they are not copied where their type is one that models take.
 
@@ -47,9 +50,9 @@ def from_arrays(
         y: the targets.
         test: a share, or the pair (x, y) of the test samples.
         columns: what else is known of each sample, such as its user, by name; the partition natural deals by one.
-        objective, classes, scale, shift: see the module.
+        objective, classes, scale, shift, ignore_index: see the module.
     """
-    wanted = Wanted(objective, classes, scale, shift, dict(columns or {}))
+    wanted = Wanted(objective, classes, scale, shift, dict(columns or {}), ignore_index=ignore_index)
     return Given.of(made(x, y, test, wanted))
 
 
@@ -63,6 +66,7 @@ def from_torch(
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
     shift: float = 0.0,
+    ignore_index: int = LEFT_OUT,
 ) -> Given:
     """A data set of torch: each sample is read once, with its transforms.
 
@@ -72,10 +76,18 @@ def from_torch(
         limit: how many samples are read at most of each; one without end needs it.
         collate: makes one batch (x, y) of a list of all samples, those for testing among them, as for a DataLoader: it
             pads sequences of several lengths, or makes dicts of inputs.
-        objective, classes, scale, shift: see the module.
+        objective, classes, scale, shift, ignore_index: see the module.
     """
     return adapters.from_torch(
-        dataset, test=test, limit=limit, collate=collate, objective=objective, classes=classes, scale=scale, shift=shift
+        dataset,
+        test=test,
+        limit=limit,
+        collate=collate,
+        objective=objective,
+        classes=classes,
+        scale=scale,
+        shift=shift,
+        ignore_index=ignore_index,
     )
 
 
@@ -90,6 +102,7 @@ def from_columns(
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
     shift: float = 0.0,
+    ignore_index: int = LEFT_OUT,
 ) -> Given:
     """A data set with named columns: a Hugging Face dataset, a frame of pandas or polars, a dict of arrays.
 
@@ -100,12 +113,21 @@ def from_columns(
         y: the column of the targets.
         keep: the columns that are no inputs, where `x` does not say which are.
         test: a share, or the test samples with the same columns.
-        objective, classes, scale, shift: see the module.
+        objective, classes, scale, shift, ignore_index: see the module.
 
     All columns that are neither inputs nor targets are kept beside them, for the partition natural.
     """
     return adapters.from_columns(
-        dataset, x=x, y=y, keep=keep, test=test, objective=objective, classes=classes, scale=scale, shift=shift
+        dataset,
+        x=x,
+        y=y,
+        keep=keep,
+        test=test,
+        objective=objective,
+        classes=classes,
+        scale=scale,
+        shift=shift,
+        ignore_index=ignore_index,
     )
 
 

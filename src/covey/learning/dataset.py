@@ -18,7 +18,7 @@ from covey.learning.fields import Field
 from covey.parts.parameters import Part
 
 Objective = Literal["classes", "sequence", "values"]
-"""The kind of target: one class per sample, a class at every position of a sequence, or one number per sample."""
+"""The kind of target: one class per sample, a class at every position of a sample, or numbers for each sample."""
 _TAKEN_AS = {
     **dict.fromkeys((torch.float64, torch.float16, torch.bfloat16, torch.bool), torch.float32),
     **dict.fromkeys((torch.int8, torch.int16, torch.int32), torch.int64),
@@ -32,7 +32,7 @@ class Split:
 
     Attributes:
         inputs: S x ...: uint8 images, which are scaled batch by batch, int64 tokens and ids, or float32.
-        targets: S int64 classes, S x T int64 next characters, or S float32 values.
+        targets: S int64 classes, S x T or S x H x W int64 classes of positions, S or S x D float32 values.
     """
 
     inputs: Tensor
@@ -93,6 +93,7 @@ class Data:
         columns: what else is known of each training sample, by name; S values each.
         fields: the inputs by name, where a sample has several; they are packed into one row of numbers.
         own: which samples each node has, where a partition deals none out.
+        ignore_index: the target of a position that has no class; None if all positions have one.
     """
 
     train: Split
@@ -108,6 +109,7 @@ class Data:
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     fields: tuple[Field, ...] = ()
     own: Own | None = None
+    ignore_index: int | None = None
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Data":
         return self

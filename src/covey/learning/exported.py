@@ -55,6 +55,8 @@ class Described(msgspec.Struct, frozen=True):
     objective: Literal["classes", "sequence", "values"]
     classes: int
     sizes: dict[str, int]
+    targets: tuple[int, ...] = ()
+    """The shape of the targets of one sample."""
 
 
 def describe(module: nn.Module, layout: Layout, data: Data, title: str) -> tuple[Described, dict[str, np.ndarray]]:
@@ -74,7 +76,8 @@ def describe(module: nn.Module, layout: Layout, data: Data, title: str) -> tuple
     takes = Inputs(
         tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."), data.scale, data.shift, list(data.fields)
     )
-    found = Described(title, layout.size, entries, takes, data.objective, data.classes, dict(data.sizes))
+    shape = tuple(data.train.targets.shape[1:])
+    found = Described(title, layout.size, entries, takes, data.objective, data.classes, dict(data.sizes), shape)
     return found, constants
 
 
@@ -153,7 +156,8 @@ def module(run: "Run", which: int | str, into: nn.Module | None = None) -> nn.Mo
 def _built(run: "Run", found: Described) -> nn.Module:
     """A new module of the run's experiment, for data of the described shape."""
     nothing = torch.empty((0, *found.inputs.shape), dtype=getattr(torch, found.inputs.dtype))
-    split = Split(nothing, torch.empty(0, dtype=torch.float32 if found.objective == "values" else torch.int64))
+    dtype = torch.float32 if found.objective == "values" else torch.int64
+    split = Split(nothing, torch.empty((0, *found.targets), dtype=dtype))
     takes, kind, classes = found.inputs, found.objective, found.classes
     data = Data(
         split, split, kind, classes, scale=takes.scale, shift=takes.shift, sizes=found.sizes, fields=tuple(takes.fields)

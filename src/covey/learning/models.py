@@ -134,6 +134,17 @@ def _features(model: Part, data: Data) -> int:
     return features
 
 
+def _numbers(model: Part, data: Data) -> int:
+    """The number of values to predict for a sample."""
+    shape = tuple(data.train.targets.shape[1:])
+    if len(shape) > 1:
+        raise ConfigurationError(
+            f"The model {model.title()} predicts a row of numbers. The targets of a sample have the shape {shape}: "
+            f"bring a module."
+        )
+    return shape[0] if shape else 1
+
+
 def _image(model: Part, data: Data, sides: tuple[int, ...] = ()) -> tuple[int, int]:
     """The channels and the side of the square images of a data set, if the model takes them."""
     shape = data.sample_shape
@@ -158,16 +169,16 @@ class Logistic(Lean):
 
 
 class LinearModel(Lean):
-    """Linear regression of one number."""
+    """Linear regression of one number, or of several."""
 
     kind = "linear"
 
     def build(self, data: Data) -> nn.Module:
         if data.objective != "values":
             raise ConfigurationError(
-                "The model linear predicts one number per sample, which the data set does not have."
+                "The model linear predicts numbers for each sample, which the data set does not have."
             )
-        return Dense([_features(self, data), 1], scalar=True)
+        return Dense([_features(self, data), _numbers(self, data)], scalar=data.train.targets.dim() < 2)
 
 
 class MLP(Lean):
@@ -184,8 +195,9 @@ class MLP(Lean):
             )
 
     def build(self, data: Data) -> nn.Module:
-        scalar = data.objective == "values"
-        return Dense([_features(self, data), *self.hidden, 1 if scalar else data.classes], scalar=scalar)
+        features, values = _features(self, data), data.objective == "values"
+        scalar = values and data.train.targets.dim() < 2
+        return Dense([features, *self.hidden, _numbers(self, data) if values else data.classes], scalar=scalar)
 
 
 class LeNet(Lean):

@@ -3,7 +3,7 @@
 Targets are classes, or outputs such as those of a teacher. All objectives take either: `mse` and `l1` take a class as a
 one-hot vector.
 
-Shapes: S samples, C classes. The loss of a sequence, with outputs S x T x C, is the mean over its T positions.
+Shapes: S samples, C classes. The loss of a sample with several positions, such as a sequence, is the mean over them.
 """
 
 from typing import Any, ClassVar
@@ -24,6 +24,8 @@ class Objective(Part):
     """The loss that local training minimises."""
 
     family: ClassVar[str] = "objective"
+    classes_last: ClassVar[bool] = False
+    """True if the scores of classes must be in the last dimension; other objectives take what the module returns."""
 
     @classmethod
     def shorthand(cls, value: object) -> "Objective | None":
@@ -41,8 +43,13 @@ class Objective(Part):
         """True if it is the task's own loss, which kernels have built in."""
         return False
 
+    @property
+    def ignored(self) -> int | None:
+        """The class that losses and metrics leave out, beside that of the data set; None for none."""
+        return None
+
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each sample, or of each position in it.
+        """The loss of each sample, or of each position or output of it.
 
         Args:
             outputs: S x C scores, or S values.
@@ -53,8 +60,12 @@ class Objective(Part):
         """
         raise NotImplementedError
 
-    def of_samples(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def of_samples(self, outputs: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
         """The loss of each sample: the mean over its positions.
+
+        Args:
+            outputs, targets: see `losses`.
+            counted: true for each target whose loss counts; the loss of the others is 0. By default all count.
 
         Raises:
             Misfit: outputs and targets do not fit each other, or the losses are not those of the samples.
@@ -66,7 +77,12 @@ class Objective(Part):
                 f"is trained by the objective {self.title()}, which must give a loss for each of {len(targets)} "
                 f"samples. Got {got} instead: torch's losses do with reduction='none'"
             )
-        return _mean(found)
+        if counted is None:
+            return mean_of_samples(found)
+        if found.dim() < counted.dim():  # The loss of a sample, by the share of its positions that count.
+            return found * mean_of_samples(counted.to(found.dtype))
+        counted = counted.reshape(*counted.shape, *[1] * (found.dim() - counted.dim()))
+        return mean_of_samples(found.where(counted, 0.0))
 
 
 class OwnLoss(Objective):
@@ -83,19 +99,26 @@ class CrossEntropy(Objective):
     """The cross-entropy with classes, or with given probabilities."""
 
     kind = "cross-entropy"
+    classes_last = True
+    ignore_index: int | None = param("The class that losses and metrics leave out; none by default.", default=None)
+
+    @property
+    def ignored(self) -> int | None:
+        return self.ignore_index
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         scores = _scores(outputs, self)
         if _are_classes(outputs, targets):
-            return _mean(F.cross_entropy(scores.movedim(-1, 1), targets, reduction="none"))
+            return F.cross_entropy(scores.movedim(-1, 1), targets, reduction="none")
         log_p = F.log_softmax(scores, -1)
-        return _mean(-(targets * log_p).sum(-1))
+        return -(targets * log_p).sum(-1)
 
 
 class KL(Objective):
     """The Kullback-Leibler divergence from given scores, both softened by a temperature (Hinton et al., 2015)."""
 
     kind = "kl"
+    classes_last = True
     temperature: float = param(
         "The divisor of scores. The loss is multiplied by its square, so that gradients keep their size.",
         default=1.0,
@@ -109,28 +132,38 @@ class KL(Objective):
         else:
             log_target = F.log_softmax(targets / self.temperature, -1)
             divergence = (log_target.exp() * (log_target - log_p)).sum(-1)
-        return _mean(divergence) * self.temperature**2
+        return divergence * self.temperature**2
 
 
 class MSE(Objective):
     """The mean squared difference over the outputs of a sample."""
 
     kind = "mse"
+    classes_last = True
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return _mean((outputs - _as_outputs(outputs, targets)).square())
+        return (outputs - _as_outputs(outputs, targets)).square()
 
 
 class L1(Objective):
     """The mean absolute difference over the outputs of a sample."""
 
     kind = "l1"
+    classes_last = True
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return _mean((outputs - _as_outputs(outputs, targets)).abs())
+        return (outputs - _as_outputs(outputs, targets)).abs()
 
 
-class FunctionObjective(Wrapped, Objective):
+class _Called(Wrapped, Objective):
+    """A loss that leaves out the targets that its parameter `ignore_index` names, if it has one."""
+
+    @property
+    def ignored(self) -> int | None:
+        return getattr(self, "ignore_index") if "ignore_index" in self.takes else None  # noqa: B009
+
+
+class FunctionObjective(_Called):
     """A function of the user's own: `(outputs, targets, **parameters) -> a loss for each sample`."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -142,7 +175,7 @@ _REDUCTION = ("reduction", "size_average", "reduce")
 """Parameters of torch's losses that say how they become one number."""
 
 
-class ClassObjective(Wrapped, Objective):
+class ClassObjective(_Called):
     """A module that takes outputs and targets, such as `torch.nn:HuberLoss`."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -184,6 +217,6 @@ def _scores(outputs: Tensor, objective: Objective) -> Tensor:
     return outputs
 
 
-def _mean(losses: Tensor) -> Tensor:
+def mean_of_samples(losses: Tensor) -> Tensor:
     """The mean over all dimensions but the first."""
     return losses.flatten(1).mean(1) if losses.dim() > 1 else losses

@@ -98,11 +98,13 @@ def _split_of(on: Any, objective: Objective | None, learner: "Learner", keep: Ca
             f"The targets of 'on' must be {usual.dtype} of {usual.dim()} dimensions for the task's own loss. "
             f"Got {_in_words(targets)} instead: name an objective, such as 'kl'."
         )
-    classes = learner.data.classes
-    if targets.dtype == torch.int64 and classes and not (0 <= int(targets.min()) <= int(targets.max()) < classes):
+    classes, counted = learner.data.classes, learner.recipe.scoring.counted(targets, minimised)
+    known = targets if counted is None else targets[counted]
+    wrong = targets.dtype == torch.int64 and classes and known.numel()
+    if wrong and not (0 <= int(known.min()) <= int(known.max()) < classes):
         raise ProgramError(
             f"The targets of 'on' must be classes in [0, {classes}). "
-            f"Got some in [{int(targets.min())}, {int(targets.max())}] instead."
+            f"Got some in [{int(known.min())}, {int(known.max())}] instead."
         )
     return Split(keep(inputs), keep(targets))
 

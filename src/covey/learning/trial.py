@@ -16,7 +16,7 @@ _TARGETS = {"classes": torch.int64, "sequence": torch.int64, "values": torch.flo
 _ARE = {
     "classes": "a class per sample",
     "sequence": "a class for each position of a sample",
-    "values": "a number per sample",
+    "values": "the numbers of each sample",
 }
 
 
@@ -30,13 +30,19 @@ def check_targets(data: Data, title: str) -> None:
     Raises:
         DataError: the targets have another shape or type.
     """
-    dtype = _TARGETS[data.objective]
+    dtype, shape = _TARGETS[data.objective], data.train.targets.shape[1:]
+    what = "a number per sample" if data.objective == "values" and shape in ((), (1,)) else _ARE[data.objective]
     for name, split in (("training", data.train), ("test", data.test)):
         targets, samples = split.targets, len(split)
-        shape = (samples, *targets.shape[1:2]) if data.objective == "sequence" else (samples,)
-        if targets.shape != shape or targets.dtype != dtype:
+        wanted: tuple[int | str, ...] = (samples,)
+        if data.objective == "sequence":
+            wanted = tuple(targets.shape) if targets.dim() > 1 else (samples, "...")
+        elif data.objective == "values" and shape != (1,):
+            wanted = (samples, *shape)
+        if tuple(targets.shape) != wanted or len(targets) != samples or targets.dtype != dtype:
+            of = f"({', '.join(map(str, wanted))}{',' * (len(wanted) == 1)})"
             raise DataError(
-                f"The {name} targets of the dataset {title} must be {_name(dtype)} of {shape}, {_ARE[data.objective]}. "
+                f"The {name} targets of the dataset {title} must be {_name(dtype)} of {of}, {what}. "
                 f"Got {_name(targets.dtype)} of {tuple(targets.shape)} instead."
             )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from covey.learning.dataset import Data, Objective, Split
 from covey.learning.datasets.digests import blocks
 from covey.learning.datasets.mapped import as_tensor, is_mapped
-from covey.learning.datasets.targets import Targets, targets_of
+from covey.learning.datasets.targets import LEFT_OUT, Targets, targets_of
 from covey.learning.fields import Field, packed
 from covey.parts import rng
 from covey.parts.errors import DataError, quoted
@@ -45,6 +45,7 @@ class Wanted:
         scale, shift: bytes b become numbers b * scale + shift.
         columns: what else is known of each sample, by name.
         sizes: further dimensions that a model needs.
+        ignore_index: the target of positions that have no class.
     """
 
     objective: Objective | None = None
@@ -54,6 +55,7 @@ class Wanted:
     columns: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     names: Names = Names()
+    ignore_index: int = LEFT_OUT
 
 
 def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
@@ -74,6 +76,12 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
     (inputs, fields), labels = _inputs(x, names.x, wanted), plain(y, names.y)
     _check_lengths(inputs, labels, names.x, names.y)
     columns = {name: _column(name, values, len(inputs)) for name, values in wanted.columns.items()}
+    lengths = {shape[0] for shape in ([field.shape for field in fields] or [inputs.shape[1:]]) if len(shape)}
+
+    def understood(test_labels: NDArray[Any], y_name: str) -> Targets:
+        names_of = (names.y, y_name)
+        return targets_of(labels, test_labels, lengths, wanted.objective, wanted.classes, names_of, wanted.ignore_index)
+
     if isinstance(test, tuple):
         if len(test) != 2:
             raise DataError(f"The test data must be a pair, (x, y). Got {len(test)} entries instead.")
@@ -81,17 +89,17 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
         (test_inputs, test_fields), test_labels = _inputs(test[0], x_name, wanted), plain(test[1], y_name)
         _check_lengths(test_inputs, test_labels, x_name, y_name)
         _check_alike(inputs, test_inputs, fields, test_fields, x_name)
-        targets = targets_of(labels, test_labels, inputs, wanted.objective, wanted.classes, (names.y, y_name))
+        targets = understood(test_labels, y_name)
         train, tested = Split(inputs, targets.train), Split(test_inputs, targets.test)
     else:
-        targets = targets_of(labels, labels[:0], inputs, wanted.objective, wanted.classes, (names.y, names.y))
+        targets = understood(labels[:0], names.y)
         in_test = _chosen(test, targets, x, names.x)
         train, tested = (Split(inputs[mask], targets.train[mask]) for mask in (~in_test, in_test))
         columns = {name: values[~in_test] for name, values in columns.items()}
     return Data(
         train, tested, targets.objective, targets.classes,
         label_names=targets.names, scale=wanted.scale, shift=wanted.shift,
-        sizes=dict(wanted.sizes), columns=columns, fields=fields,
+        sizes=dict(wanted.sizes), columns=columns, fields=fields, ignore_index=targets.ignore_index,
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def _check_targets(data: Data, targets: torch.Tensor, what: str) -> None:
     if data.objective == "values":
         check_finite(targets, what)
     elif targets.dtype == torch.int64:
-        low, high = int(targets.min()), int(targets.max())
+        known = targets if data.ignore_index is None else targets[targets != data.ignore_index]
+        low, high = (int(known.min()), int(known.max())) if known.numel() else (0, 0)
         if low < 0 or high >= data.classes:
             raise DataError(f"{what} must be classes in [0, {data.classes}). Got some from {low} to {high} instead.")

@@ -25,6 +25,8 @@ def digest(data: Data) -> str:
     found = hashlib.sha256(
         f"{data.objective} {data.classes} {data.scale} {data.shift} {data.sizes} {data.fields}".encode()
     )
+    if data.ignore_index is not None:
+        found.update(f"{data.ignore_index}".encode())
     for split in (data.train, data.test):
         _add(found, data, split)
     return f"sha256:{found.hexdigest()}"

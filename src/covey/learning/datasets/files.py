@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from covey.learning.dataset import Data, Dataset
 from covey.learning.datasets.adapters import split_columns
 from covey.learning.datasets.arrays import Names, Wanted, made
+from covey.learning.datasets.targets import LEFT_OUT
 from covey.parts.errors import DataError, cut
 from covey.parts.kinds import own_folders
 from covey.parts.parameters import param
@@ -167,11 +168,20 @@ class Arrays(Dataset):
     )
     scale: float = param("The factor of inputs of bytes: byte b becomes b * scale + shift.", default=1 / 255)
     shift: float = param("The number that is added to scaled bytes.", default=0.0)
+    ignore_index: int = param("The target of a position that has no class.", default=LEFT_OUT)
 
     def wanted(self, columns: dict[str, Any], names: Names) -> Wanted:
         """The wanted form of the samples."""
         objective: Any = None if self.predict == "auto" else self.predict
-        return Wanted(objective, self.classes, scale=self.scale, shift=self.shift, columns=columns, names=names)
+        return Wanted(
+            objective,
+            self.classes,
+            scale=self.scale,
+            shift=self.shift,
+            columns=columns,
+            names=names,
+            ignore_index=self.ignore_index,
+        )
 
 
 class NPZ(Arrays):

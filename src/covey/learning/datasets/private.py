@@ -15,6 +15,7 @@ from torch import Tensor
 from covey.learning.dataset import Data, Dataset, Objective, Own, Place, Split
 from covey.learning.datasets.arrays import sides
 from covey.learning.datasets.digests import digest
+from covey.learning.datasets.targets import LEFT_OUT
 from covey.learning.partition import IID, Partition
 from covey.parts.errors import ConfigurationError, DataError, quoted
 from covey.parts.parameters import Part, build, fields_of, param
@@ -82,6 +83,12 @@ class Private(Dataset):
         "The number of classes, or their names; none if values are predicted.", default=None, ge=2
     )
     sequence: bool = param("Whether a class is predicted for each position of a sequence.", default=False)
+    target_shape: list[int] | None = param(
+        "The shape of one target; by default one number or class, and a class for each position of a sequence.",
+        default=None,
+        ge=1,
+    )
+    ignore_index: int = param("The target of a position that has no class.", default=LEFT_OUT)
     test: Dataset | None = param("The test data that all hosts have, beside those of each node.", default=None)
     scale: float = param("The factor of inputs of bytes: byte b becomes b * scale + shift.", default=1 / 255)
     shift: float = param("The number that is added to scaled bytes.", default=0.0)
@@ -106,8 +113,9 @@ class Private(Dataset):
         common = self._common(place)
         counted, called = (0, []) if self.classes is None else _counted(self.classes)
         described = Data(
-            common, common, self.objective, counted, label_names=called, scale=self.scale, shift=self.shift
-        )
+            common, common, self.objective, counted, label_names=called, scale=self.scale, shift=self.shift,
+            ignore_index=self.ignore_index if self.sequence else None,
+        )  # fmt: skip
         known = f"{digest(described)} of {self.numbers} {sides(self.shape)}"
         if place.here is None:
             raise ConfigurationError(
@@ -145,7 +153,8 @@ class Private(Dataset):
         return data.test
 
     def _targets(self, count: int) -> Tensor:
-        shape = (count, self.shape[0]) if self.sequence else (count,)
+        usual = self.shape[:1] if self.sequence else []
+        shape = (count, *(usual if self.target_shape is None else self.target_shape))
         return torch.zeros(shape, dtype=torch.float32 if self.classes is None else torch.int64)
 
     def _standing_in(self, described: Data, holders: int, known: str) -> Data:
@@ -173,6 +182,17 @@ class Private(Dataset):
             raise DataError(
                 f"The targets of the dataset private must be {self.objective}, as the experiment says. "
                 f"Got {data.objective} instead."
+            )
+        target, wanted_shape = data.train.targets.shape[1:], self._targets(0).shape[1:]
+        if target != wanted_shape:
+            raise DataError(
+                f"The targets of the dataset private must be {sides(wanted_shape)} for each sample, as the experiment "
+                f"says. Got {sides(target)} instead."
+            )
+        if data.ignore_index not in (None, self.ignore_index):
+            raise DataError(
+                f"The 'ignore_index' of the dataset private must be {self.ignore_index}, as the experiment says. "
+                f"Got {data.ignore_index} instead."
             )
         count, names = (0, []) if self.classes is None else _counted(self.classes)
         if data.classes > count or (data.label_names and list(data.label_names) != names):

@@ -35,6 +35,7 @@ class Facts(msgspec.Struct, frozen=True):
     sizes: dict[str, int]
     columns: list[str]
     fields: list[Field] = []
+    ignore_index: int | None = None
 
 
 class NPY(Arrays):
@@ -87,6 +88,7 @@ def store(data: Data, folder: Path) -> None:
         dict(data.sizes),
         list(data.columns),
         list(data.fields),
+        data.ignore_index,
     )
     (folder / FACTS).write_bytes(msgspec.json.encode(facts))
 
@@ -110,6 +112,7 @@ def load(folder: Path) -> Data:
         train, test, facts.objective, facts.classes,
         owners=as_tensor(mapped(owners)) if owners.exists() else None, label_names=facts.label_names,
         scale=facts.scale, shift=facts.shift, sizes=facts.sizes, columns=columns, fields=tuple(facts.fields),
+        ignore_index=facts.ignore_index,
     )  # fmt: skip
 
 

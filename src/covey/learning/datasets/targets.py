@@ -3,7 +3,7 @@
 Shapes: S samples, C classes, T positions of a sequence.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,8 @@ from covey.learning.dataset import Objective
 from covey.learning.datasets.mapped import as_tensor
 from covey.parts.errors import DataError, quoted
 
+LEFT_OUT = -100
+"""The target of a position that has no class, as in torch."""
 _MOST_CLASSES = 100_000
 _NUMBERED = "y.astype(str) has them numbered"
 
@@ -27,36 +29,39 @@ class Targets(NamedTuple):
     objective: Objective
     classes: int
     names: Sequence[str] = ()
+    ignore_index: int | None = None
+    """The target of positions that have no class, where there are such."""
 
 
 def targets_of(
     train: NDArray[Any],
     test: NDArray[Any],
-    inputs: Tensor,
+    lengths: Collection[int],
     objective: Objective | None,
     classes: int | Sequence[str] | None,
     names: tuple[str, str],
+    ignore_index: int = LEFT_OUT,
 ) -> Targets:
     """The targets that arrays mean.
 
     Args:
         train, test: as they were given; `test` may have no entries.
-        inputs: of the training samples.
+        lengths: how many positions each input of a sample has.
         objective: what is predicted; by default what the targets look like.
         classes: how many classes there are, or their names.
+        ignore_index: the target of positions that have no class.
         names: what messages call `train` and `test`.
 
     Raises:
         DataError: they mean nothing, or may mean several things.
     """
     train, test = (_unwrapped(values, name) for values, name in zip((train, test), names, strict=True))
-    found = objective or _looks_like(train, inputs, names[0])
+    found = objective or _looks_like(train, lengths, names[0])
     if found == "values":
         values = [_values(targets, name) for targets, name in zip((train, test), names, strict=True)]
         return Targets(values[0], values[1], "values", 0)
-    if found == "sequence" and train.shape != inputs.shape[:2]:
-        wanted = " x ".join(map(str, inputs.shape[:2]))
-        raise DataError(f"{names[0]} must be a class for each position, {wanted}. Got {_shape(train)} instead.")
+    if found == "sequence" and train.ndim < 2:
+        raise DataError(f"{names[0]} must be a class for each position of a sample. Got {_shape(train)} instead.")
     if found == "classes":
         for targets, name in zip((train, test), names, strict=True):
             _check_one_each(targets, name)
@@ -64,7 +69,7 @@ def targets_of(
         return _named(train, test, found, classes, names)
     for targets, name in zip((train, test), names, strict=True):
         _check_whole(targets, name)
-    return _numbered(train, test, found, classes, names)
+    return _numbered(train, test, found, classes, names, ignore_index if found == "sequence" else None)
 
 
 def _unwrapped(values: NDArray[Any], name: str) -> NDArray[Any]:
@@ -88,8 +93,10 @@ def _unwrapped(values: NDArray[Any], name: str) -> NDArray[Any]:
     raise DataError(f"{name} must be numbers or strings. Got objects of {which} instead.")
 
 
-def _looks_like(values: NDArray[Any], inputs: Tensor, name: str) -> Objective:
-    if values.ndim == 2 and values.shape[1] > 1 and values.shape == inputs.shape[:2] and not _is_one_hot(values):
+def _looks_like(values: NDArray[Any], lengths: Collection[int], name: str) -> Objective:
+    if values.ndim == 2 and values.shape[1] > 1 and values.shape[1] in lengths and not _is_one_hot(values):
+        return "values" if values.dtype.kind == "f" and not _are_whole(values) else "sequence"
+    if values.dtype.kind != "f" and values.ndim > 2:
         return "sequence"
     if values.dtype.kind != "f":
         return "classes"
@@ -133,15 +140,17 @@ def _check_whole(values: NDArray[Any], name: str) -> None:
 
 
 def _values(values: NDArray[Any], name: str) -> Tensor:
-    if values.ndim != 1:
-        hint = ": y[:, 0] has no second dimension" if values.shape[1:] == (1,) else ""
+    if values.shape[1:] == (1,):
+        hint = ": y[:, 0] has no second dimension"
         raise DataError(f"{name} must be one number a sample. Got {_shape(values)}{hint}.")
     if values.dtype.kind not in "biuf":
         raise DataError(f"{name} must be numbers. Got {values.dtype} instead.")
-    wrong = np.flatnonzero(~np.isfinite(values))
+    wrong = np.flatnonzero(~np.isfinite(values).all(tuple(range(1, values.ndim))))
     if len(wrong):
+        row = values[wrong[0]].flatten()
+        got = row[~np.isfinite(row)][0]
         raise DataError(
-            f"{name} must be finite numbers. Got {values[wrong[0]]} in sample {wrong[0]}, the first of {len(wrong)} "
+            f"{name} must be finite numbers. Got {got} in sample {wrong[0]}, the first of {len(wrong)} "
             f"such of {len(values)}: leave these samples out."
         )
     return torch.from_numpy(values.astype(np.float32))
@@ -184,15 +193,23 @@ def _numbered(
     objective: Objective,
     classes: int | Sequence[str] | None,
     names: tuple[str, str],
+    ignore_index: int | None,
 ) -> Targets:
-    """Classes that are numbers from 0 on."""
+    """Classes that are numbers from 0 on; at the positions of `ignore_index` there is none."""
     given = None if classes is None else classes if isinstance(classes, int) else len(classes)
-    low, high = int(train.min()), int(train.max())
+    left_out = [
+        np.zeros((), dtype=bool) if ignore_index is None else values == ignore_index for values in (train, test)
+    ]
+    some = any(bool(mask.any()) for mask in left_out)
+    known = train[~left_out[0]] if some else train
+    if not known.size:
+        raise DataError(f"{names[0]} must be others than {ignore_index}, which stands for none, in some place.")
+    low, high = int(known.min()), int(known.max())
     if given is None:
         if low != 0:
             hint = "y - 1 begins with 0" if low == 1 else _NUMBERED
             raise DataError(f"{names[0]} must be classes from 0 on. Got {low} to {high}: {hint}.")
-        present = np.unique(train) if high < _MOST_CLASSES else np.array([0])
+        present = np.unique(known) if high < _MOST_CLASSES else np.array([0])
         missing = np.flatnonzero(~np.isin(np.arange(min(high + 1, _MOST_CLASSES)), present))
         if objective == "classes" and len(missing):
             raise DataError(
@@ -200,8 +217,8 @@ def _numbered(
                 f"first of {len(missing)}: {_NUMBERED}, or give classes={high + 1}."
             )
         given = high + 1
-    for values, called in zip((train, test), names, strict=True):
-        wrong = np.flatnonzero((values.reshape(-1) < 0) | (values.reshape(-1) >= given))
+    for values, called, none in zip((train, test), names, left_out, strict=True):
+        wrong = np.flatnonzero(((values < 0) | (values >= given)) & ~none)
         if len(wrong):
             fits = "of which all are in the training data" if classes is None else "as 'classes' says"
             raise DataError(
@@ -211,7 +228,7 @@ def _numbered(
     _check_several(given, names[0])
     called_by = () if classes is None or isinstance(classes, int) else list(classes)
     split = [as_tensor(values.astype(np.int64, copy=False)) for values in (train, test)]
-    return Targets(split[0], split[1], objective, given, called_by)
+    return Targets(split[0], split[1], objective, given, called_by, ignore_index if some else None)
 
 
 def _check_several(classes: int, name: str) -> None:

@@ -137,15 +137,19 @@ class Kernel(ABC):
         """The converted inputs of some samples."""
         return self.data.scaled(split.inputs[samples])
 
-    def minimised(self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    def minimised(
+        self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None, share: Tensor | None = None
+    ) -> Tensor:
         """The loss of each sample that a chunk minimises.
 
         Args:
             chunk: the chunk.
             outputs, targets: the predictions and targets of some samples.
             weights: the weights of the same samples.
+            share: the weight of each sample in their mean; the same of all by default.
         """
         losses = self.scoring.losses(outputs, targets, chunk.objective)
+        losses = self.scoring.weighed(losses, targets, chunk.objective, share)
         return losses if weights is None else losses * weights
 
 

@@ -18,7 +18,7 @@ from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained, predic
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
 from covey.learning.objectives import Objective
-from covey.learning.scoring import Further
+from covey.learning.scoring import Tally
 
 _EVALUATED_AT_ONCE = 512
 
@@ -160,17 +160,12 @@ class ModuleKernel(Kernel):
 
     @torch.no_grad()
     def evaluate(self, models: Sequence[Tensor], split: Split) -> list[Metrics]:
-        bound, scoring = self.bound(), self.scoring
-        found = []
+        bound, found = self.bound(), []
         for model in models:
             bound.load(model, training=False)
-            loss, hits, count, further = 0.0, 0, 0, Further(scoring.metrics)
+            tally = Tally(self.scoring)
             for at in range(0, len(split), _EVALUATED_AT_ONCE):
                 outputs = bound(self.inputs(split, slice(at, at + _EVALUATED_AT_ONCE)))
-                targets = split.targets[at : at + _EVALUATED_AT_ONCE]
-                loss += float(scoring.losses(outputs, targets).sum())
-                hit = scoring.hits(outputs, targets)
-                hits, count = hits + int(hit.sum()), count + hit.numel()
-                further.add(outputs, targets)
-            found.append(scoring.figures(loss / len(split), hits / count, further))
+                tally.add(outputs, split.targets[at : at + _EVALUATED_AT_ONCE])
+            found.append(tally.figures())
         return found

@@ -33,7 +33,7 @@ class StackedKernel(ModuleKernel):
         super().__init__(make, layout, data, recipe)
         module = make()
         assert isinstance(module, Dense)
-        self.widths = module.widths
+        self.widths, self.scalar = module.widths, module.scalar
         train, test = self.train_split, self.test_split
         self.train_split = Split(train.inputs.flatten(1), train.targets)
         self.test_split = Split(test.inputs.flatten(1), test.targets)
@@ -76,7 +76,8 @@ class StackedKernel(ModuleKernel):
                 share = 1.0 / samples.shape[1]
             flat = samples.reshape(-1)
             x = self.inputs(split, flat).view(active, samples.shape[1], -1)
-            targets = split.targets[flat].view(samples.shape)
+            targets = split.targets[flat]
+            targets = targets.view(*samples.shape, *targets.shape[1:])
             hidden = self._forward(layers, x)
             delta, loss = self._error(hidden.pop(), targets)
             if chunk.weights is not None:
@@ -112,9 +113,12 @@ class StackedKernel(ModuleKernel):
 
     def _error(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The derivative of each sample's loss by the outputs, K x B x O, and the loss of each sample, K x B."""
-        if self.data.objective == "values":
+        if self.scalar:
             residual = outputs.squeeze(2) - targets
             return (2.0 * residual).unsqueeze(2), residual.square()
+        if self.data.objective == "values":
+            residual = outputs - targets
+            return residual * (2.0 / residual.shape[2]), residual.square().mean(2)
         chosen = targets.unsqueeze(2)
         log_p = F.log_softmax(outputs, dim=2)
         loss = log_p.gather(2, chosen).squeeze(2).neg_()
@@ -152,7 +156,7 @@ class StackedKernel(ModuleKernel):
         blocks = torch.split(self.data.scaled(inputs).flatten(1), self._block)
         chunks = [self.layers(torch.stack(list(some))) for some in self._chunks(models)]
         values = torch.cat([torch.cat([self._outputs(layers, x) for x in blocks], dim=1) for layers in chunks])
-        return values.squeeze(2) if self.data.objective == "values" else values
+        return values.squeeze(2) if self.scalar else values
 
     def _chunks(self, models: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         return [models[at : at + self.chunk] for at in range(0, len(models), self.chunk)]
@@ -175,15 +179,17 @@ class StackedKernel(ModuleKernel):
         """The metrics of a chunk of models."""
         layers = self.layers(torch.stack(list(models)))
         count, scoring = len(models), self.scoring
-        further = [Further(scoring.metrics) for _ in models]
+        further = [Further(scoring) for _ in models]
         losses, hits = torch.zeros(2, count, dtype=torch.float64, device=split.inputs.device)
         for at in range(0, len(split), self._block):
             x = self.inputs(split, slice(at, at + self._block)).flatten(1)
             values = self._outputs(layers, x)
-            targets = split.targets[at : at + self._block].expand(count, -1)
-            outputs = values.squeeze(2) if self.data.objective == "values" else values
-            hits += scoring.hits(outputs, targets).sum(1)
-            flat_losses = scoring.losses(outputs.flatten(0, 1), targets.flatten())
+            targets = split.targets[at : at + self._block]
+            targets = targets.expand(count, *targets.shape)
+            outputs = values.squeeze(2) if self.scalar else values
+            hit = scoring.hits(outputs, targets).flatten(2) if targets.dim() > 2 else scoring.hits(outputs, targets)
+            hits += hit.sum(1) if hit.dim() == 2 else hit.double().mean(2).sum(1)
+            flat_losses = scoring.losses(outputs.flatten(0, 1), targets.flatten(0, 1))
             losses += flat_losses.view(count, -1).sum(1, dtype=torch.float64)
             for one, *said in zip(further, outputs, targets, strict=True):
                 one.add(*said)

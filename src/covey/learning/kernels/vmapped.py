@@ -119,7 +119,7 @@ class VmappedKernel(ModuleKernel):
             weights: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
             outputs = predicted(functional_call(module, {**parameters, **frozen}, (x,)))
-            losses = self.minimised(chunk, outputs, targets, weights)
+            losses = self.minimised(chunk, outputs, targets, weights, share)
             return (losses * share).sum(), losses
 
         differentiate = vmap(
