@@ -1,10 +1,14 @@
 """Sweeps from the command line: their values, their names and their mistakes."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from covey.cli.running import _values
+from covey.learning.learner import Learner
 from covey.runtime.runs import Run
 from tests.test_cli import EXPERIMENT
 
@@ -93,14 +97,37 @@ def test_a_swept_table_is_a_new_one_for_each_run(file, covey):
 
 
 def test_a_run_that_fails_leaves_the_others_their_table(file, covey):
-    code, out, err = covey("sweep", "experiment.toml", "--set", "network.nodes=20,9000", "--set", "rounds=2")
+    rates = "task.optimizer.lr=0.1,1e38"
+    code, out, err = covey("sweep", "experiment.toml", "--set", "task.model=mlp", "--set", rates, "--set", "rounds=2")
     assert code == 2
-    assert "network.nodes = 20" in out or "nodes = 20" in out
-    assert "covey: nodes=9000: " in err
-    code, out, _ = covey("sweep", "experiment.toml", "--set", "network.nodes=9000,9001", "--set", "rounds=2")
+    assert "lr = 0.1" in out
+    assert "covey: lr=1e_38: " in err
+    nodes = "network.nodes=20,9000"
+    code, out, err = covey("sweep", "experiment.toml", "--set", nodes, "--set", "rounds=2", "--out", "s")
     assert (code, out) == (2, "")
+    assert err.startswith("covey: nodes=9000: ")
+    assert not Path("s").exists()
 
 
 def test_a_key_of_a_sweep_that_is_set_twice_is_refused(file, covey):
     code, _, err = covey("sweep", "experiment.toml", "--set", "seed=1,2", "--set", "seed=3,4")
     assert (code, err) == (2, "covey: A sweep must set a key once, to all of its values. Got 'seed' twice.\n")
+
+
+def test_an_interrupted_sweep_says_how_it_is_continued(file, covey, monkeypatch):
+    train = Learner.train
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        train(*arguments)
+
+    arguments = ("sweep", "experiment.toml", "--set", "seed=1,2", "--set", "rounds=4", "--out", "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "train", interrupted)
+        code, _, err = covey(*arguments)
+    assert (code, err.splitlines()[-1]) == (
+        130,
+        "Interrupted. Continue with the same settings and: --out s --extend",
+    )
+    assert covey(*arguments, "--extend")[0] == 0
+    assert [Run(Path("s") / name).status for name in ("seed=1", "seed=2")] == ["finished"] * 2

@@ -51,3 +51,31 @@ def test_runs_that_were_killed_before_a_checkpoint_begin_again(tmp_path):
     assert [run.status for run in found] == ["finished"] * 2
     assert [len(run.facts["starts"]) for run in found] == [1, 1]
     assert torch.equal(found.runs[1].models, covey.Run(tmp_path / "other").models)
+
+
+def test_a_sweep_of_one_seed_takes_others_and_keeps_its_runs(tmp_path):
+    rates = {"task.optimizer.lr": [0.1, 0.3]}
+    swept = tmp_path / "swept"
+    covey.sweep(folders.tiny(), rates, out=swept, quiet=True)
+    before = {name: stamps(swept / name) for name in ("lr=0.1", "lr=0.3")}
+    found = covey.sweep(folders.tiny(), {**rates, "seed": [3, 4]}, out=swept, quiet=True, extend=True)
+    assert [run.folder.name for run in found] == ["lr=0.1", "lr=0.1-seed=4", "lr=0.3", "lr=0.3-seed=4"]
+    assert [len(record["runs"]) for record in found.records] == [2, 2]
+    found = covey.sweep(folders.tiny(), {**rates, "seed": [5]}, out=swept, quiet=True, extend=True)
+    assert [run.folder.name for run in found] == ["lr=0.1-seed=5", "lr=0.3-seed=5"]
+    assert {name: stamps(swept / name) for name in before} == before
+    assert len(covey.compare(swept).runs) == 6
+
+
+def test_an_interrupted_run_with_data_and_a_model_of_python_is_resumed_by_its_sweep(tmp_path):
+    base = folders.tiny()
+    base["task"] |= {"dataset": (torch.randn(60, 4), torch.arange(60) % 2), "model": torch.nn.Linear(4, 2)}
+    whole = covey.sweep(base, {"seed": [1]}, out=tmp_path / "whole", quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "tiny", lambda **changes: {**base, **changes})
+        folders.interrupted(tmp_path / "swept" / "run", seed=1)
+    found = covey.sweep(
+        covey.Experiment.from_table(base), {"seed": [1]}, out=tmp_path / "swept", quiet=True, extend=True
+    )
+    assert [len(run.facts["starts"]) for run in found] == [2]
+    assert torch.equal(found.runs[0].models, whole.runs[0].models)

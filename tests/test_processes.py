@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import covey
+from covey.runtime import interpreter
 from covey.runtime.emulation.launcher import processes
 from covey.runtime.emulation.launcher.makers import Called, Wanted
 from covey.runtime.emulation.launcher.processes import Processes, can_fork
@@ -36,7 +37,7 @@ def test_a_host_imports_no_more_than_it_needs_and_has_one_thread_when_it_forks()
 
 
 def test_the_libraries_of_hosts_hold_covey_but_none_of_its_modules_by_its_last_name():
-    libraries, folder = processes._libraries(), Path(covey.__file__).parent
+    libraries, folder = interpreter.libraries(), Path(covey.__file__).parent
     assert str(folder.parent) in libraries
     assert not [path for path in libraries if Path(path).is_relative_to(folder)]
 

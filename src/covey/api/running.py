@@ -99,11 +99,29 @@ def resume(
         RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint, or its data
             differ from those that it began with. Nothing is deleted then.
     """
-    with resuming(Path(folder)) as opened:
-        experiment = Experiment.from_table(opened.run.experiment)
+
+    def of(run: Run) -> Experiment:
+        experiment = Experiment.from_table(run.experiment)
         if dataset is not None:
             experiment.task = replace(experiment.task, dataset=dataset)  # type: ignore[type-var]
-        prepared = _prepare(experiment, data, quiet, callbacks)
+        return experiment
+
+    return resume_as(of, folder, data=data, progress=progress, quiet=quiet, watch=watch, callbacks=callbacks)
+
+
+def resume_as(
+    experiment_of: Callable[[Run], Experiment],
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    quiet: bool = False,
+    watch: bool = False,
+    callbacks: Sequence[Callback | Callable[[Evaluated], None]] = (),
+) -> Run:
+    """Resume an interrupted run with its experiment, of which its folder does not have what was given in Python."""
+    with resuming(Path(folder)) as opened:
+        prepared = _prepare(experiment_of(opened.run), data, quiet, callbacks)
         try:
             _check_same(prepared, opened.run)
         except RunError:

@@ -1,34 +1,28 @@
 """Runs of one experiment with every combination of some values: `covey.sweep` and `covey sweep`."""
 
-import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from covey.api.running import new_folder, resume, run
+from covey.api.making import Making, one_by_one
+from covey.api.parallel import check_for_processes, in_processes
+from covey.api.planning import Combination, Planned, check_with_data, last, members_in, plan, tables_of
+from covey.api.running import new_folder
 from covey.parts.errors import ConfigurationError, CoveyError, RunError, quoted
-from covey.parts.parameters import Part, to_table
 from covey.parts.tracebacks import short_traceback
-from covey.runtime.experiment import Experiment, put, read_table
-from covey.runtime.prepared import check
+from covey.runtime.experiment import Experiment
 from covey.runtime.runs import Run
-from covey.runtime.runs.schema import CHECKPOINTS, FACTS, METRICS
 from covey.view.cards import Card
 from covey.view.comparison import figures_of, in_words, spread_of
-from covey.view.progress import ProgressDisplay
 from covey.view.summary import not_finite, spaced
 from covey.view.words import time_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Combination = dict[str, Any]
-"""The values of the keys in one run."""
 
 
 @short_traceback()
@@ -40,6 +34,7 @@ def sweep(
     data: Path | str | None = None,
     quiet: bool = False,
     extend: bool = False,
+    jobs: int = 1,
 ) -> "Sweep":
     """Run an experiment with every combination of some values.
 
@@ -50,7 +45,9 @@ def sweep(
         data: the data folder; by default `COVEY_DATA`.
         quiet: whether to show no bars.
         extend: continue a sweep in its folder. Finished runs are kept, interrupted ones resumed or, without a
-            checkpoint, deleted and begun again; missing ones run.
+            checkpoint, deleted and begun again; missing ones run. Runs are found by their experiments, so that
+            further values, such as a seed, may be given.
+        jobs: the number of runs at a time, each in a process of its own. It does not change results.
 
     Returns:
         The runs, each configuration over its seeds, and the errors of those that failed.
@@ -58,73 +55,8 @@ def sweep(
     Raises:
         CoveyError: a mistake in any of the experiments, before the first begins; or a folder that cannot be written.
     """
-    planned = plan(tables_of(experiment), over)
-    return run_planned(
-        planned, None if out is None else Path(out), data, lambda *_: None, quiet=quiet, lines=False, extend=extend
-    )
-
-
-def tables_of(experiment: Experiment | Mapping[str, Any] | Path | str) -> dict[str, Any]:
-    """The tables of an experiment, in which keys can be set."""
-    if isinstance(experiment, Experiment):
-        return experiment.to_table()
-    return deepcopy(dict(experiment)) if isinstance(experiment, Mapping) else read_table(experiment)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A run of a sweep.
-
-    Attributes:
-        name: that of its folder.
-        combination: the value of each key.
-        experiment: with these values.
-    """
-
-    name: str
-    combination: Combination
-    experiment: Experiment
-
-
-def plan(base: Mapping[str, Any], over: Mapping[str, Sequence[Any]]) -> list[Planned]:
-    """The runs of a sweep, all of them checked.
-
-    Args:
-        base: the tables of the experiment.
-        over: the values of each key.
-
-    Raises:
-        ConfigurationError: a mistake in one of the experiments, or two that have one name.
-    """
-    axes = {key: _values(key, values) for key, values in over.items()}
-    # Keys with one value would make names longer without telling runs apart.
-    varied = [key for key, values in axes.items() if len(values) > 1]
-    planned = []
-    for values in itertools.product(*axes.values()):
-        combination = dict(zip(axes, values, strict=True))
-        table = deepcopy(dict(base))
-        for key, value in combination.items():
-            put(table, key, deepcopy(value))
-        experiment = Experiment.from_table(table)
-        check(experiment)
-        name = "-".join(f"{_last(key)}={_short(combination[key])}" for key in varied) or "run"
-        planned.append(Planned(name, combination, experiment))
-    names = [one.name for one in planned]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(
-                f"The values of a sweep must give each run another folder. Got '{name}' for {names.count(name)} runs."
-            )
-    return planned
-
-
-def _values(key: str, given: Any) -> list[Any]:
-    """The values of a key as TOML has them, of arrays and parts as well."""
-    values = given.tolist() if hasattr(given, "tolist") else given
-    if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise ConfigurationError(f"The values of '{key}' in a sweep must be a list. Got {quoted(given)} instead.")
-    plain = [value.item() if hasattr(value, "item") else value for value in values]
-    return [to_table(value) if isinstance(value, Part) else value for value in plain]
+    planned, folder = plan(tables_of(experiment), over), None if out is None else Path(out)
+    return run_planned(planned, folder, data, lambda *_: None, quiet=quiet, lines=False, extend=extend, jobs=jobs)
 
 
 def run_planned(
@@ -136,8 +68,9 @@ def run_planned(
     quiet: bool,
     lines: bool,
     extend: bool = False,
+    jobs: int = 1,
 ) -> "Sweep":
-    """Run what was planned, one run after the other, until one is interrupted.
+    """Run what was planned, until it is interrupted.
 
     Args:
         planned: what to run.
@@ -147,58 +80,36 @@ def run_planned(
         quiet: whether to show no bars.
         lines: whether to print lines instead where there is no terminal.
         extend: keep or resume the runs that the folder has.
+        jobs: the number of runs at a time.
 
     Raises:
         RunError: the folder is not empty, or cannot be written; or one of its runs is of another experiment.
+        ConfigurationError, DataError: a configuration cannot work.
     """
+    if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+        raise ConfigurationError(f"The 'jobs' of a sweep must be an int of at least 1. Got {quoted(jobs)} instead.")
     folder = out or new_folder("sweep")
-    known = _known_runs(folder, planned) if extend else {}
-    if not extend and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RunError(f"{folder} is not an empty folder: give another one with --out.")
+    members = members_in(folder, planned, extend=extend)
+    waiting = [member for member in members if member.before is None or member.before.status != "finished"]
+    if jobs > 1:
+        check_for_processes(waiting, jobs)
+    check_with_data(waiting, data, quiet=quiet)
+    done = {member.name: member.before for member in members if member.before and member not in waiting}
     swept = Sweep(folder, len(planned))
-    for number, one in enumerate(planned, 1):
-        before = known.get(one.name)
-        if before is not None and before.status == "finished":
-            swept.members.append((one.combination, before))
-            continue
-        title, experiment = f"[{number}/{len(planned)}] {one.name}", one.experiment
-        nodes = experiment.network.nodes
-        try:
-            with ProgressDisplay(title, experiment.rounds, nodes, silent=quiet, lines=lines) as display:
-                if before is not None and any((before.folder / CHECKPOINTS).glob("*")):
-                    done = resume(before.folder, data=data, progress=display, quiet=quiet)
-                else:
-                    if before is not None and before.status != "running":
-                        shutil.rmtree(before.folder)  # Without a checkpoint it cannot be resumed.
-                    done = run(experiment, out=folder / one.name, data=data, progress=display, quiet=quiet)
-        except RunError:
-            raise
-        except CoveyError as error:
-            # The other combinations still run.
-            swept.failures[one.name] = error
-            failed(one.name, error)
-            continue
-        swept.members.append((one.combination, done))
-        if done.status == "interrupted":
-            break
+    making = Making(folder, len(planned), data, quiet, lines)
+    outcomes = one_by_one(waiting, making) if jobs == 1 else in_processes(waiting, making, jobs)
+    with closing(outcomes):
+        for member, outcome in outcomes:
+            if isinstance(outcome, RunError):
+                raise outcome
+            if isinstance(outcome, CoveyError):
+                # The other combinations still run.
+                swept.failures[member.name] = outcome
+                failed(member.name, outcome)
+            elif outcome is not None:
+                done[member.name] = outcome
+    swept.members = [(one.planned.combination, done[one.name]) for one in members if one.name in done]
     return swept
-
-
-def _known_runs(folder: Path, planned: Sequence[Planned]) -> dict[str, Run]:
-    """The runs of a sweep that are there already, by name.
-
-    Raises:
-        RunError: a run has another experiment than the sweep would give it.
-    """
-    found: dict[str, Run] = {}
-    for one in planned:
-        inner = folder / one.name
-        if not (inner / METRICS).exists() or not (inner / FACTS).exists():
-            continue  # It never began, or was killed before it recorded anything.
-        found[one.name] = Run(inner)
-        if found[one.name].experiment != one.experiment.to_table():
-            raise RunError(f"The run {inner} is of another experiment: give the sweep another folder with --out.")
-    return found
 
 
 @dataclass
@@ -271,8 +182,8 @@ class Sweep:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether a run was stopped early."""
-        return any(done.status == "interrupted" for done in self.runs)
+        """Whether it was stopped early, so that it can be continued."""
+        return len(self) + len(self.failures) < self.planned or any(done.status == "interrupted" for done in self.runs)
 
     @cached_property
     def _summaries(self) -> list[dict[str, Any]]:
@@ -328,12 +239,8 @@ class Sweep:
 
 def _label(combination: Combination, keys: Sequence[str], *, full: bool) -> str:
     """Some keys and their values."""
-    named = (f"{key if full else _last(key)} = {_inline(combination[key])}" for key in keys)
+    named = (f"{key if full else last(key)} = {_inline(combination[key])}" for key in keys)
     return ", ".join(named) or "all seeds"
-
-
-def _last(key: str) -> str:
-    return key.rpartition(".")[2]
 
 
 def _inline(value: Any) -> str:
@@ -343,10 +250,3 @@ def _inline(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
     return json.dumps(value)
-
-
-def _short(value: Any) -> str:
-    """A value as part of a folder's name."""
-    if isinstance(value, dict):
-        return "-".join(_short(inner) if key == "kind" else f"{key}={_short(inner)}" for key, inner in value.items())
-    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))

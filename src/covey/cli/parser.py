@@ -87,6 +87,10 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="continue in the folder: keep finished runs, resume others or, without a checkpoint, begin them again",
     )
+    sweep.add_argument(
+        "--jobs", metavar="N", type=int, default=1,
+        help="the number of runs at a time, each in a process of its own (default: 1)",
+    )  # fmt: skip
     sweep.add_argument("--json", action="store_true", help="print the table as JSON, without progress")
 
     check = add(

@@ -6,7 +6,8 @@ import tomllib
 from typing import Any
 
 from covey import api
-from covey.api.sweeps import Sweep, plan, run_planned
+from covey.api.planning import plan
+from covey.api.sweeps import Sweep, run_planned
 from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment, assign, parse_value, read_table
@@ -98,10 +99,12 @@ def sweep(arguments: argparse.Namespace) -> int:
         quiet=arguments.json,
         lines=True,
         extend=arguments.extend,
+        jobs=arguments.jobs,
     )
     if len(swept):
         _show_sweep(swept, as_json=arguments.json)
     if swept.is_interrupted:
+        say(f"Interrupted. Continue with the same settings and: --out {swept.folder} --extend", file=sys.stderr)
         return 130
     return 2 if swept.failures else 0
 

@@ -6,10 +6,20 @@ from pathlib import Path
 
 from covey.parts.errors import ConfigurationError
 
+_processes = 1
+"""The number of processes of one sweep that compute at the same time."""
+
+
+def share(processes: int) -> None:
+    """Use only the share of one among several processes that compute at the same time."""
+    global _processes
+    _processes = processes
+
 
 def default_workers() -> int:
     """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // _processes)
 
 
 @cache

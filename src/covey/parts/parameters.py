@@ -367,10 +367,10 @@ def build(family: type[P], table: Any, *, usual: str = "") -> P:
         raise ConfigurationError(f"The {family.family or family.title()} must be a table. Got {quoted(table)} instead.")
     values = dict(table)
     for key, value in values.items():
-        if isinstance(value, str) and value.endswith(_FROM_PYTHON):
+        if isinstance(value, str) and value.endswith(FROM_PYTHON):
             raise ConfigurationError(
                 f"The '{key}' of the {family.family} was an object of Python "
-                f"({value.removesuffix(_FROM_PYTHON)[1:]}), which a file cannot hold. Give it from Python."
+                f"({value.removesuffix(FROM_PYTHON)[1:]}), which a file cannot hold. Give it from Python."
             )
     cls: type[P] = family
     assumed = ""
@@ -421,7 +421,7 @@ def to_table(part: Part, *, nothing: Any = None) -> dict[str, Any]:
 
 _WRITABLE = str | int | float | datetime.date | datetime.time
 """The types of values, beside tables and lists, that a file can hold."""
-_FROM_PYTHON = " given in Python>"
+FROM_PYTHON = " given in Python>"
 """The end of the string that replaces an object which a file cannot hold."""
 
 
@@ -436,4 +436,4 @@ def _plain(value: Any, nothing: Any) -> Any:
         return {name: _plain(entry, nothing) for name, entry in value.items()}
     if value is nothing or value is None or isinstance(value, _WRITABLE):
         return value
-    return f"<{type(value).__module__}.{type(value).__qualname__}{_FROM_PYTHON}"
+    return f"<{type(value).__module__}.{type(value).__qualname__}{FROM_PYTHON}"

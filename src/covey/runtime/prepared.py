@@ -13,7 +13,7 @@ import numpy as np
 from covey.network import Network
 from covey.parts import native, rng
 from covey.parts.errors import ConfigurationError
-from covey.parts.kinds import is_registered
+from covey.parts.kinds import is_registered, why_not_importable
 from covey.parts.parameters import Setting, give_places, parts_of
 from covey.runtime.callbacks import Callbacks
 from covey.runtime.experiment import Experiment
@@ -124,6 +124,26 @@ def check(experiment: Experiment) -> None:
         ConfigurationError: the experiment is wrong.
     """
     _checked(copy.deepcopy(experiment), experiment.engine.clock)
+
+
+def check_importable(experiment: Experiment, processes: str) -> None:
+    """Refuse an experiment with parts that other processes cannot import.
+
+    Args:
+        experiment: the experiment.
+        processes: what they are, for the middle of a sentence.
+
+    Raises:
+        ConfigurationError: there is such a part.
+    """
+    for part in parts_of(experiment):
+        why = why_not_importable(type(part)) if part.family else None
+        if why is not None:
+            name = part.title().rpartition(":")[2].rpartition(".")[2]
+            raise ConfigurationError(
+                f"The {part.family} {name} {why}: {processes} cannot import it. Put it into a module."
+            )
+    Experiment.from_table(experiment.to_table())
 
 
 def _checked(experiment: Experiment, clock: str) -> tuple[list[str], list[int]]:

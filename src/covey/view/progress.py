@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
@@ -196,3 +197,55 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             return "stopping after this round"
         spent, rounds, _ = self._since()
         return f"{seconds(spent * (progress.of - progress.rounds) / rounds)} left" if rounds > 0 else ""
+
+
+class SweepDisplay(ProgressDisplay):
+    """The display of runs that are made at the same time: one bar over the rounds of all.
+
+    Args:
+        title: the name of the sweep.
+        rounds: the number of rounds of each run, by its name.
+        nodes: the largest number of nodes of a run.
+        kept: the number of further runs, which were finished before.
+        silent: show nothing.
+        lines: print lines if there is neither a terminal nor a notebook.
+    """
+
+    def __init__(
+        self, title: str, rounds: Mapping[str, int], nodes: int, *, kept: int = 0, silent: bool, lines: bool
+    ) -> None:
+        super().__init__(title, max(sum(rounds.values()), 1), nodes, silent=silent, lines=lines)
+        self._rounds, self._kept = rounds, kept
+        self._running: dict[str, Progress] = {}
+        self._ended: dict[str, int] = {}
+        """The sum of the nodes' rounds of each run that is over."""
+
+    def of(self, name: str, progress: Progress) -> None:
+        """Show the new state of a run."""
+        self._running[name] = progress
+        self._show(progress.stopping, None if progress.notice is None else f"{name}: {progress.notice}")
+
+    def over(self, name: str, status: str) -> None:
+        """Show that a run is over."""
+        last = self._running.pop(name, None)
+        self._ended[name] = 0 if last is None else last.commits
+        if self.live or self._cell is not None:
+            self._show(False, None)
+        elif not self.silent:
+            self._print(f"{self.title}: {shown(name)} {status}, {self._count()}")
+
+    def _show(self, stopping: bool, notice: str | None) -> None:
+        running = self._running.values()
+        rounds = sum(at.rounds for at in running) + sum(self._rounds[name] for name in self._ended)
+        commits = sum(at.commits for at in running) + sum(self._ended.values())
+        self(Progress(rounds, self.rounds, 0.0, commits, None, None, stopping=stopping, notice=notice))
+
+    def _count(self) -> str:
+        return f"{len(self._ended) + self._kept} of {len(self._rounds) + self._kept} runs"
+
+    def _state(self) -> str:
+        if self._latest is None:
+            return "starting"
+        spent, _, commits = self._since()
+        parts = [self._count(), f"{commits / spent:,.0f} node-rounds/s", *self._running]
+        return ", ".join(map(shown, parts))

@@ -21,6 +21,16 @@ SHARE = 0.2
 """The share of the samples that is for testing where nothing is said."""
 
 
+_stored: list[Path] = []
+"""Folders with data of other processes, each in a folder that its digest names."""
+
+
+def stored_in(folder: Path) -> None:
+    """Find data that were given to another process in a folder, where each has a folder that its digest names."""
+    if folder not in _stored:
+        _stored.append(folder)
+
+
 class Given(Dataset):
     """Data that were given in Python, as (x, y) or by `covey.data`; a file holds their digest alone."""
 
@@ -40,14 +50,22 @@ class Given(Dataset):
         """The data.
 
         Raises:
-            DataError: they were given to another process.
+            DataError: they were given to another process, and not stored by it.
         """
+        if self._data is None:
+            self._data = self._found()
         if self._data is None:
             raise DataError(
                 "The data of the dataset given were given in Python, and no file holds them: give them again, as in "
                 'covey.resume(folder, dataset=(x, y)), or name a function of your own: dataset = "module:function".'
             )
         return self._data
+
+    def _found(self) -> Data | None:
+        from covey.learning.datasets.stored import FACTS, load
+
+        folders = (folder / self.digest for folder in _stored)
+        return next((load(folder) for folder in folders if (folder / FACTS).exists()), None)
 
     def portable(self, folder: Path | None) -> Dataset:
         from covey.learning.datasets.stored import NPY, store

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
-from covey.parts.kinds import why_not_importable
 from covey.parts.machine import default_workers
-from covey.parts.parameters import param, parts_of
+from covey.parts.parameters import param
 from covey.parts.quantities import Seconds
 from covey.runtime.emulation.host.inbox import ENTRIES
 from covey.runtime.emulation.transport.address import Address, read_addresses
 from covey.runtime.emulation.transport.descriptors import make_room, needed_by_host, needed_by_launcher
 from covey.runtime.experiment import Engine, Experiment, Outcome, Progress
-from covey.runtime.prepared import Prepared
+from covey.runtime.prepared import Prepared, check_importable
 from covey.runtime.runs import RunWriter
 
 if TYPE_CHECKING:
@@ -89,7 +88,8 @@ class Emulation(Engine):
             )
 
     def check_with(self, experiment: Experiment) -> None:
-        _check_importable(experiment)
+        # Only the launcher calls callbacks.
+        check_importable(dataclasses.replace(experiment, callback=[]), "the processes of an emulation")
         if experiment.task is not None and experiment.task.is_private and not self.hosts:
             raise ConfigurationError(
                 "The 'hosts' of the engine are missing: the data of the task are private, with hosts that were started "
@@ -205,19 +205,3 @@ def _rounds_at_once(prepared: Prepared) -> int:
 def _waiting_models(prepared: Prepared) -> int:
     """The memory of messages that wait at a node if every message is one whole model."""
     return prepared.program.most_received() * (prepared.task.model_bytes + ENTRIES) * _rounds_at_once(prepared)
-
-
-def _check_importable(experiment: Experiment) -> None:
-    """Refuse an experiment with parts that other processes cannot import.
-
-    Raises:
-        ConfigurationError: there is such a part.
-    """
-    for part in parts_of(dataclasses.replace(experiment, callback=[])):  # Only the launcher calls callbacks.
-        why = why_not_importable(type(part)) if part.family else None
-        if why is not None:
-            name = part.title().rpartition(":")[2].rpartition(".")[2]
-            raise ConfigurationError(
-                f"The {part.family} {name} {why}: the processes of an emulation cannot import it. Put it into a module."
-            )
-    Experiment.from_table(experiment.to_table())

@@ -22,29 +22,13 @@ from typing import NoReturn, Protocol
 
 import msgspec
 
-import covey
-from covey.parts import kinds
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
+from covey.runtime.interpreter import command
 
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 """The defaults of environment variables for hosts: covey's own threads suffice, a process without threads can fork, and
 with one arena glibc keeps less freed memory."""
-_BEGIN = """
-import os, sys
-sys.path += [path for path in sys.argv.pop(1).split(os.pathsep) if path not in sys.path]
-from covey.cli import main
-sys.exit(main())
-"""
-"""Code that starts `covey` with the libraries of this process, after Python's own search path."""
-
-
-def _libraries() -> list[str]:
-    """The folders of this process's libraries, without those of the user's own modules."""
-    script = getattr(sys.modules["__main__"], "__file__", None) or "."
-    own = {*kinds.own_folders(), str(Path(script).absolute().parent)}
-    libraries = [path for path in sys.path if path and str(Path(path).absolute()) not in own]
-    return [*libraries, str(Path(covey.__file__).resolve().parents[1])]
 
 
 class Process(Protocol):
@@ -147,10 +131,9 @@ class Processes:
             self._template = None
 
     def _begin(self, where: list[str], passed: list[int], log: Path, *, talks: bool) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-c", _BEGIN, os.pathsep.join(_libraries())]
         with open(log, "ab") as output:
             return subprocess.Popen(
-                [*command, "host", *where, "--once", "--token-file", str(self._token_file)],
+                [*command("covey.cli", "main"), "host", *where, "--once", "--token-file", str(self._token_file)],
                 bufsize=0,
                 stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if talks else output,

@@ -1,0 +1,185 @@
+"""Sweeps that make several runs at a time: the same results, stopped and continued, and what is refused."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+import covey as package
+from covey.api.worker import Order, Report
+from covey.parts import kinds
+from covey.parts.errors import ConfigurationError, DataError, ModelError
+from covey.runtime.interpreter import command
+from covey.runtime.runs import Run
+from tests import folders
+
+WAITING = '''
+"""Callbacks that tests name."""
+import os, signal, time
+from pathlib import Path
+from covey import Callback
+
+
+class Wait(Callback):
+    """Waits in a round until as many processes as a file "slowly" says are under way, and then takes its time.
+
+    It kills the process of seed 9 once.
+    """
+
+    def begin(self, run):
+        if run.experiment["seed"] == 9 and Path("slowly").exists() and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def evaluated(self, at):
+        if Path("slowly").exists():
+            Path(f"under-way-{os.getpid()}").touch()
+            while len([*Path().glob("under-way-*")]) < int(Path("slowly").read_text()):
+                time.sleep(0.02)
+            time.sleep(0.1)
+'''
+
+
+@pytest.fixture
+def slowly(in_folder):
+    """A folder where runs with the callback `Wait` take their time."""
+    (in_folder / "waiting_here.py").write_text(WAITING)
+    (in_folder / "slowly").write_text("2")
+    return in_folder
+
+
+def waiting(**changes):
+    return folders.tiny(rounds=40, evaluation={"every": 1}, callback=[{"kind": "waiting_here:Wait"}], **changes)
+
+
+def until(true, seconds=60.0):
+    late = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < late
+        time.sleep(0.02)
+
+
+def same(run, other):
+    """Whether two runs are the same in all that they computed."""
+    files = [(one.folder / "run.toml").read_bytes() for one in (run, other)]
+    facts = [{**one.facts["starts"][0], **one.facts} for one in (run, other)]
+    assert files[0] == files[1]
+    assert folders.rows(run.folder) == folders.rows(other.folder)
+    assert torch.equal(run.models, other.models)
+    return all(facts[0][name] == facts[1][name] for name in ("data", "seed", "kernel", "python"))
+
+
+def test_runs_at_the_same_time_are_those_of_one_after_the_other_to_the_bit(in_folder):
+    draw = np.random.default_rng(1)
+    data = draw.normal(size=(60, 4)), np.arange(60) % 3
+    base = folders.tiny()
+    base["task"] |= {"dataset": data, "model": "mlp"}
+    over = {"task.optimizer.lr": [0.1, 1e38], "seed": [1, 2]}
+    one = package.sweep(base, over, out="one", quiet=True)
+    two = package.sweep(base, over, out="two", quiet=True, jobs=2)
+    assert [run.folder.name for run in two] == [run.folder.name for run in one] == ["lr=0.1-seed=1", "lr=0.1-seed=2"]
+    assert all(same(*runs) for runs in zip(one, two, strict=True))
+    assert {name: str(error) for name, error in one.failures.items()} == {
+        name: str(error) for name, error in two.failures.items()
+    }
+    assert {type(error) for error in (*one.failures.values(), *two.failures.values())} == {ModelError}
+    assert len(two.failures) == 2
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was_and_a_killed_process_takes_no_other_run_with_it(slowly):
+    over = {"seed": [9, 1, 2]}
+
+    def interrupt():
+        until(lambda: len([*slowly.glob("under-way-*")]) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    swept = package.sweep(waiting(), over, out="swept", quiet=True, jobs=2)
+    assert swept.is_interrupted
+    assert {name: str(error) for name, error in swept.failures.items()} == {
+        "seed=9": "The process of the run swept/seed=9 was killed by SIGKILL, as where memory is short: extend the "
+        "sweep to continue it."
+    }
+    assert [run.status for run in swept] == ["interrupted"] * 2
+    (slowly / "slowly").unlink()
+    going_on = package.sweep(waiting(), over, out="swept", quiet=True, extend=True)
+    assert not going_on.is_interrupted
+    assert [len(run.facts["starts"]) for run in going_on] == [1, 2, 2]
+    whole = package.sweep(waiting(), over, out="whole", quiet=True)
+    assert all(same(*runs) for runs in zip(whole, going_on, strict=True))
+
+
+def test_a_process_whose_sweep_was_killed_stops_where_its_run_can_be_resumed(slowly):
+    (slowly / "slowly").write_text("1")
+    order = Order(
+        experiment=package.Experiment.from_table(waiting()).to_table(), folder="run", continued=False, data=None,
+        modules=kinds.searched(), given=str(slowly), share=1, command=["covey", "sweep"],
+    )  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command("covey.api.worker", "serve"), stdin=pipe, stdout=pipe) as process:
+        process.stdin.write(msgspec.json.encode(order) + b"\n")
+        process.stdin.flush()
+        until(lambda: [*slowly.glob("under-way-*")])
+        process.stdin.close()  # As the system does when the sweep's process is killed.
+        reports = [msgspec.json.decode(line, type=Report) for line in process.stdout]
+    assert process.returncode == 0
+    assert reports[-1] == Report(status="interrupted")
+    assert Run("run").facts["starts"][0]["command"] == ["covey", "sweep"]
+    (slowly / "slowly").unlink()
+    assert same(package.resume("run", quiet=True), package.run(waiting(), out="whole", quiet=True))
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_of_the_command_line_goes_on(slowly):
+    import tomli_w
+
+    (slowly / "e.toml").write_text(tomli_w.dumps(waiting()))
+    arguments = ["sweep", "e.toml", "--set", "seed=1,2", "--out", "swept", "--jobs", "2"]
+    process = subprocess.Popen([*command("covey.cli", "main"), *arguments])
+    until(lambda: len([*slowly.glob("under-way-*")]) == 2)
+    process.kill()
+    process.wait()
+    until(lambda: all(Run(path).status == "interrupted" for path in (slowly / "swept").iterdir()))
+    (slowly / "slowly").unlink()
+    going_on = package.sweep(waiting(), {"seed": [1, 2]}, out="swept", quiet=True, jobs=2, extend=True)
+    whole = package.sweep(waiting(), {"seed": [1, 2]}, out="whole", quiet=True)
+    assert all(same(*runs) for runs in zip(whole, going_on, strict=True))
+
+
+def test_a_sweep_says_before_its_first_run_which_configuration_cannot_work_with_its_data(in_folder):
+    over = {"network.nodes": [3, 4, 90], "seed": [1, 2]}
+    for jobs in (1, 2):
+        with pytest.raises(DataError, match=r"^nodes=90-seed=1: .*60"):
+            package.sweep(folders.tiny(), over, out="swept", quiet=True, jobs=jobs)
+        assert not Path("swept").exists()
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 1.5, True, "2", None])
+def test_a_number_of_runs_at_a_time_that_is_none_is_refused(jobs, in_folder):
+    with pytest.raises(ConfigurationError, match=r"The 'jobs' of a sweep must be an int of at least 1\. Got "):
+        package.sweep(folders.tiny(), {"seed": [1, 2]}, quiet=True, jobs=jobs)
+    assert not Path("runs").exists()
+
+
+def test_runs_that_other_processes_cannot_make_are_refused(in_folder):
+    class Ours(torch.nn.Linear):
+        def __init__(self, inputs: int = 4) -> None:
+            super().__init__(inputs, 2)
+
+    own = folders.tiny()
+    own["task"] |= {"model": {"kind": Ours}}
+    real = folders.tiny(engine={"kind": "emulation"})
+    for base, why in (
+        (own, "The model Ours is defined inside a function: with jobs = 2, the processes of runs cannot import it. "),
+        (real, "The engine emulation runs in real time, and runs at the same time would slow each other down: 'jobs' "),
+    ):
+        with pytest.raises(ConfigurationError, match="^" + why):
+            package.sweep(base, {"seed": [1, 2]}, quiet=True, jobs=2)
+    assert not Path("runs").exists()
