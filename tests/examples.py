@@ -89,6 +89,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("partition", "quantity"): {"alpha": 1.0},
     ("learning-rate", "step"): {"every": 2, "gamma": 0.5},
     ("learning-rate", "cosine"): {"rounds": 5},
+    ("augmentation", "noise"): {"deviation": 0.1},
     ("schedule", "periodic"): {"every": 2},
     ("schedule", "greedy"): {"budget": 3},
     ("sharing", "random"): {"budget": 0.3},
@@ -129,6 +130,7 @@ COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget"
 IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
+    **{("augmentation", kind): "is of images" for kind in ("horizontal-flip", "random-crop")},
     **{("metric", kind): "is of values" for kind in ("mse", "mae", "r2")},
     **{("model", kind): "is of another task" for kind in kinds.built_in()["model"] if kind not in ("logistic", "mlp")},
 }
@@ -136,7 +138,7 @@ RUNS = [
     (family, kind)
     for family in (
         *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_NETWORK),
-        *("partition", "model", "objective", "metric", "optimizer", "learning-rate"),
+        *("partition", "model", "objective", "metric", "optimizer", "learning-rate", "augmentation"),
     )
     for kind in kinds.built_in()[family]
     if (family, kind) not in NOT_HERE
@@ -189,8 +191,8 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
         tables["network"][family] = part
     elif family == "learning-rate":
         tables["task"]["optimizer"] = {"kind": "sgd", "lr": 0.3, "schedule": part}
-    elif family == "metric":
-        tables["task"]["metrics"] = [part]
+    elif family in ("metric", "augmentation"):
+        tables["task"]["metrics" if family == "metric" else family] = [part]
     else:
         tables["task"]["loss" if family == "objective" else family] = part
     if family == "churn":

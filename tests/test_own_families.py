@@ -81,6 +81,10 @@ PLACED = {
     "optimizer": (within(mine(own.Signs)), PLAIN),
     "objective": (experiment(task={"loss": mine(own.Hinge)}), PLAIN),
     "metric": (experiment(task={"metrics": [mine(own.Margin)]}), experiment(task={"metrics": ["macro-f1"]})),
+    "augmentation": (
+        experiment(task={"augmentation": [mine(own.Louder)]}),
+        experiment(task={"augmentation": [{"kind": "noise", "deviation": 0.1}]}),
+    ),
     "learning-rate": (within({"schedule": mine(own.Halved)}), PLAIN),
     "latency": (experiment(network={"latency": mine(own.Uphill)}), PLAIN),
     "bandwidth": (experiment(network={"bandwidth": mine(own.Thin)}), PLAIN),

@@ -34,7 +34,11 @@ def calls(monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [(family, kind) for family, kind in RUNS if family not in ("partition", "model", "objective", "metric")],
+    [
+        (family, kind)
+        for family, kind in RUNS
+        if family not in ("partition", "model", "objective", "metric", "augmentation")
+    ],
 )
 def test_a_part_is_checked_without_data_and_then_prepared_once_with_them(family, kind, files, calls):
     tables = run_table(family, kind, files, observer={"nodes": [1]}, faults=[])

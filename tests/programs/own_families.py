@@ -14,6 +14,7 @@ from covey.decentralized.topology import Topology
 from covey.federated.client_selection import ClientSelection
 from covey.federated.client_work import ClientWork
 from covey.federated.server_optimizers import ServerOptimizer
+from covey.learning.augmentation import Augmentation
 from covey.learning.dataset import Data, Dataset, Split
 from covey.learning.metrics import Metric
 from covey.learning.models import Model
@@ -197,6 +198,15 @@ class Margin(Metric):
 
     def figure(self, kept):
         return float(torch.cat(kept).mean())
+
+
+class Louder(Augmentation):
+    """Inputs times a random factor."""
+
+    kind = "noise"
+
+    def augmented(self, inputs, generator):
+        return inputs * torch.rand(len(inputs), 1, generator=generator)
 
 
 class Halved(LearningRate):

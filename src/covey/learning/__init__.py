@@ -54,6 +54,11 @@ KINDS = {
         "mse": "covey.learning.objectives:MSE",
         "l1": "covey.learning.objectives:L1",
     },
+    "augmentation": {
+        "horizontal-flip": "covey.learning.augmentation:HorizontalFlip",
+        "random-crop": "covey.learning.augmentation:RandomCrop",
+        "noise": "covey.learning.augmentation:Noise",
+    },
     "metric": {
         "accuracy": "covey.learning.metrics:Accuracy",
         "macro-f1": "covey.learning.metrics:MacroF1",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covey.learning.augmentation import check_keyed
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
 from covey.learning.devices import device_named, set_up_mathematics
@@ -42,6 +43,8 @@ _BYTES_AT_ONCE = 64_000_000
 """The memory of trained models that are computed ahead of their time."""
 _COPIES = 4
 """The copies of a model that a training needs: start, result, gradient, module."""
+_AUGMENTATION = rng.purpose_key(0, "augmentation") >> 1
+"""The counter that makes the key of a training that of its augmentation."""
 _GENERATOR = threading.RLock()
 """The lock of torch's global generator, which all threads and learners share."""
 
@@ -88,7 +91,9 @@ class Learner:
         self.parts = Parts(trained)
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         self.splits = Splits(self.data, self.parts, validation, public, seed)
-        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics), task.clip)
+        for part in task.augmentation:
+            part.check_with(data)
+        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics), task.clip, task.augmentation)
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
         module = self._make(0)
@@ -155,6 +160,7 @@ class Learner:
         with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
             for batch in (batch[: self.batch_size] for batch in batches.values()):
                 samples = torch.from_numpy(batch).to(self.device)
+                check_keyed(self.task.augmentation, self.data.scaled(self.data.train.inputs[samples]))
                 try_out(self.module, self.layout, self.data, self._first, samples, self.recipe)
 
     def _found_drawing(self, module: torch.nn.Module) -> bool:
@@ -293,6 +299,7 @@ class Learner:
             corrections=self._rows([c if c is None else c[: self.layout.trainable] for c in corrections], torch.stack),
             given=None if given is None else Split(*(torch.cat(tensors) for tensors in zip(*given, strict=True))),
             weights=self._rows(weights, torch.cat),
+            keys=self._augmentation_keys(trainings[0], keys),
         )
         with self._seeded(int(keys[0])):
             trained = kernel.train(chunk)
@@ -316,6 +323,13 @@ class Learner:
             training.finite = finite[index]
             if kernel.optimizer.state == "keep":
                 training.slots = {name: slot[index : index + 1].clone() for name, slot in chunk.slots.items()}
+
+    def _augmentation_keys(self, training: Training, keys: rng.Keys) -> list[int] | None:
+        """The keys of the augmentation of trainings of one kind; None for given samples and full gradients."""
+        if not self.task.augmentation or training.work.on is not None or training.gradient == "all":
+            return None
+        found: list[int] = rng.mix_array(keys, _AUGMENTATION).tolist()
+        return found
 
     def _batches(
         self,
@@ -455,6 +469,7 @@ class Learner:
             optimizer=further.optimizer or replace(task.optimizer, state="reset"),
             loss=OwnLoss(),
             metrics=[],
+            augmentation=[],
             start=None,
             validation=0.0,
         )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
+from covey.learning.augmentation import Augmentation
 from covey.learning.dataset import Dataset, Place
 from covey.learning.metrics import Metric, named
 from covey.learning.models import Model
@@ -39,6 +40,9 @@ class LearningTask(Task):
         gt=0,
     )
     metrics: list[Metric] = param("The further metrics of evaluations, each a column of the run.", factory=list)
+    augmentation: list[Augmentation] = param(
+        "Random changes of the inputs of training batches, one after the other.", factory=list
+    )
     batch_size: int = param("The number of samples of one local step.", default=32, ge=1)
     local_steps: int | None = param(
         "The number of local steps of one training; 1 if local_epochs is not given.", default=None, ge=1

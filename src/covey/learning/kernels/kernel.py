@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from covey.learning.augmentation import Augmentation, augmented
 from covey.learning.dataset import Data, Split
 from covey.learning.layout import Layout
 from covey.learning.node import Metrics
 from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer, Slots
 from covey.learning.scoring import Scoring
+from covey.parts import rng
 
 _AHEAD_BYTES = 1 << 26
 
@@ -29,11 +31,13 @@ class Recipe:
         optimizer: the rule of a step.
         scoring: the loss and the metrics.
         clip: the largest norm of a step's gradient; None without a limit.
+        augmentation: the random changes of the inputs of training batches.
     """
 
     optimizer: Optimizer
     scoring: Scoring
     clip: float | None = None
+    augmentation: Sequence[Augmentation] = ()
 
     def clipped(self, gradients: Tensor) -> Tensor:
         """Scale the K x P gradients of K models in place, each to the largest norm if its norm is larger."""
@@ -59,6 +63,7 @@ class Chunk:
         corrections: vectors that are added to every gradient, J x trained numbers.
         given: the samples into which `samples` are indices, instead of the training data.
         weights: the weight of the loss of each given sample.
+        keys: the random key of each training's augmentation; None without augmentation.
     """
 
     starts: Sequence[Tensor]
@@ -72,6 +77,7 @@ class Chunk:
     corrections: Tensor | None = None
     given: Split | None = None
     weights: Tensor | None = None
+    keys: Sequence[int] | None = None
 
     @property
     def is_bare(self) -> bool:
@@ -136,6 +142,37 @@ class Kernel(ABC):
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
         """The converted inputs of some samples."""
         return self.data.scaled(split.inputs[samples])
+
+    def augmented(self, inputs: Tensor, chunk: Chunk, job: int, step: int) -> Tensor:
+        """The inputs of one batch of one training after augmentation.
+
+        Args:
+            inputs: B x the shape of a sample, in memory of their own.
+            chunk: the chunk.
+            job: the index of the training.
+            step: the step of the training.
+        """
+        if chunk.keys is None:
+            return inputs
+        return augmented(self.recipe.augmentation, inputs, rng.mix(chunk.keys[job], step))
+
+    def augment(self, inputs: Tensor, samples: Tensor, chunk: Chunk, step: int) -> None:
+        """Augment the batches of K trainings in place.
+
+        Args:
+            inputs: K x B x ..., in memory of their own.
+            samples: the indices of the samples, K x B, with -1 at the end of smaller batches.
+            chunk: the chunk. Its last training stands for those beyond.
+            step: the step of the trainings.
+        """
+        if chunk.keys is None:
+            return
+        shape, last = self.data.sample_shape, len(chunk.keys) - 1
+        for job, count in enumerate((samples >= 0).sum(1).tolist()):
+            if count:
+                rows = inputs[job, :count]
+                batch = rows.view(count, *shape).clone()
+                rows.copy_(self.augmented(batch, chunk, min(job, last), step).reshape(rows.shape))
 
     def minimised(
         self, chunk: Chunk, outputs: Tensor, targets: Tensor, weights: Tensor | None, share: Tensor | None = None

@@ -94,8 +94,7 @@ class ModuleKernel(Kernel):
         return own
 
     def inputs(self, split: Split, samples: Tensor | slice) -> Tensor:
-        x = super().inputs(split, samples)
-        return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        return _images_last(super().inputs(split, samples))
 
     def train(self, chunk: Chunk) -> Trained:
         bound = self.bound()
@@ -107,10 +106,10 @@ class ModuleKernel(Kernel):
             correction = None if chunk.corrections is None else self._bound_row(chunk.corrections[job])
             slots = {name: self._bound_row(memory[job]) for name, memory in chunk.slots.items()}
             lr = chunk.lr[job : job + 1]
-            for samples in chunk.samples[job, : chunk.steps[job]].unbind():
+            for step, samples in enumerate(chunk.samples[job, : chunk.steps[job]].unbind()):
                 if chunk.ragged:
                     samples = samples[samples >= 0]
-                losses[job] += self._differentiate(bound, chunk, samples) * len(samples)
+                losses[job] += self._differentiate(bound, chunk, job, step, samples) * len(samples)
                 with torch.no_grad():
                     if chunk.proximal:
                         gradient.add_(trainable - origin, alpha=chunk.proximal)
@@ -133,11 +132,12 @@ class ModuleKernel(Kernel):
         """A state of the optimiser, or a correction, in the layout of a bound model, 1 x its numbers."""
         return self.layout.to_channels_last(row, torch.empty_like(row)).unsqueeze(0)
 
-    def _differentiate(self, bound: _Bound, chunk: Chunk, samples: Tensor) -> Tensor:
-        """The mean loss on some samples. Its gradient is left in `bound.gradient`."""
+    def _differentiate(self, bound: _Bound, chunk: Chunk, job: int, step: int, samples: Tensor) -> Tensor:
+        """The mean loss of a training on the samples of a step. Its gradient is left in `bound.gradient`."""
         bound.gradient.zero_()
         split = chunk.given or self.train_split
-        outputs, targets = bound(self.inputs(split, samples)), split.targets[samples]
+        inputs = self.augmented(super().inputs(split, samples), chunk, job, step)
+        outputs, targets = bound(_images_last(inputs)), split.targets[samples]
         if chunk.weights is None:
             loss = self.scoring.mean_loss(outputs, targets, chunk.objective)
         else:
@@ -169,3 +169,8 @@ class ModuleKernel(Kernel):
                 tally.add(outputs, split.targets[at : at + _EVALUATED_AT_ONCE])
             found.append(tally.figures())
         return found
+
+
+def _images_last(inputs: Tensor) -> Tensor:
+    """Inputs, with images in channels_last."""
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs

@@ -66,7 +66,7 @@ class StackedKernel(ModuleKernel):
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
                 if gradients is not None:
                     gradient_layers = self.layers(gradients[:active])
-            samples = chunk.samples[:active, step]
+            drawn = samples = chunk.samples[:active, step]
             share: Tensor | float
             if chunk.ragged:
                 taken = samples >= 0
@@ -76,6 +76,7 @@ class StackedKernel(ModuleKernel):
                 share = 1.0 / samples.shape[1]
             flat = samples.reshape(-1)
             x = self.inputs(split, flat).view(active, samples.shape[1], -1)
+            self.augment(x, drawn, chunk, step)
             targets = split.targets[flat]
             targets = targets.view(*samples.shape, *targets.shape[1:])
             hidden = self._forward(layers, x)

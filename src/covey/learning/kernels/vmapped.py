@@ -141,13 +141,15 @@ class VmappedKernel(ModuleKernel):
                 taken = samples >= 0
                 flat = samples.clamp(min=0).reshape(-1)
                 x = Kernel.inputs(self, split, flat)
+                x = x.view(*samples.shape, *x.shape[1:])
+                self.augment(x, samples, chunk, step)
                 targets = split.targets[flat]
                 views = self.layout.views(models[:together])
                 # By piece: the derivative by the flat model would fill a flat vector for every piece.
                 pieces, (_, loss) = differentiate(
                     {piece.name: views.pop(piece.name) for piece in self.layout.parameters},
                     views,
-                    x.view(*samples.shape, *x.shape[1:]),
+                    x,
                     targets.view(*samples.shape, *targets.shape[1:]),
                     taken / taken.sum(1, keepdim=True),
                     None if chunk.weights is None else chunk.weights[flat].view(samples.shape),
