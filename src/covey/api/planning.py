@@ -126,7 +126,8 @@ def _short(value: Any) -> str:
     """A value as part of a folder's name."""
     if isinstance(value, dict):
         return "-".join(_short(inner) if key == "kind" else f"{key}={_short(inner)}" for key, inner in value.items())
-    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in str(value))
+    text = str(getattr(value, "__name__", value))  # A class or a function that was given in Python.
+    return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in text)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Runs of one experiment with every combination of some values: `covey.sweep` and `covey sweep`."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from covey.runtime.runs import Run
 from covey.view.cards import Card
 from covey.view.comparison import figures_of, in_words, spread_of
 from covey.view.summary import not_finite, spaced
+from covey.view.terminal import shown
 from covey.view.words import time_of
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def sweep(
         over: the values of each key, such as `{"program.topology.degree": [2, 4], "seed": [1, 2, 3]}`.
         out: the folder of the run folders; by default a new one under `runs/`.
         data: the data folder; by default `COVEY_DATA`.
-        quiet: whether to show no bars.
+        quiet: whether to show no bars, and not to print why a run failed.
         extend: continue a sweep in its folder. Finished runs are kept, interrupted ones resumed or, without a
             checkpoint, deleted and begun again; missing ones run. Runs are found by their experiments, so that
             further values, such as a seed, may be given.
@@ -56,7 +58,12 @@ def sweep(
         CoveyError: a mistake in any of the experiments, before the first begins; or a folder that cannot be written.
     """
     planned, folder = plan(tables_of(experiment), over), None if out is None else Path(out)
-    return run_planned(planned, folder, data, lambda *_: None, quiet=quiet, lines=False, extend=extend, jobs=jobs)
+
+    def failed(name: str, error: CoveyError) -> None:
+        if not quiet:
+            print(shown(f"The run {name} failed: {error}"), file=sys.stderr)
+
+    return run_planned(planned, folder, data, failed, quiet=quiet, lines=False, extend=extend, jobs=jobs)
 
 
 def run_planned(
@@ -159,6 +166,8 @@ class Sweep:
         out: Path | str | None = None,
         *,
         labels: Sequence[str] = (),
+        titled: bool = True,
+        size: tuple[float, float] = (7.0, 4.6),
     ) -> "Figure":
         """Draw a metric, with a line for each configuration: the mean over its seeds, and their spread as a band.
 
@@ -167,10 +176,12 @@ class Sweep:
             against: the horizontal axis.
             out: a file to save it to, as well.
             labels: a name for each line. By default the keys that differ name it.
+            titled: add a title that explains lines and bands; a paper has a caption instead.
+            size: width and height in inches. A legend of many lines adds to the height.
         """
         from covey import view
 
-        figure = view.curves(self.runs, metric, against, labels)
+        figure = view.curves(self.runs, metric, against, labels, titled=titled, size=size)
         if out is not None:
             view.save(figure, Path(out))
         return figure

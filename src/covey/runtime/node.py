@@ -114,6 +114,9 @@ class Message:
     def __getitem__(self, name: str) -> Any:
         return private(self.shared[name])
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.shared
+
     def __repr__(self) -> str:
         return f"Message(sender={self.sender}, tag={self.tag!r}, round={self.round}, size={self.size})"
 
