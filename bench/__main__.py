@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _known() -> dict[str, str]:
-    """What was measured before, by part."""
+    """The earlier measurements, by part."""
     if not RESULTS.exists():
         return {}
     _, *parts = RESULTS.read_text().split("\n## ")

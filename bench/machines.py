@@ -279,7 +279,7 @@ def cluster(folder: Path, *, by_switch: bool = False) -> Iterator[tuple[Machines
 
 
 def round_seconds(run: Run) -> float:
-    """How long a round takes: the median over nodes and rounds, without the first, in which connections are made."""
+    """The median time of a round over nodes and rounds, without the first, in which connections are made."""
     commits = run.commits
     times = commits[commits["round"] > 5].pivot_table(index="round", columns="node", values="time")
     return float(statistics.median(times.diff().iloc[1:].to_numpy().ravel()))

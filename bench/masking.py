@@ -37,7 +37,7 @@ def rows() -> Iterator[list[str]]:
 def _parts(
     numbers: FixedPoint, encoded: Integers, model: np.ndarray, pairs: list[KeyPair], draw: np.random.Generator
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """What is measured."""
+    """The measured calls, with their names."""
     yield "fixed point", partial(numbers.encode, model, 0.2)
     yield "one mask", partial(add_mask, encoded.copy(), KEY)
     yield "seal", partial(seal, KEY, encoded)

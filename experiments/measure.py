@@ -29,15 +29,15 @@ from covey.view.look import CLASSES, INK, new_axes, new_figure
 
 @dataclass(frozen=True)
 class Cost:
-    """What accuracy is set against."""
+    """A cost to which accuracy is compared."""
 
     column: str
     """Of `Run.metrics`, a total since the start."""
     size: float
-    """How much of it is one of the table's and the figure's unit."""
+    """The number of such units in one unit of the table and the figure."""
     unit: str
     spent: str
-    """The heading of what all nodes spent."""
+    """The heading of the sum over all nodes."""
     axis: str
     scale: str = "linear"
 
@@ -129,7 +129,7 @@ class Study:
         return Configuration(family, label, tuple(f"{key}={value}" for key, value in given if value))
 
     def settings(self, each: Configuration, seed: int, overrides: Sequence[str]) -> list[str]:
-        """What is set in the experiment."""
+        """The settings of the experiment in a configuration."""
         return [*each.settings, f"seed={seed}", *overrides]
 
     def experiment_of(self, each: Configuration, seed: int, overrides: Sequence[str] = ()) -> Experiment:
@@ -189,7 +189,7 @@ def run_all(study: Study, chosen: list[Configuration], arguments: argparse.Names
                 if not problem:
                     found[each].append(Run(folder))
         except KeyboardInterrupt:
-            # What runs has heard it too, and stops where it can be gone on with.
+            # Running experiments have received the signal, too, and stop with a checkpoint.
             pool.shutdown(cancel_futures=True)
             raise
     return found
@@ -204,7 +204,7 @@ class Moment:
     worst: tuple[float, float]
     """Of the worst node, as above."""
     cost: float
-    """What a node had spent by then, in the study's unit; mean over nodes and seeds."""
+    """The cost of a node up to then, in the study's unit; mean over nodes and seeds."""
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -226,7 +226,7 @@ def course(runs: list[Run], cost: Cost) -> dict[int, Moment]:
 
 
 def row_of(study: Study, each: Configuration, runs: list[Run]) -> dict[str, Any]:
-    """What came of a configuration, over its seeds."""
+    """The results of a configuration, over its seeds."""
     row: dict[str, Any] = {"family": each.family, "label": each.label, "runs": len(runs)}
     row["settings"] = "; ".join(each.settings)
     if not runs:
@@ -255,7 +255,7 @@ def row_of(study: Study, each: Configuration, runs: list[Run]) -> dict[str, Any]
 
 
 def _until(run: Run, study: Study) -> float | None:
-    """What had been spent when the accuracy was first as high as the study wants it; None where it never was."""
+    """The cost at the first evaluation that reaches the study's accuracy; None if none does."""
     for moment in course([run], study.cost).values():
         if moment.accuracy[0] >= study.until - 1e-9:
             return moment.cost if study.against == "rounds" else moment.cost * run.summary()["nodes"]

@@ -18,7 +18,7 @@ def harness(data: bytes) -> None:
         return
     numbers = {"sender": frame.sender, "receiver": frame.receiver, "round": frame.round, "sequence": frame.sequence}
     again = wire.encode(frame.payload, tag=frame.tag, **numbers)
-    # What was decoded has one encoding; the header of `data` may be a longer way to write the same.
+    # A decoded message has one encoding; the header of `data` may be a longer form of the same.
     assert wire.size(frame.payload, frame.tag) == len(again)
     assert wire.encode(wire.decode(again).payload, tag=frame.tag, **numbers) == again
 

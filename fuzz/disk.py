@@ -39,14 +39,14 @@ class Disk:
         self._syncs_commits = False
         """Whether SQLite syncs its log with every transaction."""
         self._moved: Any = None
-        """What SQLite said of its log when something was last moved out of it."""
+        """The answer of SQLite about its log when rows were last moved out of it."""
         self._reader: sqlite3.Connection | None = None
         self._synced: dict[str, bytes] = {}
         """The content that is safe of the files that are there, by their names."""
         self._safe: dict[str, bytes | None] = {}
         """The names that are safe, and the content that was when they became so."""
         self._log: bytes = b""
-        """What is safe of SQLite's log."""
+        """The synced part of SQLite's log."""
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -162,14 +162,14 @@ class Disk:
     # ------------------------------------------------------------------ what is left
 
     def copied(self) -> Path:
-        """What another process finds in the run's folder now."""
+        """A copy of the run's folder, as another process finds it now."""
         folder = self._runs()[-1]
         to = folder.with_name(str(int(folder.name) + 1))
         shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.sqlite-shm"))
         return to
 
     def cut(self, draw: random.Random) -> Path:
-        """What is left of the run's folder where the power is cut now."""
+        """A copy of the run's folder after a power cut at this moment."""
         folder = self.copied()
         here = {self._relative(path, folder): path for path in folder.rglob("*") if path.is_file()}
         for name in sorted((here.keys() | self._safe.keys()) - _OF_SQLITE):

@@ -15,7 +15,7 @@ except ImportError:
 
 
 def watched() -> AbstractContextManager[object]:
-    """What is imported meanwhile is followed by atheris."""
+    """A block whose imports are followed by atheris."""
     return nullcontext() if atheris is None else atheris.instrument_imports(include=["covey"])
 
 

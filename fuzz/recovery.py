@@ -53,15 +53,15 @@ _LATEST = 7200.0
 _MOST_STEPS = 400_000
 """So many steps of a start are a loop that never ends."""
 _STARTS = 12
-"""How often a run may be started until it has finished."""
+"""The limit of starts of a run until it has finished."""
 _ALLOWED = re.compile(
     r"^(Host \d+ at \S+ is gone|Host \d+ ended|Host \d+ at \S+: |\d of \d hosts are missing"
     r"|The connection between hosts"
     r"|The run folder \S+ cannot be (written|made): (database or disk is full|No space left))"
 )
-"""What a run may end with when it was struck."""
+"""The errors with which a struck run may end."""
 _NOT_BEGUN = re.compile(r"^Host \d+ ended .* ready|hosts are missing")
-"""What it may end with where hosts alone were struck: before it began, or where one did not come back."""
+"""The errors with which a run may end if only hosts were struck: before it began, or if one did not return."""
 
 
 class Killed(BaseException):
@@ -77,21 +77,21 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that goes wrong at a step."""
+    """A failure at a step."""
 
     at: int
     kind: str
     number: int
-    """Whom it strikes, of those whom it may."""
+    """The target of a strike among the possible ones."""
     seconds: float
 
 
 KINDS = {"kill": 5, "drop": 4, "stand still": 3, "stall": 3, "die": 4, "stop": 3, "full": 1, "power": 3, "read": 2}
-"""How often each kind is drawn."""
+"""The weight with which each kind is drawn."""
 
 
 def draw_failures(draw: random.Random, steps: int) -> list[Failure]:
-    """What goes wrong in a run that takes so many steps where nothing does."""
+    """The strikes of a run that takes so many steps without them."""
     failures: list[Failure] = []
     for _ in range(draw.choice((1, 1, 2, 2, 3, 5))):
         near = failures and draw.random() < 0.5
@@ -177,16 +177,16 @@ class Play:
         self.launcher: Process | None = None
         self.killed = False
         self.hosts: list[Process] = []
-        """The processes of hosts that were started by somebody else, by their numbers."""
+        """The processes of hosts that the launcher has not started, by their numbers."""
         self.local: list[Process] = []
         self.struck: list[Failure] = []
-        """What has gone wrong."""
-        self.told: list[str] = []
-        """What happened, for whoever reads it."""
+        """The failures that have happened."""
+        self.events: list[str] = []
+        """The events, for the reader of a failure."""
         self._began_at = 0
 
     def say(self, what: str) -> None:
-        self.told.append(f"{self.loop.time() - 1000:10.3f} s, step {self.steps}: {what}")
+        self.events.append(f"{self.loop.time() - 1000:10.3f} s, step {self.steps}: {what}")
 
     # ------------------------------------------------------------------ failures
 
@@ -343,10 +343,10 @@ class Play:
         self.start_hosts()
         resumes = self.folder.exists() and any((self.folder / CHECKPOINTS).glob("*.covey"))
         if self.folder.exists() and not resumes:
-            # Before the first checkpoint there is nothing to go on with.
+            # Before the first checkpoint there is nothing to resume from.
             self.folder = self.folder.with_name(str(int(self.folder.name) + 1))
         if resumes and Run(self.folder).status == "finished":
-            return Run(self.folder)  # What was killed last had nothing left to do.
+            return Run(self.folder)  # The process that was killed last had nothing left to do.
         self.say("the run is resumed" if resumes else "the run begins")
         try:
             run = api.resume(self.folder) if resumes else api.run(prepared(self.variant).experiment, out=self.folder)
@@ -409,7 +409,7 @@ class Play:
         return len(self.struck) <= 5 and all(f.kind in mended and f.seconds < 30.0 for f in self.struck)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What is in the run's database, of which a copy is opened."""
+        """The rows of the run's database, read from a copy."""
         with tempfile.TemporaryDirectory(dir=self.root.parent) as scratch:
             for path in self.folder.glob(f"{METRICS}*"):
                 if not path.name.endswith("-shm"):
@@ -462,7 +462,7 @@ def _scratch() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def play(seed: int, *, tell: bool = False) -> Play:
+def play(seed: int, *, verbose: bool = False) -> Play:
     """Play the schedule of a seed.
 
     Raises:
@@ -478,10 +478,10 @@ def play(seed: int, *, tell: bool = False) -> Play:
         try:
             played.run()
         except Failed as error:
-            told = "\n".join([*played.told, *played.loop.complaints])
-            raise Failed(f"seed {seed}, {variant.name}: {error}\n{told}") from error
-        if tell:
-            print("\n".join(played.told))
+            events = "\n".join([*played.events, *played.loop.complaints])
+            raise Failed(f"seed {seed}, {variant.name}: {error}\n{events}") from error
+        if verbose:
+            print("\n".join(played.events))
         return played
 
 
@@ -497,7 +497,7 @@ def main() -> int:
     logging.disable(logging.CRITICAL)
     if arguments.seed is not None:
         try:
-            play(arguments.seed, tell=True)
+            play(arguments.seed, verbose=True)
         except Failed as error:
             print(error, file=sys.stderr)
             return 1
@@ -520,7 +520,7 @@ def main() -> int:
 
 
 def failure_of(seed: int) -> str | None:
-    """How the schedule of a seed failed; None where it did not."""
+    """The failure of a seed's schedule; None if it did not fail."""
     logging.disable(logging.CRITICAL)
     try:
         play(seed)

@@ -39,7 +39,7 @@ class _Nothing(asyncio.Transport):
 
 
 async def _stream() -> bytes:
-    """What a connection writes of all frames."""
+    """The bytes that a connection writes for all frames."""
     pipe, connection = _Nothing(), Connection(LIMITS, lambda reason: None)
     connection.connection_made(pipe)
     connection.seal(KEY, KEY)

@@ -19,7 +19,7 @@ from unittest import mock
 
 PROCESS: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
 BEGIN = 1000.0
-"""What the clock shows at first: code may take 0 for never."""
+"""The first time of the clock: code may take 0 for never."""
 
 
 class Stuck(Exception):
@@ -100,7 +100,7 @@ class Loop(asyncio.BaseEventLoop):
         error = context.get("exception")
         self.complaints.append(f"{context.get('message')}: {error!r}")
 
-    # What BaseEventLoop asks of a selector and of its subclasses.
+    # The methods that BaseEventLoop requires of a selector and of its subclasses.
 
     def time(self) -> float:
         return self._now
@@ -161,7 +161,7 @@ class Loop(asyncio.BaseEventLoop):
     async def connect_accepted_socket(self, factory: Any, sock: "Pipe") -> tuple[Any, Any]:
         return sock, sock.attach(factory())
 
-    # What a harness does with it.
+    # The methods for a harness.
 
     def lets(self, handle: "_Handle | _Timer") -> bool:
         """Whether something is done now, which may be the moment of a failure."""
@@ -205,18 +205,18 @@ class Loop(asyncio.BaseEventLoop):
 
 
 class Process:
-    """What runs in one process.
+    """The callbacks and connections of one process.
 
     Args:
-        loop: on which.
-        name: for whoever reads what happened.
+        loop: the event loop of all processes.
+        name: its name in the events of a failure.
     """
 
     def __init__(self, loop: Loop, name: str) -> None:
         self.loop, self.name = loop, name
         self.alive = True
         self.held: list[asyncio.Handle] | None = None
-        """What it would have done since it stands still."""
+        """The callbacks that it would have run since it was paused."""
         self.handlers: dict[int, Callable[..., object]] = {}
         """Of signals."""
         self.pipes: dict[Pipe, None] = {}
@@ -301,7 +301,7 @@ class Network:
         return mine
 
     def latency(self) -> float:
-        """How long a message takes."""
+        """The time that a message takes."""
         return self.loop.random.uniform(0.0001, 0.003)
 
 
@@ -366,7 +366,7 @@ class Socket:
 
 
 class Door:
-    """Takes the calls of a listening socket; who knocks is not told from strangers here."""
+    """Takes the calls of a listening socket; callers that knock are treated as strangers here."""
 
     def __init__(self, listening: Socket, token: bytes, *, come: Callable[[Any, bool], None], **named: Any) -> None:
         self.most = 0
@@ -388,7 +388,7 @@ class Pipe(asyncio.Transport):
         self.network, self.process, self.protocol = network, None, None
         self.gone = self._closing = self._paused = False
         self._came: deque[bytes | None] = deque()
-        """What has come and is not read; None is its end."""
+        """The received bytes that are not read; None is the end."""
         self._due = 0.0
         """When the last that was written comes."""
         self.stalled_until = 0.0

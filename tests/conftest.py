@@ -1,4 +1,4 @@
-"""What tests share: small experiments, and a quiet torch."""
+"""Shared things of tests: small experiments, and a quiet torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

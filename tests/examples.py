@@ -102,7 +102,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("sharing", "quantized"): {"compressor": "int8"},
     ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 0.5}},
 }
-"""What the required parameters of a kind are in an experiment that works."""
+"""The required parameters of each kind in an experiment that works."""
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     **{("sharing", kind): {"budget": 1.0} for kind in ("random", "random-layers", "top-k", "jwins", "fft")},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
@@ -110,7 +110,7 @@ WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     # Of two exchanges in turn, one is through all of a matrix's smaller side.
     ("sharing", "power-gossip"): {"rank": 1000, "iterations": 2},
 }
-"""What makes a sharing send the whole model."""
+"""The parameters with which a sharing sends the whole model."""
 NEVER_WHOLE = {"quantized": "rounds every value", "stc": "says signs and one magnitude"}
 """Sharings that cannot send the whole model as it is, and why."""
 FILES = {
@@ -121,10 +121,10 @@ FILES = {
     ("churn", "trace"): "node,event,time\n3,crash,0.05\n3,return,0.12\n5,join,0.08\n",
     ("partition", "file"): "sample,node\n" + "".join(f"{sample},{sample % NODES}\n" for sample in range(200)),
 }
-"""What the file of a kind that reads one says."""
+"""The content of the file of each kind that reads one."""
 IN_PROGRAM = ("topology", "sharing", "schedule", "aggregation")
 IN_FEDAVG = {"client-selection": "clients", "client-work": "work", "server-optimizer": "server_optimizer"}
-"""Where parts of each family stand in the program fedavg."""
+"""The places of parts of each family in the program fedavg."""
 COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"}
 """A server and clients that send compressed changes."""
 IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")

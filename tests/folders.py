@@ -104,7 +104,7 @@ def as_if_killed(folder: Path) -> Path:
 
 
 def reached(completed: Sequence[int], clocks: Sequence[float] | None = None) -> dict[str, Any]:
-    """What a checkpoint says at least: how far each node is."""
+    """The least content of a checkpoint: the progress of each node."""
     times = [0.5 * round for round in completed] if clocks is None else clocks
     return {"completed": np.array(completed), "clocks": np.array(times, dtype=float)}
 

@@ -25,13 +25,13 @@ def tables(sharing="cesar", topology=REGULAR, *, program=(), task=STILL, rounds=
 
 
 class Seen:
-    """What each node chose from in each round, and what it merged, by round and node."""
+    """The models, indices and members of each node's sum, and the merged models, by round and node."""
 
     def __init__(self):
         self.models, self.held, self.members, self.merged = {}, {}, {}, {}
 
     def clear(self, world, t, masks=1):
-        """What a round makes of models by the rule itself, without masks: N x P."""
+        """The models after a round by the rule of the paper, without masks: N x P."""
         graph = world.program.topology.at(t)
         nodes = [node for node in range(world.size) if (t, node) in self.merged]
         expected = {node: self.models[t, node].double() for node in nodes}

@@ -23,7 +23,7 @@ _WRITE = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, _POINTER, ctypes.c_int, ctypes
 _TRUNCATE = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, ctypes.c_int64)
 _SYNC = ctypes.CFUNCTYPE(ctypes.c_int, _POINTER, ctypes.c_int)
 _METHODS = {1: 12, 2: 16, 3: 18}
-"""How many functions the methods of a file have, by their version."""
+"""The number of functions in the methods of a file, by their version."""
 
 
 class _Vfs(ctypes.Structure):
@@ -46,7 +46,7 @@ class _Methods(ctypes.Structure):
 
 @dataclass
 class _File:
-    """What was written to a file, and what of it was synced."""
+    """The bytes that were written to a file, and those that were synced."""
 
     content: bytearray = field(default_factory=bytearray)
     synced: bytes = b""
@@ -70,7 +70,7 @@ def _apply(content: bytearray, at: int, data: bytes | None) -> None:
 
 
 class Disk:
-    """What happens to the files of a folder, as it happens."""
+    """The events at the files of a folder, in order."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ class Disk:
             self.events.append((what, *about))
 
     def kills(self) -> Iterator[dict[str, bytes]]:
-        """What the files hold where the process is killed after an event: all that was written stays."""
+        """The content of the files after a kill of the process after an event: all written bytes stay."""
         for event in self.events:
             self._follow(*event)
             yield {os.path.relpath(name, self.folder): bytes(file.content) for name, file in self._files.items()}
@@ -155,7 +155,7 @@ def _record_files(disk: Disk, patch: pytest.MonkeyPatch) -> None:
     known: set[str] = set()
 
     def hold(path: str) -> None:
-        """Note what a file holds: how it came there is not heard."""
+        """Note the content of a file, which was written by calls that are not observed."""
         if path not in known:
             disk.note("create", path)
             known.add(path)

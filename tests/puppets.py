@@ -1,4 +1,4 @@
-"""A launcher whose hosts the test plays: what it is told, and when, is the test's affair."""
+"""A launcher whose hosts are played by the test, which decides what they receive and when."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ def snapshots(nodes: list[int], completed: int, *, ended: bool = False) -> dict[
 
 
 def share(completed: int, models: list[float]) -> dict[str, Any]:
-    """What models that have the same number everywhere add to an average."""
+    """The share of an average for models that have one number everywhere."""
     return {
         "round": completed,
         "total": torch.full((PARAMETERS,), sum(models), dtype=torch.float64),
@@ -63,14 +63,14 @@ def share(completed: int, models: list[float]) -> dict[str, Any]:
 
 
 class Puppet:
-    """A host with two nodes that says what the test wants."""
+    """A host with two nodes that sends the messages of the test."""
 
     def __init__(self, number: int) -> None:
         self.number, self.nodes = number, [2 * number, 2 * number + 1]
         self.listening = Address("127.0.0.1", 0).listen()
         self.address = Address.of(self.listening)
         self.frames: list[wire.Frame] = []
-        """What the launcher has said since it last called."""
+        """The messages of the launcher since the last call."""
         self.calls = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -90,7 +90,7 @@ class Puppet:
         return [frame.tag for frame in self.frames]
 
     def said(self, tag: str) -> Any:
-        """What the launcher said under a tag, the last time."""
+        """The last message of the launcher under a tag."""
         return [frame.payload for frame in self.frames if frame.tag == tag][-1]
 
     async def hears(self, tag: str) -> Any:
@@ -141,7 +141,7 @@ class Stage:
         return await self.running
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """What is in the run's database."""
+        """The rows of the run's database."""
         assert self.launcher.writer is not None
         self.launcher.writer.flush()
         with contextlib.closing(sqlite3.connect(self.folder / METRICS)) as database:

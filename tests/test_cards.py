@@ -1,4 +1,4 @@
-"""What notebooks and terminals show of runs, experiments, sweeps, checks and kinds."""
+"""The tables of runs, experiments, sweeps, checks and kinds in notebooks and terminals."""
 
 import io
 import re

@@ -29,7 +29,7 @@ EXPIRED = -0.01
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """What three machines and a launcher have."""
+    """The folders of three machines and a launcher."""
     launcher, *others = make(tmp_path_factory.mktemp("certs") / "certs", LOCAL, 30)
     return {"launcher": launcher, **dict(enumerate(others))}
 

@@ -262,7 +262,7 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
         ("1 key", PAIR.public, "its sender knows of other members, keys or indices"),
         ("0 indices", torch.zeros(3), "the indices are not bytes"),
         ("0 indices", None, "it has no indices"),
-        ("1 key", bytes(32), "what it says to be the key of node"),
+        ("1 key", bytes(32), "its entry for the key of node"),
         ("members", [0, 0], "its members are no neighbours of its sender"),
         ("members", [[1]], "its members are no neighbours of its sender"),
         ("members", None, "its members are no neighbours of its sender"),

@@ -1,4 +1,4 @@
-"""What is told of a masked round in the one before, and what that saves."""
+"""Introductions for a masked round in the round before, and the messages that they save."""
 
 from typing import ClassVar
 
@@ -32,7 +32,7 @@ SECRET = {"kind": "tests.test_cesar_ahead:Secret"}
 
 
 def latencies(sharing, topology, rounds=5, **changes):
-    """How many seconds a run takes in which messages take one and nothing else takes any."""
+    """The seconds of a run in which messages take one second and nothing else takes time."""
     world, _ = simulate(tables(sharing, topology, task=BLOBS, network=PHASES, rounds=rounds, **changes))
     return world.now
 
@@ -117,7 +117,7 @@ def test_what_a_neighbour_tells_of_the_next_round_can_be_wrong(monkeypatch, over
     world, written = simulate(tables(task=BLOBS, rounds=5))
     near = set(world.program.topology.at(0).senders(3))
     assert {node for _, node, kind, _ in written.happened if kind == "rejected"} == near
-    assert all("what it says to be the key of node 3 is none" in detail for *_, detail in written.happened)
+    assert all("its entry for the key of node 3 is no key" in detail for *_, detail in written.happened)
     assert not figures(written, "discarded")
     members = {(m.round, m.sender): m.payload["members"] for m in overheard if m.tag == "others"}
     assert all((3 in members[t, node]) == (t != 2) for t in range(5) for node in near)

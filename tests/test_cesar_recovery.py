@@ -29,11 +29,11 @@ LOSSY = {"latency": "10ms", "loss": 0.05, "compute": 1e9, "bandwidth": None, "no
 
 
 def expected(world, seen, t, node, missing, masks=1):
-    """The model of a node after a round, by the rule itself, if some on whom it counts are missing."""
+    """The model of a node after a round, by the rule itself, if some members of its sum are missing."""
     graph, own = world.program.topology.at(t), seen.models[t, node].double()
     weights = world.program._aggregation.weights(NodeId(node), graph)
     weight_of = dict(zip(graph.senders(node), weights, strict=True))
-    # Who was gone before the round has chosen nothing in it, and was to send everything.
+    # A node that was gone before the round has chosen nothing in it, and was to send everything.
     held = {k: seen.held.get((t, k), torch.ones(len(own), dtype=torch.bool)) for k in seen.members[t, node]}
     holders = sum((indices.int() for indices in held.values()), torch.zeros(len(own)))
     merged = own.clone()
@@ -107,7 +107,7 @@ def test_whichever_masked_messages_a_receiver_misses_it_has_the_others_sum_or_no
 def test_what_else_a_receiver_misses_costs_no_sum(tag, costs, seen, drop):
     drop(lambda message, to: (message.tag, message.round, to) == (tag, 1, 2) and message.sender == 4)
     world, written = simulate(patient(SECURE, "complete"))
-    # Who does not hear on whom node 4 counts sends it nothing; three of its neighbours help it.
+    # A node that lacks the members of node 4's sum sends it nothing; three of its neighbours help it.
     assert [node for node, _, _ in figures(written, "recovered")] == costs
     assert not figures(written, "discarded")
     assert close(seen.merged[1, 4], expected(world, seen, 1, 4, [2] if costs else []))
@@ -282,12 +282,12 @@ def change(monkeypatch):
 
 
 CLAIMS = {
-    "too many are missing": ({"arrived": [0, 1]}, "2 of those on whom it counts are missing, and 1 may be"),
-    "a stranger has arrived": ({"arrived": [0, 1, 2, 4]}, "is not of those on whom it counts"),
-    "another order": ({"arrived": [1, 0, 2, 3]}, "is not of those on whom it counts"),
-    "one twice": ({"arrived": [0, 0, 1, 2, 3]}, "is not of those on whom it counts"),
-    "no list": ({"arrived": 7}, "is not of those on whom it counts"),
-    "names": ({"arrived": ["0", "1", "2"]}, "is not of those on whom it counts"),
+    "too many are missing": ({"arrived": [0, 1]}, "2 members of its sum are missing, and at most 1 may be"),
+    "a stranger has arrived": ({"arrived": [0, 1, 2, 4]}, "is not of members of its sum"),
+    "another order": ({"arrived": [1, 0, 2, 3]}, "is not of members of its sum"),
+    "one twice": ({"arrived": [0, 0, 1, 2, 3]}, "is not of members of its sum"),
+    "no list": ({"arrived": 7}, "is not of members of its sum"),
+    "names": ({"arrived": ["0", "1", "2"]}, "is not of members of its sum"),
 }
 
 
@@ -341,10 +341,10 @@ def flipped(data):
 
 ANSWERS = {
     "another box": (lambda payload: {**payload, "shares": flipped(payload["shares"])}, "not in a box of its own"),
-    "no box": (lambda payload: {**payload, "shares": 3}, "not of those on whom this node counts"),
+    "no box": (lambda payload: {**payload, "shares": 3}, "not of members of this node's sum"),
     "too few": (lambda payload: {**payload, "of": payload["of"][1:]}, "not in a box of its own"),
-    "of strangers": (lambda payload: {**payload, "of": [7]}, "not of those on whom this node counts"),
-    "of nobody": (lambda payload: {"shares": payload["shares"]}, "not of those on whom this node counts"),
+    "of strangers": (lambda payload: {**payload, "of": [7]}, "not of members of this node's sum"),
+    "of nobody": (lambda payload: {"shares": payload["shares"]}, "not of members of this node's sum"),
 }
 
 
@@ -400,7 +400,7 @@ def test_shares_of_something_else_open_nothing_and_nothing_is_averaged(lost, mon
     ("sharing", "topology", "said"),
     [
         (SECURE, {"kind": "redrawn", "topology": EPIDEMIC, "every": 5}, "The 'recovery' of the sharing secure-aggregation must be 'none' over a topology that changes, such as redrawn"),
-        (SECURE, "ring", "The 'recovery' of the sharing secure-aggregation needs 3 neighbours of every node where 'masks' is 1, that one may be missing. Node 0 has 2 instead."),
+        (SECURE, "ring", "The 'recovery' of the sharing secure-aggregation needs 3 neighbours of every node where 'masks' is 1, so that one may be missing. Node 0 has 2 instead."),
         ({**SPARSE, "masks": 3}, REGULAR, "The 'recovery' of the sharing cesar needs 5 neighbours of every node where 'masks' is 3"),
         ({**SPARSE, "threshold": 2}, REGULAR, "The 'threshold' of the sharing cesar must be an int in [3, 3] where 'masks' is 1 and a node has 4 neighbours, as node 0. Got 2 instead."),
         ({**SPARSE, "threshold": 4}, REGULAR, "must be an int in [3, 3]"),

@@ -64,7 +64,7 @@ def test_checkpoints_are_taken_although_nodes_come_and_go():
     assert any(node.mail.away for node in whole.nodes)
     for _, payload in written.checkpoints:
         resumed, _ = simulate(tables, checkpoint=stored(payload))
-        # Who has left for good stays away; others may be done before they would leave.
+        # A node that has left for good stays away; others may end before they would leave.
         assert {node.id for node in resumed.nodes if node.mail.away} >= set(np.flatnonzero(payload["away"]).tolist())
         assert all(node.round == 30 for node in resumed.nodes if not node.mail.away)
 

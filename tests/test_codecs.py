@@ -103,7 +103,7 @@ def test_codes_of_gaps_come_back_whatever_their_length(code, drawn):
 
 
 def test_the_same_indices_are_the_same_bytes():
-    # What is on the wire must not change unnoticed: hosts of one run may be of two versions.
+    # The bytes on the wire must not change unnoticed: hosts of one run may be of two versions.
     indices = torch.tensor([2, 3, 5, 7, 11, 13, 17, 19, 40, 90])
     expected = {
         Code.RAW: "00" + "".join(f"{index:02x}000000" for index in indices.tolist()),

@@ -18,7 +18,7 @@ from tests.examples import BLOBS, IN_PROGRAM, NODES, part_table
 ROUNDS = 3
 CLIQUES = {"kind": "d-cliques", "size": 4, "swaps": 20}
 OWN = "none"
-"""What stands for the program's own choice of an aggregation."""
+"""The value that stands for the program's own choice of an aggregation."""
 
 
 def covering(*factors):
@@ -56,7 +56,7 @@ def test_the_rows_cover_all_pairs_of_kinds_with_few_of_all_combinations():
 
 
 def outcome(tables):
-    """What a combination comes to: nothing where it ran well, else the line that refuses it before any work."""
+    """The outcome of a combination: empty if it runs well, else the line that refuses it before any work."""
     tables = {**tables, "evaluation": {"every": tables["rounds"], "samples": 20}}
     experiment = Experiment.from_table(tables)
     with warnings.catch_warnings():
@@ -106,7 +106,7 @@ def test_any_topology_sharing_schedule_and_aggregation_run_together_or_are_refus
             assert any(word in line for word in SAYS_WHY), (row, line)
             assert any(kind in line for kind in row), (row, line)
             if row[-1] != OWN and f"aggregation {row[-1]}" in line:
-                # What an aggregation is refused for must not hide what the other parts come to.
+                # The refusal of an aggregation must not hide the outcomes of the other parts.
                 rows.append((*row[:-1], OWN))
     assert ran >= 5
 
@@ -149,15 +149,15 @@ def test_any_sharing_runs_over_cliques_with_and_without_clique_averaging_and_ove
 NO_SENSE = {
     "CHOCO on a graph that changes": (
         {"topology": "epidemic-oracle", "sharing": "choco"},
-        "The sharing choco needs a topology that never changes",
+        "The sharing choco needs a static topology",
     ),
     "STC on redrawn cliques": (
         {"topology": {"kind": "redrawn", "every": 2, "topology": CLIQUES}, "sharing": "stc"},
-        "The sharing stc needs a topology that never changes",
+        "The sharing stc needs a static topology",
     ),
     "STC from different models": (
         {"sharing": "stc", "task": {"same_start": False}},
-        "The sharing stc says how models change from what all began with, so the 'same_start' of the task must be true.",
+        "The sharing stc sends changes since the common start, so the 'same_start' of the task must be true.",
     ),
     "Metropolis-Hastings weights on a directed graph": (
         {"topology": "epidemic-local", "aggregation": "metropolis-hastings"},

@@ -142,7 +142,7 @@ def test_a_table_in_latex_is_as_it_goes_into_a_paper(folder, covey):
 
 @given(st.text())
 def test_latex_takes_any_name(text):
-    """What remains after the escapes has no character that LaTeX reads as a command."""
+    """The text without escapes has no character that LaTeX reads as a command."""
     kept = _latex(text)
     for escape in sorted(_LATEX.values(), key=len, reverse=True):
         kept = kept.replace(escape, "")

@@ -88,7 +88,7 @@ def test_a_client_that_missed_a_change_asks_for_the_whole_model_and_follows_agai
             copy = payload.get(f"state/{node}/down.copy")
             if copy is not None:
                 marks.setdefault(payload[f"state/{node}/down.mark"], []).append(copy)
-    # Who has the same mark has the same bits, and nearly always that is the server's.
+    # Nodes of the same mark have the same bits, and nearly always those are the server's.
     assert all(torch.equal(copy, copies[0]) for copies in marks.values() for copy in copies)
     assert sum(len(copies) for copies in marks.values() if len(copies) > 6) > 0.8 * 12 * 29
     asked = [message for message in overheard if message.tag == "ask"]

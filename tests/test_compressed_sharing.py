@@ -171,10 +171,10 @@ def test_stc_stops_where_nodes_do_not_begin_with_the_same_model(monkeypatch):
 
 
 REFUSED = [
-    (gossip(choco("sign"), EPIDEMIC), "The sharing choco needs a topology that never changes, for .* Got .*epidemic"),
+    (gossip(choco("sign"), EPIDEMIC), "The sharing choco needs a static topology, because .* Got .*epidemic"),
     (
         gossip({"kind": "stc", "budget": 0.1, "gamma": 0.5}, EPIDEMIC, task={**BLOBS, "same_start": True}),
-        "The sharing stc needs a topology that never changes, for .* Got .*epidemic-oracle instead. Use a static",
+        "The sharing stc needs a static topology, because .* Got .*epidemic-oracle instead. Use a static",
     ),
     (
         gossip(choco("sign"), "star", aggregation="mean"),
@@ -191,7 +191,7 @@ REFUSED = [
     ),
     (
         gossip({"kind": "quantized", "compressor": {"kind": "top-k", "budget": 0.5}}),
-        "The 'compressor' of the sharing quantized must be one that says every value, such as 'int8'. Got 'top-k' inst",
+        "The 'compressor' of the sharing quantized must send every value, as 'int8' does. Got 'top-k' inst",
     ),
 ]
 

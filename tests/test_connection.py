@@ -115,7 +115,7 @@ def frames_of(messages):
 
 
 def stream_of(frames):
-    """What a connection writes of some frames."""
+    """The bytes that a connection writes for some frames."""
     line = Line()
     for parts in frames:
         line.connection.send(parts)

@@ -1,4 +1,4 @@
-"""What the contract says of every program and of every part, in small simulations."""
+"""The contract of every program and of every part, in small simulations."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
 PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.built_in()["program"]}
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
 TRAINED = {"every-round": 5, "periodic": 3, "skiptrain": 4, "greedy": 3}
-"""How often a node trains in five rounds."""
+"""The number of trainings of a node in five rounds."""
 
 
 @pytest.mark.parametrize(("family", "kind"), RUNS)
@@ -57,7 +57,7 @@ def test_bytes_that_are_counted_are_bytes_of_the_wire_and_nobody_writes_into_wha
     monkeypatch.setattr(World, "post", listen)
     world, _ = simulate(run_table(family, kind, files))
     assert counted.any()
-    if family != "churn":  # Who leaves takes back what still queued.
+    if family != "churn":  # A node that leaves takes back its queued messages.
         assert [node.bytes_out for node in world.nodes] == counted.tolist()
     assert all(torch.equal(now, then) for now, then in held)
 
@@ -93,7 +93,7 @@ def test_a_synchronous_program_goes_on_from_a_checkpoint_to_the_bit(family, kind
 
 
 def plain_sgd(world: World, holder: int, steps: int) -> torch.Tensor:
-    """What torch makes of the data of one node, all of them in every step."""
+    """The model that torch trains on the data of one node, with all of them in every step."""
     learner = world.task.learner
     module, own = learner._make(0), torch.from_numpy(learner.parts.of(holder))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.3)

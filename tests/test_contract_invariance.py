@@ -1,4 +1,4 @@
-"""What changes nothing: other numbers for the nodes, and what a part was asked before."""
+"""Changes without effect: other numbers for the nodes, and earlier questions to a part."""
 
 import dataclasses
 import itertools
@@ -129,8 +129,8 @@ BY_NUMBER = [
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     ("program", "clique-averaging"),
 ]
-"""What a node draws follows from its number, so that others can draw it too (not where all draw alike, which is
-renumbered below); or its labels or its clique do."""
+"""The parts in which draws, labels or cliques of a node follow from its number, so that others can compute them. With
+`common`, all nodes draw alike: those are renumbered below."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
@@ -149,7 +149,7 @@ RENUMBERED = [
         {"clients": "uniform", "aggregation": "mean", "server_optimizer": 0.5, "work": {"proximal": 0.1}},
     ),
 ]
-"""Whom FedAvg's server chooses is drawn by number, so it chooses all here."""
+"""The clients of FedAvg are drawn by number, so all are chosen here."""
 
 
 @pytest.mark.parametrize(("family", "kind", "changes"), RENUMBERED)

@@ -307,7 +307,7 @@ def test_what_a_part_derives_follows_what_is_assigned():
     experiment.program.schedule = {"kind": "periodic", "every": 7}
     experiment.program = experiment.program
     assert experiment.evaluation.every == 14
-    # Who changes what was derived means it.
+    # An assigned value replaces a derived one.
     experiment.evaluation.every = 3
     experiment.program = gossip
     assert experiment.evaluation.every == 3

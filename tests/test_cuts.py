@@ -64,7 +64,7 @@ class Place:
         self.mail = Mail(self.nodes, NODES)
         self.cuts = Cuts(self, self.mail)
         self.up, self.down = deque(), deque()
-        """What has not left, and what is in and has not come to its node."""
+        """The messages that have not left, and those before the downlink of their node."""
         self.peers = self.recorder = self
         self.refused, self.most = [], 1 << 20
 

@@ -30,7 +30,7 @@ import shutil, sys
 source, target = sys.argv[-2:]
 shutil.copytree(source, {folders!r}[target.rstrip(":")] + "/" + source.rpartition("/")[2])
 """
-"""What stands in for scp: it copies into the folder of a machine, and keeps modes as `-p` does."""
+"""A copy into the folder of a machine in place of scp; it keeps modes as `-p` does."""
 
 
 @dataclass

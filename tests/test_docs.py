@@ -1,4 +1,4 @@
-"""What the documents show works as it is shown."""
+"""The code, commands and experiments of the documents work."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Where most of what was sent was dropped, a run says so, and why."""
+"""A run in which most messages were dropped reports it, and the reason."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_hosts_count_by_reason_too(reads, tmp_path):
     _, written = emulate(first(reads), tmp_path)
     found = drops(written)
     if reads in ("arrived", "twice"):
-        # What comes after its round in real time is late, and what comes after the host's end is not counted.
+        # A message that arrives after its round in real time is late; one after the host's end is not counted.
         assert found.keys() <= {*EXPECTED[reads], "late", "ended"}
         assert SENT / 2 < sum(found.values()) <= 2 * SENT
     else:

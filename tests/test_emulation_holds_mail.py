@@ -32,7 +32,7 @@ NETWORKS = {
     "in downlinks": {"latency": "5ms", "downlink": "20kbit/s"},
     "at equal shares": {"latency": "5ms", "uplink": "40kbit/s", "queue": "fair"},
 }
-"""Where messages are that are under way."""
+"""The places of messages under way."""
 FIRST, *OTHERS = NETWORKS
 
 
@@ -75,7 +75,7 @@ LEARNERS = {
 
 
 def received(*parts):
-    """How often each node has received each message: (receiver, sender, number)."""
+    """The number of times that each node has received each message: (receiver, sender, number)."""
     frames = [(node, wire.decode(frame)) for part in parts for node, frame in part]
     return Counter((node, frame.sender, frame.number) for node, frame in frames)
 
@@ -95,7 +95,7 @@ def test_programs_that_learn_receive_every_message_once(name, tmp_path):
         assert again.finished
         times = received(before, [row[1:] for row in more.seen])
         assert set(times.values()) == {1}
-        # What was sent before its sender's commit comes, be it before the cut or after it; who has ended wants nothing.
+        # A message sent before its sender's commit arrives, before the cut or after it; an ended node takes none.
         posted, ended = checkpoint["posted"], checkpoint["ended"]
         sent = received([row[1:] for row in written.seen]).keys()
         assert times.keys() >= {(r, s, n) for r, s, n in sent if n < posted[s] and not ended[r]}

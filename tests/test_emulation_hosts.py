@@ -1,4 +1,4 @@
-"""What a host tells its launcher at the end, and how it ends itself."""
+"""The last reports of a host to its launcher, and its end."""
 
 import asyncio
 import subprocess

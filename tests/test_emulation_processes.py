@@ -121,7 +121,7 @@ def test_hosts_that_are_not_there_are_named(tmp_path):
     run = covey("run", str(file), "--out", "run", *[part for s in more for part in ("--set", s)], folder=tmp_path)
     said, _ = run.communicate(timeout=60)
     assert run.returncode != 0
-    absent = ", ".join(f"{number} at 127.0.0.1:{number + 1} (nobody listens there)" for number in range(2))
+    absent = ", ".join(f"{number} at 127.0.0.1:{number + 1} (no process listens there)" for number in range(2))
     assert f"2 of 2 hosts are missing after 0.5 seconds: {absent}." in said
 
 

@@ -37,7 +37,7 @@ def struck(*faults, rounds=40, **changes):
 
 
 def dropped(written, reason):
-    """How many messages all hosts dropped for a reason."""
+    """The number of messages that all hosts dropped for a reason."""
     last = {host: value for _, host, name, value in written.of_hosts if name == f"dropped/{reason}"}
     return sum(last.values())
 

@@ -63,7 +63,7 @@ TEXTS = {
 
 
 def said(file: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What `covey check` says on standard error; nothing where all is well."""
+    """The standard error of `covey check`; empty for a valid experiment."""
     capsys.readouterr()
     begun, most = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     code = main(["check", str(file)])

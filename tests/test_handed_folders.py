@@ -50,7 +50,7 @@ def handed(interrupted, tmp_path):
 
 
 def every_command(covey, folder, out):
-    """What each command that opens a run says of one: (exit code, standard output, standard error)."""
+    """The results of each command that opens a run: (exit code, standard output, standard error)."""
     for command in (
         ["show", str(folder)],
         ["show", str(folder), "--json"],

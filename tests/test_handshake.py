@@ -38,7 +38,7 @@ class End:
         self.connection.listen(lambda frame: self.heard.append(dict(frame.payload)), wire.DEFAULT)
 
     def take(self):
-        """What it has written since it was last asked."""
+        """The bytes that it has written since the last call."""
         written = bytes(self.pipe.written)
         self.pipe.written.clear()
         return written

@@ -1,4 +1,4 @@
-"""What strangers and peers may try: each is counted under its reason, and the host serves a right launcher afterwards."""
+"""Attacks of strangers and peers: each is counted under its reason, and the host then serves a right launcher."""
 
 import asyncio
 import contextlib
@@ -192,7 +192,7 @@ def test_who_is_not_of_the_run_is_not_let_in(served, run, who, reason):
             connection = await open_connection(0, address, TOKEN, None, lambda reason: None)
             with pytest.raises(WireError, match=reason):
                 await greet(connection, TOKEN, Caller(run, who), 0)
-            # What it says all the same is for nobody.
+            # Its further frames reach no node.
             connection.send(frame())
             with pytest.raises(WireError, match="closed"):
                 await connection.next_frame(5)

@@ -302,7 +302,7 @@ def test_who_cannot_be_called_may_call(served):
     _, address = served
 
     async def main():
-        # The host calls host 1 all the time, in vain.
+        # The host calls host 1 all the time, without an answer.
         async with running(served, tables("tests.strangers:Floods"), buffer=1 << 20) as (run, _):
             await soon(lambda: run.stage.refused["queue-full"] > 10)
             peer = await call(address, Caller("this run", 1))

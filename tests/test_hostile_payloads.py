@@ -36,7 +36,7 @@ WRONG_MODELS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def wrong_numbers(name: str) -> dict[str, tuple[dict[str, Any], str]]:
-    """What a whole number in a payload may be instead."""
+    """Values that may replace a whole number in a payload."""
     right = {"model": torch.zeros(650)}
     no_count = f"its '{name}' is not an int"
     return {

@@ -1,4 +1,4 @@
-"""How much may wait in the inbox of an emulated node, and of whom."""
+"""The limits of the inbox of an emulated node, in all and for each sender."""
 
 import pytest
 

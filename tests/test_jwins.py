@@ -328,7 +328,7 @@ FRACTIONS = "a list, each a number in (0, 1]"
 @pytest.mark.parametrize(
     ("parameters", "told"),
     [
-        ({"budget": 0.2, "alphas": [0.1]}, "The 'budget' of the sharing jwins stands in place of 'alphas' and"),
+        ({"budget": 0.2, "alphas": [0.1]}, "The 'budget' of the sharing jwins replaces 'alphas' and"),
         ({"alphas": []}, "The 'alphas' of the sharing jwins must be at least one fraction. Got [] instead."),
         ({"alphas": [0.2, 1.5]}, f"The 'alphas' of the sharing jwins must be {FRACTIONS}. Got [0.2, 1.5] instead."),
         ({"alphas": [0.0]}, f"The 'alphas' of the sharing jwins must be {FRACTIONS}. Got [0.0] instead."),

@@ -43,6 +43,8 @@ PHRASES = {
 _OPENING = re.compile(rf"\W*({'|'.join(OPENINGS)})\b")
 _IN_COMMENTS = re.compile(rf"\W*({'|'.join(OPENINGS.keys() - {'Where', 'How'})})\b")
 _PHRASE = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
+_JOIN = re.compile(r"""["']\s+f?["']""")
+"""Matches between the parts of a string that goes over several lines."""
 _PARAMETER = re.compile(r"(The|A|An|Whether) .+\.")
 _SUSPECT = re.compile(rf"""^\s*[rR]?["'#]\W*({"|".join(OPENINGS)})\b|#\W*({"|".join(OPENINGS)})\b""", re.MULTILINE)
 """Matches every module with a banned opening, and some others: it spares the reading of most."""
@@ -87,13 +89,24 @@ def faults(source: str, name: str) -> list[str]:
 
 
 def test_docstrings_and_comments_use_the_words_of_the_field():
-    root = Path(covey.__file__).parent
+    root = Path(__file__).parent.parent
+    others = ("tests", "bench", "fuzz", "native", "experiments")
+    folders = [Path(covey.__file__).parent, *(root / name for name in others)]
     wrong = [
         fault
-        for file in sorted(root.rglob("*.py"))
-        for fault in faults(file.read_text(encoding="utf-8"), str(file.relative_to(root)))
+        for folder in folders
+        for file in sorted(folder.rglob("*.py"))
+        if file != Path(__file__)
+        for fault in faults(file.read_text(encoding="utf-8"), f"{folder.name}/{file.relative_to(folder)}")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_messages_use_the_words_of_the_field():
+    root = Path(covey.__file__).parent
+    for file in root.rglob("*.py"):
+        joined = _JOIN.sub("", file.read_text(encoding="utf-8"))
+        assert not _PHRASE.search(" ".join(joined.split())), file
 
 
 def derived(cls: type[Part]) -> Iterator[type[Part]]:

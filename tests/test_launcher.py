@@ -1,4 +1,4 @@
-"""The launcher against hosts that the test plays: who is told what, what is recorded, and how it stops."""
+"""The launcher against hosts that the test plays: its orders, its records, and its end."""
 
 import asyncio
 import os
@@ -193,7 +193,7 @@ def test_a_host_sends_averages_that_nodes_have_passed_and_says_so(monkeypatch):
     assert said[3:] == [("passed", 5)]
 
 
-# ---------------------------------------------------------------------- who is told what
+# ---------------------------------------------------------------------- orders
 
 
 @in_loop

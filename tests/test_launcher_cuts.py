@@ -58,7 +58,7 @@ async def test_a_cut_is_ordered_when_nodes_have_completed_as_many_rounds_and_hol
         assert "cut" not in left.tags
         right.rows([row(2, t) for t in (1, 2)])
         assert await ordered(left) == await ordered(right) == {"cut": 1, "hosts": [0, 1]}
-        # What was sent after a commit is sent again; what was taken before it and comes again is not to be taken.
+        # A message that was sent after a commit is sent again; one that was taken before it is not taken again.
         part(left, 1, 3, [message(number=0), message(number=1)], [(0, 3, 1), (0, 3, 0)])
         await asyncio.sleep(0.05)
         assert latest_checkpoint(on.folder) is None

@@ -1,4 +1,4 @@
-"""How the launcher stops a run: what hosts are told, and what checkpoint is left."""
+"""The end of a run by the launcher: its orders to hosts, and the checkpoint that is left."""
 
 import asyncio
 

@@ -109,7 +109,7 @@ def comes_through(node, payload, tag):
         refused = error
     else:
         refused = None
-    if refused is not None or not sent:  # What is not finite is dropped.
+    if refused is not None or not sent:  # A message that is not finite is dropped.
         assert "\n" not in str(refused)
         return False
     (message,) = sent

@@ -1,4 +1,4 @@
-"""What lies unsorted in a mailbox is seen by nobody: it does all that one does which sorts at once."""
+"""Unsorted messages of a mailbox make no difference: it behaves like one that sorts at once."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

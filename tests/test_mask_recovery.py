@@ -167,7 +167,7 @@ class Round:
         ]
 
     def shares(self, holder, owner):
-        """What a holder has of a sender's secrets, as it gets it: in a box."""
+        """The shares that a holder has of a sender's secrets, in a box."""
         if holder == owner:
             return self.depositors[owner].shares()[holder]
         secret = PAIRS[holder].secret(PAIRS[owner].public)
@@ -175,7 +175,7 @@ class Round:
         return read_box(box_key(secret, T, RECEIVER, owner, holder), box, self.plan)
 
     def opened(self, lost, helping):
-        """What the shares of some holders open."""
+        """The secrets that the shares of some holders open."""
         found = Opened()
         for owner in range(self.n):
             which = 0 if owner in lost else 1 + len(lost)
@@ -297,7 +297,7 @@ def test_where_too_few_would_be_left_numbers_stay_hidden_though_somebody_is_miss
     values, indices = sent.copy(), np.arange(LONG)
     round.agreed._add_shared(values, indices, found.shared[1][0], 0, 1, negative=True)
     round.agreed._add_own(values, indices, found.seeds[0], 1, negative=True)
-    # What the receiver can take away it has: in the first half the own mask of the lower level is left.
+    # The receiver has removed all masks that it can: in the first half, the own mask of the lower level is left.
     assert abs(uneven(values[: LONG // 2])) < 4
     assert len(round.agreed.opened(0, sent, 1, found.with_missing(0), found.seeds[0])) == LONG // 2
     third = round.agreed.masked(2, numbers[2], PAIRS[2].secret, round.depositors[2].seed)

@@ -71,7 +71,7 @@ def test_what_is_within_the_limit_adds_up_without_leaving_the_ring(numbers, term
 
 
 def uneven(values):
-    """How far the bytes of integers are from uniform, in standard deviations of chi-square."""
+    """The distance of the bytes of integers from uniform ones, in standard deviations of chi-square."""
     counts = np.bincount(np.ascontiguousarray(values).view(np.uint8), minlength=256)
     expected = counts.sum() / 256
     return (((counts - expected) ** 2 / expected).sum() - 255) / np.sqrt(2 * 255)

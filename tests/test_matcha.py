@@ -197,7 +197,7 @@ class Apart(Ring):
         (EpidemicOracle(degree=2), "must be static and undirected. Got epidemic-oracle instead."),
         (Exponential(), "must be static and undirected. Got exponential instead."),
         (Redrawn(topology=Ring(), every=2), "must be static and undirected. Got redrawn instead."),
-        (Apart(), "must be connected. Got tests.test_matcha:Apart, which falls apart, instead."),
+        (Apart(), "must be connected. Got tests.test_matcha:Apart, which is not connected, instead."),
     ],
 )
 def test_a_graph_that_cannot_be_cut_is_refused(base, message):

@@ -54,7 +54,7 @@ def test_nothing_that_was_sent_is_written_to():
 
 
 class Liar(Median):
-    """What a node merges where node 0 sends anything but its model."""
+    """A median in which node 0 sends anything but its model."""
 
     kind = "liar"
     inner = Median()

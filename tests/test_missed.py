@@ -1,4 +1,4 @@
-"""Where messages are lost or a neighbour is dead: how many messages are not heard beside those, and how long it takes."""
+"""Lost messages and dead neighbours: the number of further messages that are missed, and the time of rounds."""
 
 from collections import defaultdict
 
@@ -18,7 +18,7 @@ GRAPHS = {
     "random-regular": {"kind": "random-regular", "degree": 4},
 }
 TAKES = 0.54
-"""How many seconds the rounds take where all messages come."""
+"""The seconds of the rounds if all messages arrive."""
 
 
 def tables(graph, loss=0.0, patience="50ms", rounds=ROUNDS, **changes):
@@ -45,7 +45,7 @@ def heard(monkeypatch):
 
 
 def missed_share(heard, dead=()):
-    """The share of messages of the living that were not heard."""
+    """The share of messages of the living that were not received."""
     expected = sum(len(senders - {*dead}) for senders, _, _ in heard.values())
     return 1 - sum(len(got - {*dead}) for _, got, _ in heard.values()) / expected
 

@@ -188,7 +188,7 @@ def test_a_buffer_that_training_makes_infinite_is_noticed():
 
 
 class Counting(nn.Module):
-    """What it computes depends on how often it was called, and on buffers that it replaces."""
+    """A module whose outputs depend on the number of calls, and on buffers that it replaces."""
 
     def __init__(self):
         super().__init__()

@@ -98,12 +98,12 @@ def pulled_natively(total, *others):
 
 
 class Pair(NamedTuple):
-    """A kernel's reference, and what both are given."""
+    """A kernel's reference, and the arguments of both."""
 
     reference: Callable[..., Any]
     examples: st.SearchStrategy[tuple[Any, ...]]
     native: Callable[..., Any] | None = None
-    """How the kernel is called, where that is not as the reference is."""
+    """The call of a kernel, if it is not that of the reference."""
 
 
 KERNELS = {

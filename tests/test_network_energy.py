@@ -1,4 +1,4 @@
-"""What nodes spend, from the parameters to the figure."""
+"""The energy of nodes, from the parameters to the figure."""
 
 import csv
 import io

@@ -95,7 +95,7 @@ run = covey.run({**tables, "evaluation": {"every": 1}}, %s)
 
 
 class Shown:
-    """What a cell displays, by the id under which it is replaced."""
+    """The displays of a cell, by the id under which each is replaced."""
 
     def __init__(self):
         self.pages = {}
@@ -109,7 +109,7 @@ class Shown:
 
 @pytest.fixture
 def shown(cell, monkeypatch):
-    """What a notebook's cells display."""
+    """The displays of a notebook's cells."""
     from IPython import get_ipython
 
     shell, shown = get_ipython(), Shown()

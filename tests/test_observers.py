@@ -1,4 +1,4 @@
-"""What curious nodes see: in both engines alike, bounded, kept through crashes, and apart from what really happened."""
+"""The messages of observed nodes: alike in both engines, bounded, kept through crashes, and apart from the truth."""
 
 import sqlite3
 

@@ -62,7 +62,7 @@ class Stream(IterableDataset):
 
 
 class Columned:
-    """What a data set of Hugging Face looks like: names of columns, and lists by name."""
+    """A data set with the form of Hugging Face's: names of columns, and lists by name."""
 
     def __init__(self, x, y):
         self._columns = {"features": x.tolist(), "label": y.tolist(), "text": ["some words"] * len(x)}

@@ -36,7 +36,7 @@ class Net(nn.Module):
 
 @dataclass
 class Said:
-    """What transformers give."""
+    """An output like that of transformers."""
 
     loss: None
     logits: torch.Tensor

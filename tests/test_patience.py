@@ -28,7 +28,7 @@ def tables(sharing, fault, **changes):
 
 @pytest.fixture
 def missed(monkeypatch):
-    """How many messages each node missed in each round, of all tags."""
+    """The number of messages of all tags that each node missed in each round."""
     missed = defaultdict(int)
     receive = patience._receive
 
@@ -62,7 +62,7 @@ def test_who_was_away_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sha
     assert all(t <= ROUNDS - LAST for t in discarded)
     models = models_of(world)
     assert torch.isfinite(models).all()
-    # Who was away has come back to where all are.
+    # The absent node has returned to the round of the others.
     assert float((models - models.mean(0)).norm()) < 0.05 * float(models.norm())
 
 

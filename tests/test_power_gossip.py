@@ -56,7 +56,7 @@ class End(Keeping):
 
 
 class Edge:
-    """Two nodes that exchange one thing after the other, and lose what they are told to lose."""
+    """Two nodes that exchange one message after the other, and lose chosen ones."""
 
     def __init__(self, models, shapes=SHAPES, **parameters):
         self.sharing = PowerGossip(**parameters)
@@ -119,7 +119,7 @@ def test_both_ends_have_the_same_factors_whatever_is_lost(seed, rank, lost):
         for end, model in zip(edge.ends, before, strict=True):
             moved = bool((end.model != model)[matrices].any())
             assert moved == (agreed and end.id not in gone)
-        # Who alone heard the other goes on alone for one exchange, which then shows it.
+        # If only one end received the other's message, it continues alone for one exchange, which then shows it.
         agreed = not agreed or len(gone) != 1
         assert edge.together() == agreed
         for end in edge.ends:
@@ -167,7 +167,7 @@ def test_as_many_directions_as_the_difference_has_make_gossip_exact(seed, rank):
     edge.exchange()
     assert edge.apart > 0.05 * before
     edge.exchange()
-    # What the first exchange left over lies in the directions that it found.
+    # The remainder of the first exchange lies in the directions that it found.
     assert edge.apart < 5e-3 * before
     assert torch.allclose(edge.ends[0].model, mean, atol=5e-3 * before)
 
@@ -317,8 +317,8 @@ def test_nodes_that_leave_and_return_are_heard_again():
 REFUSED = [
     (
         {"topology": {"kind": "epidemic-oracle", "degree": 2}},
-        "The sharing power-gossip needs a static undirected graph, as both ends of an edge go on with what they found "
-        "before, and epidemic-oracle is not static. Use topology 'random-regular' or 'torus'.",
+        "The sharing power-gossip needs a static undirected graph, because both ends of an edge continue from their "
+        "last exchange, and epidemic-oracle is not static. Use topology 'random-regular' or 'torus'.",
     ),
     ({"topology": "exponential", "aggregation": "mean"}, "before, and exponential is directed. Use topology"),
     (
@@ -355,7 +355,7 @@ def test_given_weights_are_taken_where_they_are_symmetric(in_folder):
 
 def test_a_model_of_vectors_alone_is_refused():
     with pytest.raises(
-        ConfigurationError, match="needs a tensor of two or more dimensions, and what is shared of this model"
+        ConfigurationError, match="needs a tensor of two or more dimensions, and the shared part of this model"
     ):
         PowerGossip().ready(Setting(4, 0, 7, pieces_of(((3,), (4,)))))
 

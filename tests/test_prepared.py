@@ -94,7 +94,7 @@ MISTAKES = {
     ),
     "public copies over a graph that changes": (
         gossip(topology="one-peer-exponential", sharing={"kind": "stc", "budget": 0.1, "gamma": 0.5}),
-        "needs a topology that never changes",
+        "needs a static topology",
     ),
     "a common start that is none": (
         {**gossip(sharing={"kind": "stc", "budget": 0.1, "gamma": 0.5}), "task": {"same_start": False}},
@@ -134,7 +134,7 @@ MISTAKES = {
                 "sharing": "secure-aggregation",
             }
         },
-        "to average gradients with: its model would tell its own",
+        "to average gradients with: its model would reveal its own",
     ),
     "pairs that are on one side": (
         {"program": {"kind": "ad-psgd", "topology": "complete"}},

@@ -121,7 +121,7 @@ def test_a_host_may_have_one_node_alone(tmp_path):
 
 
 def marks():
-    """What a planted record looks like: as text, and as numbers of either width."""
+    """The forms of a planted record: as text, and as numbers of either width."""
     number = np.array([PLANTED])
     return [NAMED.encode(), str(PLANTED).encode(), number.tobytes(), number.astype(np.float32).tobytes()]
 
@@ -194,7 +194,7 @@ WRONG = {
     "names": (
         PRIVATE,
         {"target": "name", "keep": [], "features": ["a", "b", "c"]},
-        "must be 1, as many as the target 'name' of",
+        "must be 1, the number of names in the target 'name' of",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""How the processes of hosts begin, share memory, and end."""
+"""The processes of hosts: their start, shared memory, and end."""
 
 import os
 import signal

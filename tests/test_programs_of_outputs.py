@@ -1,4 +1,4 @@
-"""What outputs and given samples are for: distillation, an aggregator of outputs, made-up samples."""
+"""Programs that use outputs and given samples: distillation, an aggregator of outputs, made-up samples."""
 
 import pytest
 import torch

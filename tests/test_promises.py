@@ -1,4 +1,4 @@
-"""What a masking sharing promises holds for all that a node sends, whatever the program, or the pair is refused."""
+"""The promise of a masking sharing holds for all messages of a node, with every program, or the pair is refused."""
 
 import math
 from typing import ClassVar
@@ -84,7 +84,7 @@ class Curious:
             return values
 
         self.kept: list[np.ndarray] = []
-        """What was masked: an address is then nobody else's."""
+        """The masked arrays, kept so that no other array gets their address."""
         monkeypatch.setattr(World, "post", listen)
         monkeypatch.setattr(RunningLearningNode, "trained", learn)
         monkeypatch.setattr(RunningLearningNode, "differentiated", derive)
@@ -195,7 +195,7 @@ class Unmasked(Sharing):
 def test_a_sharing_that_hides_models_alone_is_refused_where_more_is_sent():
     program = build(Program, {"kind": "clique-averaging", "lr": 0.1, "topology": "random-cliques", "sharing": "full"})
     program.sharing = Unmasked()
-    with pytest.raises(ConfigurationError, match="hides models alone, and gradients are to be sent, too"):
+    with pytest.raises(ConfigurationError, match="hides models only, and gradients are sent, too"):
         program.ready(Setting(20))
     assert isinstance(Full().beside("gradients"), Full)
 
@@ -228,7 +228,7 @@ def test_masked_gradients_are_reckoned():
 def test_cliques_too_small_for_masks_are_refused(too_few):
     # With its own gradient, a lone node's model would be the one that its neighbours cannot foresee in a sum.
     few = {"topology": {"kind": "random-cliques", "size": 5}}
-    line = r"Got 1 instead, and node \d+ has 1 of them to average gradients with: its model would tell its own\. Use larger"
+    line = r"Got 1 instead, and node \d+ has 1 of them to average gradients with: its model would reveal its own\. Use larger"
     with pytest.raises(ConfigurationError, match=line):
         simulate(averaging({"kind": "secure-aggregation", "too_few": too_few}, program=few))
 

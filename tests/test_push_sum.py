@@ -81,7 +81,7 @@ def exchanged(program, nodes, seed, scale, lost):
 
     for t in range(12):
         asyncio.run(round(t))
-        for node in doubles:  # What is asked for is answered, or that is lost, too.
+        for node in doubles:  # A request is answered, or the answer is lost, too.
             for message in node.arrived("missed"):
                 node.send(message.sender, program.given(node, message.sender, 0), tag="sum")
         yield held(doubles) + on_the_way(doubles)
@@ -94,7 +94,7 @@ def held(nodes):
 
 
 def on_the_way(nodes):
-    """What was given and is not taken, added up."""
+    """The sum of the shares that were sent and not taken."""
     total = torch.zeros(1 + len(nodes[0].model), dtype=torch.float64)
     for node in nodes:
         for name, value in node.state.items():
@@ -203,7 +203,7 @@ def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
     expected = torch.cat([torch.tensor([float(NODES)]).double(), starts.sum(0)])
     assert torch.allclose(all_that_there_is(world), expected, atol=1e-4)
     assert held(world.nodes)[0] > 0.4 * NODES
-    # Who has least weight is furthest from the mean: what it has came from few.
+    # The node of the least weight is furthest from the mean: its weight came from few nodes.
     assert torch.allclose(models_of(world).double(), starts.mean(0).expand(NODES, -1), atol=2e-3)
 
 

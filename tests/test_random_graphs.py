@@ -17,7 +17,7 @@ from covey.decentralized.topology.random_graphs import distinct, random_regular,
 from covey.parts.parameters import Setting
 
 GRAPHS = {(5, 2): 12, (6, 2): 70, (6, 3): 70, (7, 2): 465, (7, 4): 465}
-"""How many graphs there are of so many numbered nodes and a degree (OEIS A001205, A002829, A005815)."""
+"""The number of graphs of so many numbered nodes and a degree (OEIS A001205, A002829, A005815)."""
 
 
 THAT_MET_EACH_OTHER = """

@@ -75,7 +75,7 @@ def test_a_killed_run_on_a_read_only_mount_is_read_or_says_what_to_do(tmp_path, 
 
 
 def test_nothing_is_written_to_read_a_run(tmp_path, in_folder, covey):
-    """What holds on a read-only mount holds because of this, where there is none to be had."""
+    """The behaviour on a read-only mount follows from this, on machines without one."""
     for made in (folders.finished, folders.interrupted):
         folder = made(tmp_path / made.__name__)
         names, before = sorted(file.name for file in folder.rglob("*")), contents(folder)

@@ -1,4 +1,4 @@
-"""How a launcher finds its hosts: where they are, how long it waits, and what it says of those that do not come."""
+"""A launcher finds its hosts: their addresses, its wait, and its report of those that do not come."""
 
 import socket
 import threading
@@ -22,8 +22,8 @@ def test_the_launcher_says_who_is_missing(tmp_path):
             launch(QUICK, tmp_path, [closed, address, Address.of(mute)], wait="1.5s")
         assert time.monotonic() - began < 8
         assert str(told.value) == (
-            f"2 of 3 hosts are missing after 1.5 seconds: 0 at {closed} (nobody listens there), "
-            f"2 at {Address.of(mute)} (it does not answer)."
+            f"2 of 3 hosts are missing after 1.5 seconds: 0 at {closed} (no process listens there), 2 at "
+            f"{Address.of(mute)} (it does not answer)."
         )
 
 

@@ -60,7 +60,7 @@ def crowd(folder, nodes=1000, degree=8, undirected=False):
 
 
 def browse(page, *flags):
-    """What a browser prints of a page, and what it complains of."""
+    """The output of a browser for a page, and its complaints."""
     assert BROWSER is not None
     command = [
         BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
@@ -104,7 +104,7 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 6 + 4 * 3
     for words in ("degree 3 (3 seeds)", "degree 3, seed 2", "over seeds: mean ± standard deviation", "epidemic-oracle (degree 4)",
-                  "Accuracy of the nodes at the end", "Who holds what", "Who talks to whom: 12 nodes, 18 edges",
+                  "Accuracy of the nodes at the end", "Samples of each node", "Graph: 12 nodes, 18 edges",
                   "sent by a node and round", "virtual time", "prefers-color-scheme: dark", "batch_size = 16"):  # fmt: skip
         assert words in page
     assert "<script" not in page
@@ -160,7 +160,7 @@ def test_a_report_in_python_is_that_of_the_command(runs, tmp_path, covey):
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_one_line(runs, tmp_path):
-    with pytest.raises(package.CoveyError, match="label"):
+    with pytest.raises(package.CoveyError, match="^Labels must be as many"):
         package.report(runs, out=tmp_path / "a.html", labels=["three"])
     with pytest.raises(package.CoveyError, match="is not a run folder: it has no metrics"):
         package.report(tmp_path / "nowhere", out=tmp_path / "a.html")

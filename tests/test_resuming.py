@@ -1,4 +1,4 @@
-"""What a resume looks at before it changes anything: where something is wrong, one line, and all is as it was."""
+"""The checks of a resume before any change: if something is wrong, it fails with one line and changes nothing."""
 
 import os
 import shutil

@@ -94,7 +94,7 @@ print("torch" in sys.modules, code, file=sys.stderr)
 
 
 def without_learning(arguments, folder):
-    """What a command says of torch, and its exit code."""
+    """The output of a command about torch, and its exit code."""
     script = WITHOUT_LEARNING.format(arguments=arguments)
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=folder)
     return said.stderr.splitlines()[-1]

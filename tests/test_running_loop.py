@@ -12,7 +12,7 @@ QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
 
 
 def in_cell(call):
-    """What a call returns that is made while this thread runs an event loop."""
+    """The result of a call while this thread runs an event loop."""
 
     async def cell():
         return call()

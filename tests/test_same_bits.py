@@ -53,7 +53,7 @@ CASES = {
 
 
 def digests(case: str, processes: int) -> set[str]:
-    """What the first work of two threads comes to, in so many processes that part before anything is computed."""
+    """The digests of the first results of two threads, in so many processes that fork before anything is computed."""
     command = [sys.executable, "-c", FIRST_WORK, *CASES[case], str(processes)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert len(lines) == processes

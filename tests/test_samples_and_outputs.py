@@ -23,7 +23,7 @@ QUICK = {"nodes": 4, "latency": None, "bandwidth": None}
 
 
 def once(does, **changes):
-    """What `Once` did in a small simulation: what came of it, the world, what was written."""
+    """The outcome of `Once` in a small simulation, the world, and the rows that were written."""
     tables = table(program={"kind": "tests.programs.asking:Once", "does": does}, task=TASK, network=QUICK)
     world, written = simulate({**tables, **changes})
     return DONE.pop(does), world, written

@@ -62,7 +62,7 @@ def tables(dataset, model):
 
 
 def collate(samples):
-    """What one gives a DataLoader."""
+    """A collate function as a DataLoader takes it."""
     return padded([text for text, _ in samples]), torch.tensor([label for _, label in samples])
 
 

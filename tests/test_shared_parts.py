@@ -1,4 +1,4 @@
-"""What is frozen stays, what is personal stays at home, and buffers are averaged as plain numbers: in every sharing."""
+"""Frozen and personal tensors stay at their node, and buffers are averaged as plain numbers: in every sharing."""
 
 import pytest
 import torch
@@ -310,7 +310,7 @@ def test_a_sharing_that_hides_sends_no_buffers_in_the_clear():
     class Hiding(Random):
         hides = True
 
-    with pytest.raises(ConfigurationError, match="hides models, and the buffers of this one would travel beside them"):
+    with pytest.raises(ConfigurationError, match="hides models, but would send the buffers of this one as they are"):
         Hiding(budget=0.5).scope(Setting(4, 0, 5, pieces_of([(3,), (2,)], ["trained", "buffer"])))
     kept = Hiding(budget=0.5, buffers="keep").scope(Setting(4, 0, 5, pieces_of([(3,), (2,)], ["trained", "buffer"])))
     assert kept.parameters == 3

@@ -1,4 +1,4 @@
-"""What `covey check` says of a round's bytes, against the bytes of short runs, sharing by sharing."""
+"""The bytes of a round by `covey check`, against the bytes of short runs, sharing by sharing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is learned: plain SGD, averaging and the limit cases of the programs."""
+"""Learning: plain SGD, averaging and the limit cases of the programs."""
 
 import pytest
 import torch

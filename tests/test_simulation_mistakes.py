@@ -1,4 +1,4 @@
-"""Programs that break the contract, models that explode, and how they are told of."""
+"""Programs that break the contract, models that explode, and their errors."""
 
 import gc
 import math

@@ -1,4 +1,4 @@
-"""What a run counts apart: bytes of values and of indices, and what a node's time went by with."""
+"""The separate counts of a run: bytes of values and of indices, and a node's seconds by activity."""
 
 import pytest
 import torch

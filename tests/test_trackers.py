@@ -17,7 +17,7 @@ WORDS = {"min": 0.0, "q10": 0.1, "median": 0.5, "q90": 0.9, "max": 1.0}
 
 
 def expected(run):
-    """What a tracker should know of a run: by name, the value after each round."""
+    """The figures of a run that a tracker should record: by name, the value after each round."""
     known = {}
     for round, rows in run.metrics.groupby("round"):
         for name in ("accuracy", "loss"):

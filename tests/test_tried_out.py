@@ -1,4 +1,4 @@
-"""What is wrong with a model, its data or the device is said in one line, before a run begins."""
+"""An error of a model, its data or the device is one line, before a run begins."""
 
 import dataclasses
 

@@ -127,6 +127,7 @@ def test_a_graph_on_which_nobody_can_ask_for_a_copy_is_refused(sharing, tmp_path
     with pytest.raises(ConfigurationError) as caught:
         check(Experiment.from_table(experiment(program, LOSSES["loss"], PATIENCE)))
     assert str(caught.value) == (
-        f"The sharing {sharing} needs an undirected graph where messages may be missed (here by 'patience' and a 'loss' "
-        f"of 0.15): who missed one asks its sender for the whole copy. Got edges instead, which is directed."
+        f"The sharing {sharing} needs an undirected graph where messages may be missed (here by 'patience' and a "
+        "'loss' of 0.15): a node that missed one asks its sender for the whole copy. Got edges instead, which is "
+        "directed."
     )

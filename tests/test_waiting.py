@@ -1,4 +1,4 @@
-"""Who waits for a message that is lost: what shows that it is, and how long that takes."""
+"""The wait for a lost message: the signs of its loss, and the time that it takes."""
 
 import pytest
 

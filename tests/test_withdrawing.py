@@ -1,4 +1,4 @@
-"""What has not left a node can be taken back: in one pass, with and without queues, in both engines."""
+"""A message that has not left can be withdrawn: in one pass, with and without queues, in both engines."""
 
 import time
 

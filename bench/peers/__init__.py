@@ -76,5 +76,5 @@ def rows() -> Iterator[list[str]]:
         if done.returncode == 0:
             yield from json.loads(done.stdout)
         else:
-            told = [line for line in done.stderr.splitlines() if "Error" in line] or [f"exit code {done.returncode}"]
-            yield [title, "", "", f"cannot be run: {told[0 if peer.launcher else -1].strip().replace('|', ' ')}"]
+            errors = [line for line in done.stderr.splitlines() if "Error" in line] or [f"exit code {done.returncode}"]
+            yield [title, "", "", f"cannot be run: {errors[0 if peer.launcher else -1].strip().replace('|', ' ')}"]

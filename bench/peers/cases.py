@@ -1,4 +1,4 @@
-"""What covey and its peers both do: the cases, what comes of them, and how it is told."""
+"""The cases that covey and its peers both run, their results, and their reports."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ BATCH = 8
 
 @dataclass
 class Run:
-    """What a framework took in seconds, and its models at the end, one a row."""
+    """The seconds that a framework took, and its models at the end, one a row."""
 
     start_up: float
     round: float

@@ -24,7 +24,7 @@ def fedavg(case: Case, aggregation: str = "given") -> Prepared:
 
 @dataclass
 class Clients:
-    """What clients train on: for each round and client, the inputs and targets in the order of covey's batches."""
+    """The batches of clients: for each round and client, the inputs and targets in the order of covey's batches."""
 
     module: torch.nn.Module
     lr: float
@@ -51,7 +51,7 @@ class Clients:
 
 
 def equality(setup: Prepared, ours: Tensor, theirs: Tensor) -> str:
-    """How far two models are apart, and how good they are."""
+    """The distance of two models, and their accuracies."""
     difference = float((ours - theirs).abs().max() / theirs.abs().max())
     assert difference < 1e-3, f"the models differ by {difference:g}"
     (accuracy, loss), (its, its_loss) = quality(setup, ours.unsqueeze(0)), quality(setup, theirs.unsqueeze(0))

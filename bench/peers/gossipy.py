@@ -29,7 +29,7 @@ def gossip_learning(case: Case, busy: float) -> Prepared:
 
 
 def trainings_of(setup: Prepared) -> int:
-    """How many trainings a run makes."""
+    """The number of trainings of a run."""
     count, train = 0, setup.task.learner.train
 
     def counted(trainings: Sequence[Any]) -> None:

@@ -39,7 +39,7 @@ ROLLED_BACK = (
 
 
 def rows(folder: Path, query: str) -> list[tuple]:
-    """What a query gives of a run that may be growing; nothing before it has a database."""
+    """The result of a query on a run that may be growing; empty before it has a database."""
     try:
         with closing(sqlite3.connect(f"file:{folder / 'metrics.sqlite'}?mode=ro", uri=True)) as database:
             return database.execute(query).fetchall()

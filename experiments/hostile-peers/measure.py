@@ -1,8 +1,9 @@
-"""What a host holds in memory while a peer stops reading and floods it, and how soon it answers in a flood of calls;
-writes memory.csv, memory.png and flood.csv beside itself.
+"""The memory of a host while a peer stops reading and floods it, and its time to answer in a flood of calls.
+
+The results are memory.csv, memory.png and flood.csv, beside this file.
 
 A host process serves one node that sends all the time. This script is its launcher, its peer, and a crowd of
-callers that say nothing.
+silent callers.
 """
 
 import asyncio
@@ -114,7 +115,7 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 async def flooded(name: str, processes: int, said: bytes) -> dict[str, Any]:
-    """How soon another host of the run has its answer while processes call as fast as they can."""
+    """The time until another host of the run has its answer while processes call as fast as they can."""
     async with serving() as (address, token, _):
         await answered(address, token)
         floods = [
@@ -132,7 +133,7 @@ async def flooded(name: str, processes: int, said: bytes) -> dict[str, Any]:
 
 
 async def answered(address: Address, token: bytes) -> float:
-    """Seconds until a host that is right is told that no run of its own goes on there."""
+    """The seconds until a caller with the secret is refused because the host has no such run."""
     began = monotonic()
     while True:
         with contextlib.suppress(OSError):
@@ -158,7 +159,7 @@ async def call(address: Address, token: bytes, who: int) -> Connection:
 
 
 async def measure(address: Address, token: bytes, process: int) -> list[dict[str, float]]:
-    """What the host held, ten times a second."""
+    """The memory, queue and inbox of the host, ten times a second."""
     task = {"dataset": "digits", "model": "logistic", "optimizer": {"kind": "sgd", "lr": 0.1}}
     table = {"rounds": 1, "program": {"kind": "measure:Sends"}, "task": task, "network": {"nodes": 2}}
     experiment = Experiment.from_table(table).to_table()

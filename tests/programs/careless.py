@@ -116,7 +116,7 @@ class Careless(LearningProgram):
 
 
 HARMLESS = ["half", "start", "trained", "assigned", "gradient", "before", "term", "heard", "payload", "own", "lists"]
-"""What it may write to."""
+"""The objects to which it may write."""
 
 
 def overwrite(model: torch.Tensor, named: Samples, table: dict[str, Any], array: np.ndarray) -> float:

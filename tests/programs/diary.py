@@ -8,7 +8,7 @@ from covey import Node, NodeId, Part, Program, State, param
 
 
 class Count(State):
-    """How often a tally was used."""
+    """The number of uses of a tally."""
 
     used: int = 0
 

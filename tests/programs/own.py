@@ -29,7 +29,7 @@ class Mirror(Topology):
 
 
 class Ring(Mirror):
-    """What a built-in topology is called, and is not."""
+    """A topology with the kind of a built-in one."""
 
     kind = "ring"
 
@@ -44,7 +44,7 @@ class Doubtful(Full):
 
 
 class Outer:
-    """What a part may be defined in."""
+    """A scope in which a part may be defined."""
 
     class Inner(Mirror):
         """A part within a class."""

@@ -180,7 +180,7 @@ class Signs(Optimizer):
 
 
 class Hinge(Objective):
-    """How far the right score is below one more than each other."""
+    """The shortfalls of the right score from one more than each other score."""
 
     kind = "own"
 
@@ -189,7 +189,7 @@ class Hinge(Objective):
 
 
 class Margin(Metric):
-    """How far the right score is above the mean of all."""
+    """The excess of the right score over the mean of all."""
 
     kind = "macro-f1"
 

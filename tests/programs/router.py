@@ -9,7 +9,7 @@ WIDTH = 8
 
 
 def similarity(question: np.ndarray, topics: np.ndarray) -> np.ndarray:
-    """How near each topic is to a question."""
+    """The nearness of each topic to a question."""
     return topics @ question
 
 

@@ -17,7 +17,7 @@ class Tokens(Program):
     tags: int = param("Under how many tags.", default=2, ge=1)
 
     def receivers(self, node: Node, sender: int) -> list[int]:
-        """To whom a node sends its tokens, one after the other; everybody can tell."""
+        """The receivers of a node's tokens, one after the other; a function of public values."""
         draw = node.public_random("receivers", sender)
         return [int(draw.integers(0, node.nodes - 1)) for _ in range(self.tokens)]
 

@@ -68,7 +68,7 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
         yield ("metrics", ", ".join(found["metrics"]))
     if found["sends_samples"]:
         yield ("privacy", "THE NODES OF THIS PROGRAM SEND SAMPLES OF THEIR DATA")
-    train = "training samples at their hosts alone"
+    train = "training samples on their hosts only"
     if "train" in samples:
         train = (
             f"{samples['train']:,} training samples, {samples['smallest_node']} to {samples['largest_node']} per node"

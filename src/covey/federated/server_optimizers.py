@@ -33,7 +33,7 @@ class ServerOptimizer(Part):
         return False
 
     def moved(self, node: LearningNode, merged: Tensor | Mixture, selection: Selection) -> Tensor | Mixture:
-        """The server's model after a round. Buffers are the merged ones, whatever the step."""
+        """The server's model after a round. Buffers are the merged ones in any case."""
         model = node.model
         if self.is_plain():
             return selection.put(model, merged)

@@ -79,7 +79,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set in memory, or in files that are mapped into it. Nobody changes it, so a copy of it is itself.
+    """A data set in memory, or in files that are mapped into it. It never changes, so a copy of it is itself.
 
     Attributes:
         train, test: the publisher's split or, if there is none, the loader's.
@@ -155,7 +155,7 @@ class Dataset(Part):
 
     @property
     def is_private(self) -> bool:
-        """Whether each host loads the samples of its own nodes, which nobody else has."""
+        """Whether each host loads the samples of its own nodes, which no other host has."""
         return False
 
     def load_at(self, place: Place) -> Data:

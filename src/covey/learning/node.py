@@ -4,8 +4,8 @@ Tensor shapes: P parameters of the flat model.
 
 Tensors
     A program owns the tensors that it gets, and the node takes a snapshot of those that it is given. A write in place
-    changes a tensor for nobody else. A write to `node.model` in place without an assignment would have no effect, so it
-    ends the run with an error.
+    changes a tensor at no other node. A write to `node.model` in place without an assignment would have no effect, so
+    it ends the run with an error.
 """
 
 from abc import abstractmethod

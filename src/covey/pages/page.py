@@ -30,7 +30,7 @@ _CURVES = (
     ("accuracy", "bytes", "Accuracy by traffic"),
     ("loss", "rounds", "Loss by round"),
     ("average_model_accuracy", "rounds", "The average model"),
-    ("consensus_distance", "rounds", "How far models are from their average"),
+    ("consensus_distance", "rounds", "Distance of models from their average"),
 )
 _SIZE = (4.9, 3.5)
 """Inches: with this size, the text of figures is about as large as the text around them, on phones, too."""
@@ -71,7 +71,7 @@ def write_report(runs: Sequence[Run], file: Path, labels: Sequence[str] = ()) ->
         f"<header><h1>{html.escape(title)}</h1>{_subtitle(runs)}</header><main>",
         _section("results", "Results", _over_seeds(groups) + _summary(runs, called)),
         _section("curves", "Curves", _curves(runs, groups)),
-        _section("setup", "What was run", _setup(groups)),
+        _section("setup", "Experiments", _setup(groups)),
     ]
     details = _details(runs, groups)
     shown = [run for run in runs if run.folder in details]
@@ -294,10 +294,10 @@ def _of_one(run: Run) -> str:
     if _learned(run):
         pictures = [
             _picture(partial(view.histogram, run, titled=False, size=_SIZE), "Accuracy of the nodes at the end"),
-            _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Who holds what"),
+            _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Samples of each node"),
             _picture(
                 partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),
-                "Who talks to whom" if run.graph is None else f"Who talks to whom: {graph_of_run(run).in_words}",
+                "Graph" if run.graph is None else f"Graph: {graph_of_run(run).in_words}",
             ),
         ]
     config = html.escape(tomli_w.dumps(run.experiment))
@@ -306,7 +306,7 @@ def _of_one(run: Run) -> str:
         f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}{_note(dropped_messages(summary))}'
         f'<div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
-        f"<details><summary>Where it ran</summary>{where}</details>"
+        f"<details><summary>Environment</summary>{where}</details>"
     )
 
 

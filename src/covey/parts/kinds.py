@@ -128,8 +128,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
         if name in kinds:
             fitting = sorted(kind for kind in kinds if issubclass(load(family.family, kind), family))
             raise ConfigurationError(
-                f"The {family.family} '{name}' cannot stand in this place, which must be one of: {', '.join(fitting)}. "
-                f'Your own is written "module:Class".'
+                f"The {family.family} '{name}' cannot be used here. Known: {', '.join(fitting)}. Your own is written "
+                '"module:Class".'
             )
         raise ConfigurationError(
             f"The {family.family} '{name}' is no {family.family}: "

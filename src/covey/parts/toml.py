@@ -58,7 +58,7 @@ _TOO_DEEP = f"more than {DEEPEST} tables and lists are one inside the other"
 
 
 def check(tables: Mapping[str, Any]) -> None:
-    """Refuse tables that exceed the limits, from whatever source.
+    """Refuse tables that exceed the limits, from any source.
 
     Raises:
         ValueError: the tables are too deep, or an integer needs more than 64 bits.

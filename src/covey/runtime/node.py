@@ -14,7 +14,7 @@ Messages
 
 Tensors
     A program owns the tensors that it gets, and the node takes a snapshot of those that it is given. A write in place
-    changes a tensor for nobody else.
+    changes a tensor at no other node.
 
 Rounds
     `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, and a

@@ -185,7 +185,7 @@ async def _receive(
         if left > 0 and peer not in reception.ignored:
             silent[peer] = misses, left - 1
             reception.ignored.add(peer)
-    # A node that waits for nobody would run ahead of the others, and could not use their messages later.
+    # A node that waits for no other would run ahead of the others, and could not use their messages later.
     awaited = [peer for peer in senders if peer not in reception.ignored] or senders
     inbox = await _received(node, awaited, t, tag, timeout, reception)
     received, lost = list(inbox), {*inbox.lost}

@@ -64,7 +64,7 @@ def curves(
 
     A line is the mean over nodes, and its band reaches from the worst to the best node. Runs of one experiment with
     several seeds are one line, their mean, with a darker band of one standard deviation over seeds. Against time, the
-    values of all nodes are compared at the same moment, whatever their rounds.
+    values of all nodes are compared at the same moment, in any rounds.
 
     Args:
         runs: the runs to draw.

@@ -69,7 +69,7 @@ class Agreed:
     """The node's public key and the indices that it has chosen."""
     described: Payload
     """The entries that describe these indices; none where they are foreseen."""
-    told: set[NodeId] = field(default_factory=set)
+    has_key: set[NodeId] = field(default_factory=set)
     """The nodes that have the public key of the node."""
     sum: Agreement | None = None
     """The agreement on the node's own sum."""
@@ -156,16 +156,16 @@ class Agreeing(Sharing):
         indices, described = self.choose(round)
         own = Member(keys.public, self._set_of(indices))
         now = self._rounds[node.id] = Agreed(t, keys, self._known(round), own, described)
-        told = None
+        introductions = None
         kept = node.keep(Kept, self)
         if kept.key == keys.public:
             # A node that is not near any more forgets the key.
-            now.told = {peer for peer in round.receivers if peer in kept.has_key}
-            told = self._told_before(node, now)
-        if told is None:
-            self._tell(round, now)
-            told = self._understood(node, now, await round.receive("indices"))
-        self._pass_on(round, now, told)
+            now.has_key = {peer for peer in round.receivers if peer in kept.has_key}
+            introductions = self._introductions_before(node, now)
+        if introductions is None:
+            self._send_indices(round, now)
+            introductions = self._understood(node, now, await round.receive("indices"))
+        self._pass_on(round, now, introductions)
         self._take(round, now, await round.receive("others"))
 
     async def collect(self, round: Round) -> Inbox:
@@ -175,8 +175,8 @@ class Agreeing(Sharing):
         if following is not None:
             senders, now = following.senders(node.id), self._rounds[node.id]
             new = [peer for peer in senders if peer not in round.senders]
-            told = [*inbox, *(await round.receive("next", new) if new else ())]
-            now.ahead = self._understood(node, now, [message for message in told if message.sender in senders])
+            messages = [*inbox, *(await round.receive("next", new) if new else ())]
+            now.ahead = self._understood(node, now, [message for message in messages if message.sender in senders])
         return inbox
 
     def _following(self, round: Round) -> Graph | None:
@@ -185,7 +185,7 @@ class Agreeing(Sharing):
             return round.topology.at(round.t + 1)
         return None
 
-    def _tell(self, round: Round, now: Agreed) -> None:
+    def _send_indices(self, round: Round, now: Agreed) -> None:
         """Send the neighbours the node's own indices."""
         for peer in round.receivers:
             introduction = self._introduction(round.node, round.graph, now, peer, now.t)
@@ -197,21 +197,21 @@ class Agreeing(Sharing):
         if following is None:
             return {}
         receivers = following.receivers(node.id)
-        told = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
-        for peer, said in told.items():
+        introductions = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
+        for peer, entries in introductions.items():
             if peer not in round.receivers:
-                round.send([peer], said, "next")
-        return told
+                round.send([peer], entries, "next")
+        return introductions
 
     def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
         """The entries for a neighbour in a round besides indices: the key if the neighbour may lack it, and a request
         if a key is unknown here or else the deposit."""
-        said: dict[str, Any] = {} if peer in now.told else {KEY: now.keys.public}
+        entries: dict[str, Any] = {} if peer in now.has_key else {KEY: now.keys.public}
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
-            said[WANTS] = True
+            entries[WANTS] = True
         elif self.plan(graph, peer) is not None:
-            said[DEPOSIT] = self._deposit(node, graph, now, peer, t)
-        return said
+            entries[DEPOSIT] = self._deposit(node, graph, now, peer, t)
+        return entries
 
     def _deposit(self, node: LearningNode, graph: Graph, now: Agreed, receiver: NodeId, t: int) -> bytes:
         plan, holders = self.plan(graph, receiver), graph.senders(receiver)
@@ -222,54 +222,54 @@ class Agreeing(Sharing):
         mark = fingerprint(publics)
         return mark + bytes(plan.deposit_bytes - len(mark))
 
-    def _deposits(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
+    def _deposits(self, round: Round, now: Agreed, introductions: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
         """The neighbours' deposits that were made for the keys that this node knows."""
         plan, holders = self.plan(round.graph, round.node.id), round.senders
         if plan is None or any(id not in now.known for id in holders):
             return {}
         right = fingerprint([now.known[id] for id in holders])
-        found = {sender: Deposit.read(said.get(DEPOSIT), plan) for sender, said in told.items()}
+        found = {sender: Deposit.read(entries.get(DEPOSIT), plan) for sender, entries in introductions.items()}
         return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
     def _understood(self, node: LearningNode, now: Agreed, messages: Sequence[Message]) -> dict[NodeId, Payload]:
         """The entries of the neighbours' messages, by sender; wrong messages are rejected."""
-        told: dict[NodeId, Payload] = {}
+        introductions: dict[NodeId, Payload] = {}
         for message in messages:
             try:
-                self._learn(now, message.sender, message.shared.get(KEY))
-                self._told(message.sender, now.t, {name: message.shared.get(name) for name in now.described})
+                self._take_key(now, message.sender, message.shared.get(KEY))
+                self._described(message.sender, now.t, {name: message.shared.get(name) for name in now.described})
             except WireError as error:
                 node.reject(message, error.detail)
             else:
-                told[message.sender] = message.shared
-        return told
+                introductions[message.sender] = message.shared
+        return introductions
 
-    def _pass_on(self, round: Round, now: Agreed, told: Mapping[NodeId, Payload]) -> None:
+    def _pass_on(self, round: Round, now: Agreed, introductions: Mapping[NodeId, Payload]) -> None:
         """Send each neighbour the members of this node's sum, their indices, and the keys that are new to it."""
         node, holders = round.node, round.senders
         doubtful = node.keep(Kept, self).doubtful
         members: dict[NodeId, Member] = {}
-        for sender, said in told.items():
+        for sender, entries in introductions.items():
             if sender in now.known and sender not in doubtful:
-                chosen = self._told(sender, now.t, {name: said[name] for name in now.described})
+                chosen = self._described(sender, now.t, {name: entries[name] for name in now.described})
                 members[sender] = Member(now.known[sender], chosen)
-        deposits = self._deposits(round, now, told)
+        deposits = self._deposits(round, now, introductions)
         now.deposits = {id: deposits[id] for id in members if id in deposits}
         opens = bool(members) and len(now.deposits) == len(members)
         now.sum = self._agreement(round, node.id, members, opens=opens)
         for peer in round.receivers:
-            wants = peer in doubtful or told.get(peer, {}).get(WANTS) is True
-            said_on: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
-            if wants or peer not in now.told:
-                said_on[KEY] = now.keys.public  # A peer with an introduction from the round before reads no new one.
+            wants = peer in doubtful or introductions.get(peer, {}).get(WANTS) is True
+            passed: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
+            if wants or peer not in now.has_key:
+                passed[KEY] = now.keys.public  # A peer with an introduction from the round before reads no new one.
             for index, (id, member) in enumerate(members.items()):
                 if id != peer:
-                    said_on |= {at(index, name): told[id][name] for name in now.described}
-                    if wants or KEY in told[id]:
-                        said_on[at(index, KEY)] = member.public
+                    passed |= {at(index, name): introductions[id][name] for name in now.described}
+                    if wants or KEY in introductions[id]:
+                        passed[at(index, KEY)] = member.public
                     if opens:
-                        said_on[at(index, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
-            round.send([peer], said_on, "others")
+                        passed[at(index, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
+            round.send([peer], passed, "others")
 
     def _take(self, round: Round, now: Agreed, inbox: Inbox) -> None:
         """Take in the members of the receivers' sums; receivers that count on this node have its key."""
@@ -277,7 +277,7 @@ class Agreeing(Sharing):
         for message in inbox:
             receiver = message.sender
             try:
-                self._learn(now, receiver, message.shared.get(KEY))
+                self._take_key(now, receiver, message.shared.get(KEY))
                 ids = self._members(message, graph)
                 members = {id: self._member(round, now, message, index, id) for index, id in enumerate(ids)}
             except WireError as error:
@@ -285,7 +285,7 @@ class Agreeing(Sharing):
                 continue
             now.received.add(receiver)
             if node.id in ids:
-                now.told.add(receiver)
+                now.has_key.add(receiver)
             complete = {id: member for id, member in members.items() if member is not None}
             if receiver in now.known and len(complete) == len(ids):
                 opens = message.shared.get(OPENS) is True and self.plan(graph, receiver) is not None
@@ -294,35 +294,35 @@ class Agreeing(Sharing):
 
     # ------------------------------------------------------------------ what a node keeps
 
-    def _told_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
+    def _introductions_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
         """The introductions that arrived in the round before; None where the node has none for this round."""
         kept = node.keep(Kept, self)
-        t, *told = kept.ahead or [-1]
+        t, *ahead = kept.ahead or [-1]
         if t != now.t:
             return None
         found: dict[NodeId, Payload] = {}
         at = 0
-        for peer, wants, has_key, length in zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True):
+        for peer, wants, has_key, length in zip(ahead[::4], ahead[1::4], ahead[2::4], ahead[3::4], strict=True):
             id = NodeId(peer)
-            said: dict[str, Any] = {DEPOSIT: kept.deposits[at : at + length]} if length else {}
-            found[id] = {**said, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
+            entries: dict[str, Any] = {DEPOSIT: kept.deposits[at : at + length]} if length else {}
+            found[id] = {**entries, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
             at += length
         return found
 
     def _keep(self, round: Round, now: Agreed) -> None:
         """Keep keys and introductions in a node's state for its next round."""
         kept = round.node.keep(Kept, self)
-        kept.key, kept.has_key = now.keys.public, sorted(now.told)
+        kept.key, kept.has_key = now.keys.public, sorted(now.has_key)
         kept.peers, kept.keys = list(now.known), b"".join(now.known.values())
         if self._following(round) is not None:
             ahead = [now.t + 1]
             deposits = []
-            for peer, said in sorted(now.ahead.items()):
-                deposit = said.get(DEPOSIT)
+            for peer, entries in sorted(now.ahead.items()):
+                deposit = entries.get(DEPOSIT)
                 if isinstance(deposit, bytes):
                     deposits.append(deposit)
                 length = len(deposit) if isinstance(deposit, bytes) else 0
-                ahead += [peer, int(said.get(WANTS) is True), int(KEY in said), length]
+                ahead += [peer, int(entries.get(WANTS) is True), int(KEY in entries), length]
             kept.ahead = ahead
             if self.recovers(round.graph):
                 kept.deposits = b"".join(deposits)
@@ -350,15 +350,15 @@ class Agreeing(Sharing):
             peer: keys[index * KEY_BYTES : (index + 1) * KEY_BYTES] for index, peer in enumerate(peers) if peer in near
         }
 
-    def _learn(self, now: Agreed, id: NodeId, key: Any) -> None:
+    def _take_key(self, now: Agreed, id: NodeId, key: Any) -> None:
         """Take in the public key that a message holds."""
         if key is None:
             return
         if not isinstance(key, bytes) or now.keys.secret(key) is None:
-            raise WireError("bad-field", f"what it says to be the key of node {id} is none")
+            raise WireError("bad-field", f"its entry for the key of node {id} is no key")
         now.known[id] = key
 
-    def _told(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
+    def _described(self, sender: NodeId, t: int, fields: Payload) -> IndexSet:
         """The indices that a sender's entries describe."""
         return self._set_of(self.chosen(Message(sender, "", t, fields, 0)))
 
@@ -374,9 +374,9 @@ class Agreeing(Sharing):
         """A member of a receiver's sum, as its message describes it; None where the key is unknown."""
         if id == round.node.id:
             return now.own
-        if id not in round.senders:  # A neighbour tells its key itself.
-            self._learn(now, id, message.shared.get(at(index, KEY)))
-        chosen = self._told(id, now.t, {name: message.shared.get(at(index, name)) for name in now.described})
+        if id not in round.senders:  # A neighbour sends its key itself.
+            self._take_key(now, id, message.shared.get(at(index, KEY)))
+        chosen = self._described(id, now.t, {name: message.shared.get(at(index, name)) for name in now.described})
         return Member(now.known[id], chosen) if id in now.known else None
 
     def _set_of(self, indices: Tensor) -> IndexSet:

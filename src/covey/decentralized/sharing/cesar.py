@@ -29,13 +29,12 @@ class Cesar(Masked):
         self.by_change = self.subset.by_change  # type: ignore[misc]
         if self.subset.values != "raw":
             raise ConfigurationError(
-                f"The 'values' of the subset of {self.named()} must be 'raw': masked values are noise, which nothing "
-                f"makes shorter. Got '{self.subset.values}' instead."
+                f"The 'values' of the subset of {self.named()} must be 'raw': masked values are noise, which cannot "
+                f"be compressed. Got '{self.subset.values}' instead."
             )
         if self.subset.share != "trained" or self.subset.buffers != "average":
             raise ConfigurationError(
-                f"The subset of {self.named()} must have neither 'share' nor 'buffers': it picks from what those of "
-                f"{self.named()} say."
+                f"The subset of {self.named()} must have neither 'share' nor 'buffers': those of {self.named()} apply."
             )
 
     def whole(self) -> Self:

@@ -40,7 +40,7 @@ class Compressed(Sharing):
         """The vector of a message.
 
         Args:
-            payload: the message's, less what else it says.
+            payload: the message's, without its other entries.
 
         Raises:
             WireError: it has none.

@@ -12,7 +12,7 @@ class Decoded:
         self._known: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
 
     def remember(self, encoded: Tensor, decoded: Tensor) -> None:
-        """Keep what an encoded tensor says."""
+        """Keep the decoded form of an encoded tensor."""
         key = id(encoded)
         self._known[key] = weakref.ref(encoded, lambda _: self._known.pop(key, None)), decoded
 

@@ -60,7 +60,7 @@ def most_lost(holders: int, threshold: int, masks: int) -> int:
 
 @cache
 def plan_for(holders: int, masks: int, threshold: int | None = None) -> Plan | None:
-    """A receiver's plan; None where nobody may be missing.
+    """A receiver's plan; None if no neighbour may be missing.
 
     Args:
         holders: the number of its neighbours.

@@ -17,19 +17,19 @@ class Indices:
         self._known = Decoded()
 
     def describe(self, indices: Tensor) -> Payload:
-        """The entry of a message that tells indices, which increase."""
+        """The entry of a message with increasing indices."""
         encoded = encode_indices(indices.cpu(), self._size)
         self._known.remember(encoded, indices)
         return {INDICES: encoded}
 
     def read(self, payload: Payload, count: int) -> Tensor:
-        """The indices that a message tells.
+        """The indices of a message.
 
         Args:
-            count: how many there must be.
+            count: the number of indices that it must have.
 
         Raises:
-            WireError: it does not tell them.
+            WireError: it has no valid indices.
         """
         encoded = payload.get(INDICES)
         if not isinstance(encoded, Tensor):

@@ -50,9 +50,7 @@ class JWINS(Transformed):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.budget is not None and (self.alphas is not None or self.probabilities is not None):
-            raise ConfigurationError(
-                f"The 'budget' of {self.named()} stands in place of 'alphas' and 'probabilities'. Got both."
-            )
+            raise ConfigurationError(f"The 'budget' of {self.named()} replaces 'alphas' and 'probabilities'. Got both.")
         if self.alphas == []:
             raise ConfigurationError(f"The 'alphas' of {self.named()} must be at least one fraction. Got [] instead.")
         self._alphas = self.alphas or (list(_ALPHAS) if self.budget is None else [self.budget])

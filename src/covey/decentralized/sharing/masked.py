@@ -110,13 +110,13 @@ class Masked(Agreeing):
         graph = topology.at(0)
         if aggregation.of_edges(graph) is None:
             raise ConfigurationError(
-                f"{self.named().capitalize()} needs weights that are known beforehand, for who sends applies them. "
+                f"{self.named().capitalize()} needs weights that are known beforehand, because senders apply them. "
                 f"Use aggregation 'metropolis-hastings' or 'mean' instead of '{aggregation.title()}'."
             )
         if topology.one_way() or not graph.is_undirected:
             raise ConfigurationError(
-                f"{self.named().capitalize()} needs an undirected graph, for neighbours pass on what they receive, "
-                f"but {topology.title()} is directed."
+                f"{self.named().capitalize()} needs an undirected graph, because neighbours pass on what they "
+                f"receive, but {topology.title()} is directed."
             )
         if self.recovery == "shamir":
             self._check_plans(topology, graph)
@@ -130,7 +130,8 @@ class Masked(Agreeing):
         )
         if self._of != "models":
             raise ConfigurationError(
-                f"{said}: its model would tell its own. Use larger cliques or neighbourhoods, or a 'size' with no rest."
+                f"{said}: its model would reveal its own. Use larger cliques or neighbourhoods, or a 'size' with no "
+                "rest."
             )
         if self.too_few == "refuse":
             raise ConfigurationError(f'{said}. With too_few = "keep" such nodes keep their own models.')
@@ -167,8 +168,8 @@ class Masked(Agreeing):
             if self.too_few == "refuse":
                 raise ConfigurationError(
                     f"The 'recovery' of {self.named()} needs {self.masks + 2} neighbours of every node where 'masks' "
-                    f"is {self.masks}, that one may be missing. Node {node} has {count} instead. With too_few = "
-                    f'"keep", sums of such nodes are discarded where somebody is missing.'
+                    f"is {self.masks}, so that one may be missing. Node {node} has {count} instead. With too_few = "
+                    '"keep", sums of such nodes are discarded if a neighbour is missing.'
                 )
 
     # ------------------------------------------------------------------ the masked messages

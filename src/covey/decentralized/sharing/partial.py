@@ -55,7 +55,7 @@ class Partial(Sharing):
         """The indices of a message's values.
 
         Raises:
-            WireError: it does not tell them.
+            WireError: it does not describe them.
         """
         return self._indices.read(message.shared, count)
 

@@ -77,8 +77,8 @@ class PowerGossip(Sharing):
                 self._matrices.append(_Matrix(slice(piece.start, piece.stop), sides, min(self.rank, *sides)))
         if setting.pieces and not self._matrices:
             raise ConfigurationError(
-                "The sharing power-gossip needs a tensor of two or more dimensions, "
-                "and what is shared of this model has none. Use sharing 'full'."
+                "The sharing power-gossip needs a tensor of two or more dimensions, and the shared part of this "
+                "model has none. Use sharing 'full'."
             )
         self._vectors = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
         self._lengths = [[matrix.rank * matrix.sides[side] for matrix in self._matrices] for side in (0, 1)]
@@ -96,8 +96,9 @@ class PowerGossip(Sharing):
         if not topology.static or not graph.is_undirected:
             what = "directed" if topology.static else "not static"
             raise ConfigurationError(
-                f"The sharing power-gossip needs a static undirected graph, as both ends of an edge go on with what "
-                f"they found before, and {topology.title()} is {what}. Use topology 'random-regular' or 'torus'."
+                "The sharing power-gossip needs a static undirected graph, because both ends of an edge continue "
+                f"from their last exchange, and {topology.title()} is {what}. Use topology 'random-regular' or "
+                "'torus'."
             )
         weights_E = aggregation.of_edges(graph)
         if weights_E is None:

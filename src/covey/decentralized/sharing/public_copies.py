@@ -1,6 +1,6 @@
 """Sharings in which every node has a public copy, which its neighbours follow by hearing how it changes.
 
-Where nobody may miss a message, a node keeps its own copy, and of its neighbours' the weighted sum alone:
+If no message may be missed, a node keeps its own copy and only the weighted sum of its neighbours' copies:
 s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a node keeps the copy of every neighbour:
 who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
 """
@@ -60,9 +60,9 @@ class PublicCopies(Compressed):
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         if not topology.static:
             raise ConfigurationError(
-                f"The sharing {self.title()} needs a topology that never changes, for a node hears only how its "
-                f"neighbours change. Got the topology {topology.title()} instead. Use a static one such as "
-                f"'random-regular', or a sharing that remembers nobody, such as 'top-k', 'random' or 'quantized'."
+                f"The sharing {self.title()} needs a static topology, because a node receives only the changes of its "
+                f"neighbours. Got the topology {topology.title()} instead. Use a static one such as 'random-regular', "
+                "or a sharing without copies, such as 'top-k', 'random' or 'quantized'."
             )
         if not topology.can_be_drawn():
             return
@@ -77,7 +77,8 @@ class PublicCopies(Compressed):
             why = "'patience'" + "".join(f" and {what}" for what in self._losses)
             raise ConfigurationError(
                 f"The sharing {self.title()} needs an undirected graph where messages may be missed (here by {why}): "
-                f"who missed one asks its sender for the whole copy. Got {topology.title()} instead, which is directed."
+                f"a node that missed one asks its sender for the whole copy. Got {topology.title()} instead, which is "
+                "directed."
             )
         rows, columns = (np.bincount(ends_E, weights_E, graph.n) for ends_E in (graph.targets, graph.sources))
         over = f"but over the topology {topology.title()} the weights of {aggregation.title()} give"
@@ -211,7 +212,7 @@ class PublicCopies(Compressed):
         """A neighbour's copy after a message, and its mark; None where it changes another copy than the known one.
 
         Raises:
-            WireError: the message tells neither.
+            WireError: the message has neither.
         """
         payload, sender = dict(message.shared), message.sender
         payload.pop(ASK, None)

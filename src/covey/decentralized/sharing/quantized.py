@@ -30,9 +30,9 @@ class Rounded(State):
 class Quantized(Compressed):
     """The whole model, every value in fewer bits.
 
-    With Q(x) for what a model becomes on its way, a node moves by the difference between the aggregate of all Q(x_j),
-    its own included, and its own Q(x_i). So what rounding took is nobody's loss but the receiver's view: equal models
-    stay equal, and doubly stochastic weights keep the mean of all models.
+    With Q(x) for the model x after rounding, a node moves by the difference between the aggregate of all Q(x_j), its
+    own included, and its own Q(x_i). So a node keeps the part of its model that rounding removes: equal models stay
+    equal, and doubly stochastic weights keep the mean of all models.
     """
 
     kind = "quantized"
@@ -54,8 +54,8 @@ class Quantized(Compressed):
         super().__post_init__()
         if not self.compressor.sends_all:
             raise ConfigurationError(
-                f"The 'compressor' of {self.named()} must be one that says every value, such as 'int8'. "
-                f"Got '{self.compressor.title()}' instead. Use the sharing 'top-k', 'random' or 'choco'."
+                f"The 'compressor' of {self.named()} must send every value, as 'int8' does. Got "
+                f"'{self.compressor.title()}' instead. Use the sharing 'top-k', 'random' or 'choco'."
             )
         if self.feedback is None:
             self.feedback = not self.compressor.sends_magnitudes

@@ -69,10 +69,10 @@ def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, ma
     members = list(agreement.members)
     lost = [id for id in members if not isinstance(ids, list) or id not in ids]
     if not isinstance(ids, list) or [id for id in members if id in ids] != ids:
-        node.reject(claim, "what it says to have arrived is not of those on whom it counts, in increasing order")
+        node.reject(claim, "its list of arrived messages is not of members of its sum, in increasing order")
         return {}
     if len(lost) > agreement.plan.most_lost:
-        node.reject(claim, f"{len(lost)} of those on whom it counts are missing, and {agreement.plan.most_lost} may be")
+        node.reject(claim, f"{len(lost)} members of its sum are missing, and at most {agreement.plan.most_lost} may be")
         return {}
     lacking = [bytes(SHARE_BYTES)] * (2 + agreement.plan.most_lost)
     given = {id: _shares(node, graph, now, agreement, id) if masking else lacking for id in members}
@@ -144,7 +144,7 @@ def _read(node: LearningNode, now: Agreed, own: Agreement, answer: Message, *, m
         return {}  # Its sender lacks this node's message "others" or "arrived".
     ids, box = answer.shared.get(OF), answer.shared[SHARES]
     if not isinstance(ids, list) or [id for id in own.members if id in ids] != ids or not isinstance(box, bytes):
-        node.reject(answer, "its shares are not of those on whom this node counts, in increasing order")
+        node.reject(answer, "its shares are not of members of this node's sum, in increasing order")
         return {}
     key = _answer_key(now, own, answer.sender, now.known[answer.sender]) if masking else bytes(KEY_BYTES)
     opened = unlock(key, box)

@@ -1,4 +1,4 @@
-"""The part of gossip that says what is sent, and what a received message contributes."""
+"""The part of gossip that makes messages, and reads the contributions of received ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, TypeAlias
@@ -24,7 +24,7 @@ Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
 
 
 class Sharing(Part):
-    """Chooses what leaves a node; one object serves all nodes, so what belongs to one lives in its state (`node.keep`).
+    """Makes the messages of a node. One object serves all nodes, so values of a node belong to its state (`node.keep`).
 
     A sharing is prepared with a setting, and called with rounds, whose node has the shared part alone for its model: it
     need not know that models have anything else. A program makes a `round`, has it sent (`send`) and received
@@ -34,12 +34,12 @@ class Sharing(Part):
 
     family: ClassVar[str] = "sharing"
     by_change: ClassVar[bool] = False
-    """Whether it chooses by what a round changed, and so asks for the model that the round began with."""
+    """Whether it chooses values by the change of a round, and so needs the model that the round began with."""
     several: ClassVar[bool] = False
-    """Whether a round has several messages over an edge, which all nodes send and hear in the same order."""
+    """Whether a round has several messages over an edge, which all nodes send and receive in the same order."""
     hides: ClassVar[bool] = False
-    """Whether no receiver learns what one sender has. This holds for all that a node sends: a program sends models,
-    gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
+    """Whether no receiver learns the values of a single sender. This holds for all messages of a node: a program sends
+    models, gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
     entries: ClassVar[Mapping[str, Wanted]] = {}
     """The entries that a message must hold before `contribution` reads it, as `node.usable` takes them."""
     takes_buffers: ClassVar[bool] = False
@@ -69,8 +69,8 @@ class Sharing(Part):
         )
         if self.hides and self.selection.beside:
             raise ConfigurationError(
-                f"{self.named().capitalize()} hides models, and the buffers of this one would travel beside them as "
-                f"they are. Set 'buffers' to 'keep'."
+                f"{self.named().capitalize()} hides models, but would send the buffers of this one as they are. Set "
+                "'buffers' to 'keep'."
             )
         return self.selection.narrowed(setting)
 
@@ -90,7 +90,7 @@ class Sharing(Part):
         from covey.decentralized.sharing.full import Full
 
         if self.hides:
-            raise ConfigurationError(f"{self.named().capitalize()} hides models alone, and {of} are to be sent, too.")
+            raise ConfigurationError(f"{self.named().capitalize()} hides models only, and {of} are sent, too.")
         return Full()
 
     def round(
@@ -110,7 +110,7 @@ class Sharing(Part):
         start = start if self.by_change else None
         return Round(node, topology, t, aggregation, receive, selection=self.selection, start=start)
 
-    # ------------------------------------------------------------------ what a sharing says
+    # ------------------------------------------------------------------ for every sharing
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         """Raise ConfigurationError where this sharing makes no sense with the others.
@@ -130,21 +130,21 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ what it says where a round is another
+    # ------------------------------------------------------------------ for other rounds
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
         """The node's model, as far as it is shared, after a round."""
         return round.merge(round.node.model, self.contributions(round, inbox))
 
     async def send(self, round: Round) -> None:
-        """Send the messages of a round, after whatever nodes must exchange before them."""
+        """Send the messages of a round, after all that nodes must exchange before them."""
         with round.node.measured("encoding"):
             messages = list(self.outgoing(round))
         for receivers, payload in messages:
             round.send(receivers, payload)
 
     async def receive(self, round: Round) -> Tensor | Mixture:
-        """Receive the messages of a round, and whatever nodes must exchange after them; what `merge` makes of them."""
+        """Receive the messages of a round, and all that nodes must exchange after them; the result of `merge`."""
         inbox = await round.receive()
         with round.node.measured("mixing"):
             return self.merge(round, inbox)

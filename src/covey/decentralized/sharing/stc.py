@@ -34,8 +34,8 @@ class STC(PublicCopies):
         super().check(setting)
         if not setting.same_start:
             raise ConfigurationError(
-                f"{self.named().capitalize()} says how models change from what all began with, so the 'same_start' of "
-                f"the task must be true. Got False instead; the sharing 'choco' needs no common start."
+                f"{self.named().capitalize()} sends changes since the common start, so the 'same_start' of the task "
+                "must be true. Got False instead; the sharing 'choco' needs no common start."
             )
 
     def prepare(self, setting: Setting) -> None:

@@ -13,7 +13,7 @@ from covey.parts.parameters import Setting, param
 
 
 def written_as() -> Any:
-    """The parameter that says how values are written."""
+    """The parameter of the encoding of values."""
     return param(
         "The encoding of the values: as they are, or in fewer bytes without loss, which needs covey[pcodec].",
         default="raw",
@@ -34,7 +34,7 @@ class Values:
     """Float32 numbers as an entry of messages.
 
     Args:
-        how: what its parameter says.
+        how: the value of the parameter.
         most: how many of them a message may have.
         setting: what the sharing was prepared with.
     """
@@ -46,7 +46,7 @@ class Values:
         self._known = Decoded()
 
     def describe(self, values: Tensor) -> Payload:
-        """The entry of a message that tells values."""
+        """The entry of a message with values."""
         if not self._packed:
             return {"values": values}
         encoded = encode_values(values)
@@ -56,7 +56,7 @@ class Values:
         return {"values": encoded}
 
     def read(self, payload: Payload) -> Tensor:
-        """The values that a message tells.
+        """The values of a message.
 
         Raises:
             WireError: it does not tell them.

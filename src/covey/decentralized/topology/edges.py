@@ -107,7 +107,9 @@ def save_edges(graph: Graph, file: Path) -> bool:
     alone = np.flatnonzero(graph.in_degrees + graph.out_degrees == 0).tolist()
     columns = "from to" if directed else "two nodes"
     if graph.weights is not None:
-        columns += ", and what the second gives to the first" if directed else ", and what each gives to the other"
+        columns += (
+            ", and the weight of the second in the first" if directed else ", and the weight of each in the other"
+        )
     try:
         file.write_text("\n".join([f"# {columns}", *listed, *map(str, alone), ""]), encoding="utf-8")
     except OSError as error:

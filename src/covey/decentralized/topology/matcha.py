@@ -59,7 +59,7 @@ class Matcha(Topology):
         if not graph.is_undirected:
             raise self._wrong("static and undirected", self.topology.title())
         if not is_connected(graph):
-            raise self._wrong("connected", f"{self.topology.title()}, which falls apart,")
+            raise self._wrong("connected", f"{self.topology.title()}, which is not connected,")
 
     def _wrong(self, expected: str, found: str) -> ConfigurationError:
         return ConfigurationError(f"The 'topology' of {self.named()} must be {expected}. Got {found} instead.")

@@ -54,7 +54,7 @@ def random_regular(n: int, degree: int, generator: np.random.Generator) -> tuple
         if found is not None:
             return found
         found = _by_switching(stubs_S, n, generator)
-    raise RuntimeError(f"no graph of {n} nodes of degree {degree} came of {_PATIENCE} pairings")
+    raise RuntimeError(f"none of {_PATIENCE} pairings gave a graph of {n} nodes of degree {degree}")
 
 
 def _expected_attempts(n: int, degree: int) -> float:

@@ -1,4 +1,4 @@
-"""Data sets of other libraries, read once into arrays: torch, Hugging Face, pandas, and whatever has columns.
+"""Data sets of other libraries, read once into arrays: torch, Hugging Face, pandas, and other tables with columns.
 
 Nothing of these libraries is imported: what has their form is taken.
 
@@ -109,7 +109,7 @@ _MOST = 100_000_000
 
 
 def _guarded(samples: Iterator[Any], what: str) -> Iterator[Any]:
-    """The same, where what fails is said in one line."""
+    """The items of an iterable, with one line as the error if it fails."""
     index = 0
     while True:
         try:

@@ -1,6 +1,7 @@
 """Samples as arrays, checked and brought into the form that a run uses.
 
-What does not fit is refused in one line that says what would. Arrays that are mapped from files stay there.
+Arrays that do not fit are refused with one line that names the right form. Arrays that are mapped from files
+stay there.
 
 Shapes: S samples, C classes, T positions of a sequence.
 """

@@ -1,4 +1,4 @@
-"""Checks of loaded data, whoever has made them: a mistake should be named before a model fails of it."""
+"""Checks of loaded data, of any source: an error is reported before it makes a model fail."""
 
 import torch
 

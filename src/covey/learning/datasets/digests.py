@@ -1,4 +1,4 @@
-"""Digests of data: two data sets with the same digest are the same, in whatever types they are stored.
+"""Digests of data: two data sets with the same digest are the same, in any types of storage.
 
 Shapes: S samples.
 """

@@ -140,7 +140,7 @@ def arguments_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def _hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except Exception:  # Its annotations are whatever its author has written.
+    except Exception:  # Its annotations may be arbitrary.
         return {}
 
 

@@ -104,7 +104,7 @@ class Private(Dataset):
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
         raise ConfigurationError(
-            "The dataset private is with hosts on which `covey host --data` has it: name them in the 'hosts' of the "
+            "The dataset private is held by hosts that `covey host --data` started: name them in the 'hosts' of the "
             "engine emulation."
         )
 
@@ -119,7 +119,7 @@ class Private(Dataset):
         known = f"{digest(described)} of {self.numbers} {sides(self.shape)}"
         if place.here is None:
             raise ConfigurationError(
-                "The dataset private is with hosts alone: name them in the 'hosts' of the engine emulation."
+                "The dataset private is held by hosts only: name them in the 'hosts' of the engine emulation."
             )
         mine = [index for index, id in enumerate(place.holders) if id in place.here]
         if not mine:
@@ -167,7 +167,7 @@ class Private(Dataset):
         return replace(described, train=Split(inputs, self._targets(count)), own=own)
 
     def _check(self, data: Data) -> None:
-        """See whether data are as the experiment says.
+        """Check that data have the form that the experiment declares.
 
         Raises:
             DataError: they are not.

@@ -168,8 +168,8 @@ def _named(
     known = sorted(set(train.reshape(-1).tolist())) if given is None else given
     if isinstance(classes, int) and classes != len(known):
         raise DataError(
-            f"The 'classes' of the data must be {len(known)}, as many as {names[0][0].lower()}{names[0][1:]} has names "
-            f"of, or a list of names. Got {classes} instead."
+            f"The 'classes' of the data must be {len(known)}, the number of names in "
+            f"{names[0][0].lower()}{names[0][1:]}, or a list of names. Got {classes} instead."
         )
     number = {name: index for index, name in enumerate(known)}
     numbered = []

@@ -1,4 +1,4 @@
-"""The database of a run, opened for reading although anybody may have written it."""
+"""The database of a run, opened for reading; its content is not trusted."""
 
 import os
 import sqlite3

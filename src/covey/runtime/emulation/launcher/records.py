@@ -47,7 +47,7 @@ _Rows = tuple[
     list[tuple[_Time, int, str, dict[str, Any]]],
 ]
 """The commits, figures, events and rows of tables of a host's report."""
-_Fares = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
+_Figures = dict[str, Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]]
 _COUNTED = slice(COMMIT_COLUMNS.index("bytes_out"), COUNTED.stop)
 _SPENT = slice(COUNTED.stop, len(COMMIT_COLUMNS))
 _STEPS = slice(COMMIT_COLUMNS.index("steps"), COMMIT_COLUMNS.index("bytes_out"))
@@ -232,7 +232,7 @@ class Records:
     def take_health(self, host: int, time: Any, packed: Any) -> Mapping[str, float]:
         """Record the figures of a host, and return them. Counters are summed over its restarts."""
         time = msgspec.convert(time, _Time)
-        figures = msgspec.msgpack.decode(packed, type=_Fares)
+        figures = msgspec.msgpack.decode(packed, type=_Figures)
         before, totals = self._before.get(host, {}), self._totals.setdefault(host, {})
         for name in figures:
             if name.startswith(_TOTALS):
@@ -398,7 +398,7 @@ class Records:
             with self.checkpoints.cadence.at_work():
                 check_held(held, self.size)
         except RunError as error:
-            raise RunError(f"Host {host} reports mail that is none: {error}.") from error
+            raise RunError(f"Host {host} reports malformed mail: {error}.") from error
         for kept in held.messages:
             self.check_own(host, [kept.receiver if self.owners[kept.receiver] == host else kept.sender])
         self.check_own(host, [receiver for receiver, *_ in held.taken])

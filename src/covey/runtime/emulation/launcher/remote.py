@@ -226,7 +226,7 @@ class Remote:
                         raise HostGone(f"Host {self.number} at {self.address}: {self.problem}.") from error
                 elif isinstance(error, OSError):
                     refused = isinstance(error, ConnectionRefusedError)
-                    self.problem = "nobody listens there" if refused else str(error) or "it does not answer"
+                    self.problem = "no process listens there" if refused else str(error) or "it does not answer"
                 else:
                     raise
             await asyncio.sleep(0.1)
