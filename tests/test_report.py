@@ -160,7 +160,7 @@ def test_a_report_in_python_is_that_of_the_command(runs, tmp_path, covey):
 
 
 def test_a_report_that_cannot_be_written_is_refused_in_one_line(runs, tmp_path):
-    with pytest.raises(package.CoveyError, match="^Labels must be as many"):
+    with pytest.raises(package.CoveyError, match="Labels must be as many"):
         package.report(runs, out=tmp_path / "a.html", labels=["three"])
     with pytest.raises(package.CoveyError, match="is not a run folder: it has no metrics"):
         package.report(tmp_path / "nowhere", out=tmp_path / "a.html")

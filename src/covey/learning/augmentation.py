@@ -126,7 +126,7 @@ class Noise(Augmentation):
     """Gaussian noise, added to inputs that are numbers."""
 
     kind = "noise"
-    deviation: float = param("Its standard deviation, as models take the inputs.", ge=0)
+    deviation: float = param("The standard deviation of the noise, in the units of the inputs of models.", ge=0)
 
     def check_with(self, data: Data) -> None:
         super().check_with(data)

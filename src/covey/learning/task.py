@@ -41,7 +41,7 @@ class LearningTask(Task):
     )
     metrics: list[Metric] = param("The further metrics of evaluations, each a column of the run.", factory=list)
     augmentation: list[Augmentation] = param(
-        "Random changes of the inputs of training batches, one after the other.", factory=list
+        "The random changes of the inputs of training batches, one after the other.", factory=list
     )
     batch_size: int = param("The number of samples of one local step.", default=32, ge=1)
     local_steps: int | None = param(
