@@ -16,7 +16,7 @@ import torch
 if sys.argv[1] == "vmap":
     import torch._dynamo  # Half a second for each process, if not before they part.
 
-from covey.learning.dataset import Place
+from covey.learning.dataset import Location
 from covey.learning.node import Work
 from covey.learning.jobs import Training
 from covey.learning.loading import load_learner
@@ -37,7 +37,7 @@ task = LearningTask(
     partition={"kind": "shards", "per_node": 2},
 )
 torch.set_num_threads(1)
-learner = load_learner(task, Place(Path("nowhere"), range(37)), seed=3, workers=2, kernel=kernel)
+learner = load_learner(task, Location(Path("nowhere"), range(37)), seed=3, workers=2, kernel=kernel)
 trainings = [Training(node, learner.initial(node), 100 + node, 0, 0, Work()) for node in range(37)]
 learner.train(trainings)
 models = [training.update.model for training in trainings]

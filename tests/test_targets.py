@@ -225,7 +225,7 @@ def test_a_batch_without_targets_changes_nothing():
 
 WRONG = {
     "one class left out": (lambda: from_arrays(TOKENS, NEXT[:, 4]), "The 'y' of the data must be classes from 0 on. Got -100 to 6"),
-    "all left out": (lambda: from_arrays(TOKENS, np.full_like(TOKENS, -100)), "The 'y' of the data must be others than -100, which stands for none"),
+    "all left out": (lambda: from_arrays(TOKENS, np.full_like(TOKENS, -100)), "The 'y' of the data must have a class other than -100, which stands for none"),
     "another class left out": (lambda: from_arrays(TOKENS, NEXT, ignore_index=255), "The 'y' of the data must be classes from 0 on. Got -100 to 6"),
     "too large": (lambda: from_arrays(PICTURES, HOLES, classes=2), "The 'y' of the data must be classes in [0, 2), as 'classes' says. Got 2"),
     "a class a sample": (lambda: from_arrays(TOKENS, NEXT[:, 0], objective="sequence"), "The 'y' of the data must be a class for each position of a sample. Got 60"),
@@ -253,7 +253,7 @@ def test_wrong_targets_are_one_line(name):
         (
             {"dataset": from_arrays(TOKENS, np.zeros_like(TOKENS), classes=7), "model": Words,
              "loss": {"kind": "cross-entropy", "ignore_index": 0}},
-            "The training targets of the task must be others than the 'ignore_index' in some place. Got 0 alone.",
+            "The training targets of the task must have a class other than the 'ignore_index' at some position. Got only 0.",
         ),
         (
             {"dataset": from_arrays(PICTURES, PICTURES[:, 0]), "model": "linear"},

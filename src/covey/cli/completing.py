@@ -49,11 +49,11 @@ def candidates(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[st
         return _beginning(begun, taking.choices or ())
     if begun.startswith("-"):
         return _beginning(begun, (name for action in command._actions for name in action.option_strings))
-    places = [action for action in command._actions if not action.option_strings]
+    positionals = [action for action in command._actions if not action.option_strings]
     if before[0] == "list":
         return _beginning(begun, _kinds(before[1:]))
-    choices = [str(choice) for action in places for choice in action.choices or ()]
-    takes_runs = any("RUN" in str(action.metavar) for action in places)
+    choices = [str(choice) for action in positionals for choice in action.choices or ()]
+    takes_runs = any("RUN" in str(action.metavar) for action in positionals)
     return _beginning(begun, choices) or (_run_folders(begun) if takes_runs else [])
 
 

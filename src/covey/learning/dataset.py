@@ -59,8 +59,8 @@ class Own:
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place where data are loaded.
+class Location:
+    """The process in which data are loaded, and its nodes.
 
     Attributes:
         folder: the data folder.
@@ -158,9 +158,9 @@ class Dataset(Part):
         """Whether each host loads the samples of its own nodes, which no other host has."""
         return False
 
-    def load_at(self, place: Place) -> Data:
+    def load_at(self, location: Location) -> Data:
         """The data set as a process of a run has it."""
-        return self.load(place.folder, quiet=place.quiet)
+        return self.load(location.folder, quiet=location.quiet)
 
     def portable(self, folder: Path | None) -> "Dataset":
         """The same data set for other processes; see `Task.portable`."""

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from covey.learning.dataset import Data, Place
+from covey.learning.dataset import Data, Location
 from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
@@ -16,20 +16,20 @@ from covey.parts.parameters import Part
 A = TypeVar("A")
 
 
-def load_learner(task: LearningTask, place: Place, *, seed: int, **engine: Any) -> Learner:
+def load_learner(task: LearningTask, location: Location, *, seed: int, **engine: Any) -> Learner:
     """Load the task's data, deal them to the nodes that hold data, and make a learner.
 
     Raises:
         DataError, ConfigurationError: files are missing, or the partition or the model does not fit.
     """
     device_named(engine.get("device", "cpu"))
-    data = _made(task.dataset, Data, lambda: task.dataset.load_at(place))
+    data = _made(task.dataset, Data, lambda: task.dataset.load_at(location))
     check(data, task.dataset.title())
     if data.own is not None:
         parts = list(data.own.train)
     else:
-        parts = _made(task.partition, list, lambda: task.partition.assign(data, len(place.holders), seed))
-    public = None if task.public is None else _public_inputs(task.public, task, data, place)
+        parts = _made(task.partition, list, lambda: task.partition.assign(data, len(location.holders), seed))
+    public = None if task.public is None else _public_inputs(task.public, task, data, location)
     return Learner(task, data, parts, seed=seed, public=public, **engine)
 
 
@@ -46,9 +46,9 @@ def _made(part: Part, wanted: type[A], make: Callable[[], A]) -> A:
     return found
 
 
-def _public_inputs(public: Public, task: LearningTask, data: Data, place: Place) -> Tensor:
+def _public_inputs(public: Public, task: LearningTask, data: Data, location: Location) -> Tensor:
     """The inputs that all nodes have, converted for a model."""
-    found = _made(public.dataset, Data, lambda: public.dataset.load_at(place))
+    found = _made(public.dataset, Data, lambda: public.dataset.load_at(location))
     if found.sample_shape != data.sample_shape:
         raise ConfigurationError(
             f"The 'public' of the task must have samples of the shape {data.sample_shape}, as the dataset "

@@ -48,8 +48,8 @@ class Scoring:
             counted = self.counted(split.targets)
             if counted is not None and len(split) and not counted.any():
                 raise ConfigurationError(
-                    f"The {name} targets of the task must be others than the 'ignore_index' in some place. "
-                    f"Got {int(split.targets.flatten()[0])} alone."
+                    f"The {name} targets of the task must have a class other than the 'ignore_index' at some "
+                    f"position. Got only {int(split.targets.flatten()[0])}."
                 )
 
     # ------------------------------------------------------------------ the loss

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from covey.learning.augmentation import Augmentation
-from covey.learning.dataset import Dataset, Place
+from covey.learning.dataset import Dataset, Location
 from covey.learning.metrics import Metric, named
 from covey.learning.models import Model
 from covey.learning.objectives import Objective, OwnLoss
@@ -103,6 +103,6 @@ class LearningTask(Task):
         from covey.learning.loaded import LoadedLearning
         from covey.learning.loading import load_learner
 
-        place = Place(request.data, request.holders, request.here, request.local, request.quiet)
-        learner = load_learner(self, place, seed=request.experiment.seed, **request.compute)
+        location = Location(request.data, request.holders, request.here, request.local, request.quiet)
+        learner = load_learner(self, location, seed=request.experiment.seed, **request.compute)
         return LoadedLearning(learner, request)

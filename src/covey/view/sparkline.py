@@ -32,11 +32,11 @@ def braille(points: Sequence[Point], across: float, columns: int, rows: int) -> 
 
 def svg(points: Sequence[Point], across: float, width: int, height: int) -> str:
     """The picture of a curve, for light and dark pages."""
-    places = " ".join(f"{x + 2:.1f},{y + 2:.1f}" for x, y in _scaled(points, across, width - 4, height - 4))
+    coordinates = " ".join(f"{x + 2:.1f},{y + 2:.1f}" for x, y in _scaled(points, across, width - 4, height - 4))
     return (
         f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img">'
         f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" fill="none" stroke="currentColor" '
-        f'stroke-opacity="0.25"/><polyline points="{places}" fill="none" stroke="#2a93d5" stroke-width="2" '
+        f'stroke-opacity="0.25"/><polyline points="{coordinates}" fill="none" stroke="#2a93d5" stroke-width="2" '
         f'stroke-linejoin="round"/></svg>'
     )
 

@@ -149,7 +149,7 @@ class Depositor:
 
         Args:
             publics: the public keys of all holders, by their indices.
-            own: its own place.
+            own: its own index among the holders.
         """
         chest, boxes, shares = [], [], self.shares()
         for index, public in enumerate(publics):

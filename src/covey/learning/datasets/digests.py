@@ -41,7 +41,7 @@ def _add(found: "hashlib._Hash", data: Data, split: Split) -> None:
 
 
 def blocks(tensor: Tensor) -> Iterator[Tensor]:
-    """Some samples after the other, of all or, where they are more than `MOST` bytes, of places all over them."""
+    """The samples in blocks: all of them or, of more than `MOST` bytes, blocks at equal distances."""
     size = max(1, tensor[:1].numel() * tensor.element_size())
     count, length = max(1, _BLOCK // size), len(tensor)
     if length * size <= MOST:

@@ -223,11 +223,11 @@ def found(path: Path, folder: Path, dataset: Dataset, key: str) -> Path:
         DataError: it is nowhere.
     """
     path = path.expanduser()
-    places = [path] if path.is_absolute() else [path, *(Path(own) / path for own in own_folders()), folder / path]
-    for place in places:
-        if place.exists():
-            return place
-    where = ", ".join(dict.fromkeys(str(place.absolute().parent) for place in places))
+    candidates = [path] if path.is_absolute() else [path, *(Path(own) / path for own in own_folders()), folder / path]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    where = ", ".join(dict.fromkeys(str(candidate.absolute().parent) for candidate in candidates))
     raise DataError(f"The '{key}' of {dataset.named()} is no file: {path} is not in {where}.")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from covey.learning.dataset import Data, Dataset, Objective, Own, Place, Split
+from covey.learning.dataset import Data, Dataset, Location, Objective, Own, Split
 from covey.learning.datasets.arrays import sides
 from covey.learning.datasets.digests import digest
 from covey.learning.datasets.targets import LEFT_OUT
@@ -47,7 +47,7 @@ class Local(Part):
                 f"Got {'none' if self.dataset is None else 'both'}."
             )
 
-    def shares(self, classes: int | list[str] | None, count: int, place: Place, seed: int) -> list[Data]:
+    def shares(self, classes: int | list[str] | None, count: int, location: Location, seed: int) -> list[Data]:
         """The data of each of so many nodes.
 
         Raises:
@@ -59,8 +59,8 @@ class Local(Part):
                     f"The 'nodes' of the host's own data must be {count}, as many as the run gives this host. "
                     f"Got {len(self.nodes)} instead."
                 )
-            return [_with(dataset, classes).load_at(place) for dataset in self.nodes]
-        data = _with(self.dataset, classes).load_at(place)
+            return [_with(dataset, classes).load_at(location) for dataset in self.nodes]
+        data = _with(self.dataset, classes).load_at(location)
         return [
             replace(data, train=Split(data.train.inputs[part], data.train.targets[part]))
             for part in self.partition.assign(data, count, seed)
@@ -108,30 +108,30 @@ class Private(Dataset):
             "engine emulation."
         )
 
-    def load_at(self, place: Place) -> Data:
+    def load_at(self, location: Location) -> Data:
         """The data of a process: in a host the samples of its nodes, elsewhere a stand-in."""
-        common = self._common(place)
+        common = self._common(location)
         counted, called = (0, []) if self.classes is None else _counted(self.classes)
         described = Data(
             common, common, self.objective, counted, label_names=called, scale=self.scale, shift=self.shift,
             ignore_index=self.ignore_index if self.sequence else None,
         )  # fmt: skip
         known = f"{digest(described)} of {self.numbers} {sides(self.shape)}"
-        if place.here is None:
+        if location.here is None:
             raise ConfigurationError(
                 "The dataset private is held by hosts only: name them in the 'hosts' of the engine emulation."
             )
-        mine = [index for index, id in enumerate(place.holders) if id in place.here]
+        mine = [index for index, id in enumerate(location.holders) if id in location.here]
         if not mine:
-            return self._standing_in(described, len(place.holders), known)
-        if place.local is None:
+            return self._standing_in(described, len(location.holders), known)
+        if location.local is None:
             raise ConfigurationError("This host has no data of its own: start it with `covey host --data FILE.toml`.")
-        local = build(Local, place.local)
-        shares = local.shares(self.classes, len(mine), place, seed=0)
+        local = build(Local, location.local)
+        shares = local.shares(self.classes, len(mine), location, seed=0)
         for data in shares:
             self._check(data)
         nothing = np.empty(0, dtype=np.int64)
-        parts = {"train": [nothing] * len(place.holders), "test": [nothing] * len(place.holders)}
+        parts = {"train": [nothing] * len(location.holders), "test": [nothing] * len(location.holders)}
         ends = {"train": 0, "test": len(common)}
         for index, data in zip(mine, shares, strict=True):
             for name in parts:
@@ -143,12 +143,12 @@ class Private(Dataset):
         own = Own(parts["train"], parts["test"], len(common), known)
         return replace(described, train=train, test=test, own=own)
 
-    def _common(self, place: Place) -> Split:
+    def _common(self, location: Location) -> Split:
         """The test samples that all have."""
         nothing = Split(torch.empty((0, *self.shape), dtype=_DTYPES[self.numbers]), self._targets(0))
         if self.test is None:
             return nothing
-        data = _with(self.test, self.classes).load_at(place)
+        data = _with(self.test, self.classes).load_at(location)
         self._check(data)
         return data.test
 

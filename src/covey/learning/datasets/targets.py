@@ -203,7 +203,9 @@ def _numbered(
     some = any(bool(mask.any()) for mask in left_out)
     known = train[~left_out[0]] if some else train
     if not known.size:
-        raise DataError(f"{names[0]} must be others than {ignore_index}, which stands for none, in some place.")
+        raise DataError(
+            f"{names[0]} must have a class other than {ignore_index}, which stands for none, at some position."
+        )
     low, high = int(known.min()), int(known.max())
     if given is None:
         if low != 0:
