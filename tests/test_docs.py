@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import covey
 from covey import view
 from covey.learning.models import Module
 from covey.messages import wire
@@ -127,7 +128,7 @@ def test_the_demo_is_what_it_says(in_folder, covey):
 
 
 def test_documents_name_only_files_that_exist():
-    documents = ("README.md", "CONTRIBUTING.md", "docs/*.md", "experiments/*/README.md")
+    documents = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*/README.md")
     for document in (path for pattern in documents for path in ROOT.glob(pattern)):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
@@ -151,3 +152,11 @@ def test_the_experiments_of_the_systems_run(text, algorithms):
         assert all(node.round == 2 for node in world.nodes)
     else:
         check(experiment)
+
+
+def test_the_page_of_parts_has_all_kinds():
+    page = (ROOT / "docs/parts.md").read_text()
+    missing = [
+        f"{family} {kind}" for family, kind in covey.list().chosen if family != "task" and f"`{kind}`" not in page
+    ]
+    assert not missing
