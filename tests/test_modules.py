@@ -350,14 +350,14 @@ def test_what_vmap_cannot_carry_is_found_by_trying(factory):
         learner(Module(factory=factory), kernel="vmap")
     assert "\n" not in str(told.value)
     found = replace(learner(Module(factory=factory)).candidate(), device=torch.device("cuda"))
-    assert found.kernel("auto") == "module"
+    assert found.choice("auto").kernel == "module"
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_what_vmap_can_carry_is_found_by_trying(optimizer):
     made = learner("gn-lenet", optimizer=optimizer)
     assert made.kernel_name == "module"
-    assert replace(made.candidate(), device=torch.device("cuda")).kernel("auto") == "vmap"
+    assert replace(made.candidate(), device=torch.device("cuda")).choice("auto").kernel == "vmap"
 
 
 class Untidy(nn.Module):

@@ -93,7 +93,13 @@ class Learner:
         self.splits = Splits(self.data, self.parts, validation, public, seed)
         for part in task.augmentation:
             part.check_with(data)
-        self.recipe = Recipe(task.optimizer, Scoring(data, task.loss, task.metrics), task.clip, task.augmentation)
+        self.recipe = Recipe(
+            task.optimizer,
+            Scoring(data, task.loss, task.metrics),
+            task.clip,
+            task.augmentation,
+            mixed=task.precision == "bf16",
+        )
         self.batch_size = min(task.batch_size, int(self.parts.sizes.max()))
         self._demand_memory()
         module = self._make(0)
@@ -105,8 +111,11 @@ class Learner:
         if self.layout.trainable == 0:
             raise ConfigurationError(f"The model {task.model.title()} has no parameters to train.")
         self._first = own(self.layout.flatten(module).to(self.device))
+        task.optimizer.try_out(module)
         self._try_out()
-        self.kernel_name = self.candidate().kernel(kernel)
+        chosen = self.candidate().choice(kernel)
+        self.kernel_name, self.why_not = chosen.kernel, chosen.why_not
+        """The name of the kernel, and the reason against each faster one."""
         self.kernel = KERNELS[self.kernel_name](self.module, self.layout, self.data, self.recipe)
         self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
         # A module that draws random numbers needs torch's generator alone, seeded for every training and gradient.
@@ -301,6 +310,8 @@ class Learner:
             weights=self._rows(weights, torch.cat),
             keys=self._augmentation_keys(trainings[0], keys),
         )
+        if kernel.optimizer.steps_modules:
+            chunk.states = [training.slots or {} for training in trainings]
         with self._seeded(int(keys[0])):
             trained = kernel.train(chunk)
         finite, losses = trained.finite.tolist(), trained.losses.tolist()
@@ -322,7 +333,8 @@ class Learner:
                 continue
             training.finite = finite[index]
             if kernel.optimizer.state == "keep":
-                training.slots = {name: slot[index : index + 1].clone() for name, slot in chunk.slots.items()}
+                kept = {name: slot[index : index + 1].clone() for name, slot in chunk.slots.items()}
+                training.slots = chunk.states[index] if chunk.states else kept
 
     def _augmentation_keys(self, training: Training, keys: rng.Keys) -> list[int] | None:
         """The keys of the augmentation of trainings of one kind; None for given samples and full gradients."""

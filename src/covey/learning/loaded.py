@@ -130,7 +130,11 @@ class LoadedLearning(LoadedTask):
         return {
             "parameters": learner.layout.size,
             "kernel": learner.kernel_name,
+            "why_not": dict(learner.why_not),
             "loss": learner.task.loss.title(),
+            "optimizer": learner.task.optimizer.title(),
+            "precision": learner.task.precision,
+            "augmentation": [part.title() for part in learner.task.augmentation],
             "metrics": list(learner.recipe.scoring.metrics),
             "samples": {"test": len(learner.data.test), **known},
             "model_bytes": self.model_bytes,

@@ -4,11 +4,12 @@ Shapes: K models at once, P parameters. The same step serves a stack of nodes an
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from covey.parts.parameters import Part, param
 
@@ -79,10 +80,45 @@ class Optimizer(Part):
         "The state of the optimizer, such as momentum, at every training: reset it, or keep it.", default="reset"
     )
 
+    steps_modules: ClassVar[bool] = False
+    """True if it steps the parameters of one module, as `torch_optimizers` do; others step K flat models."""
+
+    @classmethod
+    def adopt(cls, name: str, found: Any) -> "type[Optimizer] | None":
+        """An optimiser of torch, made a part of the name under which it was found."""
+        from covey.learning.torch_optimizers import adopted
+
+        return adopted(name, found)
+
     @property
     def is_plain(self) -> bool:
         """True if a step is x <- x - lr * gradient."""
         return False
+
+    def try_out(self, module: nn.Module) -> None:
+        """Check that the optimiser can step a module, which does not change.
+
+        Raises:
+            ConfigurationError: it refuses its arguments or the parameters.
+        """
+
+    def rule(self, parameters: Mapping[str, nn.Parameter], lr: float, state: Slots) -> "torch.optim.Optimizer | None":
+        """The optimiser of torch that makes the steps of a training; None if `step` makes them.
+
+        Args:
+            parameters: the trained parameters by name.
+            lr: the learning rate.
+            state: that of an earlier training; empty for a new one.
+        """
+        return None
+
+    def state_of(self, rule: "torch.optim.Optimizer", parameters: Mapping[str, nn.Parameter]) -> Slots:
+        """The state of such an optimiser, in memory of its own.
+
+        Raises:
+            ConfigurationError: it has something else than tensors and numbers.
+        """
+        return {}
 
     def slots(self) -> tuple[str, ...]:
         """The names of the tensors of its state."""

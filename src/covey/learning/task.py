@@ -40,6 +40,11 @@ class LearningTask(Task):
         gt=0,
     )
     metrics: list[Metric] = param("The further metrics of evaluations, each a column of the run.", factory=list)
+    precision: Literal["float32", "bf16"] = param(
+        "The precision of training. With bf16, outputs and gradients are computed in bfloat16 where torch's autocast "
+        "does so; models and evaluations are float32.",
+        default="float32",
+    )
     augmentation: list[Augmentation] = param(
         "The random changes of the inputs of training batches, one after the other.", factory=list
     )

@@ -95,7 +95,7 @@ def _parameters(base: type[Part], name: str, found: Callable[..., Any]) -> Seque
 def _can_be_written(default: Any) -> bool:
     """Whether a file can hold a default; a parameter with another one keeps it."""
     if isinstance(default, list | tuple):
-        return all(map(_can_be_written, default))
+        return None not in default and all(map(_can_be_written, default))
     return default is None or default is inspect.Parameter.empty or type(default) in _PLAIN
 
 

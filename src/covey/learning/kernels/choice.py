@@ -1,7 +1,7 @@
 """The choice of a kernel for a module, its data and its objective."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,19 @@ from covey.learning.models import Dense
 from covey.parts.errors import ConfigurationError
 
 KERNELS: dict[str, type[ModuleKernel]] = {"stacked": StackedKernel, "module": ModuleKernel, "vmap": VmappedKernel}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The chosen kernel.
+
+    Attributes:
+        kernel: its name.
+        why_not: the reason against each faster kernel; empty if the user chose.
+    """
+
+    kernel: str
+    why_not: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +57,8 @@ class Candidate:
     batch_size: int
     fewest: int
 
-    def kernel(self, asked: str) -> str:
-        """The name of the requested kernel or, for "auto", of the best one.
+    def choice(self, asked: str) -> "Choice":
+        """The requested kernel or, for "auto", the best one.
 
         Raises:
             ConfigurationError: the requested kernel cannot compute the model.
@@ -53,31 +66,67 @@ class Candidate:
         if asked == "auto":
             return self._best()
         refused = f"The kernel {asked} computes"
-        module = self.make()
+        module, recipe = self.make(), self.recipe
         if asked == "stacked" and not is_dense(module, self.layout):
             raise ConfigurationError(f"{refused} dense models only, with all parameters trained, not {self.title}.")
-        loss = self.recipe.scoring.loss
+        loss = recipe.scoring.loss
         if asked == "stacked" and not loss.is_the_tasks:
             raise ConfigurationError(f"The kernel stacked minimises the task's own loss only, not {loss.title()}.")
+        if asked != "module" and recipe.optimizer.steps_modules:
+            raise ConfigurationError(
+                f"The kernel {asked} steps flat models, as sgd, adam and optimizers of your own do, "
+                f"not {recipe.optimizer.title()}."
+            )
+        if asked != "module" and recipe.mixed:
+            raise ConfigurationError(f"{refused} in float32 only, and the 'precision' of the task is bf16.")
         if asked == "vmap" and draws(module):
             raise ConfigurationError(f"{refused} models without dropout, not {self.title}.")
         if asked == "vmap" and self.layout.buffers:
             raise ConfigurationError(f"{refused} models without buffers, not {self.title}.")
         if asked == "vmap" and (refusal := self._vmap_refusal()) is not None:
             raise ConfigurationError(f"The kernel vmap cannot compute the model {self.title}: {refusal}")
-        return asked
+        return Choice(asked)
 
-    def _best(self) -> str:
+    def _best(self) -> "Choice":
         module = self.make()
-        if is_dense(module, self.layout) and self.recipe.scoring.loss.is_the_tasks:
-            return "stacked"
-        if self.layout.buffers or draws(module) or any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
-            return "module"
-        if self.device.type == "cuda":
-            return "vmap" if self._vmap_refusal() is None else "module"
-        # vmap computes every batch at its full size, even if a node has fewer samples.
-        fitting = is_narrow(module) and self.batch_size <= self.fewest
-        return "vmap" if fitting and self._vmap_refusal() is None and self._vmap_is_independent() else "module"
+        why_not = {}
+        if (reason := self._against_stacked(module)) is None:
+            return Choice("stacked")
+        why_not["stacked"] = reason
+        if (reason := self._against_vmap(module)) is None:
+            return Choice("vmap", why_not)
+        return Choice("module", {**why_not, "vmap": reason})
+
+    def _against_both(self) -> str | None:
+        """The reason against the kernels that compute several nodes at once, in any case."""
+        if self.recipe.optimizer.steps_modules:
+            return f"the optimizer {self.recipe.optimizer.title()} is one of torch"
+        return "the precision is bf16" if self.recipe.mixed else None
+
+    def _against_stacked(self, module: nn.Module) -> str | None:
+        if not is_dense(module, self.layout):
+            return f"the model {self.title} is no dense network of covey's with all parameters trained"
+        loss = self.recipe.scoring.loss
+        return self._against_both() or (None if loss.is_the_tasks else f"the loss is {loss.title()}")
+
+    def _against_vmap(self, module: nn.Module) -> str | None:
+        if (reason := self._against_both()) is not None:
+            return reason
+        if self.layout.buffers:
+            return "the model has buffers"
+        if draws(module):
+            return "the model has dropout"
+        if any(isinstance(layer, nn.RNNBase) for layer in module.modules()):
+            return "the model has recurrent layers"
+        if self.device.type != "cuda" and not is_narrow(module):
+            return "on CPUs, layers of this kind and width are faster one node after the other"
+        if self.device.type != "cuda" and self.batch_size > self.fewest:
+            return f"a node has fewer samples, {self.fewest}, than a batch, {self.batch_size}"
+        if (refusal := self._vmap_refusal()) is not None:
+            return f"torch's vmap does not support the model or the loss: {refusal}"
+        if self.device.type != "cuda" and not self._vmap_is_independent():
+            return "on this processor, results would depend on the nodes that are computed together"
+        return None
 
     def _vmap_refusal(self) -> str | None:
         return VmappedKernel.refusal(self.make, self.layout, self.data, self.recipe, self.start)

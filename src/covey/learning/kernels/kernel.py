@@ -5,7 +5,7 @@ Shapes: J trainings of a chunk, T steps, B samples of a batch, P parameters, S s
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -32,12 +32,14 @@ class Recipe:
         scoring: the loss and the metrics.
         clip: the largest norm of a step's gradient; None without a limit.
         augmentation: the random changes of the inputs of training batches.
+        mixed: whether training computes by bfloat16 where torch's autocast does.
     """
 
     optimizer: Optimizer
     scoring: Scoring
     clip: float | None = None
     augmentation: Sequence[Augmentation] = ()
+    mixed: bool = False
 
     def clipped(self, gradients: Tensor) -> Tensor:
         """Scale the K x P gradients of K models in place, each to the largest norm if its norm is larger."""
@@ -64,6 +66,7 @@ class Chunk:
         given: the samples into which `samples` are indices, instead of the training data.
         weights: the weight of the loss of each given sample.
         keys: the random key of each training's augmentation; None without augmentation.
+        states: the state of each training's optimiser of torch, which the kernel replaces; empty for other optimisers.
     """
 
     starts: Sequence[Tensor]
@@ -78,6 +81,7 @@ class Chunk:
     given: Split | None = None
     weights: Tensor | None = None
     keys: Sequence[int] | None = None
+    states: list[Slots] = field(default_factory=list)
 
     @property
     def is_bare(self) -> bool:

@@ -40,6 +40,8 @@ class _Bound:
         self._built_in_eval = [layer for layer in module.modules() if not layer.training]
         self.trainable = self.model[: layout.trainable].unsqueeze(0)
         """The trained parameters, 1 x their number."""
+        self.parameters = {name: one for name, one in module.named_parameters() if one.requires_grad}
+        """The trained parameters by name."""
         self.gradient = torch.zeros_like(self.trainable)
         gradients = layout.channels_last_views(self.gradient[0])
         for name, parameter in module.named_parameters():
@@ -106,6 +108,7 @@ class ModuleKernel(Kernel):
             correction = None if chunk.corrections is None else self._bound_row(chunk.corrections[job])
             slots = {name: self._bound_row(memory[job]) for name, memory in chunk.slots.items()}
             lr = chunk.lr[job : job + 1]
+            rule = self.optimizer.rule(bound.parameters, float(lr), chunk.states[job] if chunk.states else {})
             for step, samples in enumerate(chunk.samples[job, : chunk.steps[job]].unbind()):
                 if chunk.ragged:
                     samples = samples[samples >= 0]
@@ -116,12 +119,17 @@ class ModuleKernel(Kernel):
                     if correction is not None:
                         gradient.add_(correction)
                     self.recipe.clipped(gradient)
-                    if self.optimizer.is_plain:
+                    if rule is not None:
+                        rule.step()
+                    elif self.optimizer.is_plain:
                         trainable.addcmul_(gradient, lr, value=-1.0)
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
             with torch.no_grad():
                 self.optimizer.finish(trainable, slots)
+            if rule is not None:
+                keeps = self.optimizer.state == "keep"
+                chunk.states[job] = self.optimizer.state_of(rule, bound.parameters) if keeps else {}
             for name, memory in slots.items():
                 chunk.slots[name][job] = self.layout.from_channels_last(memory[0])
             models.append(bound.taken())
@@ -137,7 +145,11 @@ class ModuleKernel(Kernel):
         bound.gradient.zero_()
         split = chunk.given or self.train_split
         inputs = self.augmented(super().inputs(split, samples), chunk, job, step)
-        outputs, targets = bound(_images_last(inputs)), split.targets[samples]
+        targets = split.targets[samples]
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.recipe.mixed):
+            outputs = bound(_images_last(inputs))
+        if self.recipe.mixed and isinstance(outputs, Tensor):
+            outputs = outputs.float()
         if chunk.weights is None:
             loss = self.scoring.mean_loss(outputs, targets, chunk.objective)
         else:
