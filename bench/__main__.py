@@ -16,6 +16,7 @@ NAMES = (
     "codecs",
     "native",
     "sharing",
+    "own",
     "masking",
     "emulation",
     "peers",
