@@ -320,7 +320,7 @@ REFUSED = [
         "The sharing power-gossip needs a static undirected graph, because both ends of an edge continue from their "
         "last exchange, and epidemic-oracle is not static. Use topology 'random-regular' or 'torus'.",
     ),
-    ({"topology": "exponential", "aggregation": "mean"}, "before, and exponential is directed. Use topology"),
+    ({"topology": "exponential", "aggregation": "mean"}, "exchange, and exponential is directed. Use topology"),
     (
         {"topology": "star", "aggregation": "mean"},
         "The sharing power-gossip needs the same weight at both ends of an edge, and the aggregation mean gives others. "

@@ -103,7 +103,7 @@ class HorizontalFlip(_OfImages):
 
 
 class RandomCrop(_OfImages):
-    """A part of the padded image, of the size of the image, at a random place."""
+    """A part of the padded image, of the size of the image, at a random position."""
 
     kind = "random-crop"
     padding: int = param("The pixels that are added at each side.", default=4, ge=1)

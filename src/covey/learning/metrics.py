@@ -116,7 +116,7 @@ class Accuracy(Metric):
 
 
 class MacroF1(Metric):
-    """The F1 score of each class, a mean over the classes that are among targets or predictions."""
+    """The mean F1 score over the classes that are among targets or predictions."""
 
     kind = "macro-f1"
     of = "classes"
@@ -133,7 +133,7 @@ class MacroF1(Metric):
 
 
 class AUROC(Metric):
-    """The area under the ROC curve: of each class against the others, a mean over the classes among the targets."""
+    """The area under the ROC curve of a class against the others, a mean over the classes among the targets."""
 
     kind = "auroc"
     of = "classes"

@@ -149,7 +149,7 @@ class Quantity(Partition):
 
 
 class Natural(Partition):
-    """Samples by owner: writers, speakers or users are dealt to the nodes in equal numbers."""
+    """Samples by owner: writers, speakers or users are assigned to nodes in equal numbers."""
 
     kind = "natural"
     by: str | None = param("The column with the owner of each sample; by default that of the data set.", default=None)

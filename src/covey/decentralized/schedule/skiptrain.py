@@ -109,7 +109,7 @@ class SkipTrain(_Budgeted):
 
 
 class Greedy(_Budgeted):
-    """Train in every round until the budget is spent, then only mix: the control of SkipTrain."""
+    """Train in every round until the budget is spent, then only mix: the baseline of SkipTrain."""
 
     kind = "greedy"
 

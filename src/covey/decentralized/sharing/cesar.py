@@ -18,7 +18,7 @@ from covey.runtime.node import Message
 
 
 class Cesar(Masked):
-    """A part of the model under pairwise masks: what enough neighbours of a receiver have chosen, and no more."""
+    """The values that enough neighbours of a receiver have chosen, under pairwise masks."""
 
     kind = "cesar"
     takes_buffers = True

@@ -11,7 +11,7 @@ from covey.parts.parameters import Setting, param
 
 
 class FFT(Transformed):
-    """The frequencies of the model, as a signal, that changed most, by their amplitudes; a baseline of JWINS."""
+    """The frequencies of the model whose amplitudes changed most; a baseline of JWINS."""
 
     kind = "fft"
     budget: float = param("The fraction of the frequencies that is sent.", gt=0, le=1)

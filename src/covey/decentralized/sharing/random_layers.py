@@ -14,7 +14,7 @@ from covey.runtime.node import Message
 
 
 class RandomLayers(Sharing):
-    """Some whole tensors of the model, others in every round; which ones follows from the experiment's seed."""
+    """A random subset of the model's tensors in every round; it follows from the experiment's seed."""
 
     kind = "random-layers"
     budget: float = param("The fraction of the tensors that is sent; at least one of them.", gt=0, le=1)

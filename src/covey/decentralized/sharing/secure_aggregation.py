@@ -14,7 +14,7 @@ from covey.runtime.node import Message
 
 
 class SecureAggregation(Masked):
-    """The whole model under pairwise masks: a receiver learns the weighted sum of its neighbours' models alone."""
+    """The whole model under pairwise masks: a receiver learns only the weighted sum of its neighbours' models."""
 
     kind = "secure-aggregation"
     takes_buffers = True

@@ -185,7 +185,7 @@ class Arrays(Dataset):
 
 
 class NPZ(Arrays):
-    """A .npz file with the arrays x and y, and x_test and y_test for testing; others of as many entries are columns."""
+    """A .npz file with the arrays x and y, and x_test and y_test for testing. Others of that length are columns."""
 
     kind = "npz"
     x: str = param("The array of the inputs.", default="x")

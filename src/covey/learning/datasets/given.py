@@ -32,7 +32,7 @@ def stored_in(folder: Path) -> None:
 
 
 class Given(Dataset):
-    """Data that were given in Python, as (x, y) or by `covey.data`; a file holds their digest alone."""
+    """Data that were given in Python, as (x, y) or by `covey.data`; a file holds only their digest."""
 
     kind = "given"
     digest: str = param("The digest of the data.")

@@ -74,7 +74,7 @@ def _with(dataset: Dataset, classes: int | list[str] | None) -> Dataset:
 
 
 class Private(Dataset):
-    """Data of which each host has its own, by `covey host --data`; all know what a sample looks like."""
+    """Data that stay at the hosts of `covey host --data`. The experiment describes the form of a sample."""
 
     kind = "private"
     shape: list[int] = param("The shape of one input.", ge=1)
