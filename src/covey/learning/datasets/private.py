@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.learning.dataset import Data, Dataset, Location, Objective, Own, Split
@@ -47,8 +48,10 @@ class Local(Part):
                 f"Got {'none' if self.dataset is None else 'both'}."
             )
 
-    def shares(self, classes: int | list[str] | None, count: int, location: Location, seed: int) -> list[Data]:
-        """The data of each of so many nodes.
+    def sources(
+        self, classes: int | list[str] | None, count: int, location: Location, seed: int
+    ) -> list[tuple[Data, list[NDArray[np.int64]]]]:
+        """The data sets of so many nodes, each with the training samples of its nodes, in the order of the nodes.
 
         Raises:
             DataError, ConfigurationError: they cannot be loaded, or are of another number of nodes.
@@ -59,12 +62,10 @@ class Local(Part):
                     f"The 'nodes' of the host's own data must be {count}, as many as the run gives this host. "
                     f"Got {len(self.nodes)} instead."
                 )
-            return [_with(dataset, classes).load_at(location) for dataset in self.nodes]
+            each = [_with(dataset, classes).load_at(location) for dataset in self.nodes]
+            return [(data, [np.arange(len(data.train))]) for data in each]
         data = _with(self.dataset, classes).load_at(location)
-        return [
-            replace(data, train=Split(data.train.inputs[part], data.train.targets[part]))
-            for part in self.partition.assign(data, count, seed)
-        ]
+        return [(data, list(self.partition.assign(data, count, seed)))]
 
 
 def _with(dataset: Dataset, classes: int | list[str] | None) -> Dataset:
@@ -127,19 +128,19 @@ class Private(Dataset):
         if location.local is None:
             raise ConfigurationError("This host has no data of its own: start it with `covey host --data FILE.toml`.")
         local = build(Local, location.local)
-        shares = local.shares(self.classes, len(mine), location, seed=0)
-        for data in shares:
+        sources = local.sources(self.classes, len(mine), location, seed=0)
+        for data, _ in sources:
             self._check(data)
         nothing = np.empty(0, dtype=np.int64)
         parts = {"train": [nothing] * len(location.holders), "test": [nothing] * len(location.holders)}
-        ends = {"train": 0, "test": len(common)}
-        for index, data in zip(mine, shares, strict=True):
-            for name in parts:
-                count = len(getattr(data, name))
-                parts[name][index] = np.arange(ends[name], ends[name] + count)
-                ends[name] += count
-        train = _joined([data.train for data in shares])
-        test = _joined([common, *(data.test for data in shares)])
+        trained, tested, left = 0, len(common), iter(mine)
+        for data, dealt in sources:
+            for part, index in zip(dealt, left, strict=False):
+                parts["train"][index] = trained + part
+                parts["test"][index] = np.arange(tested, tested + len(data.test))
+            trained, tested = trained + len(data.train), tested + len(data.test)
+        train = _joined([data.train for data, _ in sources])
+        test = _joined([common, *(data.test for data, _ in sources)])
         own = Own(parts["train"], parts["test"], len(common), known)
         return replace(described, train=train, test=test, own=own)
 
@@ -209,4 +210,7 @@ def _counted(classes: int | Sequence[str]) -> tuple[int, list[str]]:
 
 
 def _joined(splits: Sequence[Split]) -> Split:
+    filled = [split for split in splits if len(split)]
+    if len(filled) == 1:  # It may be mapped from files, and larger than memory.
+        return filled[0]
     return Split(torch.cat([split.inputs for split in splits]), torch.cat([split.targets for split in splits]))
