@@ -67,12 +67,12 @@ class CliqueAveraging(Gossip):
         self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
         self._gradients.prepare(self._shared.narrowed(setting))
         # A node that waits long for gradients is late with its model.
-        self._gradients_say = replace(self._said(setting, self._gradients), several=True)
+        self._gradient_heartbeats = replace(self._heartbeats_of(setting, self._gradients), several=True)
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         start = node.model
         gradient = await node.gradient()
-        receive = reception.over(self._cliques.at(t), self._gradients_say)
+        receive = reception.over(self._cliques.at(t), self._gradient_heartbeats)
         own = self._shared.take(gradient.vector)
         direction = await averaged(self._gradients, node, self._cliques, t, own, receive, called="gradient")
         if self._gradients.hides and direction is own:

@@ -62,7 +62,7 @@ class Gossip(OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(replace(setting, patient=self.patience is not None))
-        self._says = self._said(setting, self.sharing)
+        self._heartbeats = self._heartbeats_of(setting, self.sharing)
         assert self.aggregation is not None
         self._aggregation = self.aggregation
         if self.sharing.selection.buffered:
@@ -80,7 +80,7 @@ class Gossip(OnGraph):
     def cycle(self) -> int:
         return self.schedule.cycle()
 
-    def _said(self, setting: Setting, sharing: Sharing) -> Heartbeats:
+    def _heartbeats_of(self, setting: Setting, sharing: Sharing) -> Heartbeats:
         """The heartbeats of nodes with a sharing."""
         if self.patience is None:
             return Heartbeats(late=False)
@@ -94,10 +94,10 @@ class Gossip(OnGraph):
     async def round(self, node: LearningNode, t: int) -> None:
         """Do one round of one node."""
         sharing, graph, update = self.sharing, self.topology.at(t), None
-        reception = Reception(node, graph, t, self.patience, self._says)
+        reception = Reception(node, graph, t, self.patience, self._heartbeats)
         trains = self.schedule.trains(node, t)
         start = await self.learn(node, t, reception) if trains and not self.overlap else None
-        receive = reception.over(graph, self._says)
+        receive = reception.over(graph, self._heartbeats)
         round = sharing.round(node, self.topology, t, self._aggregation, receive, start)
         await sharing.send(round)
         del start, round.start  # Free these models while the node waits.

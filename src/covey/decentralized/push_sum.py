@@ -75,7 +75,7 @@ class PushSum(OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._says = Heartbeats.where(setting, several=False, static=self.topology.static)
+        self._heartbeats = Heartbeats.where(setting, several=False, static=self.topology.static)
         self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
 
@@ -94,7 +94,7 @@ class PushSum(OnGraph):
     @property
     def _tells(self) -> bool:
         """True if a node sends heartbeats after its sums."""
-        return self.patience is not None and self._says.sent
+        return self.patience is not None and self._heartbeats.sent
 
     async def run(self, node: LearningNode) -> None:
         sums = Sums(node, self._trained.entry, len(self.selection.buffers(node.model)))
@@ -108,7 +108,7 @@ class PushSum(OnGraph):
         kept = node.keep(Shares)
         weight = kept.weight
         # Sums have their own heartbeats.
-        reception = Reception(cast(LearningNode, sums), graph, t, self.patience, replace(self._says, sent=False))
+        reception = Reception(cast(LearningNode, sums), graph, t, self.patience, replace(self._heartbeats, sent=False))
         if self.schedule.trains(node, t):
             update = await node.train()
             start, trained = self._trained.take(update.start), self._trained.take(update.model)
@@ -162,7 +162,7 @@ class PushSum(OnGraph):
                 node.send(receivers, {"round": t}, tag=_SUM)
         if not self.topology.static:
             self.ask(node, graph, t, sums)
-        await reception.over(graph, reception.says)("")
+        await reception.over(graph, reception.heartbeats)("")
         kept.missed = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
         for message in sums.take(t):

@@ -37,7 +37,7 @@ class Parts:
         self.samples = np.concatenate(parts) if len(parts) else np.empty(0, dtype=np.int64)
 
     def digest(self) -> str:
-        """The digest of who has which samples, in which order."""
+        """The digest of the samples of each holder, in order."""
         return f"sha256:{hashlib.sha256(self.sizes.tobytes() + self.samples.tobytes()).hexdigest()}"
 
     def of(self, holder: int) -> NDArray[np.int64]:

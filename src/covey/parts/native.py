@@ -1,6 +1,6 @@
 """The optional kernels of covey-native in C++. Each has a reference in NumPy or torch with the same result.
 
-The module of a reference asks `kernels` for the faster form. `docs/native.md` says how to build them.
+The module of a reference asks `kernels` for the faster form. `docs/native.md` explains how to build them.
 """
 
 import os
@@ -66,7 +66,7 @@ def kernels() -> Kernels | None:
         found = cast(Kernels, import_module(_PACKAGE))
     except ModuleNotFoundError as error:
         if error.name != _PACKAGE:
-            raise ConfigurationError(f"covey-native does not load: {error}. Install it anew, or remove it.") from error
+            raise ConfigurationError(f"covey-native does not load: {error}. Install it again, or remove it.") from error
         if wanted:
             raise ConfigurationError(
                 f"{_ISA} chooses among the kernels of covey-native, which is not installed. Got {quoted(wanted)}: "
@@ -74,19 +74,19 @@ def kernels() -> Kernels | None:
             ) from None
         return None
     except ImportError as error:
-        raise ConfigurationError(f"covey-native does not load: {error}. Install it anew, or remove it.") from error
+        raise ConfigurationError(f"covey-native does not load: {error}. Install it again, or remove it.") from error
     except ValueError as error:  # covey-native's own message about COVEY_ISA.
         raise ConfigurationError(str(error)) from None
     if found.__version__ != __version__:
         raise ConfigurationError(
             f"covey-native must be of covey's version, {__version__}. Got {found.__version__} instead: "
-            "install it anew, or remove it."
+            "install it again, or remove it."
         )
     return found
 
 
 def in_words() -> str:
-    """A sentence that says whether covey-native is installed, and the instruction set in use."""
+    """A sentence on whether covey-native is installed, and the instruction set in use."""
     native = kernels()
     if native is None:
         return "covey-native is not installed: the same is computed without it, more slowly"

@@ -22,7 +22,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the text is not valid or exceeds the limits. The message says why.
+        ValueError: the text is not valid or exceeds the limits. The message gives the reason.
     """
     with path.open("rb") as opened:
         content = opened.read(_MOST_BYTES + 1)
@@ -38,7 +38,7 @@ def parse(text: str) -> dict[str, Any]:
     """Parse a text into tables.
 
     Raises:
-        ValueError: the text is not valid or exceeds the limits. The message says why.
+        ValueError: the text is not valid or exceeds the limits. The message gives the reason.
     """
     if _DEEP_KEY.search(text):
         raise ValueError(f"a key has more than {DEEPEST} parts")

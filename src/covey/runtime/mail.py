@@ -66,7 +66,7 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
         """The same without what is sent again, or was taken before and is under way a second time.
 
         Args:
-            posted: how many messages each node had sent at the commit that it goes on from.
+            posted: the number of messages that each node had sent at the commit from which it resumes.
         """
         had = set(self.taken)
         return Held(

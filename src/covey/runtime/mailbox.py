@@ -229,7 +229,7 @@ class Mailbox:
         ]
 
     def lacking(self, key: Key, senders: Sequence[int]) -> set[int]:
-        """The senders of whom no message of a key has arrived."""
+        """The senders without an arrived message of a key."""
         self.sort()
         lacking = set(senders)
         if self._boxes.get(key):

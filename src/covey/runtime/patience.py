@@ -102,7 +102,7 @@ class Reception:
     t: int
     patience: float | None
     """The seconds that the node waits for a message; None for ever."""
-    says: Heartbeats = LATE
+    heartbeats: Heartbeats = LATE
     """The heartbeats that the node sends."""
     longest: float = 0.0
     """The time until which the node waits for late nodes: each of their earlier messages may have been late, too."""
@@ -122,7 +122,7 @@ class Reception:
     def __post_init__(self) -> None:
         self.receivers = self.graph.receivers(self.node.id)
         """The nodes that wait for this one in the round."""
-        if self.patience is not None and self.says.late and self.receivers and self.kept.late:
+        if self.patience is not None and self.heartbeats.late and self.receivers and self.kept.late:
             self.node.send(self.receivers, {}, tag=_LATE, round=self.t)
 
     @property
@@ -130,22 +130,22 @@ class Reception:
         """The history of earlier rounds."""
         return self.node.keep(Waited, "patience")
 
-    def over(self, graph: Graph, says: Heartbeats) -> Receive:
+    def over(self, graph: Graph, heartbeats: Heartbeats) -> Receive:
         """A function that waits for messages over a graph.
 
         Args:
             graph: the graph of the round, or a part of it.
-            says: the heartbeats that the node sends.
+            heartbeats: the heartbeats that the node sends.
         """
         node, t, patience, senders = self.node, self.t, self.patience, graph.senders(self.node.id)
         if patience is None:
             return lambda tag, some=None: node.receive(tag=tag, round=t, senders=senders if some is None else some)
-        self.says = says
+        self.heartbeats = heartbeats
 
         async def receive(tag: str, some: Sequence[NodeId] | None = None) -> Inbox:
             began = node.now
             self.longest = max(self.longest, began) + patience
-            if says.sent and some is None:
+            if heartbeats.sent and some is None:
                 for word in _words_of(tag):
                     node.send(graph.receivers(node.id), {}, tag=word, round=t)
             inbox = await _receive(node, senders if some is None else some, t, tag, patience, self)
@@ -156,11 +156,11 @@ class Reception:
 
     def look(self, tag: str) -> None:
         """Record the nodes that are alive, by heartbeats or by messages that came too late."""
-        for said in self.late_words:
-            self.late.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+        for word in self.late_words:
+            self.late.update(message.sender for message in self.node.arrived(tag=word, round=self.t))
         self.alive |= self.late
-        for said in (*self.earlier, *_words_of(tag)):
-            self.alive.update(message.sender for message in self.node.arrived(tag=said, round=self.t))
+        for word in (*self.earlier, *_words_of(tag)):
+            self.alive.update(message.sender for message in self.node.arrived(tag=word, round=self.t))
 
     def note_wait(self, tag: str, seconds: float, patience: float) -> None:
         """Record the wait for the messages of a tag."""
@@ -212,7 +212,7 @@ async def _receive(
             continue
         misses, _ = silent.get(peer, (0, 0))
         # Without heartbeats, a dead node looks like a lost message, which must not cost the next message.
-        silent[peer] = misses + 1, 2**misses if reception.says.late else 2**misses // 2
+        silent[peer] = misses + 1, 2**misses if reception.heartbeats.late else 2**misses // 2
         reception.ignored.add(peer)
     reception.kept.silent = [number for peer, times in silent.items() for number in (peer, *times)]
     missing = {*awaited} - {message.sender for message in received}
@@ -227,8 +227,8 @@ async def _received(
     In a round of several messages, other nodes wait for a node that waits for a lost message, and both may wait for
     each other. So a node that waits for long sends heartbeats, which show that it has sent its own messages.
     """
-    if not reception.says.several:
-        if not reception.says.sent:
+    if not reception.heartbeats.several:
+        if not reception.heartbeats.sent:
             return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout)
         return await node.receive(tag=tag, round=t, senders=senders, timeout=timeout, after=reception.earlier)
     received: list[Message] = []

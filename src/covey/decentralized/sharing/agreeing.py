@@ -116,7 +116,7 @@ class Agreeing(Sharing):
         self._sets: dict[int, tuple[weakref.ref[Tensor], IndexSet]] = {}
         self._agreements: weakref.WeakValueDictionary[bytes, Agreement] = weakref.WeakValueDictionary()
 
-    # ------------------------------------------------------------------ what a subclass says
+    # ------------------------------------------------------------------ for subclasses
 
     @property
     def foreseen(self) -> bool:

@@ -33,7 +33,7 @@ async def averaged(
         sharing: prepared with as many parameters as the vector has, and checked with the topology and the mean. It
             serves this alone.
         node: whose.
-        topology: who are neighbours.
+        topology: the graph of neighbours.
         t: the round, in which a node calls this once.
         vector: its own.
         receive: as patiently as the program does.

@@ -16,7 +16,7 @@ from covey.runtime.reading import understood
 
 
 class Compressed(Sharing):
-    """Sends one compressed vector to every receiver; randomness is public, so that no message need tell it."""
+    """Sends one compressed vector to every receiver; randomness is public, so no message announces it."""
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -4,16 +4,17 @@ A sender's numbers are under masks that it shares with the receiver's other neig
 each round and receiver it cuts two kinds of secrets into shares: the root, which opens the sender's side of all the
 shared masks, and the seeds of its own mask. Holders are all neighbours of the receiver, which passes each its shares in
 a box that it cannot open. They give back shares of one kind or of the other, never of both: without the root a missing
-sender's shared masks stay, without a seed the own mask of one who is there.
+sender's shared masks stay, without a seed the own mask of one that is present.
 
 The own mask has levels. Level r is on the indices that have enough senders even if r of them are missing. The seed of a
 level follows from that of the level below, and not the other way: with the seed of level r, nothing opens where too few
 would be left.
 
-Let n be the holders, c those of them that tell the receiver all they know, T how many shares join a secret, and R how
-many senders a holder lets be missing in a round. To be left with one sender's numbers alone, the receiver must have the
-seed of some level r of this sender and the roots of r + 1 others, each from T - c honest holders. Who gives the seed
-gives r roots with it; the others, n - T at most, give R roots each. T - c > R (n - T) keeps at least one root away.
+Let n be the number of holders, c the number of those that reveal all that they know to the receiver, T the number of
+shares that join a secret, and R the number of senders that a holder lets be missing in a round. To be left with the
+numbers of one sender, the receiver must have the seed of some level r of this sender and the roots of r + 1 others,
+each from T - c honest holders. A holder that gives the seed gives r roots with it; the others, at most n - T, give R
+roots each. T - c > R (n - T) keeps at least one root away.
 """
 
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Plan:
 
 
 def most_lost(holders: int, threshold: int, masks: int) -> int:
-    """The most senders that may be missing with each value hidden though `masks` - 1 holders tell all they know."""
+    """The most senders that may be missing with each value hidden, if `masks` - 1 holders reveal all that they know."""
     silent, honest = holders - threshold, threshold - (masks - 1)
     return min(silent, (honest - 1) // silent) if silent > 0 and honest > 0 else 0
 

@@ -50,7 +50,7 @@ class STC(PublicCopies):
         return start
 
     def first_mark(self, start: Tensor) -> bytes:
-        # Changes mean nothing to who did not begin with the same model.
+        # Changes are meaningless to a node that began with another model.
         return _digest(start)[:MARK_BYTES]
 
     def outgoing(self, round: Round) -> Messages:

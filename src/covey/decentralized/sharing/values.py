@@ -50,7 +50,7 @@ class Values:
         if not self._packed:
             return {"values": values}
         encoded = encode_values(values)
-        # Others than finite numbers are left to the receivers, who refuse them.
+        # Numbers that are not finite are refused by the receivers.
         if bool(torch.isfinite(values).all()):
             self._known.remember(encoded, values)
         return {"values": encoded}
@@ -59,7 +59,7 @@ class Values:
         """The values of a message.
 
         Raises:
-            WireError: it does not tell them.
+            WireError: it has no valid values.
         """
         written = payload.get("values")
         wanted = torch.uint8 if self._packed else torch.float32

@@ -52,9 +52,9 @@ def facts(graph: Graph, rule: str | None = "metropolis-hastings", label_counts: 
         label_counts: the samples of each class at each node, N x K, if known.
     """
     mixing = None if rule is None else graph.mixing(rule)
-    hears = graph.mixing("mean") if mixing is None else mixing
+    mixing_NN = graph.mixing("mean") if mixing is None else mixing
     directed = not graph.is_undirected
-    components = int(np.max(connected_components(hears, connection="strong", return_labels=True)[1])) + 1
+    components = int(np.max(connected_components(mixing_NN, connection="strong", return_labels=True)[1])) + 1
     alone, together = _heterogeneity(mixing, label_counts)
     diameter = None
     if components == 1 and graph.n <= _DIAMETER:

@@ -24,7 +24,7 @@ class Digits(Dataset):
             text = gzip.decompress(_FILE.read_bytes()).decode("ascii")
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise DataError(
-                f"The file {_FILE} of the installation cannot be read ({error}): install covey anew."
+                f"The file {_FILE} of the installation cannot be read ({error}): install covey again."
             ) from error
         table = np.fromstring(text.replace("\n", ","), dtype=np.uint8, sep=",").reshape(-1, _COLUMNS)
         pixels, labels = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64)

@@ -76,7 +76,7 @@ class Callbacks:
     # ------------------------------------------------------------------ from beginning to end
 
     def begin(self, folder: Path, experiment: Mapping[str, Any]) -> None:
-        """The run begins or goes on.
+        """The run begins or resumes.
 
         Raises:
             CoveyError: a callback cannot begin.

@@ -207,7 +207,7 @@ class Checkpoints:
             self._write_soon(partial(self._write_cut, each, mail))
 
     def _move_to(self, each: dict[int, Snapshot], mail: Held) -> None:
-        """Let nodes go on from a cut from now on."""
+        """Let nodes continue from a cut."""
         ended = {node: snapshot for node, snapshot in self.latest.items() if snapshot.ended}
         self.cut, self.mail, self._is_written = each, mail, False
         self.latest = each | ended

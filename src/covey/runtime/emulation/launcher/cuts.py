@@ -46,6 +46,6 @@ class Cut:
         """The part of the mail that a checkpoint holds; nothing where there is too much.
 
         Args:
-            posted: how many messages each node had sent at the commit that it goes on from.
+            posted: the number of messages that each node had sent at the commit from which it resumes.
         """
         return self._held.reduced(posted) if self._has_all else Held([], [])
