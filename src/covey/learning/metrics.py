@@ -221,9 +221,12 @@ class R2(Metric):
     of = "values"
 
     def kept(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        y, said = targets.double().flatten(1) if targets.dim() > 1 else targets.double().unsqueeze(1), outputs.double()
+        y, predicted = (
+            targets.double().flatten(1) if targets.dim() > 1 else targets.double().unsqueeze(1),
+            outputs.double(),
+        )
         mean = y.mean(0)
-        left = (said.reshape(y.shape) - y).square().sum(0)
+        left = (predicted.reshape(y.shape) - y).square().sum(0)
         return torch.stack([torch.full_like(mean, len(y)), mean, (y - mean).square().sum(0), left])
 
     def figure(self, kept: Sequence[Tensor]) -> float:

@@ -64,10 +64,10 @@ class Agreement:
         self.members = members
         self.masks = masks
         self.plan = plan
-        said = blake2b(f"{receiver} {t} {masks} {plan}".encode(), digest_size=DIGEST_BYTES)
+        hashed = blake2b(f"{receiver} {t} {masks} {plan}".encode(), digest_size=DIGEST_BYTES)
         for id, (public, chosen) in members.items():
-            said.update(b"%d " % id + public + chosen.digest)
-        self.digest = said.digest()
+            hashed.update(b"%d " % id + public + chosen.digest)
+        self.digest = hashed.digest()
         """Equal digests mean equal agreements."""
         self._alike = len({member.chosen.digest for member in members.values()}) == 1
 

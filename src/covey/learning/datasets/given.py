@@ -18,7 +18,7 @@ from covey.parts.parameters import param
 WHAT = "(x, y), ((x, y), (x_test, y_test)), a Dataset of torch or what a function of covey.data returns"
 """The forms of a data set in Python, for the middle of a sentence."""
 SHARE = 0.2
-"""The share of the samples that is for testing where nothing is said."""
+"""The default fraction of the samples that is for testing."""
 
 
 _stored: list[Path] = []

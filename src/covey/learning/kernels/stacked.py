@@ -192,7 +192,7 @@ class StackedKernel(ModuleKernel):
             hits += hit.sum(1) if hit.dim() == 2 else hit.double().mean(2).sum(1)
             flat_losses = scoring.losses(outputs.flatten(0, 1), targets.flatten(0, 1))
             losses += flat_losses.view(count, -1).sum(1, dtype=torch.float64)
-            for one, *said in zip(further, outputs, targets, strict=True):
-                one.add(*said)
+            for one, *batch in zip(further, outputs, targets, strict=True):
+                one.add(*batch)
         found = zip((losses / len(split)).tolist(), (hits / len(split)).tolist(), further, strict=True)
         return [scoring.figures(*figures) for figures in found]

@@ -152,9 +152,9 @@ def _check_database(database: sqlite3.Connection, folder: Path) -> None:
     (found,) = database.execute("PRAGMA user_version").fetchone()
     if found != FORMAT:
         raise refused(folder, f"its {METRICS} has the format {found}, not {FORMAT}")
-    (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    if said != "ok":
-        raise refused(folder, f"its {METRICS} is damaged: {said}")
+    (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise refused(folder, f"its {METRICS} is damaged: {result}")
 
 
 def _with_checkpoint(run: Run, database: sqlite3.Connection) -> tuple[int, Payload, str, dict[str, int]]:

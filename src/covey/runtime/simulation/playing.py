@@ -110,8 +110,8 @@ def play(prepared: Prepared) -> Played:
     try:
         stages = [_played(prepared, task, rounds) for task in plays]
     except Exception as error:
-        said = str(error) if isinstance(error, CoveyError) else described(error)
-        return Played(rounds, why_not=f"without training, the program fails: {said}")
+        why = str(error) if isinstance(error, CoveyError) else described(error)
+        return Played(rounds, why_not=f"without training, the program fails: {why}")
     received = max(stage.most() for stage in stages)
     sent = [stage.sent(total) for stage in stages]
     if max(sent) - min(sent) > _ALIKE * max(sent):

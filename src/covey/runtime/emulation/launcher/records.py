@@ -211,9 +211,13 @@ class Records:
         if self.writer is not None:
             self.writer.event(time, node, kind, detail)
 
-    def take_observed(self, host: int, said: Payload) -> None:
+    def take_observed(self, host: int, payload: Payload) -> None:
         """Record a message that an observed node has received."""
-        node, time, frame = msgspec.convert(said["node"], int), msgspec.convert(said["time"], _Time), said["frame"]
+        node, time, frame = (
+            msgspec.convert(payload["node"], int),
+            msgspec.convert(payload["time"], _Time),
+            payload["frame"],
+        )
         self.check_own(host, [node])
         observer = self.prepared.experiment.observer
         if observer is None or node not in observer.nodes or not isinstance(frame, np.ndarray):

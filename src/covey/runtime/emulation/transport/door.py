@@ -147,31 +147,31 @@ class Door:
             ask: True if its time is over.
         """
         try:
-            said = caller.recv(KNOCK_BYTES, socket.MSG_PEEK)
+            knock = caller.recv(KNOCK_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
             if not ask:
                 return False
-            said = b"?"
+            knock = b"?"
         except OSError:
-            said = b""
-        if not said:
+            knock = b""
+        if not knock:
             self._refused("closed")
             caller.close()
-        elif said[: len(_MAGIC)] == _MAGIC and len(said) == KNOCK_BYTES:
+        elif knock[: len(_MAGIC)] == _MAGIC and len(knock) == KNOCK_BYTES:
             caller.recv(KNOCK_BYTES)
-            if self._is_right(said, caller):
+            if self._is_right(knock, caller):
                 self._come(caller, True)
             else:
                 self._ask(caller)
-        elif ask or not _MAGIC.startswith(said[: len(_MAGIC)]):
+        elif ask or not _MAGIC.startswith(knock[: len(_MAGIC)]):
             self._ask(caller)
         else:
             return False
         return True
 
-    def _is_right(self, said: bytes, caller: socket.socket) -> bool:
+    def _is_right(self, knock: bytes, caller: socket.socket) -> bool:
         """True if a knock proves the token, for the address of this door."""
-        salt, proof = said[len(_MAGIC) : -_PROOF], said[-_PROOF:]
+        salt, proof = knock[len(_MAGIC) : -_PROOF], knock[-_PROOF:]
         try:
             where = "" if self._hidden else shown(caller.getsockname())
         except OSError:

@@ -68,16 +68,16 @@ class Guest:
     """The number of the host that it wants to call."""
     key: bytes
     """Its public key."""
-    said: tuple[Any, ...]
+    transcript: tuple[Any, ...]
     """The previous messages, which `welcome` proves."""
 
 
-def _proof(token: bytes, word: str, said: tuple[Any, ...]) -> bytes:
+def _proof(token: bytes, word: str, transcript: tuple[Any, ...]) -> bytes:
     """The HMAC of the messages so far. Different messages have different msgpack encodings."""
-    return hmac.digest(token, msgspec.msgpack.encode((_PROTOCOL, word, said)), "sha256")
+    return hmac.digest(token, msgspec.msgpack.encode((_PROTOCOL, word, transcript)), "sha256")
 
 
-def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, said: tuple[Any, ...]) -> None:
+def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, transcript: tuple[Any, ...]) -> None:
     """Seal the connection with keys that are derived from the messages, the token, and the key agreement.
 
     Raises:
@@ -86,7 +86,7 @@ def _agree(connection: Connection, token: bytes, own: KeyPair, other: bytes, sai
     secret = own.secret(other)
     if secret is None:
         raise WireError("bad-handshake", "its public key is not valid")
-    whole = sha256(msgspec.msgpack.encode((_PROTOCOL, said))).digest()
+    whole = sha256(msgspec.msgpack.encode((_PROTOCOL, transcript))).digest()
     keyed = hmac.digest(token, secret, "sha256")
     ours, theirs = (derive(keyed, "frames", context=whole + key)[:KEY_BYTES] for key in (own.public, other))
     connection.seal(ours, theirs)
@@ -113,15 +113,23 @@ async def greet(connection: Connection, token: bytes, caller: Caller, callee: in
     """
     challenge = await _next(connection, "challenge", {"nonce": bytes}, SECONDS)
     own, nonce = KeyPair(), secrets.token_bytes(32)
-    said: tuple[Any, ...] = (challenge["nonce"], caller.run, caller.who, callee, connection.there, nonce, own.public)
-    proof = _proof(token, "hello", said)
+    transcript: tuple[Any, ...] = (
+        challenge["nonce"],
+        caller.run,
+        caller.who,
+        callee,
+        connection.there,
+        nonce,
+        own.public,
+    )
+    proof = _proof(token, "hello", transcript)
     names = ("run", "who", "callee", "where", "nonce", "key")
-    say(connection, "hello", {**dict(zip(names, said[1:], strict=True)), "proof": proof})
+    say(connection, "hello", {**dict(zip(names, transcript[1:], strict=True)), "proof": proof})
     welcome = await _next(connection, "welcome", {"key": bytes, "proof": bytes}, SECONDS)
-    said = (*said, welcome["key"])
-    if not hmac.compare_digest(welcome["proof"], _proof(token, "welcome", said)):
+    transcript = (*transcript, welcome["key"])
+    if not hmac.compare_digest(welcome["proof"], _proof(token, "welcome", transcript)):
         raise WireError("bad-token", "the other side does not hold the run's token")
-    _agree(connection, token, own, welcome["key"], said)
+    _agree(connection, token, own, welcome["key"], transcript)
 
 
 async def admit(connection: Connection, token: bytes, patience: float = SECONDS) -> Guest:
@@ -135,12 +143,12 @@ async def admit(connection: Connection, token: bytes, patience: float = SECONDS)
     fields = {"run": str, "who": int, "callee": int, "where": str, "nonce": bytes, "key": bytes, "proof": bytes}
     hello = await _next(connection, "hello", fields, patience)
     *named, proof = (hello[name] for name in fields)
-    said = (nonce, *named)
-    if not hmac.compare_digest(proof, _proof(token, "hello", said)):
+    transcript = (nonce, *named)
+    if not hmac.compare_digest(proof, _proof(token, "hello", transcript)):
         raise WireError("bad-token", "the caller does not hold the run's token")
     if hello["where"] != connection.here:
         raise WireError("wrong-address", f"the caller called {hello['where'][:64]!r}, which is not this host")
-    return Guest(Caller(hello["run"], hello["who"]), hello["callee"], hello["key"], said)
+    return Guest(Caller(hello["run"], hello["who"]), hello["callee"], hello["key"], transcript)
 
 
 def welcome(connection: Connection, token: bytes, guest: Guest) -> None:
@@ -150,9 +158,9 @@ def welcome(connection: Connection, token: bytes, guest: Guest) -> None:
         WireError: its public key is not valid.
     """
     own = KeyPair()
-    said = (*guest.said, own.public)
-    say(connection, "welcome", {"key": own.public, "proof": _proof(token, "welcome", said)})
-    _agree(connection, token, own, guest.key, said)
+    transcript = (*guest.transcript, own.public)
+    say(connection, "welcome", {"key": own.public, "proof": _proof(token, "welcome", transcript)})
+    _agree(connection, token, own, guest.key, transcript)
 
 
 def refuse(connection: Connection, reason: str) -> None:
