@@ -123,7 +123,7 @@ def test_nothing_else_is_overwritten(what, failed):
     assert folders.contents(failed) == before
 
 
-def test_a_run_that_goes_on_is_not_overwritten(failed, monkeypatch):
+def test_a_run_that_continues_is_not_overwritten(failed, monkeypatch):
     says(failed, status="running")
     before = folders.contents(failed)
     with lock.acquire(failed), pytest.raises(RunError, match="is being written by another process"):

@@ -126,7 +126,7 @@ def test_certs_refuses(arguments, said, in_folder, covey):
     assert not (in_folder / "made").exists()
 
 
-def test_a_folder_that_cannot_be_used_is_told(folders, others, tmp_path):
+def test_a_folder_that_cannot_be_used_is_reported(folders, others, tmp_path):
     mixed = shutil.copytree(folders[0], tmp_path / "mixed")
     shutil.copy(others[0] / "authority.pem", mixed)
     swapped = shutil.copytree(folders[0], tmp_path / "swapped")
@@ -290,7 +290,7 @@ def test_the_launcher_says_that_a_certificate_has_expired_or_is_of_another_addre
         launch(QUICK, tmp_path, [address], certs=str(launcher))
 
 
-def test_a_launcher_without_certificates_is_told_of_them(folders, tmp_path, monkeypatch):
+def test_a_launcher_without_certificates_is_refused(folders, tmp_path, monkeypatch):
     monkeypatch.setattr("covey.runtime.emulation.transport.handshake.SECONDS", 0.2)
     monkeypatch.setattr("covey.runtime.emulation.host.host.SECONDS", 0.5)
     with hosts(1, loaded(folders, 0)) as ((host, address),):
@@ -347,7 +347,7 @@ def test_a_host_that_others_can_reach_needs_certificates(where, tmp_path, covey)
     assert "is reachable from other machines" in err
 
 
-def test_what_is_no_socket_to_listen_on_is_told_in_one_line(tmp_path, covey):
+def test_what_is_no_socket_to_listen_on_is_refused_in_one_line(tmp_path, covey):
     token_file(tmp_path)
     local, _other = socket.socketpair()
     for descriptor, what in ((-1, "-1 instead: "), (9999, "9999 instead: "), (local.fileno(), "a AF_UNIX, instead")):
@@ -365,7 +365,7 @@ def test_a_name_that_nobody_can_look_up_is_no_address(name):
             Address.parse(text)
 
 
-def test_nothing_is_said_without_certificates_to_another_machine(tmp_path, monkeypatch):
+def test_nothing_is_sent_without_certificates_to_another_machine(tmp_path, monkeypatch):
     # As where a name has come to stand for something else since it was looked up.
     async def call(name, port, first):
         first(("10.0.0.1", port))

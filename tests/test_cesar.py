@@ -114,7 +114,7 @@ def test_without_masks_models_and_bytes_are_the_same_and_values_are_open(sharing
     assert rest == rest_without
 
 
-def test_keys_are_told_once_and_again_where_graphs_change(overheard):
+def test_keys_are_sent_once_and_again_where_graphs_change(overheard):
     simulate(tables(rounds=4))
     with_keys = {m.round for m in overheard if any("key" in name for name in m.payload)}
     assert with_keys == {0}
@@ -126,7 +126,7 @@ def test_keys_are_told_once_and_again_where_graphs_change(overheard):
     assert len(world.nodes[0].state["sharing.keys"]) == 32 * len(world.nodes[0].state["sharing.peers"])
 
 
-def test_what_is_said_beforehand_does_not_grow_with_the_model_where_indices_are_random(overheard):
+def test_what_is_sent_beforehand_does_not_grow_with_the_model_where_indices_are_random(overheard):
     sizes = []
     for model in ("logistic", "mlp"):
         overheard.clear()
@@ -153,7 +153,7 @@ def test_private_keys_are_neither_sent_nor_written_down(keys, overheard, monkeyp
     assert not any(key in told for key in private)
 
 
-def test_fresh_keys_are_of_nobodys_seed_and_a_resumed_run_makes_new_ones_and_the_same_models(overheard):
+def test_fresh_keys_are_of_no_seed_and_a_resumed_run_makes_new_ones_and_the_same_models(overheard):
     made = tables({"keys": "fresh"}, task=BLOBS, rounds=5, checkpoint={"every": 2})
     whole, written = simulate(made)
     first = {m.sender: m.payload["key"] for m in overheard if "key" in m.payload and m.tag == "indices"}
@@ -268,7 +268,9 @@ def test_a_message_to_another_receiver_or_of_another_sender_is_refused(monkeypat
         ("members", None, "its members are no neighbours of its sender"),
     ],
 )
-def test_who_is_told_wrong_indices_or_keys_spoils_one_sum_and_is_never_averaged(name, value, reason, monkeypatch, seen):
+def test_who_receives_wrong_indices_or_keys_spoils_one_sum_and_is_never_averaged(
+    name, value, reason, monkeypatch, seen
+):
     struck = []
 
     def strike(message, mail):
@@ -294,7 +296,7 @@ def test_who_is_told_wrong_indices_or_keys_spoils_one_sum_and_is_never_averaged(
         assert other == receiver or close(seen.merged[0, other], model)
 
 
-def test_a_neighbour_tells_its_key_itself_and_nobody_else_does(monkeypatch, seen):
+def test_a_neighbour_sends_its_key_itself_and_no_other_node_does(monkeypatch, seen):
     def forge(message, mail):
         if message.tag != "others":
             return None
@@ -344,7 +346,7 @@ def test_a_neighbour_that_vanishes_between_the_messages_costs_its_neighbours_one
             assert close(seen.merged[0, node], model)
 
 
-def test_a_network_goes_on_without_who_left_and_with_who_returns(seen, tmp_path):
+def test_a_network_continues_without_who_left_and_with_who_returns(seen, tmp_path):
     trace = tmp_path / "churn.csv"
     trace.write_text("node,event,time\n3,leave,7.5\n5,crash,7.5\n5,return,60\n")
     network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}

@@ -51,7 +51,7 @@ def test_a_round_takes_three_where_indices_or_graph_are_not_known_beforehand():
 
 @pytest.mark.parametrize("topology", GRAPHS.values(), ids=GRAPHS)
 @pytest.mark.parametrize("sharing", [{}, {"masks": 2, "keys": "fresh"}, SECURE], ids=str)
-def test_sums_are_the_same_whether_a_round_is_told_of_before_or_not(sharing, topology, monkeypatch, overheard):
+def test_sums_are_the_same_whether_a_round_is_introduced_before_or_not(sharing, topology, monkeypatch, overheard):
     made = tables(sharing, topology, task=BLOBS, rounds=6)
     ahead, written = simulate(made)
     assert {message.round for message in overheard if message.tag == "indices"} == {0}
@@ -91,7 +91,7 @@ def test_with_other_keys_a_resumed_run_tells_anew_who_is_here(topology, overhear
 
 
 @pytest.mark.parametrize(("left", "lost"), [(0.5, 1), (2.5, 2), (4.5, 3)])
-def test_who_vanishes_after_it_told_of_a_round_costs_its_neighbours_that_one(left, lost, seen, tmp_path):
+def test_who_vanishes_after_its_introduction_to_a_round_costs_its_neighbours_that_one(left, lost, seen, tmp_path):
     trace = tmp_path / "churn.csv"
     trace.write_text(f"node,event,time\n3,leave,{left}\n")
     network = {**PHASES, "churn": {"kind": "trace", "file": str(trace)}}

@@ -200,7 +200,7 @@ def test_a_round_has_two_messages_more(sharing, first, later):
 
 
 @pytest.mark.parametrize("sharing", [SECURE, TOP_K, {**SPARSE, "keys": "seeded"}], ids=str)
-def test_a_run_goes_on_from_a_checkpoint_to_the_bit(sharing):
+def test_a_run_continues_from_a_checkpoint_to_the_bit(sharing):
     made = tables(sharing, task=BLOBS, rounds=8, network=LOSSY, checkpoint={"every": 3})
     made["program"]["patience"] = "200ms"
     whole, written = simulate(made)

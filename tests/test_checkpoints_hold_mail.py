@@ -38,7 +38,7 @@ def had(world):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(NETWORKS), st.floats(0, 1), st.floats(0, 1))
-def test_every_token_comes_once_wherever_a_run_is_gone_on_with(seed, network, first, second):
+def test_every_token_comes_once_wherever_a_run_is_resumed(seed, network, first, second):
     whole, written = simulate(tokens(seed, network))
     assert all(len(set(mine)) == len(mine) for mine in had(whole))
     assert sum(map(len, had(whole))) == 5 * 6

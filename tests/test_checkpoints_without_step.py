@@ -30,7 +30,7 @@ def figures_of(*written):
 
 
 @pytest.mark.parametrize("at", [0.02, 0.15, 0.3, 0.45])
-def test_a_run_with_churn_goes_on_from_where_it_was_stopped(tmp_path, at):
+def test_a_run_with_churn_continues_from_where_it_was_stopped(tmp_path, at):
     trace = tmp_path / "churn.csv"
     trace.write_text("node,event,time\n3,crash,0.05\n3,return,0.4\n5,join,0.2\n7,leave,0.1\n")
     tables = table(program=PATIENT, network={"churn": {"kind": "trace", "file": str(trace)}}, rounds=40)
@@ -130,7 +130,7 @@ def test_dropped_nodes_stay_dropped_after_a_resume():
     assert resumed.nodes[5].mail.ended
 
 
-def test_a_run_that_goes_on_still_says_who_was_dropped(tmp_path):
+def test_a_run_that_continues_still_says_who_was_dropped(tmp_path):
     tables = table(
         program="tests.test_checkpoints_without_step:OneExplodes",
         task={"model": "mlp", "non_finite": "drop"},

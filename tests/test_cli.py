@@ -117,7 +117,7 @@ def test_a_run_is_shown_compared_drawn_exported_and_reported(file, covey, in_fol
     assert err == "covey: The run a has no energy: draw against rounds, time or bytes.\n"
 
 
-def test_an_interrupted_run_is_resumed_as_it_would_have_gone_on(file, covey):
+def test_an_interrupted_run_is_resumed_as_without_the_interruption(file, covey):
     assert covey("run", "experiment.toml", "--out", "whole")[0] == 0
     assert covey("run", "experiment.toml", "--out", "cut", "--set", "checkpoint.every=2")[0] == 0
     import shutil
@@ -165,7 +165,7 @@ class Pausing(Ring):
 """
 
 
-def test_ctrl_c_stops_a_run_and_says_how_it_goes_on_to_the_bit(file, covey, in_folder):
+def test_ctrl_c_stops_a_run_and_says_how_it_continues_to_the_bit(file, covey, in_folder):
     (in_folder / "pausing.py").write_text(PAUSING)
     settings = ["experiment.toml", "--set", "program.topology=pausing:Pausing"]
     assert covey("run", *settings, "--out", "whole")[0] == 0
@@ -444,7 +444,7 @@ def test_the_display_fits_the_terminal_and_tells_how_far_a_run_is(width, monkeyp
     assert "35.0 s left" in lines[0]
 
 
-def test_a_run_that_goes_on_is_timed_from_where_it_went_on(monkeypatch, capsys):
+def test_a_run_that_continues_is_timed_from_where_it_continued(monkeypatch, capsys):
     clock = iter([0.0, 1.0, 11.0])
     monkeypatch.setattr("covey.view.progress.perf_counter", lambda: next(clock))
     display = ProgressDisplay("run", 100, 8)

@@ -99,7 +99,7 @@ def test_a_client_that_missed_a_change_asks_for_the_whole_model_and_follows_agai
     assert not [event for event in written.happened if event[2] == "rejected"]
 
 
-def test_a_run_in_which_changes_are_missed_learns_and_goes_on_to_the_bit():
+def test_a_run_in_which_changes_are_missed_learns_and_continues_to_the_bit():
     tables = federated(TERNARY, TERNARY, checkpoint={"every": 7}, **LOSSY)
     whole, written = simulate(tables)
     before, after = whole.task.learner.evaluate(

@@ -161,7 +161,7 @@ def test_frames_before_somebody_listens_wait_in_their_order(messages, pieces, as
 
 @given(MESSAGES, PIECES, st.data())
 @settings(deadline=None, max_examples=200)
-def test_a_changed_byte_is_noticed_and_changes_no_frame_that_is_heard(messages, pieces, data):
+def test_a_changed_byte_is_noticed_and_changes_no_frame_that_is_received(messages, pieces, data):
     def test():
         frames = frames_of(messages)
         sent = [b"".join(parts) for parts in frames]
@@ -183,7 +183,7 @@ def test_a_changed_byte_is_noticed_and_changes_no_frame_that_is_heard(messages, 
 
 @given(MESSAGES, PIECES, st.data())
 @settings(deadline=None, max_examples=100)
-def test_what_is_lost_doubled_or_put_in_between_changes_no_frame_that_is_heard(messages, pieces, data):
+def test_what_is_lost_doubled_or_put_in_between_changes_no_frame_that_is_received(messages, pieces, data):
     def test():
         frames = frames_of(messages)
         sent = [b"".join(parts) for parts in frames]
@@ -244,7 +244,7 @@ def test_each_kind_of_wrong_prefix_ends_the_connection_under_its_reason(changes,
     on_a_loop(test)
 
 
-def test_a_frame_that_is_no_message_is_dropped_and_the_next_one_heard():
+def test_a_frame_that_is_no_message_is_dropped_and_the_next_one_received():
     def test():
         line = Line()
         line.feed(stream_of([damaged_prefix(b"12345", header=5), *frames_of([({"n": 1}, "", (0, None, 0))])]))

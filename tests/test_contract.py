@@ -83,7 +83,7 @@ def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind
 @pytest.mark.parametrize(
     ("family", "kind"), [run for run in RUNS if run[0] not in ("churn", "model") and run not in ASYNCHRONOUS]
 )
-def test_a_synchronous_program_goes_on_from_a_checkpoint_to_the_bit(family, kind, files):
+def test_a_synchronous_program_continues_from_a_checkpoint_to_the_bit(family, kind, files):
     tables = run_table(family, kind, files, checkpoint={"every": 2})
     whole, written = simulate(tables)
     assert [round for round, _ in written.checkpoints] == [2, 4]

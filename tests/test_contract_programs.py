@@ -56,7 +56,7 @@ def test_divshare_trains_at_its_own_pace_and_withdraws_what_an_uplink_cannot_car
     assert sum(node.mail.messages_in for node in narrow.nodes) == sum(node.messages_out for node in narrow.nodes)
 
 
-def test_slow_nodes_of_divshare_go_on_and_are_heard_and_hold_nobody_up(monkeypatch):
+def test_slow_nodes_of_divshare_continue_and_are_received_and_delay_no_other(monkeypatch):
     heard = Counter()
     deliver = Mailbox.deliver
     monkeypatch.setattr(
@@ -206,7 +206,7 @@ def test_the_public_cannot_compute_who_is_behind_a_virtual_node(overheard):
         assert guessed != told
 
 
-def test_virtual_nodes_go_on_from_a_checkpoint_to_the_bit():
+def test_virtual_nodes_continue_from_a_checkpoint_to_the_bit():
     tables = table(program=SHATTER, network={**VIRTUAL, "bandwidth": "1Mbit/s"}, checkpoint={"every": 2}, rounds=5)
     whole, written = simulate(tables)
     assert [round for round, _ in written.checkpoints] == [2, 4]

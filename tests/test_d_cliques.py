@@ -111,7 +111,7 @@ def shards(nodes, classes=10, each=60):
     return np.array([np.bincount(own, minlength=classes) for own in of_node])
 
 
-def test_swaps_go_on_until_no_two_nodes_have_one_left():
+def test_swaps_continue_until_no_two_nodes_have_one_left():
     counts = np.random.default_rng(3).integers(0, 30, (60, 6)) ** 2
     cliques = DCliques(size=6).cliques(Setting(60, 1, label_counts=counts))
     before = skew(cliques, counts).sum()
@@ -205,7 +205,7 @@ class Normalized(torch.nn.Sequential):
 NORMALIZED = {"model": Module(factory=Normalized)}
 
 
-def test_buffers_go_on_as_in_plain_gossip():
+def test_buffers_continue_as_in_plain_gossip():
     averaged, own = with_and_without_averaging(1, rounds=4, **NORMALIZED)
     assert torch.allclose(averaged, own, atol=1e-5)
     moved = averaged[:, -32:] - torch.tensor([0.0, 1.0]).repeat_interleave(16)
@@ -253,7 +253,7 @@ def test_gradients_are_reckoned_in_the_rounds_that_send_them(schedule):
     assert sent == pytest.approx(stated_bytes(world), rel=0.04)
 
 
-def test_momentum_goes_on_from_a_checkpoint_to_the_bit():
+def test_momentum_continues_from_a_checkpoint_to_the_bit():
     program = {"kind": "clique-averaging", "lr": 0.1, "momentum": 0.9, "topology": {"kind": "d-cliques", "size": 3}}
     tables = table(task=BLOBS, program=program, rounds=6, checkpoint={"every": 2})
     world, written = simulate(tables)

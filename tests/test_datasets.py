@@ -34,7 +34,7 @@ def test_digits(tmp_path: Path) -> None:
     assert (shares - 0.2).abs().max() < 0.01
 
 
-def test_digits_can_be_told_apart() -> None:
+def test_digits_can_be_distinguished() -> None:
     data = Digits().load(Path())
     inputs, tests = data.train.inputs.flatten(1).float(), data.test.inputs.flatten(1).float()
     nearest = torch.cdist(tests, inputs).argmin(1)

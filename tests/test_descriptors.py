@@ -30,7 +30,7 @@ def run(folder, soft, hard):
     return ended.returncode, ended.stderr
 
 
-def test_what_is_needed_is_said_before_anything_begins_and_is_enough(tmp_path):
+def test_what_is_needed_is_reported_before_anything_begins_and_is_enough(tmp_path):
     (tmp_path / "experiment.toml").write_text(tomli_w.dumps(TABLES))
     code, said = run(tmp_path, 60, 60)
     told = re.fullmatch(
@@ -69,7 +69,7 @@ def test_no_more_is_asked_for_than_the_system_allows(limits, needed, asked, monk
     assert calls == ([] if asked is None else [(asked, limits[1])])
 
 
-def test_a_system_that_allows_less_than_it_says_is_told_of(monkeypatch):
+def test_a_system_that_allows_less_than_it_says_is_reported(monkeypatch):
     def refuse(which, wanted):
         raise ValueError("not allowed")
 

@@ -62,7 +62,7 @@ def test_hosts_count_by_reason_too(reads, tmp_path):
         assert found == EXPECTED[reads]
 
 
-def test_a_resumed_run_goes_on_counting():
+def test_a_resumed_run_continues_counting():
     tables = first("arrived", checkpoint={"every": 4})
     _, written = simulate(tables)
     for _, checkpoint in written.checkpoints:

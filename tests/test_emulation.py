@@ -154,7 +154,7 @@ def test_a_node_that_sends_more_than_its_uplink_carries_waits_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ring", "epidemic-oracle", "fedavg"])
-def test_either_engine_goes_on_from_a_checkpoint_of_the_other(name, tmp_path):
+def test_either_engine_continues_from_a_checkpoint_of_the_other(name, tmp_path):
     tables = table(program=PROGRAMS[name], network=QUICK, rounds=6, checkpoint={"every": 3})
     whole, simulated = simulate(tables)
     expected = models_of(whole)
@@ -236,7 +236,7 @@ class Keeps(LearningProgram):
         node.state["x"] = {1}  # type: ignore[assignment]
 
 
-def test_a_receive_that_heard_leaves_no_timer_behind(tmp_path):
+def test_a_receive_that_returned_leaves_no_timer_behind(tmp_path):
     outcome, _ = emulate(table(program={"kind": "tests.test_emulation:Heard"}, network=QUICK), tmp_path)
     assert outcome.finished
 

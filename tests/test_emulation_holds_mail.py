@@ -47,7 +47,7 @@ def had(outcome):
 
 
 @pytest.mark.parametrize("where", [FIRST, *(pytest.param(where, marks=pytest.mark.slow) for where in OTHERS)])
-def test_every_token_comes_once_wherever_a_run_is_gone_on_with(where, tmp_path):
+def test_every_token_comes_once_wherever_a_run_is_resumed(where, tmp_path):
     tables = {**COUNTS, "network": {"nodes": 5, **NETWORKS[where]}}
     outcome, written = emulate(tables, tmp_path)
     assert had(outcome) == due()
@@ -61,7 +61,7 @@ def test_every_token_comes_once_wherever_a_run_is_gone_on_with(where, tmp_path):
             assert had(emulate(tables, tmp_path, checkpoint=more.checkpoints[0][1])[0]) == due()
 
 
-def test_a_simulation_goes_on_with_what_an_emulation_holds(tmp_path):
+def test_a_simulation_continues_with_what_an_emulation_holds(tmp_path):
     _, written = emulate({**COUNTS, "network": {"nodes": 5, "latency": "80ms"}}, tmp_path)
     world, _ = simulate(COUNTS, checkpoint=written.checkpoints[1][1])
     assert [sorted(node.state["had"]) for node in world.nodes] == due()

@@ -77,7 +77,7 @@ def test_a_run_in_processes_ends_as_the_simulated_one(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the test reads /proc")
-def test_ctrl_c_leaves_a_run_that_can_be_gone_on_with_and_no_process(tmp_path):
+def test_ctrl_c_leaves_a_run_that_can_be_resumed_and_no_process(tmp_path):
     file = experiment(tmp_path, rounds=30, compute=160.0)
     run = covey("run", str(file), "--out", "run", folder=tmp_path)
     wait_for_rounds(tmp_path / "run", 3)

@@ -16,7 +16,7 @@ def stamps(folder):
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != ".lock"}
 
 
-def test_a_killed_sweep_goes_on_with_its_runs_and_takes_a_seed_more(tmp_path):
+def test_a_killed_sweep_continues_with_its_runs_and_takes_a_seed_more(tmp_path):
     whole = covey.sweep(folders.tiny(), {"seed": [1, 2, 3]}, out=tmp_path / "whole", quiet=True)
     swept = tmp_path / "swept"
     folders.finished(swept / "seed=1", seed=1)

@@ -88,7 +88,7 @@ def test_two_faults_of_a_kind_strike_at_different_times_in_the_order_of_time():
         ({"kind": "kil"}, "Unknown fault 'kil'; did you mean 'kill'?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told_in_a_line(fault, message):
+def test_what_cannot_be_is_refused_in_a_line(fault, message):
     with pytest.raises(ConfigurationError, match=re.escape(message)):
         check(Experiment.from_table(struck(fault)))
 
@@ -186,7 +186,7 @@ def test_what_a_paused_node_misses_waits_for_it():
     assert world.now == pytest.approx(plain.now + 0.2, abs=0.05)
 
 
-def test_halves_that_are_cut_apart_go_on_and_join_again():
+def test_halves_that_are_cut_apart_continue_and_join_again():
     cut = {"kind": "cut", "nodes": list(range(6)), "at": "200ms", "lasts": "1s"}
     task = {"partition": {"kind": "shards", "per_node": 1}}
     tables = struck(cut, rounds=80, program=EPIDEMIC, task=task, evaluation={"every": 1})
@@ -250,7 +250,7 @@ def test_corrupt_messages_are_dropped_and_counted():
     assert 0.15 < world.refused["corrupt"] / world.nodes[3].messages_out < 0.45
 
 
-def test_whoever_waits_for_ever_is_told_of_patience():
+def test_whoever_waits_for_ever_is_refused_without_patience():
     for fault in ({**KINDS["kill"], "rate": 5}, {**KINDS["cut"], "rate": 5}):
         fault.pop("at")
         with pytest.raises(
@@ -260,7 +260,7 @@ def test_whoever_waits_for_ever_is_told_of_patience():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_with_faults_goes_on_from_its_checkpoints(kind):
+def test_a_run_with_faults_continues_from_its_checkpoints(kind):
     tables = struck(KINDS[kind], checkpoint={"every": 5})
     _, written = simulate(tables)
     assert len(written.checkpoints) > 2
@@ -303,7 +303,7 @@ def test_other_programs_live_through_faults_too(program, kind):
     assert all(node.mail.ended for node in world.nodes)
 
 
-def test_who_is_not_heard_leaves_its_weight_as_the_aggregation_says(monkeypatch):
+def test_who_is_missed_leaves_its_weight_as_the_aggregation_says(monkeypatch):
     weights = {}
     for kind, cls in (("mean", Mean), ("metropolis-hastings", MetropolisHastings)):
         merge = cls.merge
@@ -365,7 +365,7 @@ def test_a_fault_of_ones_own_slows_nodes_while_it_lasts():
 
 
 @pytest.mark.parametrize("fate", [0.0, None, float("nan")])
-def test_a_fate_that_cannot_be_is_told_as_the_faults(fate):
+def test_a_fate_that_cannot_be_is_reported_as_the_faults(fate):
     class Odd(Muted):
         def fate(self, sender, receiver, chance):
             return fate

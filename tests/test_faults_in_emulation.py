@@ -114,7 +114,7 @@ def test_faults_at_the_very_start_keep_nobody_from_beginning(tmp_path):
     assert not [row for row in written.rows if row[2] < {3: 0.1, 5: 0.2, 8: 0.2}.get(row[0], 0.0)]
 
 
-def test_halves_that_are_cut_apart_go_on_and_join_again(tmp_path):
+def test_halves_that_are_cut_apart_continue_and_join_again(tmp_path):
     cut = {"kind": "cut", "host": 0, "of": 2, "at": "200ms", "lasts": "1s"}
     task = {"partition": {"kind": "shards", "per_node": 1}}
     outcome, written = emulate(struck(cut, rounds=100, task=task, evaluation={"every": 4}), tmp_path)
@@ -171,7 +171,7 @@ def test_a_fault_that_counts_other_hosts_than_the_engine_is_refused():
         check(Experiment.from_table({**tables, "engine": {"kind": "emulation", "nodes_per_process": 4}}))
 
 
-def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_snapshots(tmp_path):
+def test_a_host_whose_connection_to_the_launcher_breaks_continues_from_its_last_snapshots(tmp_path):
     with hosts(2) as running:
         host = running[1][0]
 
@@ -201,7 +201,7 @@ def test_a_host_whose_connection_to_the_launcher_breaks_goes_on_from_its_last_sn
     assert all(each == sorted(each) for each in sent)
 
 
-def test_nodes_that_all_wait_in_vain_are_named(tmp_path, monkeypatch):
+def test_nodes_that_all_wait_for_ever_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(recovery, "_QUIET", 0.8)
     monkeypatch.setattr(recovery, "_LOOK", 0.1)
     tables = table(program=IMPATIENT, network={"loss": 0.9}, duration="4s")

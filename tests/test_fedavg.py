@@ -114,7 +114,7 @@ def test_the_server_itself_has_no_voice(clients, aggregation, merged, overheard)
     assert np.allclose(world.nodes[0].model.numpy(), expected, atol=1e-6)
 
 
-def test_the_median_of_compressed_changes_is_the_median_of_what_was_said(overheard):
+def test_the_median_of_compressed_changes_is_the_median_of_what_was_sent(overheard):
     parts = {"aggregation": "median", "server_optimizer": {"kind": "adam"}}
     exact, _ = simulate(federated(up={"kind": "top-k", "budget": 1.0}, **parts))
     plain, _ = simulate(federated(**parts))

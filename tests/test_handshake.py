@@ -136,7 +136,7 @@ def test_a_frame_of_another_connection_does_not_open():
     within(main())
 
 
-def test_each_changed_bit_is_noticed_and_the_next_frame_is_heard():
+def test_each_changed_bit_is_noticed_and_the_next_frame_is_received():
     async def main():
         caller, callee = await met()
         prefix = 4 + wire.PREFIX_BYTES
@@ -161,7 +161,7 @@ def test_each_changed_bit_is_noticed_and_the_next_frame_is_heard():
     within(main())
 
 
-def test_a_frame_that_is_cut_short_is_never_heard():
+def test_a_frame_that_is_cut_short_is_never_received():
     async def main():
         caller, callee = await met()
         first, second = caller.says({"x": b"y" * 500}, {"n": 2})
@@ -195,7 +195,7 @@ def test_a_connection_on_which_nothing_opens_any_more_ends():
     within(main())
 
 
-def test_nothing_of_what_is_said_can_be_read_on_the_way():
+def test_nothing_of_what_is_sent_can_be_read_on_the_way():
     async def main():
         caller, callee = await met()
         secret = b"a number that nobody else may know"
@@ -225,7 +225,7 @@ def test_both_directions_and_all_connections_have_keys_of_their_own():
 
 @pytest.mark.parametrize("who", ["caller", "callee"])
 @pytest.mark.parametrize("name", ["run", "who", "callee", "where", "nonce", "key", "proof"])
-def test_whatever_is_changed_in_a_handshake_lets_nobody_in(who, name):
+def test_whatever_is_changed_in_a_handshake_admits_no_caller(who, name):
     """As it is changed by somebody who can seal as everybody can."""
     seals = {"caller": (Seal(), Seal()), "callee": (Seal(), Seal())}
     changed = []
@@ -480,7 +480,7 @@ def test_a_peer_whose_bytes_are_tampered_with_leaves_the_others_alone():
         within(main())
 
 
-def test_a_caller_of_an_older_handshake_is_told_so():
+def test_a_caller_of_an_older_handshake_is_refused():
     with hosts(1, patience=0.4) as ((host, address),):
 
         async def main():

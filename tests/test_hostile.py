@@ -148,7 +148,7 @@ def open_files():
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
-def test_a_burst_of_connections_leaves_nothing_behind_and_shuts_nobody_out(served):
+def test_a_burst_of_connections_leaves_nothing_behind_and_keeps_no_caller_out(served):
     host, address = served
     where = (address.host, address.port)
     before, began = open_files(), time.monotonic()
@@ -276,7 +276,7 @@ def test_who_calls_before_the_nodes_begin_is_to_come_again(served):
     assert host.refused == {}
 
 
-def test_numbers_that_are_not_finite_are_rejected_in_the_senders_name_and_flood_nobody(served):
+def test_numbers_that_are_not_finite_are_rejected_in_the_senders_name_and_flood_no_other_node(served):
     _, address = served
 
     async def main():
@@ -321,7 +321,7 @@ def test_the_program_rejects_what_is_no_model_of_its_own(served, model):
     within(main())
 
 
-def test_a_server_goes_on_without_updates_that_are_wrong(served):
+def test_a_server_continues_without_updates_that_are_wrong(served):
     _, address = served
 
     async def main():
@@ -338,7 +338,7 @@ def test_a_server_goes_on_without_updates_that_are_wrong(served):
     within(main())
 
 
-def test_pushes_that_are_wrong_are_counted_and_flood_nobody(served):
+def test_pushes_that_are_wrong_are_counted_and_flood_no_other_node(served):
     _, address = served
     program = {"kind": "gossip-learning", "topology": "complete", "period": "1h"}
 
@@ -411,7 +411,7 @@ def test_what_does_not_fit_before_a_slow_downlink_is_dropped(served):
     within(main())
 
 
-def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_goes_on_gets_what_was_kept(served):
+def test_a_peer_that_stops_reading_costs_no_more_than_the_buffer_and_one_that_continues_gets_what_was_kept(served):
     most = 1 << 20
 
     async def main():

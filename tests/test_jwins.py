@@ -345,13 +345,13 @@ FRACTIONS = "a list, each a number in (0, 1]"
         ({"wavelet": "sim2"}, "Unknown 'wavelet' of the sharing jwins: 'sim2'; did you mean 'sym2'?"),
     ],
 )
-def test_wrong_parameters_are_told(parameters, told):
+def test_wrong_parameters_are_refused(parameters, told):
     with pytest.raises(ConfigurationError) as caught:
         build(Sharing, {"kind": "jwins", **parameters})
     assert str(caught.value).startswith(told)
 
 
-def test_a_level_too_high_for_the_model_is_lowered_and_told_once():
+def test_a_level_too_high_for_the_model_is_lowered_and_reported_once():
     blobs = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
     program = {"kind": "gossip", "topology": "ring", "sharing": {"kind": "jwins", "level": 9}}
     with warnings.catch_warnings(record=True) as told:

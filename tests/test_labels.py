@@ -135,7 +135,7 @@ def test_lines_of_one_colour_have_marks_of_their_own(tmp_path):
     assert len(looks) == 14
 
 
-def test_a_title_goes_on_in_a_second_line():
+def test_a_title_continues_in_a_second_line():
     axes = new_axes(new_figure((3.0, 2.0)))
     title(axes, LONG, LONG)
     assert "\n" in axes.get_title(loc="left")

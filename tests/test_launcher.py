@@ -103,7 +103,7 @@ def distance(models):
 
 
 @in_loop
-async def test_what_a_host_says_again_of_an_average_replaces_what_it_said(tmp_path):
+async def test_what_a_host_reports_again_of_an_average_replaces_its_first_report(tmp_path):
     async with stage(tmp_path, faults=[kill(1, at="300ms")]) as on:
         left, right = on.puppets
         left.say("average", share(2, [1.0, 2.0]))
@@ -337,7 +337,7 @@ async def test_a_host_that_says_nothing_is_taken_for_gone_but_not_while_a_fault_
 
 
 @in_loop
-async def test_what_nodes_wait_for_is_said_when_nobody_makes_progress(tmp_path, monkeypatch):
+async def test_what_nodes_wait_for_is_reported_when_nobody_makes_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(recovery, "_QUIET", 0.4)
     monkeypatch.setattr(recovery, "_LOOK", 0.05)
     async with stage(tmp_path) as on:

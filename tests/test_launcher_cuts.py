@@ -76,7 +76,7 @@ async def test_a_cut_is_ordered_when_nodes_have_completed_as_many_rounds_and_hol
 
 
 @in_loop
-async def test_hosts_go_on_from_the_last_cut_and_get_its_mail_when_one_is_lost(tmp_path):
+async def test_hosts_continue_from_the_last_cut_and_get_its_mail_when_one_is_lost(tmp_path):
     async with stage(tmp_path, every=1, program=ASYNCHRONOUS) as on:
         left, right = on.puppets
         left.rows([row(node, t) for node in (0, 1) for t in (1, 2)])
@@ -96,7 +96,7 @@ async def test_hosts_go_on_from_the_last_cut_and_get_its_mail_when_one_is_lost(t
 
 
 @in_loop
-async def test_a_run_goes_on_from_a_checkpoint_with_its_mail(tmp_path):
+async def test_a_run_continues_from_a_checkpoint_with_its_mail(tmp_path):
     held = Held([message(3, 1)], [(2, 0, 5)])
     checkpoint = {"round": 4, **snapshots([0, 1, 2, 3], 4), **mail.pack(held)}
     checkpoint["posted"][:] = (4, 5, 6, 7)
@@ -131,7 +131,7 @@ async def test_nothing_comes_of_a_cut_during_which_a_message_between_hosts_is_lo
 
 
 @in_loop
-async def test_a_run_that_is_stopped_is_cut_first_and_goes_on_from_there(tmp_path):
+async def test_a_run_that_is_stopped_is_cut_first_and_continues_from_there(tmp_path):
     async with stage(tmp_path, every=100, program=ASYNCHRONOUS) as on:
         left, right = on.puppets
         interrupt()

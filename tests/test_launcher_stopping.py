@@ -63,7 +63,7 @@ async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, mo
 
 
 @in_loop
-async def test_what_cannot_be_gone_on_with_is_no_checkpoint(tmp_path, monkeypatch):
+async def test_what_cannot_be_resumed_is_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "_STUCK", 0.1)
     async with stage(tmp_path) as on:
         interrupt()

@@ -93,7 +93,7 @@ def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
 
 
 @KINDS
-def test_the_achieved_bandwidth_is_told_beside_the_asked_one(kind):
+def test_the_achieved_bandwidth_is_shown_beside_the_asked_one(kind):
     async def test():
         line = Line(kind, 8e6)
         for _ in range(2):

@@ -137,7 +137,7 @@ def test_messages_are_sorted_in_together():
     assert (mail.messages_in, resumed) == (3, [True])
 
 
-def test_who_looks_meanwhile_sees_all_and_holds_nobody_up():
+def test_who_looks_meanwhile_sees_all_and_delays_no_other():
     mail = Mailbox()
     resumed = []
     mail.wait(("", 0), Waiter(lambda: resumed.append(True), {0, 1, 2}, set(), 0))

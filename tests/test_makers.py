@@ -45,7 +45,7 @@ def test_what_it_made_is_killed_and_made_again(tmp_path):
     assert "host returned" in set(events["kind"])
 
 
-def test_why_it_failed_is_said(tmp_path, monkeypatch):
+def test_why_it_failed_is_reported(tmp_path, monkeypatch):
     class Broken(Commands):
         def __init__(self, wanted):
             super().__init__(wanted)

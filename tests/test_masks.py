@@ -85,7 +85,7 @@ def message(t=0, receiver=9, sender=0, sets=SAME, dtype=np.int64):
     return agreed.masked(sender, np.zeros(len(sets[sender]), dtype=dtype), PAIRS[sender].secret)
 
 
-def test_uniform_bytes_are_told_from_others():
+def test_uniform_bytes_are_distinguished_from_others():
     assert abs(uneven(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 10_000))) < 4
     assert uneven(np.random.default_rng(0).integers(-(2**61), 2**61, 10_000)) > 10
 

@@ -53,7 +53,7 @@ def missed_share(heard, dead=()):
 @pytest.mark.parametrize("loss", [0.0, 0.02, 0.05, 0.1])
 @pytest.mark.parametrize("patience", ["20ms", "200ms"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_what_is_lost_is_all_that_is_unheard(graph, patience, loss, heard):
+def test_what_is_lost_is_all_that_is_missed(graph, patience, loss, heard):
     world, _ = simulate(tables(graph, loss, patience))
     assert {node.round for node in world.nodes} == {ROUNDS}
     # Of 5,760 messages so many are lost, give or take three deviations.
@@ -77,7 +77,7 @@ def test_the_living_hear_each_other_while_one_is_dead(graph, loss, heard):
 
 @pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
 @pytest.mark.parametrize("sharing", ["full", "secure-aggregation"])
-def test_who_waits_in_vain_for_gradients_is_heard_with_its_model(sharing, loss, heard):
+def test_who_misses_gradients_is_received_with_its_model(sharing, loss, heard):
     made = tables("epidemic-oracle", loss, faults=[{"kind": "kill", "nodes": [DEAD], "at": "53ms"}], rounds=30)
     cliques = {"kind": "d-cliques", "size": 5}
     made["program"] = {

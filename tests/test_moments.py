@@ -90,7 +90,7 @@ def test_who_is_away_is_not_evaluated():
     assert (counts[0.04], counts[0.06], counts[0.14], counts[0.16]) == (12, 10, 10, 12)
 
 
-def test_moments_keep_no_run_going_whose_nodes_wait_in_vain():
+def test_moments_keep_no_run_going_whose_nodes_wait_for_ever():
     cut = {"kind": "cut", "nodes": [3], "at": 0.05}
     often = {"kind": "slow", "nodes": [3], "rate": 10, "lasts": 0.01, "compute": 2}
     with pytest.raises(ProgramError, match="wait for messages that cannot arrive"):

@@ -253,7 +253,7 @@ def test_bits_are_conserved_and_links_shared_fairly_at_all_times(
     assert played(instance, starts, check=False) == completions
 
 
-def test_a_checkpoint_goes_on_as_the_original_would() -> None:
+def test_a_checkpoint_continues_as_the_original_would() -> None:
     generator = np.random.default_rng(1)
     uplinks, downlinks = generator.uniform(1, 5, (2, 8))
     share = FairShare(uplinks, downlinks)

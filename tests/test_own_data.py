@@ -388,7 +388,7 @@ CSVS = {
 
 
 @pytest.mark.parametrize("mistake", CSVS)
-def test_what_is_wrong_with_a_csv_is_said_in_one_line(mistake, in_folder):
+def test_what_is_wrong_with_a_csv_is_reported_in_one_line(mistake, in_folder):
     text, changes, said = CSVS[mistake]
     (in_folder / "data.csv").write_text(text)
     dataset = build(Dataset, {"kind": "csv", "path": "data.csv", "target": "label", **changes})

@@ -243,7 +243,7 @@ def test_a_schedule_of_ones_own_is_not_taken_for_one_by_which_all_train_at_once(
     assert not lazy().trains_all_at_once()
 
 
-def test_an_objective_of_ones_own_is_told_from_another_of_its_name():
+def test_an_objective_of_ones_own_is_distinguished_from_another_of_its_name():
     namesake = derived(CrossEntropy, "losses", lambda self, outputs, targets: outputs.square().sum(-1))
     assert repr(namesake()) == repr(CrossEntropy())
 

@@ -36,7 +36,7 @@ GRAPH = {"program": {"kind": "gossip", "topology": FromNetworkx(graph=networkx.c
     [(MODULE, "The 'factory' of the model"), (GRAPH, "The 'graph' of the topology")],
     ids=["module", "graph"],
 )
-def test_an_object_of_python_is_run_and_said_to_be_one_in_the_file(changes, key, tmp_path, request):
+def test_an_object_of_python_is_run_and_marked_as_one_in_the_file(changes, key, tmp_path, request):
     run = covey.run(small(**changes), out=tmp_path / "run")
     assert run.summary()["rounds"] == 2
     code, _, err = request.getfixturevalue("covey")("check", str(tmp_path / "run" / "run.toml"))
@@ -46,7 +46,7 @@ def test_an_object_of_python_is_run_and_said_to_be_one_in_the_file(changes, key,
     assert err.count("\n") == 1
 
 
-def test_what_is_no_networkx_graph_is_told():
+def test_what_is_no_networkx_graph_is_reported():
     with pytest.raises(ConfigurationError, match=r"must be a networkx graph\. Got 3 instead\."):
         FromNetworkx(graph=3)
 
@@ -100,7 +100,7 @@ def test_data_of_ones_own_that_go_wrong_are_named(task, message):
         simulate(table(task={"dataset": "digits", "model": "logistic", **task}))
 
 
-def test_a_program_that_is_no_coroutine_is_told():
+def test_a_program_that_is_no_coroutine_is_reported():
     class Plain(Recorded):
         def run(self, node):
             return None
@@ -181,7 +181,7 @@ def hidden():
         (hidden, "Slower is another one than that of its module tests.programs.own"),
     ],
 )
-def test_what_no_host_can_import_is_told_before_anything_begins_and_simulated(program, why, tmp_path):
+def test_what_no_host_can_import_is_refused_before_anything_begins_and_simulated(program, why, tmp_path):
     tables = small(program=program())
     engine = {"kind": "emulation", "nodes_per_process": 2}
     with pytest.raises(ConfigurationError) as caught:
@@ -193,7 +193,7 @@ def test_what_no_host_can_import_is_told_before_anything_begins_and_simulated(pr
     assert covey.run(tables, out=tmp_path / "simulated").status == "finished"
 
 
-def test_an_object_of_python_is_told_before_hosts_begin(tmp_path):
+def test_an_object_of_python_is_refused_before_hosts_begin(tmp_path):
     with pytest.raises(ConfigurationError, match="The 'factory' of the model was an object of Python"):
         covey.run(small(**MODULE, engine={"kind": "emulation"}), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -93,7 +93,7 @@ def test_runs_at_the_same_time_are_those_of_one_after_the_other_to_the_bit(in_fo
     assert len(two.failures) == 2
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was_and_a_killed_process_takes_no_other_run_with_it(slowly):
+def test_an_interrupted_sweep_continues_where_it_was_and_a_killed_process_takes_no_other_run_with_it(slowly):
     over = {"seed": [9, 1, 2]}
 
     def interrupt():
@@ -137,7 +137,7 @@ def test_a_process_whose_sweep_was_killed_stops_where_its_run_can_be_resumed(slo
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_of_the_command_line_goes_on(slowly):
+def test_a_killed_sweep_of_the_command_line_continues(slowly):
     import tomli_w
 
     (slowly / "e.toml").write_text(tomli_w.dumps(waiting()))

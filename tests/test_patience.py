@@ -50,7 +50,7 @@ AWAY = [
 
 @pytest.mark.parametrize("fault", AWAY, ids=str)
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_who_was_away_for_some_rounds_is_soon_heard_by_all_in_every_exchange(sharing, fault, missed):
+def test_who_was_away_for_some_rounds_is_soon_received_by_all_in_every_exchange(sharing, fault, missed):
     world, written = simulate(tables(sharing, {**fault, "nodes": DEAD, "at": "103ms"}))
     assert {node.round for node in world.nodes} == {ROUNDS}
     went = {"left", "returned", "caught up", "paused", "went on"}

@@ -69,7 +69,7 @@ def test_what_waits_on_a_connection_that_ends_is_counted_and_was_not_sent():
     on_a_loop(test)
 
 
-def test_a_connection_that_another_one_replaces_is_said_to_be_broken_before_anything_is_heard_over_that():
+def test_a_connection_that_another_one_replaces_is_reported_as_broken_before_anything_is_received_over_that():
     async def test():
         network = Network()
         for connection in (network.connection(), network.connection()):

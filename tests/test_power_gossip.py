@@ -126,7 +126,7 @@ def test_both_ends_have_the_same_factors_whatever_is_lost(seed, rank, lost):
             end.model = end.model + torch.from_numpy(draw.normal(size=SIZE).astype(np.float32))
 
 
-def test_ends_that_differ_begin_anew_from_the_same_directions_and_then_go_on():
+def test_ends_that_differ_begin_anew_from_the_same_directions_and_then_continue():
     edge = Edge(models(1), rank=2)
     edge.exchange()
     assert edge.together()
@@ -293,7 +293,7 @@ def test_further_exchanges_of_a_round_have_tags_and_no_vectors(overheard):
 
 
 @pytest.mark.parametrize("changes", [{"iterations": 2}, {"overlap": True}, {"aggregation": "mean", "rank": 3}])
-def test_a_run_goes_on_from_a_checkpoint_to_the_bit(changes):
+def test_a_run_continues_from_a_checkpoint_to_the_bit(changes):
     tables = gossip(rounds=7, checkpoint={"every": 3}, **changes)
     whole, written = simulate(tables)
     resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
@@ -305,7 +305,7 @@ def test_a_run_goes_on_from_a_checkpoint_to_the_bit(changes):
     assert set(whole.nodes[0].state) == {"sharing.factors", "sharing.next"}
 
 
-def test_nodes_that_leave_and_return_are_heard_again():
+def test_nodes_that_leave_and_return_are_received_again():
     churn = {"kind": "rate", "mean_up": "300ms", "mean_down": "50ms"}
     network = {"churn": churn, "compute": {"kind": "constant", "samples_per_second": 1000.0}}
     world, written = simulate(gossip("torus", patience="60ms", network=network, rounds=20))

@@ -79,7 +79,7 @@ def started(tmp_path, request):
 
 
 @forking
-def test_forks_are_told_apart_killed_and_started_again(started):
+def test_forks_are_distinguished_killed_and_started_again(started):
     start, sockets = started
     first, second = start(0), start(1)
     unborn = start(1)
@@ -129,7 +129,7 @@ def test_where_nothing_forks_a_host_is_started_by_itself(started):
     assert alone.wait() == -signal.SIGKILL
 
 
-def test_nothing_forks_where_processes_cannot_be_told_apart(monkeypatch):
+def test_nothing_forks_where_processes_cannot_be_distinguished(monkeypatch):
     def refuse(pid):
         raise OSError(38, "Function not implemented")
 
@@ -149,7 +149,7 @@ def test_nothing_forks_where_processes_cannot_be_told_apart(monkeypatch):
     ],
     ids=["killed", "failed", "ended", "there"],
 )
-def test_why_a_process_is_gone_is_its_signal_or_what_it_said_last(script, told, tmp_path):
+def test_why_a_process_is_gone_is_its_signal_or_what_it_wrote_last(script, told, tmp_path):
     log = tmp_path / "host-0.log"
     log.write_text("a warning\nno room for more\n")
     with subprocess.Popen([sys.executable, "-c", script]) as process:

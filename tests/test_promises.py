@@ -258,7 +258,7 @@ def test_who_misses_a_masked_gradient_makes_no_step_along_its_own(monkeypatch):
     assert torch.isfinite(models_of(world)).all()
 
 
-def test_masked_gradients_go_on_from_a_checkpoint_to_the_bit():
+def test_masked_gradients_continue_from_a_checkpoint_to_the_bit():
     tables = averaging({"kind": "secure-aggregation"}, checkpoint={"every": 2})
     world, written = simulate(tables)
     again, _ = simulate(tables, checkpoint=written.checkpoints[0][1])

@@ -128,7 +128,7 @@ def test_choco_learns_though_messages_are_lost():
 
 
 @pytest.mark.parametrize("sharing", SHARINGS, ids=str)
-def test_a_run_with_losses_goes_on_from_its_checkpoints_to_the_bit(sharing):
+def test_a_run_with_losses_continues_from_its_checkpoints_to_the_bit(sharing):
     tables = gossip(sharing, task=task_of(sharing), checkpoint={"every": 4}, **{**LOSSY, "rounds": 9})
     whole, written = simulate(tables)
     for _, payload in written.checkpoints:
@@ -146,7 +146,7 @@ def test_different_beginnings_are_found_out_and_mended(monkeypatch, overheard):
             assert torch.equal(node.state[f"sharing.copies.{peer}"], world.nodes[peer].state["sharing.copy"])
 
 
-def test_copies_are_told_anew_in_real_time(tmp_path):
+def test_copies_are_sent_again_in_real_time(tmp_path):
     fault = {"kind": "kill", "nodes": [3, 8], "at": "150ms", "back": "200ms"}
     network = {"latency": "1ms", "bandwidth": None, "compute": 1e4, "loss": 0.05}
     tables = gossip(SHARINGS[0], network=network, faults=[fault], patience="60ms", rounds=30, checkpoint={"every": 10})

@@ -261,7 +261,7 @@ def test_it_learns_as_gossip_does_where_messages_are_lost(topology):
     assert found[0] > 0.6
 
 
-def test_sums_are_part_of_what_is_gone_on_from():
+def test_sums_are_part_of_what_is_resumed():
     program = {**LOSSY, "topology": LOCAL}
     tables = table(program=program, task=BLOBS, rounds=12, checkpoint={"every": 4})
     world, written = simulate(tables)

@@ -66,7 +66,7 @@ def test_values_of_a_sweep_that_are_no_list_are_refused(values, in_folder):
     assert not (in_folder / "runs").exists()
 
 
-def test_a_run_of_a_sweep_that_fails_is_kept_as_an_error_and_the_others_go_on(in_folder, capsys):
+def test_a_run_of_a_sweep_that_fails_is_kept_as_an_error_and_the_others_continue(in_folder, capsys):
     swept = package.sweep(TINY, {"task.model": ["mlp"], "task.optimizer.lr": [1e38, 0.1]})
     assert capsys.readouterr().err.startswith("The run lr=1e_38 failed: ")
     assert len(swept) == 1

@@ -42,7 +42,7 @@ def test_a_message_is_so_many_whole_tensors_and_each_is_drawn_as_often(budget, c
     assert np.abs(drawn - 400 * chance).max() <= 100 * np.sqrt(chance * (1 - chance))
 
 
-def test_nodes_draw_for_themselves_unless_they_are_told_to_draw_alike():
+def test_nodes_draw_for_themselves_unless_they_have_to_draw_alike():
     alone, common = prepared(0.5), prepared(0.5, common=True)
     assert any(not torch.equal(alone._drawn(0, t), alone._drawn(1, t)) for t in range(5))
     assert all(torch.equal(common._drawn(0, t), common._drawn(3, t)) for t in range(5))

@@ -144,7 +144,7 @@ async def test_a_host_that_ends_again_while_all_make_ready_lets_all_go_back_agai
 
 
 @in_loop
-async def test_a_run_that_cannot_go_on_says_how_it_can_be_gone_on_with(tmp_path):
+async def test_a_run_that_cannot_continue_says_how_it_can_be_resumed(tmp_path):
     async with stage(tmp_path, engine={"restarts": 1}) as on:
         left, right = on.puppets
         right.vanish()

@@ -162,7 +162,7 @@ def test_truncating_twice_forgets_both(tmp_path):
 
 
 @pytest.mark.parametrize(("ended", "last"), [([], 1), ([True, False, False], 2), ([True, True, True], 3)])
-def test_figures_of_the_network_stay_up_to_where_nodes_go_on(ended, last, tmp_path):
+def test_figures_of_the_network_stay_up_to_where_nodes_continue(ended, last, tmp_path):
     writer = four_rounds(tmp_path / "run")
     writer.metrics([(-1, round, "average_accuracy", 0.5) for round in (1, 2, 3, 4)])
     writer.truncate(Moment([1, 2, 3], [0.5, 1.0, 1.5], ended))
@@ -194,7 +194,7 @@ def test_a_round_that_is_forgotten_is_there_until_it_is_recorded_again(tmp_path)
     writer.finish("finished", {})
 
 
-def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_goes_on(tmp_path):
+def test_truncating_forgets_the_events_after_the_moment_from_which_each_node_continues(tmp_path):
     writer = RunWriter.create(tmp_path / "run", {}, {})
     writer.commits([commit(node, round) for node in range(2) for round in (1, 2)])
     for node in range(3):

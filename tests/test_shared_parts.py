@@ -61,7 +61,7 @@ def test_gradients_of_a_clique_are_those_of_what_is_shared(sharing, share, files
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
-def test_a_run_goes_on_from_a_checkpoint_to_the_bit(sharing, files):
+def test_a_run_continues_from_a_checkpoint_to_the_bit(sharing, files):
     tables = mixed(sharing, files, share=["norm.*", "body.weight"], rounds=4, checkpoint={"every": 2})
     whole, written = simulate(tables)
     resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
@@ -85,7 +85,7 @@ def test_buffers_are_averaged_in_full_with_the_weights_of_the_merging(sharing, f
 
 
 @pytest.mark.parametrize("sharing", ["full", "random", "quantized"])
-def test_where_an_own_weight_is_negative_buffers_become_the_mean_of_what_was_heard(sharing, files):
+def test_where_an_own_weight_is_negative_buffers_become_the_mean_of_what_was_received(sharing, files):
     matcha = {"kind": "matcha", "topology": {"kind": "random-regular", "degree": 4}, "budget": 0.25}
     world, _ = simulate(mixed(sharing, files, program={"topology": matcha, "schedule": Never()}, rounds=1, seed=0))
     weights = torch.from_numpy(world.program.topology.at(0).mixing("given").toarray())

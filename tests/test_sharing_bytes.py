@@ -56,7 +56,7 @@ def test_a_short_run_sends_what_is_stated(sharing):
 
 
 @pytest.mark.parametrize("sharing", [sharing for sharing in SHARINGS if sharing["kind"] in ("choco", "stc")], ids=str)
-def test_marks_of_copies_are_counted_and_copies_that_are_told_anew(sharing):
+def test_marks_of_copies_are_counted_and_copies_that_are_sent_again(sharing):
     program = {"patience": "1s"}
     stated, sent = stated_and_sent(sharing, program=program)
     assert sent == pytest.approx(stated, rel=0.05)

@@ -41,7 +41,7 @@ def test_a_dead_neighbour_does_not_keep_the_living_from_hearing_each_other(tmp_p
     assert world.now < 40 * 0.05
 
 
-def test_churn_by_rate_goes_on_with_whoever_is_there():
+def test_churn_by_rate_continues_with_whoever_is_there():
     program = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 3}, "patience": "50ms"}
     network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "100ms"}}
     first, written = simulate(table(program=program, network=network, rounds=30))
@@ -51,7 +51,7 @@ def test_churn_by_rate_goes_on_with_whoever_is_there():
     assert all(node.round == 30 for node in first.nodes if not node.mail.away)
 
 
-def test_nodes_that_wait_in_vain_while_others_come_and_go_are_told_of():
+def test_nodes_that_wait_for_ever_while_others_come_and_go_are_reported():
     network = {"churn": {"kind": "rate", "mean_up": "300ms", "mean_down": "300ms"}}
     with pytest.raises(ProgramError, match=r"wait for messages that cannot arrive.* give the program some 'patience'"):
         simulate(table(network=network, program=IMPATIENT, rounds=200))

@@ -65,7 +65,7 @@ def test_the_round_of_a_message_may_be_numpys():
         (torch.zeros(1, dtype=torch.complex64), r"the tensor 'x' has the dtype torch\.complex64"),
     ],
 )
-def test_a_state_that_no_checkpoint_can_hold_is_told_of_when_it_is_committed(value, message, commits):
+def test_a_state_that_no_checkpoint_can_hold_is_reported_when_it_is_committed(value, message, commits):
     class Keeps(Recorded):
         async def run(self, node):
             node.state["right"] = [1.5, "x"]

@@ -41,7 +41,7 @@ def test_momentum_that_is_kept_survives_a_resume():
     assert not torch.allclose(models_of(whole), models_of(reset), atol=1e-4)
 
 
-def test_an_interrupt_stops_where_the_run_can_go_on():
+def test_an_interrupt_stops_where_the_run_can_continue():
     tables = table(network=SLOW, rounds=8)
     whole, _ = simulate(tables)
     experiment = Experiment.from_table(tables)

@@ -100,7 +100,7 @@ def test_virtual_time_is_training_and_waiting():
     assert max(row["waiting_seconds"] for row in rows) > training
 
 
-def test_a_resumed_run_goes_on_counting():
+def test_a_resumed_run_continues_counting():
     sharing = {"kind": "top-k", "budget": 0.25}
     tables = table(task=BLOBS, program={**RING, "sharing": sharing}, rounds=4, checkpoint={"every": 2})
     world, written = simulate(tables)

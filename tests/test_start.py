@@ -55,7 +55,7 @@ def test_nodes_start_with_the_tensors_of_the_file(tmp_path):
     assert torch.equal(learner.layout.constants["counts"], module.counts)
 
 
-def test_a_run_goes_on_from_the_model_of_another(tmp_path):
+def test_a_run_continues_from_the_model_of_another(tmp_path):
     first = covey.run(tables(None), out=tmp_path / "first")
     first.export_model(tmp_path / "w.safetensors", "average")
     start = str(tmp_path / "w.safetensors")

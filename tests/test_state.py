@@ -187,7 +187,7 @@ def test_types_that_no_checkpoint_holds_are_refused_where_they_are_declared():
             x: dict[int, int] = {1: 2}
 
 
-def test_either_engine_goes_on_with_the_typed_state_of_a_checkpoint_of_the_other(tmp_path):
+def test_either_engine_continues_with_the_typed_state_of_a_checkpoint_of_the_other(tmp_path):
     whole, written = simulate(DIARY)
     expected = [node.state for node in whole.nodes]
     outcome, emulated = emulate(DIARY, tmp_path)

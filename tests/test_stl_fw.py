@@ -216,7 +216,7 @@ def test_a_graph_keeps_its_budget_and_says_what_it_falls_into(seed, nodes, budge
         assert facts(whole, "given").components == 1
 
 
-def test_what_learning_lacks_is_said():
+def test_what_learning_lacks_is_reported():
     counts = np.eye(10, dtype=np.int64)[np.arange(100) % 10]
     with pytest.warns(UserWarning, match="Give it a higher 'budget' than 1, or until_connected = true"):
         drawn(STLFW(budget=1), counts)

@@ -64,7 +64,7 @@ def test_a_secret_is_neither_short_nor_endless(content, held, tmp_path):
     refused(file, rf"must hold a secret of 16 to 4096 bytes\. It holds {held}\.$")
 
 
-def test_a_secret_that_is_named_in_the_index_of_another_file_is_not_said(tmp_path):
+def test_a_secret_that_is_named_in_the_index_of_another_file_is_not_shown(tmp_path):
     file = token_file(tmp_path)
     engine = {"kind": "emulation", "hosts_file": str(file), "token_file": str(file)}
     with pytest.raises(ConfigurationError, match=rf"^Line 1 of the hosts file {re.escape(str(file))} must be") as told:

@@ -138,7 +138,7 @@ def test_mlflow_has_the_figures_and_the_experiment(logged, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wandb", "mlflow"])
-def test_a_resumed_run_goes_on_in_the_same_run_of_a_tracker(kind, logged, tmp_path):
+def test_a_resumed_run_continues_in_the_same_run_of_a_tracker(kind, logged, tmp_path):
     changes = {"callback": [kind], "evaluation": {"every": 1}, "checkpoint": {"every": 2}}
     killed = folders.killed(tmp_path / "run", round=5, **changes)
     run = package.resume(killed)

@@ -29,7 +29,7 @@ def broken(*_):
 
 
 @in_loop
-async def test_who_asked_for_a_job_that_fails_outside_of_its_worker_is_told():
+async def test_who_asked_for_a_job_that_fails_outside_of_its_worker_is_reported():
     trainer = Trainer(lambda: None)
     with pytest.raises(RuntimeError, match="nobody does it"):
         await trainer.do(Lost())

@@ -152,7 +152,7 @@ def test_one_sample_may_be_predicted_without_a_dimension():
     assert 0 < figures["rmse"] < 10
 
 
-def test_a_model_that_predicts_otherwise_in_a_later_batch_is_told():
+def test_a_model_that_predicts_otherwise_in_a_later_batch_is_reported():
     class Moody(Row):
         def forward(self, x):
             predicted = super().forward(x)
@@ -200,7 +200,7 @@ def test_targets_of_another_shape_are_refused(made, got):
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_device_that_is_not_here_is_told_before_data_are_loaded(device, why, tmp_path, covey):
+def test_a_device_that_is_not_here_is_refused_before_data_are_loaded(device, why, tmp_path, covey):
     file = tmp_path / "experiment.toml"
     file.write_text(TEXT.format(dataset='"mnist"', model="logistic", engine="simulation"))
     code, _, err = covey("check", str(file), "--set", f"engine.device={device}", "--data", str(tmp_path))

@@ -182,7 +182,7 @@ class Forgets(covey.Program):
         await node.train()
 
 
-def test_who_learns_needs_a_task_and_who_does_not_is_told(tmp_path):
+def test_who_learns_needs_a_task_and_who_does_not_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"The 'task' of the experiment is missing: the nodes of the program"):
         covey.run(tables(Learns()), out=tmp_path / "run")
     with pytest.raises(

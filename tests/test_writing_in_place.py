@@ -56,7 +56,7 @@ def test_what_a_node_of_a_host_writes_in_place_is_its_own(op, untouched, tmp_pat
 
 
 @pytest.mark.parametrize("op", [*OPS, *HIDDEN])
-def test_a_model_that_is_written_in_place_is_told(op):
+def test_a_model_that_is_written_in_place_is_reported(op):
     with pytest.raises(ProgramError) as caught:
         simulate(careless(["model"], op))
     assert str(caught.value) == (
@@ -66,7 +66,7 @@ def test_a_model_that_is_written_in_place_is_told(op):
 
 
 @pytest.mark.parametrize("op", ["add", "numpy", "inference"])
-def test_a_model_that_is_written_in_place_is_told_by_hosts_too(op, tmp_path):
+def test_a_model_that_is_written_in_place_is_reported_by_hosts_too(op, tmp_path):
     with pytest.raises(ProgramError, match=r"^Node 0 wrote to its model in place in round 1, which has no effect: "):
         emulate(careless(["model"], op), tmp_path)
 
@@ -83,7 +83,7 @@ def test_a_model_that_is_written_in_place_is_told_by_hosts_too(op, tmp_path):
         "m = node.model; await node.train(); m.add_(1); await node.sleep(0.1)",
     ],
 )
-def test_it_is_told_wherever_the_model_is_used_next(body):
+def test_it_is_reported_wherever_the_model_is_used_next(body):
     names = {"torch": torch}
     exec(f"async def run(self, node):\n    async for t in node.rounds():\n        {body}", names)
     wrong = type("Wrong", (Recorded,), {"run": names["run"]})
