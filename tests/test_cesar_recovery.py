@@ -283,11 +283,20 @@ def change(monkeypatch):
 
 CLAIMS = {
     "too many are missing": ({"arrived": [0, 1]}, "2 members of its sum are missing, and at most 1 may be"),
-    "a stranger has arrived": ({"arrived": [0, 1, 2, 4]}, "is not of members of its sum"),
-    "another order": ({"arrived": [1, 0, 2, 3]}, "is not of members of its sum"),
-    "one twice": ({"arrived": [0, 0, 1, 2, 3]}, "is not of members of its sum"),
-    "no list": ({"arrived": 7}, "is not of members of its sum"),
-    "names": ({"arrived": ["0", "1", "2"]}, "is not of members of its sum"),
+    "a stranger has arrived": (
+        {"arrived": [0, 1, 2, 4]},
+        "its 'arrived' is not a list of some of the ids 0, 1, 2, 3, in this order",
+    ),
+    "another order": (
+        {"arrived": [1, 0, 2, 3]},
+        "its 'arrived' is not a list of some of the ids 0, 1, 2, 3, in this order",
+    ),
+    "one twice": (
+        {"arrived": [0, 0, 1, 2, 3]},
+        "its 'arrived' is not a list of some of the ids 0, 1, 2, 3, in this order",
+    ),
+    "no list": ({"arrived": 7}, "its 'arrived' is not a list of some of the ids 0, 1, 2, 3, in this order"),
+    "names": ({"arrived": ["0", "1", "2"]}, "its 'arrived' is not a list of some of the ids 0, 1, 2, 3, in this order"),
 }
 
 
@@ -341,10 +350,10 @@ def flipped(data):
 
 ANSWERS = {
     "another box": (lambda payload: {**payload, "shares": flipped(payload["shares"])}, "not in a box of its own"),
-    "no box": (lambda payload: {**payload, "shares": 3}, "not of members of this node's sum"),
+    "no box": (lambda payload: {**payload, "shares": 3}, "its 'shares' is not a bytes"),
     "too few": (lambda payload: {**payload, "of": payload["of"][1:]}, "not in a box of its own"),
-    "of strangers": (lambda payload: {**payload, "of": [7]}, "not of members of this node's sum"),
-    "of nobody": (lambda payload: {"shares": payload["shares"]}, "not of members of this node's sum"),
+    "of strangers": (lambda payload: {**payload, "of": [7]}, "its 'of' is not a list of some of the ids 0, 1, 2, 3"),
+    "of nobody": (lambda payload: {"shares": payload["shares"]}, "it has no 'of'"),
 }
 
 
@@ -360,7 +369,7 @@ def test_shares_that_are_none_are_refused_and_others_are_enough(what, change, se
     world, written = simulate(patient(SECURE, "complete"))
     ((_, at, kind, detail),) = written.happened
     assert (at, kind) == (4, "rejected")
-    assert detail.startswith("message of node 2: its shares are ")
+    assert detail.startswith("message of node 2: ")
     assert reason in detail
     assert not figures(written, "discarded")
     assert close(seen.merged[1, 4], expected(world, seen, 1, 4, ()))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from covey.federated.ends import Ends
 from covey.messages import wire
 from covey.messages.compression import Ternary
 from covey.parts.errors import ConfigurationError
@@ -75,6 +76,13 @@ def test_ternary_messages_learn(down):
     learner = world.task.learner
     before, after = learner.evaluate([learner.first_model, world.nodes[0].model], learner.split("test"))
     assert after["loss"] < 0.5 * before["loss"]
+
+
+def test_buffers_that_no_model_has_are_ignored(monkeypatch):
+    expected, _ = simulate(federated(TERNARY, "int8"))
+    monkeypatch.setattr(Ends, "with_buffers", lambda self, payload, model: {**payload, "buffers": torch.ones(3)})
+    world, _ = simulate(federated(TERNARY, "int8"))
+    assert torch.equal(models_of(world), models_of(expected))
 
 
 LOSSY = {"network": {"loss": 0.1}, "patience": "50ms", "rounds": 30}

@@ -19,6 +19,7 @@ from covey.decentralized.topology.static import Complete
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
+from covey.runtime.content import entries_of, usable
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Inbox, Message
 from covey.runtime.prepared import check
@@ -51,6 +52,9 @@ class End(Keeping):
     def __init__(self, id, model):
         self.id, self.model, self.state, self.rejected = id, model, {}, []
 
+    def usable(self, messages, content, **entries):
+        return usable(self, messages, content, entries)
+
     def reject(self, message, reason):
         self.rejected.append(reason)
 
@@ -77,7 +81,7 @@ class Edge:
         for end in self.ends:
             ((receivers, payload),) = self.sharing.outgoing(self.round(end))
             assert receivers == [1 - end.id]
-            payload = dict(payload)
+            payload = dict(entries_of(payload, end))
             if change is not None:
                 change(end.id, payload)
             sent.append(Message(end.id, "", self.t, payload, wire.size(payload)))
@@ -212,14 +216,14 @@ def test_an_exchange_brings_the_two_closer_and_leaves_their_sum(seed, rank):
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("factor", torch.zeros(7), "its factor is not 8 numbers of float32"),
-        ("factor", torch.zeros(8, dtype=torch.float64), "its factor is not 8 numbers of float32"),
-        ("factor", torch.zeros(8, 1), "its factor is not 8 numbers of float32"),
-        ("factor", None, "its factor is not 8 numbers of float32"),
-        ("mark", 3, "its mark is not 1 numbers of int64"),
-        ("mark", torch.zeros(0, dtype=torch.int64), "its mark is not 1 numbers of int64"),
-        ("vectors", torch.zeros(5), "its vectors is not 6 numbers of float32"),
-        ("vectors", [1.0], "its vectors is not 6 numbers of float32"),
+        ("factor", torch.zeros(7), "its 'factor' is not 8 float32 numbers"),
+        ("factor", torch.zeros(8, dtype=torch.float64), "its 'factor' is not 8 float32 numbers"),
+        ("factor", torch.zeros(8, 1), "its 'factor' is not 8 float32 numbers"),
+        ("factor", None, "its 'factor' is not 8 float32 numbers"),
+        ("mark", 3, "its 'mark' is not 1 int64 number"),
+        ("mark", torch.zeros(0, dtype=torch.int64), "its 'mark' is not 1 int64 number"),
+        ("vectors", torch.zeros(5), "its 'vectors' is not 6 float32 numbers"),
+        ("vectors", [1.0], "its 'vectors' is not 6 float32 numbers"),
     ],
 )
 def test_a_wrong_message_is_rejected_and_counts_as_lost(name, value, why):

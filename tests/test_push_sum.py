@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.decentralized.push_sum import PushSum, Sums
+from covey.decentralized.push_sum import Push, PushSum, Sum, Sums
 from covey.learning.mixture import Mixture
 from covey.learning.models import Module
 from covey.learning.node import MODEL
@@ -16,6 +16,7 @@ from covey.learning.running_node import RunningLearningNode
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.parameters import Setting
 from covey.runtime import patience as waiting
+from covey.runtime.content import entries_of, usable
 from covey.runtime.node import Inbox, Message
 from tests.conftest import begun, models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, NODES, Keeping
@@ -46,7 +47,7 @@ class Double(Keeping):
     def send(self, receivers, payload, tag="", round=None):
         for receiver in [receivers] if isinstance(receivers, int) else receivers:
             if not self.lost():
-                message = Message(self.id, tag, round, payload, 0)
+                message = Message(self.id, tag, round, entries_of(payload, self), 0)
                 self.posted.setdefault((receiver, tag, round), []).append(message)
 
     def arrived(self, tag="", round=None):
@@ -57,8 +58,8 @@ class Double(Keeping):
         self.now += timeout or 0.0
         return Inbox(sorted(self.arrived(tag, round), key=lambda message: message.sender), ())
 
-    def usable(self, inbox, **entries):
-        return list(inbox)
+    def usable(self, inbox, content, **entries):
+        return usable(self, inbox, content, {}, copy=False)
 
     def log(self, **metrics):
         pass
@@ -302,8 +303,8 @@ def test_sums_that_cannot_be_are_rejected():
     right = {"sum": node.model, "weight": 0.25, "round": 0}
     wrong = [{"weight": 1}, {"sum": node.model[:3]}, {"round": -1}, {"round": 0.0}, {"weight": "much"}]
     sums._add([Message(1, "sum", None, {**right, **entries}, 0) for entries in [{}, *wrong, {"round": 5}]])
-    assert [message["round"] for message in sums.take(0)] == [0, 0]  # An int is a number, too.
-    assert [message["round"] for message in sums.take(7)] == [5]
+    assert [given.round for given in sums.take(0)] == [0, 0]  # An int is a number, too.
+    assert [given.round for given in sums.take(7)] == [5]
     assert node.mail.dropped == len(wrong) - 1
     sums._add([Message(1, "sum", None, {**right, "round": 9}, 0)] * 2000)
     sums.take(0)
@@ -312,8 +313,8 @@ def test_sums_that_cannot_be_are_rejected():
 
 def test_a_weight_that_grows_by_more_than_there_is_is_rejected():
     def swollen(node, to, payload, **named):
-        if node.id == 1 and "weight" in payload:
-            payload = {**payload, "weight": payload["weight"] + NODES}
+        if node.id == 1 and isinstance(payload, Sum):
+            payload.weight += NODES
         return send(node, to, payload, **named)
 
     send = RunningLearningNode.send
@@ -357,7 +358,9 @@ def test_weights_that_cannot_be_are_rejected():
         Message(sender, "", 0, {"model": node.model, "weight": weight}, 0)
         for sender, weight in enumerate([*wrong, 0.25], 1)
     )
-    assert [message["weight"] for message in world.program.shares(node, inbox)] == [0.25]
+    found = node.usable(inbox, Push, model=world.program.selection.entry)
+    assert [(push.sender, push.weight) for push in found] == [(5, 0.25)]
+    assert all(torch.equal(push.model, node.model) for push in found)
 
 
 def test_a_graph_in_which_some_only_give_is_refused(tmp_path):

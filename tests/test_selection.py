@@ -12,7 +12,7 @@ from covey.messages import wire
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.node import Numbers
+from covey.runtime.entries import Numbers
 
 NAMES = {
     "trained": ["body.0.weight", "body.0.bias", "body.1.weight", "head.weight", "head.bias"],

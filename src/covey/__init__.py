@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from covey.parts.parameters import param as param
     from covey.runtime.callbacks import Callback as Callback
     from covey.runtime.callbacks import Evaluated as Evaluated
+    from covey.runtime.content import Content as Content
     from covey.runtime.experiment import Checkpoint as Checkpoint
     from covey.runtime.experiment import Evaluation as Evaluation
     from covey.runtime.experiment import Experiment as Experiment
@@ -49,6 +50,7 @@ _HOMES = {
     "covey.api.sweeps": ("Sweep", "sweep"),
     "covey.parts.errors": ("CoveyError",),
     "covey.runtime.callbacks": ("Callback", "Evaluated"),
+    "covey.runtime.content": ("Content",),
     "covey.runtime.experiment": ("Checkpoint", "Evaluation", "Experiment"),
     "covey.network": ("Network",),
     "covey.learning.mixture": ("Mixture",),

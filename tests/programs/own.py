@@ -40,7 +40,7 @@ class Doubtful(Full):
     kind = "doubtful"
 
     def outgoing(self, round: Round) -> Messages:
-        return [(to, {**payload, "word": "perhaps"}) for to, payload in super().outgoing(round)]
+        return [(to, {"model": whole.model, "word": "perhaps"}) for to, whole in super().outgoing(round)]
 
 
 class Outer:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
+from torch import Tensor
 
 from covey.decentralized.graphs import OnGraph
 from covey.decentralized.topology import Topology
@@ -14,8 +15,17 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
+from covey.runtime.content import Content
 from covey.runtime.node import Activity
 from covey.runtime.patience import check_patience
+
+
+class Offer(Content):
+    """A model that its sender offers, or gives in exchange."""
+
+    model: Tensor
+    number: int
+    """The number of the exchange at the active node."""
 
 
 class ADPSGD(OnGraph):
@@ -91,12 +101,12 @@ class ADPSGD(OnGraph):
         selection, asked, left = self.selection, node.now, self.patience
         offered = selection.take(node.model)
         node.arrived(tag="answer")  # Drop late answers of earlier exchanges.
-        node.send(peer, {"model": offered, "number": number}, tag="offer")
+        node.send(peer, Offer(model=offered, number=number), tag="offer")
         while answers := node.usable(
-            await node.receive(tag="answer", senders=[peer], timeout=left), model=selection.entry, number=int
+            await node.receive(tag="answer", senders=[peer], timeout=left), Offer, model=selection.entry
         ):
-            if answers[0]["number"] == number:
-                parts = [selection.take(node.model), answers[0]["model"], offered]
+            if answers[0].number == number:
+                parts = [selection.take(node.model), answers[0].model, offered]
                 if not selection.buffered:
                     node.model = selection.put(node.model, Mixture(parts, [1.0, 0.5, -0.5]))
                     return
@@ -114,7 +124,7 @@ class ADPSGD(OnGraph):
             if message.sender not in peers:
                 node.reject(message, f"it is not a neighbour of node {node.id}")
                 continue
-            for offer in node.usable([message], model=self.selection.entry, number=int):
+            for offer in node.usable([message], Offer, model=self.selection.entry):
                 mine = self.selection.take(node.model)
-                node.model = self.selection.put(node.model, Mixture([mine, offer["model"]], [0.5, 0.5]))
-                node.send(offer.sender, {"model": mine, "number": offer["number"]}, tag="answer")
+                node.model = self.selection.put(node.model, Mixture([mine, offer.model], [0.5, 0.5]))
+                node.send(offer.sender, Offer(model=mine, number=offer.number), tag="answer")

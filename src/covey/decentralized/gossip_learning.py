@@ -1,6 +1,8 @@
 """Gossip learning (Ormandi et al., 2013; Hegedus et al., 2021): asynchronous pushes at each node's own pace."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from torch import Tensor
 
 from covey.decentralized.graphs import OnGraph
 from covey.decentralized.topology import Topology
@@ -9,6 +11,7 @@ from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
+from covey.runtime.content import Content
 from covey.runtime.state import State
 
 
@@ -21,6 +24,13 @@ class Age(State):
 
 _AGES = range(1 << 53)
 """The valid ages of a peer's model. Floats do not distinguish greater ones."""
+
+
+class Push(Content):
+    """A model and its age."""
+
+    model: Tensor
+    age: Annotated[int, _AGES]
 
 
 class GossipLearning(OnGraph):
@@ -58,17 +68,17 @@ class GossipLearning(OnGraph):
             if peers:
                 peer = peers[int(draw.integers(len(peers)))]
                 part = self.selection.take(node.model)
-                node.send(peer, {"model": part, "age": kept.age}, tag="model")
+                node.send(peer, Push(model=part, age=kept.age), tag="model")
 
     async def listen(self, node: LearningNode) -> None:
         """Merge and train the models that arrive."""
         selection, kept = self.selection, node.keep(Age)
         async for message in node.messages("model"):
-            arrived = node.usable([message, *node.arrived(tag="model")], model=selection.entry, age=_AGES)
+            arrived = node.usable([message, *node.arrived(tag="model")], Push, model=selection.entry)
             if not arrived:
                 continue
             mine, own_age = node.model, kept.age
-            theirs, age = arrived[-1]["model"], arrived[-1]["age"]
+            theirs, age = arrived[-1].model, arrived[-1].age
             if self.mode == "update":
                 update = await node.train(selection.put(mine, theirs))
                 node.model = update.model

@@ -16,7 +16,7 @@ averaged with the same weights, and frozen values stay local.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from scipy.sparse.csgraph import connected_components
@@ -28,13 +28,14 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
-from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
-from covey.runtime.node import Inbox, Message, Numbers, Wanted
+from covey.runtime.content import Content
+from covey.runtime.entries import Numbers, Within
+from covey.runtime.node import Inbox, Message, Wanted
 from covey.runtime.patience import PATIENCE, TIMES, Heartbeats, Reception, check_patience
 from covey.runtime.state import State
 
@@ -59,6 +60,29 @@ class Shares(State):
     taken: dict[NodeId, Tensor] = {}
     """The last such sum from each sender."""
     taken_weights: dict[NodeId, float] = {}
+
+
+class Push(Content):
+    """A share of a sum and of its weight."""
+
+    model: Tensor
+    weight: Annotated[float, Within(gt=0, lt="nodes")]
+
+
+class Sum(Content):
+    """The sum of all shares that its sender ever gave to its receiver."""
+
+    sum: Tensor
+    weight: float
+    round: Annotated[int, _ROUNDS]
+    buffers: Tensor | None = None
+    """The buffers of the sender's model, if it has any."""
+
+
+class Sent(Content):
+    """The announcement that the sum of a round was sent."""
+
+    round: Annotated[int, _ROUNDS]
 
 
 class PushSum(OnGraph):
@@ -124,25 +148,15 @@ class PushSum(OnGraph):
 
     async def exchange(self, node: LearningNode, graph: Graph, t: int, weight: float) -> float:
         """Send shares and add all that arrive, without losses. Return the new weight."""
-        receivers, own = graph.receivers(node.id), self.selection.take(node.model)
-        share = weight / (1 + len(receivers))
-        node.send(receivers, {"model": own, "weight": share}, round=t)
-        received = self.shares(node, await node.receive(round=t, senders=graph.senders(node.id)))
-        models = [own, *(message["model"] for message in received)]
-        weights = [share, *(message["weight"] for message in received)]
-        weight = _total(node, t, weights)
-        node.model = self.selection.put(node.model, Mixture(models, [part / weight for part in weights]))
+        receivers = graph.receivers(node.id)
+        own = Push(model=self.selection.take(node.model), weight=weight / (1 + len(receivers)))
+        node.send(receivers, own, round=t)
+        inbox = await node.receive(round=t, senders=graph.senders(node.id))
+        shares = [own, *node.usable(inbox, Push, model=self.selection.entry)]
+        weight = _total(node, t, [share.weight for share in shares])
+        mean = Mixture([share.model for share in shares], [share.weight / weight for share in shares])
+        node.model = self.selection.put(node.model, mean)
         return weight
-
-    def shares(self, node: LearningNode, inbox: Inbox) -> list[Message]:
-        """Select messages with a model and a valid weight, and reject the others."""
-        received = []
-        for message in node.usable(inbox, model=self.selection.entry, weight=float):
-            if 0.0 < message["weight"] < node.nodes:
-                received.append(message)
-            else:
-                node.reject(message, f"its weight is not between 0 and {node.nodes}, the number of nodes")
-        return received
 
     # ------------------------------------------------------------------ with losses
 
@@ -159,32 +173,35 @@ class PushSum(OnGraph):
             node.send(receiver, self.given(node, receiver, t), tag=_SUM)
         if self._tells:
             for _ in range(TIMES):
-                node.send(receivers, {"round": t}, tag=_SUM)
+                node.send(receivers, Sent(round=t), tag=_SUM)
         if not self.topology.static:
             self.ask(node, graph, t, sums)
         await reception.over(graph, reception.heartbeats)("")
         kept.missed = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
-        for message in sums.take(t):
-            gained = message["weight"] - kept.taken_weights.get(message.sender, 0.0)
+        for given in sums.take(t):
+            gained = given.weight - kept.taken_weights.get(given.sender, 0.0)
             if gained >= node.nodes:
-                node.reject(message, f"its weight has grown by {node.nodes} or more, the number of nodes")
+                node.reject(given, f"its weight has grown by {node.nodes} or more, the number of nodes")
             elif gained > 0.0:  # Otherwise it is older than the known sum, or its sender was restored.
-                total_T = total_T + _took(kept, message)
+                total_T = total_T + _took(kept, given)
                 weights.append(gained)
-                if len(buffers[0]):
-                    buffers.append(message["buffers"])
+                if given.buffers is not None:
+                    buffers.append(given.buffers)
         weight = _total(node, t, weights)
         mean = Mixture(buffers, [part / weight for part in weights]) if len(buffers[0]) else None
         node.model = self._trained.put(node.model, (total_T / weight).to(node.model.dtype), mean)
         return weight
 
-    def given(self, node: LearningNode, receiver: NodeId, t: int) -> Payload:
-        """The payload of the running sum for a receiver."""
-        kept = node.keep(Shares)
-        said: Payload = {"sum": kept.given[receiver], "weight": kept.given_weights[receiver], "round": t}
-        buffers = self.selection.buffers(node.model)
-        return {**said, "buffers": buffers} if len(buffers) else said
+    def given(self, node: LearningNode, receiver: NodeId, t: int) -> Sum:
+        """The running sum for a receiver."""
+        kept, buffers = node.keep(Shares), self.selection.buffers(node.model)
+        return Sum(
+            sum=kept.given[receiver],
+            weight=kept.given_weights[receiver],
+            round=t,
+            buffers=buffers if len(buffers) else None,
+        )
 
     def ask(self, node: LearningNode, graph: Graph, t: int, sums: "Sums") -> None:
         """Ask for missed sums of nodes that do not send in this round."""
@@ -207,10 +224,8 @@ class Sums:
 
     def __init__(self, node: LearningNode, entry: Wanted, buffers: int) -> None:
         self._node = node
-        self._wanted: dict[str, Wanted] = {"sum": entry, "weight": float, "round": _ROUNDS}
-        if buffers:
-            self._wanted["buffers"] = Numbers(buffers)
-        self._here: list[Message] = []
+        self._wanted: dict[str, Wanted] = {"sum": entry, **({"buffers": Numbers(buffers)} if buffers else {})}
+        self._here: list[Sum] = []
         self._sent: dict[NodeId, int] = {}
         """The last round for which each sender has announced its sum."""
 
@@ -227,7 +242,7 @@ class Sums:
                 break
             self._add(await self._node.receive(tag=_SUM, count=1, timeout=left))
             self._look()
-        here = [message for message in self._here if message["round"] >= round]
+        here = [given.message for given in self._here if given.round >= round]
         lost = {*senders} & self._lost(round) - self._of(round)
         return Inbox(here, sorted(missing | lost), sorted(lost))
 
@@ -236,23 +251,24 @@ class Sums:
         self._look()
         return sorted({*self._node.keep(Shares).missed} - self._of(0) | {*senders} - self._of(t))
 
-    def take(self, t: int) -> list[Message]:
-        """The messages that count in a round, in order of senders and of arrival."""
-        now = [message for message in self._here if message["round"] <= t]
-        self._here = [message for message in self._here if message["round"] > t][-_AHEAD:]
-        return sorted(now, key=lambda message: message.sender)
+    def take(self, t: int) -> list[Sum]:
+        """The sums that count in a round, in order of senders and of arrival."""
+        now = [given for given in self._here if given.round <= t]
+        self._here = [given for given in self._here if given.round > t][-_AHEAD:]
+        return sorted(now, key=lambda given: given.sender)
 
     def _look(self) -> None:
         self._add(self._node.arrived(tag=_SUM))
 
     def _add(self, messages: Sequence[Message]) -> None:
         words = [message for message in messages if message.shared.keys() == {"round"}]
-        self._sent |= {word.sender: word["round"] for word in self._node.usable(words, round=_ROUNDS)}
-        self._here += self._node.usable([message for message in messages if message not in words], **self._wanted)
+        self._sent |= {sent.sender: sent.round for sent in self._node.usable(words, Sent)}
+        sums = [message for message in messages if message not in words]
+        self._here += self._node.usable(sums, Sum, **self._wanted)
 
     def _of(self, round: int) -> set[NodeId]:
         """The senders whose sum of a round or a later one has arrived."""
-        return {message.sender for message in self._here if message["round"] >= round}
+        return {given.sender for given in self._here if given.round >= round}
 
     def _lost(self, round: int) -> set[NodeId]:
         """The senders that have announced their sum of a round or a later one, so that it has arrived or is lost."""
@@ -278,9 +294,8 @@ def _give(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple
     return after_T.double() - was_T, after - weight
 
 
-def _took(kept: Shares, message: Message) -> Tensor:
+def _took(kept: Shares, given: Sum) -> Tensor:
     """The increase of a sender's running sum since its last one, which it replaces."""
-    now_T: Tensor = message["sum"]
-    before_T = kept.taken.get(message.sender)
-    kept.taken[message.sender], kept.taken_weights[message.sender] = now_T, message["weight"]
+    now_T, before_T = given.sum, kept.taken.get(given.sender)
+    kept.taken[given.sender], kept.taken_weights[given.sender] = now_T, given.weight
     return now_T.double() if before_T is None else now_T.double() - before_T.double()

@@ -1,18 +1,18 @@
 """Ways to send the server's model to clients: whole, or as compressed changes of a copy that all clients hold."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from torch import Tensor
 
 from covey.federated.ends import SERVER, Ends
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import BUFFERS
-from covey.messages.compression import FIRST_MARK, Compressor, mark_of, next_mark
+from covey.messages.compression import FIRST_MARK, MARK_BYTES, Compressor, Decompressed, next_mark
 from covey.parts.nodes import NodeId
-from covey.runtime.node import Inbox, Message, Numbers
+from covey.runtime.content import Content
+from covey.runtime.entries import Bytes, Numbers
+from covey.runtime.node import Inbox, Message
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -20,9 +20,29 @@ if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
     from covey.parts.parameters import Setting
 
-_ASK, _BEFORE, _MARK = "ask", "before", "mark"
-"""The tag of a client's request for the whole copy; the entries for the mark of the copy before a change, and of a
-whole copy."""
+_ASK = "ask"
+"""The tag of a client's request for the whole copy."""
+
+
+class Model(Content):
+    """The server's model."""
+
+    model: Tensor
+
+
+class WholeCopy(Model):
+    """A whole copy."""
+
+    mark: Annotated[bytes, Bytes(MARK_BYTES)]
+    buffers: Tensor | None = None
+
+
+class Change(Content):
+    """A change of a copy. The other entries of its message are the compressed vector."""
+
+    before: Annotated[bytes, Bytes(MARK_BYTES)]
+    """The mark of the copy that is changed."""
+    buffers: Tensor | None = None
 
 
 class Received(State):
@@ -49,7 +69,7 @@ class WholeDown(Ends):
 
     def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
         """Send the server's model to clients."""
-        node.send(chosen, {"model": self.selection.take(node.model)}, tag="model", round=t)
+        node.send(chosen, Model(model=self.selection.take(node.model)), tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
         """The trained values that clients start the round with, or None if those are the server's."""
@@ -73,8 +93,8 @@ class WholeDown(Ends):
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
         """The model to train, with the client's unshared values; None if no model arrived."""
-        usable = node.usable(inbox, model=self.selection.entry)
-        return self.selection.put(node.model, usable[0]["model"]) if usable else None
+        usable = node.usable(inbox, Model, model=self.selection.entry)
+        return self.selection.put(node.model, usable[0].model) if usable else None
 
 
 class CompressedDown(WholeDown):
@@ -100,9 +120,9 @@ class CompressedDown(WholeDown):
             change.add_to(copy)
             mark = next_mark(before, payload)
             follow = [client for client in everybody if client not in asked]
-            node.send(follow, self.with_buffers({**payload, _BEFORE: before}, node.model), tag="model", round=t)
+            node.send(follow, self.with_buffers({**payload, "before": before}, node.model), tag="model", round=t)
         kept.copy, kept.mark = copy, mark
-        whole = self.with_buffers({"model": copy, _MARK: mark}, node.model)
+        whole = self.with_buffers({"model": copy, "mark": mark}, node.model)
         node.send([client for client in everybody if client in asked], whole, tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
@@ -119,31 +139,32 @@ class CompressedDown(WholeDown):
         return await super().receive(node, [node.id], t)
 
     def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
-        sound, kept = node.usable(inbox, **self.beside), node.keep(Copy, "down")
-        for message, found in understood(node, sound, partial(self._changed, node)):
+        kept = node.keep(Copy, "down")
+        for message in inbox:
+            found = self._whole(node, message) if "model" in message.shared else self._changed(node, message)
             if found is not None:
-                kept.copy, kept.mark = found
-                return self.selection.put(node.model, found[0], message[BUFFERS] if self.beside else None)
+                kept.copy, kept.mark, buffers = found
+                return self.selection.put(node.model, kept.copy, buffers if self.beside else None)
         kept.behind = True
         return None
 
-    def _changed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes] | None:
-        """The copy after a message, and its mark; None if the message changes another copy than the client's.
+    def _whole(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes, Tensor | None] | None:
+        """The whole copy in a message, its mark, and buffers beside it; None if the message is malformed."""
+        trained = Numbers(self.selection.trained)
+        for whole in node.usable([message], WholeCopy, model=trained, **self.beside):
+            return whole.model, whole.mark, whole.buffers
+        return None
 
-        Raises:
-            WireError: the message is malformed.
-        """
-        if "model" in message.shared:
-            if not node.usable([message], model=Numbers(self.selection.trained)):
-                return None
-            return message["model"], mark_of(message.shared, _MARK)
-        before = mark_of(message.shared, _BEFORE)
-        payload = {name: entry for name, entry in message.shared.items() if name not in (_BEFORE, BUFFERS)}
-        draw = self.draw("down", SERVER, message.round)
-        change = self.compressor.decompress(payload, self.selection.trained, draw)
+    def _changed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes, Tensor | None] | None:
+        """The same after a change; None if the message is malformed, or changes another copy than the client's."""
         kept = node.keep(Copy, "down")
-        if kept.copy is None or kept.mark != before:
-            return None
-        copy = kept.copy.clone()
-        change.add_to(copy)
-        return copy, next_mark(before, payload)
+        for change, vector in understood(node, node.usable([message], Change, **self.beside), self._vector):
+            if kept.copy is not None and kept.mark == change.before:
+                copy = kept.copy.clone()
+                vector.add_to(copy)
+                return copy, next_mark(change.before, change.others), change.buffers
+        return None
+
+    def _vector(self, change: Change) -> Decompressed:
+        draw = self.draw("down", SERVER, change.message.round)
+        return self.compressor.decompress(change.others, self.selection.trained, draw)

@@ -10,7 +10,8 @@ from covey.messages.compression import Draw
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
-from covey.runtime.node import Expected, Numbers
+from covey.runtime.entries import Numbers
+from covey.runtime.node import Expected
 
 if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg

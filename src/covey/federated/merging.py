@@ -8,14 +8,14 @@ from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation, Contribution
 from covey.federated.ends import SERVER
+from covey.federated.uplink import Answer
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.network.graph import Graph
-from covey.runtime.node import Message
 
 
 def merge(
-    node: LearningNode, aggregation: Aggregation, parts: Iterable[tuple[Message, Tensor]]
+    node: LearningNode, aggregation: Aggregation, parts: Iterable[tuple[Answer, Tensor]]
 ) -> Tensor | Mixture | None:
     """The aggregate of clients' models, weighted by their samples; None if no model arrived.
 
@@ -24,11 +24,11 @@ def merge(
         aggregation: the rule.
         parts: the answer and the model of each client.
     """
-    found = sorted((part for part in parts if part[0]["samples"]), key=lambda part: part[0].sender)
+    found = sorted((part for part in parts if part[0].samples), key=lambda part: part[0].sender)
     if not found:
         return None
     (_, first), *others = found
-    graph = _graph(node.nodes, {int(answer.sender): answer["samples"] for answer, _ in found})
+    graph = _graph(node.nodes, {int(answer.sender): answer.samples for answer, _ in found})
     with node.measured("mixing"):
         return aggregation.merge(node, graph, first, [Contribution(answer.sender, part) for answer, part in others])
 

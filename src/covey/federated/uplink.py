@@ -1,23 +1,43 @@
 """Ways to send clients' models to the server: whole, or as compressed changes."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import torch
 from torch import Tensor
 
 from covey.federated.ends import SAMPLES, SERVER, Ends
 from covey.learning.node import LearningNode, Update
-from covey.learning.selection import BUFFERS
 from covey.messages.compression import Compressor, Decompressed
 from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting
-from covey.runtime.node import Inbox, Message
+from covey.runtime.content import Content
+from covey.runtime.node import Inbox
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
+
+
+class Trained(Content):
+    """The whole model of a client."""
+
+    model: Tensor
+    samples: Annotated[int, SAMPLES]
+    """The number of samples of the client."""
+
+
+class Changed(Content):
+    """The compressed change of a client's model. Its message holds the vector in other entries."""
+
+    samples: Annotated[int, SAMPLES]
+    buffers: Tensor | None = None
+    """The buffers of the client's model."""
+
+
+Answer: TypeAlias = Trained | Changed
+"""The answer of a client."""
 
 
 class Unsent(State):
@@ -37,7 +57,7 @@ class WholeUp(Ends):
         """The entries for the client's model."""
         return {"model": self.selection.take(update.model)}
 
-    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
+    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Answer, Tensor]]:
         """The shared part of each client's model, corrected for a client's start that differs from the server's model.
 
         Args:
@@ -45,9 +65,10 @@ class WholeUp(Ends):
             answers: the clients' messages.
             origin: the trained values that clients started with; None if those are the server's.
         """
-        for answer in node.usable(answers, model=self.selection.entry, samples=SAMPLES):
-            part: Tensor = answer["model"]
+        for answer in node.usable(answers, Trained, model=self.selection.entry):
+            part = answer.model
             if origin is not None:
+                part = part.clone()
                 part[: self.selection.trained] += self.trained(node.model) - origin
             yield answer, part
 
@@ -70,20 +91,20 @@ class CompressedUp(WholeUp):
         unsent.residual = residual
         return self.with_buffers(payload, update.model)
 
-    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Message, Tensor]]:
+    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Answer, Tensor]]:
         start = self.trained(node.model)
-        sound = node.usable(answers, samples=SAMPLES, **self.beside)
+        sound = node.usable(answers, Changed, **self.beside)
         for answer, change in understood(node, sound, self._change):
-            part = torch.cat([start, answer[BUFFERS]]) if self.beside else start.clone()
+            expected = answer.buffers if self.beside else None
+            part = start.clone() if expected is None else torch.cat([start, expected])
             change.add_to(part[: len(start)])
             yield answer, part
 
-    def _change(self, message: Message) -> Decompressed:
-        """The change in a message.
+    def _change(self, answer: Changed) -> Decompressed:
+        """The change in an answer.
 
         Raises:
-            WireError: the message is malformed.
+            WireError: the answer is malformed.
         """
-        payload = {name: entry for name, entry in message.shared.items() if name not in ("samples", BUFFERS)}
-        draw = self.draw("up", message.sender, message.round)
-        return self.compressor.decompress(payload, self.selection.trained, draw)
+        draw = self.draw("up", answer.sender, answer.message.round)
+        return self.compressor.decompress(answer.others, self.selection.trained, draw)

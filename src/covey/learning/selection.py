@@ -6,9 +6,9 @@ the node. A program uses it so:
 
     self.selection = Selection.of(setting)                          # in `prepare`
     part = self.selection.take(node.model)                          # S numbers: trained ones, then buffers
-    node.send(peers, {"model": part})
-    received = node.usable(inbox, model=self.selection.entry)
-    node.model = self.selection.put(node.model, Mixture([part, *(message["model"] for message in received)], weights))
+    node.send(peers, Push(model=part))                              # a `Content` with a Tensor
+    received = node.usable(inbox, Push, model=self.selection.entry)
+    node.model = self.selection.put(node.model, Mixture([part, *(push.model for push in received)], weights))
 
 If the whole model is shared, `take` and `put` copy nothing, and the engine computes mixtures of many nodes together.
 
@@ -34,7 +34,8 @@ from covey.messages import wire
 from covey.parts.errors import ConfigurationError, ModelError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.node import Expected, Numbers
+from covey.runtime.entries import Numbers
+from covey.runtime.node import Expected
 
 Share: TypeAlias = Literal["trained"] | list[str]
 Buffers: TypeAlias = Literal["average", "keep", "refuse"]

@@ -3,15 +3,89 @@
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NewType, Union
 
 import numpy as np
 
+from covey.parts.limits import Bound, Limits
 from covey.runtime.node import Expected, Node, Wanted
 
 _PLAIN = frozenset({bool, int, float, str, bytes, list, type(None)})
 _LISTED = frozenset({bool, int, float, str})
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers(Expected):
+    """So many numbers in one row: a part of a model."""
+
+    count: int
+    dtype: str = "float32"
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return getattr(value, "shape", None) == (self.count,) and str(value.dtype).rpartition(".")[2] == self.dtype
+
+    def in_words(self, node: Node) -> str:
+        return f"{self.count} {self.dtype} number{'' if self.count == 1 else 's'}"
+
+
+class Within(Expected):
+    """A float, or an int, within bounds. The bound "nodes" is the number of nodes."""
+
+    __slots__ = ("_limits",)
+
+    def __init__(self, *, ge: Bound = None, gt: Bound = None, le: Bound = None, lt: Bound = None) -> None:
+        self._limits = Limits("", ge, gt, le, lt)
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return fits(value, float, node) and self._limits.admits(value, node.nodes)
+
+    def in_words(self, node: Node) -> str:
+        return f"a float in {self._limits.interval()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes(Expected):
+    """A string of so many bytes."""
+
+    count: int
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return type(value) is bytes and len(value) == self.count
+
+    def in_words(self, node: Node) -> str:
+        return f"{self.count} bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Exactly(Expected):
+    """One value, which `words` describes."""
+
+    value: bool | int | str | bytes
+    words: str
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return type(value) is type(self.value) and bool(value == self.value)
+
+    def in_words(self, node: Node) -> str:
+        return self.words
+
+
+@dataclass(frozen=True, slots=True)
+class Among(Expected):
+    """A list of some of known ids, or of all or none, each once and in their order."""
+
+    ids: Sequence[int]
+
+    def admits(self, value: Any, node: Node) -> bool:
+        if type(value) is not list or len(value) > len(self.ids) or not fits(value, _ListOf(int), node):
+            return False
+        listed = {*value}
+        return [id for id in self.ids if id in listed] == value
+
+    def in_words(self, node: Node) -> str:
+        return f"a list of some of the ids {', '.join(map(str, self.ids))}, in this order"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,7 @@ Rounds
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -36,10 +35,12 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
+    from covey.runtime.content import Content
     from covey.runtime.state import State
 
 T = TypeVar("T")
 S = TypeVar("S", bound="State")
+C = TypeVar("C", bound="Content")
 Entries: TypeAlias = dict[str, Entry]
 
 HEARTBEAT: Final = "~"
@@ -63,20 +64,6 @@ class Expected:
 
 Wanted: TypeAlias = Expected | type | range
 """The type of an entry of a payload: a type (float includes int), a range of ints, or an `Expected`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Numbers(Expected):
-    """So many numbers in one row: a part of a model."""
-
-    count: int
-    dtype: str = "float32"
-
-    def admits(self, value: Any, node: "Node") -> bool:
-        return getattr(value, "shape", None) == (self.count,) and str(value.dtype).rpartition(".")[2] == self.dtype
-
-    def in_words(self, node: "Node") -> str:
-        return f"{self.count} {self.dtype} numbers"
 
 
 class Message:
@@ -189,7 +176,7 @@ class Node(ABC):
 
     @abstractmethod
     def send(
-        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+        self, to: NodeId | Sequence[NodeId], payload: "Payload | Content", *, tag: str = "", round: int | None = None
     ) -> Sending:
         """Send a snapshot of a payload to one or several nodes, without waiting."""
 
@@ -225,18 +212,24 @@ class Node(ABC):
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         """Take the messages that have arrived, without waiting."""
 
+    @overload
+    def usable(self, messages: Iterable[Message], content: type[C], /, **entries: Wanted) -> list[C]: ...
+    @overload
+    def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]: ...
     @abstractmethod
-    def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]:
+    def usable(self, messages: Iterable[Message], content: Any = None, /, **entries: Wanted) -> Any:
         """Select the messages whose payloads have the wanted entries, and reject the others.
 
         Args:
             messages: the messages.
-            entries: the type of each entry: a type such as int (float includes int), a range such as range(100) for an
-                int in it, `Numbers(10)`, or another `Expected`.
+            content: the class that declares the entries. The result is its objects in place of messages.
+            entries: the type of entries that are required, if it is narrower than declared or there is no class: a type
+                such as int (float includes int), a range such as range(100) for an int in it, `Numbers(10)`, or another
+                `Expected`.
         """
 
     @abstractmethod
-    def reject(self, message: Message, reason: str) -> None:
+    def reject(self, message: "Message | Content", reason: str) -> None:
         """Count a message that the program cannot use, and record an event with its sender."""
 
     @abstractmethod

@@ -18,7 +18,8 @@ from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, WireError, described
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part
-from covey.runtime.entries import count_in_words, fits, in_words
+from covey.runtime.content import Content, entries_of, usable
+from covey.runtime.entries import count_in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.mailbox import REASONS, describe
 from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Sending, Wanted
@@ -233,7 +234,7 @@ class RunningNode(Node):
         return self.stage.measured(self, what)
 
     def send(
-        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+        self, to: NodeId | Sequence[NodeId], payload: Payload | Content, *, tag: str = "", round: int | None = None
     ) -> Sending:
         if type(tag) is not str:
             raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
@@ -241,7 +242,10 @@ class RunningNode(Node):
             round = self._checked_round(round)
         if type(to) is not tuple or to != self.receivers:
             self.receivers = self._checked_receivers(to)
-        taken = self._taken_payload(payload) if self.careful else payload
+        if not self.receivers:
+            return SENT
+        entries = entries_of(payload, self)
+        taken = self._taken_payload(entries) if self.careful else entries
         return self.stage.post(self, self.receivers, taken, tag, round)
 
     def _checked_receivers(self, to: Any) -> tuple[int, ...]:
@@ -342,21 +346,10 @@ class RunningNode(Node):
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
         return Inbox(self.mail.take((tag, round)))
 
-    def usable(self, messages: Iterable[Message], /, **entries: Wanted) -> list[Message]:
-        wanted = list(entries.items())
-        return [message for message in messages if self._is_usable(message, wanted)]
+    def usable(self, messages: Iterable[Message], content: Any = None, /, **entries: Wanted) -> Any:
+        return usable(self, messages, content, entries, copy=self.careful)
 
-    def _is_usable(self, message: Message, wanted: list[tuple[str, Wanted]]) -> bool:
-        """True if a message has the wanted entries. If not, reject it."""
-        for name, expected in wanted:
-            if not fits(message.shared.get(name), expected, self):
-                missing = name not in message.shared
-                wrong = f"it has no '{name}'" if missing else f"its '{name}' is not {in_words(expected, self)}"
-                self.reject(message, wrong)
-                return False
-        return True
-
-    def reject(self, message: Message, reason: str) -> None:
+    def reject(self, message: Message | Content, reason: str) -> None:
         self.stage.reject(self, message.sender, reason, "unusable")
 
     def messages(self, tag: str) -> AsyncIterator[Message]:

@@ -1,6 +1,16 @@
-from covey import LearningNode, LearningProgram, param
+from typing import Annotated
+
+from torch import Tensor
+
+from covey import Content, LearningNode, LearningProgram, param
 from covey.decentralized.topology import Topology
 from covey.learning.node import MODEL
+
+
+class Model(Content):
+    """The entries of a message."""
+
+    model: Annotated[Tensor, MODEL]  # float32 numbers, as many as the node's model has
 
 
 class Mixing(LearningProgram):
@@ -16,9 +26,9 @@ class Mixing(LearningProgram):
         async for t in node.rounds():  # the end of an iteration ends the round: evaluation, checkpoint
             graph = self.topology.at(t)  # every node computes the same graph
             node.model = (await node.train()).model  # local steps on the node's own data
-            node.send(graph.receivers(node.id), {"model": node.model}, round=t)  # does not wait
+            node.send(graph.receivers(node.id), Model(model=node.model), round=t)  # does not wait
             inbox = await node.receive(round=t, senders=graph.senders(node.id))  # waits for one message of each
-            models = [message["model"] for message in node.usable(inbox, model=MODEL)]  # drops malformed messages
+            models = [message.model for message in node.usable(inbox, Model)]  # drops malformed messages
             if models:
                 mean = sum(models) / len(models)
                 node.model = (1 - self.mix) * node.model + self.mix * mean

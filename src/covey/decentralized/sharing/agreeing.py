@@ -12,6 +12,7 @@ masked message of the round before. A node that is no neighbour in the round bef
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
@@ -28,13 +29,26 @@ from covey.network.graph import Graph
 from covey.parts.errors import WireError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
+from covey.runtime.content import Content, entries_of
+from covey.runtime.entries import Among
 from covey.runtime.node import Inbox, Message
+from covey.runtime.reading import understood
 from covey.runtime.state import State
 
 if TYPE_CHECKING:
     from covey.decentralized.sharing.recovery import Opened
 
-KEY, WANTS, MEMBERS, DEPOSIT, BOX, OPENS = "key", "wants", "members", "deposit", "box", "opens"
+KEY, WANTS, DEPOSIT, BOX = "key", "wants", "deposit", "box"
+
+
+class Members(Content):
+    """The members of its sender's sum. Other entries of its message describe their indices and hold new keys."""
+
+    members: list[int]
+    opens: bool = False
+    """True if the sum can be opened if some members are missing."""
+    key: bytes | None = None
+    """The public key of the sender, if the receiver may lack it."""
 
 
 class Kept(State):
@@ -259,9 +273,9 @@ class Agreeing(Sharing):
         now.sum = self._agreement(round, node.id, members, opens=opens)
         for peer in round.receivers:
             wants = peer in doubtful or introductions.get(peer, {}).get(WANTS) is True
-            passed: dict[str, Any] = {MEMBERS: [int(id) for id in members], **({OPENS: True} if opens else {})}
-            if wants or peer not in now.has_key:
-                passed[KEY] = now.keys.public  # A peer with an introduction from the round before reads no new one.
+            # A peer with an introduction from the round before reads no new one.
+            key = now.keys.public if wants or peer not in now.has_key else None
+            passed = dict(entries_of(Members(members=[int(id) for id in members], opens=opens, key=key), node))
             for index, (id, member) in enumerate(members.items()):
                 if id != peer:
                     passed |= {at(index, name): introductions[id][name] for name in now.described}
@@ -276,21 +290,16 @@ class Agreeing(Sharing):
         node, graph = round.node, round.graph
         for message in inbox:
             receiver = message.sender
-            try:
-                self._take_key(now, receiver, message.shared.get(KEY))
-                ids = self._members(message, graph)
-                members = {id: self._member(round, now, message, index, id) for index, id in enumerate(ids)}
-            except WireError as error:
-                node.reject(message, error.detail)
-                continue
-            now.received.add(receiver)
-            if node.id in ids:
-                now.has_key.add(receiver)
-            complete = {id: member for id, member in members.items() if member is not None}
-            if receiver in now.known and len(complete) == len(ids):
-                opens = message.shared.get(OPENS) is True and self.plan(graph, receiver) is not None
-                now.towards[receiver] = self._agreement(round, receiver, complete, opens=opens)
-                now.boxes[receiver] = {id: message.shared.get(at(index, BOX)) for index, id in enumerate(ids)}
+            listed = node.usable([message], Members, members=Among(graph.senders(receiver)))
+            for said, members in understood(node, listed, partial(self._members, round, now)):
+                now.received.add(receiver)
+                if node.id in members:
+                    now.has_key.add(receiver)
+                complete = {id: member for id, member in members.items() if member is not None}
+                if receiver in now.known and len(complete) == len(members):
+                    opens = said.opens and self.plan(graph, receiver) is not None
+                    now.towards[receiver] = self._agreement(round, receiver, complete, opens=opens)
+                    now.boxes[receiver] = {id: message.shared.get(at(index, BOX)) for index, id in enumerate(members)}
 
     # ------------------------------------------------------------------ what a node keeps
 
@@ -362,13 +371,15 @@ class Agreeing(Sharing):
         """The indices that a sender's entries describe."""
         return self._set_of(self.chosen(Message(sender, "", t, fields, 0)))
 
-    def _members(self, message: Message, graph: Graph) -> list[NodeId]:
-        """The members of a sum, as the message of its receiver lists them."""
-        ids = message.shared.get(MEMBERS)
-        senders = graph.senders(message.sender)
-        if not isinstance(ids, list) or [id for id in senders if id in ids] != ids:
-            raise WireError("bad-field", "its members are no neighbours of its sender, in increasing order")
-        return [NodeId(int(id)) for id in ids]
+    def _members(self, round: Round, now: Agreed, said: Members) -> dict[NodeId, Member | None]:
+        """The members of a receiver's sum, as its message describes them.
+
+        Raises:
+            WireError: it has a wrong key, or does not describe the indices.
+        """
+        self._take_key(now, said.sender, said.key)
+        ids = map(NodeId, said.members)
+        return {id: self._member(round, now, said.message, index, id) for index, id in enumerate(ids)}
 
     def _member(self, round: Round, now: Agreed, message: Message, index: int, id: NodeId) -> Member | None:
         """A member of a receiver's sum, as its message describes it; None where the key is unknown."""

@@ -13,11 +13,12 @@ from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
-from covey.learning.node import MODEL, LearningNode
+from covey.learning.node import LearningNode
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part
-from covey.runtime.node import Entries, Expected, Inbox, Message, Numbers, Sending
+from covey.runtime.content import Content, entries_of, usable
+from covey.runtime.node import Entries, Inbox, Message, Node, Sending, Wanted
 from covey.runtime.patience import Receive
 from covey.runtime.state import State
 
@@ -61,6 +62,7 @@ class _Apart:
         self._node = node
         self._called = called
         self.model = vector
+        self.shape = vector.shape
         self.state = _Named(node.state, f"{called} ")
 
     def __getattr__(self, name: str) -> Any:
@@ -71,13 +73,12 @@ class _Apart:
         return self._node.keep(state, f"{self._called} {place}".rstrip())
 
     def send(
-        self, to: NodeId | Sequence[NodeId], payload: Payload, *, tag: str = "", round: int | None = None
+        self, to: NodeId | Sequence[NodeId], payload: Payload | Content, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        return self._node.send(to, payload, tag=_tag(self._called, tag), round=round)
+        return self._node.send(to, entries_of(payload, cast(Node, self)), tag=_tag(self._called, tag), round=round)
 
-    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
-        size = Numbers(len(self.model))
-        return self._node.usable(messages, **{name: size if e is MODEL else e for name, e in entries.items()})
+    def usable(self, messages: Iterable[Message], content: Any = None, /, **entries: Wanted) -> Any:
+        return usable(cast(Node, self), messages, content, entries, copy=self.careful)
 
     def random(self, purpose: str, *key: int) -> Any:
         return self._node.random(f"{self._called} {purpose}", *key)

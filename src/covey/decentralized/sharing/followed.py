@@ -4,13 +4,33 @@ A change of a copy comes with the mark of the copy that it changes. A node that 
 missed a message of its neighbour, asks in its next message for the whole copy.
 """
 
+from typing import Annotated
+
 from torch import Tensor
 
+from covey.messages.compression import MARK_BYTES
 from covey.parts.nodes import NodeId
+from covey.runtime.content import Content
+from covey.runtime.entries import Bytes
 from covey.runtime.state import State
 
-BEFORE, COPY, MARK, ASK = "before", "copy", "mark", "ask"
-"""The entries of messages: the mark that a change begins from; a whole copy and its mark; whether that is asked for."""
+
+class Change(Content):
+    """A change of a copy. The other entries of its message are the compressed vector."""
+
+    before: Annotated[bytes, Bytes(MARK_BYTES)]
+    """The mark of the copy that is changed."""
+    ask: bool = False
+    """True if its sender asks for the whole copy of the receiver."""
+
+
+class WholeCopy(Content):
+    """A whole copy."""
+
+    copy: Tensor
+    mark: Annotated[bytes, Bytes(MARK_BYTES)]
+    ask: bool = False
+    """True if its sender asks for the whole copy of the receiver."""
 
 
 class Followed(State):

@@ -1,12 +1,20 @@
 """Send the whole model."""
 
-from typing import Any
+from typing import Annotated
+
+from torch import Tensor
 
 from covey.aggregation.aggregation import Contribution
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.learning.node import MODEL
-from covey.runtime.node import Message
+from covey.runtime.content import Content
+
+
+class Whole(Content):
+    """A whole model."""
+
+    model: Annotated[Tensor, MODEL]
 
 
 class Full(Sharing):
@@ -14,11 +22,10 @@ class Full(Sharing):
 
     kind = "full"
     takes_buffers = True
-    entries = {"model": MODEL}
+    content = Whole
 
     def outgoing(self, round: Round) -> Messages:
-        return [(round.receivers, {"model": round.node.model})]
+        return [(round.receivers, Whole(model=round.node.model))]
 
-    def contribution(self, message: Message) -> Contribution:
-        model: Any = message.shared["model"]
-        return Contribution(message.sender, model)
+    def contribution(self, message: Whole) -> Contribution:
+        return Contribution(message.sender, message.model)

@@ -8,7 +8,7 @@ Shapes: P parameters, K indices of one sender.
 
 import warnings
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.messages.crypto import SEAL_BYTES, FixedPoint, derive, is_sealed, seal
 from covey.messages.crypto.fixed_point import Integers
-from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
+from covey.runtime.content import Content, entries_of
+from covey.runtime.entries import Bytes, Exactly, Numbers
 from covey.runtime.node import Inbox, Message
 from covey.runtime.state import State
 
@@ -45,6 +46,15 @@ class Outcomes(State):
     """The number of sums that could not be used."""
     recovered: int = 0
     """The number of sums that lacked a member, and were opened."""
+
+
+class Hidden(Content):
+    """Masked numbers for a receiver's sum."""
+
+    agreed: bytes
+    """The digest of the sender's agreement on the sum."""
+    values: Tensor
+    seal: Annotated[bytes, Bytes(SEAL_BYTES)]
 
 
 class Masked(Agreeing):
@@ -203,8 +213,8 @@ class Masked(Agreeing):
             masked = agreement.masked(node.id, encoded[weight], now.keys.secret if self.masking else None, seed)
             if self.masking:
                 tag = seal(self._seal_key(now, now.known[receiver], node.id, agreement), masked)
-            said: Payload = {"values": torch.from_numpy(masked), "agreed": agreement.digest, "seal": tag}
-            yield [receiver], {**said, **introduction}
+            hidden = Hidden(agreed=agreement.digest, values=torch.from_numpy(masked), seal=tag)
+            yield [receiver], {**entries_of(hidden, node), **introduction}
 
     def _seal_key(self, now: Agreed, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
         secret = now.keys.secret(peer)
@@ -215,20 +225,14 @@ class Masked(Agreeing):
         """The numbers of a message; None where it is not from who it says, or of another agreement."""
         if _RECEIVED in message.shared:
             return None  # Its sender lacks the members of this node's sum, or the key of one of them.
-        values, agreed, tag = (message.shared.get(name) for name in ("values", "agreed", "seal"))
-        size, bits = own.indices(message.sender).shape, self._numbers.bits
-        if agreed != own.digest:
-            node.reject(message, "its sender knows of other members, keys or indices")
-        elif not isinstance(values, Tensor) or values.dtype != self._numbers.tensor_dtype or values.shape != size:
-            node.reject(message, f"its values are not {size[0]} numbers of {bits} bits")
-        elif not isinstance(tag, bytes) or len(tag) != SEAL_BYTES:
-            node.reject(message, "it has no seal")
-        else:
-            numbers: Integers = values.numpy()
-            key = self._seal_key(now, own.members[message.sender].public, message.sender, own)
-            if not self.masking or is_sealed(key, numbers, tag):
+        agreed = Exactly(own.digest, "the digest of the members, keys and indices that this node knows")
+        values = Numbers(len(own.indices(message.sender)), f"int{self._numbers.bits}")
+        for hidden in node.usable([message], Hidden, agreed=agreed, values=values):
+            numbers: Integers = hidden.values.numpy()
+            key = self._seal_key(now, own.members[hidden.sender].public, hidden.sender, own)
+            if not self.masking or is_sealed(key, numbers, hidden.seal):
                 return numbers
-            node.reject(message, "its seal is broken, or of another round, sender or receiver")
+            node.reject(hidden, "its seal is broken, or of another round, sender or receiver")
         return None
 
     async def receive(self, round: Round) -> Tensor | Mixture:

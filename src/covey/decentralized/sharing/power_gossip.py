@@ -10,7 +10,7 @@ Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message
+from covey.runtime.content import Content
+from covey.runtime.entries import Numbers
+from covey.runtime.node import Inbox
 from covey.runtime.state import State
 
 
@@ -55,6 +57,17 @@ class Exchanged(State):
     """The node's model times these, D x S."""
 
 
+class Factor(Content):
+    """One end's part of an exchange along an edge."""
+
+    factor: Tensor
+    """The sender's model times the directions, S numbers."""
+    mark: Annotated[Tensor, Numbers(1, "int64")]
+    """The number of the factors from which the directions come."""
+    vectors: Tensor | None = None
+    """In the last exchange of a round, the numbers of the model that are in no matrix."""
+
+
 class PowerGossip(Sharing):
     """Low-rank differences along each edge, by one step of a power iteration for each message."""
 
@@ -82,9 +95,6 @@ class PowerGossip(Sharing):
             )
         self._vectors = torch.cat(vectors) if vectors else torch.empty(0, dtype=torch.int64)
         self._lengths = [[matrix.rank * matrix.sides[side] for matrix in self._matrices] for side in (0, 1)]
-        self._wanted = [
-            {"factor": (sum(lengths), torch.float32), "mark": (1, torch.int64)} for lengths in self._lengths
-        ]
         draw = setting.generator("power-gossip marks")
         self._odd = torch.from_numpy(draw.integers(-(2**62), 2**62, max(map(sum, self._lengths))) * 2 + 1)
         self._fresh: tuple[int, Tensor] = -1, torch.empty(0)
@@ -143,11 +153,11 @@ class PowerGossip(Sharing):
         own_DS = self._through(model, directions_DS, step % 2)
         exchanged = node.keep(Exchanged, self)
         exchanged.marks, exchanged.directions, exchanged.own = marks_D, directions_DS, own_DS
-        rest = {"vectors": model[self._vectors.to(model.device)]} if last and len(self._vectors) else {}
+        vectors = model[self._vectors.to(model.device)] if last and len(self._vectors) else None
         row_of = {peer: row for row, peer in enumerate(senders)}
         for peer in round.receivers:
             row = row_of[peer]
-            yield [peer], {"factor": own_DS[row], "mark": marks_D[row : row + 1], **rest}
+            yield [peer], Factor(factor=own_DS[row], mark=marks_D[row : row + 1], vectors=vectors)
 
     def _merged(self, round: Round, step: int, inbox: Inbox, *, last: bool) -> Tensor:
         """The model after an exchange. The factors go on where both ends had the same, else from a fresh start."""
@@ -157,16 +167,21 @@ class PowerGossip(Sharing):
         exchanged = node.keep(Exchanged, self)
         directions_DS, own_DS, marks = exchanged.directions, exchanged.own, exchanged.marks.tolist()
         del exchanged.directions, exchanged.own, exchanged.marks
-        right = {message.sender: message for message in inbox if self._is_right(node, message, side, last)}
+        wanted = {"factor": Numbers(sum(self._lengths[side]))}
+        if last and len(self._vectors):
+            wanted["vectors"] = Numbers(len(self._vectors))
+        right = {factor.sender: factor for factor in node.usable(inbox, Factor, **wanted)}
         received = [(row, right[peer]) for row, peer in enumerate(senders) if peer in right]
-        agreed = [(row, message) for row, message in received if int(message["mark"]) == marks[row]]
+        agreed = [(row, factor) for row, factor in received if int(factor.mark) == marks[row]]
         weights = list(round.weights(node.id).values())
         weights_D1 = torch.tensor(weights, dtype=torch.float32, device=model.device).unsqueeze(1)
         below_D1 = torch.tensor([node.id < peer for peer in senders], device=model.device).unsqueeze(1)
         merged = model.clone()
         if last and len(self._vectors) and received:
             indices = self._vectors.to(model.device)
-            theirs = torch.stack([message["vectors"] for _, message in received]).to(model.device)
+            theirs = torch.stack([factor.vectors for _, factor in received if factor.vectors is not None]).to(
+                model.device
+            )
             of_received_D1 = weights_D1 if len(received) == len(senders) else weights_D1[[row for row, _ in received]]
             merged[indices] += ((theirs - model[indices]) * of_received_D1).sum(0)
         rows = [row for row, _ in agreed]
@@ -175,7 +190,7 @@ class PowerGossip(Sharing):
             directions_DS, own_DS = directions_DS[rows], own_DS[rows]
             weights_D1, below_D1 = weights_D1[rows], below_D1[rows]
         if agreed:
-            theirs = torch.stack([message["factor"] for _, message in agreed]).to(model.device)
+            theirs = torch.stack([factor.factor for _, factor in agreed]).to(model.device)
             change = theirs - own_DS
             self._add(merged, change * weights_D1, directions_DS, side)
             # The same subtraction at both ends, so that both have the same bits, the sign of zero included.
@@ -205,18 +220,6 @@ class PowerGossip(Sharing):
     def _marks(self, factors_DS: Tensor) -> Tensor:
         """A number for the bits of each row; where rows differ, it is the same once in 2^33 cases at most."""
         return (factors_DS.view(torch.int32).to(torch.int64) * self._odd[: factors_DS.shape[1]]).sum(1)
-
-    def _is_right(self, node: LearningNode, message: Message, side: int, last: bool) -> bool:
-        """Whether a message is what it should be; a wrong one is rejected."""
-        wanted = self._wanted[side]
-        if last and len(self._vectors):
-            wanted = {**wanted, "vectors": (len(self._vectors), torch.float32)}
-        for name, (length, dtype) in wanted.items():
-            value = message.shared.get(name)
-            if not isinstance(value, Tensor) or value.shape != (length,) or value.dtype != dtype:
-                node.reject(message, f"its {name} is not {length} numbers of {str(dtype).removeprefix('torch.')}")
-                return False
-        return True
 
     # ------------------------------------------------------------------ all matrices, for all neighbours at once
 

@@ -5,23 +5,26 @@ s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a
 who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.compressed import Compressed
-from covey.decentralized.sharing.followed import ASK, BEFORE, COPY, MARK, Followed
+from covey.decentralized.sharing.followed import Change, Followed, WholeCopy
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
-from covey.messages.compression import FIRST_MARK, mark_of, next_mark
-from covey.messages.payloads import Payload
-from covey.parts.errors import ConfigurationError, ProgramError, WireError
+from covey.messages.compression import FIRST_MARK, Decompressed, next_mark
+from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.node import Inbox, Message
+from covey.runtime.entries import Numbers
+from covey.runtime.node import Inbox, Node
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -177,17 +180,19 @@ class PublicCopies(Compressed):
         if self.moves_first:
             node.model = self._pulled(round, known, round.t)
         payload, change = self.compress(round, node.model - known.copy)
-        said: Payload = {**payload, BEFORE: known.mark}
+        changed: dict[str, Any] = {**payload, "before": known.mark}
         copy, mark = known.copy.clone(), next_mark(known.mark, payload)
         change.add_to(copy)
         self._latest_copies[node.id] = mark, copy
         known.copy, known.mark = copy, mark
-        whole: Payload = {COPY: copy, MARK: mark}
         groups: dict[tuple[bool, bool], list[NodeId]] = {}
         for peer in round.receivers:
             groups.setdefault((peer in known.asked, peer in known.behind), []).append(peer)
         return [
-            (peers, {**(whole if asked else said), **({ASK: True} if asks else {})})
+            (
+                peers,
+                WholeCopy(copy=copy, mark=mark, ask=asks) if asked else {**changed, "ask": True} if asks else changed,
+            )
             for (asked, asks), peers in groups.items()
         ]
 
@@ -196,42 +201,41 @@ class PublicCopies(Compressed):
         node, t = round.node, round.t
         known = node.keep(Followed, self)
         answered, asked, received = known.asked, list[NodeId](), list[NodeId]()
-        for message, (copy, mark) in understood(node, inbox, lambda message: self._followed(known, message)):
-            sender = message.sender
+        for said, copy, mark in self._followed(node, known, inbox):
             if copy is not None:
-                known.copies[sender], known.marks[sender] = copy, mark
-                received.append(sender)
+                known.copies[said.sender], known.marks[said.sender] = copy, mark
+                received.append(said.sender)
             # A node that was sent the whole copy in this round asked before it had it.
-            if message.shared.get(ASK) is True and sender not in answered:
-                asked.append(sender)
+            if said.ask and said.sender not in answered:
+                asked.append(said.sender)
         known.at, known.asked, known.received = t + 1, asked, received
         known.behind = sorted({*round.senders} - {*received})
         return node.model if self.moves_first else self._pulled(round, known, t + 1)
 
-    def _followed(self, known: Followed, message: Message) -> tuple[Tensor | None, bytes]:
-        """A neighbour's copy after a message, and its mark; None where it changes another copy than the known one.
+    def _followed(
+        self, node: Node, known: Followed, inbox: Inbox
+    ) -> Iterator[tuple[Change | WholeCopy, Tensor | None, bytes]]:
+        """Each usable message, its sender's copy after it, and the mark of that; None if it changes an unknown copy."""
+        for message in inbox:
+            if "copy" in message.shared:
+                for whole in node.usable([message], WholeCopy, copy=Numbers(self._setting.parameters)):
+                    yield whole, whole.copy, whole.mark
+            else:
+                for change, vector in understood(node, node.usable([message], Change), self._vector):
+                    is_known = change.before == known.marks[message.sender]
+                    yield change, *(self._changed(known, change, vector) if is_known else (None, change.before))
 
-        Raises:
-            WireError: the message has neither.
-        """
-        payload, sender = dict(message.shared), message.sender
-        payload.pop(ASK, None)
-        if COPY in payload:
-            copy = payload[COPY]
-            if not isinstance(copy, Tensor) or copy.shape != (self._setting.parameters,) or copy.dtype != torch.float32:
-                raise WireError("bad-field", f"its {COPY} is not {self._setting.parameters} float32 numbers")
-            return copy, mark_of(payload, MARK)
-        before = mark_of(payload, BEFORE)
-        del payload[BEFORE]
-        change = self.decompress(message, payload)
-        if before != known.marks[sender]:
-            return None, before
-        mark = next_mark(before, payload)
+    def _vector(self, change: Change) -> Decompressed:
+        return self.decompress(change.message, change.others)
+
+    def _changed(self, known: Followed, change: Change, vector: Decompressed) -> tuple[Tensor, bytes]:
+        """A neighbour's copy after a change, and its mark."""
+        sender, mark = change.sender, next_mark(change.before, change.others)
         # All nodes of this process that know the copy of a sender alike share one tensor.
         latest, copy = self._latest_copies.get(sender, (b"", None))
         if copy is None or latest != mark:
             copy = known.copies[sender].clone()
-            change.add_to(copy)
+            vector.add_to(copy)
             self._latest_copies[sender] = mark, copy
         return copy, mark
 

@@ -17,9 +17,28 @@ from covey.messages.crypto import KEY_BYTES, SHARE_BYTES, derive, join, lock, un
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
+from covey.runtime.content import Content
+from covey.runtime.entries import Among
 from covey.runtime.node import Message
 
-ARRIVED, OF, SHARES = "arrived", "of", "shares"
+
+class Arrived(Content):
+    """The members of its sender's sum whose numbers have arrived there."""
+
+    arrived: list[int]
+
+
+class Given(Content):
+    """Shares for the sum of its receiver."""
+
+    of: list[int]
+    """The owners of the shared secrets."""
+    shares: bytes
+    """A box with a share for each."""
+
+
+NOTHING: Payload = {}
+"""The payload of a node that claims or gives nothing."""
 
 
 @dataclass(slots=True)
@@ -49,36 +68,36 @@ async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, mask
     assert own is not None
     lost = len(own.members) - len(arrived)
     asks = own.plan is not None and lost <= own.plan.most_lost and bool((own.spare_P >= lost).any())
-    claim: Payload = {ARRIVED: [int(id) for id in own.members if id in arrived]} if asks else {}
+    claim = Arrived(arrived=[int(id) for id in own.members if id in arrived]) if asks else NOTHING
     neighbours = round.receivers
     node.send(neighbours, claim, tag="arrived", round=now.t)
-    claims = {message.sender: message for message in await round.receive("arrived") if ARRIVED in message.shared}
+    claims = {message.sender: message for message in await round.receive("arrived") if message.shared}
     for peer in neighbours:
-        answer = _answer(node, graph, now, claims[peer], masking=masking) if peer in claims else {}
+        answer = _answer(node, graph, now, claims[peer], masking=masking) if peer in claims else NOTHING
         node.send(peer, answer, tag="shares", round=now.t)
     answers = await round.receive("shares")
     return _joined(node, graph, now, own, arrived, answers, masking=masking) if asks else None
 
 
-def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, masking: bool) -> Payload:
+def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, masking: bool) -> Payload | Given:
     """The shares that a receiver gets for saying whose numbers have arrived; this once in a round."""
-    receiver, ids = claim.sender, claim.shared[ARRIVED]
+    receiver = claim.sender
     agreement = now.towards.get(receiver)
     if agreement is None or agreement.plan is None:
-        return {}  # The receiver's message "others" is missing, or this node lacks a key.
+        return NOTHING  # The receiver's message "others" is missing, or this node lacks a key.
     members = list(agreement.members)
-    lost = [id for id in members if not isinstance(ids, list) or id not in ids]
-    if not isinstance(ids, list) or [id for id in members if id in ids] != ids:
-        node.reject(claim, "its list of arrived messages is not of members of its sum, in increasing order")
-        return {}
+    claims = node.usable([claim], Arrived, arrived=Among(members))
+    if not claims:
+        return NOTHING
+    lost = [id for id in members if id not in claims[0].arrived]
     if len(lost) > agreement.plan.most_lost:
         node.reject(claim, f"{len(lost)} members of its sum are missing, and at most {agreement.plan.most_lost} may be")
-        return {}
+        return NOTHING
     lacking = [bytes(SHARE_BYTES)] * (2 + agreement.plan.most_lost)
     given = {id: _shares(node, graph, now, agreement, id) if masking else lacking for id in members}
     found = {id: shares[0 if id in lost else 1 + len(lost)] for id, shares in given.items() if shares is not None}
     key = _answer_key(now, agreement, node.id, now.known[receiver]) if masking else bytes(KEY_BYTES)
-    return {OF: [int(id) for id in found], SHARES: lock(key, b"".join(found.values()))}
+    return Given(of=[int(id) for id in found], shares=lock(key, b"".join(found.values())))
 
 
 def _shares(node: LearningNode, graph: Graph, now: Agreed, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
@@ -140,15 +159,12 @@ def _joined(
 
 def _read(node: LearningNode, now: Agreed, own: Agreement, answer: Message, *, masking: bool) -> dict[NodeId, bytes]:
     """The shares in an answer, by the owner of the secret; a wrong answer is rejected."""
-    if SHARES not in answer.shared:
+    if not answer.shared:
         return {}  # Its sender lacks this node's message "others" or "arrived".
-    ids, box = answer.shared.get(OF), answer.shared[SHARES]
-    if not isinstance(ids, list) or [id for id in own.members if id in ids] != ids or not isinstance(box, bytes):
-        node.reject(answer, "its shares are not of members of this node's sum, in increasing order")
-        return {}
-    key = _answer_key(now, own, answer.sender, now.known[answer.sender]) if masking else bytes(KEY_BYTES)
-    opened = unlock(key, box)
-    if opened is None or len(opened) != len(ids) * SHARE_BYTES:
-        node.reject(answer, "its shares are not in a box of its own for this round and receiver")
-        return {}
-    return {id: opened[at * SHARE_BYTES :][:SHARE_BYTES] for at, id in enumerate(id for id in own.members if id in ids)}
+    for given in node.usable([answer], Given, of=Among(list(own.members))):
+        key = _answer_key(now, own, given.sender, now.known[given.sender]) if masking else bytes(KEY_BYTES)
+        opened = unlock(key, given.shares)
+        if opened is not None and len(opened) == len(given.of) * SHARE_BYTES:
+            return {NodeId(id): opened[at * SHARE_BYTES :][:SHARE_BYTES] for at, id in enumerate(given.of)}
+        node.reject(given, "its shares are not in a box of its own for this round and receiver")
+    return {}

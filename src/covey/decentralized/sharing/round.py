@@ -15,11 +15,19 @@ from covey.learning.selection import BUFFERS, Selection
 from covey.messages.payloads import Payload
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
-from covey.runtime.node import Inbox, Message, Numbers
+from covey.runtime.content import Content, entries_of
+from covey.runtime.entries import Numbers
+from covey.runtime.node import Inbox, Message
 from covey.runtime.patience import Receive
 
 _ALL_THE_WAY = 1.0 + 1e-5
 """The farthest that a node goes towards the mean of others; the part above 1 is room for rounding."""
+
+
+class Beside(Content):
+    """The buffers beside what a sharing sends."""
+
+    buffers: Tensor
 
 
 class Round:
@@ -75,8 +83,8 @@ class Round:
             start = None if start is None else selection.take(start)
         self.start: Tensor = self.node.model if start is None else start
         """The model that the round began with, as far as it is shared; until all is sent."""
-        self._beside: Sequence[tuple[Message, Tensor]] = ()
-        """The buffers that came beside messages."""
+        self._beside: Sequence[tuple[NodeId, Tensor]] = ()
+        """The senders of buffers beside messages, and the buffers."""
 
     def of(self, selection: Selection) -> "Round":
         """The same round for a sharing of a part of what is shared."""
@@ -102,10 +110,10 @@ class Round:
         assert weights is not None
         return dict(zip(self.graph.senders(node), weights, strict=True))
 
-    def send(self, receivers: Sequence[NodeId], payload: Payload, tag: str = "") -> None:
+    def send(self, receivers: Sequence[NodeId], payload: Payload | Content, tag: str = "") -> None:
         """Send a message of the round."""
         if self._shown is not None and not tag and self._shown.selection.beside:
-            payload = {**payload, BUFFERS: self._shown.selection.buffers(self._shown.whole)}
+            payload = {**entries_of(payload, self.node), BUFFERS: self._shown.selection.buffers(self._shown.whole)}
         self.node.send(receivers, payload, tag=tag, round=self.t)
 
     def receive(self, tag: str = "", senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
@@ -139,23 +147,23 @@ class Round:
     async def _receive_without_buffers(self, shown: Shown, senders: Sequence[NodeId] | None) -> Inbox:
         """Messages as the sharing sees them; those without buffers are rejected."""
         inbox = await self._receive("", senders)
-        usable = shown.outer.usable(inbox, **{BUFFERS: Numbers(shown.selection.buffered)})
+        usable = shown.outer.usable(inbox, Beside, buffers=Numbers(shown.selection.buffered))
         shown.rejected.clear()
-        self._beside = [(message, message[BUFFERS]) for message in usable]
+        self._beside = [(beside.sender, beside.buffers) for beside in usable]
         return Inbox(map(_without_buffers, usable), inbox.missing)
 
     def _averaged_buffers(self, shown: Shown) -> Tensor | Mixture:
         """The buffers after the round."""
-        received = [(message.sender, buffers) for message, buffers in self._beside]
-        contributions = [Contribution(sender, buffers) for sender, buffers in received if sender not in shown.rejected]
+        used = [(sender, buffers) for sender, buffers in self._beside if sender not in shown.rejected]
+        contributions = [Contribution(sender, buffers) for sender, buffers in used]
         return self.aggregation.merge(shown.outer, self.graph, shown.selection.buffers(shown.whole), contributions)
 
 
-def _without_buffers(message: Message) -> Message:
+def _without_buffers(beside: Beside) -> Message:
     """A message as a sharing sees it; all its receivers in this process share one."""
+    message = beside.message
     if not isinstance(message.understood, Message):
-        payload = {name: entry for name, entry in message.shared.items() if name != BUFFERS}
-        message.understood = Message(message.sender, message.tag, message.round, payload, message.size)
+        message.understood = Message(message.sender, message.tag, message.round, beside.others, message.size)
     inner: Message = message.understood
     return inner
 

@@ -1,7 +1,7 @@
 """The part of gossip that makes messages, and reads the contributions of received ones."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -15,11 +15,12 @@ from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
-from covey.runtime.node import Inbox, Message, Wanted
+from covey.runtime.content import Content
+from covey.runtime.node import Inbox
 from covey.runtime.patience import Receive
 from covey.runtime.reading import understood
 
-Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload]]
+Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload | Content]]
 """Pairs of receivers and a payload."""
 
 
@@ -40,8 +41,8 @@ class Sharing(Part):
     hides: ClassVar[bool] = False
     """Whether no receiver learns the values of a single sender. This holds for all messages of a node: a program sends
     models, gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
-    entries: ClassVar[Mapping[str, Wanted]] = {}
-    """The entries that a message must hold before `contribution` reads it, as `node.usable` takes them."""
+    content: ClassVar[type[Content] | None] = None
+    """The class that declares the entries of a message; None if `contribution` reads messages itself."""
     takes_buffers: ClassVar[bool] = False
     """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
     beside them, in full."""
@@ -122,8 +123,11 @@ class Sharing(Part):
         """The messages of a round: pairs of receivers and a payload."""
         raise NotImplementedError
 
-    def contribution(self, message: Message) -> Contribution:
+    def contribution(self, message: Any) -> Contribution:
         """The contribution of a received message, the same for every receiver.
+
+        Args:
+            message: its `content` or, without such a class, the `Message`.
 
         Raises:
             WireError: it is none of this sharing.
@@ -156,8 +160,8 @@ class Sharing(Part):
         found = [message.understood for message in inbox]
         if not all(found):
             new = [message for message in inbox if message.understood is None]
-            usable = round.node.usable(new, **self.entries) if self.entries else new
-            for message, contribution in understood(round.node, usable, self.contribution):
-                message.understood = contribution
+            usable: Iterable[Any] = new if self.content is None else round.node.usable(new, self.content)
+            for one, contribution in understood(round.node, usable, self.contribution):
+                (one.message if isinstance(one, Content) else one).understood = contribution
             found = [message.understood for message in inbox if message.understood is not None]
         return found

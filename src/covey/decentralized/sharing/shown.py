@@ -1,15 +1,17 @@
 """A node as a sharing sees it, where less than its whole model is shared."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from torch import Tensor
 
 from covey.learning.mixture import Mixture
-from covey.learning.node import MODEL, LearningNode
+from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
+from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
-from covey.runtime.node import Expected, Message
+from covey.runtime.content import Content, entries_of, usable
+from covey.runtime.node import Message, Node, Sending, Wanted
 
 
 class Shown:
@@ -42,13 +44,19 @@ class Shown:
     def model(self, value: Tensor | Mixture) -> None:
         self.outer.model = self.selection.put(self.whole, value)
 
-    def usable(self, messages: Iterable[Message], /, **entries: Expected) -> list[Message]:
-        asked = list(messages)
-        wanted = {name: self.selection.entry if expected is MODEL else expected for name, expected in entries.items()}
-        found = self.outer.usable(asked, **wanted)
-        self.rejected |= {message.sender for message in asked} - {message.sender for message in found}
-        return found
+    @property
+    def shape(self) -> tuple[int]:
+        """The shape of the shared part."""
+        return (self.selection.size,)
 
-    def reject(self, message: Message, reason: str) -> None:
+    def send(
+        self, to: NodeId | Sequence[NodeId], payload: Payload | Content, *, tag: str = "", round: int | None = None
+    ) -> Sending:
+        return self.outer.send(to, entries_of(payload, cast(Node, self)), tag=tag, round=round)
+
+    def usable(self, messages: Iterable[Message], content: Any = None, /, **entries: Wanted) -> Any:
+        return usable(cast(Node, self), messages, content, entries, copy=self.careful)
+
+    def reject(self, message: Message | Content, reason: str) -> None:
         self.rejected.add(message.sender)
         self.outer.reject(message, reason)

@@ -10,6 +10,7 @@ from covey.decentralized.sharing.sharing import Messages
 from covey.messages.compression import MARK_BYTES, Compressor, Decompressed, Ternary
 from covey.parts.errors import ConfigurationError, WireError
 from covey.parts.parameters import Setting, param
+from covey.runtime.content import entries_of
 from covey.runtime.node import Message
 from covey.runtime.state import State
 
@@ -58,7 +59,7 @@ class STC(PublicCopies):
         if round.t > 0 or self._patient:
             return messages
         round.node.keep(First, self).digest = first = _digest(round.start)
-        return [(receivers, {**payload, "first": first}) for receivers, payload in messages]
+        return [(to, {**entries_of(payload, round.node), "first": first}) for to, payload in messages]
 
     def read(self, round: Round, message: Message) -> Decompressed:
         if message.round != 0:

@@ -1,7 +1,7 @@
 """Lossy compressors of vectors, for sharings and for client-server programs."""
 
 from covey.messages.compression.compressor import Compressor, Decompressed, Draw, Guarantee
-from covey.messages.compression.marks import FIRST_MARK, MARK_BYTES, mark_of, next_mark
+from covey.messages.compression.marks import FIRST_MARK, MARK_BYTES, next_mark
 from covey.messages.compression.quantized import BF16, FP16, QSGD, Int8, Sign
 from covey.messages.compression.sparse import Random, Ternary, TopK, largest
 
@@ -21,6 +21,5 @@ __all__ = [
     "Ternary",
     "TopK",
     "largest",
-    "mark_of",
     "next_mark",
 ]

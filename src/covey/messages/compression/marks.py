@@ -7,7 +7,6 @@ from hashlib import blake2b
 
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.parts.errors import WireError
 
 MARK_BYTES = 8
 FIRST_MARK = bytes(MARK_BYTES)
@@ -16,15 +15,3 @@ FIRST_MARK = bytes(MARK_BYTES)
 def next_mark(mark: bytes, change: Payload) -> bytes:
     """The mark of a vector after a change."""
     return blake2b(mark + wire.encode(change), digest_size=MARK_BYTES).digest()
-
-
-def mark_of(payload: Payload, name: str) -> bytes:
-    """The mark in an entry of a payload.
-
-    Raises:
-        WireError: the entry is not a mark.
-    """
-    mark = payload.get(name)
-    if not isinstance(mark, bytes) or len(mark) != MARK_BYTES:
-        raise WireError("bad-field", f"its {name} is not a mark of {MARK_BYTES} bytes")
-    return mark

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 Integers = NDArray[np.signedinteger[Any]]
@@ -28,11 +27,6 @@ class FixedPoint:
     def dtype(self) -> np.dtype[Any]:
         """The little-endian dtype of one number."""
         return np.dtype(f"<i{self.bits // 8}")
-
-    @property
-    def tensor_dtype(self) -> torch.dtype:
-        """The torch dtype of one number."""
-        return torch.int32 if self.bits == 32 else torch.int64
 
     def limit(self, terms: int) -> float:
         """The largest magnitude of a sum of `terms` numbers. It allows for the rounding of each."""
