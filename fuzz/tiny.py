@@ -1,7 +1,7 @@
 """Experiments that take milliseconds: real programs on nodes that learn next to nothing."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 
 from covey import Node, Program
 from covey.learning.loaded import LoadedLearning
-from covey.learning.mixture import computed
-from covey.learning.node import Update
+from covey.learning.mixture import Mixture, computed
+from covey.learning.node import LearningNode, LearningProgram, Update
 from covey.parts.nodes import NodeId
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Message
@@ -76,10 +76,36 @@ class Counts(Program):
         node.state["had"] = [*had, *(message["number"] for message in messages)]
 
 
+class Waits(LearningProgram):
+    """Nodes average around a ring; the first one only collects what they report, and ends with the average of that."""
+
+    evaluated_roles = frozenset({"peer"})
+
+    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
+        return {"server": [0], "peer": range(1, nodes)}
+
+    async def run(self, node: LearningNode) -> None:
+        others = [NodeId(id) for id in range(1, node.nodes)]
+        if not node.id:
+            for _ in range(ROUNDS):
+                reports = sorted(await node.receive(tag="report", senders=others), key=lambda report: report.sender)
+                models = [node.model, *(report["model"] for report in reports)]
+                node.model = Mixture(models, [1 / len(models)] * len(models))
+            return
+        after, before = others[node.id % len(others)], others[node.id - 2]
+        async for t in node.rounds():
+            model = (await node.train()).model
+            node.send(after, {"model": model}, round=t)
+            (message,) = await node.receive(round=t, senders=[before])
+            node.model = Mixture([model, message["model"]], [0.5, 0.5])
+            node.send(NodeId(0), {"model": node.model}, tag="report")
+
+
 GOSSIP = {"kind": "gossip", "topology": "ring"}
 PATIENT = {**GOSSIP, "patience": "300ms"}
 SERVED = {"kind": "fedavg", "clients": 3}
 COUNTS = {"kind": "fuzz.tiny:Counts"}
+WAITS = {"kind": "fuzz.tiny:Waits"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +124,11 @@ class Variant:
     def counts(self) -> bool:
         """Whether nodes count messages, and learn nothing."""
         return self.program is COUNTS
+
+    @property
+    def waits(self) -> bool:
+        """Whether a node waits in its first round, and the others go on without it."""
+        return self.program is WAITS
 
     @property
     def tables(self) -> dict[str, Any]:
@@ -138,6 +169,8 @@ VARIANTS = (
     Variant("counts-slowly", COUNTS, {"every": 2, "keep": 1}, network={"latency": "90ms", "uplink": "4kbit/s"}),
     Variant("counts-by-time", COUNTS, {}, network={"latency": 0.0}, remote=True),
     Variant("counts-apart", COUNTS, {"every": 1}, engine={"nodes_per_process": 1}, network={"latency": "30ms"}),
+    Variant("waits", WAITS, {"every": 1}),
+    Variant("waits-by-time", WAITS, {}, network={"latency": "30ms"}),
     Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),
 )
 

@@ -181,7 +181,10 @@ class Network:
                 gathered.add_mail(msgspec.msgpack.decode(word["held"], type=Held))
             gathered.end(host, full=part.is_full)
         before = [gathered.snapshots[id] for id in range(NODES)]
-        return before, gathered.mail([snapshot.posted for snapshot in before])
+        held = gathered.mail([snapshot.posted for snapshot in before])
+        sent = [(kept.receiver, kept.sender, kept.number) for kept in held.messages]
+        assert all(numbers == sorted(numbers) for numbers in by_link(sent).values())
+        return before, held
 
     def finish(self):
         """Let everything happen that is left."""
@@ -194,6 +197,14 @@ class Network:
                 place.come()
             for here, there in self.channels:
                 self.places[there].arrive(here)
+
+
+def by_link(sent):
+    """The numbers of messages of each sender to each receiver, in their order."""
+    numbers = {}
+    for receiver, sender, number in sent:
+        numbers.setdefault((receiver, sender), []).append(number)
+    return numbers
 
 
 KINDS = ["send", "leave", "arrive", "come", "take", "commit"]

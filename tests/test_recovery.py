@@ -40,15 +40,16 @@ def write_all(checkpoints):
 @pytest.mark.parametrize(
     ("owner", "name", "wrong", "seed"),
     [
-        (Recovery, "on_broken", lambda recovery, host, other: None, 333),
-        (Checkpoints, "write_last", write_all, 338),
-        (RunWriter, "truncate", lambda writer, moment: None, 16),
-        (Mail, "post", lambda mail, receivers, message: None, 84),
+        (Recovery, "on_broken", lambda recovery, host, other: None, 215),
+        (Checkpoints, "write_last", write_all, 27),
+        (RunWriter, "truncate", lambda writer, moment: None, 7),
+        (Mail, "post", lambda mail, receivers, message: None, 16),
     ],
 )
 def test_what_is_broken_is_found(owner, name, wrong, seed, monkeypatch):
     for variant in recovery.VARIANTS:
         recovery.undisturbed(variant)
     monkeypatch.setattr(owner, name, wrong)
+    monkeypatch.setattr(recovery, "_MOST_STEPS", 20_000)
     with pytest.raises(recovery.Failed, match=f"^seed {seed}, "):
         recovery.play(seed)

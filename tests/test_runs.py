@@ -161,11 +161,20 @@ def test_truncating_twice_forgets_both(tmp_path):
     assert Run(tmp_path / "run").commits.groupby("node")["round"].max().tolist() == [2, 3, 2]
 
 
-@pytest.mark.parametrize(("ended", "last"), [([], 1), ([True, False, False], 2), ([True, True, True], 3)])
-def test_figures_of_the_network_stay_up_to_where_nodes_continue(ended, last, tmp_path):
+@pytest.mark.parametrize(
+    ("ended", "judged", "last"),
+    [
+        ([], [], 1),
+        ([True, False, False], [], 2),
+        ([True, True, True], [], 3),
+        ([], [False, True, True], 2),
+        ([False, True, False], [False, True, True], 3),
+    ],
+)
+def test_figures_of_the_network_stay_up_to_where_evaluated_nodes_continue(ended, judged, last, tmp_path):
     writer = four_rounds(tmp_path / "run")
     writer.metrics([(-1, round, "average_accuracy", 0.5) for round in (1, 2, 3, 4)])
-    writer.truncate(Moment([1, 2, 3], [0.5, 1.0, 1.5], ended))
+    writer.truncate(Moment([1, 2, 3], [0.5, 1.0, 1.5], ended, judged))
     writer.metrics([(-1, 9, "average_accuracy", 0.5)])
     writer.finish("finished", {})
     assert Run(tmp_path / "run").network["round"].tolist() == [*range(1, last + 1), 9]

@@ -8,6 +8,7 @@ message is identified by its sender and by the number of messages that this had 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -43,7 +44,7 @@ class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     time: float
     """The time at which it arrived or was in transit."""
     counted: bool
-    """True if it had arrived before the receiver's commit, so that it is counted."""
+    """True if it had arrived before the receiver's commit, so that it has been observed."""
     frame: bytes
 
 
@@ -77,6 +78,16 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
             ],
             [known for known in self.taken if known[2] >= posted[known[1]]],
         )
+
+    def in_order(self) -> "Held":
+        """The same by time, with the messages of one node to another in the order in which they were sent."""
+        latest: dict[tuple[int, int], float] = {}
+        messages = []
+        for kept in sorted(self.messages, key=attrgetter("number")):
+            pair = kept.receiver, kept.sender
+            latest[pair] = time = max(kept.time, latest.get(pair, 0.0))
+            messages.append(msgspec.structs.replace(kept, time=time))
+        return Held(sorted(messages, key=attrgetter("time")), self.taken)
 
 
 @dataclass
@@ -116,6 +127,8 @@ class Mail:
         """The number of messages that each node had sent at its last known commit."""
         self.is_full = False
         """True if the limit was exceeded."""
+        self.has_loose = False
+        """True if a message without a round was sent. It may lie in a mailbox or be in transit when a round ends."""
         self._memory = 0
         self._memory_of = dict.fromkeys(nodes, 0)
         self._under_way: dict[tuple[int, Known], Message] = {}
@@ -130,6 +143,7 @@ class Mail:
 
     def post(self, receivers: Sequence[int], message: Message) -> None:
         """Record a message in transit to some nodes."""
+        self.has_loose |= message.round is None
         if not self.is_full:
             known = (message.sender, message.number)
             for receiver in receivers:
@@ -197,14 +211,7 @@ class Mail:
             node = self._nodes[kept.receiver]
             if node.mail.ended:
                 continue
-            message = received(wire.decode(kept.frame, wire.DEFAULT))
-            if kept.counted and message.round is None:
-                # It is counted again at its delivery.
-                node.mail.messages_in -= 1
-                node.mail.bytes_in -= message.size
-                if node.committed is not None:
-                    node.committed.counters = node.counters()
-            yield node, kept, message
+            yield node, kept, received(wire.decode(kept.frame, wire.DEFAULT))
 
 
 def batches(held: Held) -> Iterator[Held]:

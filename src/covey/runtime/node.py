@@ -304,8 +304,8 @@ class Program(Part):
 
     family: ClassVar[str] = "program"
     synchronous: ClassVar[bool] = False
-    """True if all nodes go through the same rounds and wait for messages in each. A checkpoint is then taken at the end
-    of a round, and a resumed run has the models of an uninterrupted one."""
+    """True if nodes wait for messages of named senders, so that a resumed run has the models of an uninterrupted one. A
+    checkpoint is taken at the end of a round or, while nodes go on without one that stays in its round, with mail."""
     needs: ClassVar[type] = Node
     """The class of node that it needs."""
     without_data: ClassVar[frozenset[str]] = frozenset()

@@ -67,9 +67,17 @@ class Prepared:
 
     @property
     def keeps_mail(self) -> bool:
-        """True if checkpoints of an emulation hold mail: nodes of an asynchronous program resume at different
-        moments."""
-        return not self.program.synchronous and self.experiment.checkpoint.every != 0
+        """True if nodes may resume at different moments, so that their mail is kept for checkpoints.
+
+        Nodes of a synchronous program may do so where some go on without others for many rounds.
+        """
+        kept = not self.program.synchronous or (self.in_step and self._may_part)
+        return kept and self.experiment.checkpoint.every != 0
+
+    @property
+    def _may_part(self) -> bool:
+        """True if nodes may go on without others: not all follow a graph."""
+        return self.program.graph(0) is None or len({*self.roles}) > 1
 
     @cached_property
     def is_trusted(self) -> bool:
@@ -86,6 +94,10 @@ class Prepared:
         """True if the run keeps the final states of nodes."""
         keeps = self.experiment.output.states
         return self.program.needs is Node if keeps is None else keeps
+
+    def judged(self) -> np.ndarray:
+        """N, True for nodes that are evaluated."""
+        return np.isin(np.arange(self.network.nodes), self.evaluated)
 
     def modules(self) -> list[str]:
         """The modules of covey's own parts in it."""

@@ -418,8 +418,8 @@ class RunningNode(Node):
             raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
     def counters(self) -> list[int]:
-        """The counters of the node, without early messages, which arrive again after a resumption."""
-        early = self.mail.early()
+        """The counters of the node, without messages that it has not taken and that arrive again after a resumption."""
+        early = self.mail.early() if self.stage.mail is None else self.mail.unfinished()
         return [
             self.bytes_out,
             self.mail.bytes_in - sum(message.size for message in early),

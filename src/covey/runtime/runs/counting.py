@@ -55,6 +55,8 @@ class Moment(NamedTuple):
     clocks: Sequence[float]
     ended: Sequence[bool] = ()
     """True for nodes whose program has returned; empty if there are none."""
+    judged: Sequence[bool] = ()
+    """True for nodes that are evaluated; empty if all are."""
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> Self:
@@ -64,10 +66,12 @@ class Moment(NamedTuple):
 
     @property
     def of_network(self) -> int:
-        """The last round whose network figures stay. Ended nodes do not repeat rounds."""
-        ended = self.ended or [False] * len(self.completed)
-        going_on = (completed for completed, over in zip(self.completed, ended, strict=True) if not over)
-        return min(going_on, default=max(self.completed))
+        """The last round whose network figures stay: evaluated nodes whose programs run repeat later ones."""
+        nodes = len(self.completed)
+        each = zip(self.completed, self.ended or [False] * nodes, self.judged or [True] * nodes, strict=True)
+        return min(
+            (completed for completed, ended, judged in each if judged and not ended), default=max(self.completed)
+        )
 
 
 @contextmanager

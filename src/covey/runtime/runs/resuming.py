@@ -191,9 +191,9 @@ def _written(run: Run, name: str, checkpoint: dict[str, Any]) -> Written:
         raise refused(run.folder, f"its {name} is of another experiment")
     completed: Any = checkpoint.get("completed")
     clocks: Any = checkpoint.get("clocks")
-    ended: Any = checkpoint.get("ended")
     known = _is_column(completed, np.int64) and _is_column(clocks, np.float64) and len(completed) == len(clocks)
-    if not known or not (ended is None or (_is_column(ended, np.bool_) and len(ended) == len(completed))):
+    flags = (checkpoint.get(name) for name in ("ended", "judged"))
+    if not known or not all(f is None or (_is_column(f, np.bool_) and len(f) == len(completed)) for f in flags):
         raise refused(run.folder, f"its {name} does not have the progress of each node")
     return written
 

@@ -274,7 +274,8 @@ class RunWriter:
         if self._observed is not None:
             with self._guarded():
                 self._observed.truncate(moment.clocks)
-        self._truncated.append(Moment(list(moment.completed), list(moment.clocks), list(moment.ended)))
+        completed, clocks, ended, judged = moment
+        self._truncated.append(Moment(list(completed), list(clocks), list(ended), list(judged)))
 
     def _truncate(self, moment: Moment) -> None:
         # One pass over each table: a DELETE per node would read all rows for each node.

@@ -7,7 +7,8 @@ the first nodes were in round k + 1. They are kept as ghosts, which occupy links
 resumed run repeats the uninterrupted one to the bit.
 
 The cut of an asynchronous program, or of one with churn, holds the last commit of every node and the mail of all: see
-`covey.runtime.mail`.
+`covey.runtime.mail`. So does that of a synchronous program while nodes go on without others, such as a server that
+waits in one round for all that clients do in many: the cut after a round would have to wait for it.
 """
 
 from collections.abc import Sequence
@@ -35,12 +36,16 @@ class Cut:
         self.round = round
         self.snapshots: dict[int, Snapshot] = {n.id: world.snapshot(n) for n in world.nodes if n.mail.ended}
         self.downlinks, self.transfers = world.links.freeze()
+        self.holds_mail = False
+        """True if nodes resume at different moments, with their mail."""
+        self._past = len(self.snapshots)
+        """The number of nodes that have ended or are one checkpoint further."""
 
     @classmethod
     def of_commits(cls, world: "World") -> "Cut":
         """The current last commits of all nodes."""
         cut = cls(world, max(node.round for node in world.nodes))
-        cut.transfers = []
+        cut.transfers, cut.holds_mail = [], True
         cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
         return cut
 
@@ -54,15 +59,21 @@ class Cut:
         self.snapshots.setdefault(node.id, self.world.snapshot(node))
         return len(self.snapshots) == self.world.size
 
+    def go_past(self) -> bool:
+        """Count a node that has ended or is one checkpoint further. True if all are, but for some not added."""
+        self._past += 1
+        return self._past == len(self.snapshots) < self.world.size
+
     def payload(self) -> Payload:
         """The checkpoint as named tensors and plain values, for `RunWriter.checkpoint`."""
         ghosts = self.world.links.ghosts(self.transfers)
         return {
             "round": self.round,
             **pack([self.snapshots[id] for id in range(self.world.size)], self.world.task),
+            "judged": self.world.prepared.judged(),
             "downlinks": self.downlinks,
             "ghosts": msgspec.msgpack.encode(ghosts),
-            **self.world.recorder.freeze(self.round if self.world.in_step else None),
+            **self.world.recorder.freeze(None if self.holds_mail else self.round),
             **self._mail(),
             **self.world.prepared.callbacks.freeze(),
         }
@@ -70,7 +81,7 @@ class Cut:
     def _mail(self) -> Payload:
         """The mail of nodes that resume at different moments."""
         world = self.world
-        if world.mail is None:
+        if world.mail is None or not self.holds_mail:
             return {}
         posted = [self.snapshots[id].posted for id in range(world.size)]
         return mail.pack(world.mail.content(world.now).held(posted).reduced(posted))
@@ -117,9 +128,11 @@ def restore(world: "World", payload: Payload) -> None:
         world.task.scale_learning_rate(since, factor)
     world.follow_faults()
     world.follow_moments(since=float(checkpoint["clocks"].max()))
-    for node, snapshot in zip(world.nodes, unpack(checkpoint, world.task), strict=True):
+    snapshots = unpack(checkpoint, world.task)
+    world.apart = len({snapshot.completed for snapshot in snapshots if not snapshot.ended}) > 1
+    for node, snapshot in zip(world.nodes, snapshots, strict=True):
         node.restore(snapshot, counters=True)
-        node.committed = None if world.in_step else snapshot
+        node.committed = snapshot
         links.restore_uplink(node.id, snapshot.uplink)
         node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
         if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
@@ -128,13 +141,25 @@ def restore(world: "World", payload: Payload) -> None:
         world.at(snapshot.clock, node, world.start_now, node)
         node.order -= 1
     if world.mail is not None:
-        _deliver_again(world, world.mail, mail.unpack(checkpoint))
+        _deliver_again(world, world.mail, mail.unpack(checkpoint), at_once="ghosts" not in checkpoint)
 
 
-def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held) -> None:
-    """Deliver the mail of a checkpoint before the nodes themselves continue."""
+def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held, *, at_once: bool) -> None:
+    """Deliver the mail of a checkpoint before the nodes themselves continue.
+
+    Args:
+        world: the world.
+        kept_by: the mail of the world.
+        held: the mail of the checkpoint.
+        at_once: deliver all of it at the start, because it was under way in real time.
+    """
     posted = [node.posted for node in world.nodes]
     for index, (node, kept, message) in enumerate(kept_by.restore(held, posted)):
         assert node.committed is not None
         deliver = world.delivery(node, again=True) if kept.counted else world.deliver[node.id]
-        world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)
+        if kept.counted or at_once:
+            deliver(
+                message
+            )  # Later messages of its sender, which are sent again, may arrive before the node continues.
+        else:
+            world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)

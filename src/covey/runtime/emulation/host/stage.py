@@ -439,7 +439,7 @@ class HostStage(Stage):
         committed = self.remember(node)
         every = self.prepared.experiment.checkpoint.every
         is_due = node.round % every == 0 if every else node.round == self._keep_after
-        if is_due and node.round < self.rounds and self.cuts is None:
+        if is_due and node.round < self.rounds and self.program.synchronous:
             self.recorder.snapshots({node.id: committed})
         if cost:
             await asyncio.sleep(cost)
@@ -551,6 +551,8 @@ class HostStage(Stage):
         latency = self.network.latency.between(node.id, receiver)
         copy = Copy(message, receiver, latency, departure, slower, garbled)
         if self.mail is not None:
+            if message.round is None and not self.mail.has_loose:
+                self.say("loose", {})
             self.mail.post([receiver], message)
         if not self.uplinks[node.id].add(copy):
             self._forget(copy)

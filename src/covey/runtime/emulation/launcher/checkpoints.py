@@ -2,7 +2,8 @@
 
 A program that waits for ever for missing messages can only resume at a cut: messages of a round that some nodes have
 taken are not sent again. So only a later cut replaces a cut. Programs with patience whose nodes are no longer in step
-resume each node at its last completed round. Asynchronous ones resume at a cut that holds their mail: `cuts`.
+resume each node at its last completed round. Asynchronous ones resume at a cut that holds their mail: `cuts`. So do
+synchronous ones while some nodes wait in an early round and the others go on without them.
 """
 
 import asyncio
@@ -40,9 +41,20 @@ class Checkpoints:
     ) -> None:
         self._task, self._size, self._rounds = prepared.task, prepared.network.nodes, prepared.experiment.rounds
         self._every, self._keep = prepared.experiment.checkpoint.every, prepared.experiment.checkpoint.keep
+        self._judged = prepared.judged()
         self._waits_for_all, self._callbacks = prepared.waits_for_all, prepared.callbacks
-        self.keeps_mail, self.mail = prepared.keeps_mail, mail
-        """Whether checkpoints hold mail, and that of the last cut."""
+        self._keeps_mail, self.mail = prepared.keeps_mail, mail
+        """True if checkpoints may hold mail, and that of the last cut."""
+        self._asynchronous = prepared.keeps_mail and not prepared.program.synchronous
+        """True if all cuts hold mail."""
+        self.can_cut = prepared.keeps_mail
+        """True if hosts still keep all mail."""
+        self.has_loose = False
+        """True if nodes send messages without a round, which may lie in a mailbox or be in transit at its end."""
+        self._owes_cut = False
+        """True if nodes have completed the round of a checkpoint, which must hold mail."""
+        self._seen: Sequence[int] | None = None
+        """The completed rounds of nodes at the last look, if some may be going on without others."""
         self.gathering: Cut | None = None
         """The cut whose parts hosts report now."""
         self._cuts = self._commits = 0
@@ -95,21 +107,51 @@ class Checkpoints:
 
     # ------------------------------------------------------------------ checkpoints that are due by time
 
-    def ask_for_cut(self, hosts: Collection[int], commits: int) -> Payload | None:
-        """The order to all hosts where a checkpoint with mail is due: to cut.
+    def ask_for_cut(self, hosts: Collection[int], commits: int, completed: Sequence[int]) -> Payload | None:
+        """The order to all hosts to cut, if a checkpoint with mail is due.
 
         Args:
-            hosts: those that are there.
-            commits: how many rounds nodes have completed, all together.
+            hosts: those that are present.
+            commits: the number of rounds that nodes have completed, all together.
+            completed: the known number of completed rounds of each node.
         """
         if self.stopping or self.gathering is not None:
             return None
-        is_due = self.cadence.is_due if self._every is None else commits - self._commits >= self._every * self._size
+        if not self._asynchronous:
+            is_due = self._owes_cut or self._go_apart(completed)
+        elif self._every is None:
+            is_due = self.cadence.is_due
+        else:
+            is_due = commits - self._commits >= self._every * self._size
         return self.begin_cut(hosts, commits) if is_due else None
+
+    def _go_apart(self, completed: Sequence[int]) -> bool:
+        """True if nodes go on without those that have not reached the oldest open cut.
+
+        Cuts that the others have all passed are then given up.
+        """
+        seen, self._seen = self._seen, None
+        if not self._open:
+            return False
+        round = min(self._open)
+        behind = [node for node in range(self._size) if node not in self._open[round]]
+        others = [node for node, snapshot in self._open[round].items() if not snapshot.ended]
+        last = min((completed[node] for node in others), default=0) - (self._every or 1)
+        if last < round:
+            return False
+        self._seen = list(completed)
+        if seen is None or any(completed[node] > seen[node] for node in behind):
+            return False
+        if not any(completed[node] > seen[node] for node in others):
+            return False
+        self._seen, self._wanted = None, None
+        self._open = {later: cut for later, cut in self._open.items() if later > last}
+        return True
 
     def begin_cut(self, hosts: Collection[int], commits: int) -> Payload:
         """Begin a cut; the order to all hosts."""
         self._cuts += 1
+        self._owes_cut = False
         self.gathering = Cut(self._cuts, hosts, commits)
         return {"cut": self._cuts, "hosts": sorted(hosts)}
 
@@ -124,14 +166,17 @@ class Checkpoints:
             completed: the known number of completed rounds of each node.
             present: the nodes of the hosts that are present.
         """
-        if self._every is not None or self.stopping or self._wanted is not None or self._awaited:
+        if self._every is not None or self.stopping or self._asynchronous or self._wanted is not None or self._awaited:
+            return None
+        if self._owes_cut or self.gathering is not None:
             return None
         if not self.cadence.is_due:
             return None
         if not self.in_step:
             self._awaited = {node for node in present if not (node in self.latest and self.latest[node].ended)}
             return {"round": None} if self._awaited else None
-        round = max(completed) + self._ahead
+        ended = {node for node, snapshot in self.latest.items() if snapshot.ended}
+        round = max((rounds for node, rounds in enumerate(completed) if node not in ended), default=0) + self._ahead
         if round >= self._rounds:
             return None
         self._wanted = round
@@ -156,12 +201,14 @@ class Checkpoints:
         """Roll back to the last cut, and return the snapshot of each node."""
         self.latest, self._open, self._waits = dict(self.cut), {}, False
         self._wanted, self._awaited, self.is_void, self.gathering = None, set(), False, None
+        self._owes_cut, self._seen = False, None
         return [self.cut.get(node) or self._initial(node) for node in range(self._size)]
 
     def lose_step(self) -> None:
         """Let nodes go through different rounds from now on, if the program allows it."""
-        if not self._waits_for_all:
-            self.in_step = False
+        if self.in_step and not self._waits_for_all:
+            self.in_step = self.can_cut = self._owes_cut = False
+            self.mail = Held([], [])
             self._open.clear()
             self._wanted = None
 
@@ -169,7 +216,7 @@ class Checkpoints:
         """Take snapshots of some nodes."""
         if self.is_void:
             return
-        if self.keeps_mail:
+        if self._asynchronous:
             # Others are of no cut.
             snapshots = {node: snapshot for node, snapshot in snapshots.items() if snapshot.ended}
         awaited = bool(self._awaited)
@@ -180,13 +227,15 @@ class Checkpoints:
             self._awaited.discard(node)
             if self.in_step:
                 self._put(node, snapshot)
-        if self._every == 0 or self.stopping or self.keeps_mail:
+        if self._every == 0 or self.stopping or self._asynchronous:
             return
         if self.in_step:
             for completed in sorted(completed for completed, cut in self._open.items() if len(cut) == self._size):
                 cut = self._open.pop(completed)
                 self._open = {later: cut for later, cut in self._open.items() if later > completed}
-                if completed < self._rounds:
+                if completed < self._rounds and self.has_loose and self.can_cut:
+                    self._owes_cut, self._wanted = True, None
+                elif completed < self._rounds:
                     self._write_soon(partial(self._advance, cut))
         elif (awaited and not self._awaited) if self._every is None else self._since >= self._size:
             self._since = 0
@@ -198,6 +247,9 @@ class Checkpoints:
         if cut is None or not cut.end(host, full=full) or self.is_void:
             return
         self.gathering = None
+        if self.in_step and not cut.has_all:
+            self.can_cut = False  # Without its mail, the program cannot resume there.
+            return
         self._commits = cut.commits
         each = {node: cut.snapshots.get(node) or self.latest_of(node) for node in range(self._size)}
         mail = cut.mail([each[node].posted for node in range(self._size)])
@@ -224,6 +276,8 @@ class Checkpoints:
                 cut.setdefault(node, snapshot)
         elif snapshot.completed % self._every == 0 if self._every else snapshot.completed == self._wanted:
             if snapshot.completed not in self._open:
+                if any(other.completed > snapshot.completed for other in self.latest.values() if not other.ended):
+                    return  # The cut was given up.
                 self._open[snapshot.completed] = {n: s for n, s in self.latest.items() if s.ended}
             self._open[snapshot.completed][node] = snapshot
 
@@ -241,15 +295,19 @@ class Checkpoints:
     def _advance(self, cut: dict[int, Snapshot]) -> None:
         """Write a cut, which replaces the last one."""
         if self.in_step:
+            self.mail = Held([], [])
             self._write(cut)
             self.cut, self._is_written, self._wanted, self._ahead = cut, True, None, 1
 
     def write_last(self) -> None:
         """Write the state at which the run was stopped or, if the program cannot resume there, the last cut."""
         latest = {node: self.latest_of(node) for node in range(self._size)}
-        if self.keeps_mail and (self.cut or self._waits_for_all):
+        goes_by_mail = self._asynchronous or (self.in_step and self.has_loose and self.can_cut)
+        if goes_by_mail and (self.cut or self._waits_for_all):
             self._write_unwritten()
         elif not self.in_step or _is_cut(latest) or not (self._waits_for_all or self.cut):
+            if self.in_step:
+                self.mail = Held([], [])
             self._write(latest)
         else:
             self._write_unwritten()
@@ -264,8 +322,9 @@ class Checkpoints:
             with self.cadence.at_work():
                 each = [snapshots[node] if node in snapshots else self.latest_of(node) for node in range(self._size)]
                 round = max((s.completed for s in each if not s.ended), default=max(s.completed for s in each))
-                mail = pack_mail(self.mail) if self.keeps_mail else {}
-                payload = {"round": round, **pack(each, self._task), **mail, **self._callbacks.freeze()}
+                mail = pack_mail(self.mail) if self._keeps_mail else {}
+                nodes = {**pack(each, self._task), "judged": self._judged}
+                payload = {"round": round, **nodes, **mail, **self._callbacks.freeze()}
                 self._writer.checkpoint(round, payload, keep=self._keep)
             self.cadence.taken()
 

@@ -20,8 +20,8 @@ class Cut:
         self.snapshots: dict[int, Snapshot] = {}
         self._held = Held([], [])
         self._size = 0
-        self._has_all = True
-        """Whether all of the mail is here."""
+        self.has_all = True
+        """True if all of the mail is here."""
         self._awaited = set(hosts)
 
     def add_snapshots(self, snapshots: Mapping[int, Snapshot]) -> None:
@@ -32,20 +32,20 @@ class Cut:
         """This was still to be received, or not to come again."""
         self._size += held.size
         if self._size > MOST:
-            self._has_all = False
-        if self._has_all:
+            self.has_all = False
+        if self.has_all:
             self._held += held
 
     def end(self, host: int, *, full: bool) -> bool:
         """A host has reported its part; whether it was the last."""
         self._awaited.discard(host)
-        self._has_all &= not full
+        self.has_all &= not full
         return not self._awaited
 
     def mail(self, posted: list[int]) -> Held:
-        """The part of the mail that a checkpoint holds; nothing where there is too much.
+        """The part of the mail that a checkpoint holds, in order; nothing where there is too much.
 
         Args:
             posted: the number of messages that each node had sent at the commit from which it resumes.
         """
-        return self._held.reduced(posted) if self._has_all else Held([], [])
+        return self._held.reduced(posted).in_order() if self.has_all else Held([], [])

@@ -308,18 +308,17 @@ class Launcher:
         while True:
             await asyncio.sleep(_ASK)
             there = [host for host in self.hosts if host.begun and not host.done]
-            if self.records.checkpoints.keeps_mail:
-                self._cut(self.records.checkpoints.ask_for_cut)
-                continue
+            if self.records.checkpoints.can_cut:
+                self._cut(self.records.ask_for_cut)
             order = self.records.ask_for_snapshots(node for host in there for node in host.nodes)
             if order is not None:
                 for host in there:
                     host.tell("keep", order)
 
-    def _cut(self, order: Callable[[Collection[int], int], Payload | None]) -> None:
+    def _cut(self, order: Callable[[Collection[int]], Payload | None]) -> None:
         """Let all hosts cut where that is ordered, also those that are done: their messages may be under way."""
         there = [host for host in self.hosts if host.begun]
-        said = order([host.number for host in there], self.records.commits)
+        said = order([host.number for host in there])
         if said is not None:
             for host in there:
                 host.tell("cut", said)
@@ -414,11 +413,8 @@ class Launcher:
                 self.recovery.call_off(host)
                 host.done = True
             host.wake()
-        live = [host for host in self.hosts if not host.done]
-        if self.records.checkpoints.keeps_mail and self.interrupts < 2 and not self.records.checkpoints.is_void:
-            self._cut(self.records.checkpoints.begin_cut)
-            await self._soon(lambda: self.records.checkpoints.gathering is None, _LAST)
-        if self.records.checkpoints.in_step and not self.records.checkpoints.is_void:
+        live, checkpoints = [host for host in self.hosts if not host.done], self.records.checkpoints
+        if checkpoints.in_step and not checkpoints.is_void:
             for host in live:
                 host.tell("hold", {})
             await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)
@@ -427,10 +423,21 @@ class Launcher:
                 for host in live:
                     host.tell("park", {"round": last, "last": self.is_enough})
                 await self._soon(lambda: self._all_done, _STUCK)
+        if self.interrupts < 2 and self._may_cut_at_end:
+            self._cut(self.records.begin_cut)
+            await self._soon(lambda: checkpoints.gathering is None, _LAST)
         for host in live:
             if not host.done:
                 host.tell("stop", {"last": self.is_enough})
         await self._soon(lambda: self._all_done, _LAST)
+
+    @property
+    def _may_cut_at_end(self) -> bool:
+        """True if nodes that are stopped can resume at a cut with mail, and not all have completed one round."""
+        checkpoints = self.records.checkpoints
+        if not checkpoints.can_cut or checkpoints.is_void or (self._all_done and not checkpoints.has_loose):
+            return False
+        return all(host.begun for host in self.hosts) or not self.prepared.waits_for_all
 
     async def _end(self) -> Outcome:
         """Record the remaining reports, and dismiss the hosts."""
@@ -520,6 +527,9 @@ class Launcher:
 
     def _on_mail(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_mail(host.number, frame.payload)
+
+    def _on_loose(self, host: Remote, frame: wire.Frame) -> None:
+        self.records.checkpoints.has_loose = True
 
     def _on_part(self, host: Remote, frame: wire.Frame) -> None:
         self.records.end_part(host.number, frame.payload)

@@ -286,7 +286,7 @@ class Records:
         self.averages.accuracy = accuracy
         if self.writer is not None:
             clocks, ended = zip(*((snapshot.clock, snapshot.ended) for snapshot in snapshots), strict=True)
-            self.writer.truncate(Moment(self._round, clocks, ended))
+            self.writer.truncate(Moment(self._round, clocks, ended, self.prepared.judged().tolist()))
         return max(self._round)
 
     def begin_again(self, host: int, nodes: Sequence[int]) -> dict[int, Snapshot]:
@@ -425,6 +425,14 @@ class Records:
             msgspec.convert(snapshot.counters, _Counters)
             msgspec.convert([snapshot.clock, *snapshot.spent], list[_Time])
         return dict(zip(nodes, snapshots, strict=True))
+
+    def ask_for_cut(self, hosts: Collection[int]) -> Payload | None:
+        """The order to hosts to cut, if a checkpoint with mail is due."""
+        return self.checkpoints.ask_for_cut(hosts, self.commits, self._round)
+
+    def begin_cut(self, hosts: Collection[int]) -> Payload:
+        """Begin a cut, and return the order to hosts."""
+        return self.checkpoints.begin_cut(hosts, self.commits)
 
     def ask_for_snapshots(self, present: Iterable[int]) -> Payload | None:
         """The request to all hosts for snapshots, if a checkpoint is due, given the present nodes."""
