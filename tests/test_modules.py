@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from covey.learning import learner as learners
 from covey.learning.layout import Layout
 from covey.learning.models import Dense, Module
 from covey.learning.node import Work
@@ -416,8 +417,8 @@ def test_modules_are_built_one_at_a_time():
 
 
 def test_learners_that_are_made_at_once_begin_with_the_same_model(monkeypatch):
-    seed = torch.manual_seed
-    monkeypatch.setattr(torch, "manual_seed", lambda number: (seed(number), time.sleep(0.003))[0])
+    seed = learners.seed_generators
+    monkeypatch.setattr(learners, "seed_generators", lambda key: (seed(key), time.sleep(0.003))[0])
     with ThreadPoolExecutor(4) as pool:
         first = list(pool.map(lambda _: learner("mlp").first_model, range(40)))
     assert all(torch.equal(model, first[0]) for model in first)

@@ -1,5 +1,7 @@
 """The devices that compute, and the set-up of their mathematics."""
 
+from functools import cache
+
 import torch
 
 from covey.parts.errors import ConfigurationError
@@ -37,3 +39,20 @@ def set_up_mathematics() -> None:
     were off by up to 7e-5. MKL's matrix products choose under a lock, and torch's own functions when torch is loaded.
     """
     torch.exp(torch.zeros(1))
+
+
+def seed_generators(key: int) -> None:
+    """Seed torch's generators of random numbers: that of the CPU, and those of GPUs if there are any.
+
+    Without a GPU, `torch.manual_seed` formats a stack trace for each kind of device that there could be, which takes
+    longer than making a small model.
+    """
+    if _has_gpu():
+        torch.manual_seed(key)
+    else:
+        torch.default_generator.manual_seed(key)
+
+
+@cache
+def _has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

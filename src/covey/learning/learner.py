@@ -19,7 +19,7 @@ from torch import Tensor
 from covey.learning.augmentation import check_keyed
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
-from covey.learning.devices import device_named, set_up_mathematics
+from covey.learning.devices import device_named, seed_generators, set_up_mathematics
 from covey.learning.fields import unpack
 from covey.learning.jobs import Predicting, Training
 from covey.learning.kernels import Chunk, ModuleKernel, Recipe
@@ -145,7 +145,7 @@ class Learner:
 
     def _make(self, start: int) -> torch.nn.Module:
         with _GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.mix(rng.purpose_key(self.seed, "model"), start))
+            seed_generators(rng.mix(rng.purpose_key(self.seed, "model"), start))
             with self._named():
                 module = self.task.model.build(self.data)
         if self.data.fields:
@@ -183,7 +183,7 @@ class Learner:
             yield
             return
         with _GENERATOR, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key >> 1)
+            seed_generators(key >> 1)
             yield
 
     @contextmanager
