@@ -150,7 +150,7 @@ def _find_given(order: Order) -> None:
 
 
 def _send(reports: int, report: Report) -> None:
-    with suppress(BrokenPipeError):  # Nobody waits for it any more; the end of standard input says so.
+    with suppress(BrokenPipeError):  # The reader is gone: the end of standard input ends this process.
         rest = msgspec.json.encode(report) + b"\n"
         while rest:
             rest = rest[os.write(reports, rest) :]

@@ -109,21 +109,21 @@ class CompressedDown(WholeDown):
         self.compressor = compressor
 
     def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
-        everybody = [NodeId(client) for client in range(1, node.nodes)]
+        clients = [NodeId(client) for client in range(1, node.nodes)]
         kept, trained = node.keep(Copy, "down"), self.trained(node.model)
         asked: set[int] = {*kept.asked}
         if kept.copy is None:
-            copy, mark, asked = trained, FIRST_MARK, {*everybody}
+            copy, mark, asked = trained, FIRST_MARK, {*clients}
         else:
             copy, before = kept.copy.clone(), kept.mark
             payload, change = self.compressor.compress(trained - copy, self.draw("down", node.id, t))
             change.add_to(copy)
             mark = next_mark(before, payload)
-            follow = [client for client in everybody if client not in asked]
+            follow = [client for client in clients if client not in asked]
             node.send(follow, self.with_buffers({**payload, "before": before}, node.model), tag="model", round=t)
         kept.copy, kept.mark = copy, mark
         whole = self.with_buffers({"model": copy, "mark": mark}, node.model)
-        node.send([client for client in everybody if client in asked], whole, tag="model", round=t)
+        node.send([client for client in clients if client in asked], whole, tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
         return node.keep(Copy, "down").copy

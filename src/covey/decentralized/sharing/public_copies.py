@@ -1,4 +1,4 @@
-"""Sharings in which every node has a public copy, which its neighbours follow by hearing how it changes.
+"""Sharings in which every node has a public copy, which its neighbours follow by its changes.
 
 If no message may be missed, a node keeps its own copy and only the weighted sum of its neighbours' copies:
 s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a node keeps the copy of every neighbour:
