@@ -1,4 +1,4 @@
-"""Masking: what a masked message costs, against copying the bytes of its numbers in memory."""
+"""Masking: the cost of a masked message, against copying the bytes of its numbers in memory."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Gives both sides of a handshake words that nobody who holds the token said: they must let nobody in."""
+"""Gives both sides of a handshake messages of a stranger without the token: they must admit no caller."""
 
 import asyncio
 

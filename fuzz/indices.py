@@ -1,4 +1,4 @@
-"""Gives bytes to the decoders of indices and of values: they must find what can be written again, or refuse them."""
+"""Gives bytes to the decoders of indices and of values: they must return values that encode again, or refuse them."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Runs a harness with atheris where it is installed, and with random bytes for a minute where it is not."""
+"""Runs a harness with atheris if it is installed, and else with random bytes for a minute."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""Gives a connection frames of which bytes were changed, in pieces: it must hear no frame that was not sent."""
+"""Gives a connection frames with changed bytes, in pieces: it must receive no frame that was not sent."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Hosts inside the tests' own process: real sockets and threads, without the seconds that a process takes to start."""
+"""Hosts inside the tests' own process: real sockets and threads, without the start-up of a process."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Experiments with masked sharings, and what a sum should be without masks."""
+"""Experiments with masked sharings, and the sums without masks."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Folders of published data sets: lists of checksums, and the errors of what cannot be loaded."""
+"""Folders of published data sets: lists of checksums, and the errors of data that cannot be loaded."""
 
 import hashlib
 from pathlib import Path

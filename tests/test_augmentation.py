@@ -1,4 +1,4 @@
-"""Augmentation: each change is its definition, of training batches alone, and the same however a run is computed."""
+"""Augmentation: each change is its definition, only of training batches, and the same with every kernel and engine."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The base-(k+1) graph: the exact mean after one cycle, whatever the number of nodes."""
+"""The base-(k+1) graph: the exact mean after one cycle, for every number of nodes."""
 
 import math
 from itertools import pairwise

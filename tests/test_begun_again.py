@@ -1,4 +1,4 @@
-"""Run folders in which nothing was recorded: a run is begun there again, and nothing else is ever overwritten."""
+"""Run folders without records: a run can begin there again, and no other folder is ever overwritten."""
 
 import json
 import shutil

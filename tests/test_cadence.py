@@ -1,4 +1,4 @@
-"""Checkpoints that are taken by time: when, at what cost, and that a run is the same whether they are taken or not."""
+"""Checkpoints by time: their moments, their cost, and the same run with and without them."""
 
 import asyncio
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Callbacks: when they are called, what they may change, and what a resumed run knows of them; in both engines."""
+"""Callbacks: their calls, their effects, and their state in a resumed run; in both engines."""
 
 import math
 

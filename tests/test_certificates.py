@@ -1,4 +1,4 @@
-"""Certificates of a run: who is let in, who is not, and what is said of it."""
+"""Certificates of a run: admitted and refused callers, and the messages about them."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""The sharings cesar and secure-aggregation in whole networks: what comes out, what is sent, what is refused."""
+"""The sharings cesar and secure-aggregation in whole networks: their results, messages and rejections."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Masked sharings with recovery in whole networks: sums that outlive lost messages, and what is refused."""
+"""Masked sharings with recovery in whole networks: sums that survive lost messages, and refusals."""
 
 import itertools
 import re

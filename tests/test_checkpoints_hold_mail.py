@@ -1,4 +1,4 @@
-"""Asynchronous programs resumed at any cut lose nothing that was sent, and get nothing twice."""
+"""Asynchronous programs resumed at any cut lose no message, and receive none twice."""
 
 import msgspec
 import numpy as np

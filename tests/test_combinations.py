@@ -1,4 +1,4 @@
-"""Systems that are made of others' parts: every combination runs, or is refused beforehand with the reason."""
+"""Combinations of systems: each runs, or is refused beforehand with the reason."""
 
 import itertools
 import math

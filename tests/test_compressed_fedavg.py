@@ -1,4 +1,4 @@
-"""Federated averaging with compressed messages: copies agree, nothing is lost for good."""
+"""Federated averaging with compressed messages: copies agree, and no change is lost for good."""
 
 import numpy as np
 import pytest

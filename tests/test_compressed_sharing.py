@@ -1,4 +1,4 @@
-"""Choco, stc and quantized: their invariants, what they are in the limit, and what they say when they cannot go on."""
+"""Choco, stc and quantized: their invariants, their limit cases, and their errors."""
 
 import re
 import tomllib

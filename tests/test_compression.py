@@ -1,4 +1,4 @@
-"""Compressors: what theory says of their errors, what they send, and what they refuse to read."""
+"""Compressors: the theoretical bounds of their errors, their messages, and malformed ones."""
 
 import numpy as np
 import pytest

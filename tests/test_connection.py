@@ -1,4 +1,4 @@
-"""Frames over a stream, without a network: whatever the splits they come as they were sent, or not at all."""
+"""Frames over a stream, without a network: with any splits they arrive as they were sent, or not at all."""
 
 import asyncio
 from collections import Counter

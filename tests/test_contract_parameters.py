@@ -1,4 +1,4 @@
-"""One test for everything that has a name: declared well, described, and strict about its parameters."""
+"""One test for every registered kind: its declaration, its description, and the checks of its parameters."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Three awkward protocols as programs: that the node contract carries them, each by what makes it special."""
+"""Three protocols that test the node contract, each by its special demands."""
 
 import json
 from collections import Counter

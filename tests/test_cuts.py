@@ -1,4 +1,4 @@
-"""Cuts through hosts at any moments: nodes that go on from one have had every message once in the end."""
+"""Cuts through hosts at any moments: resumed nodes have received every message once in the end."""
 
 import random
 from collections import deque

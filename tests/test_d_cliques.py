@@ -1,4 +1,4 @@
-"""D-Cliques: who is in which clique, which cliques are connected, and what averaging gradients in them comes to."""
+"""D-Cliques: the members of cliques, the edges between them, and the result of averaged gradients."""
 
 import itertools
 

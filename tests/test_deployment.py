@@ -1,4 +1,4 @@
-"""The page on deployment, done as it is written: by machines that are network namespaces, and by processes on loopback."""
+"""The page on deployment, step by step: with machines that are network namespaces, and with processes on loopback."""
 
 import os
 import re

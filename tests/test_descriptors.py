@@ -1,4 +1,4 @@
-"""Open files and connections: what a run needs is counted before it begins, and is enough."""
+"""Open files and connections: the need of a run is counted before it begins, and is enough."""
 
 import re
 import resource

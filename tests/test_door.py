@@ -1,4 +1,4 @@
-"""The door of a host: who holds the token is let by, however many others call."""
+"""The door of a host: a caller with the token is admitted, however many others call."""
 
 import asyncio
 import errno

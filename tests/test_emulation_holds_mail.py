@@ -1,4 +1,4 @@
-"""Asynchronous programs in an emulation, killed and resumed at any moment: nothing that was delivered is lost or doubled."""
+"""Asynchronous programs in an emulation, killed and resumed at any moment: no message is lost or doubled."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The emulation in processes of its own: the command, Ctrl-C, and what is left when the launcher dies."""
+"""The emulation in processes of its own: the command, Ctrl-C, and the state after the death of the launcher."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""EquiTopo: what the graphs of shifts are, and how fast they mix whatever the number of nodes."""
+"""EquiTopo: the graphs of shifts, and their rate of mixing for any number of nodes."""
 
 import math
 

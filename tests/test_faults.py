@@ -1,4 +1,4 @@
-"""Faults: when they strike whom, what is refused, and what they do in the simulation."""
+"""Faults: their times, their targets, their errors, and their effects in the simulation."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Faults in real time: what they do to nodes, links and bytes, and to the processes of hosts."""
+"""Faults in real time: their effects on nodes, links and bytes, and on the processes of hosts."""
 
 import asyncio
 import os

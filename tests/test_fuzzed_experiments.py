@@ -1,4 +1,4 @@
-"""Experiment files from anybody: `covey check` says ok or one line, soon, and takes little memory."""
+"""Arbitrary experiment files: `covey check` soon prints ok or one line, and takes little memory."""
 
 import random
 import resource

@@ -1,4 +1,4 @@
-"""Run folders from somebody else: nothing outside is read or written, nothing hangs, nothing reaches the terminal raw."""
+"""Run folders of strangers: no file outside is read or written, nothing hangs, and no escape reaches the terminal."""
 
 import json
 import os

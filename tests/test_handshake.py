@@ -1,4 +1,4 @@
-"""Whoever stands between two ends, or listens where one should, gets nothing but bytes on their way, and says nothing."""
+"""An attacker between two ends, or in place of one, gets only bytes in transit, and can send no message."""
 
 import asyncio
 import threading

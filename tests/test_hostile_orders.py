@@ -1,4 +1,4 @@
-"""Launchers that tell a host nonsense, and hosts that tell the launcher nonsense: one line, and nothing hangs."""
+"""Malformed orders of launchers and malformed reports of hosts: one line, and nothing hangs."""
 
 import asyncio
 import math

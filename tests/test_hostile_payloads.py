@@ -1,4 +1,4 @@
-"""Payloads that are not what a program sends: refused, counted, named by their sender, and the run goes on."""
+"""Payloads that no program sends: rejected, counted, named by their sender, and the run continues."""
 
 import math
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""JWINS and its baseline over frequencies: against the recursion of the paper, at their limits, and fed with nonsense."""
+"""JWINS and its baseline over frequencies: the recursion of the paper, limit cases, and malformed messages."""
 
 import math
 import tomllib

@@ -1,4 +1,4 @@
-"""Names of experiments by what differs, and texts that stay inside their figures."""
+"""Names of experiments by their differences, and texts that stay inside their figures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cuts as the launcher orders and keeps them: what hosts report is checked, and what is not whole is no checkpoint."""
+"""Cuts by the launcher: the reports of hosts are checked, and an incomplete cut is no checkpoint."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Links in real time: what leaves a node when, what has no room, what is taken back."""
+"""Links in real time: the times at which messages leave, full queues, and withdrawn messages."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""One limit, one answer: plain entries of every size arrive in both engines, or are refused at the sender in both."""
+"""Plain entries of every size: they arrive in both engines, or are refused at the sender in both."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A third maker of hosts: all that an engine brings that has its hosts elsewhere."""
+"""A third maker of hosts: all that an engine with hosts elsewhere provides."""
 
 import numpy as np
 import pytest

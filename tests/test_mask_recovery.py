@@ -1,4 +1,4 @@
-"""Shares of secrets, what senders deposit, and what comes out of a sum in which somebody is missing."""
+"""Shares of secrets, deposits of senders, and the result of a sum in which a member is missing."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""Keys, masks, seals and fixed point; and what the neighbours of a receiver make of them."""
+"""Keys, masks, seals and fixed point; and the agreements of a receiver's neighbours on them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""MATCHA: matchings, how often each is active, with what weight, and rounds in which nobody talks."""
+"""MATCHA: matchings, their probabilities and weight, and rounds without messages."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The median as an aggregation: what it merges, what it withstands, and what is said of it."""
+"""The median as an aggregation: its merges, its robustness, and its line in `covey check`."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The metrics of a task: each is its definition, whatever the batches, and a figure of every evaluation."""
+"""The metrics of a task: each is its definition, for any batches, and a figure of every evaluation."""
 
 import json
 import math

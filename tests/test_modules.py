@@ -1,4 +1,4 @@
-"""Modules of the user's own that are less tidy than ours."""
+"""Modules of the user's own with frozen parameters, masks, tied tensors and other peculiarities."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Nodes that are evaluated at moments of time, whatever rounds they are in."""
+"""Nodes that are evaluated at moments of time, in any rounds."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The network as a whole: what is given, what the preset fills in, and the errors of both."""
+"""The network as a whole: given values, those of presets, and the errors of both."""
 
 import math
 from typing import Any

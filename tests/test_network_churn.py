@@ -1,4 +1,4 @@
-"""Absences: apart, in order, as long as stated, and as a trace tells."""
+"""Absences: disjoint, ordered, of the stated length, and as in a trace."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Latencies: what is drawn, that it is the same both ways, and what a matrix file may not hold."""
+"""Latencies: their distributions, their symmetry, and the errors of matrix files."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Bandwidth and training speed: what is drawn, what is read from traces, and their errors."""
+"""Bandwidth and training speed: their distributions, their traces, and their errors."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`covey new`: the folder that it makes runs at once, and its files are in covey's package."""
+"""`covey new`: the experiment of its folder runs at once, and its files are in covey's package."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Objectives: every kernel minimises what a plain torch loop does, on the samples that it is given."""
+"""Objectives: every kernel minimises the same as a plain torch loop, on the given samples."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Data of a user's own: every way to give them makes the same run, and what cannot be used is refused in one line."""
+"""Data of a user's own: all forms make the same run, and data that cannot be used are refused in one line."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A part of a user's own of every family: it is run, tells itself apart from a built-in, and is checked for what it is."""
+"""A part of a user's own of every family: it runs, differs from a built-in one, and is checked."""
 
 import ast
 import json

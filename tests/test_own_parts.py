@@ -1,4 +1,4 @@
-"""Objects of Python as parts of an experiment, and parts of the user's own that go wrong."""
+"""Objects of Python as parts of an experiment, and parts of the user's own that fail."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Sweeps that make several runs at a time: the same results, stopped and continued, and what is refused."""
+"""Sweeps that make several runs at a time: the same results, interruption and continuation, and refusals."""
 
 import os
 import signal

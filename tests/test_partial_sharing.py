@@ -1,4 +1,4 @@
-"""Sharings that send a part of a model, and the average of what arrives."""
+"""Sharings that send a part of a model, and the average of the received parts."""
 
 import sys
 import types

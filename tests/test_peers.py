@@ -1,4 +1,4 @@
-"""The connections of a host to the others: what was counted is what was written, and what was not is counted too."""
+"""The connections of a host to the others: counted bytes are written bytes, and dropped frames are counted, too."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Pictures of graphs: what is drawn, where, and what is said where there is nothing to draw."""
+"""Pictures of graphs: their content, their layout, and the errors if there is nothing to draw."""
 
 import numpy as np
 import pytest

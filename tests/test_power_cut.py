@@ -1,4 +1,4 @@
-"""A power cut at every moment: what a checkpoint counts on is there, although somebody reads the run meanwhile."""
+"""A power cut at every moment: the rows of a checkpoint survive, although another process reads the run meanwhile."""
 
 import shutil
 import sqlite3

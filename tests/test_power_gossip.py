@@ -1,4 +1,4 @@
-"""PowerGossip: low-rank differences along edges, and what both ends of an edge know."""
+"""PowerGossip: low-rank differences along edges, and the state of both ends of an edge."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Preparation: every part is checked once without data and prepared once with them, and mistakes come before a download."""
+"""Preparation: every part is checked once without data and prepared once with them, and errors precede downloads."""
 
 from collections import defaultdict
 

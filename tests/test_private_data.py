@@ -1,4 +1,4 @@
-"""Data that stay with their hosts: learned from, judged by, and in no frame and no file of anybody else."""
+"""Data that stay with their hosts: used for training and evaluation, and in no frame and no file elsewhere."""
 
 import threading
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Programs that are no part of covey: the lines of code of each, and that they use public names alone."""
+"""Programs that are no part of covey: the lines of code of each, and their use of public names only."""
 
 import ast
 import io

@@ -1,4 +1,4 @@
-"""Choco and stc where messages can be missed: copies are sent anew, and what is averaged are the copies that are known."""
+"""Choco and stc with missed messages: copies are sent again, and averages are over known copies."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Push-sum: what is given and taken, on any directed graph, and what it comes to with training."""
+"""Push-sum: sent and received shares on any directed graph, and the result with training."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Commands that look at runs start quickly: they import neither torch nor pandas, scipy or matplotlib."""
+"""Commands that show runs start quickly: they import neither torch nor pandas, scipy or matplotlib."""
 
 import subprocess
 import sys

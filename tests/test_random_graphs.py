@@ -1,4 +1,4 @@
-"""Random graphs: uniform where they are small, and drawn in a bounded number of steps whatever the seed."""
+"""Random graphs: uniform if small, and drawn in a bounded number of steps for any seed."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Random layers: which tensors are sent, and that a receiver draws the same ones."""
+"""Random layers: the tensors that are sent, and the same draw at the receiver."""
 
 import numpy as np
 import pytest

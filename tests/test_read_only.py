@@ -1,4 +1,4 @@
-"""Runs where nothing can be written: on a read-only mount, where this machine lets the tests make one."""
+"""Runs without write access: on a read-only mount, if this machine lets the tests make one."""
 
 import shutil
 import subprocess

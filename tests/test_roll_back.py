@@ -1,4 +1,4 @@
-"""All hosts go back to the last cut when one is lost that the others would wait for for ever."""
+"""All hosts return to the last cut after the loss of one for which the others would wait for ever."""
 
 import asyncio
 import os

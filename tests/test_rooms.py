@@ -1,4 +1,4 @@
-"""The rooms of the house: who may call whom, and what is loaded by whom."""
+"""The rooms of covey: the imports of each, and the libraries that each command loads."""
 
 import ast
 import subprocess

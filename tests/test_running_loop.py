@@ -1,4 +1,4 @@
-"""Runs that are started where an event loop runs already, as it does in a notebook."""
+"""Runs that begin while an event loop runs already, as in a notebook."""
 
 import asyncio
 import signal

@@ -1,4 +1,4 @@
-"""Run folders: readable while they grow, whole after a kill, clear about trouble."""
+"""Run folders: readable while they grow, complete after a kill, and clear errors."""
 
 import json
 import os

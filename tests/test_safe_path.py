@@ -1,4 +1,4 @@
-"""A folder is not code: files beside an experiment, or where covey is started, run only where a name asks for one."""
+"""A folder is not code: files beside an experiment or in the current folder run only if a name asks for them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The same seed gives the same bits in every process: libraries set themselves up at the first work of two threads."""
+"""The same seed gives the same bits in every process, though libraries initialise at the first work of two threads."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Samples, outputs and judgements: what a node may ask of its data and models beside training."""
+"""Samples, outputs and judgements: the further requests of a node to its data and models."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The part of a model that is shared: what it is, how it comes back, and that nothing else moves."""
+"""The shared part of a model: its selection, its return into the model, and all else unchanged."""
 
 import pytest
 import torch

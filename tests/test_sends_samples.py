@@ -1,4 +1,4 @@
-"""Samples leave their node only where the program, or a part of it, says that it sends them."""
+"""Samples leave their node only if the program, or a part of it, declares that it sends them."""
 
 import gc
 import re

@@ -1,4 +1,4 @@
-"""Samples with several inputs, sequences of several lengths, and what modules get of them."""
+"""Samples with several inputs, sequences of several lengths, and the arguments of modules."""
 
 import numpy as np
 import pytest

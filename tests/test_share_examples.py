@@ -1,4 +1,4 @@
-"""FedBN, personal heads and adapters of low rank: that each is a configuration, and does what it is for."""
+"""FedBN, personal heads and adapters of low rank: each is a configuration with the promised effect."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Runs in virtual time: the same seed gives the same run, and what a round costs."""
+"""Runs in virtual time: the same seed gives the same run, and the time of a round."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Nodes that leave and come back."""
+"""Nodes that leave and return."""
 
 import pytest
 import torch

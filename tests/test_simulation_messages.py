@@ -1,4 +1,4 @@
-"""Messages: who receives what and when, what is dropped, and what can be withdrawn."""
+"""Messages: receivers and times, drops, and withdrawal."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""SkipTrain: who trains when, what that costs, and what it comes to."""
+"""SkipTrain: the training rounds of nodes, their energy, and the resulting models."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Typed state: checked when it is assigned and when it comes back, private to its part, and in checkpoints as any."""
+"""Typed state: checked when assigned and when restored, private to its part, and in checkpoints."""
 
 from types import SimpleNamespace
 from typing import Any

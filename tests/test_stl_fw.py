@@ -1,4 +1,4 @@
-"""STL-FW: the learned matrix against a dense reference, the paper's figures, and what it becomes in a run."""
+"""STL-FW: the learned matrix against a dense reference, the paper's figures, and its use in a run."""
 
 import warnings
 from itertools import islice

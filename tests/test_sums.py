@@ -1,4 +1,4 @@
-"""Damage: `covey check RUN` says what is not as it was written, and no resume makes a wrong run of it."""
+"""Damage: `covey check RUN` lists changed files, and no resume makes a wrong run of them."""
 
 import contextlib
 import os

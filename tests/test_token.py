@@ -1,4 +1,4 @@
-"""Files with secrets: which are taken, and that nothing of them is said."""
+"""Files with secrets: accepted and refused ones, and no message with their content."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Topologies: what each promises, for any size it accepts."""
+"""Topologies: the properties of each, for any accepted size."""
 
 import math
 

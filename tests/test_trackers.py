@@ -1,4 +1,4 @@
-"""Writers for TensorBoard, W&B and MLflow, while a run goes on, over a resume, and after it."""
+"""Writers for TensorBoard, W&B and MLflow, during a run, over a resume, and after it."""
 
 import sys
 from types import ModuleType, SimpleNamespace

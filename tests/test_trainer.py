@@ -1,4 +1,4 @@
-"""The trainer of a host: whatever fails while it computes comes to who asked for it, and ends the run in one line."""
+"""The trainer of a host: a failure while it computes reaches the caller, and ends the run in one line."""
 
 import pytest
 

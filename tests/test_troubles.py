@@ -1,4 +1,4 @@
-"""Every sharing and program in every network in which something goes wrong: it runs to its end, or is refused first."""
+"""Every sharing and program in every network with failures: it runs to its end, or is refused first."""
 
 import warnings
 

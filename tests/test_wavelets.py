@@ -1,4 +1,4 @@
-"""Wavelet transforms: the coefficients of PyWavelets, and the way back."""
+"""Wavelet transforms: the coefficients of PyWavelets, and the inverse."""
 
 import numpy as np
 import pytest

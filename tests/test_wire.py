@@ -1,4 +1,4 @@
-"""The wire encoding: what goes in comes out, sizes are exact, and nothing bad gets through."""
+"""The wire encoding: round trips, exact sizes, and malformed frames."""
 
 import contextlib
 import struct

@@ -1,4 +1,4 @@
-"""Programs that learn nothing: no task, no rounds; what they compute, serve, record and keep."""
+"""Programs that learn nothing: no task, no rounds; their computing, serving, records and state."""
 
 from typing import Any, ClassVar
 

@@ -1,4 +1,4 @@
-"""Whoever writes in place to a tensor that he was handed, or has handed over, changes nothing for anybody else."""
+"""A write in place to a tensor that a node handed out or took changes nothing at other nodes."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""Every block of code in the page on what users bring works as it is shown."""
+"""The code blocks of the page on the user's own data and models work as shown."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""A model that is more than what is trained: frozen tensors, and the statistics of BatchNorm."""
+"""A model with more than trained tensors: frozen ones, and the statistics of BatchNorm."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""The rows of one peer, as JSON on standard output, where nothing else that it prints gets to."""
+"""The rows of one peer, as JSON on a standard output of its own."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Gossip learning of gossipy: every node pushes once a round; whoever gets a model merges it and trains for a pass."""
+"""Gossip learning of gossipy: every node pushes once a round; a receiver merges the model and trains for a pass."""
 
 from collections.abc import Iterator, Sequence
 from time import perf_counter

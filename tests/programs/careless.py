@@ -1,4 +1,4 @@
-"""A program of which one node writes in place to what it was handed, or has handed over."""
+"""A program in which one node writes in place to tensors that it received or handed over."""
 
 import ctypes
 from typing import Any

@@ -1,4 +1,4 @@
-"""CPFL as the paper has it: in the end the server distils what all cohorts know into one model, on public samples."""
+"""CPFL as in the paper: in the end, the server distils the models of all cohorts into one, on public samples."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""First programs, with what goes wrong in them."""
+"""First programs, with their typical mistakes."""
 
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode, LearningProgram

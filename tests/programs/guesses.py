@@ -1,4 +1,4 @@
-"""An attack on label privacy: the biases of a model that a node sent tell of which classes it holds most samples."""
+"""An attack on label privacy: the biases of a model that a node sent reveal its most frequent classes."""
 
 from pathlib import Path
 

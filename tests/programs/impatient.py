@@ -1,4 +1,4 @@
-"""A program that waits for ever, whatever the network does."""
+"""A program that waits for ever in any network."""
 
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture

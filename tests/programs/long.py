@@ -1,4 +1,4 @@
-"""Sends entries of many kinds and sizes, and keeps what came of them."""
+"""A program that sends entries of many kinds and sizes, and keeps the results."""
 
 from itertools import product
 from typing import Any

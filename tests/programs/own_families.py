@@ -1,4 +1,4 @@
-"""A part of a user's own of every family; most call themselves what a built-in part is called, and are not."""
+"""A part of a user's own of every family; most have the kind of a built-in part."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A router that sends questions to the sources that know most of them: nobody learns, and no round is counted."""
+"""A router that sends questions to the sources that know most of them, without learning and without rounds."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Nodes that answer tokens in a handler, which takes its time, while they go through rounds of their own."""
+"""Nodes that answer tokens in a slow handler while they go through rounds of their own."""
 
 from covey import Node, Program, param
 from covey.runtime.node import Message

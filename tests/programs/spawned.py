@@ -1,4 +1,4 @@
-"""An engine of a user's own: the emulation, whose hosts somebody else makes."""
+"""An engine of a user's own: an emulation whose hosts are made elsewhere."""
 
 import signal
 import subprocess

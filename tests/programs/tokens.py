@@ -1,4 +1,4 @@
-"""Nodes that pass tokens on at their own pace, and end when they have had all that were meant for them."""
+"""Nodes that pass tokens on at their own pace, and end when they have received all that are for them."""
 
 from covey import Node, Program, State, param
 
