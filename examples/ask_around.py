@@ -23,7 +23,7 @@ class AskAround(Program):
         known = node.keep(Known)
         known.mean = 15 + self.spread * node.random("temperature").standard_normal()
         async for t in node.rounds():
-            # All nodes draw the same pairs, so that each knows whom to expect.
+            # All nodes draw the same pairs, so each node knows the sender to expect.
             order = node.public_random("pairs", t).permutation(node.nodes).tolist()
             place = order.index(node.id) ^ 1
             if place < node.nodes:

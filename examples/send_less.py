@@ -1,4 +1,4 @@
-"""How much accuracy a megabyte buys: seven ways to send less than the whole model.
+"""The accuracy that a megabyte buys: seven ways to send less than the whole model.
 
     python examples/send_less.py
 

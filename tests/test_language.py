@@ -90,7 +90,7 @@ def faults(source: str, name: str) -> list[str]:
 
 def test_docstrings_and_comments_use_the_words_of_the_field():
     root = Path(__file__).parent.parent
-    others = ("tests", "bench", "fuzz", "native", "experiments")
+    others = ("tests", "examples", "bench", "fuzz", "native", "experiments")
     folders = [Path(covey.__file__).parent, *(root / name for name in others)]
     wrong = [
         fault
