@@ -138,8 +138,8 @@ def resolve(family: type[P], name: Any) -> type[P]:
     return cls
 
 
-_EXTRAS = {"torchmetrics": "metrics"}
-"""Libraries whose classes kinds may name, by the extra that installs each."""
+_EXTRAS = {"torchmetrics": "metrics", "peft": "peft"}
+"""Libraries that kinds and modules of users need, by the extra that installs each."""
 _LONGEST = 400
 """Characters of a kind, or of a "module:Class"."""
 _IN_A_FUNCTION = "<locals>"
