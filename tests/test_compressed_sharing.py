@@ -15,6 +15,7 @@ from covey.aggregation.linear import MetropolisHastings
 from covey.decentralized.sharing import Choco
 from covey.decentralized.sharing.compressed import Compressed
 from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.stc import STC
 from covey.decentralized.topology import Ring
 from covey.learning.learner import Learner
 from covey.parts.errors import ConfigurationError, ProgramError
@@ -247,6 +248,18 @@ def test_a_message_that_is_wrong_ends_the_run(liar):
         simulate(gossip(choco("sign")))
     assert str(said.value).endswith("Give the program some 'patience', with which missed copies are sent anew.")
     assert "\n" not in str(said.value)
+
+
+def test_a_change_of_another_common_start_ends_the_run(monkeypatch):
+    outgoing = STC.outgoing
+
+    def lying(sharing, round):
+        payload_of = {"first": bytes(16)} if (round.node.id, round.t) == (3, 0) else {}
+        return [(receivers, {**payload, **payload_of}) for receivers, payload in outgoing(sharing, round)]
+
+    monkeypatch.setattr(STC, "outgoing", lying)
+    with pytest.raises(ProgramError, match=r"^Node (2|7) has no valid message of node 3 in round 0, "):
+        simulate(gossip({"kind": "stc", "budget": 0.3, "gamma": 0.5}, task=BLOBS))
 
 
 @pytest.mark.parametrize(("complete", "t", "missed"), [(4, 6, "4 to 5"), (4, 5, "4"), (0, 2, "0 to 1")])

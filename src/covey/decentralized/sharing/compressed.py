@@ -57,13 +57,5 @@ class Compressed(Sharing):
 
     def received(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""
-        found = understood(round.node, inbox, lambda message: self.read(round, message))
+        found = understood(round.node, inbox, lambda message: self.decompress(message, message.shared))
         return {message.sender: vector for message, vector in found}
-
-    def read(self, round: Round, message: Message) -> Decompressed:
-        """The vector of a message to the node of a round.
-
-        Raises:
-            WireError: it has none.
-        """
-        return self.decompress(message, message.shared)

@@ -23,6 +23,7 @@ from covey.messages.compression import FIRST_MARK, Decompressed, next_mark
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
+from covey.runtime.content import Content
 from covey.runtime.entries import Numbers
 from covey.runtime.node import Inbox, Node
 from covey.runtime.reading import understood
@@ -225,7 +226,7 @@ class PublicCopies(Compressed):
                     is_known = change.before == known.marks[message.sender]
                     yield change, *(self._changed(known, change, vector) if is_known else (None, change.before))
 
-    def _vector(self, change: Change) -> Decompressed:
+    def _vector(self, change: Content) -> Decompressed:
         return self.decompress(change.message, change.others)
 
     def _changed(self, known: Followed, change: Change, vector: Decompressed) -> tuple[Tensor, bytes]:

@@ -8,10 +8,13 @@ from covey.decentralized.sharing.public_copies import PublicCopies
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages
 from covey.messages.compression import MARK_BYTES, Compressor, Decompressed, Ternary
-from covey.parts.errors import ConfigurationError, WireError
+from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
-from covey.runtime.content import entries_of
-from covey.runtime.node import Message
+from covey.runtime.content import Content, entries_of
+from covey.runtime.entries import Exactly
+from covey.runtime.node import Inbox
+from covey.runtime.reading import understood
 from covey.runtime.state import State
 
 
@@ -19,6 +22,13 @@ class First(State):
     """The model that a node began with."""
 
     digest: bytes
+
+
+class Beginning(Content):
+    """The change of round 0. The other entries of its message are the compressed vector."""
+
+    first: bytes
+    """The digest of the model that its sender began with."""
 
 
 class STC(PublicCopies):
@@ -61,13 +71,12 @@ class STC(PublicCopies):
         round.node.keep(First, self).digest = first = _digest(round.start)
         return [(to, {**entries_of(payload, round.node), "first": first}) for to, payload in messages]
 
-    def read(self, round: Round, message: Message) -> Decompressed:
-        if message.round != 0:
-            return super().read(round, message)
-        payload = dict(message.shared)
-        if payload.pop("first", None) != round.node.keep(First, self).digest:
-            raise WireError("bad-field", "its changes are not of the model that this node began with")
-        return self.decompress(message, payload)
+    def received(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
+        if round.t > 0:
+            return super().received(round, inbox)
+        own = Exactly(round.node.keep(First, self).digest, "the digest of the model that this node began with")
+        changes = round.node.usable(inbox, Beginning, first=own)
+        return {change.sender: vector for change, vector in understood(round.node, changes, self._vector)}
 
 
 def _digest(model: Tensor) -> bytes:
