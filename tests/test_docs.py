@@ -1,5 +1,6 @@
 """The code, commands and experiments of the documents work."""
 
+import copy
 import re
 import sys
 import tomllib
@@ -10,9 +11,12 @@ import torch
 
 import covey
 from covey import view
+from covey.cli.parser import make_parser
 from covey.learning.models import Module
+from covey.learning.node import LearningNode
 from covey.messages import wire
-from covey.runtime.experiment import Experiment
+from covey.parts import kinds
+from covey.runtime.experiment import Experiment, assign
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
 from tests.conftest import models_of, simulate, table
@@ -160,3 +164,26 @@ def test_the_page_of_parts_has_all_kinds():
         f"{family} {kind}" for family, kind in covey.list().chosen if family != "task" and f"`{kind}`" not in page
     ]
     assert not missing
+
+
+def test_the_names_of_covey_beside_those_of_other_frameworks_are_its_own():
+    base = tomllib.loads((ROOT / "experiments/epidemic-learning/digits.toml").read_text())
+    base["program"] = {"kind": "gossip", "topology": "ring"}
+    base["task"].pop("local_steps", None)
+    rows = [
+        line.split("|") for line in (ROOT / "docs/from-other-frameworks.md").read_text().splitlines() if "|" in line
+    ]
+    assert {len(row) for row in rows} == {7}
+    for name in (name for row in rows[2:] for name in re.findall("`([^`]+)`", row[5])):
+        if " = " in name:
+            tables = copy.deepcopy(base)
+            assign(tables, name)
+            Experiment.from_table(tables)
+        elif name.startswith("covey "):
+            make_parser().parse_args(name.split()[1:])
+        elif name.startswith("covey."):
+            assert getattr(covey, name.removeprefix("covey."))
+        elif name.startswith("node."):
+            assert callable(getattr(LearningNode, name.removeprefix("node.")))
+        else:
+            assert name in kinds.known("callback") or name == "async def run(self, node)"
