@@ -105,8 +105,8 @@ class Puppet:
 
     def heartbeat(self, *, idle: bool = True, waits: Any = (), **figures: float) -> None:
         packed = msgspec.msgpack.encode({name.replace("__", "/"): value for name, value in figures.items()})
-        told = {"acting": 2, "idle": 2 * idle, "waits": list(waits), "evaluates": False}
-        self.say("heartbeat", {"time": 1.0, "figures": packed, **told})
+        reported = {"acting": 2, "idle": 2 * idle, "waits": list(waits), "evaluates": False}
+        self.say("heartbeat", {"time": 1.0, "figures": packed, **reported})
 
     async def get_ready(self, calls: int = 1) -> None:
         await soon(lambda: self.calls == calls)

@@ -146,9 +146,9 @@ def test_a_folder_that_cannot_be_used_is_reported(folders, others, tmp_path):
     for folder, why in said.items():
         with pytest.raises(
             ConfigurationError, match=re.escape(f"The certificates in {folder} cannot be used: ")
-        ) as told:
+        ) as caught:
             Certificates.load(folder)
-        assert why in str(told.value)
+        assert why in str(caught.value)
 
 
 def test_each_machine_wants_its_own_folder(folders, tmp_path, covey):
@@ -262,10 +262,10 @@ def test_who_speaks_no_tls_is_refused_and_counted(said, folders, tmp_path):
 )
 def test_the_launcher_says_which_host_has_the_wrong_certificate(host, said, counted, folders, others, tmp_path):
     with hosts(1, [host(folders, others, tmp_path)]) as ((serving, address),):
-        with pytest.raises(RunError, match=re.escape(f"Host 0 at {address}: ")) as told:
+        with pytest.raises(RunError, match=re.escape(f"Host 0 at {address}: ")) as caught:
             launch(QUICK, tmp_path, [address], certs=str(folders["launcher"]))
-        assert said in str(told.value)
-        assert "\n" not in str(told.value)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
         until(lambda: serving.refused)
         assert serving.refused[counted] == 1
 

@@ -147,9 +147,9 @@ def test_private_keys_are_neither_sent_nor_written_down(keys, overheard, monkeyp
 
     monkeypatch.setattr(KeyPair, "__init__", make)
     _, written = simulate(tables({"keys": keys}, rounds=3, checkpoint={"every": 1}))
-    told = b"".join(m.encoded for m in overheard) + b"".join(wire.encode(c) for _, c in written.checkpoints)
+    public = b"".join(m.encoded for m in overheard) + b"".join(wire.encode(c) for _, c in written.checkpoints)
     assert len(private) == 12
-    assert not any(key in told for key in private)
+    assert not any(key in public for key in private)
 
 
 def test_fresh_keys_are_of_no_seed_and_a_resumed_run_makes_new_ones_and_the_same_models(overheard):

@@ -169,7 +169,7 @@ def test_a_node_that_dies_costs_no_sum(seen, tmp_path):
     trace.write_text("node,event,time\n3,leave,8.5\n")
     network = {**PHASES, "nodes": 6, "churn": {"kind": "trace", "file": str(trace)}}
     world, written = simulate(patient(SECURE, "complete", rounds=5, network=network))
-    # Its masked message of round 1, sent after 6 seconds, has told of round 2, in which it is missing everywhere.
+    # Its masked message of round 1, sent after 6 seconds, has introduced it to round 2, in which it is missing everywhere.
     assert sorted(figures(written, "recovered")) == [(node, 3, 1.0) for node in (0, 1, 2, 4, 5)]
     assert not figures(written, "discarded")
     for node in (0, 1, 2, 4, 5):
@@ -239,10 +239,10 @@ def test_secrets_are_neither_sent_nor_written_down_but_as_shares(keys, overheard
     made = tables({**SPARSE, "keys": keys}, rounds=3, network={**LOSSY, "loss": 0.1}, checkpoint={"every": 1})
     made["program"]["patience"] = "200ms"
     _, written = simulate(made)
-    told = b"".join(m.encoded for m in overheard) + b"".join(wire.encode(c) for _, c in written.checkpoints)
+    public = b"".join(m.encoded for m in overheard) + b"".join(wire.encode(c) for _, c in written.checkpoints)
     assert len(secrets) > 500
     # Shares, too, are in boxes only.
-    assert not any(secret in told for secret in secrets)
+    assert not any(secret in public for secret in secrets)
 
 
 def test_in_real_time_sums_outlive_losses(tmp_path):

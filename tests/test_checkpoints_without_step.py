@@ -151,14 +151,14 @@ def test_a_run_says_which_nodes_were_dropped_and_when(tmp_path, covey):
     writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 9, *[0.0] * 4) for round in (1, 2, 3)])
     writer.event(1.0, 2, "dropped", "")
     writer.finish("finished", {})
-    told = sentence.format(3, "5, 7 after round 0; 2 after round 3")
-    assert covey("show", folder)[1].endswith(f"\n{told}\n")
+    reported = sentence.format(3, "5, 7 after round 0; 2 after round 3")
+    assert covey("show", folder)[1].endswith(f"\n{reported}\n")
     dropped = json.loads(covey("show", folder, "--json")[1])["dropped_nodes"]
     assert dropped[1:] == [{"node": 7, "round": 0, "time": 0.6}, {"node": 2, "round": 3, "time": 1.0}]
     report(Run(folder), as_json=False)
     _, out, _ = covey("report", folder, "--out", f"{folder}.html")
-    assert told in out
-    assert told in (tmp_path / "run.html").read_text()
+    assert reported in out
+    assert reported in (tmp_path / "run.html").read_text()
 
     writer = RunWriter.create(tmp_path / "more", {"program": {"kind": "x"}}, {"nodes": 20})
     writer.commits([(2, round, 0.3 * round, 1.0, *[round] * 9, *[0.0] * 4) for round in (1, 2, 3)])

@@ -100,10 +100,10 @@ def test_a_client_that_missed_a_change_asks_for_the_whole_model_and_follows_agai
     assert all(torch.equal(copy, copies[0]) for copies in marks.values() for copy in copies)
     assert sum(len(copies) for copies in marks.values() if len(copies) > 6) > 0.8 * 12 * 29
     asked = [message for message in overheard if message.tag == "ask"]
-    told = [(m.round, client) for m in overheard if m.round and "model" in m.payload for client in m.receivers]
+    resent = [(m.round, client) for m in overheard if m.round and "model" in m.payload for client in m.receivers]
     assert 0.05 * 11 * 29 < len(asked) < 0.3 * 11 * 29
-    assert {(t + 1, sender) for t, sender in ((m.round, m.sender) for m in asked)} >= set(told)
-    assert len(told) > 0.8 * len(asked)
+    assert {(t + 1, sender) for t, sender in ((m.round, m.sender) for m in asked)} >= set(resent)
+    assert len(resent) > 0.8 * len(asked)
     assert not [event for event in written.happened if event[2] == "rejected"]
 
 

@@ -331,8 +331,10 @@ def test_a_missing_message_leaves_a_quantized_average_right():
 
 def test_a_wrong_message_is_left_out_and_reported(liar):
     world, written = simulate(gossip({"kind": "quantized", "compressor": "int8"}))
-    told = [detail for _, _, kind, detail in written.happened if kind == "rejected"]
-    assert told == ["message of node 3: one of its scales is negative"] * len(world.program.topology.at(0).receivers(3))
+    reported = [detail for _, _, kind, detail in written.happened if kind == "rejected"]
+    assert reported == ["message of node 3: one of its scales is negative"] * len(
+        world.program.topology.at(0).receivers(3)
+    )
     assert all(node.round == 5 for node in world.nodes)
 
 

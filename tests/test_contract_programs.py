@@ -132,7 +132,7 @@ REAL, NAMES = range(1, 7), range(7, 25)
 
 
 def owners_in(overheard, t):
-    """(real node, chunk number) of each virtual node in a round, from what the sampler told the real nodes."""
+    """(real node, chunk number) of each virtual node in a round, from the sampler's messages to the real nodes."""
     return {
         name: (message.receivers[0], number)
         for message in overheard
@@ -200,10 +200,10 @@ def test_nobody_but_its_own_and_the_sampler_learns_who_is_behind_a_virtual_node(
 def test_the_public_cannot_compute_who_is_behind_a_virtual_node(overheard):
     """Public randomness gives other names than the sampler's own."""
     simulate(table(program=SHATTER, network=VIRTUAL, rounds=1))
-    told = [message.payload["names"] for message in overheard if message.tag == "names"]
+    assigned = [message.payload["names"] for message in overheard if message.tag == "names"]
     for purpose in ("public names", "names"):
         guessed = rng.generator(3, purpose, 0).permutation(NAMES).reshape(-1, 3).tolist()
-        assert guessed != told
+        assert guessed != assigned
 
 
 def test_virtual_nodes_continue_from_a_checkpoint_to_the_bit():

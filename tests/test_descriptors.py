@@ -33,15 +33,15 @@ def run(folder, soft, hard):
 def test_what_is_needed_is_reported_before_anything_begins_and_is_enough(tmp_path):
     (tmp_path / "experiment.toml").write_text(tomli_w.dumps(TABLES))
     code, said = run(tmp_path, 60, 60)
-    told = re.fullmatch(
+    stated = re.fullmatch(
         rf"covey: An emulation with {HOSTS} hosts needs (\d+) open files and connections in one process, and the "
         r"system allows 60: let the engine have fewer hosts \('nodes_per_process'\), or raise the limit "
         r"\(`ulimit -n`\)\.\n",
         said,
     )
-    assert (code, bool(told)) == (2, True), said
+    assert (code, bool(stated)) == (2, True), said
     assert not (tmp_path / "run-60").exists()
-    needed = int(told[1])
+    needed = int(stated[1])
     code, said = run(tmp_path, 50, needed)  # A process may raise the first to the second by itself.
     assert code == 0, said
 

@@ -35,10 +35,10 @@ def federated(**parts):
 def rounds_of(overheard):
     """(what the server sent, [(samples, what a client answered)]) of each round, in float64."""
     for t in range(1 + max(message.round for message in overheard)):
-        (told,) = [m.payload["model"] for m in overheard if (m.tag, m.round) == ("model", t)]
+        (origin,) = [m.payload["model"] for m in overheard if (m.tag, m.round) == ("model", t)]
         answers = [m for m in overheard if (m.tag, m.round) == ("update", t)]
         yield (
-            told.double().numpy(),
+            origin.double().numpy(),
             [(m.payload["samples"], m.payload["model"].double().numpy()) for m in answers],
         )
 
@@ -86,11 +86,11 @@ def test_the_server_moves_as_the_paper_has_it(name, overheard):
     assert len({samples for samples, _ in played[0][1]}) > 1
     x = played[0][0]
     m, v = np.zeros_like(x), np.full_like(x, before)
-    for told, answers in played:
-        assert np.allclose(told, x, atol=2e-6)
+    for origin, answers in played:
+        assert np.allclose(origin, x, atol=2e-6)
         total = sum(samples for samples, _ in answers)
-        delta = sum(samples / total * (model - told) for samples, model in answers)
-        x, m, v = step(told, delta, m, v)
+        delta = sum(samples / total * (model - origin) for samples, model in answers)
+        x, m, v = step(origin, delta, m, v)
     assert np.allclose(world.nodes[0].model.numpy(), x, atol=2e-6)
     assert np.abs(x - played[0][0]).max() > 1e-3
 
@@ -164,9 +164,9 @@ def test_parts_of_ones_own_stand_in_every_index(overheard):
     world, _ = simulate(federated(**{name: f"{here}:{part}" for name, part in parts.items()}, rounds=2))
     assert [node.steps for node in world.nodes[:6]] == [0, 3, 3, 3, 0, 0]
     x = None
-    for told, answers in rounds_of(overheard):
-        assert x is None or np.allclose(told, x, atol=1e-6)
-        x = told + 0.5 * (np.max([model for _, model in answers], axis=0) - told)
+    for origin, answers in rounds_of(overheard):
+        assert x is None or np.allclose(origin, x, atol=1e-6)
+        x = origin + 0.5 * (np.max([model for _, model in answers], axis=0) - origin)
     assert np.allclose(world.nodes[0].model.numpy(), x, atol=1e-6)
 
 

@@ -326,7 +326,7 @@ FRACTIONS = "a list, each a number in (0, 1]"
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "reported"),
     [
         ({"budget": 0.2, "alphas": [0.1]}, "The 'budget' of the sharing jwins replaces 'alphas' and"),
         ({"alphas": []}, "The 'alphas' of the sharing jwins must be at least one fraction. Got [] instead."),
@@ -345,18 +345,18 @@ FRACTIONS = "a list, each a number in (0, 1]"
         ({"wavelet": "sim2"}, "Unknown 'wavelet' of the sharing jwins: 'sim2'; did you mean 'sym2'?"),
     ],
 )
-def test_wrong_parameters_are_refused(parameters, told):
+def test_wrong_parameters_are_refused(parameters, reported):
     with pytest.raises(ConfigurationError) as caught:
         build(Sharing, {"kind": "jwins", **parameters})
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(reported)
 
 
 def test_a_level_too_high_for_the_model_is_lowered_and_reported_once():
     blobs = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
     program = {"kind": "gossip", "topology": "ring", "sharing": {"kind": "jwins", "level": 9}}
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as reported:
         simulate(table(program=program, task=blobs, rounds=2))
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in reported] == [
         "The 'level' of the sharing jwins is 9, but sym2 can halve a model of 44 numbers only 3 times: 3 is used."
     ]
 

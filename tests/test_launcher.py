@@ -220,8 +220,8 @@ async def test_two_hosts_that_are_away_at_once_both_come_back_and_learn_who_is_g
         await soon(lambda: "here" in third.tags)
         assert second.tags == ["orders", "restore", "restore", "go"]
         assert second.said("go")["gone"] == []
-        told = [(frame.tag, frame.payload["host"]) for frame in first.frames if frame.tag in ("gone", "here")]
-        assert told == [("gone", 1), ("gone", 2), ("here", 2), ("here", 1)]
+        reported = [(frame.tag, frame.payload["host"]) for frame in first.frames if frame.tag in ("gone", "here")]
+        assert reported == [("gone", 1), ("gone", 2), ("here", 2), ("here", 1)]
         assert (await on.ends()).finished
 
 

@@ -48,9 +48,9 @@ def test_entries_of_every_size_arrive_in_both_engines(tmp_path):
     ],
 )
 def test_what_is_too_long_is_refused_at_the_sender_in_both_engines(what, size, why, engine, tmp_path):
-    with pytest.raises(ProgramError, match=rf"^Node 0 sends a message '.*' that is too long: {why}") as told:
+    with pytest.raises(ProgramError, match=rf"^Node 0 sends a message '.*' that is too long: {why}") as caught:
         sent([what], [size], engine, tmp_path / "run")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 PLAIN = st.one_of(
@@ -191,6 +191,6 @@ def doctored(code, length, body):
     ],
 )
 def test_long_entries_that_are_none_are_refused(code, length, body, reason):
-    with pytest.raises(WireError) as told:
+    with pytest.raises(WireError) as caught:
         wire.decode(doctored(code, length, body))
-    assert told.value.reason == reason
+    assert caught.value.reason == reason

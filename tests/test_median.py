@@ -60,10 +60,10 @@ class Liar(Median):
     inner = Median()
 
     def merge(self, node, graph, own, contributions):
-        told = [
+        contributions = [
             Contribution(came.sender, torch.full_like(own, 1e6)) if came.sender == 0 else came for came in contributions
         ]
-        return self.inner.merge(node, graph, own, told)
+        return self.inner.merge(node, graph, own, contributions)
 
 
 def gossip(aggregation, **changes):

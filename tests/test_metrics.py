@@ -189,9 +189,11 @@ def test_the_metrics_of_a_run_are_those_of_its_models(model, kernel, tmp_path):
 def test_both_engines_have_the_same_metrics(tmp_path):
     tables = table(task={"metrics": METRICS}, network={"nodes": 4}, rounds=4)
     figures = [written.figures for _, written in (simulate(tables), emulate(tables, tmp_path))]
-    told = [{row[:3]: row[3] for row in rows if row[2].removeprefix("average_model_") in COLUMNS} for rows in figures]
-    assert told[0] == pytest.approx(told[1], abs=2e-3)
-    assert len(told[0]) == 2 * len(COLUMNS) * (4 + 1)
+    reported = [
+        {row[:3]: row[3] for row in rows if row[2].removeprefix("average_model_") in COLUMNS} for rows in figures
+    ]
+    assert reported[0] == pytest.approx(reported[1], abs=2e-3)
+    assert len(reported[0]) == 2 * len(COLUMNS) * (4 + 1)
 
 
 def test_values_have_metrics_too(tmp_path):

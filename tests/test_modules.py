@@ -347,9 +347,9 @@ class Randomized(Branching):
 def test_what_vmap_cannot_carry_is_found_by_trying(factory):
     with pytest.raises(
         ConfigurationError, match="The kernel vmap cannot compute the model module: RuntimeError: "
-    ) as told:
+    ) as caught:
         learner(Module(factory=factory), kernel="vmap")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     found = replace(learner(Module(factory=factory)).candidate(), device=torch.device("cuda"))
     assert found.choice("auto").kernel == "module"
 

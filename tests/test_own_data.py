@@ -29,7 +29,7 @@ SAMPLES, TESTS = 90, 30
 
 
 def drawn(count: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of three classes that can be told apart; a quarter is written in few digits of a CSV."""
+    """Samples of three separable classes; a quarter is written in few digits of a CSV."""
     draw = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     return (np.round(4 * draw.standard_normal((count, 4)) + 8 * labels[:, None]) / 4 + 0.0).astype(np.float32), labels
@@ -445,7 +445,7 @@ def test_a_function_that_gives_no_data_is_refused_in_one_line(dataset, error, sa
 
 class Wrong(Dataset):
     kind = "tests.test_own_data:Wrong"
-    change: str = covey.param("What is wrong with it.")
+    change: str = covey.param("The error in the data.")
 
     def load(self, folder, *, quiet=True):
         data = from_arrays(X, Y, test=(X_TEST, Y_TEST)).data

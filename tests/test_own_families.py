@@ -169,9 +169,9 @@ def test_hosts_run_it_too(family, tmp_path):
         assert sorted(spent[0]) == sorted(spent[1]) != []
     if family == "metric":
         expected = {row[:3]: row[3] for row in simulated.figures if row[2] == "margin"}
-        told = {row[:3]: row[3] for row in written.figures if row[2] == "margin"}
-        assert told == pytest.approx(expected, abs=1e-4)
-        assert len(told) == 2 * 5
+        reported = {row[:3]: row[3] for row in written.figures if row[2] == "margin"}
+        assert reported == pytest.approx(expected, abs=1e-4)
+        assert len(reported) == 2 * 5
     if family == "churn":
         assert [row[1] for row in written.happened if row[2] == "left"] == [1]
     if family == "fault":

@@ -60,10 +60,10 @@ def run(loss, kernel="auto", **changes):
 @pytest.mark.parametrize("kernel", ["module", "vmap"])
 def test_a_loss_that_is_equal_to_a_built_in_one_gives_the_same_bits(kernel):
     models, figures, used = run("cross-entropy", kernel)
-    mine, told, mine_used = run(f"{HERE}:same", kernel)
+    mine, reported, mine_used = run(f"{HERE}:same", kernel)
     assert used == mine_used == kernel
     assert torch.equal(mine, models)
-    assert told == figures
+    assert reported == figures
     # The task's own loss is the same cross-entropy, whose mean is one operation.
     own, _, _ = run("own", kernel)
     assert torch.allclose(own, models, atol=1e-6)
@@ -86,8 +86,8 @@ def test_the_loss_of_an_evaluation_is_that_of_the_task():
     split = learner.split("test", samples=60)
     for node in world.nodes:
         outputs = learner.kernel.predict([node.model], split.inputs)[0]
-        (told,) = [row[3] for row in written.figures if row[:3] == (node.id, 3, "loss")]
-        assert told == pytest.approx(focal(outputs, split.targets).mean().item(), rel=1e-5)
+        (reported,) = [row[3] for row in written.figures if row[:3] == (node.id, 3, "loss")]
+        assert reported == pytest.approx(focal(outputs, split.targets).mean().item(), rel=1e-5)
 
 
 def test_a_loss_of_torch_is_found_by_its_name():
@@ -96,8 +96,8 @@ def test_a_loss_of_torch_is_found_by_its_name():
     split = world.task.learner.split("test", samples=60)
     node = world.nodes[0]
     outputs = world.task.learner.kernel.predict([node.model], split.inputs)[0]
-    (told,) = [row[3] for row in written.figures if row[:3] == (0, 3, "loss")]
-    assert told == pytest.approx(F.huber_loss(outputs, split.targets, delta=0.5).item(), rel=1e-5)
+    (reported,) = [row[3] for row in written.figures if row[:3] == (0, 3, "loss")]
+    assert reported == pytest.approx(F.huber_loss(outputs, split.targets, delta=0.5).item(), rel=1e-5)
     assert not [row for row in written.figures if row[2] == "rmse"]
 
 

@@ -67,7 +67,7 @@ def test_who_was_away_for_some_rounds_is_soon_received_by_all_in_every_exchange(
 
 
 def test_who_missed_one_exchange_of_a_round_keeps_pace_with_the_others(missed):
-    # It is back before the others lose patience, but without what they told it meanwhile: it misses all, again and again.
+    # It is back before the others lose patience, but without their messages meanwhile: it misses all, again and again.
     fault = {"kind": "kill", "nodes": [5], "at": 9.05, "back": 3.0}
     made = tables(SHARINGS[0], fault, network={"latency": "1s", "compute": 1e9}, rounds=30)
     made["program"]["patience"] = "5s"

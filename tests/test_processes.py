@@ -140,7 +140,7 @@ def test_nothing_forks_where_processes_cannot_be_distinguished(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "reported"),
     [
         ("import os; os.kill(os.getpid(), 9)", ": killed by signal 9"),
         ("raise SystemExit(3)", ": no room for more"),
@@ -149,7 +149,7 @@ def test_nothing_forks_where_processes_cannot_be_distinguished(monkeypatch):
     ],
     ids=["killed", "failed", "ended", "there"],
 )
-def test_why_a_process_is_gone_is_its_signal_or_what_it_wrote_last(script, told, tmp_path):
+def test_why_a_process_is_gone_is_its_signal_or_what_it_wrote_last(script, reported, tmp_path):
     log = tmp_path / "host-0.log"
     log.write_text("a warning\nno room for more\n")
     with subprocess.Popen([sys.executable, "-c", script]) as process:
@@ -157,7 +157,7 @@ def test_why_a_process_is_gone_is_its_signal_or_what_it_wrote_last(script, told,
             process.wait()
         try:
             maker = SimpleNamespace(starts=True, poll=lambda number: process.poll())
-            assert Remote(0, [0], maker, log).ending() == told
+            assert Remote(0, [0], maker, log).ending() == reported
         finally:
             process.kill()
     assert Remote(0, [0], Called([Address("127.0.0.1", 1)]), log).ending() == ""

@@ -102,8 +102,8 @@ def test_when_nothing_is_lost_any_more_all_copies_are_known_and_none_is_asked_fo
     assert last
     assert not any("copy" in message.payload or "ask" in message.payload for message in last)
     lossy = [message for message in overheard if message.time < 0.5]
-    told = sum(len(message.receivers) for message in lossy if "copy" in message.payload)
-    assert 0 < told < 0.5 * sum(len(message.receivers) for message in lossy)
+    resent = sum(len(message.receivers) for message in lossy if "copy" in message.payload)
+    assert 0 < resent < 0.5 * sum(len(message.receivers) for message in lossy)
     assert all(node.state["sharing.behind"] == node.state["sharing.asked"] == [] for node in world.nodes)
 
 

@@ -23,14 +23,14 @@ def test_every_schedule_ends_as_it_must(first):
 
 
 def test_a_schedule_is_the_same_in_every_process():
-    told = []
+    outputs = []
     for hashes in "01":
         command = [sys.executable, "-m", "fuzz.recovery", "--seed", "11"]
         environment = {**os.environ, "PYTHONHASHSEED": hashes}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-        told.append(done.stdout)
-    assert told[0] == told[1]
-    assert "the run begins" in told[0]
+        outputs.append(done.stdout)
+    assert outputs[0] == outputs[1]
+    assert "the run begins" in outputs[0]
 
 
 def write_all(checkpoints):

@@ -18,10 +18,10 @@ def test_the_launcher_says_who_is_missing(tmp_path):
     with hosts(1) as ((_, address),), Address("127.0.0.1", 0).listen() as mute:
         closed = Address("127.0.0.1", 1)
         began = time.monotonic()
-        with pytest.raises(RunError) as told:
+        with pytest.raises(RunError) as caught:
             launch(QUICK, tmp_path, [closed, address, Address.of(mute)], wait="1.5s")
         assert time.monotonic() - began < 8
-        assert str(told.value) == (
+        assert str(caught.value) == (
             f"2 of 3 hosts are missing after 1.5 seconds: 0 at {closed} (no process listens there), 2 at "
             f"{Address.of(mute)} (it does not answer)."
         )

@@ -114,9 +114,9 @@ def test_a_module_of_a_librarys_name_is_the_librarys(tmp_path, monkeypatch):
     monkeypatch.setattr(kinds, "_folders", [])
     PathFinder.find_spec("nothing", [str(tmp_path)])  # Python remembers what was in the folder before.
     (tmp_path / "queue.py").write_text("class Mine:\n    pass\n")
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as caught:
         Experiment.from_table(table(program={"kind": "queue:Mine"}))
-    assert str(told.value) == (
+    assert str(caught.value) == (
         f"The program 'queue:Mine' does not exist: queue has no Mine. A library has the name of {tmp_path / 'queue.py'}: "
         f"rename your module."
     )

@@ -131,11 +131,11 @@ def test_buffers_go_with_their_names_and_their_layers():
     ],
 )
 def test_a_pattern_that_matches_nothing_trained_is_refused_with_what_is_near(pattern, line):
-    with pytest.raises(ConfigurationError) as told:
+    with pytest.raises(ConfigurationError) as caught:
         Selection.of(setting(), ["head.*", pattern], owner="the sharing full")
-    assert str(told.value).startswith("The 'share' of the sharing full must be 'trained' or patterns of names")
-    assert line in str(told.value)
-    assert "\n" not in str(told.value)
+    assert str(caught.value).startswith("The 'share' of the sharing full must be 'trained' or patterns of names")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_buffers_can_be_refused():

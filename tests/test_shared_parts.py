@@ -300,10 +300,10 @@ def test_what_cannot_be_shared_is_refused_in_one_line(files):
         ({"share": "body.*"}, "must be one of 'trained' or a list, each a string. Got 'body.*' instead."),
         ({"buffers": "refuse"}, "is 'refuse', and the model has 'norm.running_mean', 'norm.running_var'."),
     ):
-        with pytest.raises(ConfigurationError) as told:
+        with pytest.raises(ConfigurationError) as caught:
             simulate(mixed("full", files, **own))
-        assert line in str(told.value)
-        assert "\n" not in str(told.value)
+        assert line in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_sharing_that_hides_sends_no_buffers_in_the_clear():

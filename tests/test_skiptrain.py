@@ -205,9 +205,9 @@ def test_check_warns_of_evaluations_within_a_cycle(in_folder, covey):
     program = {"kind": "gossip", "topology": "ring", "schedule": {"kind": "skiptrain"}}
     tables = table(program=program, network={"energy": "devices"}, evaluation={"every": 10}, rounds=16)
     (in_folder / "a.toml").write_text(tomli_w.dumps(tables))
-    told = covey("check", "a.toml")[1]
-    assert "note        models are evaluated every 10 rounds" in told
-    assert " J per training of a node, on average" in told
+    out = covey("check", "a.toml")[1]
+    assert "note        models are evaluated every 10 rounds" in out
+    assert " J per training of a node, on average" in out
     assert "note" not in covey("check", "a.toml", "--set", "evaluation.every=24")[1]
 
 
@@ -223,9 +223,9 @@ def test_a_run_that_ends_within_a_cycle_warns(tmp_path):
     tables = table(task=BLOBS, program=program, rounds=3, evaluation={"every": 8})
     with pytest.warns(
         ConfigurationWarning, match="The last of the 3 rounds is within the schedule's cycle of 8"
-    ) as told:
+    ) as caught:
         covey_package.run(tables, out=tmp_path / "run")
-    assert len(told) == 1
+    assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConfigurationWarning)
         covey_package.run({**tables, "rounds": 8}, out=tmp_path / "whole")

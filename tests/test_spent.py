@@ -126,10 +126,10 @@ def test_an_emulation_measures_all_four_and_show_says_so(in_folder, covey):
     assert (row[[f"{what}_seconds" for what in SPENT]].sum(axis=1) <= row["time"] + 0.05).all()
     assert set(run.summary()["seconds"]) == set(SPENT)
     assert {"training_seconds", "index_bytes_out"} <= set(run.metrics.columns)
-    told = covey("show", "real")[1]
-    assert "of values, " in told
-    assert " training, " in told
-    assert " mixing\n" in told
+    reported = covey("show", "real")[1]
+    assert "of values, " in reported
+    assert " training, " in reported
+    assert " mixing\n" in reported
     virtual = {**tables, "engine": {"kind": "simulation"}}
     package.run(virtual, out=in_folder / "virtual")
     assert "waiting; encoding and mixing take no virtual time" in covey("show", "virtual")[1]

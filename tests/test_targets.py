@@ -152,11 +152,13 @@ def test_a_run_is_judged_by_the_targets_that_count(tmp_path):
     outputs = learner.kernel.predict([node.model], split.inputs)[0]
     loss = float(F.cross_entropy(outputs.movedim(-1, 1), split.targets))
     hits = (outputs.argmax(-1) == split.targets)[split.targets != -100].double().mean()
-    told = {row[2]: row[3] for row in written.figures if row[:2] == (0, 2)}
-    assert told["loss"] == pytest.approx(loss, rel=1e-5)
-    assert told["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
-    assert told["accuracy"] == told["again"] == pytest.approx(float(hits))
-    assert learner.judge(outputs, split.targets) == pytest.approx({**told, "macro_f1": told["macro_f1"]}, rel=1e-5)
+    reported = {row[2]: row[3] for row in written.figures if row[:2] == (0, 2)}
+    assert reported["loss"] == pytest.approx(loss, rel=1e-5)
+    assert reported["perplexity"] == pytest.approx(math.exp(loss), rel=1e-5)
+    assert reported["accuracy"] == reported["again"] == pytest.approx(float(hits))
+    assert learner.judge(outputs, split.targets) == pytest.approx(
+        {**reported, "macro_f1": reported["macro_f1"]}, rel=1e-5
+    )
     store(learner.data, tmp_path / "stored")
     assert load(tmp_path / "stored").ignore_index == learner.data.ignore_index == -100
 
@@ -168,9 +170,9 @@ def test_a_loss_of_ones_own_that_leaves_targets_out_gives_the_same_bits(kernel):
         task = {"dataset": from_arrays(PICTURES, HOLES), "model": Pixels, "loss": loss}
         world, written = simulate(table(task=task, rounds=2, network={"nodes": 3}, engine={"kernel": kernel}))
         found.append((models_of(world), [row for row in written.figures if row[2] in ("loss", "accuracy")]))
-    for models, told in found[1:]:
+    for models, reported in found[1:]:
         assert torch.equal(models, found[0][0])
-        assert told == found[0][1]
+        assert reported == found[0][1]
 
 
 @settings(max_examples=40, deadline=None)

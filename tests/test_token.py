@@ -14,11 +14,11 @@ from tests.hosts import TOKEN, token_file
 
 
 def refused(file, said):
-    with pytest.raises(ConfigurationError, match=said) as told:
+    with pytest.raises(ConfigurationError, match=said) as caught:
         read_token(file)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     if file.is_file():
-        assert not file.read_bytes().strip() or file.read_bytes().strip().decode() not in str(told.value)
+        assert not file.read_bytes().strip() or file.read_bytes().strip().decode() not in str(caught.value)
 
 
 def test_a_secret_is_what_is_in_its_file(tmp_path):
@@ -67,9 +67,11 @@ def test_a_secret_is_neither_short_nor_endless(content, held, tmp_path):
 def test_a_secret_that_is_named_in_the_index_of_another_file_is_not_shown(tmp_path):
     file = token_file(tmp_path)
     engine = {"kind": "emulation", "hosts_file": str(file), "token_file": str(file)}
-    with pytest.raises(ConfigurationError, match=rf"^Line 1 of the hosts file {re.escape(str(file))} must be") as told:
+    with pytest.raises(
+        ConfigurationError, match=rf"^Line 1 of the hosts file {re.escape(str(file))} must be"
+    ) as caught:
         Experiment.from_table(table(engine=engine))
-    assert TOKEN.decode() not in str(told.value)
+    assert TOKEN.decode() not in str(caught.value)
 
 
 def test_a_key_that_others_may_read_is_none(tmp_path):

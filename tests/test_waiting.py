@@ -75,7 +75,7 @@ class InTurn(Recorded):
     """Node 1 sends two messages of three; node 0 waits for the one that never comes."""
 
     kind = "in turn"
-    after: list[str] = param("What node 1 sends before it.")
+    after: list[str] = param("The messages of node 1 before it.")
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():

@@ -16,7 +16,7 @@ QUEUES = pytest.mark.parametrize("queue", ["fifo", "fair"])
 class Withdraws(Program):
     """Node 0 sends, takes back, and sends again; the others say what came."""
 
-    each: int = param("How many messages of each tag.", default=5)
+    each: int = param("The number of messages of each tag.", default=5)
 
     async def run(self, node: Node) -> None:
         block = torch.zeros(2500).numpy()

@@ -14,7 +14,7 @@ class Distils(LearningProgram):
     """Every node trains towards what the models of all nodes say together of public samples."""
 
     synchronous = True
-    count: int = param("How many public samples.", default=20)
+    count: int = param("The number of public samples.", default=20)
 
     async def run(self, node: LearningNode) -> None:
         others = [id for id in range(node.nodes) if id != node.id]
@@ -37,7 +37,7 @@ class Distils(LearningProgram):
 class Once(LearningProgram):
     """Does what a test wants, once, at node 0, and remembers what came of it."""
 
-    does: str = param("What: a name of `DOES`.")
+    does: str = param("The action, a name of `DOES`.")
 
     async def run(self, node: LearningNode) -> None:
         if node.id == 0:

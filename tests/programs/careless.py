@@ -69,8 +69,8 @@ HIDDEN = {
 class Careless(LearningProgram):
     """Trains, sends and averages; in round 1, node 0 writes to what it needs no more."""
 
-    what: list[str] = param("To what it writes.", factory=list)
-    op: str = param("How.", default="add")
+    what: list[str] = param("The tensors that it writes to.", factory=list)
+    op: str = param("The operation that writes.", default="add")
 
     async def run(self, node: LearningNode) -> None:
         others = [other for other in range(node.nodes) if other != node.id]

@@ -33,8 +33,8 @@ def matched(
 class Condenses(LearningProgram):
     """Every node condenses the class of which it has most, and in the end learns from what it made up."""
 
-    count: int = param("How many samples are made up.", default=3, ge=1)
-    steps: int = param("Steps of a round.", default=20, ge=1)
+    count: int = param("The number of made-up samples.", default=3, ge=1)
+    steps: int = param("The number of steps of a round.", default=20, ge=1)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

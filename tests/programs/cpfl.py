@@ -25,10 +25,10 @@ class CPFL(LearningProgram):
 
     evaluated_roles = frozenset({"server"})
     without_data = frozenset({"leader"})
-    cohorts: int = param("How many cohorts there are.", ge=1, lt="nodes")
-    window: int = param("Over how many rounds the loss is averaged.", default=2, ge=1)
-    patience: int = param("How many rounds without a new lowest average end a cohort.", default=2, ge=1)
-    least: float = param("How far an average must be below the lowest to count as lower.", default=0.0, ge=0)
+    cohorts: int = param("The number of cohorts.", ge=1, lt="nodes")
+    window: int = param("The number of rounds over which the loss is averaged.", default=2, ge=1)
+    patience: int = param("The number of rounds without a new lowest average that end a cohort.", default=2, ge=1)
+    least: float = param("The least decrease of the lowest average.", default=0.0, ge=0)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         first = 1 + self.cohorts

@@ -13,7 +13,7 @@ class DistilledCPFL(CPFL):
 
     without_data = frozenset({"server", "leader"})
     lr: float = param("The learning rate of the distillation.", default=0.3, gt=0)
-    passes: int = param("How many passes over the public samples each round makes.", default=5, ge=1)
+    passes: int = param("The number of passes over the public samples in a round.", default=5, ge=1)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -16,7 +16,7 @@ class Count(State):
 class Tally(Part):
     """Counts, and has another tally count twice as fast."""
 
-    inner: "Tally | None" = param("Another one.", default=None)
+    inner: "Tally | None" = param("The inner tally.", default=None)
 
     def use(self, node: Node) -> None:
         """Count once."""
@@ -49,7 +49,7 @@ class Diary(Program):
     """In every round each node writes down what the round before left there, and one more."""
 
     synchronous = True
-    tally: Tally = param("What counts rounds.", factory=lambda: Tally(inner=Tally()))
+    tally: Tally = param("The counter of rounds.", factory=lambda: Tally(inner=Tally()))
 
     async def run(self, node: Node) -> None:
         page, others = node.keep(Page), [NodeId(id) for id in range(node.nodes) if id != node.id]

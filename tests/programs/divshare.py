@@ -20,8 +20,8 @@ class DivShare(LearningProgram):
     """
 
     synchronous = False
-    fragments: int = param("Into how many fragments a model is cut.", ge=1)
-    degree: int = param("To how many peers each fragment goes.", ge=1, lt="nodes")
+    fragments: int = param("The number of fragments of a model.", ge=1)
+    degree: int = param("The number of receivers of each fragment.", ge=1, lt="nodes")
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -17,7 +17,7 @@ class FENS(LearningProgram):
 
     without_data = frozenset({"server"})
     evaluated_roles = frozenset({"server"})
-    epochs: int = param("Passes of the local training.", default=10, ge=1)
+    epochs: int = param("The number of passes of the local training.", default=10, ge=1)
     lr: float = param("The server's learning rate.", default=0.001, gt=0)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:

@@ -8,7 +8,7 @@ from covey.parts.parameters import param
 class First(LearningProgram):
     """Averages with whom it hears, and reads in a way that it never sends."""
 
-    reads: str = param("How.", default="arrived")
+    reads: str = param("The way of reading.", default="arrived")
 
     async def run(self, node: LearningNode) -> None:
         others = [other for other in range(node.nodes) if other != node.id]

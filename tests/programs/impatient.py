@@ -9,7 +9,7 @@ from covey.parts.parameters import param
 class Impatient(LearningProgram):
     """Averages with its neighbours' models, and goes on when all of them are here."""
 
-    topology: Topology = param("Who sends to whom.", default="ring")
+    topology: Topology = param("The graph.", default="ring")
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():

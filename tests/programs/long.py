@@ -17,8 +17,8 @@ KINDS: dict[str, Any] = {
 class Long(Program):
     """Node 0 sends to node 1."""
 
-    kinds: list[str] = param("Of which kinds.")
-    sizes: list[int] = param("Of which sizes.", ge=0)
+    kinds: list[str] = param("The kinds of entries.")
+    sizes: list[int] = param("The sizes of entries.", ge=0)
 
     async def run(self, node: Node) -> None:
         for what, size in product(self.kinds, self.sizes):

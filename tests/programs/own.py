@@ -66,7 +66,7 @@ class Tired(Fault):
 
     kind = "tired"
     loses = False
-    naps: float = param("For how long they sleep, and are slow.", default=0.3, gt=0)
+    naps: float = param("The time for which nodes sleep, and are slow.", default=0.3, gt=0)
 
     @property
     def seconds(self) -> float:

@@ -311,7 +311,7 @@ class Counting(Task):
     """A task of which nothing is learned."""
 
     kind = "learning"
-    first: int = param("Where nodes begin to count.")
+    first: int = param("The number from which nodes count.")
 
     def load(self, request):
         return Numbered(self.first)

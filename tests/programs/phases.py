@@ -20,7 +20,7 @@ class Phases(Program):
     """Clients add up what they send around a ring; the server answers some of their reports, and then works alone."""
 
     synchronous = True
-    every: int = param("In every such round clients take an answer of the server.", default=5, ge=1)
+    every: int = param("The number of rounds between two answers of the server.", default=5, ge=1)
     alone: int = param("The rounds of the server after the phase.", default=6, ge=0)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:

@@ -23,8 +23,8 @@ similarity.together = _together  # type: ignore[attr-defined]
 class Router(Program):
     """Node 0 asks; all others are sources, each with a topic of its own."""
 
-    questions: int = param("How many questions are asked.", default=5, ge=1)
-    best: int = param("How many sources are asked each.", default=2, ge=1)
+    questions: int = param("The number of questions.", default=5, ge=1)
+    best: int = param("The number of sources for each question.", default=2, ge=1)
 
     def roles(self, nodes: int) -> dict[str, range]:
         return {"router": range(1), "source": range(1, nodes)}

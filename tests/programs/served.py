@@ -7,8 +7,8 @@ from covey.runtime.node import Message
 class Served(Program):
     """Every node sends numbered tokens to others in turn, one a round; a handler counts each some time after it came."""
 
-    tokens: int = param("How many each node sends.", default=6, ge=1)
-    takes: float = param("How long a handler takes.", default=0.01, ge=0)
+    tokens: int = param("The number of tokens that each node sends.", default=6, ge=1)
+    takes: float = param("The time that a handler takes.", default=0.01, ge=0)
 
     async def run(self, node: Node) -> None:
         node.state.setdefault("had", [])

@@ -20,14 +20,14 @@ SAMPLER = NodeId(0)
 class Shatter(LearningProgram):
     """Real nodes train; virtual nodes, under names that change with every round, exchange chunks for them.
 
-    Who stands behind a virtual node is drawn by the sampler in private and told to the two alone. Virtual nodes send to
+    The owner of a virtual node is drawn by the sampler in private, and sent only to the two. Virtual nodes send to
     virtual nodes, over a random regular graph that all can compute, and hand what came to their real node.
     """
 
     without_data = frozenset({"sampler", "virtual"})
     evaluated_roles = frozenset({"real"})
-    chunks: int = param("Into how many chunks a model is cut: so many virtual nodes has a real one.", ge=1)
-    degree: int = param("To how many others a virtual node sends its chunk.", ge=1)
+    chunks: int = param("The number of chunks of a model, and of virtual nodes of a real one.", ge=1)
+    degree: int = param("The number of receivers of a virtual node's chunk.", ge=1)
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         real, rest = divmod(nodes - 1, 1 + self.chunks)
@@ -57,8 +57,8 @@ class Shatter(LearningProgram):
         """A real node: give its chunks away, and average each index over what its virtual nodes bring back."""
         total_P = (await node.train()).model.clone()
         count_P = torch.ones_like(total_P)
-        (told,) = await node.receive(tag="names", round=t, senders=[SAMPLER])
-        names = [NodeId(name) for name in told["names"]]
+        (order,) = await node.receive(tag="names", round=t, senders=[SAMPLER])
+        names = [NodeId(name) for name in order["names"]]
         for number, name in enumerate(names):
             node.send(name, {"number": number, "values": total_P[self.indices[number]]}, tag="chunk", round=t)
         for back in await node.receive(tag="back", round=t, senders=names):
@@ -69,8 +69,8 @@ class Shatter(LearningProgram):
 
     async def carry(self, node: LearningNode, t: int) -> None:
         """A virtual node: pass the chunk of its real node to its neighbours, and theirs to its real node."""
-        (told,) = await node.receive(tag="owner", round=t, senders=[SAMPLER])
-        owner, first = NodeId(told["owner"]), self._roles["virtual"][0]
+        (order,) = await node.receive(tag="owner", round=t, senders=[SAMPLER])
+        owner, first = NodeId(order["owner"]), self._roles["virtual"][0]
         (chunk,) = await node.receive(tag="chunk", round=t, senders=[owner])
         ends = random_regular(len(self._roles["virtual"]), self.degree, node.public_random("overlay", t))
         pairs = [(a + first, b + first) for a, b in zip(*(end.tolist() for end in ends), strict=True)]

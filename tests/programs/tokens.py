@@ -13,8 +13,8 @@ class Passed(State):
 class Tokens(Program):
     """Every node sends numbered tokens to others it draws, a few in a round, and counts each that comes."""
 
-    tokens: int = param("How many each node sends.", default=6, ge=1)
-    tags: int = param("Under how many tags.", default=2, ge=1)
+    tokens: int = param("The number of tokens that each node sends.", default=6, ge=1)
+    tags: int = param("The number of tags.", default=2, ge=1)
 
     def receivers(self, node: Node, sender: int) -> list[int]:
         """The receivers of a node's tokens, one after the other; a function of public values."""

@@ -15,7 +15,7 @@ TOOLS: dict[str, Callable[[int], int]] = {
 class Agent(Program):
     """Node 0 goes from 1 to the goal; every other node serves one tool."""
 
-    goal: int = param("Which number it wants.", default=22, ge=1)
+    goal: int = param("The number that it wants.", default=22, ge=1)
 
     async def run(self, node: Node) -> None:
         names = [list(TOOLS)[(id - 1) % len(TOOLS)] for id in range(1, node.nodes)]
