@@ -1,6 +1,8 @@
 """Callbacks: their calls, their effects, and their state in a resumed run; in both engines."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -101,6 +103,28 @@ def test_an_asynchronous_run_is_stopped_as_well(tmp_path):
     assert run.commits["round"].max() < 500
     last = run.commits.groupby("node")["round"].max()
     assert run.metrics.groupby("node")["round"].max().equals(last)
+
+
+@pytest.mark.parametrize("kind", ["gossip", "gossip-learning"])
+@pytest.mark.parametrize(("first", "status"), [("callback", "finished"), ("Ctrl-C", "interrupted")])
+def test_a_run_that_was_ended_counts_as_what_ended_it_first(kind, first, status, tmp_path):
+    def stop(at):
+        if at.round > 2:
+            return
+        if first == "callback":
+            at.stop("enough")
+        if "sent" not in at.state:
+            at.state["sent"] = True
+            os.kill(os.getpid(), signal.SIGINT)
+        at.stop("enough")
+
+    period = {"period": "20ms"} if kind == "gossip-learning" else {}
+    program = {"kind": kind, "topology": "ring", **period}
+    run = package.run({**SMALL, "program": program, "rounds": 500}, out=tmp_path / "run", callbacks=[stop])
+    assert run.status == status
+    assert run.commits["round"].max() < 500
+    assert ("stopped early" in set(run.events["kind"])) is (status == "finished")
+    assert (run.models is None) is (status == "interrupted")
 
 
 def test_a_plateau_lowers_the_learning_rate_from_a_round_on_that_no_node_has_begun(execute, monkeypatch):
