@@ -1,4 +1,4 @@
-"""Arrays that are mapped from files stay there: data may be larger than memory."""
+"""Data that may be larger than memory: arrays mapped from files, and inputs that a function reads."""
 
 import re
 from pathlib import Path
@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import covey
+from covey.data import from_arrays, from_reader
 from covey.learning.dataset import Dataset, Location
+from covey.learning.datasets.digests import digest
+from covey.parts.errors import ConfigurationError, DataError
 from covey.parts.parameters import build
 from tests.conftest import models_of, simulate, table
+from tests.hosts import emulate
 
 SAMPLES, FEATURES = 1 << 16, 10_000  # 650 MB of bytes, in a sparse file that takes no space.
 
@@ -63,3 +68,93 @@ def test_a_mapped_run_is_that_of_the_arrays_in_memory(tmp_path):
     settings = {"rounds": 2, "network": {"nodes": 3}}
     expected = models_of(simulate(table(task={"dataset": (tuple(arrays[:2]), tuple(arrays[2:]))}, **settings))[0])
     assert torch.equal(models_of(simulate(table(task={"dataset": dataset}, **settings))[0]), expected)
+
+
+# ---------------------------------------------------------------------- inputs that a function reads
+
+PICTURES = np.random.default_rng(3).integers(0, 256, (120, 1, 8, 8)).astype(np.uint8)
+LABELS = np.arange(120) % 3
+SMALL = {"rounds": 2, "network": {"nodes": 3}}
+
+
+def pictures(*, numbers: bool = False):
+    """A data set that is read, as hosts call it."""
+    stored = PICTURES / np.float32(255) if numbers else PICTURES
+    return from_reader(lambda indices: stored[indices], LABELS, columns={"user": np.arange(120) % 6})
+
+
+class Network(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+
+
+@pytest.mark.parametrize("model", ["logistic", Network])
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_run_on_inputs_that_are_read_is_that_of_arrays(model, numbers):
+    stored = PICTURES / np.float32(255) if numbers else PICTURES
+    arrays = from_arrays(stored, LABELS, columns={"user": np.arange(120) % 6})
+    found = []
+    for dataset in (arrays, pictures(numbers=numbers)):
+        task = {"dataset": dataset, "model": model, "partition": {"kind": "natural", "by": "user"}, "local_steps": 2}
+        world, written = simulate(table(task=task, engine={"workers": 2}, **SMALL))
+        found.append((models_of(world), written.figures))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert digest(pictures().data) == digest(from_arrays(PICTURES, LABELS).data)
+
+
+def test_only_what_is_needed_is_read():
+    large = np.zeros((1 << 20, 32), dtype=np.uint8)
+    sizes = []
+
+    def read(indices):
+        sizes.append(len(indices))
+        return large[indices]
+
+    dataset = from_reader(read, np.arange(len(large)) % 2, test=(lambda indices: large[indices], np.arange(600) % 2))
+    simulate(table(task={"dataset": dataset}, **SMALL))
+    assert max(sizes) <= 256
+    assert sum(sizes) < 5000
+
+
+def test_hosts_call_the_function_that_makes_the_data(tmp_path):
+    tables = table(task={"dataset": f"{__name__}:pictures", "model": "logistic"}, **SMALL)
+    outcome, _ = emulate(tables, tmp_path)
+    assert torch.allclose(outcome.models, models_of(simulate(tables)[0]), atol=1e-5)
+    given = {**tables, "task": {**tables["task"], "dataset": pictures()}, "engine": {"kind": "emulation"}}
+    with pytest.raises(ConfigurationError, match="read by a function of this process: name a function of your own"):
+        covey.run(given, out=tmp_path / "run")
+
+
+def later(indices):
+    return PICTURES[indices] if 0 in indices else PICTURES[indices][:, :, 1:]
+
+
+def holed(indices):
+    x = PICTURES[indices].astype(np.float32)
+    x[indices == 40] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda indices: PICTURES[indices + 120], "The 'x' of the data cannot be read: IndexError"),
+        (lambda indices: PICTURES[0], "The 'x' of the data must be"),
+        (lambda indices: np.array(["a"] * len(indices)), "The 'x' of the data must be numbers. Got strings instead."),
+        (
+            lambda indices: PICTURES[:2],
+            "The 'x' of the data must be read for each of the given indices. Got 2 for 1 index",
+        ),
+        (
+            later,
+            "The 'x' of the data must be torch.uint8 of (96, 1, 8, 8) for 96 samples. Got torch.uint8 of (96, 1, 7,",
+        ),
+        (holed, "The 'x' of the data must be finite numbers. Got nan in sample 40"),
+    ],
+)
+def test_a_reader_that_does_not_fit_is_one_line(read, said):
+    with pytest.raises(DataError) as caught:
+        simulate(table(task={"dataset": from_reader(read, LABELS)}, **SMALL))
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)

@@ -18,16 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets import adapters
-from covey.learning.datasets.arrays import Wanted, made
+from covey.learning.datasets.arrays import Wanted, made, read_by
 from covey.learning.datasets.given import SHARE, Given
 from covey.learning.datasets.targets import LEFT_OUT
 from covey.parts.errors import DataError
 
-__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_torch", "padded"]
+__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_reader", "from_torch", "padded"]
 
 
 def from_arrays(
@@ -54,6 +55,33 @@ def from_arrays(
     """
     wanted = Wanted(objective, classes, scale, shift, dict(columns or {}), ignore_index=ignore_index)
     return Given.of(made(x, y, test, wanted))
+
+
+def from_reader(
+    read: Callable[[NDArray[np.int64]], Any],
+    y: Any,
+    *,
+    test: float | tuple[Callable[[NDArray[np.int64]], Any], Any] = SHARE,
+    columns: Mapping[str, Any] | None = None,
+    objective: Objective | None = None,
+    classes: int | Sequence[str] | None = None,
+    scale: float = 1 / 255,
+    shift: float = 0.0,
+    ignore_index: int = LEFT_OUT,
+) -> Given:
+    """A data set whose inputs are read when they are needed, such as images in files.
+
+    Args:
+        read: a function of the indices of some samples, an array, that returns their inputs in this order, B x ... It
+            must return the same for the same index, and is called from several threads.
+        y: the targets of all samples.
+        test: a share, or the pair (read, y) of the test samples.
+        columns, objective, classes, scale, shift, ignore_index: see `from_arrays`.
+    """
+    wanted = Wanted(objective, classes, scale, shift, dict(columns or {}), ignore_index=ignore_index)
+    x = read_by(read, len(y), wanted.names.x)
+    tested = (read_by(test[0], len(test[1]), "The 'x' of the test data"), test[1]) if isinstance(test, tuple) else test
+    return Given.of(made(x, y, tested, wanted))
 
 
 def from_torch(

@@ -8,7 +8,7 @@ Shapes: S samples, C classes, T positions of a sequence.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from covey.learning.dataset import Data, Objective, Split
 from covey.learning.datasets.digests import blocks
 from covey.learning.datasets.mapped import as_tensor, is_mapped
+from covey.learning.datasets.reading import Read, Reader
 from covey.learning.datasets.targets import LEFT_OUT, Targets, targets_of
 from covey.learning.fields import Field, packed
 from covey.parts import rng
-from covey.parts.errors import DataError, quoted
+from covey.parts.errors import CoveyError, DataError, described, quoted
 
 Share = float
 """The share of the samples that is for testing."""
@@ -95,13 +96,47 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
     else:
         targets = understood(labels[:0], names.y)
         in_test = _chosen(test, targets, x, names.x)
-        train, tested = (Split(inputs[mask], targets.train[mask]) for mask in (~in_test, in_test))
+        train, tested = (Split(_part(inputs, mask), targets.train[mask]) for mask in (~in_test, in_test))
         columns = {name: values[~in_test] for name, values in columns.items()}
     return Data(
         train, tested, targets.objective, targets.classes,
         label_names=targets.names, scale=wanted.scale, shift=wanted.shift,
         sizes=dict(wanted.sizes), columns=columns, fields=fields, ignore_index=targets.ignore_index,
     )  # fmt: skip
+
+
+def _part(inputs: Tensor, mask: NDArray[np.bool_]) -> Tensor:
+    """The inputs of some samples."""
+    return cast(Tensor, inputs.part(mask)) if isinstance(inputs, Read) else inputs[mask]  # type: ignore[unreachable]
+
+
+def read_by(reader: Reader, samples: int, name: str) -> Read:
+    """The inputs that a function reads.
+
+    Args:
+        reader: returns the inputs of the samples with some indices, B x ...
+        samples: the number of samples.
+        name: the inputs, for the beginning of a sentence.
+
+    Raises:
+        DataError: the function fails on a sample, or returns no numbers.
+    """
+
+    def read(indices: NDArray[np.int64]) -> Tensor:
+        found = plain(reader(indices.copy()), name)
+        if found.dtype.kind not in "biuf":
+            raise DataError(f"{name} must be numbers. Got {_kind(found)} instead.")
+        return torch.from_numpy(np.array(_stored(found)))  # A copy: kernels may write to it.
+
+    try:
+        first = read(np.zeros(1, dtype=np.int64))
+    except CoveyError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} cannot be read: {described(error)}.") from error
+    if len(first) != 1:
+        raise DataError(f"{name} must be read for each of the given indices. Got {len(first)} for 1 index instead.")
+    return Read(read, np.arange(samples), tuple(first.shape[1:]), first.dtype, name)
 
 
 def plain(values: Any, name: str) -> NDArray[Any]:
@@ -151,6 +186,9 @@ def inputs_of(values: Any, name: str) -> Tensor:
 
 def _inputs(values: Any, name: str, wanted: Wanted) -> tuple[Tensor, tuple[Field, ...]]:
     """The inputs, and the names of several of them."""
+    if isinstance(values, Read):
+        check_finite(cast(Tensor, values), name)
+        return cast(Tensor, values), ()
     if not isinstance(values, Mapping):
         return inputs_of(values, name), ()
     if not values:
@@ -191,9 +229,10 @@ def check_finite(inputs: Tensor, name: str) -> None:
         return
     if all(bool(block.sum(dtype=torch.float64).isfinite()) for block in blocks(inputs)):
         return
-    wrong = torch.cat([~block.reshape(len(block), -1).isfinite().all(1) for block in torch.split(inputs, 4096)])
+    each = (inputs[start : start + 4096] for start in range(0, len(inputs), 4096))
+    wrong = torch.cat([~block.reshape(len(block), -1).isfinite().all(1) for block in each])
     first = int(wrong.int().argmax())
-    row = inputs[first].flatten()
+    row = inputs[first : first + 1].flatten()
     value = float(row[~row.isfinite()][0])
     raise DataError(
         f"{name} must be finite numbers. Got {value:g} in sample {first}, the first of {int(wrong.sum())} such of "

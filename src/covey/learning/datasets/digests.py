@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from covey.learning.dataset import Data, Split
+from covey.learning.datasets.reading import Read
 
 MOST = 1 << 30
 """Bytes of a tensor up to which all of it is read; of a larger one, blocks all over it are."""
@@ -40,8 +41,11 @@ def _add(found: "hashlib._Hash", data: Data, split: Split) -> None:
             found.update(np.ascontiguousarray(taken.cpu().numpy()).data)
 
 
-def blocks(tensor: Tensor) -> Iterator[Tensor]:
+def blocks(tensor: Tensor | Read) -> Iterator[Tensor]:
     """The samples in blocks: all of them or, of more than `MOST` bytes, blocks at equal distances."""
+    if isinstance(tensor, Read):
+        yield tensor.probes()
+        return
     size = max(1, tensor[:1].numel() * tensor.element_size())
     count, length = max(1, _BLOCK // size), len(tensor)
     if length * size <= MOST:

@@ -12,6 +12,7 @@ from torch.utils import data as torch_data
 from covey.learning.dataset import Data, Dataset
 from covey.learning.datasets.arrays import Wanted, made
 from covey.learning.datasets.digests import digest
+from covey.learning.datasets.reading import are_read
 from covey.parts.errors import ConfigurationError, DataError, quoted
 from covey.parts.parameters import param
 
@@ -74,6 +75,11 @@ class Given(Dataset):
             raise ConfigurationError(
                 "The dataset of the task was given in Python, and hosts on other machines have none of it. Name a "
                 'function that they can import: dataset = "module:function".'
+            )
+        if are_read(self.data.train.inputs) or are_read(self.data.test.inputs):
+            raise ConfigurationError(
+                "The inputs of the dataset given are read by a function of this process: name a function of your own "
+                'that other processes call, dataset = "module:function".'
             )
         store(self.data, folder)
         return NPY(path=folder)

@@ -16,6 +16,7 @@ from torch import Tensor
 from covey.learning.dataset import Data, Dataset, Location, Objective, Own, Split
 from covey.learning.datasets.arrays import sides
 from covey.learning.datasets.digests import digest
+from covey.learning.datasets.reading import are_read
 from covey.learning.datasets.targets import LEFT_OUT
 from covey.learning.partition import IID, Partition
 from covey.parts.errors import ConfigurationError, DataError, quoted
@@ -213,4 +214,9 @@ def _joined(splits: Sequence[Split]) -> Split:
     filled = [split for split in splits if len(split)]
     if len(filled) == 1:  # It may be mapped from files, and larger than memory.
         return filled[0]
+    if any(are_read(split.inputs) for split in splits):
+        raise DataError(
+            "Inputs that a function reads must be those of one data set of the host, without common test data: name it "
+            "as 'dataset', and no 'test' in the experiment."
+        )
     return Split(torch.cat([split.inputs for split in splits]), torch.cat([split.targets for split in splits]))
