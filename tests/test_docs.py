@@ -132,7 +132,7 @@ def test_the_demo_is_what_it_says(in_folder, covey):
 
 
 def test_documents_name_only_files_that_exist():
-    documents = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*/README.md")
+    documents = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*/README.md", "examples/README.md")
     for document in (path for pattern in documents for path in ROOT.glob(pattern)):
         for link in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"
