@@ -1,5 +1,6 @@
 """Sweeps that make several runs at a time: the same results, interruption and continuation, and refusals."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,13 +12,16 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import covey as package
 from covey.api.worker import Order, Report
-from covey.parts import kinds
+from covey.parts import kinds, machine
 from covey.parts.errors import ConfigurationError, DataError, ModelError
+from covey.runtime.experiment import Progress
 from covey.runtime.interpreter import command
 from covey.runtime.runs import Run
+from covey.view.progress import SweepDisplay
 from tests import folders
 
 WAITING = '''
@@ -183,3 +187,39 @@ def test_runs_that_other_processes_cannot_make_are_refused(in_folder):
         with pytest.raises(ConfigurationError, match="^" + why):
             package.sweep(base, {"seed": [1, 2]}, quiet=True, jobs=2)
     assert not Path("runs").exists()
+
+
+def at(rounds, of, **changes):
+    return Progress(rounds, of, time=1.0, commits=int(2 * rounds), loss=0.5, accuracy=None, **changes)
+
+
+def test_one_bar_shows_the_rounds_of_all_runs(capsys):
+    display = SweepDisplay("mine", {"a": 10, "b": 30}, nodes=2, kept=1, silent=False, lines=True)
+    display.of("a", at(5, 10))
+    display.of("b", at(3, 30, notice="a link is slow"))
+    console = Console(width=120, file=io.StringIO())
+    console.print(display)
+    shown = " ".join(console.file.getvalue().split())
+    assert "20 %" in shown
+    assert "1 of 3 runs, " in shown
+    assert "node-rounds/s, a, b" in shown
+    display.over("a", "failed")
+    display.of("b", at(15, 30, stopping=True))
+    console.print(display)
+    shown = " ".join(console.file.getvalue().split())
+    assert "62 %" in shown
+    assert "stopping after this round" in shown
+    display.over("b", "interrupted")
+    assert capsys.readouterr().err.splitlines() == [
+        "mine: b: a link is slow",
+        "mine: a failed, 2 of 3 runs",
+        "mine: b interrupted, 3 of 3 runs",
+    ]
+
+
+def test_processes_of_one_sweep_share_the_processors(monkeypatch):
+    monkeypatch.setattr(machine, "_processes", 1)
+    all_of_them = machine.default_workers()
+    for processes in (2, 3, 1000):
+        machine.share(processes)
+        assert machine.default_workers() == max(1, all_of_them // processes)
