@@ -110,8 +110,10 @@ def test_what_a_neighbour_tells_of_the_next_round_can_be_wrong(monkeypatch, over
     introduce = Agreeing._introduce
 
     def lying(self, round, now):
-        introductions, lies = introduce(self, round, now), (round.node.id, now.t) == (3, 1)
-        return {peer: {**said, "key": bytes(32)} for peer, said in introductions.items()} if lies else introductions
+        introductions = introduce(self, round, now)
+        for introduction in introductions.values() if (round.node.id, now.t) == (3, 1) else ():
+            introduction.key = bytes(32)
+        return introductions
 
     monkeypatch.setattr(Agreeing, "_introduce", lying)
     world, written = simulate(tables(task=BLOBS, rounds=5))

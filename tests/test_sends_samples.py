@@ -82,7 +82,7 @@ class Leaking(Full):
 
     def outgoing(self, round):
         samples = round.node.samples("train").inputs
-        return [(receivers, {**payload, "x": samples}) for receivers, payload in super().outgoing(round)]
+        return [(receivers, {"model": whole.model, "x": samples}) for receivers, whole in super().outgoing(round)]
 
 
 class Declared(Leaking):

@@ -38,7 +38,19 @@ from covey.runtime.state import State
 if TYPE_CHECKING:
     from covey.decentralized.sharing.recovery import Opened
 
-KEY, WANTS, DEPOSIT, BOX = "key", "wants", "deposit", "box"
+_KEY, _BOX = "key", "box"
+"""The entries with a member's key, and with its box for the receiver, in the message that passes the members on."""
+
+
+class Introduction(Content):
+    """The entries for a neighbour in a round. Other entries of its message describe indices."""
+
+    key: bytes | None = None
+    """The public key of the sender, if the receiver may lack it."""
+    wants: bool = False
+    """True if the sender lacks a key."""
+    deposit: bytes | None = None
+    """The sender's deposit for the sum of the receiver, if that may be opened."""
 
 
 class Members(Content):
@@ -99,7 +111,7 @@ class Agreed:
     """The masked numbers for the node's own sum."""
     opened: "Opened | None" = None
     """The secrets that remove from the sum the masks that do not cancel."""
-    ahead: dict[NodeId, Payload] = field(default_factory=dict)
+    ahead: dict[NodeId, Introduction] = field(default_factory=dict)
     """The introductions of neighbours for the next round, by sender."""
 
 
@@ -203,29 +215,27 @@ class Agreeing(Sharing):
         """Send the neighbours the node's own indices."""
         for peer in round.receivers:
             introduction = self._introduction(round.node, round.graph, now, peer, now.t)
-            round.send([peer], {**now.described, **introduction}, "indices")
+            round.send([peer], {**now.described, **entries_of(introduction, round.node)}, "indices")
 
-    def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Payload]:
+    def _introduce(self, round: Round, now: Agreed) -> dict[NodeId, Introduction]:
         """The introductions to neighbours of the next round, for masked messages; new neighbours get them at once."""
         following, node = self._following(round), round.node
         if following is None:
             return {}
         receivers = following.receivers(node.id)
         introductions = {peer: self._introduction(node, following, now, peer, now.t + 1) for peer in receivers}
-        for peer, entries in introductions.items():
+        for peer, introduction in introductions.items():
             if peer not in round.receivers:
-                round.send([peer], entries, "next")
+                round.send([peer], introduction, "next")
         return introductions
 
-    def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Payload:
-        """The entries for a neighbour in a round besides indices: the key if the neighbour may lack it, and a request
-        if a key is unknown here or else the deposit."""
-        entries: dict[str, Any] = {} if peer in now.has_key else {KEY: now.keys.public}
+    def _introduction(self, node: LearningNode, graph: Graph, now: Agreed, peer: NodeId, t: int) -> Introduction:
+        """The introduction to a neighbour in a round."""
+        key = None if peer in now.has_key else now.keys.public
         if any(other != node.id and other not in now.known for other in (peer, *graph.senders(peer))):
-            entries[WANTS] = True
-        elif self.plan(graph, peer) is not None:
-            entries[DEPOSIT] = self._deposit(node, graph, now, peer, t)
-        return entries
+            return Introduction(key=key, wants=True)
+        can_open = self.plan(graph, peer) is not None
+        return Introduction(key=key, deposit=self._deposit(node, graph, now, peer, t) if can_open else None)
 
     def _deposit(self, node: LearningNode, graph: Graph, now: Agreed, receiver: NodeId, t: int) -> bytes:
         plan, holders = self.plan(graph, receiver), graph.senders(receiver)
@@ -236,53 +246,53 @@ class Agreeing(Sharing):
         mark = fingerprint(publics)
         return mark + bytes(plan.deposit_bytes - len(mark))
 
-    def _deposits(self, round: Round, now: Agreed, introductions: Mapping[NodeId, Payload]) -> dict[NodeId, Deposit]:
+    def _deposits(
+        self, round: Round, now: Agreed, introductions: Mapping[NodeId, Introduction]
+    ) -> dict[NodeId, Deposit]:
         """The neighbours' deposits that were made for the keys that this node knows."""
         plan, holders = self.plan(round.graph, round.node.id), round.senders
         if plan is None or any(id not in now.known for id in holders):
             return {}
         right = fingerprint([now.known[id] for id in holders])
-        found = {sender: Deposit.read(entries.get(DEPOSIT), plan) for sender, entries in introductions.items()}
+        found = {id: Deposit.read(introduction.deposit, plan) for id, introduction in introductions.items()}
         return {id: deposit for id, deposit in found.items() if deposit is not None and deposit.fingerprint == right}
 
-    def _understood(self, node: LearningNode, now: Agreed, messages: Sequence[Message]) -> dict[NodeId, Payload]:
-        """The entries of the neighbours' messages, by sender; wrong messages are rejected."""
-        introductions: dict[NodeId, Payload] = {}
-        for message in messages:
-            try:
-                self._take_key(now, message.sender, message.shared.get(KEY))
-                self._described(message.sender, now.t, {name: message.shared.get(name) for name in now.described})
-            except WireError as error:
-                node.reject(message, error.detail)
-            else:
-                introductions[message.sender] = message.shared
-        return introductions
+    def _understood(self, node: LearningNode, now: Agreed, messages: Sequence[Message]) -> dict[NodeId, Introduction]:
+        """The neighbours' introductions, by sender; wrong messages are rejected."""
 
-    def _pass_on(self, round: Round, now: Agreed, introductions: Mapping[NodeId, Payload]) -> None:
+        def read(introduction: Introduction) -> None:
+            self._take_key(now, introduction.sender, introduction.key)
+            shared = introduction.message.shared
+            self._described(introduction.sender, now.t, {name: shared.get(name) for name in now.described})
+
+        found = understood(node, node.usable(messages, Introduction), read)
+        return {introduction.sender: introduction for introduction, _ in found}
+
+    def _pass_on(self, round: Round, now: Agreed, introductions: Mapping[NodeId, Introduction]) -> None:
         """Send each neighbour the members of this node's sum, their indices, and the keys that are new to it."""
         node, holders = round.node, round.senders
         doubtful = node.keep(Kept, self).doubtful
         members: dict[NodeId, Member] = {}
-        for sender, entries in introductions.items():
+        for sender, introduction in introductions.items():
             if sender in now.known and sender not in doubtful:
-                chosen = self._described(sender, now.t, {name: entries[name] for name in now.described})
+                chosen = self._described(sender, now.t, {name: introduction.others[name] for name in now.described})
                 members[sender] = Member(now.known[sender], chosen)
         deposits = self._deposits(round, now, introductions)
         now.deposits = {id: deposits[id] for id in members if id in deposits}
         opens = bool(members) and len(now.deposits) == len(members)
         now.sum = self._agreement(round, node.id, members, opens=opens)
         for peer in round.receivers:
-            wants = peer in doubtful or introductions.get(peer, {}).get(WANTS) is True
+            wants = peer in doubtful or (peer in introductions and introductions[peer].wants)
             # A peer with an introduction from the round before reads no new one.
             key = now.keys.public if wants or peer not in now.has_key else None
             passed = dict(entries_of(Members(members=[int(id) for id in members], opens=opens, key=key), node))
             for index, (id, member) in enumerate(members.items()):
                 if id != peer:
-                    passed |= {at(index, name): introductions[id][name] for name in now.described}
-                    if wants or KEY in introductions[id]:
-                        passed[at(index, KEY)] = member.public
+                    passed |= {at(index, name): introductions[id].others[name] for name in now.described}
+                    if wants or introductions[id].key is not None:
+                        passed[at(index, _KEY)] = member.public
                     if opens:
-                        passed[at(index, BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
+                        passed[at(index, _BOX)] = deposits[id].box(holders.index(id), holders.index(peer))
             round.send([peer], passed, "others")
 
     def _take(self, round: Round, now: Agreed, inbox: Inbox) -> None:
@@ -299,22 +309,22 @@ class Agreeing(Sharing):
                 if receiver in now.known and len(complete) == len(members):
                     opens = said.opens and self.plan(graph, receiver) is not None
                     now.towards[receiver] = self._agreement(round, receiver, complete, opens=opens)
-                    now.boxes[receiver] = {id: message.shared.get(at(index, BOX)) for index, id in enumerate(members)}
+                    now.boxes[receiver] = {id: message.shared.get(at(index, _BOX)) for index, id in enumerate(members)}
 
     # ------------------------------------------------------------------ what a node keeps
 
-    def _introductions_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Payload] | None:
+    def _introductions_before(self, node: LearningNode, now: Agreed) -> dict[NodeId, Introduction] | None:
         """The introductions that arrived in the round before; None where the node has none for this round."""
         kept = node.keep(Kept, self)
         t, *ahead = kept.ahead or [-1]
         if t != now.t:
             return None
-        found: dict[NodeId, Payload] = {}
+        found: dict[NodeId, Introduction] = {}
         at = 0
         for peer, wants, has_key, length in zip(ahead[::4], ahead[1::4], ahead[2::4], ahead[3::4], strict=True):
             id = NodeId(peer)
-            entries: dict[str, Any] = {DEPOSIT: kept.deposits[at : at + length]} if length else {}
-            found[id] = {**entries, **({WANTS: True} if wants else {}), **({KEY: now.known[id]} if has_key else {})}
+            deposit = kept.deposits[at : at + length] if length else None
+            found[id] = Introduction(key=now.known[id] if has_key else None, wants=bool(wants), deposit=deposit)
             at += length
         return found
 
@@ -324,17 +334,14 @@ class Agreeing(Sharing):
         kept.key, kept.has_key = now.keys.public, sorted(now.has_key)
         kept.peers, kept.keys = list(now.known), b"".join(now.known.values())
         if self._following(round) is not None:
-            ahead = [now.t + 1]
-            deposits = []
-            for peer, entries in sorted(now.ahead.items()):
-                deposit = entries.get(DEPOSIT)
-                if isinstance(deposit, bytes):
-                    deposits.append(deposit)
-                length = len(deposit) if isinstance(deposit, bytes) else 0
-                ahead += [peer, int(entries.get(WANTS) is True), int(KEY in entries), length]
+            ahead, deposits = [now.t + 1], b""
+            for peer, introduction in sorted(now.ahead.items()):
+                deposit = introduction.deposit or b""
+                ahead += [peer, int(introduction.wants), int(introduction.key is not None), len(deposit)]
+                deposits += deposit
             kept.ahead = ahead
             if self.recovers(round.graph):
-                kept.deposits = b"".join(deposits)
+                kept.deposits = deposits
 
     def _own_keys(self, node: LearningNode, t: int) -> Keys:
         latest, keys = self._keys.get(node.id, (-1, None))
@@ -386,7 +393,7 @@ class Agreeing(Sharing):
         if id == round.node.id:
             return now.own
         if id not in round.senders:  # A neighbour sends its key itself.
-            self._take_key(now, id, message.shared.get(at(index, KEY)))
+            self._take_key(now, id, message.shared.get(at(index, _KEY)))
         chosen = self._described(id, now.t, {name: message.shared.get(at(index, name)) for name in now.described})
         return Member(now.known[id], chosen) if id in now.known else None
 

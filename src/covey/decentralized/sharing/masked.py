@@ -192,7 +192,8 @@ class Masked(Agreeing):
         encoded: dict[float, Integers] = {}
         largest = float(np.abs(values_K).max(initial=0.0))
         for receiver in round.receivers:
-            agreement, introduction = now.towards.get(receiver), introductions.get(receiver, {})
+            agreement = now.towards.get(receiver)
+            introduction = entries_of(introductions.get(receiver, {}), node)
             if agreement is None or node.id not in agreement.members:
                 yield [receiver], {_RECEIVED: receiver in now.received, **introduction}
                 continue
