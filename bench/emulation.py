@@ -166,14 +166,14 @@ async def _receive_frames() -> None:
     def make() -> Connection:
         connection = Connection(wire.DEFAULT, refused)
 
-        def hear(frame: wire.Frame) -> None:
+        def take(frame: wire.Frame) -> None:
             nonlocal count
             count += 1
             if count == MEGABYTES:
                 connection.send(wire.encode_parts({}))
                 asyncio.get_running_loop().call_later(0.2, done.set)
 
-        connection.listen(hear, wire.DEFAULT)
+        connection.listen(take, wire.DEFAULT)
         return connection
 
     server = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)

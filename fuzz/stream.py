@@ -66,10 +66,10 @@ async def _feed(rest: memoryview, piece: int) -> None:
     connection.connection_made(pipe)
     connection.seal(KEY, KEY)
 
-    def hear(frame: wire.Frame) -> None:
+    def take(frame: wire.Frame) -> None:
         heard.append(wire.encode(frame.payload, tag=frame.tag, number=frame.number))
 
-    connection.listen(hear, LIMITS)
+    connection.listen(take, LIMITS)
     while len(rest) and pipe.open:
         buffer = connection.get_buffer(-1)
         count = min(len(buffer), piece, len(rest))

@@ -71,7 +71,7 @@ class Place:
     def refuse(self, reason):
         self.refused.append(reason)
 
-    def tell(self, host, tag, payload):
+    def send_to_host(self, host, tag, payload):
         self.world.channels[self.me, host].append(payload)
 
     def report_part(self, part):

@@ -171,7 +171,7 @@ def test_a_node_that_two_faults_keep_away_is_back_when_both_are_over():
     paused = {"kind": "pause", "nodes": [3], "at": 0.15, "lasts": 0.5}
     world, written = simulate(struck(first, second, paused))
     of_3 = [(round(time, 9), kind) for time, node, kind, _ in written.happened if node == 3]
-    assert of_3[:3] == [(0.1, "left"), (0.5, "returned"), (0.65, "went on")]
+    assert of_3[:3] == [(0.1, "left"), (0.5, "returned"), (0.65, "continued")]
     assert [node.round for node in world.nodes] == [30] * 12
 
 
@@ -272,7 +272,7 @@ def test_a_run_with_faults_continues_from_its_checkpoints(kind):
             assert rows == sorted(set(rows))
             assert all(round > int(payload["completed"][node.id]) for round in rows)
         clocks = payload["clocks"].tolist()
-        for name in ("returned", "went on"):
+        for name in ("returned", "continued"):
             found = [(node, round(time, 9)) for time, node, what, _ in rewritten.happened if what == name]
             expected = [
                 (node, round(time, 9))
@@ -348,7 +348,7 @@ def test_a_fault_of_ones_own_strikes_nodes_until_it_is_over():
     tired = {"kind": f"{OWN}:Tired", "nodes": [3], "at": 0.1}
     _, written = simulate(struck(tired, program={"kind": "gossip", "topology": "ring"}))
     assert [(round(time, 9), node, kind) for time, node, kind, _ in written.happened if node == 3] == [
-        (0.1, 3, "paused"), (0.4, 3, "went on"),
+        (0.1, 3, "paused"), (0.4, 3, "continued"),
     ]  # fmt: skip
     assert not any(0.1 < row[2] < 0.4 for row in written.rows if row[0] == 3)
 

@@ -92,13 +92,13 @@ def test_paused_nodes_do_nothing_and_lose_nothing(tmp_path):
     tables = struck(pause, rounds=20, program={"kind": "gossip", "topology": "ring"})
     outcome, written = emulate(tables, tmp_path)
     assert outcome.finished
-    assert sorted(happened(written, "paused", "went on")) == sorted(
-        (n, k) for n in (3, 8) for k in ("paused", "went on")
+    assert sorted(happened(written, "paused", "continued")) == sorted(
+        (n, k) for n in (3, 8) for k in ("paused", "continued")
     )
     when = {(node, kind): time for time, node, kind, _ in written.happened}
     for node in (3, 8):
-        assert when[node, "went on"] - when[node, "paused"] > 0.1
-        paused = (when[node, "paused"], when[node, "went on"])
+        assert when[node, "continued"] - when[node, "paused"] > 0.1
+        paused = (when[node, "paused"], when[node, "continued"])
         assert not [row for row in written.rows if row[0] == node and paused[0] < row[2] < paused[1]]
     assert last_rounds(written) == [20] * 12
     ends = {row[0]: row[8:11] for row in written.rows if row[1] == 20}
@@ -288,5 +288,5 @@ def test_faults_of_ones_own_do_what_they_do_in_the_simulation(tmp_path):
     assert outcome.finished
     assert dropped(written, "muted") > 0 < world.refused["muted"]
     assert dropped(written, "cut") == 0
-    kinds = ("paused", "went on", f"{own}:Muted", f"{own}:Tired")
+    kinds = ("paused", "continued", f"{own}:Muted", f"{own}:Tired")
     assert sorted(happened(written, *kinds)) == sorted(happened(simulated, *kinds))

@@ -73,7 +73,7 @@ def test_room_comes_back_whatever_becomes_of_a_message(round):
     paused.mail.clear()
     paused.mail.hold()
     assert sum(paused.send(2, 2500, round=0) for _ in range(200)) == 20
-    paused.mail.go_on()
+    paused.mail.release()
     assert paused.mail.count(("x", 0)) == 1
     assert paused.mail.held == 2500, "the others are its duplicates"
 

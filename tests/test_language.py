@@ -43,6 +43,8 @@ PHRASES = {
 _OPENING = re.compile(rf"\W*({'|'.join(OPENINGS)})\b")
 _IN_COMMENTS = re.compile(rf"\W*({'|'.join(OPENINGS.keys() - {'Where', 'How'})})\b")
 _PHRASE = re.compile(rf"\b({'|'.join(PHRASES)})\b", re.IGNORECASE)
+_WORD = re.compile(r"\b(told|heard|nobody|whom)\b", re.IGNORECASE)
+"""The words that are neither in messages nor in names of covey's own code."""
 _JOIN = re.compile(r"""["']\s+f?["']""")
 """Matches between the parts of a string that goes over several lines."""
 _PARAMETER = re.compile(r"(The|A|An|Whether) .+\.")
@@ -107,6 +109,7 @@ def test_messages_use_the_words_of_the_field():
     for file in root.rglob("*.py"):
         joined = _JOIN.sub("", file.read_text(encoding="utf-8"))
         assert not _PHRASE.search(" ".join(joined.split())), file
+        assert not _WORD.search(joined), file
 
 
 def derived(cls: type[Part]) -> Iterator[type[Part]]:

@@ -142,13 +142,13 @@ async def test_rounds_to_which_nobody_adds_any_more_are_closed_before_the_end(tm
 async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_checkpoint_of_their_round(
     tmp_path, monkeypatch
 ):
-    threads, go_on, splits = [], threading.Event(), []
+    threads, released, splits = [], threading.Event(), []
     figures = Average.figures
 
     def slow(average):
         threads.append(threading.current_thread())
         splits.append(average._split())
-        assert go_on.wait(10)
+        assert released.wait(10)
         return figures(average)
 
     monkeypatch.setattr(Average, "figures", slow)
@@ -161,7 +161,7 @@ async def test_averages_are_evaluated_beside_the_event_loop_and_before_the_check
         # While the average is evaluated, the launcher goes on reception.
         await soon(lambda: len(on.commits()) == 2)
         assert not list((on.folder / "checkpoints").iterdir())
-        go_on.set()
+        released.set()
         await soon(lambda: len(on.figures()) == 6)
         await soon(lambda: list((on.folder / "checkpoints").iterdir()))
         assert on.checkpoint() == [2] * 4
@@ -437,5 +437,5 @@ async def test_an_activity_that_ends_while_its_node_stands_still_is_not_woken():
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait([waiting])
-    node.go_on()
+    node.release()
     assert node.held is None

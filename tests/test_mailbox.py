@@ -19,7 +19,7 @@ STEPS = st.one_of(
     *USUAL,
     st.tuples(st.just("give up"), KEYS),
     st.tuples(st.just("take"), KEYS, SOME),
-    st.tuples(st.sampled_from(["open", "hold", "go on", "end"])),
+    st.tuples(st.sampled_from(["open", "hold", "release", "end"])),
 )
 
 
@@ -83,8 +83,8 @@ class Watched:
     def hold(self):
         self.mail.hold()
 
-    def go_on(self):
-        self.mail.go_on()
+    def release(self):
+        self.mail.release()
 
     def end(self):
         self.mail.clear(ended=True)

@@ -53,7 +53,7 @@ AWAY = [
 def test_who_was_away_for_some_rounds_is_soon_received_by_all_in_every_exchange(sharing, fault, missed):
     world, written = simulate(tables(sharing, {**fault, "nodes": DEAD, "at": "103ms"}))
     assert {node.round for node in world.nodes} == {ROUNDS}
-    went = {"left", "returned", "caught up", "paused", "went on"}
+    went = {"left", "returned", "caught up", "paused", "continued"}
     assert {kind for _, _, kind, _ in written.happened} <= went
     assert any(missed.values())
     assert not any(missed[t, node.id] for t in range(ROUNDS - LAST, ROUNDS) for node in world.nodes)

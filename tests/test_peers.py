@@ -26,8 +26,8 @@ class Network:
             self.refused[reason] += 1
 
         options = {"token": b"secret", "run": "a run", "rounds": 5, "limits": wire.DEFAULT, "most": 1 << 20}
-        self.told: list[tuple[int, wire.Frame]] = []
-        options |= {"told": lambda host, frame: self.told.append((host, frame))}
+        self.from_host: list[tuple[int, wire.Frame]] = []
+        options |= {"from_host": lambda host, frame: self.from_host.append((host, frame))}
         options |= {"refused": refuse, "broken": self.broken.append}
         self.peers = Peers(0, [0, 1], call=unanswered, deliver=self.heard.append, **options)
 

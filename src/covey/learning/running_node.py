@@ -370,7 +370,7 @@ class RunningLearningNode(RunningNode, LearningNode):
     def learned(self) -> Learned:
         return Learned(self._model, self.slots)
 
-    def learn_again(self, learned: Learned) -> None:
+    def restore_learned(self, learned: Learned) -> None:
         self._model, self._lent, self.judged = learned.model, None, None
         self.slots = learned.slots
 

@@ -85,12 +85,12 @@ class Disturbances:
             node.event("paused", f"in round {node.round}")
             node.hold()
 
-    def go_on(self, node: RunningNode) -> None:
+    def unpause(self, node: RunningNode) -> None:
         """Remove a reason for a node to be paused."""
         self._paused[node.id] -= 1
         if not self._paused[node.id] and node.held is not None:
-            node.event("went on", f"in round {node.round}")
-            node.go_on()
+            node.event("continued", f"in round {node.round}")
+            node.release()
 
     def _set_speeds(self, nodes: Iterable[RunningNode]) -> None:
         for node in nodes:
@@ -149,4 +149,4 @@ class _StruckNode:
         for _ in range(self.kills):
             self.disturbances.come_back(self.node)
         for _ in range(self.pauses):
-            self.disturbances.go_on(self.node)
+            self.disturbances.unpause(self.node)

@@ -193,10 +193,10 @@ class Mailbox:
         waiter.resume()
 
     def hold(self) -> None:
-        """Keep messages that arrive until `go_on`."""
+        """Keep messages that arrive until `release`."""
         self.away, self._kept = True, []
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """Add the messages that were kept by `hold`."""
         kept, self._kept = self._kept or [], None
         self.away = False

@@ -406,10 +406,10 @@ class RunningNode(Node):
         self.held = []
         self.mail.hold()
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         """End a pause: deliver the messages that arrived meanwhile, then take the actions that were due."""
         held, self.held = self.held or [], None
-        self.mail.go_on()
+        self.mail.release()
         for action in held:
             action()
 
@@ -483,7 +483,7 @@ class RunningNode(Node):
         """The resumable state of a node that learns, beside `state`."""
         return None
 
-    def learn_again(self, learned: Any) -> None:
+    def restore_learned(self, learned: Any) -> None:
         """Restore the result of `learned`."""
 
     def check_commit(self) -> None:
@@ -523,7 +523,7 @@ class RunningNode(Node):
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
         """Restore a snapshot, with the counters only if the whole network is restored."""
         self.in_round = False
-        self.learn_again(snapshot.learned)
+        self.restore_learned(snapshot.learned)
         self.state, self.typed = self._copied(snapshot.state), {}
         mail = self.mail
         mail.round = snapshot.completed

@@ -42,10 +42,10 @@ async def averaged(
     """
     own = cast(LearningNode, _Apart(node, vector, called))
 
-    def hear_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
+    def receive_apart(tag: str, senders: Sequence[NodeId] | None = None) -> Awaitable[Inbox]:
         return receive(_tag(called, tag), senders)
 
-    round = Round(own, topology, t, Mean(), hear_apart)
+    round = Round(own, topology, t, Mean(), receive_apart)
     await sharing.send(round)
     mean = await sharing.receive(round)
     return mean.tensor() if isinstance(mean, Mixture) else mean

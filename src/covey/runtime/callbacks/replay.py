@@ -1,4 +1,4 @@
-"""Shows a recorded run to a callback, as if it went on."""
+"""Shows a recorded run to a callback, as if it were running."""
 
 import numpy as np
 

@@ -89,7 +89,7 @@ class Cuts:
         self._part = Part(number, commits, mail.content(stage.now), [*mail.posted], awaited, mail.is_full)
         posted = np.array([mail.posted[id] for id in self._nodes_of(stage.me)], dtype=np.int64)
         for host in others:
-            stage.peers.tell(host, MARKER, {"cut": number, "posted": posted})
+            stage.peers.send_to_host(host, MARKER, {"cut": number, "posted": posted})
         for host, sent in marked.items():
             self._learn(host, sent)
         for host in [host for host in self._ahead if self._marked[host][0] <= number]:

@@ -456,7 +456,7 @@ class _Run:
             limits=stage.limits,
             most=orders.buffer_bytes,
             deliver=stage.deliver,
-            told=stage.hear,
+            from_host=stage.take_frame,
             refused=stage.refuse,
             broken=stage.break_from,
         )

@@ -101,9 +101,9 @@ class Inbox(Mailbox):
         self._release(taken)
         return taken
 
-    def go_on(self) -> None:
+    def release(self) -> None:
         self._release(self._kept or ())
-        super().go_on()
+        super().release()
 
     def open(self, round: int) -> None:
         for (_, when), box in self._boxes.items():

@@ -124,7 +124,7 @@ class HostStage(Stage):
         self._holding = False
         self._park_after: int | None = None
         self._parks_for_good = False
-        """True if nobody will go on from where nodes park: they are evaluated there."""
+        """True if the run will not resume where nodes park: they are evaluated there."""
         self._released = asyncio.Event()
 
     def mailbox(self, node: RunningNode) -> Inbox:
@@ -612,7 +612,7 @@ class HostStage(Stage):
         if not self.downlinks[receiver].add(message, self._up[message.sender]) and self.mail is not None:
             self.mail.withdraw([receiver], message)
 
-    def hear(self, host: int, frame: wire.Frame) -> None:
+    def take_frame(self, host: int, frame: wire.Frame) -> None:
         """Take a frame of another host for this host itself."""
         if self.cuts is None or frame.tag != MARKER:
             self.refuse("unknown-word")

@@ -206,7 +206,7 @@ class Launcher:
         """Multiply the learning rate of all nodes, from a round on that none has begun; returns that round."""
         since = self.records.next_round
         for host in self.hosts:
-            host.tell("rate", {"round": since, "factor": factor})
+            host.send("rate", {"round": since, "factor": factor})
         return since
 
     @property
@@ -313,7 +313,7 @@ class Launcher:
             order = self.records.ask_for_snapshots(node for host in there for node in host.nodes)
             if order is not None:
                 for host in there:
-                    host.tell("keep", order)
+                    host.send("keep", order)
 
     def _cut(self, order: Callable[[Collection[int]], Payload | None]) -> None:
         """Let all hosts cut where that is ordered, also those that are done: their messages may be under way."""
@@ -321,14 +321,14 @@ class Launcher:
         said = order([host.number for host in there])
         if said is not None:
             for host in there:
-                host.tell("cut", said)
+                host.send("cut", said)
 
     async def _heartbeats(self) -> None:
         """Send heartbeats to hosts."""
         while True:
             await asyncio.sleep(_HEARTBEAT)
             for host in self.hosts:
-                host.tell("heartbeat", {})
+                host.send("heartbeat", {})
 
     async def prepare(self, host: Remote, late: float, *, returning: bool) -> None:
         """Call a host, send its orders, and wait until it is ready.
@@ -350,7 +350,7 @@ class Launcher:
                 host.condition, host.problem = Condition(), "it does not become ready"
                 connection.listen(lambda frame: self._on_frame(host, connection, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self.recovery.on_lost(host, connection))
-                host.tell("orders", {"orders": msgspec.msgpack.encode(self._orders())})
+                host.send("orders", {"orders": msgspec.msgpack.encode(self._orders())})
                 await host.ready
         except TimeoutError:
             raise self._missing(host) from None
@@ -361,11 +361,11 @@ class Launcher:
         if returning:
             mine = self.records.begin_again(host.number, host.nodes)
         for node, snapshot in mine.items():
-            host.tell("restore", {"nodes": [node], **pack([snapshot], self.prepared.task)})
+            host.send("restore", {"nodes": [node], **pack([snapshot], self.prepared.task)})
             await connection.has_room()
         if self.prepared.keeps_mail:
             for held in batches(self.records.mail_for(host.nodes)):
-                host.tell("mail", {"held": msgspec.msgpack.encode(held)})
+                host.send("mail", {"held": msgspec.msgpack.encode(held)})
                 await connection.has_room()
 
     def _missing(self, late: Remote) -> HostGone:
@@ -416,19 +416,19 @@ class Launcher:
         live, checkpoints = [host for host in self.hosts if not host.done], self.records.checkpoints
         if checkpoints.in_step and not checkpoints.is_void:
             for host in live:
-                host.tell("hold", {})
+                host.send("hold", {})
             await self._soon(lambda: all(host.done or host.holds is not None for host in live), _STUCK, renewed=False)
             last = max((host.holds for host in live if host.holds is not None), default=0)
             if self.interrupts < 2:
                 for host in live:
-                    host.tell("park", {"round": last, "last": self.is_enough})
+                    host.send("park", {"round": last, "last": self.is_enough})
                 await self._soon(lambda: self._all_done, _STUCK)
         if self.interrupts < 2 and self._may_cut_at_end:
             self._cut(self.records.begin_cut)
             await self._soon(lambda: checkpoints.gathering is None, _LAST)
         for host in live:
             if not host.done:
-                host.tell("stop", {"last": self.is_enough})
+                host.send("stop", {"last": self.is_enough})
         await self._soon(lambda: self._all_done, _LAST)
 
     @property
@@ -562,7 +562,7 @@ class Launcher:
         if all(host.done or host.serves for host in self.hosts):
             for host in self.hosts:
                 if not host.done:
-                    host.tell("enough", {})
+                    host.send("enough", {})
 
     def _on_done(self, host: Remote, frame: wire.Frame) -> None:
         self.records.take_end(host.number, host.nodes, frame.payload["time"])

@@ -170,7 +170,7 @@ class _Template:
         self._unborn.append(forked)
         return forked
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Read its reports."""
         over = not self.is_there
         while not self._reports.closed and (chunk := self._reports.read(1 << 16)):
@@ -199,7 +199,7 @@ class _Template:
         self._orders.close()
         self._process.kill()
         self._process.wait()
-        self.hear()
+        self.read()
         self._reports.close()
 
 
@@ -239,7 +239,7 @@ class _Forked:
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            self._template.hear()
+            self._template.read()
         return self.returncode
 
     def send_signal(self, sig: int) -> None:

@@ -59,7 +59,7 @@ class Recovery:
         since, factors = [since for since, _ in rates], [factor for _, factor in rates]
         posted = self.records.posted() if launcher.prepared.keeps_mail else []
         words: Payload = {"elapsed": launcher.now, "returning": returning, "gone": gone, "posted": posted}
-        host.tell("go", {**words, "rates_since": since, "rate_factors": factors})
+        host.send("go", {**words, "rates_since": since, "rate_factors": factors})
         self._pause(host)
 
     def on_lost(self, host: Remote, connection: Connection) -> None:
@@ -165,7 +165,7 @@ class Recovery:
     def _tell_others(self, host: Remote, tag: str) -> None:
         for other in self.launcher.hosts:
             if other is not host and other.begun:
-                other.tell(tag, {"host": host.number})
+                other.send(tag, {"host": host.number})
 
     def give_up(self, host: Remote) -> None:
         """Handle a host that does not return."""
@@ -243,7 +243,7 @@ class Recovery:
             if host.for_good:
                 self.give_up(host)
         else:
-            host.tell("die", {})
+            host.send("die", {})
             host.kill()
         if strike.end < float("inf"):
             self._later(self._return(host, strike.end))
@@ -251,7 +251,7 @@ class Recovery:
     def _pause(self, host: Remote) -> None:
         left = host.paused_until - loop_time()
         if host.begun and left > 0:
-            host.tell("pause", {"seconds": left})
+            host.send("pause", {"seconds": left})
 
     async def _return(self, host: Remote, time: float) -> None:
         await asyncio.sleep(max(time - self.launcher.now, 0.0))

@@ -118,7 +118,7 @@ class Remote:
             return ""
         return f": {lines[-1]}" if lines else ""
 
-    def tell(self, tag: str, payload: Payload) -> None:
+    def send(self, tag: str, payload: Payload) -> None:
         """Send a frame to it, if it is connected."""
         if self.connection is not None:
             say(self.connection, tag, payload)

@@ -248,7 +248,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             on_frame(waiting)
-        self._go_on()
+        self._continue()
 
     async def next_frame(self, seconds: float) -> wire.Frame:
         """Receive the next frame, before `listen`.
@@ -266,10 +266,10 @@ class Connection(asyncio.BufferedProtocol):
         except TimeoutError:
             raise WireError("silent", f"the other side was silent for {seconds:g} seconds") from None
         frame, self._waiting = self._waiting, None
-        asyncio.get_running_loop().call_soon(self._go_on)
+        asyncio.get_running_loop().call_soon(self._continue)
         return frame
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         """Parse the bytes that arrived while a frame waited to be taken."""
         self.resume_reading()
         self._guarded(self._parse)

@@ -65,7 +65,7 @@ class Peers:
         limits: the limits of the decoder.
         most: the limit of bytes that wait for one host.
         deliver: called with every valid frame for a node.
-        told: called with the number of a host and every frame that it sends to this host itself.
+        from_host: called with the number of a host and every frame that it sends to this host itself.
         refused: called with the reason of every other frame, or of one that cannot be sent.
         broken: called with the number of a host whose connection ended unexpectedly, so that frames in transit are
             lost.
@@ -83,13 +83,13 @@ class Peers:
         limits: wire.Limits,
         most: int,
         deliver: Callable[[wire.Frame], None],
-        told: Callable[[int, wire.Frame], None],
+        from_host: Callable[[int, wire.Frame], None],
         refused: Callable[[str], None],
         broken: Callable[[int], None],
     ) -> None:
         self.me, self.owners, self.run, self._rounds = me, owners, run, rounds
         self._call, self._token, self._limits, self._most = call, token, limits, most
-        self._deliver, self._told, self._refused, self._broken = deliver, told, refused, broken
+        self._deliver, self._from_host, self._refused, self._broken = deliver, from_host, refused, broken
         self._routes: dict[int, _Route] = {}
         self._gone: set[int] = set()
         """The hosts that are known to be lost."""
@@ -124,8 +124,8 @@ class Peers:
             return
         self._put(route, length, frame)
 
-    def tell(self, host: int, tag: str, payload: Payload) -> None:
-        """Say something to a host itself, behind all that was sent to its nodes."""
+    def send_to_host(self, host: int, tag: str, payload: Payload) -> None:
+        """Send a frame to a host itself, behind all frames to its nodes."""
         parts = wire.encode_parts(payload, tag=tag, sender=_HOST, receiver=_HOST)
         length = sum(map(len, parts))
 
@@ -227,7 +227,7 @@ class Peers:
         if route.connection is not connection:
             return
         if frame.sender == _HOST:
-            self._told(route.host, frame)
+            self._from_host(route.host, frame)
         elif not (frame.sender < len(self.owners) and self.owners[frame.sender] == route.host):
             self._refused("spoofed-sender")
         elif not (frame.receiver < len(self.owners) and self.owners[frame.receiver] == self.me):
