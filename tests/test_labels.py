@@ -42,6 +42,8 @@ def sharing(**table):
         ([{"p": {"overlap": True}}, {"p": {"overlap": False}}], ["overlap", "no overlap"]),
         ([{"network": {}}, {"network": {"local_loss": 0.1}}], ["no local loss", "local loss 0.1"]),
         ([{"faults": []}, {"faults": [{"kind": "crash", "at": 3.0}]}], ["no faults", "faults crash (at 3)"]),
+        ([sharing(kind="full"), sharing(kind="mine:Lazy", far=0.1)], ["full", "Lazy"]),
+        ([sharing(kind="full"), sharing(kind="a:Lazy"), sharing(kind="b:Lazy")], ["full", "a:Lazy", "b:Lazy"]),
         # Defaults that follow from another key say nothing beside it, and everything without it.
         (
             [{"program": {"topology": t, "aggregation": a}} for t, a in (("x", "m"), ("y", "n"), ("z", "n"))],

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import covey as package
+from covey.decentralized.gossip import Gossip
 from covey.decentralized.topology import Ring
 from covey.parts.errors import ConfigurationError, RunError
 from tests import folders
@@ -57,6 +58,20 @@ def test_a_sweep_takes_arrays_numbers_of_numpy_and_parts(in_folder):
     ]
     assert {run.experiment["program"]["topology"]["kind"] for run in swept} == {"ring", "random-regular"}
     assert repr(swept) == "Sweep('runs/sweep-001', 4 of 4 runs)"
+
+
+class Slower(Gossip):
+    """A program of the user's own."""
+
+
+def test_a_sweep_over_classes_of_ones_own_names_them(in_folder):
+    programs = [{"kind": kind, "topology": "ring"} for kind in ("gossip", Slower)]
+    swept = package.sweep(TINY, {"program": programs}, quiet=True)
+    assert [run.folder.name for run in swept] == [f"program={name}-topology=ring" for name in ("gossip", "Slower")]
+    assert [record["short"] for record in swept.records] == [
+        f'program = {{kind = "{name}", topology = "ring"}}' for name in ("gossip", "Slower")
+    ]
+    assert [group.label for group in package.compare(swept).groups] == ["gossip", "Slower"]
 
 
 @pytest.mark.parametrize("values", ["1,2", [], 3, {"a": 1}, None])

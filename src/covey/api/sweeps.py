@@ -260,4 +260,4 @@ def _inline(value: Any) -> str:
         return "{" + ", ".join(f"{key} = {_inline(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value)
+    return json.dumps(value, default=lambda found: getattr(found, "__name__", type(found).__name__))

@@ -1,6 +1,6 @@
 """Short names for experiments, made of the keys that differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _FOLLOW = ("program.aggregation", "evaluation.every")
@@ -85,12 +85,20 @@ def _described(values: Sequence[Any]) -> list[tuple[str, bool]]:
     """The text of each value, and whether the value is a part."""
     texts = ["" if isinstance(value, Mapping) else _value(value) for value in values]
     kinds = [str(value.get("kind", "")) if isinstance(value, Mapping) else None for value in values]
-    for kind in {kind for kind in kinds if kind is not None}:
+    distinct = {kind for kind in kinds if kind is not None}
+    for kind in distinct:
+        name = _name(kind, distinct)
         members = [index for index, other in enumerate(kinds) if other == kind]
         inner = named_by_difference([values[index] for index in members])
         for index, words in zip(members, inner, strict=True):
-            texts[index] = f"{kind} ({words})" if words else kind
+            texts[index] = f"{name} ({words})" if words else name
     return [(text, kind is not None) for text, kind in zip(texts, kinds, strict=True)]
+
+
+def _name(kind: str, kinds: Collection[str]) -> str:
+    """A kind; of a user's own "module:Class", the class alone if no other of the kinds has that name."""
+    own = kind.rpartition(":")[2]
+    return own if [other.rpartition(":")[2] for other in kinds].count(own) == 1 else kind
 
 
 def _value(value: Any) -> str:
