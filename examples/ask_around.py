@@ -5,13 +5,17 @@
 A program needs no task, no model and no torch. The same program runs in real processes: see `engine` below.
 """
 
-from covey import Node, Program, State, param, run
+from covey import Content, Node, Program, State, param, run
 
 ROUNDS = 20
 
 
 class Known(State):
     mean: float = 0.0
+
+
+class Estimate(Content):
+    mean: float
 
 
 class AskAround(Program):
@@ -27,9 +31,9 @@ class AskAround(Program):
             order = node.public_random("pairs", t).permutation(node.nodes).tolist()
             place = order.index(node.id) ^ 1
             if place < node.nodes:
-                node.send(order[place], {"mean": known.mean}, round=t)
-                for message in node.usable(await node.receive(round=t, senders=[order[place]]), mean=float):
-                    known.mean = (known.mean + message["mean"]) / 2
+                node.send(order[place], Estimate(mean=known.mean), round=t)
+                for estimate in node.usable(await node.receive(round=t, senders=[order[place]]), Estimate):
+                    known.mean = (known.mean + estimate.mean) / 2
             node.log(mean=known.mean)
 
 

@@ -7,6 +7,7 @@ The algorithm is event-triggered gossip: a node sends its model only after it ha
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import covey
-from covey import LearningNode, LearningProgram, NodeId, State, param
+from covey import Content, LearningNode, LearningProgram, NodeId, State, param
 from covey.decentralized.topology import Topology
 from covey.learning.node import MODEL
 
@@ -25,6 +26,10 @@ SEEDS = [1, 2, 3]
 class Memory(State):
     sent: Tensor | None = None
     given: dict[NodeId, Tensor] = {}
+
+
+class Moved(Content):
+    model: Annotated[Tensor, MODEL] | None = None  # absent while the sender is silent
 
 
 class Lazy(LearningProgram):
@@ -38,14 +43,14 @@ class Lazy(LearningProgram):
         async for t in node.rounds():
             graph = self.topology.at(t)
             model = (await node.train()).model
-            if memory.sent is None or (model - memory.sent).norm() > self.far / (t + 1) * model.norm():
+            is_far = memory.sent is None or (model - memory.sent).norm() > self.far / (t + 1) * model.norm()
+            if is_far:
                 memory.sent = model
-                node.send(graph.receivers(node.id), {"model": model}, round=t)
-            else:
-                node.send(graph.receivers(node.id), {}, round=t)
+            node.send(graph.receivers(node.id), Moved(model=model if is_far else None), round=t)
             inbox = await node.receive(round=t, senders=graph.senders(node.id))
-            for message in node.usable([one for one in inbox if "model" in one], model=MODEL):
-                memory.given[message.sender] = message["model"]
+            for moved in node.usable(inbox, Moved):
+                if moved.model is not None:
+                    memory.given[moved.sender] = moved.model
             known = [model, *memory.given.values()]
             node.model = sum(known) / len(known)
 
