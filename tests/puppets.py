@@ -93,7 +93,7 @@ class Puppet:
         """The last message of the launcher under a tag."""
         return [frame.payload for frame in self.frames if frame.tag == tag][-1]
 
-    async def hears(self, tag: str) -> Any:
+    async def receives(self, tag: str) -> Any:
         await soon(lambda: tag in self.tags)
         return self.said(tag)
 
@@ -110,9 +110,9 @@ class Puppet:
 
     async def get_ready(self, calls: int = 1) -> None:
         await soon(lambda: self.calls == calls)
-        await self.hears("orders")
+        await self.receives("orders")
         self.say("ready", READY)
-        await self.hears("go")
+        await self.receives("go")
 
     def done(self) -> None:
         for node in self.nodes:

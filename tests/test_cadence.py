@@ -114,7 +114,7 @@ def test_a_short_run_has_none_and_a_longer_one_some(tmp_path, monkeypatch):
 async def test_hosts_are_asked_for_a_round_that_is_still_to_come(tmp_path, often):
     async with stage(tmp_path, every=None) as on:
         left, right = on.puppets
-        assert (await left.hears("keep"))["round"] == 1
+        assert (await left.receives("keep"))["round"] == 1
         # One of its nodes is past it: the next is asked for with more room.
         left.rows([row(0, t) for t in (1, 2, 3)])
         await soon(lambda: len(on.commits()) == 3)
@@ -134,15 +134,15 @@ async def test_hosts_are_asked_for_a_round_that_is_still_to_come(tmp_path, often
 async def test_nodes_that_are_not_in_step_send_what_they_have(tmp_path, often):
     async with stage(tmp_path, every=None, program=PATIENT) as on:
         left, right = on.puppets
-        await right.hears("keep")
+        await right.receives("keep")
         right.vanish()
         await right.get_ready(calls=2)
         # Whoever is not there is not asked.
-        assert (await left.hears("keep"))["round"] is None
+        assert (await left.receives("keep"))["round"] is None
         left.say("snapshots", snapshots([0, 1], 4))
         await soon(lambda: latest_checkpoint(on.folder))
         assert on.checkpoint() == [4, 4, 0, 0]
-        assert (await right.hears("keep"))["round"] is None
+        assert (await right.receives("keep"))["round"] is None
         left.say("snapshots", snapshots([0, 1], 5))
         right.say("snapshots", snapshots([2], 3))
         await asyncio.sleep(0.1)

@@ -52,7 +52,7 @@ async def test_however_many_rounds_are_done_again_each_is_recorded_once(tmp_path
         _, right = on.puppets
         right.rows([row(2, t, 0.1) for t in range(1, 10)], [(2, t, "mine", 1.0) for t in range(1, 11)])
         right.say("snapshots", snapshots([2, 3], 5))
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await right.get_ready(calls=2)
         for t in range(6, 12):
@@ -69,7 +69,7 @@ async def test_no_committed_row_is_lost_where_who_comes_back_skips_its_round(tmp
         _, right = on.puppets
         right.rows([row(2, t, 0.1) for t in range(1, 5)], [(2, t, "mine", 1.0) for t in range(1, 6)])
         right.say("snapshots", snapshots([2, 3], 2))
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await right.get_ready(calls=2)
         right.rows([row(2, 9, 0.3)], [(2, 9, "mine", 2.0)])
@@ -85,7 +85,7 @@ async def test_drops_are_summed_over_all_times_that_a_host_was_there(tmp_path):
         _, right = on.puppets
         right.heartbeat(dropped__cut=3.0, memory=10.0)
         right.heartbeat(dropped__cut=5.0, memory=20.0)
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await right.get_ready(calls=2)
         right.heartbeat(dropped__cut=2.0, memory=7.0)
@@ -109,7 +109,7 @@ async def test_what_a_host_reports_again_of_an_average_replaces_its_first_report
         left.say("average", share(2, [1.0, 2.0]))
         for completed in (2, 4):
             right.say("average", share(completed, [3.0, 4.0]))
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await right.get_ready(calls=2)
         right.say("average", share(2, [30.0, 40.0]))
@@ -126,9 +126,9 @@ async def test_rounds_to_which_nobody_adds_any_more_are_closed_before_the_end(tm
     async with stage(tmp_path, faults=[kill(1, back=None)]) as on:
         left, right = on.puppets
         right.say("average", share(2, [3.0, 4.0]))
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
-        await left.hears("gone")
+        await left.receives("gone")
         left.say("average", share(2, [1.0, 2.0]))
         left.say("average", share(4, [1.0]))
         left.say("passed", {"round": 4})
@@ -203,20 +203,20 @@ async def test_two_hosts_that_are_away_at_once_both_come_back_and_learn_who_is_g
         first, second, third = on.puppets
         assert [puppet.said("go")["gone"] for puppet in on.puppets] == [[], [], []]
         for puppet in (second, third):
-            await puppet.hears("die")
+            await puppet.receives("die")
             puppet.vanish()
         await soon(lambda: third.calls == 2)
-        await third.hears("orders")
+        await third.receives("orders")
         await soon(lambda: second.calls == 2)
-        await second.hears("orders")
+        await second.receives("orders")
         # Both make ready now, and take no other orders.
         third.say("ready", READY)
-        await third.hears("go")
+        await third.receives("go")
         await asyncio.sleep(0.05)
         assert second.tags == ["orders"]
         assert third.said("go")["gone"] == [1]
         second.say("ready", READY)
-        await second.hears("go")
+        await second.receives("go")
         await soon(lambda: "here" in third.tags)
         assert second.tags == ["orders", "restore", "restore", "go"]
         assert second.said("go")["gone"] == []
@@ -230,14 +230,14 @@ async def test_a_pause_that_strikes_a_host_that_makes_ready_follows_when_it_goes
     pause = {"kind": "pause", "host": 1, "of": 2, "at": "250ms", "lasts": "60s"}
     async with stage(tmp_path, faults=[kill(1, back="10ms"), pause]) as on:
         _, right = on.puppets
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await soon(lambda: right.calls == 2)
-        await right.hears("orders")
+        await right.receives("orders")
         await asyncio.sleep(0.3)
         assert right.tags == ["orders"]
         right.say("ready", READY)
-        assert 20 < (await right.hears("pause"))["seconds"] < 60
+        assert 20 < (await right.receives("pause"))["seconds"] < 60
         assert right.tags == ["orders", "restore", "restore", "go", "pause"]
 
 
@@ -245,7 +245,7 @@ async def test_a_pause_that_strikes_a_host_that_makes_ready_follows_when_it_goes
 async def test_a_second_kill_while_a_host_makes_ready_lets_it_come_back_after_both(tmp_path):
     async with stage(tmp_path, faults=[kill(1, back="10ms"), kill(1, at="300ms", back="100ms")]) as on:
         _, right = on.puppets
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await soon(lambda: right.calls == 2)
         await right.get_ready(calls=3)
@@ -257,7 +257,7 @@ async def test_a_second_kill_while_a_host_makes_ready_lets_it_come_back_after_bo
 async def test_a_host_that_ends_between_ready_and_go_is_named(tmp_path):
     async with stage(tmp_path, begun=False) as on:
         _, right = on.puppets
-        await right.hears("orders")
+        await right.receives("orders")
         right.say("ready", READY)
         await asyncio.sleep(0.1)
         right.vanish()
@@ -315,7 +315,7 @@ async def test_a_host_that_ends_while_it_makes_ready_to_return_is_called_again(t
         _, right = on.puppets
         right.vanish()
         await soon(lambda: right.calls == 2)
-        await right.hears("orders")
+        await right.receives("orders")
         right.vanish()
         await right.get_ready(calls=3)
         assert (await on.ends()).finished
@@ -423,7 +423,7 @@ async def test_what_fails_while_a_host_comes_back_ends_the_run(tmp_path, monkeyp
         _, right = on.puppets
         right.vanish()
         await soon(lambda: right.calls == 2)
-        await right.hears("orders")
+        await right.receives("orders")
         right.say("ready", READY)
         with pytest.raises(RunError, match=r"^The launcher failed: ValueError: something is wrong"):
             await on.running

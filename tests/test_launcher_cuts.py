@@ -141,7 +141,7 @@ async def test_a_run_that_is_stopped_is_cut_first_and_continues_from_there(tmp_p
         assert "stop" not in left.tags
         part(right, 1, 4)
         for puppet in on.puppets:
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.say("snapshots", snapshots(puppet.nodes, 9))
             puppet.done()
         assert not (await on.running).finished
@@ -158,7 +158,7 @@ async def test_where_the_last_cut_does_not_become_whole_the_one_before_stays(tmp
         await ordered(left)
         part(left, 1, 3, [message()])
         for puppet in on.puppets:
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.done()
         assert not (await on.running).finished
         assert right.tags.count("cut") == 1

@@ -14,12 +14,12 @@ async def test_ctrl_c_while_a_host_comes_back_leaves_a_checkpoint(tmp_path):
     async with stage(tmp_path, faults=[kill(1)]) as on:
         left, right = on.puppets
         right.say("snapshots", snapshots([2, 3], 5))
-        await right.hears("die")
+        await right.receives("die")
         right.vanish()
         await soon(lambda: right.calls == 2)
-        await right.hears("orders")
+        await right.receives("orders")
         interrupt()
-        await left.hears("stop")
+        await left.receives("stop")
         right.say("ready", READY)
         left.say("snapshots", snapshots([0, 1], 7))
         left.done()
@@ -31,7 +31,7 @@ async def test_ctrl_c_while_a_host_comes_back_leaves_a_checkpoint(tmp_path):
 @in_loop
 async def test_ctrl_c_leaves_the_start_at_once(tmp_path):
     async with stage(tmp_path, begun=False) as on:
-        await on.puppets[0].hears("orders")
+        await on.puppets[0].receives("orders")
         interrupt()
         async with asyncio.timeout(10):
             assert not (await on.running).finished
@@ -45,17 +45,17 @@ async def test_nodes_that_are_stuck_do_not_keep_a_run_from_stopping(tmp_path, mo
         left, right = on.puppets
         interrupt()
         for puppet, round in ((left, 3), (right, 2)):
-            await puppet.hears("hold")
+            await puppet.receives("hold")
             puppet.say("holds", {"round": round})
         for _ in range(5):
-            assert (await right.hears("park"))["round"] == 3
+            assert (await right.receives("park"))["round"] == 3
             right.heartbeat(idle=False)
             await asyncio.sleep(0.1)
         assert "stop" not in right.tags  # It still computes.
         left.say("snapshots", snapshots([0, 1], 3))
         left.done()
         right.heartbeat()
-        await right.hears("stop")
+        await right.receives("stop")
         right.say("snapshots", snapshots([2, 3], 1))
         right.done()
         assert not (await on.running).finished
@@ -68,7 +68,7 @@ async def test_what_cannot_be_resumed_is_no_checkpoint(tmp_path, monkeypatch):
     async with stage(tmp_path) as on:
         interrupt()
         for puppet, completed in zip(on.puppets, (5, 4), strict=True):
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.say("snapshots", snapshots(puppet.nodes, completed))
             puppet.done()
         assert not (await on.running).finished
@@ -93,7 +93,7 @@ async def test_the_loss_of_a_host_displaces_no_checkpoint_of_one_round(keep, tmp
         assert on.checkpoint() == [2] * 4
         interrupt()
         for puppet, completed in zip(on.puppets, (8, 3), strict=True):
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.say("snapshots", snapshots(puppet.nodes, completed))
             puppet.done()
         assert not (await on.running).finished
@@ -109,7 +109,7 @@ async def test_a_checkpoint_of_one_round_is_not_replaced_by_one_of_stuck_nodes(t
         await soon(lambda: list((on.folder / "checkpoints").iterdir()))
         interrupt()
         for puppet, completed in zip(on.puppets, (5, 4), strict=True):
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.say("snapshots", snapshots(puppet.nodes, completed))
             puppet.done()
         assert not (await on.running).finished
@@ -123,14 +123,14 @@ async def test_asked_twice_a_run_stops_where_it_is_and_keeps_what_there_is(tmp_p
         left, right = on.puppets
         interrupt()
         for puppet in on.puppets:
-            await puppet.hears("hold")
+            await puppet.receives("hold")
             puppet.say("holds", {"round": 3})
-        await left.hears("park")
+        await left.receives("park")
         left.say("snapshots", snapshots([0, 1], 3))
         left.done()
         await asyncio.sleep(0.05)
         interrupt()
-        await right.hears("stop")
+        await right.receives("stop")
         # It does not answer any more.
         assert not (await on.running).finished
         assert on.checkpoint() == [3, 3, 0, 0]
@@ -141,10 +141,10 @@ async def test_a_host_that_dies_while_the_run_stops_is_not_called_again(tmp_path
     async with stage(tmp_path) as on:
         left, right = on.puppets
         interrupt()
-        await right.hears("hold")
+        await right.receives("hold")
         left.say("holds", {"round": 3})
         right.vanish()
-        await left.hears("park")
+        await left.receives("park")
         left.say("snapshots", snapshots([0, 1], 3))
         left.done()
         assert not (await on.running).finished

@@ -84,7 +84,7 @@ def exchanged(program, nodes, seed, scale, lost):
         asyncio.run(round(t))
         for node in doubles:  # A request is answered, or the answer is lost, too.
             for message in node.arrived("missed"):
-                node.send(message.sender, program.given(node, message.sender, 0), tag="sum")
+                node.send(message.sender, program.running_sum(node, message.sender, 0), tag="sum")
         yield held(doubles) + on_the_way(doubles)
     yield torch.stack([node.model for node in doubles]), models.mean(0), posted
 
@@ -99,9 +99,9 @@ def on_the_way(nodes):
     total = torch.zeros(1 + len(nodes[0].model), dtype=torch.float64)
     for node in nodes:
         for name, value in node.state.items():
-            if name.startswith(("given", "taken")):
+            if name.startswith(("sent", "received")):
                 where, number = (0, value) if "weights" in name else (slice(1, None), value.double())
-                total[where] += number if name.startswith("given") else -number
+                total[where] += number if name.startswith("sent") else -number
     return total
 
 

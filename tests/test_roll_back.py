@@ -116,7 +116,7 @@ async def test_nothing_counts_of_what_follows_a_lost_message(tmp_path):
         await soon(lambda: on.launcher.records.checkpoints.is_void)
         interrupt()
         for puppet in on.puppets:
-            await puppet.hears("stop")
+            await puppet.receives("stop")
             puppet.say("snapshots", snapshots(puppet.nodes, 4))
             puppet.done()
         assert not (await on.running).finished
@@ -130,12 +130,12 @@ async def test_a_host_that_ends_again_while_all_make_ready_lets_all_go_back_agai
         await have_completed(on, 2)
         right.vanish()
         await soon(lambda: left.calls == right.calls == 2)
-        await right.hears("orders")
+        await right.receives("orders")
         left.say("ready", READY)
         right.vanish()
         await soon(lambda: left.calls == right.calls == 3)
         # One that was ready and waits for the other may end as well.
-        await left.hears("orders")
+        await left.receives("orders")
         left.say("ready", READY)
         await asyncio.sleep(0.05)
         left.vanish()
@@ -186,7 +186,7 @@ async def test_a_host_that_does_not_come_back_leaves_the_last_cut(tmp_path):
         await have_completed(on, 2)
         right.vanish()
         await soon(lambda: left.calls == right.calls == 2)
-        await left.hears("orders")
+        await left.receives("orders")
         left.say("ready", READY)
         with pytest.raises(
             RunError, match=r"^1 of 2 hosts are missing after 0\.3 seconds: 1 at .*\. Resume with: covey"

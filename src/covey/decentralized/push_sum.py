@@ -54,12 +54,12 @@ class Shares(State):
     """The weight of the node's share."""
     missed: list[int] = []
     """The senders whose sums have not arrived in time."""
-    given: dict[NodeId, Tensor] = {}
+    sent: dict[NodeId, Tensor] = {}
     """The sum of all shares for each receiver."""
-    given_weights: dict[NodeId, float] = {}
-    taken: dict[NodeId, Tensor] = {}
+    sent_weights: dict[NodeId, float] = {}
+    received: dict[NodeId, Tensor] = {}
     """The last such sum from each sender."""
-    taken_weights: dict[NodeId, float] = {}
+    received_weights: dict[NodeId, float] = {}
 
 
 class Push(Content):
@@ -116,7 +116,7 @@ class PushSum(OnGraph):
         return self.schedule.cycle()
 
     @property
-    def _tells(self) -> bool:
+    def _announces(self) -> bool:
         """True if a node sends heartbeats after its sums."""
         return self.patience is not None and self._heartbeats.sent
 
@@ -168,10 +168,10 @@ class PushSum(OnGraph):
         total_T = self._trained.take(node.model).double() * weight
         part_T, share = total_T / (1 + len(receivers)), weight / (1 + len(receivers))
         for receiver in receivers:
-            gave_T, left = _give(kept, receiver, part_T, share)
-            total_T, weight = total_T - gave_T, weight - left
-            node.send(receiver, self.given(node, receiver, t), tag=_SUM)
-        if self._tells:
+            sent_T, sent = _add_share(kept, receiver, part_T, share)
+            total_T, weight = total_T - sent_T, weight - sent
+            node.send(receiver, self.running_sum(node, receiver, t), tag=_SUM)
+        if self._announces:
             for _ in range(TIMES):
                 node.send(receivers, Sent(round=t), tag=_SUM)
         if not self.topology.static:
@@ -179,26 +179,26 @@ class PushSum(OnGraph):
         await reception.over(graph, reception.heartbeats)("")
         kept.missed = sums.missed(graph.senders(node.id), t)
         weights, buffers = [weight], [self.selection.buffers(node.model)]
-        for given in sums.take(t):
-            gained = given.weight - kept.taken_weights.get(given.sender, 0.0)
+        for arrived in sums.take(t):
+            gained = arrived.weight - kept.received_weights.get(arrived.sender, 0.0)
             if gained >= node.nodes:
-                node.reject(given, f"its weight has grown by {node.nodes} or more, the number of nodes")
+                node.reject(arrived, f"its weight has grown by {node.nodes} or more, the number of nodes")
             elif gained > 0.0:  # Otherwise it is older than the known sum, or its sender was restored.
-                total_T = total_T + _took(kept, given)
+                total_T = total_T + _increase(kept, arrived)
                 weights.append(gained)
-                if given.buffers is not None:
-                    buffers.append(given.buffers)
+                if arrived.buffers is not None:
+                    buffers.append(arrived.buffers)
         weight = _total(node, t, weights)
         mean = Mixture(buffers, [part / weight for part in weights]) if len(buffers[0]) else None
         node.model = self._trained.put(node.model, (total_T / weight).to(node.model.dtype), mean)
         return weight
 
-    def given(self, node: LearningNode, receiver: NodeId, t: int) -> Sum:
+    def running_sum(self, node: LearningNode, receiver: NodeId, t: int) -> Sum:
         """The running sum for a receiver."""
         kept, buffers = node.keep(Shares), self.selection.buffers(node.model)
         return Sum(
-            sum=kept.given[receiver],
-            weight=kept.given_weights[receiver],
+            sum=kept.sent[receiver],
+            weight=kept.sent_weights[receiver],
             round=t,
             buffers=buffers if len(buffers) else None,
         )
@@ -212,8 +212,8 @@ class PushSum(OnGraph):
     async def answer(self, node: LearningNode) -> None:
         """Answer requests for missed sums."""
         async for message in node.messages(_MISSED):
-            if message.sender in node.keep(Shares).given:
-                node.send(message.sender, self.given(node, message.sender, 0), tag=_SUM)
+            if message.sender in node.keep(Shares).sent:
+                node.send(message.sender, self.running_sum(node, message.sender, 0), tag=_SUM)
 
 
 class Sums:
@@ -242,7 +242,7 @@ class Sums:
                 break
             self._add(await self._node.receive(tag=_SUM, count=1, timeout=left))
             self._look()
-        here = [given.message for given in self._here if given.round >= round]
+        here = [arrived.message for arrived in self._here if arrived.round >= round]
         lost = {*senders} & self._lost(round) - self._of(round)
         return Inbox(here, sorted(missing | lost), sorted(lost))
 
@@ -253,9 +253,9 @@ class Sums:
 
     def take(self, t: int) -> list[Sum]:
         """The sums that count in a round, in order of senders and of arrival."""
-        now = [given for given in self._here if given.round <= t]
-        self._here = [given for given in self._here if given.round > t][-_AHEAD:]
-        return sorted(now, key=lambda given: given.sender)
+        now = [arrived for arrived in self._here if arrived.round <= t]
+        self._here = [arrived for arrived in self._here if arrived.round > t][-_AHEAD:]
+        return sorted(now, key=lambda arrived: arrived.sender)
 
     def _look(self) -> None:
         self._add(self._node.arrived(tag=_SUM))
@@ -268,7 +268,7 @@ class Sums:
 
     def _of(self, round: int) -> set[NodeId]:
         """The senders whose sum of a round or a later one has arrived."""
-        return {given.sender for given in self._here if given.round >= round}
+        return {arrived.sender for arrived in self._here if arrived.round >= round}
 
     def _lost(self, round: int) -> set[NodeId]:
         """The senders that have announced their sum of a round or a later one, so that it has arrived or is lost."""
@@ -285,17 +285,17 @@ def _total(node: LearningNode, t: int, weights: Sequence[float]) -> float:
     return weight
 
 
-def _give(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
+def _add_share(kept: Shares, receiver: NodeId, part_T: Tensor, share: float) -> tuple[Tensor, float]:
     """Add a share to the running sum of a receiver. Return the increase of the sum and of its weight."""
-    weight = kept.given_weights.get(receiver, 0.0)
-    was_T = kept.given[receiver].double() if receiver in kept.given else torch.zeros_like(part_T)
+    weight = kept.sent_weights.get(receiver, 0.0)
+    was_T = kept.sent[receiver].double() if receiver in kept.sent else torch.zeros_like(part_T)
     after_T, after = (was_T + part_T).float(), weight + share
-    kept.given[receiver], kept.given_weights[receiver] = after_T, after
+    kept.sent[receiver], kept.sent_weights[receiver] = after_T, after
     return after_T.double() - was_T, after - weight
 
 
-def _took(kept: Shares, given: Sum) -> Tensor:
+def _increase(kept: Shares, arrived: Sum) -> Tensor:
     """The increase of a sender's running sum since its last one, which it replaces."""
-    now_T, before_T = given.sum, kept.taken.get(given.sender)
-    kept.taken[given.sender], kept.taken_weights[given.sender] = now_T, given.weight
+    now_T, before_T = arrived.sum, kept.received.get(arrived.sender)
+    kept.received[arrived.sender], kept.received_weights[arrived.sender] = now_T, arrived.weight
     return now_T.double() if before_T is None else now_T.double() - before_T.double()
