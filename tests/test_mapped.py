@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 
-import covey
-from covey.data import from_arrays, from_reader
+from covey.data import from_arrays, from_reader, from_torch
 from covey.learning.dataset import Dataset, Location
 from covey.learning.datasets.digests import digest
 from covey.parts.errors import ConfigurationError, DataError
@@ -121,9 +121,8 @@ def test_hosts_call_the_function_that_makes_the_data(tmp_path):
     tables = table(task={"dataset": f"{__name__}:pictures", "model": "logistic"}, **SMALL)
     outcome, _ = emulate(tables, tmp_path)
     assert torch.allclose(outcome.models, models_of(simulate(tables)[0]), atol=1e-5)
-    given = {**tables, "task": {**tables["task"], "dataset": pictures()}, "engine": {"kind": "emulation"}}
     with pytest.raises(ConfigurationError, match="read by a function of this process: name a function of your own"):
-        covey.run(given, out=tmp_path / "run")
+        pictures().portable(tmp_path / "data")
 
 
 def later(indices):
@@ -158,3 +157,49 @@ def test_a_reader_that_does_not_fit_is_one_line(read, said):
         simulate(table(task={"dataset": from_reader(read, LABELS)}, **SMALL))
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- streams that are written to files
+
+
+class Stream(IterableDataset):
+    """Samples in their order, of which the last may be another one."""
+
+    def __init__(self, count=60, last=None):
+        self.count, self.last = count, last
+
+    def __iter__(self):
+        for index in range(self.count):
+            yield torch.from_numpy(PICTURES[index]), torch.tensor(LABELS[index])
+        if self.last is not None:
+            yield self.last
+
+
+def test_a_stream_is_written_to_files_and_mapped(tmp_path):
+    streamed = from_torch(Stream(), test=Stream(30), into=tmp_path / "files").data
+    assert streamed.train.inputs.mapped_from == tmp_path / "files" / "x.npy"
+    again = build(Dataset, {"kind": "npy", "path": str(tmp_path / "files")}).load(tmp_path)
+    arrays = from_arrays(PICTURES[:60], LABELS[:60], test=(PICTURES[:30], LABELS[:30])).data
+    assert digest(streamed) == digest(again) == digest(arrays)
+    with pytest.raises(DataError, match=r"must be a new one: it has x\.npy\. To use what it holds, name the dataset"):
+        from_torch(Stream(), test=Stream(), into=tmp_path / "files")
+    limited = from_torch(Stream(), test=Stream(9), limit=12, into=tmp_path / "few").data
+    assert (len(limited.train), len(limited.test)) == (12, 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "last", "said"),
+    [
+        ({}, None, "The 'test' of data that are written to files must be a data set of the test samples. Got 0.2 instead."),
+        ({"test": Stream(), "collate": list}, None, "The data must have 'collate' or 'into', not both"),
+        ({"test": Stream(0)}, None, "The test data must have a sample or more. Got none."),
+        ({"test": Stream()}, (PICTURES[0, 0], 1), "The inputs of the dataset must be uint8 of (1, 8, 8), as its first sample. Got uint8 of (8, 8) in sample 60."),
+        ({"test": Stream()}, (PICTURES[0] / 2, 1), "The inputs of the dataset must be uint8 of (1, 8, 8), as its first sample. Got float32 of"),
+        ({"test": Stream()}, ("a", 1), "The inputs of the dataset must be numbers. Got strings instead."),
+        ({"test": Stream()}, 7, "The dataset must give pairs (x, y). Got 7 as sample 60 instead."),
+    ],
+)  # fmt: skip
+def test_a_stream_that_does_not_fit_is_one_line(tmp_path, options, last, said):
+    with pytest.raises(DataError) as caught:
+        from_torch(Stream(60, last), into=tmp_path / "files", **options)
+    assert str(caught.value).startswith(said)

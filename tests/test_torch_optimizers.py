@@ -170,8 +170,8 @@ class Wide(nn.Sequential):
     ("task", "kernel", "said"),
     [
         ({}, "stacked", None),
-        ({"optimizer": ADAMW}, "module", "not stacked: the optimizer torch.optim:AdamW is one of torch; not vmap: the optimizer"),
-        ({"precision": "bf16"}, "module", "not stacked: the precision is bf16; not vmap: the precision is bf16"),
+        ({"optimizer": ADAMW}, "module", "not stacked or vmap: the optimizer torch.optim:AdamW is one of torch"),
+        ({"precision": "bf16"}, "module", "not stacked or vmap: the precision is bf16"),
         ({"loss": "mse", "batch_size": 10_000}, None, "not stacked: the loss is mse"),
         ({"model": f"{__name__}:Wide"}, "module", f"not stacked: the model {__name__}:Wide is no dense network of covey's with all "),
     ],

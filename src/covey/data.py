@@ -14,6 +14,7 @@ They raise DataError, in one line, where samples cannot be used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,7 @@ def from_torch(
     test: Any = SHARE,
     limit: int | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    into: str | Path | None = None,
     objective: Objective | None = None,
     classes: int | Sequence[str] | None = None,
     scale: float = 1 / 255,
@@ -104,6 +106,8 @@ def from_torch(
         limit: how many samples are read at most of each; one without end needs it.
         collate: makes one batch (x, y) of a list of all samples, those for testing among them, as for a DataLoader: it
             pads sequences of several lengths, or makes dicts of inputs.
+        into: a new folder, to which samples are written one after the other, and from which they are then mapped: data
+            may be larger than memory. `test` must be a data set then. Later, `{kind = "npy", path = into}` is the same.
         objective, classes, scale, shift, ignore_index: see the module.
     """
     return adapters.from_torch(
@@ -111,6 +115,7 @@ def from_torch(
         test=test,
         limit=limit,
         collate=collate,
+        into=into,
         objective=objective,
         classes=classes,
         scale=scale,

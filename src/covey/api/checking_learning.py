@@ -65,11 +65,13 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
     loss = "the task's own loss" if found["loss"] == "own" else f"the loss {found['loss']}"
     yield ("model", f"{found['parameters']:,} parameters; the kernel {found['kernel']} minimises {loss}")
     if found["why_not"]:
-        yield ("kernel", "; ".join(f"not {kernel}: {reason}" for kernel, reason in found["why_not"].items()))
+        reasons = dict.fromkeys(found["why_not"].values())
+        kernels = {reason: [name for name, one in found["why_not"].items() if one == reason] for reason in reasons}
+        yield ("kernel", "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in kernels.items()))
     if found["precision"] != "float32":
         yield ("precision", f"training computes in {found['precision']}; models and evaluations are float32")
     if found["augmentation"]:
-        yield ("augmentation", f"{', '.join(found['augmentation'])}, of training batches")
+        yield ("batches", f"augmented for training by {', '.join(found['augmentation'])}")
     if found["metrics"]:
         yield ("metrics", ", ".join(found["metrics"]))
     if found["sends_samples"]:

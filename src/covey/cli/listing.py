@@ -51,11 +51,12 @@ _KEYS = {
     "client-selection": "clients",
     "client-work": "work",
     "server-optimizer": "server_optimizer",
+    "objective": "loss",
 }
 """The key of a part in an experiment file, if it differs from the family."""
 
 
-_LISTS = {"fault": "faults", "callback": "callback"}
+_LISTS = {"fault": "faults", "callback": "callback", "metric": "metrics", "augmentation": "augmentation"}
 """The key of a list of parts."""
 
 
@@ -73,9 +74,8 @@ def _example(family: str, kind: str) -> str:
         f"{name} = <{value[1:]}>" if value[0] == "\0" else f"{name} = {json.dumps(value)}"
         for name, value in values.items()
     )
-    if family in _LISTS:
-        return f"{_LISTS[family]} = [{{ {inside} }}]"
-    return f'{key} = "{kind}"' if len(values) == 1 else f"{key} = {{ {inside} }}"
+    part = f'"{kind}"' if len(values) == 1 else f"{{ {inside} }}"
+    return f"{_LISTS[family]} = [{part}]" if family in _LISTS else f"{key} = {part}"
 
 
 def _print_wrapped(text: str, first: int, others: int) -> None:

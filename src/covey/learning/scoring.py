@@ -46,7 +46,7 @@ class Scoring:
             metric.check_with(data)
         for name, split in (("training", data.train), ("test", data.test)):
             counted = self.counted(split.targets)
-            if counted is not None and len(split) and not counted.any():
+            if counted is not None and data.own is None and len(split) and not counted.any():
                 raise ConfigurationError(
                     f"The {name} targets of the task must have a class other than the 'ignore_index' at some "
                     f"position. Got only {int(split.targets.flatten()[0])}."

@@ -8,6 +8,7 @@ Shapes: S samples.
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,14 @@ def from_torch(
     test: Any = None,
     limit: int | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
+    into: str | Path | None = None,
     **wanted: Any,
 ) -> Given:
     """See `covey.data.from_torch`."""
+    if into is not None:
+        if collate is not None:
+            raise DataError("The data must have 'collate' or 'into', not both: a collate function takes all samples.")
+        return _spooled(dataset, test, limit, Path(into), Wanted(**wanted))
     if collate is not None:
         return _collated(dataset, test, limit, collate, Wanted(**wanted))
     x, y = _samples(dataset, "dataset", limit)
@@ -65,14 +71,47 @@ def _collated(dataset: Any, test: Any, limit: int | None, collate: Callable[[lis
     return Given.of(made(part(x, train), part(y, train), (part(x, rest), part(y, rest)), wanted))
 
 
+def _spooled(dataset: Any, test: Any, limit: int | None, folder: Path, wanted: Wanted) -> Given:
+    """Samples that are written to a folder as they come, and mapped from there."""
+    from covey.learning.datasets.spooling import spool
+    from covey.learning.datasets.stored import mapped
+
+    if test is None or isinstance(test, float):
+        raise DataError(
+            f"The 'test' of data that are written to files must be a data set of the test samples. "
+            f"Got {quoted(test)} instead."
+        )
+    found = []
+    for samples, suffix, what in ((dataset, "", "dataset"), (test, "_test", "test data")):
+        targets = spool(_pairs(samples, what, limit), folder, suffix, what)
+        np.save(folder / f"y{suffix}.npy", plain(targets, f"The targets of the {what}"), allow_pickle=False)
+        found.append([mapped(folder / f"{name}{suffix}.npy") for name in ("x", "y")])
+    (x, y), (x_test, y_test) = found
+    return Given.of(made(x, y, (x_test, y_test), wanted))
+
+
 def _samples(dataset: Any, what: str, limit: int | None) -> tuple[Any, Any]:
     """(inputs, targets) of a data set of torch."""
-    if isinstance(dataset, torch_data.DataLoader):
-        raise DataError(f"The {what} must be a Dataset of torch. Got a DataLoader instead: give its 'dataset'.")
     if isinstance(dataset, torch_data.TensorDataset) and len(dataset.tensors) == 2:
         return dataset.tensors[0][:limit], dataset.tensors[1][:limit]
-    before = _generators()
     inputs, targets = [], []
+    for x, y in _pairs(dataset, what, limit):
+        inputs.append(x)
+        targets.append(y)
+    if not inputs:
+        raise DataError(f"The {what} must have a sample or more. Got none.")
+    return inputs, targets
+
+
+def _pairs(dataset: Any, what: str, limit: int | None) -> Iterator[tuple[Any, Any]]:
+    """The samples (x, y) of a data set of torch, one by one.
+
+    Raises:
+        DataError: there are others, or reading them draws random numbers.
+    """
+    if isinstance(dataset, torch_data.DataLoader):
+        raise DataError(f"The {what} must be a Dataset of torch. Got a DataLoader instead: give its 'dataset'.")
+    before = _generators()
     for index, sample in enumerate(_each(dataset, what, limit)):
         if isinstance(sample, tuple | list) and len(sample) == 2 and isinstance(sample[0], Mapping):
             raise DataError(
@@ -80,13 +119,10 @@ def _samples(dataset: Any, what: str, limit: int | None) -> tuple[Any, Any]:
             )
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
             raise DataError(f"The {what} must give pairs (x, y). Got {quoted(sample)} as sample {index} instead.")
-        inputs.append(_image(sample[0]))
-        targets.append(sample[1])
-    if not inputs:
-        raise DataError(f"The {what} must have a sample or more. Got none.")
+        y = sample[1]
+        yield _image(sample[0]), y.item() if isinstance(y, Tensor) and y.dim() == 0 else y
     if _generators() != before:
         raise DataError(_DRAWS.format(what))
-    return inputs, [target.item() if isinstance(target, Tensor) and target.dim() == 0 else target for target in targets]
 
 
 def _each(dataset: Any, what: str, limit: int | None) -> Iterator[Any]:

@@ -123,10 +123,8 @@ def read_by(reader: Reader, samples: int, name: str) -> Read:
     """
 
     def read(indices: NDArray[np.int64]) -> Tensor:
-        found = plain(reader(indices.copy()), name)
-        if found.dtype.kind not in "biuf":
-            raise DataError(f"{name} must be numbers. Got {_kind(found)} instead.")
-        return torch.from_numpy(np.array(_stored(found)))  # A copy: kernels may write to it.
+        found = stored_as(plain(reader(indices.copy()), name), name)
+        return torch.from_numpy(np.array(found))  # A copy: kernels may write to it.
 
     try:
         first = read(np.zeros(1, dtype=np.int64))
@@ -177,9 +175,7 @@ def inputs_of(values: Any, name: str) -> Tensor:
     found = plain(values, name)
     if len(found) == 0:
         raise DataError(f"{name} must have a sample or more. Got none.")
-    if found.dtype.kind not in "biuf":
-        raise DataError(f"{name} must be numbers. Got {_kind(found)} instead.")
-    tensor = as_tensor(found if is_mapped(values) else _stored(found))
+    tensor = as_tensor(_checked(found, name) if is_mapped(values) else stored_as(found, name))
     check_finite(tensor, name)
     return tensor
 
@@ -205,9 +201,19 @@ def _inputs(values: Any, name: str, wanted: Wanted) -> tuple[Tensor, tuple[Field
     return packed(each, name)
 
 
-def _stored(found: NDArray[Any]) -> NDArray[Any]:
-    """An array in memory, in the type in which it is used."""
-    if found.dtype == np.uint8:
+def _checked(found: NDArray[Any], name: str) -> NDArray[Any]:
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{name} must be numbers. Got {_kind(found)} instead.")
+    return found
+
+
+def stored_as(found: NDArray[Any], name: str) -> NDArray[Any]:
+    """An array in memory, in the type in which it is used.
+
+    Raises:
+        DataError: it has no numbers.
+    """
+    if _checked(found, name).dtype == np.uint8:
         return found
     return found.astype(np.float32 if found.dtype.kind in "bf" else np.int64, copy=False)
 
