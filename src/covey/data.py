@@ -1,16 +1,16 @@
-"""Data sets of your own in Python: each function returns what `dataset` of a task takes.
+"""Data sets of your own in Python: each function returns a value for `dataset` of a task.
 
 All of them take, beside the samples:
 
-    test: the test samples in the same form, or the share of the samples that is for testing, 0.2 by default. That share
-        of each class is drawn at random, and is the same for all seeds.
-    objective: what is predicted: "classes", one a sample; "sequence", a class for each position; "values", a number or
-        several a sample. By default what the targets look like: integers and strings are classes, other numbers values.
-    classes: how many classes there are, or their names; by default those of the training samples.
+    test: the test samples in the same form, or the fraction of the samples that is for testing, 0.2 by default. That
+        fraction of each class is drawn at random, and is the same for all seeds.
+    objective: the kind of prediction: "classes", one a sample; "sequence", a class for each position; "values", one
+        or several numbers a sample. By default, integers and strings are classes, other numbers values.
+    classes: the number of classes, or their names; by default, those of the training samples.
     ignore_index: the target of a position that has no class, such as padding: losses and metrics leave it out.
     scale, shift: inputs that are bytes (uint8) become numbers b * scale + shift; 1/255 and 0 by default.
 
-They raise DataError, in one line, where samples cannot be used.
+They raise DataError, in one line, if samples cannot be used.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ def from_arrays(
             makes several inputs, which a module's `forward` takes by these names.
         y: the targets.
         test: a share, or the pair (x, y) of the test samples.
-        columns: what else is known of each sample, such as its user, by name; the partition natural deals by one.
+        columns: further facts of each sample, such as its user, by name; the partition natural uses one of them.
         objective, classes, scale, shift, ignore_index: see the module.
     """
     wanted = Wanted(objective, classes, scale, shift, dict(columns or {}), ignore_index=ignore_index)
@@ -103,7 +103,7 @@ def from_torch(
     Args:
         dataset: a `torch.utils.data.Dataset` or `IterableDataset` of pairs (x, y).
         test: a share, or the data set of the test samples.
-        limit: how many samples are read at most of each; one without end needs it.
+        limit: the greatest number of samples that are read of each; an endless one needs it.
         collate: makes one batch (x, y) of a list of all samples, those for testing among them, as for a DataLoader: it
             pads sequences of several lengths, or makes dicts of inputs.
         into: a new folder, to which samples are written one after the other, and from which they are then mapped: data
@@ -169,7 +169,7 @@ def padded(sequences: Sequence[Any], *, value: float = 0, length: int | None = N
 
     Args:
         sequences: each of one dimension or more; the first is that of its positions.
-        value: what stands behind the last entry of a shorter one.
+        value: the entry that fills up shorter ones.
         length: T; by default the longest. Longer ones are cut off.
 
     Raises:

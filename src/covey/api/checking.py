@@ -27,7 +27,7 @@ class Checked(Mapping[str, Any]):
     Attributes:
         found: the findings.
         lines: the same in words: pairs of a subject and a sentence.
-        title: what was checked.
+        title: the name of the checked experiment or run.
     """
 
     found: Mapping[str, Any]
@@ -65,19 +65,19 @@ def check(
     quiet: bool = False,
     save_graph: Path | None = None,
 ) -> Checked:
-    """Validate an experiment without running it; or see whether a run's folder is as it was written.
+    """Validate an experiment without running it; or check the files of a run's folder.
 
     Args:
         experiment: the object, its tables or its TOML file; or the folder of a run.
         data: the data folder; by default `COVEY_DATA`.
         quiet: whether to show no bar while data are downloaded.
-        save_graph: where to write the graph and its weights, which the topology edges reads.
+        save_graph: the file for the graph and its weights, which the topology edges reads.
 
     Returns:
         All keys, the model, the graph's facts, the bytes; it prints as sentences.
 
     Raises:
-        CoveyError: what is wrong, in one line.
+        CoveyError: the error, in one line.
     """
     if isinstance(experiment, Path | str) and Path(experiment).is_dir():
         return _check_run(Run(experiment))

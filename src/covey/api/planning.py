@@ -137,7 +137,7 @@ class Member:
     Attributes:
         planned: the run.
         number: its place in the sweep, from 1.
-        folder: where it is, or will be.
+        folder: its folder, which may not exist yet.
         before: what the folder has of it; None if it never began.
     """
 

@@ -35,7 +35,7 @@ def run(
     watch: bool = False,
     callbacks: Sequence[Callback | Callable[[Evaluated], None]] = (),
 ) -> Run:
-    """Run an experiment to its end; on a terminal and in a notebook a bar shows how far it is.
+    """Run an experiment to its end; on a terminal and in a notebook, a bar shows its progress.
 
     Args:
         experiment: the object, its tables, or its TOML file.
@@ -93,7 +93,7 @@ def resume(
     """Resume an interrupted run from its latest checkpoint. The arguments are those of `run`.
 
     Args:
-        dataset: the data set, where the run began with one that was given in Python; see `covey.data`.
+        dataset: the data set, if the run began with one that was given in Python; see `covey.data`.
 
     Raises:
         RunError: the run has finished, is being written, was changed or damaged, or has no checkpoint, or its data

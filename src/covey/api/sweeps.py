@@ -45,7 +45,7 @@ def sweep(
         over: the values of each key, such as `{"program.topology.degree": [2, 4], "seed": [1, 2, 3]}`.
         out: the folder of the run folders; by default a new one under `runs/`.
         data: the data folder; by default `COVEY_DATA`.
-        quiet: whether to show no bars, and not to print why a run failed.
+        quiet: whether to show no bars, and not to print the error of a failed run.
         extend: continue a sweep in its folder. Finished runs are kept, interrupted ones resumed or, without a
             checkpoint, deleted and begun again; missing ones run. Runs are found by their experiments, so that
             further values, such as a seed, may be given.
@@ -80,7 +80,7 @@ def run_planned(
     """Run what was planned, until it is interrupted.
 
     Args:
-        planned: what to run.
+        planned: the planned runs.
         out: the folder of the run folders; by default a new one.
         data: the data folder.
         failed: called with the name of a run that failed, and why.
@@ -125,9 +125,9 @@ class Sweep:
 
     Attributes:
         folder: that of the run folders.
-        planned: how many runs it has.
-        members: those that came to an end or were interrupted, with their combinations.
-        failures: why others failed, by name.
+        planned: the number of its runs.
+        members: the runs that ended or were interrupted, with their combinations.
+        failures: the errors of the others, by name.
     """
 
     folder: Path

@@ -48,8 +48,8 @@ class Own:
 
     Attributes:
         train, test: the training and the test samples of each node that holds data, in order; none of nodes elsewhere.
-        common: how many test samples all nodes have; they come first.
-        digest: of what all processes know of the data.
+        common: the number of test samples that all nodes have; they come first.
+        digest: the digest of the facts that all processes know of the data.
     """
 
     train: Sequence[NDArray[np.int64]]
@@ -90,9 +90,9 @@ class Data:
         label_names: a name for each class.
         scale, shift: a model takes float(input) * scale + shift.
         sizes: further dimensions that a model needs (for example "users" and "items").
-        columns: what else is known of each training sample, by name; S values each.
+        columns: further facts of each training sample, by name; S values each.
         fields: the inputs by name, where a sample has several; they are packed into one row of numbers.
-        own: which samples each node has, where a partition deals none out.
+        own: the samples of each node, if no partition assigns them.
         ignore_index: the target of a position that has no class; None if all positions have one.
     """
 

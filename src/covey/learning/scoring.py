@@ -30,7 +30,7 @@ class Scoring:
 
     Args:
         data: the data set.
-        loss: what is minimised, and the loss of an evaluation.
+        loss: the minimised loss, which is also that of an evaluation.
         metrics: further figures of an evaluation.
 
     Raises:

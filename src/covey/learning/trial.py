@@ -67,7 +67,7 @@ def try_out(
         data: the data set.
         model: the flat model.
         samples: the indices of the batch in the training data.
-        recipe: how models are trained and judged.
+        recipe: the settings of training and evaluation.
 
     Raises:
         Exception: the module's own error, or `Misfit` if its predictions do not fit the targets.

@@ -48,10 +48,10 @@ def wrapped(
     """A class of parts whose parameters are those of a function or class.
 
     Args:
-        base: what it derives from.
+        base: its base class.
         name: its kind, under which the function or class was found.
         found: the function or class.
-        positions: how many parameters, from the front, the part gives by position.
+        positions: the number of parameters, from the front, that the part gives by position.
         asks: the names of parameters that the part gives by itself, where the signature has them.
 
     Raises:

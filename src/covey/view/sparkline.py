@@ -14,9 +14,9 @@ def braille(points: Sequence[Point], across: float, columns: int, rows: int) -> 
 
     Args:
         points: the curve, from left to right.
-        across: where the right edge is.
-        columns: how many letters each line has.
-        rows: how many lines there are.
+        across: the position of the right edge.
+        columns: the number of letters of each line.
+        rows: the number of lines.
     """
     cells = [[0x2800] * columns for _ in range(rows)]
     width, height = 2 * columns - 1, 4 * rows - 1

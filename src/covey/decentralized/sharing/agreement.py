@@ -24,7 +24,7 @@ class IndexSet:
 
     Args:
         indices_K: increasing.
-        size: how long the vector is.
+        size: the length of the vector.
     """
 
     __slots__ = ("digest", "held_P", "indices_K")
@@ -134,7 +134,7 @@ class Agreement:
         Args:
             sender: the member.
             values_K: what it sent.
-            lost: how many members are missing.
+            lost: the number of missing members.
             secrets: by missing member, what the mask that both share follows from.
             seed: of the level of the member's own mask that belongs to so many missing ones; None where nothing is
                 masked.

@@ -38,7 +38,7 @@ async def averaged(
         t: the round, in which a node calls this once.
         vector: its own.
         receive: as patiently as the program does.
-        called: what the messages, the state and the figures of the node have before their names.
+        called: the prefix of the names of messages, state entries and figures of the node.
     """
     own = cast(LearningNode, _Apart(node, vector, called))
 

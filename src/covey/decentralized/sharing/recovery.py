@@ -60,7 +60,7 @@ async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, mask
 
     Args:
         round: the receiver's.
-        now: what the node has agreed to.
+        now: the agreements of the node.
         arrived: the senders whose numbers it has.
         masking: whether there are masks at all.
     """

@@ -83,7 +83,7 @@ class Sharing(Part):
         """A sharing for whole vectors beside the model, which promises of them what this one does of models.
 
         Args:
-            of: what they are, as messages call it.
+            of: the name of the vectors in messages.
 
         Raises:
             ConfigurationError: there is none.

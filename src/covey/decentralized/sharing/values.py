@@ -35,8 +35,8 @@ class Values:
 
     Args:
         how: the value of the parameter.
-        most: how many of them a message may have.
-        setting: what the sharing was prepared with.
+        most: the greatest number of them in a message.
+        setting: the setting of the sharing.
     """
 
     def __init__(self, how: str, most: int, setting: Setting) -> None:

@@ -34,12 +34,12 @@ class WaveletTransform:
 
     Args:
         wavelet: a discrete wavelet of PyWavelets.
-        level: how many times the vector is halved; fewer times where it is too short.
+        level: the number of times that the vector is halved; a short vector is halved fewer times.
         length: that of a vector.
 
     Attributes:
-        level: how many times it is halved indeed.
-        bands: how many coefficients each band has, coarse to fine.
+        level: the actual number of halvings.
+        bands: the number of coefficients of each band, coarse to fine.
         size: how many they are together: at least `length`, and a few more for the ends.
     """
 

@@ -238,7 +238,7 @@ def split_columns(
     """(inputs, targets, what else is known of each sample).
 
     Args:
-        columns: what reads each.
+        columns: the function that reads each.
         x: the column of the inputs, or those of one number each that are put side by side; by default all others. A
             table of names and columns makes several inputs.
         y: the column of the targets.

@@ -42,10 +42,10 @@ class Wanted:
     """The options by which arrays become data.
 
     Attributes:
-        objective: what is predicted; by default what the targets look like.
-        classes: how many classes there are, or their names; by default those of the training samples.
+        objective: the kind of prediction; by default, by the form of the targets.
+        classes: the number of classes, or their names; by default, those of the training samples.
         scale, shift: bytes b become numbers b * scale + shift.
-        columns: what else is known of each sample, by name.
+        columns: further facts of each sample, by name.
         sizes: further dimensions that a model needs.
         ignore_index: the target of positions that have no class.
     """
@@ -66,7 +66,7 @@ def made(x: Any, y: Any, test: Any, wanted: Wanted) -> Data:
     Args:
         x, y: inputs and targets of the training samples.
         test: those of the test samples, (x, y), or the share of the samples that is for testing.
-        wanted: how they are to be understood.
+        wanted: the wanted form of the samples.
 
     Raises:
         DataError: they cannot be used.

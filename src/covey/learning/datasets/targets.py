@@ -46,11 +46,11 @@ def targets_of(
 
     Args:
         train, test: as they were given; `test` may have no entries.
-        lengths: how many positions each input of a sample has.
-        objective: what is predicted; by default what the targets look like.
-        classes: how many classes there are, or their names.
+        lengths: the number of positions of each input of a sample.
+        objective: the kind of prediction; by default, by the form of the targets.
+        classes: the number of classes, or their names.
         ignore_index: the target of positions that have no class.
-        names: what messages call `train` and `test`.
+        names: the names of `train` and `test` in messages.
 
     Raises:
         DataError: they mean nothing, or may mean several things.

@@ -42,7 +42,7 @@ class Candidate:
         start: a flat model, on the device.
         device: the device.
         data: the data set, on the device.
-        recipe: how models are trained and judged.
+        recipe: the settings of training and evaluation.
         batch_size: the samples of one step.
         fewest: the samples of the node with fewest.
     """

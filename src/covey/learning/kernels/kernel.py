@@ -113,7 +113,7 @@ class Kernel(ABC):
         make: makes a module, with any weights.
         layout: its layout in a flat model.
         data: the data set, on the device.
-        recipe: how models are trained and judged.
+        recipe: the settings of training and evaluation.
     """
 
     chunk: int = 1

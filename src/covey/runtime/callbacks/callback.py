@@ -41,7 +41,7 @@ class Evaluated:
 
     Attributes:
         round: the number of the round, from 1 on.
-        time: when the last node completed it, in seconds of the nodes' clock.
+        time: the time at which the last node completed it, in seconds of the nodes' clock.
         nodes: the values of each figure at the evaluated nodes, in the order of their ids.
         network: the figures of the network as a whole, such as "average_model_accuracy".
         state: values that the callback keeps from round to round; checkpoints hold them.

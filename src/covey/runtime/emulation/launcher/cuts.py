@@ -10,9 +10,9 @@ class Cut:
     """The last commits of nodes, and what they are still to receive, at one moment of the run.
 
     Args:
-        number: how many were ordered before, and one.
+        number: the number of cuts ordered so far, itself included.
         hosts: the hosts that take part.
-        commits: how many rounds nodes had completed, all together, when it was ordered.
+        commits: the number of completed rounds of all nodes together when it was ordered.
     """
 
     def __init__(self, number: int, hosts: Collection[int], commits: int) -> None:
