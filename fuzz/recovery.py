@@ -424,7 +424,7 @@ class Play:
         for what, keys in (("rows", [row[:2] for row in rows]), ("figures", [figure[:3] for figure in figures])):
             if len(set(keys)) < len(keys):
                 raise Failed(f"some {what} are there twice: {sorted({key for key in keys if keys.count(key) > 1})}")
-        if {node for node, round, *_ in rows if round == ROUNDS} != set(range(self.variant.waits, NODES)):
+        if {node for node, round, *_ in rows if round == ROUNDS} != set(range(self.variant.idles, NODES)):
             raise Failed("not all nodes have completed the last round")
         if self.variant.counts:
             self.check_counts(run)

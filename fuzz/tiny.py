@@ -76,6 +76,27 @@ class Counts(Program):
         node.state["had"] = [*had, *(message["number"] for message in messages)]
 
 
+class Serves(Counts):
+    """The first node ends at once and answers the others, which ask it in each round."""
+
+    async def run(self, node: Node) -> None:
+        node.state.setdefault("had", [])
+
+        async def answer(message: Message) -> None:
+            await node.sleep(0.01)
+            if message.sender == 1:
+                self._keep(node, [message])
+            node.send(message.sender, {"number": message["number"]}, tag="answer")
+
+        if not node.id:
+            node.serve("question", answer)
+            return
+        async for t in node.rounds():
+            node.send(NodeId(0), {"number": t}, tag="question")
+            self._keep(node, await node.receive(tag="answer", count=1))
+            await node.sleep(0.01 * node.id)
+
+
 class Waits(LearningProgram):
     """Nodes average around a ring; the first one only collects what they report, and ends with the average of that."""
 
@@ -105,6 +126,7 @@ GOSSIP = {"kind": "gossip", "topology": "ring"}
 PATIENT = {**GOSSIP, "patience": "300ms"}
 SERVED = {"kind": "fedavg", "clients": 3}
 COUNTS = {"kind": "fuzz.tiny:Counts"}
+SERVES = {"kind": "fuzz.tiny:Serves"}
 WAITS = {"kind": "fuzz.tiny:Waits"}
 
 
@@ -123,7 +145,12 @@ class Variant:
     @property
     def counts(self) -> bool:
         """Whether nodes count messages, and learn nothing."""
-        return self.program is COUNTS
+        return self.program in (COUNTS, SERVES)
+
+    @property
+    def idles(self) -> bool:
+        """Whether the first node completes no round."""
+        return self.program in (SERVES, WAITS)
 
     @property
     def waits(self) -> bool:
@@ -169,6 +196,8 @@ VARIANTS = (
     Variant("counts-slowly", COUNTS, {"every": 2, "keep": 1}, network={"latency": "90ms", "uplink": "4kbit/s"}),
     Variant("counts-by-time", COUNTS, {}, network={"latency": 0.0}, remote=True),
     Variant("counts-apart", COUNTS, {"every": 1}, engine={"nodes_per_process": 1}, network={"latency": "30ms"}),
+    Variant("serves", SERVES, {"every": 1}),
+    Variant("serves-by-time", SERVES, {}, network={"latency": "30ms"}, remote=True),
     Variant("waits", WAITS, {"every": 1}),
     Variant("waits-by-time", WAITS, {}, network={"latency": "30ms"}),
     Variant("asynchronous-by-time", {"kind": "ad-psgd", "topology": "ring", "patience": "100ms"}, {}),

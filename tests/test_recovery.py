@@ -41,7 +41,7 @@ def write_all(checkpoints):
     ("owner", "name", "wrong", "seed"),
     [
         (Recovery, "on_broken", lambda recovery, host, other: None, 215),
-        (Checkpoints, "write_last", write_all, 27),
+        (Checkpoints, "write_last", write_all, 112),
         (RunWriter, "truncate", lambda writer, moment: None, 7),
         (Mail, "post", lambda mail, receivers, message: None, 16),
     ],

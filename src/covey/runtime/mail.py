@@ -162,7 +162,7 @@ class Mail:
             self._known[node.id].discard(known)
             self._taken[node.id].add(known)
             return False
-        if not (self.is_full or node.mail.ended or (node.mail.away and node.held is None)):
+        if not (self.is_full or (node.mail.ended and not node.serves_on) or (node.mail.away and node.held is None)):
             self._came[node.id].append((now, message, False))
             self._count(node.id, message.size + _ENTRY)
         return True

@@ -247,7 +247,9 @@ class Node(ABC):
         Handlers do not prolong a run: it ends when the programs of all nodes have ended.
 
         After a resume, a handler that had not finished begins again with its message. A node whose program had ended
-        serves no more.
+        serves again: the program runs again without its completed rounds. Each of its answers is a commit. Such a node
+        serves no more if the program had sent or taken messages after its last round, other than in handlers, or if
+        checkpoints hold no mail, as those of a synchronous program that follows a graph.
         """
 
     @abstractmethod

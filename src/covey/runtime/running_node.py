@@ -21,7 +21,7 @@ from covey.parts.parameters import Part
 from covey.runtime.content import Content, entries_of, usable
 from covey.runtime.entries import count_in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
-from covey.runtime.mailbox import REASONS, describe
+from covey.runtime.mailbox import REASONS, Key, describe
 from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Sending, Wanted
 from covey.runtime.runs.schema import RECORDED, SPENT
 from covey.runtime.snapshots import Snapshot
@@ -57,6 +57,7 @@ class RunningNode(Node):
     """
 
     __slots__ = (
+        "acted",
         "activities",
         "answers",
         "behind",
@@ -119,6 +120,8 @@ class RunningNode(Node):
         """True if it has returned and not caught up yet."""
         self.held: list[Callable[[], None]] | None = None
         """The actions to take when the paused node continues; None if it is not paused."""
+        self.acted = False
+        """True if its program has sent or taken messages since its last round, other than in handlers."""
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
         self.value_bytes_out = self.index_bytes_out = self.posted = 0
@@ -170,6 +173,7 @@ class RunningNode(Node):
                 await handler(message)
             finally:
                 answering.pop(id(message), None)
+            self.stage.answered(self)
 
         def handle(message: Message) -> None:
             answering[id(message)] = message
@@ -244,6 +248,7 @@ class RunningNode(Node):
             self.receivers = self._checked_receivers(to)
         if not self.receivers:
             return SENT
+        self._act()
         entries = entries_of(payload, self)
         taken = self._taken_payload(entries) if self.careful else entries
         return self.stage.post(self, self.receivers, taken, tag, round)
@@ -297,7 +302,7 @@ class RunningNode(Node):
         else:
             left = (count if count is not None else 1 if timeout is None else self.nodes) - mail.count(key)
         if not missing and left <= 0:
-            return Inbox(mail.take(key, senders, count), sorted(lost), sorted(lost))
+            return Inbox(self._take(key, senders, count), sorted(lost), sorted(lost))
         if key in mail.waiters:
             raise ProgramError(f"Two activities of node {self.id} wait for {describe(key)} at once.")
         stage = self.stage
@@ -308,7 +313,7 @@ class RunningNode(Node):
         await stage.woken(self, key, waiter, timeout)
         self.spent[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
-        return Inbox(mail.take(key, senders, count), absent, sorted(lost))
+        return Inbox(self._take(key, senders, count), absent, sorted(lost))
 
     async def _receive_any(
         self,
@@ -340,11 +345,22 @@ class RunningNode(Node):
             self.spent[WAITING] += stage.now - began
         taken: list[Message] = []
         for tag in tags:
-            taken += mail.take((tag, round), None, wanted - len(taken))
+            taken += self._take((tag, round), None, wanted - len(taken))
         return Inbox(taken)
 
     def arrived(self, *, tag: str = "", round: int | None = None) -> Inbox:
-        return Inbox(self.mail.take((tag, round)))
+        return Inbox(self._take((tag, round)))
+
+    def _take(self, key: Key, senders: Sequence[NodeId] | None = None, count: int | None = None) -> list[Message]:
+        taken = self.mail.take(key, senders, count)
+        if taken:
+            self._act()
+        return taken
+
+    def _act(self) -> None:
+        """Note that the program sends or takes messages."""
+        if not (self.mail.handlers and self.stage.answers(self)):
+            self.acted = True
 
     def usable(self, messages: Iterable[Message], content: Any = None, /, **entries: Wanted) -> Any:
         return usable(self, messages, content, entries, copy=self.careful)
@@ -475,9 +491,17 @@ class RunningNode(Node):
             order=self.order,
             uplink=uplink,
             posted=self.posted,
-            ended=self.mail.ended,
+            ended=self.mail.ended and not self.serves_on,
             away=self.mail.ended and self.mail.away,
         )
+
+    @property
+    def serves_on(self) -> bool:
+        """True if its program has returned and its handlers continue, also after a resumption from a cut with mail.
+
+        Its program then runs again, so it must not have acted since its last round.
+        """
+        return self.mail.ended and bool(self.mail.handlers) and self.stage.mail is not None and not self.acted
 
     def learned(self) -> Any:
         """The resumable state of a node that learns, beside `state`."""
@@ -522,7 +546,7 @@ class RunningNode(Node):
 
     def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
         """Restore a snapshot, with the counters only if the whole network is restored."""
-        self.in_round = False
+        self.in_round = self.acted = False
         self.restore_learned(snapshot.learned)
         self.state, self.typed = self._copied(snapshot.state), {}
         mail = self.mail

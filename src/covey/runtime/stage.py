@@ -91,6 +91,10 @@ class Stage(ABC):
         """Start the activity of a message handler, which does not end with the node's program."""
 
     @abstractmethod
+    def answers(self, node: RunningNode) -> bool:
+        """True if the current activity is one of a node's message handlers."""
+
+    @abstractmethod
     def start(self, node: RunningNode) -> None:
         """Start the program of a node, from the beginning or from its restored state."""
 
@@ -237,7 +241,7 @@ class Stage(ABC):
         """
         node.check_commit()
         node.mail.open(node.round + 1)
-        node.calls = 0
+        node.calls, node.acted = 0, False
         evaluated = self.recorder.commit(node)
         if not (evaluated and self.evaluation.takes_time):
             return 0.0
@@ -265,7 +269,25 @@ class Stage(ABC):
         self.end_activities(node, main=False)
         node.mail.clear(ended=True)
         node.mail.ended = True
-        self.recorder.ended(node)
+        if not node.serves_on:
+            self.recorder.ended(node)
+
+    def answered(self, node: RunningNode) -> None:
+        """Commit a node whose program has returned and whose handler has answered a message.
+
+        Raises:
+            ProgramError: a checkpoint cannot hold the node's state.
+        """
+        if node.serves_on:
+            node.check_commit()
+            self.remember(node)
+
+    def end_serving(self) -> None:
+        """End the handlers of all nodes, because the programs of all have returned."""
+        for node in self.here.values():
+            if node.serves_on:
+                self.recorder.ended(node)
+            node.mail.handlers = {}
 
     # ------------------------------------------------------------------ nodes that leave and return
 

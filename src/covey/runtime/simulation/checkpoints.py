@@ -34,7 +34,7 @@ class Cut:
     def __init__(self, world: "World", round: int) -> None:
         self.world = world
         self.round = round
-        self.snapshots: dict[int, Snapshot] = {n.id: world.snapshot(n) for n in world.nodes if n.mail.ended}
+        self.snapshots: dict[int, Snapshot] = {n.id: self._snapshot(n) for n in world.nodes if n.mail.ended}
         self.downlinks, self.transfers = world.links.freeze()
         self.holds_mail = False
         """True if nodes resume at different moments, with their mail."""
@@ -56,8 +56,11 @@ class Cut:
 
     def add(self, node: RunningNode) -> bool:
         """Add a node that has completed the round or has ended. True if it was the last."""
-        self.snapshots.setdefault(node.id, self.world.snapshot(node))
+        self.snapshots.setdefault(node.id, self._snapshot(node))
         return len(self.snapshots) == self.world.size
+
+    def _snapshot(self, node: RunningNode) -> Snapshot:
+        return node.committed if node.serves_on and node.committed is not None else self.world.snapshot(node)
 
     def go_past(self) -> bool:
         """Count a node that has ended or is one checkpoint further. True if all are, but for some not added."""
@@ -135,6 +138,7 @@ def restore(world: "World", payload: Payload) -> None:
         node.committed = snapshot
         links.restore_uplink(node.id, snapshot.uplink)
         node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
+        world.running -= snapshot.ended
         if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
             continue
         # It is the node's own next event, so its order within the moment stays the same.

@@ -74,7 +74,7 @@ class World(Stage):
         self.cuts: dict[int, Cut] = {}
         self._in_vain = 0
         """The number of departures of nodes since a node completed a round."""
-        self._running = self.size
+        self.running = self.size
         """The number of programs that have not returned."""
         self.interrupted = False
         self._is_enough = False
@@ -216,6 +216,9 @@ class World(Stage):
         node.answers = [other for other in node.answers if not other.done]
         node.answers.append(activity)
         self.after(0.0, node, activity.resume)
+
+    def answers(self, node: RunningNode) -> bool:
+        return self.current in node.answers
 
     def end_activities(self, node: RunningNode, *, main: bool) -> None:
         ending = node.activities
@@ -385,8 +388,8 @@ class World(Stage):
         super().finish(node)
         self.ended = self.now
         self.dropped(node)
-        self._running -= 1
-        if not self._running:
+        self.running -= 1
+        if not self.running:
             self._end_answers()
 
     def _end_answers(self) -> None:
@@ -394,7 +397,7 @@ class World(Stage):
         for node in self.nodes:
             for activity in node.answers:
                 activity.cancel()
-            node.mail.handlers = {}
+        self.end_serving()
 
     def dropped(self, node: RunningNode) -> None:
         # A dropped node does not reach the round of a further checkpoint.
@@ -484,7 +487,7 @@ class World(Stage):
     def _evaluate_all(self, moments: Iterator[tuple[int, float]]) -> None:
         if not self.agenda.is_over(self.now):
             self.agenda.put(self.now, _MOMENT, self._evaluate_all, moments)
-        elif self._running and any(map(self._goes_on, self.agenda.pending())):
+        elif self.running and any(map(self._goes_on, self.agenda.pending())):
             self.recorder.evaluate_moment()
             self._next_moment(moments)
 

@@ -488,6 +488,7 @@ class _Run:
                 if stage.failure is None and stage.serves:
                     stage.say("serves", {})
                     await self._nobody_asks.wait()
+                    stage.end_serving()
                 if stage.failure is None:
                     await stage.recorder.finish()
                 if stage.failure is not None:

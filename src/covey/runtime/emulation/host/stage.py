@@ -300,7 +300,9 @@ class HostStage(Stage):
             await self._awake(node)
             await self.program.run(node)
             self.finish(node)
-            self.recorder.snapshots({node.id: self.remember(node)})
+            committed = self.remember(node)
+            if committed.ended:
+                self.recorder.snapshots({node.id: committed})
         except Exception as error:
             self.fail(node.failure(self.program, error))
         else:
@@ -316,6 +318,9 @@ class HostStage(Stage):
         task = asyncio.create_task(self._watched(node, coroutine))
         node.answers = [other for other in node.answers if not other.done()]
         node.answers.append(task)
+
+    def answers(self, node: RunningNode) -> bool:
+        return asyncio.current_task() in node.answers
 
     @property
     def serves(self) -> bool:
@@ -468,8 +473,8 @@ class HostStage(Stage):
 
     def keep(self, round: int | None) -> None:
         """Send snapshots of nodes after they have completed a round or, with None, now."""
-        nodes = [node for node in self.nodes.values() if not node.mail.ended]
-        if round is not None and any(node.round > round for node in nodes):
+        nodes = [node for node in self.nodes.values() if not node.mail.ended or node.serves_on]
+        if round is not None and any(node.round > round for node in nodes if not node.serves_on):
             self.say("missed", {"round": round})
             return
         self._keep_after = round
