@@ -147,7 +147,7 @@ class Machines:
     """Machines that reach each other over a network of their own, and nobody else.
 
     Args:
-        count: how many.
+        count: the number of machines.
         by_switch: whether this module's switch joins them, rather than a bridge of the kernel.
         network: the first three numbers of their addresses.
     """

@@ -24,7 +24,7 @@ def fuzz(harness: Callable[[bytes], None], examples: list[bytes]) -> None:
 
     Args:
         harness: raises where something is wrong.
-        examples: what is changed where bytes are drawn at random.
+        examples: the inputs that are changed if bytes are drawn at random.
     """
     if atheris is None:
         print("atheris is not installed: random bytes for a minute", file=sys.stderr)

@@ -162,7 +162,7 @@ class Play:
     Args:
         variant: the experiment.
         seed: of the order of things.
-        failures: what goes wrong.
+        failures: the failures of the run.
         root: an empty folder.
     """
 

@@ -179,9 +179,9 @@ async def stage(
     Args:
         folder: for its files.
         count: of hosts.
-        checkpoint: where to go on from.
+        checkpoint: the checkpoint from which the run resumes.
         every: rounds between two checkpoints; None for checkpoints by time.
-        keep: how many are kept.
+        keep: the number of kept checkpoints.
         begun: whether to let them begin.
         changes: of the experiment.
     """

@@ -39,7 +39,7 @@ class Places:
 
     Attributes:
         root: the folder in which each machine has its own.
-        replaced: what of the page is written otherwise here: addresses.
+        replaced: the addresses of the page, and those that replace them here.
         entered: the words before a command that is run on a machine.
     """
 

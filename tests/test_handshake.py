@@ -323,7 +323,7 @@ class Relay:
 
     Args:
         target: another host.
-        inject: what it says to that host by itself after so many bytes of the caller.
+        inject: the bytes that it sends to that host by itself after so many bytes of the caller.
     """
 
     def __init__(self, target, inject=b"", after=0):

@@ -48,6 +48,8 @@ _WORD = re.compile(r"\b(told|heard|nobody|whom)\b", re.IGNORECASE)
 _JOIN = re.compile(r"""["']\s+f?["']""")
 """Matches between the parts of a string that goes over several lines."""
 _PARAMETER = re.compile(r"(The|A|An|Whether) .+\.")
+_ARGUMENT = re.compile(r"^ +\w+(?:, \w+)*: (how|what|where|when|why|who|whom|which)\b", re.MULTILINE)
+"""Matches an argument or attribute in a docstring whose text is a question, not a noun."""
 _SUSPECT = re.compile(rf"""^\s*[rR]?["'#]\W*({"|".join(OPENINGS)})\b|#\W*({"|".join(OPENINGS)})\b""", re.MULTILINE)
 """Matches every module with a banned opening, and some others: it spares the reading of most."""
 
@@ -78,13 +80,19 @@ def texts(source: str) -> list[tuple[int, str, re.Pattern[str]]]:
 
 def faults(source: str, name: str) -> list[str]:
     """The banned openings and phrases of a module, each with its line and what to write instead."""
-    if not _SUSPECT.search(source) and not _PHRASE.search(" ".join(source.replace("#", " ").split())):
+    if (
+        not _SUSPECT.search(source)
+        and not _ARGUMENT.search(source)
+        and not _PHRASE.search(" ".join(source.replace("#", " ").split()))
+    ):
         return []
     found = []
     for line, text, opening in texts(source):
         if begins := opening.match(text):
             word = begins[1]
             found.append(f"{name}:{line}: begins with {word!r}; write {OPENINGS[word]}")
+        asked = _ARGUMENT.findall(text) if opening is _OPENING else []
+        found += [f"{name}:{line}: has an argument that begins with {word!r}; write a noun" for word in asked]
         phrases = _PHRASE.findall(" ".join(text.split()))
         found += [f"{name}:{line}: has {phrase!r}; write {PHRASES[phrase.lower()]}" for phrase in phrases]
     return found
@@ -144,13 +152,18 @@ counts."""
 
 
 def f():
-    r"""Whose it is."""
+    r"""Whose it is.
+
+    Args:
+        size: how large it is.
+    """
     # Where it is large, a copy is cheaper.
     return "# What is no comment, in vain"
 '''
     found = [fault.split("; write")[0] for fault in faults(source, "m")]
     assert sorted(found) == [
         "m:10: begins with 'Whose'",
+        "m:10: has an argument that begins with 'how'",
         "m:1: begins with 'How'",
         "m:2: begins with 'Who'",
         "m:2: has 'is told'",

@@ -38,8 +38,8 @@ class Peer:
 
     Attributes:
         module: the package, as it is imported.
-        needed: what it needs beside it.
-        launcher: what starts its processes, where it does not do that itself.
+        needed: the further packages that it needs.
+        launcher: the command that starts its processes, if it does not start them itself.
     """
 
     module: str

@@ -136,9 +136,9 @@ class Member:
 
     Attributes:
         planned: the run.
-        number: its place in the sweep, from 1.
+        number: its number in the sweep, from 1.
         folder: its folder, which may not exist yet.
-        before: what the folder has of it; None if it never began.
+        before: the earlier run in the folder; None if it never began.
     """
 
     planned: Planned

@@ -108,7 +108,7 @@ class Scoring:
         """The loss of each sample.
 
         Args:
-            objective: in place of the task's loss.
+            objective: the loss, instead of that of the task.
         """
         objective, counted = objective or self.loss, self.counted(targets, objective)
         if objective.is_the_tasks:
@@ -143,7 +143,7 @@ class Scoring:
         Args:
             losses: as `losses` returns them, S.
             targets: the targets of the samples.
-            objective: in place of the task's loss.
+            objective: the loss, instead of that of the task.
             share: the weight of each sample in the mean; the same of all by default.
         """
         counted = self.counted(targets, objective)

@@ -143,7 +143,7 @@ def check_importable(experiment: Experiment, processes: str) -> None:
 
     Args:
         experiment: the experiment.
-        processes: what they are, for the middle of a sentence.
+        processes: the name of the processes, for the middle of a sentence.
 
     Raises:
         ConfigurationError: there is such a part.

@@ -106,7 +106,7 @@ class Agreement:
             sender: the member.
             numbers_K: its numbers at the indices that it has chosen.
             secrets: the secret that it shares with the owner of a public key; None to make no masks.
-            seed: of its own mask, where there is a plan.
+            seed: the seed of its own mask, if there is a plan.
         """
         indices_K = self.members[sender].chosen.indices_K
         kept_K = self.kept_P[indices_K]
@@ -133,11 +133,10 @@ class Agreement:
 
         Args:
             sender: the member.
-            values_K: what it sent.
+            values_K: the numbers that it sent.
             lost: the number of missing members.
-            secrets: by missing member, what the mask that both share follows from.
-            seed: of the level of the member's own mask that belongs to so many missing ones; None where nothing is
-                masked.
+            secrets: the secret of the mask that both share, by missing member.
+            seed: the seed of its own mask at the level of so many missing members; None without masks.
         """
         indices = self.indices(sender)
         values = values_K.copy()

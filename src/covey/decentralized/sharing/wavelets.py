@@ -35,12 +35,12 @@ class WaveletTransform:
     Args:
         wavelet: a discrete wavelet of PyWavelets.
         level: the number of times that the vector is halved; a short vector is halved fewer times.
-        length: that of a vector.
+        length: the length of a vector.
 
     Attributes:
         level: the actual number of halvings.
         bands: the number of coefficients of each band, coarse to fine.
-        size: how many they are together: at least `length`, and a few more for the ends.
+        size: the number of all coefficients: at least `length`, and a few more for the ends.
     """
 
     parts = 1

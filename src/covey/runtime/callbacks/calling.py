@@ -120,7 +120,7 @@ class Callbacks:
         Args:
             round: the round. One that is not later than the one before is not shown again.
             figures: those of the network.
-            summary: of the evaluated nodes.
+            summary: the summary of the evaluated nodes.
 
         Raises:
             CoveyError: a callback fails.

@@ -76,7 +76,7 @@ class Cuts:
         """Cut here.
 
         Args:
-            number: of the cut.
+            number: the number of the cut.
             hosts: those that take part.
         """
         stage, mail = self._stage, self._mail
