@@ -83,9 +83,11 @@ class Scoring:
 
     def _last(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The scores with classes in the last dimension."""
+        if self._kind != "sequence":
+            return outputs
         positions = self._positions if targets.is_floating_point() else targets.shape[1:]
         made = outputs.shape
-        if self._kind != "sequence" or len(made) != len(positions) + 2:
+        if len(made) != len(positions) + 2:
             return outputs
         in_last = made[1:-1] == positions and made[-1] >= self._classes
         in_second = made[2:] == positions and made[1] >= self._classes
@@ -98,11 +100,11 @@ class Scoring:
             targets: classes, or numbers, which all count.
             objective: the objective that may leave a class out; the task's loss by default.
         """
-        if targets.is_floating_point():
+        ignored = (objective or self.loss).ignored
+        if (ignored is None and self._ignored is None) or targets.is_floating_point():
             return None
-        values = {self._ignored, (objective or self.loss).ignored}
-        found: list[Tensor] = [torch.ne(targets, value) for value in values if value is not None]
-        return None if not found else found[0] if len(found) == 1 else found[0] & found[1]
+        found: list[Tensor] = [torch.ne(targets, value) for value in {ignored, self._ignored} if value is not None]
+        return found[0] if len(found) == 1 else found[0] & found[1]
 
     def losses(self, outputs: Tensor, targets: Tensor, objective: Objective | None = None) -> Tensor:
         """The loss of each sample.
