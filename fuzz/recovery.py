@@ -42,6 +42,7 @@ from covey.messages.files import read_payload
 from covey.parts.errors import CoveyError, RunError
 from covey.runtime import cadence
 from covey.runtime.emulation.host import heartbeat, host
+from covey.runtime.emulation.host import run as host_run
 from covey.runtime.emulation.launcher import launching, processes
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
 from covey.runtime.emulation.transport.address import Address
@@ -259,8 +260,8 @@ class Play:
                 (processes, "Processes", lambda wanted, **_: Maker(self, wanted)),
                 (host, "Door", Door),
                 (host, "call", lambda address, port, first: loop.network.connect(port)),
-                (host, "prepare", lambda *_, **__: prepared(self.variant)),
-                (host, "Experiment", mock.Mock(from_table=lambda _: prepared(self.variant).experiment)),
+                (host_run, "prepare", lambda *_, **__: prepared(self.variant)),
+                (host_run, "Experiment", mock.Mock(from_table=lambda _: prepared(self.variant).experiment)),
                 (running, "_prepare", lambda *_: prepared(self.variant)),
                 (heartbeat, "memory_bytes", lambda: 0),
                 (writer, "monotonic", loop.time),

@@ -16,6 +16,7 @@ from covey.learning.node import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import ModelError, ProgramError
 from covey.runtime.emulation.host import host
+from covey.runtime.emulation.host.run import _stand_still
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
 from tests.conftest import table
@@ -114,7 +115,7 @@ def test_a_pause_ends_and_leaves_no_process(seconds, monkeypatch):
 
     async def main():
         before = children()
-        pausing = asyncio.create_task(host._stand_still(seconds))
+        pausing = asyncio.create_task(_stand_still(seconds))
         if seconds:
             await soon(lambda: state(struck.pid) == "T")
         await pausing

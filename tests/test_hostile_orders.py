@@ -11,7 +11,7 @@ import torch
 
 from covey.messages import wire
 from covey.parts.errors import CoveyError, RunError
-from covey.runtime.emulation.host.host import _ORDERS, _Run
+from covey.runtime.emulation.host.run import _ORDERS, HostRun
 from covey.runtime.emulation.launcher.launcher import Launcher
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Corrupted
@@ -103,7 +103,7 @@ def test_a_launcher_whose_bytes_are_no_frames_is_left(served):
 
 
 def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypatch):
-    waiting, on_frame, order = [], _Run._on_frame, _Run._order
+    waiting, on_frame, order = [], HostRun._on_frame, HostRun._order
     obeys = threading.Event()
 
     def counted(run, frame):
@@ -115,8 +115,8 @@ def test_a_flood_of_orders_is_read_no_faster_than_it_is_obeyed(served, monkeypat
             await asyncio.sleep(0.01)
         return await order(run)
 
-    monkeypatch.setattr(_Run, "_on_frame", counted)
-    monkeypatch.setattr(_Run, "_order", obeyed)
+    monkeypatch.setattr(HostRun, "_on_frame", counted)
+    monkeypatch.setattr(HostRun, "_order", obeyed)
 
     async def main():
         control = Control(await call(served[1], Caller("this run", LAUNCHER)))

@@ -19,7 +19,7 @@ from covey.messages.payloads import Payload
 from covey.parts import errors, kinds
 from covey.parts.errors import CoveyError, RunError, WireError
 from covey.parts.parameters import to_table
-from covey.runtime.emulation.host.host import Orders
+from covey.runtime.emulation.host.run import Orders
 from covey.runtime.emulation.launcher.makers import Maker, Wanted
 from covey.runtime.emulation.launcher.records import Records
 from covey.runtime.emulation.launcher.recovery import Recovery
