@@ -46,14 +46,14 @@ class Member(NamedTuple):
 
 
 class Agreement:
-    """The facts that decide which numbers each member sends to a receiver in a round, and under which masks.
+    """The numbers that each member sends to a receiver in a round, and the masks on them.
 
     Args:
         receiver: the receiver.
         t: the round.
         members: its members, in the order of their ids.
         masks: the least number of masks on each number.
-        plan: the plan by which the masks of missing members are removed; None where they are not.
+        plan: the plan by which the masks of missing members are removed; None if they are not.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Agreement:
 
     @cached_property
     def kept_P(self) -> NDArray[np.bool_]:
-        """The indices with enough holders: each holder then has a mask with each other one."""
+        """The indices with enough holders. Each holder shares a mask with each other one."""
         return self.spare_P >= 0
 
     @cached_property
     def spare_P(self) -> NDArray[np.int16]:
-        """The number of holders of each index that may be missing; below 0 where there are too few."""
+        """The number of holders of each index that may be missing; below 0 if there are too few."""
         chosen = [member.chosen.held_P for member in self.members.values()]
         holders_P = np.zeros(len(chosen[0]) if chosen else 0, dtype=np.int16)
         if self._alike:
@@ -89,7 +89,7 @@ class Agreement:
         return holders_P - np.int16(self.masks + 1)
 
     def indices(self, sender: NodeId, lost: int = 0) -> NDArray[np.int64]:
-        """The indices of the numbers that a member sends, or those that come out when so many others are missing."""
+        """The indices of the numbers that a member sends, or those that can be opened if so many others are missing."""
         indices_K = self.members[sender].chosen.indices_K
         return indices_K[self.spare_P[indices_K] >= lost]
 
@@ -156,7 +156,7 @@ class Agreement:
         *,
         negative: bool = False,
     ) -> None:
-        """Add the mask that two members share, or take it away."""
+        """Add or remove the mask that two members share."""
         # The digest is in the key: should a round be tried again with other members or indices, no stream is reused.
         key = derive(secret, "mask", self.t, self.receiver, context=self.digest)
         where = None if self._alike else self.members[other].chosen.held_P[indices]
@@ -165,7 +165,7 @@ class Agreement:
     def _add_own(
         self, values: Integers, indices: NDArray[np.int64], seed: bytes, lost: int, *, negative: bool = False
     ) -> None:
-        """Add a member's own mask, or take it away, from the level on that belongs to so many missing members."""
+        """Add or remove a member's own mask, from the level on that belongs to so many missing members."""
         assert self.plan is not None
         levels_K = np.minimum(self.spare_P[indices], self.plan.most_lost)
         for more, of_level in enumerate(seeds_from(seed, self.plan.most_lost - lost)):

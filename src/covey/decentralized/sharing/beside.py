@@ -1,6 +1,6 @@
-"""Vectors beside the model, gradients for one, on their way to the mean of a node's and its neighbours'.
+"""Vectors beside the model, such as gradients: the mean of a node's vector and those of its neighbours.
 
-They travel as a sharing has models travel, in messages of their own: what the sharing promises of models holds of them.
+They are sent in messages of their own by a sharing, whose promises for models hold for them.
 """
 
 from collections.abc import Awaitable, Iterable, Iterator, MutableMapping, Sequence

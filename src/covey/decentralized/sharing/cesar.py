@@ -45,7 +45,7 @@ class Cesar(Masked):
         self._all = torch.arange(setting.parameters)
         self._picked = self.subset.selection.size
         self._buffers = self._all[self._picked :]
-        """The indices of the buffers, which every node sends besides those that it has picked."""
+        """The indices of the buffers, which every node sends besides the chosen ones."""
         self._joined = Decoded()
 
     @property

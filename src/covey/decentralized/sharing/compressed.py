@@ -1,4 +1,4 @@
-"""Sharings whose messages are vectors that a compressor made short."""
+"""Sharings whose messages are compressed vectors."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ class Compressed(Sharing):
         return partial(self._setting.generator, f"{self.kind} compressor", sender, t)
 
     def compress(self, round: Round, vector: Tensor) -> tuple[dict[str, Tensor], Decompressed]:
-        """The payload of a vector in a round, and what receivers make of it."""
+        """The payload of a vector in a round, and the vector that receivers decode from it."""
         sender = round.node.id
         made = self._latest[sender] = self.codec.compress(vector, self._draw(sender, round.t))
         return made

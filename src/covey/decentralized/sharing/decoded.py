@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Decoded:
-    """Remembers what tensors were decoded to, for as long as they live."""
+    """Remembers the decoded forms of tensors for as long as the tensors live."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
@@ -17,6 +17,6 @@ class Decoded:
         self._known[key] = weakref.ref(encoded, lambda _: self._known.pop(key, None)), decoded
 
     def recall(self, encoded: Tensor) -> Tensor | None:
-        """The decoded form of this very tensor; None where it is unknown."""
+        """The decoded form of a tensor, as an object; None if it is unknown."""
         tensor, decoded = self._known.get(id(encoded), (None, None))
         return decoded if tensor is not None and tensor() is encoded else None

@@ -1,4 +1,4 @@
-"""Send the frequencies that changed most."""
+"""The sharing of the frequencies that changed most."""
 
 from collections.abc import Sequence
 
@@ -50,6 +50,6 @@ class FourierTransform:
         return vectors
 
     def project(self, coefficients: Tensor) -> None:
-        """Make coefficients those of what `inverse` makes of them: the ends of a real vector's spectrum are real."""
+        """Replace coefficients by `forward(inverse(coefficients))`: the ends of a real vector's spectrum are real."""
         imaginary = [1] if self.length % 2 else [1, 2 * self.size - 1]
         coefficients.index_fill_(-1, torch.tensor(imaginary, device=coefficients.device), 0.0)

@@ -1,7 +1,7 @@
-"""The public copies that a node keeps where messages may be missed: its own, and one of every neighbour.
+"""The public copies that a node keeps if messages may be missed: its own, and one of every neighbour.
 
-A change of a copy comes with the mark of the copy that it changes. A node that keeps another copy, or has
-missed a message of its neighbour, asks in its next message for the whole copy.
+A change of a copy has the mark of the copy that it changes. A node that keeps another copy, or has missed a message of
+its neighbour, asks in its next message for the whole copy.
 """
 
 from typing import Annotated
@@ -37,9 +37,9 @@ class Followed(State):
     """The copies that a node knows."""
 
     at: int = -1
-    """The round in which `received` is used; below 0 where the node knows no copy yet."""
+    """The round in which `received` is used; below 0 if the node knows no copy yet."""
     copy: Tensor
-    """The node's own."""
+    """The node's own copy."""
     mark: bytes
     copies: dict[NodeId, Tensor] = {}
     """The copies of its neighbours."""

@@ -1,4 +1,4 @@
-"""Send the whole model."""
+"""The sharing of the whole model."""
 
 from typing import Annotated
 

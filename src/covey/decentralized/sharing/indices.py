@@ -1,4 +1,4 @@
-"""The indices of what a message holds, on their way to a receiver."""
+"""The indices of the values of a message."""
 
 from torch import Tensor
 

@@ -1,7 +1,7 @@
-"""Sharings that hide each model in the sum of what a receiver's neighbours send.
+"""Sharings that hide each model in a sum over a receiver's neighbours.
 
-For every receiver, its neighbours agree in pairs on masks that cancel in its sum (`agreeing`); then they
-send it their masked numbers.
+For every receiver, its neighbours agree in pairs on masks that cancel in its sum (`agreeing`); then they send it their
+masked numbers.
 
 Shapes: P parameters, K indices of one sender.
 """
@@ -43,9 +43,9 @@ class Outcomes(State):
     """The outcomes of a node's sums."""
 
     discarded: int = 0
-    """The number of sums that could not be used."""
+    """The number of sums that were discarded."""
     recovered: int = 0
-    """The number of sums that lacked a member, and were opened."""
+    """The number of opened sums that lacked a member."""
 
 
 class Hidden(Content):
@@ -58,7 +58,7 @@ class Hidden(Content):
 
 
 class Masked(Agreeing):
-    """Adds masks to what `choose` picks, and has receivers of too few messages keep their models."""
+    """Adds masks to the chosen values. A receiver of too few messages keeps its model."""
 
     hides = True
     ring: int = param("The number of bits of the integers that are added and sent.", default=64, choices=(64, 32))
@@ -159,7 +159,7 @@ class Masked(Agreeing):
         return None if self.recovery == "none" else plan_for(count, self.masks, self.threshold)
 
     def _check_plans(self, topology: Topology, graph: Graph) -> None:
-        """Raise ConfigurationError where neighbours cannot help as they are to."""
+        """Raise ConfigurationError if the neighbours of a receiver are too few for recovery."""
         if not topology.static:
             raise ConfigurationError(
                 f"The 'recovery' of {self.named()} must be 'none' over a topology that changes, such as "
@@ -223,7 +223,7 @@ class Masked(Agreeing):
         return derive(secret, "seal", now.t, sender, agreement.receiver, context=agreement.digest)
 
     def _values(self, node: LearningNode, message: Message, now: Agreed, own: Agreement) -> Integers | None:
-        """The numbers of a message; None where it is not from who it says, or of another agreement."""
+        """The numbers of a message; None if its sender or its agreement is not the right one."""
         if _RECEIVED in message.shared:
             return None  # Its sender lacks the members of this node's sum, or the key of one of them.
         agreed = Exactly(own.digest, "the digest of the members, keys and indices that this node knows")
@@ -278,7 +278,7 @@ class Masked(Agreeing):
     def _merged(
         self, own: Tensor, now: Agreed, agreement: Agreement, lost: int, weights: Mapping[NodeId, float]
     ) -> Tensor:
-        """The sum at each index, and a node's own value as much as is missing to 1."""
+        """The sum at each index, plus the node's own value with the weight that is missing to 1."""
         own_P: NDArray[np.float32] = own.cpu().numpy()
         sum_P = np.zeros(own_P.shape, dtype=self._numbers.dtype)
         weight_P = np.zeros(own_P.shape)

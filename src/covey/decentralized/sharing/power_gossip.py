@@ -31,7 +31,7 @@ from covey.runtime.state import State
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A tensor of the model, and the rank of what is exchanged about it."""
+    """A tensor of the model, and the rank of the exchanged differences of it."""
 
     span: slice
     sides: tuple[int, int]
@@ -143,7 +143,7 @@ class PowerGossip(Sharing):
     # ------------------------------------------------------------------ one exchange
 
     def _said(self, round: Round, step: int, *, last: bool) -> Messages:
-        """The messages of an exchange, and what its end will need."""
+        """The messages of an exchange, and the state for its end."""
         node, senders, model = round.node, round.senders, round.node.model
         if not senders:
             return
@@ -160,7 +160,7 @@ class PowerGossip(Sharing):
             yield [peer], Factor(factor=own_DS[row], mark=marks_D[row : row + 1], vectors=vectors)
 
     def _merged(self, round: Round, step: int, inbox: Inbox, *, last: bool) -> Tensor:
-        """The model after an exchange. The factors go on where both ends had the same, else from a fresh start."""
+        """The model after an exchange. Factors continue where both ends had the same; others start anew."""
         node, senders, model, side = round.node, round.senders, round.node.model, step % 2
         if not senders:
             return model
@@ -203,7 +203,7 @@ class PowerGossip(Sharing):
         return merged
 
     def _factors(self, node: LearningNode, count: int, step: int) -> Tensor:
-        """The factors along each edge from the exchange before; fresh ones where this node took no part in it."""
+        """The factors along each edge from the exchange before; new ones if this node took no part in it."""
         exchanged = node.keep(Exchanged, self)
         if exchanged.factors is not None and exchanged.next == step:
             return exchanged.factors

@@ -34,12 +34,12 @@ _ROUNDING = 1e-6
 
 
 class Summed(State):
-    """The copies that a node knows where no message is missed."""
+    """The copies that a node knows if no message is missed."""
 
     copy: Tensor
-    """Its own."""
+    """The node's own copy."""
     total: Tensor
-    """The weighted sum of its own and its neighbours'."""
+    """The weighted sum of its own copy and its neighbours'."""
     complete: int = 0
     """The number of rounds in which it received all changes."""
 
@@ -107,11 +107,11 @@ class PublicCopies(Compressed):
 
     @property
     def moves_first(self) -> bool:
-        """Whether a node moves by what it knew before a round's messages, or by what it knows after them."""
+        """Whether a node moves by the copies from before a round's messages, or by those after them."""
         return False
 
     def first_mark(self, start: Tensor) -> bytes:
-        """The mark of that copy, the same at all who know it alike."""
+        """The mark of the public copy before the first message, the same at all nodes with equal copies."""
         return FIRST_MARK
 
     def outgoing(self, round: Round) -> Messages:
@@ -133,7 +133,7 @@ class PublicCopies(Compressed):
         """A node's public copy, and the weighted sum of its own and its neighbours'.
 
         Raises:
-            ProgramError: it was away, and missed how they changed.
+            ProgramError: it was away, and missed changes.
         """
         node, t = round.node, round.t
         known = node.keep(Summed, self)
@@ -171,7 +171,7 @@ class PublicCopies(Compressed):
     # ------------------------------------------------------------------ where messages may be missed
 
     def _to_each(self, round: Round) -> Messages:
-        """The messages of a round: how the copy changes, or all of it to who asked for that."""
+        """The messages of a round: the change of the copy or, for nodes that asked, the whole copy."""
         node, start = round.node, round.start
         known = node.keep(Followed, self)
         if known.at < 0:
@@ -198,7 +198,7 @@ class PublicCopies(Compressed):
         ]
 
     def _from_each(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
-        """The model after a round in which some may have been missed."""
+        """The model after a round in which messages may have been missed."""
         node, t = round.node, round.t
         known = node.keep(Followed, self)
         answered, asked, received = known.asked, list[NodeId](), list[NodeId]()
@@ -216,7 +216,8 @@ class PublicCopies(Compressed):
     def _followed(
         self, node: Node, known: Followed, inbox: Inbox
     ) -> Iterator[tuple[Change | WholeCopy, Tensor | None, bytes]]:
-        """Each usable message, its sender's copy after it, and the mark of that; None if it changes an unknown copy."""
+        """Each usable message, its sender's copy after it, and the mark of the copy; None for a change of an unknown
+        copy."""
         for message in inbox:
             if "copy" in message.shared:
                 for whole in node.usable([message], WholeCopy, copy=Numbers(self._setting.parameters)):

@@ -1,4 +1,4 @@
-"""Send whole tensors, drawn at random: the receiver draws the same ones, so that a message holds values alone."""
+"""The sharing of whole tensors, drawn at random. The receiver draws the same ones, so a message holds only values."""
 
 import torch
 from torch import Tensor

@@ -29,16 +29,16 @@ class Arrived(Content):
 
 
 class Given(Content):
-    """Shares for the sum of its receiver."""
+    """The shares for the sum of its receiver."""
 
     of: list[int]
     """The owners of the shared secrets."""
     shares: bytes
-    """A box with a share for each."""
+    """The box with a share of each secret."""
 
 
 NOTHING: Payload = {}
-"""The payload of a node that claims or gives nothing."""
+"""The payload of a node without a claim or shares."""
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ async def opened(round: Round, now: Agreed, arrived: Collection[NodeId], *, mask
 
 
 def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, masking: bool) -> Payload | Given:
-    """The shares that a receiver gets for saying whose numbers have arrived; this once in a round."""
+    """The shares that a receiver gets for its list of arrived numbers, once in a round."""
     receiver = claim.sender
     agreement = now.towards.get(receiver)
     if agreement is None or agreement.plan is None:
@@ -101,7 +101,7 @@ def _answer(node: LearningNode, graph: Graph, now: Agreed, claim: Message, *, ma
 
 
 def _shares(node: LearningNode, graph: Graph, now: Agreed, agreement: Agreement, owner: NodeId) -> list[bytes] | None:
-    """The shares that a holder has of a member's secrets; None where it has no box that it can open."""
+    """The shares that a holder has of a member's secrets; None if it cannot open their box."""
     assert agreement.plan is not None
     holders = graph.senders(agreement.receiver)
     me = holders.index(node.id)
@@ -129,7 +129,7 @@ def _joined(
     *,
     masking: bool,
 ) -> Opened | None:
-    """The secrets that the received shares join to; None where the shares are too few or wrong."""
+    """The secrets that the received shares join to; None if the shares are too few or wrong."""
     assert own.plan is not None
     holders, threshold = graph.senders(node.id), own.plan.threshold
     shares: dict[NodeId, dict[int, bytes]] = {id: {} for id in own.members}

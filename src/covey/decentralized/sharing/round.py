@@ -1,4 +1,4 @@
-"""One round of one node, as its sharing sees it."""
+"""One round of one node, for its sharing."""
 
 from collections.abc import Awaitable, Sequence
 from typing import cast
@@ -21,7 +21,7 @@ from covey.runtime.node import Inbox, Message
 from covey.runtime.patience import Receive
 
 _ALL_THE_WAY = 1.0 + 1e-5
-"""The farthest that a node goes towards the mean of others; the part above 1 is room for rounding."""
+"""The longest step of a node towards the mean of others; the part above 1 is room for rounding."""
 
 
 class Beside(Content):
@@ -87,7 +87,7 @@ class Round:
         """The senders of buffers beside messages, and the buffers."""
 
     def of(self, selection: Selection) -> "Round":
-        """The same round for a sharing of a part of what is shared."""
+        """The same round for a sharing of a part of the shared part."""
         return Round(
             self.node, self.topology, self.t, self.aggregation, self._receive, selection=selection, start=self.start
         )
@@ -105,7 +105,7 @@ class Round:
         return self.graph.senders(self.node.id)
 
     def weights(self, node: NodeId) -> dict[NodeId, float]:
-        """The weight that a node gives to each of its senders, where the aggregation has weights."""
+        """The weight that a node gives to each of its senders, if the aggregation has weights."""
         weights = self.aggregation.weights(node, self.graph)
         assert weights is not None
         return dict(zip(self.graph.senders(node), weights, strict=True))
@@ -123,13 +123,13 @@ class Round:
         return self._receive_without_buffers(self._shown, senders)
 
     def merge(self, own: Tensor, contributions: Sequence[Contribution]) -> Tensor | Mixture:
-        """The aggregation's result for own numbers and those that arrived."""
+        """The aggregation's result for own numbers and received ones."""
         return self.aggregation.merge(self.node, self.graph, own, contributions)
 
     # ------------------------------------------------------------------ what a program asks
 
     def whole(self, part: Tensor | Mixture) -> Tensor | Mixture:
-        """The whole model, given what became of the shared part."""
+        """The whole model with the merged shared part."""
         selection, shown = self._selection, self._shown
         if selection is None or (shown is None and not selection.buffered):
             return part
@@ -145,7 +145,7 @@ class Round:
     # ------------------------------------------------------------------ the buffers beside
 
     async def _receive_without_buffers(self, shown: Shown, senders: Sequence[NodeId] | None) -> Inbox:
-        """Messages as the sharing sees them; those without buffers are rejected."""
+        """The views of messages for the sharing; messages without buffers are rejected."""
         inbox = await self._receive("", senders)
         usable = shown.outer.usable(inbox, Beside, buffers=Numbers(shown.selection.buffered))
         shown.rejected.clear()
@@ -160,7 +160,7 @@ class Round:
 
 
 def _without_buffers(beside: Beside) -> Message:
-    """A message as a sharing sees it; all its receivers in this process share one."""
+    """The view of a message for a sharing; all receivers in this process share one."""
     message = beside.message
     if not isinstance(message.understood, Message):
         message.understood = Message(message.sender, message.tag, message.round, beside.others, message.size)
@@ -171,10 +171,8 @@ def _without_buffers(beside: Beside) -> Message:
 def _not_beyond(
     selection: Selection, whole: Tensor, part: Tensor | Mixture, buffers: Tensor | Mixture | None, reach: float
 ) -> tuple[Tensor | Mixture, Tensor]:
-    """The trained part, and buffers that go no further than the mean of the received ones, however far models go.
-
-    Variances must not become negative.
-    """
+    """The trained part, and buffers that move at most to the mean of the received ones. Variances must not become
+    negative."""
     if buffers is None:
         part, buffers = selection.split(part.tensor() if isinstance(part, Mixture) else part)
     moved = buffers.tensor() if isinstance(buffers, Mixture) else buffers

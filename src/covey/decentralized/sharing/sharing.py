@@ -27,10 +27,10 @@ Messages: TypeAlias = Iterable[tuple[Sequence[NodeId], Payload | Content]]
 class Sharing(Part):
     """Makes the messages of a node. One object serves all nodes, so values of a node belong to its state (`node.keep`).
 
-    A sharing is prepared with a setting, and called with rounds, whose node has the shared part alone for its model: it
-    need not know that models have anything else. A program makes a `round`, has it sent (`send`) and received
-    (`receive`), and puts the part that comes of it back into the model (`Round.whole`). Most sharings say what they
-    send (`outgoing`) and what a message contributes (`contribution`), and no more.
+    A sharing is prepared with a setting, and called with rounds. The model of a round's node is the shared part, so a
+    sharing need not know of anything else in models. A program makes a `round`, sends it (`send`), receives it
+    (`receive`), and puts the merged part back into the model (`Round.whole`). Most sharings define only their messages
+    (`outgoing`) and the contribution of a message (`contribution`).
     """
 
     family: ClassVar[str] = "sharing"
@@ -44,8 +44,7 @@ class Sharing(Part):
     content: ClassVar[type[Content] | None] = None
     """The class that declares the entries of a message; None if `contribution` reads messages itself."""
     takes_buffers: ClassVar[bool] = False
-    """Whether buffers may be among its numbers, of which it then has averages and nothing else. Otherwise they travel
-    beside them, in full."""
+    """Whether buffers may be among the numbers that it averages. Otherwise they are sent beside them, in full."""
     share: Literal["trained"] | list[str] = param(
         "The shared tensors: all that are trained, or the trained ones whose names match patterns, such as "
         '["body.*"]. The others stay with their node.',
@@ -114,9 +113,9 @@ class Sharing(Part):
     # ------------------------------------------------------------------ for every sharing
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
-        """Raise ConfigurationError where this sharing makes no sense with the others.
+        """Raise ConfigurationError if this sharing does not work with the others.
 
-        It is called when the program is checked and, where graphs depend on labels, again when it is prepared.
+        It is called when the program is checked and, if graphs depend on labels, again when it is prepared.
         """
 
     def outgoing(self, round: Round) -> Messages:

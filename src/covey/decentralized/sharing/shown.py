@@ -1,4 +1,4 @@
-"""A node as a sharing sees it, where less than its whole model is shared."""
+"""The view of a node for a sharing of a part of its model."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
@@ -21,7 +21,7 @@ class Shown:
         self.outer = outer
         self.selection = selection
         self._seen: tuple[Tensor, Tensor] | None = None
-        """The whole model and its shared part, so that a model that is the same one is so for the sharing, too."""
+        """The whole model and its shared part. The same model has the same part, also as an object."""
         self.rejected: set[NodeId] = set()
         """The senders of messages that the sharing could not use."""
 

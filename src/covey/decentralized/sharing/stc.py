@@ -34,7 +34,7 @@ class Beginning(Content):
 class STC(PublicCopies):
     """Sparse ternary compression: sends the signs of the largest changes since the common start, and one magnitude.
 
-    What a message leaves out stays in the difference to the public copy, where later changes add to it.
+    The rest of the change stays in the difference to the public copy, and later changes add to it.
     """
 
     kind = "stc"

@@ -1,4 +1,4 @@
-"""Send what changed most."""
+"""The sharing of the values that changed most."""
 
 from torch import Tensor
 
@@ -18,8 +18,8 @@ class LastSent(State):
 class TopK(Partial):
     """The values that changed most in a round's training, or with accumulation since they were last sent.
 
-    With accumulation, what averaging changed counts too: a value is sent when it is far from what it was at the
-    beginning of the round in which it was last sent.
+    With accumulation, changes by averaging count, too: a value is sent when it is far from its value at the beginning
+    of the round in which it was last sent.
     """
 
     kind = "top-k"

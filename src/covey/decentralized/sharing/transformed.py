@@ -1,4 +1,4 @@
-"""Sharings that send some coefficients of the model in another basis; a receiver fills the gaps with its own."""
+"""Sharings of some coefficients of the model in another basis. A receiver completes them by its own."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -21,7 +21,7 @@ from covey.runtime.state import State
 
 
 class Coefficients(State):
-    """The coefficients that a round needs of the rounds before, and at its end."""
+    """The coefficients of earlier rounds that a round needs, also at its end."""
 
     reference: Tensor | None = None
     """Each coefficient as it was when it was last sent."""
@@ -46,15 +46,15 @@ class Transform(Protocol):
         """The vectors of coefficients, along the last axis."""
 
     def project(self, coefficients: Tensor) -> None:
-        """Make coefficients, in place, what `forward` makes of what `inverse` makes of them."""
+        """Replace coefficients, in place, by `forward(inverse(coefficients))`."""
 
 
 class Transformed(Sharing):
     """Sends the coefficients that changed most, in training or, with accumulation, since they were last sent.
 
-    What is sent are the coefficients as they are, not their changes. Of the importance V of the coefficients, C - V is
-    kept, where C are the coefficients of the model that a round begins with: what training and averaging add to V they
-    add to C, so that it changes only where a coefficient is sent.
+    A message has the coefficients themselves, not their changes. Let V be the importance of the coefficients and C the
+    coefficients of the model that a round begins with. The state is C - V: training and averaging add the same to V and
+    to C, so it changes only at coefficients that are sent.
     """
 
     by_change = True
@@ -78,7 +78,7 @@ class Transformed(Sharing):
         self._values = Values(self.values, self._parts * self._size, setting)
 
     def transform(self, setting: Setting) -> Transform | None:
-        """The transform of the model to coefficients; None where the coefficients are the model's numbers."""
+        """The transform of the model to coefficients; None if the coefficients are the numbers of the model."""
         raise NotImplementedError
 
     def fractions(self) -> Sequence[tuple[float, float]]:
@@ -116,7 +116,7 @@ class Transformed(Sharing):
         return [(round.receivers, payload)]
 
     def _coefficients(self, node: LearningNode, start: Tensor) -> tuple[Tensor, Tensor]:
-        """(those of the model, those of the model that the round began with)."""
+        """The coefficients of the model, and of the model that the round began with."""
         if self._transform is None:
             return node.model, start
         averaged = node.keep(Coefficients, self).averaged

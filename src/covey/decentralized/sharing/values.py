@@ -1,4 +1,4 @@
-"""The values of what a message holds, on their way to a receiver."""
+"""The values of a message of a partial sharing."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def written_as() -> Any:
 
 
 def check_written_as(sharing: str, how: str) -> None:
-    """Raise ConfigurationError where what it takes to write values so is not installed."""
+    """Raise ConfigurationError if the library of an encoding is not installed."""
     if how == "pcodec" and not has_pcodec():
         raise ConfigurationError(
             f"The 'values' of {sharing} must be 'raw' unless pcodec is installed. Got 'pcodec' instead; "

@@ -26,7 +26,7 @@ from torch import Tensor
 
 Floats: TypeAlias = NDArray[Any]
 _STEEP = 4.0
-"""Rotations by a larger tangent would make of float32 numbers some that have to cancel."""
+"""The largest tangent of a rotation. With a larger one, float32 numbers would have to cancel."""
 
 
 class WaveletTransform:
@@ -80,7 +80,7 @@ class WaveletTransform:
         return torch.from_numpy(coefficients)
 
     def _rotate(self, even: Floats, odd: Floats, out: Floats) -> Floats:
-        """The averages of numbers at even and odd indices, in whose memory they are made; the details go to `out`."""
+        """The averages of the numbers at even and odd indices, in the memory of these; the details go to `out`."""
         count = out.shape[-1] + len(self._tangents) - 1
         averages, details = even[..., :count], odd[..., :count]
         for shift, tangent in enumerate(self._tangents):
@@ -142,10 +142,10 @@ class WaveletTransform:
         return vectors_NL.reshape(*coefficients.shape[:-1], self.length)
 
     def project(self, coefficients: Tensor) -> None:
-        """Replace coefficients by those of the vector that `inverse` makes of them, in place and without transforms.
+        """Replace coefficients by `forward(inverse(coefficients))`, in place and without transforms.
 
         There are more coefficients than numbers, so not all coefficients are those of a vector. An average of some
-        coefficients differs at the ends of the bands from the coefficients of its vector.
+        coefficients differs from the coefficients of its vector at the ends of the bands.
         """
         if self.size > self.length:
             ends, change = self._ends_for(coefficients.device, coefficients.dtype)
@@ -180,7 +180,7 @@ class WaveletTransform:
 
 
 def _tangents(taps: Sequence[float]) -> list[float]:
-    """The tangents of the rotations that make up an orthogonal filter; none where a rotation would lose digits."""
+    """The tangents of the rotations of an orthogonal filter; empty if a rotation would lose digits."""
     found: list[float] = []
     rest = np.array(taps) / taps[0]
     while len(rest):
