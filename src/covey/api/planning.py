@@ -1,4 +1,4 @@
-"""The runs of a sweep before the first begins: their experiments, their names, and what their folder has of them."""
+"""The runs of a sweep before the first begins: their experiments, their names, and the earlier runs in their folder."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence

@@ -83,7 +83,7 @@ def run_planned(
         planned: the planned runs.
         out: the folder of the run folders; by default a new one.
         data: the data folder.
-        failed: called with the name of a run that failed, and why.
+        failed: called with the name of a run that failed, and the error.
         quiet: whether to show no bars.
         lines: whether to print lines instead where there is no terminal.
         extend: keep or resume the runs that the folder has.
@@ -215,7 +215,7 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """The folder, and what all runs have in common of what was set."""
+        """The folder, and the settings that all runs have in common."""
         varied = self.varied
         same = [f"{key} = {_inline(value)}" for key, value in self.members[0][0].items() if key not in varied]
         return ", ".join([f"{self.folder}: mean ± standard deviation over seeds", *same])

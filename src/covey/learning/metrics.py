@@ -79,7 +79,7 @@ class Metric(Part):
 
     @abstractmethod
     def figure(self, kept: Sequence[Any]) -> float:
-        """The metric, of what was kept of all batches."""
+        """The metric, from the kept values of all batches."""
 
 
 def named(metrics: Sequence[Metric]) -> dict[str, Metric]:
@@ -177,7 +177,7 @@ class Perplexity(Metric):
 
 
 class _OfDifferences(Metric):
-    """A mean over all values of what becomes of their differences from the targets."""
+    """A mean over all values of a function of their differences from the targets."""
 
     of = "values"
 

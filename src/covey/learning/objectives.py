@@ -25,7 +25,7 @@ class Objective(Part):
 
     family: ClassVar[str] = "objective"
     classes_last: ClassVar[bool] = False
-    """True if the scores of classes must be in the last dimension; other objectives take what the module returns."""
+    """True if the scores of classes must be in the last dimension; others take the outputs of the module."""
 
     @classmethod
     def shorthand(cls, value: object) -> "Objective | None":

@@ -1,4 +1,4 @@
-"""The types that parameters are declared with: the values of a file that fit them, and words for what they expect."""
+"""The declared types of parameters: their conversion from values of a file, and their descriptions."""
 
 import math
 import types
@@ -62,7 +62,7 @@ def coerce(value: Any, hint: Any, limits: Limits, name: str, owner: str) -> Any:
     """Bring `value` to the declared type and check its bounds.
 
     Raises:
-        ConfigurationError: the value does not fit. The text names the key, what would be right, and the value.
+        ConfigurationError: the value does not fit. The text names the key, the right values, and the value.
     """
     made, fits = convert(value, hint)
     if fits and limits.choices:

@@ -33,7 +33,7 @@ def one_line(text: object) -> str:
 _LONGEST_TEXT = 400
 _MOST_SHOWN = 120
 _FEW = 4
-"""Of so many entries, messages say what they are where these are arrays."""
+"""The number of entries of a list of arrays that messages describe."""
 
 
 def cut(text: str) -> str:

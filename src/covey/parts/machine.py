@@ -39,7 +39,7 @@ def total() -> float:
 
 
 def demand(amount: float, what: str) -> None:
-    """Refuse what needs more memory than there is.
+    """Refuse a request of more memory than the machine has.
 
     Args:
         amount: the least number of bytes that are needed.

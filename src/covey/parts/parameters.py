@@ -250,7 +250,7 @@ class Part(Convertible):
                 value.check(setting)
 
     def prepare(self, setting: Setting) -> None:
-        """Derive what a run needs, and refuse what cannot work with the data. Called once before a run, after `check`.
+        """Derive values, and refuse parameters that cannot work with the data. Called once before a run, after `check`.
 
         Raises:
             ConfigurationError: a parameter cannot work with these data or this model.

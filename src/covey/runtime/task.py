@@ -102,7 +102,7 @@ class Summary(Protocol):
         """The metrics of all nodes together."""
 
     def mean(self) -> Any:
-        """The average of what was judged; None if it is not kept."""
+        """The average of the judged outputs; None if it is not kept."""
 
 
 class LoadedTask(ABC):

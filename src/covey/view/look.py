@@ -78,7 +78,7 @@ def whole_numbers(axis: Any) -> None:
 
 
 _BESIDE = 0.8
-"""About the width, in inches, of what stands beside the axes."""
+"""The approximate width, in inches, of the text beside the axes."""
 _TITLE, _NOTE, _KEY = 11, 8, 8.5
 """The font sizes, in points, of a title, of the note below it, and of a legend."""
 

@@ -54,7 +54,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
         self.silent = silent or not (lines or self.live or self._cell is not None)
         self._curve: list[Point] = []
         self._of = ""
-        """The name of what the curve is of."""
+        """The name of the figure of the curve."""
         self._live: Any = None
         self._began = perf_counter()
         self._printed = self._began

@@ -1,4 +1,4 @@
-"""CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over what neighbours have in common."""
+"""CESAR (Biswas et al., 2024): secure aggregation of sparse models, by masks over the common indices of neighbours."""
 
 from dataclasses import replace
 from typing import Self

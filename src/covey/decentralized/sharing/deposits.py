@@ -194,7 +194,7 @@ def fingerprint(publics: Sequence[bytes]) -> bytes:
 
 
 def read_box(key: bytes, box: object, plan: Plan) -> list[bytes] | None:
-    """The shares in a box; None where it is not what it should be."""
+    """The shares in a box; None if the box is damaged or not for this holder."""
     if not isinstance(box, bytes) or len(box) != plan.box_bytes:
         return None
     opened = unlock(key, box)

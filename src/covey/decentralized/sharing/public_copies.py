@@ -98,7 +98,7 @@ class PublicCopies(Compressed):
                 )
 
     def first_copy(self, start: Tensor) -> Tensor:
-        """The public copy before the first message: what all neighbours know of it.
+        """The public copy before the first message, the same at all neighbours.
 
         Args:
             start: the model that round 0 began with.

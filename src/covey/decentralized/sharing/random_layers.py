@@ -34,7 +34,7 @@ class RandomLayers(Sharing):
         self._last: dict[int, tuple[int, Tensor]] = {}
 
     def _drawn(self, sender: int, t: int) -> Tensor:
-        """The indices of what a node sends in round t."""
+        """The indices that a node sends in round t."""
         sender = 0 if self.common else sender
         known = self._last.get(sender)
         if known is None or known[0] != t:

@@ -25,7 +25,7 @@ _ALL_THE_WAY = 1.0 + 1e-5
 
 
 class Beside(Content):
-    """The buffers beside what a sharing sends."""
+    """The buffers beside the values of a sharing."""
 
     buffers: Tensor
 

@@ -79,7 +79,7 @@ class Sharing(Part):
         self._setting = setting
 
     def beside(self, of: str) -> "Sharing":
-        """A sharing for whole vectors beside the model, which promises of them what this one does of models.
+        """A sharing for whole vectors beside the model, with the promises of this one for models.
 
         Args:
             of: the name of the vectors in messages.
@@ -105,7 +105,7 @@ class Sharing(Part):
         """A round of a node, for `send` and `receive`.
 
         Args:
-            start: the model that the round began with, before its training; None for what the node has now.
+            start: the model that the round began with, before its training; None for the node's current one.
         """
         start = start if self.by_change else None
         return Round(node, topology, t, aggregation, receive, selection=self.selection, start=start)

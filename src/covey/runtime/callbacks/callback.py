@@ -88,7 +88,7 @@ class Evaluated:
 class Callback(Part):
     """A part that is called after every evaluated round, in the process that records the run.
 
-    It sees what the run records, and changes nothing unless it calls `stop` or `scale_learning_rate`.
+    It sees the records of the run, and changes nothing unless it calls `stop` or `scale_learning_rate`.
     """
 
     family: ClassVar[str] = "callback"

@@ -1,4 +1,4 @@
-"""The callbacks of a run: collects what is recorded of a round, and calls them when all nodes have completed it."""
+"""The callbacks of a run: collects the records of a round, and calls them when all nodes have completed it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -148,7 +148,7 @@ class Callbacks:
         """The entries of a checkpoint that hold the states of callbacks; none if there are no callbacks.
 
         Raises:
-            ProgramError: a state holds what no checkpoint can.
+            ProgramError: a state holds a value that no checkpoint can hold.
         """
         if not self.all:
             return {}

@@ -86,7 +86,7 @@ class Averages:
         self.advance(host, self._last)
 
     def reopen(self, host: int, round: int) -> None:
-        """Record that a host returns and repeats what followed a round."""
+        """Record that a host returns and repeats the rounds after one."""
         if host in self._advanced:
             self._advanced[host] = round
 
