@@ -367,7 +367,7 @@ def test_a_mistake_is_one_line_and_no_traceback(setting, file, covey, monkeypatc
         ),
         (("sweep", "experiment.toml", "--set", "=1,2"), "A setting must be written \"key=a,b,c\". Got '=1,2' instead."),
         (("list", "topologi"), "Unknown family 'topologi'; did you mean 'topology'? Near it: topology, "),
-        (("list", "zzz"), "Unknown family 'zzz'. Known: aggregation, bandwidth, "),
+        (("list", "zzz"), "Unknown family 'zzz'. Known: aggregation, augmentation, bandwidth, "),
     ],
 )
 def test_other_mistakes_are_one_line_too(arguments, message, file, covey):
