@@ -62,8 +62,7 @@ def outcome(tables):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            check(experiment)
-            world, written = simulate(tables)
+            world, written = simulate(experiment)  # It begins with all of `check`.
         except ConfigurationError as error:
             return str(error)
     assert all(node.round == tables["rounds"] for node in world.nodes)

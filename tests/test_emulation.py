@@ -51,10 +51,10 @@ REST = [
 ]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize(("family", "kind"), GOSSIP)
-def test_the_engines_agree_on_every_part_of_gossip(family, kind, count, files, tmp_path):
-    assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, count)
+def test_the_engines_agree_on_every_part_of_gossip(family, kind, files, tmp_path):
+    # With more hosts, more of what nodes exchange leaves its process.
+    assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, 4 if family == "sharing" else 2)
 
 
 @pytest.mark.parametrize(("family", "kind"), REST)

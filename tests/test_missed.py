@@ -50,7 +50,7 @@ def missed_share(heard, dead=()):
     return 1 - sum(len(got - {*dead}) for _, got, _ in heard.values()) / expected
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.02, 0.05, 0.1])
+@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
 @pytest.mark.parametrize("patience", ["20ms", "200ms"])
 @pytest.mark.parametrize("graph", GRAPHS)
 def test_what_is_lost_is_all_that_is_missed(graph, patience, loss, heard):
@@ -75,8 +75,9 @@ def test_the_living_hear_each_other_while_one_is_dead(graph, loss, heard):
     assert world.now < TAKES + 0.05 * 20
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.02, 0.1])
-@pytest.mark.parametrize("sharing", ["full", "secure-aggregation"])
+@pytest.mark.parametrize(
+    ("sharing", "loss"), [("full", 0.0), ("full", 0.02), ("full", 0.1), ("secure-aggregation", 0.1)]
+)
 def test_who_misses_gradients_is_received_with_its_model(sharing, loss, heard):
     made = tables("epidemic-oracle", loss, faults=[{"kind": "kill", "nodes": [DEAD], "at": "53ms"}], rounds=30)
     cliques = {"kind": "d-cliques", "size": 5}
