@@ -15,11 +15,22 @@ from covey.runtime.emulation.transport.descriptors import make_room
 HOSTS = 12
 TABLES = {
     "rounds": 2,
-    "program": {"kind": "gossip", "topology": "complete"},
-    "task": {"dataset": "digits", "model": "logistic"},
+    "program": "everybody:Everybody",
     "network": {"nodes": HOSTS},
     "engine": {"kind": "emulation", "nodes_per_process": 1},
 }
+EVERYBODY = """
+import covey
+
+
+class Everybody(covey.Program):
+    async def run(self, node: covey.Node) -> None:
+        others = [other for other in range(node.nodes) if other != node.id]
+        async for t in node.rounds():
+            node.send(others, {"x": 1.0}, round=t)
+            await node.receive(round=t, senders=others)
+"""
+"""A program in which every host is connected to every other, and that does without torch."""
 
 
 def run(folder, soft, hard):
@@ -32,6 +43,7 @@ def run(folder, soft, hard):
 
 def test_what_is_needed_is_reported_before_anything_begins_and_is_enough(tmp_path):
     (tmp_path / "experiment.toml").write_text(tomli_w.dumps(TABLES))
+    (tmp_path / "everybody.py").write_text(EVERYBODY)
     code, said = run(tmp_path, 60, 60)
     stated = re.fullmatch(
         rf"covey: An emulation with {HOSTS} hosts needs (\d+) open files and connections in one process, and the "

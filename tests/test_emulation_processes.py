@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from covey import api
 from covey.parts.errors import RunError
 from covey.runtime.runs import Run
 from tests.hosts import processes_of, token_file
@@ -45,6 +47,12 @@ def experiment(folder: Path, *, rounds: int = 4, compute: float = 1e5) -> Path:
     return file
 
 
+def simulated_as(file: Path, folder: Path) -> Run:
+    """The same experiment in virtual time, in this process."""
+    tables = tomllib.loads(file.read_text())
+    return api.run({**tables, "engine": "simulation"}, out=folder)
+
+
 def wait_for_rounds(folder: Path, rounds: int) -> None:
     late = time.monotonic() + 60
     while time.monotonic() < late:
@@ -64,11 +72,10 @@ def alive(process: int) -> bool:
 
 def test_a_run_in_processes_ends_as_the_simulated_one(tmp_path):
     file = experiment(tmp_path)
-    for name, more in (("real", ["--set", "engine.nodes_per_process=2"]), ("simulated", ["--engine", "simulation"])):
-        run = covey("run", str(file), "--out", name, *more, folder=tmp_path)
-        said, _ = run.communicate(timeout=100)
-        assert run.returncode == 0, said
-    real, simulated = Run(tmp_path / "real"), Run(tmp_path / "simulated")
+    run = covey("run", str(file), "--out", "real", "--set", "engine.nodes_per_process=2", folder=tmp_path)
+    said, _ = run.communicate(timeout=100)
+    assert run.returncode == 0, said
+    real, simulated = Run(tmp_path / "real"), simulated_as(file, tmp_path / "simulated")
     assert np.allclose(real.models, simulated.models, atol=1e-5)
     assert real.summary()["totals"] == simulated.summary()["totals"]
     logs = sorted(path.name for path in (tmp_path / "real" / "logs").iterdir())
@@ -95,9 +102,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed_and_no_process(tmp_path):
     assert resumed.returncode == 0, said
     done = Run(tmp_path / "run")
     assert sorted(done.commits["round"]) == sorted(list(range(1, 31)) * 6)
-    whole = covey("run", str(file), "--out", "whole", "--engine", "simulation", folder=tmp_path)
-    whole.communicate(timeout=60)
-    assert np.allclose(done.models, Run(tmp_path / "whole").models, atol=1e-5)
+    assert np.allclose(done.models, simulated_as(file, tmp_path / "whole").models, atol=1e-5)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the test reads /proc")
@@ -114,13 +119,12 @@ def test_the_death_of_the_launcher_leaves_no_orphan(tmp_path):
     assert not any(map(alive, processes))
 
 
-def test_hosts_that_are_not_there_are_named(tmp_path):
-    file = experiment(tmp_path)
-    token_file(tmp_path)
+def test_hosts_that_are_not_there_are_named(in_folder, covey):
+    file = experiment(in_folder)
+    token_file(in_folder)
     more = ["engine.hosts=['127.0.0.1:1', '127.0.0.1:2']", "engine.token_file='token'", "engine.wait=0.5"]
-    run = covey("run", str(file), "--out", "run", *[part for s in more for part in ("--set", s)], folder=tmp_path)
-    said, _ = run.communicate(timeout=60)
-    assert run.returncode != 0
+    code, _, said = covey("run", str(file), "--out", "run", *[f"--set={setting}" for setting in more])
+    assert code != 0
     absent = ", ".join(f"{number} at 127.0.0.1:{number + 1} (no process listens there)" for number in range(2))
     assert f"2 of 2 hosts are missing after 0.5 seconds: {absent}." in said
 
@@ -132,8 +136,7 @@ def test_a_program_of_the_script_itself_must_move_to_a_module(tmp_path):
         "class Mine(covey.Program):\n"
         "    async def run(self, node):\n"
         "        pass\n"
-        "task = {'dataset': 'digits', 'model': 'logistic'}\n"
-        "covey.run({'program': Mine(), 'task': task, 'network': {'nodes': 2}, 'engine': 'emulation'})\n"
+        "covey.run({'program': Mine(), 'network': {'nodes': 2}, 'engine': 'emulation'})\n"
     )
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "ConfigurationError: " in done.stderr

@@ -232,7 +232,7 @@ def test_data_are_not_copied():
 # ---------------------------------------------------------------------- engines and resumes
 
 
-@pytest.mark.parametrize("way", ["tuples", "mapped", "function", "csv"])
+@pytest.mark.parametrize("way", ["tuples", "function", "csv"])
 def test_both_engines_have_the_same_data(way, in_folder):
     written(in_folder)
     dataset = WAYS[way](in_folder)
