@@ -152,6 +152,26 @@ def test_both_engines_reject_the_same_notes_for_the_same_reasons(tmp_path):
     assert world.nodes[0].mail.drops["unusable"] == len(reasons)
 
 
+@pytest.mark.parametrize("entry", [MODEL, Numbers(3)], ids=str)
+def test_a_model_is_a_row_of_so_many_float32_numbers(entry):
+    right = [torch.zeros(3), torch.arange(6.0)[::2]]
+    wrong = [torch.zeros(4), torch.ones(1), torch.zeros(1, 3), torch.zeros(()), torch.zeros(3, dtype=torch.float64)]
+    wrong += [torch.zeros(3, dtype=torch.int32), np.zeros(3, np.float64), "a model", None, [0.0] * 3, 3, b"", True]
+    node = stand_in()
+    found = usable(node, [message_of({"model": value}) for value in [*right, *wrong]], None, {"model": entry})
+    assert [message["model"].tolist() for message in found] == [[0.0] * 3, [0.0, 2.0, 4.0]]
+    assert node.rejected == ["its 'model' is not 3 float32 numbers"] * len(wrong)
+
+
+def test_an_array_is_no_tensor_though_its_numbers_are_right():
+    for name, entries in (("row", {}), ("perhaps", {"perhaps": Numbers(3)})):
+        node = stand_in()
+        numbers = [np.zeros(3, np.float32), torch.zeros(3)]
+        (note,) = usable(node, [message_of({**right(), name: value}) for value in numbers], Note, entries)
+        assert isinstance(getattr(note, name), Tensor)
+        assert node.rejected == [f"its '{name}' is not 3 float32 numbers"]
+
+
 def test_what_is_said_at_the_call_is_narrower_and_required():
     inbox = [message_of({**right(), **more}) for more in ({}, {"perhaps": torch.ones(2)}, {"perhaps": torch.ones(3)})]
     node = stand_in()

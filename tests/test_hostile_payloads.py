@@ -24,15 +24,11 @@ NODES, HOSTILE = 4, 3
 NO_MODEL = "its 'model' is not 650 float32 numbers"
 WRONG_MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "it has no 'model'"),
-    "too short": ({"model": torch.zeros(3)}, NO_MODEL),
     "one number for all": ({"model": torch.ones(1)}, NO_MODEL),
-    "two dimensions": ({"model": torch.zeros(1, 650)}, NO_MODEL),
     "twice as exact": ({"model": torch.zeros(650, dtype=torch.float64)}, NO_MODEL),
-    "whole numbers": ({"model": torch.zeros(650, dtype=torch.int64)}, NO_MODEL),
-    "text": ({"model": "a model"}, NO_MODEL),
     "null": ({"model": None}, NO_MODEL),
-    "a list": ({"model": [0.0] * 650}, NO_MODEL),
 }
+"""A few of many wrong models: tests/test_content.py has more, without a run."""
 
 
 def wrong_numbers(name: str) -> dict[str, tuple[dict[str, Any], str]]:
@@ -41,10 +37,7 @@ def wrong_numbers(name: str) -> dict[str, tuple[dict[str, Any], str]]:
     no_count = f"its '{name}' is not an int"
     return {
         f"no {name}": (right, f"it has no '{name}'"),
-        **{
-            f"{name} {value!r}": ({**right, name: value}, no_count)
-            for value in ("3", 2.5, True, None, [1], torch.tensor(3))
-        },
+        **{f"{name} {value!r}": ({**right, name: value}, no_count) for value in ("3", 2.5, True)},
     }
 
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 from covey.messages.payloads import Payload, private
 from covey.parts.errors import ConfigurationError, ProgramError, unknown
 from covey.parts.nodes import NodeId
-from covey.runtime.entries import fits, in_words, wanted_by
+from covey.runtime.entries import fits, in_words, narrowed, wanted_by
 from covey.runtime.node import Message, Node, Wanted
 
 C = TypeVar("C", bound="Content")
@@ -192,7 +192,7 @@ def _form(content: type[Content] | None, entries: Mapping[str, Wanted]) -> _Form
         if name not in content._defaults:
             raise ProgramError(unknown(f"entry of a {content.__name__}: '{name}'", name, content._defaults))
     return [
-        (name, entries[name], True) if name in entries else (name, wanted, required)
+        (name, narrowed(wanted, entries[name]), True) if name in entries else (name, wanted, required)
         for name, wanted, required in content._form
     ]
 

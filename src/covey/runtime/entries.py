@@ -89,6 +89,20 @@ class Among(Expected):
 
 
 @dataclass(frozen=True, slots=True)
+class _Narrowed(Expected):
+    """A value of a declared type that is also of a narrower one: `Numbers` may be a tensor or an array."""
+
+    declared: Wanted
+    narrower: Wanted
+
+    def admits(self, value: Any, node: Node) -> bool:
+        return fits(value, self.declared, node) and fits(value, self.narrower, node)
+
+    def in_words(self, node: Node) -> str:
+        return in_words(self.narrower, node)
+
+
+@dataclass(frozen=True, slots=True)
 class _ListOf(Expected):
     """A list whose items are all of one type."""
 
@@ -142,6 +156,11 @@ def count_in_words(number: int) -> str:
     return f"2**{number.bit_length() - 1}" if number > 1 << 20 and number.bit_count() == 1 else str(number)
 
 
+def narrowed(declared: Wanted, narrower: Wanted) -> Wanted:
+    """The type of the values of both types."""
+    return narrower if declared is int and isinstance(narrower, range) else _Narrowed(declared, narrower)
+
+
 def wanted_by(hint: Any) -> Wanted | None:
     """The type of entry that an annotation declares, or None if it declares none.
 
@@ -153,8 +172,11 @@ def wanted_by(hint: Any) -> Wanted | None:
         return wanted_by(hint.__supertype__)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        declared = wanted_by(arguments[0])
         narrower = [wanted for wanted in hint.__metadata__ if isinstance(wanted, Expected | range)]
-        return narrower[0] if narrower else wanted_by(arguments[0])
+        if not narrower:
+            return declared
+        return narrower[0] if declared is None else narrowed(declared, narrower[0])
     if origin in (Union, types.UnionType):
         options = [wanted_by(argument) for argument in arguments]
         found = tuple(option for option in options if option is not None)

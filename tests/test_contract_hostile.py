@@ -1,0 +1,61 @@
+"""Contract of sharings and programs with a node that sends wrong entries: the others reject them and complete the run."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from covey.parts import kinds
+from covey.runtime.node import HEARTBEAT
+from covey.runtime.simulation.world import World
+from tests.conftest import simulate
+from tests.examples import COMPRESSED, NODES, run_table
+
+LIAR, ROUNDS = 3, 10
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 1 << 62, 0.5, "x", b"", bytes(32), [], [1, 1], [0.5], ["x"], np.zeros(3)),
+    *(torch.zeros(0), torch.zeros(3), torch.zeros(2, 2), torch.zeros(7, dtype=torch.int64)),
+    *(torch.zeros(5, dtype=torch.float64), torch.full((9,), 255, dtype=torch.uint8)),
+)
+"""Values of entries that hardly any part accepts."""
+CASES = [
+    *(("sharing", kind) for kind in kinds.built_in()["sharing"]),
+    *(("program", kind) for kind in kinds.built_in()["program"]),
+    ("program", "compressed"),
+]
+
+
+def spoiled(payload: dict[str, Any], draw: np.random.Generator) -> dict[str, Any]:
+    """A payload with one entry of another value, or without it, or with one more."""
+    name = str(draw.choice(sorted({*payload, "other", "buffers"})))
+    value = WRONG[draw.integers(len(WRONG))]
+    if isinstance(payload.get(name), torch.Tensor) and draw.random() < 0.5:
+        part = payload[name][: draw.integers(len(payload[name]) + 1)].to(torch.float32)
+        value = payload[name].numpy().copy() if draw.random() < 0.4 else part
+    without = draw.random() < 0.15
+    return {**{key: entry for key, entry in payload.items() if key != name}, **({} if without else {name: value})}
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_wrong_entries_of_a_peer_end_no_run(family, kind, files, monkeypatch):
+    tables = run_table(family, "fedavg" if kind == "compressed" else kind, files, rounds=ROUNDS)
+    if kind in ("fedavg", "compressed"):
+        tables["program"] = {**(COMPRESSED if kind == "compressed" else tables["program"]), "clients": NODES - 1}
+    if kind != "gossip-learning":
+        tables["program"] = {**tables["program"], "patience": "30ms"}
+    post, draw, lies = World.post, np.random.default_rng(5), []
+
+    def lying(world, node, receivers, payload, tag, round):
+        if node.id == LIAR and not tag.startswith(HEARTBEAT) and draw.random() < 0.7:
+            payload = spoiled(dict(payload), draw)
+            lies.append(tag)
+        return post(world, node, receivers, payload, tag, round)
+
+    monkeypatch.setattr(World, "post", lying)
+    world, written = simulate(tables)
+    assert [node.round for node in world.nodes] == [ROUNDS] * len(world.nodes)
+    assert all(bool(torch.isfinite(node.model).all()) for node in world.nodes)
+    rejected = [detail for _, _, kind, detail in written.happened if kind == "rejected"]
+    assert len(lies) >= 2
+    assert any(detail.startswith(f"message of node {LIAR}: ") for detail in rejected)
