@@ -75,9 +75,9 @@ def test_two_faults_of_a_kind_strike_at_different_times_in_the_order_of_time():
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ({"kind": "kill", "at": 1}, "Exactly one of 'nodes', 'host', 'fraction' of the fault kill must say what it strikes. Got none of them instead."),
-        ({"kind": "cut", "at": 1, "nodes": [1], "links": [[0, 1]]}, "Exactly one of 'nodes', 'host', 'fraction', 'links' of the fault cut must say what it strikes. Got 'nodes', 'links' instead."),
-        ({"kind": "kill", "nodes": [1]}, "Exactly one of 'at', 'rate' of the fault kill must say when it strikes. Got none of them instead."),
+        ({"kind": "kill", "at": 1}, "Exactly one of 'nodes', 'host', 'fraction' of the fault kill must be given, as its target. Got none of them instead."),
+        ({"kind": "cut", "at": 1, "nodes": [1], "links": [[0, 1]]}, "Exactly one of 'nodes', 'host', 'fraction', 'links' of the fault cut must be given, as its target. Got 'nodes', 'links' instead."),
+        ({"kind": "kill", "nodes": [1]}, "Exactly one of 'at', 'rate' of the fault kill must be given, as its time. Got none of them instead."),
         ({"kind": "kill", "nodes": [12], "at": 1}, "The 'nodes' of the fault kill must be a list of different ints in [0, nodes). Got [12] instead (nodes is 12)."),
         ({"kind": "kill", "nodes": [], "at": 1}, "The 'nodes' of the fault kill must be a list of different ints in [0, nodes). Got [] instead (nodes is 12)."),
         ({"kind": "kill", "host": 1, "at": 1}, "The 'of' of the fault kill is missing: 'host' needs it."),

@@ -276,7 +276,7 @@ async def test_a_host_of_others_that_is_lost_is_called_again(tmp_path):
         await right.get_ready(calls=2)
         assert right.said("go")["returning"]
         assert [frame.tag for frame in left.frames if frame.tag in ("gone", "here")] == ["gone", "here"]
-        assert any("is gone. It is called for 5 seconds" in notice for notice in on.notices)
+        assert any("is gone. The launcher calls it for 5 seconds" in notice for notice in on.notices)
         assert (await on.ends()).finished
 
 

@@ -98,8 +98,8 @@ class Fault(Part):
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        self._one_of(("nodes", "host", "fraction", *(("links",) if self.has_links else ())), "what it strikes")
-        self._one_of(("at", "rate"), "when it strikes")
+        self._one_of(("nodes", "host", "fraction", *(("links",) if self.has_links else ())), "as its target")
+        self._one_of(("at", "rate"), "as its time")
         if self.nodes is not None and not _are_different_nodes(self.nodes, setting.nodes):
             raise ConfigurationError(
                 f"The 'nodes' of {self.named()} must be a list of different ints in [0, nodes). "
@@ -121,7 +121,9 @@ class Fault(Part):
         if len(given) != 1:
             known = ", ".join(f"'{name}'" for name in names)
             got = ", ".join(f"'{name}'" for name in given) or "none of them"
-            raise ConfigurationError(f"Exactly one of {known} of {self.named()} must say {what}. Got {got} instead.")
+            raise ConfigurationError(
+                f"Exactly one of {known} of {self.named()} must be given, {what}. Got {got} instead."
+            )
 
     def strikes(self, setting: Setting, index: int) -> Iterator[Strike]:
         """The strikes of the fault, the earliest first. With a rate, the iterator is infinite.

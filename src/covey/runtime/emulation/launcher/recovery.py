@@ -87,7 +87,7 @@ class Recovery:
             return
         for node in host.nodes:
             self.records.event(self.launcher.now, node, "left", f"host {host.number} is gone")
-        self._tell_others(host, "gone")
+        self._send_to_others(host, "gone")
         self.records.checkpoints.lose(host.nodes)
         if host.done:
             return
@@ -157,12 +157,13 @@ class Recovery:
                 return
             if not host.maker.starts:
                 self.records.notice = (
-                    f"Host {host.number} at {host.address} is gone. It is called for {self.settings.wait:g} seconds."
+                    f"Host {host.number} at {host.address} is gone. "
+                    f"The launcher calls it for {self.settings.wait:g} seconds."
                 )
                 self.records.show()
         host.coming = self._later(self._bring_back(host))
 
-    def _tell_others(self, host: Remote, tag: str) -> None:
+    def _send_to_others(self, host: Remote, tag: str) -> None:
         for other in self.launcher.hosts:
             if other is not host and other.begun:
                 other.send(tag, {"host": host.number})
@@ -206,7 +207,7 @@ class Recovery:
                 host.coming = None
         self.go(host, returning=True)
         self.records.event(launcher.now, NETWORK, "host returned", f"host {host.number}")
-        self._tell_others(host, "here")
+        self._send_to_others(host, "here")
         for node in host.nodes:
             self.records.event(launcher.now, node, "returned", f"with host {host.number}")
 
