@@ -13,7 +13,7 @@ All of them take, beside the samples:
 They raise DataError, in one line, if samples cannot be used.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,21 @@ from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets import adapters
 from covey.learning.datasets.arrays import Wanted, made, read_by
 from covey.learning.datasets.given import SHARE, Given
+from covey.learning.datasets.streaming import streamed
 from covey.learning.datasets.targets import LEFT_OUT
 from covey.parts.errors import DataError
 
-__all__ = ["Data", "Dataset", "Split", "from_arrays", "from_columns", "from_reader", "from_torch", "padded"]
+__all__ = [
+    "Data",
+    "Dataset",
+    "Split",
+    "from_arrays",
+    "from_columns",
+    "from_reader",
+    "from_stream",
+    "from_torch",
+    "padded",
+]
 
 
 def from_arrays(
@@ -83,6 +94,33 @@ def from_reader(
     x = read_by(read, len(y), wanted.names.x)
     tested = (read_by(test[0], len(test[1]), "The 'x' of the test data"), test[1]) if isinstance(test, tuple) else test
     return Given.of(made(x, y, tested, wanted))
+
+
+def from_stream(
+    samples: Callable[[int], Iterator[tuple[Any, Any]]],
+    *,
+    test: tuple[Any, Any],
+    count: int,
+    block: int = 1000,
+    objective: Objective | None = None,
+    classes: int | Sequence[str] | None = None,
+    scale: float = 1 / 255,
+    shift: float = 0.0,
+) -> Given:
+    """A data set with a stream of training samples for each node; none of them is kept.
+
+    Args:
+        samples: a function of a node's index among the nodes with data. It returns the node's samples (x, y), the
+            same each time; at their end they begin anew.
+        test: the pair (x, y) of the test samples.
+        count: the samples of a pass, by which epochs are counted.
+        block: the samples that are shuffled together, in memory.
+        objective, classes, scale, shift: see the module. Where classes are predicted, `classes` is needed.
+    """
+    for name, value in (("count", count), ("block", block)):
+        if type(value) is not int or value < 1:
+            raise DataError(f"The '{name}' of a stream must be an int of at least 1. Got {value!r} instead.")
+    return Given.of(streamed(samples, test, count, block, Wanted(objective, classes, scale, shift)))
 
 
 def from_torch(

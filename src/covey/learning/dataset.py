@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.learning.fields import Field
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part
+
+if TYPE_CHECKING:
+    from covey.learning.datasets.streaming import Stream
 
 Objective = Literal["classes", "sequence", "values"]
 """The kind of target: one class per sample, a class at every position of a sample, or numbers for each sample."""
@@ -94,6 +98,7 @@ class Data:
         fields: the inputs by name, where a sample has several; they are packed into one row of numbers.
         own: the samples of each node, if no partition assigns them.
         ignore_index: the target of a position that has no class; None if all positions have one.
+        stream: the training samples of each node, if they come in streams; `train` then has some for a trial.
     """
 
     train: Split
@@ -110,6 +115,7 @@ class Data:
     fields: tuple[Field, ...] = ()
     own: Own | None = None
     ignore_index: int | None = None
+    stream: "Stream | None" = None
 
     def __deepcopy__(self, _: dict[int, Any]) -> "Data":
         return self
@@ -128,6 +134,18 @@ class Data:
         elif inputs.dtype in _TAKEN_AS:
             inputs = inputs.to(_TAKEN_AS[inputs.dtype])
         return inputs
+
+    def check_no_stream(self, what: str) -> None:
+        """Refuse a use of training samples that needs all of them.
+
+        Args:
+            what: the use.
+
+        Raises:
+            ConfigurationError: they come in a stream.
+        """
+        if self.stream is not None:
+            raise ConfigurationError(f"The samples of each node come in a stream, which gives no {what}.")
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -40,6 +40,8 @@ class Training:
     gradient then takes the place of the model in `update`."""
     buffers: Tensor | None = None
     """The model's buffers after a gradient."""
+    position: int = 0
+    """The number of samples that the node has used before, from which on a stream is read."""
     learner: "Learner | None" = None
 
     @property

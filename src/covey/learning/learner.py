@@ -19,6 +19,7 @@ from torch import Tensor
 from covey.learning.augmentation import check_keyed
 from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
 from covey.learning.dataset import Data, Split
+from covey.learning.datasets.streaming import Streams
 from covey.learning.devices import device_named, seed_generators, set_up_mathematics
 from covey.learning.fields import unpack
 from covey.learning.jobs import Predicting, Training
@@ -26,8 +27,8 @@ from covey.learning.kernels import Chunk, ModuleKernel, Recipe
 from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
 from covey.learning.layout import Layout
 from covey.learning.mixture import computed
-from covey.learning.node import Further, LocalData, Metrics, Update, Work
-from covey.learning.objectives import Misfit, Objective, OwnLoss
+from covey.learning.node import LocalData, Metrics, Update, Work
+from covey.learning.objectives import Misfit, Objective
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import held_out, label_counts
 from covey.learning.scoring import Scoring
@@ -84,11 +85,16 @@ class Learner:
         self.task, self.seed = task, seed
         self.device = device_named(device)
         check_targets(data, task.dataset.title())
-        self.label_counts = label_counts(data, parts)
+        if task.validation:
+            data.check_no_stream("validation samples")
+        self._streams = None if data.stream is None else Streams(data.stream, seed, len(parts))
+        self.label_counts = None if data.stream is not None else label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
         trained, validation = held_out(parts, task.validation, seed)
         self.parts = Parts(trained)
+        if data.stream is not None:
+            self.parts.sizes[:] = data.stream.count
         self.data = replace(data, train=_moved(data.train, self.device), test=_moved(data.test, self.device))
         self.splits = Splits(self.data, self.parts, validation, public, seed)
         for part in task.augmentation:
@@ -218,6 +224,8 @@ class Learner:
 
     def samples(self, holder: int, work: Work) -> int:
         """The number of samples that a training uses, with repetitions."""
+        if self._streams is not None and work.on is None:
+            return self.steps(holder, work) * self._batch_size(work)
         return samples_of(self.size(holder, work), self._batch_size(work), self.steps(holder, work))
 
     def size(self, holder: int, work: Work) -> int:
@@ -234,6 +242,7 @@ class Learner:
     def cost(self, training: Training) -> int:
         """The number of samples that a training or gradient computes, which decides its duration."""
         if training.gradient == "all":
+            self.data.check_no_stream("gradient on all samples")
             return int(self.parts.sizes[training.holder])
         return self.samples(training.holder, training.work)
 
@@ -365,6 +374,11 @@ class Learner:
         if work.on is not None:
             given = [training.work.on for training in trainings]
             return [(on.inputs.to(self.device), on.targets.to(self.device)) for on in given if on is not None]
+        if self._streams is not None:
+            if work.weights is not None:
+                self.data.check_no_stream("weights of samples")
+            taken = [self._streams.take(one.holder, one.position, self.cost(one)) for one in trainings]
+            return [(inputs.to(self.device), targets.to(self.device)) for inputs, targets in taken]
         if work.weights is None:
             return None
         split = kernel.train_split
@@ -466,28 +480,6 @@ class Learner:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.workers, "covey", initializer=torch.set_num_threads, initargs=(1,))
             return list(self._pool.map(function, items))
-
-    def beside(self, name: str, further: Further) -> "Learner":
-        """The learner of a further network of a program."""
-        data, task = self.data, self.task
-        given, classes = further.inputs is not None, further.outputs or self.data.classes
-        kind = "classes" if given and data.objective == "sequence" else data.objective
-        few = torch.zeros(2, *further.inputs) if further.inputs is not None else data.train.inputs[:2].cpu()
-        targets = torch.zeros(2, dtype=torch.int64) if kind == "classes" else data.train.targets[:2].cpu()
-        split = Split(few, targets)
-        learned = replace(
-            task,
-            model=further.model,
-            optimizer=further.optimizer or replace(task.optimizer, state="reset"),
-            loss=OwnLoss(),
-            metrics=[],
-            augmentation=[],
-            start=None,
-            validation=0.0,
-        )
-        shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None, own=None)
-        seed = rng.purpose_key(self.seed, f"further {name}")
-        return Learner(learned, shown, [np.arange(2)], seed=seed, device=str(self.device), workers=self.workers)
 
     def close(self) -> None:
         """Stop the threads."""

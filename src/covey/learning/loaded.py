@@ -20,6 +20,7 @@ from covey.learning.average import Average
 from covey.learning.dataset import Own, Split
 from covey.learning.datasets.digests import digest
 from covey.learning.exported import describe
+from covey.learning.further import further_learner
 from covey.learning.jobs import Judge, Judged, Learned, Predictor, Shown
 from covey.learning.learner import Learner
 from covey.learning.mixing import mix
@@ -88,7 +89,7 @@ class LoadedLearning(LoadedTask):
         )
         if not self.further:
             networks = self._program.networks(informed)
-            self.further = {name: learner.beside(name, further) for name, further in networks.items()}
+            self.further = {name: further_learner(learner, name, further) for name, further in networks.items()}
         return informed
 
     def learner_of(self, name: str) -> Learner:
@@ -144,7 +145,7 @@ class LoadedLearning(LoadedTask):
         return self.learner.parts.sizes if self.own is None else None
 
     def truth(self) -> dict[str, np.ndarray]:
-        if self.own is not None:
+        if self.own is not None or self.learner.data.stream is not None:
             return {}
         return {f"samples_of/{id}": self.learner.parts.of(index) for id, index in self.indices.items()}
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from covey.learning.dataset import Data, Location
 from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
+from covey.learning.partition import IID
 from covey.learning.task import LearningTask, Public
 from covey.parts.errors import ConfigurationError, CoveyError, DataError, described, quoted
 from covey.parts.parameters import Part
@@ -27,6 +29,13 @@ def load_learner(task: LearningTask, location: Location, *, seed: int, **engine:
     check(data, task.dataset.title())
     if data.own is not None:
         parts = list(data.own.train)
+    elif data.stream is not None:
+        if task.partition.title() != IID.kind:
+            raise ConfigurationError(
+                f"The dataset {task.dataset.title()} has a stream for each node, and no 'partition' deals it out. "
+                f"Got {task.partition.title()}: leave it out."
+            )
+        parts = [np.arange(len(data.train))] * len(location.holders)
     else:
         parts = _made(task.partition, list, lambda: task.partition.assign(data, len(location.holders), seed))
     public = None if task.public is None else _public_inputs(task.public, task, data, location)

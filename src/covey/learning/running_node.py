@@ -229,7 +229,7 @@ class RunningLearningNode(RunningNode, LearningNode):
             start = self.mixed(start)
         learner = self.task.learner
         training = Training(self.holder or 0, start, self.stream, self.mail.round, self.calls, work, self.slots)
-        training.gradient, training.learner = gradient, learner
+        training.gradient, training.learner, training.position = gradient, learner, self.samples_used
         self.calls += 1
         return training
 

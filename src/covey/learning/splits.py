@@ -48,6 +48,7 @@ class Splits:
         if name == "own":
             assert self.data.own is not None
             return self.data.own.test[holder][:limit]
+        self.data.check_no_stream(f"{name} split")
         return self.train.of(holder) if name == "train" else self.validation[holder]
 
     def taken(self, name: str, indices: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,8 @@ class Given(Dataset):
                 "The dataset of the task was given in Python, and hosts on other machines have none of it. Name a "
                 'function that they can import: dataset = "module:function".'
             )
-        if are_read(self.data.train.inputs) or are_read(self.data.test.inputs):
+        read = [split.inputs for split in (self.data.train, self.data.test) if are_read(split.inputs)]
+        if read or self.data.stream is not None:
             raise ConfigurationError(
                 "The inputs of the dataset given are read by a function of this process: name a function of your own "
                 'that other processes call, dataset = "module:function".'
