@@ -358,11 +358,17 @@ WRONG = {
     "no objective": (lambda: from_arrays(X, Y, objective="labels"), "The 'objective' of the data must be one of 'classes', 'sequence', 'values'. Got 'labels' instead."),
     "loader": (lambda: from_torch(DataLoader(Pairs(X, Y))), "The dataset must be a Dataset of torch. Got a DataLoader instead: give its 'dataset'."),
     "no pairs": (lambda: from_torch(TensorDataset(torch.tensor(X))), "The dataset must give pairs (x, y). Got a tuple of Tensor of 4 as sample 0 instead."),
-    "random transform": (lambda: from_torch(Pairs(X, Y, lambda x: x + torch.rand(()))), "The dataset draws random numbers, and is read only once: leave random transforms out. The task's 'augmentation' draws them anew for each batch."),
+    "random transform": (lambda: from_torch(Pairs(X, Y, lambda x: x + torch.rand(()))),
+        "The dataset draws random numbers, and is read only once: leave random transforms out. The task's "
+        "'augmentation' draws them again for each batch."
+    ),
     "no column": (lambda: from_columns(frame(X, Y), y="lable"), "Unknown column 'lable' of the data; did you mean 'label'? Known: a, b, c, d, label."),
     "feature of words": (lambda: from_columns(frame(X, Y, user=USERS), y="label"), "The column 'user' of the data must be one number a sample to be a feature. Got object instead: name the features, without it."),
     "no columns": (lambda: from_columns(X, y="label"), "The dataset must have columns with names. Got ndarray of 90 x 4 instead."),
-    "three": (lambda: build(Experiment, tables((X, Y, X_TEST))), "The dataset must be (x, y), ((x, y), (x_test, y_test)), a Dataset of torch or what a function of covey.data returns. Got 3 entries instead."),
+    "three": (lambda: build(Experiment, tables((X, Y, X_TEST))),
+        "The dataset must be (x, y), ((x, y), (x_test, y_test)), a Dataset of torch or the result of a function of "
+        "covey.data. Got 3 entries instead."
+    ),
 }  # fmt: skip
 
 

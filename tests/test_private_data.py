@@ -188,9 +188,9 @@ def test_a_host_without_data_is_named(tmp_path):
 
 
 WRONG = {
-    "shape": ({**PRIVATE, "shape": [4]}, {}, "must be float32 of 4, as the experiment says. Got float32 of 3 instead."),
-    "numbers": ({**PRIVATE, "numbers": "uint8"}, {}, "must be uint8 of 3, as the experiment says. Got float32 of 3"),
-    "values": ({**PRIVATE, "classes": None}, {}, "must be values, as the experiment says. Got classes instead."),
+    "shape": ({**PRIVATE, "shape": [4]}, {}, "must be float32 of 4, as in the experiment. Got float32 of 3 instead."),
+    "numbers": ({**PRIVATE, "numbers": "uint8"}, {}, "must be uint8 of 3, as in the experiment. Got float32 of 3"),
+    "values": ({**PRIVATE, "classes": None}, {}, "must be values, as in the experiment. Got classes instead."),
     "names": (
         PRIVATE,
         {"target": "name", "keep": [], "features": ["a", "b", "c"]},

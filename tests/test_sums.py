@@ -45,9 +45,9 @@ def finished(runs, tmp_path):
 
 def test_a_run_is_as_it_was_written(runs, covey):
     for status, said in (
-        ("finished", "files       9, as SHA256SUMS says\nok\n"),
-        ("interrupted", "files       8, as SHA256SUMS says\nresume      after round 5\nok\n"),
-        ("killed", "files       4, as SHA256SUMS says\nresume      after round 4\nok\n"),
+        ("finished", "files       9, as in SHA256SUMS\nok\n"),
+        ("interrupted", "files       8, as in SHA256SUMS\nresume      after round 5\nok\n"),
+        ("killed", "files       4, as in SHA256SUMS\nresume      after round 4\nok\n"),
     ):
         before = contents(runs / status)
         shown = "interrupted" if status == "killed" else status
@@ -78,7 +78,7 @@ def test_all_that_is_wrong_is_named_at_once(finished, covey):
     (finished / "logs" / "host-0.log").write_text("new\n")
     (finished / "figure.png").write_bytes(b"mine")
     wrong = "graph.npz differs, logs/host-0.log is not listed, models.npy is missing"
-    said = f"covey: The run {finished} is not as its SHA256SUMS says: {wrong}.\n"
+    said = f"covey: The run {finished} differs from its SHA256SUMS: {wrong}.\n"
     assert covey("check", str(finished)) == (2, "", said)
     assert covey("run", "--resume", str(finished)) == (2, "", said)
 

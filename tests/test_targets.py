@@ -229,7 +229,7 @@ WRONG = {
     "one class left out": (lambda: from_arrays(TOKENS, NEXT[:, 4]), "The 'y' of the data must be classes from 0 on. Got -100 to 6"),
     "all left out": (lambda: from_arrays(TOKENS, np.full_like(TOKENS, -100)), "The 'y' of the data must have a class other than -100, which stands for none"),
     "another class left out": (lambda: from_arrays(TOKENS, NEXT, ignore_index=255), "The 'y' of the data must be classes from 0 on. Got -100 to 6"),
-    "too large": (lambda: from_arrays(PICTURES, HOLES, classes=2), "The 'y' of the data must be classes in [0, 2), as 'classes' says. Got 2"),
+    "too large": (lambda: from_arrays(PICTURES, HOLES, classes=2), "The 'y' of the data must be classes in [0, 2), as in 'classes'. Got 2"),
     "a class a sample": (lambda: from_arrays(TOKENS, NEXT[:, 0], objective="sequence"), "The 'y' of the data must be a class for each position of a sample. Got 60"),
     "not finite": (lambda: from_arrays(TOKENS, np.where(TOKENS == 1, np.nan, 0.5)), "The 'y' of the data must be finite numbers. Got nan in sample "),
 }  # fmt: skip

@@ -132,7 +132,7 @@ def _lines(prepared: Prepared, found: Mapping[str, Any], *, learns: bool) -> Ite
 def _check_run(run: Run) -> Checked:
     files, round = examine(run.folder)
     found = {"run": str(run.folder), "status": run.status, "files": files, "resumes_after": round}
-    lines = [("files", f"{files}, as {SUMS} says")]
+    lines = [("files", f"{files}, as in {SUMS}")]
     if round is not None:
         lines.append(("resume", f"after round {round}"))
     return Checked(found, tuple(lines), f"{run.folder}: {run.status}")

@@ -21,8 +21,8 @@ from covey.learning.datasets.given import SHARE, Given
 from covey.parts.errors import DataError, described, quoted, unknown
 
 _DRAWS = (
-    "The {} draws random numbers, and is read only once: leave random transforms out. The task's 'augmentation' draws "
-    "them anew for each batch."
+    "The {} draws random numbers, and is read only once: leave random transforms out. The task's 'augmentation' "
+    "draws them again for each batch."
 )
 
 

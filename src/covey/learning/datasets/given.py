@@ -16,7 +16,7 @@ from covey.learning.datasets.reading import are_read
 from covey.parts.errors import ConfigurationError, DataError, quoted
 from covey.parts.parameters import param
 
-WHAT = "(x, y), ((x, y), (x_test, y_test)), a Dataset of torch or what a function of covey.data returns"
+WHAT = "(x, y), ((x, y), (x_test, y_test)), a Dataset of torch or the result of a function of covey.data"
 """The forms of a data set in Python, for the middle of a sentence."""
 SHARE = 0.2
 """The default fraction of the samples that is for testing."""

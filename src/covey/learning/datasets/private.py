@@ -177,31 +177,31 @@ class Private(Dataset):
         found, wanted = data.train.inputs, _DTYPES[self.numbers]
         if data.sample_shape != tuple(self.shape) or found.dtype != wanted:
             raise DataError(
-                f"The samples of the dataset private must be {self.numbers} of {sides(self.shape)}, as the experiment "
-                f"says. Got {str(found.dtype).removeprefix('torch.')} of {sides(data.sample_shape)} instead."
+                f"The samples of the dataset private must be {self.numbers} of {sides(self.shape)}, as in the "
+                f"experiment. Got {str(found.dtype).removeprefix('torch.')} of {sides(data.sample_shape)} instead."
             )
         if data.objective != self.objective:
             raise DataError(
-                f"The targets of the dataset private must be {self.objective}, as the experiment says. "
-                f"Got {data.objective} instead."
+                f"The targets of the dataset private must be {self.objective}, as in the experiment. Got "
+                f"{data.objective} instead."
             )
         target, wanted_shape = data.train.targets.shape[1:], self._targets(0).shape[1:]
         if target != wanted_shape:
             raise DataError(
-                f"The targets of the dataset private must be {sides(wanted_shape)} for each sample, as the experiment "
-                f"says. Got {sides(target)} instead."
+                f"The targets of the dataset private must be {sides(wanted_shape)} for each sample, as in the "
+                f"experiment. Got {sides(target)} instead."
             )
         if data.ignore_index not in (None, self.ignore_index):
             raise DataError(
-                f"The 'ignore_index' of the dataset private must be {self.ignore_index}, as the experiment says. "
-                f"Got {data.ignore_index} instead."
+                f"The 'ignore_index' of the dataset private must be {self.ignore_index}, as in the experiment. Got "
+                f"{data.ignore_index} instead."
             )
         count, names = (0, []) if self.classes is None else _counted(self.classes)
         if data.classes > count or (data.label_names and list(data.label_names) != names):
             due = f"{names}, in this order" if names else str(count)
             hint = ": give the experiment a list of these names" if data.label_names and not names else ""
             raise DataError(
-                f"The classes of the dataset private must be {due}, as the experiment says. Got "
+                f"The classes of the dataset private must be {due}, as in the experiment. Got "
                 f"{quoted(list(data.label_names)) if data.label_names else data.classes} instead{hint}."
             )
 

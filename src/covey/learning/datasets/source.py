@@ -120,7 +120,7 @@ def verify(path: Path, expected: str, packed: Remote | None = None) -> None:
     if listed is not None:
         found = _checksum(path, "sha256")
         if found != listed:
-            raise damaged(path, f"{listed}, as {LISTED} beside it says", found)
+            raise damaged(path, f"{listed}, by {LISTED} beside it", found)
         return
     found = _checksum(path, expected.partition(":")[0])
     if found == expected or (packed and packed.contents and _holds(path, packed)):

@@ -222,7 +222,7 @@ def _numbered(
     for values, called, none in zip((train, test), names, left_out, strict=True):
         wrong = np.flatnonzero(((values < 0) | (values >= given)) & ~none)
         if len(wrong):
-            fits = "of which all are in the training data" if classes is None else "as 'classes' says"
+            fits = "of which all are in the training data" if classes is None else "as in 'classes'"
             raise DataError(
                 f"{called} must be classes in [0, {given}), {fits}. Got {values.reshape(-1)[wrong[0]]}, the first of "
                 f"{len(wrong)}: give 'classes', or leave these samples out."

@@ -100,7 +100,7 @@ def check_sums(folder: Path, *, ended: bool = True, but: tuple[str, ...] = ()) -
     wrong = {name: _what_is_wrong(folder / name, sums.get(name), name in known) for name in looked_at}
     if any(wrong.values()):
         named = ", ".join(f"{name} {what}" for name, what in wrong.items() if what)
-        raise RunError(f"The run {folder} is not as its {SUMS} says: {named}.")
+        raise RunError(f"The run {folder} differs from its {SUMS}: {named}.")
     return len(looked_at)
 
 

@@ -115,7 +115,7 @@ def play(prepared: Prepared) -> Played:
     received = max(stage.most() for stage in stages)
     sent = [stage.sent(total) for stage in stages]
     if max(sent) - min(sent) > _ALIKE * max(sent):
-        return Played(rounds, None, received, "they depend on what training makes of models")
+        return Played(rounds, None, received, "they depend on training")
     return Played(rounds, sum(sent) / len(sent), received)
 
 
