@@ -4,18 +4,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.network.faults import CORRUPT, Strike, strikes
+from covey.network.faults import CORRUPT
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, described
+from covey.runtime.emulation.host.activity import AwaitedMessages, HostActivity
 from covey.runtime.emulation.host.cuts import MARKER, Cuts
 from covey.runtime.emulation.host.inbox import Inbox
 from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
 from covey.runtime.emulation.host.reporter import Reporter
+from covey.runtime.emulation.host.schedule import Schedule
 from covey.runtime.emulation.host.trainer import Trainer
 from covey.runtime.emulation.transport.connection import Connection, Corrupted, Parts, loop_time, readdressed
 from covey.runtime.emulation.transport.handshake import say
@@ -25,7 +26,6 @@ from covey.runtime.mail import MOST, Held, Mail, received
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
-from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode, not_finite_entry
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
@@ -35,30 +35,6 @@ P = ParamSpec("P")
 B = TypeVar("B")
 _STALL = 5.0
 """The longest wait, in seconds, of a node that has completed a round for its messages to leave."""
-
-
-class _Waiter(Waiter):
-    """An activity that waits for a future."""
-
-    __slots__ = ("woken",)
-
-    def __init__(self, woken: asyncio.Future[None], *others: Any) -> None:
-        super().__init__(*others)
-        self.woken = woken
-
-
-class _Activity:
-    """A second activity of a node."""
-
-    def __init__(self, task: asyncio.Task[None]) -> None:
-        self.task = task
-
-    @property
-    def done(self) -> bool:
-        return self.task.done()
-
-    async def wait(self) -> None:
-        await asyncio.wait([self.task])
 
 
 class HostStage(Stage):
@@ -118,7 +94,7 @@ class HostStage(Stage):
             for id in ids
         }
         self._began = 0.0
-        self._absences: set[asyncio.Task[None]] = set()
+        self.schedule = Schedule(self)
         self._keep_after: int | None = None
         """The round after which the launcher wants a cut."""
         self._holding = False
@@ -176,14 +152,12 @@ class HostStage(Stage):
                     node.committed = restored[id]
                     self.leave_for_good(node)
         self._restore_mail(held or Held([], []), posted or [0] * self.size)
-        self._begin_strikes(elapsed)
-        if self.evaluation.seconds is not None and self.recorder.evaluated:
-            self._later(self._follow_moments(elapsed, self.evaluation.seconds))
+        self.schedule.begin(elapsed)
         for node in self.nodes.values():
             if node.mail.ended:
                 continue
             if self.network.churn.has_churn:
-                self._later(self._follow_absences(node))
+                self.schedule.follow_absences(node)
             else:
                 self.start(node)
 
@@ -201,87 +175,12 @@ class HostStage(Stage):
                 with node.mail.unlimited():
                     self.delivery(node, again=kept.counted)(message)
 
-    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run the schedule of absences or faults while the run lasts."""
-
-        def on_end(task: asyncio.Task[None]) -> None:
-            self._absences.discard(task)
-            error = None if task.cancelled() else task.exception()
-            if isinstance(error, Exception):
-                self.fail(error)
-
-        task = asyncio.create_task(coroutine)
-        self._absences.add(task)
-        task.add_done_callback(on_end)
-
-    def _stay(self) -> None:
-        """Cancel all later absences and faults."""
-        for task in list(self._absences):
-            task.cancel()
-
     def _time_is_over(self) -> None:
-        self._stay()
+        self.schedule.cancel()
         for node in self.nodes.values():
             self.stop(node)
         self.acting.clear()
         self.over.set()
-
-    async def _until(self, time: float) -> None:
-        await asyncio.sleep(max(time - self.now, 0.0))
-
-    async def _follow_absences(self, node: RunningNode) -> None:
-        present = False
-        for start, end in self.network.churn.absences(node.id, self.prepared.setting):
-            if end <= self.now:
-                continue
-            if start > self.now and not present:
-                self.start(node)
-                present = True
-            await self._until(start)
-            if node.mail.ended:
-                return
-            self.disturbances.leave(node, for_good=end == float("inf"))
-            present = False
-            if end == float("inf"):
-                return
-            await self._until(end)
-            self.disturbances.come_back(node)
-            present = True
-        if not present:
-            self.start(node)
-
-    async def _follow_moments(self, elapsed: float, seconds: float) -> None:
-        for number, time in moments_after(elapsed, seconds):
-            await self._until(time)
-            if self._holding or self._park_after is not None:
-                return  # The run stops.
-            self.recorder.await_moment(number)
-
-    def _begin_strikes(self, elapsed: float) -> None:
-        """Begin the strikes that are active after some seconds, and schedule the others."""
-        upcoming = strikes(self.prepared.experiment.faults, self.prepared.setting)
-        for strike in upcoming:
-            if strike.start > elapsed:
-                self._later(self._follow_strikes(strike, upcoming))
-                return
-            if strike.end > elapsed:
-                self._strike(strike)
-
-    async def _follow_strikes(self, first: Strike, others: Iterator[Strike]) -> None:
-        for strike in chain([first], others):
-            await self._until(strike.start)
-            self._strike(strike)
-
-    def _strike(self, strike: Strike) -> None:
-        # The launcher handles strikes of a host's process.
-        if not strike.fault.stops_a_host:
-            self.disturbances.begin(strike, self.nodes.values())
-            if strike.end < float("inf"):
-                self._later(self._end_strike(strike))
-
-    async def _end_strike(self, strike: Strike) -> None:
-        await self._until(strike.end)
-        self.disturbances.end(strike)
 
     def leave_for_good(self, node: RunningNode) -> None:
         self.acting.discard(node.id)
@@ -312,7 +211,7 @@ class HostStage(Stage):
         task = asyncio.create_task(self._watched(node, coroutine))
         node.activities = [other for other in node.activities if not other.done()]
         node.activities.append(task)
-        return _Activity(task)
+        return HostActivity(task)
 
     def answer(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._watched(node, coroutine))
@@ -377,10 +276,10 @@ class HostStage(Stage):
             if not woken.done():
                 woken.set_result(None)
 
-        return _Waiter(woken, resume, missing, lost, left)
+        return AwaitedMessages(woken, resume, missing, lost, left)
 
     def woken(self, node: RunningNode, key: Key, waiter: Waiter, timeout: float | None) -> Awaitable[None]:
-        assert isinstance(waiter, _Waiter)
+        assert isinstance(waiter, AwaitedMessages)
         if timeout is not None:
             mail = node.mail
 
@@ -483,6 +382,11 @@ class HostStage(Stage):
 
     # ------------------------------------------------------------------ stopping
 
+    @property
+    def stops(self) -> bool:
+        """True if nodes begin no further rounds, or only some."""
+        return self._holding or self._park_after is not None
+
     def hold(self) -> int:
         """Let no node begin a further round, and return the last round of any node."""
         self._holding = True
@@ -500,7 +404,7 @@ class HostStage(Stage):
 
     def stop_now(self, *, for_good: bool) -> None:
         """End all programs, and send snapshots. `for_good` is that of `park_after`."""
-        self._stay()
+        self.schedule.cancel()
         for node in self.nodes.values():
             if not node.mail.ended:
                 self.stop(node)
@@ -517,7 +421,7 @@ class HostStage(Stage):
         Args:
             in_peace: True if the run is over, so that the last messages must still be sent.
         """
-        self._stay()
+        self.schedule.cancel()
         for node in self.nodes.values():
             self.stop(node)
         self.trainer.close()
