@@ -37,17 +37,21 @@ def heartbeat(stage: "HostStage", refused: Counter[str]) -> Payload:
         "memory": float(memory_bytes()),
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "send_queue": float(peers.backlog if peers is not None else 0),
-        "uplink_queue": float(sum(uplink.waiting_bytes for uplink in stage.uplinks.values())),
+        "uplink_queue": float(sum(uplink.waiting_bytes for uplink in stage.traffic.uplinks.values())),
         "inboxes": float(sum(node.mail.held for node in stage.nodes.values())),  # type: ignore[attr-defined]
         "payload_bytes_out": float(peers.payload_bytes_out if peers is not None else 0),
         "frames_out": float(peers.frames_out if peers is not None else 0),
         "socket_bytes_out": float(peers.socket_bytes_out if peers is not None else 0),
     }
-    for name, late in (("train", stage.training_late), ("send", stage.sending_late), ("receive", stage.receiving_late)):
+    for name, late in (
+        ("train", stage.training_late),
+        ("send", stage.traffic.sending_late),
+        ("receive", stage.traffic.receiving_late),
+    ):
         if late.count:
             figures[f"{name}_late"] = late.total / late.count
             figures[f"{name}_late_most"] = late.most
-    carried = stage.carried
+    carried = stage.traffic.carried
     if carried.asked_seconds and carried.real_seconds:
         figures["uplink_busy_seconds"] = carried.asked_seconds
         figures["uplink_asked"] = carried.bits / carried.asked_seconds

@@ -8,17 +8,16 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.network.faults import CORRUPT
-from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, described
 from covey.runtime.emulation.host.activity import AwaitedMessages, HostActivity
 from covey.runtime.emulation.host.cuts import MARKER, Cuts
 from covey.runtime.emulation.host.inbox import Inbox
-from covey.runtime.emulation.host.links import Copy, Departure, Downlink, Lateness, SharedUplink, Throughput, Uplink
+from covey.runtime.emulation.host.links import Lateness
 from covey.runtime.emulation.host.reporter import Reporter
 from covey.runtime.emulation.host.schedule import Schedule
+from covey.runtime.emulation.host.traffic import Traffic
 from covey.runtime.emulation.host.trainer import Trainer
-from covey.runtime.emulation.transport.connection import Connection, Corrupted, Parts, loop_time, readdressed
+from covey.runtime.emulation.transport.connection import Connection, loop_time
 from covey.runtime.emulation.transport.handshake import say
 from covey.runtime.emulation.transport.peers import Peers
 from covey.runtime.jobs import Job
@@ -77,22 +76,8 @@ class HostStage(Stage):
         self.over = asyncio.Event()
         """Set when nothing further will happen on this host."""
         self.failure: CoveyError | None = None
-        self.training_late, self.sending_late, self.receiving_late = Lateness(), Lateness(), Lateness()
-        self.carried = Throughput()
-        """The throughput of the uplinks of all nodes."""
-        ups, downs = self.network.uplink_rates(), self.network.downlink_rates()
-        self._up = [float("inf")] * self.size if ups is None else ups.tolist()
-        self.uplinks = {id: self._uplink(node) for id, node in self.nodes.items()}
-        self.downlinks = {
-            id: Downlink(
-                float("inf") if downs is None else float(downs[id]),
-                self._guarded(self.delivery(self.nodes[id])),
-                self.receiving_late,
-                most,
-                self.refuse,
-            )
-            for id in ids
-        }
+        self.training_late = Lateness()
+        self.traffic = Traffic(self)
         self._began = 0.0
         self.schedule = Schedule(self)
         self._keep_after: int | None = None
@@ -111,15 +96,6 @@ class HostStage(Stage):
 
         ordered = self.network.is_ordered
         return Inbox(self.most, refused, self.owners, self.me, lambda: node.behind, ordered=ordered)
-
-    def _uplink(self, node: RunningNode) -> Uplink:
-        def withdrawn(copy: Copy) -> None:
-            node.count_sent(wire.lengths(copy.message.shared, copy.message.tag), -1)
-            self._forget(copy)
-
-        kind = SharedUplink if self.network.queue == "fair" else Uplink
-        rate = self._up[node.id]
-        return kind(rate, self._guarded(self._emit), withdrawn, self.sending_late, self.carried, self.most, self.refuse)
 
     # ------------------------------------------------------------------ time
 
@@ -322,7 +298,7 @@ class HostStage(Stage):
             self.failure = error if isinstance(error, CoveyError) else ProgramError(described(error))
         self.over.set()
 
-    def _guarded(self, act: Callable[P, B]) -> Callable[P, B]:
+    def guarded(self, act: Callable[P, B]) -> Callable[P, B]:
         """A function for timers and connections that turns errors of `act` into the failure of the run."""
 
         def guarded(*arguments: P.args, **named: P.kwargs) -> B:
@@ -362,7 +338,7 @@ class HostStage(Stage):
     async def _room(self, node: RunningNode) -> None:
         """Wait until at most half of the limit is queued at a node's uplink and for other hosts, or for `_STALL`."""
         late = loop_time() + _STALL
-        uplink, peers = self.uplinks[node.id], self.peers
+        uplink, peers = self.traffic.uplinks[node.id], self.peers
         while uplink.held > self.most // 2 or (peers is not None and peers.is_crowded):
             if loop_time() >= late:
                 return
@@ -431,76 +407,13 @@ class HostStage(Stage):
     # ------------------------------------------------------------------ messages
 
     def carry(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
-        departure = Departure(self.uplinks[node.id])
-        for receiver in receivers:
-            self._depart(node, receiver, message, departure)
-        return departure
+        return self.traffic.carry(node, [(receiver, 1.0) for receiver in receivers], message)
 
     def carry_disturbed(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
-        departure = Departure(self.uplinks[node.id])
-        for receiver, fate in self.disturbances.fates(node, receivers):
-            if not isinstance(fate, str):
-                self._depart(node, receiver, message, departure, fate)
-            elif fate == CORRUPT and self.owners[receiver] != self.me:
-                self._depart(node, receiver, message, departure, garbled=True)
-            else:  # Within a host there are no bytes to corrupt.
-                self.refuse(fate)
-        return departure
-
-    def _depart(
-        self,
-        node: RunningNode,
-        receiver: int,
-        message: Message,
-        departure: Departure,
-        slower: float = 1.0,
-        *,
-        garbled: bool = False,
-    ) -> None:
-        latency = self.network.latency.between(node.id, receiver)
-        copy = Copy(message, receiver, latency, departure, slower, garbled)
-        if self.mail is not None:
-            if message.round is None and not self.mail.has_loose:
-                self.say("loose", {})
-            self.mail.post([receiver], message)
-        if not self.uplinks[node.id].add(copy):
-            self._forget(copy)
-
-    def _forget(self, copy: Copy) -> None:
-        """A copy is not under way here any more."""
-        if self.mail is not None:
-            self.mail.withdraw([copy.receiver], copy.message)
+        return self.traffic.carry(node, self.disturbances.fates(node, receivers), message)
 
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
-        return self.uplinks[node.id].withdraw(lambda copy: tag in (None, copy.message.tag))
-
-    def _emit(self, copy: Copy) -> None:
-        """Write a copy to a socket, or deliver it to a node of this host, when its time in transit is over."""
-        message, receiver = copy.message, copy.receiver
-        owner = self.owners[receiver]
-        if owner == self.me:
-            self._arrive(receiver, message)
-            return
-        self._forget(copy)
-        departure = copy.sending
-
-        def frame() -> Parts:
-            if departure.frame is None:
-                with self.measured(self.nodes[message.sender], "encoding"):
-                    departure.frame = wire.encode_parts(
-                        message.shared,
-                        tag=message.tag,
-                        sender=message.sender,
-                        round=message.round,
-                        number=message.number,
-                    )
-            addressed = readdressed(departure.frame, receiver)
-            if copy.garbled:
-                return Corrupted(addressed, rng.mix(self._loss_key, message.sender, receiver, message.number))
-            return addressed
-
-        assert self.peers is not None
-        self.peers.send(owner, message.size, self._guarded(frame))
+        return self.traffic.withdraw(node, tag)
 
     def deliver(self, frame: wire.Frame) -> None:
         """Deliver a message from another host."""
@@ -514,12 +427,7 @@ class HostStage(Stage):
         if self.mail is not None and self.cuts is not None:
             self.mail.post([frame.receiver], message)
             self.cuts.note(frame.receiver, message)
-        self._arrive(frame.receiver, message)
-
-    def _arrive(self, receiver: int, message: Message) -> None:
-        """Give a message whose last bit arrives now to the downlink of its receiver."""
-        if not self.downlinks[receiver].add(message, self._up[message.sender]) and self.mail is not None:
-            self.mail.withdraw([receiver], message)
+        self.traffic.arrive(frame.receiver, message)
 
     def take_frame(self, host: int, frame: wire.Frame) -> None:
         """Take a frame of another host for this host itself."""
