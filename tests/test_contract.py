@@ -6,10 +6,8 @@ import torch
 
 from covey.messages import wire
 from covey.parts import kinds
-from covey.runtime.experiment import Experiment
-from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
-from tests.conftest import Written, models_of, simulate, stated_bytes, table
+from tests.conftest import models_of, simulate, stated_bytes, table
 from tests.examples import BLOBS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
@@ -17,49 +15,68 @@ PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.bui
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
 TRAINED = {"every-round": 5, "periodic": 3, "skiptrain": 4, "greedy": 3}
 """The number of trainings of a node in five rounds."""
+CHECKPOINTS = {"checkpoint": {"every": 2}}
 
 
-@pytest.mark.parametrize(("family", "kind"), RUNS)
-def test_the_same_seed_gives_the_same_models_metrics_and_bytes(family, kind, files, overheard):
-    outcomes = []
-    for seed in (3, 3, 4):
-        overheard.clear()
-        experiment = Experiment.from_table(run_table(family, kind, files, seed=seed))
-        prepared = prepare(experiment, **experiment.engine.compute_settings())
-        written = Written()
-        outcome = experiment.engine.execute(prepared, written)
-        prepared.task.close()
-        sent = [(m.time, m.receivers, m.encoded) for m in overheard]
-        outcomes.append((outcome.models, outcome.time, sent, written.rows, written.figures, written.happened))
-    (models, *rest), (models_again, *rest_again), (others, *_) = outcomes
-    assert torch.equal(models, models_again)
-    assert rest == rest_again
-    assert not torch.equal(models, others)
+class Heard:
+    """A run, and all that its nodes sent."""
+
+    def __init__(self, tables):
+        self.sent, self.held = [], []
+        self.counted = np.zeros(NODES, dtype=np.int64)
+        post = World.post
+
+        def listen(world, node, receivers, payload, tag, round):
+            frame = wire.encode(payload, tag=tag, sender=node.id, round=round)
+            self.sent.append((world.now, list(receivers), frame))
+            self.counted[node.id] += len(frame) * len(receivers)
+            self.held.extend((value, value.clone()) for value in payload.values() if isinstance(value, torch.Tensor))
+            received = wire.decode(frame).payload
+            assert received.keys() == payload.keys()
+            assert all(type(received[name]) is type(value) for name, value in payload.items())
+            return post(world, node, receivers, payload, tag, round)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(World, "post", listen)
+            self.world, self.written = simulate(tables)
+        self.models = models_of(self.world)
+
+    def everything(self):
+        """All that can be compared of two runs, beside their models."""
+        return self.world.now, self.sent, self.written.rows, self.written.figures, self.written.happened
 
 
-@pytest.mark.parametrize(("family", "kind"), RUNS)
-def test_bytes_that_are_counted_are_bytes_of_the_wire_and_nobody_writes_into_what_was_sent(
-    family, kind, files, monkeypatch
-):
-    counted = np.zeros(NODES, dtype=np.int64)
-    held: list[tuple[torch.Tensor, torch.Tensor]] = []
-    post = World.post
+@pytest.fixture(scope="module", params=RUNS, ids="-".join)
+def heard(request, files):
+    """A kind, and the run with checkpoints of a small experiment in which it has its place."""
+    return request.param, Heard(run_table(*request.param, files, **CHECKPOINTS))
 
-    def listen(world, node, receivers, payload, tag, round):
-        frame = wire.encode(payload, tag=tag, sender=node.id, round=round)
-        counted[node.id] += len(frame) * len(receivers)
-        held.extend((value, value.clone()) for value in payload.values() if isinstance(value, torch.Tensor))
-        received = wire.decode(frame).payload
-        assert received.keys() == payload.keys()
-        assert all(type(received[name]) is type(value) for name, value in payload.items())
-        return post(world, node, receivers, payload, tag, round)
 
-    monkeypatch.setattr(World, "post", listen)
-    world, _ = simulate(run_table(family, kind, files))
-    assert counted.any()
-    if family != "churn":  # A node that leaves takes back its queued messages.
-        assert [node.bytes_out for node in world.nodes] == counted.tolist()
-    assert all(torch.equal(now, then) for now, then in held)
+def test_the_same_seed_gives_the_same_models_metrics_and_bytes(heard, files):
+    run, first = heard
+    again, other = (Heard(run_table(*run, files, **CHECKPOINTS, seed=seed)) for seed in (3, 4))
+    assert torch.equal(first.models, again.models)
+    assert first.everything() == again.everything()
+    assert not torch.equal(first.models, other.models)
+
+
+def test_bytes_that_are_counted_are_bytes_of_the_wire_and_no_node_writes_into_what_was_sent(heard):
+    (family, _), run = heard
+    assert run.counted.any()
+    if family != "churn":  # A node that leaves takes back what still queued.
+        assert [node.bytes_out for node in run.world.nodes] == run.counted.tolist()
+    assert all(torch.equal(now, then) for now, then in run.held)
+
+
+def test_a_synchronous_program_continues_from_a_checkpoint_to_the_bit(heard, files):
+    run, whole = heard
+    if run[0] in ("churn", "model") or run in ASYNCHRONOUS:
+        return
+    assert [round for round, _ in whole.written.checkpoints] == [2, 4]
+    checkpoint = wire.decode(wire.encode(whole.written.checkpoints[0][1])).payload
+    resumed, rewritten = simulate(run_table(*run, files, **CHECKPOINTS), checkpoint=checkpoint)
+    assert torch.equal(whole.models, models_of(resumed))
+    assert sorted(rewritten.rows) == sorted(row for row in whole.written.rows if row[1] > 2)
 
 
 @pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
@@ -78,18 +95,6 @@ def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind
     start = world.task.learner.first_model
     assert sum(node.mail.messages_in for node in world.nodes) > 0
     assert torch.allclose(models_of(world), start.expand(NODES, -1), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("family", "kind"), [run for run in RUNS if run[0] not in ("churn", "model") and run not in ASYNCHRONOUS]
-)
-def test_a_synchronous_program_continues_from_a_checkpoint_to_the_bit(family, kind, files):
-    tables = run_table(family, kind, files, checkpoint={"every": 2})
-    whole, written = simulate(tables)
-    assert [round for round, _ in written.checkpoints] == [2, 4]
-    resumed, rewritten = simulate(tables, checkpoint=wire.decode(wire.encode(written.checkpoints[0][1])).payload)
-    assert torch.equal(models_of(whole), models_of(resumed))
-    assert sorted(rewritten.rows) == sorted(row for row in written.rows if row[1] > 2)
 
 
 def plain_sgd(world: World, holder: int, steps: int) -> torch.Tensor:
