@@ -1,17 +1,7 @@
-"""Consistent cuts through a run, and resumption from them.
-
-The cut of a synchronous program after round k holds every node as it was when it completed round k, although fast
-nodes are ahead by the time slow ones get there. A resumed run starts every node at its own moment, and everything that
-was sent later is sent again. Messages of rounds up to k are not sent again, but they may have occupied downlinks while
-the first nodes were in round k + 1. They are kept as ghosts, which occupy links as before and deliver nothing. So a
-resumed run repeats the uninterrupted one to the bit.
-
-The cut of an asynchronous program, or of one with churn, holds the last commit of every node and the mail of all: see
-`covey.runtime.mail`. So does that of a synchronous program while nodes go on without others, such as a server that
-waits in one round for all that clients do in many: the cut after a round would have to wait for it.
-"""
+"""The checkpoints of a simulation: when they are taken, and resumption from them."""
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,74 +10,164 @@ import numpy as np
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError
 from covey.runtime import mail
+from covey.runtime.cadence import Cadence
 from covey.runtime.running_node import RunningNode
-from covey.runtime.snapshots import Snapshot, pack, unpack
+from covey.runtime.runs import RunWriter
+from covey.runtime.simulation.cuts import Cut
+from covey.runtime.snapshots import unpack
 from covey.runtime.task import LoadedTask
 
 if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
 
 
-class Cut:
-    """The checkpoint after a round, to which nodes are added as they reach it."""
+class Checkpoints:
+    """Decides when a checkpoint is taken, and of which kind.
 
-    def __init__(self, world: "World", round: int) -> None:
-        self.world = world
-        self.round = round
-        self.snapshots: dict[int, Snapshot] = {n.id: self._snapshot(n) for n in world.nodes if n.mail.ended}
-        self.downlinks, self.transfers = world.links.freeze()
-        self.holds_mail = False
-        """True if nodes resume at different moments, with their mail."""
-        self._past = len(self.snapshots)
-        """The number of nodes that have ended or are one checkpoint further."""
+    Args:
+        world: the nodes.
+        writer: writes checkpoints; None writes nothing.
+    """
 
-    @classmethod
-    def of_commits(cls, world: "World") -> "Cut":
-        """The current last commits of all nodes."""
-        cut = cls(world, max(node.round for node in world.nodes))
-        cut.transfers, cut.holds_mail = [], True
-        cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
-        return cut
+    def __init__(self, world: "World", writer: RunWriter | None) -> None:
+        self._world, self._writer = world, writer
+        self._every, self._keep = world.prepared.experiment.checkpoint.every, world.prepared.experiment.checkpoint.keep
+        self._interval = self._every or 1
+        """The number of rounds between two checkpoints; 1 if they go by time."""
+        folder = None if writer is None else writer.folder
+        self._cadence = Cadence(world.task.node_bytes * world.size, folder, perf_counter)
+        self.cuts: dict[int, Cut] = {}
+        """The cuts after a round that not all nodes have reached."""
+        self._furthest = 0
+        """The greatest number of rounds that a node has completed."""
+        self.apart = False
+        """True if some nodes go on without others, although the program is in step."""
+        self._parting: Cut | None = None
+        """The last cut that all nodes are past, but for some that have not reached it."""
+        self._together = 0.0
+        """The last time at which one of these completed a round, or the others had not all passed the cut."""
 
-    def note(self, node: RunningNode, transfers: Sequence[Any]) -> None:
-        """Record transfers. Those of nodes before the cut will not be sent again."""
-        if node.id not in self.snapshots:
-            self.transfers.extend(transfers)
+    def mail(self) -> mail.Mail | None:
+        """The mail to keep; None if all nodes resume after the same round."""
+        world = self._world
+        if self._writer is None or self._every == 0 or (world.in_step and not world.prepared.keeps_mail):
+            return None
+        return mail.Mail(world.here, world.size, mail.MOST if world.in_step else float("inf"))
 
-    def add(self, node: RunningNode) -> bool:
-        """Add a node that has completed the round or has ended. True if it was the last."""
-        self.snapshots.setdefault(node.id, self._snapshot(node))
-        return len(self.snapshots) == self.world.size
+    @property
+    def _can_part(self) -> bool:
+        """True if the mail of all nodes is there, so that they may resume at different moments."""
+        return self._world.mail is not None and not self._world.mail.is_full
 
-    def _snapshot(self, node: RunningNode) -> Snapshot:
-        return node.committed if node.serves_on and node.committed is not None else self.world.snapshot(node)
+    # ------------------------------------------------------------------ progress of nodes
 
-    def go_past(self) -> bool:
-        """Count a node that has ended or is one checkpoint further. True if all are, but for some not added."""
-        self._past += 1
-        return self._past == len(self.snapshots) < self.world.size
+    def complete(self, node: RunningNode) -> None:
+        """Take a checkpoint after a commit of a node, or open a cut, if one is due."""
+        if self._parting is not None:
+            self._perhaps_part(node, self._parting)
+        if self._every == 0:
+            return
+        if self._world.in_step:
+            self._perhaps_open(node)
+        elif self._is_whole and (self._every or self._cadence.is_due):
+            self._save(Cut.of_commits(self._world))
 
-    def payload(self) -> Payload:
-        """The checkpoint as named tensors and plain values, for `RunWriter.checkpoint`."""
-        ghosts = self.world.links.ghosts(self.transfers)
-        return {
-            "round": self.round,
-            **pack([self.snapshots[id] for id in range(self.world.size)], self.world.task),
-            "judged": self.world.prepared.judged(),
-            "downlinks": self.downlinks,
-            "ghosts": msgspec.msgpack.encode(ghosts),
-            **self.world.recorder.freeze(None if self.holds_mail else self.round),
-            **self._mail(),
-            **self.world.prepared.callbacks.freeze(),
-        }
+    @property
+    def _is_whole(self) -> bool:
+        """True if nodes have completed, on average, a multiple of the rounds between two checkpoints."""
+        return self._world.recorder.commits % (self._interval * self._world.size) == 0
 
-    def _mail(self) -> Payload:
-        """The mail of nodes that resume at different moments."""
-        world = self.world
-        if world.mail is None or not self.holds_mail:
-            return {}
-        posted = [self.snapshots[id].posted for id in range(world.size)]
-        return mail.pack(world.mail.content(world.now).held(posted).reduced(posted))
+    def _perhaps_open(self, node: RunningNode) -> None:
+        round = node.round
+        if self._every:
+            due = round % self._every == 0
+        else:
+            # The first node that completes a round decides about a cut.
+            due = (round > self._furthest or self.apart) and not self.cuts and self._cadence.is_due
+            self._furthest = max(self._furthest, round)
+        if due and not (self.apart and self._is_behind(node)):
+            self._open(round)
+
+    def _open(self, round: int) -> None:
+        if round < self._world.rounds and round not in self.cuts:
+            self.cuts[round] = Cut(self._world, round)
+
+    def _is_behind(self, node: RunningNode) -> bool:
+        """True if a node whose program runs has completed more rounds than this one."""
+        return any(other.round > node.round for other in self._world.nodes if not other.mail.ended)
+
+    def reach(self, node: RunningNode) -> None:
+        """Add a node that is ready for its next round to the cut of its round."""
+        if node.round in self.cuts:
+            self._add(node, self.cuts[node.round])
+        if node.round - self._interval in self.cuts:
+            self._go_past(self.cuts[node.round - self._interval])
+
+    def end(self, node: RunningNode) -> None:
+        """Add a node that has ended to all cuts."""
+        for cut in list(self.cuts.values()):
+            self._add(node, cut)
+            if node.round < cut.round + self._interval:
+                self._go_past(cut)
+
+    def note_transfers(self, node: RunningNode, transfers: Sequence[Any]) -> None:
+        """Record the transfers of nodes that have not reached the round of a cut."""
+        for cut in self.cuts.values():
+            cut.note(node, transfers)
+
+    # ------------------------------------------------------------------ nodes that go on without others
+
+    def _go_past(self, cut: Cut) -> None:
+        """Count a node that is further than a cut by one checkpoint."""
+        if cut.go_past() and self._can_part:
+            self._parting, self._together = cut, self._world.now
+
+    def _perhaps_part(self, node: RunningNode, cut: Cut) -> None:
+        """Take a checkpoint with mail if nodes go on without those that have not reached a cut, instead of it."""
+        now = self._world.now
+        if node.id not in cut.snapshots or cut.round not in self.cuts:
+            self._together = now
+        elif now > self._together and not self._world.stops and self._can_part:
+            self.cuts = {round: later for round, later in self.cuts.items() if round > cut.round}
+            self._parting, self.apart = None, True
+            self._save(Cut.of_commits(self._world))
+
+    # ------------------------------------------------------------------ writing
+
+    def _add(self, node: RunningNode, cut: Cut) -> None:
+        if cut.add(node):
+            del self.cuts[cut.round]
+            self.apart = False
+            kept = self._world.mail
+            # Messages without a round are in no cut after a round.
+            has_loose = kept is not None and kept.has_loose and self._can_part
+            self._save(Cut.of_commits(self._world) if has_loose else cut)
+
+    def _save(self, cut: Cut) -> None:
+        with self._cadence.at_work():
+            # A resumed run does not repeat what precedes its checkpoint, so all of that must be written first.
+            self._world.recorder.flush()
+            if self._writer is not None:
+                self._writer.checkpoint(cut.round, cut.payload(), keep=self._keep)
+        self._cadence.taken()
+
+    # ------------------------------------------------------------------ interruption
+
+    def stop_now(self) -> bool:
+        """Take the last checkpoint, if the run can be resumed at this moment. True if it can."""
+        if self._world.in_step and not (self.apart and self._can_part):
+            return False
+        self._save(Cut.of_commits(self._world))
+        return True
+
+    def stop_after(self, round: int) -> None:
+        """Take the last checkpoint after a round."""
+        self._open(round)
+
+    def stopped(self, round: int) -> None:
+        """Take the last checkpoint although some nodes wait in an earlier round."""
+        if round in self.cuts and self._can_part:
+            self._save(Cut.of_commits(self._world))
 
 
 _Ghosts = list[tuple[float, int, float, int, int, float]]
@@ -132,7 +212,7 @@ def restore(world: "World", payload: Payload) -> None:
     world.follow_faults()
     world.follow_moments(since=float(checkpoint["clocks"].max()))
     snapshots = unpack(checkpoint, world.task)
-    world.apart = len({snapshot.completed for snapshot in snapshots if not snapshot.ended}) > 1
+    world.checkpoints.apart = len({snapshot.completed for snapshot in snapshots if not snapshot.ended}) > 1
     for node, snapshot in zip(world.nodes, snapshots, strict=True):
         node.restore(snapshot, counters=True)
         node.committed = snapshot

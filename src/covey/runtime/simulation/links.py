@@ -205,8 +205,8 @@ class Queued(Links):
         self.up_free[sender] = convoy.end
         waiting.append(convoy)
         self._schedule(convoy)
-        if world.cuts:
-            world.note_transfers(node, [(convoy, 0)])
+        if world.checkpoints.cuts:
+            world.checkpoints.note_transfers(node, [(convoy, 0)])
         return convoy
 
     def _schedule(self, convoy: Convoy) -> None:
@@ -337,7 +337,7 @@ class Fair(Links):
             flow = self.share.add(now, node.id, receiver, bits)
             self.flows[flow] = (node.id, receiver, message, slower)
             started.append((now, flow, 0.0, node.id, receiver, bits))
-        self.world.note_transfers(node, started)
+        self.world.checkpoints.note_transfers(node, started)
         self._soon()
         return _Flows(self, [flow for _, flow, *_ in started])
 

@@ -9,15 +9,12 @@ still change.
 import gc
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from time import perf_counter
 from typing import Any, ClassVar
 
 from covey.network.faults import Strike, strikes
 from covey.parts.errors import ProgramError
-from covey.runtime.cadence import Cadence
 from covey.runtime.experiment import Progress
 from covey.runtime.jobs import Job, Worker
-from covey.runtime.mail import MOST, Mail
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
@@ -27,7 +24,7 @@ from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK, STOPPED
 from covey.runtime.simulation.activity import SimulatedActivity, suspended
 from covey.runtime.simulation.agenda import Agenda, Event
-from covey.runtime.simulation.checkpoints import Cut
+from covey.runtime.simulation.checkpoints import Checkpoints
 from covey.runtime.simulation.links import Fair, Links, Queued, Unlimited, several
 from covey.runtime.simulation.recorder import SimulationRecorder
 from covey.runtime.snapshots import Snapshot
@@ -71,7 +68,6 @@ class World(Stage):
         self.current: SimulatedActivity | None = None
         self.submitted: list[tuple[float, int, SimulatedActivity, Job]] = []
         """Jobs that are not done: (due time, order, activity, job)."""
-        self.cuts: dict[int, Cut] = {}
         self._in_vain = 0
         """The number of departures of nodes since a node completed a round."""
         self.running = self.size
@@ -81,19 +77,8 @@ class World(Stage):
         """True if a callback has stopped the run."""
         self.ended: float | None = None
         """The time at which the last program so far ended."""
-        self._checkpoint_every = experiment.checkpoint.every
-        folder = None if writer is None else writer.folder
-        self._cadence = Cadence(self.task.node_bytes * self.size, folder, perf_counter)
-        self._furthest = 0
-        """The greatest number of rounds that a node has completed."""
         self._stop_after: int | None = None
         self.in_step = prepared.in_step
-        self.apart = False
-        """True if some nodes go on without others, although the program is in step."""
-        self._parting: Cut | None = None
-        """The last cut that all nodes are past, but for some that have not reached it."""
-        self._together = 0.0
-        """The last time at which one of these completed a round, or the others had not all passed the cut."""
         self._since = [0.0] * self.size
         """The time from which on events affect each node: that at which it resumes."""
         self._gone: set[int] = set()
@@ -101,8 +86,8 @@ class World(Stage):
         self._strike_order = _FIRST_STRIKE
         self._struck = 0
         self.recorder: SimulationRecorder = SimulationRecorder(self, writer, progress)
-        if writer is not None and self._checkpoint_every != 0 and (not self.in_step or prepared.keeps_mail):
-            self.mail = Mail(self.here, self.size, MOST if self.in_step else float("inf"))
+        self.checkpoints = Checkpoints(self, writer)
+        self.mail = self.checkpoints.mail()
         self._remembers = not self.in_step or self.mail is not None
         """True if nodes may resume at different moments, so that the last commit of each is kept."""
         self.deliver: list[Callable[[Message], None]] = [self.delivery(node) for node in self.nodes]
@@ -153,8 +138,8 @@ class World(Stage):
                         self.now = self.ended  # Later events were obsolete timeouts.
                 elif self._is_enough and self.recorder.last_commit is not None:
                     self.now = self.recorder.last_commit
-                elif self._stop_after in self.cuts and self._can_part:
-                    self._save(Cut.of_commits(self))  # Some nodes wait in an earlier round.
+                elif self._stop_after is not None:
+                    self.checkpoints.stopped(self._stop_after)
                 self.recorder.finish()
         finally:
             for node in self.nodes:
@@ -320,69 +305,14 @@ class World(Stage):
         cost = self.commit(node)
         if self._remembers:
             self.remember(node)
-        if self._parting is not None:
-            self._perhaps_part(node, self._parting)
-        if self._checkpoint_every != 0:
-            self._perhaps_checkpoint(node)
+        self.checkpoints.complete(node)
         if cost:
             await self.sleep(node, cost)
-        if node.round in self.cuts:
-            self._add(node, self.cuts[node.round])
-        if node.round - self._interval in self.cuts:
-            self._go_past(self.cuts[node.round - self._interval])
+        self.checkpoints.reach(node)
         if self.parks(node):
             if self._is_enough:
                 self.recorder.ended(node)
             await suspended()
-
-    def _perhaps_checkpoint(self, node: RunningNode) -> None:
-        every, round = self._checkpoint_every, node.round
-        if not self.in_step:
-            whole = self.recorder.commits % ((every or 1) * self.size) == 0
-            if whole and (every or self._cadence.is_due):
-                self._save(Cut.of_commits(self))
-            return
-        if every:
-            due = round % every == 0
-        else:
-            # The first node that completes a round decides about a cut.
-            due = (round > self._furthest or self.apart) and not self.cuts and self._cadence.is_due
-            self._furthest = max(self._furthest, round)
-        if due and round < self.rounds and round not in self.cuts and not (self.apart and self._is_behind(node)):
-            self.cuts[round] = Cut(self, round)
-
-    def _is_behind(self, node: RunningNode) -> bool:
-        """True if a node whose program runs has completed more rounds than this one."""
-        return any(other.round > node.round for other in self.nodes if not other.mail.ended)
-
-    @property
-    def _interval(self) -> int:
-        """The number of rounds between two checkpoints; 1 if they go by time."""
-        return self._checkpoint_every or 1
-
-    def _go_past(self, cut: Cut) -> None:
-        """Count a node that is further than a cut by one checkpoint."""
-        if cut.go_past() and self._can_part:
-            self._parting, self._together = cut, self.now
-
-    def _perhaps_part(self, node: RunningNode, cut: Cut) -> None:
-        """Take a checkpoint with mail if nodes go on without those that have not reached a cut, instead of it."""
-        if node.id not in cut.snapshots or cut.round not in self.cuts:
-            self._together = self.now
-        elif self.now > self._together and self._stop_after is None and self._can_part:
-            self.cuts = {round: later for round, later in self.cuts.items() if round > cut.round}
-            self._parting, self.apart = None, True
-            self._save(Cut.of_commits(self))
-
-    @property
-    def _can_part(self) -> bool:
-        """True if the mail of all nodes is there, so that they may resume at different moments."""
-        return self.mail is not None and not self.mail.is_full
-
-    def note_transfers(self, node: RunningNode, transfers: Sequence[Any]) -> None:
-        """Record the transfers of nodes that have not reached the round of a checkpoint."""
-        for cut in self.cuts.values():
-            cut.note(node, transfers)
 
     def finish(self, node: RunningNode) -> None:
         super().finish(node)
@@ -403,31 +333,10 @@ class World(Stage):
         # A dropped node does not reach the round of a further checkpoint.
         if self._remembers:
             self.remember(node)
-        for cut in list(self.cuts.values()):
-            self._add(node, cut)
-            if node.round < cut.round + self._interval:
-                self._go_past(cut)
+        self.checkpoints.end(node)
 
     def snapshot(self, node: RunningNode) -> Snapshot:
         return node.snapshot(self.links.uplink_busy_until(node.id))
-
-    def _add(self, node: RunningNode, cut: Cut) -> None:
-        if cut.add(node):
-            del self.cuts[cut.round]
-            self.apart = False
-            # Messages without a round are in no cut after a round.
-            self._save(
-                Cut.of_commits(self) if self._can_part and self.mail is not None and self.mail.has_loose else cut
-            )
-
-    def _save(self, cut: Cut) -> None:
-        with self._cadence.at_work():
-            # A resumed run does not repeat what precedes its checkpoint, so all of that must be written first.
-            self.recorder.flush()
-            if self.recorder.writer is not None:
-                keep = self.prepared.experiment.checkpoint.keep
-                self.recorder.writer.checkpoint(cut.round, cut.payload(), keep=keep)
-        self._cadence.taken()
 
     # ------------------------------------------------------------------ interruption
 
@@ -456,13 +365,16 @@ class World(Stage):
 
     def _stop_now(self) -> bool:
         """Begin to stop. True if the world can stop at once."""
-        if not self.in_step or (self.apart and self._can_part):
-            self._save(Cut.of_commits(self))
+        if self.checkpoints.stop_now():
             return True
-        completed = self._stop_after = self._next_round()
-        if completed < self.rounds:
-            self.cuts.setdefault(completed, Cut(self, completed))
+        self._stop_after = self._next_round()
+        self.checkpoints.stop_after(self._stop_after)
         return False
+
+    @property
+    def stops(self) -> bool:
+        """True if nodes stop after a round."""
+        return self._stop_after is not None
 
     @property
     def stopped_early(self) -> bool:
