@@ -12,7 +12,7 @@ from covey.messages import wire
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.entries import Numbers
+from covey.runtime.entries import Numbers, narrowed
 
 NAMES = {
     "trained": ["body.0.weight", "body.0.bias", "body.1.weight", "head.weight", "head.bias"],
@@ -62,7 +62,7 @@ def test_what_is_shared_is_trained_first_and_then_the_buffers():
     assert names(apart) == NAMES["trained"]
     assert (apart.size, apart.trained, apart.buffered, apart.beside) == (16, 16, 8, True)
     assert apart.beside_bytes() == len(wire.encode({"buffers": torch.zeros(8)})) - len(wire.encode({}))
-    assert selection.entry == Numbers(24)
+    assert selection.entry == narrowed(torch.Tensor, Numbers(24))
     whole, part = (len(wire.encode({"model": torch.zeros(count)})) for count in (29, 24))
     assert selection.part_bytes(whole) == part
     trained, buffers = selection.split(selection.take(numbers(29)))

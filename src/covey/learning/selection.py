@@ -34,8 +34,8 @@ from covey.messages import wire
 from covey.parts.errors import ConfigurationError, ModelError
 from covey.parts.parameters import Setting
 from covey.parts.pieces import ROLES, Piece
-from covey.runtime.entries import Numbers
-from covey.runtime.node import Expected
+from covey.runtime.entries import Numbers, narrowed
+from covey.runtime.node import Wanted
 
 Share: TypeAlias = Literal["trained"] | list[str]
 Buffers: TypeAlias = Literal["average", "keep", "refuse"]
@@ -76,7 +76,7 @@ class Selection:
         self.size = self.trained if beside else self.trained + self.buffered
         self.is_whole = self.size == setting.parameters
         self._parameters = setting.parameters
-        self.entry: Expected = MODEL if self.is_whole else Numbers(self.size)
+        self.entry: Wanted = MODEL if self.is_whole else narrowed(Tensor, Numbers(self.size))
         """The type of a message's entry with a shared part."""
         of_role = {role: [p for p in setting.pieces if p.role == role] for role in ROLES}
         self._all_move = len(of_role["trained"]) == len(setting.pieces)
