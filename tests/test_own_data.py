@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 import covey
-from covey.data import from_arrays, from_columns, from_torch
+from covey.data import from_arrays, from_columns, from_reader, from_torch, padded
 from covey.learning.dataset import Dataset
 from covey.learning.datasets.digests import digest
 from covey.learning.datasets.given import of_object
@@ -217,6 +217,26 @@ def test_a_natural_partition_names_the_columns_that_there_are(by, said):
     assert str(caught.value).endswith(said)
 
 
+@pytest.mark.parametrize("users", [[None, "p", "q"], [np.nan, 1.0, 2.0], ["", "p", "q"], [pd.NA, "p", "q"]])
+def test_a_natural_partition_refuses_samples_without_an_owner(users):
+    dataset = from_arrays(X, Y, test=(X_TEST, Y_TEST), columns={"user": users * 30})
+    with pytest.raises(
+        DataError, match=r"^The column 'user', .* must have a value .* Got none for 30 of 90: fill them in"
+    ):
+        simulate(tables(dataset, partition={"kind": "natural", "by": "user"}))
+
+
+def test_padded_sequences_have_one_type_that_holds_all():
+    assert padded([[], [3, 1]])["ids"].tolist() == [[0, 0], [3, 1]]
+    assert padded([[], [3, 1]])["ids"].dtype == torch.int64
+    assert padded([[1], [0.5]])["ids"].tolist() == [[1.0], [0.5]]
+
+
+def test_reversed_arrays_are_taken():
+    dataset = from_arrays(X[::-1], Y[::-1])
+    assert dataset.digest == from_arrays(X[::-1].copy(), Y[::-1].copy()).digest
+
+
 def test_columns_of_a_share_are_those_of_the_samples_that_remain():
     data = from_arrays(np.arange(40.0), np.arange(40) % 2, columns={"number": np.arange(40)}).data
     assert np.array_equal(data.columns["number"], data.train.inputs.numpy())
@@ -352,8 +372,9 @@ WRONG = {
     "scaled test": (lambda: from_arrays(X.astype(np.uint8), Y, test=(X_TEST, Y_TEST)), "The 'x' of the test data must be uint8, as the training data. Got float32 instead."),
     "ragged": (lambda: from_arrays([[1.0, 2.0], [3.0]], [0, 1]), "The 'x' of the data must be one array: all samples of one shape. Got some that differ."),
     "texts": (lambda: from_arrays(np.array(["a", "b"]), [0, 1]), "The 'x' of the data must be numbers. Got strings instead."),
-    "objects": (lambda: from_arrays(np.array([{}, {}]), [0, 1]), "The 'x' of the data must be numbers. Got objects, such as a dict instead."),
+    "objects": (lambda: from_arrays(np.array([{}, {}]), [0, 1]), "The 'x' of the data must be numbers. Got objects, such as dict instead."),
     "missing label": (lambda: from_arrays(X[:3], np.array(["a", None, "b"])), f"{DATA} must have a value for each sample. Sample 1 has none, the first of 1: leave these out."),
+    "missing label of pandas": (lambda: from_arrays(X[:3], np.array(["a", pd.NA, "b"])), f"{DATA} must have a value for each sample. Sample 1 has none, the first of 1: leave these out."),
     "one class": (lambda: from_arrays(X, 0 * Y), f"{DATA} must have two classes or more. Got one."),
     "no objective": (lambda: from_arrays(X, Y, objective="labels"), "The 'objective' of the data must be one of 'classes', 'sequence', 'values'. Got 'labels' instead."),
     "loader": (lambda: from_torch(DataLoader(Pairs(X, Y))), "The dataset must be a Dataset of torch. Got a DataLoader instead: give its 'dataset'."),
@@ -365,6 +386,15 @@ WRONG = {
     "no column": (lambda: from_columns(frame(X, Y), y="lable"), "Unknown column 'lable' of the data; did you mean 'label'? Known: a, b, c, d, label."),
     "feature of words": (lambda: from_columns(frame(X, Y, user=USERS), y="label"), "The column 'user' of the data must be one number a sample to be a feature. Got object instead: name the features, without it."),
     "no columns": (lambda: from_columns(X, y="label"), "The dataset must have columns with names. Got ndarray of 90 x 4 instead."),
+    "sparse": (lambda: from_arrays(torch.tensor(X).to_sparse(), Y), "The 'x' of the data must be an array. Got a sparse tensor: to_dense() makes one."),
+    "masked": (lambda: from_arrays(np.ma.masked_greater(X, 1), Y), "The 'x' of the data must be an array. Got a masked one with values left out: filled(value) makes one."),
+    "no numbers": (lambda: from_arrays(X[:, :0], Y), "The 'x' of the data must have a number or more in each sample. Got the shape 0."),
+    "no function": (lambda: from_reader(X, Y), "The 'x' of the data must be a function of indices that returns inputs. Got ndarray of 90 x 4 instead."),
+    "dicts": (lambda: from_torch([{"x": X[0], "y": 1}]), "The dataset must give pairs (x, y). Got a dict of x, y as sample 0 instead: give a 'collate' that makes a pair of all samples."),
+    "collated alone": (lambda: from_torch(Pairs(X, Y), collate=lambda samples: samples), "The 'collate' of the data must return a pair (x, y). Got 90 entries instead."),
+    "column twice": (lambda: from_columns(pd.concat([frame(X, Y)] * 2, axis=1), y="label"), "The dataset must have each column once. Got 'a' more than once."),
+    "padded texts": (lambda: padded(["ab", "c"]), "Each sequence to be padded must be an array with an entry for each sample. Got 'ab' instead."),
+    "padded words": (lambda: padded([["ab"], ["c"]]), "The sequences to be padded must be of numbers. Got <U2 instead."),
     "three": (lambda: build(Experiment, tables((X, Y, X_TEST))),
         "The dataset must be (x, y), ((x, y), (x_test, y_test)), a Dataset of torch or the result of a function of "
         "covey.data. Got 3 entries instead."
@@ -387,6 +417,7 @@ CSVS = {
     "a hole": ("a,label\n1,0\n,1\n", {}, "The column 'a' of data.csv must be numbers to be a feature. Got nothing in line 3"),
     "fields": ("a,label\n1,0\n1,2,3\n", {}, "Line 3 of data.csv must have 2 fields, as its first line. Got 3 instead."),
     "empty": ("a,label\n", {}, "The file data.csv must have a first line that is followed by samples. Got 'a,label'."),
+    "no label": ("a,label\n1,0\n2,\n3,1\n", {}, "The target 'label' of data.csv must have a value in each line. Line 3 has none, the first of 1: leave these out."),
     "twice": ("a,a\n1,2\n", {}, "The file data.csv must have a first line that names each column once. Got 'a,a'."),
     "one-based": ("a,label\n1,1\n2,2\n", {}, "The target 'label' of data.csv must be classes from 0 on. Got 1 to 2: y - 1 begins with 0."),
     "nan": ("a,label\n1,1\nnan,0\n", {}, "The features of data.csv must be finite numbers. Got nan in sample 1"),

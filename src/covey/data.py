@@ -24,7 +24,7 @@ from torch import Tensor
 
 from covey.learning.dataset import Data, Dataset, Objective, Split
 from covey.learning.datasets import adapters
-from covey.learning.datasets.arrays import Wanted, made, read_by
+from covey.learning.datasets.arrays import Wanted, made, plain, read_by
 from covey.learning.datasets.given import SHARE, Given
 from covey.learning.datasets.streaming import streamed
 from covey.learning.datasets.targets import LEFT_OUT
@@ -213,9 +213,13 @@ def padded(sequences: Sequence[Any], *, value: float = 0, length: int | None = N
     Raises:
         DataError: there are none.
     """
-    rows = [torch.as_tensor(np.asarray(sequence))[:length] for sequence in sequences]
-    if not rows:
+    arrays = [plain(sequence, "Each sequence to be padded") for sequence in sequences]
+    if not arrays:
         raise DataError("The sequences to be padded must be one or more. Got none.")
+    kind = np.result_type(*([array for array in arrays if len(array)] or arrays))
+    if kind.kind not in "biuf":
+        raise DataError(f"The sequences to be padded must be of numbers. Got {kind} instead.")
+    rows = [torch.from_numpy(array.astype(kind))[:length] for array in arrays]
     most = max(map(len, rows)) if length is None else length
     ids = rows[0].new_full((len(rows), most, *rows[0].shape[1:]), value)
     mask = torch.zeros(len(rows), most, dtype=torch.bool)

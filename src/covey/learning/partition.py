@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from covey.learning.dataset import Data
+from covey.learning.datasets.targets import is_missing
 from covey.parts import rng
 from covey.parts.errors import DataError, quoted
 from covey.parts.parameters import Part, param
@@ -175,6 +176,7 @@ class Natural(Partition):
                     f"Got {quoted(self.by)} instead."
                 )
             values = data.columns[self.by]
+            self._check_present(values)
             return values.astype(str) if values.dtype.kind == "O" else values
         if data.owners is not None:
             return data.owners.numpy()
@@ -182,6 +184,22 @@ class Natural(Partition):
         raise DataError(
             f"The partition natural needs a data set with the owner of each sample, which this one does not have{hint}."
         )
+
+    def _check_present(self, values: NDArray[Any]) -> None:
+        """Check that each sample has an owner.
+
+        Raises:
+            DataError: some have none.
+        """
+        if values.dtype.kind in "OU":
+            missing = sum(is_missing(value) or (isinstance(value, str) and not value) for value in values)
+        else:
+            missing = int(np.sum(values != values))  # NaN and NaT are not equal to themselves.
+        if missing:
+            raise DataError(
+                f"The column {self.by!r}, the 'by' of {self.named()}, must have a value for each training sample. "
+                f"Got none for {missing} of {len(values)}: fill them in, or leave these samples out."
+            )
 
 
 class FromFile(Partition):

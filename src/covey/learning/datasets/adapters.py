@@ -6,6 +6,7 @@ Shapes: S samples.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,11 +57,15 @@ def _collated(dataset: Any, test: Any, limit: int | None, collate: Callable[[lis
     if given:
         samples += _each(test, "test data", limit)
     try:
-        x, y = collate(samples)
+        batch = collate(samples)
     except Exception as error:
         raise DataError(
             f"The 'collate' of the data must return a pair (x, y). It fails: {described(error)}."
         ) from error
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        got = f"{len(batch)} entries" if isinstance(batch, tuple | list) else quoted(batch)
+        raise DataError(f"The 'collate' of the data must return a pair (x, y). Got {got} instead.")
+    x, y = batch
     if not given:
         return Given.of(made(x, y, SHARE if test is None else test, wanted))
 
@@ -116,6 +121,11 @@ def _pairs(dataset: Any, what: str, limit: int | None) -> Iterator[tuple[Any, An
         if isinstance(sample, tuple | list) and len(sample) == 2 and isinstance(sample[0], Mapping):
             raise DataError(
                 f"The {what} has samples with several inputs: give a 'collate' that makes one batch of them."
+            )
+        if isinstance(sample, Mapping):
+            raise DataError(
+                f"The {what} must give pairs (x, y). Got a dict of {', '.join(map(str, sample))} as sample {index} "
+                f"instead: give a 'collate' that makes a pair of all samples."
             )
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
             raise DataError(f"The {what} must give pairs (x, y). Got {quoted(sample)} as sample {index} instead.")
@@ -215,6 +225,9 @@ def columns_of(dataset: Any, what: str) -> dict[str, Callable[[], Any]]:
     if names is None or isinstance(names, Mapping) or not (hasattr(dataset, "__getitem__") and len(names)):
         hint = "; of a DatasetDict, give a split" if isinstance(names, Mapping) else ""
         raise DataError(f"The {what} must have columns with names{hint}. Got {quoted(dataset)} instead.")
+    repeated = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if repeated:
+        raise DataError(f"The {what} must have each column once. Got {repeated[0]!r} more than once.")
     return {str(name): partial(_column_of, dataset, name) for name in names}
 
 

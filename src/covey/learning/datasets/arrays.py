@@ -122,6 +122,9 @@ def read_by(reader: Reader, samples: int, name: str) -> Read:
         DataError: the function fails on a sample, or returns no numbers.
     """
 
+    if not callable(reader):
+        raise DataError(f"{name} must be a function of indices that returns inputs. Got {quoted(reader)} instead.")
+
     def read(indices: NDArray[np.int64]) -> Tensor:
         found = stored_as(plain(reader(indices.copy()), name), name)
         return torch.from_numpy(np.array(found))  # A copy: kernels may write to it.
@@ -143,8 +146,12 @@ def plain(values: Any, name: str) -> NDArray[Any]:
     Raises:
         DataError: it is none, or its rows differ in their lengths.
     """
+    if isinstance(values, Tensor) and values.layout != torch.strided:
+        raise DataError(f"{name} must be an array. Got a sparse tensor: to_dense() makes one.")
     if isinstance(values, Tensor):
         return _of_tensor(values)
+    if np.ma.is_masked(values):
+        raise DataError(f"{name} must be an array. Got a masked one with values left out: filled(value) makes one.")
     if hasattr(values, "toarray"):
         raise DataError(f"{name} must be an array. Got a sparse one of {type(values).__name__}: toarray() makes one.")
     try:
@@ -175,6 +182,8 @@ def inputs_of(values: Any, name: str) -> Tensor:
     found = plain(values, name)
     if len(found) == 0:
         raise DataError(f"{name} must have a sample or more. Got none.")
+    if found.size == 0:
+        raise DataError(f"{name} must have a number or more in each sample. Got the shape {sides(found.shape[1:])}.")
     tensor = as_tensor(_checked(found, name) if is_mapped(values) else stored_as(found, name))
     check_finite(tensor, name)
     return tensor
@@ -221,7 +230,7 @@ def stored_as(found: NDArray[Any], name: str) -> NDArray[Any]:
 def _kind(found: NDArray[Any]) -> str:
     """An array's type in words."""
     if found.dtype.kind == "O" and len(found):
-        return f"objects, such as a {type(found.reshape(-1)[0]).__name__}"
+        return f"objects, such as {type(found.reshape(-1)[0]).__name__}"
     return {"U": "strings", "S": "bytestrings", "M": "dates", "m": "durations"}.get(found.dtype.kind, str(found.dtype))
 
 

@@ -116,6 +116,12 @@ def _fields(name: str, texts: tuple[str, ...], lines: list[int], path: Path, tab
             return values.astype(kind)
         except (ValueError, OverflowError):
             continue
+    empty = [line for line, text in zip(lines, texts, strict=True) if not text.strip()]
+    if empty and name == table.target:
+        raise DataError(
+            f"The target {name!r} of {path} must have a value in each line. Line {empty[0]} has none, the first of "
+            f"{len(empty)}: leave these out."
+        )
     is_input = name != table.target and name not in table.keep and (name in table.features or not table.features)
     if not is_input:
         return values

@@ -14,7 +14,7 @@ from torch import Tensor
 def as_tensor(found: NDArray[Any]) -> Tensor:
     """An array as a tensor in the same memory, if possible; it is never written."""
     if any(stride < 0 for stride in found.strides):
-        found = np.ascontiguousarray(found)
+        found = found.copy()
     if found.dtype.kind == "u" and found.dtype != np.uint8:
         found = found.astype(np.int64)
     with warnings.catch_warnings():

@@ -78,7 +78,7 @@ def _unwrapped(values: NDArray[Any], name: str) -> NDArray[Any]:
         return np.char.decode(values, "utf-8", "replace")
     if values.dtype.kind != "O":
         return values
-    missing = [at for at, value in enumerate(values.reshape(-1)) if value is None or value != value]
+    missing = [at for at, value in enumerate(values.reshape(-1)) if is_missing(value)]
     if missing:
         raise DataError(
             f"{name} must have a value for each sample. Sample {missing[0]} has none, the first of {len(missing)}: "
@@ -91,6 +91,14 @@ def _unwrapped(values: NDArray[Any], name: str) -> NDArray[Any]:
         return np.array(values.tolist())
     which = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DataError(f"{name} must be numbers or strings. Got objects of {which} instead.")
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an object stands for no value, as None, NaN, and NaT and NA of pandas do."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # NA is not to be compared.
+        return True
 
 
 def _looks_like(values: NDArray[Any], lengths: Collection[int], name: str) -> Objective:
