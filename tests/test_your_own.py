@@ -59,8 +59,10 @@ def folder(in_folder, monkeypatch):
     label = np.arange(200) % 2
     patients = pd.DataFrame({"age": draw.normal(50, 10, 200), "dose": label + draw.normal(size=200)})
     patients.assign(hospital=label + draw.integers(0, 6, 200), diagnosis=label).to_csv("patients.csv", index=False)
-    (focal,) = [text for text in blocks(PAGE, "python") if "def focal" in text]
-    (in_folder / "mine.py").write_text(f"from torch.nn import functional as F\n{focal}{MINE}")
+    functions = [text for text in blocks(PAGE, "python") if "def focal" in text or "def jitter" in text]
+    (in_folder / "mine.py").write_text(
+        "\n".join(["import torch\nfrom torch.nn import functional as F", *functions, MINE])
+    )
     weights = {"layers.0.weight": torch.zeros(10, 64), "layers.0.bias": torch.zeros(10)}
     save_file(weights, in_folder / "weights.safetensors")
     sys.modules.pop("mine", None)
