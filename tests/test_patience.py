@@ -1,5 +1,6 @@
 """Patience with sharings that need several messages a round, when neighbours are dead for a while."""
 
+import itertools
 from collections import defaultdict
 
 import pytest
@@ -22,7 +23,8 @@ DEAD = [3, 4]
 def tables(sharing, fault, **changes):
     """Rounds of a few milliseconds each, and more patience than one takes."""
     program = {"kind": "gossip", "topology": {"kind": "random-regular", "degree": 4}, "sharing": sharing}
-    made = {"task": TASK, "rounds": ROUNDS, "network": {"latency": "5ms", "compute": 2000}, **changes}
+    network = {"latency": "5ms", "compute": 2000}
+    made = {"task": TASK, "rounds": ROUNDS, "network": network, "evaluation": {"every": 0}, **changes}
     return table(program={**program, "patience": "50ms"}, faults=[fault], **made)
 
 
@@ -48,8 +50,9 @@ AWAY = [
 ]
 
 
-@pytest.mark.parametrize("fault", AWAY, ids=str)
-@pytest.mark.parametrize("sharing", SHARINGS, ids=str)
+@pytest.mark.parametrize(
+    ("sharing", "fault"), [*itertools.product(SHARINGS[::2], AWAY), (SHARINGS[1], AWAY[1])], ids=str
+)
 def test_who_was_away_for_some_rounds_is_soon_received_by_all_in_every_exchange(sharing, fault, missed):
     world, written = simulate(tables(sharing, {**fault, "nodes": DEAD, "at": "103ms"}))
     assert {node.round for node in world.nodes} == {ROUNDS}

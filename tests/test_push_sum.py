@@ -141,7 +141,7 @@ def test_with_sums_all_comes_to_the_same_where_nothing_is_lost(topology):
     outcomes = []
     for patience in (None, "1s"):
         program = {"kind": "push-sum", "topology": topology, "patience": patience}
-        world, _ = simulate(table(program=program, task=BLOBS, rounds=40))
+        world, _ = simulate(table(program=program, task=BLOBS, rounds=40, evaluation={"every": 0}))
         outcomes.append((models_of(world), [node.state["weight"] for node in world.nodes]))
     assert torch.allclose(outcomes[0][0], outcomes[1][0], atol=1e-5)
     assert outcomes[0][1] == pytest.approx(outcomes[1][1], rel=1e-9)
@@ -199,7 +199,8 @@ def all_that_there_is(world):
 @pytest.mark.parametrize("topology", ["exponential", "one-peer-exponential", LOCAL])
 def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
     program = {**LOSSY, "topology": topology}
-    world, _ = simulate(table(program=program, network={"loss": 0.2}, task=STILL, rounds=60))
+    made = table(program=program, network={"loss": 0.2}, task=STILL, rounds=60, evaluation={"every": 0})
+    world, _ = simulate(made)
     starts = torch.stack([world.task.learner.initial(id) for id in range(NODES)]).double()
     expected = torch.cat([torch.tensor([float(NODES)]).double(), starts.sum(0)])
     assert torch.allclose(all_that_there_is(world), expected, atol=1e-4)
@@ -224,7 +225,8 @@ def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, los
     monkeypatch.setattr(waiting, "_receive", listen)
     program = {"kind": "push-sum", "topology": topology, "patience": "200ms"}
     network = {"latency": "5ms", "compute": 2000, "bandwidth": None, "nodes": 20}
-    made = table(program=program, network={**network, "loss": loss}, task={**STILL, "batch_size": 8}, rounds=40)
+    task, unseen = {**STILL, "batch_size": 8}, {"every": 0}
+    made = table(program=program, network={**network, "loss": loss}, task=task, rounds=40, evaluation=unseen)
     world, _ = simulate(made)
     assert len(missed) / len(expected) == pytest.approx(loss, abs=3 * (loss / len(expected)) ** 0.5)
     # Rounds take 9 ms where nothing is lost.
