@@ -17,14 +17,15 @@ import msgspec
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts import errors, kinds
-from covey.parts.errors import CoveyError, RunError, WireError
+from covey.parts.errors import CoveyError, RunError
 from covey.parts.parameters import to_table
 from covey.runtime.emulation.host.run import Orders
 from covey.runtime.emulation.launcher.makers import Maker, Wanted
 from covey.runtime.emulation.launcher.records import Records
 from covey.runtime.emulation.launcher.recovery import Recovery
 from covey.runtime.emulation.launcher.remote import Condition, HostEnded, HostGone, Remote
-from covey.runtime.emulation.transport.connection import Connection, loop_time
+from covey.runtime.emulation.launcher.reports import Reports
+from covey.runtime.emulation.transport.connection import loop_time
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
 from covey.runtime.experiment import Outcome, Progress
 from covey.runtime.interruption import STOP
@@ -45,8 +46,6 @@ _HEARTBEAT = 1.0
 """Seconds between heartbeats to every host."""
 _ASK = 0.1
 """Seconds between two checks whether a checkpoint is due. Hosts report completed rounds as often."""
-_IN_WORDS = {"parameters": "number of parameters", "data": "data set", "partition": "partition", "start": "start"}
-"""The facts that must be equal at all hosts."""
 
 
 class Launcher:
@@ -85,6 +84,7 @@ class Launcher:
             prepared, self.owners, writer, progress, checkpoint, clock=settings.clock, later=self._later
         )
         self.recovery = Recovery(self, self._later)
+        self.reports = Reports(self)
         self.rolls_back = False
         """True if all hosts must roll back to the last cut, because one was lost."""
         self._began: float | None = None
@@ -348,7 +348,7 @@ class Launcher:
                 )
                 host.connection, host.ready = connection, asyncio.get_running_loop().create_future()
                 host.condition, host.problem = Condition(), "it does not become ready"
-                connection.listen(lambda frame: self._on_frame(host, connection, frame), wire.DEFAULT)
+                connection.listen(lambda frame: self.reports.take(host, connection, frame), wire.DEFAULT)
                 connection.lost.add_done_callback(lambda _: self.recovery.on_lost(host, connection))
                 host.send("orders", {"orders": msgspec.msgpack.encode(self._orders())})
                 await host.ready
@@ -475,97 +475,3 @@ class Launcher:
         for task in cancelled:
             task.cancel()
         await asyncio.gather(*cancelled, return_exceptions=True)
-
-    # ------------------------------------------------------------------ reports of hosts
-
-    def _on_frame(self, host: Remote, connection: Connection, frame: wire.Frame) -> None:
-        if host.connection is not connection:
-            return
-        try:
-            getattr(self, f"_on_{frame.tag}", self._on_other)(host, frame)
-        except CoveyError as error:
-            self.fail(error)
-        except Exception as error:
-            self.fail(RunError(f"Host {host.number} sent a malformed report: {errors.described(error)}."))
-
-    def _on_other(self, host: Remote, frame: wire.Frame) -> None:
-        raise RunError(f"Host {host.number} sent the unknown report {frame.tag!r}.")
-
-    def _on_ready(self, host: Remote, frame: wire.Frame) -> None:
-        here, there = self.prepared.task.signature(), dict(frame.payload)
-        for name, value in here.items():
-            if there.get(name) != value:
-                raise RunError(
-                    f"Host {host.number} has another {_IN_WORDS.get(name, name)} than the launcher: "
-                    f"{errors.quoted(there.get(name))}, not {value!r}. All must load the same files."
-                )
-        assert host.ready is not None
-        host.ready.set_result(None)
-
-    def _on_failed(self, host: Remote, frame: wire.Frame) -> None:
-        kind = getattr(errors, str(frame.payload["kind"]), RunError)
-        known = isinstance(kind, type) and issubclass(kind, CoveyError) and kind is not WireError
-        raise (kind if known else RunError)(str(frame.payload["text"]))
-
-    def _on_rows(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_rows(host.number, frame.payload["rows"])
-
-    def _on_average(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.averages.add(host.number, frame.payload["round"], frame.payload)
-
-    def _on_moment(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_moment(host.number, frame.payload)
-
-    def _on_observed(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_observed(host.number, frame.payload)
-
-    def _on_passed(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.averages.advance(host.number, frame.payload["round"])
-
-    def _on_snapshots(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_snapshots(host.number, frame.payload)
-
-    def _on_mail(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_mail(host.number, frame.payload)
-
-    def _on_loose(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.checkpoints.has_loose = True
-
-    def _on_part(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.end_part(host.number, frame.payload)
-
-    def _on_missed(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.checkpoints.missed(msgspec.convert(frame.payload["round"], int))
-
-    def _on_heartbeat(self, host: Remote, frame: wire.Frame) -> None:
-        said: Any = frame.payload
-        figures = self.records.take_health(host.number, said["time"], said["figures"])
-        queued = figures.get("send_queue", 0.0) + figures.get("uplink_queue", 0.0)
-        condition = {name: said[name] for name in ("acting", "idle", "waits", "evaluates")}
-        host.condition = msgspec.convert({"at": loop_time(), "queued": queued, **condition}, Condition)
-
-    def _on_holds(self, host: Remote, frame: wire.Frame) -> None:
-        host.holds = msgspec.convert(frame.payload["round"], int)
-
-    def _on_broken(self, host: Remote, frame: wire.Frame) -> None:
-        self.recovery.on_broken(host, msgspec.convert(frame.payload["host"], int))
-
-    def _on_learned(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_learned(host.number, frame.payload["node"], frame.payload)
-
-    def _on_serves(self, host: Remote, frame: wire.Frame) -> None:
-        host.serves = True
-        self._say_enough()
-
-    def _say_enough(self) -> None:
-        """Order hosts to end their message handlers, if all programs have ended."""
-        if all(host.done or host.serves for host in self.hosts):
-            for host in self.hosts:
-                if not host.done:
-                    host.send("enough", {})
-
-    def _on_done(self, host: Remote, frame: wire.Frame) -> None:
-        self.records.take_end(host.number, host.nodes, frame.payload["time"])
-        host.done = True
-        self._say_enough()
-        self.changed.set()
