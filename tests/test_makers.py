@@ -34,8 +34,7 @@ def test_an_engine_that_makes_its_own_hosts_runs_as_the_simulation_does(tmp_path
 
 def test_what_it_made_is_killed_and_made_again(tmp_path):
     kill = {"kind": "kill", "host": 1, "of": 2, "at": "300ms", "back": "100ms"}
-    program = {"kind": "gossip", "topology": {"kind": "epidemic-oracle", "degree": 2}, "patience": "50ms"}
-    tables = {**TABLES, "rounds": 120, "program": program, "faults": [kill], "network": {"nodes": 4, "compute": 5000.0}}
+    tables = {"rounds": 120, "program": "tests.programs.spawned:Idle", "faults": [kill], "network": {"nodes": 4}}
     run = covey.run({**tables, "engine": Spawned(nodes_per_process=2)}, out=tmp_path / "run")
     assert run.status == "finished"
     assert Commands.started == [0, 1, 1]

@@ -7,6 +7,16 @@ import sys
 from covey.runtime.emulation import Emulation
 from covey.runtime.emulation.launcher.makers import UNKNOWN, Maker, Wanted
 from covey.runtime.emulation.transport.address import Address
+from covey.runtime.node import Node, Program
+
+
+class Idle(Program):
+    """Rounds of ten milliseconds in which nothing is learned, so that hosts start without torch."""
+
+    async def run(self, node: Node) -> None:
+        async for t in node.rounds():
+            await node.sleep(0.01)
+            node.log(round=t)
 
 
 class Spawned(Emulation):
