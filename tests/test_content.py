@@ -1,7 +1,7 @@
 """Typed payloads: received as declared or not at all, sent as the plain entries, and refused where they are made wrong."""
 
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from covey.messages import wire
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.runtime.content import Content, entries_of, usable
-from covey.runtime.entries import Numbers
+from covey.runtime.entries import Numbers, Within
 from covey.runtime.node import Message
 from tests.conftest import simulate, table
 from tests.examples import Recorded, run_program
@@ -229,6 +229,13 @@ def test_a_class_declares_what_messages_hold_and_no_more():
         class Changeable(Content):
             x: list[int] = []
 
+    with pytest.raises(ConfigurationError, match=r"default of the 'x' of the content Empty must be an int\. Got None"):
+
+        class Empty(Content):
+            x: int = None  # type: ignore[assignment]
+
+    with pytest.raises(ConfigurationError, match=r"bounds of a Within must be numbers or 'nodes'\. Got nan"):
+        Within(ge=float("nan"))
     with pytest.raises(ConfigurationError, match=r"other names than check, message, others, sender.* Got 'sender'"):
 
         class Taken(Content):
@@ -241,6 +248,71 @@ def test_a_class_declares_what_messages_hold_and_no_more():
     note = More(**{**right(), "small": 9}, more=1)
     assert [*entries_of(note, stand_in())][-2:] == ["more", "small"]
     assert repr(note).startswith("More(whole=1, real=0.5")
+
+
+def test_a_content_has_the_entries_of_all_its_classes_and_the_defaults_of_the_last():
+    class Left(Content):
+        left: int = 1
+
+    class Right(Content):
+        right: str
+
+    class Both(Left, Right):
+        left = 5
+
+    for left in (0, 1, 5):
+        entries = entries_of(Both(left=left, right="x"), stand_in())
+        (both,) = usable(stand_in(), [message_of(entries)], Both, {})
+        assert (both.left, both.right) == (left, "x")
+        assert ("left" in entries) == (left != 5)
+
+
+def test_an_entry_is_of_its_type_and_of_the_narrower_one():
+    class Narrow(Content):
+        count: Annotated[int, Within(ge=0, le=5)] = 0
+        row: Annotated[Tensor, Numbers(3)] | None = None
+        part: Tensor | None = None
+
+    for name, value, words in [
+        ("count", 2.5, "an int in [0, 5]"),
+        ("count", 6, "an int in [0, 5]"),
+        ("row", np.zeros(3, np.float32), "3 float32 numbers or None"),
+        ("part", np.zeros(3, np.float32), "3 float32 numbers"),
+    ]:
+        node, narrower = stand_in(), {"part": Numbers(3)} if name == "part" else {}
+        assert not usable(node, [message_of({name: value})], Narrow, narrower)
+        assert node.rejected == [f"its '{name}' is not {words}"]
+    assert usable(stand_in(), [message_of({"count": 5, "row": torch.zeros(3)})], Narrow, {})
+
+
+def test_a_misspelt_entry_is_refused_where_it_is_assigned():
+    class Count(Content):
+        count: int = 0
+
+    one = Count()
+    one.count = 3
+    with pytest.raises(ProgramError, match="Unknown entry of a Count: 'cuont'; did you mean 'count'"):
+        one.cuont = 3
+    assert entries_of(one, stand_in()) == {"count": 3}
+
+
+def test_wrong_uses_of_contents_end_in_one_line_each():
+    class Sound(Content):
+        x: int
+
+        def check(self, node: Any) -> Any:
+            return self.x > 0
+
+    with pytest.raises(ProgramError, match=r"'check' of a Sound must return a reason or None\. Got True instead"):
+        usable(stand_in(), [message_of({"x": 1})], Sound, {})
+    for content in (dict, Sound(x=1)):
+        with pytest.raises(ProgramError, match="class of usable messages must be derived from Content"):
+            usable(stand_in(), [], cast(Any, content), {})
+    with pytest.raises(ProgramError, match=r"wanted 'x' must be a type, a range or an Expected\. Got 'int'"):
+        usable(stand_in(), [], None, {"x": cast(Any, "int")})
+    for payload in ([1], Sound, None):
+        with pytest.raises(ProgramError, match="Node 0 must send a dict of entries or a Content"):
+            entries_of(cast(Any, payload), stand_in())
 
 
 def test_a_received_tensor_is_the_programs_own(tmp_path):

@@ -174,12 +174,34 @@ def test_a_state_that_derives_from_another_has_the_fields_of_both():
     assert (state["more"], state["whole"], state["word"]) == (3, 5, "x")
 
 
+def test_a_state_has_the_fields_of_all_its_classes_and_the_defaults_of_the_last():
+    class Left(State):
+        left: int = 1
+
+    class Right(State):
+        right: str = "x"
+
+    class Both(Left, Right):
+        left = 5
+
+    state: dict[str, Any] = {}
+    both = Both(node_with(state))
+    assert state == {"left": 5, "right": "x"}
+    both.left = 3
+    assert state["left"] == 3
+
+
 def test_types_that_no_checkpoint_holds_are_refused_where_they_are_declared():
     expected = r"^The 'x' of the state Wrong must be declared as an int, .* Got .*set\[int\] instead\.$"
     with pytest.raises(ConfigurationError, match=expected):
 
         class Wrong(State):
             x: set[int]
+
+    with pytest.raises(ConfigurationError, match=r"default of the 'x' of the state Empty must be an int\. Got None"):
+
+        class Empty(State):
+            x: int = None  # type: ignore[assignment]
 
     with pytest.raises(ConfigurationError, match=r"which is empty at first\. Got .* = \{1: 2\} instead"):
 

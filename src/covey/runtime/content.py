@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 from covey.messages.payloads import Payload, private
 from covey.parts.errors import ConfigurationError, ProgramError, unknown
 from covey.parts.nodes import NodeId
-from covey.runtime.entries import fits, in_words, narrowed, wanted_by
-from covey.runtime.node import Message, Node, Wanted
+from covey.runtime.entries import fits, in_words, mistaken, narrowed, wanted_by
+from covey.runtime.node import Expected, Message, Node, Wanted
 
 C = TypeVar("C", bound="Content")
 _REQUIRED = object()
@@ -48,14 +48,15 @@ class Content:
     _message: Message | None = None
 
     def __init_subclass__(cls) -> None:
-        hints = typing.get_type_hints(cls, include_extras=True)
+        hints, plain = typing.get_type_hints(cls, include_extras=True), typing.get_type_hints(cls)
         own = [name for name in inspect.get_annotations(cls) if typing.get_origin(hints[name]) is not ClassVar]
-        cls._defaults = {**cls._defaults, **{name: cls.__dict__.get(name, _REQUIRED) for name in own}}
-        wanted = {name: _declared(cls, name, hints[name]) for name in own}
-        inherited = [entry for entry in cls._form if entry[0] not in wanted]
-        cls._form = (*inherited, *((name, wanted[name], cls._defaults[name] is _REQUIRED) for name in own))
+        parents = [parent for parent in reversed(cls.__mro__) if parent is not cls and issubclass(parent, Content)]
+        inherited = {name: None for parent in parents for name in parent._defaults if name not in own}
+        wanted = {name: _declared(cls, name, hints[name], plain[name]) for name in (*inherited, *own)}
+        cls._defaults = {name: getattr(cls, name, _REQUIRED) for name in wanted}
+        cls._form = tuple((name, wanted[name], cls._defaults[name] is _REQUIRED) for name in wanted)
 
-    def __init__(self, **entries: Any) -> None:
+    def __init__(self, /, **entries: Any) -> None:
         name = type(self).__name__
         for entry in entries:
             if entry not in self._defaults:
@@ -64,6 +65,11 @@ class Content:
             if default is _REQUIRED and entry not in entries:
                 raise ProgramError(f"The '{entry}' of a {name} must be given.")
         self.__dict__.update(entries)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._defaults and not name.startswith("_"):
+            raise ProgramError(unknown(f"entry of a {type(self).__name__}: '{name}'", name, self._defaults))
+        super().__setattr__(name, value)
 
     @classmethod
     def _received(cls, message: Message, *, copy: bool) -> Self:
@@ -105,23 +111,33 @@ class Content:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _declared(cls: type[Content], name: str, hint: Any) -> Wanted:
+def _declared(cls: type[Content], name: str, hint: Any, plain: Any) -> Wanted:
     """The type of entry that an annotation of a content declares.
+
+    Args:
+        cls: the class of the content.
+        name: the name of the entry.
+        hint: the annotation.
+        plain: the annotation without what narrows it.
 
     Raises:
         ConfigurationError: messages cannot hold such entries.
     """
-    wanted, default = wanted_by(hint), cls.__dict__.get(name, _REQUIRED)
+    if name in _RESERVED or name.startswith("_"):
+        raise ConfigurationError(
+            f"The entries of the content {cls.__name__} must have other names than {', '.join(sorted(_RESERVED))}, and "
+            f"no underscore at the front. Got '{name}' instead."
+        )
+    wanted, default = wanted_by(hint), getattr(cls, name, _REQUIRED)
     if wanted is None or (default is not _REQUIRED and type(default) not in _DEFAULTS):
         raise ConfigurationError(
             f"The '{name}' of the content {cls.__name__} must be declared as an int, float, bool, str, bytes, Tensor "
             f"or np.ndarray, a list of plain values, or one of several such or None; a default must be plain and no "
             f"list. Got {hint!r}{'' if default is _REQUIRED else f' = {default!r}'} instead."
         )
-    if name in _RESERVED or name.startswith("_"):
+    if default is not _REQUIRED and (words := mistaken(default, plain)):
         raise ConfigurationError(
-            f"The entries of the content {cls.__name__} must have other names than {', '.join(sorted(_RESERVED))}, and "
-            f"no underscore at the front. Got '{name}' instead."
+            f"The default of the '{name}' of the content {cls.__name__} must be {words}. Got {default!r} instead."
         )
     return wanted
 
@@ -130,10 +146,14 @@ def entries_of(payload: Payload | Content, node: Node) -> Payload:
     """The entries of a payload that a node sends.
 
     Raises:
-        ProgramError: an entry of a content is of another type than declared.
+        ProgramError: the payload is neither a content nor a dict, or an entry of a content is of another type than
+            declared.
     """
-    if not isinstance(payload, Content):
+    if isinstance(payload, dict):
         return payload
+    if not isinstance(payload, Content):
+        shown = " ".join(reprlib.repr(payload).split())
+        raise ProgramError(f"Node {node.id} must send a dict of entries or a Content. Got {shown} instead.")
     found: dict[str, Any] = {}
     for name, wanted, _ in payload._form:
         value, default = getattr(payload, name), payload._defaults[name]
@@ -168,6 +188,8 @@ def usable(
     Returns:
         The contents or, without a class, the messages.
     """
+    if content is not None and not (isinstance(content, type) and issubclass(content, Content)):
+        raise ProgramError(f"The class of usable messages must be derived from Content. Got {content!r} instead.")
     form = _form(content, entries) if entries else content._form if content is not None else ()
     found: list[Any] = []
     for message in messages:
@@ -177,6 +199,9 @@ def usable(
         else:
             one = content._received(message, copy=copy)
             reason = one.check(node)
+            if reason is not None and not isinstance(reason, str):
+                name = content.__name__
+                raise ProgramError(f"The 'check' of a {name} must return a reason or None. Got {reason!r} instead.")
         if reason is None:
             found.append(one)
         else:
@@ -186,6 +211,9 @@ def usable(
 
 def _form(content: type[Content] | None, entries: Mapping[str, Wanted]) -> _Form:
     """The entries of a class of contents, some of them with a narrower type and required."""
+    for name, wanted in entries.items():
+        if not isinstance(wanted, Expected | range | type):
+            raise ProgramError(f"The wanted '{name}' must be a type, a range or an Expected. Got {wanted!r} instead.")
     if content is None:
         return [(name, wanted, True) for name, wanted in entries.items()]
     for name in entries:

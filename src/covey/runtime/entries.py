@@ -9,6 +9,7 @@ from typing import Annotated, Any, NewType, Union
 
 import numpy as np
 
+from covey.parts.errors import ConfigurationError
 from covey.parts.limits import Bound, Limits
 from covey.runtime.node import Expected, Node, Wanted
 
@@ -36,13 +37,21 @@ class Within(Expected):
     __slots__ = ("_limits",)
 
     def __init__(self, *, ge: Bound = None, gt: Bound = None, le: Bound = None, lt: Bound = None) -> None:
+        for bound in (ge, gt, le, lt):
+            if bound not in (None, "nodes") and (type(bound) not in (int, float) or bound != bound):
+                raise ConfigurationError(f"The bounds of a Within must be numbers or 'nodes'. Got {bound!r} instead.")
         self._limits = Limits("", ge, gt, le, lt)
 
     def admits(self, value: Any, node: Node) -> bool:
         return fits(value, float, node) and self._limits.admits(value, node.nodes)
 
     def in_words(self, node: Node) -> str:
-        return f"a float in {self._limits.interval()}"
+        return f"a float in {self.interval}"
+
+    @property
+    def interval(self) -> str:
+        """The bounds in mathematical notation."""
+        return self._limits.interval()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,8 @@ class _Narrowed(Expected):
         return fits(value, self.declared, node) and fits(value, self.narrower, node)
 
     def in_words(self, node: Node) -> str:
+        if self.declared is int and isinstance(self.narrower, Within):
+            return f"an int in {self.narrower.interval}"
         return in_words(self.narrower, node)
 
 
@@ -174,9 +185,9 @@ def wanted_by(hint: Any) -> Wanted | None:
     if origin is Annotated:
         declared = wanted_by(arguments[0])
         narrower = [wanted for wanted in hint.__metadata__ if isinstance(wanted, Expected | range)]
-        if not narrower:
-            return declared
-        return narrower[0] if declared is None else narrowed(declared, narrower[0])
+        for one in narrower:
+            declared = one if declared is None else narrowed(declared, one)
+        return declared
     if origin in (Union, types.UnionType):
         options = [wanted_by(argument) for argument in arguments]
         found = tuple(option for option in options if option is not None)
@@ -188,3 +199,9 @@ def wanted_by(hint: Any) -> Wanted | None:
         return np.ndarray
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return hint if isinstance(hint, type) and (hint in _PLAIN or hint is np.ndarray or hint is tensor) else None
+
+
+def mistaken(default: Any, hint: Any) -> str | None:
+    """A description of the values that an annotation without narrower types declares, if a default is none of them."""
+    wanted, any_node = wanted_by(hint), typing.cast(Node, None)
+    return None if wanted is None or fits(default, wanted, any_node) else in_words(wanted, any_node)

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
-from covey.runtime.entries import fits, in_words, wanted_by
+from covey.runtime.entries import fits, in_words, mistaken, wanted_by
 from covey.runtime.node import Node, Wanted
 
 _MISSING = object()
@@ -49,9 +49,12 @@ class State(metaclass=_Fields):
     _fields: ClassVar[dict[str, "_Field"]] = {}
 
     def __init_subclass__(cls) -> None:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        own = [name for name in inspect.get_annotations(cls) if typing.get_origin(hints[name]) is not ClassVar]
-        cls._fields = {**cls._fields, **{name: _field(cls, name, hints[name]) for name in own}}
+        hints, plain = typing.get_type_hints(cls, include_extras=True), typing.get_type_hints(cls)
+        parents = [parent for parent in reversed(cls.__mro__) if parent is not cls and issubclass(parent, State)]
+        inherited = {name: field for parent in parents for name, field in parent._fields.items()}
+        declared = [name for name in inspect.get_annotations(cls) if typing.get_origin(hints[name]) is not ClassVar]
+        own = [*declared, *(name for name in inherited if name in cls.__dict__ and name not in declared)]
+        cls._fields = {**inherited, **{name: _field(cls, name, hints[name], plain[name]) for name in own}}
         for name in own:
             setattr(cls, name, cls._fields[name])
 
@@ -175,8 +178,14 @@ class _ByPeer(MutableMapping[NodeId, Any]):
         return repr(dict(self))
 
 
-def _field(cls: type[State], name: str, hint: Any) -> _Field:
+def _field(cls: type[State], name: str, hint: Any, plain: Any) -> _Field:
     """The field that an annotation of a state declares.
+
+    Args:
+        cls: the class of the state.
+        name: the name of the field.
+        hint: the annotation.
+        plain: the annotation without what narrows it.
 
     Raises:
         ConfigurationError: checkpoints cannot hold such values.
@@ -189,5 +198,9 @@ def _field(cls: type[State], name: str, hint: Any) -> _Field:
             f"The '{name}' of the state {cls.__name__} must be declared as an int, float, bool, str, bytes, Tensor or "
             f"np.ndarray, a list of plain values, one of several such or None, or a dict of such by peer, which is "
             f"empty at first. Got {hint!r}{'' if default is _MISSING else f' = {default!r}'} instead."
+        )
+    if default is not _MISSING and not by_peer and (words := mistaken(default, plain)):
+        raise ConfigurationError(
+            f"The default of the '{name}' of the state {cls.__name__} must be {words}. Got {default!r} instead."
         )
     return (_FieldOfPeers if by_peer else _Field)(name, wanted, default)
