@@ -13,10 +13,9 @@ from covey.decentralized.gossip_learning import GossipLearning
 from covey.decentralized.topology import Ring
 from covey.federated.fedavg import SERVER, FedAvg
 from covey.learning.node import MODEL, LearningNode
-from covey.messages.payloads import Payload
+from covey.messages.payloads import Payload, not_finite_entry
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Message
-from covey.runtime.running_node import not_finite_entry
 from tests.conftest import simulate, table
 from tests.examples import Recorded, run_program
 

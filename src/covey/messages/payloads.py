@@ -1,5 +1,6 @@
 """Payloads of messages: named arrays, of torch or numpy, and plain values."""
 
+import math
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
@@ -64,3 +65,27 @@ def frozen(array: np.ndarray) -> np.ndarray:
     copy = array.copy()
     copy.setflags(write=False)
     return copy
+
+
+def not_finite_entry(payload: Payload) -> str | None:
+    """The name of an entry that is or contains NaN or infinity, or None.
+
+    A tensor that was finite is examined again only after a write.
+    """
+    for name, value in payload.items():
+        if type(value) is float and not math.isfinite(value):
+            return name
+        if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
+            return name
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "f" and not bool(np.isfinite(value).all()):
+                return name
+        elif is_tensor(value):
+            looked_at = getattr(value, "known_finite", None)
+            if (looked_at is not None and looked_at == value._version) or not value.is_floating_point():
+                continue
+            if not bool(value.isfinite().all()):
+                return name
+            if not value.is_inference():
+                value.known_finite = value._version  # type: ignore[attr-defined]
+    return None

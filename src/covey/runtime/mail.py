@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 
 from covey.messages import wire
-from covey.messages.payloads import KEPT, Payload, is_tensor
+from covey.messages.payloads import KEPT, Payload, is_tensor, not_finite_entry
 from covey.parts.errors import RunError, WireError
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Message
 from covey.runtime.recorder import framed
-from covey.runtime.running_node import RunningNode, not_finite_entry
+from covey.runtime.running_node import RunningNode
 
 MOST = 1 << 30
 """The greatest size of mail in a checkpoint. With more, nodes resume without their mail."""

@@ -1,7 +1,6 @@
 """A node at run time: its mailbox, counters and randomness, and its stage."""
 
 import inspect
-import math
 import reprlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -21,9 +20,10 @@ from covey.parts.parameters import Part
 from covey.runtime.content import Content, entries_of, usable
 from covey.runtime.entries import count_in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
+from covey.runtime.loops import Messages, Rounds
 from covey.runtime.mailbox import REASONS, Key, describe
 from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Sending, Wanted
-from covey.runtime.runs.schema import RECORDED, SPENT
+from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.state import State
 
@@ -149,7 +149,7 @@ class RunningNode(Node):
         return found
 
     def rounds(self) -> AsyncIterator[int]:
-        return _Rounds(self)
+        return Rounds(self)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Activity:
         return self.stage.spawn(self, coroutine)
@@ -214,24 +214,7 @@ class RunningNode(Node):
             self.record("log", **metrics)
 
     def record(self, table: str, /, **columns: bool | int | float | str | bytes | None) -> None:
-        value: Any
-        for name, value in columns.items():
-            if isinstance(value, np.generic):
-                columns[name] = value = value.item()
-            if type(value) not in RECORDED:
-                raise ProgramError(
-                    f"The column '{name}' of a row of node {self.id} in the table '{table}' must be a bool, int, "
-                    f"float, str, bytes or None. Got {reprlib.repr(value)} instead."
-                )
-        for name, value in columns.items():
-            wanted = self.stage.columns.setdefault((table, name), type(value)) if value is not None else type(value)
-            if wanted is float and type(value) is int:
-                columns[name] = float(value)
-            elif type(value) is not wanted:
-                raise ProgramError(
-                    f"The column '{name}' of the table '{table}' must be of one type in all rows, "
-                    f"{wanted.__name__}. Got {reprlib.repr(value)} at node {self.id} instead."
-                )
+        self.stage.columns.check(self.id, table, columns)
         self.stage.recorder.record(self.stage.now, self.id, table, columns)
 
     def measured(self, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
@@ -369,7 +352,7 @@ class RunningNode(Node):
         self.stage.reject(self, message.sender, reason, "unusable")
 
     def messages(self, tag: str) -> AsyncIterator[Message]:
-        return _Messages(self, tag)
+        return Messages(self, tag)
 
     def random(self, purpose: str, *key: int) -> np.random.Generator:
         return rng.generator(self.stage.seed, f"node {purpose}", self.id, *key)
@@ -569,69 +552,3 @@ class RunningNode(Node):
                 self.samples_used,
             ) = snapshot.counters
             mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))
-
-
-class _Rounds:
-    """The iterator of a node's rounds, which commits each."""
-
-    __slots__ = ("node", "open")
-
-    def __init__(self, node: RunningNode) -> None:
-        self.node = node
-        self.open = False
-
-    def __aiter__(self) -> "_Rounds":
-        return self
-
-    async def __anext__(self) -> int:
-        node = self.node
-        stage, mail = node.stage, node.mail
-        if self.open:
-            node.in_round = False
-            await stage.complete(node)
-        if node.behind:
-            latest = mail.latest_round()
-            if latest > mail.round:
-                stage.skip_to(node, min(latest, stage.rounds))
-        if mail.round >= stage.rounds:
-            raise StopAsyncIteration
-        self.open = node.in_round = True
-        return mail.round
-
-
-class _Messages:
-    """The iterator of the messages of a tag."""
-
-    def __init__(self, node: RunningNode, tag: str) -> None:
-        self.node = node
-        self.tag = tag
-
-    def __aiter__(self) -> "_Messages":
-        return self
-
-    async def __anext__(self) -> Message:
-        return (await self.node.receive(tag=self.tag, count=1))[0]
-
-
-def not_finite_entry(payload: Payload) -> str | None:
-    """The name of an entry that is or contains NaN or infinity, or None.
-
-    A tensor that was finite is examined again only after a write.
-    """
-    for name, value in payload.items():
-        if type(value) is float and not math.isfinite(value):
-            return name
-        if type(value) is list and not all(math.isfinite(item) for item in value if type(item) is float):
-            return name
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind == "f" and not bool(np.isfinite(value).all()):
-                return name
-        elif is_tensor(value):
-            looked_at = getattr(value, "known_finite", None)
-            if (looked_at is not None and looked_at == value._version) or not value.is_floating_point():
-                continue
-            if not bool(value.isfinite().all()):
-                return name
-            if not value.is_inference():
-                value.known_finite = value._version  # type: ignore[attr-defined]
-    return None

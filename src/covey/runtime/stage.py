@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 from covey.messages import wire
-from covey.messages.payloads import Payload
+from covey.messages.payloads import Payload, not_finite_entry
 from covey.parts import rng
 from covey.parts.errors import ModelError, ProgramError, WireError
+from covey.runtime.columns import Columns
 from covey.runtime.disturbances import Disturbances
 from covey.runtime.jobs import Job
 from covey.runtime.mail import Mail
@@ -20,7 +21,7 @@ from covey.runtime.mailbox import Key, Mailbox, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import Recorder
-from covey.runtime.running_node import SENT, RunningNode, not_finite_entry
+from covey.runtime.running_node import SENT, RunningNode
 from covey.runtime.snapshots import Snapshot
 
 _UNMEASURED = nullcontext()
@@ -58,8 +59,8 @@ class Stage(ABC):
         self._disturbing = self.disturbances.of_messages
         self._loss, self._loss_key = self.network.loss, rng.purpose_key(self.seed, "message loss")
         self._rejected: Counter[int] = Counter()
-        self.columns: dict[tuple[str, str], type] = {}
-        """The types of the columns of tables, by table and column."""
+        self.columns = Columns()
+        """The columns of tables."""
         self.here: Mapping[int, RunningNode] = {id: prepared.task.node(self, id) for id in ids}
         """The nodes of this process."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from covey.messages import wire
-from covey.messages.payloads import Payload
+from covey.messages.payloads import Payload, not_finite_entry
 from covey.parts.errors import CoveyError, ProgramError, described
 from covey.runtime.emulation.host.activity import AwaitedMessages, HostActivity
 from covey.runtime.emulation.host.cuts import MARKER, Cuts
@@ -25,7 +25,7 @@ from covey.runtime.mail import MOST, Held, Mail, received
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
-from covey.runtime.running_node import RunningNode, not_finite_entry
+from covey.runtime.running_node import RunningNode
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
