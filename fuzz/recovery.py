@@ -33,8 +33,9 @@ from unittest import mock
 
 import torch
 from fuzz.disk import Disk
+from fuzz.makers import Maker
 from fuzz.tiny import HOSTS, NODES, ROUNDS, TOKEN, VARIANTS, Variant, prepared
-from fuzz.virtual import Door, Loop, Process, Socket, Stuck
+from fuzz.virtual import Door, Loop, Process, Stuck
 
 from covey import api
 from covey.api import running
@@ -44,8 +45,6 @@ from covey.runtime import cadence
 from covey.runtime.emulation.host import heartbeat, host
 from covey.runtime.emulation.host import run as host_run
 from covey.runtime.emulation.launcher import launching, processes
-from covey.runtime.emulation.launcher.makers import UNKNOWN, Wanted
-from covey.runtime.emulation.transport.address import Address
 from covey.runtime.runs import Run, writer
 from covey.runtime.runs.schema import CHECKPOINTS, METRICS, MODELS
 
@@ -100,61 +99,6 @@ def draw_failures(draw: random.Random, steps: int) -> list[Failure]:
         (kind,) = draw.choices(list(KINDS), list(KINDS.values()))
         failures.append(Failure(at, kind, draw.randrange(1000), draw.choice((0.01, 0.2, 2.0, 20.0, 50.0))))
     return sorted(failures, key=lambda failure: failure.at)
-
-
-class Started:
-    """The process of a host, as its maker sees it."""
-
-    def __init__(self, play: "Play", listening: Socket, token: bytes) -> None:
-        self._play = play
-        self.status: int | None = None
-        self._process = process = Process(play.loop, f"host {listening.port}")
-        play.local.append(process)
-        process.ended.append(self._has_ended)
-        begins = play.loop.time() + play.loop.random.uniform(0.05, 1.0)
-        process.later(begins, self._serve, listening, token)
-
-    def _serve(self, listening: Socket, token: bytes) -> None:
-        serving = self._process.run(host.Host(token).serve(listening, once=True))
-        serving.add_done_callback(lambda _: self._process.kill())
-
-    def _has_ended(self) -> None:
-        self.status = 0
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-class Maker:
-    """Makes hosts as the processes of this machine are made."""
-
-    starts = True
-    shares_files = True
-
-    def __init__(self, play: "Play", wanted: Wanted) -> None:
-        self._play, self._token = play, wanted.token
-        self._sockets = [play.loop.network.listen(inherited=True) for _ in range(wanted.count)]
-        self._hosts: dict[int, Started] = {}
-
-    def address(self, number: int) -> Address:
-        return Address(*self._sockets[number].getsockname())
-
-    def start(self, number: int) -> None:
-        self._hosts[number] = Started(self._play, self._sockets[number], self._token)
-
-    def poll(self, number: int) -> int | None:
-        return self._hosts[number].status if number in self._hosts else UNKNOWN
-
-    def kill(self, number: int) -> None:
-        if number in self._hosts:
-            self._hosts[number].kill()
-
-    def wake(self, number: int) -> None:
-        pass
-
-    def close(self) -> None:
-        for started in self._hosts.values():
-            started.kill()
 
 
 class Play:
