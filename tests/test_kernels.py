@@ -165,7 +165,7 @@ def test_every_model_learns_its_samples(model, data):
     )
     lr = 0.001 if model == "resnet20-gn" else None
     first = trained(made, Work(steps=1))
-    last = trained(made, Work(steps=30, lr=lr))
+    last = trained(made, Work(steps=12, lr=lr))
     assert sum(t.update.loss for t in last) < sum(t.update.loss for t in first)
     metrics = made.evaluate([t.update.model for t in last], made.split("train", 0))
     assert all(np.isfinite(value) for value in metrics[0].values())
