@@ -46,6 +46,18 @@ def backwards(outputs, targets):
     return outputs.nonsense
 
 
+def detached(outputs, targets):
+    return F.cross_entropy(outputs, targets, reduction="none").detach()
+
+
+def missed(outputs, targets):
+    return (outputs.argmax(1) != targets).long()
+
+
+def lines(outputs, targets):
+    raise ValueError("one\nline")
+
+
 def bare(outputs):
     return outputs.sum()
 
@@ -107,6 +119,13 @@ def test_hosts_minimise_a_loss_of_the_users_own(tmp_path):
     assert torch.allclose(outcome.models, models_of(simulate(tables)[0]), atol=1e-5)
 
 
+def test_a_loss_of_torch_takes_the_weights_of_classes_as_a_list():
+    loss = build(Objective, {"kind": "torch.nn:CrossEntropyLoss", "weight": [1, 2.5, 0]})
+    outputs, targets = torch.randn(6, 3), torch.arange(6) % 3
+    expected = F.cross_entropy(outputs, targets, torch.tensor([1, 2.5, 0]), reduction="none")
+    assert torch.equal(build(Objective, to_table(loss)).losses(outputs, targets), expected)
+
+
 def test_a_loss_of_torch_is_written_down_and_read_again():
     loss = build(Objective, {"kind": "torch.nn:CrossEntropyLoss", "label_smoothing": 0.1})
     assert to_table(loss) == {"kind": "torch.nn:CrossEntropyLoss", "ignore_index": -100, "label_smoothing": 0.1}
@@ -132,7 +151,17 @@ def test_a_loss_of_torch_is_written_down_and_read_again():
             f"The model logistic is trained by the objective {HERE}:summed, which must give a loss for ",
         ),
         (f"{HERE}:backwards", "The model logistic fails: AttributeError: 'Tensor' object has no attribute 'nonsense'"),
-        (f"{HERE}:bare", f"The objective {HERE}:bare must take 2 arguments. Got "),
+        (f"{HERE}:lines", "The model logistic fails: ValueError: one line ("),
+        (
+            f"{HERE}:detached",
+            f"The model logistic is trained by the objective {HERE}:detached, which must give a loss that is computed "
+            "from the outputs by operations of torch. Got one without a gradient instead.",
+        ),
+        (
+            f"{HERE}:missed",
+            f"The model logistic is trained by the objective {HERE}:missed, which must give a loss that is",
+        ),
+        (f"{HERE}:bare", f"The objective {HERE}:bare must take 2 arguments. Got 1."),
         (f"{HERE}:HERE", f"The objective '{HERE}:HERE' is no objective"),
         (
             {"kind": f"{HERE}:focal", "gama": 1},

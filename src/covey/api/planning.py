@@ -164,7 +164,9 @@ def members_in(folder: Path, planned: Sequence[Planned], *, extend: bool) -> lis
     """
     if not extend:
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise RunError(f"{folder} is not an empty folder: give another one with --out.")
+            raise RunError(
+                f"{folder} is not an empty folder: give another one with --out, or continue its sweep with --extend."
+            )
         return [Member(one, number, folder / one.name) for number, one in enumerate(planned, 1)]
     known = _known_runs(folder)
     tables = {run.folder: run.experiment for run in known}

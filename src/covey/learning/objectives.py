@@ -77,6 +77,12 @@ class Objective(Part):
                 f"is trained by the objective {self.title()}, which must give a loss for each of {len(targets)} "
                 f"samples. Got {got} instead: torch's losses do with reduction='none'"
             )
+        if not found.is_floating_point() or (outputs.requires_grad and not found.requires_grad):
+            got = "one without a gradient" if found.is_floating_point() else f"one of {found.dtype}"
+            raise Misfit(
+                f"is trained by the objective {self.title()}, which must give a loss that is computed from the outputs "
+                f"by operations of torch. Got {got} instead"
+            )
         if counted is None:
             return mean_of_samples(found)
         if found.dim() < counted.dim():  # The loss of a sample, by the share of its positions that count.
@@ -180,8 +186,17 @@ class ClassObjective(_Called):
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         reduction = {"reduction": "none"} if "reduction" in self.asks else {}
-        found: Tensor = self.wraps(**self.arguments(), **reduction)(outputs, targets)
+        arguments = {
+            name: torch.tensor(value, dtype=torch.float32, device=outputs.device) if _is_listed(value) else value
+            for name, value in self.arguments().items()
+        }  # Losses of torch take the weights of classes as a tensor.
+        found: Tensor = self.wraps(**arguments, **reduction)(outputs, targets)
         return found
+
+
+def _is_listed(value: object) -> bool:
+    """True if it is a list of numbers."""
+    return isinstance(value, list | tuple) and all(isinstance(entry, int | float) for entry in value)
 
 
 def _are_classes(outputs: Tensor, targets: Tensor) -> bool:

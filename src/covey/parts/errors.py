@@ -20,7 +20,7 @@ def described(error: BaseException) -> str:
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     where = f" ({last.tb_frame.f_code.co_filename}, line {last.tb_lineno})" if last else ""
-    return f"{type(error).__name__}: {error}{where}"
+    return f"{type(error).__name__}: {one_line(error)}{where}"
 
 
 def one_line(text: object) -> str:

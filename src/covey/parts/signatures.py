@@ -62,7 +62,7 @@ def wrapped(
         return known  # type: ignore[return-value]
     parameters = _parameters(base, name, found)
     if len(parameters) < positions:
-        raise ConfigurationError(f"The {base.family} {name} must take {positions} arguments. Got {found!r} instead.")
+        raise ConfigurationError(f"The {base.family} {name} must take {positions} arguments. Got {len(parameters)}.")
     members: dict[str, Any] = {"kind": name, "wraps": staticmethod(found), "__doc__": inspect.getdoc(found)}
     members["asks"] = frozenset(one.name for one in parameters if one.name in asks)
     hints = {}
