@@ -82,7 +82,8 @@ def test_a_synchronous_program_continues_from_a_checkpoint_to_the_bit(heard, fil
 @pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
 def test_a_round_sends_the_bytes_that_are_stated(family, kind, files):
     network = {"latency": 0.0, "bandwidth": None}
-    world, _ = simulate(run_table(family, kind, files, rounds=12, network=network))
+    made = run_table(family, kind, files, rounds=12, network=network, evaluation={"every": 0})
+    world, _ = simulate(made)
     sent = sum(node.bytes_out for node in world.nodes) / NODES / 12
     assert sent == pytest.approx(stated_bytes(world), rel=0.02)
 
@@ -91,7 +92,8 @@ def test_a_round_sends_the_bytes_that_are_stated(family, kind, files):
 def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind, files):
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
     program = {"lr": 0.0} if kind == "clique-averaging" else {}
-    world, _ = simulate(run_table(family, kind, files, task=task, program=program))
+    made = run_table(family, kind, files, task=task, program=program, evaluation={"every": 0})
+    world, _ = simulate(made)
     start = world.task.learner.first_model
     assert sum(node.mail.messages_in for node in world.nodes) > 0
     assert torch.allclose(models_of(world), start.expand(NODES, -1), atol=1e-6)
