@@ -362,3 +362,17 @@ def test_a_sharing_with_a_content_sees_the_shared_part_alone(share):
     rejected = [(node, detail) for _, node, kind, detail in written.happened if kind == "rejected"]
     assert sorted(rejected) == [(node, "message of node 3: its size is not that of the model") for node in (2, 2, 4, 4)]
     assert all(bool(torch.isfinite(node.model).all()) for node in world.nodes)
+
+
+class Bare(Full):
+    """A sharing whose contributions are bare tensors."""
+
+    def contribution(self, message):
+        return message.model
+
+
+def test_a_contribution_that_is_none_is_reported_as_the_sharings():
+    with pytest.raises(
+        ProgramError, match=r"message by the sharing Bare must be a Contribution\. Got a Tensor instead"
+    ):
+        simulate(table(rounds=1, program={"kind": "gossip", "topology": "ring", "sharing": Bare()}))

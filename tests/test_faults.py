@@ -364,13 +364,24 @@ def test_a_fault_of_ones_own_slows_nodes_while_it_lasts():
         assert {0.016, round(0.016 * slower, 3)} <= took
 
 
-@pytest.mark.parametrize("fate", [0.0, None, float("nan")])
+@pytest.mark.parametrize("fate", [0.0, None, True, float("nan")])
 def test_a_fate_that_cannot_be_is_reported_as_the_faults(fate):
     class Odd(Muted):
         def fate(self, sender, receiver, chance):
             return fate
 
     with pytest.raises(ConfigurationError, match=r"The fate of a message by the fault .*Odd must be a positive number"):
+        simulate(struck(Odd(nodes=[3], at=0.0)))
+
+
+def test_a_slowdown_that_cannot_be_is_reported_as_the_faults():
+    class Odd(Muted):
+        def slowdown(self, node):
+            return "much"
+
+    with pytest.raises(
+        ConfigurationError, match=r"The slowdown of node 3 by .*Odd must be a positive number\. Got 'much'"
+    ):
         simulate(struck(Odd(nodes=[3], at=0.0)))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from covey import Program
 from covey.learning.node import LearningProgram
 from covey.parts.errors import ModelError, ProgramError
 from tests.conftest import simulate, table
@@ -102,6 +103,46 @@ def test_time_goes_forward(call):
 
     with pytest.raises(ProgramError, match=r"Node 0 (sleeps for -1|waits for at most nan) seconds; that must be 0 or"):
         run_program(Backwards(), network={"nodes": 1})
+
+
+async def _waits_for_a_node_that_is_not_there(node):
+    await node.receive(senders=[7])
+
+
+async def _sleeps_for_words(node):
+    await node.sleep("1s")
+
+
+async def _spawns_a_number(node):
+    node.spawn(3)
+
+
+async def _logs_words(node):
+    node.log(number="a")
+
+
+async def _sends_what_is_not_finite(node):
+    node.send(1 - node.id, {"x": float("inf")})
+    await node.receive()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (_waits_for_a_node_that_is_not_there, r"^Node 0 waits for node 7; ids are in \[0, 2\)\.$"),
+        (_sleeps_for_words, r"^Node 0 sleeps for a number of seconds\. Got '1s' instead\.$"),
+        (_spawns_a_number, r"^Node 0 must spawn the call of an async function\. Got 3 instead\.$"),
+        (_logs_words, r"^The 'number' that node 0 logs must be a number\. Got 'a' instead\.$"),
+        (_sends_what_is_not_finite, r"cannot arrive.*\. Messages with a number that is not finite were dropped: 2\.$"),
+    ],
+)
+def test_a_wrong_use_of_a_node_ends_in_one_line(mistake, message):
+    class Mistaken(Program):
+        async def run(self, node):
+            await mistake(node)
+
+    with pytest.raises(ProgramError, match=message):
+        simulate({"rounds": 1, "program": Mistaken(), "network": {"nodes": 2}})
 
 
 def test_a_node_without_data_evaluates_on_the_test_set_alone():

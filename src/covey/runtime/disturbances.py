@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from covey.network.faults import CORRUPT, Fate, Strike
+from covey.network.faults import CORRUPT, Fate, Fault, Strike
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError
 from covey.runtime.running_node import RunningNode
@@ -94,7 +94,7 @@ class Disturbances:
 
     def _set_speeds(self, nodes: Iterable[RunningNode]) -> None:
         for node in nodes:
-            slower = math.prod(strike.fault.slowdown(node.id) for strike in self._struck if node.id in strike.nodes)
+            slower = math.prod(_slowdown(strike.fault, node.id) for strike in self._struck if node.id in strike.nodes)
             self.stage.set_speed(node, self._speeds[node.id] / slower)
 
     def fates(self, sender: RunningNode, receivers: Sequence[int]) -> Iterator[tuple[int, Fate]]:
@@ -116,7 +116,7 @@ class Disturbances:
                 corrupt = True
             elif isinstance(fate, str):
                 return fate
-            elif isinstance(fate, float | int) and 0.0 < fate < math.inf:
+            elif _is_factor(fate):
                 slower *= fate
             else:
                 raise ConfigurationError(
@@ -150,3 +150,17 @@ class _StruckNode:
             self.disturbances.come_back(self.node)
         for _ in range(self.pauses):
             self.disturbances.unpause(self.node)
+
+
+def _slowdown(fault: Fault, node: int) -> float:
+    """The factor by which a node's computing takes longer under a fault."""
+    slower = fault.slowdown(node)
+    if not _is_factor(slower):
+        raise ConfigurationError(
+            f"The slowdown of node {node} by {fault.named()} must be a positive number. Got {slower!r} instead."
+        )
+    return slower
+
+
+def _is_factor(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0.0 < value < math.inf

@@ -3,7 +3,7 @@
 import inspect
 import reprlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -152,6 +152,8 @@ class RunningNode(Node):
         return Rounds(self)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> Activity:
+        if not inspect.iscoroutine(coroutine):
+            raise ProgramError(f"Node {self.id} must spawn the call of an async function. Got {coroutine!r} instead.")
         return self.stage.spawn(self, coroutine)
 
     async def sleep(self, seconds: float) -> None:
@@ -208,6 +210,7 @@ class RunningNode(Node):
         return result
 
     def log(self, **metrics: float) -> None:
+        self._check_numbers(metrics)
         if self.in_round:
             self.stage.recorder.log(self.id, self.round + 1, metrics)
         else:
@@ -280,6 +283,7 @@ class RunningNode(Node):
         if senders is not None:
             missing = mail.lacking(key, senders)
             if missing:
+                self._check_senders(missing)
                 lost = mail.overtaken(key, missing, after)
                 missing -= lost
         else:
@@ -297,6 +301,11 @@ class RunningNode(Node):
         self.spent[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(self._take(key, senders, count), absent, sorted(lost))
+
+    def _check_senders(self, senders: Iterable[Any]) -> None:
+        for sender in senders:
+            if sender not in range(self.nodes):
+                raise ProgramError(f"Node {self.id} waits for node {sender!r}; ids are in [0, {self.nodes}).")
 
     async def _receive_any(
         self,
@@ -412,7 +421,14 @@ class RunningNode(Node):
         for action in held:
             action()
 
-    def _check_duration(self, what: str, seconds: float) -> None:
+    def _check_numbers(self, metrics: Mapping[str, Any]) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, str | bytes | list) or value is None:
+                raise ProgramError(f"The '{name}' that node {self.id} logs must be a number. Got {value!r} instead.")
+
+    def _check_duration(self, what: str, seconds: Any) -> None:
+        if isinstance(seconds, str):
+            raise ProgramError(f"Node {self.id} {what} a number of seconds. Got {seconds!r} instead.")
         if not seconds >= 0:
             raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 

@@ -12,7 +12,7 @@ from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.messages.payloads import Payload
-from covey.parts.errors import ConfigurationError
+from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.runtime.content import Content
@@ -161,6 +161,11 @@ class Sharing(Part):
             new = [message for message in inbox if message.understood is None]
             usable: Iterable[Any] = new if self.content is None else round.node.usable(new, self.content)
             for one, contribution in understood(round.node, usable, self.contribution):
+                if not isinstance(contribution, Contribution):
+                    raise ProgramError(
+                        f"The contribution of a message by the sharing {type(self).__name__} must be a Contribution. "
+                        f"Got a {type(contribution).__name__} instead."
+                    )
                 (one.message if isinstance(one, Content) else one).understood = contribution
             found = [message.understood for message in inbox if message.understood is not None]
         return found

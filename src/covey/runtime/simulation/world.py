@@ -178,6 +178,9 @@ class World(Stage):
         lossy = network.churn.has_churn or network.loss > 0 or bool(experiment.faults)
         lossy = lossy or any(node.mail.away for node in self.nodes)
         hint = " Nodes leave here, or messages are lost: give the program some 'patience'." if lossy else ""
+        infinite = sum(node.mail.drops["not-finite"] for node in self.nodes)
+        if infinite:
+            hint += f" Messages with a number that is not finite were dropped: {infinite}."
         raise ProgramError(f"{len(stuck)} nodes wait for messages that cannot arrive: {shown or 'nothing'}.{hint}")
 
     def start(self, node: RunningNode) -> None:
