@@ -15,6 +15,7 @@ import covey as package
 from covey import view
 from covey.network.graph import Graph
 from covey.pages import page, write_report
+from covey.runtime.experiment import Experiment
 from covey.runtime.runs import Run, RunWriter
 from covey.view.graphs import graph_of_run
 from covey.view.groups import flat, grouped
@@ -105,7 +106,7 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
     assert page.count("<svg") == 6 + 4 * 3
     for words in ("degree 3 (3 seeds)", "degree 3, seed 2", "over seeds: mean ± standard deviation", "epidemic-oracle (degree 4)",
                   "Accuracy of the nodes at the end", "Samples of each node", "Graph: 12 nodes, 18 edges",
-                  "sent by a node and round", "virtual time", "prefers-color-scheme: dark", "batch_size = 16"):  # fmt: skip
+                  "sent by a node and round", "virtual time", "prefers-color-scheme: dark", "batch_size = 16", "program.sharing", "task.loss"):  # fmt: skip
         assert words in page
     assert "<script" not in page
     assert not re.search(r'(?:src|href)="(?!#)', page.replace('xmlns:xlink="', "").replace('xlink:href="data:', ""))
@@ -114,6 +115,17 @@ def test_a_page_has_everything_and_refers_to_nothing_outside(runs, tmp_path):
     assert set(re.findall(r'xlink:href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {(i, "") for i in ids} | {
         ("", i) for i in ids
     }
+
+
+def test_a_page_shows_the_parts_of_programs_and_what_a_task_has_beside_its_defaults():
+    augmentation = ["horizontal-flip", {"kind": "noise", "deviation": 0.5}]
+    program = {"kind": "fedavg", "server_optimizer": "momentum"}
+    tables = {"program": program, "task": {"model": "lenet", "augmentation": augmentation, "clip": 2.0}}
+    shown = page._with_parameters(Experiment.from_table(experiment(**tables)).to_table())
+    assert "server_optimizer momentum" in shown["program"]
+    assert shown["task.augmentation"] == "horizontal-flip (probability 0.5), noise (deviation 0.5)"
+    assert shown["task.clip"] == "2"
+    assert "task.start" not in shown
 
 
 def test_a_page_on_a_thousand_nodes_stays_small(tmp_path):

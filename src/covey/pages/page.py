@@ -44,8 +44,10 @@ _MOST, _LARGE = 12, 500_000
 """With more runs than this, or more bytes of them, only one run of each experiment has its own section."""
 
 _MAIN = (
-    "program", "program.topology", "program.aggregation", "task.dataset", "task.partition", "task.model",
-    "task.optimizer", "task.optimizer.lr", "task.batch_size", "task.local_steps", "task.local_epochs", "network.nodes",
+    "program", "program.topology", "program.sharing", "program.schedule", "program.aggregation", "task.dataset",
+    "task.partition", "task.model", "task.start", "task.loss", "task.augmentation", "task.optimizer",
+    "task.optimizer.lr", "task.clip", "task.precision", "task.batch_size", "task.local_steps", "task.local_epochs",
+    "network.nodes",
     "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
     "network.churn", "network.energy", "rounds", "duration",
 )  # fmt: skip
@@ -244,11 +246,8 @@ def _with_parameters(table: Mapping[str, Any], before: str = "") -> dict[str, st
         name = before + key
         if isinstance(value, Mapping) and name in _MAIN:
             apart = [inner for inner in value if f"{name}.{inner}" in _MAIN]
-            if name == "program":
-                # The program's parts have their own lines.
-                apart = [inner for inner in value if isinstance(value[inner], Mapping)]
             found[name] = str(value.get("kind", "")) + _parameters_in_words(value, apart)
-        elif name in _MAIN:
+        elif name in _MAIN and value not in (None, []):
             found[name] = _in_words(value)
         if isinstance(value, Mapping):
             found.update(_with_parameters(value, f"{name}."))
@@ -258,6 +257,8 @@ def _with_parameters(table: Mapping[str, Any], before: str = "") -> dict[str, st
 def _in_words(value: Any, key: str = "") -> str:
     if isinstance(value, Mapping):
         return str(value.get("kind", "")) + _parameters_in_words(value)
+    if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+        return ", ".join(map(_in_words, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
