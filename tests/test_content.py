@@ -152,7 +152,7 @@ def test_both_engines_reject_the_same_notes_for_the_same_reasons(tmp_path):
     assert world.nodes[0].mail.drops["unusable"] == len(reasons)
 
 
-@pytest.mark.parametrize("entry", [MODEL, Numbers(3)], ids=str)
+@pytest.mark.parametrize("entry", [MODEL, Numbers(3)], ids=["MODEL", "Numbers"])
 def test_a_model_is_a_row_of_so_many_float32_numbers(entry):
     right = [torch.zeros(3), torch.arange(6.0)[::2]]
     wrong = [torch.zeros(4), torch.ones(1), torch.zeros(1, 3), torch.zeros(()), torch.zeros(3, dtype=torch.float64)]
