@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from covey.data import from_arrays
 from covey.learning.batches import Parts, plan
 from covey.learning.dataset import Split
 from covey.learning.jobs import Training
@@ -242,6 +243,16 @@ def test_a_task_is_learned_by_every_objective(kind):
     _, written = simulate(table(task=task, rounds=6))
     at = {name: [v for node, t, key, v in written.figures if key == "accuracy" and t == name] for name in (2, 6)}
     assert np.mean(at[6]) > max(np.mean(at[2]), 0.3)
+
+
+def test_cross_entropy_with_numbers_needs_probabilities():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    probabilities = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    task = {"loss": "cross-entropy", "model": "linear"}
+    small = {"network": {"nodes": 4}, "rounds": 1}
+    simulate(table(task={**task, "dataset": from_arrays(x, probabilities)}, **small))
+    with pytest.raises(ConfigurationError, match=r"training targets .* must be classes, or probabilities .* 'mse'"):
+        simulate(table(task={**task, "dataset": from_arrays(x, x)}, **small))
 
 
 def test_the_stacked_kernel_refuses_other_objectives():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, build, param
 from covey.parts.signatures import Wrapped, wrapped
 
@@ -47,6 +48,14 @@ class Objective(Part):
     def ignored(self) -> int | None:
         """The class that losses and metrics leave out, beside that of the data set; None for none."""
         return None
+
+    def check_targets(self, targets: Tensor, name: str) -> None:
+        """Raise ConfigurationError if the targets of a data set make no sense with this loss.
+
+        Args:
+            targets: the targets of a split, at least one.
+            name: the split, as messages call it.
+        """
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each sample, or of each position or output of it.
@@ -111,6 +120,16 @@ class CrossEntropy(Objective):
     @property
     def ignored(self) -> int | None:
         return self.ignore_index
+
+    def check_targets(self, targets: Tensor, name: str) -> None:
+        if not targets.is_floating_point():
+            return
+        low, total = float(targets.min()), targets.sum(-1)
+        if targets.dim() < 2 or low < 0 or not torch.allclose(total, torch.ones_like(total), atol=1e-3):
+            raise ConfigurationError(
+                f"The {name} targets of the loss {self.title()} must be classes, or probabilities with a sum of 1. "
+                f"Got numbers from {low:.4g} to {float(targets.max()):.4g} instead: 'mse' and 'l1' take any."
+            )
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         scores = _scores(outputs, self)

@@ -45,6 +45,8 @@ class Scoring:
         for metric in metrics:
             metric.check_with(data)
         for name, split in (("training", data.train), ("test", data.test)):
+            if len(split):
+                loss.check_targets(split.targets, name)
             counted = self.counted(split.targets)
             if counted is not None and data.own is None and len(split) and not counted.any():
                 raise ConfigurationError(
