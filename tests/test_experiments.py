@@ -65,7 +65,7 @@ def test_a_sweep_of_a_study_begins(arguments, covey, in_folder, monkeypatch):
     def begun(*_, **__):
         raise RunError("all experiments are valid")
 
-    monkeypatch.setattr(sweeps, "run", begun)
+    monkeypatch.setattr(sweeps, "check_with_data", begun)
     (in_folder / "experiments").symlink_to(ROOT / "experiments")
     assert covey(*arguments, "--json") == (2, "", "covey: all experiments are valid\n")
 

@@ -73,13 +73,14 @@ def in_batches(kind, outputs, targets, sizes):
     """A metric of batches of some sizes, in turn."""
     form = "values" if targets.is_floating_point() else "sequence" if targets.dim() > 1 else "classes"
     split = Split(outputs, targets)
-    further = Further(Scoring(Data(split, split, form, outputs.shape[-1]), OwnLoss(), [build(Metric, kind)]))
+    metric = build(Metric, kind)
+    further = Further(Scoring(Data(split, split, form, outputs.shape[-1]), OwnLoss(), [metric]))
     at = 0
     while at < len(targets):
         size = sizes[at % len(sizes)]
         further.add(outputs[at : at + size], targets[at : at + size])
         at += size
-    return further.figures()[kind.replace("-", "_")]
+    return further.figures()[metric.called]
 
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=3)

@@ -81,7 +81,7 @@ def test_a_graph_that_no_pairing_gives_ends_with_an_error(monkeypatch):
     monkeypatch.setattr(random_graphs, "_WORK", 0)
     monkeypatch.setattr(random_graphs, "_switch", lambda *_: None)
     monkeypatch.setattr(random_graphs, "_bad", lambda *_: np.array([0]))
-    with pytest.raises(RuntimeError, match="no graph of 8 nodes of degree 3"):
+    with pytest.raises(RuntimeError, match="gave a graph of 8 nodes of degree 3"):
         random_regular(8, 3, np.random.default_rng(1))
 
 

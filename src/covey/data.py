@@ -216,10 +216,10 @@ def padded(sequences: Sequence[Any], *, value: float = 0, length: int | None = N
     arrays = [plain(sequence, "Each sequence to be padded") for sequence in sequences]
     if not arrays:
         raise DataError("The sequences to be padded must be one or more. Got none.")
-    kind = np.result_type(*([array for array in arrays if len(array)] or arrays))
-    if kind.kind not in "biuf":
-        raise DataError(f"The sequences to be padded must be of numbers. Got {kind} instead.")
-    rows = [torch.from_numpy(array.astype(kind))[:length] for array in arrays]
+    dtype = np.result_type(*([array for array in arrays if len(array)] or arrays))
+    if dtype.kind not in "biuf":
+        raise DataError(f"The sequences to be padded must be of numbers. Got {dtype} instead.")
+    rows = [torch.from_numpy(array.astype(dtype))[:length] for array in arrays]
     most = max(map(len, rows)) if length is None else length
     ids = rows[0].new_full((len(rows), most, *rows[0].shape[1:]), value)
     mask = torch.zeros(len(rows), most, dtype=torch.bool)

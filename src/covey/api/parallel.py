@@ -22,7 +22,7 @@ from covey.api.planning import Member
 from covey.api.worker import Order, Report
 from covey.parts import errors, kinds
 from covey.parts.errors import ConfigurationError, ConfigurationWarning, CoveyError
-from covey.parts.parameters import Part, parts_of
+from covey.parts.parameters import parts_of
 from covey.runtime.experiment import Progress
 from covey.runtime.interpreter import command
 from covey.runtime.interruption import handled
@@ -115,8 +115,7 @@ class _Crew:
         for note in notes_on_cycles(experiment):
             warnings.warn(f"{note[0].upper()}{note[1:]}.", ConfigurationWarning, stacklevel=6)
         for part in parts_of(experiment):
-            if part.kind == "given":
-                self._store(part)
+            part.store_given(self._data)
         process = self._idle.pop() if self._idle else _Process()
         self.busy[process] = member
         self._selector.register(process.reports, selectors.EVENT_READ, process)
@@ -132,13 +131,6 @@ class _Crew:
                 command=[*sys.argv],
             )
         )
-
-    def _store(self, given: Part) -> None:
-        from covey.learning.datasets.given import Given
-        from covey.learning.datasets.stored import store
-
-        if isinstance(given, Given) and not (self._data / given.digest).exists():
-            store(given.data, self._data / given.digest)
 
     def interrupt(self) -> None:
         """Note a signal to stop. A process may be given an order just now, so that it is passed on later."""

@@ -36,7 +36,7 @@ def _tables(part: Part) -> dict[str, Any]:
 
 def _is_of_python(part: Part) -> bool:
     """True if a part has something that was given in Python and that its table does not hold."""
-    return part.kind == "given" or any(str(value).endswith(FROM_PYTHON) for value in to_table(part).values())
+    return part.of_python or any(str(value).endswith(FROM_PYTHON) for value in to_table(part).values())
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from covey.learning.dataset import Data, Location
 from covey.learning.datasets.checks import check
 from covey.learning.devices import device_named
 from covey.learning.learner import Learner
-from covey.learning.partition import IID
 from covey.learning.task import LearningTask, Public
 from covey.parts.errors import ConfigurationError, CoveyError, DataError, described, quoted
-from covey.parts.parameters import Part
+from covey.parts.parameters import Part, default_of
 
 A = TypeVar("A")
 
@@ -30,7 +29,7 @@ def load_learner(task: LearningTask, location: Location, *, seed: int, **engine:
     if data.own is not None:
         parts = list(data.own.train)
     elif data.stream is not None:
-        if task.partition.title() != IID.kind:
+        if task.partition != default_of(type(task), "partition"):
             raise ConfigurationError(
                 f"The dataset {task.dataset.title()} has a stream for each node, and no 'partition' deals it out. "
                 f"Got {task.partition.title()}: leave it out."

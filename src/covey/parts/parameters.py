@@ -117,6 +117,8 @@ class Part(Convertible):
     """True if nodes of a program, or of a part of it, send samples of their data, or values that reveal them. `covey
     check` states it. Without it, a message with a view of the result of `node.samples` is refused; copies and other
     values that are computed from samples are not recognised."""
+    of_python: ClassVar[bool] = False
+    """True if it holds an object that was given in Python, which its table does not hold."""
     usual: ClassVar[str] = ""
     """The kind that a table without a kind means, if the family has one."""
     short: ClassVar[tuple[str, str] | None] = None
@@ -228,6 +230,9 @@ class Part(Convertible):
     def original(cls) -> type:
         """The object that the title names: the class itself, or the object that it was adopted from."""
         return cls
+
+    def store_given(self, folder: Path) -> None:
+        """Write the object that was given in Python, for processes that read the part's table."""
 
     def check(self, setting: Setting) -> None:
         """Refuse parameters that cannot work in this experiment. Called once before a run, without its data.

@@ -36,6 +36,7 @@ class Given(Dataset):
     """Data that were given in Python, as (x, y) or by `covey.data`; a file holds only their digest."""
 
     kind = "given"
+    of_python = True
     digest: str = param("The digest of the data.")
     _data = cast("Data | None", None)
 
@@ -67,6 +68,12 @@ class Given(Dataset):
 
         folders = (folder / self.digest for folder in _stored)
         return next((load(folder) for folder in folders if (folder / FACTS).exists()), None)
+
+    def store_given(self, folder: Path) -> None:
+        from covey.learning.datasets.stored import store
+
+        if not (folder / self.digest).exists():
+            store(self.data, folder / self.digest)
 
     def portable(self, folder: Path | None) -> Dataset:
         from covey.learning.datasets.stored import NPY, store
