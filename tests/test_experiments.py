@@ -1,9 +1,12 @@
 """The studies: their files are valid, and their commands can be pasted into a shell."""
 
+import ast
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -223,3 +226,24 @@ def test_the_scripts_of_a_study_are_there(arguments):
 def test_every_study_says_how_it_was_made():
     assert STUDIES.keys() == {folder.name for folder in (ROOT / "experiments").iterdir() if folder.is_dir()}
     assert all(STUDIES.values())
+
+
+SCRIPTS = [
+    file for room in ("experiments", "bench", "fuzz", "examples") for file in sorted((ROOT / room).rglob("*.py"))
+]
+
+
+def test_scripts_import_only_names_that_exist():
+    missing = []
+    for file in SCRIPTS:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "covey":
+                module = import_module(node.module)
+                submodules = {found.name for found in pkgutil.iter_modules(getattr(module, "__path__", ()))}
+                missing += [
+                    f"{file.name}: {node.module}.{each.name}"
+                    for each in node.names
+                    if not hasattr(module, each.name) and each.name not in submodules
+                ]
+    assert SCRIPTS
+    assert not missing

@@ -27,7 +27,8 @@ import torch
 from covey import LearningNode, LearningProgram
 from covey.messages import wire
 from covey.parts.errors import WireError
-from covey.runtime.emulation.host.host import Orders, open_connection
+from covey.runtime.emulation.host.host import open_connection
+from covey.runtime.emulation.host.run import Orders
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, greet, say
