@@ -24,7 +24,7 @@ from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
 from covey.messages.ownership import own
 from covey.parts.parameters import Setting
-from covey.runtime.node import Expected, Node, Program
+from covey.runtime.node import Expected, Node, Program, Wanted
 
 Metrics: TypeAlias = dict[str, float]
 
@@ -37,6 +37,9 @@ class _Model(Expected):
     def admits(self, value: Any, node: Node) -> bool:
         # The device does not matter.
         return isinstance(value, Tensor) and value.dtype == torch.float32 and value.shape == node.shape  # type: ignore[attr-defined]
+
+    def is_within(self, declared: Wanted) -> bool:
+        return declared is Tensor
 
     def in_words(self, node: Node) -> str:
         return f"{node.shape[0]} float32 numbers"  # type: ignore[attr-defined]

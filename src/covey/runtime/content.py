@@ -17,7 +17,7 @@ sent, and when they are received. Entries that the class does not declare are ig
 import inspect
 import reprlib
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from covey.messages.payloads import Payload, private
@@ -57,6 +57,12 @@ class Content:
         cls._form = tuple((name, wanted[name], cls._defaults[name] is _REQUIRED) for name in wanted)
 
     def __init__(self, /, **entries: Any) -> None:
+        if entries.keys() != self._defaults.keys():
+            self._check_names(entries)
+        self.__dict__.update(entries)
+
+    def _check_names(self, entries: Collection[str]) -> None:
+        """Raise ProgramError if there are unknown entries, or required ones are missing."""
         name = type(self).__name__
         for entry in entries:
             if entry not in self._defaults:
@@ -64,7 +70,6 @@ class Content:
         for entry, default in self._defaults.items():
             if default is _REQUIRED and entry not in entries:
                 raise ProgramError(f"The '{entry}' of a {name} must be given.")
-        self.__dict__.update(entries)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self._defaults and not name.startswith("_"):
@@ -155,10 +160,12 @@ def entries_of(payload: Payload | Content, node: Node) -> Payload:
         shown = " ".join(reprlib.repr(payload).split())
         raise ProgramError(f"Node {node.id} must send a dict of entries or a Content. Got {shown} instead.")
     found: dict[str, Any] = {}
-    for name, wanted, _ in payload._form:
-        value, default = getattr(payload, name), payload._defaults[name]
-        if value is default or (type(value) is type(default) and value == default):
-            continue
+    for name, wanted, required in payload._form:
+        value = getattr(payload, name)
+        if not required:
+            default = payload._defaults[name]
+            if value is default or (type(value) is type(default) and value == default):
+                continue
         if not fits(value, wanted, node):
             raise ProgramError(
                 f"The '{name}' of a {type(payload).__name__} that node {node.id} sends must be "

@@ -169,7 +169,12 @@ def count_in_words(number: int) -> str:
 
 def narrowed(declared: Wanted, narrower: Wanted) -> Wanted:
     """The type of the values of both types."""
-    return narrower if declared is int and isinstance(narrower, range) else _Narrowed(declared, narrower)
+    within = (
+        declared is int
+        if isinstance(narrower, range)
+        else isinstance(narrower, Expected) and narrower.is_within(declared)
+    )
+    return narrower if within else _Narrowed(declared, narrower)
 
 
 def wanted_by(hint: Any) -> Wanted | None:

@@ -57,6 +57,10 @@ class Expected:
         """True if a value that a node received is of this type."""
         raise NotImplementedError
 
+    def is_within(self, declared: "Wanted") -> bool:
+        """True if all values of this type are certainly of a declared one."""
+        return False
+
     def in_words(self, node: "Node") -> str:
         """A description of the values, as in "10 float32 numbers"."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 
@@ -283,7 +283,8 @@ class RunningNode(Node):
         if senders is not None:
             missing = mail.lacking(key, senders)
             if missing:
-                self._check_senders(missing)
+                if not self.stage.ids.issuperset(missing):
+                    self._refuse_senders(missing)
                 lost = mail.overtaken(key, missing, after)
                 missing -= lost
         else:
@@ -302,10 +303,9 @@ class RunningNode(Node):
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(self._take(key, senders, count), absent, sorted(lost))
 
-    def _check_senders(self, senders: Iterable[Any]) -> None:
-        for sender in senders:
-            if sender not in range(self.nodes):
-                raise ProgramError(f"Node {self.id} waits for node {sender!r}; ids are in [0, {self.nodes}).")
+    def _refuse_senders(self, senders: Iterable[Any]) -> NoReturn:
+        wrong = next(sender for sender in senders if sender not in self.stage.ids)
+        raise ProgramError(f"Node {self.id} waits for node {wrong!r}; ids are in [0, {self.nodes}).")
 
     async def _receive_any(
         self,

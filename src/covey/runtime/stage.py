@@ -51,6 +51,8 @@ class Stage(ABC):
         self.program, self.network = prepared.program, prepared.network
         self.evaluation = experiment.evaluation
         self.seed, self.rounds, self.size = experiment.seed, experiment.rounds, prepared.network.nodes
+        self.ids = frozenset(range(self.size))
+        """The ids of all nodes of the network."""
         self.speeds: list[float] = self.network.compute_speeds().tolist()
         """The samples per second of every node."""
         self.refused: Counter[str] = Counter()

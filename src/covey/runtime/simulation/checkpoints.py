@@ -98,6 +98,8 @@ class Checkpoints:
 
     def reach(self, node: RunningNode) -> None:
         """Add a node that is ready for its next round to the cut of its round."""
+        if not self.cuts:
+            return
         if node.round in self.cuts:
             self._add(node, self.cuts[node.round])
         if node.round - self._interval in self.cuts:
