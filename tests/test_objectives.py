@@ -20,7 +20,7 @@ from covey.learning.optimizers import SGD
 from covey.learning.partition import IID
 from covey.learning.task import LearningTask
 from covey.parts import rng
-from covey.parts.errors import ConfigurationError, ModelError
+from covey.parts.errors import ConfigurationError
 from tests.conftest import simulate, table
 
 BLOBS = {"kind": "gaussian-blobs", "samples": 60, "test_samples": 20}
@@ -218,18 +218,6 @@ class Hinge(Objective):
     def losses(self, outputs, targets):
         picked = [float(targets[index]) for index in range(len(outputs))]
         return outputs[:, 0] * 0 + torch.tensor(picked) + outputs.square().sum(1)
-
-
-class Undefined(Objective):
-    """A loss of one's own with a mistake."""
-
-    def losses(self, outputs, targets):
-        return outputs.sum(1) * float("nan")
-
-
-def test_a_loss_that_is_undefined_at_the_start_is_named():
-    with pytest.raises(ModelError, match="has a loss of NaN on its first batch, before any training: look at the 'l"):
-        simulate(table(task={"loss": Undefined()}))
 
 
 def test_an_objective_that_vmap_does_not_carry_goes_to_the_module_kernel():
