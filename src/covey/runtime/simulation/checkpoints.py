@@ -244,8 +244,7 @@ def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held, *, at_on
         assert node.committed is not None
         deliver = world.delivery(node, again=True) if kept.counted else world.deliver[node.id]
         if kept.counted or at_once:
-            deliver(
-                message
-            )  # Later messages of its sender, which are sent again, may arrive before the node continues.
+            # Later messages of its sender, which are sent again, may arrive before the node continues.
+            deliver(message)
         else:
             world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)
