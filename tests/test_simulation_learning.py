@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture
 from tests.conftest import models_of, simulate, table
 from tests.examples import PROGRAMS, SLOW, Recorded, run_program
@@ -60,6 +61,24 @@ def test_what_is_sent_is_what_the_tensor_held():
 
     _, _, seen = run_program(Keeps(), network={"nodes": 2})
     assert seen == [True, True]
+
+
+def test_a_mixture_that_waits_twice_is_computed_once():
+    """A node that takes a mixture as its model and trains from it, too, must not have two threads compute it."""
+
+    class Counted(Mixture):
+        __slots__ = ()
+        begun = 0
+
+        def tensor(self):
+            Counted.begun += 1
+            return super().tensor()
+
+    learner = simulate(table(rounds=1))[0].task.learner
+    waiting = [Counted([learner.first_model], [float(k)]) for k in (2, 3)]
+    mix([*waiting, *waiting], learner)
+    assert Counted.begun == 2
+    assert all(torch.equal(one.value, k * learner.first_model) for k, one in zip((2.0, 3.0), waiting, strict=True))
 
 
 def test_averaging_over_the_complete_graph_makes_all_models_one():

@@ -20,8 +20,9 @@ calls. For larger models memory bandwidth decides, and copying does not pay. See
 
 
 def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
-    """Compute every mixture that is not computed yet."""
-    open_ones = [mixture for mixture in mixtures if mixture.value is None]
+    """Compute every mixture that is not computed yet. One that occurs twice is computed once: two threads must not
+    compute the same one."""
+    open_ones = [mixture for mixture in {id(one): one for one in mixtures}.values() if mixture.value is None]
     small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
     apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
     if apart:
