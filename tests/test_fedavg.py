@@ -225,3 +225,9 @@ def test_parts_that_do_not_fit_are_refused_in_a_line(parts, line):
     with pytest.raises(ConfigurationError) as caught:
         begun(federated(**parts))
     assert str(caught.value) == line
+
+
+def test_a_client_keeps_the_model_that_the_server_sent_last():
+    short, long = (models_of(simulate(federated(rounds=rounds))[0]) for rounds in (3, 4))
+    assert all(torch.equal(model, short[0]) for model in long[1:])
+    assert not torch.equal(long[0], short[0])

@@ -96,7 +96,8 @@ class FedAvg(LearningProgram):
         async for t in node.rounds():
             chosen = self.clients.chosen(t)
             model = await self._down.receive(node, chosen, t)
-            if model is not None and node.id in chosen:
-                update = await self.work.train(node, model, t)
-                node.model = update.model
-                self._up.send(node, update, t)
+            if model is None:
+                continue
+            node.model = model  # A client is evaluated with the server's model.
+            if node.id in chosen:
+                self._up.send(node, await self.work.train(node, model, t), t)
