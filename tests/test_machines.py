@@ -8,7 +8,7 @@ from bench.machines import EXPERIMENT, cluster, furthest, has_netem, has_tap, ro
 import covey
 
 reason = why_not()
-pytestmark = pytest.mark.skipif(reason is not None, reason=str(reason))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(reason is not None, reason=str(reason))]
 
 
 def test_three_machines_agree_with_the_simulation_and_a_shaped_latency_is_as_long_as_a_real_one(tmp_path):
