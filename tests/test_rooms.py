@@ -11,10 +11,10 @@ from covey.parts import kinds
 
 ROOMS = (
     *("parts", "messages", "network", "runtime", "learning", "data", "aggregation"),
-    *("decentralized", "federated", "view", "pages", "api", "cli"),
+    *("decentralized", "federated", "privacy", "view", "pages", "api", "cli"),
 )
 """From the ground up; calls go downwards."""
-APART = {("federated", "decentralized")}
+APART = {("federated", "decentralized"), ("privacy", "decentralized"), ("privacy", "federated")}
 """Neighbours that do not know each other."""
 UPWARDS = {("runtime/runs/run.py", "view"), ("runtime/runs/run.py", "learning"), ("runtime/experiment.py", "view")}
 """A run draws itself, and gives its models."""

@@ -1,0 +1,1 @@
+"""Privacy: the accounting of noise, and attacks on what nodes send."""
