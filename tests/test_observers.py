@@ -9,6 +9,7 @@ import torch
 import covey
 from covey.messages import wire
 from covey.parts.errors import ConfigurationError, RunError
+from covey.runtime.observers import OWN
 from covey.runtime.runs import Run, read_truth
 from tests.conftest import simulate, table
 from tests.hosts import emulate
@@ -21,6 +22,11 @@ def seen(written):
     """(receiver, sender, round, tag, payload's bytes) of each message that was kept."""
     frames = [(node, wire.decode(frame)) for _, node, frame in written.seen]
     return sorted((node, f.sender, f.round, f.tag, wire.encode(f.payload)) for node, f in frames)
+
+
+def received(written):
+    """The same of messages of others alone, without the node's own models."""
+    return [row for row in seen(written) if row[3] != OWN]
 
 
 OBSERVED = {
@@ -65,10 +71,13 @@ def test_observers_see_the_same_in_both_engines(case, tmp_path):
 def test_all_that_an_observed_node_receives_is_kept_and_nothing_else(overheard):
     world, written = simulate(table(rounds=2, observer={"nodes": [3]}))
     to_3 = [message for message in overheard if 3 in message.receivers]
-    assert seen(written) == sorted(
+    assert received(written) == sorted(
         (3, m.sender, m.round, m.tag, wire.encode(m.payload)) for m in to_3 if m.round is None or m.round < 2
     )
-    assert len(written.seen) == world.nodes[3].mail.messages_in == 4
+    assert len(received(written)) == world.nodes[3].mail.messages_in == 4
+    own = [wire.decode(frame) for _, _, frame in written.seen if wire.decode(frame).tag == OWN]
+    assert [(frame.sender, frame.round) for frame in own] == [(3, 1), (3, 2)]
+    assert torch.allclose(own[-1].payload["model"], world.nodes[3].model, atol=1e-6)
     times = [time for time, _, _ in written.seen]
     assert times == sorted(times)
     assert times[0] > 0
@@ -80,7 +89,9 @@ def test_tags_are_chosen():
     _, gradients = simulate(table(rounds=2, program=program, observer={"nodes": [3], "tags": ["gradient"]}))
     wanted = [row for row in seen(all_of_them) if row[3] == "gradient"]
     assert 0 < len(wanted) < len(all_of_them.seen)
-    assert seen(gradients) == wanted
+    assert received(gradients) == wanted
+    _, without = simulate(table(rounds=2, program=program, observer={"nodes": [3], "models": False}))
+    assert seen(without) == received(all_of_them)
 
 
 def test_a_run_keeps_what_was_observed_and_the_truth_apart(tmp_path):
@@ -88,6 +99,8 @@ def test_a_run_keeps_what_was_observed_and_the_truth_apart(tmp_path):
     messages = list(run.observed)
     assert {message.receiver for message in messages} == {0, 1}
     assert all(message.bytes == len(wire.encode(message.payload, tag=message.tag)) for message in messages)
+    assert [m.round for m in run.observed.models(1)] == [1, 2]
+    assert torch.allclose([*run.observed.models(1)][-1].payload["model"], run.models[1], atol=1e-6)
     assert [m.time for m in run.observed.messages(receiver=1)] == [m.time for m in messages if m.receiver == 1]
     truth = read_truth(run.folder)
     held = np.concatenate([truth[f"samples_of/{node}"] for node in range(12)])

@@ -1,6 +1,6 @@
 """AD-PSGD (Lian et al., 2018): asynchronous training with symmetric pairwise averaging in parallel."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
@@ -11,6 +11,7 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -95,6 +96,11 @@ class ADPSGD(OnGraph):
             node.send(peers, {}, tag="finished")
         else:
             await node.receive(tag="finished", senders=peers, timeout=self.patience)
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        exchanged = [message for message in messages if message.tag in ("offer", "answer")]
+        for offer in adversary.usable(exchanged, Offer, model=self.selection.entry):
+            yield adversary.view(offer.message, offer.model, selection=self.selection)
 
     async def exchange(self, node: LearningNode, peer: NodeId, number: int) -> None:
         """Offer the own model to a passive neighbour, and move halfway to the model in its answer."""

@@ -5,6 +5,7 @@ momentum works on heterogeneous data. Buffers follow the node's own gradient unt
 gradients, a node that misses the sum does not step along its own gradient.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -16,6 +17,7 @@ from covey.decentralized.sharing.beside import averaged
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.patience import Reception
@@ -66,8 +68,19 @@ class CliqueAveraging(Gossip):
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
         self._shared = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
         self._gradients.prepare(self._shared.narrowed(setting))
+        self._gradients.selection = self._shared
         # A node that waits long for gradients is late with its model.
         self._gradient_heartbeats = replace(self._heartbeats_of(setting, self._gradients), several=True)
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """Models, and the gradients at models that only their senders know after round 0."""
+        found = [*messages]
+        of = [
+            message.renamed(message.tag.removeprefix("gradient").lstrip()) for message in found if _is_gradient(message)
+        ]
+        yield from super().views(adversary, [message for message in found if not _is_gradient(message)])
+        for view in self._gradients.views(adversary, self._cliques, Mean(), of):
+            yield replace(view, gradient=True, start=adversary.begun_with(view.round))
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         start = node.model
@@ -90,3 +103,7 @@ class CliqueAveraging(Gossip):
         trained = torch.sub(self._trained.take(start), direction, alpha=self.lr)
         node.model = self._trained.put(start, trained, gradient.buffers if len(gradient.buffers) else None)
         return start
+
+
+def _is_gradient(message: Arrived) -> bool:
+    return message.tag.split(" ")[0] == "gradient"

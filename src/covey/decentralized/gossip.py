@@ -4,6 +4,7 @@ With a static topology and Metropolis-Hastings weights it is D-PSGD (Lian et al.
 equal weights it is Epidemic Learning (de Vos et al., 2023).
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
@@ -105,6 +107,10 @@ class Gossip(OnGraph):
             update = await node.train()
         merged = round.whole(await sharing.receive(round))
         node.model = merged if update is None else sharing.selection.applied(update, merged)
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        for view in self.sharing.views(adversary, self.topology, self._aggregation, messages):
+            yield view if self.overlap else replace(view, start=adversary.begun_with(view.round))
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         """Do the local work of a round, which changes `node.model`, and return the model before it."""

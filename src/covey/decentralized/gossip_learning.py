@@ -1,5 +1,6 @@
 """Gossip learning (Ormandi et al., 2013; Hegedus et al., 2021): asynchronous pushes at each node's own pace."""
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
@@ -69,6 +71,10 @@ class GossipLearning(OnGraph):
                 peer = peers[int(draw.integers(len(peers)))]
                 part = self.selection.take(node.model)
                 node.send(peer, Push(model=part, age=kept.age), tag="model")
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        for push in adversary.usable(messages, Push, model=self.selection.entry):
+            yield adversary.view(push.message, push.model, selection=self.selection)
 
     async def listen(self, node: LearningNode) -> None:
         """Merge and train the models that arrive."""

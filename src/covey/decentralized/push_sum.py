@@ -14,7 +14,7 @@ Shapes: P numbers of a model, T of which are trained. Shares, sums and weights a
 averaged with the same weights, and frozen values stay local.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, cast
 
@@ -28,6 +28,7 @@ from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
@@ -119,6 +120,24 @@ class PushSum(OnGraph):
     def _announces(self) -> bool:
         """True if a node sends heartbeats after its sums."""
         return self.patience is not None and self._heartbeats.sent
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """Shares hold the model itself. The increase of a running sum is the model times a weight."""
+        known: dict[NodeId, tuple[Tensor, float]] = {}
+        trained = adversary.narrowed(self._trained)
+        for message in messages:
+            if message.tag == "":
+                for push in adversary.usable([message], Push, model=self.selection.entry):
+                    start = adversary.begun_with(message.round)
+                    yield adversary.view(message, push.model, selection=self.selection, start=start)
+            elif message.tag == _SUM and "sum" in message.shared:
+                for now in trained.usable([message], Sum, sum=Numbers(self._trained.size)):
+                    before, weight = known.get(now.sender, (torch.zeros_like(now.sum), 0.0))
+                    known[now.sender] = now.sum, now.weight
+                    if now.weight > weight:
+                        model = (now.sum.double() - before.double()) / (now.weight - weight)
+                        start = adversary.begun_with(now.round if weight == 0.0 else None)
+                        yield adversary.view(message, model.float(), selection=self._trained, start=start)
 
     async def run(self, node: LearningNode) -> None:
         sums = Sums(node, self._trained.entry, len(self.selection.buffers(node.model)))

@@ -1,18 +1,20 @@
 """Ways to send the server's model to clients: whole, or as compressed changes of a copy that all clients hold."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, cast
 
+import torch
 from torch import Tensor
 
 from covey.federated.ends import SERVER, Ends
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import FIRST_MARK, MARK_BYTES, Compressor, Decompressed, next_mark
 from covey.parts.nodes import NodeId
 from covey.runtime.content import Content
 from covey.runtime.entries import Bytes, Numbers
-from covey.runtime.node import Inbox, Message
+from covey.runtime.node import Inbox, Message, Node
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -87,6 +89,11 @@ class WholeDown(Ends):
         if model is not None:
             node.keep(Received, "down").last = t
         return model
+
+    def views(self, client: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The server's models, as a client gets them."""
+        for found in client.usable(messages, Model, model=self.selection.entry):
+            yield client.view(found.message, found.model, selection=self.selection)
 
     def _timeout(self, node: LearningNode, t: int) -> float | None:
         return None if self.patience is None else (t - node.keep(Received, "down").last + 1) * self.patience
@@ -164,6 +171,25 @@ class CompressedDown(WholeDown):
                 vector.add_to(copy)
                 return copy, next_mark(change.before, change.others), change.buffers
         return None
+
+    def views(self, client: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The copies of the server's model after each change."""
+        reader, copy, mark = cast(LearningNode, client), None, FIRST_MARK
+        for message in messages:
+            found = self._whole(reader, message) if "model" in message.shared else None
+            if found is not None:
+                copy, mark = found[0], found[1]
+            else:
+                changes = client.usable([message], Change, **self.beside)
+                for change, vector in understood(cast(Node, reader), changes, self._vector):
+                    if copy is None or mark != change.before:
+                        copy = None  # It missed a change, so later ones are useless.
+                    else:
+                        copy, mark = copy.clone(), next_mark(mark, change.others)
+                        vector.add_to(copy)
+            if copy is not None:
+                trained = torch.arange(self.selection.trained) if self.beside else None
+                yield client.view(message, copy, trained, selection=self.selection)
 
     def _vector(self, change: Change) -> Decompressed:
         draw = self.draw("down", SERVER, change.message.round)

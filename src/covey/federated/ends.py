@@ -27,11 +27,13 @@ class Ends:
     Attributes:
         selection: the shared part of the model.
         setting: the experiment.
+        copies: whether clients hold a copy of the server's model, instead of getting the model itself.
         beside: the entries of messages beside compressed values. Buffers are sent and averaged uncompressed.
     """
 
     def __init__(self, program: "FedAvg", setting: Setting) -> None:
         self.selection, self.patience = program.selection, program.patience
+        self.copies = program.down is not None
         self.setting = setting
         buffered = self.selection.buffered
         self.beside: dict[str, Expected] = {BUFFERS: Numbers(buffered)} if buffered else {}

@@ -5,7 +5,8 @@ et al., 2019), FedAdagrad, FedAdam and FedYogi (Reddi et al., 2021), sparse tern
 a median of clients, or a combination of these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from covey.aggregation.aggregation import Aggregation
 from covey.aggregation.linear import Given
@@ -18,6 +19,7 @@ from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
 from covey.federated.uplink import CompressedUp, WholeUp
 from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
@@ -75,6 +77,15 @@ class FedAvg(LearningProgram):
 
     def most_received(self) -> int:
         return self.clients.most()
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The server sees clients' models; a client sees the server's, which is the mean of the clients before it."""
+        if adversary.id == SERVER:
+            yield from self._up.views(adversary, [message for message in messages if message.tag == "update"])
+            return
+        for view in self._down.views(adversary, [message for message in messages if message.tag == "model"]):
+            if view.round:
+                yield replace(view, senders=tuple(map(int, self.clients.chosen(view.round - 1))))
 
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))

@@ -1,18 +1,19 @@
 """Ways to send clients' models to the server: whole, or as compressed changes."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from covey.federated.ends import SAMPLES, SERVER, Ends
 from covey.learning.node import LearningNode, Update
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor, Decompressed
 from covey.messages.payloads import Payload
 from covey.parts.parameters import Setting
 from covey.runtime.content import Content
-from covey.runtime.node import Inbox
+from covey.runtime.node import Inbox, Node
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -72,6 +73,13 @@ class WholeUp(Ends):
                 part[: self.selection.trained] += self.trained(node.model) - origin
             yield answer, part
 
+    def views(self, server: Adversary, answers: Iterable[Arrived]) -> Iterator[View]:
+        """The clients' models. Clients began with the server's, unless they hold a copy of it."""
+        for answer in server.usable(answers, Trained, model=self.selection.entry):
+            round = answer.message.round
+            start = None if self.copies else server.own(round)
+            yield server.view(answer.message, answer.model, selection=self.selection, start=start)
+
 
 class CompressedUp(WholeUp):
     """Compressed changes, with error feedback: a client adds the error of a change to its next one."""
@@ -99,6 +107,15 @@ class CompressedUp(WholeUp):
             part = start.clone() if expected is None else torch.cat([start, expected])
             change.add_to(part[: len(start)])
             yield answer, part
+
+    def views(self, server: Adversary, answers: Iterable[Arrived]) -> Iterator[View]:
+        """The clients' models, the server's plus their changes: of values that were not sent, nothing is known."""
+        reader = cast(Node, server)
+        for answer, change in understood(reader, server.usable(answers, Changed, **self.beside), self._change):
+            start = server.own(answer.message.round)
+            sent, trained = change.indices, self.trained(start)
+            values = (trained if sent is None else trained[sent]) + change.values
+            yield server.view(answer.message, values, sent, selection=self.selection, start=start)
 
     def _change(self, answer: Changed) -> Decompressed:
         """The change in an answer.

@@ -161,6 +161,11 @@ class LoadedLearning(LoadedTask):
 
     # ------------------------------------------------------------------ nodes
 
+    def model_of(self, node: "RunningNode") -> Payload | None:
+        assert isinstance(node, RunningLearningNode)
+        # Of a copy: alone, a mixture may round otherwise than with others, and observing changes nothing.
+        return {"model": computed(copy.copy(node.current))}
+
     def node(self, stage: "Stage", id: int) -> RunningLearningNode:
         return RunningLearningNode(stage, id, self, self.indices.get(id))
 

@@ -9,9 +9,9 @@ Tensors
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from covey.learning.optimizers import Optimizer
 from covey.messages.ownership import own
 from covey.parts.parameters import Setting
 from covey.runtime.node import Expected, Node, Program, Wanted
+
+if TYPE_CHECKING:
+    from covey.learning.views import Adversary, Arrived, View
 
 Metrics: TypeAlias = dict[str, float]
 
@@ -257,3 +260,23 @@ class LearningProgram(Program):
     async def run(self, node: LearningNode) -> None:
         """Run the protocol at one node."""
         raise NotImplementedError
+
+    # ------------------------------------------------------------------ for attacks
+
+    def views(self, adversary: "Adversary", messages: Iterable["Arrived"]) -> Iterator["View"]:
+        """The models that the messages to an observed node tell of, for attacks: see `covey.learning.views`.
+
+        Args:
+            adversary: the observed node.
+            messages: all that it received, in the order of arrival.
+        """
+        return iter(())
+
+    def owners(self, view: "View", truth: Mapping[str, Any]) -> Sequence[int]:
+        """The nodes whose models are in a view, for the scoring of attacks: its senders, unless these are pseudonyms.
+
+        Args:
+            view: the view.
+            truth: the ground truth of the run.
+        """
+        return view.senders

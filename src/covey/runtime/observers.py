@@ -5,6 +5,9 @@ from typing import ClassVar
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, Setting, param
 
+OWN = "own model"
+"""The tag under which the model of an observed node is kept, as a message to itself."""
+
 
 class Observer(Part):
     """Nodes whose received messages are kept, as an attacker in control of these nodes would see them.
@@ -16,6 +19,10 @@ class Observer(Part):
     nodes: list[int] = param("The observed nodes.", ge=0)
     tags: list[str] = param("The tags of messages that are kept; by default, all.", factory=list)
     megabytes: int = param("The limit of kept messages. Later ones are only counted.", default=256, ge=1)
+
+    models: bool = param(
+        "Whether the observed nodes' own models after each round are kept, too: attackers know them.", default=True
+    )
 
     def check(self, setting: Setting) -> None:
         super().check(setting)

@@ -19,6 +19,7 @@ from covey.runtime.jobs import Job
 from covey.runtime.mail import Mail
 from covey.runtime.mailbox import Key, Mailbox, Waiter
 from covey.runtime.node import Activity, Message, Sending
+from covey.runtime.observers import OWN
 from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import Recorder
 from covey.runtime.running_node import SENT, RunningNode
@@ -246,11 +247,23 @@ class Stage(ABC):
         node.mail.open(node.round + 1)
         node.calls, node.acted = 0, False
         evaluated = self.recorder.commit(node)
+        self._record_own(node)
         if not (evaluated and self.evaluation.takes_time):
             return 0.0
         samples = self.task.evaluation_samples()
         node.evaluated += samples
         return samples / self.speeds[node.id]
+
+    def _record_own(self, node: RunningNode) -> None:
+        """Record the model of an observed node, as a message to itself."""
+        observer = self.prepared.experiment.observer
+        if observer is None or not observer.models or node.id not in observer.nodes:
+            return
+        payload = self.task.model_of(node)
+        if payload is not None:
+            own = Message(node.id, OWN, node.round, payload, wire.size(payload, OWN))
+            own.number = node.round
+            self.recorder.observe(self.now, node.id, own)
 
     def snapshot(self, node: RunningNode) -> Snapshot:
         """A snapshot at which a node can resume."""

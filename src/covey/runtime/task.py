@@ -149,6 +149,10 @@ class LoadedTask(ABC):
 
     # ------------------------------------------------------------------ nodes
 
+    def model_of(self, node: "RunningNode") -> Payload | None:
+        """The model of a node after a round, for the record of an observed one; None if it has none."""
+        return None
+
     @abstractmethod
     def node(self, stage: "Stage", id: int) -> "RunningNode":
         """Make a node on a stage."""

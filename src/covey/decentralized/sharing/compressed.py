@@ -1,17 +1,22 @@
 """Sharings whose messages are compressed vectors."""
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import cast
 
 from torch import Tensor
 
+from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Sharing
+from covey.decentralized.topology import Topology
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor, Decompressed, Draw
 from covey.messages.payloads import Payload
 from covey.parts.errors import WireError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
-from covey.runtime.node import Inbox, Message
+from covey.runtime.node import Inbox, Message, Node
 from covey.runtime.reading import understood
 
 
@@ -54,6 +59,20 @@ class Compressed(Sharing):
             tensors = {name: entry for name, entry in payload.items() if isinstance(entry, Tensor)}
             self._latest[message.sender] = tensors, vector
         return vector
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        for message in messages:
+            vector = None if message.tag else self.observed_vector(adversary, message)
+            if vector is not None:
+                yield self.view(adversary, message, vector.values, vector.indices)
+
+    def observed_vector(self, adversary: Adversary, message: Arrived) -> Decompressed | None:
+        """The vector of an observed message; None if it has none."""
+        inner = self.without_buffers(message)
+        read = understood(cast(Node, adversary), [inner], lambda one: self.decompress(one, one.shared))
+        return next((vector for _, vector in read), None)
 
     def received(self, round: Round, inbox: Inbox) -> dict[NodeId, Decompressed]:
         """The vectors that arrived, by their senders in order; wrong messages are rejected."""

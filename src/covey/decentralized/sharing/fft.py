@@ -43,6 +43,10 @@ class FourierTransform:
         """The coefficients, (..., 2 * size), of vectors, (..., length)."""
         return torch.view_as_real(torch.fft.rfft(vectors, norm="ortho")).flatten(-2)
 
+    def forward_by_torch(self, vectors: Tensor) -> Tensor:
+        """The same as `forward`."""
+        return self.forward(vectors)
+
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The vectors, (..., length), of coefficients, (..., 2 * size)."""
         frequencies = torch.view_as_complex(coefficients.reshape(*coefficients.shape[:-1], self.size, 2))

@@ -7,8 +7,8 @@ Shapes: P parameters, K indices of one sender.
 """
 
 import warnings
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.sharing.agreeing import Agreed, Agreeing, Kept
-from covey.decentralized.sharing.agreement import Agreement
+from covey.decentralized.sharing.agreement import Agreement, IndexSet, Member
 from covey.decentralized.sharing.deposits import Depositor, Plan, most_lost, plan_for
 from covey.decentralized.sharing.recovery import opened
 from covey.decentralized.sharing.round import Round
@@ -25,6 +25,7 @@ from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.crypto import SEAL_BYTES, FixedPoint, derive, is_sealed, seal
 from covey.messages.crypto.fixed_point import Integers
 from covey.network.graph import Graph
@@ -33,7 +34,8 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.content import Content, entries_of
 from covey.runtime.entries import Bytes, Exactly, Numbers
-from covey.runtime.node import Inbox, Message
+from covey.runtime.node import Inbox, Message, Node
+from covey.runtime.reading import understood
 from covey.runtime.state import State
 
 _RECEIVED = "received"
@@ -216,6 +218,69 @@ class Masked(Agreeing):
                 tag = seal(self._seal_key(now, now.known[receiver], node.id, agreement), masked)
             hidden = Hidden(agreed=agreement.digest, values=torch.from_numpy(masked), seal=tag)
             yield [receiver], {**entries_of(hidden, node), **introduction}
+
+    # ------------------------------------------------------------------ for attacks
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        """The masked values of each neighbour, which are noise, and the sum of all neighbours where it opens."""
+        if not self.masking:
+            raise ConfigurationError(
+                f"The 'masking' of {self.named()} must be true in a run that is attacked: without it, messages hold "
+                "values that a real receiver never sees."
+            )
+        sets: dict[tuple[int, NodeId], IndexSet] = {}
+        sums: dict[int, dict[NodeId, tuple[Arrived, Integers]]] = {}
+        for message in messages:
+            t, sender = message.round, message.sender
+            if t is None or message.tag not in ("", "indices"):
+                continue
+            if message.tag == "indices":
+                for _, chosen in understood(cast(Node, adversary), [message], self.chosen):
+                    sets[t, sender] = self._set_of(chosen)
+            elif "values" in message.shared and t < self._setting.rounds:
+                for hidden in adversary.usable([message], Hidden):
+                    if hidden.values.dim() != 1 or str(hidden.values.dtype) != f"torch.int{self._numbers.bits}":
+                        adversary.reject(message, f"its 'values' are no {self._numbers.bits}-bit integers")
+                        continue
+                    sums.setdefault(t, {})[sender] = message, hidden.values.numpy()
+                    graph = topology.at(t)
+                    weights = dict(
+                        zip(graph.senders(adversary.id), aggregation.weights(adversary.id, graph) or (), strict=True)
+                    )
+                    if weights.keys() == sums[t].keys():
+                        yield from self._opened(adversary, t, sums.pop(t), sets, weights)
+
+    def _opened(
+        self,
+        adversary: Adversary,
+        t: int,
+        arrived: Mapping[NodeId, tuple[Arrived, Integers]],
+        sets: Mapping[tuple[int, NodeId], IndexSet],
+        weights: Mapping[NodeId, float],
+    ) -> Iterator[View]:
+        """The views of the messages of a round of all neighbours."""
+        for sender in arrived:
+            if self.foreseen:
+                sets = {**sets, (t, sender): self._set_of(self.chosen(Message(sender, "", t, {}, 0)))}
+        members = {id: Member(b"", sets[t, id]) for id in sorted(arrived) if (t, id) in sets}
+        agreement = Agreement(adversary.id, t, members, self.masks)
+        if any(id not in members or len(agreement.indices(id)) != len(v) for id, (_, v) in arrived.items()):
+            adversary.reject(next(iter(arrived.values()))[0], "the neighbours agreed on other values than these")
+            return
+        size = self._setting.parameters
+        sum_P, weight_P = np.zeros(size, dtype=self._numbers.dtype), np.zeros(size)
+        last = max((message for message, _ in arrived.values()), key=lambda message: message.time)
+        for id, (message, values) in arrived.items():
+            indices = agreement.indices(id)
+            sum_P[indices] += values
+            weight_P[indices] += weights[id]
+            noise = torch.from_numpy(self._numbers.decode(values) / weights[id])
+            yield self.view(adversary, message, noise, torch.from_numpy(indices), hidden=True)
+        known = np.flatnonzero(weight_P)
+        mean = torch.from_numpy(self._numbers.decode(sum_P[known]) / weight_P[known])
+        yield self.view(adversary, last, mean, torch.from_numpy(known), senders=tuple(map(int, sorted(members))))
 
     def _seal_key(self, now: Agreed, peer: bytes, sender: NodeId, agreement: Agreement) -> bytes:
         secret = now.keys.secret(peer)

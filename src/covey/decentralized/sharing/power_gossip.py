@@ -8,7 +8,7 @@ find are the directions of the next step, in turn from the right (D Q, which has
 Shapes: D neighbours, S numbers of the factors of all matrices, R rank, M and K sides of a matrix, P parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -21,6 +21,7 @@ from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.node import LearningNode
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.content import Content
@@ -139,6 +140,15 @@ class PowerGossip(Sharing):
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor:
         return self._merged(round, (round.t + 1) * self.iterations - 1, inbox, last=True)
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        """The numbers that are in no matrix. Factors tell of matrices along directions that only both ends know."""
+        for message in messages:
+            if message.tag == "" and len(self._vectors):
+                for factor in adversary.usable([message], Factor, vectors=Numbers(len(self._vectors))):
+                    yield self.view(adversary, message, factor.vectors, self._vectors)
 
     # ------------------------------------------------------------------ one exchange
 

@@ -5,7 +5,7 @@ s_i = sum_j W_ij c_j, its own included. Where nodes have patience, which ends, a
 who missed a change asks for the whole copy (`followed`). Weights must never change in both cases.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import FIRST_MARK, Decompressed, next_mark
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
@@ -167,6 +168,36 @@ class PublicCopies(Compressed):
             f"{what}, and so can never again know {copies}, which the sharing {self.title()} needs. Give the program "
             f"some 'patience', with which missed copies are sent anew."
         )
+
+    # ------------------------------------------------------------------ for attacks
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        """The copies after each change. Values that were never sent are those of the first copy, and unknown."""
+        start = self.selection.take(adversary.first)
+        copies: dict[NodeId, Tensor] = {}
+        sent: dict[NodeId, Tensor] = {}
+        for message in messages:
+            if message.tag:
+                continue
+            inner, sender = self.without_buffers(message), message.sender
+            whole = inner.shared.get("copy")
+            if isinstance(whole, Tensor) and whole.shape == start.shape and whole.dtype == start.dtype:
+                copies[sender], sent[sender] = whole, torch.ones_like(start, dtype=torch.bool)
+            else:
+                beside = ("before", "ask", "first")
+                vector = self.observed_vector(
+                    adversary, inner.renamed("", {n: e for n, e in inner.shared.items() if n not in beside})
+                )
+                if vector is None:
+                    continue
+                copies[sender] = copies.get(sender, self.first_copy(start)).clone()
+                vector.add_to(copies[sender])
+                sent[sender] = sent.get(sender, torch.zeros_like(start, dtype=torch.bool)).clone()
+                sent[sender][... if vector.indices is None else vector.indices] = True
+            indices = sent[sender].nonzero().flatten()
+            yield self.view(adversary, message, copies[sender][indices], indices)
 
     # ------------------------------------------------------------------ where messages may be missed
 

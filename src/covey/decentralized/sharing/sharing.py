@@ -1,7 +1,7 @@
 """The part of gossip that makes messages, and reads the contributions of received ones."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 from torch import Tensor
 
@@ -10,13 +10,14 @@ from covey.decentralized.sharing.round import Round
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
+from covey.learning.selection import BUFFERS, Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.payloads import Payload
 from covey.parts.errors import ConfigurationError, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 from covey.runtime.content import Content
-from covey.runtime.node import Inbox
+from covey.runtime.node import Inbox, Node
 from covey.runtime.patience import Receive
 from covey.runtime.reading import understood
 
@@ -151,6 +152,40 @@ class Sharing(Part):
         inbox = await round.receive()
         with round.node.measured("mixing"):
             return self.merge(round, inbox)
+
+    # ------------------------------------------------------------------ for attacks
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        """The models that the messages to an observed node tell of; by default, the contribution of each message.
+
+        Args:
+            adversary: the observed node.
+            topology: the graphs.
+            aggregation: the rule that merges models.
+            messages: all that it received, in the order of arrival.
+        """
+        reader = adversary.narrowed(self.selection)
+        for message in messages:
+            if message.tag:
+                continue
+            inner = self.without_buffers(message)
+            usable: Iterable[Any] = [inner] if self.content is None else reader.usable([inner], self.content)
+            for _, found in understood(cast(Node, reader), usable, self.contribution):
+                yield self.view(adversary, message, found.shared_values, found.shared_indices)
+
+    def without_buffers(self, message: Arrived) -> Arrived:
+        """A message without the buffers beside its values."""
+        if not self.selection.beside or BUFFERS not in message.shared:
+            return message
+        return message.renamed(message.tag, {name: e for name, e in message.shared.items() if name != BUFFERS})
+
+    def view(
+        self, adversary: Adversary, message: Arrived, values: Tensor, indices: Tensor | None = None, **facts: Any
+    ) -> View:
+        """A view of values of the shared part, in float32."""
+        return adversary.view(message, values.float(), indices, selection=self.selection, **facts)
 
     # ------------------------------------------------------------------ for a sharing
 

@@ -1,7 +1,7 @@
 """Sharings of some coefficients of the model in another basis. A receiver completes them by its own."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.sharing.values import Values, check_written_as, written_as
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
+from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import largest
 from covey.parts.errors import WireError
 from covey.parts.parameters import Setting, param
@@ -41,6 +42,9 @@ class Transform(Protocol):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """The coefficients of vectors, along the last axis."""
+
+    def forward_by_torch(self, vectors: Tensor) -> Tensor:
+        """The same as `forward`, differentiable."""
 
     def inverse(self, coefficients: Tensor) -> Tensor:
         """The vectors of coefficients, along the last axis."""
@@ -149,6 +153,11 @@ class Transformed(Sharing):
             assert kept.reference is not None
             kept.reference = kept.reference.to(own.device) + (average - own)
         return average if self._transform is None else self._transform.inverse(average)
+
+    def view(
+        self, adversary: Adversary, message: Arrived, values: Tensor, indices: Tensor | None = None, **facts: Any
+    ) -> View:
+        return super().view(adversary, message, values, indices, transform=self._transform, **facts)
 
     def contribution(self, message: Message) -> Contribution:
         values = self._values.read(message.shared)

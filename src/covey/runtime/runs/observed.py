@@ -12,6 +12,7 @@ import numpy as np
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts.errors import RunError, WireError, one_line
+from covey.runtime.observers import OWN
 from covey.runtime.runs.schema import OBSERVED, TRUTH
 
 _TABLE = """
@@ -103,6 +104,19 @@ class Observed:
         Raises:
             RunError: the messages cannot be read or are damaged.
         """
+        for found in self._decoded(receiver):
+            if (tag is None or found.tag == tag) and not _is_own(found):
+                yield found
+
+    def models(self, node: int) -> Iterator[ObservedMessage]:
+        """The own models of an observed node after its rounds, each the `model` of a payload.
+
+        Raises:
+            RunError: they cannot be read or are damaged.
+        """
+        return (found for found in self._decoded(node) if _is_own(found))
+
+    def _decoded(self, receiver: int | None) -> Iterator[ObservedMessage]:
         for time, node, frame in self._rows():
             if receiver is not None and node != receiver:
                 continue
@@ -110,8 +124,7 @@ class Observed:
                 found = wire.decode(frame, wire.FILES)
             except WireError as error:
                 raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
-            if tag is None or found.tag == tag:
-                yield ObservedMessage(time, node, found.sender, found.round, found.tag, found.size, found.payload)
+            yield ObservedMessage(time, node, found.sender, found.round, found.tag, found.size, found.payload)
 
     def _rows(self) -> Iterator[tuple[float, int, bytes]]:
         file = (self._folder / OBSERVED).absolute()
@@ -125,6 +138,10 @@ class Observed:
                     yield time, node, frame
         except sqlite3.Error as error:
             raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
+
+
+def _is_own(found: ObservedMessage) -> bool:
+    return found.tag == OWN and found.sender == found.receiver
 
 
 def read_truth(folder: Path) -> dict[str, Any]:
