@@ -26,6 +26,10 @@ PROGRAMS = {
 }
 IMPATIENT = {"kind": "tests.programs.impatient:Impatient", "topology": "ring"}
 """Waits for ever, and is checked by nobody."""
+NEVER_WAITS = {
+    *("ad-psgd-queued", "asynchronous-epidemic", "divshare", "gossip-learning", "swift", "swift-push"),
+}
+"""The programs without a patience, because no node waits for another."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
 
@@ -60,6 +64,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
     ("program", "ad-psgd"): {"topology": "ring"},
+    ("program", "swift"): {"topology": "ring"},
+    ("program", "divshare"): {"omega": 0.3, "fanout": 3},
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "d-cliques"): {"size": 4, "swaps": 20},
     ("topology", "random-cliques"): {"size": 4},

@@ -120,6 +120,11 @@ ALONE = {
     "fedavg": ({}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
+    "swift": ({"topology": "complete"}, 1),
+    "swarm": ({}, 1),
+    "swarm-non-blocking": ({}, 1),
+    # These need a peer, which is too far to be heard here.
+    **{kind: ({"fanout": 1}, 2) for kind in ("ad-psgd-queued", "asynchronous-epidemic", "divshare", "swift-push")},
 }
 """The smallest network of each program, with one node that holds data."""
 
@@ -128,9 +133,10 @@ ALONE = {
 def test_one_node_alone_trains_as_plain_sgd_does(kind):
     parameters, nodes = ALONE[kind]
     task = {**BLOBS, "batch_size": 1000, "local_steps": 2}
-    tables = table(program={"kind": kind, **parameters}, network={"nodes": nodes}, task=task, rounds=3)
+    network = {"nodes": nodes, "latency": "1s" if kind == "fedavg" else "1h"}
+    tables = table(program={"kind": kind, **parameters}, network=network, task=task, rounds=3)
     world, _ = simulate(tables)
-    steps = {"gossip-learning": 0, "clique-averaging": 3}.get(kind, 6)
+    steps = {"gossip-learning": 0, "swarm": 0, "clique-averaging": 3}.get(kind, 6)
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, steps), atol=1e-5)
 
 

@@ -98,7 +98,7 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
     )
 
 
-CHOOSE = ("ad-psgd", "gossip-learning")
+CHOOSE = ("ad-psgd", "asynchronous-epidemic", "gossip-learning", "swarm-non-blocking")
 """Programs that choose among neighbours by their order: each node has one neighbour here."""
 
 
@@ -127,7 +127,7 @@ def renumberable(
 BY_NUMBER = [
     *(("sharing", kind) for kind in ("random", "random-layers", "cesar")),
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
-    ("program", "clique-averaging"),
+    *(("program", kind) for kind in ("ad-psgd-queued", "clique-averaging", "divshare", "swarm", "swift-push")),
 ]
 """The parts in which draws, labels or cliques of a node follow from its number, so that others can compute them. With
 `common`, all nodes draw alike: those are renumbered below."""

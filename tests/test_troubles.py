@@ -10,7 +10,7 @@ from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
-from tests.examples import COMPRESSED, EXAMPLES
+from tests.examples import COMPRESSED, EXAMPLES, NEVER_WAITS
 
 TASK = {
     "dataset": {"kind": "gaussian-blobs", "samples": 160, "test_samples": 20},
@@ -50,7 +50,7 @@ PROGRAMS = {
     **{f"gossip: {name}": {"kind": "gossip", "topology": REGULAR, "sharing": part} for name, part in SHARINGS.items()},
     **{f"clique-averaging: {name}": {**CLIQUES, "sharing": SHARINGS[name]} for name in ("full", "choco", "stc")},
     **{
-        kind: {"kind": kind, **EXAMPLES["program", kind]}
+        kind: {"kind": kind, **EXAMPLES.get(("program", kind), {})}
         for kind in kinds.built_in()["program"]
         if kind not in ("gossip", "clique-averaging")
     },
@@ -58,7 +58,6 @@ PROGRAMS = {
     "fedavg, compressed up": {**COMPRESSED, "down": None},
     "fedavg, compressed down": {**COMPRESSED, "up": None},
 }
-NEVER_WAITS = {"gossip-learning"}
 
 
 def experiment(program, trouble, patience=None):

@@ -7,6 +7,13 @@ KINDS = {
         "gossip-learning": "covey.decentralized.gossip_learning:GossipLearning",
         "push-sum": "covey.decentralized.push_sum:PushSum",
         "ad-psgd": "covey.decentralized.ad_psgd:ADPSGD",
+        "ad-psgd-queued": "covey.decentralized.ad_psgd_queued:QueuedADPSGD",
+        "asynchronous-epidemic": "covey.decentralized.asynchronous_epidemic:AsynchronousEpidemic",
+        "divshare": "covey.decentralized.divshare:DivShare",
+        "swarm": "covey.decentralized.swarm:Swarm",
+        "swarm-non-blocking": "covey.decentralized.swarm_non_blocking:NonBlockingSwarm",
+        "swift": "covey.decentralized.swift:Swift",
+        "swift-push": "covey.decentralized.swift_push:SwiftPush",
     },
     "topology": {
         "d-cliques": "covey.decentralized.topology.d_cliques:DCliques",

@@ -112,14 +112,7 @@ class ADPSGD(OnGraph):
             await node.receive(tag="answer", senders=[peer], timeout=left), Offer, model=selection.entry
         ):
             if answers[0].number == number:
-                parts = [selection.take(node.model), answers[0].model, offered]
-                if not selection.buffered:
-                    node.model = selection.put(node.model, Mixture(parts, [1.0, 0.5, -0.5]))
-                    return
-                # A model that trained meanwhile may have smaller variances than the offered one.
-                trained, buffers = zip(*map(selection.split, parts), strict=True)
-                moved, mean = Mixture(trained, [1.0, 0.5, -0.5]), Mixture(buffers[:2], [0.5, 0.5])
-                node.model = selection.put(node.model, moved, mean)
+                node.model = selection.halfway(node.model, answers[0].model, offered)
                 return
             if self.patience is not None:
                 left = max(asked + self.patience - node.now, 0.0)

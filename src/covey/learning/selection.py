@@ -176,6 +176,18 @@ class Selection:
         moved[self._averaged] = torch.where(now == start, trained, torch.lerp(now, trained, 0.5))
         return moved
 
+    def halfway(self, model: Tensor, theirs: Tensor, mine: Tensor) -> Tensor | Mixture:
+        """A model moved by half the difference of the shared part of a peer and an earlier one of its own.
+
+        Buffers become the mean of the current ones and the peer's: a model that trained meanwhile may have smaller
+        variances than `mine`.
+        """
+        parts = [self.take(model), theirs, mine]
+        if not self.buffered:
+            return self.put(model, Mixture(parts, [1.0, 0.5, -0.5]))
+        trained, buffers = zip(*map(self.split, parts), strict=True)
+        return self.put(model, Mixture(trained, [1.0, 0.5, -0.5]), Mixture(buffers[:2], [0.5, 0.5]))
+
     # ------------------------------------------------------------------ description
 
     def in_words(self) -> str:

@@ -146,20 +146,29 @@ def distinct(n: int, count: int, generator: np.random.Generator) -> Ids:
 
 def recipients(n: int, degree: int, generator: np.random.Generator) -> Ids:
     """For every node, `degree` distinct others, uniformly: N x degree."""
-    if degree * 4 > n or degree**2 > 4 * n:
-        order = _orders(n, n - 1, degree, generator)
+    return beside(np.arange(n)[:, None], distinct_in_rows(n, n - 1, degree, generator))
+
+
+def beside(node: int | Ids, drawn: Ids) -> Ids:
+    """The ids of other nodes than `node`, from numbers among all but one."""
+    return drawn + (drawn >= node)
+
+
+def distinct_in_rows(rows: int, among: int, count: int, generator: np.random.Generator) -> Ids:
+    """In each row `count` distinct numbers below `among`, uniformly: rows x count."""
+    if count * 4 > among + 1 or count**2 > 4 * (among + 1):
+        return _orders(rows, among, count, generator)
+    drawn, again = np.empty((rows, count), np.int64), np.arange(rows)
+    for _ in range(_PASSES):
+        # The whole row is drawn again, so that every set stays equally likely.
+        drawn[again] = generator.integers(among, size=(len(again), count))
+        ranked = np.sort(drawn, axis=1)
+        again = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
+        if len(again) == 0:
+            break
     else:
-        order, rows = np.empty((n, degree), np.int64), np.arange(n)
-        for _ in range(_PASSES):
-            # The whole row is drawn again, so that every set of recipients stays equally likely.
-            order[rows] = generator.integers(n - 1, size=(len(rows), degree))
-            ranked = np.sort(order, axis=1)
-            rows = np.flatnonzero((ranked[:, 1:] == ranked[:, :-1]).any(axis=1))
-            if len(rows) == 0:
-                break
-        else:
-            order[rows] = _orders(len(rows), n - 1, degree, generator)
-    return order + (order >= np.arange(n)[:, None])
+        drawn[again] = _orders(len(again), among, count, generator)
+    return drawn
 
 
 def _orders(rows: int, n: int, count: int, generator: np.random.Generator) -> Ids:
