@@ -107,12 +107,16 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("sharing", "stc"): {"budget": 0.3, "gamma": 0.5},
     ("sharing", "quantized"): {"compressor": "int8"},
     ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 0.5}},
+    # Noise so small that nodes with equal models stay so, for a test.
+    ("sharing", "zip-dl"): {"sigma": 1e-7},
+    ("sharing", "muffliato"): {"sigma": 1e-7, "steps": 2},
 }
 """The required parameters of each kind in an experiment that works."""
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     **{("sharing", kind): {"budget": 1.0} for kind in ("random", "random-layers", "top-k", "jwins", "fft")},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
     ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 1.0}},
+    **{("sharing", kind): {"sigma": 0.0} for kind in ("zip-dl", "muffliato")},
     # Of two exchanges in turn, one is through all of a matrix's smaller side.
     ("sharing", "power-gossip"): {"rank": 1000, "iterations": 2},
 }

@@ -31,6 +31,8 @@ SHARINGS = [
     {"kind": "secure-aggregation"},
     {"kind": "secure-aggregation", "recovery": "shamir"},
     {"kind": "cesar", "subset": {"kind": "random", "budget": 0.5}, "recovery": "shamir", "masking": False},
+    {"kind": "zip-dl", "sigma": 0.1},
+    {"kind": "muffliato", "sigma": 0.1, "steps": 3},
     {"kind": "power-gossip"},
     {"kind": "power-gossip", "iterations": 2, "rank": 2},
     {"kind": "power-gossip", "iterations": 3},

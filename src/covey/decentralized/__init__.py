@@ -52,6 +52,8 @@ KINDS = {
         "quantized": "covey.decentralized.sharing.quantized:Quantized",
         "power-gossip": "covey.decentralized.sharing.power_gossip:PowerGossip",
         "cesar": "covey.decentralized.sharing.cesar:Cesar",
+        "zip-dl": "covey.decentralized.sharing.zip_dl:ZipDL",
+        "muffliato": "covey.decentralized.sharing.muffliato:Muffliato",
         "secure-aggregation": "covey.decentralized.sharing.secure_aggregation:SecureAggregation",
     },
     "schedule": {

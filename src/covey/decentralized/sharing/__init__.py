@@ -14,24 +14,28 @@ if TYPE_CHECKING:
     from covey.decentralized.sharing.choco import Choco
     from covey.decentralized.sharing.fft import FFT
     from covey.decentralized.sharing.jwins import JWINS
+    from covey.decentralized.sharing.muffliato import Muffliato
     from covey.decentralized.sharing.power_gossip import PowerGossip
     from covey.decentralized.sharing.quantized import Quantized
     from covey.decentralized.sharing.random_layers import RandomLayers
     from covey.decentralized.sharing.secure_aggregation import SecureAggregation
     from covey.decentralized.sharing.stc import STC
     from covey.decentralized.sharing.top_k import TopK
+    from covey.decentralized.sharing.zip_dl import ZipDL
 
 _LATER = {
     "Cesar": "cesar",
     "Choco": "choco",
     "FFT": "fft",
     "JWINS": "jwins",
+    "Muffliato": "muffliato",
     "PowerGossip": "power_gossip",
     "Quantized": "quantized",
     "RandomLayers": "random_layers",
     "STC": "stc",
     "SecureAggregation": "secure_aggregation",
     "TopK": "top_k",
+    "ZipDL": "zip_dl",
 }
 
 __all__ = [
@@ -42,6 +46,7 @@ __all__ = [
     "Choco",
     "Full",
     "Messages",
+    "Muffliato",
     "Partial",
     "PowerGossip",
     "Quantized",
@@ -51,6 +56,7 @@ __all__ = [
     "SecureAggregation",
     "Sharing",
     "TopK",
+    "ZipDL",
 ]
 
 

@@ -1,0 +1,167 @@
+"""Sharings that add noise to the shared part of a model, and then average it once or several times in a round."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from covey.aggregation.aggregation import Aggregation, Contribution
+from covey.decentralized.sharing.full import Whole
+from covey.decentralized.sharing.round import Round
+from covey.decentralized.sharing.sharing import Messages, Sharing
+from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture, computed
+from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
+from covey.network.graph import Graph
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting, param
+from covey.runtime.node import Inbox
+from covey.runtime.state import State
+
+_CLOSE = 1e-6
+
+
+class Sent(State):
+    """The noised model of a node."""
+
+    own: Tensor
+    """The node's own contribution to its merged model, until it is merged."""
+
+
+class Noised(Sharing):
+    """Sends whole models with noise. Weights must be symmetric and doubly stochastic, so that merging keeps the mean.
+
+    The noise is on the trained numbers. Buffers are sent beside them as they are.
+    """
+
+    content = Whole
+    needs_own_weight: ClassVar[bool] = False
+    """Whether every node must give its own model some weight."""
+    sigma: float = param(
+        "The standard deviation of the noise on each number of a message, in the unit of the model's numbers.", ge=0
+    )
+    steps: int = param(
+        "The number of averaging steps in a round. Only the models of the first have noise of their own.",
+        default=1,
+        ge=1,
+        le=1000,
+    )
+    seeds: Seeds = seeds()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.several = self.steps > 1  # type: ignore[misc]
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        self._losses = setting.losses
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._fresh = is_fresh(self.seeds, setting.clock)
+        self._checked: Graph | None = None
+
+    def beside(self, of: str) -> Sharing:
+        raise ConfigurationError(
+            f"{self.named().capitalize()} adds noise to models only, and {of} are sent, too. Use the program gossip."
+        )
+
+    # ------------------------------------------------------------------ weights
+
+    def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
+        if topology.can_be_drawn():
+            self.check_weights(topology, aggregation, 0)
+
+    def check_weights(self, topology: Topology, aggregation: Aggregation, t: int) -> None:
+        """Raise ConfigurationError if the weights of a round are not symmetric and doubly stochastic."""
+        graph = topology.at(t)
+        needs = f"{self.named().capitalize()} needs symmetric, doubly stochastic weights, which keep the mean of models"
+        use = "Use aggregation 'metropolis-hastings' over an undirected graph."
+        weights_E = aggregation.of_edges(graph)
+        if weights_E is None:
+            raise ConfigurationError(f"{needs}, and the aggregation {aggregation.title()} has none. {use}")
+        if not graph.is_undirected:
+            raise ConfigurationError(f"{needs}, but {topology.title()} is directed. {use}")
+        # Edges are in the order of their targets, then sources. Sorted the other way, each is the reverse of itself.
+        reverse_E = weights_E[np.lexsort((graph.targets, graph.sources))]
+        wrong = np.flatnonzero(np.abs(weights_E - reverse_E) > _CLOSE)
+        if len(wrong):
+            source, target = int(graph.sources[wrong[0]]), int(graph.targets[wrong[0]])
+            raise ConfigurationError(
+                f"{needs}. The aggregation {aggregation.title()} over {topology.title()} gives "
+                f"{weights_E[wrong[0]]:.4g} from node {source} to {target} and {reverse_E[wrong[0]]:.4g} back. {use}"
+            )
+        if len(weights_E) and weights_E.min() <= 0.0:
+            raise ConfigurationError(f"{needs}, above 0 on every edge. Got {weights_E.min():.4g} instead. {use}")
+        own_N = 1.0 - np.bincount(graph.targets, weights=weights_E, minlength=graph.n)
+        if own_N.min() < (_CLOSE if self.needs_own_weight else -_CLOSE):
+            least = "above 0" if self.needs_own_weight else "of at least 0"
+            raise ConfigurationError(
+                f"{needs}, with a weight {least} on a node's own model. Got {own_N.min():.4g} at node {own_N.argmin()} "
+                f"instead. {use}"
+            )
+        alone = np.flatnonzero(graph.in_degrees == 0)
+        if topology.static and len(alone):
+            raise ConfigurationError(
+                f"{self.named().capitalize()} needs a neighbour of every node, and node {alone[0]} has none. Use a "
+                f"connected topology."
+            )
+
+    # ------------------------------------------------------------------ a round
+
+    async def send(self, round: Round) -> None:
+        if not round.topology.static and self._checked is not round.graph:
+            self.check_weights(round.topology, round.aggregation, round.t)
+            self._checked = round.graph
+        with round.node.measured("encoding"):
+            # One by one: noise differs by receiver, and the models of all would take as much memory as there are.
+            for receivers, payload in self.outgoing(round):
+                round.send(receivers, payload)
+
+    def outgoing(self, round: Round) -> Messages:
+        if self.sigma:
+            return self.noised(round)
+        model = round.node.model
+        round.node.keep(Sent, self).own = model
+        return [(round.receivers, Whole(model=model))]
+
+    def noised(self, round: Round) -> Messages:
+        """The messages with noise. The state `Sent` gets the node's own contribution."""
+        raise NotImplementedError
+
+    def noise(self, round: Round) -> Noise:
+        """The stream of a node's noise in a round."""
+        return Noise(key_of(round.node, self.kind, round.t, fresh=self._fresh))
+
+    def contribution(self, message: Whole) -> Contribution:
+        return Contribution(message.sender, message.model)
+
+    async def receive(self, round: Round) -> Tensor | Mixture:
+        before = round.node.keep(Sent, self).own
+        merged = await super().receive(round)
+        for step in range(1, self.steps):
+            own, tag = computed(merged), f"{self.kind} {step}"
+            round.send(round.receivers, Whole(model=own), tag)
+            inbox = await round.receive(tag)
+            with round.node.measured("mixing"):
+                merged = self.averaged(round, before, own, self.contributions(round, inbox))
+            before = own
+        return merged
+
+    def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
+        sent = round.node.keep(Sent, self)
+        own = sent.own
+        del sent.own
+        return round.merge(own, self.contributions(round, inbox))
+
+    def averaged(
+        self, round: Round, before: Tensor, own: Tensor, contributions: Sequence[Contribution]
+    ) -> Tensor | Mixture:
+        """The result of an averaging step after the first.
+
+        Args:
+            before: the node's model before the last step.
+            own: its model before this step.
+        """
+        return round.merge(own, contributions)
