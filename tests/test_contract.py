@@ -117,6 +117,7 @@ ALONE = {
     "clique-averaging": ({"topology": "random-cliques", "lr": 0.3}, 1),
     "push-sum": ({"topology": "complete"}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
+    "shatter": ({"virtual_nodes": 2, "degree": 1}, 1),
     "fedavg": ({}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),

@@ -84,6 +84,9 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
             lambda node, purpose, *key: generator(node.stage.seed, f"node {purpose}", before[node.id], *key),
         )
         world = World(prepared, written)
+        if world.sampler is not None:
+            holders = tuple(order[node] for node in world.sampler.overlay.holders)
+            world.sampler.overlay = dataclasses.replace(world.sampler.overlay, holders=holders)
         speeds = list(world.speeds)
         for node in world.nodes:
             world.speeds[node.id] = speeds[before[node.id]]

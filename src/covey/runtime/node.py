@@ -20,6 +20,15 @@ Rounds
     `rounds()` counts 0, 1, 2 ... The end of each iteration commits the round: counters and metrics are recorded, and a
     checkpoint may be taken. After a crash a node resumes at its first uncommitted round, with the state of its last
     commit. A node that returns and finds messages of later rounds continues at the latest of these rounds.
+
+Pseudonyms
+    A program with an `overlay` has virtual nodes, each of which a node acts for. In every round a peer sampler gives
+    them new names and a new graph. No randomness of a node or of the setting gives its numbers: `sampled` tells each
+    node its own share, and nothing else tells which node acts under a name.
+    - A message under a name has the name as its sender, the number 0, and the entries that the program gives it.
+    - Names are uniform in each round, and independent of those of other rounds. A name is never used again.
+    - Messages of a pseudonym belong to its round, and `receive` orders them by names.
+    The time at which a message arrives, and all that the program writes into it, are not hidden.
 """
 
 from abc import ABC, abstractmethod
@@ -36,6 +45,7 @@ from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
     from covey.runtime.content import Content
+    from covey.runtime.sampler import Overlay
     from covey.runtime.state import State
 
 T = TypeVar("T")
@@ -81,7 +91,7 @@ class Message:
         size: the bytes of its frame.
     """
 
-    __slots__ = ("key", "number", "round", "sender", "shared", "size", "tag", "understood")
+    __slots__ = ("key", "legs", "load", "name", "number", "round", "sender", "shared", "size", "tag", "understood")
 
     def __init__(self, sender: NodeId, tag: str, round: int | None, shared: Payload, size: int) -> None:
         self.sender = sender
@@ -94,6 +104,10 @@ class Message:
         """The bytes of its frame."""
         self.number = 0
         """The number of messages that its sender had sent before."""
+        self.name: NodeId | None = None
+        """The name of the virtual node for which it came; None for a message to the node itself."""
+        self.legs, self.load = 1, 1.0
+        """The factors of its latency and of its time on the sender's uplink, if it passes other machines."""
         self.understood: Any = None
         """The result of a sharing's decoding: simulated receivers share one message, and only the first decodes it."""
 
@@ -134,6 +148,27 @@ class Sending(Protocol):
 
     def cancel(self) -> int:
         """Withdraw the copies that have not left the sender, and return their number."""
+
+
+class Pseudonym(ABC):
+    """A virtual node that a node acts for, in one round."""
+
+    __slots__ = ()
+
+    id: NodeId
+    """Its name of the round, which is no node's id."""
+    number: int
+    """Its number among the virtual nodes of its node."""
+    peers: tuple[NodeId, ...]
+    """The names of its neighbours, in order. It sends to them, and receives from them."""
+
+    @abstractmethod
+    def send(self, payload: "Payload | Content", *, tag: str = "") -> Sending:
+        """Send a snapshot of a payload to all neighbours, without waiting."""
+
+    @abstractmethod
+    async def receive(self, *, tag: str = "", timeout: float | None = None) -> Inbox:
+        """Wait for a message of each neighbour, for at most some seconds."""
 
 
 class Activity(Protocol):
@@ -183,6 +218,10 @@ class Node(ABC):
         self, to: NodeId | Sequence[NodeId], payload: "Payload | Content", *, tag: str = "", round: int | None = None
     ) -> Sending:
         """Send a snapshot of a payload to one or several nodes, without waiting."""
+
+    @abstractmethod
+    async def sampled(self, round: int) -> list[Pseudonym]:
+        """The virtual nodes that this node acts for in a round, in order of their names."""
 
     @abstractmethod
     def withdraw(self, tag: str) -> int:
@@ -332,6 +371,10 @@ class Program(Part):
 
         None if the program has no graphs.
         """
+        return None
+
+    def overlay(self, nodes: int) -> "Overlay | None":
+        """The virtual nodes that the nodes of a network act for; None without any."""
         return None
 
     has_one_graph: ClassVar[bool] = True

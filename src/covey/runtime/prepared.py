@@ -18,6 +18,7 @@ from covey.parts.parameters import Setting, give_places, parts_of
 from covey.runtime.callbacks import Callbacks
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Node, Program
+from covey.runtime.sampler import Overlay
 from covey.runtime.task import LoadedTask, Nothing, Request, Task, data_folder
 
 if TYPE_CHECKING:
@@ -77,7 +78,14 @@ class Prepared:
     @property
     def _may_part(self) -> bool:
         """True if nodes may go on without others: not all follow a graph."""
+        if self.overlay is not None:
+            return False
         return self.program.graph(0) is None or len({*self.roles}) > 1
+
+    @cached_property
+    def overlay(self) -> Overlay | None:
+        """The virtual nodes of the program."""
+        return self.program.overlay(self.network.nodes)
 
     @cached_property
     def is_trusted(self) -> bool:

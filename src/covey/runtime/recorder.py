@@ -108,12 +108,12 @@ def of_moment(accuracies: Sequence[float], figures: Mapping[str, float]) -> dict
 
 
 def framed(message: "Message", receiver: int) -> bytes:
-    """The bytes of a message to a node."""
+    """The bytes of a message to a node, or to a name of a virtual node of it."""
     return wire.encode(
         message.shared,
         tag=message.tag,
         sender=message.sender,
-        receiver=receiver,
+        receiver=receiver if message.name is None else message.name,
         round=message.round,
         number=message.number,
     )

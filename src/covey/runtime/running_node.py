@@ -22,7 +22,7 @@ from covey.runtime.entries import count_in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.loops import Messages, Rounds
 from covey.runtime.mailbox import REASONS, Key, describe
-from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Sending, Wanted
+from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Pseudonym, Sending, Wanted
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.state import State
@@ -226,18 +226,36 @@ class RunningNode(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload | Content, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        if type(tag) is not str:
-            raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
+        self.check_tag(tag)
         if round is not None:
             round = self._checked_round(round)
         if type(to) is not tuple or to != self.receivers:
             self.receivers = self._checked_receivers(to)
         if not self.receivers:
             return SENT
+        return self.stage.post(self, self.receivers, self.given(payload), tag, round)
+
+    def check_tag(self, tag: Any) -> None:
+        """Raise ProgramError if a tag is not a str."""
+        if type(tag) is not str:
+            raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
+
+    def given(self, payload: Payload | Content) -> Payload:
+        """The entries of a payload that the program sends, as a snapshot."""
         self._act()
         entries = entries_of(payload, self)
-        taken = self._taken_payload(entries) if self.careful else entries
-        return self.stage.post(self, self.receivers, taken, tag, round)
+        return self._taken_payload(entries) if self.careful else entries
+
+    async def sampled(self, round: int) -> list[Pseudonym]:
+        from covey.runtime.pseudonyms import RunningPseudonym
+
+        round = self._checked_round(round)
+        if self.stage.prepared.overlay is None or round >= self.stage.rounds:
+            raise ProgramError(
+                f"Node {self.id} asks for its virtual nodes of round {round}; there are "
+                f"{'none' if self.stage.prepared.overlay is None else f'{self.stage.rounds} rounds'}."
+            )
+        return [RunningPseudonym(self, share, round) for share in await self.stage.shares(self, round)]
 
     def _checked_receivers(self, to: Any) -> tuple[int, ...]:
         """The receivers of a message, as a tuple that the program cannot change.
@@ -283,7 +301,7 @@ class RunningNode(Node):
         if senders is not None:
             missing = mail.lacking(key, senders)
             if missing:
-                if not self.stage.ids.issuperset(missing):
+                if not self.stage.knows(missing):
                     self._refuse_senders(missing)
                 lost = mail.overtaken(key, missing, after)
                 missing -= lost
@@ -304,7 +322,7 @@ class RunningNode(Node):
         return Inbox(self._take(key, senders, count), absent, sorted(lost))
 
     def _refuse_senders(self, senders: Iterable[Any]) -> NoReturn:
-        wrong = next(sender for sender in senders if sender not in self.stage.ids)
+        wrong = next(sender for sender in senders if not self.stage.knows([sender]))
         raise ProgramError(f"Node {self.id} waits for node {wrong!r}; ids are in [0, {self.nodes}).")
 
     async def _receive_any(
@@ -382,6 +400,13 @@ class RunningNode(Node):
         self.bytes_out += frame * copies
         self.value_bytes_out += values * copies
         self.index_bytes_out += indices * copies
+
+    def count_hops(self, lengths: wire.Lengths, copies: int) -> None:
+        """Count the transfers between it and its virtual nodes on machines of others, as many bytes in as out."""
+        self.bytes_out += lengths.frame * copies
+        self.mail.bytes_in += lengths.frame * copies
+        self.value_bytes_out += lengths.values * copies
+        self.index_bytes_out += lengths.indices * copies
 
     def kept(self, value: Any) -> Any:
         """A snapshot of an array of the program."""

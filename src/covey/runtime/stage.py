@@ -5,7 +5,7 @@ An engine is a stage with a clock, links and computing.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
@@ -23,9 +23,17 @@ from covey.runtime.observers import OWN
 from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import Recorder
 from covey.runtime.running_node import SENT, RunningNode
+from covey.runtime.sampler import Neighbours, Share
 from covey.runtime.snapshots import Snapshot
 
 _UNMEASURED = nullcontext()
+
+
+def named(tag: str, name: int) -> str:
+    """The tag under which messages for a name wait in the mailbox of its node."""
+    return f"{tag}@{name}"
+
+
 _REJECTED = 100
 """The number of wrong messages of a sender that are recorded as events. Further ones are only counted."""
 
@@ -135,6 +143,14 @@ class Stage(ABC):
         """The same as `carry` while faults affect messages. `disturbances.fates` decides about each copy."""
 
     @abstractmethod
+    async def shares(self, node: RunningNode, round: int) -> Sequence[Share]:
+        """The virtual nodes that a node acts for in a round, as the peer sampler tells it."""
+
+    @abstractmethod
+    def carry_to_names(self, node: RunningNode, copies: Sequence[Message]) -> Sending:
+        """Send messages over the links, each to the node that acts under its name."""
+
+    @abstractmethod
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
         """Withdraw the messages of one tag, or all, that have not left a node. Return the number of copies."""
 
@@ -143,15 +159,12 @@ class Stage(ABC):
     def post(
         self, node: RunningNode, receivers: Sequence[int], payload: Payload, tag: str, round: int | None
     ) -> Sending:
-        """Send a payload to some nodes."""
+        """Send a payload to some nodes, or from a virtual node of this one to its neighbours."""
         if not receivers:
             return SENT
         lengths = wire.lengths(payload, tag)
         if lengths.frame > wire.DEFAULT.header:
             self._check_sendable(node, payload, tag, lengths)
-        message = Message(node.id, tag, round, payload, lengths.frame)
-        message.number = node.posted
-        node.posted += 1
         node.count_sent(lengths, len(receivers))
         problem = not_finite_entry(payload)
         if problem is not None:
@@ -160,6 +173,11 @@ class Stage(ABC):
                 if receiver in self.here:
                     self.here[receiver].mail.drop("not-finite")
             return SENT
+        if isinstance(receivers, Neighbours):
+            return self._post_under(node, receivers, payload, tag, round, lengths)
+        message = Message(node.id, tag, round, payload, lengths.frame)
+        message.number = node.posted
+        node.posted += 1
         if self._loss > 0:
             # Keyed by the node's count of events, which only grows. Its count of messages falls with a withdrawal.
             node.order += 1
@@ -172,6 +190,27 @@ class Stage(ABC):
         if self._disturbing:
             return self.carry_disturbed(node, receivers, message)
         return self.carry(node, receivers, message)
+
+    def _post_under(
+        self, node: RunningNode, peers: Neighbours, payload: Payload, tag: str, round: int | None, lengths: wire.Lengths
+    ) -> Sending:
+        """Send a payload that can be sent from a virtual node to its neighbours."""
+        overlay = self.prepared.overlay
+        assert overlay is not None
+        hops = overlay.hops(len(peers))
+        node.count_hops(lengths, hops)
+        copies: list[Message] = []
+        for peer in peers:
+            message = Message(peers.name, tag, round, payload, lengths.frame)
+            message.name, message.key = peer, (named(tag, peer), round)
+            message.legs, message.load = overlay.legs, 1.0 + hops / len(peers)
+            copies.append(message)
+        if self._loss > 0:
+            node.order += 1
+            chance, key, sent = self._loss, rng.mix(self._loss_key, node.order), len(copies)
+            copies = [copy for copy in copies if rng.uniform(key, copy.name or 0) >= chance]
+            self.refuse("lost", sent - len(copies))
+        return self.carry_to_names(node, copies) if copies else SENT
 
     def _check_sendable(self, node: RunningNode, payload: Payload, tag: str, lengths: wire.Lengths) -> None:
         try:
@@ -216,6 +255,12 @@ class Stage(ABC):
             self.mail.commit(node)
         return node.committed
 
+    def knows(self, senders: Iterable[int]) -> bool:
+        """True if all senders are ids of nodes, or greater than these and so names of virtual nodes."""
+        if self.prepared.overlay is None:
+            return self.ids.issuperset(senders)
+        return all(sender in self.ids or sender >= self.size for sender in senders)
+
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count frames or messages that no node receives."""
         self.refused[reason] += count
@@ -225,7 +270,7 @@ class Stage(ABC):
         node.mail.drop(reason)
         self._rejected[sender] += 1
         if self._rejected[sender] <= _REJECTED:
-            node.event("rejected", f"message of node {sender}: {detail}")
+            node.event("rejected", f"message of {'node' if sender in self.ids else 'the name'} {sender}: {detail}")
 
     def event(self, node: int, kind: str, detail: str) -> None:
         """Record an event with the current time."""

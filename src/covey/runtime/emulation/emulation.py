@@ -88,6 +88,11 @@ class Emulation(Engine):
             )
 
     def check_with(self, experiment: Experiment) -> None:
+        if experiment.program.overlay(experiment.network.nodes) is not None:
+            raise ConfigurationError(
+                f"The program {experiment.program.title()} has virtual nodes, and the 'kind' of the engine must be "
+                f"'simulation' for these. Got 'emulation' instead."
+            )
         # Only the launcher calls callbacks.
         check_importable(dataclasses.replace(experiment, callback=[]), "the processes of an emulation")
         if experiment.task is not None and experiment.task.is_private and not self.hosts:

@@ -1,7 +1,7 @@
 """The messages that observed nodes received, in a separate database."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,9 @@ class ObservedMessage:
     time: float
     """The time of its arrival, in seconds of the nodes' clock."""
     receiver: int
+    name: int | None
+    """The name of the receiver's virtual node for which it came; None for a message to the node itself. Its sender is
+    then a name, too."""
     sender: int
     round: int | None
     tag: str
@@ -124,7 +127,8 @@ class Observed:
                 found = wire.decode(frame, wire.FILES)
             except WireError as error:
                 raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
-            yield ObservedMessage(time, node, found.sender, found.round, found.tag, found.size, found.payload)
+            name = None if found.receiver == node else found.receiver
+            yield ObservedMessage(time, node, name, found.sender, found.round, found.tag, found.size, found.payload)
 
     def _rows(self) -> Iterator[tuple[float, int, bytes]]:
         file = (self._folder / OBSERVED).absolute()
@@ -144,8 +148,30 @@ def _is_own(found: ObservedMessage) -> bool:
     return found.tag == OWN and found.sender == found.receiver
 
 
+NAMES = "names/"
+"""The beginning of the entries with the names of virtual nodes, before the round from which on each holds."""
+
+
+def holder_of(truth: Mapping[str, np.ndarray], nodes: int, sender: int) -> int:
+    """The node that acts under a name, or the node itself.
+
+    Args:
+        truth: the ground truth.
+        nodes: the number of nodes of the network.
+        sender: the name or id.
+    """
+    if sender < nodes:
+        return sender
+    found = {int(name.removeprefix(NAMES)): holders for name, holders in truth.items() if name.startswith(NAMES)}
+    t, place = divmod(sender - nodes, next(iter(found.values())).shape[1])
+    since = max(round for round in found if round <= t)
+    return int(found[since][t - since, place])
+
+
 def read_truth(folder: Path) -> dict[str, Any]:
-    """The ground truth for the scoring of attacks: `samples_of/NODE`, the training samples of each node.
+    """The ground truth for the scoring of attacks: `samples_of/NODE`, the training samples of each node, and
+    `names/ROUND`, the node behind each name of virtual nodes from that round on (rounds x virtual nodes; see
+    `holder_of`).
 
     Raises:
         RunError: the file cannot be read.

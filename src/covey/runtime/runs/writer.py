@@ -19,7 +19,7 @@ from covey.parts.errors import RunError, one_line
 from covey.runtime.runs import lock
 from covey.runtime.runs.counting import KEPT, LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
-from covey.runtime.runs.observed import ObservedWriter
+from covey.runtime.runs.observed import ObservedWriter, read_truth
 from covey.runtime.runs.resuming import WRITTEN, Resumable, Written
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
@@ -180,6 +180,11 @@ class RunWriter:
         with self._guarded(), replacing(self.folder / TRUTH) as file:
             entries: dict[str, Any] = dict(found)
             np.savez_compressed(file, **entries)
+
+    def add_truth(self, found: Mapping[str, np.ndarray]) -> None:
+        """Add to the ground truth, if the run observes nodes."""
+        if self._observed is not None:
+            self.truth({**read_truth(self.folder), **found})
 
     def observed(self, rows: Sequence[tuple[float, int, bytes]]) -> None:
         """Record messages of observed nodes: (time, node, frame)."""

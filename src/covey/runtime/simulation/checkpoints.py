@@ -48,8 +48,11 @@ class Checkpoints:
         """The last time at which one of these completed a round, or the others had not all passed the cut."""
 
     def mail(self) -> mail.Mail | None:
-        """The mail to keep; None if all nodes resume after the same round."""
+        """The mail to keep; None if all nodes resume after the same round, or if messages come from virtual nodes,
+        which do not number them."""
         world = self._world
+        if world.prepared.overlay is not None:
+            return None
         if self._writer is None or self._every == 0 or (world.in_step and not world.prepared.keeps_mail):
             return None
         return mail.Mail(world.here, world.size, mail.MOST if world.in_step else float("inf"))

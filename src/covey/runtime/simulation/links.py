@@ -93,12 +93,12 @@ class Unlimited(Links):
         latency, deliver, now = world.network.latency, world.deliver, world.now
         uniform = latency.uniform_value()
         if uniform is not None:
-            world.at(now + uniform, node, self._deliver, (receivers, message))
+            world.at(now + uniform * message.legs, node, self._deliver, (receivers, message))
             return SENT
         order = node.order
         for receiver, delay in zip(receivers, self.delays(node.id, receivers), strict=True):
             order += 1
-            world.agenda.put(now + delay, order, deliver[receiver], message)
+            world.agenda.put(now + delay * message.legs, order, deliver[receiver], message)
         node.order = order
         return SENT
 
@@ -133,6 +133,7 @@ class Convoy:
     def __init__(
         self,
         links: "Queued",
+        sender: int,
         message: Message,
         receivers: Sequence[int],
         start: float,
@@ -143,9 +144,9 @@ class Convoy:
         self.links = links
         self.message: Message | None = message
         """The message; None after the last copy has arrived, because its model may be large."""
-        self.sender = message.sender
+        self.sender = sender
         self.bits = message.size * 8.0
-        self.seconds = seconds = slower * self.bits / links.up[message.sender]
+        self.seconds = seconds = slower * message.load * self.bits / links.up[sender]
         """The seconds that one copy takes to leave."""
         self.start = start
         """The time at which the first copy begins to leave."""
@@ -158,11 +159,12 @@ class Convoy:
         """The positions of copies in the uplink, in order of arrival, like `receivers` and `offsets`."""
         if uniform is not None:
             self.receivers = receivers
-            self.offsets = [position * seconds + uniform for position in self.positions]
+            delay = uniform * message.legs
+            self.offsets = [position * seconds + delay for position in self.positions]
             """The time of arrival of the first bit of each copy, after `start`."""
         else:
-            delays = links.delays(message.sender, receivers)
-            offsets = [position * seconds + delay for position, delay in enumerate(delays)]
+            delays = links.delays(sender, receivers)
+            offsets = [position * seconds + delay * message.legs for position, delay in enumerate(delays)]
             self.positions = sorted(self.positions, key=offsets.__getitem__)
             self.receivers = [receivers[position] for position in self.positions]
             self.offsets = [offsets[position] for position in self.positions]
@@ -200,7 +202,7 @@ class Queued(Links):
             waiting.popleft()
         start = max(now, self.up_free[sender])
         uniform = world.network.latency.uniform_value()
-        convoy = Convoy(self, message, receivers, start, node.order + 1, uniform, slower)
+        convoy = Convoy(self, sender, message, receivers, start, node.order + 1, uniform, slower)
         node.order += convoy.kept
         self.up_free[sender] = convoy.end
         waiting.append(convoy)
@@ -331,6 +333,7 @@ class Fair(Links):
         self.due = False
 
     def post(self, node: RunningNode, receivers: Sequence[int], message: Message, slower: float = 1.0) -> Sending:
+        slower *= message.load
         now, bits = self.world.now, message.size * 8.0 * slower
         started = []
         for receiver in receivers:
@@ -394,7 +397,7 @@ class Fair(Links):
             if message is not None:
                 node = world.nodes[sender]
                 node.order += 1
-                delay = world.network.latency.between(sender, receiver)
+                delay = world.network.latency.between(sender, receiver) * message.legs
                 world.agenda.put(world.now + delay, node.order, world.deliver[receiver], message)
         self._soon()
 

@@ -47,6 +47,8 @@ class Simulation(Engine):
         with prepared.task.at_work():
             world = World(prepared, writer, progress)
             if checkpoint is None:
+                if world.sampler is not None and writer is not None:
+                    writer.add_truth(world.sampler.truth(0, world.rounds))
                 world.begin()
             else:
                 restore(world, checkpoint)

@@ -22,6 +22,7 @@ from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK, STOPPED
+from covey.runtime.sampler import Sampler, Share, simulated_secret
 from covey.runtime.simulation.activity import SimulatedActivity, suspended
 from covey.runtime.simulation.agenda import Agenda, Event
 from covey.runtime.simulation.checkpoints import Checkpoints
@@ -63,6 +64,8 @@ class World(Stage):
         self.now = 0.0
         super().__init__(prepared, range(prepared.network.nodes))
         self.nodes = list(self.here.values())
+        overlay = prepared.overlay
+        self.sampler = None if overlay is None else Sampler(overlay, self.size, simulated_secret(self.seed))
         self.limit = experiment.duration if experiment.duration is not None else float("inf")
         self.agenda = Agenda()
         self.current: SimulatedActivity | None = None
@@ -297,6 +300,16 @@ class World(Stage):
                 if self.mail is not None:
                     self.mail.post([receiver], message)
         return several([self.links.post(node, some, message, slower) for slower, some in by_factor.items()])
+
+    async def shares(self, node: RunningNode, round: int) -> Sequence[Share]:
+        assert self.sampler is not None
+        return self.sampler.shares(node.id, round)
+
+    def carry_to_names(self, node: RunningNode, copies: Sequence[Message]) -> Sending:
+        assert self.sampler is not None
+        carry = self.carry_disturbed if self._disturbing else self.carry
+        receivers = [self.sampler.holder(message.name) for message in copies if message.name is not None]
+        return several([carry(node, (id,), message) for id, message in zip(receivers, copies, strict=True)])
 
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
         return self.links.withdraw_of(node.id, tag)

@@ -27,6 +27,7 @@ from covey.runtime.node import Activity, Message, Sending
 from covey.runtime.prepared import Prepared
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs.schema import SPENT
+from covey.runtime.sampler import Share
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
 
@@ -411,6 +412,12 @@ class HostStage(Stage):
 
     def carry_disturbed(self, node: RunningNode, receivers: Sequence[int], message: Message) -> Sending:
         return self.traffic.carry(node, self.disturbances.fates(node, receivers), message)
+
+    async def shares(self, node: RunningNode, round: int) -> Sequence[Share]:
+        raise ProgramError(f"Node {node.id} asks for virtual nodes, which an emulation does not have.")
+
+    def carry_to_names(self, node: RunningNode, copies: Sequence[Message]) -> Sending:
+        raise ProgramError(f"Node {node.id} sends to virtual nodes, which an emulation does not have.")
 
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
         return self.traffic.withdraw(node, tag)
