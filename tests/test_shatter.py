@@ -12,9 +12,12 @@ import covey
 from covey.decentralized.sharing.fragments import Fragment, Fragments
 from covey.decentralized.shatter import Shatter, averaged
 from covey.decentralized.topology import Topology
+from covey.learning.views import Adversary, Arrived
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
+from covey.runtime.experiment import Experiment
+from covey.runtime.prepared import prepare
 from covey.runtime.runs.observed import holder_of, read_truth
 from covey.runtime.sampler import Drawn, Sampler, simulated_secret
 from covey.runtime.simulation.world import World
@@ -274,3 +277,23 @@ def test_an_observer_sees_names_and_the_truth_is_beside(tmp_path, posted):
         assert holder_of(truth, 12, message.name) == message.receiver
         assert set(message.payload) == {"number", "values", "layout"}
     assert holder_of(truth, 12, 5) == 5
+
+
+def test_a_chunk_shows_the_model_of_the_owner_of_its_name(tmp_path, posted):
+    tables = shatter(rounds=2, permutation="every-round")
+    tables["observer"] = {"nodes": [4]}
+    run = covey.run(tables, out=tmp_path / "run", quiet=True)
+    program = prepare(Experiment.from_table(run.experiment)).program
+    truth, models = read_truth(run.folder), torch.zeros(2, 12, 650)
+    for node, _, payload, t in posted:
+        models[t, node, program.chunks(t).indices(payload["number"])] = payload["values"]
+    arrived = [Arrived(m.time, m.sender, m.tag, m.round, m.payload, m.bytes) for m in run.observed.messages()]
+    adversary = Adversary(4, 12, torch.zeros(650))
+    views = list(program.views(adversary, [*arrived, Arrived(1.0, 20, "", 1, {"number": 9}, 50)]))
+    assert len(views) == 2 * 3 * 2
+    assert sum(adversary.rejected.values()) == 1
+    for view in views:
+        (owner,) = program.owners(view, truth)
+        assert torch.equal(view.values, view.shows(models[view.round, owner]))
+        assert view.fraction(models[0, 0]) == pytest.approx(1 / 3, abs=0.01)
+        assert (view.start is None) == (view.round > 0)

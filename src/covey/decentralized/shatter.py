@@ -1,9 +1,9 @@
 """Shatter (Biswas et al., 2025): nodes exchange chunks of their models under names that change with every round."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -12,11 +12,13 @@ from covey.decentralized.topology.random_graphs import random_regular
 from covey.learning.mixture import Mixture, Pull
 from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.node import Inbox, Pseudonym
 from covey.runtime.patience import check_patience
+from covey.runtime.runs.observed import holder_of
 from covey.runtime.sampler import Overlay
 
 _LEGS = 3
@@ -75,7 +77,7 @@ class Shatter(LearningProgram):
         def cut(epoch: int) -> Fragments:
             return Fragments(narrowed, self.virtual_nodes, self.cutting, epoch=epoch, owner=self.named())
 
-        self._cut = lru_cache(_LAYOUTS)(cut)
+        self._nodes, self._cut = setting.nodes, lru_cache(_LAYOUTS)(cut)
         self._cut(0)  # A wrong number of chunks shows now.
 
     def chunks(self, t: int) -> Fragments:
@@ -106,6 +108,17 @@ class Shatter(LearningProgram):
             left = None if patience is None else max(began + patience - node.now, 0.0)
             found.append(await one.receive(timeout=left))
         return found
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        for message in messages:
+            if message.round is not None:
+                chunks, start = self.chunks(message.round), adversary.begun_with(message.round)
+                for one in chunks.usable(cast(LearningNode, adversary), [message], Fragment):
+                    indices = chunks.indices(one.number)
+                    yield adversary.view(message, one.values, indices, selection=self.selection, start=start)
+
+    def owners(self, view: View, truth: Mapping[str, Any]) -> Sequence[int]:
+        return [holder_of(truth, self._nodes, name) for name in view.senders]
 
 
 def averaged(own: Tensor, chunks: Fragments, received: Sequence[Fragment]) -> Mixture:
