@@ -11,6 +11,7 @@ from scipy.stats import binom, chisquare
 
 from covey.decentralized.gossip import Gossip
 from covey.decentralized.topology import (
+    Chain,
     Complete,
     Edges,
     EpidemicLocal,
@@ -27,6 +28,7 @@ from covey.decentralized.topology import (
     SmallWorld,
     Star,
     Torus,
+    Tree,
 )
 from covey.decentralized.topology.edges import save_edges
 from covey.decentralized.topology.facts import facts
@@ -43,7 +45,7 @@ def prepared(topology, nodes, seed=1):
 SIZES = st.integers(4, 40)
 TOPOLOGIES = st.one_of(
     st.sampled_from(
-        [Ring(), Star(), Complete(), Exponential(), OnePeerExponential(), RandomMatching(), Torus(), Grid()]
+        [Ring(), Chain(), Tree(), Star(), Complete(), Exponential(), OnePeerExponential(), RandomMatching(), Torus(), Grid()]
     ),
     st.builds(RandomRegular, degree=st.integers(2, 12)),
     st.builds(EpidemicOracle, degree=st.integers(1, 12)),
@@ -52,7 +54,7 @@ TOPOLOGIES = st.one_of(
     st.builds(SmallWorld, neighbours=st.sampled_from([2, 4]), rewiring=st.floats(0.0, 0.3)),
     st.builds(Redrawn, topology=st.builds(EpidemicOracle, degree=st.integers(2, 4)), every=st.integers(1, 5)),
 )
-CONNECTED = (Ring, Star, Complete, Torus, Grid, RandomRegular, ErdosRenyi, SmallWorld, Exponential)
+CONNECTED = (Ring, Chain, Tree, Star, Complete, Torus, Grid, RandomRegular, ErdosRenyi, SmallWorld, Exponential)
 
 
 @given(TOPOLOGIES, SIZES, st.integers(0, 10), st.integers(0, 5))
@@ -255,7 +257,8 @@ def test_a_bad_edge_file_names_its_line(text, message, tmp_path):
         (
             EpidemicLocal(degree=9),
             4,
-            "The 'degree' of the topology epidemic-local must be an int in [1, nodes). Got 9 instead",
+            "The 'degree' of the topology epidemic-local must be an int in [1, nodes) or a list, each an int in "
+            "[1, nodes). Got 9 instead",
         ),
         (RandomRegular(degree=1), 6, "must be at least 2 to connect more than two nodes"),
         (RandomRegular(degree=3), 7, "must be even if the number of nodes is odd"),

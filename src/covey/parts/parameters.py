@@ -82,6 +82,8 @@ class Setting:
     """The number of kinds of device, which nodes take in turn; 0 if the network does not say."""
     same_start: bool = True
     """True if all nodes start with the same model."""
+    adds_gradients: bool = True
+    """True if a training moves a model by a weighted sum of gradients, as SGD does."""
     clock: str = "virtual"
     """The time that clocks of nodes show: "virtual" in simulation, else "real"."""
     losses: tuple[str, ...] = ()
@@ -245,7 +247,8 @@ class Part(Convertible):
         """
         for name, (hint, limits) in fields_of(type(self)).items():
             value = getattr(self, name)
-            if limits.depends_on_nodes and value is not None and not limits.admits(value, setting.nodes):
+            numbers = [] if value is None else value if isinstance(value, list) else [value]
+            if limits.depends_on_nodes and not all(limits.admits(number, setting.nodes) for number in numbers):
                 expected = expectation(hint, limits)
                 raise ConfigurationError(
                     f"The '{name}' of {self.named()} must be {expected}. "

@@ -9,6 +9,7 @@ from covey.decentralized.topology.dynamic import (
 )
 from covey.decentralized.topology.edges import Edges
 from covey.decentralized.topology.static import (
+    Chain,
     Complete,
     ErdosRenyi,
     Exponential,
@@ -19,10 +20,12 @@ from covey.decentralized.topology.static import (
     SmallWorld,
     Star,
     Torus,
+    Tree,
 )
 from covey.decentralized.topology.topology import Topology
 
 __all__ = [
+    "Chain",
     "Complete",
     "Edges",
     "EpidemicLocal",
@@ -40,4 +43,5 @@ __all__ = [
     "Star",
     "Topology",
     "Torus",
+    "Tree",
 ]

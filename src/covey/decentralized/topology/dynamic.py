@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from covey.decentralized.topology.random_graphs import random_regular, recipients
+from covey.decentralized.topology.random_graphs import Ids, chosen, random_regular, recipients
 from covey.decentralized.topology.static import check_regular, exponential_offsets, need_nodes
 from covey.decentralized.topology.topology import Topology
 from covey.network.graph import Graph
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 
 
@@ -34,17 +35,66 @@ class EpidemicLocal(Topology):
 
     kind = "epidemic-local"
     static = False
-    degree: int = param("The number of receivers of every node in a round.", ge=1, lt="nodes")
+    degree: int | list[int] = param(
+        "The number of receivers in a round, of every node or in a list of each.", ge=1, lt="nodes"
+    )
+    most: int | None = param(
+        "The greatest number of receivers: that of each node is drawn once, between 'degree' and this. By default, all "
+        "nodes have 'degree'.",
+        default=None,
+        ge=1,
+        lt="nodes",
+    )
+    among: Topology | None = param(
+        "The graph that says which nodes a node can reach. It sends to random ones of them, and to all if they are "
+        "fewer than its degree. By default, a node reaches all others.",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_labels = self.among is not None and self.among.by_labels  # type: ignore[misc]
+        if self.most is not None and (isinstance(self.degree, list) or self.most < self.degree):
+            raise ConfigurationError(
+                f"The 'most' of {self.named()} must be at least its 'degree', which is then no list. "
+                f"Got {self.most} instead (degree is {self.degree})."
+            )
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        if isinstance(self.degree, list) and len(self.degree) != setting.nodes:
+            raise ConfigurationError(
+                f"The 'degree' of {self.named()} must have one entry for each node. "
+                f"Got {len(self.degree)} instead (nodes is {setting.nodes})."
+            )
 
     def one_way(self) -> bool:
         return True
 
-    def draw(self, setting: Setting, t: int) -> Graph:
-        chosen = recipients(setting.nodes, self.degree, setting.generator(self.kind, t))
-        return Graph(setting.nodes, np.repeat(np.arange(setting.nodes), self.degree), chosen.ravel())
+    def most_sent(self, nodes: int) -> float:
+        return float(self.most or np.max(self.degree))
 
-    def contraction(self) -> float:
+    def degrees(self, setting: Setting) -> Ids:
+        """The degree of each node, N."""
+        if self.most is None:
+            return np.broadcast_to(self.degree, setting.nodes)
+        return setting.generator(f"{self.kind} degrees").integers(self.degree, self.most + 1, size=setting.nodes)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        n, generator, degrees_N = setting.nodes, setting.generator(self.kind, t), self.degrees(setting)
+        if self.among is not None:
+            reached = self.among.at(t)
+            chosen_E = chosen(reached.sources, degrees_N, generator)
+            return Graph(n, reached.sources[chosen_E], reached.targets[chosen_E])
+        most = int(degrees_N.max())
+        # The receivers of a node are in random order, so the first of them are random ones, too.
+        first = np.arange(most) < degrees_N[:, None]
+        return Graph(n, np.repeat(np.arange(n), degrees_N), recipients(n, most, generator)[first])
+
+    def contraction(self) -> float | None:
         n, s = self._setting.nodes, self.degree
+        if isinstance(s, list) or self.most is not None or self.among is not None:
+            return None
         return float((1.0 - (1.0 - s / (n - 1)) ** n) / s - 1.0 / (n - 1))
 
 

@@ -171,6 +171,14 @@ def distinct_in_rows(rows: int, among: int, count: int, generator: np.random.Gen
     return drawn
 
 
+def chosen(sources_E: Ids, counts_N: Ids, generator: np.random.Generator) -> Ids:
+    """The indices of some edges of every node: `counts_N` random ones of those that it sends over, or all."""
+    order_E = np.lexsort((generator.random(len(sources_E)), sources_E))
+    ordered_E = sources_E[order_E]
+    first_N = np.searchsorted(ordered_E, np.arange(len(counts_N)))
+    return order_E[np.arange(len(order_E)) - first_N[ordered_E] < counts_N[ordered_E]]
+
+
 def _orders(rows: int, n: int, count: int, generator: np.random.Generator) -> Ids:
     """The first `count` of a random order of range(n) in each row, computed in blocks of some million numbers."""
     at_once = max(1, _ORDERED_AT_ONCE // n)

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from covey.decentralized.topology.random_graphs import erdos_renyi, random_regular
 from covey.decentralized.topology.topology import Topology
@@ -26,6 +26,11 @@ def is_connected(graph: Graph) -> bool:
     return bool((labels == 0).all())
 
 
+def is_tree(graph: Graph) -> bool:
+    """True if there is exactly one path between any two nodes, in both directions."""
+    return graph.is_undirected and len(graph.sources) == 2 * (graph.n - 1) and is_connected(graph)
+
+
 class Ring(Topology):
     """A ring: the neighbours of a node are the previous and the next one."""
 
@@ -38,6 +43,53 @@ class Ring(Topology):
     def draw(self, setting: Setting, t: int) -> Graph:
         ids = np.arange(setting.nodes)
         return Graph.undirected(setting.nodes, ids, (ids + 1) % setting.nodes)
+
+
+class Chain(Topology):
+    """A path: each node is connected to the next one. It is the tree with the largest diameter."""
+
+    kind = "chain"
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids = np.arange(setting.nodes)
+        return Graph.undirected(setting.nodes, ids[:-1], ids[1:])
+
+
+class Tree(Topology):
+    """A balanced tree with its root at node 0, or a spanning tree of another topology."""
+
+    kind = "tree"
+    children: int = param("The number of children of a node; unused in a spanning tree.", default=2, ge=1)
+    of: Topology | None = param(
+        "The static, undirected and connected topology that the tree spans: each node's parent is its neighbour on a "
+        "shortest path to node 0. By default, the tree is balanced.",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.by_labels = self.of is not None and self.of.by_labels  # type: ignore[misc]
+        if self.of is not None and (not self.of.static or self.of.one_way()):
+            raise ConfigurationError(
+                f"The 'of' of {self.named()} must be static and undirected. Got {self.of.title()} instead."
+            )
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        need_nodes(self, setting.nodes, 2)
+
+    def draw(self, setting: Setting, t: int) -> Graph:
+        ids = np.arange(1, setting.nodes)
+        if self.of is None:
+            return Graph.undirected(setting.nodes, ids, (ids - 1) // self.children)
+        reached, parents = breadth_first_order(self.of.at(t).mixing("mean"), 0)
+        if len(reached) < setting.nodes:
+            raise ConfigurationError(f"The 'of' of {self.named()} must be connected. Got {self.of.title()} instead.")
+        return Graph.undirected(setting.nodes, ids, parents[1:].astype(np.int64))
 
 
 class _Rectangle(Topology):
