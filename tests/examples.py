@@ -30,6 +30,8 @@ NEVER_WAITS = {
     *("ad-psgd-queued", "asynchronous-epidemic", "divshare", "gossip-learning", "swift", "swift-push"),
 }
 """The programs without a patience, because no node waits for another."""
+NEEDS_ALL = {"d2", "gradient-tracking"}
+"""The programs that are refused where messages can be lost."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
 
@@ -67,6 +69,10 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "ad-psgd"): {"topology": "ring"},
     ("program", "swift"): {"topology": "ring"},
     ("program", "divshare"): {"omega": 0.3, "fanout": 3},
+    ("program", "d2"): {"topology": "ring"},
+    ("program", "gradient-tracking"): {"topology": "ring"},
+    ("program", "quasi-global-momentum"): {"topology": "ring", "beta": 0.5},
+    ("program", "relay-sgd"): {"topology": "tree"},
     ("topology", "random-regular"): {"degree": 4},
     ("topology", "d-cliques"): {"size": 4, "swaps": 20},
     ("topology", "random-cliques"): {"size": 4},

@@ -118,6 +118,10 @@ ALONE = {
     "push-sum": ({"topology": "complete"}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "shatter": ({"virtual_nodes": 2, "degree": 1}, 1),
+    "d2": ({"topology": "complete"}, 1),
+    "gradient-tracking": ({"topology": "complete"}, 1),
+    "quasi-global-momentum": ({"topology": "complete", "beta": 0.0}, 1),
+    "relay-sgd": ({"topology": "complete"}, 1),
     "fedavg": ({}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),

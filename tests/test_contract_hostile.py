@@ -10,7 +10,7 @@ from covey.parts import kinds
 from covey.runtime.node import HEARTBEAT
 from covey.runtime.simulation.world import World
 from tests.conftest import simulate
-from tests.examples import COMPRESSED, NEVER_WAITS, NODES, run_table
+from tests.examples import COMPRESSED, NEEDS_ALL, NEVER_WAITS, NODES, run_table
 
 LIAR, ROUNDS = 3, 10
 WRONG: tuple[Any, ...] = (
@@ -42,7 +42,7 @@ def test_wrong_entries_of_a_peer_end_no_run(family, kind, files, monkeypatch):
     tables = run_table(family, "fedavg" if kind == "compressed" else kind, files, rounds=ROUNDS)
     if kind in ("fedavg", "compressed"):
         tables["program"] = {**(COMPRESSED if kind == "compressed" else tables["program"]), "clients": NODES - 1}
-    if kind not in NEVER_WAITS:
+    if kind not in NEVER_WAITS | NEEDS_ALL:
         tables["program"] = {**tables["program"], "patience": "30ms"}
     post, draw, lies = World.post, np.random.default_rng(5), []
 

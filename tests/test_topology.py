@@ -45,7 +45,18 @@ def prepared(topology, nodes, seed=1):
 SIZES = st.integers(4, 40)
 TOPOLOGIES = st.one_of(
     st.sampled_from(
-        [Ring(), Chain(), Tree(), Star(), Complete(), Exponential(), OnePeerExponential(), RandomMatching(), Torus(), Grid()]
+        [
+            Ring(),
+            Chain(),
+            Tree(),
+            Star(),
+            Complete(),
+            Exponential(),
+            OnePeerExponential(),
+            RandomMatching(),
+            Torus(),
+            Grid(),
+        ]
     ),
     st.builds(RandomRegular, degree=st.integers(2, 12)),
     st.builds(EpidemicOracle, degree=st.integers(1, 12)),

@@ -5,6 +5,7 @@ KINDS = {
         "mean": "covey.aggregation.linear:Mean",
         "metropolis-hastings": "covey.aggregation.linear:MetropolisHastings",
         "given": "covey.aggregation.linear:Given",
+        "lazy": "covey.aggregation.linear:Lazy",
         "median": "covey.aggregation.median:Median",
     },
 }

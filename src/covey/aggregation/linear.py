@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from covey.aggregation.aggregation import Contribution, Linear, mixture
+from covey.aggregation.aggregation import Aggregation, Contribution, Linear, mixture
 from covey.learning.mixture import Mixture
 from covey.network.graph import Graph, Graphs
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
+from covey.parts.parameters import param
 from covey.runtime.node import Node
 
 
@@ -56,3 +57,35 @@ class Given(Linear):
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         return graph.given(node)
+
+
+class Lazy(Linear):
+    """The weights of another rule, made smaller, so that a node keeps more of its own model.
+
+    The mixing matrix W becomes own I + (1 - own) W. With 1/2, no eigenvalue is negative if W is symmetric.
+    """
+
+    kind = "lazy"
+    rule: Aggregation | None = param(
+        "The other rule, one with fixed weights; by default, given if the graph has weights, else metropolis-hastings.",
+        default=None,
+    )
+    own: float = param("The weight that the own model keeps.", default=0.5, ge=0, lt=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._rule = self.rule or MetropolisHastings()
+
+    def check_with(self, topology: Graphs) -> None:
+        weighted = topology.weighted or (topology.can_be_drawn() and topology.at(0).weights is not None)
+        self._rule = self.rule or (Given() if weighted else MetropolisHastings())
+        self._rule.check_with(topology)
+        if topology.can_be_drawn() and self._rule.of_edges(topology.at(0)) is None:
+            raise ConfigurationError(
+                f"The 'rule' of {self.named()} must have fixed weights. Got {self._rule.title()} instead."
+            )
+
+    def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
+        weights = self._rule.weights(node, graph)
+        assert weights is not None
+        return [(1.0 - self.own) * weight for weight in weights]

@@ -10,12 +10,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
-from covey.aggregation.linear import Given, Mean, MetropolisHastings
 from covey.decentralized.graphs import OnGraph
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.topology import Topology
-from covey.learning.node import LearningNode
+from covey.decentralized.weights import AGGREGATION, usual_rule
+from covey.learning.node import LearningNode, Update
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
@@ -30,11 +30,7 @@ class Gossip(OnGraph):
     topology: Topology = param("The graph of a round.")
     sharing: Sharing = param("The content of messages.", factory=Full)
     schedule: Schedule = param("The rounds in which nodes train.", factory=EveryRound)
-    aggregation: Aggregation | None = param(
-        "The rule that merges models. By default, given if the topology has weights, metropolis-hastings on other "
-        "static undirected graphs, else mean.",
-        default=None,
-    )
+    aggregation: Aggregation | None = param(AGGREGATION, default=None)
     overlap: bool = param(
         "Whether a round sends the model with which it begins and trains meanwhile (the original D-PSGD), "
         "instead of training first and sending the result.",
@@ -44,9 +40,7 @@ class Gossip(OnGraph):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.aggregation is None:
-            symmetric = self.topology.static and not self.topology.one_way()
-            self.aggregation = Given() if self.topology.weighted else MetropolisHastings() if symmetric else Mean()
+        self.aggregation = self.aggregation or usual_rule(self.topology)
 
     def check(self, setting: Setting) -> None:
         super().check(replace(setting, patient=self.patience is not None))
@@ -104,7 +98,7 @@ class Gossip(OnGraph):
         await sharing.send(round)
         del start, round.start  # Free these models while the node waits.
         if trains and self.overlap:
-            update = await node.train()
+            update = await self.trained(node)
         merged = round.whole(await sharing.receive(round))
         node.model = merged if update is None else sharing.selection.applied(update, merged)
 
@@ -114,6 +108,10 @@ class Gossip(OnGraph):
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         """Do the local work of a round, which changes `node.model`, and return the model before it."""
-        update = await node.train()
+        update = await self.trained(node)
         node.model = update.model
         return update.start if self.sharing.by_change else node.model
+
+    async def trained(self, node: LearningNode) -> Update:
+        """The training of a round, from the node's model."""
+        return await node.train()

@@ -333,6 +333,7 @@ class Learner:
                 losses[index] / samples,
                 samples,
                 steps[index],
+                lr=rate,
                 normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal),
                 used=partial(self._label_counts, (chunk.given or kernel.train_split).targets, batches.samples[index]),
             )

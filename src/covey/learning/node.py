@@ -55,7 +55,7 @@ MODEL = _Model()
 class Update:
     """The result of local training."""
 
-    __slots__ = ("_start", "_used", "loss", "model", "normaliser", "samples", "steps")
+    __slots__ = ("_start", "_used", "loss", "lr", "model", "normaliser", "samples", "steps")
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Update:
         samples: int,
         steps: int,
         *,
+        lr: float = 1.0,
         normaliser: float | None = None,
         used: Callable[[], np.ndarray | None] = lambda: None,
     ) -> None:
@@ -77,6 +78,8 @@ class Update:
         """The number of samples used, with repetitions."""
         self.steps = steps
         """The number of optimiser steps."""
+        self.lr = lr
+        """The learning rate of its steps."""
         self.normaliser = float(steps) if normaliser is None else normaliser
         """The total weight of its gradients, in learning rates, by which FedNova divides the change. For SGD it is the
         number of steps; momentum makes it greater."""
@@ -96,6 +99,12 @@ class Update:
     def delta(self) -> Tensor:
         """The change of the model by training."""
         return self.model - self._start
+
+    @property
+    def gradient(self) -> Tensor:
+        """The mean of the gradients by which SGD moved the model, with corrections; 0 if the learning rate is 0."""
+        moved = self.lr * self.normaliser
+        return torch.sub(self._start, self.model).mul_(1.0 / moved if moved else 0.0)
 
     def applied_to(self, model: Tensor) -> Mixture:
         """`model` plus the change of training."""

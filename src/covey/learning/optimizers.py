@@ -80,6 +80,8 @@ class Optimizer(Part):
         "The state of the optimizer, such as momentum, at every training: reset it, or keep it.", default="reset"
     )
 
+    adds_gradients: ClassVar[bool] = False
+    """True if the change of a training is a sum of its gradients with fixed weights."""
     steps_modules: ClassVar[bool] = False
     """True if it steps the parameters of one module, as `torch_optimizers` do; others step K flat models."""
 
@@ -165,6 +167,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum as in torch."""
 
     kind = "sgd"
+    adds_gradients = True
     momentum: float = param("The factor of the momentum.", default=0.0, ge=0, lt=1)
     nesterov: bool = param("Whether the momentum is Nesterov's.", default=False)
 

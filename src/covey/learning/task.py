@@ -75,6 +75,10 @@ class LearningTask(Task):
     def starts_equal(self) -> bool:
         return self.same_start
 
+    @property
+    def adds_gradients(self) -> bool:
+        return self.optimizer.adds_gradients
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_steps is not None and self.local_epochs is not None:

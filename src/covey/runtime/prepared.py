@@ -227,6 +227,7 @@ def _setting(experiment: Experiment, holders: Sequence[int], clock: str) -> Sett
         holders=tuple(holders),
         rounds=experiment.rounds,
         same_start=experiment.task is None or experiment.task.starts_equal,
+        adds_gradients=experiment.task is None or experiment.task.adds_gradients,
         clock=clock,
         losses=_losses(experiment),
         lossy=_is_lossy(experiment),

@@ -59,6 +59,11 @@ class Task(Part):
         return True
 
     @property
+    def adds_gradients(self) -> bool:
+        """True if a training moves a model by a weighted sum of gradients, as SGD does."""
+        return True
+
+    @property
     def is_private(self) -> bool:
         """True if each host has data that no other process may see."""
         return False

@@ -21,6 +21,7 @@ class Full(Sharing):
     """The whole model to every receiver."""
 
     kind = "full"
+    exact = True
     takes_buffers = True
     content = Whole
 

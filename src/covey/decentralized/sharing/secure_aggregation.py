@@ -17,6 +17,7 @@ class SecureAggregation(Masked):
     """The whole model under pairwise masks: a receiver learns only the weighted sum of its neighbours' models."""
 
     kind = "secure-aggregation"
+    exact = True
     takes_buffers = True
 
     def whole(self) -> Self:

@@ -44,6 +44,8 @@ class Sharing(Part):
     models, gradients and updates by this sharing, or by the one that it gives for them (`beside`), or refuses it."""
     content: ClassVar[type[Content] | None] = None
     """The class that declares the entries of a message; None if `contribution` reads messages itself."""
+    exact: ClassVar[bool] = False
+    """Whether the result of a round is that of the aggregation for the shared parts of all senders."""
     takes_buffers: ClassVar[bool] = False
     """Whether buffers may be among the numbers that it averages. Otherwise they are sent beside them, in full."""
     share: Literal["trained"] | list[str] = param(
