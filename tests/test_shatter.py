@@ -297,3 +297,9 @@ def test_a_chunk_shows_the_model_of_the_owner_of_its_name(tmp_path, posted):
         assert torch.equal(view.values, view.shows(models[view.round, owner]))
         assert view.fraction(models[0, 0]) == pytest.approx(1 / 3, abs=0.01)
         assert (view.start is None) == (view.round > 0)
+
+
+def test_check_says_the_virtual_nodes_and_their_chunks():
+    checked = covey.check(shatter(cutting="spread"))
+    assert "virtual     3 virtual nodes of each node, with 2 neighbours in a round" in str(checked)
+    assert "chunks      3 fragments of 21" in str(checked)

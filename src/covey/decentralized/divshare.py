@@ -1,6 +1,7 @@
 """DivShare (Biswas et al., 2025): asynchronous learning in which slow links carry a part of every model in time."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from torch import Tensor
@@ -54,6 +55,9 @@ class DivShare(LearningProgram):
         self.selection = Selection.of(setting, owner=self.named())
         count = count_of(self.omega)
         self._fragments = Fragments(self.selection.narrowed(setting), count, self.cutting, owner=self.named())
+
+    def in_words(self) -> Iterator[tuple[str, str]]:
+        yield "fragments", f"{self._fragments.in_words()}, each to {self.fanout} peers"
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
