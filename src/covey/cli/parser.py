@@ -218,6 +218,24 @@ def make_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     host.add_argument("--once", action="store_true", help="end after one run, or after a minute without a launcher")
 
+    attack = add(
+        "attack",
+        _lazily("attacking", "attack"),
+        "Attack a run with what its observed nodes received: what do its messages tell of the data of others?",
+        "covey run experiment.toml --set observer.nodes=0,1\n"
+        "  covey attack runs/run-s1-001 --kind linkability,membership-loss",
+    )
+    attack.add_argument("run", metavar="RUN", type=Path, help="the folder of a run with an observer")
+    attack.add_argument(
+        "--kind", metavar="KIND[,KIND]", action="append", required=True, help="the attacks; see covey list attack"
+    )
+    takes_set(attack, "set a parameter of an attack, as in --set membership-loss.messages=20; may be repeated")
+    attack.add_argument(
+        "--out", type=Path, help="the folder of tables and figures (default: attacks in that of the run)"
+    )
+    attack.add_argument("--data", type=Path, help="the data folder (default: the environment's COVEY_DATA)")
+    attack.add_argument("--json", action="store_true", help="print JSON")
+
     certs = add(
         "certs",
         _lazily("certifying", "certs"),

@@ -369,6 +369,12 @@ class Learner:
             parts, holders = Parts(np.split(np.arange(ends[-1]), ends[:-1])), np.arange(len(given))
         return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self._batch_size(trainings[0].work))
 
+    def drawn(self, training: Training) -> np.ndarray:
+        """The indices in the training data of the samples that a training on a node's own data uses."""
+        steps = [self.steps(training.holder, training.work)]
+        found = self._batches([training], _batch_keys([training]), steps, None).samples
+        return found[found >= 0]
+
     def _given(self, trainings: Sequence[Training], kernel: ModuleKernel) -> list[tuple[Tensor, Tensor]] | None:
         """The inputs and targets of trainings with given or weighted samples; None for the others."""
         work = trainings[0].work

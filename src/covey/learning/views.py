@@ -97,6 +97,12 @@ class View:
             return model
         return self.transform.forward_by_torch(model if self.part is None else model[self.part])
 
+    def domain_of_rows(self, models: Tensor) -> Tensor:
+        """The same of several models in rows."""
+        if self.transform is None:
+            return models
+        return self.transform.forward_by_torch(models if self.part is None else models[:, self.part])
+
     def shows(self, model: Tensor) -> Tensor:
         """The K numbers that the message would show of another model; differentiable."""
         whole = self.domain(model)

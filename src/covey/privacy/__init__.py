@@ -1,1 +1,10 @@
 """Privacy: the accounting of noise, and attacks on what nodes send."""
+
+KINDS = {
+    "attack": {
+        "membership-loss": "covey.privacy.attacks.membership:MembershipLoss",
+        "inversion": "covey.privacy.attacks.inversion:Inversion",
+        "linkability": "covey.privacy.attacks.linkability:Linkability",
+    },
+}
+"""The kinds of parts in this room: family -> kind -> "module:Class"."""
