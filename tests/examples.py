@@ -81,6 +81,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("topology", "erdos-renyi"): {"probability": 0.5},
     ("topology", "epidemic-oracle"): {"degree": 3},
     ("topology", "epidemic-local"): {"degree": 3},
+    ("topology", "mosaic"): {"degree": 2, "fragments": 3},
     ("topology", "redrawn"): {"topology": EPIDEMIC, "every": 2},
     ("topology", "equitopo-static"): {"shifts": 2},
     ("topology", "base-graph"): {"degree": 2},
@@ -121,6 +122,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
 """The required parameters of each kind in an experiment that works."""
 WHOLE: dict[tuple[str, str], dict[str, typing.Any]] = {
     **{("sharing", kind): {"budget": 1.0} for kind in ("random", "random-layers", "top-k", "jwins", "fft")},
+    ("sharing", "mosaic"): {},
     ("sharing", "choco"): {"compressor": {"kind": "top-k", "budget": 1.0}, "gamma": 1.0},
     ("sharing", "cesar"): {"subset": {"kind": "random", "budget": 1.0}},
     **{("sharing", kind): {"sigma": 0.0} for kind in ("zip-dl", "muffliato")},

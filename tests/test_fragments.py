@@ -142,7 +142,7 @@ def test_a_fragment_of_this_layout_has_no_mistake():
     found = fragments(3)
     one = found.cut(torch.rand(39), 2)
     assert isinstance(one, Fragment)
-    assert found.mistake(one.number, one.values, one.layout) is None
+    assert found.mistake([one.number], one.values, one.layout) is None
 
 
 @pytest.mark.parametrize(
@@ -156,6 +156,6 @@ def test_a_fragment_of_this_layout_has_no_mistake():
 )
 def test_a_wrong_fragment_is_named(number, size, layout, reason):
     found = fragments(3)
-    mistake = found.mistake(number, torch.rand(size), found.digest if layout is None else layout)
+    mistake = found.mistake([number], torch.rand(size), found.digest if layout is None else layout)
     assert mistake is not None
     assert mistake.startswith(reason)

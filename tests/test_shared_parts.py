@@ -158,7 +158,7 @@ def test_whole_models_are_as_many_numbers_as_are_shared(share, buffers, count, f
     assert all(node.bytes_out == 2 * stated_bytes(world) for node in world.nodes)
 
 
-@pytest.mark.parametrize("sharing", [kind for kind in SHARINGS if kind not in (*MASKED, "full")])
+@pytest.mark.parametrize("sharing", [kind for kind in SHARINGS if kind not in (*MASKED, "full", "mosaic")])
 def test_buffers_travel_beside_what_is_made_short(sharing, files, overheard):
     simulate(mixed(sharing, files, rounds=1))
     last = [message for message in overheard if message.tag == ""]

@@ -45,6 +45,7 @@ KINDS = {
         "equitopo-dynamic": "covey.decentralized.topology.equitopo:EquiTopoDynamic",
         "base-graph": "covey.decentralized.topology.base_graph:BaseGraph",
         "matcha": "covey.decentralized.topology.matcha:Matcha",
+        "mosaic": "covey.decentralized.topology.mosaic:Mosaic",
         "redrawn": "covey.decentralized.topology.dynamic:Redrawn",
     },
     "sharing": {
@@ -58,6 +59,7 @@ KINDS = {
         "stc": "covey.decentralized.sharing.stc:STC",
         "quantized": "covey.decentralized.sharing.quantized:Quantized",
         "power-gossip": "covey.decentralized.sharing.power_gossip:PowerGossip",
+        "mosaic": "covey.decentralized.sharing.mosaic:Mosaic",
         "cesar": "covey.decentralized.sharing.cesar:Cesar",
         "zip-dl": "covey.decentralized.sharing.zip_dl:ZipDL",
         "muffliato": "covey.decentralized.sharing.muffliato:Muffliato",

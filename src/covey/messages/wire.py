@@ -285,11 +285,13 @@ def lengths(payload: Payload, tag: str = "") -> Lengths:
     Raises:
         WireError: an entry has no encoding, or a decoder of messages would refuse its shape.
     """
-    shapes = []
+    shapes: list[tuple[Any, ...]] = []
     try:
         for name, value in payload.items():
             if is_tensor(value):
                 shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
+            elif type(value) is str and len(value) <= _LONG:
+                shapes.append((name, value))
             else:
                 return _lengths_of_message(payload, tag)
     except RuntimeError:

@@ -11,9 +11,10 @@ can refuse the messages of a sender with another layout.
 Shapes: P numbers of the shared part, K fragments.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from hashlib import blake2b
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -114,18 +115,13 @@ class Fragments:
         self._pieces = setting.pieces or (Piece("model", "trained", 0, size, (size,)),)
         draw = setting.generator("fragments", epoch)
         self._holder_P = np.zeros(size, np.int64) if count == 1 else _RULES[cutting](self._pieces, count, draw)
-        self._held = self._indices()
+        self._order = torch.from_numpy(np.argsort(self._holder_P, kind="stable"))
+        self._held = torch.split(self._order, np.bincount(self._holder_P, minlength=count).tolist())
+        if redundancy > 1:
+            several = [[self._held[(k + more) % count] for more in range(redundancy)] for k in range(count)]
+            self._held = tuple(torch.cat(held).sort().values for held in several)
+            self._order = torch.cat(self._held)
         self.sizes: tuple[int, ...] = tuple(map(len, self._held))
-
-    def _indices(self) -> list[Tensor]:
-        """The indices of every fragment."""
-        order = torch.from_numpy(np.argsort(self._holder_P, kind="stable"))
-        ends = np.bincount(self._holder_P, minlength=self.count).cumsum()[:-1]
-        parts = torch.tensor_split(order, torch.from_numpy(ends))
-        if self._redundancy == 1:
-            return list(parts)
-        several = [[parts[(k + more) % self.count] for more in range(self._redundancy)] for k in range(self.count)]
-        return [torch.cat(held).sort().values for held in several]
 
     @cached_property
     def digest(self) -> str:
@@ -142,7 +138,37 @@ class Fragments:
 
     def take(self, vector: Tensor, fragment: int) -> Tensor:
         """The numbers of a fragment of a shared part, as a copy."""
-        return vector[self._held[fragment].to(vector.device)]
+        return torch.index_select(vector, 0, self._held[fragment].to(vector.device))
+
+    def together(self, fragments: Sequence[int]) -> Tensor:
+        """The indices of the numbers of several fragments, one fragment after the other."""
+        return torch.cat([self._held[number] for number in fragments])
+
+    def ordered(self, vector: Tensor) -> Tensor:
+        """A shared part with its fragments one after the other, as a copy; with one fragment, the part itself."""
+        return vector if self.count == 1 else torch.index_select(vector, 0, self._order.to(vector.device))
+
+    @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """The places of the fragments in an ordered part."""
+        ends = list(accumulate(self.sizes, initial=0))
+        return tuple(map(slice, ends[:-1], ends[1:]))
+
+    def restored(self, ordered: Tensor) -> Tensor:
+        """The shared part that `ordered` has ordered, as a copy. There must be no redundancy."""
+        return torch.index_select(ordered, 0, self._back.to(ordered.device))
+
+    def split(self, ordered: Tensor, fragments: Sequence[int] | None = None) -> Sequence[Tensor]:
+        """Views of single fragments that are one after the other; by default, all fragments are."""
+        if fragments is None:
+            return torch.split(ordered, list(self.sizes))
+        return [ordered] if len(fragments) == 1 else torch.split(ordered, [self.sizes[number] for number in fragments])
+
+    @cached_property
+    def _back(self) -> Tensor:
+        back = torch.empty_like(self._order)
+        back[self._order] = torch.arange(len(self._order))
+        return back
 
     # ------------------------------------------------------------------ messages
 
@@ -154,21 +180,24 @@ class Fragments:
         """The contents of the messages that hold a fragment of this layout. The others are rejected."""
         found = []
         for one in node.usable(messages, content):
-            reason = self.mistake(one.number, one.values, one.layout)
+            reason = self.mistake([one.number], one.values, one.layout)
             if reason is None:
                 found.append(one)
             else:
                 node.reject(one, reason)
         return found
 
-    def mistake(self, number: int, values: Tensor, layout: str) -> str | None:
-        """The reason for which a received fragment cannot be used, or None."""
+    def mistake(self, numbers: Sequence[int], values: Tensor, layout: str) -> str | None:
+        """The reason for which received fragments, one after the other, cannot be used, or None."""
         if layout != self.digest:
             return f"its fragments have another layout, {layout[: 2 * _DIGEST_BYTES]!r} instead of '{self.digest}'"
-        if not 0 <= number < self.count:
-            return f"its fragment is number {number}, and there are {self.count}"
-        if values.shape != (self.sizes[number],) or values.dtype != torch.float32:
-            return f"its fragment {number} is not {self.sizes[number]} float32 numbers"
+        for number in numbers:
+            if not 0 <= number < self.count:
+                return f"its fragment is number {number}, and there are {self.count}"
+        size = sum(self.sizes[number] for number in numbers)
+        if values.shape != (size,) or values.dtype != torch.float32:
+            named = f"fragment {numbers[0]} is" if len(numbers) == 1 else f"{len(numbers)} fragments are"
+            return f"its {named} not {size} float32 numbers"
         return None
 
     def in_words(self) -> str:

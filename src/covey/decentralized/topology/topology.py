@@ -1,5 +1,6 @@
 """The base of topologies."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -65,6 +66,14 @@ class Topology(Part):
         """The expected factor by which a round shrinks the squared distance to the mean in the worst direction, with
         its own weights or, without any, equal ones; None without a formula."""
         return None
+
+    def fragments_of_models(self) -> int:
+        """The number of fragments of a model that travel along graphs of their own; 1 for whole models."""
+        return 1
+
+    def of_fragments(self, t: int) -> Sequence[Graph]:
+        """The graph of each fragment in round t; the graph of the round is their union."""
+        return [self.at(t)]
 
     def draw(self, setting: Setting, t: int) -> Graph:
         """The graph of round t, a function of the arguments and the parameters only."""
