@@ -9,7 +9,7 @@ from typing import Any
 from covey.api.running import as_experiment
 from covey.parts import native
 from covey.parts.errors import ConfigurationError
-from covey.parts.parameters import to_table
+from covey.parts.parameters import parts_of, to_table
 from covey.parts.tracebacks import short_traceback
 from covey.runtime.experiment import Experiment
 from covey.runtime.node import Node
@@ -98,6 +98,9 @@ def check(
         found |= described(prepared, save_graph)
     elif save_graph is not None:
         raise ConfigurationError(f"The program {chosen.program.title()} has no graph to save.")
+    of_parts = {subject: words for part in parts_of(prepared.program) for subject, words in part.findings().items()}
+    if of_parts:
+        found["parts"] = of_parts
     costs = prepared.setting.training_joules
     if costs is not None:
         found["joules_per_node_and_training"] = float(costs.mean())
@@ -120,6 +123,7 @@ def _lines(prepared: Prepared, found: Mapping[str, Any], *, learns: bool) -> Ite
             yield name.replace("_", " "), str(value)
     elif prepared.experiment.task is not None:
         yield "task", f"not used: the program {program.title()} does not learn"
+    yield from found.get("parts", {}).items()
     if "joules_per_node_and_training" in found:
         yield "energy", f"{found['joules_per_node_and_training']:.4g} J per training of a node, on average"
     yield "native", found["native"]

@@ -34,10 +34,11 @@ def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
     if save_graph is not None and topology is None:
         raise ConfigurationError(f"The program {prepared.program.title()} has no graph to save.")
     if topology is not None:
-        graph, rule = topology.at(0), _rule(prepared)
-        merging = merging_graph(prepared.program, 0) if rule == "given" else graph
+        graph, rule = topology.of_fragments(0)[0], _rule(prepared)
+        merging = merging_graph(prepared.program, 0, fragment=0) if rule == "given" else graph
         found["graph"] = asdict(facts(merging, rule, prepared.setting.label_counts))
         found["graph"]["changes"] = not topology.static
+        found["graph"]["of_one_fragment"] = topology.fragments_of_models() > 1
         if save_graph is not None:
             found["saved_graph"] = _save(graph, topology, save_graph)
         contraction = topology.contraction() if _mixes_as_drawn(rule, merging, graph) else None
@@ -48,7 +49,7 @@ def described(prepared: Prepared, save_graph: Path | None) -> dict[str, Any]:
 
 def _rule(prepared: Prepared) -> str | None:
     """The rule of merging, for `facts`; None if weights depend on the values."""
-    return None if merging_graph(prepared.program, 0).weights is None else "given"
+    return None if merging_graph(prepared.program, 0, fragment=0).weights is None else "given"
 
 
 def _mixes_as_drawn(rule: str | None, merging: Graph, graph: Graph) -> bool:
@@ -124,7 +125,7 @@ def _labels_in_words(graph: dict[str, Any]) -> str:
 
 
 _ELSEWHERE = (
-    *("nodes", "edges", "directed", "components", "changes"),
+    *("nodes", "edges", "directed", "components", "changes", "of_one_fragment"),
     *("node_heterogeneity", "neighbourhood_heterogeneity"),
 )
 """Facts of a graph that have their own words, instead of their names."""
@@ -133,6 +134,7 @@ _ELSEWHERE = (
 def _graph_in_words(graph: dict[str, Any]) -> str:
     parts = [
         ("the first of many: " if graph["changes"] else "")
+        + ("one fragment's: " if graph["of_one_fragment"] else "")
         + f"{graph['nodes']:,} nodes, {graph['edges']:,} {'directed ' if graph['directed'] else ''}edges"
     ]
     parts.append("connected" if graph["components"] == 1 else f"{graph['components']} components")

@@ -50,15 +50,19 @@ def selection_of(program: Program) -> Selection | None:
     return found if isinstance(found, Selection) else None
 
 
-def merging_graph(program: Program, t: int) -> Graph:
+def merging_graph(program: Program, t: int, fragment: int | None = None) -> Graph:
     """The graph of round t of a prepared program with a topology, with the weights of merging.
 
-    It has no weights if these depend on the models, or if the program has its own rule.
+    It has no weights if these depend on the models or differ between fragments, or if the program has its own rule.
+
+    Args:
+        fragment: the number of a fragment of models, for the graph of this fragment.
     """
     topology, aggregation = topology_of(program), getattr(program, "aggregation", None)
     assert topology is not None
-    graph = topology.at(t)
+    graph = topology.at(t) if fragment is None else topology.of_fragments(t)[fragment]
     weights_E = graph.weights if aggregation is None else None
-    if isinstance(aggregation, Aggregation):
+    differs = fragment is None and topology.fragments_of_models() > 1
+    if isinstance(aggregation, Aggregation) and not differs:
         weights_E = aggregation.of_edges(graph)
     return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)

@@ -87,9 +87,10 @@ def not_finite_entry(payload: Payload) -> str | None:
 
 def is_known_to_be_finite(tensor: "Tensor") -> bool:
     """True if all numbers of a tensor are finite. It is examined again only after a write, and so are views of it."""
-    for seen in (tensor, tensor._base):
+    base = tensor._base
+    for seen in (tensor,) if base is None or base.dtype != tensor.dtype else (tensor, base):
         known = getattr(seen, "known_finite", None)
-        if known is not None and known == tensor._version and seen.dtype == tensor.dtype:
+        if known is not None and known == tensor._version:
             return True
     if not tensor.is_floating_point():
         return True

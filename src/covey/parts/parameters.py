@@ -268,6 +268,10 @@ class Part(Convertible):
             if isinstance(value, Part):
                 value.prepare(value.scope(setting))
 
+    def findings(self) -> Mapping[str, str]:
+        """The lines of `covey check` about this part once it is prepared: a subject and a sentence. By default none."""
+        return {}
+
     def ready(self, setting: Setting) -> Self:
         """Check and prepare the part, and return it. For settings that are complete already."""
         self.check(setting)

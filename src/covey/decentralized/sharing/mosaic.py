@@ -3,7 +3,7 @@
 Shapes: K fragments, E edges.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -74,6 +74,9 @@ class Mosaic(Sharing):
         self.fragments = Fragments(setting, self._count, self.cutting, owner=self.named())
         self._plans: dict[int, Plan] = {}
         self._sent: dict[NodeId, tuple[Tensor, Tensor]] = {}
+
+    def findings(self) -> Mapping[str, str]:
+        return {"fragments": self.fragments.in_words()}
 
     def outgoing(self, round: Round) -> Messages:
         layout, plan, sender = self.fragments, self._plan(round.t, round.topology, round.aggregation), round.node.id
