@@ -29,6 +29,7 @@ class Written(RunWriter):
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
         self.of_hosts: list[tuple[float, int, str, float]] = []
         self.seen: list[tuple[float, int, bytes]] = []
+        self.truths: dict[str, Any] = {}
         self.added: list[tuple[float, int, str, dict[str, Any]]] = []
 
     def commits(self, rows):
@@ -42,6 +43,9 @@ class Written(RunWriter):
 
     def observed(self, rows):
         self.seen.extend(rows)
+
+    def add_truth(self, found):
+        self.truths.update(found)
 
     def forget_observed(self, node, time):
         self.seen = [row for row in self.seen if row[1] != node or row[0] <= time]

@@ -9,12 +9,20 @@ from covey.learning.node import LearningNode, LearningProgram
 from covey.parts import kinds
 from covey.parts.errors import ModelError, ProgramError
 from covey.parts.parameters import param
+from covey.runtime.emulation.launcher import sampling
 from covey.runtime.emulation.transport.connection import FRAMING_BYTES
+from covey.runtime.sampler import simulated_secret
 from tests.conftest import Written, begun, models_of, simulate, table
 from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate, hosts, launch
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
+
+
+@pytest.fixture(autouse=True)
+def sampler_of_the_simulation(monkeypatch):
+    """Launchers draw names with the secret of the simulation of seed 3, so that both engines have the same graphs."""
+    monkeypatch.setattr(sampling.secrets, "randbits", lambda bits: simulated_secret(3))
 
 
 def assert_agree(tables, folder, count):
@@ -60,6 +68,11 @@ def test_the_engines_agree_on_every_part_of_gossip(family, kind, files, tmp_path
 @pytest.mark.parametrize(("family", "kind"), REST)
 def test_the_engines_agree_on_every_task_and_program(family, kind, files, tmp_path):
     assert_agree(run_table(family, kind, files, network=QUICK, rounds=3), tmp_path, 2)
+
+
+def test_the_engines_agree_where_messages_pass_relays(tmp_path):
+    program = {"kind": "shatter", "virtual_nodes": 3, "degree": 2, "permutation": "every-round", "exclude_own": True}
+    assert_agree(table(program=program, network=QUICK, rounds=3), tmp_path, 4)
 
 
 @pytest.mark.parametrize("family", ["latency", "bandwidth", "compute"])

@@ -73,7 +73,7 @@ class Prepared:
         Nodes of a synchronous program may do so where some go on without others for many rounds.
         """
         kept = not self.program.synchronous or (self.in_step and self._may_part)
-        return kept and self.experiment.checkpoint.every != 0
+        return kept and self.experiment.checkpoint.every != 0 and self.overlay is None
 
     @property
     def _may_part(self) -> bool:

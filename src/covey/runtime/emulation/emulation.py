@@ -18,12 +18,15 @@ from covey.runtime.emulation.transport.descriptors import make_room, needed_by_h
 from covey.runtime.experiment import Engine, Experiment, Outcome, Progress
 from covey.runtime.prepared import Prepared, check_importable
 from covey.runtime.runs import RunWriter
+from covey.runtime.sampler import Overlay
 
 if TYPE_CHECKING:
     from covey.runtime.emulation.launcher.makers import Maker, Wanted
     from covey.runtime.emulation.transport.certificates import Certificates
 
 
+_WITH_RELAYS = 3
+"""The least number of hosts if messages pass a relay."""
 _LONGER = 4
 """The number of whole models per round and neighbour from which on the size of the inbox is not checked."""
 
@@ -65,6 +68,9 @@ class Emulation(Engine):
     chunk: int = param("The nodes that are computed together; 0 is the kernel's choice.", default=0, ge=0)
     kernel: Literal["auto", "stacked", "module", "vmap"] = param("The tensor program that trains.", default="auto")
 
+    _least = 1
+    """The least number of processes, if it is not set."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hosts_file is not None:
@@ -88,11 +94,9 @@ class Emulation(Engine):
             )
 
     def check_with(self, experiment: Experiment) -> None:
-        if experiment.program.overlay(experiment.network.nodes) is not None:
-            raise ConfigurationError(
-                f"The program {experiment.program.title()} has virtual nodes, and the 'kind' of the engine must be "
-                f"'simulation' for these. Got 'emulation' instead."
-            )
+        overlay = experiment.program.overlay(experiment.network.nodes)
+        if overlay is not None:
+            self._check_overlay(experiment, overlay)
         # Only the launcher calls callbacks.
         check_importable(dataclasses.replace(experiment, callback=[]), "the processes of an emulation")
         if experiment.task is not None and experiment.task.is_private and not self.hosts:
@@ -109,6 +113,23 @@ class Emulation(Engine):
                 how = "the engine names so many 'hosts'" if self.hosts else "set 'nodes_per_process' to have others"
                 raise ConfigurationError(
                     f"The 'of' of {fault.named()} must be the number of hosts, {count}; {how}. Got {fault.of} instead."
+                )
+
+    def _check_overlay(self, experiment: Experiment, overlay: Overlay) -> None:
+        """Check that relays exist, and that no fault must know the ends of a message between names."""
+        self._least = _WITH_RELAYS if overlay.legs > 1 else 1
+        count = max(self.owners(experiment.network.nodes)) + 1
+        if count < self._least:
+            raise ConfigurationError(
+                f"The engine must have at least {_WITH_RELAYS} hosts for the virtual nodes of "
+                f"{experiment.program.named()}: a relay must be neither end's host. Got {count} instead. With "
+                f"placement = 'own' there are no relays, and addresses tell all."
+            )
+        for fault in experiment.faults:
+            if fault.strikes_messages:
+                raise ConfigurationError(
+                    f"{fault.named().capitalize()} strikes messages by their ends, which no host knows where "
+                    f"{experiment.program.named()} has virtual nodes: use the simulation, or another fault."
                 )
 
     def check_prepared(self, prepared: Prepared) -> None:
@@ -144,7 +165,7 @@ class Emulation(Engine):
         elif self.nodes_per_process is not None:
             count = -(-nodes // self.nodes_per_process)
         else:
-            count = min(default_workers(), nodes)
+            count = min(max(default_workers(), self._least), nodes)
         if count > nodes:
             raise ConfigurationError(f"The engine has {count} hosts for {nodes} nodes: remove some.")
         return [node * count // nodes for node in range(nodes)]

@@ -182,9 +182,8 @@ class RunWriter:
             np.savez_compressed(file, **entries)
 
     def add_truth(self, found: Mapping[str, np.ndarray]) -> None:
-        """Add to the ground truth, if the run observes nodes."""
-        if self._observed is not None:
-            self.truth({**read_truth(self.folder), **found})
+        """Add to the ground truth of a run that observes nodes."""
+        self.truth({**read_truth(self.folder), **found})
 
     def observed(self, rows: Sequence[tuple[float, int, bytes]]) -> None:
         """Record messages of observed nodes: (time, node, frame)."""

@@ -47,7 +47,7 @@ class Simulation(Engine):
         with prepared.task.at_work():
             world = World(prepared, writer, progress)
             if checkpoint is None:
-                if world.sampler is not None and writer is not None:
+                if world.sampler is not None and writer is not None and prepared.experiment.observer is not None:
                     writer.add_truth(world.sampler.truth(0, world.rounds))
                 world.begin()
             else:

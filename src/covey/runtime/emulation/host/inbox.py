@@ -11,6 +11,8 @@ from covey.runtime.node import Message
 _ENTRY, _ITEM = 1024, 64
 ENTRIES = 4 * _ENTRY
 """The approximate memory of a message with a model and a few plain values, beside its bytes."""
+_OF_NAMES = -1
+"""The host that stands for those of all names."""
 _AHEAD = 1000
 """The greatest number of rounds by which a message may be ahead of its receiver."""
 
@@ -83,13 +85,17 @@ class Inbox(Mailbox):
         """The reason to drop a message, or None."""
         if message.round is not None and message.round > self.round + _AHEAD and not self._catching_up():
             return "too-early"
-        host, free = self._owners[message.sender], self._most - self.held
+        host, free = self._host_of(message), self._most - self.held
         mine = needed if host == self._me else needed + self._held_of[host]
         return "inbox-full" if mine > free else None
 
     def _hold(self, message: Message, memory: int) -> None:
         self.held += memory
-        self._held_of[self._owners[message.sender]] += memory
+        self._held_of[self._host_of(message)] += memory
+
+    def _host_of(self, message: Message) -> int:
+        """The host of the sender; one for all names, whose hosts are not known."""
+        return self._owners[message.sender] if message.sender < len(self._owners) else _OF_NAMES
 
     def _release(self, messages: Iterable[Message | None]) -> None:
         for message in messages:

@@ -280,6 +280,8 @@ class HostRun:
                 stage.keep(said["round"])
             elif frame.tag == "cut" and stage.cuts is not None:
                 stage.cuts.begin(said["cut"], said["hosts"])
+            elif frame.tag == "sampled" and stage.names is not None:
+                stage.names.take(said["share"])
             elif frame.tag == "park":
                 stage.park_after(int(said["round"]), for_good=bool(said.get("last")))
             elif frame.tag == "rate":

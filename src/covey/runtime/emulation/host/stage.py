@@ -13,6 +13,7 @@ from covey.runtime.emulation.host.activity import AwaitedMessages, HostActivity
 from covey.runtime.emulation.host.cuts import MARKER, Cuts
 from covey.runtime.emulation.host.inbox import Inbox
 from covey.runtime.emulation.host.links import Lateness
+from covey.runtime.emulation.host.names import WORD, Names
 from covey.runtime.emulation.host.reporter import Reporter
 from covey.runtime.emulation.host.schedule import Schedule
 from covey.runtime.emulation.host.traffic import Traffic
@@ -67,6 +68,7 @@ class HostStage(Stage):
         if prepared.keeps_mail:
             self.mail = Mail(self.here, self.size, MOST // (1 + max(owners)))
             self.cuts = Cuts(self, self.mail)
+        self.names = None if prepared.overlay is None else Names(self)
         self._measuring: set[int] = set()
         """The nodes with a running measurement."""
         self.trainer = Trainer(self.task.begin_thread)
@@ -414,10 +416,11 @@ class HostStage(Stage):
         return self.traffic.carry(node, self.disturbances.fates(node, receivers), message)
 
     async def shares(self, node: RunningNode, round: int) -> Sequence[Share]:
-        raise ProgramError(f"Node {node.id} asks for virtual nodes, which an emulation does not have.")
+        assert self.names is not None
+        return await self.names.shares(node.id, round)
 
     def carry_to_names(self, node: RunningNode, copies: Sequence[Message]) -> Sending:
-        raise ProgramError(f"Node {node.id} sends to virtual nodes, which an emulation does not have.")
+        return self.traffic.carry_to_names(node, copies)
 
     def withdraw(self, node: RunningNode, tag: str | None) -> int:
         return self.traffic.withdraw(node, tag)
@@ -438,7 +441,9 @@ class HostStage(Stage):
 
     def take_frame(self, host: int, frame: wire.Frame) -> None:
         """Take a frame of another host for this host itself."""
-        if self.cuts is None or frame.tag != MARKER:
+        if self.names is not None and frame.tag == WORD:
+            self.names.take_word(host, frame.payload)
+        elif self.cuts is None or frame.tag != MARKER:
             self.refuse("unknown-word")
         else:
             self.cuts.mark(host, frame.payload)

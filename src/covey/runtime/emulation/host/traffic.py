@@ -29,6 +29,7 @@ class Traffic:
         self.carried = Throughput()
         """The throughput of the uplinks of all nodes."""
         ups, downs = network.uplink_rates(), network.downlink_rates()
+        self._latency_to_names: dict[int, float] = {}
         self._up = [float("inf")] * stage.size if ups is None else ups.tolist()
         self.uplinks = {id: self._uplink(node) for id, node in stage.nodes.items()}
         self._downlinks = {
@@ -72,6 +73,25 @@ class Traffic:
             self._depart(node, Copy(message, receiver, latency, departure, slower, garbled))
         return departure
 
+    def carry_to_names(self, node: RunningNode, copies: Iterable[Message]) -> Departure:
+        """Send messages of a virtual node of a node, each to its name."""
+        departure = Departure(self.uplinks[node.id])
+        for message in copies:
+            assert message.name is not None
+            latency = self._mean_latency(node.id) * message.legs
+            self._depart(node, Copy(message, message.name, latency, departure, message.load))
+        return departure
+
+    def _mean_latency(self, sender: int) -> float:
+        """The mean latency from a node to all others: this host does not know which of them acts under a name."""
+        if sender not in self._latency_to_names:
+            latency, others = self._stage.network.latency, self._stage.ids - {sender}
+            uniform = latency.uniform_value()
+            if uniform is None:
+                uniform = sum(latency.between(sender, other) for other in others) / max(len(others), 1)
+            self._latency_to_names[sender] = uniform
+        return self._latency_to_names[sender]
+
     def _depart(self, node: RunningNode, copy: Copy) -> None:
         mail, message = self._stage.mail, copy.message
         if mail is not None:
@@ -93,6 +113,10 @@ class Traffic:
     def _emit(self, copy: Copy) -> None:
         """Write a copy to a socket, or deliver it to a node of this host, when its time in transit is over."""
         stage, message = self._stage, copy.message
+        if message.name is not None:
+            assert stage.names is not None
+            stage.names.emit(message)
+            return
         owner = stage.owners[copy.receiver]
         if owner == stage.me:
             self.arrive(copy.receiver, message)
@@ -117,5 +141,7 @@ class Traffic:
     def arrive(self, receiver: int, message: Message) -> None:
         """Give a message whose last bit arrives now to the downlink of its receiver."""
         mail = self._stage.mail
-        if not self._downlinks[receiver].add(message, self._up[message.sender]) and mail is not None:
+        # The rate of a name is not known: it counts as that of the receiver.
+        rate = self._up[receiver if message.name is not None else message.sender]
+        if not self._downlinks[receiver].add(message, rate) and mail is not None:
             mail.withdraw([receiver], message)

@@ -25,6 +25,7 @@ from covey.runtime.emulation.launcher.records import Records
 from covey.runtime.emulation.launcher.recovery import Recovery
 from covey.runtime.emulation.launcher.remote import Condition, HostEnded, HostGone, Remote
 from covey.runtime.emulation.launcher.reports import Reports
+from covey.runtime.emulation.launcher.sampling import Sampling
 from covey.runtime.emulation.transport.connection import loop_time
 from covey.runtime.emulation.transport.handshake import LAUNCHER, Caller, say
 from covey.runtime.experiment import Outcome, Progress
@@ -85,6 +86,7 @@ class Launcher:
         )
         self.recovery = Recovery(self, self._later)
         self.reports = Reports(self)
+        self.sampling = None if prepared.overlay is None else Sampling(self, prepared.overlay)
         self.rolls_back = False
         """True if all hosts must roll back to the last cut, because one was lost."""
         self._began: float | None = None
@@ -170,6 +172,8 @@ class Launcher:
 
     async def _run(self) -> Outcome:
         try:
+            if self.sampling is not None:
+                self.sampling.write_truth()
             self._start_hosts()
             await self._let_begin()
             while self.rolls_back and not self.interrupted:

@@ -57,6 +57,12 @@ class Reports:
         known = isinstance(kind, type) and issubclass(kind, CoveyError) and kind is not WireError
         raise (kind if known else RunError)(str(frame.payload["text"]))
 
+    def _on_sample(self, host: Remote, frame: wire.Frame) -> None:
+        sampling = self._launcher.sampling
+        if sampling is None:
+            raise RunError(f"Host {host.number} asks for virtual nodes, which the program does not have.")
+        sampling.answer(host, msgspec.convert(frame.payload["round"], int))
+
     def _on_rows(self, host: Remote, frame: wire.Frame) -> None:
         self._launcher.records.take_rows(host.number, frame.payload["rows"])
 

@@ -137,6 +137,11 @@ class Peers:
         if host not in self._gone:
             self._put(self._route(host), length, word)
 
+    def send_word(self, host: int, tag: str, payload: Payload) -> None:
+        """Send a frame to a host itself as soon as possible, as `send` does for its nodes."""
+        parts = wire.encode_parts(payload, tag=tag, sender=_HOST, receiver=_HOST)
+        self.send(host, sum(map(len, parts)), lambda: parts)
+
     def _put(self, route: _Route, length: int, frame: Callable[[], Parts]) -> None:
         connection = route.connection
         if connection is None or connection.lost.done():
