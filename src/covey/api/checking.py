@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from covey.api.protecting import epsilons
 from covey.api.running import as_experiment
 from covey.parts import native
 from covey.parts.errors import ConfigurationError
@@ -17,6 +18,7 @@ from covey.runtime.prepared import Prepared, notes_on_cycles, prepare
 from covey.runtime.runs import Run, examine
 from covey.runtime.runs.schema import SUMS
 from covey.view.cards import Card
+from covey.view.epsilons import epsilon_in_words
 from covey.view.terminal import shown
 
 
@@ -104,6 +106,8 @@ def check(
     costs = prepared.setting.training_joules
     if costs is not None:
         found["joules_per_node_and_training"] = float(costs.mean())
+    if stated := epsilons(prepared):
+        found["privacy"] = stated
     notes = notes_on_cycles(chosen)
     if notes:
         found["notes"] = notes
@@ -126,6 +130,8 @@ def _lines(prepared: Prepared, found: Mapping[str, Any], *, learns: bool) -> Ite
     yield from found.get("parts", {}).items()
     if "joules_per_node_and_training" in found:
         yield "energy", f"{found['joules_per_node_and_training']:.4g} J per training of a node, on average"
+    for stated in found.get("privacy", ()):
+        yield "privacy", epsilon_in_words(stated)
     yield "native", found["native"]
     for words in found.get("faults", ()):
         yield "fault", words

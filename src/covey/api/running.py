@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from covey import __version__
+from covey.api.protecting import epsilons
 from covey.parts.errors import ConfigurationWarning, CoveyError, RunError
 from covey.parts.tracebacks import short_traceback
 from covey.runtime.callbacks import Callback, Evaluated
@@ -239,4 +240,5 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "clock": prepared.setting.clock,
         **prepared.task.facts(),
         "program": prepared.program.title(),
+        **({"privacy": stated} if (stated := epsilons(prepared)) else {}),
     }

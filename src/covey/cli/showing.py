@@ -12,6 +12,7 @@ from covey.cli.tables import print_json, print_table, say
 from covey.parts.errors import ConfigurationError
 from covey.runtime.runs import Run, find_runs
 from covey.view.comparison import compared, in_words, spread_of
+from covey.view.epsilons import epsilon_in_words
 from covey.view.groups import Group
 from covey.view.summary import dropped_messages, dropped_nodes, not_finite
 from covey.view.terminal import shown
@@ -37,6 +38,8 @@ def show(arguments: argparse.Namespace) -> int:
     )
     if summary["seconds"]:
         say(f"  a node spent, on average, {_spent(summary['seconds'], summary['clock'])}")
+    for stated in summary["privacy"]:
+        say(f"  privacy: {epsilon_in_words(stated)}")
     first, *later = run.facts["starts"]
     if summary["wall_seconds"] is not None:
         say(

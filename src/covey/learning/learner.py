@@ -246,6 +246,16 @@ class Learner:
             return int(self.parts.sizes[training.holder])
         return self.samples(training.holder, training.work)
 
+    def largest_update(self, rounds: int) -> float | None:
+        """The largest distance by which a training moves a model in any of the rounds; None if it has no bound."""
+        optimizer, clip = self.task.optimizer, self.task.clip
+        if clip is None:
+            return None
+        steps = max(self.steps(holder, Work()) for holder in range(len(self.parts.sizes)))
+        rate = optimizer.lr * max(optimizer.schedule.factor(t) for t in range(max(rounds, 1)))
+        reach = optimizer.reach(steps)
+        return None if reach is None else rate * clip * reach
+
     @property
     def at_once(self) -> int:
         return max(_BYTES_AT_ONCE // (4 * self.layout.size), 8 * self.chunk)

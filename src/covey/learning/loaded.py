@@ -86,6 +86,7 @@ class LoadedLearning(LoadedTask):
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
             training_samples=taken,
+            largest_update=None if self.own is not None else learner.largest_update(setting.rounds),
         )
         if not self.further:
             networks = self._program.networks(informed)

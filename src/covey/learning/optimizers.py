@@ -152,6 +152,13 @@ class Optimizer(Part):
             slots: the state of the same K models, changed.
         """
 
+    def reach(self, steps: int) -> float | None:
+        """The largest distance, in learning rates, that steps move a model whose gradients have norms of at most 1.
+
+        None if there is no bound that depends on nothing else.
+        """
+        return None
+
     def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
         """The total weight of the gradients of a training, in learning rates: FedNova's |a|.
 
@@ -185,6 +192,11 @@ class SGD(Optimizer):
             buffer = slots["momentum"].mul_(self.momentum).add_(gradients)
             gradients = gradients.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
         models.addcmul_(gradients, lr, value=-1.0)
+
+    def reach(self, steps: int) -> float | None:
+        if self.weight_decay or type(self).step is not SGD.step:
+            return None
+        return steps / (1.0 - self.momentum)  # The velocity may be that of earlier trainings.
 
     def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
         pull = lr * (proximal + self.weight_decay)

@@ -15,6 +15,7 @@ from covey.pages.style import COLOURS, STYLE
 from covey.parts.errors import CoveyError, RunError
 from covey.runtime.runs import Run
 from covey.view.comparison import Comparison
+from covey.view.epsilons import epsilon_in_words
 from covey.view.figures import MOST_BANDS, bands_in_words
 from covey.view.graphs import graph_of_run
 from covey.view.groups import Group, differing, flat, grouped, names_of_runs
@@ -304,17 +305,24 @@ def _of_one(run: Run) -> str:
     config = html.escape(tomli_w.dumps(run.experiment))
     where = _where(run)
     return (
-        f'<div class="tiles">{tiles}</div>{_note(dropped_nodes(summary))}{_note(dropped_messages(summary))}'
+        f'<div class="tiles">{tiles}</div>{_privacy(summary)}'
+        f"{_note(dropped_nodes(summary))}{_note(dropped_messages(summary))}"
         f'<div class="pictures">{"".join(pictures)}</div>'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Environment</summary>{where}</details>"
     )
 
 
+def _privacy(summary: Mapping[str, Any]) -> str:
+    """The epsilons of a run, in words."""
+    return "".join(_note(f"Privacy: {epsilon_in_words(stated)}.") for stated in summary["privacy"])
+
+
 def _where(run: Run) -> str:
     """Tables of the facts of a run and of each of its starts."""
     facts = {**run.facts, "wall_seconds": run.wall_seconds}
     starts = facts.pop("starts")
+    facts.pop("privacy", None)  # The page has it in words.
     names = dict.fromkeys(name for start in starts for name in start)
     rows = [[name, *(_fact(start.get(name, "–")) for start in starts)] for name in names]
     columns = [f"start {number}" for number in range(1, len(starts) + 1)]

@@ -27,6 +27,7 @@ from covey.parts.attributes import assigned_in
 from covey.parts.conversion import Convertible, coerce, convert, expectation, with_article
 from covey.parts.errors import ConfigurationError, quoted, unknown
 from covey.parts.limits import Bound, Limits
+from covey.parts.mechanisms import Mechanism
 from covey.parts.pieces import Piece
 
 
@@ -94,6 +95,8 @@ class Setting:
     """True if messages keep their order over a link."""
     patient: bool = False
     """True if a round continues without messages that do not arrive in time."""
+    largest_update: float | None = None
+    """The largest distance by which a training of the task moves a model; None if it is not bounded."""
 
     @property
     def buffers(self) -> int:
@@ -271,6 +274,10 @@ class Part(Convertible):
     def findings(self) -> Mapping[str, str]:
         """The lines of `covey check` about this part once it is prepared: a subject and a sentence. By default none."""
         return {}
+
+    def mechanisms(self, setting: Setting) -> Iterable[Mechanism]:
+        """The noise by which this part, without those that it is made of, protects data. Called after `prepare`."""
+        return ()
 
     def ready(self, setting: Setting) -> Self:
         """Check and prepare the part, and return it. For settings that are complete already."""

@@ -14,6 +14,7 @@ from covey.network import Network
 from covey.parts import native, rng
 from covey.parts.errors import ConfigurationError
 from covey.parts.kinds import is_registered, why_not_importable
+from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Setting, give_places, parts_of
 from covey.runtime.callbacks import Callbacks
 from covey.runtime.experiment import Experiment
@@ -102,6 +103,12 @@ class Prepared:
         """True if the run keeps the final states of nodes."""
         keeps = self.experiment.output.states
         return self.program.needs is Node if keeps is None else keeps
+
+    def mechanisms(self) -> list[Mechanism]:
+        """The noise by which parts of the program and of the task state that they protect data."""
+        wholes = [self.experiment.program, self.experiment.task]
+        parts = [part for whole in wholes if whole is not None for part in parts_of(whole)]
+        return [stated for part in parts for stated in part.mechanisms(self.setting)]
 
     def judged(self) -> np.ndarray:
         """N, True for nodes that are evaluated."""

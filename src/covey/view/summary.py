@@ -4,17 +4,24 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from covey.runtime.runs import Run
+from covey.view.epsilons import first
 from covey.view.words import amount, figure, seconds, time_of
 
 
 def summary_table(runs: Sequence[Run], summaries: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and the cells of each run: accuracy (mean, worst, best), loss, metrics if runs learn; bytes; time."""
+    """Headings, and the cells of each run: accuracy (mean, worst, best), loss, metrics if runs learn; bytes; time.
+
+    The last is the epsilon, if a run has one.
+    """
     columns = ["bytes sent", time_of({run.clock for run in runs})]
     rows = [[amount(summary["totals"]["bytes_out"]), seconds(summary["time"])] for summary in summaries]
     if any(name in summary["final"] for summary in summaries for name in ("accuracy", "loss")):
         names = metrics_of(summaries)
         columns = ["accuracy", "worst node", "best node", "loss", *map(spaced, names), *columns]
         rows = [[*_learned(summary, names), *row] for summary, row in zip(summaries, rows, strict=True)]
+    if any(summary["privacy"] for summary in summaries):
+        columns = [*columns, "epsilon"]
+        rows = [[*row, first(summary["privacy"])] for summary, row in zip(summaries, rows, strict=True)]
     return columns, rows
 
 

@@ -1,7 +1,9 @@
 """Muffliato (Cyffers et al., 2022): noise on every model, then several averaging steps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse.linalg import eigsh
@@ -17,8 +19,12 @@ from covey.learning.mixture import Mixture
 from covey.learning.noise import Noise, key_of
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
+from covey.parts.mechanisms import Averaging, Mechanism
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 _DENSE = 600
 """The most nodes of whose weights all eigenvalues are computed."""
@@ -58,6 +64,15 @@ class Muffliato(Noised):
         self._factor = chebyshev(
             gap(Graph(graph.n, graph.sources, graph.targets, aggregation.of_edges(graph))), self.named()
         )
+
+    def stated(self, stated: Mechanism, mixing: "sp.csr_array", sensitivity: float) -> Iterable[Mechanism]:
+        rounds, multiplier = stated.releases, self.sigma / sensitivity
+        # Sum over i, j of the inverse covariance of rounds with variance 1 and correlation -1/2 to the next.
+        correlation = rounds * (rounds + 1) * (rounds + 2) / 6.0 if self.anticorrelated else None
+        yield replace(stated, against="all who see all messages", multiplier=multiplier, correlation=correlation)
+        if not self.anticorrelated:
+            deviations = np.full(mixing.shape[0], self.sigma)
+            yield self.of_rounds(stated, Averaging(mixing, deviations, sensitivity, self.steps, self._factor))
 
     def noised(self, round: Round) -> Messages:
         model = round.node.model

@@ -1,7 +1,8 @@
 """Sharings that add noise to the shared part of a model, and then average it once or several times in a round."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -15,9 +16,13 @@ from covey.learning.mixture import Mixture, computed
 from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
+from covey.parts.mechanisms import Averaging, Mechanism
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox
 from covey.runtime.state import State
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 _CLOSE = 1e-6
 
@@ -48,6 +53,7 @@ class Noised(Sharing):
         le=1000,
     )
     seeds: Seeds = seeds()
+    delta: float = param("The probability with which the stated epsilon may fail.", default=1e-5, gt=0, lt=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,9 +73,50 @@ class Noised(Sharing):
             f"{self.named().capitalize()} adds noise to models only, and {of} are sent, too. Use the program gossip."
         )
 
+    # ------------------------------------------------------------------ accounting
+
+    def mechanisms(self, setting: Setting) -> Iterable[Mechanism]:
+        topology, aggregation = self._on
+        stated = Mechanism(
+            part=self.named(),
+            protects="all samples of a node",
+            against="any one node",
+            delta=self.delta,
+            releases=setting.rounds,
+        )
+        if setting.largest_update is None:
+            why = "the change of a training has no bound: set the 'clip' of the task, and use the optimizer sgd"
+            return [replace(stated, why_not=why)]
+        if not self.sigma:
+            return [replace(stated, why_not="there is no noise")]
+        graph = topology.at(0)
+        mixing = Graph(graph.n, graph.sources, graph.targets, aggregation.of_edges(graph)).mixing("given")
+        assumes = [
+            *(["the keys of the noise are fresh, which they are not in this run"] if not self._fresh else []),
+            *(["buffers, which are sent as they are, tell nothing"] if self.selection.buffered else []),
+            *([] if topology.static else ["all rounds have a graph like the first"]),
+        ]
+        return self.stated(replace(stated, assumes=assumes), mixing, 2.0 * setting.largest_update)
+
+    def stated(self, stated: Mechanism, mixing: "sp.csr_array", sensitivity: float) -> Iterable[Mechanism]:
+        """The mechanisms of bounded updates.
+
+        Args:
+            stated: the statement without noise.
+            mixing: the weights, N x N.
+            sensitivity: the largest distance between two models of a node that differ by its data.
+        """
+        raise NotImplementedError
+
+    def of_rounds(self, stated: Mechanism, averaging: Averaging) -> Mechanism:
+        """The mechanism of averaged noise."""
+        alone = "a round tells of the changes of that round only, and others' changes do not depend on them"
+        return replace(stated, averaging=averaging, assumes=[*stated.assumes, alone])
+
     # ------------------------------------------------------------------ weights
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
+        self._on = topology, aggregation
         if topology.can_be_drawn():
             self.check_weights(topology, aggregation, 0)
 

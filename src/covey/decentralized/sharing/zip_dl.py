@@ -5,8 +5,8 @@ Shapes: D neighbours of a node and itself, last.
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,10 @@ from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
 from covey.learning.noise import Noise
 from covey.parts.errors import ConfigurationWarning
+from covey.parts.mechanisms import Averaging, Mechanism
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 
 class ZipDL(Noised):
@@ -39,6 +43,11 @@ class ZipDL(Noised):
         for receiver in receivers:
             yield [receiver], Whole(model=node.model + next(noises).to(node.model.device))
         node.keep(Sent, self).own = node.model + next(noises).to(node.model.device)
+
+    def stated(self, stated: Mechanism, mixing: "sp.csr_array", sensitivity: float) -> Iterable[Mechanism]:
+        bases = [self.sigma * _base(_own_last(mixing, node)) for node in range(mixing.shape[0])]
+        averaging = Averaging(mixing, np.array(bases), sensitivity, self.steps, cancels=True)
+        return [self.of_rounds(stated, averaging)]
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         super().check_with(topology, aggregation)
@@ -68,7 +77,7 @@ def cancelling(noise: Noise, weights_D: Sequence[float], sigma: float, size: int
         sigma: the least standard deviation of the neighbours' noises.
         size: the numbers of a noise.
     """
-    deviation = sigma / min(deviations(weights_D)[:-1], default=1.0)
+    deviation = sigma * _base(weights_D)
     left_D = np.cumsum(np.square(weights_D)[::-1])[::-1].tolist()
     sum_ = noise.normal(size).mul_(deviation * math.sqrt(left_D[0]))
     rest = sum_.clone()  # The part of S that is not drawn yet.
@@ -78,6 +87,18 @@ def cancelling(noise: Noise, weights_D: Sequence[float], sigma: float, size: int
         rest.sub_(drawn, alpha=weight)
         yield drawn.sub_(sum_, alpha=1.0 / (len(weights_D) * weight))
     yield rest.sub_(sum_, alpha=1.0 / len(weights_D)).div_(weights_D[-1])
+
+
+def _base(weights_D: Sequence[float]) -> float:
+    """The standard deviation of Y with which the least of the neighbours' noises has 1."""
+    return 1.0 / min(deviations(weights_D)[:-1], default=1.0)
+
+
+def _own_last(mixing: "sp.csr_array", node: int) -> list[float]:
+    """The weights of a node's neighbours and of itself."""
+    row = slice(*mixing.indptr[node : node + 2])
+    own = mixing.indices[row] == node
+    return [*mixing.data[row][~own].tolist(), *mixing.data[row][own].tolist()]
 
 
 def deviations(weights_D: Sequence[float]) -> list[float]:

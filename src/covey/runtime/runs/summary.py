@@ -49,6 +49,7 @@ def summarised(run: "Run", database: Database) -> dict[str, Any]:
         "dropped_nodes": [dict(zip(columns, row, strict=True)) for row in dropped],
         "final": _final(database),
         "metrics": run.metric_names,
+        "privacy": facts.get("privacy", []),
         "network": {name: _finite(value) for name, value in network},
     }
 
