@@ -1,4 +1,4 @@
-"""Three protocols that test the node contract, each by its special demands."""
+"""Two protocols that test the node contract, each by its special demands."""
 
 import json
 from collections import Counter
@@ -10,13 +10,7 @@ import torch
 from covey.learning.datasets.digits import Digits
 from covey.messages import wire
 from covey.parts import rng
-from covey.parts.nodes import NodeId
-from covey.parts.parameters import Setting
-from covey.runtime.mailbox import Mailbox
-from covey.runtime.node import Inbox, Message
-from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
-from tests.programs.divshare import DivShare
 
 STILL = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
 """Every node begins with a model of its own and training changes nothing."""
@@ -25,103 +19,6 @@ STILL = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False}
 def starts_of(world):
     """N x P, the models before any round."""
     return torch.stack([world.task.learner.initial(node.id) for node in world.nodes])
-
-
-# ---------------------------------------------------------------------- DivShare
-
-DIVSHARE = {"kind": "tests.programs.divshare:DivShare", "fragments": 8, "degree": 3}
-NARROW = {"nodes": 8, "latency": "1ms", "bandwidth": None, "uplink": "80kbit/s", "compute": 200}
-"""A training takes 80 ms, in which the uplink carries two or three of the 24 fragments."""
-
-
-def test_divshare_trains_at_its_own_pace_and_withdraws_what_an_uplink_cannot_carry(overheard):
-    _, wide_figures = simulate(table(program=DIVSHARE, network={**NARROW, "uplink": None}))
-    overheard.clear()
-    narrow, written = simulate(table(program=DIVSHARE, network=NARROW))
-    assert [row[:3] for row in sorted(written.rows)] == [row[:3] for row in sorted(wide_figures.rows)]
-    withdrawn = dict.fromkeys(range(8), 0.0)
-    for node, _, name, value in written.figures:
-        if name == "withdrawn":
-            withdrawn[node] += value
-    assert not any(value for _, _, name, value in wide_figures.figures if name == "withdrawn")
-    for node in narrow.nodes:
-        offered = [wire.size(message.payload, message.tag) for message in overheard if message.sender == node.id]
-        assert withdrawn[node.id] > 5 * 15
-        assert node.messages_out == len(offered) - withdrawn[node.id]
-        assert node.bytes_out < 0.5 * sum(offered)
-        assert node.bytes_out >= min(offered) * node.messages_out
-        assert node.bytes_out <= max(offered) * node.messages_out
-    # While one training goes on, what the one before made is already arriving.
-    assert sum(row[9] for row in written.rows if row[1] == 2) > 0
-    assert sum(node.mail.messages_in for node in narrow.nodes) == sum(node.messages_out for node in narrow.nodes)
-
-
-def test_slow_nodes_of_divshare_continue_and_are_received_and_delay_no_other(monkeypatch):
-    heard = Counter()
-    deliver = Mailbox.deliver
-    monkeypatch.setattr(
-        Mailbox, "deliver", lambda mail, message: (heard.update([message.sender]), deliver(mail, message))[1]
-    )
-    compute = {"kind": "stragglers", "samples_per_second": 200, "fraction": 0.25, "slowdown": 10}
-    network = {**NARROW, "compute": compute}
-    world, _ = simulate(table(program=DIVSHARE, network=network, rounds=1000, duration="4.04s"))
-    slow = {node.id for node in world.nodes if world.speeds[node.id] == 20}
-    assert len(slow) == 2
-    assert {node.round for node in world.nodes if node.id in slow} == {5}
-    assert {node.round for node in world.nodes if node.id not in slow} == {50}
-    assert all(heard[node] >= 24 for node in slow)
-
-
-def test_divshare_leaves_alone_what_nobody_sent(monkeypatch):
-    arrived = {node: set() for node in range(3)}
-    worlds = []
-    deliver = Mailbox.deliver
-
-    def listen(mail, message):
-        (receiver,) = [node for node in range(3) if worlds[-1].nodes[node].mail is mail]
-        if not mail.ended:
-            arrived[receiver].add(message["number"])
-        deliver(mail, message)
-
-    made = World.__init__
-    monkeypatch.setattr(World, "__init__", lambda world, *a, **k: (worlds.append(world), made(world, *a, **k))[1])
-    monkeypatch.setattr(Mailbox, "deliver", listen)
-    network = {**NARROW, "nodes": 3, "uplink": "60kbit/s"}
-    program = {**DIVSHARE, "fragments": 16, "degree": 1}
-    world, _ = simulate(table(program=program, network=network, task=STILL, rounds=3))
-    starts = starts_of(world)
-    for node in world.nodes:
-        assert 0 < len(arrived[node.id]) < 16
-        for number, indices in enumerate(world.program.indices):
-            moved = node.model[indices] != starts[node.id][indices]
-            if number in arrived[node.id]:
-                assert moved.float().mean() > 0.5
-            else:
-                assert not moved.any()
-
-
-def test_divshare_merges_the_newest_copy_of_a_fragment_index_by_index():
-    program = DivShare(fragments=3, degree=1)
-    program.ready(Setting(4, seed=1, parameters=10))
-    assert sorted(torch.cat(program.indices).tolist()) == list(range(10))
-
-    def fragment(sender, number, value):
-        values = torch.full((len(program.indices[number]),), value)
-        return Message(NodeId(sender), "fragment", None, {"number": number, "values": values}, 0)
-
-    inbox = Inbox([fragment(1, 0, 9.0), fragment(1, 0, 3.0), fragment(2, 0, 5.0), fragment(2, 1, 7.0)])
-    merged = program.merged(torch.ones(10), inbox)
-    assert merged[program.indices[0]].tolist() == [3.0] * 4
-    assert merged[program.indices[1]].tolist() == [4.0] * 3
-    assert merged[program.indices[2]].tolist() == [1.0] * 3
-
-
-def test_divshare_with_whole_models_to_everybody_at_once_is_an_all_reduce():
-    program = {**DIVSHARE, "fragments": 1, "degree": 7}
-    network = {"nodes": 8, "latency": 0.0, "bandwidth": None}
-    world, _ = simulate(table(program=program, network=network, task=STILL, rounds=2))
-    # All send at one moment and merge what has come by the end of the next training: the mean of the first models.
-    assert torch.allclose(models_of(world), starts_of(world).mean(0).expand(8, -1), atol=1e-6)
 
 
 # ---------------------------------------------------------------------- Shatter

@@ -68,7 +68,7 @@ def test_a_simulation_continues_with_what_an_emulation_holds(tmp_path):
 
 
 LEARNERS = {
-    "divshare": {"kind": "tests.programs.divshare:DivShare", "fragments": 4, "degree": 2},
+    "divshare": {"kind": "divshare", "omega": 0.25, "fanout": 2},
     "gossip-learning": {"kind": "gossip-learning", "topology": "complete", "period": "60ms"},
     "ad-psgd": {"kind": "ad-psgd", "topology": "ring"},
 }

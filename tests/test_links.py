@@ -77,7 +77,7 @@ def test_copies_of_a_message_share_its_room_until_the_last_has_left(kind):
 
 def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
     async def test():
-        line = Line(SharedUplink, 8e6)
+        line = Line(SharedUplink, 8e5)
         line.send(10_000, copies=2)
         await asyncio.sleep(0.002)
         assert line.link.withdraw(lambda copy: True) == 2
@@ -88,6 +88,20 @@ def test_nothing_is_due_any_more_when_a_node_has_taken_everything_back():
         while line.link.held:
             await asyncio.sleep(0.001)
         assert len(line.out) == 1
+
+    on_a_loop(test)
+
+
+@KINDS
+def test_a_busy_host_does_not_withdraw_the_messages_that_should_have_left(kind):
+    async def test():
+        line = Line(kind, 8e6)
+        line.send(10_000, copies=10)
+        time.sleep(0.15)  # They take 0.1 seconds. No timer can fire.
+        assert line.link.withdraw(lambda copy: True) == 0
+        assert len(line.out) == 10
+        line.send(10_000)
+        assert line.link.withdraw(lambda copy: True) == (0 if kind is Uplink else 1)
 
     on_a_loop(test)
 

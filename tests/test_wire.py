@@ -215,3 +215,10 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one_and_nothing_else(tmp_
         fail()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(-(2**63), 2**63 - 1) | st.text(max_size=3), max_size=3))
+def test_lengths_from_the_cache_are_those_of_the_frame(payload):
+    tensor = {"x": torch.zeros(3)}
+    for _ in range(2):
+        assert wire.lengths({**payload, **tensor}, "t").frame == len(wire.encode({**payload, **tensor}, tag="t"))

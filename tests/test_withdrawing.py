@@ -8,7 +8,7 @@ import torch
 import covey
 from covey import Node, Program, param
 from tests.conftest import simulate, table
-from tests.test_contract_programs import DIVSHARE, NARROW
+from tests.test_divshare import DIVSHARE, NARROW
 
 QUEUES = pytest.mark.parametrize("queue", ["fifo", "fair"])
 
@@ -43,12 +43,12 @@ ENGINES = pytest.mark.parametrize(
 @ENGINES
 @QUEUES
 def test_what_has_not_left_is_taken_back_and_never_comes(queue, engine, tmp_path):
-    network = {"nodes": 3, "latency": 0.0, "uplink": "10Mbit/s", "queue": queue}
+    network = {"nodes": 3, "latency": 0.0, "uplink": "2Mbit/s", "queue": queue}
     program = {"kind": "tests.test_withdrawing:Withdraws"}
     run = covey.run({"program": program, "network": network, "engine": engine}, out=tmp_path / "run")
     (took,) = run.table("withdrawn").to_dict("records")
     came = run.table("came")
-    # Ten copies of 10 kB at 8 ms each: at most one had left, or was leaving, after a millisecond.
+    # Ten copies of 10 kB at 40 ms each: at most one had left, or was leaving, after a millisecond.
     assert took["old"] >= 9
     assert (took["gone"], took["again"]) == (1, 0)
     assert took["old"] + came["old"].sum() == 10
@@ -72,7 +72,7 @@ def test_divshare_learns_over_fair_links_as_over_queues():
     for queue in ("fifo", "fair"):
         _, written = simulate(table(program=DIVSHARE, network={**NARROW, "queue": queue}, rounds=12))
         accuracies.append(max(value for _, _, name, value in written.figures if name == "accuracy"))
-        assert any(value for _, _, name, value in written.figures if name == "withdrawn")
+        assert any(value < 1.0 for _, _, name, value in written.figures if name == "sent")
     assert accuracies[1] > accuracies[0] - 0.15
 
 

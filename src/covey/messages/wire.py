@@ -290,8 +290,10 @@ def lengths(payload: Payload, tag: str = "") -> Lengths:
         for name, value in payload.items():
             if is_tensor(value):
                 shapes.append((name, value.dtype, value.shape, value.layout, value.is_meta))
-            elif type(value) is str and len(value) <= _LONG:
-                shapes.append((name, value))
+            elif type(value) is int and (bits := (value if value >= 0 else ~value).bit_length()) < 64:
+                shapes.append((name, int, value < 0, bits))
+            elif type(value) is str and value.isascii():
+                shapes.append((name, str, len(value)))
             else:
                 return _lengths_of_message(payload, tag)
     except RuntimeError:

@@ -108,6 +108,8 @@ class Uplink:
         self._waiting: deque[Copy] = deque()
         self._free = 0.0
         self._leaving = False
+        self._first: tuple[asyncio.TimerHandle, Copy, float] | None = None
+        """The timer, the copy and the seconds of the copy that leaves, or was the last to leave."""
         self._since = 0.0
         """The time up to which its busy time is recorded."""
 
@@ -159,7 +161,16 @@ class Uplink:
             copy = self._waiting.popleft()
             seconds = copy.message.size * 8.0 / self.rate * copy.extra
             self._free += seconds
-            self._loop.call_at(self._free, self._left, copy, seconds, self._free)
+            timer = self._loop.call_at(self._free, self._left, copy, seconds, self._free)
+            self._first = timer, copy, seconds
+
+    def _catch_up(self) -> None:
+        """Complete the copies that have left by now, although their timers are late."""
+        now = self._loop.time()
+        while self._leaving and self._free <= now and self._first is not None:
+            timer, copy, seconds = self._first
+            timer.cancel()
+            self._left(copy, seconds, self._free)
 
     def _left(self, copy: Copy, seconds: float, due: float) -> None:
         self._carried.bits += copy.message.size * 8.0
@@ -182,6 +193,7 @@ class Uplink:
 
     def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
         """Withdraw the wanted copies that have not begun to leave, and return their number."""
+        self._catch_up()
         gone = [copy for copy in self._waiting if wanted(copy)]
         if gone:
             self._waiting = deque(copy for copy in self._waiting if not wanted(copy))
@@ -221,8 +233,16 @@ class SharedUplink(Uplink):
         if self._timer is not None:
             self._timer.cancel()
         if self._left_of:
-            due = self._free + min(self._left_of.values()) * len(self._left_of) / self.rate
+            due = self._due()
             self._timer = self._loop.call_at(due, self._complete, due)
+
+    def _due(self) -> float:
+        """The time at which the copy with the fewest bits has left."""
+        return self._free + min(self._left_of.values()) * len(self._left_of) / self.rate
+
+    def _catch_up(self) -> None:
+        while self._left_of and (due := self._due()) <= self._loop.time():
+            self._complete(due)
 
     def _complete(self, due: float) -> None:
         """Complete the copy with the fewest bits, which has left at the planned time."""
@@ -241,6 +261,7 @@ class SharedUplink(Uplink):
 
     def withdraw(self, wanted: Callable[[Copy], bool]) -> int:
         """Withdraw the wanted copies that have not left, and return their number."""
+        self._catch_up()
         if self._left_of:
             self._advance(self._loop.time())
             self._was_busy()
