@@ -33,7 +33,9 @@ class AsynchronousEpidemic(OnGraph):
     synchronous = False
     tolerates_loss = True
     topology: Topology = param("The graph of nodes that may push to each other.", factory=Complete)
-    fanout: int = param("The greatest number of neighbours to which a node pushes in a round.", default=6, ge=1)
+    fanout: int = param(
+        "The greatest number of neighbours to which a node pushes in a round.", default=6, ge=1, lt="nodes"
+    )
     wait: Seconds = param("The time that a node waits for models after its push.", default=0.0, ge=0)
 
     def prepare(self, setting: Setting) -> None:
