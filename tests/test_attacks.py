@@ -9,14 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 import covey
 from covey.cli import main
 from covey.parts.errors import ConfigurationError, RunError
 from covey.privacy.attacks import attack, read_knowledge
 from covey.privacy.attacks.attacking import attacks_of
+from covey.privacy.attacks.contract import Attack, Result, untracked
 from covey.privacy.attacks.images import assigned, mse, psnr, ssim
+from covey.privacy.attacks.lira import Fit
 from covey.privacy.attacks.rates import auc, interval, matching, roc, tpr_at, worst_if_not_finite
 from tests.conftest import table
 
@@ -291,3 +293,60 @@ def test_messages_that_make_no_sense_are_not_used(tmp_path):
     assert len(found.remarks) == 3
     with pytest.raises(ConfigurationError, match="No attack was chosen"):
         attack(run, [])
+
+
+# ---------------------------------------------------------------------- reference models and series
+
+
+def test_scores_of_lira_are_ratios_of_normal_densities():
+    margins = np.array([[1.0, 0.0], [3.0, 2.0], [-1.0, 5.0], [0.0, 7.0]])
+    held = np.array([[True, False], [True, False], [False, True], [False, True]])
+    fit = Fit(margins, held)
+    # Below 64 models all samples share one variance, that within the groups.
+    inside, outside = np.array([2.0, 6.0]), np.array([-0.5, 1.0])
+    pooled_in, pooled_out = np.sqrt((2.0 + 2.0) / 2), np.sqrt((0.5 + 2.0) / 2)
+    seen = np.array([[0.3, 2.0]])
+    online = norm.logpdf(seen, inside, pooled_in) - norm.logpdf(seen, outside, pooled_out)
+    assert fit.online(seen) == pytest.approx(online)
+    assert fit.offline(seen) == pytest.approx(norm.logcdf(seen, outside, pooled_out))
+    many = np.random.default_rng(1).normal(size=(64, 2)) * [1.0, 3.0]
+    own = Fit(many, np.arange(64)[:, None] < [[32, 32]])
+    assert own.inside[1] == pytest.approx(many[:32].std(axis=0, ddof=1))
+
+
+@pytest.fixture(scope="module")
+def memorised(tmp_path_factory):
+    """A run whose nodes memorise their samples."""
+    return run_of(tmp_path_factory.mktemp("memorised") / "run", rounds=3, task={**MEMORISED, "local_epochs": 50})
+
+
+def test_reference_models_and_series_recognise_memorised_samples(memorised):
+    few = {"samples": 480, "messages": 4}
+    lira, series = attack(
+        memorised,
+        [
+            {"kind": "membership-lira", "references": 6, "epochs": 25, **few},
+            {"kind": "membership-series", "epochs": 30, "victims": 1, "samples": 480},
+        ],
+    )
+    assert lira.headline["matched"] > 0.7
+    assert {row[0] for row in lira.rows} == {"online", "offline"}
+    assert series.headline["matched"] > 0.7
+    assert {row[0] for row in series.rows} == {"MLP", "FCN"}
+    # Known samples are not tested.
+    assert series.headline["members"] < 0.5 * 80
+
+
+class FirstGuess(Attack):
+    """An attack of a user's own."""
+
+    def observe(self, known, tracked=untracked):
+        return len(known.views)
+
+    def score(self, known, evidence, truth):
+        return Result(self.kind or "mine", ("views",), [(evidence,)], "Nothing.", {})
+
+
+def test_an_attack_of_a_users_own_is_run(memorised):
+    (found,) = attack(memorised, [{"kind": "tests.test_attacks:FirstGuess"}])
+    assert found.rows == [(12,)]

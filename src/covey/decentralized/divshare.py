@@ -1,8 +1,8 @@
 """DivShare (Biswas et al., 2025): asynchronous learning in which slow links carry a part of every model in time."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Literal, cast
 
 from torch import Tensor
 
@@ -11,6 +11,7 @@ from covey.decentralized.sharing.fragments import Cutting, Fragment, Fragments, 
 from covey.learning.mixture import Mixture, Pull
 from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.state import State
@@ -77,6 +78,11 @@ class DivShare(LearningProgram):
             last = dict.fromkeys(queue.queued[:left], t - 1)
             before = queue.sent or [-1] * self._fragments.count
             queue.sent = [last.get(number, before[number]) for number in range(self._fragments.count)]
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        for one in self._fragments.usable(cast(LearningNode, adversary), messages, Push):
+            indices = self._fragments.indices(one.number)
+            yield adversary.view(one.message, one.values, indices, selection=self.selection)
 
     def send(self, node: LearningNode, part: Tensor, t: int) -> None:
         """Send every fragment to peers of its own."""

@@ -275,11 +275,18 @@ class LearningProgram(Program):
     def views(self, adversary: "Adversary", messages: Iterable["Arrived"]) -> Iterator["View"]:
         """The models that the messages to an observed node tell of, for attacks: see `covey.learning.views`.
 
+        By default, the entry `model` of each message that has one of the shared part's size, or of the model's.
+
         Args:
             adversary: the observed node.
             messages: all that it received, in the order of arrival.
         """
-        return iter(())
+        selection = getattr(self, "selection", None)
+        size = len(adversary.first) if selection is None else selection.size
+        for message in messages:
+            model = message.shared.get("model")
+            if isinstance(model, Tensor) and model.dtype == torch.float32 and model.shape == (size,):
+                yield adversary.view(message, model, selection=selection)
 
     def owners(self, view: "View", truth: Mapping[str, Any]) -> Sequence[int]:
         """The nodes whose models are in a view, for the scoring of attacks: its senders, unless these are pseudonyms.

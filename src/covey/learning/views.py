@@ -7,9 +7,9 @@ else of a program, so a new program or sharing is attacked as soon as it defines
         for push in adversary.usable(messages, Push, model=self.selection.entry):
             yield adversary.view(push.message, push.model, selection=self.selection)
 
-The messages are those of one receiver, in the order of their arrival, so a generator may accumulate what they tell.
-It reads messages as the program does, with the same contents: who sends nonsense is rejected, not believed. A sharing
-of gossip defines `Sharing.views`, whose default takes the contribution of each message.
+By default, whole models under the entry `model` are understood. The messages are those of one receiver, in the order of
+their arrival, so a generator may accumulate. It reads messages as the program does, with the same contents: nonsense is
+rejected, not believed. A sharing of gossip defines `Sharing.views`; its default takes the contribution of each message.
 
 - A part of the model (a fragment, a chunk, some layers): give its `indices`. They count within the selection.
 - Coefficients: give the `transform` in which values and indices are. Attacks complete and compare there.

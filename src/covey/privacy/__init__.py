@@ -3,6 +3,8 @@
 KINDS = {
     "attack": {
         "membership-loss": "covey.privacy.attacks.membership:MembershipLoss",
+        "membership-lira": "covey.privacy.attacks.lira:MembershipLiRA",
+        "membership-series": "covey.privacy.attacks.series:MembershipSeries",
         "inversion": "covey.privacy.attacks.inversion:Inversion",
         "linkability": "covey.privacy.attacks.linkability:Linkability",
     },

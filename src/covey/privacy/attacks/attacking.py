@@ -1,10 +1,9 @@
 """Attacks on a run: each observes first, and is scored after all have observed."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError
@@ -46,16 +45,12 @@ def attack(
     """
     chosen = attacks_of(list(attacks))
     known = read_knowledge(run, data=data)
-    threads = torch.get_num_threads()
-    try:
+    with closing(known.prepared.task), known.prepared.task.at_work():
         for one in chosen:
             one.ready(known.prepared.setting)
         evidence = [one.observe(known, tracked) for one in chosen]
         truth = Truth(known, read_truth(known.run.folder))
         results = [one.score(known, found, truth) for one, found in zip(chosen, evidence, strict=True)]
-    finally:
-        torch.set_num_threads(threads)
-        known.prepared.task.close()
     rejected = [f"{count} observed messages were not used: {why}." for why, count in known.rejected.most_common(3)]
     for result in results:
         result.remarks += rejected

@@ -73,7 +73,6 @@ class Inversion(Attack):
             )
         views = {kind: spread(of, self.messages) for kind, of in kinds.items()}
         found: dict[tuple[str, str, str], Tensor] = {}
-        torch.set_num_threads(1)
         for kind, of in views.items():
             starts = torch.stack([view.start for view in of if view.start is not None])
             everything = all(view.fraction(known.first) >= 1.0 for view in of)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.learning.learner import Learner
@@ -31,6 +32,12 @@ class Pool:
     test: np.ndarray
     train_labels: np.ndarray | None
     test_labels: np.ndarray | None
+
+    def labels(self, train: np.ndarray, test: np.ndarray) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The classes of some of its samples; None if targets are no classes."""
+        if self.train_labels is None or self.test_labels is None:
+            return None
+        return self.train_labels[train], self.test_labels[test]
 
 
 def pool_of(learner: Learner, samples: int, seed: int) -> Pool:
@@ -96,6 +103,16 @@ class Losses:
     views: list[View]
     train_VS: Floats
     test_VT: Floats
+    unjudged_VS: NDArray[np.bool_] | None = None
+    """True for the samples that have no score; None if all have one."""
+    unjudged_VT: NDArray[np.bool_] | None = None
+
+    def of_judged(self, index: int, members_S: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """The members, and the non-members, that have a score under a view."""
+        others_T = np.ones(self.test_VT.shape[1], dtype=bool)
+        if self.unjudged_VS is None or self.unjudged_VT is None:
+            return members_S, others_T
+        return members_S & ~self.unjudged_VS[index], ~self.unjudged_VT[index]
 
 
 def losses_of(

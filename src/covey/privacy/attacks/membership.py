@@ -8,9 +8,10 @@ Shapes: V views, S candidate samples, T test samples, M members.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from covey.learning.views import View
 from covey.parts.errors import ConfigurationError
@@ -130,19 +131,20 @@ def _figures(scores: Losses, pool: Pool, truth: Truth) -> dict[str, Any] | None:
     curves, counts, classes = [], [], dict[str, list[float]]()
     known = set[int]()
     for index, view in enumerate(scores.views):
-        members_M = np.flatnonzero(np.isin(pool.train, truth.members(truth.owners(view))))
+        members = np.isin(pool.train, truth.members(truth.owners(view)))
+        members_M, others_N = (np.flatnonzero(found) for found in scores.of_judged(index, members))
         if not len(members_M):
             continue
-        inside, outside = (
-            worst_if_not_finite(found) for found in (scores.train_VS[index, members_M], scores.test_VT[index])
-        )
+        inside = worst_if_not_finite(scores.train_VS[index, members_M])
+        outside = worst_if_not_finite(scores.test_VT[index, others_N])
+        labels = pool.labels(members_M, others_N)
         raw.append(auc(inside, outside))
-        matched.append(_matched(inside, outside, pool, members_M))
+        matched.append(_matched(inside, outside, labels))
         rates.append([tpr_at(inside, outside, rate) for rate in _RATES])
         curves.append(roc(inside, outside))
         counts.append(len(members_M))
         known.update(members_M.tolist())
-        for name, area in _per_class(inside, outside, pool, members_M).items():
+        for name, area in _per_class(inside, outside, labels).items():
             classes.setdefault(name, []).append(area)
     if not raw:
         return None
@@ -162,20 +164,23 @@ def _figures(scores: Losses, pool: Pool, truth: Truth) -> dict[str, Any] | None:
     }
 
 
-def _matched(inside: Floats, outside: Floats, pool: Pool, members: np.ndarray) -> float:
+_Labels: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]] | None
+
+
+def _matched(inside: Floats, outside: Floats, labels: _Labels) -> float:
     """The class-matched area; the raw one where targets are no classes."""
-    if pool.train_labels is None or pool.test_labels is None:
+    if labels is None:
         return auc(inside, outside)
-    kept, weights = matching(pool.train_labels[members], pool.test_labels)
+    kept, weights = matching(*labels)
     return auc(inside[kept], outside, weights)
 
 
-def _per_class(inside: Floats, outside: Floats, pool: Pool, members: np.ndarray) -> dict[str, float]:
+def _per_class(inside: Floats, outside: Floats, labels: _Labels) -> dict[str, float]:
     """The area among the samples of each class."""
-    if pool.train_labels is None or pool.test_labels is None:
+    if labels is None:
         return {}
-    of_members = pool.train_labels[members]
-    found = {str(c): auc(inside[of_members == c], outside[pool.test_labels == c]) for c in np.unique(of_members)}
+    of_members, of_others = labels
+    found = {str(c): auc(inside[of_members == c], outside[of_others == c]) for c in np.unique(of_members)}
     return {name: area for name, area in found.items() if not np.isnan(area)}
 
 
