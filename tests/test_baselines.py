@@ -410,6 +410,12 @@ def test_combinations_without_meaning_are_refused(program, setting, message):
     assert str(caught.value) == message
 
 
+def test_a_check_names_the_smallest_eigenvalue():
+    program = D2(topology=Ring()).ready(Setting(12))
+    said = "the smallest eigenvalue of their matrix is 0.3333, and must be above -0.3333"
+    assert [*program.in_words()] == [("weights", said)]
+
+
 def test_an_optimizer_without_added_gradients_is_known_before_the_run():
     task = {"optimizer": "adam"}
     with pytest.raises(ConfigurationError, match="the 'optimizer' of the task must be 'sgd'"):

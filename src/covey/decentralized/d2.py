@@ -7,6 +7,8 @@ of the last one by mixing. So a node keeps one model. Training may have several 
 result. In rounds without training nodes only mix, which is D² with a power of W.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -52,11 +54,14 @@ class D2(Gossip):
 
     def check_graphs(self) -> None:
         super().check_graphs()
-        check_symmetric(self, self.topology, self.aggregation, above=-1 / 3)
+        self._smallest = check_symmetric(self, self.topology, self.aggregation, above=-1 / 3)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._corrected = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
+
+    def in_words(self) -> Iterator[tuple[str, str]]:
+        yield "weights", f"the smallest eigenvalue of their matrix is {self._smallest:.4f}, and must be above -0.3333"
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         last, update = node.keep(Last), await node.train()

@@ -40,8 +40,8 @@ def check_doubly_stochastic(program: Program, topology: Topology, rule: Aggregat
             raise _wrong(program, "doubly stochastic, or the mean of all models would drift", topology, rule)
 
 
-def check_symmetric(program: Program, topology: Topology, rule: Aggregation, *, above: float) -> None:
-    """Check that the weights of all rounds are the same symmetric ones.
+def check_symmetric(program: Program, topology: Topology, rule: Aggregation, *, above: float) -> float | None:
+    """Check that the weights of all rounds are the same symmetric ones, as soon as the graph can be drawn.
 
     Args:
         program: the program.
@@ -49,20 +49,25 @@ def check_symmetric(program: Program, topology: Topology, rule: Aggregation, *, 
         rule: its rule of merging.
         above: the bound of the smallest eigenvalue of their matrix.
 
+    Returns:
+        That eigenvalue.
+
     Raises:
         ConfigurationError: they are not, or the eigenvalue is too small.
     """
     if not topology.static:
         raise ConfigurationError(f"The 'topology' of {program.named()} must be static. Got {topology.title()} instead.")
     check_doubly_stochastic(program, topology, rule)
-    if topology.can_be_drawn():
-        matrix = _matrix(program, topology, rule)
-        if abs(matrix - matrix.T).max() > _ROUNDING:
-            raise _wrong(program, "symmetric", topology, rule)
-        smallest = smallest_eigenvalue(matrix)
-        if smallest <= above + _ROUNDING:
-            wanted = f"such that the smallest eigenvalue of their matrix is above {above:.4f}"
-            raise _wrong(program, wanted, topology, rule, f", with {smallest:.4f}; aggregation = 'lazy' raises it")
+    if not topology.can_be_drawn():
+        return None
+    matrix = _matrix(program, topology, rule)
+    if abs(matrix - matrix.T).max() > _ROUNDING:
+        raise _wrong(program, "symmetric", topology, rule)
+    smallest = smallest_eigenvalue(matrix)
+    if smallest <= above + _ROUNDING:
+        wanted = f"such that the smallest eigenvalue of their matrix is above {above:.4f}"
+        raise _wrong(program, wanted, topology, rule, f", with {smallest:.4f}; aggregation = 'lazy' raises it")
+    return smallest
 
 
 def _matrix(program: Program, topology: Topology, rule: Aggregation) -> sp.csr_array:
