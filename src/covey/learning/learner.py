@@ -23,14 +23,16 @@ from covey.learning.datasets.streaming import Streams
 from covey.learning.devices import device_named, seed_generators, set_up_mathematics
 from covey.learning.fields import unpack
 from covey.learning.jobs import Predicting, Training
-from covey.learning.kernels import Chunk, ModuleKernel, Recipe
+from covey.learning.kernels import Chunk, ModuleKernel, Privacy, PrivateKernel, Recipe
 from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
 from covey.learning.layout import Layout
+from covey.learning.ldp import poisson
 from covey.learning.mixture import computed
 from covey.learning.node import LocalData, Metrics, Update, Work
 from covey.learning.objectives import Misfit, Objective
 from covey.learning.optimizers import Differentiation, Optimizer, Slots
 from covey.learning.partition import held_out, label_counts
+from covey.learning.protected import check_protected, privacy_of
 from covey.learning.scoring import Scoring
 from covey.learning.splits import Splits
 from covey.learning.task import LearningTask
@@ -119,6 +121,9 @@ class Learner:
         self._first = own(self.layout.flatten(module).to(self.device))
         task.optimizer.try_out(module)
         self._try_out()
+        if task.ldp is not None:
+            with self._named(), _GENERATOR, torch.random.fork_rng(devices=[]):
+                check_protected(self, task.ldp, module)
         chosen = self.candidate().choice(kernel)
         self.kernel_name, self.why_not = chosen.kernel, chosen.why_not
         """The name of the kernel, and the reason against each faster one."""
@@ -126,6 +131,8 @@ class Learner:
         self._draws = draws(module) or (self.kernel_name == "module" and self._found_drawing(module))
         # A module that draws random numbers needs torch's generator alone, seeded for every training and gradient.
         self.chunk = 1 if self._draws else chunk or self.kernel.chunk
+        self.fresh_noise = False
+        """Whether the keys of noise come from the operating system."""
         self.rate_factors: list[tuple[int, float]] = []
         """From which round on the learning rate is multiplied by which factor."""
         self.workers = workers if self.device.type == "cpu" and not self._draws else 1
@@ -220,19 +227,19 @@ class Learner:
         steps, epochs = work.steps, work.epochs
         if steps is None and epochs is None:
             steps, epochs = self.task.local_steps, self.task.local_epochs
-        return steps_of(self.size(holder, work), self._batch_size(work), steps, epochs)
+        return steps_of(self.size(holder, work), self.batch_size_of(work), steps, epochs)
 
     def samples(self, holder: int, work: Work) -> int:
         """The number of samples that a training uses, with repetitions."""
         if self._streams is not None and work.on is None:
-            return self.steps(holder, work) * self._batch_size(work)
-        return samples_of(self.size(holder, work), self._batch_size(work), self.steps(holder, work))
+            return self.steps(holder, work) * self.batch_size_of(work)
+        return samples_of(self.size(holder, work), self.batch_size_of(work), self.steps(holder, work))
 
     def size(self, holder: int, work: Work) -> int:
         """The number of samples of a pass."""
         return int(self.parts.sizes[holder]) if work.on is None else len(work.on.inputs)
 
-    def _batch_size(self, work: Work) -> int:
+    def batch_size_of(self, work: Work) -> int:
         """The batch size of a training, at most the number of samples."""
         if work.on is None and work.batch_size is None:
             return self.batch_size
@@ -245,16 +252,6 @@ class Learner:
             self.data.check_no_stream("gradient on all samples")
             return int(self.parts.sizes[training.holder])
         return self.samples(training.holder, training.work)
-
-    def largest_update(self, rounds: int) -> float | None:
-        """The largest distance by which a training moves a model in any of the rounds; None if it has no bound."""
-        optimizer, clip = self.task.optimizer, self.task.clip
-        if clip is None:
-            return None
-        steps = max(self.steps(holder, Work()) for holder in range(len(self.parts.sizes)))
-        rate = optimizer.lr * max(optimizer.schedule.factor(t) for t in range(max(rounds, 1)))
-        reach = optimizer.reach(steps)
-        return None if reach is None else rate * clip * reach
 
     @property
     def at_once(self) -> int:
@@ -276,6 +273,10 @@ class Learner:
 
     def train(self, trainings: Sequence[Training]) -> None:
         """Compute trainings, and set their `update`, `slots` and `finite`."""
+        if self.task.ldp is not None and any(training.gradient for training in trainings):
+            raise ProgramError(
+                "A gradient of a task with 'ldp' would have no noise: the program must use 'train'. Got 'gradient'."
+            )
         groups: dict[Any, list[Training]] = {}
         for training in trainings:
             groups.setdefault(self._kind(training), []).append(training)
@@ -295,11 +296,13 @@ class Learner:
         if work.is_plain:
             return training.gradient, work.proximal
         absent = [work.correction is None, work.weights is None]
-        kind = (training.gradient, work.proximal, _called(work.objective), self._batch_size(work), *absent)
+        kind = (training.gradient, work.proximal, _called(work.objective), self.batch_size_of(work), *absent)
         return (*kind, on.inputs.dtype, on.targets.dtype, on.targets.shape[1:]) if on is not None else kind
 
     def _fitting(self, objective: Objective | None) -> ModuleKernel:
         """The kernel for an objective: the chosen one if it can, else `ModuleKernel`."""
+        if self.task.ldp is not None:
+            return self.private
         if objective is None or objective.is_the_tasks or self.kernel.does(objective):
             return self.kernel
         return self._any_objective
@@ -308,11 +311,17 @@ class Learner:
     def _any_objective(self) -> ModuleKernel:
         return ModuleKernel(self.module, self.layout, self.data, self.recipe)
 
+    @cached_property
+    def private(self) -> PrivateKernel:
+        """The kernel of protected training."""
+        return PrivateKernel(self.module, self.layout, self.data, self.recipe)
+
     def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
         keys, work = _batch_keys(trainings), trainings[0].work
         steps = [self.steps(training.holder, training.work) for training in trainings]
         given = self._given(trainings, kernel)
-        batches = self._batches(trainings, keys, steps, given)
+        privacy = privacy_of(self, trainings, keys)
+        batches = self._batches(trainings, keys, steps, given, privacy)
         corrections = [training.work.correction for training in trainings]
         weights = [training.work.weights for training in trainings]
         chunk = Chunk(
@@ -328,6 +337,7 @@ class Learner:
             given=None if given is None else Split(*(torch.cat(tensors) for tensors in zip(*given, strict=True))),
             weights=self._rows(weights, torch.cat),
             keys=self._augmentation_keys(trainings[0], keys),
+            privacy=privacy,
         )
         if kernel.optimizer.steps_modules:
             chunk.states = [training.slots or {} for training in trainings]
@@ -369,6 +379,7 @@ class Learner:
         keys: rng.Keys,
         steps: Sequence[int],
         given: Sequence[tuple[Tensor, Tensor]] | None,
+        privacy: Privacy | None,
     ) -> Plan:
         """The samples of each training in each step, of the training data or of given samples."""
         holders, parts = np.array([training.holder for training in trainings], dtype=np.int64), self.parts
@@ -377,12 +388,14 @@ class Learner:
         if given is not None:
             ends = np.cumsum([len(inputs) for inputs, _ in given])
             parts, holders = Parts(np.split(np.arange(ends[-1]), ends[:-1])), np.arange(len(given))
-        return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self._batch_size(trainings[0].work))
+        if privacy is not None and self.task.ldp is not None and self.task.ldp.sampling == "poisson":
+            return poisson(parts, holders, privacy.keys, steps, self.batch_size_of(trainings[0].work))
+        return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self.batch_size_of(trainings[0].work))
 
     def drawn(self, training: Training) -> np.ndarray:
         """The indices in the training data of the samples that a training on a node's own data uses."""
-        steps = [self.steps(training.holder, training.work)]
-        found = self._batches([training], _batch_keys([training]), steps, None).samples
+        steps, keys = [self.steps(training.holder, training.work)], _batch_keys([training])
+        found = self._batches([training], keys, steps, None, privacy_of(self, [training], keys)).samples
         return found[found >= 0]
 
     def _given(self, trainings: Sequence[Training], kernel: ModuleKernel) -> list[tuple[Tensor, Tensor]] | None:

@@ -26,12 +26,15 @@ from covey.learning.learner import Learner
 from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Work
+from covey.learning.noise import is_fresh
 from covey.learning.optimizers import Slots
+from covey.learning.protected import largest_update, mechanism_of
 from covey.learning.rehearsal import Rehearsal
 from covey.learning.running_node import RunningLearningNode
 from covey.messages import wire
 from covey.messages.payloads import Payload
 from covey.parts.errors import ProgramError, RunError
+from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Setting
 from covey.runtime.task import LoadedTask, Request
 
@@ -73,6 +76,8 @@ class LoadedLearning(LoadedTask):
 
     def informed(self, setting: Setting) -> Setting:
         learner, counts = self.learner, None
+        if learner.task.ldp is not None:
+            learner.fresh_noise = is_fresh(learner.task.ldp.seeds, setting.clock)
         holders = list(self.indices)
         taken: tuple[int, ...] = ()
         if self.own is None:
@@ -86,7 +91,7 @@ class LoadedLearning(LoadedTask):
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
             training_samples=taken,
-            largest_update=None if self.own is not None else learner.largest_update(setting.rounds),
+            largest_update=None if self.own is not None else largest_update(learner, setting.rounds),
         )
         if not self.further:
             networks = self._program.networks(informed)
@@ -141,6 +146,10 @@ class LoadedLearning(LoadedTask):
             "samples": {"test": len(learner.data.test), **known},
             "model_bytes": self.model_bytes,
         }
+
+    def mechanisms(self, setting: Setting) -> list[Mechanism]:
+        stated = None if self.own is not None else mechanism_of(self.learner, setting.rounds)
+        return [] if stated is None else [stated]
 
     def holdings(self) -> np.ndarray | None:
         return self.learner.parts.sizes if self.own is None else None

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from covey.learning.augmentation import Augmentation
 from covey.learning.dataset import Dataset, Location
+from covey.learning.ldp import LDP
 from covey.learning.metrics import Metric, named
 from covey.learning.models import Model
 from covey.learning.objectives import Objective, OwnLoss
@@ -39,6 +40,7 @@ class LearningTask(Task):
         default=None,
         gt=0,
     )
+    ldp: LDP | None = param("The protection of each sample by clipped gradients and noise (DP-SGD).", default=None)
     metrics: list[Metric] = param("The further metrics of evaluations, each a column of the run.", factory=list)
     precision: Literal["float32", "bf16"] = param(
         "The precision of training. With bf16, outputs and gradients are computed in bfloat16 where torch's autocast "
@@ -92,8 +94,27 @@ class LearningTask(Task):
                 f"give one."
             )
         named(self.metrics)
+        if self.ldp is not None:
+            self._check_ldp(self.ldp)
         if self.local_epochs is None and self.local_steps is None:
             self.local_steps = 1
+
+    def _check_ldp(self, ldp: LDP) -> None:
+        """Refuse settings that do not go together with protected training."""
+        if self.clip is not None:
+            raise ConfigurationError(
+                f"The task has both 'clip' ({self.clip:g}) and that of 'ldp' ({ldp.clip:g}), which is of the gradient "
+                f"of a sample: give one."
+            )
+        if self.precision != "float32":
+            raise ConfigurationError(
+                f"The 'precision' of a task with 'ldp' must be 'float32'. Got '{self.precision}' instead."
+            )
+        if self.optimizer.steps_modules:
+            raise ConfigurationError(
+                f"The 'optimizer' of a task with 'ldp' must be one of covey's, such as sgd or adam. Got "
+                f"{self.optimizer.title()} instead."
+            )
 
     @property
     def is_private(self) -> bool:

@@ -106,9 +106,9 @@ class Prepared:
 
     def mechanisms(self) -> list[Mechanism]:
         """The noise by which parts of the program and of the task state that they protect data."""
-        wholes = [self.experiment.program, self.experiment.task]
-        parts = [part for whole in wholes if whole is not None for part in parts_of(whole)]
-        return [stated for part in parts for stated in part.mechanisms(self.setting)]
+        parts = parts_of(self.experiment.program)
+        stated = [one for part in parts for one in part.mechanisms(self.setting)]
+        return [*self.task.mechanisms(self.setting), *stated]
 
     def judged(self) -> np.ndarray:
         """N, True for nodes that are evaluated."""

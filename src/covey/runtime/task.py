@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 
 from covey.messages.payloads import Payload
+from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ class LoadedTask(ABC):
     @abstractmethod
     def description(self) -> dict[str, Any]:
         """The facts of the task for `covey check`."""
+
+    def mechanisms(self, setting: Setting) -> Sequence[Mechanism]:
+        """The noise by which work of the task protects the data of nodes."""
+        return ()
 
     @abstractmethod
     def holdings(self) -> np.ndarray | None:

@@ -2,7 +2,18 @@
 
 from covey.learning.kernels.kernel import Chunk, Kernel, Recipe, Trained
 from covey.learning.kernels.module import ModuleKernel
+from covey.learning.kernels.private import Privacy, PrivateKernel
 from covey.learning.kernels.stacked import StackedKernel
 from covey.learning.kernels.vmapped import VmappedKernel
 
-__all__ = ["Chunk", "Kernel", "ModuleKernel", "Recipe", "StackedKernel", "Trained", "VmappedKernel"]
+__all__ = [
+    "Chunk",
+    "Kernel",
+    "ModuleKernel",
+    "Privacy",
+    "PrivateKernel",
+    "Recipe",
+    "StackedKernel",
+    "Trained",
+    "VmappedKernel",
+]

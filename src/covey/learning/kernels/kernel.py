@@ -6,7 +6,7 @@ Shapes: J trainings of a chunk, T steps, B samples of a batch, P parameters, S s
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer, Slots
 from covey.learning.scoring import Scoring
 from covey.parts import rng
+
+if TYPE_CHECKING:
+    from covey.learning.kernels.private import Privacy
 
 _AHEAD_BYTES = 1 << 26
 
@@ -67,6 +70,7 @@ class Chunk:
         weights: the weight of the loss of each given sample.
         keys: the random key of each training's augmentation; None without augmentation.
         states: the state of each training's optimiser of torch, which the kernel replaces; empty for other optimisers.
+        privacy: the protection of the trainings; None without any.
     """
 
     starts: Sequence[Tensor]
@@ -82,6 +86,7 @@ class Chunk:
     weights: Tensor | None = None
     keys: Sequence[int] | None = None
     states: list[Slots] = field(default_factory=list)
+    privacy: "Privacy | None" = None
 
     @property
     def is_bare(self) -> bool:

@@ -21,7 +21,7 @@ def attacks_of(given: Sequence[Attack | str | Mapping[str, Any]]) -> list[Attack
     """
     if not given:
         raise ConfigurationError(f"No attack was chosen. Known: {', '.join(kinds.known('attack'))}.")
-    return [build(Attack, one) for one in given]
+    return [one if isinstance(one, Attack) else build(Attack, one) for one in given]
 
 
 def attack(
