@@ -16,6 +16,7 @@ NAMES = (
     "codecs",
     "native",
     "sharing",
+    "fragments",
     "own",
     "masking",
     "emulation",
