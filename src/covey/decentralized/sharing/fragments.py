@@ -191,10 +191,11 @@ class Fragments:
         """The reason for which received fragments, one after the other, cannot be used, or None."""
         if layout != self.digest:
             return f"its fragments have another layout, {layout[: 2 * _DIGEST_BYTES]!r} instead of '{self.digest}'"
+        size = 0
         for number in numbers:
             if not 0 <= number < self.count:
                 return f"its fragment is number {number}, and there are {self.count}"
-        size = sum(self.sizes[number] for number in numbers)
+            size += self.sizes[number]
         if values.shape != (size,) or values.dtype != torch.float32:
             named = f"fragment {numbers[0]} is" if len(numbers) == 1 else f"{len(numbers)} fragments are"
             return f"its {named} not {size} float32 numbers"

@@ -6,6 +6,7 @@ Shapes: K fragments, E edges.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,10 +95,11 @@ class Mosaic(Sharing):
         if layout.count == 1:
             return round.merge(node.model, [Contribution(bundle.sender, bundle.values) for bundle, _ in arrived])
         missing = {*round.senders} - {bundle.sender for bundle, _ in arrived}
-        steps = _steps(arrived, [plan[sender, node.id] for sender in missing], layout)
+        left_K = _left((plan[sender, node.id] for sender in missing), layout.count)
         ordered = self._ordered(node)
         del self._sent[node.id]
-        return FragmentMixture(ordered, layout, steps)
+        received = [(bundled, bundle.values) for bundle, bundled in arrived]
+        return FragmentMixture(ordered, layout, received, left_K)
 
     def _ordered(self, node: LearningNode) -> Tensor:
         """The model of a node with its fragments one after the other, which is kept until the node has merged."""
@@ -145,37 +147,31 @@ class Mosaic(Sharing):
 
 def _planned(graphs: Sequence[Graph], aggregation: Aggregation) -> Plan:
     """The plan of a round with these graphs of fragments."""
-    carried: dict[tuple[NodeId, NodeId], list[tuple[int, float]]] = {}
-    for number, graph in enumerate(graphs):
-        weights_E = aggregation.of_edges(graph)
-        weights = [0.0] * len(graph.sources) if weights_E is None else weights_E.tolist()
-        for source, target, weight in zip(graph.sources.tolist(), graph.targets.tolist(), weights, strict=True):
-            carried.setdefault((source, target), []).append((number, weight))
-    return {ends: Bundled(*zip(*held, strict=True)) for ends, held in carried.items()}
+    n = graphs[0].n
+    weights_of = [aggregation.of_edges(graph) for graph in graphs]
+    weights_E = np.concatenate(
+        [np.zeros(len(graph.sources)) if of is None else of for graph, of in zip(graphs, weights_of, strict=True)]
+    )
+    codes_E = np.concatenate([graph.sources * n + graph.targets for graph in graphs])
+    order_E = np.argsort(codes_E, kind="stable")
+    fragments = np.repeat(np.arange(len(graphs)), [len(graph.sources) for graph in graphs])[order_E].tolist()
+    weights, codes = weights_E[order_E].tolist(), codes_E[order_E]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    ends = zip((codes[starts] // n).tolist(), (codes[starts] % n).tolist(), strict=True)
+    spans = zip(starts.tolist(), [*starts[1:].tolist(), len(codes)], strict=True)
+    return {
+        end: Bundled(tuple(fragments[first:last]), tuple(weights[first:last]))
+        for end, (first, last) in zip(ends, spans, strict=True)
+    }
 
 
-class Step(NamedTuple):
-    """A received fragment and its weight."""
-
-    fragment: int
-    values: Tensor
-    weight: float
-
-
-def _steps(arrived: Sequence[tuple[Bundle, Bundled]], missing: Sequence[Bundled], layout: Fragments) -> list[Step]:
-    """The received fragments. Those that are missing leave their weights to the own one and to those that came."""
-    left_K = [1.0] * layout.count
+def _left(missing: Iterable[Bundled], count: int) -> list[float]:
+    """The sum of the weights of each fragment, the own one's included, without those of missing messages."""
+    left_K = [1.0] * count
     for bundled in missing:
         for number, weight in zip(*bundled, strict=True):
             left_K[number] -= weight
-    steps = []
-    for bundle, (numbers, weights) in arrived:
-        parts = layout.split(bundle.values, numbers)
-        steps += [
-            Step(number, values, weight / left_K[number])
-            for number, values, weight in zip(numbers, parts, weights, strict=True)
-        ]
-    return steps
+    return left_K
 
 
 class FragmentMixture(Mixture):
@@ -184,30 +180,36 @@ class FragmentMixture(Mixture):
     Args:
         ordered: the model, with its fragments one after the other.
         layout: its fragments.
-        steps: the fragments to average with. Of each fragment, the own numbers have the weight that is left.
+        received: bundles, and their values. Of each fragment, the own numbers have the weight that is left.
+        left_K: the sum of the weights of each fragment, by which they are divided.
     """
 
-    __slots__ = ("_layout", "_steps")
+    __slots__ = ("_layout", "_left_K", "_received")
 
-    def __init__(self, ordered: Tensor, layout: Fragments, steps: Sequence[Step]) -> None:
+    def __init__(
+        self, ordered: Tensor, layout: Fragments, received: Sequence[tuple[Bundled, Tensor]], left_K: Sequence[float]
+    ) -> None:
         super().__init__([ordered], [1.0])
-        self._layout, self._steps = layout, steps
+        self._layout, self._received, self._left_K = layout, received, left_K
 
     def tensor(self) -> Tensor:
         if self.value is None:
             assert self.models is not None
-            kept_K = [1.0] * self._layout.count
-            for step in self._steps:
-                kept_K[step.fragment] -= step.weight
+            left_K, kept_K = self._left_K, [1.0] * self._layout.count
+            for (numbers, weights), _ in self._received:
+                for number, weight in zip(numbers, weights, strict=True):
+                    kept_K[number] -= weight / left_K[number]
             total = self.models[0].clone()
             whole = _numbers(total)
             parts = [whole[span] for span in self._layout.spans]
             for number, kept in enumerate(kept_K):
                 if kept != 1.0:
                     parts[number] *= kept
-            for number, values, weight in self._steps:
-                parts[number] += weight * _numbers(values)
-            self._steps = ()
+            for (numbers, weights), values in self._received:
+                split = [values] if len(numbers) == 1 else self._layout.split(values, numbers)
+                for number, weight, part in zip(numbers, weights, split, strict=True):
+                    parts[number] += weight / left_K[number] * _numbers(part)
+            self._received = ()
             self.fix(self._layout.restored(total))
         assert self.value is not None
         return self.value
@@ -217,8 +219,8 @@ class FragmentMixture(Mixture):
 
     def kept(self, keep: Callable[[Tensor], Tensor]) -> Mixture:
         assert self.models is not None
-        steps = [step._replace(values=keep(step.values)) for step in self._steps]
-        return FragmentMixture(keep(self.models[0]), self._layout, steps)
+        received = [(bundled, keep(values)) for bundled, values in self._received]
+        return FragmentMixture(keep(self.models[0]), self._layout, received, self._left_K)
 
 
 def _numbers(tensor: Tensor) -> Any:

@@ -41,6 +41,10 @@ class Mosaic(Topology):
         super().begin(setting)
         self._inner = (EpidemicLocal if self.graphs == "local" else EpidemicOracle)(degree=self.degree)
         self._inner.begin(setting)
+        # The first fragment has the seed of the experiment, so that one fragment is Epidemic Learning.
+        key = rng.purpose_key(setting.seed, "graphs of a fragment")
+        others = [replace(setting, seed=rng.mix(key, fragment)) for fragment in range(1, self.fragments)]
+        self._settings = [setting, *others]
         self._of_fragments: dict[int, list[Graph]] = {}
 
     def one_way(self) -> bool:
@@ -58,18 +62,11 @@ class Mosaic(Topology):
     def of_fragments(self, t: int) -> list[Graph]:
         found = self._of_fragments.get(t)
         if found is None:
-            found = [self._inner.draw(self._seeded(fragment), t) for fragment in range(self.fragments)]
+            found = [self._inner.draw(setting, t) for setting in self._settings]
             self._of_fragments[t] = found
             if len(self._of_fragments) > _ROUNDS:
                 del self._of_fragments[next(iter(self._of_fragments))]
         return found
-
-    def _seeded(self, fragment: int) -> Setting:
-        """The setting whose randomness draws the graphs of a fragment."""
-        setting = self._setting
-        if fragment == 0:
-            return setting
-        return replace(setting, seed=rng.mix(rng.purpose_key(setting.seed, "graphs of a fragment"), fragment))
 
     def draw(self, setting: Setting, t: int) -> Graph:
         n, graphs = setting.nodes, self.of_fragments(t)
