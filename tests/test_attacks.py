@@ -350,3 +350,21 @@ class FirstGuess(Attack):
 def test_an_attack_of_a_users_own_is_run(memorised):
     (found,) = attack(memorised, [{"kind": "tests.test_attacks:FirstGuess"}])
     assert found.rows == [(12,)]
+
+
+def test_a_report_has_the_attacks_on_its_run(skewed, tmp_path):
+    from covey.api.attacking import attack as attack_and_write
+
+    plain = covey.report(skewed, out=tmp_path / "plain.html").read_text()
+    assert "Attack:" not in plain
+    results, folder = attack_and_write(skewed, ["linkability", "membership-loss"])
+    page = covey.report(skewed, out=tmp_path / "page.html").read_text()
+    assert page.count("<h3>Attack:") == 2
+    assert all(result.meaning in page for result in results)
+    assert "Members recognised by membership-loss" in page
+    (folder / "linkability" / "result.json").write_text('{"kind": "<b>", "meaning": 3}')
+    assert "cannot be read" in covey.report(skewed, out=tmp_path / "page.html").read_text()
+    bad = {"kind": "<script>", "meaning": "<i>", "rows": [{"<u>": "<s>"}], "curves": {"x": [[1.0], []]}}
+    (folder / "linkability" / "result.json").write_text(json.dumps(bad))
+    page = covey.report(skewed, out=tmp_path / "page.html").read_text()
+    assert not any(tag in page for tag in ("<script>", "<i>", "<u>", "<s>"))

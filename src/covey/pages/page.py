@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from covey import view
+from covey.pages.attacks import attacked
 from covey.pages.compact import compact
 from covey.pages.style import COLOURS, STYLE
 from covey.parts.errors import CoveyError, RunError
 from covey.runtime.runs import Run
+from covey.view.attacks import roc
 from covey.view.comparison import Comparison
 from covey.view.epsilons import epsilon_in_words
 from covey.view.figures import MOST_BANDS, bands_in_words
@@ -307,7 +309,7 @@ def _of_one(run: Run) -> str:
     return (
         f'<div class="tiles">{tiles}</div>{_privacy(summary)}'
         f"{_note(dropped_nodes(summary))}{_note(dropped_messages(summary))}"
-        f'<div class="pictures">{"".join(pictures)}</div>'
+        f'<div class="pictures">{"".join(pictures)}</div>{_attacks(run)}'
         f"<details><summary>The whole experiment, as a file</summary><pre>{config}</pre></details>"
         f"<details><summary>Environment</summary>{where}</details>"
     )
@@ -316,6 +318,27 @@ def _of_one(run: Run) -> str:
 def _privacy(summary: Mapping[str, Any]) -> str:
     """The epsilons of a run, in words."""
     return "".join(_note(f"Privacy: {epsilon_in_words(stated)}.") for stated in summary["privacy"])
+
+
+def _attacks(run: Run) -> str:
+    """The results of attacks on a run; empty without any."""
+    try:
+        found = attacked(run)
+    except RunError as error:
+        return _note(str(error))
+    shown = []
+    for one in found:
+        pictures = ""
+        if one.curves:
+            pictures += _picture(partial(roc, one.result(), titled=False), f"Members recognised by {one.kind}")
+        if one.picture is not None:
+            caption = "Originals and their reconstructions"
+            pictures += f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" src="{one.picture}"></figure>'
+        shown.append(
+            f"<h3>Attack: {html.escape(one.kind)}</h3><p>{html.escape(one.meaning)}</p>"
+            f'{_table(one.columns, one.rows)}<div class="pictures">{pictures}</div>'
+        )
+    return "".join(shown)
 
 
 def _where(run: Run) -> str:
