@@ -21,6 +21,7 @@ from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.examples import BLOBS, NODES
 from tests.test_emulation import QUICK, assert_agree
+from tests.test_views import watched
 from tests.untrained import MIXED, Never, starts
 
 MLP = {**BLOBS, "model": {"kind": "mlp", "hidden": [7]}, "same_start": False}
@@ -229,6 +230,19 @@ def test_nodes_that_come_and_go_and_messages_that_are_lost():
 
 def test_the_engines_agree(tmp_path):
     assert_agree(table(program=program(4), task=MLP, network=QUICK, rounds=3), tmp_path, 4)
+
+
+def test_observers_see_the_fragments_that_were_sent(monkeypatch):
+    world, views, sent = watched(monkeypatch, program=program(4), task={**MLP, "same_start": True})
+    topology, models = world.program.topology, {(node, t): model for (node, _, t, _), model in sent.items()}
+    assert len(views) == sum(len(topology.at(t).senders(node)) for t in range(3) for node in (0, 5))
+    for view in views:
+        model, (sender,) = models[view.senders[0], view.round], view.senders
+        assert torch.equal(view.values, view.shows(model))
+        graphs = topology.of_fragments(view.round)
+        sizes = world.program.sharing.fragments.sizes
+        held = [size for graph, size in zip(graphs, sizes, strict=True) if view.receiver in graph.receivers(sender)]
+        assert view.fraction(model) == sum(held) / SIZE
 
 
 def test_a_check_says_the_sizes_and_the_graph_of_a_fragment():
