@@ -19,6 +19,7 @@ NAMES = (
     "fragments",
     "own",
     "masking",
+    "shatter",
     "emulation",
     "peers",
 )

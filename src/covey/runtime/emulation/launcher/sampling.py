@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import msgspec
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from covey.messages.crypto import KEY_BYTES
 from covey.parts.errors import RunError
 from covey.runtime.emulation.shares import HostShare, Passage, Relayed, Virtual
+from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.sampler import Overlay, Sampler
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from covey.runtime.emulation.launcher.remote import Remote
 
 _TICKET_BYTES = 7
+_KEPT = 4
+"""The number of rounds whose shares are kept."""
 _SECRET_BITS = 512
 
 
@@ -75,23 +80,26 @@ class Sampling:
     def __init__(self, launcher: "Launcher", overlay: Overlay) -> None:
         self._launcher = launcher
         self.draws = Draws(overlay, launcher.owners, secrets.randbits(_SECRET_BITS))
-        self._sent: set[int] = set()
-        """The rounds whose shares were sent to all hosts."""
+        self._sent: WeakKeyDictionary[Connection, set[int]] = WeakKeyDictionary()
+        """The rounds whose shares were sent over each connection to a host."""
+        self._drawn = lru_cache(_KEPT)(self.draws.shares)
 
     def answer(self, asking: "Remote", t: int) -> None:
-        """Send the share of a round to a host that asks and, the first time, to all others: they relay.
+        """Send the share of a round to all hosts that do not have it: those that did not ask may have to relay.
 
         Raises:
             RunError: there is no such round.
         """
         if not 0 <= t < self._launcher.prepared.experiment.rounds:
             raise RunError(f"Host {asking.number} asks for the virtual nodes of round {t}, which does not exist.")
-        hosts = [asking] if t in self._sent else [host for host in self._launcher.hosts if host.begun or host is asking]
-        self._sent.add(t)
-        shares = self.draws.shares(t)
-        for host in hosts:
-            packed = np.frombuffer(msgspec.msgpack.encode(shares[host.number]), np.uint8)
-            host.send("sampled", {"share": packed})
+        shares = self._drawn(t)
+        for host in self._launcher.hosts:
+            if host.connection is None or not host.begun:
+                continue
+            sent = self._sent.setdefault(host.connection, set())
+            if t not in sent:
+                sent.add(t)
+                host.send("sampled", {"share": np.frombuffer(msgspec.msgpack.encode(shares[host.number]), np.uint8)})
 
     def write_truth(self) -> None:
         """Record the nodes behind the names, from the first round on that is run, if the run observes nodes."""
