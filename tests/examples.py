@@ -64,6 +64,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "clique-averaging"): {"topology": {"kind": "random-cliques", "size": 4}, "lr": 0.1},
     ("program", "push-sum"): {"topology": {"kind": "epidemic-local", "degree": 3}},
     ("program", "shatter"): {"virtual_nodes": 3, "degree": 2, "placement": "own"},
+    ("program", "shatter-apart"): {"virtual_nodes": 3, "degree": 2},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
     ("program", "ad-psgd"): {"topology": "ring"},

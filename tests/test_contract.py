@@ -118,6 +118,7 @@ ALONE = {
     "push-sum": ({"topology": "complete"}, 1),
     "ad-psgd": ({"topology": "complete"}, 1),
     "shatter": ({"virtual_nodes": 2, "degree": 1}, 1),
+    "shatter-apart": ({"virtual_nodes": 2, "degree": 1}, 1),
     "d2": ({"topology": "complete"}, 1),
     "gradient-tracking": ({"topology": "complete"}, 1),
     "quasi-global-momentum": ({"topology": "complete", "beta": 0.0}, 1),

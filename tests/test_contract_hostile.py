@@ -49,7 +49,7 @@ def test_wrong_entries_of_a_peer_end_no_run(family, kind, files, monkeypatch):
     def lying(world, node, receivers, payload, tag, round):
         if node.id == LIAR and not tag.startswith(HEARTBEAT) and draw.random() < 0.7:
             payload = spoiled(dict(payload), draw)
-            lies.append(f"the name {receivers.name}" if kind == "shatter" else f"node {LIAR}")
+            lies.append(f"the name {receivers.name}" if hasattr(receivers, "name") else f"node {LIAR}")
         return post(world, node, receivers, payload, tag, round)
 
     monkeypatch.setattr(World, "post", lying)

@@ -13,13 +13,14 @@ from covey.decentralized.sharing.fragments import Fragment, Fragments
 from covey.decentralized.shatter import Shatter, averaged
 from covey.decentralized.topology import Topology
 from covey.learning.views import Adversary, Arrived
+from covey.messages import wire
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.runs.observed import holder_of, read_truth
-from covey.runtime.sampler import Drawn, Sampler, simulated_secret
+from covey.runtime.sampler import Drawn, Neighbours, Sampler, simulated_secret
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
 from tests.examples import pieces_of
@@ -303,3 +304,41 @@ def test_check_says_the_virtual_nodes_and_their_chunks():
     checked = covey.check(shatter(cutting="spread"))
     assert "virtual     3 virtual nodes of each node, with 2 neighbours in a round" in str(checked)
     assert "chunks      3 fragments of 21" in str(checked)
+
+
+APART = {"virtual_nodes": 3, "degree": 2, "exclude_own": True, "permutation": "every-round"}
+
+
+def test_both_forms_have_the_same_models_and_bytes_between_virtual_nodes(posted):
+    between, models = [], []
+    for kind in ("shatter", "shatter-apart"):
+        posted.clear()
+        world, _ = simulate(table(program={"kind": kind, **APART}))
+        models.append(models_of(world))
+        named = [(peers, payload, t) for _, peers, payload, t in posted if isinstance(peers, Neighbours)]
+        between.append(sorted((t, [*peers], wire.size(payload)) for peers, payload, t in named))
+    assert torch.equal(*models)
+    assert between[0] == between[1]
+    assert len(between[0]) == 12 * 3 * 6
+
+
+def test_virtual_nodes_apart_share_the_uplink_of_their_node():
+    slow = {"latency": 0.0, "bandwidth": "1Mbit/s", "compute": 1e6}
+    world, _ = simulate(table(program={"kind": "shatter-apart", **APART}, network=slow, rounds=4))
+    for node in world.nodes:
+        assert node.bytes_out * 8 / 1e6 <= world.now
+    folded, _ = simulate(table(program={"kind": "shatter", **APART}, network=slow, rounds=4))
+    assert world.now == pytest.approx(folded.now, rel=0.5)
+
+
+def test_virtual_nodes_apart_survive_lost_messages():
+    tables = table(program={"kind": "shatter-apart", **APART, "patience": 0.2})
+    tables["network"]["loss"] = 0.1
+    world, _ = simulate(tables)
+    assert [node.round for node in world.nodes] == [6] * 12
+    assert world.refused["lost"] > 10
+
+
+def test_virtual_nodes_apart_are_elsewhere():
+    with pytest.raises(ConfigurationError, match="must be 'others': virtual nodes on their node's machine need no"):
+        simulate(table(program={"kind": "shatter-apart", "virtual_nodes": 3, "degree": 2, "placement": "own"}))

@@ -7,6 +7,7 @@ KINDS = {
         "gossip-learning": "covey.decentralized.gossip_learning:GossipLearning",
         "push-sum": "covey.decentralized.push_sum:PushSum",
         "shatter": "covey.decentralized.shatter:Shatter",
+        "shatter-apart": "covey.decentralized.shatter_apart:ShatterApart",
         "ad-psgd": "covey.decentralized.ad_psgd:ADPSGD",
         "ad-psgd-queued": "covey.decentralized.ad_psgd_queued:QueuedADPSGD",
         "asynchronous-epidemic": "covey.decentralized.asynchronous_epidemic:AsynchronousEpidemic",

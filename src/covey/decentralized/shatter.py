@@ -66,8 +66,8 @@ class Shatter(LearningProgram):
 
     def overlay(self, nodes: int) -> Overlay:
         holders = tuple(node for node in range(nodes) for _ in range(self.virtual_nodes))
-        draw = partial(random_regular, len(holders), self.degree)
-        return Overlay(holders, draw, legs=_LEGS if self.placement == "others" else 1)
+        draw, hidden = partial(random_regular, len(holders), self.degree), self.placement == "others"
+        return Overlay(holders, draw, legs=_LEGS if hidden else 1, relays=hidden)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

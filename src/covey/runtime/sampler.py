@@ -35,13 +35,15 @@ class Overlay:
     Attributes:
         holders: the node that acts for each virtual node, V.
         draw: draws the edges of a round, as the two ends of each, with a generator.
-        legs: the number of links that a message passes one after the other. With more than 1, a virtual node is on the
-            machine of another node.
+        legs: the number of links that a message passes one after the other. With more than 1, the transfers between a
+            node and its virtual nodes are part of the message, and count with it.
+        relays: whether messages between hosts of an emulation pass another one.
     """
 
     holders: tuple[int, ...]
     draw: Callable[[np.random.Generator], tuple[Ids, Ids]]
     legs: int = 1
+    relays: bool = False
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:

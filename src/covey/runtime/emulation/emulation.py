@@ -117,7 +117,7 @@ class Emulation(Engine):
 
     def _check_overlay(self, experiment: Experiment, overlay: Overlay) -> None:
         """Check that relays exist, and that no fault must know the ends of a message between names."""
-        self._least = _WITH_RELAYS if overlay.legs > 1 else 1
+        self._least = _WITH_RELAYS if overlay.relays else 1
         count = max(self.owners(experiment.network.nodes)) + 1
         if count < self._least:
             raise ConfigurationError(

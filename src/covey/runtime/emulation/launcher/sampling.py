@@ -37,7 +37,7 @@ class Draws:
 
     def __init__(self, overlay: Overlay, owners: Sequence[int], secret: int) -> None:
         self.sampler = Sampler(overlay, len(owners), secret)
-        self._owners, self._hosts, self._relays = owners, max(owners) + 1, overlay.legs > 1
+        self._owners, self._hosts, self._relays = owners, max(owners) + 1, overlay.relays
         self._key = secret.to_bytes(_SECRET_BITS // 8, "little")
 
     def _hash(self, purpose: str, sender: int, receiver: int, size: int) -> bytes:
