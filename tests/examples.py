@@ -82,7 +82,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("topology", "erdos-renyi"): {"probability": 0.5},
     ("topology", "epidemic-oracle"): {"degree": 3},
     ("topology", "epidemic-local"): {"degree": 3},
-    ("topology", "mosaic"): {"degree": 2, "fragments": 3},
+    ("topology", "mosaic"): {"degree": 2, "fragments": 1},
     ("topology", "redrawn"): {"topology": EPIDEMIC, "every": 2},
     ("topology", "equitopo-static"): {"shifts": 2},
     ("topology", "base-graph"): {"degree": 2},

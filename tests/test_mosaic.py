@@ -136,6 +136,19 @@ def test_the_graph_of_a_round_is_the_union():
     assert {*zip(union.sources, union.targets, strict=True)} == pairs
 
 
+def test_graphs_of_fragments_may_last_for_several_rounds():
+    inner = program(3)["topology"]
+    redrawn = {**program(3), "topology": {"kind": "redrawn", "topology": inner, "every": 2}, "schedule": Never()}
+    tables = table(program=redrawn, task=MLP, rounds=4)
+    world, _ = simulate(tables)
+    first, second, third = (world.program.topology.of_fragments(t) for t in range(3))
+    assert first is second
+    assert not np.array_equal(first[0].targets, third[0].targets) or not np.array_equal(
+        first[0].sources, third[0].sources
+    )
+    assert torch.allclose(models_of(world).double(), expected(world, 4), atol=1e-6)
+
+
 def test_missing_fragments_leave_their_weights_to_those_that_came(monkeypatch):
     post = World.post
 
@@ -262,6 +275,7 @@ def test_a_check_says_the_sizes_and_the_graph_of_a_fragment():
         ({"fragments": 2, "degree": 0}, r"The 'degree' of the topology mosaic must be an int in \[1, nodes\)"),
         ({"fragments": 2, "graphs": "ring"}, "The 'graphs' of the topology mosaic must be one of 'local', 'oracle'"),
         ({"fragments": 2, "sharing": {"cutting": "any"}}, "The 'cutting' of the sharing mosaic must be one of 'per-"),
+        ({"fragments": 2, "sharing": {"kind": "full"}}, "The topology mosaic draws 2 graphs a round, .* sharing full"),
         ({"fragments": 2, "aggregation": "median"}, "The sharing mosaic needs an aggregation with fixed weights"),
     ],
 )

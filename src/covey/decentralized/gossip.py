@@ -53,6 +53,12 @@ class Gossip(OnGraph):
 
     def check_graphs(self) -> None:
         assert self.aggregation is not None
+        fragments = self.topology.fragments_of_models()
+        if fragments > 1 and not self.sharing.by_fragments:
+            raise ConfigurationError(
+                f"{self.topology.named().capitalize()} draws {fragments} graphs a round, one for each fragment of a "
+                f"model, but {self.sharing.named()} sends no fragments. Use the sharing mosaic."
+            )
         self.aggregation.check_with(self.topology)
         self.sharing.check_with(self.topology, self.aggregation)
 

@@ -45,15 +45,6 @@ def cut_as() -> Any:
     )
 
 
-def cut_into(**given: Any) -> Any:
-    """The parameter of the number of fragments.
-
-    Args:
-        given: its default, if it has one.
-    """
-    return param("The number of fragments of a model, from 1 to the number of its shared values.", ge=1, **given)
-
-
 def count_of(fraction: float) -> int:
     """The number of fragments of which each holds a fraction of the numbers: int(1 / fraction)."""
     return int(1.0 / fraction + _ROUNDING)

@@ -59,6 +59,7 @@ class Mosaic(Sharing):
     """
 
     kind = "mosaic"
+    by_fragments = True
     takes_buffers = True
     cutting: Cutting = cut_as()
 

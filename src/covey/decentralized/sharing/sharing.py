@@ -46,6 +46,8 @@ class Sharing(Part):
     """The class that declares the entries of a message; None if `contribution` reads messages itself."""
     exact: ClassVar[bool] = False
     """Whether the result of a round is that of the aggregation for the shared parts of all senders."""
+    by_fragments: ClassVar[bool] = False
+    """Whether each fragment of a model travels along the graph that the topology draws for it."""
     takes_buffers: ClassVar[bool] = False
     """Whether buffers may be among the numbers that it averages. Otherwise they are sent beside them, in full."""
     share: Literal["trained"] | list[str] = param(

@@ -1,5 +1,7 @@
 """Topologies that change. Every node computes the graph of a round from public randomness."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from covey.decentralized.topology.random_graphs import Ids, chosen, random_regular, recipients
@@ -150,6 +152,12 @@ class Redrawn(Topology):
 
     def can_be_drawn(self) -> bool:
         return self.topology.can_be_drawn()
+
+    def fragments_of_models(self) -> int:
+        return self.topology.fragments_of_models()
+
+    def of_fragments(self, t: int) -> Sequence[Graph]:
+        return [self.at(t)] if self.fragments_of_models() == 1 else self.topology.of_fragments(t // self.every)
 
     def begin(self, setting: Setting) -> None:
         super().begin(setting)
