@@ -1,8 +1,12 @@
 """Messages between names in an emulation: what each host knows, and what it makes of frames that are wrong."""
 
+import threading
+from time import monotonic, sleep
+
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +16,12 @@ from covey.messages import wire
 from covey.messages.crypto import lock
 from covey.parts.errors import ConfigurationError
 from covey.runtime.emulation.host.names import WORD, Names, _key
+from covey.runtime.emulation.launcher import sampling
 from covey.runtime.emulation.launcher.sampling import Draws
 from covey.runtime.runs.observed import holder_of
 from covey.runtime.sampler import simulated_secret
-from tests.conftest import table
-from tests.hosts import emulate
+from tests.conftest import models_of, simulate, table
+from tests.hosts import emulate, hosts, launch
 
 OWNERS = [0, 0, 1, 1, 2, 2, 3, 3]
 
@@ -207,3 +212,46 @@ def test_frames_of_a_later_round_wait_for_its_share_up_to_a_limit(names):
     names.take(packed(shares(t=2)[2]))
     assert len(names._stage.arrived) == 1
     assert names._stage.refused == ["queue-full", "wrong-ticket"]
+
+
+SHATTER = {"kind": "shatter", "virtual_nodes": 2, "degree": 4}
+
+
+def test_a_run_that_lost_a_host_has_the_names_and_models_of_one_that_did_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling.secrets, "randbits", lambda bits: simulated_secret(3))
+    tables = table(program=SHATTER, rounds=12, checkpoint={"every": 4}, network={"compute": 2e3})
+    with hosts(3) as running:
+        host = running[1][0]
+
+        def cut():
+            late = monotonic() + 30
+            while monotonic() < late:
+                sleep(0.002)
+                run = host._run
+                if run is not None and run.stage is not None and run.stage.nodes[5].round > 5:
+                    run.task.get_loop().call_soon_threadsafe(run.control.abort)
+                    return
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        outcome, written = launch(tables, tmp_path, [address for _, address in running])
+        cutter.join()
+    world, _ = simulate(tables)
+    assert outcome.finished
+    assert "rolled back" in [kind for _, _, kind, _ in written.happened]
+    assert torch.allclose(outcome.models, models_of(world), atol=1e-5)
+
+
+def test_a_run_goes_on_without_a_node_and_resumes_under_other_names(tmp_path):
+    faults = [{"kind": "kill", "nodes": [3], "at": 0.05}]
+    tables = table(program={**SHATTER, "patience": 0.1}, rounds=5, faults=faults, observer={"nodes": [1]})
+    outcome, written = emulate(tables, tmp_path, 3)
+    assert outcome.finished
+    rounds = {node: max(row[1] for row in written.rows if row[0] == node) for node in range(12) if node != 3}
+    assert set(rounds.values()) == {5}
+    tables = table(program=SHATTER, rounds=4, checkpoint={"every": 2}, observer={"nodes": [1]})
+    _, first = emulate(tables, tmp_path, 3)
+    again, second = emulate(tables, tmp_path, 3, checkpoint=dict(first.checkpoints)[2])
+    assert again.finished
+    assert set(second.truths) == {"names/2"}
+    assert not np.array_equal(second.truths["names/2"], first.truths["names/0"][2:])
