@@ -10,6 +10,7 @@ from covey.parts.errors import ConfigurationError
 from covey.runtime.observers import OWN
 from covey.runtime.simulation.world import World
 from tests.conftest import simulate, table
+from tests.examples import RUNS, run_table
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
 OBSERVER = {"nodes": [0, 5]}
@@ -31,7 +32,7 @@ def watched(monkeypatch, **changes):
     return world, [view for found in views.values() for view in found], sent
 
 
-def views_of(world, written):
+def views_of(world, written, *, clean=True):
     first = world.prepared.task.learner.first_model
     arrived, models = {0: [], 5: []}, {0: {}, 5: {}}
     for time, node, frame in written.seen:
@@ -44,7 +45,7 @@ def views_of(world, written):
     for node, messages in arrived.items():
         adversary = Adversary(node, 12, first, models[node])
         found[node] = list(world.prepared.program.views(adversary, messages))
-        assert not adversary.rejected
+        assert not (clean and adversary.rejected)
     return found
 
 
@@ -220,3 +221,22 @@ def test_gradients_of_cliques_are_seen_beside_models(monkeypatch):
     gradient = torch.stack([view.values for view in gradients])
     model = torch.stack([view.values for view in views if not view.gradient])
     assert not torch.allclose(gradient.mean(0), model.mean(0), atol=1e-2)
+
+
+@pytest.mark.parametrize(("family", "kind"), [found for found in RUNS if found[0] in ("program", "sharing")])
+def test_every_program_and_sharing_says_what_its_messages_tell(family, kind, tmp_path):
+    program = {"topology": {"kind": "mosaic", "degree": 2, "fragments": 3}} if kind == "mosaic" else {}
+    # Weights and biases: power-gossip tells of the biases alone.
+    tables = run_table(family, kind, tmp_path, rounds=2, network=QUICK, observer=OBSERVER, evaluation={"every": 0})
+    tables["program"] |= program
+    if kind == "gossip-learning":
+        tables["rounds"] = 4
+    world, written = simulate(tables)
+    # Virtual nodes of their own get messages of their owners, which are no chunks.
+    found = views_of(world, written, clean=kind != "shatter-apart")
+    views = [view for views in found.values() for view in views]
+    size = len(world.prepared.task.learner.first_model)
+    assert views
+    for view in views:
+        assert bool(torch.isfinite(view.values).all())
+        assert view.completed(world.prepared.task.learner.first_model).shape == (size,)
