@@ -20,6 +20,7 @@ NAMES = (
     "own",
     "masking",
     "shatter",
+    "asynchronous",
     "emulation",
     "peers",
 )

@@ -8,12 +8,11 @@ from functools import partial
 
 from torch import Tensor
 
+from covey.decentralized.graphs import SharesModels
 from covey.decentralized.peers import random_peers
-from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
-from covey.learning.selection import Selection
+from covey.learning.node import LearningNode
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Setting, param
+from covey.parts.parameters import param
 from covey.runtime.content import Content
 from covey.runtime.node import Message
 from covey.runtime.state import State
@@ -34,7 +33,7 @@ class Exchange(Content):
     ping: bool = False
 
 
-class QueuedADPSGD(LearningProgram):
+class QueuedADPSGD(SharesModels):
     """Train, send the model to random peers, which answer with theirs, and average with the models that have arrived.
 
     No node waits. A peer answers at once with the model that it trained last.
@@ -45,10 +44,6 @@ class QueuedADPSGD(LearningProgram):
     tolerates_loss = True
     fanout: int = param("The number of peers that a node pings in a round.", default=3, ge=1, lt="nodes")
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-
     async def run(self, node: LearningNode) -> None:
         queue = node.keep(Queue)
         node.serve("model", partial(self.receive, node))
@@ -57,7 +52,7 @@ class QueuedADPSGD(LearningProgram):
             queue.trained = own = self.selection.take(update.model)
             node.send(random_peers(node, self.fanout, t), Exchange(model=own, ping=True), tag="model")
             models = [own, *queue.arrived.values()]
-            node.model = self.selection.put(update.model, Mixture(models, [1.0 / len(models)] * len(models)))
+            node.model = self.mean(update.model, models)
             queue.arrived = {}
 
     async def receive(self, node: LearningNode, message: Message) -> None:

@@ -5,13 +5,11 @@ A node averages the models that have arrived, whatever rounds they are of. So di
 
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.topology import Topology
 from covey.decentralized.topology.static import Complete
-from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
-from covey.parts.parameters import Setting, param
+from covey.parts.parameters import param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 
@@ -22,7 +20,7 @@ class Push(Content):
     model: Tensor
 
 
-class AsynchronousEpidemic(OnGraph):
+class AsynchronousEpidemic(SharesModels, OnGraph):
     """Train, push the model to random neighbours, wait for a time, and average with the models that have arrived.
 
     Of several models of one sender, the newest is averaged. What an uplink has not sent of a model when the next one
@@ -38,10 +36,6 @@ class AsynchronousEpidemic(OnGraph):
     )
     wait: Seconds = param("The time that a node waits for models after its push.", default=0.0, ge=0)
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             update = await node.train()
@@ -52,4 +46,4 @@ class AsynchronousEpidemic(OnGraph):
             await node.sleep(self.wait)
             pushes = node.usable(node.arrived(tag="model"), Push, model=self.selection.entry)
             models = [own, *{push.sender: push.model for push in pushes}.values()]
-            node.model = self.selection.put(update.model, Mixture(models, [1.0 / len(models)] * len(models)))
+            node.model = self.mean(update.model, models)

@@ -1,16 +1,14 @@
 """DivShare (Biswas et al., 2025): asynchronous learning in which slow links carry a part of every model in time."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Annotated, Literal, cast
 
 from torch import Tensor
 
+from covey.decentralized.graphs import SharesModels
 from covey.decentralized.peers import random_sets_of_peers
 from covey.decentralized.sharing.fragments import Cutting, Fragment, Fragments, count_of, cut_as
-from covey.learning.mixture import Mixture, Pull
-from covey.learning.node import LearningNode, LearningProgram
-from covey.learning.selection import Selection
+from covey.learning.node import LearningNode
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -32,7 +30,7 @@ class Push(Fragment):
     round: Annotated[int, range(1 << 53)]
 
 
-class DivShare(LearningProgram):
+class DivShare(SharesModels):
     """Train, send each fragment of the model to a few random peers, and average with the fragments that have arrived.
 
     No node waits. A round withdraws the messages of the one before that have not left. Every number becomes the mean
@@ -53,64 +51,59 @@ class DivShare(LearningProgram):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-        count = count_of(self.omega)
-        self._fragments = Fragments(self.selection.narrowed(setting), count, self.cutting, owner=self.named())
+        shared, count = self.selection.narrowed(setting), count_of(self.omega)
+        self._fragments = Fragments(shared, count, self.cutting, owner=self.named())
 
     def in_words(self) -> Iterator[tuple[str, str]]:
         yield "fragments", f"{self._fragments.in_words()}, each to {self.fanout} peers"
 
     async def run(self, node: LearningNode) -> None:
+        queue = node.keep(Queue)
         async for t in node.rounds():
             update = await node.train()
             part = self.selection.take(update.model)
             if self.withdraw:
-                self.withdraw_unsent(node, t)
-            self.send(node, part, t)
-            node.model = self.selection.put(update.model, self.merged(node, part, t))
+                self.note_sent(node, queue, node.withdraw("fragment"), t)
+            self.send(node, queue, part, t)
+            node.model = self.selection.put(update.model, self._fragments.mean(part, self.receive(node, t)))
 
-    def withdraw_unsent(self, node: LearningNode, t: int) -> None:
-        """Withdraw the messages of the last round that have not left."""
-        queue, withdrawn = node.keep(Queue), node.withdraw("fragment")
+    def note_sent(self, node: LearningNode, queue: Queue, withdrawn: int, t: int) -> None:
+        """Note the fragments of the last round that have left."""
         if queue.queued:
             left = len(queue.queued) - withdrawn
             node.log(sent=left / len(queue.queued))
-            last = dict.fromkeys(queue.queued[:left], t - 1)
-            before = queue.sent or [-1] * self._fragments.count
-            queue.sent = [last.get(number, before[number]) for number in range(self._fragments.count)]
+            for number in queue.queued[:left]:
+                queue.sent[number] = t - 1
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
         for one in self._fragments.usable(cast(LearningNode, adversary), messages, Push):
             indices = self._fragments.indices(one.number)
             yield adversary.view(one.message, one.values, indices, selection=self.selection)
 
-    def send(self, node: LearningNode, part: Tensor, t: int) -> None:
+    def send(self, node: LearningNode, queue: Queue, part: Tensor, t: int) -> None:
         """Send every fragment to peers of its own."""
-        queue, count = node.keep(Queue), self._fragments.count
-        cut = [Push(**vars(self._fragments.cut(part, number)), round=t) for number in range(count)]
-        for peer, number in (entries := self.entries(node, t)):
-            node.send(peer, cut[number], tag="fragment")
+        cut, layout = self._fragments.split(self._fragments.ordered(part)), self._fragments.digest
+        fragments = [Push(number=k, values=values, layout=layout, round=t) for k, values in enumerate(cut)]
+        queue.sent = queue.sent or [-1] * len(fragments)
+        entries = self.entries(node, queue.sent, t)
+        for peer, number in entries:
+            node.send(peer, fragments[number], tag="fragment")
         queue.queued = [number for _, number in entries]
 
-    def entries(self, node: LearningNode, t: int) -> list[tuple[NodeId, int]]:
+    def entries(self, node: LearningNode, sent: Sequence[int], t: int) -> list[tuple[NodeId, int]]:
         """The peer and the fragment of every message of a round, in order."""
         peers = random_sets_of_peers(node, self._fragments.count, self.fanout, t)
         every = [(copy, number, peer) for number, chosen in enumerate(peers) for copy, peer in enumerate(chosen)]
         every = [every[index] for index in node.random("order", t).permutation(len(every))]
-        if self.order == "oldest-first" and (sent := node.keep(Queue).sent):
+        if self.order == "oldest-first":
             every.sort(key=lambda entry: (entry[0], sent[entry[1]]))
         return [(peer, number) for _, number, peer in every]
 
-    def merged(self, node: LearningNode, part: Tensor, t: int) -> Mixture:
-        """The mean of the own numbers and of those that have arrived."""
+    def receive(self, node: LearningNode, t: int) -> Collection[Push]:
+        """The newest fragment of each sender and number of those that have arrived."""
         arrived = self._fragments.usable(node, node.arrived(tag="fragment"), Push)
         newest = {(push.number, push.sender): push for push in sorted(arrived, key=lambda push: push.round)}
-        if arrived:
+        if newest:
             late = sum(t - push.round for push in newest.values()) / len(newest)
             node.log(staleness=late, overwritten=len(arrived) - len(newest))
-        counts = Counter(number for number, _ in newest)
-        pulls = [
-            Pull(self._fragments.indices(push.number), push.values, 1.0 / (1 + counts[push.number]))
-            for push in newest.values()
-        ]
-        return Mixture([part], [1.0], pulls)
+        return newest.values()

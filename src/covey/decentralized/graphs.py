@@ -1,10 +1,16 @@
 """Programs whose nodes send along the edges of a graph, and functions of such programs."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.topology import Topology
+from covey.learning.mixture import Mixture
 from covey.learning.node import LearningProgram
 from covey.learning.selection import Selection
 from covey.network.graph import Graph
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Program
 
@@ -36,6 +42,31 @@ class OnGraph(LearningProgram):
     @property
     def has_one_graph(self) -> bool:  # type: ignore[override]
         return self.topology.static
+
+
+class SharesModels(LearningProgram):
+    """A program whose nodes send the shared part of their models: trained tensors and buffers."""
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.selection = Selection.of(setting, owner=self.named())
+
+    def mean(self, model: Tensor, parts: Sequence[Tensor]) -> Tensor | Mixture:
+        """A model whose shared part is the mean of several."""
+        return self.selection.put(model, Mixture(parts, [1.0 / len(parts)] * len(parts)))
+
+
+def check_undirected(program: OnGraph) -> None:
+    """Refuse a topology that changes or is directed.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    topology = program.topology
+    if topology.can_be_drawn() and not (topology.static and topology.at(0).is_undirected):
+        raise ConfigurationError(
+            f"The 'topology' of {program.named()} must be static and undirected. Got {topology.title()} instead."
+        )
 
 
 def topology_of(program: Program) -> Topology | None:

@@ -5,12 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.topology import Topology
 from covey.decentralized.topology.static import Complete
-from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
@@ -24,7 +22,7 @@ class Exchange(Content):
     model: Tensor
 
 
-class Swarm(OnGraph):
+class Swarm(SharesModels, OnGraph):
     """Train for some steps before each interaction, then set both models of the pair to their mean.
 
     The pairs are random edges, which all nodes compute. A round is as many interactions as there are pairs of nodes,
@@ -46,7 +44,6 @@ class Swarm(OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
         self._interactions: dict[int, Sequence[tuple[int, int]]] = {}
 
     async def run(self, node: LearningNode) -> None:
@@ -62,7 +59,7 @@ class Swarm(OnGraph):
         node.send(peer, Exchange(model=own), tag=tag, round=t)
         inbox = await node.receive(tag=tag, round=t, senders=[peer], timeout=self.patience)
         models = [own, *(one.model for one in node.usable(inbox, Exchange, model=self.selection.entry))]
-        node.model = self.selection.put(update.model, Mixture(models, [1.0 / len(models)] * len(models)))
+        node.model = self.mean(update.model, models)
 
     def interactions(self, node: LearningNode, t: int) -> Sequence[tuple[int, int]]:
         """The pairs of a round, in order, from a cache of the last ones."""

@@ -5,13 +5,11 @@ from typing import Annotated
 
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels, check_undirected
 from covey.decentralized.swarm import steps_of
 from covey.decentralized.topology import Topology
 from covey.decentralized.topology.static import Complete
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
-from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
@@ -41,7 +39,7 @@ class Exchange(Content):
     """The number of the interaction at the node that began it."""
 
 
-class NonBlockingSwarm(OnGraph):
+class NonBlockingSwarm(SharesModels, OnGraph):
     """Train for some steps, then begin an interaction with a random neighbour, which answers with its copy at once.
 
     Both move by half the difference of their copies, also if they train meanwhile. So only training changes the sum of
@@ -63,14 +61,7 @@ class NonBlockingSwarm(OnGraph):
         check_patience(self, setting, self.patience)
 
     def check_graphs(self) -> None:
-        if self.topology.can_be_drawn() and not (self.topology.static and self.topology.at(0).is_undirected):
-            raise ConfigurationError(
-                f"The 'topology' of {self.named()} must be static and undirected. Got {self.topology.title()} instead."
-            )
-
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
+        check_undirected(self)
 
     async def run(self, node: LearningNode) -> None:
         near, copies = self.topology.at(0).receivers(node.id), node.keep(Copies)

@@ -4,14 +4,12 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels, check_undirected
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
-from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
-from covey.parts.parameters import Setting, param
+from covey.parts.parameters import param
 from covey.runtime.content import Content
 from covey.runtime.state import State
 
@@ -32,7 +30,7 @@ class Broadcast(Content):
     round: Annotated[int, _ROUNDS]
 
 
-class Swift(OnGraph):
+class Swift(SharesModels, OnGraph):
     """Train, broadcast the model, and average with the last stored model of every neighbour. No node waits."""
 
     kind = "swift"
@@ -50,15 +48,8 @@ class Swift(OnGraph):
         default="degree",
     )
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-
     def check_graphs(self) -> None:
-        if self.topology.can_be_drawn() and not (self.topology.static and self.topology.at(0).is_undirected):
-            raise ConfigurationError(
-                f"The 'topology' of {self.named()} must be static and undirected. Got {self.topology.title()} instead."
-            )
+        check_undirected(self)
 
     async def run(self, node: LearningNode) -> None:
         neighbours, stored = self.topology.at(0).senders(node.id), node.keep(Stored)

@@ -5,11 +5,10 @@ It is not SWIFT (Bornstein et al., 2023), the program `swift`: there is no graph
 
 from torch import Tensor
 
+from covey.decentralized.graphs import SharesModels
 from covey.decentralized.peers import random_peers
-from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
-from covey.learning.selection import Selection
-from covey.parts.parameters import Setting, param
+from covey.learning.node import LearningNode
+from covey.parts.parameters import param
 from covey.runtime.content import Content
 
 
@@ -19,7 +18,7 @@ class Push(Content):
     model: Tensor
 
 
-class SwiftPush(LearningProgram):
+class SwiftPush(SharesModels):
     """Train, push the model to random peers, and average with the models that have arrived, the newest of each sender.
 
     No node waits, and what an uplink has not sent stays in its queue.
@@ -30,10 +29,6 @@ class SwiftPush(LearningProgram):
     tolerates_loss = True
     fanout: int = param("The number of peers to which a node pushes in a round.", default=6, ge=1, lt="nodes")
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
             update = await node.train()
@@ -41,4 +36,4 @@ class SwiftPush(LearningProgram):
             node.send(random_peers(node, self.fanout, t), Push(model=own), tag="model")
             pushes = node.usable(node.arrived(tag="model"), Push, model=self.selection.entry)
             models = [own, *{push.sender: push.model for push in pushes}.values()]
-            node.model = self.selection.put(update.model, Mixture(models, [1.0 / len(models)] * len(models)))
+            node.model = self.mean(update.model, models)

@@ -11,7 +11,8 @@ can refuse the messages of a sender with another layout.
 Shapes: P numbers of the shared part, K fragments.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
@@ -22,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from covey.learning.mixture import Mixture, Pull
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError, unknown
 from covey.parts.parameters import Setting, param
@@ -177,6 +179,15 @@ class Fragments:
             else:
                 node.reject(one, reason)
         return found
+
+    def mean(self, own: Tensor, received: Collection[Fragment]) -> Mixture:
+        """The mean, number by number, of own values and those of received fragments."""
+        if self.count == 1:
+            return Mixture([own, *(one.values for one in received)], [1.0 / (1 + len(received))] * (1 + len(received)))
+        count = Counter(one.number for one in received)
+        weights = [1.0 / (1 + count[one.number]) for one in received]
+        pulls = [Pull(self.indices(one.number), one.values, w) for one, w in zip(received, weights, strict=True)]
+        return Mixture([own], [1.0], pulls)
 
     def mistake(self, numbers: Sequence[int], values: Tensor, layout: str) -> str | None:
         """The reason for which received fragments, one after the other, cannot be used, or None."""
