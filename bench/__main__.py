@@ -21,6 +21,7 @@ NAMES = (
     "masking",
     "shatter",
     "asynchronous",
+    "noise",
     "emulation",
     "peers",
 )
