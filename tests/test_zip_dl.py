@@ -8,13 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import covey
 from covey.decentralized.sharing.muffliato import chebyshev, gap
 from covey.decentralized.sharing.zip_dl import cancelling, deviations
 from covey.learning.noise import Noise
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
 from covey.runtime.experiment import Experiment
-from covey.runtime.prepared import check
+from covey.runtime.prepared import check, prepare
 from tests.conftest import Overheard, models_of, simulate, table
 
 STILL = {"optimizer": {"kind": "sgd", "lr": 0.0}, "same_start": False, "model": "logistic"}
@@ -330,3 +331,14 @@ def test_losses_are_allowed_with_a_warning_that_states_the_drift():
         warnings.simplefilter("ignore", ConfigurationWarning)
         world, _ = simulate(tables)
     assert torch.isfinite(models_of(world)).all()
+
+
+@pytest.mark.parametrize("sharing", [{"kind": "zip-dl", "sigma": 0.3, "steps": 2, "seeds": "seeded"}])
+def test_both_engines_end_with_the_same_models(sharing, tmp_path):
+    tables = gossip(sharing, rounds=3, network={"nodes": 4, "latency": 0.0, "bandwidth": None})
+    simulated = covey.run(tables, out=tmp_path / "simulated", quiet=True)
+    tables["engine"] = {"kind": "emulation", "nodes_per_process": 2}
+    emulated = covey.run(tables, out=tmp_path / "emulated", quiet=True)
+    assert np.allclose(emulated.models, simulated.models, atol=1e-5)
+    tables["program"]["sharing"] = {**sharing, "seeds": None}
+    assert prepare(Experiment.from_table(tables)).program.sharing._fresh

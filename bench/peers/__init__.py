@@ -1,4 +1,4 @@
-"""covey against other simulators, where they are installed: flwr (with its simulation extra), gossipy-dfl and pfl.
+"""covey against others, where they are installed: flwr (with its simulation extra), gossipy-dfl, pfl; prv-accountant.
 
 `bench/peers.txt` says how to install them. Each peer has processes of its own, in which covey does the same work as
 well: the same model and start, the same parts of the data, learning rate, batch size and passes, and no evaluation.
@@ -14,6 +14,8 @@ age: there the detail has both accuracies. (A covey program that does as gossipy
 gossipy came to 58.7 %.) covey computes together what overlaps in virtual time, and training takes no time in gossipy:
 so there is one figure with nodes that are nearly always idle, where little overlaps, and one with nodes that often
 train.
+
+prv-accountant is no simulator: its epsilons of sampled Gaussian noise stand beside those that runs state.
 """
 
 import json
@@ -52,6 +54,7 @@ PEERS = {
     "gossipy-dfl": Peer("gossipy", ("torchvision", "dill", "sklearn")),
     "flwr": Peer("flwr", ("ray",)),
     "pfl": Peer("pfl", (), TORCHRUN),
+    "prv-accountant": Peer("prv_accountant", ("dp_accounting",)),
 }
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 """flwr and ray would otherwise report their use over the network."""
