@@ -48,8 +48,13 @@ class Bundled(NamedTuple):
     """The weight that the receiver gives to each."""
 
 
-Plan = dict[tuple[NodeId, NodeId], Bundled]
-"""The fragments that travel along each edge of a round, by sender and receiver."""
+class Plan(NamedTuple):
+    """A round of all nodes."""
+
+    bundled: dict[tuple[NodeId, NodeId], Bundled]
+    """The fragments that travel along each edge, by sender and receiver."""
+    own_NK: list[list[float]]
+    """The weight that each node gives to its own fragments."""
 
 
 class Mosaic(Sharing):
@@ -85,7 +90,7 @@ class Mosaic(Sharing):
         parts = layout.split(self._ordered(round.node))
         receivers: dict[tuple[int, ...], list[NodeId]] = {}
         for receiver in round.receivers:
-            receivers.setdefault(plan[sender, receiver].fragments, []).append(receiver)
+            receivers.setdefault(plan.bundled[sender, receiver].fragments, []).append(receiver)
         for numbers, some in receivers.items():
             values = parts[numbers[0]] if len(numbers) == 1 else torch.cat([parts[number] for number in numbers])
             yield some, Bundle(values=values, layout=layout.digest)
@@ -95,12 +100,13 @@ class Mosaic(Sharing):
         arrived = self._read(node, inbox, plan)
         if layout.count == 1:
             return round.merge(node.model, [Contribution(bundle.sender, bundle.values) for bundle, _ in arrived])
+        own_K, received = plan.own_NK[node.id], [(bundled, bundle.values) for bundle, bundled in arrived]
         missing = {*round.senders} - {bundle.sender for bundle, _ in arrived}
-        left_K = _left((plan[sender, node.id] for sender in missing), layout.count)
+        if missing:
+            own_K, received = _without([plan.bundled[sender, node.id] for sender in missing], own_K, received)
         ordered = self._ordered(node)
         del self._sent[node.id]
-        received = [(bundled, bundle.values) for bundle, bundled in arrived]
-        return FragmentMixture(ordered, layout, received, left_K)
+        return FragmentMixture(ordered, layout, received, own_K)
 
     def _ordered(self, node: LearningNode) -> Tensor:
         """The model of a node with its fragments one after the other, which is kept until the node has merged."""
@@ -127,7 +133,7 @@ class Mosaic(Sharing):
         """The bundles of messages to a node, and their fragments; wrong messages are rejected."""
 
         def read(bundle: Bundle) -> Bundled:
-            bundled = plan.get((bundle.sender, node.id))
+            bundled = plan.bundled.get((bundle.sender, node.id))
             if bundled is None:
                 raise WireError("bad-field", f"its sender does not send to node {node.id} in the round")
             if (reason := self.fragments.mistake(bundled.fragments, bundle.values, bundle.layout)) is not None:
@@ -160,19 +166,32 @@ def _planned(graphs: Sequence[Graph], aggregation: Aggregation) -> Plan:
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     ends = zip((codes[starts] // n).tolist(), (codes[starts] % n).tolist(), strict=True)
     spans = zip(starts.tolist(), [*starts[1:].tolist(), len(codes)], strict=True)
-    return {
+    bundled = {
         end: Bundled(tuple(fragments[first:last]), tuple(weights[first:last]))
         for end, (first, last) in zip(ends, spans, strict=True)
     }
+    places = codes % n * len(graphs) + np.array(fragments, dtype=np.int64)
+    given = np.bincount(places, weights=weights, minlength=n * len(graphs))
+    return Plan(bundled, (1.0 - given).reshape(n, -1).tolist())
 
 
-def _left(missing: Iterable[Bundled], count: int) -> list[float]:
-    """The sum of the weights of each fragment, the own one's included, without those of missing messages."""
-    left_K = [1.0] * count
+Received = list[tuple[Bundled, Tensor]]
+"""Bundles and their values."""
+
+
+def _without(missing: Iterable[Bundled], own_K: Sequence[float], received: Received) -> tuple[list[float], Received]:
+    """The weights of own and of received fragments. They take over those of missing ones, in proportion."""
+    left_K = [1.0] * len(own_K)
     for bundled in missing:
         for number, weight in zip(*bundled, strict=True):
             left_K[number] -= weight
-    return left_K
+
+    def scaled(bundled: Bundled) -> Bundled:
+        weights = zip(*bundled, strict=True)
+        return bundled._replace(weights=tuple(weight / left_K[number] for number, weight in weights))
+
+    own = [weight / left for weight, left in zip(own_K, left_K, strict=True)]
+    return own, [(scaled(bundled), values) for bundled, values in received]
 
 
 class FragmentMixture(Mixture):
@@ -181,37 +200,26 @@ class FragmentMixture(Mixture):
     Args:
         ordered: the model, with its fragments one after the other.
         layout: its fragments.
-        received: bundles, and their values. Of each fragment, the own numbers have the weight that is left.
-        left_K: the sum of the weights of each fragment, by which they are divided.
+        received: the fragments to average with.
+        own_K: the weights of the own fragments.
     """
 
-    __slots__ = ("_layout", "_left_K", "_received")
+    __slots__ = ("_layout", "_own_K", "_received")
 
-    def __init__(
-        self, ordered: Tensor, layout: Fragments, received: Sequence[tuple[Bundled, Tensor]], left_K: Sequence[float]
-    ) -> None:
+    def __init__(self, ordered: Tensor, layout: Fragments, received: Received, own_K: Sequence[float]) -> None:
         super().__init__([ordered], [1.0])
-        self._layout, self._received, self._left_K = layout, received, left_K
+        self._layout, self._received, self._own_K = layout, received, own_K
 
     def tensor(self) -> Tensor:
         if self.value is None:
             assert self.models is not None
-            left_K, kept_K = self._left_K, [1.0] * self._layout.count
-            for (numbers, weights), _ in self._received:
-                for number, weight in zip(numbers, weights, strict=True):
-                    kept_K[number] -= weight / left_K[number]
-            total = self.models[0].clone()
-            whole = _numbers(total)
-            parts = [whole[span] for span in self._layout.spans]
-            for number, kept in enumerate(kept_K):
-                if kept != 1.0:
-                    parts[number] *= kept
+            layout, own = self._layout, _numbers(self.models[0])
+            parts = [weight * own[span] for weight, span in zip(self._own_K, layout.spans, strict=True)]
             for (numbers, weights), values in self._received:
-                split = [values] if len(numbers) == 1 else self._layout.split(values, numbers)
-                for number, weight, part in zip(numbers, weights, split, strict=True):
-                    parts[number] += weight / left_K[number] * _numbers(part)
-            self._received = ()
-            self.fix(self._layout.restored(total))
+                for number, weight, part in zip(numbers, weights, layout.split(values, numbers), strict=True):
+                    parts[number] += weight * _numbers(part)
+            self._received = []
+            self.fix(layout.restored(_joined(parts)))
         assert self.value is not None
         return self.value
 
@@ -221,9 +229,14 @@ class FragmentMixture(Mixture):
     def kept(self, keep: Callable[[Tensor], Tensor]) -> Mixture:
         assert self.models is not None
         received = [(bundled, keep(values)) for bundled, values in self._received]
-        return FragmentMixture(keep(self.models[0]), self._layout, received, self._left_K)
+        return FragmentMixture(keep(self.models[0]), self._layout, received, self._own_K)
 
 
 def _numbers(tensor: Tensor) -> Any:
     """The numbers of a tensor as an array, whose calls take a quarter of the time; of another device, the tensor."""
     return readable(tensor).numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    """Arrays or tensors, one after the other."""
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else torch.from_numpy(np.concatenate(parts))
