@@ -122,9 +122,8 @@ def test_a_layout_that_is_none_is_refused_by_name(changes, message):
         fragments(**changes)
 
 
-@pytest.mark.parametrize("count", range(1, 200))
-def test_the_fraction_of_a_count_gives_that_count(count):
-    assert count_of(1 / count) == count
+def test_the_fraction_of_a_count_gives_that_count():
+    assert [count_of(1 / count) for count in range(1, 1000)] == [*range(1, 1000)]
 
 
 def test_a_fraction_that_is_no_reciprocal_is_rounded_down():
