@@ -14,6 +14,7 @@ from covey.decentralized.sharing.zip_dl import cancelling, deviations
 from covey.learning.noise import Noise
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
+from covey.privacy.attacks.knowledge import read_knowledge
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check, prepare
 from tests.conftest import Overheard, models_of, simulate, table
@@ -342,3 +343,14 @@ def test_both_engines_end_with_the_same_models(sharing, tmp_path):
     assert np.allclose(emulated.models, simulated.models, atol=1e-5)
     tables["program"]["sharing"] = {**sharing, "seeds": None}
     assert prepare(Experiment.from_table(tables)).program.sharing._fresh
+
+
+def test_attacks_see_the_models_of_every_averaging_step(tmp_path):
+    sharing = {"kind": "muffliato", "sigma": 0.1, "steps": 3}
+    run = covey.run(gossip(sharing, rounds=2, observer={"nodes": [0]}), out=tmp_path / "run", quiet=True)
+    known = read_knowledge(run)
+    assert sorted((view.senders[0], view.round) for view in known.views) == sorted(
+        [(1, 0), (11, 0), (1, 1), (11, 1)] * 3
+    )
+    assert not known.rejected
+    known.prepared.task.close()

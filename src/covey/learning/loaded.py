@@ -148,7 +148,9 @@ class LoadedLearning(LoadedTask):
         }
 
     def mechanisms(self, setting: Setting) -> list[Mechanism]:
-        stated = None if self.own is not None else mechanism_of(self.learner, setting.rounds)
+        stated = mechanism_of(self.learner, setting.rounds)
+        if stated is not None and self.own is not None:
+            stated = replace(stated, why_not="the hosts' numbers of samples are not known here")
         return [] if stated is None else [stated]
 
     def holdings(self) -> np.ndarray | None:

@@ -1,6 +1,6 @@
 """Sharings that add noise to the shared part of a model, and then average it once or several times in a round."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +14,7 @@ from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture, computed
 from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
+from covey.learning.views import Adversary, Arrived, View
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import Averaging, Mechanism
@@ -212,3 +213,13 @@ class Noised(Sharing):
             own: its model before this step.
         """
         return round.merge(own, contributions)
+
+    # ------------------------------------------------------------------ attacks
+
+    def views(
+        self, adversary: Adversary, topology: Topology, aggregation: Aggregation, messages: Iterable[Arrived]
+    ) -> Iterator[View]:
+        later = {f"{self.kind} {step}" for step in range(1, self.steps)}
+        # Models before later steps tell of their senders, too.
+        alike = (message.renamed("") if message.tag in later else message for message in messages)
+        return super().views(adversary, topology, aggregation, alike)
