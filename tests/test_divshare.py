@@ -18,6 +18,7 @@ from covey.parts.parameters import Setting
 from covey.parts.pieces import Piece
 from covey.runtime.mailbox import Mailbox
 from covey.runtime.node import Message
+from covey.runtime.simulation.checkpoints import restore
 from covey.runtime.simulation.world import World
 from tests.conftest import begun, models_of, simulate, table
 from tests.hosts import emulate
@@ -314,6 +315,8 @@ def test_a_run_that_is_resumed_anywhere_loses_nothing_that_was_delivered(cut, up
     whole, written = simulate(tables)
     _, checkpoint = written.checkpoints[int(cut * (len(written.checkpoints) - 1))]
     checkpoint = wire.decode(wire.encode(checkpoint)).payload
+    restore(resumed := begun(tables), checkpoint)
+    assert all(max(node.keep(Queue).sent, default=-1) < max(node.round - 1, 0) for node in resumed.nodes)
     again, more = simulate(tables, checkpoint=checkpoint)
     clocks, posted, ended = checkpoint["clocks"], checkpoint["posted"], checkpoint["ended"]
 

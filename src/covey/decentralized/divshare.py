@@ -72,8 +72,8 @@ class DivShare(SharesModels):
         if queue.queued:
             left = len(queue.queued) - withdrawn
             node.log(sent=left / len(queue.queued))
-            for number in queue.queued[:left]:
-                queue.sent[number] = t - 1
+            last = dict.fromkeys(queue.queued[:left], t - 1)
+            queue.sent = [last.get(number, before) for number, before in enumerate(queue.sent)]
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
         for one in self._fragments.usable(cast(LearningNode, adversary), messages, Push):
