@@ -342,3 +342,13 @@ def test_virtual_nodes_apart_survive_lost_messages():
 def test_virtual_nodes_apart_are_elsewhere():
     with pytest.raises(ConfigurationError, match="must be 'others': virtual nodes on their node's machine need no"):
         simulate(table(program={"kind": "shatter-apart", "virtual_nodes": 3, "degree": 2, "placement": "own"}))
+
+
+def test_nodes_that_leave_take_their_virtual_nodes_along_and_return_with_them():
+    tables = shatter(patience=0.1, rounds=10)
+    tables["network"]["churn"] = {"kind": "rate", "mean_up": "400ms", "mean_down": "150ms"}
+    world, written = simulate(tables)
+    events = [kind for _, _, kind, _ in written.happened]
+    assert events.count("returned") > 3
+    assert sum(node.mail.drops["away"] for node in world.nodes) > 0
+    assert max(node.round for node in world.nodes) == 10

@@ -69,6 +69,9 @@ class Shatter(LearningProgram):
         draw, hidden = partial(random_regular, len(holders), self.degree), self.placement == "others"
         return Overlay(holders, draw, legs=_LEGS if hidden else 1, relays=hidden)
 
+    def most_received(self) -> int:
+        return self.virtual_nodes * self.degree
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self.selection = Selection.of(setting, owner=self.named())

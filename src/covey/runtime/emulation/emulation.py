@@ -225,7 +225,8 @@ class Emulation(Engine):
 def _rounds_at_once(prepared: Prepared) -> int:
     """The number of rounds of which messages may wait at a node."""
     # A neighbour that has all its messages begins its next round while its receivers still wait for others.
-    return 2 if prepared.program.synchronous and prepared.program.graph(0) is not None else 1
+    has_neighbours = prepared.program.graph(0) is not None or prepared.overlay is not None
+    return 2 if prepared.program.synchronous and has_neighbours else 1
 
 
 def _waiting_models(prepared: Prepared) -> int:

@@ -123,6 +123,8 @@ def _rounds(prepared: Prepared) -> int:
     """The number of rounds to simulate; 0 if that would take too long."""
     graph, nodes = prepared.program.graph(0), prepared.setting.nodes
     messages = nodes if graph is None else max(nodes, len(graph.sources))
+    if prepared.overlay is not None:
+        messages = nodes * prepared.program.most_received()
     work = messages * (prepared.setting.parameters + _OF_A_MESSAGE)
     if work > _MOST_WORK:
         return 0
