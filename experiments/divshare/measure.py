@@ -5,13 +5,18 @@ python experiments/divshare/measure.py experiments/divshare/digits.toml --target
 
 import argparse
 import csv
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import mean
+from typing import Any
+
+import numpy as np
 
 from covey.runtime.runs import Run
 from covey.view.figures import save
@@ -67,18 +72,26 @@ class Case:
         return f"{words}_{self.fraction:g}_{self.slowdown:g}_{self.seed}"
 
 
-def cases(seeds: Sequence[int], fractions: Sequence[float], slowdowns: Sequence[float]) -> Iterator[Case]:
+def cases(
+    programs: Sequence[str], seeds: Sequence[int], fractions: Sequence[float], slowdowns: Sequence[float]
+) -> Iterator[Case]:
     """All runs. Without stragglers, the slowdown does not matter."""
     for seed, fraction in product(seeds, fractions):
         for slowdown in slowdowns if fraction else slowdowns[:1]:
-            for program in PROGRAMS:
+            for program in programs:
                 yield Case(program, fraction, slowdown if fraction else 1.0, seed)
+
+
+def is_finished(folder: Path) -> bool:
+    """True if a folder has a finished run."""
+    return (folder / "facts.json").exists() and Run(folder).status == "finished"
 
 
 def run(case: Case, file: Path, folder: Path, fanout: int, further: Sequence[str]) -> Run:
     """The run of a case, from an earlier time if it is there and finished."""
     out = folder / case.name
-    if not ((out / "facts.json").exists() and Run(out).status == "finished"):
+    if not is_finished(out):
+        shutil.rmtree(out, ignore_errors=True)
         program = PROGRAMS[case.program].replace("FANOUT", str(fanout)).replace("HALF", str(max(1, fanout // 2)))
         replaced = "" if "kind" in program else 'kind = "divshare", '
         sets = [
@@ -95,8 +108,17 @@ def run(case: Case, file: Path, folder: Path, fanout: int, further: Sequence[str
 
 def sent_until(run: Run, time: float) -> float:
     """The megabytes that all nodes had sent at a time, by their commits."""
-    commits = run.commits
-    return float(commits[commits["time"] <= time].groupby("node")["bytes_out"].max().sum()) / 1e6
+    times, sent = sent_by(run)
+    index = int(np.searchsorted(times, time, side="right"))
+    return float(sent[index - 1]) / 1e6 if index else 0.0
+
+
+@cache
+def sent_by(run: Run) -> tuple[Any, Any]:
+    """The times of all commits, and the bytes that all nodes had sent then."""
+    commits = run.commits.sort_values("time", kind="stable")
+    gained = commits["bytes_out"] - commits.groupby("node")["bytes_out"].shift(fill_value=0)
+    return commits["time"].to_numpy(), gained.cumsum().to_numpy()
 
 
 def rows(found: dict[Case, Run], target: float) -> Iterator[Row]:
@@ -152,8 +174,9 @@ def draw(found: dict[Case, Run], file: Path) -> None:
                     break
     for axes in every[len(links) :]:
         axes.set_visible(False)
-    figure.supxlabel("seconds of virtual time", fontsize=9)
-    figure.supylabel("mean accuracy of nodes", fontsize=9)
+    every[0].set_ylabel("mean accuracy of nodes", fontsize=9)
+    every[0].tick_params(labelbottom=True)
+    every[-columns].set_xlabel("seconds of virtual time", fontsize=9)
     handles, labels = every[0].get_legend_handles_labels()
     legend(figure, handles, labels)
     save(figure, file)
@@ -184,9 +207,13 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="the table and, beside it, the figure; by default beside the experiment"
     )
+    parser.add_argument("--finished", action="store_true", help="take finished runs, and make no others")
+    parser.add_argument("--only", nargs="*", choices=PROGRAMS, default=[*PROGRAMS], help="the programs")
     given = parser.parse_args()
     found = {}
-    for case in cases([int(seed) for seed in given.seeds], given.fractions, given.slowdowns):
+    for case in cases(given.only, [int(seed) for seed in given.seeds], given.fractions, given.slowdowns):
+        if given.finished and not is_finished(given.runs / given.experiment.stem / case.name):
+            continue
         found[case] = run(case, given.experiment, given.runs / given.experiment.stem, given.fanout, given.set)
         print(case, file=sys.stderr, flush=True)
     table = list(rows(found, given.target))
