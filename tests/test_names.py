@@ -123,3 +123,20 @@ def test_a_curious_node_guesses_owners_no_better_than_by_chance(curious):
             right["again"].append(message.round > 0 and curious.own[message.sender - 40] == owner)
     for found in right.values():
         assert abs(np.mean(found) - 1 / 8) < 0.06
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_the_mean_over_all_nodes_is_kept_in_expectation_and_exactly_by_one_chunk(chunks):
+    sums = []
+    for seed in range(300):
+        found, weight = sampler(seed, 6, chunks), np.eye(6)
+        numbers = {share.id: share.number for node in range(6) for share in found.shares(node, 0)}
+        for node in range(6):
+            for share in found.shares(node, 0):
+                for peer in share.peers:
+                    weight[node, found.holder(peer)] += numbers[peer] == 0
+        weight /= weight.sum(1, keepdims=True)
+        assert np.allclose(weight.sum(1), 1.0)
+        sums.append(weight.sum(0))
+    assert np.allclose(np.mean(sums, axis=0), 1.0, atol=0.07)
+    assert np.allclose(sums, 1.0) == (chunks == 1)
