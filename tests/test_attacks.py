@@ -20,6 +20,7 @@ from covey.privacy.attacks.contract import Attack, Result, untracked
 from covey.privacy.attacks.images import assigned, mse, psnr, ssim
 from covey.privacy.attacks.lira import Fit
 from covey.privacy.attacks.rates import auc, interval, matching, roc, tpr_at, worst_if_not_finite
+from covey.runtime.experiment import Experiment, assign
 from tests.conftest import table
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
@@ -252,6 +253,11 @@ def test_mistakes_are_one_line(skewed, tmp_path, capsys):
     assert "its data set was another one" in refused(capsys, other.folder, "--kind", "linkability")
     blobs = run_of(tmp_path / "blobs", rounds=1, task=MEMORISED)
     assert "needs pictures of classes" in refused(capsys, blobs.folder, "--kind", "inversion")
+    # Among several, one that is not possible costs the others nothing.
+    assert main(["attack", str(blobs.folder), "--kind", "inversion,linkability"]) == 0
+    printed = capsys.readouterr().out
+    assert "Not possible here. The attack inversion needs pictures of classes" in printed
+    assert "recognised: the guess is right for" in printed
 
 
 HOSTILE = {
@@ -368,3 +374,10 @@ def test_a_report_has_the_attacks_on_its_run(skewed, tmp_path):
     (folder / "linkability" / "result.json").write_text(json.dumps(bad))
     page = covey.report(skewed, out=tmp_path / "page.html").read_text()
     assert not any(tag in page for tag in ("<script>", "<i>", "<u>", "<s>"))
+
+
+@pytest.mark.parametrize(("text", "nodes"), [("0,1", [0, 1]), ("3, 0", [3, 0]), ("[2]", [2])])
+def test_observed_nodes_are_listed_on_the_command_line(text, nodes):
+    tables = table()
+    assign(tables, f"observer.nodes={text}")
+    assert Experiment.from_table(tables).observer.nodes == nodes

@@ -32,6 +32,11 @@ COLUMNS = (
     "PSNR",
     "PSNR, zero-filled",
 )
+FURTHER: dict[str, dict[str, Any]] = {
+    "AUC, LiRA": {"kind": "membership-lira", "messages": 24},
+    "AUC, series": {"kind": "membership-series"},
+}
+"""Attacks that take longer, by column."""
 
 
 def run(table: dict[str, Any], folder: Path, task: dict[str, Any], **changes: Any) -> covey.Run:
@@ -41,7 +46,7 @@ def run(table: dict[str, Any], folder: Path, task: dict[str, Any], **changes: An
 
 
 def measured(
-    label: str, program: dict[str, Any], table: dict[str, Any], folder: Path, chosen: dict[str, Any]
+    label: str, program: dict[str, Any], table: dict[str, Any], folder: Path, chosen: dict[str, Any], *, further: bool
 ) -> dict[str, Any]:
     """The figures of one program."""
     table = {**table, "program": program}
@@ -55,23 +60,26 @@ def measured(
     link, members = attack(iid, [{"kind": kind, **few} for kind in kinds])
     row["linkability"], row["AUC"] = link.headline["rate"], members.headline["matched"]
     row["chance"] = link.headline["chance"]
+    for column, kind in FURTHER.items():
+        found = tried(iid, kind) if further else None
+        row[column] = found.headline["matched"] if found else math.nan
     skewed = run(table, folder / "skewed", SKEWED)
     link, members = attack(skewed, [{"kind": kind, **few} for kind in kinds])
     row["linkability, skewed"] = link.headline["rate"]
     row["AUC, skewed"], row["AUC, skewed, raw"] = members.headline["matched"], members.headline["auc"]
-    found = inversion(table, folder, chosen)
+    one = run(table, folder / "one", ONE_PICTURE, rounds=1, evaluation={"every": 0})
+    found = tried(one, {"kind": "inversion", **chosen})
     row["PSNR"] = found.headline["psnr"] if found else math.nan
     row["PSNR, zero-filled"] = found.headline["psnr_zero_filled"] if found else math.nan
     return row
 
 
-def inversion(table: dict[str, Any], folder: Path, chosen: dict[str, Any]) -> Result | None:
-    """The inversion of one step on one picture in the first round; None where nothing tells of it."""
-    one = run(table, folder / "one", ONE_PICTURE, rounds=1, evaluation={"every": 0})
+def tried(attacked: covey.Run, kind: dict[str, Any]) -> Result | None:
+    """The result of an attack; None where it is not possible."""
     try:
-        return attack(one, [{"kind": "inversion", **chosen}])[0]
+        return attack(attacked, [kind])[0]
     except CoveyError as error:
-        print(f"  no inversion: {error}", file=sys.stderr)
+        print(f"  no {kind['kind']}: {error}", file=sys.stderr)
         return None
 
 
@@ -82,6 +90,7 @@ def main() -> None:
     parser.add_argument("--methods", default="idlg,cosine", help="the methods of inversion")
     parser.add_argument("--pictures", type=int, default=4, help="the pictures that are inverted")
     parser.add_argument("--iterations", type=int, default=200, help="the iterations of inversion")
+    parser.add_argument("--further", action="store_true", help="LiRA and series of losses, too, which take longer")
     arguments = parser.parse_args()
     chosen = {
         "methods": arguments.methods.split(","),
@@ -90,7 +99,8 @@ def main() -> None:
     }
     table = read_table(HERE / "digits.toml")
     with arguments.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        columns = [*COLUMNS, *(FURTHER if arguments.further else ())]
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         for line in arguments.list.read_text().splitlines():
             if not line.strip() or line.startswith("#"):
@@ -99,7 +109,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     of = tomllib.loads(f"program = {program}")["program"]
-                    row = measured(label, of, table, Path(folder), chosen)
+                    row = measured(label, of, table, Path(folder), chosen, further=arguments.further)
                 except CoveyError as error:
                     print(f"{label}: {error}", file=sys.stderr)
                     row = {"sharing": label}

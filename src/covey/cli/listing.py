@@ -32,7 +32,9 @@ def list_kinds(arguments: argparse.Namespace) -> int:
         _print_wrapped(f"{_strong(entry['kind'])}: {entry['summary']}", 2, 6)
         for parameter in entry["parameters"]:
             _print_wrapped(in_words(parameter), 6, 10)
-    if len(found) == 1:
+    if len(found) == 1 and family == "attack":
+        print(f"\nof a run with an observer:\n  covey attack RUN --kind {found.chosen[0][1]}")
+    elif len(found) == 1:
         print(f"\nin an experiment:\n  {_example(*found.chosen[0])}")
     return 0
 

@@ -285,12 +285,16 @@ def assign(table: dict[str, Any], override: str) -> None:
 
     Args:
         table: the tables of an experiment file.
-        override: "network.nodes=100". A value that is not TOML is a string.
+        override: "network.nodes=100". A value that is not TOML is a string; whole numbers with commas are a list.
     """
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigurationError(f'A setting must be written "key=value". Got {override!r} instead.')
-    put(table, key.strip(), parse_value(text))
+    listed = _LISTED.fullmatch(text.strip())
+    put(table, key.strip(), parse_value(f"[{text}]" if listed else text))
+
+
+_LISTED = re.compile(r"\d{1,18}(?:\s*,\s*\d{1,18}){1,1000}")
 
 
 def put(table: dict[str, Any], key: str, value: Any) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_CURVES = 6
 _LEAST = 1e-3
+_RATES = (0.001, 0.01, 0.1, 1.0)
 _SIDE, _CAPTION = 0.8, 1.7
 """Inches of a picture, and of the captions beside."""
 
@@ -29,6 +30,9 @@ def roc(result: "Result", *, titled: bool = True) -> "Figure":
     axes.plot([_LEAST, 1], [_LEAST, 1], color=SOFT, linewidth=1, linestyle=(0, (3, 2)), label="guessing")
     axes.set(xscale="log", yscale="log", xlim=(_LEAST, 1), ylim=(_LEAST, 1.05))
     axes.set(xlabel="non-members taken for members", ylabel="members recognised")
+    # The labels that matplotlib makes for logarithmic axes are formulas, which figures here show as they are.
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(_RATES, labels=[f"{rate:.3g}" for rate in _RATES])
     if titled:
         title(axes, result.kind)
     legend(figure, *axes.get_legend_handles_labels())

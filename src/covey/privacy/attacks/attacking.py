@@ -1,7 +1,8 @@
 """Attacks on a run: each observes first, and is scored after all have observed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,34 @@ def attack(
 
     Raises:
         RunError: the run has no record of observed nodes or no truth, or one is damaged.
-        ConfigurationError: an attack is unknown, or not possible on such a run.
+        ConfigurationError: an attack is unknown, or the only one is not possible on such a run.
     """
     chosen = attacks_of(list(attacks))
     known = read_knowledge(run, data=data)
     with closing(known.prepared.task), known.prepared.task.at_work():
         for one in chosen:
             one.ready(known.prepared.setting)
-        evidence = [one.observe(known, tracked) for one in chosen]
+        evidence = [_tried(partial(one.observe, known, tracked), one, chosen) for one in chosen]
         truth = Truth(known, read_truth(known.run.folder))
-        results = [one.score(known, found, truth) for one, found in zip(chosen, evidence, strict=True)]
+        results = [
+            found if isinstance(found, Result) else _tried(partial(one.score, known, found, truth), one, chosen)
+            for one, found in zip(chosen, evidence, strict=True)
+        ]
     rejected = [f"{count} observed messages were not used: {why}." for why, count in known.rejected.most_common(3)]
     for result in results:
         result.remarks += rejected
     return results
+
+
+def _tried(step: Callable[[], Any], one: Attack, chosen: Sequence[Attack]) -> Any:
+    """The outcome of a step of an attack. Among several, one that is not possible is a result that says why.
+
+    Raises:
+        ConfigurationError: the only attack is not possible.
+    """
+    try:
+        return step()
+    except ConfigurationError as error:
+        if len(chosen) == 1:
+            raise
+        return Result(one.kind, ("seen",), [], f"Not possible here. {error}", {})
