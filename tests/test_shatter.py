@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import covey
 from covey.decentralized.sharing.fragments import Fragment, Fragments
-from covey.decentralized.shatter import Shatter, averaged
+from covey.decentralized.shatter import Shatter
 from covey.decentralized.topology import Topology
 from covey.learning.views import Adversary, Arrived
 from covey.messages import wire
@@ -151,10 +151,10 @@ def test_averages_have_weights_of_one_and_keep_a_consensus(shapes, data):
     def from_all(model):
         return [Fragment(number=n, values=chunks.take(model, n), layout=chunks.digest) for n in numbers]
 
-    assert torch.equal(averaged(own, chunks, from_all(own)).tensor(), own) or count == 1
-    assert torch.allclose(averaged(own, chunks, from_all(own)).tensor(), own)
+    assert torch.equal(chunks.mean(own, from_all(own)).tensor(), own) or count == 1
+    assert torch.allclose(chunks.mean(own, from_all(own)).tensor(), own)
     assert torch.allclose(
-        averaged(torch.ones_like(own), chunks, from_all(torch.ones_like(own))).tensor(), torch.ones_like(own)
+        chunks.mean(torch.ones_like(own), from_all(torch.ones_like(own))).tensor(), torch.ones_like(own)
     )
     other = torch.rand(setting.parameters)
     times = Counter(numbers)
@@ -162,7 +162,7 @@ def test_averages_have_weights_of_one_and_keep_a_consensus(shapes, data):
     for number, n in times.items():
         at = chunks.indices(number)
         wanted[at] = (own[at] + n * other[at]) / (1 + n)
-    assert torch.allclose(averaged(own, chunks, from_all(other)).tensor(), wanted, atol=1e-6)
+    assert torch.allclose(chunks.mean(own, from_all(other)).tensor(), wanted, atol=1e-6)
 
 
 def test_chunks_change_with_the_rounds_if_they_should(posted):

@@ -1,15 +1,11 @@
 """Shatter (Biswas et al., 2025): nodes exchange chunks of their models under names that change with every round."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
-from torch import Tensor
-
 from covey.decentralized.sharing.fragments import Cutting, Fragment, Fragments, cut_as
 from covey.decentralized.topology.random_graphs import random_regular
-from covey.learning.mixture import Mixture, Pull
 from covey.learning.node import LearningNode, LearningProgram
 from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
@@ -106,7 +102,7 @@ class Shatter(LearningProgram):
         inbox = [
             message for one in await self.received(node, virtual) for message in one if message.sender not in names
         ]
-        node.model = self.selection.put(trained, averaged(own, chunks, chunks.usable(node, inbox, Fragment)))
+        node.model = self.selection.put(trained, chunks.mean(own, chunks.usable(node, inbox, Fragment)))
 
     async def received(self, node: LearningNode, virtual: Sequence[Pseudonym]) -> list[Inbox]:
         """The messages of each virtual node, as far as they come within the patience."""
@@ -126,13 +122,3 @@ class Shatter(LearningProgram):
 
     def owners(self, view: View, truth: Mapping[str, Any]) -> Sequence[int]:
         return [holder_of(truth, self._nodes, name) for name in view.senders]
-
-
-def averaged(own: Tensor, chunks: Fragments, received: Sequence[Fragment]) -> Mixture:
-    """The own numbers, each averaged with those that came: x[p] = (x[p] + sum of received) / (1 + their number)."""
-    count = Counter(chunk.number for chunk in received)
-    if chunks.count == 1:
-        weight = 1.0 / (1 + len(received))
-        return Mixture([own, *(chunk.values for chunk in received)], [weight] * (1 + len(received)))
-    pulls = [Pull(chunks.indices(chunk.number), chunk.values, 1.0 / (1 + count[chunk.number])) for chunk in received]
-    return Mixture([own], [1.0], pulls)

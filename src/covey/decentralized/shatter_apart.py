@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from covey.decentralized.sharing.fragments import Fragment, Fragments
-from covey.decentralized.shatter import Shatter, averaged
+from covey.decentralized.shatter import Shatter
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -60,7 +60,7 @@ class ShatterApart(Shatter):
         for one in virtual:
             for brought in node.usable(await self.from_itself(node, f"bring {one.number}", t, _STEPS), Brought):
                 received += split(chunks, brought)
-        node.model = self.selection.put(trained, averaged(own, chunks, received))
+        node.model = self.selection.put(trained, chunks.mean(own, received))
 
     async def carry(self, node: LearningNode, one: Pseudonym, t: int, excluded: Set[NodeId]) -> None:
         """Do one round of a virtual node: pass its chunk on, and bring what comes to its node."""
