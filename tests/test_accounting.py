@@ -228,6 +228,48 @@ def test_colluding_neighbours_that_see_a_second_step_leave_no_noise():
     assert math.isinf(Views(cancelling(complete, steps=3)).information([0])[1])  # The exact mean is in the open.
 
 
+def over_rounds(averaging, node, observers, rounds):
+    """m^2 of a node whose training moves its model by 1 in every round, by one step each, for all rounds together."""
+    weights, n = averaging.mixing.toarray(), averaging.mixing.shape[0]
+    near = [np.flatnonzero(weights[node]).tolist() for node in range(n)]
+    pairs = [(node, peer) for node in range(n) for peer in near[node]]
+    models, noises, rows, noise = np.zeros(n), np.zeros((n, rounds * len(pairs))), [], []
+    for t in range(rounds):
+        models[node] += 1.0
+        sent = {}
+        for a, peer in pairs:
+            drawn = np.zeros(len(pairs))
+            for number, (sender, other) in enumerate(pairs):
+                share = weights[a, other] / (len(near[a]) * weights[a, peer])
+                drawn[number] = averaging.deviations[a] * ((other == peer) - share) * (sender == a)
+            sent[a, peer] = (
+                noises[a]
+                + np.concatenate([np.zeros(t * len(pairs)), drawn, np.zeros_like(noises[a])])[: noises.shape[1]]
+            )
+            if peer in observers and a not in observers:
+                rows.append(models[a])
+                noise.append(sent[a, peer])
+        noises = np.array([sum(weights[peer, a] * sent[a, peer] for a in near[peer]) for peer in range(n)])
+        models = weights @ models
+    hidden = ~np.isin(np.tile([sender for sender, _ in pairs], rounds), observers)
+    found = np.array(noise)[:, hidden]
+    return float(np.array(rows) @ np.linalg.pinv(found @ found.T, rcond=1e-11) @ np.array(rows))
+
+
+@pytest.mark.parametrize(
+    "mixing", [ring(6), ring(8, 2), Graph.undirected(5, [0, 0, 0, 1, 3], [1, 2, 3, 2, 4]).mixing()]
+)
+@pytest.mark.parametrize("rounds", [1, 2, 4])
+def test_the_rounds_of_zip_dl_tell_neighbours_that_collude_of_all_changes_so_far(mixing, rounds):
+    averaging = cancelling(mixing)
+    near = [int(one) for one in mixing[[0]].indices if one != 0]
+    together = rounds * (rounds + 1) * (2 * rounds + 1) / 6  # The sum of t^2.
+    for observers, exact in ((near, True), (near[:1], False)):
+        alone = Views(averaging).information(observers)[0]
+        found = over_rounds(averaging, 0, observers, rounds)
+        assert found == pytest.approx(alone * together) if exact else found <= alone * together * (1 + 1e-9)
+
+
 # ------------------------------------------------------------------ experiments
 
 
@@ -248,7 +290,11 @@ def test_an_experiment_states_the_epsilons_of_its_sharing():
     alone, together = accounted({"kind": "zip-dl", "sigma": 1.0, "delta": 1e-6}, **clipped)
     assert alone.epsilon_of_one == pytest.approx(gaussian(sensitivity**2, 1e-6))
     assert together.epsilon_of_one == pytest.approx(gaussian(sensitivity**2 * 4, 1e-6))  # 2 * 3 / (1.5 * 1)
+    assert alone.epsilon == pytest.approx(gaussian(sensitivity**2 * 385, 1e-6))  # 1 + 4 + 9 + ... + 100
+    assert together.epsilon == pytest.approx(gaussian(sensitivity**2 * 4 * 385, 1e-6))
     assert any("keys of the noise are fresh" in said for said in alone.assumes)
+    assert any("of that round only" in said for said in alone.assumes)
+    assert not any("of that round only" in said for said in together.assumes)
     momentum = {**clipped, "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.5}}
     assert accounted({"kind": "muffliato", "sigma": 2.0}, **momentum)[0].epsilon == pytest.approx(local.epsilon)
 

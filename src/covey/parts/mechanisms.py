@@ -63,3 +63,8 @@ class Mechanism:
     averaging: Averaging | None = None
     assumes: Sequence[str] = ()
     why_not: str = ""
+
+    @property
+    def together(self) -> float:
+        """The information of all releases, in that of one."""
+        return float(self.releases) if self.correlation is None else self.correlation

@@ -27,6 +27,9 @@ _LARGE = 50.0
 """The epsilon from which on nothing is protected, and the slow, tighter accountant is not asked."""
 
 
+_OF_ONE_ROUND = "a round's messages tell of the models of that round only, and others' changes do not depend on them"
+
+
 @dataclass(frozen=True)
 class Spent:
     """The epsilon of one mechanism.
@@ -81,8 +84,8 @@ def spent(mechanism: Mechanism) -> list[Spent]:
     if mechanism.sampling < 1.0:
         return [_sampled(mechanism)]
     one = mechanism.multiplier**-2
-    total = one * (mechanism.releases if mechanism.correlation is None else mechanism.correlation)
-    return [_spent(mechanism, gaussian(total, mechanism.delta), gaussian(one, mechanism.delta))]
+    total = gaussian(one * mechanism.together, mechanism.delta)
+    return [_spent(mechanism, total, gaussian(one, mechanism.delta))]
 
 
 def _spent(mechanism: Mechanism, epsilon: float | None, one: float | None, **more: Any) -> Spent:
@@ -197,8 +200,12 @@ def _of_averaging(mechanism: Mechanism, averaging: Averaging) -> Iterator[Spent]
     mixing = averaging.mixing
     near = [[int(other) for other in mixing.indices[slice(*mixing.indptr[u : u + 2])] if other != u] for u in looked]
     together = max(float(views.information(some)[u]) for u, some in zip(looked, near, strict=True))
-    for against, information in (("any one node", alone), ("all neighbours of a node together", together)):
+    of_rounds = [_OF_ONE_ROUND] if averaging.cancels else []
+    for against, information, more in (
+        ("any one node", alone, of_rounds),
+        ("all neighbours of a node together", together, []),
+    ):
         one = gaussian(information, mechanism.delta)
-        total = gaussian(information * mechanism.releases, mechanism.delta)
+        total = gaussian(information * mechanism.together, mechanism.delta)
         why_not = "" if math.isfinite(one) else "some combination of the messages of a round has no noise"
-        yield _spent(mechanism, total, one, against=against, assumes=assumes, why_not=why_not)
+        yield _spent(mechanism, total, one, against=against, assumes=(*assumes, *more), why_not=why_not)

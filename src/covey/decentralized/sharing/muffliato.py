@@ -72,7 +72,8 @@ class Muffliato(Noised):
         yield replace(stated, against="all who see all messages", multiplier=multiplier, correlation=correlation)
         if not self.anticorrelated:
             deviations = np.full(mixing.shape[0], self.sigma)
-            yield self.of_rounds(stated, Averaging(mixing, deviations, sensitivity, self.steps, self._factor))
+            averaging = Averaging(mixing, deviations, sensitivity, self.steps, self._factor)
+            yield replace(stated, averaging=averaging)
 
     def noised(self, round: Round) -> Messages:
         model = round.node.model

@@ -17,7 +17,7 @@ from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
 from covey.learning.views import Adversary, Arrived, View
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
-from covey.parts.mechanisms import Averaging, Mechanism
+from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox
 from covey.runtime.state import State
@@ -108,11 +108,6 @@ class Noised(Sharing):
             sensitivity: the largest distance between two models of a node that differ by its data.
         """
         raise NotImplementedError
-
-    def of_rounds(self, stated: Mechanism, averaging: Averaging) -> Mechanism:
-        """The mechanism of averaged noise."""
-        alone = "a round tells of the changes of that round only, and others' changes do not depend on them"
-        return replace(stated, averaging=averaging, assumes=[*stated.assumes, alone])
 
     # ------------------------------------------------------------------ weights
 

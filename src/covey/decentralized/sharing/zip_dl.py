@@ -6,6 +6,7 @@ Shapes: D neighbours of a node and itself, last.
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -47,7 +48,11 @@ class ZipDL(Noised):
     def stated(self, stated: Mechanism, mixing: "sp.csr_array", sensitivity: float) -> Iterable[Mechanism]:
         bases = [self.sigma * _base(_own_last(mixing, node)) for node in range(mixing.shape[0])]
         averaging = Averaging(mixing, np.array(bases), sensitivity, self.steps, cancels=True)
-        return [self.of_rounds(stated, averaging)]
+        rounds = stated.releases
+        # Exact averaging forgets no change, so the models of round t are up to t trainings apart: the sum of t^2.
+        found = replace(stated, averaging=averaging, correlation=rounds * (rounds + 1) * (2 * rounds + 1) / 6.0)
+        lost = ["all messages of a round arrive"] if self._losses else []
+        return [replace(found, assumes=[*found.assumes, *lost])]
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         super().check_with(topology, aggregation)
