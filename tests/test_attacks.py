@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import binomtest, norm
+from torch import nn
 
 import covey
 from covey.cli import main
+from covey.learning.layout import Layout
 from covey.pages import page
 from covey.parts.errors import ConfigurationError, RunError
 from covey.privacy.attacks import attack, read_knowledge
@@ -20,6 +22,7 @@ from covey.privacy.attacks.attacking import attacks_of
 from covey.privacy.attacks.contract import Attack, Result, untracked
 from covey.privacy.attacks.images import assigned, mse, psnr, ssim
 from covey.privacy.attacks.lira import Fit
+from covey.privacy.attacks.matching import Task, inferred_labels
 from covey.privacy.attacks.rates import auc, interval, matching, roc, tpr_at, worst_if_not_finite
 from covey.runtime.experiment import Experiment, assign
 from tests.conftest import table
@@ -180,6 +183,24 @@ def test_a_digit_is_found_from_its_gradient_unless_most_of_it_is_hidden(sharing,
     assert least < found.headline["psnr"] < most
     assert {row[2] for row in found.rows} == {"observed", "zero-filled"}
     assert found.headline["psnr_zero_filled"] <= found.headline["psnr"] + 3.0
+
+
+@pytest.mark.parametrize("seen", [1.0, 0.25, 0.0625])
+def test_labels_are_inferred_from_the_part_of_the_last_layer_that_was_seen(seen):
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    task = Task(module, Layout(module), (1, 8, 8), 10, 0.0, 1.0, 1, 0.1)
+    start = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+    classes = torch.arange(10)
+    targets = torch.eye(10)[classes].unsqueeze(1)
+    gradients = torch.stack([task.gradient(start, torch.rand(1, 1, 8, 8), y, simulate=False) for y in targets])
+    biases = gradients[:, -10:].clone()
+    gradients[torch.rand(gradients.shape) >= seen] = 0.0
+    if seen < 1.0:
+        gradients[:, -10:] = 0.0  # As in the chunks of Shatter: small tensors are wholly in the last one.
+    found = inferred_labels(task, gradients, 1).argmax(-1).squeeze(1)
+    assert (biases.argmin(1) == classes).all()
+    assert (found == classes).float().mean() >= (1.0 if seen > 0.1 else 0.5)
 
 
 def test_nothing_of_the_truth_is_read_before_scoring(skewed, tmp_path, monkeypatch):

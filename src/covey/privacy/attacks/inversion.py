@@ -97,7 +97,7 @@ class Inversion(Attack):
         show: Any,
     ) -> Tensor:
         method, count = METHODS[name], self._count(known)
-        labels = inferred_labels(task, matched, count)
+        labels = inferred_labels(task, torch.stack([shown_gradient(view, task) for view in views]), count)
         if self.labels == "known" and not (method.inferred_labels or method.soft_labels):
             for row, view in enumerate(views):
                 given = labels_of(known, view, count)
@@ -209,6 +209,14 @@ def matched_of(views: Sequence[View], task: Task, loss: str) -> Matched:
         masks.append(base.index_fill(0, places, 1.0))
     mask = torch.stack(masks)
     return Matched(torch.stack(targets), mask if loss == "observed" else torch.ones_like(mask), views[0].domain_of_rows)
+
+
+def shown_gradient(view: View, task: Task) -> Tensor:
+    """The gradient that a message shows, P, with 0 for what it does not."""
+    assert view.start is not None
+    if view.gradient:
+        return view.completed(torch.zeros_like(view.start))
+    return (view.start - view.completed(view.start)) / (task.lr * task.steps)
 
 
 def labels_of(known: Knowledge, view: View, count: int) -> np.ndarray | None:

@@ -22,6 +22,7 @@ from torch.nn import Module
 from torch.nn import functional as F
 
 from covey.learning.layout import Layout
+from covey.parts.pieces import Piece
 
 _WEIGHT_OF_VARIATION = 0.1
 _LEAST = 1e-12
@@ -156,18 +157,31 @@ def inverted(
     return (_full(best, task.shape) if method.coarse else best).clamp(task.low, task.high)
 
 
-def inferred_labels(task: Task, matched: Matched, count: int) -> Tensor:
+def inferred_labels(task: Task, gradients_MP: Tensor, count: int) -> Tensor:
     """The labels of pictures from the gradients of the last layer, M x B x C: those with the most negative ones.
 
-    For one picture this is exact (iDLG): the cross-entropy pulls up the score of its class alone.
+    For one picture this is exact (iDLG): the cross-entropy pulls up the score of its class alone. Where a message does
+    not show all biases, the weights of a class tell the same, as long as the inputs of the layer are not negative.
+
+    Args:
+        task: the training.
+        gradients_MP: the gradients that messages show, with 0 for what they do not.
+        count: B.
     """
     last = [piece for piece in task.layout.parameters if piece.shape[0] == task.classes]
-    if not last or matched.target.shape[1] < last[-1].stop:
-        return torch.full((len(matched.target), count, task.classes), 1.0 / task.classes)
-    piece = last[-1]
-    rows = matched.target[:, piece.start : piece.stop].reshape(len(matched.target), task.classes, -1).sum(-1)
-    order = rows.argsort(1)[:, torch.arange(count) % task.classes]
+    if not last:
+        return torch.full((len(gradients_MP), count, task.classes), 1.0 / task.classes)
+    sums_MC = _sums_of_classes(task, gradients_MP, last[-1])
+    if len(last) > 1 and last[-2].stop == last[-1].start:
+        lacks_M = (sums_MC == 0.0).any(1, keepdim=True)
+        sums_MC = torch.where(lacks_M, sums_MC + _sums_of_classes(task, gradients_MP, last[-2]), sums_MC)
+    order = sums_MC.argsort(1)[:, torch.arange(count) % task.classes]
     return F.one_hot(order, task.classes).float()
+
+
+def _sums_of_classes(task: Task, gradients_MP: Tensor, piece: Piece) -> Tensor:
+    """The sum of the gradients of each class in a tensor of the last layer, M x C."""
+    return gradients_MP[:, piece.start : piece.stop].reshape(len(gradients_MP), task.classes, -1).sum(-1)
 
 
 def _distance(method: Method, found: Tensor, matched: Matched) -> Tensor:

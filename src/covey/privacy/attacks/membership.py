@@ -90,9 +90,9 @@ def scored(kind: str, evidence: Evidence, truth: Truth) -> Result:
     rows = [_row(figures) for figures in found]
     by = "" if best["completed"] == "own model" else f", completed by the {best['completed']}"
     meaning = (
-        f"{_in_words(best['matched'])} A random sample of the sender has a higher score than a random test sample of "
-        f"the same class in {best['matched']:.1%} of cases (guessing 50 %; {best['auc']:.1%} if classes do not match), "
-        f"seen through a {best['seen']}{by}."
+        f"{_in_words(best['matched'])} A random sample of the sender has a higher score than a random test sample, "
+        f"with classes in the same proportions, in {best['matched']:.1%} of cases (guessing 50 %; {best['auc']:.1%} if "
+        f"classes do not match), seen through a {best['seen']}{by}."
     )
     headline = {name: best[name] for name in ("auc", "matched", "tpr_0.1%", "tpr_1%", "members")}
     return Result(
