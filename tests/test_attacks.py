@@ -182,6 +182,7 @@ def test_a_digit_is_found_from_its_gradient_unless_most_of_it_is_hidden(sharing,
     (found,) = attack(run, [{"kind": "inversion", "methods": ["idlg"], "messages": 1, "iterations": 100}])
     assert least < found.headline["psnr"] < most
     assert {row[2] for row in found.rows} == {"observed", "zero-filled"}
+    assert found.meaning.startswith("1 of 1 training pictures" if least else "None of 1 training pictures")
     assert found.headline["psnr_zero_filled"] <= found.headline["psnr"] + 3.0
 
 

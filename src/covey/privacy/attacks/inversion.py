@@ -159,21 +159,30 @@ class Inversion(Attack):
             ]
             if pairs:
                 ours, originals = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-                figures = float(psnr(ours, originals).mean()), float(ssim(ours, originals).mean())
-                found.append(_Figures(*key, len(ours), *figures))
+                of_each = psnr(ours, originals)
+                recognised = int((of_each >= _RECOGNISED).sum())
+                figures = float(of_each.mean()), float(ssim(ours, originals).mean())
+                found.append(_Figures(*key, len(ours), recognised, *figures))
                 shown[key] = ours, originals
         if not found:
             raise ConfigurationError("No observed message is of a node whose training samples are known.")
         best = max(found, key=lambda row: row.psnr)
         weak = max(row.psnr for row in found if row.compared == "zero-filled")
         meaning = (
-            f"Training pictures {'can' if best.psnr >= _RECOGNISED else 'cannot'} be recognised: the strongest method, "
-            f"{best.method} on what was observed of a {best.seen}, reaches {best.psnr:.1f} dB (SSIM {best.ssim:.2f}); "
-            f"with zeros for what was not, the best is {weak:.1f} dB."
+            f"{best.recognised or 'None'} of {best.pictures} training pictures can be recognised ({_RECOGNISED:g} dB "
+            f"or more): the strongest method, {best.method} on what was observed of a {best.seen}, reaches "
+            f"{best.psnr:.1f} dB in the mean (SSIM {best.ssim:.2f}); with zeros for what was not, the best is "
+            f"{weak:.1f} dB."
         )
-        headline = {"psnr": best.psnr, "ssim": best.ssim, "psnr_zero_filled": weak, "pictures": best.pictures}
+        headline = {
+            "psnr": best.psnr,
+            "ssim": best.ssim,
+            "psnr_zero_filled": weak,
+            "recognised": best.recognised,
+            "pictures": best.pictures,
+        }
         rows: list[tuple[Cell, ...]] = [tuple(row) for row in found]
-        columns = ("seen", "method", "compared", "pictures", "PSNR (dB)", "SSIM")
+        columns = ("seen", "method", "compared", "pictures", "recognised", "PSNR (dB)", "SSIM")
         grid = {key[2]: pair for key, pair in shown.items() if key[:2] == (best.seen, best.method)}
         return Result(
             self.kind, columns, rows, meaning, headline, pictures=_grid(grid, f"{best.method} on a {best.seen}")
@@ -187,6 +196,7 @@ class _Figures(NamedTuple):
     method: str
     compared: str
     pictures: int
+    recognised: int
     psnr: float
     ssim: float
 
