@@ -295,6 +295,12 @@ def test_an_experiment_states_the_epsilons_of_its_sharing():
     assert any("keys of the noise are fresh" in said for said in alone.assumes)
     assert any("of that round only" in said for said in alone.assumes)
     assert not any("of that round only" in said for said in together.assumes)
+    assert "all messages of a round arrive" in together.assumes
+    (fresh, _) = accounted({"kind": "zip-dl", "sigma": 1.0, "seeds": "fresh"}, **clipped)
+    assert "no round is computed again, as after a crash" in fresh.assumes
+    (sampled,) = accounted("full", ldp={"clip": 1.0, "noise": 1.0, "seeds": "fresh"})
+    assert {"no round is computed again, as after a crash"} < {*sampled.assumes}
+    assert any("one sample more or less" in said for said in sampled.assumes)
     momentum = {**clipped, "optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.5}}
     assert accounted({"kind": "muffliato", "sigma": 2.0}, **momentum)[0].epsilon == pytest.approx(local.epsilon)
 

@@ -13,7 +13,7 @@ from covey.learning.batches import Parts, Plan
 from covey.learning.layout import Layout
 from covey.learning.noise import Seeds, seeds
 from covey.parts.errors import ConfigurationError
-from covey.parts.mechanisms import Mechanism
+from covey.parts.mechanisms import NOT_REPEATED, Mechanism
 from covey.parts.parameters import Part, param
 
 
@@ -72,7 +72,8 @@ class LDP(Part):
             multiplier=self.noise,
             sampling=min(1.0, batch_size / fewest) if sampled else 1.0,
             assumes=[
-                *(["the keys of noise and batches are fresh, which they are not in this run"] if not fresh else []),
+                NOT_REPEATED if fresh else "the keys of noise and batches are fresh, which they are not in this run",
+                "data sets differ by one sample more or less, and the number of a node's samples is public",
                 "a node trains at most once in a round, and sends nothing else that depends on its samples",
             ],
         )

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 
+NOT_REPEATED = "no round is computed again, as after a crash"
+"""The assumption of fresh noise: a round that a resumed run repeats is a further release."""
+
+
 @dataclass(frozen=True)
 class Averaging:
     """Noise on the models of a round, which are then averaged along a graph.

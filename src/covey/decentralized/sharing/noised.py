@@ -17,7 +17,7 @@ from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
 from covey.learning.views import Adversary, Arrived, View
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
-from covey.parts.mechanisms import Mechanism
+from covey.parts.mechanisms import NOT_REPEATED, Mechanism
 from covey.parts.parameters import Setting, param
 from covey.runtime.node import Inbox
 from covey.runtime.state import State
@@ -93,7 +93,7 @@ class Noised(Sharing):
         graph = topology.at(0)
         mixing = Graph(graph.n, graph.sources, graph.targets, aggregation.of_edges(graph)).mixing("given")
         assumes = [
-            *(["the keys of the noise are fresh, which they are not in this run"] if not self._fresh else []),
+            NOT_REPEATED if self._fresh else "the keys of the noise are fresh, which they are not in this run",
             *(["buffers, which are sent as they are, tell nothing"] if self.selection.buffered else []),
             *([] if topology.static else ["all rounds have a graph like the first"]),
         ]

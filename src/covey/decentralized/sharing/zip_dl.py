@@ -51,8 +51,7 @@ class ZipDL(Noised):
         rounds = stated.releases
         # Exact averaging forgets no change, so the models of round t are up to t trainings apart: the sum of t^2.
         found = replace(stated, averaging=averaging, correlation=rounds * (rounds + 1) * (2 * rounds + 1) / 6.0)
-        lost = ["all messages of a round arrive"] if self._losses else []
-        return [replace(found, assumes=[*found.assumes, *lost])]
+        return [replace(found, assumes=[*found.assumes, "all messages of a round arrive"])]
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
         super().check_with(topology, aggregation)
