@@ -282,7 +282,7 @@ def test_usable_tells_types_apart_as_the_wire_does():
                 "list": [1],
                 "none": None,
             }
-            message = Message(NodeId(1), "", None, payload, 1)
+            message = Message(node.id, "", None, payload, 1)
             kinds = {"model": MODEL, "int": int, "float": float, "bool": bool, "str": str, "bytes": bytes, "list": list}
             for name in payload:
                 for word, expected in kinds.items():
@@ -296,8 +296,8 @@ def test_usable_tells_types_apart_as_the_wire_does():
     assert {pair for pair in seen if isinstance(pair, tuple)} == {*zip(kinds, kinds, strict=True), ("int", "float")}
     assert seen[-4:] == [True, False, True, []]
     said = [detail for _, detail in rejections(written)]
-    assert "message of node 1: its 'int' is not an int in [0, 3)" in said
-    assert "message of node 1: its 'str' is not a float" in said
+    assert "message of node 0: its 'int' is not an int in [0, 3)" in said
+    assert "message of node 0: its 'str' is not a float" in said
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, [1.0, math.inf], [0, "x", math.nan]])
