@@ -106,14 +106,16 @@ class Recovery:
         Nodes of that host may continue without them, because later messages show that they are lost.
         """
         self.records.checkpoints.void_cut()
-        if host.begun and not host.done and self.launcher.prepared.waits_for_all:
+        if host.begun and not host.done and not self.launcher.rolls_back and self.launcher.prepared.waits_for_all:
             self.records.checkpoints.is_void = True
             self._later(self._miss(host, other))
 
     async def _miss(self, host: Remote, other: int) -> None:
         # If a lost host is the reason, that is known soon, and is the better message.
+        run = self.launcher.run_name
         await asyncio.sleep(_LOOK / 4)
-        if not (self.launcher.interrupted or self.launcher.rolls_back):
+        # Hosts report it also while all are rolled back, and so have new connections.
+        if not (self.launcher.interrupted or self.launcher.rolls_back) and run == self.launcher.run_name:
             self.roll_back(f"The connection between hosts {host.number} and {other} has ended.")
 
     def roll_back(self, reason: str) -> None:
