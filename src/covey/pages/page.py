@@ -333,7 +333,8 @@ def _attacks(run: Run) -> str:
             pictures += _picture(partial(roc, one.result(), titled=False), f"Members recognised by {one.kind}")
         if one.picture is not None:
             caption = "Originals and their reconstructions"
-            pictures += f'<figure><figcaption>{caption}</figcaption><img alt="{caption}" src="{one.picture}"></figure>'
+            shows = f'<figcaption>{caption}</figcaption><img alt="{caption}" src="{one.picture}">'
+            pictures += f'<figure class="wide">{shows}</figure>'
         shown.append(
             f"<h3>Attack: {html.escape(one.kind)}</h3><p>{html.escape(one.meaning)}</p>"
             f'{_table(one.columns, one.rows)}<div class="pictures">{pictures}</div>'

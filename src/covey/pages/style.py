@@ -46,6 +46,7 @@ tr + tr td {{ border-top: 1px solid var(--rule); }}
 .tiles span {{ color: var(--soft); font-size: .85rem; }}
 .pictures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.6rem; }}
 figure {{ margin: 0; }}
+.wide {{ grid-column: 1 / -1; max-width: 52rem; }}
 figure svg, figure img {{ display: block; width: 100%; height: auto; }}
 figure svg text {{ font-family: system-ui, sans-serif !important; }}
 figcaption {{ font-weight: 600; font-size: .95rem; margin-bottom: .3rem; }}
