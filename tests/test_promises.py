@@ -45,6 +45,9 @@ PROGRAMS = {
         "momentum": 0.9,
     },
 }
+ALIKE = {"quasi-global-momentum"}
+"""Programs with the messages of gossip."""
+CASES = [pytest.param(program, marks=pytest.mark.slow) if program in ALIKE else program for program in PROGRAMS]
 REFUSED = {
     ("gossip, overlapping", "cesar with top-k"): "'overlap'",
     ("d2", "cesar with random indices"): "'sharing' of the program d2 must be exact",
@@ -140,7 +143,7 @@ def test_the_examples_have_every_sharing_that_hides():
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", CASES)
 def test_nothing_that_is_sent_tells_what_its_sender_has_or_the_pair_is_refused(program, sharing, monkeypatch):
     curious = Curious(monkeypatch)
     kind = PROGRAMS[program].get("kind", program)
@@ -163,7 +166,7 @@ REFUSED_IF_LOST = {**REFUSED, ("gossip, now and then", "recovery"): "'recovery'"
 
 
 @pytest.mark.parametrize("sharing", ["secure-aggregation", "cesar with random indices", "cesar with top-k", "recovery"])
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", CASES)
 def test_nor_does_it_where_messages_are_lost_and_nodes_are_killed(program, sharing, monkeypatch):
     curious = Curious(monkeypatch)
     tables = with_sharing(program, SHARINGS.get(sharing, RECOVERING))
