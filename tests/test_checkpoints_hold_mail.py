@@ -3,7 +3,6 @@
 import msgspec
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +10,7 @@ from covey.messages import wire
 from covey.parts.errors import RunError
 from covey.runtime import mail
 from covey.runtime.experiment import Experiment
-from tests.conftest import models_of, simulate, table
-from tests.examples import BLOBS
+from tests.conftest import simulate, table
 from tests.programs.served import Served
 from tests.programs.tokens import Tokens
 
@@ -63,49 +61,6 @@ def test_a_handler_that_has_not_finished_begins_again(seed, network, cut, takes)
     again, _ = simulate(tables, checkpoint=checkpoint)
     assert had(again) == had(whole)
     assert all(not node.mail.answering for node in again.nodes)
-
-
-SLOW_LINKS = {
-    "nodes": 6,
-    "latency": "5ms",
-    "uplink": "100kbit/s",
-    "compute": {"kind": "log-normal", "median": 400},
-}
-PUSHES = [
-    {"kind": "divshare", "omega": 0.3, "fanout": 3},
-    {"kind": "swift-push", "fanout": 2},
-    {"kind": "ad-psgd-queued", "fanout": 2},
-    {"kind": "asynchronous-epidemic", "fanout": 3, "wait": "10ms"},
-]
-
-
-@pytest.mark.parametrize("program", PUSHES, ids=lambda program: program["kind"])
-def test_what_queued_at_an_uplink_leaves_it_as_in_the_undisturbed_run(program):
-    tables = table(program=program, task=BLOBS, network=SLOW_LINKS, rounds=5, checkpoint={"every": 1, "keep": 9})
-    whole, written = simulate(tables)
-    for index in (1, 0, 1):
-        checkpoint = wire.decode(wire.encode(written.checkpoints[index][1])).payload
-        again, written = simulate(tables, checkpoint=checkpoint)
-        assert again.now == whole.now
-        assert torch.allclose(models_of(again), models_of(whole), atol=1e-6)
-
-
-@pytest.mark.parametrize("queue", ["fifo", "fair"])
-def test_a_resumed_run_sends_no_more_than_its_links_carry(queue):
-    network, every = {**SLOW_LINKS, "queue": queue}, {"nodes": [*range(6)]}
-    tables = table(program=PUSHES[0], task=BLOBS, network=network, rounds=5, evaluation={"every": 0})
-    tables |= {"checkpoint": {"every": 1, "keep": 9}, "observer": every}
-    _, written = simulate(tables)
-    _, checkpoint = written.checkpoints[1]
-    _, resumed = simulate(tables, checkpoint=checkpoint)
-    sent = dict.fromkeys(range(6), 0.0)
-    largest = 0
-    for time, node, frame in sorted(resumed.seen):
-        sender, left = wire.decode(frame).sender, time - 0.005
-        if sender != node and left > checkpoint["clocks"][sender]:
-            sent[sender], largest = sent[sender] + len(frame), max(largest, len(frame))
-            assert sent[sender] <= 100_000 / 8 * (left - checkpoint["clocks"][sender]) + largest
-    assert min(sent.values()) > 5 * largest
 
 
 def test_a_run_that_was_stopped_ends_as_the_undisturbed_one():

@@ -9,7 +9,6 @@ message is identified by its sender and by the number of messages that this had 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -43,7 +42,7 @@ class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     number: int
     """The number of messages that its sender had sent before."""
     time: float
-    """The time at which it arrived, or is due in virtual time, or was in transit in real time; 0 if it is not known."""
+    """The time at which it arrived or was in transit."""
     counted: bool
     """True if it had arrived before the receiver's commit, so that it has been observed."""
     frame: bytes
@@ -134,8 +133,6 @@ class Mail:
         self._memory_of = dict.fromkeys(nodes, 0)
         self._under_way: dict[tuple[int, Known], Message] = {}
         """The messages in transit, by receiver and identity."""
-        self._withdrawn: dict[int, list[tuple[int, float, Message]]] = {id: [] for id in nodes}
-        """The messages that each node has withdrawn since its last commit: (receiver, time when due, message)."""
         self._came: dict[int, list[tuple[float, Message, bool]]] = {id: [] for id in nodes}
         """The messages of each node that arrived since its last commit, or before and were not taken: (time, message,
         arrived before)."""
@@ -152,19 +149,10 @@ class Mail:
             for receiver in receivers:
                 self._under_way[receiver, known] = message
 
-    def withdraw(self, receivers: Sequence[int], message: Message, due: Sequence[float] = ()) -> None:
-        """Remove a message in transit to some nodes, which has not arrived.
-
-        Args:
-            receivers: the nodes.
-            message: the message.
-            due: the time at which it would have arrived at each, if a sender that resumes at its last commit withdraws
-                the message again.
-        """
+    def withdraw(self, receivers: Sequence[int], message: Message) -> None:
+        """Remove a message in transit to some nodes, which has not arrived."""
         for receiver in receivers:
             self._under_way.pop((receiver, (message.sender, message.number)), None)
-        if not self.is_full:
-            self._withdrawn[message.sender] += [(to, time, message) for to, time in zip(receivers, due, strict=False)]
 
     def comes(self, node: RunningNode, message: Message, now: float) -> bool:
         """Record the arrival of a message at a node. False if the node must not get it again."""
@@ -186,13 +174,12 @@ class Mail:
             self.is_full = True
             self._under_way.clear()
             for id in self._nodes:
-                self._came[id], self._taken[id], self._withdrawn[id] = [], set(), []
+                self._came[id], self._taken[id] = [], set()
 
     def commit(self, node: RunningNode) -> None:
         """Record a commit of a node, and forget the messages that it has taken."""
         posted = self.posted
         posted[node.id] = node.posted
-        self._withdrawn[node.id] = []
         if self.is_full:
             return
         lying = {id(message) for message in node.mail.unfinished()}
@@ -203,19 +190,10 @@ class Mail:
         memory = sum(message.size for _, message, _ in came) + _ENTRY * (len(came) + len(taken))
         self._count(node.id, memory - self._memory_of[node.id])
 
-    def content(self, now: float, due: Mapping[tuple[int, int, int], float] = MappingProxyType({})) -> Content:
-        """The mail at this moment.
-
-        Args:
-            now: the time.
-            due: the times at which messages in transit arrive, by receiver, sender and number, if they are known.
-        """
+    def content(self, now: float) -> Content:
+        """The mail at this moment."""
         messages = [(id, time, message, counted) for id, came in self._came.items() for time, message, counted in came]
-        messages += [
-            (receiver, due.get((receiver, *known), now), message, False)
-            for (receiver, known), message in self._under_way.items()
-        ]
-        messages += [(to, time, message, False) for one in self._withdrawn.values() for to, time, message in one]
+        messages += [(receiver, now, message, False) for (receiver, _), message in self._under_way.items()]
         taken = [(id, sender, number) for id in self._nodes for sender, number in self._taken[id] | self._known[id]]
         return Content(messages, taken)
 

@@ -243,17 +243,11 @@ def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held, *, at_on
         at_once: deliver all of it at the start, because it was under way in real time.
     """
     posted = [node.posted for node in world.nodes]
-    latest = max(node.committed.clock for node in world.nodes if node.committed is not None)
     for index, (node, kept, message) in enumerate(kept_by.restore(held, posted)):
         assert node.committed is not None
         deliver = world.delivery(node, again=True) if kept.counted else world.deliver[node.id]
-        order = index - (1 << 40)
         if kept.counted or at_once:
             # Later messages of its sender, which are sent again, may arrive before the node continues.
             deliver(message)
-            continue
-        kept_by.post([node.id], message)
-        if 0.0 < kept.time <= latest:
-            world.agenda.put(max(kept.time, node.committed.clock), order, deliver, message)
         else:
-            world.links.carry_again(message, node.id, kept.time, order)
+            world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)

@@ -84,4 +84,4 @@ class Cut:
         if world.mail is None or not self.holds_mail:
             return {}
         posted = [self.snapshots[id].posted for id in range(world.size)]
-        return mail.pack(world.mail.content(world.now, world.links.arrivals()).held(posted).reduced(posted))
+        return mail.pack(world.mail.content(world.now).held(posted).reduced(posted))

@@ -21,9 +21,6 @@ from covey.runtime.running_node import SENT, RunningNode
 if TYPE_CHECKING:
     from covey.runtime.simulation.world import World
 
-Copy = tuple[int, int, int]
-"""A copy of a message: its receiver, its sender, and the number of messages that this had sent before."""
-
 Ghost = tuple[float, int, float, int, int, float]
 """Earlier traffic that still takes capacity after a resumption, but delivers nothing:
 (time, order of the event, time of the last bit, sender, receiver, bits)."""
@@ -76,19 +73,6 @@ class Links(ABC):
         """Withdraw the messages of one tag, or all, that have not left a node. Return the number of copies."""
         return 0
 
-    def arrivals(self) -> dict[Copy, float]:
-        """The time at which each copy under way arrives if its downlink is free; 0 while other transfers decide it."""
-        receivers = {action: node for node, action in enumerate(self.world.deliver)}
-        return {
-            (receivers[action], message.sender, message.number): time
-            for time, (_, action, message) in self.world.agenda.later()
-            if action in receivers
-        }
-
-    def carry_again(self, message: Message, receiver: int, due: float, order: int) -> None:
-        """Carry a copy that was under way at a checkpoint, and would have arrived at a time."""
-        self.world.agenda.put(due, order, self.world.deliver[receiver], message)
-
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         """The state of every downlink and the active transfers, at the start of a checkpoint."""
         return np.zeros(0), []
@@ -117,14 +101,6 @@ class Unlimited(Links):
             world.agenda.put(now + delay * message.legs, order, deliver[receiver], message)
         node.order = order
         return SENT
-
-    def arrivals(self) -> dict[Copy, float]:
-        found = super().arrivals()
-        for time, (_, action, sent) in self.world.agenda.later():
-            if action == self._deliver:
-                receivers, message = sent
-                found |= {(receiver, message.sender, message.number): time for receiver in receivers}
-        return found
 
     def _deliver(self, sent: tuple[Sequence[int], Message]) -> None:
         receivers, message = sent
@@ -197,10 +173,6 @@ class Convoy:
     def end(self) -> float:
         """The time at which the last copy has left."""
         return self.start + self.kept * self.seconds
-
-    def due(self, turn: int) -> float:
-        """The time at which a copy arrives if its downlink is free."""
-        return self.start + self.offsets[turn] + self.seconds
 
     def begun(self, now: float) -> int:
         """The number of copies that have left or are leaving."""
@@ -285,9 +257,9 @@ class Queued(Links):
                 gone += copies
                 assert convoy.message is not None  # Its last copy has not arrived.
                 if self.world.mail is not None:
-                    turns = [turn for turn, position in enumerate(convoy.positions) if left <= position < left + copies]
-                    taken_back = [convoy.receivers[turn] for turn in turns]
-                    self.world.mail.withdraw(taken_back, convoy.message, [convoy.due(turn) for turn in turns])
+                    among = zip(convoy.receivers, convoy.positions, strict=True)
+                    taken_back = [receiver for receiver, position in among if position >= left]
+                    self.world.mail.withdraw(taken_back, convoy.message)
                 lengths = wire.lengths(convoy.message.shared, convoy.message.tag)
                 self.world.nodes[convoy.sender].count_sent(lengths, -copies)
         if gone:
@@ -306,33 +278,11 @@ class Queued(Links):
         waiting = [c for c in self.waiting[node] if c.message is not None and tag in (None, c.message.tag)]
         return self.withdraw(waiting)
 
-    def arrivals(self) -> dict[Copy, float]:
-        found = super().arrivals()
-        for convoy in self._under_way():
-            assert convoy.message is not None  # Its last copy has not arrived.
-            for turn in range(convoy.turn, len(convoy.positions)):
-                if convoy.positions[turn] < convoy.kept:
-                    copy = convoy.receivers[turn], convoy.sender, convoy.message.number
-                    found[copy] = convoy.due(turn)
-        return found
-
-    def carry_again(self, message: Message, receiver: int, due: float, order: int) -> None:
-        sender, uniform = self.world.nodes[message.sender], self.world.network.latency.uniform_value()
-        convoy = Convoy(self, sender.id, message, [receiver], 0.0, order, uniform, 1.0)
-        convoy.start = due - convoy.seconds - convoy.offsets[0]
-        if sender.committed is None or convoy.start <= sender.committed.clock:
-            super().carry_again(message, receiver, due, order)
-        else:
-            self.waiting[sender.id].append(convoy)
-            self._schedule(convoy)
-
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
-        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in self._under_way()]
-
-    def _under_way(self) -> Iterable[Convoy]:
-        """The convoys of which not all copies have arrived."""
-        pending = self.world.agenda.pending()
-        return {argument[0]: None for _, action, argument in pending if action == self._reach}
+        under_way: dict[Convoy, None] = {
+            argument[0]: None for _, action, argument in self.world.agenda.pending() if action == self._reach
+        }
+        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in under_way]
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
         return [
@@ -412,7 +362,7 @@ class Fair(Links):
             source, receiver, message, slower = self.flows.pop(flow)
             sender = self.world.nodes[source]
             if self.world.mail is not None and message is not None:
-                self.world.mail.withdraw([receiver], message, [0.0])
+                self.world.mail.withdraw([receiver], message)
             left = int(self.share.cancel(self.world.now, flow) / slower / 8)
             gone += 1
             sender.bytes_out -= left
@@ -450,21 +400,6 @@ class Fair(Links):
                 delay = world.network.latency.between(sender, receiver) * message.legs
                 world.agenda.put(world.now + delay, node.order, world.deliver[receiver], message)
         self._soon()
-
-    def arrivals(self) -> dict[Copy, float]:
-        flows = self.flows.values()
-        return super().arrivals() | {(to, source, m.number): 0.0 for source, to, m, _ in flows if m is not None}
-
-    def carry_again(self, message: Message, receiver: int, due: float, order: int) -> None:
-        sender = self.world.nodes[message.sender]
-        if due or sender.committed is None:
-            super().carry_again(message, receiver, due, order)
-        else:
-            self.world.agenda.put(sender.committed.clock, order, self._begin_again, (sender, receiver, message))
-
-    def _begin_again(self, event: tuple[RunningNode, int, Message]) -> None:
-        sender, receiver, message = event
-        self.post(sender, [receiver], message)
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         now = self.world.now
