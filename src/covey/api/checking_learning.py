@@ -94,7 +94,6 @@ def in_words(prepared: Prepared, found: Mapping[str, Any]) -> Iterator[tuple[str
     yield ("messages", f"{amount(found['model_bytes'])} with a whole model")
     if selection is not None and "shared" in found:
         yield ("shared", f"{amount(found['shared']['bytes'])} with {selection.in_words()}")
-    yield from prepared.program.in_words()
     if expected is None:
         yield ("bytes", f"not counted: {prepared.played.why_not}")
     else:

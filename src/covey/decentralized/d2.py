@@ -7,7 +7,7 @@ of the last one by mixing. So a node keeps one model. Training may have several 
 result. In rounds without training nodes only mix, which is D² with a power of W.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -60,8 +60,9 @@ class D2(Gossip):
         super().prepare(setting)
         self._corrected = Selection.of(setting, self.sharing.share, "keep", owner=self.sharing.named())
 
-    def in_words(self) -> Iterator[tuple[str, str]]:
-        yield "weights", f"the smallest eigenvalue of their matrix is {self._smallest:.4f}, and must be above -0.3333"
+    def findings(self) -> Mapping[str, str]:
+        smallest = f"the smallest eigenvalue of their matrix is {self._smallest:.4f}, and must be above -0.3333"
+        return {"weights": smallest}
 
     async def learn(self, node: LearningNode, t: int, reception: Reception) -> Tensor:
         last, update = node.keep(Last), await node.train()

@@ -1,6 +1,6 @@
 """DivShare (Biswas et al., 2025): asynchronous learning in which slow links carry a part of every model in time."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal, cast
 
 from torch import Tensor
@@ -54,8 +54,8 @@ class DivShare(SharesModels):
         shared, count = self.selection.narrowed(setting), count_of(self.omega)
         self._fragments = Fragments(shared, count, self.cutting, owner=self.named())
 
-    def in_words(self) -> Iterator[tuple[str, str]]:
-        yield "fragments", f"{self._fragments.in_words()}, each to {self.fanout} peers"
+    def findings(self) -> Mapping[str, str]:
+        return {"fragments": f"{self._fragments.in_words()}, each to {self.fanout} peers"}
 
     async def run(self, node: LearningNode) -> None:
         queue = node.keep(Queue)

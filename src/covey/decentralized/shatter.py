@@ -83,9 +83,9 @@ class Shatter(LearningProgram):
         """The chunks of round t."""
         return self._cut(t if self.permutation == "every-round" else 0)
 
-    def in_words(self) -> Iterator[tuple[str, str]]:
-        yield "virtual", f"{self.virtual_nodes} virtual nodes of each node, with {self.degree} neighbours in a round"
-        yield "chunks", self.chunks(0).in_words()
+    def findings(self) -> Mapping[str, str]:
+        virtual = f"{self.virtual_nodes} virtual nodes of each node, with {self.degree} neighbours in a round"
+        return {"virtual": virtual, "chunks": self.chunks(0).in_words()}
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():

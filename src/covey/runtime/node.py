@@ -32,7 +32,7 @@ Pseudonyms
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, overload
 
@@ -379,10 +379,6 @@ class Program(Part):
 
     has_one_graph: ClassVar[bool] = True
     """True if all rounds have the same graph."""
-
-    def in_words(self) -> Iterator[tuple[str, str]]:
-        """Further facts of the prepared program for `covey check`: pairs of a subject and a sentence."""
-        return iter(())
 
     @property
     def tolerates_loss(self) -> bool:
