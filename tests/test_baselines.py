@@ -412,7 +412,7 @@ def test_combinations_without_meaning_are_refused(program, setting, message):
 def test_a_check_names_the_smallest_eigenvalue():
     program = D2(topology=Ring()).ready(Setting(12))
     said = "the smallest eigenvalue of their matrix is 0.3333, and must be above -0.3333"
-    assert [*program.in_words()] == [("weights", said)]
+    assert program.findings() == {"weights": said}
 
 
 def test_an_optimizer_without_added_gradients_is_known_before_the_run():
