@@ -6,11 +6,10 @@ import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels, check_undirected
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -29,7 +28,7 @@ class Offer(Content):
     """The number of the exchange at the active node."""
 
 
-class ADPSGD(OnGraph):
+class ADPSGD(SharesModels, OnGraph):
     """Train without waiting. In parallel, active nodes average with random passive neighbours, pair by pair.
 
     The graph must be bipartite: one side is active, the other passive. Both ends of an exchange move by half the
@@ -50,18 +49,11 @@ class ADPSGD(OnGraph):
         super().check(setting)
         check_patience(self, setting, self.patience)
 
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
-
     def check_graphs(self) -> None:
+        check_undirected(self)
         if not self.topology.can_be_drawn():
             return
         graph = self.topology.at(0)
-        if not (self.topology.static and graph.is_undirected):
-            raise ConfigurationError(
-                f"The 'topology' of {self.named()} must be static and undirected. Got {self.topology.title()} instead."
-            )
         self._active = np.zeros(graph.n, dtype=bool)
         neighbours = graph.mixing()
         seen = np.zeros(graph.n, dtype=bool)

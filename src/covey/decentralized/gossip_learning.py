@@ -5,13 +5,12 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
-from covey.parts.parameters import Setting, param
+from covey.parts.parameters import param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 from covey.runtime.state import State
@@ -35,7 +34,7 @@ class Push(Content):
     age: Annotated[int, _AGES]
 
 
-class GossipLearning(OnGraph):
+class GossipLearning(SharesModels, OnGraph):
     """In every period, push the model to a random neighbour. Merge models that arrive, weighted by age, and train.
 
     A round is one period. The age of a model is the number of its optimiser steps. Of several models that arrive while
@@ -53,10 +52,6 @@ class GossipLearning(OnGraph):
         "the own one; or both, trained and then merged.",
         default="merge-update",
     )
-
-    def prepare(self, setting: Setting) -> None:
-        super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
 
     async def run(self, node: LearningNode) -> None:
         kept = node.keep(Age)

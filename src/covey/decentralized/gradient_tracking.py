@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation, Contribution
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.topology import Topology
 from covey.decentralized.weights import (
     AGGREGATION,
@@ -45,7 +45,7 @@ class Step(Content):
     gradient: Tensor
 
 
-class GradientTracking(OnGraph):
+class GradientTracking(SharesModels, OnGraph):
     """Train along corrected gradients, and average the models and these gradients with those of neighbours."""
 
     kind = "gradient-tracking"
@@ -67,7 +67,6 @@ class GradientTracking(OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:

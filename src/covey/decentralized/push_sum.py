@@ -22,7 +22,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.topology import Topology
 from covey.learning.mixture import Mixture
@@ -86,7 +86,7 @@ class Sent(Content):
     round: Annotated[int, _ROUNDS]
 
 
-class PushSum(OnGraph):
+class PushSum(SharesModels, OnGraph):
     """Train, send equal shares of the model and its weight, and take the weighted mean of the shares that arrive."""
 
     kind = "push-sum"
@@ -101,7 +101,6 @@ class PushSum(OnGraph):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._heartbeats = Heartbeats.where(setting, several=False, static=self.topology.static)
-        self.selection = Selection.of(setting, owner=self.named())
         self._trained = Selection.of(setting, owner=self.named(), beside=True)
 
     def check_graphs(self) -> None:

@@ -14,12 +14,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from covey.decentralized.graphs import OnGraph
+from covey.decentralized.graphs import OnGraph, SharesModels
 from covey.decentralized.topology import Topology
 from covey.decentralized.topology.static import is_tree
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
-from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -45,7 +44,7 @@ class Sum(Content):
     count: Annotated[int, Within(ge=1, lt="nodes")]
 
 
-class RelaySGD(OnGraph):
+class RelaySGD(SharesModels, OnGraph):
     """Train, send to each neighbour the sum of the own model and of what the others sent last, and take the mean."""
 
     kind = "relay-sgd"
@@ -65,7 +64,6 @@ class RelaySGD(OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
         self._heartbeats = Heartbeats.where(setting, several=False, static=True)
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
+from covey.decentralized.graphs import SharesModels
 from covey.decentralized.sharing.fragments import Cutting, Fragment, Fragments, cut_as
 from covey.decentralized.topology.random_graphs import random_regular
-from covey.learning.node import LearningNode, LearningProgram
-from covey.learning.selection import Selection
+from covey.learning.node import LearningNode
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
@@ -23,7 +23,7 @@ _LAYOUTS = 4
 """The number of layouts that are kept: nodes are in few rounds at a time."""
 
 
-class Shatter(LearningProgram):
+class Shatter(SharesModels):
     """Train, let each virtual node exchange one chunk of the model, and average every parameter over what came.
 
     In every round, the peer sampler connects all virtual nodes by a new regular graph, under new names.
@@ -70,7 +70,6 @@ class Shatter(LearningProgram):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
         narrowed = self.selection.narrowed(setting)
 
         def cut(epoch: int) -> Fragments:
