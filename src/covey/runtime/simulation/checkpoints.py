@@ -214,8 +214,7 @@ def restore(world: "World", payload: Payload) -> None:
     world.recorder.thaw(checkpoint)
     for since, factor in world.prepared.callbacks.rates:
         world.task.scale_learning_rate(since, factor)
-    world.follow_faults()
-    world.follow_moments(since=float(checkpoint["clocks"].max()))
+    world.schedule.begin(since=float(checkpoint["clocks"].max()))
     snapshots = unpack(checkpoint, world.task)
     world.checkpoints.apart = len({snapshot.completed for snapshot in snapshots if not snapshot.ended}) > 1
     for node, snapshot in zip(world.nodes, snapshots, strict=True):
@@ -224,7 +223,7 @@ def restore(world: "World", payload: Payload) -> None:
         links.restore_uplink(node.id, snapshot.uplink)
         node.mail.ended, node.mail.away = snapshot.ended, snapshot.away
         world.running -= snapshot.ended
-        if node.mail.ended or world.follow_absences(node, since=snapshot.clock):
+        if node.mail.ended or world.schedule.follow_absences(node, since=snapshot.clock):
             continue
         # It is the node's own next event, so its order within the moment stays the same.
         world.at(snapshot.clock, node, world.start_now, node)

@@ -11,37 +11,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from covey.network.faults import Strike, strikes
 from covey.parts.errors import ProgramError
 from covey.runtime.experiment import Progress
 from covey.runtime.jobs import Job, Worker
 from covey.runtime.mailbox import Key, Waiter
 from covey.runtime.node import Message, Sending
 from covey.runtime.prepared import Prepared
-from covey.runtime.recorder import moments_after
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.runs.schema import NETWORK, STOPPED
 from covey.runtime.sampler import Sampler, Share, simulated_secret
 from covey.runtime.simulation.activity import SimulatedActivity, suspended
-from covey.runtime.simulation.agenda import Agenda, Event
+from covey.runtime.simulation.agenda import Agenda
 from covey.runtime.simulation.checkpoints import Checkpoints
 from covey.runtime.simulation.links import Fair, Links, Queued, Unlimited, several
 from covey.runtime.simulation.recorder import SimulationRecorder
+from covey.runtime.simulation.schedule import Schedule
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.stage import Stage
 
 _ABSENCES_IN_VAIN = 100
 """Churn keeps virtual time going for ever. All nodes are stuck when each has left this often without a round."""
-
-_STRIKES_AT_ONCE = 100
-"""The number of strikes, which may be endless, after which the world checks for other events."""
-
-_FIRST_STRIKE = 1 << 61
-"""The order of strikes: after all events of nodes in a moment, before fair links search for the next completion."""
-
-_MOMENT = 1 << 63
-"""The order of evaluations at a moment of time: after all other events of it."""
 
 
 class World(Stage):
@@ -82,12 +72,7 @@ class World(Stage):
         """The time at which the last program so far ended."""
         self._stop_after: int | None = None
         self.in_step = prepared.in_step
-        self._since = [0.0] * self.size
-        """The time from which on events affect each node: that at which it resumes."""
-        self._gone: set[int] = set()
-        self._strikes = strikes(experiment.faults, prepared.setting)
-        self._strike_order = _FIRST_STRIKE
-        self._struck = 0
+        self.schedule = Schedule(self)
         self.recorder: SimulationRecorder = SimulationRecorder(self, writer, progress)
         self.checkpoints = Checkpoints(self, writer)
         self.mail = self.checkpoints.mail()
@@ -117,12 +102,11 @@ class World(Stage):
 
     def begin(self) -> None:
         """Put every node at the start of its program."""
-        self.follow_faults()
-        self.follow_moments(since=0.0)
+        self.schedule.begin(since=0.0)
         for node in self.nodes:
             if self._remembers:
                 node.committed = self.snapshot(node)
-            away = self.follow_absences(node, since=0.0)
+            away = self.schedule.follow_absences(node, since=0.0)
             if not away:
                 self.at(0.0, node, self.start_now, node)
 
@@ -136,7 +120,7 @@ class World(Stage):
         try:
             with _rare_garbage_collection():
                 if not self._stops_early() and self._stop_after is None:
-                    self._check_that_all_have_ended()
+                    self.check_that_all_have_ended()
                     if self.ended is not None:
                         self.now = self.ended  # Later events were obsolete timeouts.
                 elif self._is_enough and self.recorder.last_commit is not None:
@@ -170,7 +154,12 @@ class World(Stage):
                     return True
         return False
 
-    def _check_that_all_have_ended(self) -> None:
+    def check_that_all_have_ended(self) -> None:
+        """Check that no present node waits.
+
+        Raises:
+            ProgramError: nodes wait for messages that cannot arrive.
+        """
         stuck = [node for node in self.nodes if not node.mail.ended and not node.mail.away]
         if not stuck:
             return
@@ -401,97 +390,16 @@ class World(Stage):
         """True if a node must not continue."""
         return self._stop_after is not None and node.round >= self._stop_after and node.round < self.rounds
 
-    # ------------------------------------------------------------------ moments
-
-    def follow_moments(self, since: float) -> None:
-        """Schedule the moments at which all nodes are evaluated, if there are any."""
-        seconds = self.evaluation.seconds
-        if seconds is not None and self.recorder.evaluated:
-            self._next_moment(moments_after(since, seconds))
-
-    def _next_moment(self, moments: Iterator[tuple[int, float]]) -> None:
-        self.agenda.put(next(moments)[1], _MOMENT, self._evaluate_all, moments)
-
-    def _evaluate_all(self, moments: Iterator[tuple[int, float]]) -> None:
-        if not self.agenda.is_over(self.now):
-            self.agenda.put(self.now, _MOMENT, self._evaluate_all, moments)
-        elif self.running and any(map(self._goes_on, self.agenda.pending())):
-            self.recorder.evaluate_moment()
-            self._next_moment(moments)
-
-    # ------------------------------------------------------------------ churn and faults
-
-    def follow_absences(self, node: RunningNode, since: float) -> bool:
-        """Schedule the next absence of a node that was present at a time. True if the run begins with one."""
-        self._since[node.id] = since
-        if not self.network.churn.has_churn:
-            return False
-        absences = self.network.churn.absences(node.id, self.prepared.setting)
-
-        def schedule_next() -> bool:
-            absence = next((absence for absence in absences if absence[0] >= since), None)
-            if absence is None:
-                return False
-            start, end = absence
-            at_once = start == self.now == 0.0
-            if at_once:
-                leave(end)
-            else:
-                self.at(start, node, lambda _: leave(end))
-            return at_once
-
-        def leave(end: float) -> None:
-            if not node.mail.ended:
-                self.disturbances.leave(node, for_good=end == float("inf"))
-                if end < float("inf"):
-                    self.at(end, node, lambda _: come_back())
-
-        def come_back() -> None:
-            self.disturbances.come_back(node)
-            if not node.mail.ended:
-                schedule_next()
-
-        return schedule_next()
-
-    def follow_faults(self) -> None:
-        """Schedule the next strike of a fault."""
-        strike = next(self._strikes, None)
-        if strike is not None:
-            self._strike_order += 1
-            self.agenda.put(strike.start, self._strike_order, self._strike, strike)
-
-    def _strike(self, strike: Strike) -> None:
-        self._struck += 1
-        if self._struck % _STRIKES_AT_ONCE == 0 and not any(map(self._goes_on, self.agenda.pending())):
-            self._check_that_all_have_ended()
-            return
-        if all(node.mail.ended or node.id in self._gone for node in self.nodes):
-            return
-        # Nodes that resume at a later moment were hit before.
-        hit_before = {node.id for node in self.nodes if self._since[node.id] > strike.start}
-        self.disturbances.begin(strike, self.nodes, hit_before)
-        if not strike.fault.recorded_by_nodes:
-            self.recorder.event(self.now, NETWORK, strike.fault.title(), strike.in_words())
-        if strike.end < float("inf"):
-            self._strike_order += 1
-            self.agenda.put(strike.end, self._strike_order, self.disturbances.end, strike)
-        self.follow_faults()
-
-    def _goes_on(self, event: Event) -> bool:
-        """True if an event may let a node continue."""
-        _, action, argument = event
-        return action not in (self._strike, self._evaluate_all) and not (
-            action == self.disturbances.end and argument in self._disturbing
-        )
+    # ------------------------------------------------------------------ nodes that leave and return
 
     def leave(self, node: RunningNode) -> None:
         self._in_vain += 1
         if self._in_vain > _ABSENCES_IN_VAIN * self.size:
-            self._check_that_all_have_ended()
+            self.check_that_all_have_ended()
         super().leave(node)
 
     def leave_for_good(self, node: RunningNode) -> None:
-        self._gone.add(node.id)
+        self.schedule.gone.add(node.id)
 
 
 @contextmanager
