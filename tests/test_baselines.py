@@ -14,7 +14,7 @@ from covey.decentralized.gradient_tracking import GradientTracking
 from covey.decentralized.quasi_global import QuasiGlobal
 from covey.decentralized.relay_sgd import RelaySGD, Sum
 from covey.decentralized.topology import Edges, FromNetworkx, Ring
-from covey.decentralized.weights import smallest_eigenvalue
+from covey.decentralized.weights import second_eigenvalue, smallest_eigenvalue
 from covey.learning.models import Module
 from covey.learning.running_node import RunningLearningNode
 from covey.parts.errors import ConfigurationError
@@ -330,13 +330,14 @@ LOSSY = {"losses": ("message loss",)}
         (
             D2(topology="star", aggregation={"kind": "lazy", "rule": "mean"}),
             {},
-            "The weights of the program d2 must be doubly stochastic, or the mean of all models would drift. Got those "
-            "of lazy over star instead.",
+            "The weights of the program d2 must be symmetric. Got those of lazy over star instead, 0.04167 from node 1 "
+            "to 0 and 0.25 back.",
         ),
         (
             D2(topology="exponential", aggregation={"kind": "lazy", "rule": "mean"}),
             {},
-            "The weights of the program d2 must be symmetric. Got those of lazy over exponential instead.",
+            "The weights of the program d2 must be symmetric. Got those of lazy over exponential instead, 0 from node 1 "
+            "to 0 and 0.1 back.",
         ),
         (
             D2(topology=Ring(), sharing={"kind": "top-k", "budget": 0.3}),
@@ -428,6 +429,14 @@ def test_lazy_weights_move_eigenvalues_towards_one(graph, own):
     assert np.allclose(merging.toarray(), metropolis(graph, own))
     expected = np.linalg.eigvalsh(metropolis(graph))
     assert smallest_eigenvalue(merging) == pytest.approx(own + (1 - own) * expected[0])
+    assert second_eigenvalue(merging) == pytest.approx(own + (1 - own) * expected[-2])
+
+
+def test_eigenvalues_of_a_large_graph_are_those_of_all_and_the_same_in_every_process():
+    merging = Gossip(topology={"kind": "random-regular", "degree": 6}).ready(Setting(700)).graph(0).mixing("given")
+    expected = np.linalg.eigvalsh(merging.toarray())
+    found = [(smallest_eigenvalue(merging), second_eigenvalue(merging)) for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx((expected[0], expected[-2]))
 
 
 def test_lazy_weights_are_by_default_those_of_the_topology(tmp_path):

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import covey
-from covey.decentralized.sharing.muffliato import chebyshev, gap
+from covey.decentralized.sharing.muffliato import chebyshev
 from covey.decentralized.sharing.zip_dl import cancelling, deviations
+from covey.decentralized.weights import second_eigenvalue
 from covey.learning.noise import Noise
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError, ConfigurationWarning
@@ -194,7 +195,7 @@ def test_chebyshev_steps_reach_the_mean_sooner():
     ring = Graph.undirected(4, np.array([0, 2]), np.array([1, 3]))
     apart = Graph(4, ring.sources, ring.targets, np.full(4, 0.5))
     with pytest.raises(ConfigurationError, match="needs a connected topology"):
-        chebyshev(gap(apart), "the sharing muffliato")
+        chebyshev(1.0 - second_eigenvalue(apart.mixing("given")), "the sharing muffliato")
 
 
 def test_anticorrelated_noise_has_the_deviation_and_takes_back_the_last(overheard):
@@ -268,10 +269,18 @@ def test_every_protecting_run_resumes_to_the_bit():
         (
             {"kind": "zip-dl", "sigma": 1.0},
             {"topology": "star", "aggregation": "mean"},
-            "gives 0.08333 from node 1 to 0 and 0.5 back",
+            "must be symmetric. Got those of mean over star instead, 0.08333 from node 1 to 0 and 0.5 back",
         ),
-        ({"kind": "zip-dl", "sigma": 1.0}, {"aggregation": "median"}, "and the aggregation median has none"),
-        ({"kind": "zip-dl", "sigma": 1.0}, {"topology": {"kind": "epidemic-local", "degree": 3}}, "is directed"),
+        (
+            {"kind": "zip-dl", "sigma": 1.0},
+            {"aggregation": "median"},
+            "The weights of the sharing zip-dl must be fixed. Got those of median over ring",
+        ),
+        (
+            {"kind": "zip-dl", "sigma": 1.0},
+            {"topology": {"kind": "epidemic-local", "degree": 3}},
+            "must be symmetric. Got those of mean over epidemic-local",
+        ),
         (
             {"kind": "muffliato", "sigma": 1.0, "accelerated": True},
             {

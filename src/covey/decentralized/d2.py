@@ -15,7 +15,7 @@ from torch import Tensor
 from covey.aggregation.aggregation import Aggregation
 from covey.aggregation.linear import Lazy
 from covey.decentralized.gossip import Gossip
-from covey.decentralized.weights import check_complete, check_symmetric
+from covey.decentralized.weights import check_complete, check_spectrum
 from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.errors import ConfigurationError
@@ -54,7 +54,7 @@ class D2(Gossip):
 
     def check_graphs(self) -> None:
         super().check_graphs()
-        self._smallest = check_symmetric(self, self.topology, self.aggregation, above=-1 / 3)
+        self._smallest = check_spectrum(self, self.topology, self.aggregation, above=-1 / 3)
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation, Contribution
@@ -15,9 +14,9 @@ from covey.decentralized.sharing.noised import Noised, Sent
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages
 from covey.decentralized.topology import Topology
+from covey.decentralized.weights import mixing_of, second_eigenvalue
 from covey.learning.mixture import Mixture
 from covey.learning.noise import Noise, key_of
-from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import Averaging, Mechanism
 from covey.parts.nodes import NodeId
@@ -25,9 +24,6 @@ from covey.parts.parameters import Setting, param
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
-
-_DENSE = 600
-"""The most nodes of whose weights all eigenvalues are computed."""
 
 
 class Muffliato(Noised):
@@ -60,10 +56,8 @@ class Muffliato(Noised):
                 f"The 'accelerated' of {self.named()} must be false over a topology that changes, such as "
                 f"{topology.title()}: Chebyshev steps need the eigenvalues of the weights. Got True instead."
             )
-        graph = topology.at(0)
-        self._factor = chebyshev(
-            gap(Graph(graph.n, graph.sources, graph.targets, aggregation.of_edges(graph))), self.named()
-        )
+        gap = 1.0 - second_eigenvalue(mixing_of(self, topology, aggregation))
+        self._factor = chebyshev(gap, self.named())
 
     def stated(self, stated: Mechanism, mixing: "sp.csr_array", sensitivity: float) -> Iterable[Mechanism]:
         rounds, multiplier = stated.releases, self.sigma / sensitivity
@@ -107,16 +101,12 @@ class Muffliato(Noised):
         return Mixture([*merged.models, before], [*weights, 1.0 - self._factor])
 
 
-def gap(graph: Graph) -> float:
-    """The spectral gap of the weights of a graph: 1 minus their second largest eigenvalue."""
-    mixing = graph.mixing("given")
-    if graph.n <= _DENSE:
-        return float(1.0 - np.linalg.eigvalsh(mixing.toarray())[-2])
-    return float(1.0 - eigsh(mixing, k=2, which="LA", return_eigenvectors=False).min())
-
-
 def chebyshev(gap: float, owner: str) -> float:
     """The factor c of the steps x <- c W x + (1 - c) x_before.
+
+    Args:
+        gap: 1 minus the second largest eigenvalue of W.
+        owner: the sharing, for messages.
 
     Raises:
         ConfigurationError: the graph is not connected.

@@ -12,6 +12,7 @@ from covey.decentralized.sharing.full import Whole
 from covey.decentralized.sharing.round import Round
 from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
+from covey.decentralized.weights import check_symmetric, mixing_of
 from covey.learning.mixture import Mixture, computed
 from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
 from covey.learning.views import Adversary, Arrived, View
@@ -25,7 +26,8 @@ from covey.runtime.state import State
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-_CLOSE = 1e-6
+_LEAST = 1e-6
+"""The least weight of a node's own model."""
 
 
 class Sent(State):
@@ -90,8 +92,7 @@ class Noised(Sharing):
             return [replace(stated, why_not=why)]
         if not self.sigma:
             return [replace(stated, why_not="there is no noise")]
-        graph = topology.at(0)
-        mixing = Graph(graph.n, graph.sources, graph.targets, aggregation.of_edges(graph)).mixing("given")
+        mixing = mixing_of(self, topology, aggregation)
         assumes = [
             NOT_REPEATED if self._fresh else "the keys of the noise are fresh, which they are not in this run",
             *(["buffers, which are sent as they are, tell nothing"] if self.selection.buffered else []),
@@ -118,31 +119,17 @@ class Noised(Sharing):
 
     def check_weights(self, topology: Topology, aggregation: Aggregation, t: int) -> None:
         """Raise ConfigurationError if the weights of a round are not symmetric and doubly stochastic."""
-        graph = topology.at(t)
-        needs = f"{self.named().capitalize()} needs symmetric, doubly stochastic weights, which keep the mean of models"
-        use = "Use aggregation 'metropolis-hastings' over an undirected graph."
-        weights_E = aggregation.of_edges(graph)
-        if weights_E is None:
-            raise ConfigurationError(f"{needs}, and the aggregation {aggregation.title()} has none. {use}")
-        if not graph.is_undirected:
-            raise ConfigurationError(f"{needs}, but {topology.title()} is directed. {use}")
-        # Edges are in the order of their targets, then sources. Sorted the other way, each is the reverse of itself.
-        reverse_E = weights_E[np.lexsort((graph.targets, graph.sources))]
-        wrong = np.flatnonzero(np.abs(weights_E - reverse_E) > _CLOSE)
-        if len(wrong):
-            source, target = int(graph.sources[wrong[0]]), int(graph.targets[wrong[0]])
+        graph, matrix = topology.at(t), check_symmetric(self, topology, aggregation, t)
+        own_N, weights_E = matrix.diagonal(), aggregation.of_edges(graph)
+        assert weights_E is not None
+        if weights_E.min(initial=1.0) <= 0.0:
             raise ConfigurationError(
-                f"{needs}. The aggregation {aggregation.title()} over {topology.title()} gives "
-                f"{weights_E[wrong[0]]:.4g} from node {source} to {target} and {reverse_E[wrong[0]]:.4g} back. {use}"
+                f"The weights of {self.named()} must be above 0 on every edge. Got {weights_E.min():.4g} instead."
             )
-        if len(weights_E) and weights_E.min() <= 0.0:
-            raise ConfigurationError(f"{needs}, above 0 on every edge. Got {weights_E.min():.4g} instead. {use}")
-        own_N = 1.0 - np.bincount(graph.targets, weights=weights_E, minlength=graph.n)
-        if own_N.min() < (_CLOSE if self.needs_own_weight else -_CLOSE):
-            least = "above 0" if self.needs_own_weight else "of at least 0"
+        if self.needs_own_weight and own_N.min() < _LEAST:
             raise ConfigurationError(
-                f"{needs}, with a weight {least} on a node's own model. Got {own_N.min():.4g} at node {own_N.argmin()} "
-                f"instead. {use}"
+                f"The weights of {self.named()} must be above 0 on a node's own model. Got {own_N.min():.4g} at node "
+                f"{own_N.argmin()} instead. Use aggregation 'metropolis-hastings'."
             )
         alone = np.flatnonzero(graph.in_degrees == 0)
         if topology.static and len(alone):
