@@ -275,7 +275,7 @@ def test_the_rounds_of_zip_dl_tell_neighbours_that_collude_of_all_changes_so_far
 
 def accounted(sharing, **task):
     tables = table(program={"kind": "gossip", "topology": "ring", "sharing": sharing}, task=task, rounds=10)
-    return account(prepare(Experiment.from_table(tables)))
+    return account(prepare(Experiment.from_table(tables)).mechanisms())
 
 
 def test_an_experiment_states_the_epsilons_of_its_sharing():

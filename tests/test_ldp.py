@@ -122,12 +122,12 @@ def test_the_epsilon_is_that_of_sampled_noise():
     pytest.importorskip("dp_accounting")
     task = {"ldp": {"clip": 1.0, "noise": 1.5}, "batch_size": 8, "local_steps": 3}
     prepared = prepare(Experiment.from_table(table(task=task, rounds=10)))
-    (found,) = account(prepared)
+    (found,) = account(prepared.mechanisms())
     fewest = int(prepared.task.learner.parts.sizes.min())
     assert found.epsilon == min(sampled_gaussian(8 / fewest, 1.5, 30, 1e-5).values())
     assert found.protects == "one sample of a node"
     task["ldp"]["sampling"] = "passes"
-    (passes,) = account(prepare(Experiment.from_table(table(task=task, rounds=10))))
+    (passes,) = account(prepare(Experiment.from_table(table(task=task, rounds=10))).mechanisms())
     assert passes.epsilon == pytest.approx(gaussian(10 / 1.5**2, 1e-5))  # A pass in every round.
     assert passes.epsilon > found.epsilon
 

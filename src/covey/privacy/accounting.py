@@ -6,7 +6,7 @@ sampling, `dp-accounting` computes it, by privacy loss distributions and by Reny
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -19,7 +19,6 @@ from scipy.special import log_ndtr, ndtr
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import Averaging, Mechanism
 from covey.privacy.pairwise import Views
-from covey.runtime.prepared import Prepared
 
 _OBSERVERS = 64
 """The most observers whose views are computed; of more, that many are looked at."""
@@ -68,9 +67,9 @@ class Spent:
         return {**found, "assumes": list(self.assumes)}
 
 
-def account(prepared: Prepared) -> list[Spent]:
-    """The epsilons of an experiment: those that its parts state, in order."""
-    return [one for stated in prepared.mechanisms() for one in spent(stated)]
+def account(stated: Iterable[Mechanism]) -> list[Spent]:
+    """The epsilons of mechanisms, such as those that the parts of an experiment state (`Prepared.mechanisms`)."""
+    return [one for mechanism in stated for one in spent(mechanism)]
 
 
 def spent(mechanism: Mechanism) -> list[Spent]:

@@ -9,10 +9,11 @@ divergence of order alpha is alpha m^2 / 2.
 If a_u is not in the range of C, some combination of the messages has no noise but depends on the model of u: m is
 infinite.
 
-Shapes: N nodes, M independent noises, K messages of a view.
+Shapes: N nodes, M independent noises, K messages of a view, R directions of a view.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -130,13 +131,15 @@ def _independent(averaging: Averaging, mixing: sp.csr_array) -> tuple[NDArray[np
 
 def _quadratic(view_KN: Floats, noise_KM: Floats) -> Floats:
     """a' C^+ a for each column a of the view, where C is the covariance of the noise; infinite outside of its range."""
-    left_KK, singular, _ = np.linalg.svd(noise_KM, full_matrices=True)
-    inside = np.zeros(len(left_KK), dtype=bool)
-    inside[: len(singular)] = singular > _FLAT * max(float(singular.max(initial=0.0)), 1e-300)
-    turned_KN = left_KK.T @ view_KN
-    outside_N = np.linalg.norm(turned_KN[~inside], axis=0)
+    # C is that of the triangle, too, which is smaller if there are more noises than messages.
+    triangle: Any = np.linalg.qr(noise_KM.T, mode="r")
+    left_KR, singular_R, _ = np.linalg.svd(triangle.T, full_matrices=False)
+    noisy_R = singular_R > _FLAT * max(float(singular_R.max(initial=0.0)), 1e-300)
+    range_KR = left_KR[:, noisy_R]
+    turned_RN = range_KR.T @ view_KN
+    outside_N = np.linalg.norm(view_KN - range_KR @ turned_RN, axis=0)
     sizes_N = np.linalg.norm(view_KN, axis=0)
-    found: Floats = ((turned_KN[inside] / singular[inside[: len(singular)], None]) ** 2).sum(0)
+    found: Floats = ((turned_RN / singular_R[noisy_R, None]) ** 2).sum(0)
     found[outside_N > _OUTSIDE * np.maximum(sizes_N, 1e-300)] = np.inf
     return found
 
