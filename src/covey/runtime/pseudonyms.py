@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from covey.messages.payloads import Payload
 from covey.runtime.content import Content
 from covey.runtime.node import Inbox, Pseudonym, Sending
+from covey.runtime.requests import check_tag
 from covey.runtime.sampler import Share
 from covey.runtime.stage import named
 
@@ -29,7 +30,7 @@ class RunningPseudonym(Pseudonym):
 
     def send(self, payload: Payload | Content, *, tag: str = "") -> Sending:
         node = self._node
-        node.check_tag(tag)
+        check_tag(node, tag)
         return node.stage.post(node, self.peers, node.given(payload), tag, self._round)
 
     async def receive(self, *, tag: str = "", timeout: float | None = None) -> Inbox:

@@ -3,10 +3,10 @@
 import inspect
 import reprlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -18,11 +18,20 @@ from covey.parts.errors import CoveyError, ProgramError, WireError, described
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part
 from covey.runtime.content import Content, entries_of, usable
-from covey.runtime.entries import count_in_words
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.loops import Messages, Rounds
 from covey.runtime.mailbox import REASONS, Key, describe
 from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Pseudonym, Sending, Wanted
+from covey.runtime.requests import (
+    check_duration,
+    check_handler,
+    check_metrics,
+    check_tag,
+    check_tags,
+    checked_receivers,
+    checked_round,
+    refuse_senders,
+)
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.snapshots import Snapshot
 from covey.runtime.state import State
@@ -43,8 +52,6 @@ class _Sent:
 
 
 SENT = _Sent()
-_ROUNDS = 1 << 63
-"""The bound of round numbers in messages."""
 TRAINING, WAITING, ENCODING, MIXING = range(len(SPENT))
 
 
@@ -157,17 +164,11 @@ class RunningNode(Node):
         return self.stage.spawn(self, coroutine)
 
     async def sleep(self, seconds: float) -> None:
-        self._check_duration("sleeps for", seconds)
+        check_duration(self, "sleeps for", seconds)
         await self.stage.sleep(self, seconds)
 
     def serve(self, tag: str, handler: Callable[[Message], Coroutine[Any, Any, None]]) -> None:
-        if not inspect.iscoroutinefunction(handler):
-            raise ProgramError(
-                f"The handler of {tag!r} at node {self.id} must be an async function. Got {handler!r} instead."
-            )
-        if tag in self.mail.handlers:
-            raise ProgramError(f"Node {self.id} serves {tag!r} already.")
-
+        check_handler(self, tag, handler)
         answering = self.mail.answering
 
         async def answer(message: Message) -> None:
@@ -195,7 +196,7 @@ class RunningNode(Node):
         if samples is not None:
             seconds = samples / self.stage.speeds[self.id]
         assert seconds is not None
-        self._check_duration("computes for", seconds)
+        check_duration(self, "computes for", seconds)
         random = None
         if asks_for_randomness(function):
             random = partial(self.random, "compute", self.round, self.calls)
@@ -210,7 +211,7 @@ class RunningNode(Node):
         return result
 
     def log(self, **metrics: float) -> None:
-        self._check_numbers(metrics)
+        check_metrics(self, metrics)
         if self.in_round:
             self.stage.recorder.log(self.id, self.round + 1, metrics)
         else:
@@ -226,19 +227,14 @@ class RunningNode(Node):
     def send(
         self, to: NodeId | Sequence[NodeId], payload: Payload | Content, *, tag: str = "", round: int | None = None
     ) -> Sending:
-        self.check_tag(tag)
+        check_tag(self, tag)
         if round is not None:
-            round = self._checked_round(round)
+            round = checked_round(self, round)
         if type(to) is not tuple or to != self.receivers:
-            self.receivers = self._checked_receivers(to)
+            self.receivers = checked_receivers(self, to)
         if not self.receivers:
             return SENT
         return self.stage.post(self, self.receivers, self.given(payload), tag, round)
-
-    def check_tag(self, tag: Any) -> None:
-        """Raise ProgramError if a tag is not a str."""
-        if type(tag) is not str:
-            raise ProgramError(f"The 'tag' of a message of node {self.id} must be a str. Got {tag!r} instead.")
 
     def given(self, payload: Payload | Content) -> Payload:
         """The entries of a payload that the program sends, as a snapshot."""
@@ -249,33 +245,13 @@ class RunningNode(Node):
     async def sampled(self, round: int) -> list[Pseudonym]:
         from covey.runtime.pseudonyms import RunningPseudonym
 
-        round = self._checked_round(round)
+        round = checked_round(self, round)
         if self.stage.prepared.overlay is None or round >= self.stage.rounds:
             raise ProgramError(
                 f"Node {self.id} asks for its virtual nodes of round {round}; there are "
                 f"{'none' if self.stage.prepared.overlay is None else f'{self.stage.rounds} rounds'}."
             )
         return [RunningPseudonym(self, share, round) for share in await self.stage.shares(self, round)]
-
-    def _checked_receivers(self, to: Any) -> tuple[int, ...]:
-        """The receivers of a message, as a tuple that the program cannot change.
-
-        Raises:
-            ProgramError: one of them is not a node.
-        """
-        receivers = (int(to),) if isinstance(to, (int, np.integer)) else tuple(to)
-        if receivers and not (min(receivers) >= 0 and max(receivers) < self.nodes):
-            wrong = next(receiver for receiver in receivers if not 0 <= receiver < self.nodes)
-            raise ProgramError(f"Node {self.id} sends to node {wrong}; ids are in [0, {self.nodes}).")
-        return receivers
-
-    def _checked_round(self, round: Any) -> int:
-        if (type(round) is int or isinstance(round, np.integer)) and 0 <= round < _ROUNDS:
-            return int(round)
-        raise ProgramError(
-            f"The 'round' of a message of node {self.id} must be None or an int in [0, {count_in_words(_ROUNDS)}). "
-            f"Got {round!r} instead."
-        )
 
     def withdraw(self, tag: str) -> int:
         return self.stage.withdraw(self, tag)
@@ -297,12 +273,12 @@ class RunningNode(Node):
         missing, left = None, 0
         lost: set[int] = set()
         if timeout is not None:
-            self._check_duration("waits for at most", timeout)
+            check_duration(self, "waits for at most", timeout)
         if senders is not None:
             missing = mail.lacking(key, senders)
             if missing:
                 if not self.stage.knows(missing):
-                    self._refuse_senders(missing)
+                    refuse_senders(self, missing)
                 lost = mail.overtaken(key, missing, after)
                 missing -= lost
         else:
@@ -321,10 +297,6 @@ class RunningNode(Node):
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(self._take(key, senders, count), absent, sorted(lost))
 
-    def _refuse_senders(self, senders: Iterable[Any]) -> NoReturn:
-        wrong = next(sender for sender in senders if not self.stage.knows([sender]))
-        raise ProgramError(f"Node {self.id} waits for node {wrong!r}; ids are in [0, {self.nodes}).")
-
     async def _receive_any(
         self,
         tags: tuple[str, ...],
@@ -334,12 +306,9 @@ class RunningNode(Node):
         timeout: float | None,
     ) -> Inbox:
         """Wait for messages of any of several tags."""
-        if senders is not None or not tags or len({*tags}) < len(tags):
-            raise ProgramError(
-                f"A receive of node {self.id} for several tags must name different ones and no 'senders'. Got {tags!r}."
-            )
+        check_tags(self, tags, senders)
         if timeout is not None:
-            self._check_duration("waits for at most", timeout)
+            check_duration(self, "waits for at most", timeout)
         mail, stage = self.mail, self.stage
         wanted = count if count is not None else 1 if timeout is None else self.nodes
         left = wanted - sum(mail.count((tag, round)) for tag in tags)
@@ -445,17 +414,6 @@ class RunningNode(Node):
         self.mail.release()
         for action in held:
             action()
-
-    def _check_numbers(self, metrics: Mapping[str, Any]) -> None:
-        for name, value in metrics.items():
-            if isinstance(value, str | bytes | list) or value is None:
-                raise ProgramError(f"The '{name}' that node {self.id} logs must be a number. Got {value!r} instead.")
-
-    def _check_duration(self, what: str, seconds: Any) -> None:
-        if isinstance(seconds, str):
-            raise ProgramError(f"Node {self.id} {what} a number of seconds. Got {seconds!r} instead.")
-        if not seconds >= 0:
-            raise ProgramError(f"Node {self.id} {what} {seconds:g} seconds; that must be 0 or more.")
 
     def counters(self) -> list[int]:
         """The counters of the node, without messages that it has not taken and that arrive again after a resumption."""
