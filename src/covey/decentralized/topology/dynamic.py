@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from covey.decentralized.topology.random_graphs import Ids, chosen, random_regular, recipients
-from covey.decentralized.topology.static import check_regular, exponential_offsets, need_nodes
+from covey.decentralized.topology.static import check_regular, exponential_offsets
 from covey.decentralized.topology.topology import Topology
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
@@ -105,10 +105,7 @@ class RandomMatching(Topology):
 
     kind = "random-matching"
     static = False
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def draw(self, setting: Setting, t: int) -> Graph:
         order = setting.generator(self.kind, t).permutation(setting.nodes)
@@ -121,10 +118,7 @@ class OnePeerExponential(Topology):
 
     kind = "one-peer-exponential"
     static = False
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def one_way(self) -> bool:
         return True

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from covey.decentralized.topology.static import need_nodes
 from covey.decentralized.topology.topology import Topology
 from covey.network.graph import Graph, Ids
 from covey.parts.parameters import Setting, param
@@ -13,12 +12,9 @@ from covey.parts.parameters import Setting, param
 class _EquiTopo(Topology):
     """A graph of shifts. A shift by a gives weight (n - 1) / n to the node that is a ids away, and 1 / n to itself."""
 
+    least_nodes = 2
     weighted = True
     directed: bool = param("Whether a shift is one-way.", default=False)
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
 
     def one_way(self) -> bool:
         return self.directed

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, minimize, minimize_scalar
 
-from covey.decentralized.topology.static import is_connected, need_nodes
+from covey.decentralized.topology.static import is_connected
 from covey.decentralized.topology.topology import Topology
 from covey.network.graph import Graph, Ids
 from covey.parts.errors import ConfigurationError
@@ -28,6 +28,7 @@ class Matcha(Topology):
     """A static graph, decomposed into matchings, of which a round activates some to save messages."""
 
     kind = "matcha"
+    least_nodes = 2
     static = False
     weighted = True
     topology: Topology = param("The graph; static, undirected and connected.")
@@ -43,7 +44,6 @@ class Matcha(Topology):
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        need_nodes(self, setting.nodes, 2)
         if not self.topology.static or self.topology.one_way():
             raise self._wrong("static and undirected", self.topology.title())
         if self.can_be_drawn():

@@ -14,12 +14,6 @@ from covey.parts.parameters import Setting, param
 _TRIES = 200
 
 
-def need_nodes(topology: Topology, nodes: int, least: int) -> None:
-    """Refuse a network that is too small."""
-    if nodes < least:
-        raise ConfigurationError(f"The topology {topology.title()} needs at least {least} nodes. Got {nodes} instead.")
-
-
 def is_connected(graph: Graph) -> bool:
     """True if every node can be reached from every other along directed edges."""
     _, labels = connected_components(graph.mixing("mean"), connection="strong", return_labels=True)
@@ -35,10 +29,7 @@ class Ring(Topology):
     """A ring: the neighbours of a node are the previous and the next one."""
 
     kind = "ring"
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def draw(self, setting: Setting, t: int) -> Graph:
         ids = np.arange(setting.nodes)
@@ -49,10 +40,7 @@ class Chain(Topology):
     """A path: each node is connected to the next one. It is the tree with the largest diameter."""
 
     kind = "chain"
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def draw(self, setting: Setting, t: int) -> Graph:
         ids = np.arange(setting.nodes)
@@ -63,6 +51,7 @@ class Tree(Topology):
     """A balanced tree with its root at node 0, or a spanning tree of another topology."""
 
     kind = "tree"
+    least_nodes = 2
     children: int = param("The number of children of a node; unused in a spanning tree.", default=2, ge=1)
     of: Topology | None = param(
         "The static, undirected and connected topology that the tree spans: each node's parent is its neighbour on a "
@@ -78,10 +67,6 @@ class Tree(Topology):
                 f"The 'of' of {self.named()} must be static and undirected. Got {self.of.title()} instead."
             )
 
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
-
     def draw(self, setting: Setting, t: int) -> Graph:
         ids = np.arange(1, setting.nodes)
         if self.of is None:
@@ -95,13 +80,13 @@ class Tree(Topology):
 class _Rectangle(Topology):
     """A rectangle of rows and columns."""
 
+    least_nodes = 2
     rows: int | None = param("The number of rows; by default, as near to a square as possible.", default=None, ge=1)
     wraps: ClassVar[bool] = False
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
         nodes = setting.nodes
-        need_nodes(self, nodes, 2)
         if self.rows is not None and nodes % self.rows:
             raise ConfigurationError(
                 f"The 'rows' of {self.named()} must divide the number of nodes. "
@@ -146,10 +131,7 @@ class Star(Topology):
     """A star: node 0 is connected to all others."""
 
     kind = "star"
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def draw(self, setting: Setting, t: int) -> Graph:
         others = np.arange(1, setting.nodes)
@@ -233,6 +215,7 @@ class SmallWorld(Topology):
     """The graph of Watts and Strogatz: a ring of nearest neighbours with some edges rewired."""
 
     kind = "small-world"
+    least_nodes = 3
     neighbours: int = param(
         "The number of nearest neighbours before rewiring. It must be even.", default=4, ge=2, lt="nodes"
     )
@@ -243,8 +226,6 @@ class SmallWorld(Topology):
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        nodes = setting.nodes
-        need_nodes(self, nodes, 3)
         if self.neighbours % 2:
             raise ConfigurationError(
                 f"The 'neighbours' of {self.named()} must be an even int. Got {self.neighbours} instead."
@@ -279,10 +260,7 @@ class Exponential(Topology):
     """The directed exponential graph (Ying et al., 2021): nodes send to those 1, 2, 4, 8 ... ids further on."""
 
     kind = "exponential"
-
-    def check(self, setting: Setting) -> None:
-        super().check(setting)
-        need_nodes(self, setting.nodes, 2)
+    least_nodes = 2
 
     def one_way(self) -> bool:
         return True

@@ -22,6 +22,8 @@ class Topology(Part):
 
     family: ClassVar[str] = "topology"
     handles_arrays: ClassVar[bool] = False
+    least_nodes: ClassVar[int] = 1
+    """The number of nodes that it needs."""
     static: ClassVar[bool] = True
     foreseen: ClassVar[bool] = True
     """True if the graph of a round can be drawn before that round."""
@@ -35,6 +37,10 @@ class Topology(Part):
     def check(self, setting: Setting) -> None:
         """Refuse parameters that do not fit this number of nodes. Then graphs that need no labels can be drawn."""
         super().check(setting)
+        if setting.nodes < self.least_nodes:
+            raise ConfigurationError(
+                f"The topology {self.title()} needs at least {self.least_nodes} nodes. Got {setting.nodes} instead."
+            )
         self.begin(setting)
 
     def prepare(self, setting: Setting) -> None:
