@@ -190,7 +190,7 @@ def test_a_pair_of_swarm_takes_its_mean_and_only_training_moves_the_mean_of_all(
     models = torch.stack([world.task.learner.initial(node) for node in range(NODES)]).double()
     mean = models.mean(0)
     for t in range(5):
-        pairs = world.program.interactions(world.nodes[0], t)
+        pairs = world.program.interactions(world.nodes[0], t).pairs
         assert len(pairs) == NODES // 2
         for one, other in pairs:
             models[[one, other]] = models[[one, other]].mean(0)
@@ -206,7 +206,7 @@ def test_an_interaction_shrinks_the_distance_to_the_mean_by_the_expected_factor(
     program.prepare(Setting(n, seed=1, parameters=3))
     factors = []
     for t in range(600):
-        for one, other in program.interactions(node, t):
+        for one, other in program.interactions(node, t).pairs:
             x = draw.standard_normal(n)
             x -= x.mean()
             before = (x**2).sum()

@@ -1,7 +1,6 @@
 """SwarmSGD (Nadiradze et al., 2021), blocking: pairs of nodes that have done their local steps average their models."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +13,18 @@ from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 from covey.runtime.patience import check_patience
+
+_ROUNDS = 64
+"""The number of rounds whose interactions are kept."""
+
+
+class Interactions(NamedTuple):
+    """The interactions of a round."""
+
+    pairs: list[tuple[int, int]]
+    """The nodes of each, in order."""
+    of_nodes: dict[int, list[tuple[int, NodeId]]]
+    """The numbers of the interactions of a node, and its partners."""
 
 
 class Exchange(Content):
@@ -44,13 +55,12 @@ class Swarm(SharesModels, OnGraph):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._interactions: dict[int, Sequence[tuple[int, int]]] = {}
+        self._interactions: dict[int, Interactions] = {}
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
-            for number, pair in enumerate(self.interactions(node, t)):
-                if node.id in pair:
-                    await self.interact(node, NodeId(sum(pair) - node.id), t, number)
+            for number, peer in self.interactions(node, t).of_nodes.get(node.id, ()):
+                await self.interact(node, peer, t, number)
 
     async def interact(self, node: LearningNode, peer: NodeId, t: int, number: int) -> None:
         """Do one interaction of one node."""
@@ -61,16 +71,20 @@ class Swarm(SharesModels, OnGraph):
         models = [own, *(one.model for one in node.usable(inbox, Exchange, model=self.selection.entry))]
         node.model = self.mean(update.model, models)
 
-    def interactions(self, node: LearningNode, t: int) -> Sequence[tuple[int, int]]:
-        """The pairs of a round, in order, from a cache of the last ones."""
-        if t not in self._interactions:
+    def interactions(self, node: LearningNode, t: int) -> "Interactions":
+        """The interactions of a round, from a cache of the last ones."""
+        found = self._interactions.get(t)
+        if found is None:
             graph = self.topology.at(t)
             drawn = node.public_random("interactions", t).integers(max(len(graph.sources), 1), size=graph.n // 2)
-            pairs = (
-                zip(graph.sources[drawn].tolist(), graph.targets[drawn].tolist(), strict=True) if graph.n > 1 else ()
-            )
-            self._interactions = {**dict([*self._interactions.items()][-64:]), t: [*pairs]}
-        return self._interactions[t]
+            ends = (graph.sources[drawn].tolist(), graph.targets[drawn].tolist()) if graph.n > 1 else ((), ())
+            found = self._interactions[t] = Interactions([*zip(*ends, strict=True)], {})
+            for number, (one, other) in enumerate(found.pairs):
+                found.of_nodes.setdefault(one, []).append((number, NodeId(other)))
+                found.of_nodes.setdefault(other, []).append((number, NodeId(one)))
+            if len(self._interactions) > _ROUNDS:
+                del self._interactions[next(iter(self._interactions))]
+        return found
 
 
 def steps_of(node: LearningNode, mean: int | None, *key: int) -> dict[str, Any]:
