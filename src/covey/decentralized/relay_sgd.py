@@ -89,10 +89,11 @@ class RelaySGD(SharesModels, OnGraph):
             reception = Reception(node, graph, t, self.patience, self._heartbeats)
             whole = (await node.train()).model
             own = self.selection.take(whole)
+            total = torch.stack([own, *kept.sums.values()]).sum(0)
+            count = 1 + sum(kept.counts.values())
             for peer in graph.receivers(node.id):
-                others = [other for other in kept.sums if other != peer]
-                total = torch.stack([own, *(kept.sums[other] for other in others)]).sum(0)
-                node.send(peer, Sum(sum=total, count=1 + sum(kept.counts[other] for other in others)), round=t)
+                others = total - kept.sums[peer] if peer in kept.sums else total
+                node.send(peer, Sum(sum=others, count=count - kept.counts.get(peer, 0)), round=t)
             inbox = await reception.over(graph, self._heartbeats)("")
             sums = node.usable(inbox, Sum, sum=self.selection.entry)
             kept.sums, kept.counts = {s.sender: s.sum for s in sums}, {s.sender: s.count for s in sums}
