@@ -170,7 +170,7 @@ MISTAKES = {
     "omega of nothing": ({"omega": 0}, r"'omega' of the program divshare must be a number in \(0, 1\]. Got 0 instead"),
     "omega of more": ({"omega": 1.5}, r"'omega' of the program divshare must be a number in \(0, 1\]. Got 1.5 instead"),
     "too many peers": ({"fanout": 12}, r"'fanout' of the program divshare must be an int in \[1, nodes\). Got 12"),
-    "too many fragments": ({"omega": 0.001}, r"fragments of the program divshare must be an int in \[1, 650\]"),
+    "too many fragments": ({"omega": 0.001}, r"'omega' of the program divshare must give 1 to 650 fragments"),
 }
 
 

@@ -111,8 +111,8 @@ def test_the_permutation_of_a_tensor_is_uniform():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": 0}, r"The number of fragments of the program mine must be an int in \[1, 39\], .* Got 0 instead"),
-        ({"count": 40}, r"The number of fragments of the program mine must be an int in \[1, 39\], .* Got 40 instead"),
+        ({"count": 0}, r"The 'fragments' of the program mine must give 1 to 39 fragments, .* Got 0 instead"),
+        ({"count": 40}, r"The 'fragments' of the program mine must give 1 to 39 fragments, .* Got 40 instead"),
         ({"count": 3, "redundancy": 4}, r"The redundancy of the program mine must be an int in \[1, 3\], .* Got 4"),
         ({"count": 3, "cutting": "spred"}, "Unknown cutting of the program mine: 'spred'; did you mean 'spread'"),
     ],

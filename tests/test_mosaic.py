@@ -270,7 +270,7 @@ def test_a_check_says_the_sizes_and_the_graph_of_a_fragment():
     ("changes", "message"),
     [
         ({"fragments": 0}, r"The 'fragments' of the topology mosaic must be an int in \[1, inf\). Got 0"),
-        ({"fragments": SIZE + 1}, rf"The number of fragments of the sharing mosaic must be an int in \[1, {SIZE}\]"),
+        ({"fragments": SIZE + 1}, f"The 'fragments' of the topology mosaic must give 1 to {SIZE} fragments"),
         ({"fragments": 2, "degree": NODES}, r"The 'degree' of the topology mosaic must be an int in \[1, nodes\)"),
         ({"fragments": 2, "degree": 0}, r"The 'degree' of the topology mosaic must be an int in \[1, nodes\)"),
         ({"fragments": 2, "graphs": "ring"}, "The 'graphs' of the topology mosaic must be one of 'local', 'oracle'"),

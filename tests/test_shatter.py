@@ -213,7 +213,7 @@ def test_a_dead_node_stops_nobody_and_late_chunks_enter_no_other_round():
         ({"virtual_nodes": 0}, "The 'virtual_nodes' of the program shatter must be an int in [1, inf). Got 0 instead."),
         (
             {"virtual_nodes": 651},
-            "The number of fragments of the program shatter must be an int in [1, 650], the number of shared values. "
+            "The 'virtual_nodes' of the program shatter must give 1 to 650 fragments, the number of shared values. "
             "Got 651 instead.",
         ),
         (

@@ -52,7 +52,7 @@ class DivShare(SharesModels):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         shared, count = self.selection.narrowed(setting), count_of(self.omega)
-        self._fragments = Fragments(shared, count, self.cutting, owner=self.named())
+        self._fragments = Fragments(shared, count, self.cutting, owner=self.named(), key="omega")
 
     def findings(self) -> Mapping[str, str]:
         return {"fragments": f"{self._fragments.in_words()}, each to {self.fanout} peers"}

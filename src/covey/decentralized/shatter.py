@@ -73,7 +73,8 @@ class Shatter(SharesModels):
         narrowed = self.selection.narrowed(setting)
 
         def cut(epoch: int) -> Fragments:
-            return Fragments(narrowed, self.virtual_nodes, self.cutting, epoch=epoch, owner=self.named())
+            count, owner = self.virtual_nodes, self.named()
+            return Fragments(narrowed, count, self.cutting, epoch=epoch, owner=owner, key="virtual_nodes")
 
         self._nodes, self._cut = setting.nodes, lru_cache(_LAYOUTS)(cut)
         self._cut(0)  # A wrong number of chunks shows now.

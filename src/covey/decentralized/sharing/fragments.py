@@ -74,7 +74,7 @@ class Fragments:
         epoch: the number of the layout. Random layouts of different epochs are independent.
         redundancy: the number of fragments that hold a number. Fragment k then holds what fragments k, k + 1 ... would
             hold without redundancy.
-        owner: the part that cuts, for messages.
+        owner, key: the part that cuts and its parameter that gives the count, for messages.
 
     Raises:
         ConfigurationError: the count is not in [1, P], or the redundancy not in [1, count].
@@ -89,11 +89,12 @@ class Fragments:
         epoch: int = 0,
         redundancy: int = 1,
         owner: str,
+        key: str = "fragments",
     ) -> None:
         size = setting.parameters
         if not 1 <= count <= size:
             raise ConfigurationError(
-                f"The number of fragments of {owner} must be an int in [1, {size}], the number of shared values. "
+                f"The '{key}' of {owner} must give 1 to {size} fragments, the number of shared values. "
                 f"Got {count} instead."
             )
         if not 1 <= redundancy <= count:

@@ -69,7 +69,7 @@ class Mosaic(Sharing):
     cutting: Cutting = cut_as()
 
     def check_with(self, topology: Topology, aggregation: Aggregation) -> None:
-        self._count = topology.fragments_of_models()
+        self._count, self._cut_by = topology.fragments_of_models(), topology.named()
         if self._count > 1 and aggregation.of_edges(topology.at(0)) is None:
             raise ConfigurationError(
                 f"{self.named().capitalize()} needs an aggregation with fixed weights, which may differ between "
@@ -78,7 +78,7 @@ class Mosaic(Sharing):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.fragments = Fragments(setting, self._count, self.cutting, owner=self.named())
+        self.fragments = Fragments(setting, self._count, self.cutting, owner=self._cut_by)
         self._plans: dict[int, Plan] = {}
         self._sent: dict[NodeId, tuple[Tensor, Tensor]] = {}
 
