@@ -16,6 +16,7 @@ from covey.parts.parameters import Setting, build
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 from covey.runtime.runs.schema import NETWORK
+from covey.runtime.snapshots import counters_of
 from tests.conftest import models_of, simulate, table
 from tests.examples import IMPATIENT, PROGRAMS
 from tests.programs.own import Muted
@@ -181,7 +182,7 @@ def test_what_a_paused_node_misses_waits_for_it():
     plain, unstruck = simulate(table(rounds=30, network=network))
     assert torch.equal(models_of(world), models_of(plain))
     assert [row[:2] + row[4:7] for row in sorted(written.rows)] == [row[:2] + row[4:7] for row in sorted(unstruck.rows)]
-    assert [node.counters() for node in world.nodes] == [node.counters() for node in plain.nodes]
+    assert [*map(counters_of, world.nodes)] == [*map(counters_of, plain.nodes)]
     assert not any(0.1 < row[2] < 0.3 for row in written.rows if row[0] in (3, 4))
     assert world.now == pytest.approx(plain.now + 0.2, abs=0.05)
 

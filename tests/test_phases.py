@@ -10,6 +10,7 @@ from covey.runtime.emulation.launcher import launcher
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
+from covey.runtime.snapshots import counters_of
 from tests.conftest import Written, models_of, simulate, table
 from tests.hosts import emulate
 from tests.programs.phases import Phases, Taught
@@ -65,7 +66,7 @@ def test_from_each_of_them_a_run_ends_as_the_undisturbed_one(seed, network, ever
         again, rewritten = simulate(tables, checkpoint=stored(payload))
         assert states(again) == states(whole)
         assert counted(before, rewritten) == counted(written)
-        assert [node.counters() for node in again.nodes] == [node.counters() for node in whole.nodes]
+        assert [*map(counters_of, again.nodes)] == [*map(counters_of, whole.nodes)]
         written = rewritten
         if not written.checkpoints:
             break

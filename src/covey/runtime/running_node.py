@@ -1,8 +1,6 @@
 """A node at run time: its mailbox, counters and randomness, and its stage."""
 
 import inspect
-import reprlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from covey.messages import wire
-from covey.messages.payloads import KEPT, Payload, frozen, is_tensor, private, private_all
+from covey.messages.payloads import KEPT, Payload, frozen, is_tensor, private_all
 from covey.network import Energy
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, WireError, described
@@ -20,7 +18,7 @@ from covey.parts.parameters import Part
 from covey.runtime.content import Content, entries_of, usable
 from covey.runtime.jobs import Call, Function, asks_for_randomness
 from covey.runtime.loops import Messages, Rounds
-from covey.runtime.mailbox import REASONS, Key, describe
+from covey.runtime.mailbox import Key, describe
 from covey.runtime.node import Activity, Entries, Inbox, Message, Node, Program, Pseudonym, Sending, Wanted
 from covey.runtime.requests import (
     check_duration,
@@ -33,7 +31,7 @@ from covey.runtime.requests import (
     refuse_senders,
 )
 from covey.runtime.runs.schema import SPENT
-from covey.runtime.snapshots import Snapshot
+from covey.runtime.snapshots import Snapshot, refuse_state
 from covey.runtime.state import State
 
 if TYPE_CHECKING:
@@ -399,10 +397,6 @@ class RunningNode(Node):
             return frozen(value)
         return value.copy() if type(value) is list else value
 
-    def _copied(self, state: Entries) -> Entries:
-        """An independent copy of a state."""
-        return {name: private(value) for name, value in state.items()} if self.careful else dict(state)
-
     def hold(self) -> None:
         """Pause the node."""
         self.held = []
@@ -414,21 +408,6 @@ class RunningNode(Node):
         self.mail.release()
         for action in held:
             action()
-
-    def counters(self) -> list[int]:
-        """The counters of the node, without messages that it has not taken and that arrive again after a resumption."""
-        early = self.mail.early() if self.stage.mail is None else self.mail.unfinished()
-        return [
-            self.bytes_out,
-            self.mail.bytes_in - sum(message.size for message in early),
-            self.messages_out,
-            self.mail.messages_in - len(early),
-            self.mail.dropped,
-            self.value_bytes_out,
-            self.index_bytes_out,
-            self.steps,
-            self.samples_used,
-        ]
 
     def commit_row(self) -> tuple[Any, ...]:
         """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`."""
@@ -453,29 +432,6 @@ class RunningNode(Node):
     def joules(self, energy: Energy, speed: float) -> float:
         """The joules that the node has spent since the start."""
         return energy.joules(self.id, self.samples_used + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
-
-    def snapshot(self, uplink: float = 0.0) -> Snapshot:
-        """A snapshot at which the node can resume.
-
-        Args:
-            uplink: the time at which its last message leaves it.
-        """
-        return Snapshot(
-            completed=self.mail.round,
-            state=self._copied(self.state),
-            learned=self.learned(),
-            loss=self.loss,
-            counters=self.counters(),
-            drops=[self.mail.drops[reason] for reason in REASONS],
-            spent=self.spent.copy(),
-            evaluated=self.evaluated,
-            clock=self.now,
-            order=self.order,
-            uplink=uplink,
-            posted=self.posted,
-            ended=self.mail.ended and not self.serves_on,
-            away=self.mail.ended and self.mail.away,
-        )
 
     @property
     def serves_on(self) -> bool:
@@ -503,15 +459,7 @@ class RunningNode(Node):
         try:
             wire.size(self.state)
         except WireError:
-            for name, value in self.state.items():
-                try:
-                    wire.size({name: value})
-                except WireError as error:
-                    shown = " ".join(reprlib.repr(value).split())
-                    raise ProgramError(
-                        f"The '{name}' in the state of node {self.id} must be a tensor, an int, float, str, bool, "
-                        f"bytes, None or a list of these, as in messages. Got {shown} instead: {error.detail}."
-                    ) from error
+            refuse_state(self)
 
     def failure(self, program: Program, error: Exception) -> CoveyError:
         """The error to raise after the program raised `error`."""
@@ -525,29 +473,3 @@ class RunningNode(Node):
         return ProgramError(
             f"The program {program.title()} fails at node {self.id} in round {self.round}: {described(error)}."
         )
-
-    def restore(self, snapshot: Snapshot, *, counters: bool) -> None:
-        """Restore a snapshot, with the counters only if the whole network is restored."""
-        self.in_round = self.acted = False
-        self.restore_learned(snapshot.learned)
-        self.state, self.typed = self._copied(snapshot.state), {}
-        mail = self.mail
-        mail.round = snapshot.completed
-        self.calls = 0
-        if counters:
-            self.loss = snapshot.loss
-            self.order, self.posted = snapshot.order, snapshot.posted
-            self.evaluated = snapshot.evaluated
-            self.spent = list(snapshot.spent)
-            (
-                self.bytes_out,
-                mail.bytes_in,
-                self.messages_out,
-                mail.messages_in,
-                mail.dropped,
-                self.value_bytes_out,
-                self.index_bytes_out,
-                self.steps,
-                self.samples_used,
-            ) = snapshot.counters
-            mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))

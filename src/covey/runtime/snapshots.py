@@ -1,19 +1,25 @@
 """Snapshots at which nodes resume after a crash or an interruption, and their form in checkpoints."""
 
 import math
+import reprlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covey.messages.payloads import is_tensor
-from covey.parts.errors import RunError
+from covey.messages import wire
+from covey.messages.payloads import is_tensor, private
+from covey.parts.errors import ProgramError, RunError, WireError
 from covey.parts.parameters import Setting
 from covey.runtime.mailbox import REASONS
 from covey.runtime.node import Entries
 from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, SPENT
 from covey.runtime.task import LoadedTask
+
+if TYPE_CHECKING:
+    from covey.runtime.running_node import RunningNode
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +49,98 @@ class Snapshot:
     ended: bool = False
     """True if its program has returned."""
     away: bool = False
+
+
+def snapshot_of(node: "RunningNode", uplink: float = 0.0) -> Snapshot:
+    """A snapshot at which a node can resume.
+
+    Args:
+        node: the node.
+        uplink: the time at which its last message leaves it.
+    """
+    mail = node.mail
+    return Snapshot(
+        completed=mail.round,
+        state=_copied(node, node.state),
+        learned=node.learned(),
+        loss=node.loss,
+        counters=counters_of(node),
+        drops=[mail.drops[reason] for reason in REASONS],
+        spent=node.spent.copy(),
+        evaluated=node.evaluated,
+        clock=node.now,
+        order=node.order,
+        uplink=uplink,
+        posted=node.posted,
+        ended=mail.ended and not node.serves_on,
+        away=mail.ended and mail.away,
+    )
+
+
+def counters_of(node: "RunningNode") -> list[int]:
+    """The counters of a node, without messages that it has not taken and that arrive again after a resumption."""
+    mail = node.mail
+    early = mail.early() if node.stage.mail is None else mail.unfinished()
+    return [
+        node.bytes_out,
+        mail.bytes_in - sum(message.size for message in early),
+        node.messages_out,
+        mail.messages_in - len(early),
+        mail.dropped,
+        node.value_bytes_out,
+        node.index_bytes_out,
+        node.steps,
+        node.samples_used,
+    ]
+
+
+def restore_node(node: "RunningNode", snapshot: Snapshot, *, counters: bool) -> None:
+    """Restore the snapshot of a node, with the counters only if the whole network is restored."""
+    node.in_round = node.acted = False
+    node.restore_learned(snapshot.learned)
+    node.state, node.typed = _copied(node, snapshot.state), {}
+    mail = node.mail
+    mail.round = snapshot.completed
+    node.calls = 0
+    if counters:
+        node.loss = snapshot.loss
+        node.order, node.posted = snapshot.order, snapshot.posted
+        node.evaluated = snapshot.evaluated
+        node.spent = list(snapshot.spent)
+        (
+            node.bytes_out,
+            mail.bytes_in,
+            node.messages_out,
+            mail.messages_in,
+            mail.dropped,
+            node.value_bytes_out,
+            node.index_bytes_out,
+            node.steps,
+            node.samples_used,
+        ) = snapshot.counters
+        mail.drops = Counter(dict(zip(REASONS, snapshot.drops, strict=True)))
+
+
+def _copied(node: "RunningNode", state: Entries) -> Entries:
+    """An independent copy of a state."""
+    return {name: private(value) for name, value in state.items()} if node.careful else dict(state)
+
+
+def refuse_state(node: "RunningNode") -> None:
+    """Refuse the state of a node that a checkpoint cannot hold.
+
+    Raises:
+        ProgramError: an entry has a wrong type.
+    """
+    for name, value in node.state.items():
+        try:
+            wire.size({name: value})
+        except WireError as error:
+            shown = " ".join(reprlib.repr(value).split())
+            raise ProgramError(
+                f"The '{name}' in the state of node {node.id} must be a tensor, an int, float, str, bool, "
+                f"bytes, None or a list of these, as in messages. Got {shown} instead: {error.detail}."
+            ) from error
 
 
 def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from covey.runtime.prepared import Prepared
 from covey.runtime.recorder import Recorder
 from covey.runtime.running_node import SENT, RunningNode
 from covey.runtime.sampler import Neighbours, Share
-from covey.runtime.snapshots import Snapshot
+from covey.runtime.snapshots import Snapshot, restore_node, snapshot_of
 
 _UNMEASURED = nullcontext()
 
@@ -312,7 +312,7 @@ class Stage(ABC):
 
     def snapshot(self, node: RunningNode) -> Snapshot:
         """A snapshot at which a node can resume."""
-        return node.snapshot()
+        return snapshot_of(node)
 
     def skip_to(self, node: RunningNode, round: int) -> None:
         """Move a node that was away to the round of the others."""
@@ -368,7 +368,7 @@ class Stage(ABC):
     def come_back(self, node: RunningNode) -> None:
         """Let a node return at its last commit."""
         assert node.committed is not None
-        node.restore(node.committed, counters=False)
+        restore_node(node, node.committed, counters=False)
         node.mail.away, node.behind = False, True
         node.event("returned", f"at round {node.round}")
         self.start(node)

@@ -14,7 +14,7 @@ from covey.runtime.cadence import Cadence
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs import RunWriter
 from covey.runtime.simulation.cuts import Cut
-from covey.runtime.snapshots import unpack
+from covey.runtime.snapshots import restore_node, unpack
 from covey.runtime.task import LoadedTask
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def restore(world: "World", payload: Payload) -> None:
     snapshots = unpack(checkpoint, world.task)
     world.checkpoints.apart = len({snapshot.completed for snapshot in snapshots if not snapshot.ended}) > 1
     for node, snapshot in zip(world.nodes, snapshots, strict=True):
-        node.restore(snapshot, counters=True)
+        restore_node(node, snapshot, counters=True)
         node.committed = snapshot
         links.restore_uplink(node.id, snapshot.uplink)
         node.mail.ended, node.mail.away = snapshot.ended, snapshot.away

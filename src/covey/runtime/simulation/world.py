@@ -27,7 +27,7 @@ from covey.runtime.simulation.checkpoints import Checkpoints
 from covey.runtime.simulation.links import Fair, Links, Queued, Unlimited, several
 from covey.runtime.simulation.recorder import SimulationRecorder
 from covey.runtime.simulation.schedule import Schedule
-from covey.runtime.snapshots import Snapshot
+from covey.runtime.snapshots import Snapshot, snapshot_of
 from covey.runtime.stage import Stage
 
 _ABSENCES_IN_VAIN = 100
@@ -341,7 +341,7 @@ class World(Stage):
         self.checkpoints.end(node)
 
     def snapshot(self, node: RunningNode) -> Snapshot:
-        return node.snapshot(self.links.uplink_busy_until(node.id))
+        return snapshot_of(node, self.links.uplink_busy_until(node.id))
 
     # ------------------------------------------------------------------ interruption
 

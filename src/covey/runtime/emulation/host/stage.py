@@ -29,7 +29,7 @@ from covey.runtime.prepared import Prepared
 from covey.runtime.running_node import RunningNode
 from covey.runtime.runs.schema import SPENT
 from covey.runtime.sampler import Share
-from covey.runtime.snapshots import Snapshot
+from covey.runtime.snapshots import Snapshot, restore_node
 from covey.runtime.stage import Stage
 
 P = ParamSpec("P")
@@ -124,7 +124,7 @@ class HostStage(Stage):
             asyncio.get_running_loop().call_later(max(limit - elapsed, 0.0), self._time_is_over)
         for id, node in self.nodes.items():
             if id in restored:
-                node.restore(restored[id], counters=True)
+                restore_node(node, restored[id], counters=True)
                 node.mail.drops.clear()  # A host counts from zero at each start.
                 if restored[id].ended:
                     node.mail.ended, node.mail.away = True, restored[id].away
