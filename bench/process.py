@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
-MEMORY = """
-import resource
+MEMORY = r"""
+import re
+from pathlib import Path
 from covey.runtime.prepared import prepare
 from covey.runtime.simulation.world import World
 from covey.runtime.experiment import Experiment
@@ -29,7 +30,9 @@ prepared = prepare(experiment, **experiment.engine.compute_settings())
 world = World(prepared)
 world.begin()
 world.run()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, prepared.task.learner.layout.size)
+# The peak of getrusage would be that of the parent if that is greater.
+peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+print(peak, prepared.task.learner.layout.size)
 """
 
 
