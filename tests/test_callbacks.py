@@ -131,14 +131,14 @@ def test_a_plateau_lowers_the_learning_rate_from_a_round_on_that_no_node_has_beg
     rates: dict[int, set[float]] = {}
     from covey.learning.learner import Learner
 
-    rate = Learner._rate
+    rate = Learner.rate
 
     def noted(learner, training):
         found = rate(learner, training)
         rates.setdefault(training.round, set()).add(found)
         return found
 
-    monkeypatch.setattr(Learner, "_rate", noted)
+    monkeypatch.setattr(Learner, "rate", noted)
     # Nodes of an emulation hear of it a moment later.
     slow = {**SMALL["network"], "compute": 400.0}
     plateau = {"kind": "plateau", "min_delta": 2.0, "patience": 2, "factor": 0.5, "least": 0.25}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from covey.learning.batches import Parts
+from covey.learning.chunks import batch_keys, batches_of
 from covey.learning.ldp import poisson
 from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError, ProgramError
@@ -51,7 +52,7 @@ def test_each_gradient_is_clipped_alone():
     expected = []
     for holder in range(4):
         module = learner.module()
-        (plan,) = [learner._batches([one], keys(one), [1], None, None) for one in [training(world, holder)]]
+        (plan,) = [batches_of(learner, [one], keys(one), [1], None, None) for one in [training(world, holder)]]
         total = torch.zeros(learner.layout.trainable)
         for sample in plan.samples[0, 0].tolist():
             module.zero_grad()
@@ -75,9 +76,7 @@ def training(world, holder):
 
 
 def keys(one):
-    from covey.learning.learner import _batch_keys
-
-    return _batch_keys([one])
+    return batch_keys([one])
 
 
 def test_noise_has_its_deviation_and_is_another_at_every_node():

@@ -17,22 +17,22 @@ import torch
 from torch import Tensor
 
 from covey.learning.augmentation import check_keyed
-from covey.learning.batches import Parts, Plan, plan, samples_of, steps_of
+from covey.learning.batches import Parts, samples_of, steps_of
+from covey.learning.chunks import train_chunk
 from covey.learning.dataset import Data, Split
 from covey.learning.datasets.streaming import Streams
 from covey.learning.devices import device_named, seed_generators, set_up_mathematics
 from covey.learning.fields import unpack
 from covey.learning.jobs import Predicting, Training
-from covey.learning.kernels import Chunk, ModuleKernel, Privacy, PrivateKernel, Recipe
+from covey.learning.kernels import ModuleKernel, PrivateKernel, Recipe
 from covey.learning.kernels.choice import KERNELS, Candidate, draws, moves_generator
 from covey.learning.layout import Layout
-from covey.learning.ldp import poisson
 from covey.learning.mixture import computed
-from covey.learning.node import LocalData, Metrics, Update, Work
+from covey.learning.node import LocalData, Metrics, Work
 from covey.learning.objectives import Misfit, Objective
-from covey.learning.optimizers import Differentiation, Optimizer, Slots
+from covey.learning.optimizers import Differentiation
 from covey.learning.partition import held_out, label_counts
-from covey.learning.protected import check_protected, privacy_of
+from covey.learning.protected import check_protected
 from covey.learning.scoring import Scoring
 from covey.learning.splits import Splits
 from covey.learning.task import LearningTask
@@ -46,8 +46,6 @@ _BYTES_AT_ONCE = 64_000_000
 """The memory of trained models that are computed ahead of their time."""
 _COPIES = 4
 """The copies of a model that a training needs: start, result, gradient, module."""
-_AUGMENTATION = rng.purpose_key(0, "augmentation") >> 1
-"""The counter that makes the key of a training that of its augmentation."""
 _GENERATOR = threading.RLock()
 """The lock of torch's global generator, which all threads and learners share."""
 
@@ -89,7 +87,7 @@ class Learner:
         check_targets(data, task.dataset.title())
         if task.validation:
             data.check_no_stream("validation samples")
-        self._streams = None if data.stream is None else Streams(data.stream, seed, len(parts))
+        self.streams = None if data.stream is None else Streams(data.stream, seed, len(parts))
         self.label_counts = None if data.stream is not None else label_counts(data, parts)
         if self.label_counts is not None:
             self.label_counts.setflags(write=False)
@@ -190,7 +188,7 @@ class Learner:
             return moves_generator(module, self.kernel.inputs(self.kernel.train_split, slice(2)).cpu())
 
     @contextmanager
-    def _seeded(self, key: int) -> Iterator[None]:
+    def seeded(self, key: int) -> Iterator[None]:
         """Seed torch's generator with a key, if the module draws random numbers."""
         if not self._draws:
             yield
@@ -231,7 +229,7 @@ class Learner:
 
     def samples(self, holder: int, work: Work) -> int:
         """The number of samples that a training uses, with repetitions."""
-        if self._streams is not None and work.on is None:
+        if self.streams is not None and work.on is None:
             return self.steps(holder, work) * self.batch_size_of(work)
         return samples_of(self.size(holder, work), self.batch_size_of(work), self.steps(holder, work))
 
@@ -286,7 +284,7 @@ class Learner:
             at_once = 1 if gradient == "all" or kernel is self._any_objective else self.chunk
             together = sorted(group, key=lambda training: -self.steps(training.holder, training.work))
             self._map(
-                partial(self._train_chunk, kernel),
+                partial(train_chunk, self, kernel),
                 [together[at : at + at_once] for at in range(0, len(together), at_once)],
             )
 
@@ -316,118 +314,8 @@ class Learner:
         """The kernel of protected training."""
         return PrivateKernel(self.module, self.layout, self.data, self.recipe)
 
-    def _train_chunk(self, kernel: ModuleKernel, trainings: Sequence[Training]) -> None:
-        keys, work = _batch_keys(trainings), trainings[0].work
-        steps = [self.steps(training.holder, training.work) for training in trainings]
-        given = self._given(trainings, kernel)
-        privacy = privacy_of(self, trainings, keys)
-        batches = self._batches(trainings, keys, steps, given, privacy)
-        corrections = [training.work.correction for training in trainings]
-        weights = [training.work.weights for training in trainings]
-        chunk = Chunk(
-            starts=[training.start for training in trainings],
-            samples=torch.from_numpy(batches.samples).to(self.device),
-            ragged=batches.ragged,
-            steps=steps,
-            lr=torch.tensor([self._rate(training) for training in trainings], device=self.device).unsqueeze(1),
-            proximal=work.proximal,
-            slots=self._slots(trainings, kernel.optimizer),
-            objective=work.objective,
-            corrections=self._rows([c if c is None else c[: self.layout.trainable] for c in corrections], torch.stack),
-            given=None if given is None else Split(*(torch.cat(tensors) for tensors in zip(*given, strict=True))),
-            weights=self._rows(weights, torch.cat),
-            keys=self._augmentation_keys(trainings[0], keys),
-            privacy=privacy,
-        )
-        if kernel.optimizer.steps_modules:
-            chunk.states = [training.slots or {} for training in trainings]
-        with self._seeded(int(keys[0])):
-            trained = kernel.train(chunk)
-        finite, losses = trained.finite.tolist(), trained.losses.tolist()
-        for index, (training, model) in enumerate(zip(trainings, trained.models, strict=True)):
-            samples = self.cost(training)
-            rate = self._rate(training)
-            training.update = Update(
-                model,
-                training.start,
-                losses[index] / samples,
-                samples,
-                steps[index],
-                lr=rate,
-                normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal),
-                used=partial(self._label_counts, (chunk.given or kernel.train_split).targets, batches.samples[index]),
-            )
-            if training.gradient:
-                training.buffers = model[self.layout.averaged :].clone()
-                model[self.layout.trainable :] = 0.0
-                continue
-            training.finite = finite[index]
-            if kernel.optimizer.state == "keep":
-                kept = {name: slot[index : index + 1].clone() for name, slot in chunk.slots.items()}
-                training.slots = chunk.states[index] if chunk.states else kept
-
-    def _augmentation_keys(self, training: Training, keys: rng.Keys) -> list[int] | None:
-        """The keys of the augmentation of trainings of one kind; None for given samples and full gradients."""
-        if not self.task.augmentation or training.work.on is not None or training.gradient == "all":
-            return None
-        found: list[int] = rng.mix_array(keys, _AUGMENTATION).tolist()
-        return found
-
-    def _batches(
-        self,
-        trainings: Sequence[Training],
-        keys: rng.Keys,
-        steps: Sequence[int],
-        given: Sequence[tuple[Tensor, Tensor]] | None,
-        privacy: Privacy | None,
-    ) -> Plan:
-        """The samples of each training in each step, of the training data or of given samples."""
-        holders, parts = np.array([training.holder for training in trainings], dtype=np.int64), self.parts
-        if trainings[0].gradient == "all":
-            return Plan(self.parts.of(int(holders[0]))[None, None], ragged=False)
-        if given is not None:
-            ends = np.cumsum([len(inputs) for inputs, _ in given])
-            parts, holders = Parts(np.split(np.arange(ends[-1]), ends[:-1])), np.arange(len(given))
-        if privacy is not None and self.task.ldp is not None and self.task.ldp.sampling == "poisson":
-            return poisson(parts, holders, privacy.keys, steps, self.batch_size_of(trainings[0].work))
-        return plan(parts, holders, keys, np.array(steps, dtype=np.int64), self.batch_size_of(trainings[0].work))
-
-    def drawn(self, training: Training) -> np.ndarray:
-        """The indices in the training data of the samples that a training on a node's own data uses."""
-        steps, keys = [self.steps(training.holder, training.work)], _batch_keys([training])
-        found = self._batches([training], keys, steps, None, privacy_of(self, [training], keys)).samples
-        return found[found >= 0]
-
-    def _given(self, trainings: Sequence[Training], kernel: ModuleKernel) -> list[tuple[Tensor, Tensor]] | None:
-        """The inputs and targets of trainings with given or weighted samples; None for the others."""
-        work = trainings[0].work
-        if work.on is not None:
-            given = [training.work.on for training in trainings]
-            return [(on.inputs.to(self.device), on.targets.to(self.device)) for on in given if on is not None]
-        if self._streams is not None:
-            if work.weights is not None:
-                self.data.check_no_stream("weights of samples")
-            taken = [self._streams.take(one.holder, one.position, self.cost(one)) for one in trainings]
-            return [(inputs.to(self.device), targets.to(self.device)) for inputs, targets in taken]
-        if work.weights is None:
-            return None
-        split = kernel.train_split
-        each = [torch.from_numpy(self.parts.of(training.holder)).to(self.device) for training in trainings]
-        return [(split.inputs[samples], split.targets[samples]) for samples in each]
-
-    def _rows(self, each: Sequence[Tensor | None], together: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
-        """The tensors of the trainings of a chunk, combined; None if they have none."""
-        found = [row.to(self.device) for row in each if row is not None]
-        return together(found) if found else None
-
-    def _label_counts(self, targets: Tensor, samples: np.ndarray) -> np.ndarray | None:
-        """The number of samples of each class that a training used; None if targets are not classes."""
-        if self.data.objective != "classes" or targets.dtype != torch.int64:
-            return None
-        used = targets[torch.from_numpy(samples[samples >= 0]).to(self.device)]
-        return torch.bincount(used, minlength=self.data.classes).cpu().numpy()
-
-    def _rate(self, training: Training) -> float:
+    def rate(self, training: Training) -> float:
+        """The learning rate of a training."""
         if training.work.lr is not None:
             return training.work.lr
         optimizer = self.task.optimizer
@@ -438,13 +326,6 @@ class Learner:
     def _differentiating(self) -> ModuleKernel:
         recipe = replace(self.recipe, optimizer=Differentiation(), clip=None)
         return type(self.kernel)(self.module, self.layout, self.data, recipe)
-
-    def _slots(self, trainings: Sequence[Training], optimizer: Optimizer) -> Slots:
-        if not optimizer.slots():
-            return {}
-        trainable = self.first_model[: self.layout.trainable].unsqueeze(0)
-        each = [training.slots or optimizer.fresh(trainable) for training in trainings]
-        return {name: torch.cat([slots[name] for slots in each]) for name in optimizer.slots()}
 
     @property
     def first_model(self) -> Tensor:
@@ -521,13 +402,6 @@ class Learner:
 def _called(objective: Objective | None) -> tuple[type, str]:
     """A key that is equal for equal objectives. It has the class, because classes may share a name."""
     return type(objective), repr(objective)
-
-
-def _batch_keys(trainings: Sequence[Training]) -> rng.Keys:
-    """The random key of the batches of each training."""
-    streams = np.array([training.stream for training in trainings], dtype=np.uint64)
-    rounds = np.array([training.round for training in trainings])
-    return rng.mix_array(rng.mix_array(streams, rounds), np.array([training.call for training in trainings]))
 
 
 def _moved(split: Split, device: torch.device) -> Split:

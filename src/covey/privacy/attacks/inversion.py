@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from covey.learning.chunks import drawn
 from covey.learning.jobs import Training
 from covey.learning.layout import Layout
 from covey.learning.node import Work
@@ -243,7 +244,7 @@ def used_samples(known: Knowledge, node: int, round: int | None) -> np.ndarray:
     """The training samples that a node used in a round, without repetition."""
     stream = rng.mix(rng.purpose_key(known.prepared.setting.seed, "train"), node)
     training = Training(known.holders[node], known.first, stream, round or 0, 0, Work())
-    return np.array([*dict.fromkeys(known.learner.drawn(training).tolist())], dtype=np.int64)
+    return np.array([*dict.fromkeys(drawn(known.learner, training).tolist())], dtype=np.int64)
 
 
 def _paired(
