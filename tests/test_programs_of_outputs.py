@@ -126,4 +126,38 @@ def test_an_aggregator_begins_alike_and_is_trained_as_torch_does():
     assert torch.equal(models_of(world)[0], world.task.learner.initial(0))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "torch.optim:Adam"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_state_of_a_further_network_is_kept_beside_that_of_the_nodes_model(keeps, optimizer):
+    public = (torch.linspace(-1, 1, 12 * 64).view(12, 1, 8, 8), torch.arange(12) % 10)
+
+    async def asked(node):
+        model, models = node.initial("student"), []
+        for _ in range(3):
+            model = (await node.train(model, of="student", on=public, steps=1, batch_size=12)).model
+            models.append(model)
+            await node.train()
+            before = node.slots or {}
+            node.restore_learned(node.learned())
+            assert (node.slots or {}) == before
+            assert bool(before) == (optimizer != "sgd")
+        return models
+
+    DOES["what"] = asked
+    program = {"kind": "tests.programs.asking:Taught", "does": "what", "keeps": keeps}
+    task = {"optimizer": {"kind": optimizer, "lr": 0.1, "state": "keep"}}
+    world, _ = simulate(table(network={"nodes": 3}, program=program, task=task))
+    student = world.task.further["student"]
+    assert not torch.equal(student.first_model, world.task.learner.first_model)
+    module = student._make(0)
+    adam = torch.optim.Adam(module.parameters(), lr=0.01)
+    for model in DONE.pop("what"):
+        adam.zero_grad()
+        if not keeps:
+            adam = torch.optim.Adam(module.parameters(), lr=0.01)
+        torch.nn.functional.cross_entropy(module(public[0]), public[1]).backward()
+        adam.step()
+        assert torch.allclose(model, student.layout.flatten(module), atol=1e-5)
+
+
 SIDE = (torch.linspace(-1, 1, 800).view(20, 40), torch.arange(20) % 10)

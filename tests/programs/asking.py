@@ -7,6 +7,7 @@ import torch
 
 from covey.learning.models import MLP
 from covey.learning.node import Further, LearningNode, LearningProgram
+from covey.learning.optimizers import Adam
 from covey.parts.parameters import Setting, param
 
 
@@ -77,6 +78,15 @@ class Beside(Once):
 
     def networks(self, setting: Setting) -> Mapping[str, Further]:
         return {"aggregator": Further(MLP(hidden=[23]), inputs=(40,), outputs=10)}
+
+
+class Taught(Once):
+    """The same, with a student like the nodes' model, whose Adam keeps its state or not."""
+
+    keeps: bool = param("Whether its state is kept.", default=True)
+
+    def networks(self, setting: Setting) -> Mapping[str, Further]:
+        return {"student": Further(optimizer=Adam(lr=0.01, state="keep" if self.keeps else "reset"))}
 
 
 class Alone(LearningProgram):

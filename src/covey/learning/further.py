@@ -28,12 +28,12 @@ def further_learner(learner: Learner, name: str, further: Further) -> Learner:
     split = Split(few, targets)
     learned = replace(
         task,
-        model=further.model,
+        model=further.model or task.model,
         optimizer=further.optimizer or replace(task.optimizer, state="reset"),
         loss=OwnLoss(),
         metrics=[],
         augmentation=[],
-        start=None,
+        start=None if further.model is not None else task.start,
         validation=0.0,
     )
     shown = replace(data, train=split, test=split, objective=kind, classes=classes, owners=None, own=None, stream=None)

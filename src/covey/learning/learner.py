@@ -218,7 +218,7 @@ class Learner:
     def local_data(self, holder: int) -> LocalData:
         """The facts of a node's data that its program may use."""
         counts = None if self.label_counts is None else self.label_counts[holder]
-        return LocalData(int(self.parts.sizes[holder]), counts)
+        return LocalData(int(self.parts.sizes[holder]), counts, len(self.splits.validation[holder]))
 
     def steps(self, holder: int, work: Work) -> int:
         """The number of optimiser steps of a training."""

@@ -80,8 +80,10 @@ class LoadedLearning(LoadedTask):
             learner.fresh_noise = is_fresh(learner.task.ldp.seeds, setting.clock)
         holders = list(self.indices)
         taken: tuple[int, ...] = ()
+        held_out: tuple[int, ...] = ()
         if self.own is None:
             taken = tuple(learner.samples(index, Work()) for index in range(len(holders)))
+            held_out = tuple(learner.local_data(index).validation for index in range(len(holders)))
         if self.own is None and learner.label_counts is not None:
             counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
             counts[holders] = learner.label_counts
@@ -91,6 +93,10 @@ class LoadedLearning(LoadedTask):
             pieces=tuple(learner.layout.pieces),
             label_counts=counts,
             training_samples=taken,
+            validation_samples=held_out,
+            classes=learner.data.classes or 0,
+            public_samples=len(learner.splits.public),
+            protects_samples=learner.task.ldp is not None,
             largest_update=None if self.own is not None else largest_update(learner, setting.rounds),
         )
         if not self.further:

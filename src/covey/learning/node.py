@@ -163,19 +163,22 @@ class LocalData:
     samples: int
     label_counts: np.ndarray | None = None
     """The number of samples of each class; None if the data have no classes."""
+    validation: int = 0
+    """The number of further samples that it keeps for validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Further:
     """A further network of a program, such as an aggregator or a student, beside the nodes' model."""
 
-    model: Model
+    model: Model | None = None
+    """The network; None for one like the nodes' model, with random weights of its own where no file gives them."""
     inputs: tuple[int, ...] | None = None
     """The shape of one float32 input; None for samples of the data set."""
     outputs: int | None = None
     """The number of classes; None for those of the data set."""
     optimizer: Optimizer | None = None
-    """The optimiser, whose state is reset for each training; None for the task's."""
+    """The optimiser; None for the task's, with `state = "reset"`. With "keep", each node keeps its state."""
 
 
 class LearningNode(Node):

@@ -50,6 +50,7 @@ class RunningLearningNode(RunningNode, LearningNode):
         "_model",
         "_usual_samples",
         "data",
+        "further_slots",
         "handed",
         "holder",
         "judged",
@@ -72,6 +73,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         self._lent: Tensor | None = None
         """The copy of the model that the program has, if it may write to it."""
         self.slots: Slots | None = None
+        self.further_slots: dict[str, Slots] = {}
+        """The states of the optimisers of further networks, if they keep them."""
         self.judged: Judged | None = None
         """The metrics that replace those of the model in this round."""
         self.stream = rng.mix(rng.purpose_key(stage.seed, "train"), id)
@@ -188,7 +191,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         began = stage.now
         work = work_of(given, learner, None, self._keep)
         (start,) = self._all_used([self.initial(of) if model is None else model], learner)
-        training = Training(0, start, self.stream, self.mail.round, self.calls, work, learner=learner)
+        slots = self.further_slots.get(of)
+        training = Training(0, start, self.stream, self.mail.round, self.calls, work, slots, learner=learner)
         self.calls += 1
         samples = self._in_own(learner, learner.cost(training))
         await stage.compute(self, training, samples / stage.speeds[self.id])
@@ -197,6 +201,8 @@ class RunningLearningNode(RunningNode, LearningNode):
         if not training.finite:
             await self._end_not_finite(f"network {of!r}")
         assert training.update is not None
+        if learner.task.optimizer.state == "keep" and training.slots is not None:
+            self.further_slots[of] = training.slots
         return training.update
 
     def _in_own(self, learner: "Learner", samples: float) -> float:
@@ -368,12 +374,31 @@ class RunningLearningNode(RunningNode, LearningNode):
     # ------------------------------------------------------------------ for the stage
 
     def learned(self) -> Learned:
-        return Learned(self._model, self.slots)
+        return Learned(self._model, _joined(self.slots, self.further_slots))
 
     def restore_learned(self, learned: Learned) -> None:
         self._model, self._lent, self.judged = learned.model, None, None
-        self.slots = learned.slots
+        self.slots, self.further_slots = _parted(learned.slots)
 
     def check_commit(self) -> None:
         self.check_model()
         super().check_commit()
+
+
+def _joined(own: Slots | None, further: dict[str, Slots]) -> Slots | None:
+    """The optimiser states of the node's model and of further networks, whose entries begin with their names."""
+    named = {f"@{of}/{name}": slot for of, slots in further.items() for name, slot in slots.items()}
+    return {**(own or {}), **named} or None
+
+
+def _parted(slots: Slots | None) -> tuple[Slots | None, dict[str, Slots]]:
+    """The inverse of `_joined`."""
+    own: Slots = {}
+    further: dict[str, Slots] = {}
+    for name, slot in (slots or {}).items():
+        of, _, entry = name.partition("/")
+        if of.startswith("@"):
+            further.setdefault(of[1:], {})[entry] = slot
+        else:
+            own[name] = slot
+    return own or None, further

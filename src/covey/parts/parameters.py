@@ -75,6 +75,16 @@ class Setting:
     """The rounds of every node, unless the run ends earlier."""
     training_samples: tuple[int, ...] = ()
     """The samples of one training of the task, for each node that holds data."""
+    validation_samples: tuple[int, ...] = ()
+    """The validation samples of each node that holds data; empty if the hosts alone know them."""
+    classes: int = 0
+    """The number of classes of the data; 0 if they have none."""
+    public_samples: int = 0
+    """The number of samples that all nodes have."""
+    protects_samples: bool = False
+    """True if the task adds noise to trainings to protect each sample."""
+    latency: Callable[[int, int], float] | None = None
+    """The delay in seconds from one node to another, as the network states it; None before the parts are prepared."""
     training_joules: np.ndarray | None = None
     """The joules that each node spends on one training of the task; None if energy is not measured."""
     battery_joules: np.ndarray | None = None

@@ -288,7 +288,7 @@ def prepare(
     task = Nothing() if wanted is None else wanted.load(request)
     setting = task.informed(_setting(experiment, ids, clock))
     experiment.network.prepare(setting)
-    setting = _with_energy(setting, experiment)
+    setting = replace(_with_energy(setting, experiment), latency=experiment.network.latency.between)
     program.prepare(setting)
     for part in (*experiment.faults, experiment.observer):
         if part is not None:
