@@ -98,6 +98,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("compute", "log-normal"): {"median": 500.0},
     ("compute", "constant"): {"samples_per_second": 500.0},
     ("compute", "stragglers"): {"samples_per_second": 500.0, "fraction": 0.25, "slowdown": 4.0},
+    ("devices", "phones"): {"fixed": "20ms", "drift": 0.2, "period": "100ms", "noise": 0.1},
     ("energy", "constant"): {"power": "5W", "per_byte_out": "20nJ", "per_byte_in": "10nJ"},
     ("churn", "rate"): {"mean_up": "100ms", "mean_down": "30ms"},
     ("partition", "dirichlet"): {"alpha": 0.5},
@@ -138,6 +139,8 @@ FILES = {
     ("latency", "matrix"): "\n".join(",".join(f"0.0{1 + (i * j) % 7}" for j in range(NODES)) for i in range(NODES)),
     ("bandwidth", "trace"): "bandwidth\n" + "".join(f"{10**6 + 10**5 * i}\n" for i in range(NODES)),
     ("compute", "trace"): "samples_per_second\n" + "".join(f"{200 + 50 * i}\n" for i in range(NODES)),
+    ("devices", "trace"): "device,samples_per_second,temperature\n"
+    + "".join(f"d{i % 3},{200 + 50 * i},{20 + i}\n" for i in range(NODES)),
     ("churn", "trace"): "node,event,time\n3,crash,0.05\n3,return,0.12\n5,join,0.08\n",
     ("partition", "file"): "sample,node\n" + "".join(f"{sample},{sample % NODES}\n" for sample in range(200)),
 }
@@ -147,9 +150,10 @@ IN_FEDAVG = {"client-selection": "clients", "client-work": "work", "server-optim
 """The places of parts of each family in the program fedavg."""
 COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"}
 """A server and clients that send compressed changes."""
-IN_NETWORK = ("latency", "bandwidth", "compute", "churn", "energy")
+IN_NETWORK = ("latency", "bandwidth", "compute", "devices", "churn", "energy")
 NOT_HERE = {
     ("partition", "natural"): "needs data with owners",
+    **dict.fromkeys((("compute", "devices"), ("energy", "device-power")), "needs devices"),
     **{("augmentation", kind): "is of images" for kind in ("horizontal-flip", "random-crop")},
     **{("metric", kind): "is of values" for kind in ("mse", "mae", "r2")},
     **{("model", kind): "is of another task" for kind in kinds.built_in()["model"] if kind not in ("logistic", "mlp")},

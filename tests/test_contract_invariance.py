@@ -198,6 +198,11 @@ def said(family: str, part: typing.Any, setting: Setting, backwards: bool) -> di
         return {"speeds": part.speeds(setting).tolist()}
     if family == "churn":
         return {n: list(itertools.islice(part.absences(n, setting), 4)) for n in turn(range(setting.nodes))}
+    if family == "devices":
+        return {
+            (n, now): [dict(part.features(n, now)), part.seconds(n, 1.0, now, (2, n))]
+            for n, now in turn(itertools.product(range(setting.nodes), (0.0, 0.07, 3.0)))
+        }
     if family == "energy":
         return {n: part.joules(n, n, 100.0, 10 * n, 5 * n) for n in turn(range(setting.nodes))}
     if family == "learning-rate":

@@ -89,6 +89,7 @@ PLACED = {
     "latency": (experiment(network={"latency": mine(own.Uphill)}), PLAIN),
     "bandwidth": (experiment(network={"bandwidth": mine(own.Thin)}), PLAIN),
     "compute": (experiment(network={"compute": mine(own.Tired)}), PLAIN),
+    "devices": (experiment(network={"devices": mine(own.Sleepy)}), experiment(network={"devices": "phones"})),
     "energy": (experiment(network={"energy": mine(own.Metered)}), PLAIN),
     "churn": (
         experiment({**GOSSIP, "patience": "80ms"}, network={"churn": mine(own.Gone)}),
@@ -103,7 +104,7 @@ PLACED = {
 }
 """Of each family: an experiment with a part of the user's own, and the same with a built-in one."""
 
-NETWORKED = {"latency", "bandwidth", "compute", "energy", "churn", "fault"}
+NETWORKED = {"latency", "bandwidth", "compute", "devices", "energy", "churn", "fault"}
 """Families whose parts do not decide, but for what is lost, on what is learned; nor do metrics."""
 
 
@@ -163,7 +164,7 @@ def test_hosts_run_it_too(family, tmp_path):
         assert torch.allclose(outcome.models, models_of(world), atol=1e-4)
     times = {node: max(row[2] for row in written.rows if row[0] == node) for node in range(5)}
     virtual = {node: max(row[2] for row in simulated.rows if row[0] == node) for node in range(5)}
-    if family in ("latency", "bandwidth", "compute"):
+    if family in ("latency", "bandwidth", "compute", "devices"):
         assert all(times[node] > 0.9 * virtual[node] for node in times)
     if family == "energy":
         spent = [[row for row in of.figures if row[2] == "energy"] for of in (written, simulated)]

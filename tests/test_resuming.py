@@ -80,6 +80,7 @@ COLUMNS = (
     "losses",
     "counters",
     "spent",
+    "busy",
     "evaluated",
     "ended",
     "away",

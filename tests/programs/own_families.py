@@ -26,6 +26,7 @@ from covey.messages.compression import Compressor, Decompressed, Guarantee
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
+from covey.network.devices import Devices
 from covey.network.energy import Energy
 from covey.network.faults import Fault
 from covey.network.graph import Graph
@@ -243,6 +244,29 @@ class Tired(Compute):
 
     def speeds(self, setting):
         return 400.0 / (1 + np.arange(setting.nodes))
+
+
+class Sleepy(Devices):
+    """Devices that think before each training, the later ones longer."""
+
+    def models(self):
+        return ["sleepy"] * self._nodes
+
+    def check(self, setting):
+        super().check(setting)
+        self._nodes = setting.nodes
+
+    def numbers(self):
+        return {"sleep": 0.01 * np.arange(self._nodes)}
+
+    def features(self, node, now):
+        return {"model": "sleepy", "sleep": 0.01 * node}
+
+    def speeds(self):
+        return np.full(self._nodes, 400.0)
+
+    def seconds(self, node, usual, now, training):
+        return usual + (0.0 if training is None else 0.01 * node)
 
 
 class Metered(Energy):

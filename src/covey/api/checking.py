@@ -100,7 +100,9 @@ def check(
         found |= described(prepared, save_graph)
     elif save_graph is not None:
         raise ConfigurationError(f"The program {chosen.program.title()} has no graph to save.")
-    of_parts = {subject: words for part in parts_of(prepared.program) for subject, words in part.findings().items()}
+    devices = prepared.network.devices
+    parts = [*parts_of(prepared.program), *([] if devices is None else [devices])]
+    of_parts = {subject: words for part in parts for subject, words in part.findings().items()}
     if of_parts:
         found["parts"] = of_parts
     costs = prepared.setting.training_joules

@@ -179,8 +179,10 @@ class RunningLearningNode(RunningNode, LearningNode):
         stage = self.stage
         began = stage.now
         training = self._new_training(model, self._work(work) if work else USUAL)
-        await stage.compute(self, training, self._samples(training) / stage.speeds[self.id])
-        self.spent[TRAINING] += stage.now - began
+        seconds = stage.seconds(self, self._samples(training), training=True)
+        await stage.compute(self, training, seconds)
+        self.seconds[TRAINING] += stage.now - began
+        self.busy += seconds
         if not training.finite:
             await self._end_not_finite()
         return self.trained(training)
@@ -195,9 +197,11 @@ class RunningLearningNode(RunningNode, LearningNode):
         training = Training(0, start, self.stream, self.mail.round, self.calls, work, slots, learner=learner)
         self.calls += 1
         samples = self._in_own(learner, learner.cost(training))
-        await stage.compute(self, training, samples / stage.speeds[self.id])
-        self.spent[TRAINING] += stage.now - began
+        seconds = stage.seconds(self, samples, training=True)
+        await stage.compute(self, training, seconds)
+        self.seconds[TRAINING] += stage.now - began
         self.evaluated += round(samples)
+        self.busy += seconds
         if not training.finite:
             await self._end_not_finite(f"network {of!r}")
         assert training.update is not None
@@ -220,8 +224,10 @@ class RunningLearningNode(RunningNode, LearningNode):
         stage = self.stage
         began = stage.now
         training = self._new_training(model, Work(steps=1), gradient="all" if full else "batch")
-        await stage.compute(self, training, self._samples(training) / stage.speeds[self.id])
-        self.spent[TRAINING] += stage.now - began
+        seconds = stage.seconds(self, self._samples(training), training=True)
+        await stage.compute(self, training, seconds)
+        self.seconds[TRAINING] += stage.now - began
+        self.busy += seconds
         return self.differentiated(training)
 
     def _new_training(
@@ -295,8 +301,10 @@ class RunningLearningNode(RunningNode, LearningNode):
         used = self._all_used([models] if isinstance(models, Tensor | Mixture) else models, learner)
         predicting = Predicting(self.task.predictor(of), used, self._keep(inputs))
         samples = self._in_own(learner, len(used) * len(inputs))
-        await stage.compute(self, predicting, samples / stage.speeds[self.id])
+        seconds = stage.seconds(self, samples)
+        await stage.compute(self, predicting, seconds)
         self.evaluated += round(samples)
+        self.busy += seconds
         outputs = predicting.outputs
         assert outputs is not None
         return outputs[0] if alone else outputs
@@ -366,8 +374,10 @@ class RunningLearningNode(RunningNode, LearningNode):
             used = self._computed()
         evaluating = Evaluating(self.task.judge(split, self.holder), used if self.stage.batches else self.mixed(used))
         samples = len(evaluating.worker.split)
-        await self.stage.compute(self, evaluating, samples / self.stage.speeds[self.id])
+        seconds = self.stage.seconds(self, samples)
+        await self.stage.compute(self, evaluating, seconds)
         self.evaluated += samples
+        self.busy += seconds
         assert evaluating.metrics is not None
         return evaluating.metrics
 

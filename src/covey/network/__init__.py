@@ -3,13 +3,14 @@
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
+from covey.network.devices import Devices
 from covey.network.energy import Energy
 from covey.network.fair import FairShare
 from covey.network.faults import Fault
 from covey.network.latency import Latency
 from covey.network.network import Network
 
-__all__ = ["Bandwidth", "Churn", "Compute", "Energy", "FairShare", "Fault", "Latency", "Network"]
+__all__ = ["Bandwidth", "Churn", "Compute", "Devices", "Energy", "FairShare", "Fault", "Latency", "Network"]
 
 KINDS = {
     "latency": {
@@ -31,11 +32,17 @@ KINDS = {
         "log-normal": "covey.network.compute:LogNormalCompute",
         "stragglers": "covey.network.compute:Stragglers",
         "trace": "covey.network.compute:TraceCompute",
+        "devices": "covey.network.compute:DeviceCompute",
+    },
+    "devices": {
+        "trace": "covey.network.devices:TraceDevices",
+        "phones": "covey.network.devices:Phones",
     },
     "energy": {
         "none": "covey.network.energy:NoEnergy",
         "constant": "covey.network.energy:ConstantEnergy",
         "devices": "covey.network.energy:DeviceEnergy",
+        "device-power": "covey.network.energy:DevicePower",
     },
     "churn": {
         "none": "covey.network.churn:NoChurn",

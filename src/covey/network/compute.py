@@ -10,7 +10,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from covey.network.devices import Devices
 from covey.network.traces import Trace, deal
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, Setting, param
 
 
@@ -23,6 +25,10 @@ class Compute(Part):
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         """The samples per second of every node, N."""
         raise NotImplementedError
+
+    def speeds_of(self, devices: Devices | None, setting: Setting) -> NDArray[np.float64]:
+        """The same in a network with these devices. By default, devices do not matter."""
+        return self.speeds(setting)
 
 
 class ConstantCompute(Compute):
@@ -74,3 +80,14 @@ class TraceCompute(Compute):
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         values = Trace(self.file).positive(self.column)
         return deal(1000.0 / values if self.column == "ms_per_sample" else values, self.file, setting)
+
+
+class DeviceCompute(Compute):
+    """The speeds of the network's `devices`. It is the default of a network that has devices."""
+
+    kind = "devices"
+
+    def speeds_of(self, devices: Devices | None, setting: Setting) -> NDArray[np.float64]:
+        if devices is None:
+            raise ConfigurationError("The compute devices needs a network with 'devices'. Got none.")
+        return devices.speeds()

@@ -11,7 +11,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from covey.network.devices import Devices
 from covey.network.traces import Trace
+from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Joules, Watts
 
@@ -33,6 +35,9 @@ class Energy(Part):
         """True if energy is recorded."""
         return True
 
+    def meet(self, devices: Devices | None) -> None:
+        """Take what this energy needs of the network's devices. By default, nothing."""
+
     def per_sample(self, node: int, speed: float) -> float:
         """The joules that a node spends to train on one sample.
 
@@ -52,7 +57,7 @@ class Energy(Part):
         Args:
             node: the node's id.
             samples: the samples that it has trained on and, if evaluation takes time, evaluated on.
-            speed: its samples per second.
+            speed: its samples per second. With devices, their mean so far, in which fixed times count.
             bytes_out: the bytes that it has sent.
             bytes_in: the bytes that it has received.
         """
@@ -141,3 +146,20 @@ class DeviceEnergy(_PerByte):
 
     def batteries(self, nodes: int) -> NDArray[np.float64]:
         return np.asarray(self._batteries[np.arange(nodes) % len(self._batteries)])
+
+
+class DevicePower(_PerByte):
+    """The power of the network's `devices` while a node trains or evaluates, as long as that takes."""
+
+    kind = "device-power"
+
+    def meet(self, devices: Devices | None) -> None:
+        if devices is None:
+            raise ConfigurationError("The energy device-power needs a network with 'devices'. Got none.")
+        self._powers, self._batteries = devices.powers().tolist(), devices.batteries()
+
+    def per_sample(self, node: int, speed: float) -> float:
+        return float(self._powers[node]) / speed
+
+    def batteries(self, nodes: int) -> NDArray[np.float64] | None:
+        return self._batteries

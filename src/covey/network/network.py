@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from covey.network.bandwidth import Bandwidth
 from covey.network.churn import Churn
 from covey.network.compute import Compute
+from covey.network.devices import Devices
 from covey.network.energy import Energy
 from covey.network.latency import Latency
 from covey.network.presets import PRESETS
@@ -39,9 +40,12 @@ class Network(Part):
         default="fifo",
     )
     compute: Compute = param(
-        "The training speed of nodes. 1000 samples per second without a preset. With neither latency nor bandwidth, a "
-        "round takes its training time.",
+        "The training speed of nodes, by default that of `devices`. 1000 samples per second without these or a preset. "
+        "With neither latency nor bandwidth, a round takes its training time.",
         default=None,
+    )
+    devices: Devices | None = param(
+        "The devices of nodes: their features, and the variation of their speeds. By default, none.", default=None
     )
     loss: float = param("The probability that a message is lost. 0 without a preset.", default=None, ge=0, lt=1)
     churn: Churn = param("The absences of nodes. None without a preset.", default=None)
@@ -50,6 +54,8 @@ class Network(Part):
     def __post_init__(self) -> None:
         # An unknown preset fails in the check of the fields below.
         preset = PRESETS.get(self.preset, {}) if isinstance(self.preset, str) else {}
+        if self.devices is not None:
+            preset = {**preset, "compute": "devices"}
         for name, value in {**PRESETS["none"], **preset}.items():
             replaced = name in ("uplink", "downlink") and self.bandwidth is not None
             if getattr(self, name) is None and not replaced:
@@ -64,7 +70,8 @@ class Network(Part):
         super().check(setting)
         self._uplinks = _rates(self.uplink or self.bandwidth, setting)
         self._downlinks = _rates(self.downlink or self.bandwidth, setting)
-        self._speeds = self.compute.speeds(setting)
+        self._speeds = self.compute.speeds_of(self.devices, setting)
+        self.energy.meet(self.devices)
 
     @property
     def is_ordered(self) -> bool:

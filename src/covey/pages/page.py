@@ -51,8 +51,8 @@ _MAIN = (
     "task.partition", "task.model", "task.start", "task.loss", "task.augmentation", "task.optimizer",
     "task.optimizer.lr", "task.clip", "task.precision", "task.batch_size", "task.local_steps", "task.local_epochs",
     "network.nodes",
-    "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.loss",
-    "network.churn", "network.energy", "rounds", "duration",
+    "network.latency", "network.bandwidth", "network.uplink", "network.downlink", "network.compute", "network.devices",
+    "network.loss", "network.churn", "network.energy", "rounds", "duration",
 )  # fmt: skip
 """The main settings of an experiment. Parts are shown with their parameters."""
 

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeA
 import numpy as np
 
 from covey.messages.payloads import Entry, Payload, private
+from covey.network.devices import Features
 from covey.network.graph import Graph
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting
@@ -199,6 +200,17 @@ class Node(ABC):
     @abstractmethod
     def now(self) -> float:
         """The seconds since the start, in virtual or real time."""
+
+    @property
+    @abstractmethod
+    def device(self) -> Features:
+        """The current features of the node's own device, read-only: "model", and numbers by name. Empty without
+        `devices` of the network."""
+
+    @property
+    @abstractmethod
+    def spent(self) -> float:
+        """The joules that this node has spent since the start; 0 if the network has no `energy`."""
 
     @abstractmethod
     def keep(self, state: type[S], of: Part | str = "") -> S:

@@ -316,12 +316,16 @@ def prepare(
 
 def _with_energy(setting: Setting, experiment: Experiment) -> Setting:
     """The setting with the energy of a training and of the battery of every node."""
-    energy, speeds = experiment.network.energy, experiment.network.compute_speeds()
+    network = experiment.network
+    energy, speeds, devices = network.energy, network.compute_speeds(), network.devices
     if not energy.is_measured:
         return setting
     costs = np.zeros(setting.nodes)
     for node, samples in zip(setting.holders or (), setting.training_samples, strict=False):
-        costs[node] = energy.per_sample(node, speeds[node]) * samples
+        speed = speeds[node]
+        if devices is not None and samples:
+            speed = samples / (devices.fixed + samples / speed)
+        costs[node] = energy.per_sample(node, speed) * samples
     return replace(
         setting, training_joules=costs, battery_joules=energy.batteries(setting.nodes), devices=energy.devices()
     )

@@ -37,10 +37,10 @@ class Recorder(ABC):
 
     def commit(self, node: "RunningNode") -> bool:
         """Record a completed round of a node. True if the node is evaluated."""
-        stage, completed = self.stage, node.round
+        completed = node.round
         self.rows.append(node.commit_row())
         if self._energy.is_measured:
-            self.log(node.id, completed, {"energy": node.joules(self._energy, stage.speeds[node.id])})
+            self.log(node.id, completed, {"energy": node.spent})
         due = self.is_due(node, completed)
         if due:
             self.await_evaluation(node)

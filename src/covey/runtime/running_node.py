@@ -10,7 +10,7 @@ import numpy as np
 
 from covey.messages import wire
 from covey.messages.payloads import KEPT, Payload, frozen, is_tensor, private_all
-from covey.network import Energy
+from covey.network.devices import NOTHING, Features
 from covey.parts import rng
 from covey.parts.errors import CoveyError, ProgramError, WireError, described
 from covey.parts.nodes import NodeId
@@ -66,6 +66,7 @@ class RunningNode(Node):
         "activities",
         "answers",
         "behind",
+        "busy",
         "bytes_out",
         "calls",
         "careful",
@@ -85,7 +86,7 @@ class RunningNode(Node):
         "receivers",
         "role",
         "samples_used",
-        "spent",
+        "seconds",
         "stage",
         "state",
         "steps",
@@ -130,8 +131,10 @@ class RunningNode(Node):
         self.loss: float | None = None
         self.bytes_out = self.messages_out = self.steps = self.samples_used = 0
         self.value_bytes_out = self.index_bytes_out = self.posted = 0
-        self.spent = [0.0] * len(SPENT)
+        self.seconds = [0.0] * len(SPENT)
         """Seconds by activity, in the order of SPENT."""
+        self.busy = 0.0
+        """The seconds that its work should have taken, as the network says."""
         self.evaluated = 0
         """The number of samples of evaluations that took time."""
 
@@ -140,6 +143,19 @@ class RunningNode(Node):
     @property
     def now(self) -> float:
         return self.stage.now
+
+    @property
+    def device(self) -> Features:
+        devices = self.stage.network.devices
+        return NOTHING if devices is None else devices.features(self.id, self.stage.now)
+
+    @property
+    def spent(self) -> float:
+        network, samples = self.stage.network, self.samples_used + self.evaluated
+        speed = self.stage.speeds[self.id]
+        if network.devices is not None and samples and self.busy:
+            speed = samples / self.busy
+        return network.energy.joules(self.id, samples, speed, self.bytes_out, self.mail.bytes_in)
 
     @property
     def round(self) -> int:
@@ -192,7 +208,7 @@ class RunningNode(Node):
         if (samples is None) == (seconds is None):
             raise ProgramError(f"A compute of node {self.id} must have either 'samples' or 'seconds'.")
         if samples is not None:
-            seconds = samples / self.stage.speeds[self.id]
+            seconds = self.stage.seconds(self, samples)
         assert seconds is not None
         check_duration(self, "computes for", seconds)
         random = None
@@ -204,7 +220,9 @@ class RunningNode(Node):
         await self.stage.compute(self, call, seconds)
         if call.error is not None:
             raise call.error
-        self.evaluated += round(samples or 0)
+        if samples is not None:
+            self.evaluated += round(samples)
+            self.busy += seconds
         result: T = private_all(call.result) if self.careful else call.result
         return result
 
@@ -291,7 +309,7 @@ class RunningNode(Node):
         mail.wait(key, waiter)
         began = stage.now
         await stage.woken(self, key, waiter, timeout)
-        self.spent[WAITING] += stage.now - began
+        self.seconds[WAITING] += stage.now - began
         absent = sorted(lost | missing) if missing else sorted(lost)
         return Inbox(self._take(key, senders, count), absent, sorted(lost))
 
@@ -319,7 +337,7 @@ class RunningNode(Node):
                 mail.wait((tag, round), waiter)
             began = stage.now
             await stage.woken(self, (tags[0], round), waiter, timeout)
-            self.spent[WAITING] += stage.now - began
+            self.seconds[WAITING] += stage.now - began
         taken: list[Message] = []
         for tag in tags:
             taken += self._take((tag, round), None, wanted - len(taken))
@@ -426,12 +444,8 @@ class RunningNode(Node):
             mail.dropped,
             self.value_bytes_out,
             self.index_bytes_out,
-            *self.spent,
+            *self.seconds,
         )
-
-    def joules(self, energy: Energy, speed: float) -> float:
-        """The joules that the node has spent since the start."""
-        return energy.joules(self.id, self.samples_used + self.evaluated, speed, self.bytes_out, self.mail.bytes_in)
 
     @property
     def serves_on(self) -> bool:

@@ -37,6 +37,8 @@ class Snapshot:
     """The number of dropped messages by reason, in the order of `covey.runtime.mailbox.REASONS`."""
     spent: Sequence[float] = (0.0,) * len(SPENT)
     """Seconds by activity, in the order of SPENT."""
+    busy: float = 0.0
+    """The seconds that its work should have taken, as the network says."""
     evaluated: int = 0
     """The number of samples of evaluations that took time."""
     clock: float = 0.0
@@ -66,7 +68,8 @@ def snapshot_of(node: "RunningNode", uplink: float = 0.0) -> Snapshot:
         loss=node.loss,
         counters=counters_of(node),
         drops=[mail.drops[reason] for reason in REASONS],
-        spent=node.spent.copy(),
+        spent=node.seconds.copy(),
+        busy=node.busy,
         evaluated=node.evaluated,
         clock=node.now,
         order=node.order,
@@ -106,7 +109,7 @@ def restore_node(node: "RunningNode", snapshot: Snapshot, *, counters: bool) -> 
         node.loss = snapshot.loss
         node.order, node.posted = snapshot.order, snapshot.posted
         node.evaluated = snapshot.evaluated
-        node.spent = list(snapshot.spent)
+        node.seconds, node.busy = list(snapshot.spent), snapshot.busy
         (
             node.bytes_out,
             mail.bytes_in,
@@ -155,6 +158,7 @@ def pack(snapshots: Sequence[Snapshot], task: LoadedTask) -> dict[str, Any]:
         "counters": np.array([s.counters for s in snapshots], dtype=np.int64),
         "drops": np.array([s.drops for s in snapshots], dtype=np.int64),
         "spent": np.array([tuple(s.spent) for s in snapshots], dtype=np.float64),
+        "busy": np.array([s.busy for s in snapshots], dtype=np.float64),
         "evaluated": np.array([s.evaluated for s in snapshots], dtype=np.int64),
         "posted": np.array([s.posted for s in snapshots], dtype=np.int64),
         "ended": np.array([s.ended for s in snapshots], dtype=np.bool_),
@@ -177,6 +181,7 @@ _KINDS: dict[str, str] = {
     "counters": "int64",
     "drops": "int64",
     "spent": "float64",
+    "busy": "float64",
     "evaluated": "int64",
     "posted": "int64",
     "ended": "bool",
@@ -238,7 +243,9 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
     columns = {
         name: payload[name].tolist() for name in ("completed", "clocks", "orders", "losses", "counters", "drops")
     }
-    columns |= {name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent", "posted")}
+    columns |= {
+        name: payload[name].tolist() for name in ("uplinks", "ended", "away", "evaluated", "spent", "busy", "posted")
+    }
     return [
         Snapshot(
             completed=columns["completed"][index],
@@ -248,6 +255,7 @@ def unpack(payload: Mapping[str, Any], task: LoadedTask) -> list[Snapshot]:
             counters=columns["counters"][index],
             drops=columns["drops"][index],
             spent=columns["spent"][index],
+            busy=columns["busy"][index],
             evaluated=columns["evaluated"][index],
             posted=columns["posted"][index],
             clock=columns["clocks"][index],

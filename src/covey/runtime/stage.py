@@ -124,6 +124,13 @@ class Stage(ABC):
     def compute(self, node: RunningNode, job: Job, seconds: float) -> Awaitable[None]:
         """Do a job, which takes `seconds` of the node."""
 
+    def seconds(self, node: RunningNode, samples: float, *, training: bool = False) -> float:
+        """The duration of a node's work on some samples that begins now."""
+        usual, devices = samples / self.speeds[node.id], self.network.devices
+        if devices is None:
+            return usual
+        return devices.seconds(node.id, usual, self.now, (node.round, node.calls) if training else None)
+
     def measured(self, node: RunningNode, what: Literal["encoding", "mixing"]) -> AbstractContextManager[None]:
         """In real time, measure the time within the context as time of the node."""
         return _UNMEASURED
@@ -296,8 +303,10 @@ class Stage(ABC):
         if not (evaluated and self.evaluation.takes_time):
             return 0.0
         samples = self.task.evaluation_samples()
+        seconds = self.seconds(node, samples)
         node.evaluated += samples
-        return samples / self.speeds[node.id]
+        node.busy += seconds
+        return seconds
 
     def _record_own(self, node: RunningNode) -> None:
         """Record the model of an observed node, as a message to itself."""

@@ -293,7 +293,7 @@ class HostStage(Stage):
             yield
         finally:
             self._measuring.discard(node.id)
-            node.spent[SPENT.index(what)] += loop_time() - began
+            node.seconds[SPENT.index(what)] += loop_time() - began
 
     def fail(self, error: Exception) -> None:
         """End the run with an error."""

@@ -423,7 +423,7 @@ class Records:
         for snapshot in snapshots:
             check_round(host, snapshot.completed, self.rounds)
             msgspec.convert(snapshot.counters, _Counters)
-            msgspec.convert([snapshot.clock, *snapshot.spent], list[_Time])
+            msgspec.convert([snapshot.clock, snapshot.busy, *snapshot.spent], list[_Time])
         return dict(zip(nodes, snapshots, strict=True))
 
     def ask_for_cut(self, hosts: Collection[int]) -> Payload | None:
