@@ -32,6 +32,10 @@ NEVER_WAITS = {
 """The programs without a patience, because no node waits for another."""
 NEEDS_ALL = {"d2", "gradient-tracking"}
 """The programs that are refused where messages can be lost."""
+ONE_SHOT = ("fedavg-1", "ensemble")
+"""The programs in which a client sends one message."""
+SERVED = ("fedavg", *ONE_SHOT)
+"""The programs in which node 0 is a server without data."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
 

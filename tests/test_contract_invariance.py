@@ -30,6 +30,7 @@ from tests.examples import (
     NODES,
     NOT_HERE,
     RUNS,
+    SERVED,
     Keeping,
     family_class,
     part_table,
@@ -107,7 +108,7 @@ CHOOSE = ("ad-psgd", "asynchronous-epidemic", "gossip-learning", "swarm-non-bloc
 
 def renumberings(kind: str) -> st.SearchStrategy[list[int]]:
     """Ways to rename twelve nodes that leave a program's roles where they are."""
-    if kind == "fedavg":
+    if kind in SERVED:
         return st.permutations(range(1, NODES)).map(lambda rest: [0, *rest])
     if kind in CHOOSE:
         return st.permutations(range(NODES // 2)).map(lambda pairs: [2 * p + side for p in pairs for side in (0, 1)])

@@ -1,7 +1,11 @@
 """Federated learning: programs in which clients learn with a server."""
 
 KINDS = {
-    "program": {"fedavg": "covey.federated.fedavg:FedAvg"},
+    "program": {
+        "fedavg": "covey.federated.fedavg:FedAvg",
+        "fedavg-1": "covey.federated.one_shot:FedAvgOnce",
+        "ensemble": "covey.federated.one_shot:Ensemble",
+    },
     "client-selection": {"uniform": "covey.federated.client_selection:Uniform"},
     "client-work": {"local": "covey.federated.client_work:LocalTraining"},
     "server-optimizer": {

@@ -1,0 +1,184 @@
+"""One-shot federated learning: each client trains once and uploads its model once.
+
+`fedavg-1` averages the models. `ensemble` keeps them all, and predicts by a mean of their outputs.
+
+Shapes: M clients, P numbers of a model, B samples, C classes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from covey.federated.client_work import ClientWork, LocalTraining
+from covey.federated.ends import SAMPLES, SERVER
+from covey.federated.ensembles import MEANS, joined, weights_by_labels
+from covey.federated.model_formats import FORMATS
+from covey.learning.mixture import Mixture
+from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.views import Adversary, Arrived, View
+from covey.parts.errors import ConfigurationError
+from covey.parts.nodes import NodeId
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
+from covey.runtime.content import Content
+from covey.runtime.entries import Numbers
+from covey.runtime.patience import check_patience
+from covey.runtime.state import State
+
+
+class Packed(Content):
+    """One or several models, in one of the forms of `model_formats`."""
+
+    models: Tensor | None = None
+    codes: Tensor | None = None
+    scales: Tensor | None = None
+    rest: Tensor | None = None
+
+    @property
+    def packed(self) -> dict[str, Tensor | None]:
+        """The entries of the form."""
+        return {"models": self.models, "codes": self.codes, "scales": self.scales, "rest": self.rest}
+
+
+class Local(Packed):
+    """The model of a client."""
+
+    samples: Annotated[int, SAMPLES]
+    """The number of its training samples."""
+    labels: Tensor
+    """The number of its training samples of each class."""
+    held: Annotated[int, SAMPLES] = 0
+    """The number of samples that it holds back from training."""
+
+    def check(self, node: LearningNode) -> str | None:
+        return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
+
+
+class Trained(State):
+    """The outcome of the first round at a client or the server."""
+
+    outputs: Tensor | None = None
+    """At the server of an ensemble: the outputs of the ensemble for the test samples."""
+
+
+class OneShot(LearningProgram):
+    """Node 0 is the server and has no data. All is done in round 0; in later rounds, nothing is sent."""
+
+    without_data = frozenset({"server"})
+    evaluated_roles = frozenset({"server"})
+    work: ClientWork = param("The work of a client with its own initial model.", factory=LocalTraining)
+    models: str = param(
+        "The form of models on the wire: float32, or int8 with a scale for each tensor.",
+        default="float32",
+        choices=tuple(FORMATS),
+    )
+    classes: int | None = param("The number of classes; by default, that of the data.", default=None, ge=2)
+    patience: Seconds | None = param(
+        "The time that the server waits for its clients; by default, for ever.", default=None, ge=0
+    )
+
+    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
+        return {"server": [SERVER], "client": range(1, nodes)}
+
+    def most_received(self) -> int:
+        return self._clients
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        self._clients = setting.nodes - 1
+        check_patience(self, setting, self.patience)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.format = FORMATS[self.models](setting)
+        self.count = self.count_of_classes(setting)
+
+    def count_of_classes(self, setting: Setting) -> int:
+        """The number of classes C."""
+        known = None if setting.label_counts is None else setting.label_counts.shape[1]
+        found = self.classes or known
+        if found is None:
+            raise ConfigurationError(
+                f"The 'classes' of {self.named()} must be given if the data do not tell them. Got none."
+            )
+        if known not in (None, found):
+            raise ConfigurationError(
+                f"The 'classes' of {self.named()} must be {known}, as in the data. Got {found} instead."
+            )
+        return found
+
+    async def run(self, node: LearningNode) -> None:
+        async for t in node.rounds():
+            if node.id != SERVER:
+                if t == 0:
+                    await self.upload(node)
+            else:
+                await self.combine(node, await self.gather(node) if t == 0 else [])
+
+    async def upload(self, node: LearningNode, held: int = 0) -> None:
+        """Train the client's own initial model, and send it to the server."""
+        update = await self.work.train(node, node.model, 0)
+        packed = self.format.pack(update.model[None])
+        (node.model,) = self.format.unpack(packed, 1)
+        found = node.data.label_counts
+        labels = torch.zeros(self.count, dtype=torch.int64) if found is None else torch.tensor(found)
+        local = Local(**packed, samples=node.data.samples, labels=labels.long(), held=held)
+        node.send(SERVER, local, tag="local", round=0)
+
+    async def gather(self, node: LearningNode) -> list[tuple[Local, Tensor]]:
+        """The messages of clients, and the model in each, at the server. A model that is not finite is rejected."""
+        clients = [NodeId(client) for client in range(1, node.nodes)]
+        inbox = await node.receive(tag="local", round=0, senders=clients, timeout=self.patience)
+        found = []
+        for local in node.usable(inbox, Local, labels=Numbers(self.count, "int64"), **self.format.expected(1)):
+            (model,) = self.format.unpack(local.packed, 1)
+            if bool(model.isfinite().all()):
+                found.append((local, model))
+            else:
+                node.reject(local, f"the model of client {local.sender} is not finite")
+        return found
+
+    async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
+        """The work of the server with the clients' models, which it gets in round 0 alone."""
+        raise NotImplementedError
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The server sees the model of every client."""
+        arrived = [message for message in messages if message.tag == "local"]
+        for local in adversary.usable(arrived, Local, **self.format.expected(1)):
+            yield adversary.view(local.message, self.format.unpack(local.packed, 1)[0])
+
+
+class FedAvgOnce(OneShot):
+    """FedAvg-1: the mean of the clients' models, weighted by their samples."""
+
+    kind = "fedavg-1"
+
+    async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
+        total = sum(local.samples for local, _ in found)
+        if total:
+            node.model = Mixture([model for _, model in found], [local.samples / total for local, _ in found])
+
+
+class Ensemble(OneShot):
+    """The mean of the outputs of the clients' models. The server judges it on the test set."""
+
+    kind = "ensemble"
+    mean: str = param(
+        "The mean: of logits, of probabilities, or labels: of logits, weighted for each class by a client's share of "
+        "the samples of that class.",
+        default="logits",
+        choices=tuple(MEANS),
+    )
+
+    async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
+        kept = node.keep(Trained)
+        if found:
+            outputs_MBC = await node.predict([model for _, model in found], on=node.samples("test"))
+            outputs_BMC = joined(outputs_MBC.unbind(), [local.sender for local, _ in found])
+            weights_MC = weights_by_labels(torch.stack([local.labels for local, _ in found]))
+            kept.outputs = MEANS[self.mean](outputs_BMC, weights_MC)
+        if kept.outputs is not None:
+            node.judge(kept.outputs)
