@@ -6,6 +6,7 @@ CoveyError                 anything below; the command line prints its text as o
 ├── RunError               a run folder that cannot be read, written or resumed
 ├── ModelError             a model that fails, is not finite, or has the wrong shape
 ├── ProgramError           a program that broke the node contract, or whose nodes all wait for ever
+├── BudgetExceeded         a release of protected data for which no privacy budget is left
 └── WireError              bytes that are not a valid frame
 """
 
@@ -102,6 +103,17 @@ class ModelError(CoveyError):
 
 class ProgramError(CoveyError):
     """A program that broke the node contract, or whose nodes all wait for ever."""
+
+
+class BudgetExceeded(CoveyError):
+    """A release that costs a coordinate of protected data more than is left of its budget for a pair."""
+
+    def __init__(self, pair: int | str, coordinate: int, left: float, cost: float) -> None:
+        super().__init__(
+            f"The budget of coordinate {coordinate} for the pair {quoted(pair)} does not suffice: {left:.6g} is left, "
+            f"and the release costs {cost:.6g}."
+        )
+        self.pair, self.coordinate = pair, coordinate
 
 
 class WireError(CoveyError):

@@ -38,7 +38,7 @@ class Averaging:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """Gaussian noise by which a part of an experiment protects data.
+    """Noise by which a part of an experiment protects data: Gaussian, unless the epsilon of a release is given.
 
     A release is a noised vector that others learn. In it, the protected data move the vector by a bounded distance.
 
@@ -52,6 +52,7 @@ class Mechanism:
         sampling: the probability with which the protected data take part in a release.
         correlation: the total information of all releases over that of one; None if their noises are independent.
         averaging: the graph over which noise is averaged, instead of a multiplier.
+        pure: the epsilon of one release of noise that needs no delta, such as Laplace's, instead of a multiplier.
         assumes: the assumptions.
         why_not: the reason why there is no bound.
     """
@@ -65,6 +66,7 @@ class Mechanism:
     sampling: float = 1.0
     correlation: float | None = None
     averaging: Averaging | None = None
+    pure: float | None = None
     assumes: Sequence[str] = ()
     why_not: str = ""
 

@@ -1,7 +1,8 @@
 """The epsilon of a run: what the noise of its parts guarantees, and under which assumptions.
 
-Noise without sampling has a closed form: the trade-off of two Gaussians at a distance m (Balle and Wang, 2018). With
-sampling, `dp-accounting` computes it, by privacy loss distributions and by Renyi divergences.
+Gaussian noise without sampling has a closed form: the trade-off of two Gaussians at a distance m (Balle and Wang,
+2018). With sampling, `dp-accounting` computes it, by privacy loss distributions and by Renyi divergences. The epsilons
+of releases that need no delta add up.
 """
 
 import logging
@@ -76,6 +77,10 @@ def spent(mechanism: Mechanism) -> list[Spent]:
     """The epsilon of a mechanism; for averaged noise, one for each kind of observer."""
     if mechanism.why_not:
         return [_spent(mechanism, None, None, why_not=mechanism.why_not)]
+    if mechanism.pure is not None:
+        no_noise = "" if math.isfinite(mechanism.pure) else "there is no noise"
+        total = mechanism.pure * mechanism.releases
+        return [_spent(mechanism, total, mechanism.pure, accountant="composition", why_not=no_noise)]
     if mechanism.averaging is not None:
         return [*_of_averaging(mechanism, mechanism.averaging)]
     if mechanism.multiplier <= 0.0:

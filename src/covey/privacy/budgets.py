@@ -1,0 +1,85 @@
+"""A budget of privacy for every pair and coordinate, which refuses releases once it is spent."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from covey.parts.errors import BudgetExceeded, ConfigurationError
+from covey.privacy.bounds import level_of, vector
+
+Floats = NDArray[np.float64]
+Pair = int | str
+
+_ROUNDING = 1e-12
+"""The fraction by which sums of floats may exceed a budget."""
+
+
+class Accountant:
+    """The epsilon that each coordinate has spent with each pair, by sequential composition.
+
+    Releases (epsilon 1, v) and (epsilon 2, u) to a pair cost coordinate i epsilon 1 * v_i + epsilon 2 * u_i. Its memory
+    is bounded by `pairs`: a pair beyond them is refused.
+
+    Args:
+        coordinates: the number of coordinates.
+        budget: the most that a coordinate may spend with a pair: a number, or one for each coordinate.
+        pairs: the greatest number of pairs.
+    """
+
+    def __init__(self, coordinates: int, budget: ArrayLike, *, pairs: int = 1024) -> None:
+        if coordinates < 1 or pairs < 1:
+            raise ConfigurationError(
+                f"An accountant must have at least one coordinate and one pair. Got {coordinates} and {pairs} instead."
+            )
+        every = np.full(coordinates, budget) if isinstance(budget, int | float) else budget
+        self.budget: Floats = vector(every, "budget", coordinates, ge=0.0)
+        self.pairs = pairs
+        self._spent: dict[Pair, Floats] = {}
+
+    def spend(self, pair: Pair, epsilon: float, privacy: ArrayLike) -> None:
+        """Account for a release, or refuse it without a change.
+
+        Args:
+            pair: the receiver, or the pair of parties.
+            epsilon: the epsilon of the release.
+            privacy: v, the privacy of each coordinate.
+
+        Raises:
+            BudgetExceeded: a coordinate has not enough left for the pair.
+        """
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise ConfigurationError(f"The 'epsilon' of a release must be a float in (0, inf). Got {epsilon} instead.")
+        costs = epsilon * level_of(privacy, len(self.budget))
+        before = self.spent(pair)
+        wrong = np.flatnonzero((costs > 0) & (before + costs > self.budget * (1 + _ROUNDING)))
+        if len(wrong):
+            first = int(wrong[0])
+            raise BudgetExceeded(pair, first, float(self.budget[first] - before[first]), float(costs[first]))
+        if pair not in self._spent and len(self._spent) == self.pairs:
+            raise BudgetExceeded(pair, int(costs.argmax()), 0.0, float(costs.max()))
+        self._spent[pair] = before + costs
+
+    def spent(self, pair: Pair) -> Floats:
+        """The epsilon that each coordinate has spent with a pair."""
+        return self._spent.get(pair, np.zeros(len(self.budget)))
+
+    def left(self, pair: Pair) -> Floats:
+        """The epsilon that each coordinate has left for a pair."""
+        return np.maximum(self.budget - self.spent(pair), 0.0)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Its budget and all that is spent, as plain values and arrays."""
+        names = [*self._spent]
+        spent = np.stack([self._spent[name] for name in names]) if names else np.zeros((0, len(self.budget)))
+        return {"budget": self.budget.copy(), "pairs": self.pairs, "names": names, "spent": spent}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The accountant with such a `state`."""
+        found = cls(len(state["budget"]), state["budget"], pairs=state["pairs"])
+        found._spent = dict(zip(state["names"], np.array(state["spent"], dtype=np.float64), strict=True))
+        return found
