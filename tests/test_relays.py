@@ -168,7 +168,7 @@ def test_a_message_comes_by_its_relay_alone(names):
         ({"box": np.zeros(40, np.uint8)}, "wrong-box"),
         ({"box": np.zeros(40)}, "wrong-box"),
         ({"number": 1}, "wrong-box"),
-        ({"number": None}, "wrong-box"),
+        ({"number": None}, "wrong-ticket"),
         ({"number": 1 << 40}, "wrong-box"),
     ],
     ids=str,
@@ -212,6 +212,14 @@ def test_frames_of_a_later_round_wait_for_its_share_up_to_a_limit(names):
     names.take(packed(shares(t=2)[2]))
     assert len(names._stage.arrived) == 1
     assert names._stage.refused == ["queue-full", "wrong-ticket"]
+
+
+def test_frames_that_wait_are_limited_though_their_boxes_are_empty(names):
+    for number in range(50):
+        names.take_word(0, {"round": 2, "ticket": 1, "number": number, "box": np.zeros(0, np.uint8)})
+    kept = [word for _, word in names._early]
+    assert 0 < len(kept) < 50
+    assert names._stage.refused == ["queue-full"] * (50 - len(kept))
 
 
 SHATTER = {"kind": "shatter", "virtual_nodes": 2, "degree": 4}

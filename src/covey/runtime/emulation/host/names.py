@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from covey.messages import wire
 from covey.messages.crypto import derive, lock, unlock
@@ -27,6 +28,28 @@ _KEPT = 64
 """The number of rounds whose shares are kept."""
 _MOST_OF_A_NAME = 1 << 20
 """The bound of the running numbers of messages from one name to another."""
+_BESIDE = 512
+"""The bytes of memory that a kept frame takes beside its box."""
+
+
+class _Word(NamedTuple):
+    """A frame of one host to another with a message between names."""
+
+    round: int
+    ticket: int
+    number: int
+    """The number of the message among those of its ticket."""
+    box: NDArray[Any]
+    """The sealed message."""
+
+    @classmethod
+    def of(cls, payload: Payload) -> "_Word | None":
+        """The entries of a payload; None if one has a wrong type."""
+        *numbers, box = (payload.get(name) for name in cls._fields)
+        t, ticket, number = (one if type(one) is int else None for one in numbers)
+        if t is None or ticket is None or number is None or not isinstance(box, np.ndarray):
+            return None
+        return cls(t, ticket, number, box)
 
 
 class _Round:
@@ -57,8 +80,8 @@ class Names:
         self._stage = stage
         self._rounds: OrderedDict[int, _Round] = OrderedDict()
         self._asked: dict[int, asyncio.Event] = {}
-        self._early: list[tuple[int, int, Payload]] = []
-        """The frames of rounds whose shares have not come: round, host and frame."""
+        self._early: list[tuple[int, _Word]] = []
+        """The frames of rounds whose shares have not come, with the hosts that sent them."""
         self._early_bytes = 0
 
     async def shares(self, node: int, t: int) -> list[Share]:
@@ -81,8 +104,8 @@ class Names:
         if asked is not None:
             asked.set()
         early, self._early, self._early_bytes = self._early, [], 0
-        for t, host, payload in early:
-            self._read(t, host, payload)
+        for host, word in early:
+            self._read(host, word)
 
     # ------------------------------------------------------------------ sending
 
@@ -104,46 +127,51 @@ class Names:
             message.shared, tag=message.tag, sender=message.sender, receiver=message.name, round=message.round
         )
         box = np.frombuffer(lock(_key(way, number), frame), np.uint8)
-        self._pass(way.via, {"round": message.round, "ticket": way.ticket, "number": number, "box": box})
+        self._pass(way.via, _Word(message.round, way.ticket, number, box))
 
-    def _pass(self, host: int, payload: Payload) -> None:
+    def _pass(self, host: int, word: _Word) -> None:
         assert self._stage.peers is not None
-        self._stage.peers.send_word(host, WORD, payload)
+        self._stage.peers.send_word(host, WORD, word._asdict())
 
     # ------------------------------------------------------------------ receiving
 
     def take_word(self, host: int, payload: Payload) -> None:
         """Take a frame of another host with a message between names."""
-        t, box = payload.get("round"), payload.get("box")
-        if type(t) is not int or not 0 <= t < self._stage.rounds or not isinstance(box, np.ndarray):
+        word = _Word.of(payload)
+        if word is None or not 0 <= word.round < self._stage.rounds:
             self._stage.refuse("wrong-ticket")
-        elif t in self._rounds:
-            self._read(t, host, payload)
-        elif self._rounds and t < min(self._rounds):
+        elif word.round in self._rounds:
+            self._read(host, word)
+        else:
+            self._keep(host, word)
+
+    def _keep(self, host: int, word: _Word) -> None:
+        """Keep a frame until the share of its round comes. Its box is copied, so that the rest of it is freed."""
+        size = word.box.nbytes + _BESIDE
+        if self._rounds and word.round < min(self._rounds):
             self._stage.refuse("late")
-        elif self._early_bytes + box.nbytes > self._stage.most:
+        elif self._early_bytes + size > self._stage.most:
             self._stage.refuse("queue-full")
         else:
-            self._early.append((t, host, payload))
-            self._early_bytes += box.nbytes
+            self._early.append((host, word._replace(box=word.box.copy())))
+            self._early_bytes += size
 
-    def _read(self, t: int, host: int, payload: Payload) -> None:
+    def _read(self, host: int, word: _Word) -> None:
         """Pass a frame on, or deliver its message."""
-        of, ticket = self._rounds.get(t), payload.get("ticket")
+        of = self._rounds.get(word.round)
         if of is None:
-            self.take_word(host, payload)  # The share of its round has not come yet.
+            self._keep(host, word)
             return
-        relayed = of.relayed.get(ticket) if type(ticket) is int else None
-        incoming = of.incoming.get(ticket) if type(ticket) is int else None
+        relayed, incoming = of.relayed.get(word.ticket), of.incoming.get(word.ticket)
         if isinstance(relayed, Relayed) and relayed.source == host:
-            self._pass(relayed.target, payload)
+            self._pass(relayed.target, word)
         elif incoming is not None and incoming.via == host:
-            self._deliver(of, t, incoming, payload)
+            self._deliver(of, incoming, word)
         else:
             self._stage.refuse("wrong-ticket")
 
-    def _deliver(self, of: _Round, t: int, way: Passage, payload: Payload) -> None:
-        stage, frame = self._stage, self._opened(t, way, payload)
+    def _deliver(self, of: _Round, way: Passage, word: _Word) -> None:
+        stage, frame = self._stage, self._opened(way, word)
         if frame is None:
             stage.refuse("wrong-box")
             return
@@ -153,22 +181,21 @@ class Names:
             stage.reject(node, frame.sender, f"'{problem}' is not finite", "not-finite")
             return
         message = received(frame)
-        message.name, message.key = NodeId(way.receiver), (named(message.tag, way.receiver), t)
+        message.name, message.key = NodeId(way.receiver), (named(message.tag, way.receiver), word.round)
         stage.traffic.arrive(node.id, message)
 
-    def _opened(self, t: int, way: Passage, payload: Payload) -> wire.Frame | None:
+    def _opened(self, way: Passage, word: _Word) -> wire.Frame | None:
         """The frame in a box; None if it is not one from this sender to this receiver in this round."""
-        number, box = payload.get("number"), np.asarray(payload["box"])
-        if type(number) is not int or not 0 <= number < _MOST_OF_A_NAME:
+        if not 0 <= word.number < _MOST_OF_A_NAME:
             return None
-        opened = unlock(_key(way, number), box.tobytes())
+        opened = unlock(_key(way, word.number), word.box.tobytes())
         if opened is None:
             return None
         try:
             frame = wire.decode(opened, self._stage.limits)
         except WireError:
             return None
-        right = (frame.sender, frame.receiver, frame.round) == (way.sender, way.receiver, t)
+        right = (frame.sender, frame.receiver, frame.round) == (way.sender, way.receiver, word.round)
         return frame if right else None
 
 
