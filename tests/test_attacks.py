@@ -273,7 +273,9 @@ def test_mistakes_are_one_line(skewed, tmp_path, capsys):
     assert "None of the 0 observed messages" in refused(capsys, other.folder, "--kind", "linkability")
     facts = other.folder / "facts.json"
     facts.write_text(facts.read_text().replace('"data": "sha256:', '"data": "sha256:0'))
-    assert "its data set was another one" in refused(capsys, other.folder, "--kind", "linkability")
+    assert "its data set differs from that with which it began" in refused(
+        capsys, other.folder, "--kind", "linkability"
+    )
     blobs = run_of(tmp_path / "blobs", rounds=1, task=MEMORISED)
     assert "needs pictures of classes" in refused(capsys, blobs.folder, "--kind", "inversion")
     # Among several, one that is not possible costs the others nothing.

@@ -123,11 +123,10 @@ def resume_as(
     """Resume an interrupted run with its experiment, of which its folder does not have what was given in Python."""
     with resuming(Path(folder)) as opened:
         prepared = _prepare(experiment_of(opened.run), data, quiet, callbacks)
-        try:
-            _check_same(prepared, opened.run)
-        except RunError:
+        change = prepared.change_since(opened.run.facts)
+        if change is not None:
             prepared.task.close()
-            raise
+            raise refused(opened.run.folder, change)
         try:
             prepared.experiment.engine.check_checkpoint(prepared, opened.checkpoint)
         except RunError as error:
@@ -148,22 +147,6 @@ def _shown(
 
     nodes = experiment.network.nodes
     return ProgressDisplay(folder.name, experiment.rounds, nodes, silent=quiet, lines=False, watch=watch)
-
-
-def _check_same(prepared: Prepared, run: Run) -> None:
-    """See whether a run's data are those that it began with.
-
-    Raises:
-        RunError: they are not.
-    """
-    for name, now in prepared.task.signature().items():
-        before = run.facts.get(name)
-        if name in _DIFFER and before is not None and before != now:
-            raise refused(run.folder, f"{_DIFFER[name]} from that with which it began ({before}, now {now})")
-
-
-_DIFFER = {"data": "its data set differs", "partition": "its partition differs", "start": "its start differs"}
-"""The facts that a run begins with and must find again, in words."""
 
 
 def _prepare(experiment: Experiment, data: Path | str | None, quiet: bool, callbacks: Sequence[Any]) -> Prepared:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from covey.runtime.simulation.playing import Played
 
 
+_SAME = {"data": "data set", "partition": "partition", "start": "start", "parameters": "model"}
+"""The facts of a run that must be the same when it is resumed or attacked, in words."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared experiment, which an engine runs.
@@ -103,6 +107,14 @@ class Prepared:
         """True if the run keeps the final states of nodes."""
         keeps = self.experiment.output.states
         return self.program.needs is Node if keeps is None else keeps
+
+    def change_since(self, facts: Mapping[str, Any]) -> str | None:
+        """The first of data, partition, start and model that differs from a run's facts, in words; or None."""
+        for name, now in self.task.signature().items():
+            before = facts.get(name)
+            if name in _SAME and before is not None and before != now:
+                return f"its {_SAME[name]} differs from that with which it began ({before}, now {now})"
+        return None
 
     def mechanisms(self) -> list[Mechanism]:
         """The noise by which parts of the program and of the task state that they protect data."""

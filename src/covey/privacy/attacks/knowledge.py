@@ -23,8 +23,6 @@ from covey.runtime.prepared import Prepared, prepare
 from covey.runtime.runs import Run
 from covey.runtime.runs.observed import ObservedMessage
 
-_DIFFER = {"data": "data set", "partition": "partition", "start": "start", "parameters": "model"}
-"""The facts of a run that an attack needs as they were, in words."""
 COMPLETIONS = ("own model", "initial model", "mean of received")
 """The models whose numbers take the place of those that a message does not show."""
 
@@ -118,7 +116,9 @@ def read_knowledge(run: Run | Path | str, *, data: Path | None = None, quiet: bo
         raise RunError(
             f"The run {run.folder} cannot be attacked: the nodes of {prepared.program.named()} do not learn."
         )
-    check_same(prepared, run)
+    change = prepared.change_since(run.facts)
+    if change is not None:
+        raise RunError(f"The run {run.folder} cannot be attacked: {change}.")
     learner = prepared.task.learner
     arrived: dict[int, list[Arrived]] = {}
     for message in observed.messages():
@@ -139,20 +139,6 @@ def read_knowledge(run: Run | Path | str, *, data: Path | None = None, quiet: bo
             f"{prepared.program.named()} sends{why}."
         )
     return found
-
-
-def check_same(prepared: Prepared, run: Run) -> None:
-    """See whether data and model are those of a run.
-
-    Raises:
-        RunError: they are not.
-    """
-    for name, now in prepared.task.signature().items():
-        before = run.facts.get(name)
-        if name in _DIFFER and before is not None and before != now:
-            raise RunError(
-                f"The run {run.folder} cannot be attacked: its {_DIFFER[name]} was another one ({before}, now {now})."
-            )
 
 
 def _arrived(found: ObservedMessage) -> Arrived:
