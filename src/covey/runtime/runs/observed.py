@@ -179,6 +179,8 @@ def read_truth(folder: Path) -> dict[str, Any]:
     try:
         with np.load(folder / TRUTH, allow_pickle=False) as found:
             return dict(found)
+    except OSError as error:
+        raise RunError(f"The run {folder} has no readable {TRUTH}: {error.strerror or error}.") from error
     except Exception as error:
         # numpy, zipfile and zlib raise various errors for damaged bytes.
-        raise RunError(f"The run {folder} has no readable {TRUTH}: {error or 'it ends too early'}.") from error
+        raise RunError(f"The run {folder} has no readable {TRUTH}: it is damaged.") from error
