@@ -330,11 +330,17 @@ def test_a_node_that_meets_no_other_in_a_round_sends_nothing():
     assert sum(node.mail.messages_in for node in world.nodes) == 3 * 4
 
 
+def test_patience_without_losses_is_allowed_with_a_warning():
+    program = {"kind": "gossip", "topology": "ring", "patience": "1s", "sharing": {"kind": "zip-dl", "sigma": 0.6}}
+    with pytest.warns(ConfigurationWarning, match="cancels only if .* has a 'patience'"):
+        check(Experiment.from_table(table(program=program, rounds=2, task=STILL)))
+
+
 def test_losses_are_allowed_with_a_warning_that_states_the_drift():
     program = {"kind": "gossip", "topology": "ring", "patience": "1s", "sharing": {"kind": "zip-dl", "sigma": 0.6}}
     tables = table(program=program, network={"loss": 0.2}, rounds=2, task=STILL, evaluation={"every": 0})
     with pytest.warns(
-        ConfigurationWarning, match=r"moves the mean of all models by\s+noise of standard deviation 0\.017"
+        ConfigurationWarning, match=r"moves the mean of all models\s+by noise of standard deviation 0\.017"
     ):
         check(Experiment.from_table(tables))
     with warnings.catch_warnings():

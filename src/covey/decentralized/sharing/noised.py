@@ -64,7 +64,7 @@ class Noised(Sharing):
 
     def check(self, setting: Setting) -> None:
         super().check(setting)
-        self._losses = setting.losses
+        self._losses = [*setting.losses, *(["a 'patience'"] if setting.patient else [])]
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)

@@ -61,9 +61,9 @@ class ZipDL(Noised):
             assert weights_E is not None
             drift = self.sigma * weights_E.max(initial=0.0) / graph.n
             warnings.warn(
-                f"The noise of {self.named()} cancels only if all messages of a round arrive, and the experiment has "
-                f"{' and '.join(self._losses)}. Each message that does not arrive moves the mean of all models by "
-                f"noise of standard deviation {drift:.2g} on every number.",
+                f"The noise of {self.named()} cancels only if all messages of a round arrive in time, and the "
+                f"experiment has {' and '.join(self._losses)}. Each message that does not moves the mean of all models "
+                f"by noise of standard deviation {drift:.2g} on every number.",
                 ConfigurationWarning,
                 stacklevel=2,
             )
