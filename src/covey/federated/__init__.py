@@ -15,5 +15,25 @@ KINDS = {
         "adam": "covey.federated.server_optimizers:ServerAdam",
         "yogi": "covey.federated.server_optimizers:ServerYogi",
     },
+    "inference-rule": {
+        "mean": "covey.federated.robust_inference.static_rules:Mean",
+        "median": "covey.federated.robust_inference.static_rules:Median",
+        "geometric-median": "covey.federated.robust_inference.static_rules:GeometricMedian",
+        "trimmed-mean": "covey.federated.robust_inference.static_rules:TrimmedMean",
+        "mlp": "covey.federated.robust_inference.learned_rules:MLPRule",
+        "deepset": "covey.federated.robust_inference.learned_rules:DeepSetRule",
+        "manifold": "covey.federated.robust_inference.purification:Manifold",
+        "copur": "covey.federated.robust_inference.purification:CoPur",
+    },
+    "inference-attack": {
+        "logit-flipping": "covey.federated.robust_inference.attacks:LogitFlipping",
+        "sia": "covey.federated.robust_inference.attacks:SecondBest",
+        "sia-colluding": "covey.federated.robust_inference.attacks:SecondBestTogether",
+        "sia-white-box": "covey.federated.robust_inference.attacks:BestWrong",
+        "lma": "covey.federated.robust_inference.attacks:LeastLikely",
+        "cpa": "covey.federated.robust_inference.attacks:ClassPrior",
+        "impersonation": "covey.federated.robust_inference.attacks:Impersonation",
+        "pgd-cw": "covey.federated.robust_inference.attacks:GradientAscent",
+    },
 }
 """The kinds of parts in this room: family -> kind -> "module:Class"."""

@@ -1,0 +1,75 @@
+"""Certificates: queries whose decision no `faulty` lying clients can change.
+
+Two certificates, both of the received answers alone. The first is of any (f, kappa)-robust rule. Such a rule is
+within sqrt(kappa) times the dissimilarity sigma_H of the honest mean, for every set H of n - f rows:
+
+    |decision - mean_H|^2 <= kappa sigma_H^2,    sigma_H^2 = (1 / |H|) sum over H of |x_i - mean_H|^2
+
+Two of its scores move together by at most sqrt(2) times that. If for every H the mean's margin is greater than
+sqrt(2 kappa) sigma_H, then the decision is that of the honest mean, whoever is honest.
+
+The second certificate bounds each score of the decision itself, as sorting allows. It needs no mean, and is often
+tighter. Shapes: S queries, N clients, C classes.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from covey.federated.robust_inference.answers import check_faulty
+from covey.federated.robust_inference.rule import Decision
+
+
+class Certificate(NamedTuple):
+    """The certificate of each query, S numbers each."""
+
+    margin: Tensor
+    """The least margin of the most likely class in the mean of n - f rows, over all choices of those."""
+    dissimilarity: Tensor
+    """A bound of the dissimilarity of n - f rows, over all choices of those."""
+    needed: Tensor
+    """The margin that is enough: sqrt(2 kappa) times the dissimilarity."""
+    holds: Tensor
+    """True if the margin is."""
+
+
+def certify(answers: Tensor, decision: Decision, faulty: int) -> Certificate:
+    """The certificate by margin and dissimilarity."""
+    clients = answers.shape[1]
+    check_faulty(clients, faulty)
+    margin, spread = least_margin(answers, faulty), greatest_dissimilarity(answers, faulty)
+    kappa = decision.kappa(clients)
+    needed = math.sqrt(2.0 * kappa) * spread if math.isfinite(kappa) else torch.full_like(spread, torch.inf)
+    return Certificate(margin, spread, needed, margin > needed)
+
+
+def least_margin(answers: Tensor, faulty: int) -> Tensor:
+    """The least margin of the mean's first class in the mean of n - f rows: without the rows most in its favour."""
+    first = answers.mean(1).argmax(-1)
+    index = first[:, None, None].expand(-1, answers.shape[1], 1)
+    differences = answers.gather(2, index) - answers  # S x N x C
+    kept = differences.sum(1) - differences.topk(faulty, dim=1).values.sum(1)
+    return kept.scatter(1, first.unsqueeze(1), torch.inf).amin(1) / (answers.shape[1] - faulty)
+
+
+def greatest_dissimilarity(answers: Tensor, faulty: int) -> Tensor:
+    """A bound of the dissimilarity of any n - f rows: the mean square distance to one point is least at their mean."""
+    squares = (answers - answers.mean(1, keepdim=True)).square().sum(-1)
+    count = answers.shape[1] - faulty
+    return squares.topk(count, dim=1).values.mean(1).sqrt()
+
+
+def bounded_margin(answers: Tensor, decision: Decision, faulty: int) -> Tensor | None:
+    """The least score of the decided class minus the greatest of another, after any change of `faulty` rows, S.
+
+    Where it is positive, no lie changes the decision. None if the decision has no bounds.
+    """
+    with torch.no_grad():
+        bounds = decision.bounds(answers, faulty)
+        if bounds is None:
+            return None
+        low, high = bounds
+        decided = decision(answers).argmax(-1, keepdim=True)
+        return low.gather(1, decided).squeeze(1) - high.scatter(1, decided, -torch.inf).amax(1)
