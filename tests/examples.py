@@ -34,7 +34,7 @@ NEEDS_ALL = {"d2", "gradient-tracking"}
 """The programs that are refused where messages can be lost."""
 ONE_SHOT = ("fedavg-1", "ensemble")
 """The programs in which a client sends one message."""
-SERVED = ("fedavg", *ONE_SHOT)
+SERVED = ("fedavg", *ONE_SHOT, "fens")
 """The programs in which node 0 is a server without data."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
@@ -71,6 +71,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "shatter-apart"): {"virtual_nodes": 3, "degree": 2},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     ("program", "fedavg"): {"clients": 4},
+    # Not as int8, which rounds models, for a test in which nothing is learned.
+    ("program", "fens"): {"models": "float32"},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("program", "swift"): {"topology": "ring"},
     ("program", "divshare"): {"omega": 0.3, "fanout": 3},
@@ -209,6 +211,8 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
     tables = table(task={**BLOBS, "batch_size": 8}, network={"nodes": NODES}, rounds=5, evaluation={"every": 2})
     if family == "program":
         tables["program"] = part
+        if kind == "fens":
+            tables["task"]["validation"] = 0.2
     elif family in IN_PROGRAM:
         weighted = part_table("topology", "edges", files)
         topology: typing.Any = weighted if (family, kind) == ("aggregation", "given") else "ring"

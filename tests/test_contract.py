@@ -123,7 +123,7 @@ ALONE = {
     "gradient-tracking": ({"topology": "complete"}, 1),
     "quasi-global-momentum": ({"topology": "complete", "beta": 0.0}, 1),
     "relay-sgd": ({"topology": "complete"}, 1),
-    **{kind: ({}, 2) for kind in ("fedavg", "fedavg-1", "ensemble")},
+    **{kind: ({}, 2) for kind in ("fedavg", "fedavg-1", "ensemble", "fens")},
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
     "swift": ({"topology": "complete"}, 1),
@@ -138,12 +138,12 @@ ALONE = {
 @pytest.mark.parametrize("kind", kinds.built_in()["program"])
 def test_one_node_alone_trains_as_plain_sgd_does(kind):
     parameters, nodes = ALONE[kind]
-    task = {**BLOBS, "batch_size": 1000, "local_steps": 2}
+    task = {**BLOBS, "batch_size": 1000, "local_steps": 2, "validation": 0.2}
     network = {"nodes": nodes, "latency": "1s" if kind == "fedavg" else "1h"}
     tables = table(program={"kind": kind, **parameters}, network=network, task=task, rounds=3)
     world, _ = simulate(tables)
-    # The server of an ensemble keeps its own model, and the mean of one shot is of one training.
-    other = {"gossip-learning": 0, "swarm": 0, "ensemble": 0, "clique-averaging": 3, "fedavg-1": 2}
+    # The server of an ensemble or of FENS keeps its own model, and the mean of one shot is of one training.
+    other = {"gossip-learning": 0, "swarm": 0, "ensemble": 0, "fens": 0, "clique-averaging": 3, "fedavg-1": 2}
     steps = other.get(kind, 6)
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, steps), atol=1e-5)
 

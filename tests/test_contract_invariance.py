@@ -70,7 +70,9 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
 
     It keeps its data, its speed and its private randomness. Uplinks have no limit, as they serve low numbers first.
     """
-    tables = table(task={**BLOBS, "partition": {"kind": "dirichlet", "alpha": 0.5}, "batch_size": 8}, rounds=4)
+    tables = table(
+        task={**BLOBS, "partition": {"kind": "dirichlet", "alpha": 0.5}, "batch_size": 8, "validation": 0.1}, rounds=4
+    )
     tables["network"].update(bandwidth=None, compute={"kind": "log-normal", "median": 500.0})
     tables["program"] = program
     prepared = prepare(Experiment.from_table(tables), workers=1)

@@ -5,7 +5,7 @@ The INT8 form is a codec. Models are computed in float32 after it; torch's integ
 Shapes: K models, P numbers of a model, T of them trained, S trained tensors, R other numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -108,9 +108,3 @@ ModelFormat = Float32Models | Int8Models
 """The forms of models on the wire."""
 FORMATS: dict[str, type[ModelFormat]] = {"float32": Float32Models, "int8": Int8Models}
 """The forms by their names in experiment files."""
-
-
-def first_not_finite(models_KP: Tensor, ids: Sequence[int]) -> int | None:
-    """The id of the first model that has numbers which are not finite; None without one."""
-    wrong_K = ~models_KP.isfinite().all(1)
-    return ids[int(wrong_K.int().argmax())] if bool(wrong_K.any()) else None

@@ -91,6 +91,7 @@ class LoadedLearning(LoadedTask):
             setting,
             parameters=learner.layout.size,
             pieces=tuple(learner.layout.pieces),
+            sample_shape=tuple(learner.data.sample_shape),
             label_counts=counts,
             training_samples=taken,
             validation_samples=held_out,

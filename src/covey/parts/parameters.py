@@ -69,6 +69,8 @@ class Setting:
     """The tensors of the flat model, in order."""
     holders: tuple[int, ...] | None = None
     """The ids of the nodes that hold data, in order; None if all do."""
+    sample_shape: tuple[int, ...] = ()
+    """The shape of one input of the model."""
     label_counts: np.ndarray | None = None
     """The samples of each class at each node, nodes x classes; None if the data have no classes."""
     rounds: int = 0
