@@ -65,7 +65,7 @@ def test_the_public_names_are_these():
         ),
         *("LearningTask", "Message", "Mixture", "Network", "Node", "NodeId", "Part", "Program", "Run", "Setting"),
         *("State", "Sweep", "Update", "__version__", "check", "compare", "data", "list", "param", "report"),
-        *("resume", "run", "sweep"),
+        *("infer", "resume", "run", "sweep"),
     }
     assert set(covey.__all__) == public
     assert all(getattr(covey, name) is not None for name in public)

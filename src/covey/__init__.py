@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from covey import data as data
     from covey.api.checking import check as check
     from covey.api.comparing import compare as compare
+    from covey.api.inferring import infer as infer
     from covey.api.listing import list as list
     from covey.api.reporting import report as report
     from covey.api.running import resume as resume
@@ -44,6 +45,7 @@ ROOMS = ("decentralized", "federated", "privacy", "aggregation", "learning", "me
 _HOMES = {
     "covey.api.checking": ("check",),
     "covey.api.comparing": ("compare",),
+    "covey.api.inferring": ("infer",),
     "covey.api.listing": ("list",),
     "covey.api.reporting": ("report",),
     "covey.api.running": ("resume", "run"),

@@ -27,7 +27,7 @@ def attack(arguments: argparse.Namespace) -> int:
             )
         assign(tables, override)
     results, folder = attack_run(
-        arguments.run, [*tables.values()], out=arguments.out, data=arguments.data, tracked=_tracked(arguments.json)
+        arguments.run, [*tables.values()], out=arguments.out, data=arguments.data, tracked=tracked(arguments.json)
     )
     if arguments.json:
         print_json([result.table() for result in results])
@@ -44,10 +44,10 @@ def _cell(cell: str | float | int) -> str:
     return f"{cell:.3f}" if isinstance(cell, float) else f"{cell}"
 
 
-def _tracked(silent: bool) -> Any:
+def tracked(silent: bool) -> Any:
     """The display of an iteration's progress: a bar on a terminal, else nothing."""
 
-    def tracked(items: Iterable[T], what: str, count: int) -> Iterable[T]:
+    def shown(items: Iterable[T], what: str, count: int) -> Iterable[T]:
         if silent or not sys.stderr.isatty():
             return items
         from rich.console import Console
@@ -55,4 +55,4 @@ def _tracked(silent: bool) -> Any:
 
         return track(items, description=what, total=count, console=Console(stderr=True), transient=True)
 
-    return tracked
+    return shown

@@ -34,6 +34,8 @@ def list_kinds(arguments: argparse.Namespace) -> int:
             _print_wrapped(in_words(parameter), 6, 10)
     if len(found) == 1 and family == "attack":
         print(f"\nof a run with an observer:\n  covey attack RUN --kind {found.chosen[0][1]}")
+    elif len(found) == 1 and family in _INFERENCE:
+        print(f"\nwith a run of clients that have models of their own:\n  {_INFERENCE[family]} {found.chosen[0][1]}")
     elif len(found) == 1:
         print(f"\nin an experiment:\n  {_example(*found.chosen[0])}")
     return 0
@@ -56,6 +58,13 @@ _KEYS = {
     "objective": "loss",
 }
 """The key of a part in an experiment file, if it differs from the family."""
+
+
+_INFERENCE = {
+    "inference-rule": "covey infer RUN --rule",
+    "inference-attack": "covey infer RUN --attack",
+}
+"""The command that takes a part, if no experiment file does."""
 
 
 _LISTS = {"fault": "faults", "callback": "callback", "metric": "metrics", "augmentation": "augmentation"}

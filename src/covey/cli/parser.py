@@ -236,6 +236,38 @@ def make_parser() -> argparse.ArgumentParser:
     attack.add_argument("--data", type=Path, help="the data folder (default: the environment's COVEY_DATA)")
     attack.add_argument("--json", action="store_true", help="print JSON")
 
+    infer = add(
+        "infer",
+        _lazily("inferring", "infer"),
+        "Let the clients of a run answer its test samples, some with lies: how accurate are rules that combine them?",
+        "covey infer runs/ensemble-s1-001 --rule mean,trimmed-mean,deepset --attack sia,pgd-cw --faulty 4",
+    )
+    infer.add_argument(
+        "run", metavar="RUN", type=Path, help="the folder of a run whose clients have models of their own"
+    )
+    infer.add_argument(
+        "--rule", metavar="KIND[,KIND]", action="append", default=[],
+        help="the rules; see covey list inference-rule (default: those without training and, with validation samples, "
+        "deepset)",
+    )  # fmt: skip
+    infer.add_argument(
+        "--attack", metavar="KIND[,KIND]", action="append", default=[],
+        help="the attacks; see covey list inference-attack (default: all)",
+    )  # fmt: skip
+    infer.add_argument("--faulty", metavar="F", type=int, help="the number of clients that lie (default: a quarter)")
+    infer.add_argument("--samples", metavar="N", type=int, help="the greatest number of test samples (default: all)")
+    infer.add_argument("--seed", type=int, default=0, help="the seed of liars, training and attacks (default: 0)")
+    infer.add_argument(
+        "--on-invalid", choices=("reject", "project"), default="reject",
+        help="refuse outputs that are not probabilities, or project them (default: reject)",
+    )  # fmt: skip
+    takes_set(infer, "set a parameter of a rule or an attack, as in --set deepset.hidden=64; may be repeated")
+    infer.add_argument(
+        "--out", type=Path, help="the folder of the table and the figure (default: inference in that of the run)"
+    )
+    infer.add_argument("--data", type=Path, help="the data folder (default: the environment's COVEY_DATA)")
+    infer.add_argument("--json", action="store_true", help="print JSON")
+
     certs = add(
         "certs",
         _lazily("certifying", "certs"),
