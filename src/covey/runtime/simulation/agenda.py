@@ -54,3 +54,9 @@ class Agenda:
         yield from self.current
         for moment in self._moments.values():
             yield from moment
+
+    def later(self) -> Iterator[tuple[float, Event]]:
+        """All events after the current moment, with their times, in any order."""
+        for time, moment in self._moments.items():
+            for event in moment:
+                yield time, event

@@ -1,6 +1,7 @@
 """The checkpoints of a simulation: when they are taken, and resumption from them."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -242,11 +243,16 @@ def _deliver_again(world: "World", kept_by: mail.Mail, held: mail.Held, *, at_on
         at_once: deliver all of it at the start, because it was under way in real time.
     """
     posted = [node.posted for node in world.nodes]
-    for index, (node, kept, message) in enumerate(kept_by.restore(held, posted)):
+    held = mail.Held(sorted(held.messages, key=attrgetter("time")), held.taken)
+    for node, kept, message in kept_by.restore(held, posted):
         assert node.committed is not None
         deliver = world.delivery(node, again=True) if kept.counted else world.deliver[node.id]
-        if kept.counted or at_once:
+        came_before = kept.time < node.committed.clock and not kept.queues
+        if kept.counted or at_once or came_before:
             # Later messages of its sender, which are sent again, may arrive before the node continues.
             deliver(message)
         else:
-            world.agenda.put(max(kept.time, node.committed.clock), index - (1 << 40), deliver, message)
+            kept_by.post([node.id], message)
+            # Its order within a moment is before that of what its sender sends again.
+            order = (kept.sender << 40) + kept.number
+            world.links.carry_again(message, node.id, mail.Due(kept.time, kept.queues), order)

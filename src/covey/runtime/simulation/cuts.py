@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from covey.messages.payloads import Payload
 from covey.runtime import mail
@@ -42,7 +43,8 @@ class Cut:
     def of_commits(cls, world: "World") -> "Cut":
         """The current last commits of all nodes."""
         cut = cls(world, max(node.round for node in world.nodes))
-        cut.transfers, cut.holds_mail = [], True
+        # Messages that had begun to arrive are in the mail, and those that are sent again take capacity again.
+        cut.downlinks, cut.transfers, cut.holds_mail = np.zeros_like(cut.downlinks), [], True
         cut.snapshots = {node.id: node.committed for node in world.nodes if node.committed is not None}
         return cut
 
@@ -84,4 +86,4 @@ class Cut:
         if world.mail is None or not self.holds_mail:
             return {}
         posted = [self.snapshots[id].posted for id in range(world.size)]
-        return mail.pack(world.mail.content(world.now).held(posted).reduced(posted))
+        return mail.pack(world.mail.content(world.now, world.links.under_way()).held(posted).reduced(posted))

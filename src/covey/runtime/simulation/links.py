@@ -15,6 +15,7 @@ import numpy as np
 
 from covey.messages import wire
 from covey.network.fair import FairShare
+from covey.runtime.mail import Copy, Due
 from covey.runtime.node import Message, Sending
 from covey.runtime.running_node import SENT, RunningNode
 
@@ -73,6 +74,19 @@ class Links(ABC):
         """Withdraw the messages of one tag, or all, that have not left a node. Return the number of copies."""
         return 0
 
+    def under_way(self) -> dict[Copy, Due]:
+        """The copies that arrive after this moment."""
+        receivers = {action: node for node, action in enumerate(self.world.deliver)}
+        return {
+            (receivers[action], message.sender, message.number): Due(time)
+            for time, (_, action, message) in self.world.agenda.later()
+            if action in receivers
+        }
+
+    def carry_again(self, message: Message, receiver: int, due: Due, order: int) -> None:
+        """Carry a copy that a checkpoint holds."""
+        self.world.agenda.put(due.time, order, self.world.deliver[receiver], message)
+
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         """The state of every downlink and the active transfers, at the start of a checkpoint."""
         return np.zeros(0), []
@@ -101,6 +115,14 @@ class Unlimited(Links):
             world.agenda.put(now + delay * message.legs, order, deliver[receiver], message)
         node.order = order
         return SENT
+
+    def under_way(self) -> dict[Copy, Due]:
+        found = super().under_way()
+        for time, (_, action, sent) in self.world.agenda.later():
+            if action == self._deliver:
+                receivers, message = sent
+                found |= {(receiver, message.sender, message.number): Due(time) for receiver in receivers}
+        return found
 
     def _deliver(self, sent: tuple[Sequence[int], Message]) -> None:
         receivers, message = sent
@@ -173,6 +195,14 @@ class Convoy:
     def end(self) -> float:
         """The time at which the last copy has left."""
         return self.start + self.kept * self.seconds
+
+    def dues(self, since: int, until: int) -> dict[int, Due]:
+        """The moments of copies of some positions in the uplink that have not reached their downlink, by receiver."""
+        return {
+            self.receivers[turn]: Due(self.start + self.positions[turn] * self.seconds, queues=True)
+            for turn in range(self.turn, len(self.positions))
+            if since <= self.positions[turn] < until
+        }
 
     def begun(self, now: float) -> int:
         """The number of copies that have left or are leaving."""
@@ -249,6 +279,11 @@ class Queued(Links):
     def withdraw(self, convoys: Sequence[Convoy]) -> int:
         """Withdraw the copies of one sender that have not begun to leave. Later ones move up."""
         now, gone = self.world.now, 0
+        if not convoys:
+            return 0
+        sender = convoys[0].sender
+        # In a resumed run, what leaves now may be none of those that wait. The first of these begins after it.
+        free = next((max(now, other.start) for other in self.waiting[sender] if other.kept), now)
         for convoy in convoys:
             left = convoy.begun(now)
             copies = convoy.kept - left
@@ -257,13 +292,10 @@ class Queued(Links):
                 gone += copies
                 assert convoy.message is not None  # Its last copy has not arrived.
                 if self.world.mail is not None:
-                    among = zip(convoy.receivers, convoy.positions, strict=True)
-                    taken_back = [receiver for receiver, position in among if position >= left]
-                    self.world.mail.withdraw(taken_back, convoy.message)
+                    self.world.mail.withdraw_again(convoy.dues(left, left + copies), convoy.message)
                 lengths = wire.lengths(convoy.message.shared, convoy.message.tag)
-                self.world.nodes[convoy.sender].count_sent(lengths, -copies)
+                self.world.nodes[sender].count_sent(lengths, -copies)
         if gone:
-            sender, free = convoys[0].sender, now
             for other in self.waiting[sender]:
                 if not other.kept:
                     continue
@@ -278,11 +310,31 @@ class Queued(Links):
         waiting = [c for c in self.waiting[node] if c.message is not None and tag in (None, c.message.tag)]
         return self.withdraw(waiting)
 
+    def under_way(self) -> dict[Copy, Due]:
+        found = super().under_way()
+        for convoy in self._coming():
+            assert convoy.message is not None  # Its last copy has not arrived.
+            for receiver, due in convoy.dues(0, convoy.kept).items():
+                found[receiver, convoy.sender, convoy.message.number] = due
+        return found
+
+    def carry_again(self, message: Message, receiver: int, due: Due, order: int) -> None:
+        if due.queues:
+            uniform, waiting = self.world.network.latency.uniform_value(), self.waiting[message.sender]
+            start = max(due.time, waiting[-1].end) if waiting else due.time
+            waiting.append(Convoy(self, message.sender, message, [receiver], start, order, uniform, 1.0))
+            self._schedule(waiting[-1])
+        else:
+            self.down_free[receiver] = max(self.down_free[receiver], due.time)
+            super().carry_again(message, receiver, due, order)
+
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
-        under_way: dict[Convoy, None] = {
-            argument[0]: None for _, action, argument in self.world.agenda.pending() if action == self._reach
-        }
-        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in under_way]
+        return np.array(self.down_free), [(convoy, convoy.turn) for convoy in self._coming()]
+
+    def _coming(self) -> Iterable[Convoy]:
+        """The convoys of which not all copies have reached their downlinks."""
+        pending = self.world.agenda.pending()
+        return {argument[0]: None for _, action, argument in pending if action == self._reach}
 
     def ghosts(self, transfers: Sequence[Any]) -> list[Ghost]:
         return [
@@ -362,7 +414,7 @@ class Fair(Links):
             source, receiver, message, slower = self.flows.pop(flow)
             sender = self.world.nodes[source]
             if self.world.mail is not None and message is not None:
-                self.world.mail.withdraw([receiver], message)
+                self.world.mail.withdraw_again({receiver: Due(0.0, queues=True)}, message)
             left = int(self.share.cancel(self.world.now, flow) / slower / 8)
             gone += 1
             sender.bytes_out -= left
@@ -400,6 +452,24 @@ class Fair(Links):
                 delay = world.network.latency.between(sender, receiver) * message.legs
                 world.agenda.put(world.now + delay, node.order, world.deliver[receiver], message)
         self._soon()
+
+    def under_way(self) -> dict[Copy, Due]:
+        flows = [(to, sender, message) for sender, to, message, _ in self.flows.values() if message is not None]
+        again = [event[2] for event in self.world.agenda.pending() if event[1] == self._begin_again]
+        due = Due(0.0, queues=True)
+        return super().under_way() | {(to, sender, message.number): due for to, sender, message in [*flows, *again]}
+
+    def carry_again(self, message: Message, receiver: int, due: Due, order: int) -> None:
+        sender = self.world.nodes[message.sender]
+        if due.queues and sender.committed is not None:
+            event = receiver, sender.id, message
+            self.world.agenda.put(sender.committed.clock, order, self._begin_again, event)
+        else:
+            super().carry_again(message, receiver, due, order)
+
+    def _begin_again(self, event: tuple[int, int, Message]) -> None:
+        receiver, sender, message = event
+        self.post(self.world.nodes[sender], [receiver], message)
 
     def freeze(self) -> tuple[np.ndarray, list[Any]]:
         now = self.world.now

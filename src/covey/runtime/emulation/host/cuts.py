@@ -15,7 +15,7 @@ import numpy as np
 
 from covey.messages import wire
 from covey.messages.payloads import Payload
-from covey.runtime.mail import Content, Mail, batches
+from covey.runtime.mail import Content, Due, Mail, batches
 from covey.runtime.node import Message
 from covey.runtime.snapshots import Snapshot
 
@@ -138,7 +138,7 @@ class Cuts:
         """A message has come from another host; where that has not sent its marker, it was under way at the cut."""
         part = self._part
         if part is not None and self._stage.owners[message.sender] in part.awaited:
-            part.content.messages.append((receiver, self._stage.now, message, False))
+            part.content.messages.append((receiver, Due(self._stage.now), message, False))
 
     def lose(self, host: int) -> None:
         """The connection to a host has ended, so that nothing comes of the open cut."""
