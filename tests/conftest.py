@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from covey.messages import wire
 from covey.runtime.experiment import Experiment
@@ -16,6 +17,9 @@ from covey.runtime.simulation.checkpoints import restore
 from covey.runtime.simulation.world import World
 
 torch.set_num_threads(1)
+# A loaded machine is slow, and that is no fault of a test.
+settings.register_profile("covey", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("covey")
 
 
 class Written(RunWriter):
