@@ -4,6 +4,9 @@ KINDS = {
     "program": {
         "fedavg": "covey.federated.fedavg:FedAvg",
         "fedavg-1": "covey.federated.one_shot:FedAvgOnce",
+        "cpfl": "covey.federated.cpfl:CPFL",
+        "fedkd": "covey.federated.distilled:FedKD",
+        "feddf": "covey.federated.distilled:FedDF",
         "ensemble": "covey.federated.one_shot:Ensemble",
         "fens": "covey.federated.fens:Fens",
     },

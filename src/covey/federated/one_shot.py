@@ -151,15 +151,21 @@ class OneShot(LearningProgram):
             yield adversary.view(local.message, self.format.unpack(local.packed, 1)[0])
 
 
+def mean_of(found: Sequence[tuple[Local, Tensor]]) -> Mixture | None:
+    """The mean of clients' models, weighted by their samples; None without any."""
+    total = sum(local.samples for local, _ in found)
+    return Mixture([model for _, model in found], [local.samples / total for local, _ in found]) if total else None
+
+
 class FedAvgOnce(OneShot):
     """FedAvg-1: the mean of the clients' models, weighted by their samples."""
 
     kind = "fedavg-1"
 
     async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
-        total = sum(local.samples for local, _ in found)
-        if total:
-            node.model = Mixture([model for _, model in found], [local.samples / total for local, _ in found])
+        mean = mean_of(found)
+        if mean is not None:
+            node.model = mean
 
 
 class Ensemble(OneShot):

@@ -1,0 +1,191 @@
+"""Federated averaging within cohorts of clients, each until its validation loss stands still.
+
+Shapes: C classes.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor
+
+from covey.aggregation.aggregation import Contribution, mixture
+from covey.federated.client_work import ClientWork, LocalTraining
+from covey.federated.cohorts import Cohort
+from covey.federated.downlink import Model, Received
+from covey.federated.ends import SERVER
+from covey.federated.plateau import Falling, Plateau
+from covey.federated.uplink import Trained
+from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.selection import Selection
+from covey.parts.nodes import NodeId
+from covey.parts.parameters import Setting, param
+from covey.parts.quantities import Seconds
+from covey.runtime.content import Content
+from covey.runtime.entries import Exactly, Numbers
+from covey.runtime.patience import check_patience
+
+
+class Answer(Trained):
+    """The model of a client after its training, and the loss of the model that it received."""
+
+    loss: float | None = None
+    """The loss on the client's validation samples; None without any."""
+
+
+class End(Content):
+    """The word that a cohort trains no more."""
+
+    ended: Annotated[bool, Exactly(True, "true")]
+
+
+class Labels(Content):
+    """The number of training samples of each class, C."""
+
+    labels: Tensor
+
+    def check(self, node: LearningNode) -> str | None:
+        return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
+
+
+class Outcome(Labels):
+    """The model of a cohort, and the sum of its members' labels; no labels if nobody asks for them."""
+
+    model: Tensor
+
+
+class Member(Received):
+    """The memory of a client about its cohort."""
+
+    ended: bool = False
+
+
+class Course(Falling):
+    """The course of a cohort's training, at its server."""
+
+    best: Tensor | None = None
+    """The shared part of its best model."""
+    labels: Tensor | None = None
+    """The sum of its members' labels."""
+    ended: bool = False
+
+
+class CohortTraining(LearningProgram):
+    """The base of programs whose clients train a model in each cohort. A member of the cohort serves it."""
+
+    work: ClientWork = param("The work of a client with its cohort's model.", factory=LocalTraining)
+    weighting: Literal["samples", "uniform"] = param("The weights of clients in a round.", default="samples")
+    plateau: Plateau = param("The rule that ends the training of a cohort.", factory=Plateau)
+    best: Literal["measured", "as-published"] = param(
+        "The best model: the one with the lowest loss or, as in the published code, the one after it.",
+        default="measured",
+    )
+    result: Literal["best", "last"] = param("The model that a cohort hands over.", default="best")
+    budget: Seconds | None = param(
+        "The time until which cohorts train. Each hands over its newest model of that time. No limit by default.",
+        default=None,
+        gt=0,
+    )
+    max_rounds: int | None = param(
+        "The most rounds of a cohort; by default, those of the experiment.", default=None, ge=1
+    )
+    patience: Seconds | None = param(
+        "The time that a server waits for its clients; by default, for ever.", default=None, ge=0
+    )
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        check_patience(self, setting, self.patience)
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self.selection = Selection.of(setting, owner=self.named())
+        self.end = min(self.max_rounds or setting.rounds, setting.rounds)
+        self.classes = 0
+        """The number of classes if labels are told; else 0."""
+
+    async def lead(self, node: LearningNode, cohort: Cohort) -> None:
+        """Serve a cohort: train its model with the members until its loss stands still, and hand it over."""
+        course = node.keep(Course)
+        async for t in node.rounds():
+            if course.ended:
+                continue
+            if t == 0:
+                course.labels = await self.gather_labels(node, cohort)
+            start, chosen = self.selection.take(node.model), cohort.chosen(t)
+            asked = [member for member in chosen if member != node.id]
+            node.send(asked, Model(model=start), tag="model", round=t)
+            answers = [(node.id, await self.answer(node, start, t))] if node.id in chosen else []
+            inbox = await node.receive(tag="update", round=t, senders=asked, timeout=self.patience)
+            answers += [(found.sender, found) for found in node.usable(inbox, Answer, model=self.selection.entry)]
+            self.merge(node, answers)
+            losses = [answer.loss for _, answer in answers if answer.loss is not None]
+            if losses:
+                node.log(validation=fmean(losses))
+                if self.plateau.add(course, fmean(losses)):
+                    course.best = start if self.best == "measured" else self.selection.take(node.model)
+            late = self.budget is not None and node.now > self.budget
+            if late or self.plateau.ends(course) or t + 1 == self.end:
+                self.hand_over(node, cohort, start if late else self.selection.take(node.model), t)
+
+    async def answer(self, node: LearningNode, model: Tensor, t: int) -> Answer:
+        """Measure the model of the cohort on the client's validation samples, and train it."""
+        received = self.selection.put(node.model, model)
+        node.model = received  # A client is evaluated with the cohort's model.
+        loss = (await node.evaluate(received))["loss"] if node.data.validation else None
+        update = await self.work.train(node, received, t)
+        known = None if loss is None or not isfinite(loss) else loss
+        return Answer(model=self.selection.take(update.model), samples=node.data.samples, loss=known)
+
+    def merge(self, node: LearningNode, answers: Sequence[tuple[NodeId, Answer]]) -> None:
+        """Take the mean of clients, by their samples or in equal parts."""
+        found = sorted((pair for pair in answers if pair[1].samples), key=lambda pair: pair[0])
+        if not found:
+            return
+        weights = [1 if self.weighting == "uniform" else answer.samples for _, answer in found]
+        (_, first), *others = found
+        models = [Contribution(id, answer.model) for id, answer in others]
+        merged = mixture(first.model, models, [weight / sum(weights) for weight in weights[1:]])
+        node.model = self.selection.put(node.model, merged)
+
+    def hand_over(self, node: LearningNode, cohort: Cohort, newest: Tensor, t: int) -> None:
+        """Send the cohort's model to the server, and the end of the training to all members."""
+        course = node.keep(Course)
+        course.ended = True
+        best = course.best if self.result == "best" and self.budget is None else None
+        model, labels = newest if best is None else best, course.labels
+        assert labels is not None
+        node.send(SERVER, Outcome(model=model, labels=labels), tag="outcome", round=0)
+        for later, members in cohort.awaiting(t + 1, self.end).items():
+            node.send(members, End(ended=True), tag="model", round=later)
+
+    async def take_part(self, node: LearningNode, cohort: Cohort) -> None:
+        """Train the model of the cohort in the rounds for which the client was drawn."""
+        member = node.keep(Member)
+        async for t in node.rounds():
+            if t == 0 and self.classes:
+                node.send(cohort.server, Labels(labels=self.labels_of(node)), tag="labels", round=0)
+            if member.ended or t >= self.end or node.id not in cohort.chosen(t):
+                continue
+            wait = None if self.patience is None else (t - member.last + 1) * self.patience
+            inbox = await node.receive(tag="model", round=t, senders=[cohort.server], timeout=wait)
+            member.ended = any(message.shared.get("ended") is True for message in inbox)
+            for found in [] if member.ended else node.usable(inbox, Model, model=self.selection.entry):
+                member.last = t
+                node.send(cohort.server, await self.answer(node, found.model, t), tag="update", round=t)
+
+    def labels_of(self, node: LearningNode) -> Tensor:
+        """The number of a client's training samples of each class, C."""
+        counts = node.data.label_counts
+        return torch.zeros(self.classes, dtype=torch.int64) if counts is None else torch.tensor(counts).long()
+
+    async def gather_labels(self, node: LearningNode, cohort: Cohort) -> Tensor:
+        """The number of samples of each class in a cohort, at its server."""
+        if not self.classes:
+            return torch.zeros(0, dtype=torch.int64)
+        others = [member for member in cohort.members if member != node.id]
+        inbox = await node.receive(tag="labels", round=0, senders=others, timeout=self.patience)
+        told = node.usable(inbox, Labels, labels=Numbers(self.classes, "int64"))
+        return torch.stack([self.labels_of(node), *(found.labels for found in told)]).sum(0)

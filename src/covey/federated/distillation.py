@@ -1,0 +1,181 @@
+"""Knowledge distillation: a student learns the outputs of several teachers on unlabelled public samples.
+
+Shapes: K teachers, S public samples, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from covey.learning.mixture import Mixture, computed
+from covey.learning.node import Further, LearningNode
+from covey.learning.objectives import L1, Objective
+from covey.learning.optimizers import Adam, Optimizer
+from covey.parts.errors import ConfigurationError, ModelError
+from covey.parts.parameters import Part, Setting, param
+from covey.runtime.state import State
+
+STUDENT = "student"
+"""The name of the further network that distils."""
+_AT_ONCE = 4096
+"""The number of public samples whose outputs of all teachers are in memory at once."""
+_LEAST = 1e-7
+"""The least probability, in the logarithm of a mean of probabilities."""
+
+
+def pooled(outputs: Tensor, weights: Tensor, form: Literal["logits", "probabilities"] = "logits") -> Tensor:
+    """The weighted sum of teachers' outputs, S x C: of raw ones, or the logarithm of that of probabilities.
+
+    Args:
+        outputs: K x S x C raw outputs; K x S x ... x C for several positions.
+        weights: K x C, which sum to 1 for each class.
+        form: the outputs that are added up.
+    """
+    terms = outputs.float()
+    if form == "logits":
+        return torch.einsum("kc,ks...c->s...c", weights, terms)
+    found = torch.einsum("kc,ks...c->s...c", weights, terms.softmax(-1))
+    return found.clamp_min(_LEAST).log()
+
+
+def checked(outputs: Tensor) -> Tensor:
+    """The outputs, K x S x ..., if all are finite.
+
+    Raises:
+        ModelError: the outputs of a teacher are not finite.
+    """
+    finite = outputs.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        raise ModelError(f"The outputs of teacher {int(finite.int().argmin())} are not finite on the public samples.")
+    return outputs
+
+
+class Lesson(State):
+    """A distillation under way."""
+
+    targets: Tensor | None = None
+    """The soft targets of all public samples in float16, so that teachers are asked once."""
+    best: Tensor | None = None
+    """The student with the lowest loss on the public samples that are held out."""
+    lowest: float | None = None
+    rounds: int = 0
+    """The number of rounds in which passes were made."""
+
+
+class Distillation(Part):
+    """Trains a student to give the outputs of several models, its teachers, on the public samples of the task."""
+
+    kind = "distillation"
+    weights: Literal["label", "uniform", "class"] = param(
+        "The weight of a teacher for a class: its share of the samples of this class, the same for all teachers, or 1 "
+        "for the teacher of the cohort of this class.",
+        default="label",
+    )
+    outputs: Literal["logits", "probabilities"] = param(
+        "The outputs of teachers that are added up: raw ones, or their probabilities, of which the student gets the "
+        "logarithm.",
+        default="logits",
+    )
+    objective: Objective = param("The loss between the outputs of the student and those of the teachers.", factory=L1)
+    optimizer: Optimizer = param("The rule of a step of the student. Its state is kept.", factory=Adam)
+    batch_size: int = param("The number of public samples of a step.", default=512, ge=1)
+    epochs: int = param("The number of passes over the public samples.", default=50, ge=1)
+    validation: float = param(
+        "The fraction of the public samples that is held out to choose the best student.", default=0.1, ge=0, lt=1
+    )
+    result: Literal["best", "last"] = param(
+        "The student that is the result: the one with the lowest loss on what is held out, or the last one.",
+        default="best",
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if not setting.public_samples:
+            raise ConfigurationError(
+                "The 'public' samples of the task must be given for a distillation, as in "
+                "public = { dataset = 'fashion-mnist' }. Got none."
+            )
+        unknown = bool(setting.training_samples) and setting.label_counts is None
+        if self.weights != "uniform" and (unknown or not setting.classes):
+            raise ConfigurationError(
+                f"The 'weights' of {self.named()} must be 'uniform' for data without classes. "
+                f"Got '{self.weights}' instead."
+            )
+        rounds = min(self.epochs, max(setting.rounds - 1, 1))
+        ends = [self.epochs * (t + 1) // rounds for t in range(rounds)]
+        self._passes = [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
+        self._chooses_at_once = setting.rounds == 1
+        order = setting.generator("held out").permutation(setting.public_samples)
+        held = int(self.validation * setting.public_samples)
+        self._held, self._taught = torch.from_numpy(np.sort(order[:held])), torch.from_numpy(np.sort(order[held:]))
+
+    def network(self) -> Further:
+        """The student: a network like the nodes' model."""
+        return Further(optimizer=replace(self.optimizer, state="keep"))
+
+    async def begin(
+        self,
+        node: LearningNode,
+        teachers: Sequence[Tensor | Mixture],
+        weights: Tensor,
+        start: Tensor | Mixture | None = None,
+    ) -> None:
+        """Ask the teachers for their outputs, and take the student for the node's model.
+
+        Args:
+            node: the node that distils.
+            teachers: K models.
+            weights: K x C.
+            start: the first student; by default, one with random weights.
+        """
+        inputs = node.samples("public").inputs
+        told = [
+            pooled(await node.predict(teachers, on=part), weights, self.outputs)
+            for part in torch.split(inputs, _AT_ONCE)
+        ]
+        bound = torch.finfo(torch.float16).max
+        node.keep(Lesson, self).targets = torch.cat(told).clamp_(-bound, bound).half()
+        node.model = node.initial(STUDENT) if start is None else computed(start)
+
+    async def learn(self, node: LearningNode) -> None:
+        """Make the passes of a round; in the round after the last passes, choose the result.
+
+        The node's model is the last student until then, so that evaluations show both.
+        """
+        lesson = node.keep(Lesson, self)
+        if lesson.targets is None:
+            return
+        if lesson.rounds < len(self._passes):
+            for epoch in self._passes[lesson.rounds]:
+                await self._pass(node, lesson, lesson.targets, epoch)
+            lesson.rounds += 1
+            if not self._chooses_at_once:
+                return
+        if self.result == "best" and lesson.best is not None:
+            node.model = lesson.best
+        lesson.targets = lesson.best = None
+
+    async def _pass(self, node: LearningNode, lesson: Lesson, stored: Tensor, epoch: int) -> None:
+        """Train the student in one pass over the samples, and measure it on those that are held out."""
+        inputs = node.samples("public").inputs
+        targets = stored.to(inputs.device).float()
+        on = inputs[self._taught], targets[self._taught]
+        update = await node.train(
+            node.model, of=STUDENT, on=on, objective=self.objective, epochs=1, batch_size=self.batch_size
+        )
+        node.model = update.model
+        loss = await self._loss(node, inputs[self._held], targets[self._held])
+        if loss is None or lesson.lowest is None or loss < lesson.lowest:
+            lesson.best, lesson.lowest = update.model, loss
+        node.record("distillation", epoch=epoch + 1, loss=update.loss, held_out=loss)
+
+    async def _loss(self, node: LearningNode, inputs: Tensor, targets: Tensor) -> float | None:
+        """The loss of the student on samples; None without any."""
+        if not len(inputs):
+            return None
+        outputs = await node.predict(node.model, on=inputs, of=STUDENT)
+        return float(self.objective.of_samples(outputs, targets).mean())
