@@ -32,9 +32,9 @@ NEVER_WAITS = {
 """The programs without a patience, because no node waits for another."""
 NEEDS_ALL = {"d2", "gradient-tracking"}
 """The programs that are refused where messages can be lost."""
-ONE_SHOT = ("fedavg-1", "ensemble")
+ONE_SHOT = ("fedavg-1", "ensemble", "fedkd", "feddf")
 """The programs in which a client sends one message."""
-SERVED = ("fedavg", *ONE_SHOT, "fens")
+SERVED = ("fedavg", "cpfl", *ONE_SHOT, "fens")
 """The programs in which node 0 is a server without data."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
@@ -62,6 +62,12 @@ def run_program(program, **changes):
 
 
 BLOBS = {"dataset": {"kind": "gaussian-blobs", "samples": 240, "test_samples": 60}, "model": "logistic"}
+PUBLIC = {"dataset": {"kind": "gaussian-blobs", "samples": 60, "test_samples": 10}}
+DISTILS = {
+    "cpfl": {"public": PUBLIC, "validation": 0.2},
+    **{kind: {"public": PUBLIC} for kind in ("fedkd", "feddf")},
+}
+"""The parts of the task that programs with a distillation need."""
 EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("task", "learning"): BLOBS,
     ("program", "gossip"): {"topology": "ring"},
@@ -73,6 +79,8 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "fedavg"): {"clients": 4},
     # Not as int8, which rounds models, for a test in which nothing is learned.
     ("program", "fens"): {"models": "float32"},
+    ("program", "cpfl"): {"cohorts": 3, "count": 3, "distillation": {"epochs": 2, "batch_size": 16}},
+    **{("program", kind): {"distillation": {"epochs": 2, "batch_size": 16}} for kind in ("fedkd", "feddf")},
     ("program", "ad-psgd"): {"topology": "ring"},
     ("program", "swift"): {"topology": "ring"},
     ("program", "divshare"): {"omega": 0.3, "fanout": 3},
@@ -210,9 +218,8 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
     part = part_table(family, kind, files)
     tables = table(task={**BLOBS, "batch_size": 8}, network={"nodes": NODES}, rounds=5, evaluation={"every": 2})
     if family == "program":
-        tables["program"] = part
-        if kind == "fens":
-            tables["task"]["validation"] = 0.2
+        needed = {"validation": 0.2} if kind == "fens" else DISTILS.get(kind, {})
+        tables["program"], tables["task"] = part, {**tables["task"], **needed}
     elif family in IN_PROGRAM:
         weighted = part_table("topology", "edges", files)
         topology: typing.Any = weighted if (family, kind) == ("aggregation", "given") else "ring"

@@ -25,6 +25,7 @@ from covey.runtime.simulation.world import World
 from tests.conftest import Written, models_of, table
 from tests.examples import (
     BLOBS,
+    DISTILS,
     IN_NETWORK,
     IN_PROGRAM,
     NODES,
@@ -70,9 +71,8 @@ def run_renumbered(program: Program, order: list[int]) -> tuple[torch.Tensor, li
 
     It keeps its data, its speed and its private randomness. Uplinks have no limit, as they serve low numbers first.
     """
-    tables = table(
-        task={**BLOBS, "partition": {"kind": "dirichlet", "alpha": 0.5}, "batch_size": 8, "validation": 0.1}, rounds=4
-    )
+    task = {**BLOBS, "partition": {"kind": "dirichlet", "alpha": 0.5}, "batch_size": 8, "validation": 0.1}
+    tables = table(task={**task, **DISTILS.get(program.kind, {})}, rounds=4)
     tables["network"].update(bandwidth=None, compute={"kind": "log-normal", "median": 500.0})
     tables["program"] = program
     prepared = prepare(Experiment.from_table(tables), workers=1)
@@ -134,6 +134,7 @@ BY_NUMBER = [
     *(("sharing", kind) for kind in ("random", "random-layers", "cesar")),
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     *(("program", kind) for kind in ("ad-psgd-queued", "clique-averaging", "divshare", "swarm", "swift-push")),
+    ("program", "cpfl"),
 ]
 """The parts in which draws, labels or cliques of a node follow from its number, so that others can compute them. With
 `common`, all nodes draw alike: those are renumbered below."""

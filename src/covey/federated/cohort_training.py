@@ -50,8 +50,14 @@ class Labels(Content):
         return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
 
 
+class Progress(Content):
+    """The word of a cohort to the server, in every round until its end."""
+
+    ended: bool
+
+
 class Outcome(Labels):
-    """The model of a cohort, and the sum of its members' labels; no labels if nobody asks for them."""
+    """The model of a cohort, and the sum of its members' labels; no labels if the server needs none."""
 
     model: Tensor
 
@@ -70,6 +76,8 @@ class Course(Falling):
     labels: Tensor | None = None
     """The sum of its members' labels."""
     ended: bool = False
+    dismissed: list[int] = []
+    """The members that know of the end."""
 
 
 class CohortTraining(LearningProgram):
@@ -104,13 +112,14 @@ class CohortTraining(LearningProgram):
         self.selection = Selection.of(setting, owner=self.named())
         self.end = min(self.max_rounds or setting.rounds, setting.rounds)
         self.classes = 0
-        """The number of classes if labels are told; else 0."""
+        """The number of classes if clients send their labels; else 0."""
 
     async def lead(self, node: LearningNode, cohort: Cohort) -> None:
         """Serve a cohort: train its model with the members until its loss stands still, and hand it over."""
         course = node.keep(Course)
         async for t in node.rounds():
             if course.ended:
+                self.dismiss(node, cohort, t)
                 continue
             if t == 0:
                 course.labels = await self.gather_labels(node, cohort)
@@ -127,8 +136,10 @@ class CohortTraining(LearningProgram):
                 if self.plateau.add(course, fmean(losses)):
                     course.best = start if self.best == "measured" else self.selection.take(node.model)
             late = self.budget is not None and node.now > self.budget
-            if late or self.plateau.ends(course) or t + 1 == self.end:
-                self.hand_over(node, cohort, start if late else self.selection.take(node.model), t)
+            course.ended = late or self.plateau.ends(course) or t + 1 == self.end
+            if course.ended:
+                self.hand_over(node, start if late else self.selection.take(node.model))
+            node.send(SERVER, Progress(ended=course.ended), tag="progress", round=t)
 
     async def answer(self, node: LearningNode, model: Tensor, t: int) -> Answer:
         """Measure the model of the cohort on the client's validation samples, and train it."""
@@ -150,16 +161,19 @@ class CohortTraining(LearningProgram):
         merged = mixture(first.model, models, [weight / sum(weights) for weight in weights[1:]])
         node.model = self.selection.put(node.model, merged)
 
-    def hand_over(self, node: LearningNode, cohort: Cohort, newest: Tensor, t: int) -> None:
-        """Send the cohort's model to the server, and the end of the training to all members."""
+    def hand_over(self, node: LearningNode, newest: Tensor) -> None:
+        """Send the model of a cohort to the server: the best one or, with a budget, the newest one."""
         course = node.keep(Course)
-        course.ended = True
         best = course.best if self.result == "best" and self.budget is None else None
-        model, labels = newest if best is None else best, course.labels
-        assert labels is not None
-        node.send(SERVER, Outcome(model=model, labels=labels), tag="outcome", round=0)
-        for later, members in cohort.awaiting(t + 1, self.end).items():
-            node.send(members, End(ended=True), tag="model", round=later)
+        assert course.labels is not None
+        node.send(SERVER, Outcome(model=newest if best is None else best, labels=course.labels), tag="outcome")
+
+    def dismiss(self, node: LearningNode, cohort: Cohort, t: int) -> None:
+        """Tell the members that were drawn for a round after the end that there is none, once."""
+        course = node.keep(Course)
+        members = [m for m in cohort.chosen(t) if m not in course.dismissed and m != node.id] if t < self.end else []
+        node.send(members, End(ended=True), tag="model", round=t)
+        course.dismissed = [*course.dismissed, *members]
 
     async def take_part(self, node: LearningNode, cohort: Cohort) -> None:
         """Train the model of the cohort in the rounds for which the client was drawn."""
@@ -187,5 +201,5 @@ class CohortTraining(LearningProgram):
             return torch.zeros(0, dtype=torch.int64)
         others = [member for member in cohort.members if member != node.id]
         inbox = await node.receive(tag="labels", round=0, senders=others, timeout=self.patience)
-        told = node.usable(inbox, Labels, labels=Numbers(self.classes, "int64"))
-        return torch.stack([self.labels_of(node), *(found.labels for found in told)]).sum(0)
+        sent = node.usable(inbox, Labels, labels=Numbers(self.classes, "int64"))
+        return torch.stack([self.labels_of(node), *(found.labels for found in sent)]).sum(0)

@@ -52,18 +52,6 @@ class Cohort:
             self._chosen[t] = tuple(self.members[index] for index in np.sort(drawn))
         return self._chosen[t]
 
-    def awaiting(self, first: int, end: int) -> dict[int, list[NodeId]]:
-        """The other members by the round, from the first one to the end, in which they next take part."""
-        found: dict[int, list[NodeId]] = {}
-        left = {*self.members} - {self.server}
-        for t in range(first, end):
-            if now := sorted(left.intersection(self.chosen(t))):
-                found[t] = now
-                left.difference_update(now)
-            if not left:
-                break
-        return found
-
 
 def by_seed(setting: Setting, clients: Sequence[NodeId], cohorts: int) -> list[Members]:
     """Deal clients out at random. The sizes differ by at most 1."""

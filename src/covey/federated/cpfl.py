@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from covey.federated.cohort_training import CohortTraining, Outcome
+from covey.federated.cohort_training import CohortTraining, Outcome, Progress
 from covey.federated.cohorts import BY, By, Cohort
 from covey.federated.distillation import STUDENT, Distillation
 from covey.federated.ends import SERVER
@@ -18,6 +18,17 @@ from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.entries import Numbers
+from covey.runtime.state import State
+
+
+class Gathered(State):
+    """The models that have arrived at node 0."""
+
+    models: dict[NodeId, Tensor] = {}
+    """By the server of the cohort: the shared part."""
+    labels: dict[NodeId, Tensor] = {}
+    """The sum of the labels of each cohort."""
+    complete: bool = False
 
 
 class CPFL(CohortTraining):
@@ -82,9 +93,9 @@ class CPFL(CohortTraining):
             )
         labels = self.distillation is not None and self.distillation.weights != "uniform"
         if setting.protects_samples and (held_out or labels):
-            told = "validation losses" if held_out else "numbers of samples of each class"
+            sent = "validation losses" if held_out else "numbers of samples of each class"
             raise ConfigurationError(
-                f"The program cpfl must send nothing that 'ldp' does not protect. Got {told}: set 'validation' of the "
+                f"The program cpfl must send nothing that 'ldp' does not protect. Got {sent}: set 'validation' of the "
                 f"task to 0, and 'weights' of the distillation to 'uniform'."
             )
 
@@ -97,29 +108,43 @@ class CPFL(CohortTraining):
 
     async def fuse(self, node: LearningNode) -> None:
         """Wait for the models of all cohorts, and distil one from them."""
+        kept = node.keep(Gathered)
         async for t in node.rounds():
-            if t == 0:
-                await self.gather(node)
-            if self.distillation is not None:
+            if not kept.complete:
+                await self.gather(node, t)
+            if kept.complete and self.distillation is not None:
                 await self.distillation.learn(node)
 
-    async def gather(self, node: LearningNode) -> None:
-        """Receive the models of cohorts. With patience, those of cohorts whose server is away are missing."""
-        wait = None if self.patience is None else 2 * (self.end + 1) * self.patience
-        inbox = await node.receive(tag="outcome", round=0, senders=[*self._served], timeout=wait)
+    async def gather(self, node: LearningNode, t: int) -> None:
+        """Take the models of cohorts that ended in a round. With those of all, choose or begin to distil the result."""
+        kept, left, last = node.keep(Gathered), self.missing(node), t + 1 == self.end
+        inbox = await node.receive(tag="progress", round=t, senders=left, timeout=self.patience and 2 * self.patience)
+        ended = left if last else [word.sender for word in node.usable(inbox, Progress) if word.ended]
+        wait = self.patience and self.patience * (self.end if last else 1)
+        arrived = await node.receive(tag="outcome", senders=ended, timeout=wait)
         entries = {"model": self.selection.entry, "labels": Numbers(self.classes, "int64")}
-        outcomes = node.usable(inbox, Outcome, **entries)
-        models = [self.selection.put(node.model, outcome.model) for outcome in outcomes]
-        if models and self.distillation is None:
-            (node.model,) = models
-        elif models and self.distillation is not None:
-            await self.distillation.begin(node, models, self.weights(outcomes, self.distillation))
+        for outcome in node.usable([*arrived, *node.arrived(tag="outcome")], Outcome, **entries):
+            if outcome.sender in left:
+                kept.models[outcome.sender], kept.labels[outcome.sender] = outcome.model, outcome.labels
+        kept.complete = last or not self.missing(node)
+        if kept.complete and kept.models:
+            models = [self.selection.put(node.model, kept.models[sender]) for sender in sorted(kept.models)]
+            if self.distillation is None:
+                (node.model,) = models
+            else:
+                await self.distillation.begin(node, models, self.weights(kept.labels, self.distillation), t)
 
-    def weights(self, outcomes: Sequence[Outcome], distillation: Distillation) -> Tensor:
+    def missing(self, node: LearningNode) -> list[NodeId]:
+        """The servers of cohorts whose models have not arrived."""
+        kept = node.keep(Gathered)
+        return [server for server in self._served if server not in kept.models]
+
+    def weights(self, labels: Mapping[NodeId, Tensor], distillation: Distillation) -> Tensor:
         """The weight of each cohort for each class, K x C, or K x 1 if it is the same for all classes."""
+        servers = sorted(labels)
         if distillation.weights == "label":
-            return weights_by_labels(torch.stack([outcome.labels for outcome in outcomes]))
+            return weights_by_labels(torch.stack([labels[server] for server in servers]))
         if distillation.weights == "uniform":
-            return weights_by_labels(torch.ones(len(outcomes), 1))
-        classes = torch.tensor([self._served[outcome.sender].number for outcome in outcomes])
+            return weights_by_labels(torch.ones(len(servers), 1))
+        classes = torch.tensor([self._served[server].number for server in servers])
         return weights_by_labels((classes.unsqueeze(1) == torch.arange(self.cohorts)).long())

@@ -63,7 +63,9 @@ class Lesson(State):
     """The student with the lowest loss on the public samples that are held out."""
     lowest: float | None = None
     rounds: int = 0
-    """The number of rounds in which passes were made."""
+    """The number of rounds that were left when it began."""
+    passes: int = 0
+    """The number of passes that are made."""
 
 
 class Distillation(Part):
@@ -92,6 +94,10 @@ class Distillation(Part):
         default="best",
     )
 
+    @classmethod
+    def named(cls) -> str:
+        return "the distillation"
+
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         if not setting.public_samples:
@@ -105,10 +111,7 @@ class Distillation(Part):
                 f"The 'weights' of {self.named()} must be 'uniform' for data without classes. "
                 f"Got '{self.weights}' instead."
             )
-        rounds = min(self.epochs, max(setting.rounds - 1, 1))
-        ends = [self.epochs * (t + 1) // rounds for t in range(rounds)]
-        self._passes = [range(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-        self._chooses_at_once = setting.rounds == 1
+        self._rounds = setting.rounds
         order = setting.generator("held out").permutation(setting.public_samples)
         held = int(self.validation * setting.public_samples)
         self._held, self._taught = torch.from_numpy(np.sort(order[:held])), torch.from_numpy(np.sort(order[held:]))
@@ -122,6 +125,7 @@ class Distillation(Part):
         node: LearningNode,
         teachers: Sequence[Tensor | Mixture],
         weights: Tensor,
+        t: int = 0,
         start: Tensor | Mixture | None = None,
     ) -> None:
         """Ask the teachers for their outputs, and take the student for the node's model.
@@ -130,36 +134,38 @@ class Distillation(Part):
             node: the node that distils.
             teachers: K models.
             weights: K x C.
+            t: the round.
             start: the first student; by default, one with random weights.
         """
         inputs = node.samples("public").inputs
-        told = [
+        pools = [
             pooled(await node.predict(teachers, on=part), weights, self.outputs)
             for part in torch.split(inputs, _AT_ONCE)
         ]
         bound = torch.finfo(torch.float16).max
-        node.keep(Lesson, self).targets = torch.cat(told).clamp_(-bound, bound).half()
+        lesson = node.keep(Lesson, self)
+        lesson.rounds = self._rounds - t
+        lesson.targets = torch.cat(pools).clamp_(-bound, bound).half()
         node.model = node.initial(STUDENT) if start is None else computed(start)
 
     async def learn(self, node: LearningNode) -> None:
-        """Make the passes of a round; in the round after the last passes, choose the result.
+        """Make the passes of a round: one, or more if few rounds are left. After the last pass, choose the result.
 
-        The node's model is the last student until then, so that evaluations show both.
+        If a round is left, it does that in the next one, so that evaluations show the last student, too.
         """
         lesson = node.keep(Lesson, self)
         if lesson.targets is None:
             return
-        if lesson.rounds < len(self._passes):
-            for epoch in self._passes[lesson.rounds]:
-                await self._pass(node, lesson, lesson.targets, epoch)
-            lesson.rounds += 1
-            if not self._chooses_at_once:
-                return
-        if self.result == "best" and lesson.best is not None:
-            node.model = lesson.best
-        lesson.targets = lesson.best = None
+        begun = lesson.passes
+        for _ in range(-(-(self.epochs - begun) // max(lesson.rounds - 1, 1))):
+            await self._pass(node, lesson, lesson.targets)
+        lesson.rounds -= 1
+        if lesson.passes == self.epochs and (lesson.passes == begun or lesson.rounds == 0):
+            if self.result == "best" and lesson.best is not None:
+                node.model = lesson.best
+            lesson.targets = lesson.best = None
 
-    async def _pass(self, node: LearningNode, lesson: Lesson, stored: Tensor, epoch: int) -> None:
+    async def _pass(self, node: LearningNode, lesson: Lesson, stored: Tensor) -> None:
         """Train the student in one pass over the samples, and measure it on those that are held out."""
         inputs = node.samples("public").inputs
         targets = stored.to(inputs.device).float()
@@ -171,7 +177,8 @@ class Distillation(Part):
         loss = await self._loss(node, inputs[self._held], targets[self._held])
         if loss is None or lesson.lowest is None or loss < lesson.lowest:
             lesson.best, lesson.lowest = update.model, loss
-        node.record("distillation", epoch=epoch + 1, loss=update.loss, held_out=loss)
+        lesson.passes += 1
+        node.record("distillation", epoch=lesson.passes, loss=update.loss, held_out=loss)
 
     async def _loss(self, node: LearningNode, inputs: Tensor, targets: Tensor) -> float | None:
         """The loss of the student on samples; None without any."""

@@ -6,6 +6,7 @@ Shapes: M clients, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,28 +16,27 @@ from covey.federated.ensembles import weights_by_labels
 from covey.federated.one_shot import Local, OneShot, mean_of
 from covey.learning.mixture import Mixture
 from covey.learning.node import Further, LearningNode
-from covey.learning.objectives import KL
-from covey.parts.errors import ConfigurationError
+from covey.learning.objectives import KL, Objective
 from covey.parts.parameters import Setting, param
 
 
-def softened() -> Distillation:
-    """The distillation of FedKD: the divergence from the mean of logits, both softened by a temperature of 3."""
-    return Distillation(weights="uniform", objective=KL(temperature=3.0))
+class ClientDistillation(Distillation):
+    """A distillation from clients' models, with the divergence from outputs softened by a temperature of 3."""
+
+    weights: Literal["label", "uniform"] = param(
+        "The weight of a client for a class: its share of the samples of this class, or the same for all.",
+        default="uniform",
+    )
+    objective: Objective = param(
+        "The loss between the outputs of the student and those of the teachers.", factory=lambda: KL(temperature=3.0)
+    )
 
 
 class FedKD(OneShot):
     """Node 0 trains a student with random weights to give the mean of the outputs of the clients' models."""
 
     kind = "fedkd"
-    distillation: Distillation = param("The way to one model from those of clients.", factory=softened)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.distillation.weights == "class":
-            raise ConfigurationError(
-                f"The 'weights' of the distillation of {self.named()} must be 'label' or 'uniform'. Got 'class' instead."
-            )
+    distillation: ClientDistillation = param("The way to one model from those of clients.", factory=ClientDistillation)
 
     def networks(self, setting: Setting) -> Mapping[str, Further]:
         return {STUDENT: self.distillation.network()}
@@ -46,7 +46,7 @@ class FedKD(OneShot):
             by_label = self.distillation.weights == "label"
             counts = torch.stack([local.labels for local, _ in found]) if by_label else torch.ones(len(found), 1)
             models = [model for _, model in found]
-            await self.distillation.begin(node, models, weights_by_labels(counts), self.start(found))
+            await self.distillation.begin(node, models, weights_by_labels(counts), start=self.start(found))
         await self.distillation.learn(node)
 
     def start(self, found: Sequence[tuple[Local, Tensor]]) -> Tensor | Mixture | None:
@@ -54,16 +54,17 @@ class FedKD(OneShot):
         return None
 
 
-def plain() -> Distillation:
-    """The distillation of FedDF: the divergence from the mean of logits."""
-    return Distillation(weights="uniform", objective=KL())
+class PlainDistillation(ClientDistillation):
+    """The same without a temperature."""
+
+    objective: Objective = param("The loss between the outputs of the student and those of the teachers.", factory=KL)
 
 
 class FedDF(FedKD):
     """The same, with a student that begins with the mean of the clients' models, weighted by their samples."""
 
     kind = "feddf"
-    distillation: Distillation = param("The way to one model from those of clients.", factory=plain)
+    distillation: PlainDistillation = param("The way to one model from those of clients.", factory=PlainDistillation)
 
     def start(self, found: Sequence[tuple[Local, Tensor]]) -> Tensor | Mixture | None:
         return mean_of(found)
