@@ -187,13 +187,13 @@ class HostStage(Stage):
             self.leave_for_good(node)
 
     def spawn(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> Activity:
-        task = asyncio.create_task(self._watched(node, coroutine))
+        task = self._task(node, coroutine)
         node.activities = [other for other in node.activities if not other.done()]
         node.activities.append(task)
         return HostActivity(task)
 
     def answer(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(self._watched(node, coroutine))
+        task = self._task(node, coroutine)
         node.answers = [other for other in node.answers if not other.done()]
         node.answers.append(task)
 
@@ -204,6 +204,12 @@ class HostStage(Stage):
     def serves(self) -> bool:
         """True if a node has handlers of messages, which work after its program has ended."""
         return any(node.mail.handlers for node in self.nodes.values())
+
+    def _task(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """The task of a second activity of a node."""
+        task = asyncio.create_task(self._watched(node, coroutine))
+        task.add_done_callback(lambda _: coroutine.close())  # It may have ended before the coroutine began.
+        return task
 
     async def _watched(self, node: RunningNode, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a second activity of a node."""
