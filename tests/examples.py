@@ -166,12 +166,15 @@ COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget"
 """A server and clients that send compressed changes."""
 IN_NETWORK = ("latency", "bandwidth", "compute", "devices", "churn", "energy")
 NOT_HERE = {
+    ("program", "semantic-clustering"): "learns nothing",
     ("partition", "natural"): "needs data with owners",
     **dict.fromkeys((("compute", "devices"), ("energy", "device-power")), "needs devices"),
     **{("augmentation", kind): "is of images" for kind in ("horizontal-flip", "random-crop")},
     **{("metric", kind): "is of values" for kind in ("mse", "mae", "r2")},
     **{("model", kind): "is of another task" for kind in kinds.built_in()["model"] if kind not in ("logistic", "mlp")},
 }
+LEARNING = [kind for kind in kinds.built_in()["program"] if ("program", kind) not in NOT_HERE]
+"""The programs that learn."""
 RUNS = [
     (family, kind)
     for family in (

@@ -8,10 +8,10 @@ from covey.messages import wire
 from covey.parts import kinds
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, stated_bytes, table
-from tests.examples import BLOBS, DISTILS, IN_PROGRAM, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
+from tests.examples import BLOBS, DISTILS, IN_PROGRAM, LEARNING, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
-PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in kinds.built_in()["program"]}
+PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in LEARNING}
 ASYNCHRONOUS = [run for run, program in PROGRAMS.items() if not program.synchronous]
 TRAINED = {"every-round": 5, "periodic": 3, "skiptrain": 4, "greedy": 3}
 """The number of trainings of a node in five rounds."""
@@ -137,7 +137,7 @@ ALONE = {
 """The smallest network of each program, with one node that holds data."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind in kinds.built_in()["program"] if kind not in ("fedkd", "feddf")])
+@pytest.mark.parametrize("kind", [kind for kind in LEARNING if kind not in ("fedkd", "feddf")])
 def test_one_node_alone_trains_as_plain_sgd_does(kind):
     parameters, nodes = ALONE[kind]
     task = {**BLOBS, "batch_size": 1000, "local_steps": 2, "validation": 0.2}

@@ -10,7 +10,7 @@ from covey.parts import kinds
 from covey.runtime.node import HEARTBEAT
 from covey.runtime.simulation.world import World
 from tests.conftest import simulate
-from tests.examples import COMPRESSED, NEEDS_ALL, NEVER_WAITS, NODES, ONE_SHOT, run_table
+from tests.examples import COMPRESSED, LEARNING, NEEDS_ALL, NEVER_WAITS, NODES, ONE_SHOT, run_table
 
 LIAR, ROUNDS = 3, 10
 WRONG: tuple[Any, ...] = (
@@ -23,7 +23,7 @@ CASES = [
     *(("sharing", kind) for kind in kinds.built_in()["sharing"]),
     # A client of one shot sends one message, later than this patience: tests/test_one_shot.py and tests/test_fens.py
     # spoil each of its entries.
-    *(("program", kind) for kind in kinds.built_in()["program"] if kind not in (*ONE_SHOT, "fens")),
+    *(("program", kind) for kind in LEARNING if kind not in (*ONE_SHOT, "fens")),
     ("program", "compressed"),
 ]
 

@@ -28,6 +28,7 @@ from tests.examples import (
     DISTILS,
     IN_NETWORK,
     IN_PROGRAM,
+    LEARNING,
     NODES,
     NOT_HERE,
     RUNS,
@@ -142,7 +143,7 @@ RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
         ("program", kind, {"clients": "uniform"} if kind == "fedavg" else {})
-        for kind in kinds.built_in()["program"]
+        for kind in LEARNING
         if ("program", kind) not in BY_NUMBER
     ),
     ("program", "gossip", {"overlap": True}),

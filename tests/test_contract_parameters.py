@@ -56,6 +56,7 @@ REQUIRED = {
     "shape": [8],
     "digest": "sha256:0",
     "model": "logistic",
+    "profiles": "communities",
 }
 
 

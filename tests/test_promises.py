@@ -17,7 +17,7 @@ from covey.parts.parameters import Setting, build, fields_of
 from covey.runtime.node import Program
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, stated_bytes, table
-from tests.examples import part_table
+from tests.examples import LEARNING, part_table
 from tests.hosts import emulate
 
 HIDING = sorted(kind for kind in kinds.built_in()["sharing"] if kinds.load("sharing", kind).hides)
@@ -28,7 +28,7 @@ SHARINGS = {
     "cesar with top-k": {"kind": "cesar", "masks": 2, "subset": {"kind": "top-k", "budget": 0.5}},
 }
 PROGRAMS = {
-    **{kind: {} for kind in kinds.built_in()["program"]},
+    **{kind: {} for kind in LEARNING},
     "gossip": {"topology": {"kind": "random-regular", "degree": 4}},
     "gossip, overlapping": {"kind": "gossip", "topology": {"kind": "random-regular", "degree": 4}, "overlap": True},
     "gossip, now and then": {

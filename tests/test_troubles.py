@@ -10,7 +10,7 @@ from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
-from tests.examples import COMPRESSED, EXAMPLES, NEEDS_ALL, NEVER_WAITS
+from tests.examples import COMPRESSED, EXAMPLES, LEARNING, NEEDS_ALL, NEVER_WAITS
 
 TASK = {
     "dataset": {"kind": "gaussian-blobs", "samples": 160, "test_samples": 20},
@@ -51,7 +51,7 @@ PROGRAMS = {
     **{f"clique-averaging: {name}": {**CLIQUES, "sharing": SHARINGS[name]} for name in ("full", "choco", "stc")},
     **{
         kind: {"kind": kind, **EXAMPLES.get(("program", kind), {})}
-        for kind in kinds.built_in()["program"]
+        for kind in LEARNING
         if kind not in ("gossip", "clique-averaging")
     },
     "fedavg, compressed": COMPRESSED,

@@ -11,10 +11,10 @@ from torch import nn
 
 from covey.learning.batches import Parts, Plan
 from covey.learning.layout import Layout
-from covey.learning.noise import Seeds, seeds
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import NOT_REPEATED, Mechanism
 from covey.parts.parameters import Part, param
+from covey.parts.seeds import Seeds, seeds
 
 
 class LDP(Part):

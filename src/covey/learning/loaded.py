@@ -26,7 +26,6 @@ from covey.learning.learner import Learner
 from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Work
-from covey.learning.noise import is_fresh
 from covey.learning.optimizers import Slots
 from covey.learning.protected import largest_update, mechanism_of
 from covey.learning.rehearsal import Rehearsal
@@ -36,6 +35,7 @@ from covey.messages.payloads import Payload
 from covey.parts.errors import ProgramError, RunError
 from covey.parts.mechanisms import Mechanism
 from covey.parts.parameters import Setting
+from covey.parts.seeds import is_fresh
 from covey.runtime.task import LoadedTask, Request
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ ChaCha20 stream, and Box and Muller's transform makes normal numbers of them. On
 
 import math
 import os
-from typing import Any, Literal
 
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -16,34 +15,11 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from torch import Tensor
 
 from covey.messages.crypto import KEY_BYTES
-from covey.parts.parameters import param
 from covey.runtime.node import Node
 
 _AT_ONCE = 1 << 16
 """The numbers that are made at a time: they stay in the processor's cache."""
 _ZEROS = memoryview(bytes(4 * _AT_ONCE))
-
-
-def seeds() -> Any:
-    """The parameter of the source of keys."""
-    return param(
-        "The source of the keys of noise: the experiment's seed, so that a run can be repeated and nothing is secret, "
-        "or the operating system. By default, seeded in simulation and fresh in emulation.",
-        default=None,
-    )
-
-
-Seeds = Literal["seeded", "fresh"] | None
-
-
-def is_fresh(seeds: Seeds, clock: str) -> bool:
-    """True if keys come from the operating system.
-
-    Args:
-        seeds: the value of the parameter.
-        clock: the clock of the nodes, "virtual" or "real".
-    """
-    return seeds == "fresh" or (seeds is None and clock != "virtual")
 
 
 def key_of(node: Node, purpose: str, t: int, *, fresh: bool) -> bytes:

@@ -14,12 +14,13 @@ from covey.decentralized.sharing.sharing import Messages, Sharing
 from covey.decentralized.topology import Topology
 from covey.decentralized.weights import check_symmetric, mixing_of
 from covey.learning.mixture import Mixture, computed
-from covey.learning.noise import Noise, Seeds, is_fresh, key_of, seeds
+from covey.learning.noise import Noise, key_of
 from covey.learning.views import Adversary, Arrived, View
 from covey.network.graph import Graph
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import NOT_REPEATED, Mechanism
 from covey.parts.parameters import Setting, param
+from covey.parts.seeds import Seeds, is_fresh, seeds
 from covey.runtime.node import Inbox
 from covey.runtime.state import State
 

@@ -40,8 +40,7 @@ class MovieLens100K(Dataset):
     """Checksums of unpacked files."""
 
     def load(self, folder: Path, *, quiet: bool = True) -> Data:
-        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet, known=self.known)
-        table = self._table(path)
+        table = self.ratings(folder, quiet=quiet)
         users, user_of = np.unique(table[:, 0], return_inverse=True)
         items, item_of = np.unique(table[:, 1], return_inverse=True)
         in_test = held_out(user_of.astype(np.int64), self.test)
@@ -64,8 +63,9 @@ class MovieLens100K(Dataset):
             sizes={"users": len(users), "items": len(items)},
         )  # fmt: skip
 
-    def _table(self, path: Path) -> Ids:
+    def ratings(self, folder: Path, *, quiet: bool = True) -> Ids:
         """The users, films, ratings and times, one rating per row."""
+        (path,) = obtain_from_archive(folder / self.directory, [self.file], self.archive, quiet=quiet, known=self.known)
         try:
             text = path.read_text(encoding="ascii").replace(self.separator, " ")
             table = np.loadtxt(io.StringIO(text), dtype=np.int64, ndmin=2)

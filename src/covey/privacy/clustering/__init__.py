@@ -1,0 +1,1 @@
+"""Semantic clustering under heterogeneous differential privacy."""
