@@ -34,7 +34,7 @@ NEEDS_ALL = {"d2", "gradient-tracking"}
 """The programs that are refused where messages can be lost."""
 ONE_SHOT = ("fedavg-1", "ensemble", "fedkd", "feddf")
 """The programs in which a client sends one message."""
-SERVED = ("fedavg", "cpfl", *ONE_SHOT, "fens")
+SERVED = ("fedavg", "cpfl", *ONE_SHOT, "fens", "robust-inference")
 """The programs in which node 0 is a server without data."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}

@@ -124,7 +124,7 @@ ALONE = {
     "gradient-tracking": ({"topology": "complete"}, 1),
     "quasi-global-momentum": ({"topology": "complete", "beta": 0.0}, 1),
     "relay-sgd": ({"topology": "complete"}, 1),
-    **{kind: ({}, 2) for kind in ("fedavg", "fedavg-1", "ensemble", "fens")},
+    **{kind: ({}, 2) for kind in ("fedavg", "fedavg-1", "ensemble", "fens", "robust-inference")},
     "cpfl": ({"cohorts": 1, "max_rounds": 3, "result": "last"}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
@@ -144,8 +144,16 @@ def test_one_node_alone_trains_as_plain_sgd_does(kind):
     network = {"nodes": nodes, "latency": "1s" if kind == "fedavg" else "1h"}
     tables = table(program={"kind": kind, **parameters}, network=network, task=task, rounds=3)
     world, _ = simulate(tables)
-    # The server of an ensemble or of FENS keeps its own model, and the mean of one shot is of one training.
-    other = {"gossip-learning": 0, "swarm": 0, "ensemble": 0, "fens": 0, "clique-averaging": 3, "fedavg-1": 2}
+    # The server of an ensemble, of FENS or of inference keeps its own model, and the mean of one shot is of one training.
+    other = {
+        "gossip-learning": 0,
+        "swarm": 0,
+        "ensemble": 0,
+        "fens": 0,
+        "robust-inference": 0,
+        "clique-averaging": 3,
+        "fedavg-1": 2,
+    }
     steps = other.get(kind, 6)
     assert torch.allclose(world.nodes[0].model, plain_sgd(world, 0, steps), atol=1e-5)
 

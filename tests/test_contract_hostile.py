@@ -21,9 +21,9 @@ WRONG: tuple[Any, ...] = (
 """Values of entries that hardly any part accepts."""
 CASES = [
     *(("sharing", kind) for kind in kinds.built_in()["sharing"]),
-    # A client of one shot sends one message, later than this patience: tests/test_one_shot.py and tests/test_fens.py
-    # spoil each of its entries.
-    *(("program", kind) for kind in LEARNING if kind not in (*ONE_SHOT, "fens")),
+    # A client of one shot sends one message, and one of live inference its answers, later than this patience:
+    # tests/test_one_shot.py, test_fens.py and test_live_inference.py spoil each of its entries.
+    *(("program", kind) for kind in LEARNING if kind not in (*ONE_SHOT, "fens", "robust-inference")),
     ("program", "compressed"),
 ]
 

@@ -8,6 +8,7 @@ KINDS = {
         "fedkd": "covey.federated.distilled:FedKD",
         "feddf": "covey.federated.distilled:FedDF",
         "ensemble": "covey.federated.one_shot:Ensemble",
+        "robust-inference": "covey.federated.robust_inference.program:RobustInference",
         "fens": "covey.federated.fens:Fens",
     },
     "aggregator": {

@@ -14,6 +14,7 @@ OnInvalid: TypeAlias = Literal["reject", "project"]
 _TOLERANCE = 1e-4
 """The largest distance of a sum from 1, and the least negative number, of a row that counts as probabilities."""
 _GREAT = 1e6
+"""The greatest number that a projection distinguishes."""
 
 
 class AnswersError(CoveyError, ValueError):
@@ -75,7 +76,7 @@ def are_probabilities(answers: Tensor) -> Tensor:
 
 def projected(rows: Tensor) -> Tensor:
     """The nearest probability vector of each row (Held, Wolfe and Crowder, 1974); NaN counts as 0."""
-    rows = rows.nan_to_num(nan=0.0, posinf=_GREAT, neginf=-_GREAT)
+    rows = rows.nan_to_num(nan=0.0).clamp(-_GREAT, _GREAT)
     rows = rows - rows.amax(-1, keepdim=True)  # A shift of all numbers does not change the projection.
     ordered = rows.sort(-1, descending=True).values
     over = ordered.cumsum(-1) - 1.0
@@ -102,6 +103,19 @@ def checked(answers: Tensor, faulty: int, on_invalid: OnInvalid = "reject", vali
     check_shape(answers)
     clients = answers.shape[1]
     check_faulty(clients, faulty)
+    found = usable_rows(answers, on_invalid, valid)
+    if found.valid is not None:
+        fewest = int(found.valid.sum(1).min())
+        if fewest < clients - faulty:
+            raise QuorumError(
+                f"A query needs valid answers of {clients - faulty} of {clients} clients, if {faulty} may lie. "
+                f"Got {fewest} instead."
+            )
+    return found
+
+
+def usable_rows(answers: Tensor, on_invalid: OnInvalid = "reject", valid: Tensor | None = None) -> Checked:
+    """The rows that are probabilities, or made so, as `checked` finds them, without a quorum."""
     if on_invalid not in ("reject", "project"):
         raise AnswersError(f"The 'on_invalid' of answers must be 'reject' or 'project'. Got {on_invalid!r} instead.")
     right = are_probabilities(answers)
@@ -113,11 +127,5 @@ def checked(answers: Tensor, faulty: int, on_invalid: OnInvalid = "reject", vali
     counts = here & right
     if bool(counts.all()):
         return Checked(answers, None)
-    fewest = int(counts.sum(1).min())
-    if fewest < clients - faulty:
-        raise QuorumError(
-            f"A query needs valid answers of {clients - faulty} of {clients} clients, if {faulty} may lie. "
-            f"Got {fewest} instead."
-        )
     uniform = torch.full_like(answers, 1.0 / answers.shape[2])
     return Checked(torch.where(counts.unsqueeze(-1), answers, uniform), counts)
