@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import covey
+from covey.federated import fens_export
 from covey.federated.aggregators import Aggregator, Gating, Learned, Network, Voting
 from covey.learning.dataset import Data, Split
+from covey.learning.datasets.digits import Digits
 from covey.messages import wire
 from covey.parts import kinds
-from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError, ProgramError
+from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError, ProgramError, RunError
 from covey.parts.parameters import build
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, table
@@ -328,3 +331,39 @@ def test_the_default_is_an_mlp_of_four_hidden_numbers_for_each_model():
     parameters = sum(p.numel() for p in module_of(Network(), 20, 10).parameters())
     assert parameters == 16_890
     assert sum(p.numel() for p in module_of(Network(width=2), 20, 10).parameters()) == 8_450
+
+
+# ---------------------------------------------------------------------- models out
+
+
+@pytest.mark.parametrize("kind", ["mlp", "voting", "gating"])
+def test_the_module_of_a_run_says_what_the_run_says(kind, tmp_path):
+    tables = {**fens(kind, rounds=3, network={"nodes": 4}), "output": {"states": True}}
+    run = covey.run(tables, out=tmp_path / "run", quiet=True)
+    data = Digits().load(tmp_path)
+    inputs, made = data.scaled(data.test.inputs), fens_export.module(run)
+    logits = torch.stack([run.module(id)(inputs) for id in (1, 2, 3)], 1)
+    assert torch.allclose(torch.as_tensor(run.states[0]["logits"]), logits, atol=1e-5)
+    scores = made(inputs)
+    accuracy = (scores.argmax(1) == data.test.targets).double().mean().item()
+    assert accuracy == pytest.approx(run.metrics.query("node == 0")["accuracy"].iloc[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mlp", "voting", "gating"])
+def test_an_exported_file_says_what_the_module_says(kind, tmp_path):
+    tables = {**fens(kind, rounds=2, network={"nodes": 4}), "output": {"states": True}}
+    run = covey.run(tables, out=tmp_path / "run", quiet=True)
+    data = Digits().load(tmp_path)
+    inputs = data.scaled(data.test.inputs)
+    fens_export.export(run, tmp_path / "all.pt2")
+    loaded, scores = torch.export.load(str(tmp_path / "all.pt2")).module(), fens_export.module(run)(inputs)
+    assert torch.allclose(loaded(inputs), scores, atol=1e-5)
+    assert torch.allclose(loaded(inputs[:1]), scores[:1], atol=1e-5)
+
+
+def test_a_run_without_an_aggregator_is_not_exported(tmp_path):
+    tables = table(program="fedavg", network={"nodes": 4}, rounds=1)
+    run = covey.run(tables, out=tmp_path / "run", quiet=True)
+    with pytest.raises(RunError, match=r"must be of the program fens\. Got fedavg instead"):
+        fens_export.export(run, tmp_path / "all.pt2")

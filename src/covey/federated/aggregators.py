@@ -209,7 +209,7 @@ class Gate(nn.Module):
         said, inputs = x[:, :outputs], x[:, outputs:]
         logits = said.reshape(-1, self.models, self.classes)
         hidden = self.convolutions(inputs.reshape(-1, *self.sample_shape))
-        weights: Tensor = self.dense(hidden.flatten(1)).reshape(len(x), self.models, -1)
+        weights: Tensor = self.dense(hidden.flatten(1)).reshape(-1, self.models, self.classes if self.per_class else 1)
         if not self.per_class:
             weights = weights.softmax(1)
         if self.best and not self.training:
