@@ -121,14 +121,14 @@ class CohortTraining(LearningProgram):
             if course.ended:
                 self.dismiss(node, cohort, t)
                 continue
-            if t == 0:
-                course.labels = await self.gather_labels(node, cohort)
             start, chosen = self.selection.take(node.model), cohort.chosen(t)
             asked = [member for member in chosen if member != node.id]
             node.send(asked, Model(model=start), tag="model", round=t)
             answers = [(node.id, await self.answer(node, start, t))] if node.id in chosen else []
             inbox = await node.receive(tag="update", round=t, senders=asked, timeout=self.patience)
             answers += [(found.sender, found) for found in node.usable(inbox, Answer, model=self.selection.entry)]
+            if t == 0:
+                course.labels = await self.gather_labels(node, cohort)
             self.merge(node, answers)
             losses = [answer.loss for _, answer in answers if answer.loss is not None]
             if losses:
