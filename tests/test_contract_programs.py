@@ -1,13 +1,9 @@
-"""Two protocols that test the node contract, each by its special demands."""
+"""A protocol that tests the node contract by its special demands: virtual nodes."""
 
-import json
 from collections import Counter
 
-import numpy as np
-import pytest
 import torch
 
-from covey.learning.datasets.digits import Digits
 from covey.messages import wire
 from covey.parts import rng
 from tests.conftest import models_of, simulate, table
@@ -111,91 +107,3 @@ def test_virtual_nodes_continue_from_a_checkpoint_to_the_bit():
         resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(checkpoint)).payload)
         assert torch.equal(models_of(whole), models_of(resumed))
         assert whole.now == resumed.now
-
-
-# ---------------------------------------------------------------------- CPFL
-
-CPFL = {"kind": "tests.programs.cpfl:CPFL", "cohorts": 2}
-PEOPLE = {"nodes": 1 + 2 + 10, "latency": "5ms", "bandwidth": None}
-VALIDATED = {"validation": 0.2, "local_steps": 4, "optimizer": {"kind": "sgd", "lr": 1.0}}
-
-
-def validation_of(written, leader):
-    """The moving average of a cohort's loss, round by round."""
-    found = [(t, value) for node, t, name, value in written.figures if node == leader and name == "validation"]
-    return [value for _, value in sorted(found)]
-
-
-@pytest.mark.parametrize("patience", [1, 3])
-def test_a_cohort_of_cpfl_whose_loss_stands_still_stops_after_its_patience(patience):
-    task = {**VALIDATED, "optimizer": {"kind": "sgd", "lr": 0.0}}
-    program = {**CPFL, "patience": patience, "window": 1, "least": 1e-6}
-    world, written = simulate(table(program=program, network=PEOPLE, task=task, rounds=30))
-    assert [len(validation_of(written, leader)) for leader in (1, 2)] == [1 + patience] * 2
-    assert {node.round for node in world.nodes[1:]} == {1 + patience}
-    assert world.nodes[0].round == 30
-
-
-def test_cohorts_of_cpfl_stop_each_by_its_own_loss_and_hand_over_their_best(overheard):
-    world, written = simulate(table(program=CPFL, network=PEOPLE, task=VALIDATED, rounds=60))
-    lengths = []
-    for leader in (1, 2):
-        losses = validation_of(written, leader)
-        lengths.append(len(losses))
-        lowest = [min(losses[: t + 1]) for t in range(len(losses))]
-        best = losses.index(min(losses))
-        assert len(losses) == best + 1 + 2  # patience
-        assert not any(lowest[t] == lowest[t + 2] for t in range(len(losses) - 3))
-        (handed,) = [m.payload for m in overheard if m.tag == "cohort" and m.sender == leader]
-        models = [m.payload["model"] for m in overheard if m.tag == "model" and m.sender == leader and m.payload]
-        assert handed["loss"] == min(losses)
-        assert torch.equal(handed["model"], models[best])
-        assert not torch.equal(handed["model"], models[-1])
-        members = world.program.members[leader]
-        assert {world.nodes[client].round for client in members} == {len(losses)}
-    assert lengths[0] != lengths[1]
-    assert max(lengths) < 58
-
-
-def test_a_cohort_of_cpfl_whose_loss_keeps_falling_never_stops():
-    task = {**VALIDATED, "optimizer": {"kind": "sgd", "lr": 0.001}}
-    _, written = simulate(table(program=CPFL, network=PEOPLE, task=task, rounds=12))
-    for leader in (1, 2):
-        losses = validation_of(written, leader)
-        assert len(losses) == 12
-        assert losses == sorted(losses, reverse=True)
-
-
-def test_the_server_of_cpfl_begins_with_the_lowest_loss_and_ends_better_than_the_cohorts(overheard, tmp_path):
-    # The server has some of everything, the clients a class or two each.
-    targets = Digits().load(tmp_path).train.targets.numpy()
-    of_server = np.arange(len(targets)) % 5 == 0
-    theirs = np.flatnonzero(~of_server)
-    shards = np.array_split(theirs[np.argsort(targets[theirs], kind="stable")], 10)
-    dealt = [np.flatnonzero(of_server).tolist(), *(shard.tolist() for shard in shards)]
-    (tmp_path / "parts.json").write_text(json.dumps(dealt))
-    task = {**VALIDATED, "partition": {"kind": "file", "file": str(tmp_path / "parts.json")}}
-    world, written = simulate(table(program=CPFL, network=PEOPLE, task=task, rounds=40))
-    handed = [m.payload for m in overheard if m.tag == "cohort"]
-    total = sum(payload["samples"] for payload in handed)
-    assert total == sum(node.data.samples for node in world.nodes[3:])
-    average = sum(payload["model"] * (payload["samples"] / total) for payload in handed)
-    candidates = [average, *(payload["model"] for payload in handed)]
-    own = world.task.learner.evaluate(candidates, world.task.judge("validation", 0).split)
-    (fused,) = [columns["fused"] for *_, columns in written.added]
-    assert fused == pytest.approx(min(metrics["loss"] for metrics in own), rel=1e-4)
-    on_test = world.task.learner.evaluate([*candidates[1:], world.nodes[0].model], world.task.judge("test").split)
-    assert on_test[-1]["accuracy"] > max(metrics["accuracy"] for metrics in on_test[:-1])
-    # It waits for the slowest cohort and only then begins.
-    first = min(row[2] for row in written.rows if row[0] == 0)
-    assert first > max(m.time for m in overheard if m.tag == "cohort")
-
-
-def test_the_cohorts_of_cpfl_partition_the_clients():
-    for cohorts in (1, 2, 3, 10):
-        world, _ = simulate(
-            table(program={**CPFL, "cohorts": cohorts}, network={"nodes": 11 + cohorts}, task=VALIDATED, rounds=1)
-        )
-        members = list(world.program.members.values())
-        assert sorted(client for cohort in members for client in cohort) == list(range(1 + cohorts, 11 + cohorts))
-        assert np.ptp([len(cohort) for cohort in members]) <= 1

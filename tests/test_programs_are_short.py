@@ -16,8 +16,6 @@ FOLDER, DOCS = Path(__file__).parent / "programs", Path(__file__).parents[1] / "
 MOST = 60
 """Lines of code of a program."""
 LINES = {
-    "cpfl": 59,
-    "cpfl_distilled": 22,
     "shatter": 56,
     "middle": 9,
     "guesses": 21,

@@ -13,27 +13,6 @@ SHARDS = {"partition": {"kind": "shards", "per_node": 2}, "optimizer": {"kind": 
 NETWORK = {"latency": "5ms", "bandwidth": None}
 
 
-def test_cpfl_distils_its_cohorts_into_a_server_without_data(overheard):
-    program = {"kind": "tests.programs.cpfl_distilled:DistilledCPFL", "cohorts": 2}
-    task = {**SHARDS, "validation": 0.2, "local_steps": 4, "public": {"dataset": "digits", "samples": 600}}
-    tables = table(
-        program=program, network={**NETWORK, "nodes": 13}, task=task, rounds=20, evaluation={"samples": None}
-    )
-    world, _ = simulate(tables)
-    learner, server = world.task.learner, world.nodes[0]
-    assert server.data.samples == 0
-    done = {message.sender: message.payload["model"] for message in overheard if message.tag == "cohort"}
-    cohorts = [done[leader] for leader in (1, 2)]
-    public = learner.splits.taken("public", learner.splits.indices("public", None))[0]
-    said = learner.kernel.predict(cohorts, public)
-    taught = (said * world.program.shares[:, None]).sum(0)
-    # It has learned to say what they say together, better than any of them.
-    errors = [(outputs - taught).abs().mean() for outputs in learner.kernel.predict([server.model, *cohorts], public)]
-    assert errors[0] < min(errors[1:]) / 2
-    grades = [found["accuracy"] for found in world.task.evaluate([server.model, *cohorts])]
-    assert grades[0] > max(grades[1:])
-
-
 FENS = {"kind": "tests.programs.fens:FENS", "lr": 0.01}
 APART = {**SHARDS, "model": {"kind": "mlp", "hidden": [16]}, "validation": 0.2, "same_start": False}
 
