@@ -68,6 +68,7 @@ DISTILS = {
     **{kind: {"public": PUBLIC} for kind in ("fedkd", "feddf")},
 }
 """The parts of the task that programs with a distillation need."""
+FLEET = {"lr": 0.3, "period": "100ms", "profiler": {"kind": "constant", "samples": 8}}
 EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("task", "learning"): BLOBS,
     ("program", "gossip"): {"topology": "ring"},
@@ -81,6 +82,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "fens"): {"models": "float32"},
     ("program", "cpfl"): {"cohorts": 3, "count": 3, "distillation": {"epochs": 2, "batch_size": 16}},
     **{("program", kind): {"distillation": {"epochs": 2, "batch_size": 16}} for kind in ("fedkd", "feddf")},
+    ("program", "fleet"): FLEET,
     ("program", "ad-psgd"): {"topology": "ring"},
     ("program", "swift"): {"topology": "ring"},
     ("program", "divshare"): {"omega": 0.3, "fanout": 3},
@@ -162,6 +164,8 @@ FILES = {
 IN_PROGRAM = ("topology", "sharing", "schedule", "aggregation")
 IN_FEDAVG = {"client-selection": "clients", "client-work": "work", "server-optimizer": "server_optimizer"}
 """The places of parts of each family in the program fedavg."""
+IN_FLEET = {"profiler": ("profiler",), "staleness": ("weights", "dampening")}
+"""The same in the program fleet."""
 COMPRESSED = {"kind": "fedavg", "clients": 4, "up": {"kind": "ternary", "budget": 0.3}, "down": "fp16"}
 """A server and clients that send compressed changes."""
 IN_NETWORK = ("latency", "bandwidth", "compute", "devices", "churn", "energy")
@@ -178,7 +182,7 @@ LEARNING = [kind for kind in kinds.built_in()["program"] if ("program", kind) no
 RUNS = [
     (family, kind)
     for family in (
-        *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_NETWORK),
+        *("program", *IN_PROGRAM, *IN_FEDAVG, *IN_FLEET, *IN_NETWORK),
         *("partition", "model", "objective", "metric", "optimizer", "learning-rate", "augmentation"),
     )
     for kind in kinds.built_in()[family]
@@ -229,6 +233,11 @@ def run_table(family: str, kind: str, files: Path, **changes: typing.Any) -> dic
         tables["program"] = {"kind": "gossip", "topology": topology, family: part}
     elif family in IN_FEDAVG:
         tables["program"] = {"kind": "fedavg", IN_FEDAVG[family]: part}
+    elif family in IN_FLEET:
+        *outer, last = IN_FLEET[family]
+        placed = {last: part}
+        tables["program"] = {"kind": "fleet", **FLEET, **({outer[0]: placed} if outer else placed)}
+        tables["network"]["devices"] = "phones"
     elif family in IN_NETWORK:
         tables["network"][family] = part
     elif family == "learning-rate":

@@ -8,7 +8,19 @@ from covey.messages import wire
 from covey.parts import kinds
 from covey.runtime.simulation.world import World
 from tests.conftest import models_of, simulate, stated_bytes, table
-from tests.examples import BLOBS, DISTILS, IN_PROGRAM, LEARNING, NEVER_WHOLE, NODES, RUNS, WHOLE, part_table, run_table
+from tests.examples import (
+    BLOBS,
+    DISTILS,
+    IN_FLEET,
+    IN_PROGRAM,
+    LEARNING,
+    NEVER_WHOLE,
+    NODES,
+    RUNS,
+    WHOLE,
+    part_table,
+    run_table,
+)
 
 IN_A_ROUND = [run for run in RUNS if run[0] in ("program", *IN_PROGRAM)]
 PROGRAMS = {("program", kind): kinds.load("program", kind) for kind in LEARNING}
@@ -70,7 +82,7 @@ def test_bytes_that_are_counted_are_bytes_of_the_wire_and_no_node_writes_into_wh
 
 def test_a_synchronous_program_continues_from_a_checkpoint_to_the_bit(heard, files):
     run, whole = heard
-    if run[0] in ("churn", "model") or run in ASYNCHRONOUS:
+    if run[0] in ("churn", "model", *IN_FLEET) or run in ASYNCHRONOUS:
         return
     assert [round for round, _ in whole.written.checkpoints] == [2, 4]
     checkpoint = wire.decode(wire.encode(whole.written.checkpoints[0][1])).payload
@@ -126,6 +138,7 @@ ALONE = {
     "relay-sgd": ({"topology": "complete"}, 1),
     **{kind: ({}, 2) for kind in ("fedavg", "fedavg-1", "ensemble", "fens", "robust-inference")},
     "cpfl": ({"cohorts": 1, "max_rounds": 3, "result": "last"}, 2),
+    "fleet": ({"profiler": {"kind": "constant", "samples": 1000}, "steps": 2, "lr": 0.6}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
     "gossip-learning": ({"topology": "complete"}, 1),
     "swift": ({"topology": "complete"}, 1),

@@ -153,7 +153,9 @@ def test_the_experiments_of_the_systems_run(text, algorithms):
     experiment = Experiment.from_table(tables)
     if experiment.task is None or experiment.task.dataset.kind in ("digits", "synthetic-images", "gaussian-blobs"):
         world, _ = simulate(tables)
-        assert all(node.round == 2 for node in world.nodes)
+        # Asynchronous clients of a server make as many rounds as they can.
+        whole = world.program.synchronous or world.nodes[0].role != "server"
+        assert all(node.round == 2 for node in world.nodes if whole or node.role == "server")
     else:
         check(experiment)
 

@@ -18,7 +18,7 @@ from covey.parts import kinds
 from covey.parts.parameters import fields_of
 from covey.runtime.experiment import Checkpoint, Evaluation, Experiment, Output
 from tests.conftest import table
-from tests.examples import BLOBS, FILES, IN_FEDAVG, IN_NETWORK, IN_PROGRAM, NODES, RUNS, run_table
+from tests.examples import BLOBS, FILES, IN_FEDAVG, IN_FLEET, IN_NETWORK, IN_PROGRAM, NODES, RUNS, run_table
 
 LONGEST = 2100
 """Characters of the one line."""
@@ -148,6 +148,7 @@ def changed(family: str, kind: str, field: str, value: Any, files: Path) -> dict
         )
         index = ["network", family] if family in IN_NETWORK else index
         index = ["program", IN_FEDAVG[family]] if family in IN_FEDAVG else index
+        index = ["program", *IN_FLEET[family]] if family in IN_FLEET else index
         index = ["task", "optimizer", "schedule"] if family == "learning-rate" else index
         put(tables, [*index, field], value)
     return tables

@@ -43,6 +43,15 @@ TASK = {
 GOSSIP = {"kind": "gossip", "topology": "ring", "sharing": "full", "schedule": "every-round"}
 FEDAVG = {"kind": "fedavg", "clients": {"kind": "uniform", "count": 3}, "work": "local", "server_optimizer": "sgd"}
 
+# Tasks follow each other at a distance that real time does not change.
+FLEET = {
+    "kind": "fleet",
+    "lr": 0.3,
+    "period": "800ms",
+    "profiler": {"kind": "constant", "samples": 8},
+    "delays": {"mean": "250ms"},
+}
+
 
 def experiment(program=GOSSIP, **changes):
     base = {"seed": 3, "rounds": 4, "program": program, "task": TASK, "network": QUICK}
@@ -59,7 +68,7 @@ def within(optimizer):
     return experiment(task={"optimizer": {**TASK["optimizer"], **optimizer}})
 
 
-PLAIN, CLIENTS = experiment(), experiment(FEDAVG)
+PLAIN, CLIENTS, ASKED = experiment(), experiment(FEDAVG), experiment(FLEET)
 QUANTIZED = {**GOSSIP, "sharing": {"kind": "quantized", "compressor": "sign"}}
 PLACED = {
     "program": (experiment({**GOSSIP, **mine(own.Twice)}), PLAIN),
@@ -75,6 +84,11 @@ PLACED = {
     "client-selection": (experiment({**FEDAVG, "clients": mine(own.Even)}), CLIENTS),
     "client-work": (experiment({**FEDAVG, "work": mine(own.Backwards)}), CLIENTS),
     "server-optimizer": (experiment({**FEDAVG, "server_optimizer": mine(own.Signed)}), CLIENTS),
+    "profiler": (experiment({**FLEET, "profiler": mine(own.Halving)}), ASKED),
+    "staleness": (
+        experiment({**FLEET, "weights": {"dampening": mine(own.Never)}}),
+        experiment({**FLEET, "weights": {"dampening": "constant"}}),
+    ),
     "dataset": (experiment(task={"dataset": mine(own.Rows)}), PLAIN),
     "partition": (experiment(task={"partition": mine(own.Dealt)}), PLAIN),
     "model": (experiment(task={"model": mine(own.Unbiased)}), PLAIN),

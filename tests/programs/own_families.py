@@ -13,7 +13,10 @@ from covey.decentralized.sharing import Full
 from covey.decentralized.topology import Topology
 from covey.federated.client_selection import ClientSelection
 from covey.federated.client_work import ClientWork
+from covey.federated.iprof import Prediction
+from covey.federated.profilers import Profiling
 from covey.federated.server_optimizers import ServerOptimizer
+from covey.federated.staleness import Staleness
 from covey.learning.augmentation import Augmentation
 from covey.learning.dataset import Data, Dataset, Split
 from covey.learning.metrics import Metric
@@ -244,6 +247,43 @@ class Tired(Compute):
 
     def speeds(self, setting):
         return 400.0 / (1 + np.arange(setting.nodes))
+
+
+class Halving(Profiling):
+    """Smaller mini-batches for later measurements."""
+
+    kind = "halving"
+
+    def begin(self, state):
+        return Lessening(state)
+
+
+class Lessening:
+    """A count of measurements."""
+
+    def __init__(self, state):
+        self.count = len(state)
+
+    def predict(self, features, objective):
+        return Prediction(max(8 >> self.count, 1))
+
+    def observe(self, features, samples, seconds, joules):
+        self.count += 1
+
+    def dump(self):
+        return bytes(self.count)
+
+    def load(self, state):
+        self.count = len(state)
+
+
+class Never(Staleness):
+    """Stale gradients do not count."""
+
+    kind = "never"
+
+    def weight(self, staleness):
+        return float(staleness == 0)
 
 
 class Sleepy(Devices):

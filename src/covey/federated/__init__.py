@@ -10,6 +10,7 @@ KINDS = {
         "ensemble": "covey.federated.one_shot:Ensemble",
         "robust-inference": "covey.federated.robust_inference.program:RobustInference",
         "fens": "covey.federated.fens:Fens",
+        "fleet": "covey.federated.fleet:Fleet",
     },
     "aggregator": {
         "average": "covey.federated.aggregators:Average",
@@ -19,6 +20,18 @@ KINDS = {
         "per-class": "covey.federated.aggregators:PerClass",
         "mlp": "covey.federated.aggregators:Network",
         "gating": "covey.federated.aggregators:Gating",
+    },
+    "staleness": {
+        "constant": "covey.federated.staleness:Constant",
+        "polynomial": "covey.federated.staleness:Polynomial",
+        "hinge": "covey.federated.staleness:Hinge",
+        "inverse": "covey.federated.staleness:Inverse",
+        "exponential": "covey.federated.staleness:Exponential",
+    },
+    "profiler": {
+        "i-prof": "covey.federated.profilers:IProf",
+        "maui": "covey.federated.profilers:MauiSizes",
+        "constant": "covey.federated.profilers:ConstantSize",
     },
     "client-selection": {"uniform": "covey.federated.client_selection:Uniform"},
     "client-work": {"local": "covey.federated.client_work:LocalTraining"},

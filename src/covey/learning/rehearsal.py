@@ -1,7 +1,9 @@
 """A learner without training, with which `covey check` counts the bytes of messages."""
 
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +37,16 @@ class Rehearsal(Learner):
                 model.zero_()
             model[:trained] += self._change(training).to(self.device)
             samples, steps = self.cost(training), self.steps(training.holder, training.work)
-            training.update = Update(model, training.start, 1.0, samples, steps)
+            used = partial(self._used, training, samples)
+            training.update = Update(model, training.start, 1.0, samples, steps, used=used)
+
+    def _used(self, training: Training, samples: int) -> np.ndarray | None:
+        """The classes of the samples of a training, in the proportions of the node's data."""
+        if self.label_counts is None or training.work.on is not None:
+            return None
+        ends = np.cumsum(self.label_counts[training.holder])
+        taken = (np.arange(samples) * ends[-1]) // max(samples, 1)
+        return np.bincount(np.searchsorted(ends, taken, side="right"), minlength=len(ends))
 
     def _change(self, training: Training) -> Tensor:
         """The change of the trained numbers by a training."""
