@@ -45,7 +45,7 @@ experiment = {
     "callback": [{"kind": "best-model"}],
 }
 
-swept = covey.sweep(experiment, {"program.server_optimizer": [{"kind": "sgd"}, {"kind": "adam", "lr": 0.03}]})
+swept = covey.sweep(experiment, {"program.server_optimizer": [{"kind": "sgd"}, {"kind": "adam", "eta": 0.03}]})
 print(covey.compare(swept, metrics=["accuracy", "loss"]).to("markdown"))
 
 best = max(swept, key=lambda run: run.network["average_model_accuracy"].max())

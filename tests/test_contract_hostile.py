@@ -10,7 +10,7 @@ from covey.parts import kinds
 from covey.runtime.node import HEARTBEAT
 from covey.runtime.simulation.world import World
 from tests.conftest import simulate
-from tests.examples import COMPRESSED, LEARNING, NEEDS_ALL, NEVER_WAITS, NODES, ONE_SHOT, run_table
+from tests.examples import COMPRESSED, FEDERATED, LEARNING, NEEDS_ALL, NEVER_WAITS, NODES, ONE_SHOT, SILENT, run_table
 
 LIAR, ROUNDS = 3, 10
 WRONG: tuple[Any, ...] = (
@@ -23,7 +23,7 @@ CASES = [
     *(("sharing", kind) for kind in kinds.built_in()["sharing"]),
     # A client of one shot sends one message, and one of live inference its answers, later than this patience:
     # tests/test_one_shot.py, test_fens.py and test_live_inference.py spoil each of its entries.
-    *(("program", kind) for kind in LEARNING if kind not in (*ONE_SHOT, "fens", "robust-inference")),
+    *(("program", kind) for kind in LEARNING if kind not in (*ONE_SHOT, "fens", "robust-inference", *SILENT)),
     ("program", "compressed"),
 ]
 
@@ -42,10 +42,10 @@ def spoiled(payload: dict[str, Any], draw: np.random.Generator) -> dict[str, Any
 @pytest.mark.parametrize(("family", "kind"), CASES)
 def test_wrong_entries_of_a_peer_end_no_run(family, kind, files, monkeypatch):
     tables = run_table(family, "fedavg" if kind == "compressed" else kind, files, rounds=ROUNDS)
-    if kind in ("fedavg", "compressed"):
+    if kind in (*FEDERATED, "compressed"):
         tables["program"] = {**(COMPRESSED if kind == "compressed" else tables["program"]), "clients": NODES - 1}
     if kind not in NEVER_WAITS | NEEDS_ALL:
-        tables["program"] = {**tables["program"], "patience": "30ms"}
+        tables["program"] = {**tables["program"], "patience": "90ms" if kind == "fedsgd" else "30ms"}
     post, draw, lies = World.post, np.random.default_rng(5), []
 
     def lying(world, node, receivers, payload, tag, round):

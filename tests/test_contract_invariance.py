@@ -26,6 +26,7 @@ from tests.conftest import Written, models_of, table
 from tests.examples import (
     BLOBS,
     DISTILS,
+    FEDERATED,
     IN_NETWORK,
     IN_PROGRAM,
     LEARNING,
@@ -142,7 +143,7 @@ BY_NUMBER = [
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),
     *(
-        ("program", kind, {"clients": "uniform"} if kind == "fedavg" else {})
+        ("program", kind, {"clients": "uniform"} if kind in FEDERATED else {})
         for kind in LEARNING
         if ("program", kind) not in BY_NUMBER
     ),
@@ -154,7 +155,7 @@ RENUMBERED = [
     (
         "program",
         "fedavg",
-        {"clients": "uniform", "aggregation": "mean", "server_optimizer": 0.5, "work": {"proximal": 0.1}},
+        {"clients": "uniform", "aggregation": "mean", "server_optimizer": 0.5, "work": {"proximal_mu": 0.1}},
     ),
 ]
 """The clients of FedAvg are drawn by number, so all are chosen here."""

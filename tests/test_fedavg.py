@@ -18,9 +18,9 @@ from tests.hosts import emulate
 UNEVEN = {**BLOBS, "partition": {"kind": "quantity", "alpha": 5.0}}
 MIXED_UP = {
     "clients": 7,
-    "work": {"proximal": 0.1, "epochs": 1},
+    "work": {"proximal_mu": 0.1, "epochs": 1},
     "aggregation": "median",
-    "server_optimizer": {"kind": "yogi", "lr": 0.05},
+    "server_optimizer": {"kind": "yogi", "eta": 0.05},
 }
 """FedProx, with the median of seven clients and FedYogi."""
 TERNARY = {"kind": "ternary", "budget": 0.2}
@@ -64,14 +64,14 @@ def fedopt(second, lr, beta_1, tau=1e-3):
 
 ORACLES = {
     "sgd": (lambda x, delta, m, v: (x + delta, m, v), {}, 0.0),
-    "sgd, slow": (lambda x, delta, m, v: (x + 0.3 * delta, m, v), {"lr": 0.3}, 0.0),
+    "sgd, slow": (lambda x, delta, m, v: (x + 0.3 * delta, m, v), {"eta": 0.3}, 0.0),
     "momentum": (fedavgm, {}, 0.0),
     "adagrad": (fedopt(lambda v, square: v + square, 0.1, 0.0), {}, 1e-6),
     "adam": (fedopt(lambda v, square: 0.99 * v + 0.01 * square, 0.1, 0.9), {}, 1e-6),
     "yogi": (fedopt(lambda v, square: v - 0.01 * square * np.sign(v - square), 0.01, 0.9), {}, 1e-6),
     "yogi, adaptive": (
         fedopt(lambda v, square: v - 0.2 * square * np.sign(v - square), 0.02, 0.5, 1e-2),
-        {"lr": 0.02, "beta_1": 0.5, "beta_2": 0.8, "tau": 1e-2},
+        {"eta": 0.02, "beta_1": 0.5, "beta_2": 0.8, "tau": 1e-2},
         1e-4,
     ),
 }
@@ -97,7 +97,7 @@ def test_the_server_moves_as_the_paper_has_it(name, overheard):
 
 def test_momentum_without_any_is_sgd():
     plain, _ = simulate(federated(server_optimizer=0.5))
-    ours, _ = simulate(federated(server_optimizer={"kind": "momentum", "lr": 0.5, "beta": 0.0}))
+    ours, _ = simulate(federated(server_optimizer={"kind": "momentum", "eta": 0.5, "beta": 0.0}))
     assert torch.equal(models_of(plain), models_of(ours))
 
 
@@ -217,7 +217,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(ways, optimizer):
         ),
         (
             {"server_optimizer": -1.0},
-            "The 'lr' of the server-optimizer sgd must be a number in (0, inf). Got -1.0 instead.",
+            "The 'eta' of the server-optimizer sgd must be a number in (0, inf). Got -1.0 instead.",
         ),
     ],
 )

@@ -207,7 +207,7 @@ def test_every_aggregator_is_judged_and_continues_from_a_checkpoint_to_the_bit(k
 def test_learned_aggregators_beat_the_mean_on_clients_that_differ():
     task = {"partition": {"kind": "shards", "per_node": 2}, "local_steps": 150}
     last = {
-        kind: judged(simulate(fens(kind, rounds=40, task=task, server_optimizer={"kind": "adam", "lr": 0.02}))[1])[-1]
+        kind: judged(simulate(fens(kind, rounds=40, task=task, server_optimizer={"kind": "adam", "eta": 0.02}))[1])[-1]
         for kind in ("average", "per-class", "mlp")
     }
     assert min(last["per-class"], last["mlp"]) > last["average"] + 0.05
@@ -225,7 +225,7 @@ def test_both_engines_agree_on_fens(kind, tmp_path):
 
 def test_the_selected_aggregator_has_the_lowest_loss_on_samples_that_do_not_train_it(overheard):
     # So large a rate that the aggregator becomes worse.
-    optimizer = {"kind": "adam", "lr": 3.0}
+    optimizer = {"kind": "adam", "eta": 3.0}
     world, _ = simulate(fens(rounds=6, selecting=0.5, server_optimizer=optimizer))
     asked = [m.payload["aggregator"] for m in overheard if m.tag == "aggregator"]
     losses = []

@@ -14,6 +14,7 @@ from covey.decentralized.topology import Ring
 from covey.federated.fedavg import SERVER, FedAvg
 from covey.learning.node import MODEL, LearningNode
 from covey.messages.payloads import Payload, not_finite_entry
+from covey.parts.errors import ProgramError
 from covey.parts.nodes import NodeId
 from covey.runtime.node import Message
 from tests.conftest import simulate, table
@@ -142,7 +143,16 @@ def test_a_client_does_not_train_what_is_no_model(wrong):
     assert [node.steps > 0 for node in world.nodes] == [False, True, True, False]
 
 
-def test_clients_that_say_that_they_have_no_samples_do_not_count():
+def test_a_client_that_says_that_it_has_no_samples_has_weight_0_and_a_warning():
+    none = {"model": torch.zeros(650), "samples": 0}
+    world, written = run(saying(BadClient(), none))
+    silent, _ = run(saying(BadClient(patience=5.0), {}))
+    detail = f"message of node {HOSTILE}: its sender has no samples, so its weight is 0"
+    assert rejections(written) == [(SERVER, detail)] * 3
+    assert torch.equal(world.nodes[SERVER].model, silent.nodes[SERVER].model)
+
+
+def test_a_round_in_which_all_clients_say_that_they_have_no_samples_is_an_error():
     class Poor(FedAvg):
         kind = "fedavg"
 
@@ -150,9 +160,9 @@ def test_clients_that_say_that_they_have_no_samples_do_not_count():
             async for t in node.rounds():
                 node.send(SERVER, {"model": node.model, "samples": 0}, tag="update", round=t)
 
-    world, written = run(Poor())
-    assert rejections(written) == []
-    assert torch.equal(world.nodes[SERVER].model, world.task.learner.initial(SERVER))
+    line = r"The clients that answer in a round must have samples\. All of 3 have 0\."
+    with pytest.raises(ProgramError, match=line):
+        run(Poor())
 
 
 # ---------------------------------------------------------------------- ad-psgd

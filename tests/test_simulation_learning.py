@@ -104,8 +104,8 @@ def test_fedavg_with_everybody_and_one_step_is_sgd_on_the_union():
 def test_the_proximal_term_of_fedprox_holds_clients_back():
     task = {"local_steps": 10}
     free, _ = simulate(table(program={"kind": "fedavg"}, task=task, rounds=1))
-    none, _ = simulate(table(program={"kind": "fedavg", "work": {"proximal": 0.0}}, task=task, rounds=1))
-    held, _ = simulate(table(program={"kind": "fedavg", "work": {"proximal": 2.0}}, task=task, rounds=1))
+    none, _ = simulate(table(program={"kind": "fedavg", "work": {"proximal_mu": 0.0}}, task=task, rounds=1))
+    held, _ = simulate(table(program={"kind": "fedavg", "work": {"proximal_mu": 2.0}}, task=task, rounds=1))
     start = free.task.learner.first_model
     assert torch.equal(models_of(free), models_of(none))
     assert (held.nodes[0].model - start).norm() < 0.8 * (free.nodes[0].model - start).norm()

@@ -1,8 +1,10 @@
 """The selection of the clients of a round of fedavg."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
+from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Part, Setting, param
 
@@ -25,12 +27,26 @@ class ClientSelection(Part):
         """The largest number of clients in a round."""
         return self._setting.nodes - 1
 
+    def awaited(self, chosen: Sequence[NodeId]) -> int:
+        """The number of answers with which the server ends a round."""
+        return len(chosen)
+
 
 class Uniform(ClientSelection):
     """Clients drawn uniformly without replacement. The draw is public, so no message announces it."""
 
     kind = "uniform"
     count: int | None = param("The clients of a round; by default, all.", default=None, ge=1, lt="nodes")
+    fraction: float | None = param(
+        "The part of all clients, instead of a count; one at least.", default=None, gt=0, le=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count is not None and self.fraction is not None:
+            raise ConfigurationError(
+                f"The 'fraction' of {self.named()} replaces 'count'. Got both, {self.fraction} and {self.count}."
+            )
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -44,4 +60,22 @@ class Uniform(ClientSelection):
         return self._chosen[t]
 
     def most(self) -> int:
-        return self.count or super().most()
+        return self.wanted()
+
+    def wanted(self) -> int:
+        """The number of clients by `count` or `fraction`."""
+        clients = super().most()
+        return self.count or (clients if self.fraction is None else max(1, round(self.fraction * clients)))
+
+
+class OverSelection(Uniform):
+    """More clients than are needed: the server keeps the first answers (Bonawitz et al., 2019)."""
+
+    kind = "over-selection"
+    factor: float = param("The chosen clients for each that is needed.", default=1.3, ge=1)
+
+    def most(self) -> int:
+        return min(math.ceil(self.factor * self.wanted()), ClientSelection.most(self))
+
+    def awaited(self, chosen: Sequence[NodeId]) -> int:
+        return self.wanted()

@@ -1,6 +1,6 @@
 """The work of a client of fedavg with the server's model."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,19 +16,35 @@ class ClientWork(Part):
     family: ClassVar[str] = "client-work"
     usual = "local"
 
-    async def train(self, node: LearningNode, model: Tensor | Mixture, t: int) -> Update:
-        """Do the work of a client in round t. `model` is the server's, with the client's unshared values."""
+    async def train(
+        self, node: LearningNode, model: Tensor | Mixture, t: int, *, correction: Tensor | None = None
+    ) -> Update:
+        """Do the work of a client in round t.
+
+        Args:
+            node: the client.
+            model: the server's model, with the client's unshared values.
+            t: the round.
+            correction: numbers that are added to every gradient, if the program corrects gradients.
+        """
         raise NotImplementedError
+
+    def effective(self, update: Update) -> float:
+        """The steps of an update by which the server of FedNova moves, in learning rates."""
+        return update.normaliser
 
 
 class LocalTraining(ClientWork):
-    """Training on the client's data, by default as in the task. With `proximal`, FedProx (Li et al., 2020)."""
+    """Training on the client's data, by default as in the task. With `proximal_mu`, FedProx (Li et al., 2020)."""
 
     kind = "local"
     steps: int | None = param("The number of mini-batch steps; by default, that of the task.", default=None, ge=1)
     epochs: int | None = param("The number of passes over the data, instead of steps.", default=None, ge=1)
-    lr: float | None = param("The learning rate; by default, that of the task's optimizer.", default=None, gt=0)
-    proximal: float = param(
+    eta_l: float | None = param("The learning rate; by default, that of the task's optimizer.", default=None, gt=0)
+    batch_size: int | Literal["all"] | None = param(
+        "The samples of a step, or all of the client's; by default, as in the task.", default=None, ge=1
+    )
+    proximal_mu: float = param(
         "The weight mu of FedProx's term, which keeps clients near the server's model.", default=0.0, ge=0
     )
 
@@ -39,5 +55,18 @@ class LocalTraining(ClientWork):
                 f"The 'epochs' of {self.named()} replace 'steps'. Got both, {self.epochs} and {self.steps}."
             )
 
-    async def train(self, node: LearningNode, model: Tensor | Mixture, t: int) -> Update:
-        return await node.train(model, steps=self.steps, epochs=self.epochs, lr=self.lr, proximal=self.proximal)
+    async def train(
+        self, node: LearningNode, model: Tensor | Mixture, t: int, *, correction: Tensor | None = None
+    ) -> Update:
+        return await node.train(
+            model,
+            steps=self.steps,
+            epochs=self.epochs,
+            lr=self.eta_l,
+            batch_size=node.data.samples if self.batch_size == "all" else self.batch_size,
+            proximal=self.proximal_mu,
+            correction=correction,
+        )
+
+    def effective(self, update: Update) -> float:
+        return float(update.steps) if self.proximal_mu else update.normaliser

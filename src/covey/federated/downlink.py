@@ -1,7 +1,7 @@
 """Ways to send the server's model to clients: whole, or as compressed changes of a copy that all clients hold."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from covey.messages.compression import FIRST_MARK, MARK_BYTES, Compressor, Decom
 from covey.parts.nodes import NodeId
 from covey.runtime.content import Content
 from covey.runtime.entries import Bytes, Numbers
-from covey.runtime.node import Inbox, Message, Node
+from covey.runtime.node import Inbox, Message, Node, Wanted
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -26,7 +26,14 @@ _ASK = "ask"
 """The tag of a client's request for the whole copy."""
 
 
-class Model(Content):
+class Order(Content):
+    """A message of the server to a client."""
+
+    control: Tensor | None = None
+    """The server's control variate, if the program has one."""
+
+
+class Model(Order):
     """The server's model."""
 
     model: Tensor
@@ -39,12 +46,21 @@ class WholeCopy(Model):
     buffers: Tensor | None = None
 
 
-class Change(Content):
+class Change(Order):
     """A change of a copy. The other entries of its message are the compressed vector."""
 
     before: Annotated[bytes, Bytes(MARK_BYTES)]
     """The mark of the copy that is changed."""
     buffers: Tensor | None = None
+
+
+class Start(NamedTuple):
+    """The beginning of a client's round."""
+
+    model: Tensor | Mixture
+    """The server's model, with the client's unshared values."""
+    order: Order
+    """The message that it came with."""
 
 
 class Received(State):
@@ -69,9 +85,9 @@ class Copy(State):
 class WholeDown(Ends):
     """The whole model of the server, for the chosen clients."""
 
-    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
-        """Send the server's model to clients."""
-        node.send(chosen, Model(model=self.selection.take(node.model)), tag="model", round=t)
+    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int, **beside: Tensor) -> None:
+        """Send the server's model to clients, with further entries of an `Order`."""
+        node.send(chosen, Model(model=self.selection.take(node.model), **beside), tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
         """The trained values that clients start the round with, or None if those are the server's."""
@@ -80,15 +96,22 @@ class WholeDown(Ends):
     def end(self, node: LearningNode, t: int) -> None:
         """Record the requests of clients at the server."""
 
-    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
-        """Receive the server's model at a client. None if no model is sent to it, or none arrives in time."""
+    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int, **wanted: Wanted) -> Start | None:
+        """Receive the server's model at a client. None if no model is sent to it, or none arrives in time.
+
+        Args:
+            node: the client.
+            chosen: the clients of the round.
+            t: the round.
+            wanted: the further entries of an `Order` that the message must have.
+        """
         if node.id not in chosen:
             return None
         inbox = await node.receive(tag="model", round=t, senders=[SERVER], timeout=self._timeout(node, t))
-        model = self.model(node, inbox)
-        if model is not None:
+        start = self.start(node, inbox, wanted)
+        if start is not None:
             node.keep(Received, "down").last = t
-        return model
+        return start
 
     def views(self, client: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
         """The server's models, as a client gets them."""
@@ -98,10 +121,10 @@ class WholeDown(Ends):
     def _timeout(self, node: LearningNode, t: int) -> float | None:
         return None if self.patience is None else (t - node.keep(Received, "down").last + 1) * self.patience
 
-    def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
+    def start(self, node: LearningNode, inbox: Inbox, wanted: Mapping[str, Wanted]) -> Start | None:
         """The model to train, with the client's unshared values; None if no model arrived."""
-        usable = node.usable(inbox, Model, model=self.selection.entry)
-        return self.selection.put(node.model, usable[0].model) if usable else None
+        usable = node.usable(inbox, Model, model=self.selection.entry, **wanted)
+        return Start(self.selection.put(node.model, usable[0].model), usable[0]) if usable else None
 
 
 class CompressedDown(WholeDown):
@@ -115,7 +138,7 @@ class CompressedDown(WholeDown):
         super().__init__(program, setting)
         self.compressor = compressor
 
-    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+    def send(self, node: LearningNode, chosen: Sequence[NodeId], t: int, **beside: Tensor) -> None:
         clients = [NodeId(client) for client in range(1, node.nodes)]
         kept, trained = node.keep(Copy, "down"), self.trained(node.model)
         asked: set[int] = {*kept.asked}
@@ -127,9 +150,10 @@ class CompressedDown(WholeDown):
             change.add_to(copy)
             mark = next_mark(before, payload)
             follow = [client for client in clients if client not in asked]
-            node.send(follow, self.with_buffers({**payload, "before": before}, node.model), tag="model", round=t)
+            follow_up = self.with_buffers({**payload, "before": before, **beside}, node.model)
+            node.send(follow, follow_up, tag="model", round=t)
         kept.copy, kept.mark = copy, mark
-        whole = self.with_buffers({"model": copy, "mark": mark}, node.model)
+        whole = self.with_buffers({"model": copy, "mark": mark, **beside}, node.model)
         node.send([client for client in clients if client in asked], whole, tag="model", round=t)
 
     def origin(self, node: LearningNode) -> Tensor | None:
@@ -138,45 +162,50 @@ class CompressedDown(WholeDown):
     def end(self, node: LearningNode, t: int) -> None:
         node.keep(Copy, "down").asked = [int(message.sender) for message in node.arrived(tag=_ASK, round=t)]
 
-    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Tensor | Mixture | None:
+    async def receive(self, node: LearningNode, chosen: Sequence[NodeId], t: int, **wanted: Wanted) -> Start | None:
         kept = node.keep(Copy, "down")
         if kept.behind:
             kept.behind = False
             node.send(SERVER, {}, tag=_ASK, round=t)
-        return await super().receive(node, [node.id], t)
+        return await super().receive(node, [node.id], t, **wanted)
 
-    def model(self, node: LearningNode, inbox: Inbox) -> Tensor | Mixture | None:
+    def start(self, node: LearningNode, inbox: Inbox, wanted: Mapping[str, Wanted]) -> Start | None:
         kept = node.keep(Copy, "down")
         for message in inbox:
-            found = self._whole(node, message) if "model" in message.shared else self._changed(node, message)
+            read = self._whole if "model" in message.shared else self._changed
+            found = read(node, message, {**wanted, **self.beside})
             if found is not None:
-                kept.copy, kept.mark, buffers = found
-                return self.selection.put(node.model, kept.copy, buffers if self.beside else None)
+                kept.copy, kept.mark, order = found
+                return Start(self.selection.put(node.model, kept.copy, order.buffers if self.beside else None), order)
         kept.behind = True
         return None
 
-    def _whole(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes, Tensor | None] | None:
-        """The whole copy in a message, its mark, and buffers beside it; None if the message is malformed."""
+    def _whole(
+        self, node: LearningNode, message: Message, beside: Mapping[str, Wanted]
+    ) -> tuple[Tensor, bytes, WholeCopy] | None:
+        """The whole copy in a message, its mark, and the content; None if the message is malformed."""
         trained = Numbers(self.selection.trained)
-        for whole in node.usable([message], WholeCopy, model=trained, **self.beside):
-            return whole.model, whole.mark, whole.buffers
+        for whole in node.usable([message], WholeCopy, model=trained, **beside):
+            return whole.model, whole.mark, whole
         return None
 
-    def _changed(self, node: LearningNode, message: Message) -> tuple[Tensor, bytes, Tensor | None] | None:
+    def _changed(
+        self, node: LearningNode, message: Message, beside: Mapping[str, Wanted]
+    ) -> tuple[Tensor, bytes, Change] | None:
         """The same after a change; None if the message is malformed, or changes another copy than the client's."""
         kept = node.keep(Copy, "down")
-        for change, vector in understood(node, node.usable([message], Change, **self.beside), self._vector):
+        for change, vector in understood(node, node.usable([message], Change, **beside), self._vector):
             if kept.copy is not None and kept.mark == change.before:
                 copy = kept.copy.clone()
                 vector.add_to(copy)
-                return copy, next_mark(change.before, change.others), change.buffers
+                return copy, next_mark(change.before, change.others), change
         return None
 
     def views(self, client: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
         """The copies of the server's model after each change."""
         reader, copy, mark = cast(LearningNode, client), None, FIRST_MARK
         for message in messages:
-            found = self._whole(reader, message) if "model" in message.shared else None
+            found = self._whole(reader, message, self.beside) if "model" in message.shared else None
             if found is not None:
                 copy, mark = found[0], found[1]
             else:

@@ -10,7 +10,7 @@ from covey.messages.compression import Draw
 from covey.messages.payloads import Payload
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
-from covey.runtime.entries import Numbers
+from covey.runtime.entries import Numbers, Within
 from covey.runtime.node import Expected
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SERVER = NodeId(0)
 SAMPLES = range(1 << 53)
 """The numbers of samples that a client may report."""
+WEIGHT = Within(gt=0, le=1 << 32)
+"""The total weights of gradients that a client may report."""
 
 
 class Ends:

@@ -7,22 +7,25 @@ a median of clients, or a combination of these.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from covey.aggregation.aggregation import Aggregation
 from covey.aggregation.linear import Given
 from covey.federated.client_selection import ClientSelection, Uniform
 from covey.federated.client_work import ClientWork, LocalTraining
-from covey.federated.downlink import CompressedDown, WholeDown
+from covey.federated.downlink import CompressedDown, Start, WholeDown
 from covey.federated.ends import SERVER
-from covey.federated.merging import Answers, merge
+from covey.federated.merging import Answers, Part, merge, weighed
 from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
 from covey.federated.uplink import CompressedUp, WholeUp
-from covey.learning.node import LearningNode, LearningProgram
-from covey.learning.selection import Selection
+from covey.learning.node import LearningNode, LearningProgram, Update
+from covey.learning.selection import Buffers, Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor
+from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
+from covey.runtime.node import Message, Wanted
 from covey.runtime.patience import check_patience
 
 
@@ -51,6 +54,14 @@ class FedAvg(LearningProgram):
     server_optimizer: ServerOptimizer = param(
         "The server's optimizer. It takes the merged change of clients for a negative gradient.", factory=ServerSGD
     )
+    share: Literal["trained"] | list[str] = param(
+        'The trained tensors that are shared: "trained" for all, or patterns of their names. Clients keep the others.',
+        default="trained",
+    )
+    average_buffers: bool = param(
+        "Whether buffers, such as BatchNorm's statistics, are averaged; else each client keeps its own, as in FedBN.",
+        default=True,
+    )
     patience: Seconds | None = param(
         "The time that the server waits for its clients; by default, for ever. A client waits this long for each round "
         "since its last model, and once more.",
@@ -65,7 +76,12 @@ class FedAvg(LearningProgram):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self.selection = Selection.of(setting, owner=self.named())
+        buffers: Buffers = "average" if self.average_buffers else "keep"
+        self.selection = Selection.of(setting, self.share, buffers, owner=self.named())
+        everything = Selection.of(setting, owner=self.named())
+        self._ordered: dict[str, Wanted] = {}
+        """The further entries of the server's messages that clients need."""
+        self._personal = self.selection.size < everything.size
         for key, compressor in (("up", self.up), ("down", self.down)):
             if compressor is not None:
                 compressor.need_contraction(self, self.selection.trained, key)
@@ -74,6 +90,9 @@ class FedAvg(LearningProgram):
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
+
+    def judged_roles(self) -> frozenset[str] | None:
+        return self.evaluated_roles if self.share == "trained" and self.average_buffers else frozenset({"client"})
 
     def most_received(self) -> int:
         return self.clients.most()
@@ -90,25 +109,59 @@ class FedAvg(LearningProgram):
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))
 
+    # ------------------------------------------------------------------ the server
+
     async def serve(self, node: LearningNode) -> None:
         """Run the server: send, wait, merge."""
         async for t in node.rounds():
             chosen = self.clients.chosen(t)
-            self._down.send(node, chosen, t)
-            answers = await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
-            parts = self._up.parts(node, answers, self._down.origin(node))
-            merged = merge(node, self.aggregation, parts)
+            self.order(node, chosen, t)
+            found = self.read(node, await self.answers(node, chosen, t))
+            merged = merge(node, self.aggregation, found)
             if merged is not None:
                 node.model = self.server_optimizer.moved(node, merged, self.selection)
             self._down.end(node, t)
+
+    def order(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> None:
+        """Send the model to the clients of a round."""
+        self._down.send(node, chosen, t)
+
+    async def answers(self, node: LearningNode, chosen: Sequence[NodeId], t: int) -> Sequence[Message]:
+        """The answers of clients, as many as the selection waits for, that arrive in time."""
+        wanted = self.clients.awaited(chosen)
+        if wanted >= len(chosen):
+            return await node.receive(tag="update", round=t, senders=chosen, timeout=self.patience)
+        found: list[Message] = []
+        ends = None if self.patience is None else node.now + self.patience
+        while (left := wanted - len(found)) and (ends is None or node.now <= ends):
+            timeout = None if ends is None else ends - node.now
+            inbox = await node.receive(tag="update", round=t, count=left, timeout=timeout)
+            found += [answer for answer in inbox if answer.sender in chosen]
+            if len(inbox) < left:
+                break
+        return found
+
+    def read(self, node: LearningNode, answers: Iterable[Message]) -> Sequence[Part]:
+        """The models in the answers that can be used."""
+        return weighed(node, self._up.parts(node, answers, self._down.origin(node)))
+
+    # ------------------------------------------------------------------ a client
 
     async def take_part(self, node: LearningNode) -> None:
         """Run a client: train the server's model and send it back, in the rounds for which it was chosen."""
         async for t in node.rounds():
             chosen = self.clients.chosen(t)
-            model = await self._down.receive(node, chosen, t)
-            if model is None:
+            start = await self._down.receive(node, chosen, t, **self._ordered)
+            if start is None:
                 continue
-            node.model = model  # A client is evaluated with the server's model.
+            node.model = start.model  # A client is evaluated with the server's model.
             if node.id in chosen:
-                self._up.send(node, await self.work.train(node, model, t), t)
+                update = await self.learn(node, start, t)
+                if self._personal:
+                    node.model = self.selection.put(update.model, self.selection.take(node.model))
+
+    async def learn(self, node: LearningNode, start: Start, t: int) -> Update:
+        """Train the server's model, and send the result back."""
+        update = await self.work.train(node, start.model, t)
+        self._up.send(node, update, t)
+        return update

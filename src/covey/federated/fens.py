@@ -21,7 +21,7 @@ from covey.federated.ensembles import joined
 from covey.federated.fens_messages import Asked, Change, Counts, Fan, Ids, Kept
 from covey.federated.model_formats import FORMATS
 from covey.federated.one_shot import OneShot
-from covey.federated.server_optimizers import ServerAdam, ServerOptimizer
+from covey.federated.server_optimizers import FedAdam, ServerOptimizer
 from covey.learning.node import Further, LearningNode, Samples
 from covey.parts.errors import ConfigurationWarning, ProgramError
 from covey.parts.nodes import NodeId
@@ -42,8 +42,8 @@ class Fens(OneShot):
     batch_size: int = param("The proxy samples of one step of the aggregator.", default=128, ge=1)
     lr: float = param("The clients' learning rate of the aggregator.", default=1.0, gt=0)
     server_optimizer: ServerOptimizer | None = param(
-        "The server's optimizer of the aggregator; by default FedAdam, with lr 0.01 for linear and per-class and 0.001 "
-        "for the others.",
+        "The server's optimizer of the aggregator; by default FedAdam, with eta 0.01 for linear and per-class and "
+        "0.001 for the others.",
         default=None,
     )
     selecting: float = param(
@@ -62,7 +62,7 @@ class Fens(OneShot):
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._optimizer = self.server_optimizer or ServerAdam(lr=self.aggregator.lr or 0.001)
+        self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.lr or 0.001)
 
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))

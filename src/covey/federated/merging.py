@@ -1,7 +1,7 @@
 """The merging of clients' models at the server."""
 
-from collections.abc import Iterable, Mapping
-from typing import ClassVar, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, NoReturn, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,23 +12,40 @@ from covey.federated.uplink import Answer
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode
 from covey.network.graph import Graph
+from covey.parts.errors import ProgramError
+
+Part: TypeAlias = tuple[Answer, Tensor]
+"""A client's answer, and numbers of it: the shared part of its model, or others of one size for all clients."""
 
 
-def merge(
-    node: LearningNode, aggregation: Aggregation, parts: Iterable[tuple[Answer, Tensor]]
-) -> Tensor | Mixture | None:
-    """The aggregate of clients' models, weighted by their samples; None if no model arrived.
+def weighed(node: LearningNode, parts: Iterable[Part]) -> list[Part]:
+    """The parts of clients with samples, in the order of clients. An answer of a client without samples is rejected.
+
+    Raises:
+        ProgramError: no client has samples.
+    """
+    found = sorted(parts, key=lambda part: part[0].sender)
+    for answer, _ in found:
+        if not answer.samples:
+            node.reject(answer, "its sender has no samples, so its weight is 0")
+    counted = [part for part in found if part[0].samples]
+    if found and not counted:
+        raise ProgramError(f"The clients that answer in a round must have samples. All of {len(found)} have 0.")
+    return counted
+
+
+def merge(node: LearningNode, aggregation: Aggregation, parts: Sequence[Part]) -> Tensor | Mixture | None:
+    """The aggregate of clients' numbers, weighted by their samples; None without clients.
 
     Args:
         node: the server.
         aggregation: the rule.
-        parts: the answer and the model of each client.
+        parts: the answer and the numbers of each client, in the order of clients.
     """
-    found = sorted((part for part in parts if part[0].samples), key=lambda part: part[0].sender)
-    if not found:
+    if not parts:
         return None
-    (_, first), *others = found
-    graph = _graph(node.nodes, {int(answer.sender): answer.samples for answer, _ in found})
+    (_, first), *others = parts
+    graph = _graph(node.nodes, {int(answer.sender): answer.samples for answer, _ in parts})
     with node.measured("mixing"):
         return aggregation.merge(node, graph, first, [Contribution(answer.sender, part) for answer, part in others])
 

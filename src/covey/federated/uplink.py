@@ -1,19 +1,19 @@
 """Ways to send clients' models to the server: whole, or as compressed changes."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 from torch import Tensor
 
-from covey.federated.ends import SAMPLES, SERVER, Ends
+from covey.federated.ends import SAMPLES, SERVER, WEIGHT, Ends
 from covey.learning.node import LearningNode, Update
 from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor, Decompressed
-from covey.messages.payloads import Payload
+from covey.messages.payloads import Entry, Payload
 from covey.parts.parameters import Setting
 from covey.runtime.content import Content
-from covey.runtime.node import Inbox, Node
+from covey.runtime.node import Message, Node, Wanted
 from covey.runtime.reading import understood
 from covey.runtime.state import State
 
@@ -21,24 +21,31 @@ if TYPE_CHECKING:
     from covey.federated.fedavg import FedAvg
 
 
-class Trained(Content):
+class Answer(Content):
+    """The answer of a client. Programs say which of the optional entries they need."""
+
+    samples: Annotated[int, SAMPLES]
+    """The number of samples of the client."""
+    normaliser: Annotated[float, WEIGHT] | None = None
+    """The total weight of the gradients in the client's change, in learning rates."""
+    effective: Annotated[float, WEIGHT] | None = None
+    """The steps by which the client says that the server should move, in learning rates."""
+    control: Tensor | None = None
+    """The change of the client's control variate."""
+
+
+class Trained(Answer):
     """The whole model of a client."""
 
     model: Tensor
-    samples: Annotated[int, SAMPLES]
-    """The number of samples of the client."""
+    samples: Annotated[int, SAMPLES]  # Checked after the model.
 
 
-class Changed(Content):
+class Changed(Answer):
     """The compressed change of a client's model. Its message holds the vector in other entries."""
 
-    samples: Annotated[int, SAMPLES]
     buffers: Tensor | None = None
     """The buffers of the client's model."""
-
-
-Answer: TypeAlias = Trained | Changed
-"""The answer of a client."""
 
 
 class Unsent(State):
@@ -50,23 +57,27 @@ class Unsent(State):
 class WholeUp(Ends):
     """The whole models of clients."""
 
-    def send(self, node: LearningNode, update: Update, t: int) -> None:
-        """Send the result of a client's training to the server."""
-        node.send(SERVER, {**self.payload(node, update, t), "samples": node.data.samples}, tag="update", round=t)
+    def send(self, node: LearningNode, update: Update, t: int, **beside: Entry) -> None:
+        """Send the result of a client's training to the server, with further entries of an `Answer`."""
+        payload = {**self.payload(node, update, t), "samples": node.data.samples, **beside}
+        node.send(SERVER, payload, tag="update", round=t)
 
     def payload(self, node: LearningNode, update: Update, t: int) -> Payload:
         """The entries for the client's model."""
         return {"model": self.selection.take(update.model)}
 
-    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Answer, Tensor]]:
+    def parts(
+        self, node: LearningNode, answers: Iterable[Message], origin: Tensor | None, **wanted: Wanted
+    ) -> Iterator[tuple[Answer, Tensor]]:
         """The shared part of each client's model, corrected for a client's start that differs from the server's model.
 
         Args:
             node: the server.
             answers: the clients' messages.
             origin: the trained values that clients started with; None if those are the server's.
+            wanted: the further entries that answers must have.
         """
-        for answer in node.usable(answers, Trained, model=self.selection.entry):
+        for answer in node.usable(answers, Trained, model=self.selection.entry, **wanted):
             part = answer.model
             if origin is not None:
                 part = part.clone()
@@ -99,9 +110,11 @@ class CompressedUp(WholeUp):
         unsent.residual = residual
         return self.with_buffers(payload, update.model)
 
-    def parts(self, node: LearningNode, answers: Inbox, origin: Tensor | None) -> Iterator[tuple[Answer, Tensor]]:
+    def parts(
+        self, node: LearningNode, answers: Iterable[Message], origin: Tensor | None, **wanted: Wanted
+    ) -> Iterator[tuple[Answer, Tensor]]:
         start = self.trained(node.model)
-        sound = node.usable(answers, Changed, **self.beside)
+        sound = node.usable(answers, Changed, **self.beside, **wanted)
         for answer, change in understood(node, sound, self._change):
             expected = answer.buffers if self.beside else None
             part = start.clone() if expected is None else torch.cat([start, expected])

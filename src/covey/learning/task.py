@@ -81,6 +81,10 @@ class LearningTask(Task):
     def adds_gradients(self) -> bool:
         return self.optimizer.adds_gradients
 
+    @property
+    def stateless(self) -> bool:
+        return not self.optimizer.slots() and not self.optimizer.steps_modules
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_steps is not None and self.local_epochs is not None:

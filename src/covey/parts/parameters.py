@@ -97,6 +97,8 @@ class Setting:
     """True if all nodes start with the same model."""
     adds_gradients: bool = True
     """True if a training moves a model by a weighted sum of gradients, as SGD does."""
+    stateless: bool = True
+    """True if the optimizer of the task has no state, such as momentum."""
     clock: str = "virtual"
     """The time that clocks of nodes show: "virtual" in simulation, else "real"."""
     losses: tuple[str, ...] = ()

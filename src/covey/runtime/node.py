@@ -374,6 +374,10 @@ class Program(Part):
         """The ids of the nodes of each role. Every id has exactly one role."""
         return {"peer": range(nodes)}
 
+    def judged_roles(self) -> frozenset[str] | None:
+        """The roles whose models are evaluated with these parameters: by default, `evaluated_roles`."""
+        return self.evaluated_roles
+
     def networks(self, setting: Setting) -> Mapping[str, Any]:
         """The further networks of a program that learns, by name."""
         return {}

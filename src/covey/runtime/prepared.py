@@ -247,6 +247,7 @@ def _setting(experiment: Experiment, holders: Sequence[int], clock: str) -> Sett
         rounds=experiment.rounds,
         same_start=experiment.task is None or experiment.task.starts_equal,
         adds_gradients=experiment.task is None or experiment.task.adds_gradients,
+        stateless=experiment.task is None or experiment.task.stateless,
         clock=clock,
         losses=_losses(experiment),
         lossy=_is_lossy(experiment),
@@ -306,8 +307,9 @@ def prepare(
         if part is not None:
             part.prepare(setting)
     judged = list(range(nodes)) if task.judges else []
-    if program.evaluated_roles is not None:
-        judged = [node for node in judged if roles[node] in program.evaluated_roles]
+    judged_roles = program.judged_roles()
+    if judged_roles is not None:
+        judged = [node for node in judged if roles[node] in judged_roles]
     judged = task.judged(judged)
     limit = experiment.evaluation.nodes
     if limit is not None and limit < len(judged):

@@ -65,6 +65,11 @@ class Task(Part):
         return True
 
     @property
+    def stateless(self) -> bool:
+        """True if the optimizer has no state, such as momentum."""
+        return True
+
+    @property
     def is_private(self) -> bool:
         """True if each host has data that no other process may see."""
         return False
