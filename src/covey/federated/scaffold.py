@@ -101,7 +101,7 @@ class Scaffold(FedAvg):
         return torch.zeros(self.selection.trained) if found is None else found
 
     def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
-        """What federated averaging shows; the server also sees each client's control variate, a gradient of it."""
+        """The views of federated averaging and, at the server, each client's control variate, which is a gradient."""
         messages = [*messages]
         yield from super().views(adversary, messages)
         if adversary.id != SERVER:
