@@ -22,6 +22,7 @@ NAMES = (
     "shatter",
     "asynchronous",
     "noise",
+    "robust_inference",
     "emulation",
     "peers",
 )

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+import covey as package
 from covey.federated.robust_inference.answers import AnswersError
 from covey.federated.robust_inference.rule import Fitting, Rule
 from covey.federated.robust_inference.scene import liars_of
@@ -145,6 +146,30 @@ def test_a_query_of_another_shape_is_rejected(change, monkeypatch):
     _, written = simulate(live(patience="60s", faulty=1))
     assert refusals(written) == [20, 0]
     assert sum(what == "rejected" for *_, what, _ in written.happened) == CLIENTS
+
+
+def test_the_server_takes_a_network_that_was_trained_on_stored_outputs(tmp_path):
+    first = live(liars=0)
+    first["task"]["validation"] = 0.2
+    run = package.run(first, out=tmp_path / "run")
+    table = {"kind": "deepset", "hidden": 8, "steps": 30, "inner_steps": 1}
+    stored = package.infer(run, rules=["mean", table], attacks=["sia"], faulty=2)
+    (file,) = stored.folder.glob("*.safetensors")
+    assert file.name == "deepset-steps-30-hidden-8-inner-steps-1.safetensors"
+    again = package.infer(run, rules=[{"kind": "deepset", "weights": file}], attacks=["sia"], faulty=2)
+    assert torch.equal(again.reports[0].right["sia"], stored.reports[1].right["sia"])
+    rule = {"kind": "deepset", "weights": str(file)}
+    _, written = simulate({**first, "program": {**first["program"], "rule": rule, "faulty": 2}})
+    assert judged(written)[-1] == pytest.approx(stored.reports[1].clean, abs=1e-6)
+    (tmp_path / "no.safetensors").write_bytes(b"none")
+    for other, text in {"no": "must be a file of a deepset, as covey infer writes it", "absent": "absent"}.items():
+        weights = str(tmp_path / f"{other}.safetensors")
+        with pytest.raises(ConfigurationError, match=text):
+            simulate(live(rule={"kind": "deepset", "weights": weights}))
+    tables = live(rule=rule)
+    tables["task"] = {"dataset": "digits", "model": "logistic", "optimizer": {"kind": "sgd", "lr": 0.1}}
+    with pytest.raises(AnswersError, match=r"trained for answers of 4 classes. Got 10 instead"):
+        simulate(tables)
 
 
 def test_combinations_that_cannot_work_are_refused():

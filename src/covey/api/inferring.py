@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,8 @@ def infer(
         samples: the greatest number of test samples; by default, all.
         seed: the seed of the liars, of training and of attacks.
         on_invalid: the treatment of rows that are not probabilities.
-        out: the folder of `table.csv`, `result.json` and the figure; by default, `inference` in that of the run.
+        out: the folder of `table.csv`, `result.json`, the figure and trained networks; by default, `inference` in
+            that of the run.
         data: the data folder; by default, that of the environment.
         tracked: shows the progress of an iteration.
 
@@ -112,7 +114,7 @@ def infer(
     chosen = [_part(Rule, one) for one in rules]
     run = run if isinstance(run, Run) else Run(run)
     stored = stored_outputs(run, samples=samples, data=data)
-    if stored.proxy is None and (learned := [rule for rule in chosen if rule.learned]):
+    if stored.proxy is None and (learned := [rule for rule in chosen if rule.needs_outputs]):
         raise ConfigurationError(
             f"{learned[0].named().capitalize()} is trained on validation samples of clients, and the run {run.folder} "
             "has none: set 'validation' of its task, as to 0.1."
@@ -147,10 +149,26 @@ def write(inference: Inference) -> None:
             writer.writerows(inference.rows)
         with replacing(folder / "result.json") as out:
             out.write(json.dumps(inference.table(), indent=1).encode())
+        write_weights(inference.reports, folder)
     except OSError as error:
         raise RunError(f"The results of inference cannot be written to {folder}: {error.strerror}.") from error
     figure = accuracies(inference.reports, f"{inference.faulty} of {inference.clients} clients lie")
     save(figure, folder / "accuracy.png")
+
+
+def write_weights(reports: "Sequence[Report]", folder: Path) -> None:
+    """Write the networks of trained rules, each to a safetensors file that the `weights` of such a rule reads.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for report in reports:
+        if report.weights:
+            from safetensors.torch import save
+
+            name = re.sub("[^a-z0-9.]+", "-", report.rule.lower()).strip("-")
+            with replacing(folder / f"{name}.safetensors") as out:
+                out.write(save({name: values.contiguous() for name, values in report.weights.items()}))
 
 
 def _part(family: Any, given: Any) -> Any:

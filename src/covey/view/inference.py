@@ -1,5 +1,6 @@
 """The figure of robust inference: the accuracy of each rule under each attack."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 _ROW = 0.16
 """Inches for each bar."""
+_LABEL = 28
+"""The longest line of a rule's name."""
 
 
 def accuracies(reports: "Sequence[Report]", titled: str = "") -> "Figure":
@@ -30,7 +33,7 @@ def accuracies(reports: "Sequence[Report]", titled: str = "") -> "Figure":
         found = [100.0 * share for share in report.attacks.values()]
         label = "each attack" if row == 0 else None
         axes.plot(found, [row] * len(found), linestyle="none", marker="|", markersize=9, color=INK, label=label)
-    axes.set_yticks(range(len(reports)), labels=[report.rule for report in reports])
+    axes.set_yticks(range(len(reports)), labels=["\n".join(textwrap.wrap(report.rule, _LABEL)) for report in reports])
     axes.invert_yaxis()
     axes.set(xlabel="accuracy in %", xlim=(0, 100))
     if titled:

@@ -5,6 +5,7 @@ Shapes: S queries, N clients, C classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,14 @@ from torch.nn import functional as F
 from covey.federated.robust_inference import order
 from covey.federated.robust_inference.adversarial import Goal, train_adversarially
 from covey.federated.robust_inference.answers import AnswersError, Outputs
-from covey.federated.robust_inference.networks import Concatenated, DeepSet, bounded, initialised, minimise
+from covey.federated.robust_inference.networks import (
+    Concatenated,
+    DeepSet,
+    bounded,
+    initialised,
+    minimise,
+    read_deepset,
+)
 from covey.federated.robust_inference.rule import Decision, Fitting, Rule
 from covey.federated.robust_inference.static_rules import Trim, check_trim, trim_of
 from covey.parts.errors import ConfigurationError
@@ -24,10 +32,13 @@ from covey.parts.parameters import param
 class LearnedRule(Rule):
     """A rule that is trained by Adam on stored outputs."""
 
-    learned: ClassVar[bool] = True
     steps: int = param("The number of steps of Adam.", default=1500, ge=1)
     lr: float = param("The learning rate of Adam.", default=5e-4, gt=0)
     batch_size: int = param("The number of queries in a step.", default=128, ge=1)
+
+    @property
+    def needs_outputs(self) -> bool:
+        return True
 
     def stored(self, to: Fitting) -> Outputs:
         """The outputs to train on.
@@ -52,6 +63,11 @@ class DeepSetDecision(Decision):
     straight: bool = False
 
     def __call__(self, answers: Tensor, valid: Tensor | None = None) -> Tensor:
+        if answers.shape[2] != self.network.classes:
+            raise AnswersError(
+                f"The deepset was trained for answers of {self.network.classes} classes. "
+                f"Got {answers.shape[2]} instead."
+            )
         if not self.straight or self.trim is None:
             return softmax(self.network(answers, valid, self.trim), dim=-1)
         encoded = self.network.phi(answers)
@@ -61,6 +77,9 @@ class DeepSetDecision(Decision):
     def surrogates(self) -> Mapping[str, Decision]:
         own = {"gradient": self}
         return own if self.trim is None else {**own, "straight-through": replace(self, straight=True)}
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return self.network.state_dict()
 
     def bounds(self, answers: Tensor, faulty: int) -> tuple[Tensor, Tensor] | None:
         """Bounds of the logits. Encoded lies may be any numbers, so all of them must be trimmed."""
@@ -85,15 +104,26 @@ class DeepSetRule(LearnedRule):
         ge=0,
     )
     ratio: float | None = param("The share of values to leave out at each end, instead.", default=None, ge=0, lt=0.5)
+    weights: Path | None = param("The file with a network that covey infer has trained, instead.", default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_trim(self, self.trim, self.ratio)
 
     def fitted(self, to: Fitting) -> Decision:
+        if self.weights is not None:
+            network = read_deepset(self.weights, self.named())
+            return DeepSetDecision(network, to.faulty, self._trim(to))
         key = (self.kind, self.hidden, self.adversarial, self.inner_steps, self.goal, *self._schedule)
         network = to.once(key, lambda: self._trained(to))
-        return DeepSetDecision(network, to.faulty, trim_of(self.trim, self.ratio, to.faulty) if self.trimmed else None)
+        return DeepSetDecision(network, to.faulty, self._trim(to))
+
+    def _trim(self, to: Fitting) -> Trim | None:
+        return trim_of(self.trim, self.ratio, to.faulty) if self.trimmed else None
+
+    @property
+    def needs_outputs(self) -> bool:
+        return self.weights is None
 
     @property
     def _schedule(self) -> tuple[int, float, int]:

@@ -6,6 +6,7 @@ Shapes: S queries, N clients, C classes, W numbers of the hidden layer.
 import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from covey.federated.robust_inference import order
 from covey.federated.robust_inference.static_rules import Trim
+from covey.parts.errors import ConfigurationError, described
 
 
 class DeepSet(nn.Module):
@@ -20,6 +22,7 @@ class DeepSet(nn.Module):
 
     def __init__(self, classes: int, hidden: int) -> None:
         super().__init__()
+        self.classes = classes
         self.phi = nn.Sequential(nn.Linear(classes, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
         self.rho = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
@@ -70,6 +73,34 @@ def initialised(network: nn.Module, generator: torch.Generator) -> nn.Module:
             bound = 1.0 / math.sqrt(layer.in_features)
             for values in (layer.weight, layer.bias):
                 nn.init.uniform_(values, -bound, bound, generator=generator)
+    return network
+
+
+def read_deepset(file: Path, owner: str) -> DeepSet:
+    """The DeepSet in a safetensors file.
+
+    Args:
+        file: the file.
+        owner: the rule, for errors.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds another network.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(str(file))
+        hidden, classes = found["phi.0.weight"].shape
+        network = DeepSet(classes, hidden)
+        network.load_state_dict(found)
+    except Exception as error:  # A SafetensorError, an OSError or a panic of Rust, a KeyError or RuntimeError of torch.
+        raise ConfigurationError(
+            f"The 'weights' of {owner} must be a file of a deepset, as covey infer writes it. Got {file}: "
+            f"{described(error)}."
+        ) from error
+    if not all(bool(values.isfinite().all()) for values in found.values()):
+        raise ConfigurationError(f"The 'weights' of {owner} in {file} have numbers that are not finite.")
+    network.requires_grad_(False)
     return network
 
 

@@ -110,6 +110,7 @@ class RobustInference(LearningProgram):
             )
         self._classes = int(self.classes or known or 0)
         self._decide = self.rule.fitted(Fitting(self.faulty, None, setting.seed))
+        self._decide(torch.full((1, self._clients, self._classes), 1.0 / self._classes))  # A mistake shows now.
         self._quorum = max(self._clients - self.faulty, 2 * self.faulty + 1)
 
     async def run(self, node: LearningNode) -> None:

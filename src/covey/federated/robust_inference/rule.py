@@ -67,6 +67,10 @@ class Decision:
         """The robustness kappa: for all honest rows H, |decision - mean_H|^2 <= kappa * mean_H |row - mean_H|^2."""
         return torch.inf
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """The tensors of a trained decision, by name, for a file; empty if it cannot be read from one."""
+        return {}
+
     def bounds(self, answers: Tensor, faulty: int) -> tuple[Tensor, Tensor] | None:
         """The least and greatest scores after any `faulty` rows have changed, S x C each; None if it has no bounds."""
         return None
@@ -76,8 +80,11 @@ class Rule(Part):
     """A rule that makes one decision of the answers of many clients."""
 
     family: ClassVar[str] = "inference-rule"
-    learned: ClassVar[bool] = False
-    """True if it is fitted to stored outputs."""
+
+    @property
+    def needs_outputs(self) -> bool:
+        """True if it is fitted to stored outputs."""
+        return False
 
     def fitted(self, to: Fitting) -> Decision:
         """The rule, fitted.

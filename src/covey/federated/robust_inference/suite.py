@@ -41,6 +41,8 @@ class Report:
     """The same by margin and dissimilarity; None if the rule is not (f, kappa)-robust."""
     right: dict[str, Tensor] = field(default_factory=dict, repr=False)
     """True for each query that is right, S, by attack and variant."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """The tensors of the trained rule, for a file; empty if it has none."""
 
     def table(self) -> dict[str, Any]:
         """The figures as plain values."""
@@ -115,7 +117,17 @@ def _report(
     parts = [certified(chunk, decision, len(liars)) for chunk in chunks]
     bounds, margins = (_joined([part[which] for part in parts]) for which in (0, 1))
     worst = min([shares["none"], *each.values()])
-    return Report(titled(rule), shares["none"], each, worst, float(always.double().mean()), bounds, margins, every)
+    return Report(
+        titled(rule),
+        shares["none"],
+        each,
+        worst,
+        float(always.double().mean()),
+        bounds,
+        margins,
+        every,
+        decision.weights(),
+    )
 
 
 def outcomes(scene: Scene, attack: InferenceAttack) -> Mapping[str, Tensor]:
