@@ -139,6 +139,7 @@ class CohortTraining(LearningProgram):
             course.ended = late or self.plateau.ends(course) or t + 1 == self.end
             if course.ended:
                 self.hand_over(node, start if late else self.selection.take(node.model))
+                node.record("cohorts", rounds=t + 1, members=len(cohort.members), lowest=course.lowest)
             node.send(SERVER, Progress(ended=course.ended), tag="progress", round=t)
 
     async def answer(self, node: LearningNode, model: Tensor, t: int) -> Answer:
