@@ -57,6 +57,7 @@ REQUIRED = {
     "digest": "sha256:0",
     "model": "logistic",
     "profiles": "communities",
+    "of": {"kind": "sgd", "momentum": 0.9},
 }
 
 

@@ -46,6 +46,7 @@ KINDS = {
     "optimizer": {
         "sgd": "covey.learning.optimizers:SGD",
         "adam": "covey.learning.optimizers:Adam",
+        "guessed": "covey.learning.guessed:Guessed",
     },
     "objective": {
         "own": "covey.learning.objectives:OwnLoss",

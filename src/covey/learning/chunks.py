@@ -41,6 +41,10 @@ def train_chunk(learner: "Learner", kernel: ModuleKernel, trainings: Sequence[Tr
     """
     keys, work = batch_keys(trainings), trainings[0].work
     steps = [learner.steps(training.holder, training.work) for training in trainings]
+    guesses = [
+        kernel.optimizer.guesses_after(count, training.work.expected, training.work.guesses)
+        for count, training in zip(steps, trainings, strict=True)
+    ]
     given = _given(learner, kernel, trainings)
     privacy = privacy_of(learner, trainings, keys)
     batches = batches_of(learner, trainings, keys, steps, given, privacy)
@@ -62,6 +66,7 @@ def train_chunk(learner: "Learner", kernel: ModuleKernel, trainings: Sequence[Tr
         weights=_rows(learner, weights, torch.cat),
         keys=_augmentation_keys(learner, trainings[0], keys),
         privacy=privacy,
+        guesses=guesses,
     )
     if kernel.optimizer.steps_modules:
         chunk.states = [training.slots or {} for training in trainings]
@@ -78,7 +83,8 @@ def train_chunk(learner: "Learner", kernel: ModuleKernel, trainings: Sequence[Tr
             samples,
             steps[index],
             lr=rate,
-            normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal),
+            normaliser=kernel.optimizer.normaliser(steps[index], rate, work.proximal, guesses[index]),
+            guesses=guesses[index],
             used=partial(_label_counts, learner, targets, batches.samples[index]),
         )
         if training.gradient:

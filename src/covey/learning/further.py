@@ -29,7 +29,7 @@ def further_learner(learner: Learner, name: str, further: Further) -> Learner:
     learned = replace(
         task,
         model=further.model or task.model,
-        optimizer=further.optimizer or replace(task.optimizer, state="reset"),
+        optimizer=further.optimizer or task.optimizer.for_further(),
         loss=OwnLoss(),
         metrics=[],
         augmentation=[],

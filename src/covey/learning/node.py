@@ -23,6 +23,7 @@ from covey.learning.models import Model
 from covey.learning.objectives import Objective
 from covey.learning.optimizers import Optimizer
 from covey.messages.ownership import own
+from covey.parts.errors import ProgramError
 from covey.parts.parameters import Setting
 from covey.runtime.node import Expected, Node, Program, Wanted
 
@@ -55,7 +56,7 @@ MODEL = _Model()
 class Update:
     """The result of local training."""
 
-    __slots__ = ("_start", "_used", "loss", "lr", "model", "normaliser", "samples", "steps")
+    __slots__ = ("_normaliser", "_start", "_used", "guesses", "loss", "lr", "model", "samples", "steps")
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Update:
         *,
         lr: float = 1.0,
         normaliser: float | None = None,
+        guesses: int = 0,
         used: Callable[[], np.ndarray | None] = lambda: None,
     ) -> None:
         self.model = model
@@ -80,15 +82,30 @@ class Update:
         """The number of optimiser steps."""
         self.lr = lr
         """The learning rate of its steps."""
-        self.normaliser = float(steps) if normaliser is None else normaliser
-        """The total weight of its gradients, in learning rates, by which FedNova divides the change. For SGD it is the
-        number of steps; momentum makes it greater."""
+        self.guesses = guesses
+        """The number of guesses after them: moves without a gradient, by the optimiser `guessed`."""
+        self._normaliser = normaliser
         self._used = used
 
     @property
     def label_counts(self) -> np.ndarray | None:
         """The number of samples of each class that were used, with repetitions; None if targets are not classes."""
         return self._used()
+
+    @property
+    def normaliser(self) -> float:
+        """The total weight of its gradients, in learning rates, by which FedNova divides the change.
+
+        For SGD it is the number of steps. Momentum and guesses make it greater.
+
+        Raises:
+            ProgramError: the change is no sum of gradients with fixed weights, as with Adam.
+        """
+        if self._normaliser is None:
+            raise ProgramError(
+                "A training has no 'normaliser' if its optimizer does not add gradients: use sgd in the task."
+            )
+        return self._normaliser
 
     @property
     def start(self) -> Tensor:
@@ -146,6 +163,10 @@ class Work:
     """The samples to train on instead of the node's own data."""
     weights: Tensor | None = None
     """The weight of each sample's loss, in the order of `on` or of `samples("train")`."""
+    expected: int | None = None
+    """The number of steps that a server expects. Guesses that `fill-up` make up for those that are not made."""
+    guesses: int | None = None
+    """The largest number of guesses after the last step, such as a server's rule gives it."""
     correction: Tensor | None = None
     """A vector that is added to every gradient, such as SCAFFOLD's c - c_i: of all numbers, or of the trained ones."""
 

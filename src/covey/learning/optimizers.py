@@ -4,7 +4,8 @@ Shapes: K models at once, P parameters. The same step serves a stack of nodes an
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
@@ -80,8 +81,6 @@ class Optimizer(Part):
         "The state of the optimizer, such as momentum, at every training: reset it, or keep it.", default="reset"
     )
 
-    adds_gradients: ClassVar[bool] = False
-    """True if the change of a training is a sum of its gradients with fixed weights."""
     steps_modules: ClassVar[bool] = False
     """True if it steps the parameters of one module, as `torch_optimizers` do; others step K flat models."""
 
@@ -94,7 +93,12 @@ class Optimizer(Part):
 
     @property
     def is_plain(self) -> bool:
-        """True if a step is x <- x - lr * gradient."""
+        """True if a step is x <- x - lr * gradient, and nothing follows the last one."""
+        return False
+
+    @property
+    def adds_gradients(self) -> bool:
+        """True if the change of a training is a sum of its gradients with fixed weights."""
         return False
 
     def try_out(self, module: nn.Module) -> None:
@@ -144,12 +148,60 @@ class Optimizer(Part):
         """
         raise NotImplementedError
 
-    def finish(self, models: Tensor, slots: Slots) -> None:
+    def repeat(self, models: Tensor, gradients: Tensor | None, slots: Slots, lr: Tensor, count: Tensor) -> None:
+        """Make further steps, in place, each with the same gradients.
+
+        Args:
+            models, slots, lr: as in `step`.
+            gradients: K x P; None for zeros.
+            count: the number of steps of each model, K x 1.
+        """
+        for done in range(int(count.max())):
+            going = (count > done).nonzero()[:, 0]
+            some, taken = models[going], {name: slot[going] for name, slot in slots.items()}
+            self.step(some, torch.zeros_like(some) if gradients is None else gradients[going], taken, lr[going])
+            models[going] = some
+            for name, slot in taken.items():
+                slots[name][going] = slot
+
+    def guesses_after(self, steps: int, expected: int | None, most: int | None) -> int:
+        """The number of guesses that follow a training's steps: moves without a gradient, which `finish` makes.
+
+        Args:
+            steps: the number of its steps.
+            expected: the number that the program expects, if it says so.
+            most: the largest number of guesses that the program allows, if it says so.
+        """
+        return 0
+
+    def against_guesses(self, last: float) -> str | None:
+        """The reason why guesses cannot follow its steps; None if they can.
+
+        Args:
+            last: the weight of the last gradient in a guess.
+        """
+        if last or self.slots():
+            return None
+        return "it has no momentum: give it one, or set 'last' above 0 to repeat its last gradient"
+
+    @property
+    def usual_last(self) -> float:
+        """The usual weight of the last gradient in a guess."""
+        return 0.0
+
+    def for_further(self) -> "Optimizer":
+        """The rule by which a further network of a program is trained if it names none."""
+        return replace(self, state="reset")
+
+    def finish(self, models: Tensor, slots: Slots, lr: Tensor, steps: Sequence[int], guesses: Sequence[int]) -> None:
         """Change models in place after the last step of a training. By default, do nothing.
 
         Args:
             models: K x P, changed.
             slots: the state of the same K models, changed.
+            lr: the learning rate of each model, K x 1.
+            steps: the number of steps of each.
+            guesses: the number of guesses of each.
         """
 
     def reach(self, steps: int) -> float | None:
@@ -159,28 +211,37 @@ class Optimizer(Part):
         """
         return None
 
-    def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
+    def normaliser(
+        self, steps: int, lr: float, proximal: float = 0.0, guesses: int = 0, last: float = 0.0
+    ) -> float | None:
         """The total weight of the gradients of a training, in learning rates: FedNova's |a|.
+
+        None if its change is no sum of gradients with fixed weights, as with Adam.
 
         Args:
             steps: the number of its steps.
             lr: its learning rate.
             proximal: the weight of its proximal term.
+            guesses: the number of guesses after them.
+            last: the weight of the last gradient in a guess.
         """
-        return float(steps)
+        return None
 
 
 class SGD(Optimizer):
     """Stochastic gradient descent, with heavy-ball or Nesterov momentum as in torch."""
 
     kind = "sgd"
-    adds_gradients = True
     momentum: float = param("The factor of the momentum.", default=0.0, ge=0, lt=1)
     nesterov: bool = param("Whether the momentum is Nesterov's.", default=False)
 
     @property
     def is_plain(self) -> bool:
         return self.momentum == 0 and self.weight_decay == 0 and type(self).step is SGD.step
+
+    @property
+    def adds_gradients(self) -> bool:
+        return True
 
     def slots(self) -> tuple[str, ...]:
         return ("momentum",) if self.momentum else ()
@@ -193,24 +254,54 @@ class SGD(Optimizer):
             gradients = gradients.add_(buffer, alpha=self.momentum) if self.nesterov else buffer
         models.addcmul_(gradients, lr, value=-1.0)
 
+    def repeat(self, models: Tensor, gradients: Tensor | None, slots: Slots, lr: Tensor, count: Tensor) -> None:
+        if self.nesterov or self.weight_decay or type(self).step is not SGD.step:
+            super().repeat(models, gradients, slots, lr, count)
+            return
+        # After j of n steps the velocity is beta^j m + (1 + beta + ... + beta^(j-1)) g: here is the sum over j <= n.
+        kept = self.momentum ** count.double()
+        grown = (1.0 - kept) / (1.0 - self.momentum)
+        if gradients is not None:
+            moved = (count - self.momentum * grown) / (1.0 - self.momentum)
+            models.addcmul_(gradients, lr * moved.float(), value=-1.0)
+        if self.momentum:
+            velocity = slots["momentum"]
+            models.addcmul_(velocity, lr * (self.momentum * grown).float(), value=-1.0)
+            velocity.mul_(kept.float())
+            if gradients is not None:
+                velocity.addcmul_(gradients, grown.float())
+
+    def against_guesses(self, last: float) -> str | None:
+        return "its 'nesterov' must be false" if self.nesterov else super().against_guesses(last)
+
     def reach(self, steps: int) -> float | None:
         if self.weight_decay or type(self).step is not SGD.step:
             return None
         return steps / (1.0 - self.momentum)  # The velocity may be that of earlier trainings.
 
-    def normaliser(self, steps: int, lr: float, proximal: float = 0.0) -> float:
-        pull = lr * (proximal + self.weight_decay)
-        return _moved(steps, self.momentum, self.nesterov, pull) if self.momentum or pull else float(steps)
+    def normaliser(
+        self, steps: int, lr: float, proximal: float = 0.0, guesses: int = 0, last: float = 0.0
+    ) -> float | None:
+        if not (self.momentum or self.weight_decay or proximal or guesses):
+            return float(steps)
+        pulls = lr * proximal, lr * self.weight_decay
+        return _moved(steps, self.momentum, self.nesterov, *pulls, guesses, last)
 
 
 @lru_cache(maxsize=1024)
-def _moved(steps: int, momentum: float, nesterov: bool, pull: float) -> float:
+def _moved(
+    steps: int, momentum: float, nesterov: bool, proximal: float, decay: float, guesses: int, last: float
+) -> float:
     """The distance, in learning rates, that gradients of 1 move a model which is pulled back to its start."""
-    moved = speed = 0.0
+    moved = speed = given = 0.0
     for _ in range(steps):
-        gradient = 1.0 - pull * moved
+        given = 1.0 - proximal * moved
+        gradient = given - decay * moved
         speed = momentum * speed + gradient
         moved += gradient + momentum * speed if nesterov else speed
+    for _ in range(guesses):
+        speed = momentum * speed + last * given
+        moved += speed
     return moved
 
 
@@ -231,6 +322,10 @@ class Adam(Optimizer):
     beta1: float = param("The decay of the mean of gradients.", default=0.9, ge=0, lt=1)
     beta2: float = param("The decay of the mean of squared gradients.", default=0.999, ge=0, lt=1)
     eps: float = param("The number that is added to the divisor.", default=1e-8, gt=0)
+
+    @property
+    def usual_last(self) -> float:
+        return 1.0
 
     def slots(self) -> tuple[str, ...]:
         return ("first", "second", "step")

@@ -38,7 +38,8 @@ class Rehearsal(Learner):
             model[:trained] += self._change(training).to(self.device)
             samples, steps = self.cost(training), self.steps(training.holder, training.work)
             used = partial(self._used, training, samples)
-            training.update = Update(model, training.start, 1.0, samples, steps, used=used)
+            start, a = training.start, float(steps)
+            training.update = Update(model, start, 1.0, samples, steps, normaliser=a, used=used)
 
     def _used(self, training: Training, samples: int) -> np.ndarray | None:
         """The classes of the samples of a training, in the proportions of the node's data."""

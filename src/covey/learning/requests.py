@@ -41,6 +41,8 @@ def work_of(given: Mapping[str, Any], learner: "Learner", holder: int | None, ke
         raise ProgramError(f"A training has no '{name}'. Known: {', '.join(sorted(_FIELDS))}.")
     for name in _COUNTS:
         _check(found, name, lambda value: type(value) is int and value >= 1, "an int of at least 1")
+    for name in ("expected", "guesses"):
+        _check(found, name, lambda value: type(value) is int and value >= 0, "an int of at least 0")
     for name in ("lr", "proximal"):
         _check(found, name, lambda value: isinstance(value, int | float) and value >= 0, "a number of at least 0")
     if found.get("steps") is not None and found.get("epochs") is not None:

@@ -38,6 +38,9 @@ class TorchOptimizer(Wrapped, Optimizer):
     def arguments(self) -> dict[str, Any]:
         return {name: tuple(one) if isinstance(one, list) else one for name, one in super().arguments().items()}
 
+    def against_guesses(self, last: float) -> str | None:
+        return "it is one of torch, and guesses do not know its moments; sgd and adam can be continued"
+
     def rule(self, parameters: Mapping[str, nn.Parameter], lr: float, state: Slots) -> "torch.optim.Optimizer":
         arguments = self.arguments()
         if "lr" in arguments:

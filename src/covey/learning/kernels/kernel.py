@@ -71,6 +71,7 @@ class Chunk:
         keys: the random key of each training's augmentation; None without augmentation.
         states: the state of each training's optimiser of torch, which the kernel replaces; empty for other optimisers.
         privacy: the protection of the trainings; None without any.
+        guesses: the number of guesses after the steps of each training; none by default.
     """
 
     starts: Sequence[Tensor]
@@ -87,6 +88,10 @@ class Chunk:
     keys: Sequence[int] | None = None
     states: list[Slots] = field(default_factory=list)
     privacy: "Privacy | None" = None
+    guesses: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        self.guesses = self.guesses or [0] * len(self.starts)
 
     @property
     def is_bare(self) -> bool:

@@ -128,7 +128,7 @@ class ModuleKernel(Kernel):
                     else:
                         self.optimizer.step(trainable, gradient, slots, lr)
             with torch.no_grad():
-                self.optimizer.finish(trainable, slots)
+                self.optimizer.finish(trainable, slots, lr, chunk.steps[job : job + 1], chunk.guesses[job : job + 1])
             if rule is not None:
                 keeps = self.optimizer.state == "keep"
                 chunk.states[job] = self.optimizer.state_of(rule, bound.parameters) if keeps else {}

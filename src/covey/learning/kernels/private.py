@@ -63,7 +63,8 @@ class PrivateKernel(ModuleKernel):
                     if chunk.corrections is not None:
                         gradient.add_(chunk.corrections[job])
                     self.optimizer.step(trained, gradient.unsqueeze(0), slots, chunk.lr[job : job + 1])
-                self.optimizer.finish(trained, slots)
+                one = slice(job, job + 1)
+                self.optimizer.finish(trained, slots, chunk.lr[one], chunk.steps[one], chunk.guesses[one])
                 models.append(model)
         return Trained(models, losses, torch.stack([torch.isfinite(model.sum()) for model in models]))
 

@@ -97,7 +97,7 @@ class StackedKernel(ModuleKernel):
             if chunk.corrections is not None:
                 gradients[:active].add_(chunk.corrections[:active])
             self.optimizer.step(models_KP, self.recipe.clipped(gradients[:active]), slots, lr)
-        self.optimizer.finish(models, chunk.slots)
+        self.optimizer.finish(models, chunk.slots, chunk.lr, chunk.steps, chunk.guesses)
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
 
     def does(self, objective: Objective) -> bool:

@@ -162,6 +162,6 @@ class VmappedKernel(ModuleKernel):
                     gradients = gradients.add(chunk.corrections[:active])
                 slots = {name: memory[:active] for name, memory in chunk.slots.items()}
                 self.optimizer.step(trained[:active], self.recipe.clipped(gradients), slots, chunk.lr[:active])
-            self.optimizer.finish(trained[: len(chunk.starts)], chunk.slots)
+            self.optimizer.finish(trained[: len(chunk.starts)], chunk.slots, chunk.lr, chunk.steps, chunk.guesses)
         models = models[: len(chunk.starts)]
         return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
