@@ -8,7 +8,6 @@ from torch import Tensor
 
 from covey.parts.native import kernels
 
-
 _SHORT = 100
 """The greatest number of models that are added in float32."""
 
