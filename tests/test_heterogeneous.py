@@ -188,7 +188,7 @@ def test_the_empirical_odds_of_neighbours_keep_to_the_bound():
     counts = []
     for record in ([1.0, 1.0], [1.0, 0.0]):
         mechanism = Stretching(query, 1.0, v, granularity=0.25, random=int(11 + sum(record)))
-        counts.append(Counter((mechanism.transform(np.tile(record, (15_000, 1))) / 0.25).tolist()))
+        counts.append(Counter((mechanism.transform(np.tile(record, (6_000, 1))) / 0.25).tolist()))
     for z in range(-4, 9):
         first, second = counts[0][z], counts[1][z]
         error = 3 * math.sqrt(1 / first + 1 / second)

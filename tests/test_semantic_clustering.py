@@ -1,6 +1,7 @@
 """Semantic clustering: its protocol, its protection, both engines, profiles and levels."""
 
 import csv
+import functools
 import math
 from collections import Counter
 
@@ -286,15 +287,20 @@ def test_a_run_states_what_it_protects_and_against_whom(in_folder, request):
 USERS_OF_STUDY, MIXED, WHOLE = 200, Groups(), build(Levels, "homogeneous")
 
 
+@functools.cache
+def users_of_study(seed):
+    """The profiles of many users, and their items that are held out."""
+    profiles = Communities(items=400, communities=20, likes=20, hidden=0.1).ready(Setting(USERS_OF_STUDY + 1, seed))
+    shown = np.stack([profiles.of(user) for user in range(USERS_OF_STUDY)])
+    return shown, [profiles.held_out(user) for user in range(USERS_OF_STUDY)]
+
+
 def study(epsilon, levels, seeds=(1, 2)):
     """The recall of each user, by a search in the profiles of the ten nearest, seeds x users."""
     found = []
     for seed in seeds:
-        setting = Setting(USERS_OF_STUDY + 1, seed)
-        profiles = Communities(items=400, communities=20, likes=20, hidden=0.1).ready(setting)
-        levels.ready(setting)
-        shown = np.stack([profiles.of(user) for user in range(USERS_OF_STUDY)])
-        held_out = [profiles.held_out(user) for user in range(USERS_OF_STUDY)]
+        levels.ready(Setting(USERS_OF_STUDY + 1, seed))
+        shown, held_out = users_of_study(seed)
         rows = np.stack([shrunk(shown[user], levels.of(user, 400)) for user in range(USERS_OF_STUDY)])
         values = similarities(rows, epsilon, draws=2, random=seed)
         found.append(recalls(neighbours(values, 10).tolist(), shown, held_out))
