@@ -247,6 +247,7 @@ def test_a_lost_answer_does_not_stop_the_server():
 def test_a_resumed_run_loses_only_what_was_in_flight():
     tables = fleet({"delays": {"mean": "500ms"}}, rounds=40, checkpoint={"every": 2})
     whole, written = simulate(tables)
+    assert whole.prepared.is_trusted
     checkpoint = wire.decode(wire.encode(written.checkpoints[1][1])).payload
     world, again = simulate(tables, checkpoint=checkpoint)
     assert world.nodes[0].round == 40

@@ -26,6 +26,7 @@ class Controller(Part):
     """The tasks to refuse. The thresholds are percentiles of the requests before."""
 
     kind = "controller"
+    handles_arrays = False
     small: float = param(
         "The percentile of sizes of mini-batches below which a task is refused.", default=0, ge=0, lt=100
     )
@@ -44,7 +45,7 @@ class Controller(Part):
             similarity: that of its labels with the labels that the model has seen.
         """
         size, like = _places(samples, similarity)
-        if requests.sizes.sum() < self.bootstrap:
+        if not (self.small or self.similar) or requests.sizes.sum() < self.bootstrap:
             return ""
         if self.small and size < _percentile(requests.sizes, self.small):
             return "small"
@@ -56,7 +57,9 @@ class Controller(Part):
         return ""
 
     def add(self, requests: Requests, samples: int, similarity: float) -> Requests:
-        """The requests after another one."""
+        """The requests after another one. Without percentages they do not matter."""
+        if not (self.small or self.similar):
+            return requests
         size, like = _places(samples, similarity)
         sizes, similarities = requests.sizes.copy(), requests.similarities.copy()
         sizes[size] += 1

@@ -120,6 +120,7 @@ class Delays(Part):
     """Simulated times between a gradient and its departure, such as those of a slow connection."""
 
     kind = "delays"
+    handles_arrays = False
     mean: Seconds = param("The mean of a normal distribution.", default=0.0, ge=0, lt=math.inf)
     deviation: Seconds = param("The standard deviation of that. A negative time is 0.", default=0.0, ge=0, lt=math.inf)
     label: int | None = param("The class whose gradients have another delay.", default=None, ge=0)
