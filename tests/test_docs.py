@@ -168,6 +168,19 @@ def test_the_page_of_parts_has_all_kinds():
     assert not missing
 
 
+def test_federated_methods_are_configured_as_their_page_says():
+    base = tomllib.loads((ROOT / "experiments/epidemic-learning/digits.toml").read_text())
+    base["task"].pop("local_steps", None)
+    rows = [line.split("|") for line in (ROOT / "docs/federated.md").read_text().splitlines() if line.startswith("|")]
+    assert {len(row) for row in rows} == {6}
+    shown = [name for row in rows[2:] for name in re.findall("`([^`]+)`", row[2])]
+    for name in shown:
+        tables = copy.deepcopy(base)
+        assign(tables, name)
+        Experiment.from_table(tables)
+    assert len(shown) > 20
+
+
 def test_the_names_of_covey_beside_those_of_other_frameworks_are_its_own():
     base = tomllib.loads((ROOT / "experiments/epidemic-learning/digits.toml").read_text())
     base["program"] = {"kind": "gossip", "topology": "ring"}
