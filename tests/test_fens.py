@@ -333,6 +333,37 @@ def test_the_default_is_an_mlp_of_four_hidden_numbers_for_each_model():
     assert sum(p.numel() for p in module_of(Network(width=2), 20, 10).parameters()) == 8_450
 
 
+# ---------------------------------------------------------------------- a student
+
+
+def test_a_student_learns_what_the_ensemble_says():
+    task = {"public": {"dataset": "digits", "samples": 300}}
+    student = {"objective": {"kind": "kl", "temperature": 3}, "epochs": 40, "batch_size": 64}
+    student["optimizer"] = {"kind": "adam", "lr": 0.01}
+    tables = fens("average", rounds=9, task=task, student=student, student_rounds=5)
+    tables["checkpoint"] = {"every": 3}
+    world, written = simulate(tables)
+    grades = judged(written)
+    assert grades[-1] > grades[3] - 0.1
+    assert grades[4] != grades[3]
+    learner, server = world.task.learner, world.nodes[0]
+    inputs = learner.splits.taken("public", np.arange(300))[0]
+    models = [node.model for node in world.nodes[1:]]
+    logits_BMC = learner.kernel.predict(models, inputs).transpose(0, 1)
+    said, alone = logits_BMC.mean(1).argmax(1), learner.kernel.predict([server.model], inputs)[0].argmax(1)
+    assert (said == alone).double().mean() > 0.9
+    checkpoint = next(payload for round, payload in written.checkpoints if round == 6)
+    resumed, _ = simulate(tables, checkpoint=wire.decode(wire.encode(checkpoint)).payload)
+    assert torch.equal(models_of(world), models_of(resumed))
+
+
+def test_a_student_needs_rounds_and_public_samples():
+    with pytest.raises(ConfigurationError, match=r"'student_rounds' .* fewer than the rounds .* 4\. Got 4 instead"):
+        simulate(fens(student={}, student_rounds=4))
+    with pytest.raises(ConfigurationError, match="The 'public' samples of the task must be given for a distillation"):
+        simulate(fens(student={}, student_rounds=2))
+
+
 # ---------------------------------------------------------------------- models out
 
 

@@ -142,10 +142,14 @@ class Distillation(Part):
             pooled(await node.predict(teachers, on=part), weights, self.outputs)
             for part in torch.split(inputs, _AT_ONCE)
         ]
+        self.teach(node, torch.cat(pools), t, start)
+
+    def teach(self, node: LearningNode, targets: Tensor, t: int = 0, start: Tensor | Mixture | None = None) -> None:
+        """Begin with given outputs for all public samples, S x C, and take the student for the node's model."""
         bound = torch.finfo(torch.float16).max
         lesson = node.keep(Lesson, self)
         lesson.rounds = self._rounds - t
-        lesson.targets = torch.cat(pools).clamp_(-bound, bound).half()
+        lesson.targets = targets.clamp(-bound, bound).half()
         node.model = node.initial(STUDENT) if start is None else computed(start)
 
     async def learn(self, node: LearningNode) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from covey.federated.aggregators import Aggregator, Learned, Network
+from covey.federated.distillation import STUDENT, Distillation
 from covey.federated.ends import SERVER
 from covey.federated.ensembles import joined
 from covey.federated.fens_messages import Asked, Change, Counts, Fan, Ids, Kept
@@ -23,10 +24,13 @@ from covey.federated.model_formats import FORMATS
 from covey.federated.one_shot import OneShot
 from covey.federated.server_optimizers import FedAdam, ServerOptimizer
 from covey.learning.node import Further, LearningNode, Samples
-from covey.parts.errors import ConfigurationWarning, ProgramError
+from covey.parts.errors import ConfigurationError, ConfigurationWarning, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.runtime.entries import Numbers
+
+_AT_ONCE = 4096
+"""The public samples whose logits of all models are in memory at once."""
 
 
 class Fens(OneShot):
@@ -54,15 +58,33 @@ class Fens(OneShot):
         lt=1,
     )
 
+    student: Distillation | None = param(
+        "The distillation of the models and the aggregator into one model, on the public samples of the task; by "
+        "default, none.",
+        default=None,
+    )
+    student_rounds: int = param("The number of last rounds in which the server distils.", default=10, ge=1)
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        if self.student is not None and self.student_rounds >= setting.rounds:
+            raise ConfigurationError(
+                f"The 'student_rounds' of {self.named()} must be fewer than the rounds of the experiment, "
+                f"{setting.rounds}. Got {self.student_rounds} instead."
+            )
+
     def networks(self, setting: Setting) -> Mapping[str, Further]:
-        if not isinstance(self.aggregator, Learned):
-            return {}
-        count = self.count_of_classes(setting)
-        return {"aggregator": self.aggregator.network(setting.nodes - 1, count, setting.sample_shape)}
+        found = {} if self.student is None else {STUDENT: self.student.network()}
+        if isinstance(self.aggregator, Learned):
+            count = self.count_of_classes(setting)
+            found["aggregator"] = self.aggregator.network(setting.nodes - 1, count, setting.sample_shape)
+        return found
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.lr or 0.001)
+        self._fitted = setting.rounds - (0 if self.student is None else self.student_rounds)
+        """The rounds before the distillation."""
 
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))
@@ -75,7 +97,7 @@ class Fens(OneShot):
         async for t in node.rounds():
             if t == 0:
                 await self.join(node, kept)
-            elif kept.logits is not None and isinstance(self.aggregator, Learned):
+            elif t < self._fitted and kept.logits is not None and isinstance(self.aggregator, Learned):
                 proxies = proxies or self.proxies(node, self.aggregator, kept.logits)
                 await self.improve(node, kept, *proxies, t)
 
@@ -136,10 +158,12 @@ class Fens(OneShot):
         async for t in node.rounds():
             if t == 0:
                 await self.fan_out(node, kept)
-            elif isinstance(self.aggregator, Learned) and kept.taking_part:
+            elif t < self._fitted and isinstance(self.aggregator, Learned) and kept.taking_part:
                 await self.step(node, kept, t)
-            if kept.logits is not None:
-                node.judge(await self.scores(node, kept, inputs))
+            if t < self._fitted and kept.logits is not None:
+                node.judge(await self.scores(node, kept, kept.logits, inputs))
+            elif self.student is not None and kept.models is not None:
+                await self.distil(node, kept, kept.models, self.student, t)
 
     async def fan_out(self, node: LearningNode, kept: Kept) -> None:
         """Gather the clients' models, send all to all, and keep their logits for the test samples."""
@@ -153,6 +177,7 @@ class Fens(OneShot):
         kept.labels = torch.zeros(node.nodes - 1, self.count, dtype=torch.int64)
         kept.labels[[id - 1 for id in kept.ids]] = torch.stack([local.labels for local, _ in found])
         kept.logits = await self.logits(node, models_KP, kept.ids, node.samples("test"))
+        kept.models = None if self.student is None else models_KP
         shape = (node.nodes - 1, self.count, self.count)
         if self.aggregator.counts(torch.zeros(0, *shape[:2]), torch.zeros(0, dtype=torch.int64)) is not None:
             inbox = await node.receive(tag="counts", round=0, senders=clients, timeout=self.patience)
@@ -195,14 +220,23 @@ class Fens(OneShot):
         if loss is not None and (kept.lowest is None or loss < kept.lowest):
             kept.lowest, kept.selected = loss, aggregator
 
-    async def scores(self, node: LearningNode, kept: Kept, inputs: Tensor) -> Tensor:
-        """The scores of the aggregator for the test samples, B x C; the mean of logits as long as it is not trained."""
-        assert kept.logits is not None
+    async def scores(self, node: LearningNode, kept: Kept, logits_BMC: Tensor, inputs: Tensor) -> Tensor:
+        """The scores of the aggregator, B x C; the mean of logits as long as it is not trained."""
         assert kept.labels is not None
         chosen = kept.aggregator if kept.selected is None else kept.selected
         if chosen is not None and isinstance(self.aggregator, Learned):
-            return await node.predict(chosen, on=self.aggregator.features(kept.logits, inputs), of="aggregator")
-        return self.aggregator.combined(kept.logits, kept.labels, kept.counts)
+            return await node.predict(chosen, on=self.aggregator.features(logits_BMC, inputs), of="aggregator")
+        return self.aggregator.combined(logits_BMC, kept.labels, kept.counts)
+
+    async def distil(self, node: LearningNode, kept: Kept, models_KP: Tensor, student: Distillation, t: int) -> None:
+        """Train the server's own model to give the scores of the aggregator on public samples."""
+        if t == self._fitted:
+            parts = []
+            for inputs in torch.split(node.samples("public").inputs, _AT_ONCE):
+                logits_BMC = await self.logits(node, models_KP, kept.ids, Samples(inputs))
+                parts.append(await self.scores(node, kept, logits_BMC, inputs))
+            student.teach(node, torch.cat(parts), t)
+        await student.learn(node)
 
 
 def _targets(samples: Samples) -> Tensor:

@@ -63,6 +63,8 @@ class Kept(State):
     """The logits of all models, B x M x C: for the proxy samples at a client, for the test samples at the server."""
     labels: Tensor | None = None
     """The training samples of each client and class, M x C."""
+    models: Tensor | None = None
+    """The models that arrived, if a student learns from them, K x P."""
     counts: Tensor | None = None
     """The sum of the clients' counts."""
     ids: list[int] = []
