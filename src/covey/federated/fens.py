@@ -44,7 +44,7 @@ class Fens(OneShot):
     )
     aggregator: Aggregator = param("The function that combines the outputs of all models.", factory=Network)
     batch_size: int = param("The proxy samples of one step of the aggregator.", default=128, ge=1)
-    lr: float = param("The clients' learning rate of the aggregator.", default=1.0, gt=0)
+    eta_l: float = param("The clients' learning rate of the aggregator.", default=1.0, gt=0)
     server_optimizer: ServerOptimizer | None = param(
         "The server's optimizer of the aggregator; by default FedAdam, with eta 0.01 for linear and per-class and "
         "0.001 for the others.",
@@ -141,7 +141,7 @@ class Fens(OneShot):
                 scores = await node.predict(asked.aggregator, on=select, of="aggregator")
                 loss = float(F.cross_entropy(scores, _targets(select)))
             update = await node.train(
-                asked.aggregator, of="aggregator", on=fit, steps=1, batch_size=self.batch_size, lr=self.lr
+                asked.aggregator, of="aggregator", on=fit, steps=1, batch_size=self.batch_size, lr=self.eta_l
             )
             counts = {"samples": len(fit.inputs), "selecting": len(select.inputs)}
             node.send(SERVER, Change(delta=update.delta, loss=loss, **counts), tag="change", round=t)
