@@ -174,6 +174,7 @@ def test_the_server_takes_a_network_that_was_trained_on_stored_outputs(tmp_path)
 
 def test_combinations_that_cannot_work_are_refused():
     for program, error, text in [
+        ({"liars": 4}, ConfigurationError, "must be fewer than half of its 7 clients. Got 4 instead."),
         ({"faulty": 4}, AnswersError, "fewer than half of the 7 that answer. Got 4 instead."),
         (
             {"lie": "pgd-cw"},

@@ -286,6 +286,17 @@ def test_no_lie_changes_a_certified_decision(seed, size):
     assert some > 0
 
 
+def test_the_certificate_of_the_mean_is_exact():
+    answers, decision = queries(60, 6, 4, strength=3.0).answers, decision_of("mean")
+    before, found = decision(answers).argmax(-1), bounded_margin(answers, decision, 1)
+    changed = torch.zeros(60, dtype=torch.bool)
+    for liar, wrong in itertools.product(range(6), range(4)):
+        rows = torch.eye(4, dtype=torch.float64)[wrong].expand(60, 1, 4)
+        changed |= decision(answers.index_copy(1, torch.tensor([liar]), rows)).argmax(-1) != before
+    assert torch.equal(found > 0, ~changed)
+    assert 0 < int(changed.sum()) < 60
+
+
 # ---------------------------------------------------------------------- attacks
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from covey.federated.robust_inference import order
 from covey.federated.robust_inference.answers import check_faulty
 from covey.federated.robust_inference.rule import Decision
 
@@ -47,11 +48,7 @@ def certify(answers: Tensor, decision: Decision, faulty: int) -> Certificate:
 
 def least_margin(answers: Tensor, faulty: int) -> Tensor:
     """The least margin of the mean's first class in the mean of n - f rows: without the rows most in its favour."""
-    first = answers.mean(1).argmax(-1)
-    index = first[:, None, None].expand(-1, answers.shape[1], 1)
-    differences = answers.gather(2, index) - answers  # S x N x C
-    kept = differences.sum(1) - differences.topk(faulty, dim=1).values.sum(1)
-    return kept.scatter(1, first.unsqueeze(1), torch.inf).amin(1) / (answers.shape[1] - faulty)
+    return order.least_lead_of_mean(answers, faulty) / (answers.shape[1] - faulty)
 
 
 def greatest_dissimilarity(answers: Tensor, faulty: int) -> Tensor:
@@ -62,14 +59,10 @@ def greatest_dissimilarity(answers: Tensor, faulty: int) -> Tensor:
 
 
 def bounded_margin(answers: Tensor, decision: Decision, faulty: int) -> Tensor | None:
-    """The least score of the decided class minus the greatest of another, after any change of `faulty` rows, S.
+    """A bound of the lead of the decided class after any change of `faulty` rows, S.
 
     Where it is positive, no lie changes the decision. None if the decision has no bounds.
     """
+    check_faulty(answers.shape[1], faulty)
     with torch.no_grad():
-        bounds = decision.bounds(answers, faulty)
-        if bounds is None:
-            return None
-        low, high = bounds
-        decided = decision(answers).argmax(-1, keepdim=True)
-        return low.gather(1, decided).squeeze(1) - high.scatter(1, decided, -torch.inf).amax(1)
+        return decision.least_lead(answers, faulty)

@@ -97,7 +97,9 @@ class DeepSetRule(LearnedRule):
     adversarial: bool = param("Whether some rows of the training queries lie.", default=True)
     trimmed: bool = param("Whether the encoded rows are trimmed when it decides.", default=True)
     inner_steps: int = param("The steps of a lie's ascent in training.", default=10, ge=1)
-    goal: Goal = param("The loss that a lie raises in training: that of Carlini and Wagner, or another.", default="cw")
+    goal: Goal = param(
+        "The loss that a lie raises in training: cw, that of Carlini and Wagner, or cross-entropy.", default="cw"
+    )
     trim: int | None = param(
         "The number of values that are left out at each end; by default, that of the clients that may lie.",
         default=None,

@@ -20,6 +20,14 @@ def mean(rows: Tensor, valid: Tensor | None = None) -> Tensor:
     return torch.where(mask, rows, 0.0).sum(1) / mask.sum(1)
 
 
+def least_lead_of_mean(rows: Tensor, faulty: int) -> Tensor:
+    """The least lead of the mean's greatest coordinate in the sum of any N - `faulty` rows, S."""
+    first = rows.mean(1).argmax(-1, keepdim=True)
+    leads = rows.gather(2, first.unsqueeze(1).expand(-1, rows.shape[1], 1)) - rows
+    kept = leads.sum(1) - leads.topk(faulty, dim=1).values.sum(1)
+    return kept.scatter(1, first, torch.inf).amin(1)
+
+
 def trimmed_mean(rows: Tensor, trim: int | Tensor, valid: Tensor | None = None) -> Tensor:
     """The mean of each coordinate without its `trim` largest and smallest values.
 

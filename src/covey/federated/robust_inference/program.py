@@ -98,6 +98,11 @@ class RobustInference(LearningProgram):
         self._clients = setting.nodes - 1
         check_faulty(self._clients, self.faulty)
         check_patience(self, setting, self.patience)
+        if 2 * self.liars >= self._clients and self.liars:
+            raise ConfigurationError(
+                f"The 'liars' of {self.named()} must be fewer than half of its {self._clients} clients. "
+                f"Got {self.liars} instead."
+            )
         self._alone = check_alone(self.lie, self.named())
 
     def prepare(self, setting: Setting) -> None:

@@ -75,6 +75,18 @@ class Decision:
         """The least and greatest scores after any `faulty` rows have changed, S x C each; None if it has no bounds."""
         return None
 
+    def least_lead(self, answers: Tensor, faulty: int) -> Tensor | None:
+        """A bound of the least lead of the decided class after any `faulty` rows have changed, S; None without one.
+
+        By default, the least score of the class minus the greatest of another.
+        """
+        bounds = self.bounds(answers, faulty)
+        if bounds is None:
+            return None
+        decided = self(answers).argmax(-1, keepdim=True)
+        low, high = bounds
+        return low.gather(1, decided).squeeze(1) - high.scatter(1, decided, -torch.inf).amax(1)
+
 
 class Rule(Part):
     """A rule that makes one decision of the answers of many clients."""

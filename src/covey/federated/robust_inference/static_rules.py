@@ -74,6 +74,12 @@ class TrimmedDecision(Decision):
     def bounds(self, answers: Tensor, faulty: int) -> tuple[Tensor, Tensor]:
         return self._trim(answers.shape[1]).bounds(answers, faulty, 0.0, 1.0)
 
+    def least_lead(self, answers: Tensor, faulty: int) -> Tensor | None:
+        if self.trim != Trim():
+            return super().least_lead(answers, faulty)
+        # Liars that are certain of another class do the most harm to a mean, so this bound is attained.
+        return (order.least_lead_of_mean(answers, faulty) - faulty) / answers.shape[1]
+
 
 @dataclass(frozen=True)
 class GeometricDecision(Decision):
