@@ -1,6 +1,7 @@
 """Examples that several tests share: programs by name, one that records, and each kind in a small experiment."""
 
 import itertools
+import json
 import math
 import types
 import typing
@@ -162,6 +163,9 @@ FILES = {
     ("compute", "trace"): "samples_per_second\n" + "".join(f"{200 + 50 * i}\n" for i in range(NODES)),
     ("devices", "trace"): "device,samples_per_second,temperature\n"
     + "".join(f"d{i % 3},{200 + 50 * i},{20 + i}\n" for i in range(NODES)),
+    ("churn", "availability"): json.dumps(
+        {str(i): {"active": [0, 200 + i], "inactive": [150 + i, 390], "finish_time": 400} for i in range(NODES)}
+    ),
     ("churn", "trace"): "node,event,time\n3,crash,0.05\n3,return,0.12\n5,join,0.08\n",
     ("partition", "file"): "sample,node\n" + "".join(f"{sample},{sample % NODES}\n" for sample in range(200)),
 }

@@ -212,7 +212,7 @@ RATE = 'a rate such as "100Mbit/s" in (0, inf)'
         (
             Compute,
             {"kind": "trace", "file": "d.csv", "column": "hours"},
-            "The 'column' of the compute trace must be one of 'samples_per_second', 'ms_per_sample'. Got 'hours' instead.",
+            "The 'column' of the compute trace must be one of 'samples_per_second', 'ms_per_sample', 'computation'. Got 'hours' instead.",
         ),
         (
             Bandwidth,

@@ -48,6 +48,7 @@ KINDS = {
         "none": "covey.network.churn:NoChurn",
         "rate": "covey.network.churn:RateChurn",
         "trace": "covey.network.churn:TraceChurn",
+        "availability": "covey.network.churn:AvailabilityChurn",
     },
     "fault": {
         "kill": "covey.network.faults:Kill",

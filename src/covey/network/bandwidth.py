@@ -74,10 +74,10 @@ _UNITS = {
 
 
 class TraceBandwidth(Bandwidth):
-    """Rates of real devices, from a CSV file with a header line and a device per row. Each node gets another one."""
+    """Rates of real devices, from a CSV or JSON file with a device per row. Each node gets another one."""
 
     kind = "trace"
-    file: Path = param("The CSV file of the devices.")
+    file: Path = param("The CSV or JSON file of the devices.")
     column: str = param("The column of the rates.", default="bandwidth")
     unit: Literal["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "B/s", "kB/s", "MB/s", "GB/s"] = param(
         "The unit of the numbers in the file.", default="bit/s"

@@ -1,13 +1,14 @@
 """The absences of nodes."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from covey.network.traces import Trace, parse_number
-from covey.parts.errors import ConfigurationError
+from covey.network.traces import Trace, parse_number, read_json
+from covey.parts.errors import ConfigurationError, quoted
 from covey.parts.parameters import Part, Setting, param
 from covey.parts.quantities import Seconds
 
@@ -86,6 +87,68 @@ class TraceChurn(Churn):
 
     def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
         return iter(self._absences.get(node, ()))
+
+
+class AvailabilityChurn(Churn):
+    """Absences from a JSON file of FedScale's form. Each node with data gets another client; others are always present.
+
+    An entry has the seconds at which a client becomes `active` and `inactive`, in turn, and the `finish_time` after
+    which they repeat.
+    """
+
+    kind = "availability"
+    file: Path = param("The JSON file of the clients.")
+
+    def check(self, setting: Setting) -> None:
+        super().check(setting)
+        entries = read_json(self.file)
+        holders = range(setting.nodes) if setting.holders is None else setting.holders
+        if len(entries) < len(holders):
+            raise ConfigurationError(
+                f"The trace '{self.file}' must have an entry for each of the {len(holders)} nodes with data. "
+                f"Got {len(entries)} entries instead."
+            )
+        drawn = setting.generator("trace").permutation(len(entries)).tolist()
+        self._away = {node: _gaps(self.file, *entries[index]) for node, index in zip(holders, drawn, strict=False)}
+
+    def absences(self, node: int, setting: Setting) -> Iterator[Absence]:
+        gaps, period = self._away.get(node, ([], math.inf))
+        if not gaps or math.isinf(period):
+            yield from gaps
+            return
+        start, end = gaps[0]
+        for turn in itertools.count():
+            for begin, until in gaps if turn else gaps[1:]:
+                if turn * period + begin > end:
+                    yield start, end
+                    start = turn * period + begin
+                end = turn * period + until
+
+
+def _gaps(path: Path, name: str, entry: dict[str, Any]) -> tuple[list[Absence], float]:
+    """The absences of a client within one period, and the period; one without end and inf if it is always away.
+
+    Raises:
+        ConfigurationError: the times are missing or not in order.
+    """
+    period: Any = entry.get("finish_time")
+    active, inactive = entry.get("active"), entry.get("inactive")
+    listed = isinstance(active, list) and isinstance(inactive, list) and len(active) == len(inactive)
+    times = [time for pair in zip(active or [], inactive or [], strict=True) for time in pair] if listed else []
+    right = listed and all(_is_time(time) for time in (*times, period)) and period
+    if not right or any(before > after for before, after in pairwise([0, *times, period])):
+        raise ConfigurationError(
+            f"The entry '{name}' of '{path}' must have increasing seconds 'active' and 'inactive', in turn, up to its "
+            f"'finish_time'. Got {quoted(active)}, {quoted(inactive)} and {quoted(period)} instead."
+        )
+    starts, ends = [0.0, *map(float, times[1::2])], [*map(float, times[::2]), float(period)]
+    if all(begin == until for begin, until in zip(times[::2], times[1::2], strict=True)):
+        return [(0.0, math.inf)], math.inf
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end], float(period)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _read(trace: Trace, nodes: int) -> dict[int, list[Absence]]:

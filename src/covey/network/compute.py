@@ -69,17 +69,18 @@ class Stragglers(Compute):
 
 
 class TraceCompute(Compute):
-    """Speeds of real devices, from a CSV file with a header line and a device per row. Each node gets another one."""
+    """Speeds of real devices, from a CSV or JSON file with a device per row. Each node gets another one."""
 
     kind = "trace"
-    file: Path = param("The CSV file of the devices.")
-    column: Literal["samples_per_second", "ms_per_sample"] = param(
-        "The column of the speeds. Its name states the unit.", default="samples_per_second"
+    file: Path = param("The CSV or JSON file of the devices.")
+    column: Literal["samples_per_second", "ms_per_sample", "computation"] = param(
+        "The column of the speeds. Its name states the unit; computation is FedScale's milliseconds of a sample.",
+        default="samples_per_second",
     )
 
     def speeds(self, setting: Setting) -> NDArray[np.float64]:
         values = Trace(self.file).positive(self.column)
-        return deal(1000.0 / values if self.column == "ms_per_sample" else values, self.file, setting)
+        return deal(values if self.column == "samples_per_second" else 1000.0 / values, self.file, setting)
 
 
 class DeviceCompute(Compute):

@@ -1,14 +1,15 @@
-"""Traces: CSV files of measurements from real networks and devices. Errors name the file, the line and the value.
+"""Traces: CSV and JSON files of measurements of real networks and devices. Errors name the file, the row and the value.
 
 Shapes: N nodes, R rows of a trace.
 """
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,38 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_json(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The entries of a JSON file, an object or a list of objects, each with its name or number.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not such JSON or has no entries.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigurationError(f"The trace '{path}' cannot be read: {why}.") from error
+    named = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    entries = [(str(name), entry) for name, entry in named]
+    if not entries or not all(isinstance(entry, dict) for _, entry in entries):
+        raise ConfigurationError(f"The trace '{path}' must be an object, or a list, of one or more objects.")
+    return entries
+
+
+def _rows_of_json(path: Path) -> list[Row]:
+    """A header and the rows of a JSON file whose entries have the same keys."""
+    entries = read_json(path)
+    header = list(entries[0][1])
+    for name, entry in entries:
+        if set(entry) != set(header):
+            raise ConfigurationError(
+                f"The entry '{name}' of '{path}' must have the keys of the first one, {', '.join(header)}. "
+                f"Got {', '.join(entry) or 'none'} instead."
+            )
+    rows = [Row(number, [str(entry[key]) for key in header]) for number, (_, entry) in enumerate(entries, 1)]
+    return [Row(0, header), *rows]
+
+
 def parse_number(text: str) -> float | None:
     """The finite number in a cell, or None."""
     try:
@@ -60,7 +93,7 @@ def parse_number(text: str) -> float | None:
 
 
 class Trace:
-    """A CSV file with a header line, read at construction.
+    """A CSV file with a header line, or a JSON file of objects with the same keys, read at construction.
 
     Args:
         path: the file.
@@ -71,7 +104,10 @@ class Trace:
     """
 
     def __init__(self, path: Path) -> None:
-        header, *self.rows = read_rows(path)
+        is_json = path.suffix == ".json"
+        header, *self.rows = _rows_of_json(path) if is_json else read_rows(path)
+        self.unit = "Entry" if is_json else "Line"
+        """The name of a row in errors."""
         self.path = path
         self.columns = header.cells
         if len(set(self.columns)) < len(self.columns):
@@ -104,7 +140,7 @@ class Trace:
             value = parse(row.cells[index])
             if value is None:
                 raise ConfigurationError(
-                    f"Line {row.line} of '{self.path}': the '{column}' must be {expected}. "
+                    f"{self.unit} {row.line} of '{self.path}': the '{column}' must be {expected}. "
                     f"Got {row.cells[index]!r} instead."
                 )
             values.append(value)
