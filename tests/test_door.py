@@ -90,7 +90,9 @@ def test_who_knocks_is_let_by_at_once_and_nothing_of_what_it_says_is_lost():
     within(main())
 
 
-@pytest.mark.parametrize("pieces", [[1, 47], [4, 44], [47, 1], [16, 16, 16]])
+@pytest.mark.parametrize(
+    "pieces", [[1, KNOCK_BYTES - 1], [4, KNOCK_BYTES - 4], [KNOCK_BYTES - 1, 1], [16, 16, KNOCK_BYTES - 32]]
+)
 def test_a_knock_may_come_in_pieces(pieces):
     async def main():
         async with hall() as here:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from covey.runtime.emulation.transport.address import BEHIND
 from covey.runtime.emulation.transport.certificates import HOSTS_FILE, make
 
 
@@ -11,7 +12,8 @@ def certs(arguments: argparse.Namespace) -> int:
     print(f"Certificates for {len(hosts)} hosts and their launcher, valid for {arguments.days} days.")
     print("Copy each host's folder to its machine and to no other, for it holds a private key. Start the host there:")
     for address, folder in zip(arguments.hosts, hosts, strict=True):
-        print(f"  {folder}   covey host --listen {address} --certs {folder.name}")
+        way = f"--call-out {address.removeprefix(BEHIND)}" if address.startswith(BEHIND) else f"--listen {address}"
+        print(f"  {folder}   covey host {way} --certs {folder.name}")
     print("The launcher's folder is for the machine that runs the experiment. Name it in the experiment:")
     print("  [engine]")
     print('  kind = "emulation"')

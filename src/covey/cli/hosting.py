@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def host(arguments: argparse.Namespace) -> int:
     """Run a host that waits for launchers."""
-    if arguments.listen is not None:
+    if arguments.listen is not None or arguments.call_out is not None:
         return _serve(arguments)
     # Signals are ignored: a cluster signals every process of a job at once, and the launcher stops its hosts in order.
     with handled(signal.SIG_IGN):
@@ -40,11 +40,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     )
     token, certificates = _trust(arguments)
     local = None if arguments.data is None else _local(arguments.data)
-    listening = _listening(arguments, certificates)
+    alone = arguments.listen is not None or arguments.call_out is not None
+    out = None if arguments.call_out is None else _called(arguments, certificates)
+    listening = None if out is not None else _listening(arguments, certificates)
     try:
-        silence = None if arguments.listen is None else SILENCE
-        serving = Host(token, certificates, silence=silence, local=local).serve(listening, once=arguments.once)
-        asyncio.run(serving if arguments.listen is None else _until_asked_to_end(serving))
+        made = Host(token, certificates, silence=SILENCE if alone else None, local=local)
+        serving = made.serve(listening, out=out, once=arguments.once)
+        asyncio.run(_until_asked_to_end(serving) if alone else serving)
     except TimeoutError:
         raise RunError("No launcher connected.") from None
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -84,6 +86,19 @@ def _trust(arguments: argparse.Namespace) -> "tuple[bytes, Certificates | None]"
     if certificates.owner == title(LAUNCHER):
         raise ConfigurationError(f"The certificates in {arguments.certs} are the launcher's: a host needs its own.")
     return read_token(arguments.token_file or arguments.certs / TOKEN_FILE), certificates
+
+
+def _called(arguments: argparse.Namespace, certificates: "Certificates | None") -> tuple[int, Address]:
+    """The number of this host, which cannot be called, and the address to which it calls out."""
+    address = Address.parse(arguments.call_out)
+    if address.behind:
+        raise ConfigurationError(f"The --call-out must be an address that can be called. Got {str(address)!r} instead.")
+    if certificates is None:
+        raise ConfigurationError(
+            "A host that calls out needs --certs, the folder of its certificates. Make them with `covey certs`."
+        )
+    print(f"covey host calls out to {address} as {certificates.owner}; Ctrl-C ends it.", flush=True)
+    return certificates.number, address
 
 
 def _listening(arguments: argparse.Namespace, certificates: "Certificates | None") -> socket.socket:

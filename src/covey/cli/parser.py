@@ -205,6 +205,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     where = host.add_mutually_exclusive_group(required=True)
     where.add_argument("--listen", metavar="ADDRESS", help="the address to listen on; all but loopback need --certs")
+    where.add_argument(
+        "--call-out", metavar="ADDRESS",
+        help="the address of another host at which this one, which cannot be called, meets its callers",
+    )  # fmt: skip
     where.add_argument("--socket", metavar="FD", type=int, help="a bound socket that this process inherits")
     where.add_argument("--forks", metavar="FD", type=int, nargs="+", help=argparse.SUPPRESS)
     host.add_argument("--modules", nargs="*", default=[], help=argparse.SUPPRESS)

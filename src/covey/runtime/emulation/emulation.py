@@ -13,7 +13,7 @@ from covey.parts.machine import default_workers
 from covey.parts.parameters import param
 from covey.parts.quantities import Seconds
 from covey.runtime.emulation.host.inbox import ENTRIES
-from covey.runtime.emulation.transport.address import Address, read_addresses
+from covey.runtime.emulation.transport.address import Address, check_meetings, read_addresses
 from covey.runtime.emulation.transport.descriptors import make_room, needed_by_host, needed_by_launcher
 from covey.runtime.experiment import Engine, Experiment, Outcome, Progress
 from covey.runtime.prepared import Prepared, check_importable
@@ -78,8 +78,9 @@ class Emulation(Engine):
             if self.hosts:
                 raise ConfigurationError("The engine has both 'hosts' and a 'hosts_file': remove one of them.")
             self.hosts, self.hosts_file = read_addresses(self.hosts_file), None
-        for text in self.hosts:
-            address = Address.parse(text)
+        addresses = [Address.parse(text) for text in self.hosts]
+        check_meetings(addresses)
+        for address in addresses:
             if self.certs is None and not address.is_loopback:
                 raise ConfigurationError(
                     f"The host {address} is not on this machine: 'certs' of the engine must name the launcher's "

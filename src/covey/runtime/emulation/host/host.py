@@ -15,7 +15,7 @@ from covey.runtime.emulation.transport import tls
 from covey.runtime.emulation.transport.address import Address
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.descriptors import allowed, make_room, needed_by_host
-from covey.runtime.emulation.transport.door import Door, call, knock, shown
+from covey.runtime.emulation.transport.door import Door, Purpose, call, knock, shown
 from covey.runtime.emulation.transport.handshake import (
     LAUNCHER,
     LIMITS,
@@ -26,6 +26,7 @@ from covey.runtime.emulation.transport.handshake import (
     title,
     welcome,
 )
+from covey.runtime.emulation.transport.meeting import Meeting, call_out
 
 if TYPE_CHECKING:
     from covey.runtime.emulation.transport.certificates import Certificates
@@ -73,20 +74,38 @@ class Host:
         """The same for callers that knocked, and so seem to hold the token."""
         self._most = _STRANGERS
         self._run: HostRun | None = None
+        self._calls_out = False
+        """True if this host cannot be called."""
         self._served_one = asyncio.Event()
 
-    async def serve(self, listening: socket.socket, *, once: bool = False, grace: float = 60.0) -> None:
-        """Listen until cancelled.
+    async def serve(
+        self,
+        listening: socket.socket | None,
+        *,
+        out: tuple[int, Address] | None = None,
+        once: bool = False,
+        grace: float = 60.0,
+    ) -> None:
+        """Listen, or call out, until cancelled.
 
         Args:
-            listening: a bound socket.
+            listening: a bound socket; None if this host cannot be called.
+            out: the number of this host, and the address of the one to which it then calls out.
             once: end after one run, or if no launcher connects in time.
             grace: the seconds to wait for a launcher.
         """
-        hidden = self._certificates is not None
-        self._door = Door(listening, self.token, hidden=hidden, come=self._come, refused=self._count)
+        hidden, self._calls_out = self._certificates is not None, listening is None
+        elsewhere = None if listening is None else Meeting(self._count)
+        self._door = Door(
+            listening, self.token, hidden=hidden, come=self._come, refused=self._count, elsewhere=elsewhere
+        )
         self.expect(1)
-        log.info("listening on %s", Address.of(listening))
+        calling = None
+        if listening is not None:
+            log.info("listening on %s", Address.of(listening))
+        elif out is not None:
+            log.info("calling out to %s", out[1])
+            calling = asyncio.create_task(call_out(self._door, *out, self.token, hidden=hidden))
         try:
             if not once:
                 await asyncio.Event().wait()
@@ -96,16 +115,22 @@ class Host:
                         patience.reschedule(None)
                     await asyncio.sleep(0.05)
         finally:
+            if calling is not None:
+                calling.cancel()
             self._door.close()
             await self._leave()
 
-    def expect(self, hosts: int) -> None:
+    def expect(self, hosts: int, behind: int = 0) -> None:
         """Provide open files for the connections of a run with some hosts, and limit strangers to the rest.
+
+        Args:
+            hosts: their number.
+            behind: the number of those that meet their callers here.
 
         Raises:
             ConfigurationError: the system does not allow that many.
         """
-        needed = needed_by_host(hosts)
+        needed = needed_by_host(hosts, behind)
         make_room(needed, hosts)
         self._most = self._door.most = int(max(_FEWEST, min(_STRANGERS, (allowed() - needed) / 3)))
 
@@ -155,7 +180,7 @@ class Host:
                 raise WireError("closed", "the other side ended the connection") from error
             if self._certificates is not None:
                 await connection.secure(self._certificates.served, patience)
-            guest = await admit(connection, self.token, patience)
+            guest = await admit(connection, self.token, patience, called_out=self._calls_out)
             if self._certificates is not None:
                 self._certificates.hold_to(connection, guest.caller.who)
             objection = self._objection_to(guest)
@@ -237,7 +262,11 @@ async def open_connection(
     def first(where: Any) -> bytes:
         if context is None and not ipaddress.ip_address(where[0]).is_loopback:
             raise WireError("not-local", "it is on another machine, and certificates are missing")
-        return b"" if token is None else knock(token, "" if context is not None else shown(where))
+        if token is None:
+            return b""
+        shown_where = "" if context is not None else shown(where)
+        asked = knock(token, shown_where, Purpose.ASK, who) if address.behind else b""
+        return asked + knock(token, shown_where)
 
     async with asyncio.timeout(SECONDS):
         try:

@@ -17,7 +17,7 @@ from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, CoveyError, ProgramError, RunError, described
 from covey.runtime.emulation.host.heartbeat import heartbeat
 from covey.runtime.emulation.host.stage import HostStage
-from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.address import BEHIND, Address
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import say
 from covey.runtime.emulation.transport.peers import Peers
@@ -185,17 +185,19 @@ class HostRun:
             raise RunError("The orders of a host must not name an engine.")
         for folder in orders.folders:
             kinds.search(folder)
-        self.host.expect(len(orders.hosts))
         self._addresses = [Address.parse(text) for text in orders.hosts]
+        own = str(self._addresses[self.me]) if self.me < len(self._addresses) else ""
+        behind = orders.hosts.count(BEHIND + own)
+        self.host.expect(len(orders.hosts), behind)
         experiment = Experiment.from_table(orders.experiment)
         self._is_private = experiment.task is not None and experiment.task.is_private and self.host.local is not None
-        own = [node for node, owner in enumerate(orders.owners) if owner == self.me]
+        nodes = [node for node, owner in enumerate(orders.owners) if owner == self.me]
         prepared = await asyncio.to_thread(
             prepare,
             experiment,
             data=None if orders.data is None else Path(orders.data),
             clock="real",
-            here=own,
+            here=nodes,
             local=self.host.local,
             workers=orders.workers,
             device=orders.device,
@@ -204,7 +206,7 @@ class HostRun:
         )
         prepared.task.begin_thread()
         orders.check(prepared.network.nodes, self.me)
-        stage = self.stage = HostStage(prepared, own, orders.owners, self.me, self.control, orders.buffer_bytes)
+        stage = self.stage = HostStage(prepared, nodes, orders.owners, self.me, self.control, orders.buffer_bytes)
         self.peers = stage.peers = Peers(
             self.me,
             orders.owners,
@@ -237,7 +239,7 @@ class HostRun:
             node.behind = go["returning"]
         stage.begin(go["elapsed"], restored, held, go.get("posted", ()))
         self.begun = True
-        log.info("%d nodes begin", len(own))
+        log.info("%d nodes begin", len(nodes))
         try:
             async with asyncio.TaskGroup() as tasks:
                 reporting = tasks.create_task(stage.recorder.run())

@@ -2,11 +2,15 @@
 
 import ipaddress
 import socket
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from covey.parts.errors import ConfigurationError
+
+BEHIND = "behind "
+"""The word before the address at which a host that cannot be called meets its callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +19,23 @@ class Address:
 
     host: str
     port: int
+    behind: bool = False
+    """True if the host cannot be called, and calls out to this address, which is that of another host."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read "10.0.0.1:7000", "[::1]:7000" or "name:7000".
+        """Read "10.0.0.1:7000", "[::1]:7000" or "name:7000", or one of these after "behind ".
 
         Raises:
             ConfigurationError: the text is not an address.
         """
-        host, colon, port = text.rpartition(":")
+        behind = text.startswith(BEHIND)
+        host, colon, port = text.removeprefix(BEHIND).strip().rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         is_port = port.isdecimal() and len(port) <= 5 and int(port) < 1 << 16
         if not (colon and host and is_port and _may_be_looked_up(host)):
             raise ConfigurationError(f'An address must be "host:port", such as "10.0.0.1:7000". Got {text!r} instead.')
-        return cls(host, int(port))
+        return cls(host, int(port), behind)
 
     @classmethod
     def of(cls, listening: socket.socket) -> Self:
@@ -60,7 +67,21 @@ class Address:
         return listening
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{BEHIND if self.behind else ''}{host}:{self.port}"
+
+
+def check_meetings(addresses: Sequence[Address]) -> None:
+    """See whether every host that cannot be called meets its callers at one of the others.
+
+    Raises:
+        ConfigurationError: one does not.
+    """
+    for number, address in enumerate(addresses):
+        if address.behind and replace(address, behind=False) not in addresses:
+            raise ConfigurationError(
+                f"Host {number} is {address}, which must be the address of another host of the run that can be called."
+            )
 
 
 def _may_be_looked_up(name: str) -> bool:

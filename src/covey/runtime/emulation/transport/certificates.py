@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from covey.parts.errors import ConfigurationError, RunError, WireError
-from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.address import Address, check_meetings
 from covey.runtime.emulation.transport.connection import Connection
 from covey.runtime.emulation.transport.handshake import LAUNCHER, title
 from covey.runtime.emulation.transport.token import open_private
@@ -83,6 +83,11 @@ class Certificates:
         if server:
             made.num_tickets = 0  # Every connection must show a certificate.
         return made
+
+    @property
+    def number(self) -> int:
+        """The number of the host that owns them."""
+        return int(self.owner.removeprefix("host-"))
 
     @staticmethod
     def hold_to(connection: Connection, who: int) -> None:
@@ -197,10 +202,11 @@ def make(folder: Path, hosts: Sequence[str], days: int) -> list[Path]:
     addresses = [Address.parse(text) for text in hosts]
     for address in addresses:
         _general_name(address)
-        if addresses.count(address) > 1:
+        if not address.behind and addresses.count(address) > 1:
             raise ConfigurationError(f"Every host must have an address of its own. Got {address} more than once.")
     if not 1 <= days <= LONGEST:
         raise ConfigurationError(f"The '--days' must be an int in [1, {LONGEST}]. Got {days} instead.")
+    check_meetings(addresses)
     authority = Authority(days)
     token = secrets.token_hex(32).encode()
     made = []

@@ -8,6 +8,8 @@ from covey.parts.errors import ConfigurationError
 
 _OWN = 32
 """The open files of a process beside its connections: libraries, logs, the run's database and so on."""
+_LEFT = 8
+"""The connections that a host leaves at another one, at most."""
 _COMFORT = 512
 """The number of further open files that are requested, if the system allows it."""
 
@@ -23,9 +25,15 @@ def needed_by_launcher(hosts: int, *, starts_them: bool) -> int:
     return _open_now() + _OWN + hosts * (3 if starts_them else 1)
 
 
-def needed_by_host(hosts: int) -> int:
-    """The open files of a host: a connection per other host, and another one if calls cross."""
-    return _OWN + 2 * hosts
+def needed_by_host(hosts: int, behind: int = 0) -> int:
+    """The open files of a host: a connection per other host, and another one if calls cross.
+
+    Args:
+        hosts: the number of hosts of the run.
+        behind: the number of those that meet their callers at this host. Each leaves some connections there, and for
+            each of its callers there are two.
+    """
+    return _OWN + 2 * hosts + behind * (_LEFT + 2 * (hosts + 1))
 
 
 def make_room(needed: int, hosts: int) -> None:

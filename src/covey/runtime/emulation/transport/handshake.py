@@ -132,8 +132,14 @@ async def greet(connection: Connection, token: bytes, caller: Caller, callee: in
     _agree(connection, token, own, welcome["key"], transcript)
 
 
-async def admit(connection: Connection, token: bytes, patience: float = SECONDS) -> Guest:
+async def admit(connection: Connection, token: bytes, patience: float = SECONDS, *, called_out: bool = False) -> Guest:
     """Identify a caller within some seconds. `welcome` completes the handshake.
+
+    Args:
+        connection: the connection to the caller.
+        token: the secret of the run.
+        patience: the seconds.
+        called_out: True if this host cannot be called, and has called the address that the caller called, too.
 
     Raises:
         WireError: the caller does not hold the token, called another host, or is silent.
@@ -146,7 +152,7 @@ async def admit(connection: Connection, token: bytes, patience: float = SECONDS)
     transcript = (nonce, *named)
     if not hmac.compare_digest(proof, _proof(token, "hello", transcript)):
         raise WireError("bad-token", "the caller does not hold the run's token")
-    if hello["where"] != connection.here:
+    if hello["where"] != (connection.there if called_out else connection.here):
         raise WireError("wrong-address", f"the caller called {hello['where'][:64]!r}, which is not this host")
     return Guest(Caller(hello["run"], hello["who"]), hello["callee"], hello["key"], transcript)
 
