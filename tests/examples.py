@@ -37,9 +37,11 @@ ONE_SHOT = ("fedavg-1", "ensemble", "fedkd", "feddf")
 """The programs in which a client sends one message."""
 FEDERATED = ("fedavg", "fednova", "scaffold", "fedsgd")
 """The programs that are made of the parts of fedavg."""
+ASYNCHRONOUSLY_SERVED = ("fedasync", "fedbuff", "dynsgd")
+"""The programs in which clients end when a server has made its versions."""
 SILENT = ("local", "centralised")
 """The programs in which nothing is sent."""
-SERVED = (*FEDERATED, "cpfl", *ONE_SHOT, "fens", "robust-inference", *SILENT)
+SERVED = (*FEDERATED, *ASYNCHRONOUSLY_SERVED, "cpfl", *ONE_SHOT, "fens", "robust-inference", *SILENT)
 """The programs in which node 0 is a server."""
 SYNCHRONOUS = ["ring", "overlap", "epidemic-oracle", "epidemic-local", "periodic", "fedavg"]
 SLOW = {"compute": {"kind": "stragglers", "samples_per_second": 500, "fraction": 0.25, "slowdown": 4}}
@@ -83,6 +85,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("program", "shatter-apart"): {"virtual_nodes": 3, "degree": 2},
     ("program", "gossip-learning"): {"topology": "ring", "period": "20ms"},
     **{("program", kind): {"clients": 4} for kind in FEDERATED},
+    ("program", "fedbuff"): {"buffer": 3},
     # Not as int8, which rounds models, for a test in which nothing is learned.
     ("program", "fens"): {"models": "float32"},
     ("program", "cpfl"): {"cohorts": 3, "count": 3, "distillation": {"epochs": 2, "batch_size": 16}},

@@ -105,7 +105,7 @@ def test_a_round_sends_the_bytes_that_are_stated(family, kind, files):
 @pytest.mark.parametrize(("family", "kind"), IN_A_ROUND)
 def test_identical_models_stay_as_they_are_where_nothing_is_learned(family, kind, files):
     task = {"optimizer": {"kind": "sgd", "lr": 0.0}}
-    program = {"lr": 0.0} if kind == "clique-averaging" else {}
+    program = {"lr": 0.0} if kind in ("clique-averaging", "dynsgd") else {}
     made = run_table(family, kind, files, task=task, program=program, evaluation={"every": 0})
     world, _ = simulate(made)
     start = world.task.learner.first_model
@@ -139,6 +139,9 @@ ALONE = {
     "quasi-global-momentum": ({"topology": "complete", "beta": 0.0}, 1),
     "relay-sgd": ({"topology": "complete"}, 1),
     **{kind: ({}, 2) for kind in (*FEDERATED, *SILENT, "fedavg-1", "ensemble", "fens", "robust-inference")},
+    "fedasync": ({"alpha": 1.0}, 2),
+    "fedbuff": ({"buffer": 1}, 2),
+    "dynsgd": ({"lr": 0.3}, 2),
     "cpfl": ({"cohorts": 1, "max_rounds": 3, "result": "last"}, 2),
     "fleet": ({"profiler": {"kind": "constant", "samples": 1000}, "steps": 2, "lr": 0.6}, 2),
     # A node trains what it is sent; here it has itself alone to talk to.
@@ -168,6 +171,7 @@ def test_one_node_alone_trains_as_plain_sgd_does(kind):
         "robust-inference": 0,
         "local": 0,
         "clique-averaging": 3,
+        "dynsgd": 3,
         "fedavg-1": 2,
         "fedsgd": 3,
     }

@@ -3,6 +3,9 @@
 KINDS = {
     "program": {
         "fedavg": "covey.federated.fedavg:FedAvg",
+        "fedasync": "covey.federated.fedasync:FedAsync",
+        "fedbuff": "covey.federated.fedbuff:FedBuff",
+        "dynsgd": "covey.federated.dynsgd:DynSGD",
         "fedavg-1": "covey.federated.one_shot:FedAvgOnce",
         "cpfl": "covey.federated.cpfl:CPFL",
         "fedkd": "covey.federated.distilled:FedKD",
