@@ -83,7 +83,9 @@ def test_who_waits_with_patience_runs_to_its_end_whatever_happens(name):
         assert all(node.mail.ended for node in here), trouble
         assert all(node.round == ROUNDS for node in whole(here, name)), trouble
         assert torch.isfinite(models_of(world)).all(), trouble
-        assert not [event for event in written.happened if event[2] == "rejected"], trouble
+        rejected = [detail for _, _, what, detail in written.happened if what == "rejected"]
+        # Answers for work that a server has given up are late.
+        assert not [detail for detail in rejected if "it answers for version" not in detail], trouble
 
 
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in NEVER_WAITS])
