@@ -24,7 +24,7 @@ class FedBuff(AsynchronousProgram):
     """
 
     kind = "fedbuff"
-    buffer: int = param("K, the changes that make a version of the model.", default=10, ge=1, lt="nodes")
+    buffer: int = param("The number K of changes that make a version of the model.", default=10, ge=1, lt="nodes")
     staleness: Staleness = param("The weight w of a change by its staleness.", factory=Polynomial)
     work: ClientWork = param("The work of a client with the server's model.", factory=LocalTraining)
     server_optimizer: ServerOptimizer = param(
