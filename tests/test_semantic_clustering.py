@@ -251,6 +251,21 @@ def test_both_engines_find_the_same(tmp_path):
     assert values_of(runs[1].states[0])
 
 
+def test_profiles_and_levels_may_be_of_ones_own_in_both_engines(tmp_path):
+    own = "tests.programs.own_profiles"
+    made = tables(
+        nodes=6, rounds=4, epsilon=math.inf, seeds="seeded", profiles=f"{own}:Spans", levels=f"{own}:Alternating"
+    )
+    found = [
+        covey.run({**made, "engine": engine}, out=tmp_path / engine).states for engine in ("simulation", "emulation")
+    ]
+    assert repr(found[0]) == repr(found[1])
+    # Users 0 and 1 have items 1 to 4 in common, of which 2 and 4 are open.
+    assert values_of(found[0][0])[1] * UNIT == 2.0
+    with pytest.raises(ConfigurationError, match=r"The 'length' of the profiles .*Spans must be an int in"):
+        covey.check({**made, "program": {**made["program"], "profiles": {"kind": f"{own}:Spans", "length": 0}}})
+
+
 def test_keys_are_fresh_in_real_time_and_seeded_in_virtual_time():
     program = prepared_program(tables())
     assert not program._fresh
