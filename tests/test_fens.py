@@ -13,6 +13,7 @@ from covey.federated import fens_export
 from covey.federated.aggregators import Aggregator, Gating, Learned, Network, Voting
 from covey.learning.dataset import Data, Split
 from covey.learning.datasets.digits import Digits
+from covey.learning.views import Adversary, Arrived
 from covey.messages import wire
 from covey.parts import kinds
 from covey.parts.errors import ConfigurationError, ConfigurationWarning, ModelError, ProgramError, RunError
@@ -331,6 +332,28 @@ def test_the_default_is_an_mlp_of_four_hidden_numbers_for_each_model():
     parameters = sum(p.numel() for p in module_of(Network(), 20, 10).parameters())
     assert parameters == 16_890
     assert sum(p.numel() for p in module_of(Network(width=2), 20, 10).parameters()) == 8_450
+
+
+def test_one_client_with_one_proxy_sample_works(tmp_path):
+    (tmp_path / "parts.csv").write_text("sample,node\n0,0\n1,0\n")
+    task = {"partition": {"kind": "file", "file": str(tmp_path / "parts.csv")}, "validation": 0.5}
+    for kind in ("mlp", "voting"):
+        world, written = simulate(fens(kind, task=task, network={"nodes": 2}, rounds=3, selecting=0.5))
+        assert world.nodes[1].data.validation == 1
+        assert len(judged(written)) == 3
+
+
+def test_every_client_sees_the_models_of_all(overheard):
+    world, _ = simulate(fens(rounds=1))
+    program, first = world.program, world.task.learner.first_model
+    arrived = [Arrived(0.0, m.sender, m.tag, m.round, m.payload, 0) for m in overheard]
+    for observed, tag in ((0, "local"), (4, "models")):
+        adversary = Adversary(observed, 7, first)
+        views = list(program.views(adversary, [message for message in arrived if message.tag == tag]))
+        assert sorted(view.senders for view in views) == [(id,) for id in range(1, 7)]
+        for view in views:
+            assert torch.allclose(view.values, world.nodes[view.senders[0]].model, atol=1e-6)
+        assert not adversary.rejected
 
 
 # ---------------------------------------------------------------------- a student

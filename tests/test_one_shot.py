@@ -200,8 +200,7 @@ def test_an_ensemble_is_judged_the_same_after_a_resume():
         assert judged(again)
 
 
-def test_another_number_of_classes_than_the_data_have_is_refused():
-    tables = shot()
-    tables["program"]["classes"] = 7
-    with pytest.raises(ConfigurationError, match="The 'classes' of the program ensemble must be 4, as in the data"):
-        simulate(tables)
+def test_data_without_classes_are_refused():
+    task = {"dataset": "linear-regression", "model": "linear", "partition": "iid"}
+    with pytest.raises(ConfigurationError, match=r"The data of the program ensemble must have classes"):
+        simulate(shot(task={**APART, **task}))

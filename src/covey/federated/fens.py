@@ -9,7 +9,7 @@ Shapes: B samples, K models that arrived, M clients, P numbers of a model, C cla
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from covey.federated.model_formats import FORMATS
 from covey.federated.one_shot import OneShot
 from covey.federated.server_optimizers import FedAdam, ServerOptimizer
 from covey.learning.node import Further, LearningNode, Samples
+from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError, ConfigurationWarning, ProgramError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -88,6 +89,15 @@ class Fens(OneShot):
 
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))
+
+    def views(self, adversary: Adversary, messages: Iterable[Arrived]) -> Iterator[View]:
+        """The server sees the model of every client, and so does each client."""
+        arrived = list(messages)
+        yield from super().views(adversary, arrived)
+        for head in adversary.usable([message for message in arrived if message.tag == "models"], Ids):
+            for fan in adversary.usable([head.message], Fan, **self.format.expected(len(head.ids))):
+                for id, model in zip(fan.ids, self.format.unpack(fan.packed, len(fan.ids)), strict=True):
+                    yield adversary.view(fan.message, model, senders=[id])
 
     # ------------------------------------------------------------------ a client
 

@@ -74,7 +74,6 @@ class OneShot(LearningProgram):
         default="float32",
         choices=tuple(FORMATS),
     )
-    classes: int | None = param("The number of classes; by default, that of the data.", default=None, ge=2)
     patience: Seconds | None = param(
         "The time that the server waits for its clients; by default, for ever.", default=None, ge=0
     )
@@ -97,17 +96,9 @@ class OneShot(LearningProgram):
 
     def count_of_classes(self, setting: Setting) -> int:
         """The number of classes C."""
-        known = None if setting.label_counts is None else setting.label_counts.shape[1]
-        found = self.classes or known
-        if found is None:
-            raise ConfigurationError(
-                f"The 'classes' of {self.named()} must be given if the data do not tell them. Got none."
-            )
-        if known not in (None, found):
-            raise ConfigurationError(
-                f"The 'classes' of {self.named()} must be {known}, as in the data. Got {found} instead."
-            )
-        return found
+        if not setting.classes:
+            raise ConfigurationError(f"The data of {self.named()} must have classes. Got data without any.")
+        return setting.classes
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
