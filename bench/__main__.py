@@ -22,6 +22,7 @@ NAMES = (
     "shatter",
     "asynchronous",
     "noise",
+    "guessing",
     "robust_inference",
     "emulation",
     "peers",

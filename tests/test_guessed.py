@@ -342,3 +342,58 @@ def test_both_engines_make_the_same_guesses(tmp_path):
     tables = run_of({"kind": "guessed", "of": {**MOMENTUM, "state": "keep"}, "guesses": 3, "last": 0.5})
     world, _ = simulate(tables)
     assert torch.allclose(emulate(tables, tmp_path)[0].models, models_of(world), atol=1e-5)
+
+
+# ---------------------------------------------------------------------- unequal budgets
+
+BUDGETS = {"kind": "budgets", "steps": 6}
+
+
+def federated(guesses, work=BUDGETS, rounds=4, **program):
+    optimizer = {"kind": "guessed", "of": {**MOMENTUM, "lr": 0.1}, "guesses": guesses}
+    program = {"kind": "fedavg", "work": work, **program}
+    return table(program=program, task={**BLOBS, "optimizer": optimizer}, rounds=rounds)
+
+
+def test_budgets_are_drawn_between_one_and_what_the_server_expects():
+    world, _ = simulate(federated(0, rounds=40))
+    steps = np.array([node.steps for node in world.nodes[1:]]) / 40
+    assert len(set(steps)) > 1
+    assert 2.5 < steps.min() < steps.max() < 4.5
+    again, _ = simulate(federated("fill-up", rounds=40))
+    assert [node.steps for node in again.nodes] == [node.steps for node in world.nodes]
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(st.tuples(st.integers(1, 10), st.integers(0, 12)), min_size=2, max_size=6),
+    st.floats(0.1, 0.98),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_in_a_constant_field_normalised_changes_are_the_same_whatever_steps_and_guesses(budgets, beta, c):
+    field, lr = torch.tensor([[1.0, -2.0, 0.5]]), torch.full((1, 1), 0.01)
+    changes = []
+    for steps, guesses in budgets:
+        optimizer = guessed({"kind": "sgd", "momentum": beta}, guesses, last=c)
+        start = torch.zeros(1, 3)
+        end, _ = moved(optimizer, start, field.expand(steps, 1, 3), [steps], [guesses], lr)
+        changes.append(end / (0.01 * optimizer.normaliser(steps, 0.01, 0.0, guesses)))
+    for change in changes:
+        assert torch.allclose(change, -field, rtol=1e-4)
+
+
+def test_fednova_of_equal_steps_and_guesses_is_fedavg():
+    work = {"kind": "local", "steps": 3}
+    (plain, _), (nova, _) = (simulate(federated(2, work, kind=kind)) for kind in ("fedavg", "fednova"))
+    assert torch.allclose(models_of(plain), models_of(nova), atol=1e-6)
+
+
+@pytest.mark.parametrize("guesses", [2, "fill-up"])
+def test_guesses_with_fedprox_and_fedyogi_in_one_configuration(guesses, tmp_path):
+    work, yogi = {**BUDGETS, "proximal_mu": 0.1}, {"kind": "yogi", "eta": 0.05}
+    tables = federated(guesses, work, server_optimizer=yogi, kind="fednova")
+    world, _ = simulate(tables)
+    without, _ = simulate(federated(0, work, server_optimizer=yogi, kind="fednova"))
+    assert not torch.equal(models_of(world), models_of(without))
+    assert world.now == without.now
+    assert torch.allclose(emulate(tables, tmp_path)[0].models, models_of(world), atol=1e-5)

@@ -45,7 +45,10 @@ KINDS = {
         "uniform": "covey.federated.client_selection:Uniform",
         "over-selection": "covey.federated.client_selection:OverSelection",
     },
-    "client-work": {"local": "covey.federated.client_work:LocalTraining"},
+    "client-work": {
+        "local": "covey.federated.client_work:LocalTraining",
+        "budgets": "covey.federated.budgets:Budgets",
+    },
     "server-optimizer": {
         "sgd": "covey.federated.server_optimizers:ServerSGD",
         "momentum": "covey.federated.server_optimizers:FedAvgM",

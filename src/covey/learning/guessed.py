@@ -78,7 +78,7 @@ class Guessed(Optimizer):
         if not len(rows):
             return
         some, taken = (models, slots) if all(guesses) else (models[rows], {name: slots[name][rows] for name in slots})
-        last = taken["last"] * self.c if self.c else None
+        last = taken["last"].mul_(self.c) if self.c else None  # The next training writes another one.
         without_decay = replace(self.of, weight_decay=0.0) if self.of.weight_decay else self.of
         without_decay.repeat(some, last, {name: taken[name] for name in self.of.slots()}, lr[rows], count[rows])
         if not all(guesses):

@@ -158,6 +158,9 @@ class Optimizer(Part):
         """
         for done in range(int(count.max())):
             going = (count > done).nonzero()[:, 0]
+            if len(going) == len(models):  # No copies: three times as fast for Adam.
+                self.step(models, torch.zeros_like(models) if gradients is None else gradients.clone(), slots, lr)
+                continue
             some, taken = models[going], {name: slot[going] for name, slot in slots.items()}
             self.step(some, torch.zeros_like(some) if gradients is None else gradients[going], taken, lr[going])
             models[going] = some
