@@ -33,6 +33,7 @@ PHONE = {
 NONE = Bounds(8, 10_000, 0.0)
 
 
+@settings(max_examples=40)
 @given(weights=vectors, x=vectors, value=number, eps=st.floats(0.001, 1))
 def test_a_regressor_moves_until_its_error_is_eps_and_not_inside_the_tube(weights, x, value, eps):
     assume(sum(number * number for number in x) > 1e-3)
@@ -47,6 +48,7 @@ def test_a_regressor_moves_until_its_error_is_eps_and_not_inside_the_tube(weight
         assert math.copysign(1, after - before) == math.copysign(1, value - before)
 
 
+@settings(max_examples=40)
 @given(weights=vectors, x=vectors, value=number, cap=st.floats(1e-6, 1))
 def test_a_step_is_at_most_c_times_the_features(weights, x, value, cap):
     made = PassiveAggressive(weights, cap, 0.1)
@@ -66,6 +68,7 @@ def test_features_of_norm_zero_change_no_regressor():
     assert profiler.predict(zero, Objective(3.0)).samples == 104
 
 
+@settings(max_examples=40)
 @given(seed=st.integers(0, 100), rows=st.integers(6, 40))
 def test_least_squares_is_that_of_numpy_whatever_the_order(seed, rows):
     draw = np.random.default_rng(seed)
@@ -84,6 +87,7 @@ def test_least_squares_is_that_of_numpy_whatever_the_order(seed, rows):
 sizes = st.integers(1, 60)
 
 
+@settings(max_examples=40)
 @given(
     slope=st.floats(1e-6, 10),
     limit=st.floats(0, 100),

@@ -1,6 +1,6 @@
 """The accuracy of every rule for stale gradients, under three distributions of delays.
 
-    python experiments/fleet/measure.py [--seeds 1,2,3] [--rounds 3000] [--out experiments/fleet/mnist.csv]
+    python experiments/fleet/measure.py [--seeds 1,2,3] [--rounds 3000] [--only "D1 *"] [--out mnist.csv]
 
 Lines that the table has already are not run again.
 """
@@ -9,6 +9,7 @@ import argparse
 import csv
 import tempfile
 from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -62,13 +63,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--rounds", type=int, default=3000)
+    parser.add_argument("--only", default="*", help="a pattern of delays and rule, as in 'D1 *'")
     parser.add_argument("--out", type=Path, default=HERE / "mnist.csv")
     arguments = parser.parse_args()
     done = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
     known = {(row["delays"], row["rule"], int(row["seed"])) for row in done}
     for seed in map(int, arguments.seeds.split(",")):
         for delays, rule, weights in listed():
-            if (delays, rule, seed) not in known:
+            if (delays, rule, seed) not in known and fnmatch(f"{delays} {rule}", arguments.only):
                 done.append(measured(delays, rule, weights, seed, arguments.rounds))
                 print(done[-1], flush=True)
                 with arguments.out.open("w", newline="") as file:

@@ -208,7 +208,8 @@ def batch_size(limit: float, slope: float, bounds: Bounds) -> int:
     return min(-(-max(fitting, bounds.least) // _MULTIPLE) * _MULTIPLE, bounds.most)
 
 
-def _warned(limit: float, bounds: Bounds, unit: str) -> str:
+def warned(limit: float, bounds: Bounds, unit: str) -> str:
+    """A warning if a limit is no more than the fixed cost; else ""."""
     if limit > bounds.fixed:
         return ""
     return f"an objective of {limit:g} {unit} is no more than the fixed cost of {bounds.fixed:g} {unit}"
@@ -242,11 +243,11 @@ class Profiler:
         found, warning = self.seconds.most if objective.joules is None else self.joules.most, ""
         if objective.seconds is not None:
             found = batch_size(objective.seconds, self.time.predict(features) / _MILLI, self.seconds)
-            warning = _warned(objective.seconds, self.seconds, "s")
+            warning = warned(objective.seconds, self.seconds, "s")
         if objective.joules is not None:
             slope = self.energy.predict(features) / _MILLI
             found = min(found, batch_size(objective.joules, slope, self.joules))
-            warning = warning or _warned(objective.joules, self.joules, "J")
+            warning = warning or warned(objective.joules, self.joules, "J")
         return Prediction(found, warning)
 
     def observe(
@@ -305,7 +306,7 @@ class Maui:
                 slope, fixed = fit.weights
                 bounds = Bounds(self.sizes.least, self.sizes.most, fixed / _MILLI)
                 found = min(found, batch_size(limit, slope / _MILLI, bounds))
-                warning = warning or _warned(limit, bounds, unit)
+                warning = warning or warned(limit, bounds, unit)
         return Prediction(found, warning)
 
     def observe(

@@ -1,11 +1,11 @@
 """The ways in which the server of FLeet chooses the size of a client's mini-batch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from covey.federated.iprof import ENERGY, TIME, Bounds, Features, Maui, Objective, Prediction, Profiler
+from covey.federated.iprof import ENERGY, TIME, Bounds, Features, Maui, Objective, Prediction, Profiler, warned
 from covey.network.traces import Trace, parse_number
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, Setting, param
@@ -126,6 +126,13 @@ class IProf(_Limited):
         columns = [trace.parsed(name, "a finite number", parse_number) for name in names]
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
         return [(row, row["ms_per_sample"], row.get("mj_per_sample", 0.0)) for row in rows]
+
+    def findings(self) -> Mapping[str, str]:
+        limits = (self.seconds, self.fixed, "s"), (self.joules, self.fixed_joules, "J")
+        sizes = self.least, self.most
+        found = [warned(limit, Bounds(*sizes, fixed), unit) for limit, fixed, unit in limits if limit is not None]
+        words = "; ".join(filter(None, found))
+        return {"profiler": f"{words}, so all mini-batches have {self.least} samples"} if words else {}
 
     def features(self) -> Sequence[str]:
         energy = self.energy_features if self.joules is not None else ()
