@@ -6,11 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey.federated.fedavg import FedAvg
 from covey.learning.mixture import Mixture
 from covey.parts.errors import ConfigurationError, CoveyError
+from covey.parts.nodes import NodeId
+from covey.parts.parameters import param
 from covey.runtime.prepared import prepare
 from tests.conftest import begun, models_of, simulate, table
-from tests.examples import BLOBS, NODES
+from tests.examples import BLOBS, NODES, Recorded
 from tests.hosts import emulate
 from tests.test_views import watched
 from tests.untrained import MIXED, tensors
@@ -21,7 +24,8 @@ UNEVEN = {**BLOBS, "partition": {"kind": "quantity", "alpha": 5.0}, "batch_size"
 
 def federated(kind="fedavg", *, task=UNEVEN, rounds=4, network=None, **program):
     """The tables of a small federation whose clients hold different numbers of samples."""
-    return table(task=task, program={"kind": kind, **program}, rounds=rounds, network=network or {})
+    made = {"kind": kind, **program} if isinstance(kind, str) else kind
+    return table(task=task, program=made, rounds=rounds, network=network or {})
 
 
 def optimizer(**changes):
@@ -330,3 +334,62 @@ def test_both_engines_agree(kind, tmp_path):
 def test_old_names_are_refused_with_the_known_ones(old):
     with pytest.raises(CoveyError, match=r"Unknown key '(proximal|lr)' of the .*(proximal_mu|eta_l|eta)"):
         prepare(begun(federated(**old)).prepared.experiment)
+
+
+# ---------------------------------------------------------------------- what a client's answer may be
+
+
+class Diverged(FedAvg):
+    """Client 3 answers with numbers that are not finite, or for a round that is over."""
+
+    kind = "fedavg"
+    late: int = param("The rounds by which its answers are late.", default=0)
+
+    async def take_part(self, node):
+        if node.id != 3:
+            await super().take_part(node)
+            return
+        async for t in node.rounds():
+            await node.receive(tag="model", round=t, senders=[NodeId(0)])
+            answer = {"model": torch.full_like(node.model, 1e6 if self.late else np.nan), "samples": 1 << 40}
+            if t >= self.late:
+                node.send(NodeId(0), answer, tag="update", round=t - self.late)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_an_answer_that_is_not_finite_or_for_another_round_never_touches_the_model(late):
+    world, written = simulate(federated(Diverged(patience="1s", late=late), rounds=3))
+    assert world.nodes[0].model.abs().max() < 10
+    if late:
+        assert world.nodes[0].mail.drops["late"] == 2
+    else:
+        details = [detail for _, node, kind, detail in written.happened if (node, kind) == (3, "rejected")]
+        assert details == ["'model' in its message 'update' is not finite"] * 3
+
+
+# ---------------------------------------------------------------------- the requests that baselines are made of
+
+
+@given(
+    model=st.sampled_from(["logistic", "mlp"]),
+    rule=st.sampled_from([{"kind": "sgd", "lr": 0.3, "momentum": 0.9}, {"kind": "adam"}]),
+    batch_size=st.integers(1, 30),
+)
+@settings(max_examples=4, deadline=None)
+def test_training_on_the_own_samples_is_training_and_judging_is_evaluating_to_the_bit(model, rule, batch_size):
+    judged = []
+
+    class Asks(Recorded):
+        given: bool = param("Whether the samples are given.", default=False)
+
+        async def run(self, node):
+            async for _ in node.rounds():
+                own = {"on": node.samples("train")} if self.given else {}
+                node.model = (await node.train(**own)).model
+            outputs = await node.predict(on=node.samples("test"))
+            judged.append((node.judge(outputs), await node.evaluate(split="test")))
+
+    task = {**BLOBS, "model": model, "optimizer": rule, "batch_size": batch_size, "local_steps": 3}
+    plain, given = (simulate(table(task=task, program=Asks(given=own), rounds=2))[0] for own in (False, True))
+    assert torch.equal(models_of(plain), models_of(given))
+    assert all(one == other for one, other in judged)
