@@ -182,7 +182,7 @@ def test_the_loss_of_a_round_is_the_plain_mean_over_clients_of_the_model_that_th
 @pytest.mark.parametrize(("count", "state"), [(None, "reset"), (4, "keep")])
 def test_one_cohort_is_federated_averaging_to_the_bit(weighting, aggregation, count, state):
     task = {**TASK, "public": None, "optimizer": {**TASK["optimizer"], "state": state}}
-    program = {"work": {"proximal": 0.01}}
+    program = {"work": {"proximal_mu": 0.01}}
     ours = {"cohorts": 1, "distillation": None, "result": "last", "plateau": {"patience": 100}, "count": count}
     one, _ = simulate(cohorts(task=task, rounds=5, weighting=weighting, **ours, **program))
     fedavg = {"kind": "fedavg", "aggregation": aggregation, **program, **({} if count is None else {"clients": count})}
