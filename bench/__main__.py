@@ -21,6 +21,7 @@ NAMES = (
     "masking",
     "shatter",
     "asynchronous",
+    "federated",
     "noise",
     "guessing",
     "robust_inference",
