@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.federated.cohorts import Cohort, by_class, by_seed, nearest
+from covey.federated.cohorts import BY, Cohort, by_class, by_seed, nearest
 from covey.federated.plateau import Falling, Plateau
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -256,9 +256,7 @@ def test_the_run_takes_the_slowest_cohort_and_the_distillation(overheard):
 
 def test_permuting_the_cohorts_changes_nothing(monkeypatch):
     first, _ = simulate(cohorts(rounds=5))
-    monkeypatch.setitem(
-        __import__("covey.federated.cohorts", fromlist=["BY"]).BY, "seed", lambda *args: by_seed(*args)[::-1]
-    )
+    monkeypatch.setitem(BY, "seed", lambda *args: by_seed(*args)[::-1])
     second, _ = simulate(cohorts(rounds=5))
     assert [c.members for c in first.program._served.values()] == [c.members for c in second.program._served.values()][
         ::-1
@@ -277,7 +275,7 @@ def test_a_budget_takes_the_newest_model_of_each_cohort_in_time(budget, overhear
     rounds = []
     for outcome in handed:
         of_budget = [m for m in overheard if (m.tag, m.sender) == ("model", outcome.sender) and "model" in m.payload]
-        started = {m.round: m for m in of_budget[: len(of_budget) // 2]} | {m.round: m for m in of_budget}
+        started = {m.round: m for m in of_budget}  # Of the run without a budget, which goes on longer.
         in_time = max(t for t, m in started.items() if m.time <= seconds)
         assert torch.equal(outcome.payload["model"], started[in_time].payload["model"])
         assert outcome.time > seconds
@@ -294,7 +292,7 @@ def test_cohorts_are_the_same_in_both_engines(tmp_path):
     tables = cohorts(cohorts=2, rounds=8, max_rounds=4, network=network, evaluation={"every": 1})
     (_, here), (_, there) = simulate(tables), emulate(tables, tmp_path)
     ours, theirs = ({f[:3]: f[3] for f in w.figures if f[2] in ("accuracy", "validation")} for w in (here, there))
-    assert {node for node, _, name in ours if name == "validation"} == {1, 2} or len(ours) > 8
+    assert sum(name == "validation" for *_, name in ours) == 2 * 4
     assert ours == pytest.approx(theirs, abs=1e-4)
 
 
