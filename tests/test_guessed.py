@@ -397,3 +397,13 @@ def test_guesses_with_fedprox_and_fedyogi_in_one_configuration(guesses, tmp_path
     assert not torch.equal(models_of(world), models_of(without))
     assert world.now == without.now
     assert torch.allclose(emulate(tables, tmp_path)[0].models, models_of(world), atol=1e-5)
+
+
+def test_steps_that_the_stated_epsilon_does_not_count_are_refused():
+    tables = federated("fill-up", rounds=2)
+    tables["task"]["ldp"] = {"clip": 1.0, "noise": 1.0}
+    with pytest.raises(ProgramError, match=r"The stated epsilon of 'ldp' counts at most 1 steps of .*Got . of"):
+        simulate(tables)
+    tables["task"]["local_steps"] = BUDGETS["steps"]
+    world, _ = simulate(tables)
+    assert sum(node.steps for node in world.nodes) > 0

@@ -32,7 +32,7 @@ from covey.learning.node import LocalData, Metrics, Work
 from covey.learning.objectives import Misfit, Objective
 from covey.learning.optimizers import Differentiation
 from covey.learning.partition import held_out, label_counts
-from covey.learning.protected import check_protected
+from covey.learning.protected import check_protected, check_stated
 from covey.learning.scoring import Scoring
 from covey.learning.splits import Splits
 from covey.learning.task import LearningTask
@@ -275,6 +275,8 @@ class Learner:
             raise ProgramError(
                 "A gradient of a task with 'ldp' would have no noise: the program must use 'train'. Got 'gradient'."
             )
+        if self.task.ldp is not None:
+            check_stated(self, trainings)
         groups: dict[Any, list[Training]] = {}
         for training in trainings:
             groups.setdefault(self._kind(training), []).append(training)

@@ -13,6 +13,7 @@ from covey.learning.ldp import LDP, secret_of
 from covey.learning.node import Work
 from covey.messages.crypto import KEY_BYTES
 from covey.parts import rng
+from covey.parts.errors import ProgramError
 from covey.parts.mechanisms import Mechanism
 
 if TYPE_CHECKING:
@@ -54,6 +55,24 @@ def privacy_of(learner: "Learner", trainings: Sequence[Training], keys: rng.Keys
     most = learner.batch_size_of(trainings[0].work)
     expected = [float(min(most, learner.size(training.holder, training.work))) for training in trainings]
     return Privacy(ldp.clip, ldp.noise, secrets, expected)
+
+
+def check_stated(learner: "Learner", trainings: Sequence[Training]) -> None:
+    """Refuse trainings on nodes' own data of more steps or samples than the stated epsilon counts.
+
+    Raises:
+        ProgramError: a training has more.
+    """
+    own = [training for training in trainings if training.work.on is None]
+    changed = [one for one in own if one.work.steps or one.work.epochs or one.work.batch_size]
+    most = _most_steps(learner) if changed else 0
+    for training in changed:
+        steps, batch = learner.steps(training.holder, training.work), learner.batch_size_of(training.work)
+        if steps > most or batch > learner.batch_size:
+            raise ProgramError(
+                f"The stated epsilon of 'ldp' counts at most {most} steps of {learner.batch_size} samples in a "
+                f"training, as the task has them. Got {steps} of {batch}: raise 'local_steps' or 'batch_size'."
+            )
 
 
 def mechanism_of(learner: "Learner", rounds: int) -> Mechanism | None:
