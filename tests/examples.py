@@ -37,7 +37,7 @@ ONE_SHOT = ("fedavg-1", "ensemble", "fedkd", "feddf")
 """The programs in which a client sends one message."""
 FEDERATED = ("fedavg", "fednova", "scaffold", "fedsgd")
 """The programs that are made of the parts of fedavg."""
-ASYNCHRONOUSLY_SERVED = ("fedasync", "fedbuff", "dynsgd")
+ASYNCHRONOUSLY_SERVED = ("fedasync", "fedbuff", "dynsgd", "fleet")
 """The programs in which clients end when a server has made its versions."""
 SILENT = ("local", "centralised")
 """The programs in which nothing is sent."""

@@ -136,9 +136,9 @@ BY_NUMBER = [
     *(("sharing", kind) for kind in ("random", "random-layers", "cesar")),
     *(("topology", kind) for kind in ("d-cliques", "diverse-neighbours", "stl-fw")),
     *(("program", kind) for kind in ("ad-psgd-queued", "clique-averaging", "divshare", "swarm", "swift-push")),
-    ("program", "cpfl"),
+    *(("program", kind) for kind in ("cpfl", "fleet")),
 ]
-"""The parts in which draws, labels or cliques of a node follow from its number, so that others can compute them. With
+"""The parts in which draws, labels, cliques or times of a node follow from its number, so that others can compute them. With
 `common`, all nodes draw alike: those are renumbered below."""
 RENUMBERED = [
     *((family, kind, {}) for family, kind in RUNS if family in IN_PROGRAM and (family, kind) not in BY_NUMBER),

@@ -13,7 +13,7 @@ from covey.runtime.emulation.launcher import sampling
 from covey.runtime.emulation.transport.connection import FRAMING_BYTES
 from covey.runtime.sampler import simulated_secret
 from tests.conftest import Written, begun, models_of, simulate, table
-from tests.examples import IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
+from tests.examples import IN_FLEET, IN_NETWORK, IN_PROGRAM, PROGRAMS, RUNS, SYNCHRONOUS, run_table
 from tests.hosts import emulate, hosts, launch
 
 QUICK = {"latency": 0.0, "bandwidth": None, "compute": 1e6}
@@ -55,7 +55,8 @@ GOSSIP = [run for run in RUNS if run[0] in IN_PROGRAM]
 REST = [
     (family, kind)
     for family, kind in RUNS
-    if family not in (*IN_PROGRAM, *IN_NETWORK) and (family != "program" or kinds.load(family, kind).synchronous)
+    if family not in (*IN_PROGRAM, *IN_NETWORK, *IN_FLEET)
+    and (family != "program" or kinds.load(family, kind).synchronous)
 ]
 
 
