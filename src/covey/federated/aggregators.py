@@ -20,18 +20,29 @@ from covey.parts.parameters import Part, param
 
 
 class Aggregator(Part):
-    """A function from the logits of M models to C scores."""
+    """A function from the logits of M models to C scores, which may have a network that clients train together."""
 
     family: ClassVar[str] = "aggregator"
-    lr: ClassVar[float | None] = None
-    """The learning rate of FedAdam with which it is trained; None if it is not trained."""
+    eta: ClassVar[float] = 0.001
+    """The learning rate of FedAdam with which its network is trained."""
+    needs_inputs: ClassVar[bool] = False
+    """Whether its network reads the inputs of samples beside the logits."""
+
+    def network(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Further | None:
+        """Its network, from the numbers of `features` to C scores; None if it is not trained."""
+        return None
+
+    def features(self, logits_BMC: Tensor, inputs: Tensor | None) -> Tensor:
+        """The input of the network: the logits of a sample and, if it needs them, the numbers of its input."""
+        flat = logits_BMC.flatten(1)
+        return torch.cat([flat, inputs.flatten(1)], dim=1) if self.needs_inputs and inputs is not None else flat
 
     def counts(self, logits_BMC: Tensor, targets_B: Tensor) -> Tensor | None:
         """The counts on proxy samples that it needs, which the server sums over clients; None if it needs none."""
         return None
 
     def combined(self, logits_BMC: Tensor, labels_MC: Tensor, counts: Tensor | None) -> Tensor:
-        """The scores of an aggregator without training, B x C.
+        """The scores of an aggregator that is not trained, B x C; by default, and before training, the mean of logits.
 
         Args:
             logits_BMC: the logits. Those of a model that is missing are 0.
@@ -95,23 +106,13 @@ class Voting(Aggregator):
 class Learned(Aggregator):
     """An aggregator that clients train together on their proxy samples."""
 
-    lr = 0.001
-    needs_inputs: ClassVar[bool] = False
-    """Whether it reads the inputs of samples beside the logits."""
-
     def model(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Model:
         """Its network, from the numbers of `features` to C scores."""
         raise NotImplementedError
 
     def network(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Further:
-        """Its network, as one of a program."""
         count = models * classes + (math.prod(sample_shape) if self.needs_inputs else 0)
         return Further(self.model(models, classes, sample_shape), (count,), classes, SGD(lr=1.0))
-
-    def features(self, logits_BMC: Tensor, inputs: Tensor | None) -> Tensor:
-        """The input of the network: the logits of a sample and, if it needs them, the numbers of its input."""
-        flat = logits_BMC.flatten(1)
-        return torch.cat([flat, inputs.flatten(1)], dim=1) if self.needs_inputs and inputs is not None else flat
 
 
 def _module(make: Callable[[], nn.Module]) -> Model:
@@ -122,7 +123,7 @@ class LinearAggregator(Learned):
     """A weighted sum of the models' logits, with one weight for each model, 1/M at first, and one bias."""
 
     kind = "linear"
-    lr = 0.01
+    eta = 0.01
 
     def model(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Model:
         return _module(partial(Scaled, models, classes, per_class=False))
@@ -132,7 +133,7 @@ class PerClass(Learned):
     """A weighted sum of the models' logits, with one weight for each model and class, 1/M at first."""
 
     kind = "per-class"
-    lr = 0.01
+    eta = 0.01
 
     def model(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Model:
         return _module(partial(Scaled, models, classes, per_class=True))

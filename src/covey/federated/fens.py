@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from covey.federated.aggregators import Aggregator, Learned, Network
+from covey.federated.aggregators import Aggregator, Network
 from covey.federated.distillation import STUDENT, Distillation
 from covey.federated.ends import SERVER
 from covey.federated.ensembles import joined
@@ -76,14 +76,15 @@ class Fens(OneShot):
 
     def networks(self, setting: Setting) -> Mapping[str, Further]:
         found = {} if self.student is None else {STUDENT: self.student.network()}
-        if isinstance(self.aggregator, Learned):
-            count = self.count_of_classes(setting)
-            found["aggregator"] = self.aggregator.network(setting.nodes - 1, count, setting.sample_shape)
+        network = self.aggregator.network(setting.nodes - 1, self.count_of_classes(setting), setting.sample_shape)
+        if network is not None:
+            found["aggregator"] = network
         return found
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
-        self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.lr or 0.001)
+        self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.eta)
+        self._trains = "aggregator" in self.networks(setting)
         self._fitted = setting.rounds - (0 if self.student is None else self.student_rounds)
         """The rounds before the distillation."""
 
@@ -107,8 +108,8 @@ class Fens(OneShot):
         async for t in node.rounds():
             if t == 0:
                 await self.join(node, kept)
-            elif t < self._fitted and kept.logits is not None and isinstance(self.aggregator, Learned):
-                proxies = proxies or self.proxies(node, self.aggregator, kept.logits)
+            elif t < self._fitted and kept.logits is not None and self._trains:
+                proxies = proxies or self.proxies(node, kept.logits)
                 await self.improve(node, kept, *proxies, t)
 
     async def join(self, node: LearningNode, kept: Kept) -> None:
@@ -132,10 +133,10 @@ class Fens(OneShot):
         logits_BMC[:, [id - 1 for id in ids]] = joined(outputs_KBC.unbind(), ids)
         return logits_BMC
 
-    def proxies(self, node: LearningNode, aggregator: Learned, logits_BMC: Tensor) -> tuple[Samples, Samples]:
+    def proxies(self, node: LearningNode, logits_BMC: Tensor) -> tuple[Samples, Samples]:
         """The samples on which a client trains the aggregator, and those which select it."""
         samples = node.samples("validation")
-        features, targets = aggregator.features(logits_BMC, samples.inputs), _targets(samples)
+        features, targets = self.aggregator.features(logits_BMC, samples.inputs), _targets(samples)
         last = min(round(self.selecting * len(targets)), len(targets) - 1)
         order = torch.from_numpy(node.random("selecting").permutation(len(targets)))
         fit, select = order[last:].sort().values, order[:last].sort().values
@@ -168,7 +169,7 @@ class Fens(OneShot):
         async for t in node.rounds():
             if t == 0:
                 await self.fan_out(node, kept)
-            elif t < self._fitted and isinstance(self.aggregator, Learned) and kept.taking_part:
+            elif t < self._fitted and self._trains and kept.taking_part:
                 await self.step(node, kept, t)
             if t < self._fitted and kept.logits is not None:
                 node.judge(await self.scores(node, kept, kept.logits, inputs))
@@ -234,7 +235,7 @@ class Fens(OneShot):
         """The scores of the aggregator, B x C; the mean of logits as long as it is not trained."""
         assert kept.labels is not None
         chosen = kept.aggregator if kept.selected is None else kept.selected
-        if chosen is not None and isinstance(self.aggregator, Learned):
+        if chosen is not None:
             return await node.predict(chosen, on=self.aggregator.features(logits_BMC, inputs), of="aggregator")
         return self.aggregator.combined(logits_BMC, kept.labels, kept.counts)
 

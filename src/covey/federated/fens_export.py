@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from covey.federated.aggregators import Aggregator, Learned
+from covey.federated.aggregators import Aggregator
 from covey.federated.fens import Fens
 from covey.learning.dataset import Data, Split
 from covey.learning.exported import read_description
@@ -58,7 +58,7 @@ class Combined(nn.Module):
         found = {id: predicted(model(inputs)) for id, model in zip(self.ids, self.models, strict=True)}
         none = torch.zeros_like(found[self.ids[0]])
         logits_BMC = torch.stack([found.get(id, none) for id in range(1, len(self.labels) + 1)], dim=1)
-        if self.network is not None and isinstance(self.aggregator, Learned):
+        if self.network is not None:
             scores: Tensor = self.network(self.aggregator.features(logits_BMC, inputs))
             return scores
         return self.aggregator.combined(logits_BMC, self.labels, self.counts if self.has_counts else None)
@@ -77,12 +77,9 @@ def module(run: "Run") -> nn.Module:
         raise RunError(f"The run {run.folder} has no aggregator: it has not finished, or 'output.states' is not true.")
     kept = states[0]
     ids, labels_MC = list(kept["ids"]), torch.as_tensor(kept["labels"])
-    network = None
-    vector = kept.get("selected", kept.get("aggregator"))
-    if isinstance(program.aggregator, Learned) and vector is not None:
-        shape = read_description(run).inputs.shape
-        further = program.aggregator.network(len(labels_MC), labels_MC.shape[1], shape)
-        network = _network(further, torch.as_tensor(vector))
+    vector, shape = kept.get("selected", kept.get("aggregator")), read_description(run).inputs.shape
+    further = program.aggregator.network(len(labels_MC), labels_MC.shape[1], shape)
+    network = None if further is None or vector is None else _network(further, torch.as_tensor(vector))
     counts = kept.get("counts")
     models = [run.module(id) for id in ids]
     made = Combined(
