@@ -68,6 +68,8 @@ def within(optimizer):
     return experiment(task={"optimizer": {**TASK["optimizer"], **optimizer}})
 
 
+FENS, HELD = {"kind": "fens", "aggregator": "average"}, {"validation": 0.2}
+INFERENCE = {"kind": "robust-inference", "rule": "mean", "faulty": 1, "liars": 1, "lie": "sia", "batch": 2000}
 PLAIN, CLIENTS, ASKED = experiment(), experiment(FEDAVG), experiment(FLEET)
 QUANTIZED = {**GOSSIP, "sharing": {"kind": "quantized", "compressor": "sign"}}
 PLACED = {
@@ -89,6 +91,9 @@ PLACED = {
         experiment({**FLEET, "weights": {"dampening": mine(own.Never)}}),
         experiment({**FLEET, "weights": {"dampening": "constant"}}),
     ),
+    "aggregator": (experiment({**FENS, "aggregator": mine(own.Boldest)}, task=HELD), experiment(FENS, task=HELD)),
+    "inference-rule": (experiment({**INFERENCE, "rule": mine(own.First)}), experiment(INFERENCE)),
+    "inference-attack": (experiment({**INFERENCE, "lie": mine(own.Last)}), experiment(INFERENCE)),
     "dataset": (experiment(task={"dataset": mine(own.Rows)}), PLAIN),
     "partition": (experiment(task={"partition": mine(own.Dealt)}), PLAIN),
     "model": (experiment(task={"model": mine(own.Unbiased)}), PLAIN),
@@ -119,7 +124,9 @@ PLACED = {
 """Of each family: an experiment with a part of the user's own, and the same with a built-in one."""
 
 NETWORKED = {"latency", "bandwidth", "compute", "devices", "energy", "churn", "fault"}
-"""Families whose parts do not decide, but for what is lost, on what is learned; nor do metrics."""
+"""Families whose parts do not decide, but for what is lost, on what is learned."""
+JUDGED = {"metric", "aggregator", "inference-rule", "inference-attack"}
+"""Families whose parts decide on what is judged."""
 
 
 def test_there_is_one_of_every_family():
@@ -163,7 +170,7 @@ def test_it_has_an_effect_that_tells_it_apart_from_a_built_in(family):
         return
     found, usual = fingerprint(tables), fingerprint(built_in)
     assert found != usual
-    if family not in (*NETWORKED, "metric"):
+    if family not in NETWORKED | JUDGED:
         assert found[1] != usual[1]
     # It is the effect that tells it apart, and not that it is the user's own.
     assert fingerprint(disguised(built_in, family)) == usual

@@ -11,10 +11,13 @@ from covey.decentralized.gossip import Gossip
 from covey.decentralized.schedule import Schedule
 from covey.decentralized.sharing import Full
 from covey.decentralized.topology import Topology
+from covey.federated.aggregators import Aggregator
 from covey.federated.client_selection import ClientSelection
 from covey.federated.client_work import ClientWork
 from covey.federated.iprof import Prediction
 from covey.federated.profilers import Profiling
+from covey.federated.robust_inference.attacks import BlackBoxAttack
+from covey.federated.robust_inference.rule import Decision, Rule
 from covey.federated.server_optimizers import ServerOptimizer
 from covey.federated.staleness import Staleness
 from covey.learning.augmentation import Augmentation
@@ -275,6 +278,36 @@ class Lessening:
 
     def load(self, state):
         self.count = len(state)
+
+
+class Boldest(Aggregator):
+    """The greatest logit of any model, for each class."""
+
+    def combined(self, logits_BMC, labels_MC, counts):
+        return logits_BMC.amax(1)
+
+
+class First(Rule):
+    """The answer of the first client alone."""
+
+    def fitted(self, to):
+        return Alone()
+
+
+class Alone(Decision):
+    """The decision for the answers of the first client."""
+
+    def __call__(self, answers, valid=None):
+        return answers[:, 0]
+
+
+class Last(BlackBoxAttack):
+    """Certainty of the last class."""
+
+    def alone(self, own):
+        lies = torch.zeros_like(own)
+        lies[..., -1] = 1.0
+        return lies
 
 
 class Never(Staleness):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from covey.federated.aggregators import Aggregator
-from covey.federated.fens import Fens
 from covey.learning.dataset import Data, Split
 from covey.learning.exported import read_description
 from covey.learning.kernels.kernel import predicted
@@ -71,20 +70,19 @@ def module(run: "Run") -> nn.Module:
         RunError: the run is not one of FENS, or keeps neither models nor states.
     """
     program, states = Experiment.from_table(run.experiment).program, run.states
-    if not isinstance(program, Fens):
+    aggregator = getattr(program, "aggregator", None)
+    if not isinstance(aggregator, Aggregator):
         raise RunError(f"The run {run.folder} must be of the program fens. Got {program.title()} instead.")
     if not states or "labels" not in states[0]:
         raise RunError(f"The run {run.folder} has no aggregator: it has not finished, or 'output.states' is not true.")
     kept = states[0]
     ids, labels_MC = list(kept["ids"]), torch.as_tensor(kept["labels"])
     vector, shape = kept.get("selected", kept.get("aggregator")), read_description(run).inputs.shape
-    further = program.aggregator.network(len(labels_MC), labels_MC.shape[1], shape)
+    further = aggregator.network(len(labels_MC), labels_MC.shape[1], shape)
     network = None if further is None or vector is None else _network(further, torch.as_tensor(vector))
     counts = kept.get("counts")
     models = [run.module(id) for id in ids]
-    made = Combined(
-        models, ids, program.aggregator, network, labels_MC, None if counts is None else torch.as_tensor(counts)
-    )
+    made = Combined(models, ids, aggregator, network, labels_MC, None if counts is None else torch.as_tensor(counts))
     return made.eval()
 
 

@@ -4,6 +4,7 @@ An attack is one class with one method. `lies` knows the whole scene; a black-bo
 `alone`, also serves a client of a live run. Shapes: S queries, F lying clients, H honest clients, C classes.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -31,13 +32,16 @@ class InferenceAttack(Part):
         """The probabilities that the liars answer, S x F x C, by the name of each variant. The worst counts."""
         raise NotImplementedError
 
+    def alone(self, own: Tensor) -> Tensor | None:
+        """The lies of a client in place of its own answers, ... x C; None if it needs to know more."""
+        return None
+
 
 class BlackBoxAttack(InferenceAttack):
     """An attack of each liar by itself, from its own answers."""
 
-    def alone(self, own: Tensor) -> Tensor:
-        """The lies in place of own answers, ... x C."""
-        raise NotImplementedError
+    @abstractmethod
+    def alone(self, own: Tensor) -> Tensor: ...
 
     def lies(self, scene: Scene) -> Mapping[str, Tensor]:
         return {"": self.alone(scene.own)}
@@ -151,15 +155,14 @@ class GradientAscent(InferenceAttack):
         return best
 
 
-def check_alone(attack: InferenceAttack, owner: str) -> BlackBoxAttack:
-    """An attack that a client of a live run can make by itself.
+def check_alone(attack: InferenceAttack, owner: str) -> None:
+    """See whether a client of a live run can make an attack by itself.
 
     Raises:
         ConfigurationError: it needs the answers of others.
     """
-    if not isinstance(attack, BlackBoxAttack):
+    if attack.alone(torch.full((1, 2), 0.5)) is None:
         raise ConfigurationError(
             f"The 'lie' of {owner} must be an attack from own answers: logit-flipping or sia. "
-            f"Got {attack.kind!r} instead."
+            f"Got {attack.title()!r} instead."
         )
-    return attack

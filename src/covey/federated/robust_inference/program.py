@@ -103,7 +103,7 @@ class RobustInference(LearningProgram):
                 f"The 'liars' of {self.named()} must be fewer than half of its {self._clients} clients. "
                 f"Got {self.liars} instead."
             )
-        self._alone = check_alone(self.lie, self.named())
+        check_alone(self.lie, self.named())
 
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
@@ -165,5 +165,7 @@ class RobustInference(LearningProgram):
                 for query in node.usable(inbox, Query, inputs=form):
                     kept.last = count
                     rows = (await node.predict(on=query.inputs)).softmax(-1)
-                    given = self._alone.alone(rows) if node.id in self._liars else rows
-                    node.send(SERVER, Answer(rows=given.flatten()), tag=f"answer {number}", round=t)
+                    lies = self.lie.alone(rows) if node.id in self._liars else None
+                    node.send(
+                        SERVER, Answer(rows=(rows if lies is None else lies).flatten()), tag=f"answer {number}", round=t
+                    )

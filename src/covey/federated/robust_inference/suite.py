@@ -99,33 +99,33 @@ def _report(
     clean = None if proxy is None else proxy.answers
     size = max(1, _AT_ONCE // outputs.answers[0].numel())
     chunks = [Outputs(*chunk) for chunk in zip(*(torch.split(part, size) for part in outputs), strict=True)]
-    found: dict[str, list[Tensor]] = {}
+    found: dict[tuple[str, str], list[Tensor]] = {}
     for number, chunk in enumerate(chunks):
         scene = Scene(chunk, liars, decision, clean, seed + number)
         with torch.no_grad():
-            found.setdefault("none", []).append(decision(chunk.answers).argmax(-1) == chunk.labels)
+            found.setdefault(("none", ""), []).append(decision(chunk.answers).argmax(-1) == chunk.labels)
         for attack in attacks:
             for variant, right in outcomes(scene, attack).items():
-                found.setdefault(f"{attack.kind} {variant}".rstrip(), []).append(right)
+                found.setdefault((attack.title(), variant), []).append(right)
     every = {name: torch.cat(rights) for name, rights in found.items()}
     shares = {name: float(one.double().mean()) for name, one in every.items()}
-    each = {
-        attack.kind: min(share for name, share in shares.items() if name.split(" ")[0] == attack.kind)
-        for attack in attacks
-    }
+    each: dict[str, float] = {}
+    for (title, _), share in shares.items():
+        each[title] = min(share, each.get(title, 1.0))
+    clean_share = each.pop("none")
     always = torch.stack([*every.values()]).all(0)
     parts = [certified(chunk, decision, len(liars)) for chunk in chunks]
     bounds, margins = (_joined([part[which] for part in parts]) for which in (0, 1))
-    worst = min([shares["none"], *each.values()])
+    worst = min([clean_share, *each.values()])
     return Report(
         titled(rule),
-        shares["none"],
+        clean_share,
         each,
         worst,
         float(always.double().mean()),
         bounds,
         margins,
-        every,
+        {f"{title} {variant}".rstrip(): right for (title, variant), right in every.items()},
         decision.weights(),
     )
 
@@ -158,7 +158,7 @@ def titled(rule: Rule) -> str:
     table = to_table(rule)
     plain = to_table(type(rule)()) if table else {}
     changed = [f"{name}={_shown(value)}" for name, value in table.items() if plain.get(name) != value]
-    return f"{rule.kind} ({', '.join(changed)})" if changed else rule.kind
+    return f"{rule.title()} ({', '.join(changed)})" if changed else rule.title()
 
 
 def _shown(value: Any) -> str:
