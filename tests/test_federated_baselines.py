@@ -139,6 +139,13 @@ def test_scaffold_refuses_optimizers_with_a_state(wrong):
     assert str(caught.value) == line
 
 
+def test_scaffold_sends_no_gradient_that_ldp_does_not_protect():
+    ldp = {"ldp": {"clip": 1.0, "noise": 1.0}}
+    with pytest.raises(ConfigurationError, match="The 'option' of the program scaffold must be 2 in a task with 'ldp'"):
+        begun(federated("scaffold", task=ldp, option=1))
+    begun(federated("scaffold", task=ldp, option=2))
+
+
 def test_scaffold_refuses_a_work_that_cannot_correct_gradients():
     with pytest.raises(ConfigurationError, match="The 'work' of the program scaffold must take a 'correction'"):
         begun(federated("scaffold", work="tests.test_fedavg:Doubled"))
