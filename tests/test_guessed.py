@@ -1,6 +1,7 @@
 """GeL: guesses are the loop of their definition, move nothing that they must not, and cost no samples."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey.federated.client_work import LocalTraining, guesses_of
 from covey.learning.guessed import Guessed
 from covey.learning.learner import Learner
 from covey.learning.node import Work
@@ -407,3 +409,33 @@ def test_steps_that_the_stated_epsilon_does_not_count_are_refused():
     tables["task"]["local_steps"] = BUDGETS["steps"]
     world, _ = simulate(tables)
     assert sum(node.steps for node in world.nodes) > 0
+
+
+def test_guesses_fall_when_the_servers_mean_step_has_grown():
+    kept, work = SimpleNamespace(last=None, round=0, step=math.inf, most=0), LocalTraining(most_guesses=3)
+    client = SimpleNamespace(keep=lambda state, of: kept)
+    course = [(0, 0.0), (1, 4.0), (2, 7.0), (4, 15.0), (5, 16.0), (6, 20.0), (7, 30.0), (8, 50.0)]
+    found = [guesses_of(work, client, torch.full((1,), at), t, work.most_guesses) for t, at in course]
+    # Mean steps a round: 4, 3, 4, 1, 4, 10, 20.
+    assert found == [3, 3, 3, 2, 2, 1, 0, 0]
+    assert guesses_of(work, client, torch.ones(1), 9, None) is None
+
+
+@pytest.mark.parametrize("work", [BUDGETS, {"kind": "local", "steps": 4}])
+def test_clients_begin_with_at_most_as_many_guesses_as_their_work_says(work):
+    least, most, plain = (
+        simulate(federated(guesses, {**work, "most_guesses": limit}, rounds=1))[0]
+        for guesses, limit in ((7, 2), (2, 7), (2, None))
+    )
+    assert torch.equal(models_of(least), models_of(plain))
+    assert torch.equal(models_of(most), models_of(plain))
+
+
+def test_guesses_that_fall_are_the_same_in_both_engines_and_after_a_resumption(tmp_path):
+    tables = federated(4, {**BUDGETS, "most_guesses": 4}, rounds=8)
+    tables["checkpoint"] = {"every": 3}
+    world, written = simulate(tables)
+    assert any(int(node.state["work.most"]) < 4 for node in world.nodes[1:])
+    again, _ = simulate(tables, checkpoint=written.checkpoints[-1][1])
+    assert torch.equal(models_of(again), models_of(world))
+    assert torch.allclose(emulate(tables, tmp_path)[0].models, models_of(world), atol=1e-5)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from covey.federated.client_work import ClientWork
+from covey.federated.client_work import ClientWork, guesses_of, most_guesses
 from covey.learning.mixture import Mixture
 from covey.learning.node import LearningNode, Update
 from covey.parts.parameters import param
@@ -17,6 +17,7 @@ class Budgets(ClientWork):
     proximal_mu: float = param(
         "The weight mu of FedProx's term, which keeps clients near the server's model.", default=0.0, ge=0
     )
+    most_guesses: int | None = most_guesses()
 
     async def train(
         self, node: LearningNode, model: Tensor | Mixture, t: int, *, correction: Tensor | None = None
@@ -28,6 +29,7 @@ class Budgets(ClientWork):
             lr=self.eta_l,
             proximal=self.proximal_mu,
             correction=correction,
+            guesses=guesses_of(self, node, model, t, self.most_guesses),
         )
 
     def effective(self, update: Update) -> float:

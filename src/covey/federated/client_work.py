@@ -1,13 +1,16 @@
 """The work of a client of fedavg with the server's model."""
 
-from typing import ClassVar, Literal
+import math
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from covey.learning.mixture import Mixture
+from covey.learning.mixture import Mixture, computed
 from covey.learning.node import LearningNode, Update
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Part, param
+from covey.runtime.state import State
 
 
 class ClientWork(Part):
@@ -34,6 +37,42 @@ class ClientWork(Part):
         return update.normaliser
 
 
+class Course(State):
+    """The server's course, as a client has seen it."""
+
+    last: Tensor | None = None
+    """The server's model at the client's last training."""
+    round: int = 0
+    step: float = math.inf
+    """The length of the server's mean step a round before that."""
+    most: int = 0
+    """The largest number of guesses."""
+
+
+def most_guesses(first: int | None = None) -> Any:
+    """The parameter with the number of guesses that a client begins with."""
+    return param(
+        "The guesses of a client's first training with the optimizer guessed, if they are to fall: by one each time "
+        "that the server's mean step has grown.",
+        default=first,
+        ge=0,
+    )
+
+
+def guesses_of(work: ClientWork, node: LearningNode, model: Tensor | Mixture, t: int, first: int | None) -> int | None:
+    """The largest number of guesses of a training in round t; None if they do not fall."""
+    if first is None:
+        return None
+    course, now = node.keep(Course, work), computed(model).clone()
+    if course.last is None:
+        course.most = first
+    else:
+        step = float(torch.linalg.vector_norm(now - course.last)) / max(t - course.round, 1)
+        course.most, course.step = max(course.most - (step > course.step), 0), step
+    course.last, course.round = now, t
+    return course.most
+
+
 class LocalTraining(ClientWork):
     """Training on the client's data, by default as in the task. With `proximal_mu`, FedProx (Li et al., 2020)."""
 
@@ -47,6 +86,7 @@ class LocalTraining(ClientWork):
     proximal_mu: float = param(
         "The weight mu of FedProx's term, which keeps clients near the server's model.", default=0.0, ge=0
     )
+    most_guesses: int | None = most_guesses()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +106,7 @@ class LocalTraining(ClientWork):
             batch_size=node.data.samples if self.batch_size == "all" else self.batch_size,
             proximal=self.proximal_mu,
             correction=correction,
+            guesses=guesses_of(self, node, model, t, self.most_guesses),
         )
 
     def effective(self, update: Update) -> float:

@@ -69,8 +69,8 @@ class Scaffold(FedAvg):
         super().prepare(setting)
         if self.option == 1 and setting.protects_samples:
             raise ConfigurationError(
-                f"The 'option' of {self.named()} must be 2 in a task with 'ldp': the gradient that option 1 sends has no "
-                f"noise. Got 1 instead."
+                f"The 'option' of {self.named()} must be 2 in a task with 'ldp': the gradient that option 1 sends has "
+                f"no noise. Got 1 instead."
             )
         self._trained = Selection.of(setting, self.share, owner=self.named(), beside=True)
         self._ordered = {"control": Numbers(self.selection.trained)}
