@@ -285,7 +285,7 @@ class LastAverage(SGD):
         slots["sum"].add_(models)
         slots["step"].add_(1.0)
 
-    def finish(self, models, slots):
+    def finish(self, models, slots, lr, steps, guesses):
         models.copy_(slots["sum"] / slots["step"])
 
     @property

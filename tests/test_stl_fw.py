@@ -177,7 +177,7 @@ def test_renumbering_the_nodes_renumbers_the_matrix(seed, nodes):
     order = draw.permutation(nodes)
     plain = [objective(dense(weights), shares, 1.0) for weights in islice(frank_wolfe(shares, 1.0), 3)]
     other = [objective(dense(weights), shares[order], 1.0) for weights in islice(frank_wolfe(shares[order], 1.0), 3)]
-    assert plain == pytest.approx(other, rel=0.05)
+    assert plain == pytest.approx(other, rel=0.1)
 
 
 def test_two_shards_a_node_give_the_figures_of_the_algorithm():

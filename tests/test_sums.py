@@ -85,7 +85,7 @@ def test_all_that_is_wrong_is_named_at_once(finished, covey):
 
 def test_what_cannot_be_checked_says_so(tmp_path, covey):
     earlier = Path(shutil.copytree(Path(__file__).parent / "data" / "earlier" / "finished", tmp_path / "earlier"))
-    no_sums = f"covey: The run {earlier} has no checksums: it is of the format 1, not 3.\n"
+    no_sums = f"covey: The run {earlier} has no checksums: it is of the format 1, not 4.\n"
     assert covey("check", str(earlier)) == (2, "", no_sums)
     assert "takes no --set" in covey("check", str(earlier), "--set", "rounds=3")[2]
     writer = RunWriter.create(tmp_path / "run", {}, {})

@@ -10,7 +10,16 @@ from covey.parts.errors import ConfigurationError
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import check
 from tests.conftest import models_of, simulate, table
-from tests.examples import ASYNCHRONOUSLY_SERVED, COMPRESSED, EXAMPLES, LEARNING, NEEDS_ALL, NEVER_WAITS
+from tests.examples import (
+    ASYNCHRONOUSLY_SERVED,
+    COMPRESSED,
+    DISTILS,
+    EXAMPLES,
+    LEARNING,
+    NEEDS_ALL,
+    NEVER_WAITS,
+    SILENT,
+)
 
 TASK = {
     "dataset": {"kind": "gaussian-blobs", "samples": 160, "test_samples": 20},
@@ -64,7 +73,8 @@ def experiment(program, trouble, patience=None):
     patient = {"patience": patience} if patience else {}
     program = {name: value for name, value in {**program, **patient}.items() if value is not None}
     evaluation = {"every": ROUNDS, "samples": 20}
-    return table(program=program, task=TASK, rounds=ROUNDS, evaluation=evaluation, **trouble)
+    task = {**TASK, "validation": 0.2} if program["kind"] == "fens" else {**TASK, **DISTILS.get(program["kind"], {})}
+    return table(program=program, task=task, rounds=ROUNDS, evaluation=evaluation, **trouble)
 
 
 def whole(nodes, name):
@@ -75,7 +85,7 @@ def whole(nodes, name):
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in NEEDS_ALL])
 def test_who_waits_with_patience_runs_to_its_end_whatever_happens(name):
     program = PROGRAMS[name]
-    patience = None if program["kind"] in NEVER_WAITS else PATIENCE
+    patience = None if program["kind"] in (*NEVER_WAITS, *SILENT) else PATIENCE
     for trouble, changes in {**LOSSES, **DELAYS}.items():
         world, written = simulate(experiment(program, changes, patience))
         here = [node for node in world.nodes if not node.mail.away]
@@ -89,7 +99,7 @@ def test_who_waits_with_patience_runs_to_its_end_whatever_happens(name):
         assert not [detail for detail in rejected if not any(words in detail for words in late)], trouble
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in NEVER_WAITS])
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name not in (*NEVER_WAITS, *SILENT)])
 def test_who_waits_for_ever_is_refused_where_messages_are_lost_and_runs_where_they_are_late(name):
     program = PROGRAMS[name]
     for trouble, changes in LOSSES.items():
