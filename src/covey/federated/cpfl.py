@@ -120,7 +120,7 @@ class CPFL(CohortTraining):
         kept, left, last = node.keep(Gathered), self.missing(node), t + 1 == self.end
         inbox = await node.receive(tag="progress", round=t, senders=left, timeout=self.patience and 2 * self.patience)
         ended = left if last else [word.sender for word in node.usable(inbox, Progress) if word.ended]
-        wait = self.patience and self.patience * (self.end if last else 1)
+        wait = self.patience and self.patience * (2 if last else 1)
         arrived = await node.receive(tag="outcome", senders=ended, timeout=wait)
         entries = {"model": self.selection.entry, "labels": Numbers(self.classes, "int64")}
         for outcome in node.usable([*arrived, *node.arrived(tag="outcome")], Outcome, **entries):
