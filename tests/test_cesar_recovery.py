@@ -151,7 +151,7 @@ def test_with_losses_every_sum_is_exact_or_none(sharing, seen, monkeypatch):
     assert not written.happened
 
 
-@pytest.mark.parametrize("degree", [4, 8])
+@pytest.mark.parametrize("degree", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_with_five_percent_lost_most_sums_are_saved(degree):
     shares = []
     for recovery in ("none", "shamir"):

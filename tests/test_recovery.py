@@ -16,7 +16,7 @@ from covey.runtime.runs import RunWriter
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("first", range(0, 100, 25))
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in (25, 50, 75))])
 def test_every_schedule_ends_as_it_must(first):
     for seed in range(first, first + 25):
         recovery.play(seed)

@@ -146,6 +146,7 @@ def test_each_run_adds_little_to_a_page(tmp_path):
     assert "labels that a node holds" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_page_that_is_too_large_shows_one_run_of_each_experiment_and_then_fewer(runs, tmp_path, monkeypatch):
     for most, words in ((500_000, "of each run"), (100_000, "of 2 of the 4 runs"), (10, "of 1 of the 4 runs")):
         monkeypatch.setattr(page, "_LARGE", most)

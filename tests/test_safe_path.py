@@ -64,7 +64,11 @@ def test_modules_beside_an_experiment_are_not_run(arguments, trapped):
     assert (code, ran(trapped)) == (0, []), said
 
 
-@pytest.mark.parametrize("start", [[COVEY], [sys.executable, "-m", "covey"]], ids=["covey", "python -m covey"])
+@pytest.mark.parametrize(
+    "start",
+    [[COVEY], pytest.param([sys.executable, "-m", "covey"], marks=pytest.mark.slow)],
+    ids=["covey", "python -m covey"],
+)
 def test_modules_where_covey_is_started_are_run_neither_by_it_nor_by_its_hosts(start, trapped):
     # Python itself imports modules before covey from there: `python -P -m covey` does not.
     code, said = covey(trapped, "run", "experiment.toml", "--out", "run", *EMULATION, start=start)
