@@ -262,6 +262,7 @@ def test_the_kill_of_a_host_in_the_midst_of_a_round_loses_no_committed_row(in_fo
     assert {"left", "returned"} <= {kind for (kind,) in kinds}
 
 
+@pytest.mark.slow
 def test_hosts_that_a_fault_kills_for_good_or_pauses_do_not_end_the_run(in_folder):
     faults = (
         {"kind": "kill", "host": 1, "of": 2, "at": "600ms"},

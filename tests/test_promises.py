@@ -165,7 +165,15 @@ RECOVERING = {"kind": "secure-aggregation", "recovery": "shamir"}
 REFUSED_IF_LOST = {**REFUSED, ("gossip, now and then", "recovery"): "'recovery'"}
 
 
-@pytest.mark.parametrize("sharing", ["secure-aggregation", "cesar with random indices", "cesar with top-k", "recovery"])
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        "secure-aggregation",
+        pytest.param("cesar with random indices", marks=pytest.mark.slow),
+        "cesar with top-k",
+        "recovery",
+    ],
+)
 @pytest.mark.parametrize("program", CASES)
 def test_nor_does_it_where_messages_are_lost_and_nodes_are_killed(program, sharing, monkeypatch):
     curious = Curious(monkeypatch)

@@ -212,7 +212,7 @@ def test_what_a_lost_message_would_have_brought_comes_with_another(topology):
 @pytest.mark.parametrize(
     "topology", ["exponential", "one-peer-exponential", {"kind": "epidemic-local", "degree": 4}], ids=str
 )
-@pytest.mark.parametrize("loss", [0.02, 0.1])
+@pytest.mark.parametrize("loss", [pytest.param(0.02, marks=pytest.mark.slow), 0.1])
 def test_what_is_lost_is_all_that_is_missing_and_takes_no_patience(topology, loss, monkeypatch):
     expected, missed, receive = [], [], waiting._receive
 

@@ -159,6 +159,7 @@ def test_a_report_needs_nothing_of_the_command_line():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_report_in_python_is_that_of_the_command(runs, tmp_path, covey):
     folders = [str(run.folder) for run in runs[2:]]
     with rc_context({"svg.hashsalt": "the same ids in both"}):
