@@ -98,16 +98,16 @@ class LocalTraining(ClientWork):
     async def train(
         self, node: LearningNode, model: Tensor | Mixture, t: int, *, correction: Tensor | None = None
     ) -> Update:
-        return await node.train(
-            model,
-            steps=self.steps,
-            epochs=self.epochs,
-            lr=self.eta_l,
-            batch_size=node.data.samples if self.batch_size == "all" else self.batch_size,
-            proximal=self.proximal_mu,
-            correction=correction,
-            guesses=guesses_of(self, node, model, t, self.most_guesses),
-        )
+        work: dict[str, Any] = {
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "lr": self.eta_l,
+            "batch_size": node.data.samples if self.batch_size == "all" else self.batch_size,
+            "proximal": self.proximal_mu or None,
+            "correction": correction,
+            "guesses": guesses_of(self, node, model, t, self.most_guesses),
+        }
+        return await node.train(model, **{name: value for name, value in work.items() if value is not None})
 
     def effective(self, update: Update) -> float:
         return float(update.steps) if self.proximal_mu else update.normaliser

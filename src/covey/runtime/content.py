@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 from covey.messages.payloads import Payload, private
 from covey.parts.errors import ConfigurationError, ProgramError, unknown
 from covey.parts.nodes import NodeId
-from covey.runtime.entries import fits, in_words, mistaken, narrowed, wanted_by
+from covey.runtime.entries import Numbers, fits, in_words, mistaken, narrowed, wanted_by
 from covey.runtime.node import Expected, Message, Node, Wanted
 
 C = TypeVar("C", bound="Content")
@@ -218,6 +218,24 @@ def usable(
 
 def _form(content: type[Content] | None, entries: Mapping[str, Wanted]) -> _Form:
     """The entries of a class of contents, some of them with a narrower type and required."""
+    # Others need not be hashable, or equal only if they mean the same.
+    if not all(type(wanted) is Numbers for wanted in entries.values()):
+        return _made_form(content, entries)
+    key: Any = (content, *entries.items())
+    found = _FORMS.get(key)
+    if found is None:
+        if len(_FORMS) >= _MOST_FORMS:
+            _FORMS.clear()
+        found = _FORMS[key] = _made_form(content, entries)
+    return found
+
+
+_FORMS: dict[Any, _Form] = {}
+"""Forms of `usable`, by class and entries. They would be built anew for every message."""
+_MOST_FORMS = 4096
+
+
+def _made_form(content: type[Content] | None, entries: Mapping[str, Wanted]) -> _Form:
     for name, wanted in entries.items():
         if not isinstance(wanted, Expected | range | type):
             raise ProgramError(f"The wanted '{name}' must be a type, a range or an Expected. Got {wanted!r} instead.")
