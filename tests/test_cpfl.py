@@ -346,7 +346,7 @@ def without(task, *keys):
         ),
         ({"plateau": {"window": 0}}, r"The 'window' of the plateau must be an int in \[1, inf\)"),
         ({"plateau": {"patience": 0}}, r"The 'patience' of the plateau must be an int in \[1, inf\)"),
-        ({"task": {**TASK, "validation": 0.0}}, "The 'validation' of the task must be above 0"),
+        ({"task": {**TASK, "validation": 0.0}}, "The clients must have validation samples"),
         ({"count": 2, "fraction": 0.5}, r"has both 'count' \(2\) and 'fraction' \(0.5\): give one"),
         ({"distillation": {"weights": "class"}}, "must be 'label' or 'uniform' for cohorts by 'seed'"),
         ({"network": {"loss": 0.1}}, "The 'patience' of the program cpfl must be given"),

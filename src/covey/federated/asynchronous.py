@@ -4,7 +4,7 @@ The server counts versions of its model, one a round. Clients compute from the v
 when they are done. The staleness of an answer is the version that it meets minus the version that it is for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -13,9 +13,10 @@ from torch import Tensor
 
 from covey.federated.assignments import Assigned, Assignments
 from covey.federated.ends import SERVER
+from covey.federated.served import Served
 from covey.federated.staleness import Constant, Staleness
 from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.nodes import NodeId
@@ -56,12 +57,10 @@ class Answer(Content):
     """True if the client begins no further round."""
 
 
-class AsynchronousProgram(LearningProgram):
+class AsynchronousProgram(Served):
     """Node 0 is the server and has no data. A client that answers gets the newest model, or another idle one does."""
 
     synchronous = False
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     staleness: Staleness = param("The weight of an update by its staleness.", factory=Constant)
     concurrency: int | None = param(
         "The greatest number of clients that compute at a time, drawn uniformly; by default, all.",
@@ -85,9 +84,6 @@ class AsynchronousProgram(LearningProgram):
         self.selection = Selection.of(setting, owner=self.named())
         self._most = self.concurrency or setting.nodes - 1
         self._rounds = setting.rounds
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     def most_received(self) -> int:
         return self._most

@@ -17,8 +17,9 @@ from covey.federated.cohorts import Cohort
 from covey.federated.downlink import Model, Received
 from covey.federated.ends import SERVER
 from covey.federated.plateau import Falling, Plateau
+from covey.federated.served import Served
 from covey.federated.uplink import Trained
-from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.node import LearningNode
 from covey.learning.selection import Selection
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -80,7 +81,7 @@ class Course(Falling):
     """The members that know of the end."""
 
 
-class CohortTraining(LearningProgram):
+class CohortTraining(Served):
     """The base of programs whose clients train a model in each cohort. A member of the cohort serves it."""
 
     work: ClientWork = param("The work of a client with its cohort's model.", factory=LocalTraining)

@@ -3,7 +3,7 @@
 Shapes: K cohorts, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -40,8 +40,6 @@ class CPFL(CohortTraining):
 
     kind = "cpfl"
     synchronous = True
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     cohorts: int = param("The number of cohorts.", default=4, ge=1, lt="nodes")
     by: By = param("The rule of cohorts: at random, or by the class of which a client has most.", default="seed")
     count: int | None = param("The clients of a round of a cohort; by default, all.", default=None, ge=1)
@@ -64,9 +62,6 @@ class CPFL(CohortTraining):
                 "instead."
             )
 
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
-
     def networks(self, setting: Setting) -> Mapping[str, Further]:
         return {} if self.distillation is None else {STUDENT: self.distillation.network()}
 
@@ -88,8 +83,8 @@ class CPFL(CohortTraining):
         held_out = any(setting.validation_samples)
         if setting.validation_samples and not held_out and self.max_rounds is None:
             raise ConfigurationError(
-                "The 'validation' of the task must be above 0, so that a cohort sees when its loss stands still. Got "
-                "0: set it, or the 'max_rounds' of cpfl."
+                "The clients must have validation samples, so that a cohort sees when its loss stands still. Got none: "
+                "raise the 'validation' of the task, or set the 'max_rounds' of cpfl."
             )
         labels = self.distillation is not None and self.distillation.weights != "uniform"
         if setting.protects_samples and (held_out or labels):

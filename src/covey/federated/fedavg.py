@@ -5,7 +5,7 @@ et al., 2019), FedAdagrad, FedAdam and FedYogi (Reddi et al., 2021), sparse tern
 a median of clients, or a combination of these.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -16,9 +16,10 @@ from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.downlink import CompressedDown, Start, WholeDown
 from covey.federated.ends import SERVER
 from covey.federated.merging import Answers, Part, merge, weighed
+from covey.federated.served import Served
 from covey.federated.server_optimizers import ServerOptimizer, ServerSGD
 from covey.federated.uplink import CompressedUp, WholeUp
-from covey.learning.node import LearningNode, LearningProgram, Update
+from covey.learning.node import LearningNode, Update
 from covey.learning.selection import Buffers, Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.messages.compression import Compressor
@@ -29,15 +30,13 @@ from covey.runtime.node import Message, Wanted
 from covey.runtime.patience import check_patience
 
 
-class FedAvg(LearningProgram):
+class FedAvg(Served):
     """Node 0 is the server and has no data. In every round it sends its model to some clients and merges their answers.
 
     Clients start every round from the server's model. The task says whether their optimiser state is kept or reset.
     """
 
     kind = "fedavg"
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     clients: ClientSelection = param("The choice of a round's clients.", factory=Uniform)
     work: ClientWork = param("The work of a client with the server's model.", factory=LocalTraining)
     up: Compressor | None = param(
@@ -87,9 +86,6 @@ class FedAvg(LearningProgram):
                 compressor.need_contraction(self, self.selection.trained, key)
         self._up = WholeUp(self, setting) if self.up is None else CompressedUp(self, setting, self.up)
         self._down = WholeDown(self, setting) if self.down is None else CompressedDown(self, setting, self.down)
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     def judged_roles(self) -> frozenset[str] | None:
         return self.evaluated_roles if self.share == "trained" and self.average_buffers else frozenset({"client"})

@@ -1,23 +1,17 @@
 """Local training: the baseline in which the clients of a federation never exchange anything."""
 
-from collections.abc import Mapping, Sequence
-
 from covey.federated.client_work import ClientWork, LocalTraining
-from covey.federated.ends import SERVER
-from covey.learning.node import LearningNode, LearningProgram
+from covey.federated.served import Served
+from covey.learning.node import LearningNode
 from covey.parts.parameters import param
 
 
-class Local(LearningProgram):
+class Local(Served):
     """Every client trains on its own data alone. Node 0, the server of the others, has no data and rests."""
 
     kind = "local"
-    without_data = frozenset({"server"})
     evaluated_roles = frozenset({"client"})
     work: ClientWork = param("The work of a client with its own model.", factory=LocalTraining)
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     def most_received(self) -> int:
         return 0

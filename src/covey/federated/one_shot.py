@@ -5,7 +5,7 @@
 Shapes: M clients, P numbers of a model, B samples, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated
 
 import torch
@@ -15,8 +15,9 @@ from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.ends import SAMPLES, SERVER
 from covey.federated.ensembles import MEANS, joined, weights_by_labels
 from covey.federated.model_formats import FORMATS
+from covey.federated.served import Served
 from covey.learning.mixture import Mixture
-from covey.learning.node import LearningNode, LearningProgram
+from covey.learning.node import LearningNode
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
@@ -63,11 +64,9 @@ class Trained(State):
     """At the server of an ensemble: the outputs of the ensemble for the test samples."""
 
 
-class OneShot(LearningProgram):
+class OneShot(Served):
     """Node 0 is the server and has no data. All is done in round 0; in later rounds, nothing is sent."""
 
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     work: ClientWork = param("The work of a client with its own initial model.", factory=LocalTraining)
     models: str = param(
         "The form of models on the wire: float32, or int8 with a scale for each tensor.",
@@ -77,9 +76,6 @@ class OneShot(LearningProgram):
     patience: Seconds | None = param(
         "The time that the server waits for its clients; by default, for ever.", default=None, ge=0
     )
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     def most_received(self) -> int:
         return self._clients

@@ -1,7 +1,7 @@
 """Tasks that clients ask a server for, one gradient each: messages, state and the client of FLeet."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from covey.federated.adasgd import History
 from covey.federated.controller import Requests
 from covey.federated.ends import SERVER
 from covey.federated.iprof import Features
-from covey.learning.node import LearningNode, LearningProgram, Update
+from covey.federated.served import Served
+from covey.learning.node import LearningNode, Update
 from covey.learning.selection import Selection
 from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError, ProgramError, unknown
@@ -135,12 +136,10 @@ class Delays(Part):
         return max(0.0, self.mean + self.deviation * float(node.random("delay", number).standard_normal()))
 
 
-class Tasks(LearningProgram):
+class Tasks(Served):
     """Node 0 is the server and has no data. The others ask it for tasks. Subclasses define the server."""
 
     synchronous = False
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     steps: int = param("The local steps of a task, whose mean gradient is sent.", default=1, ge=1)
     period: Seconds = param("The time between two requests of a client.", default=1.0, gt=0, lt=math.inf)
     delays: Delays | None = param("The simulated delays of gradients. By default, none.", default=None)
@@ -188,9 +187,6 @@ class Tasks(LearningProgram):
             raise ConfigurationError(
                 f"The 'label' of the delays must be a class in [0, {setting.classes}). Got {self.delays.label} instead."
             )
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     async def run(self, node: LearningNode) -> None:
         await (self.serve(node) if node.id == SERVER else self.take_part(node))

@@ -3,7 +3,7 @@
 Shapes: B queries of a batch, N clients, C classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from covey.federated.robust_inference.attacks import InferenceAttack, SecondBest
 from covey.federated.robust_inference.rule import Fitting, Rule
 from covey.federated.robust_inference.scene import liars_of
 from covey.federated.robust_inference.static_rules import TrimmedMean
-from covey.learning.node import LearningNode, LearningProgram
+from covey.federated.served import Served
+from covey.learning.node import LearningNode
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
@@ -62,15 +63,13 @@ class Asked(State):
     """The number of the last batch, counted over all rounds."""
 
 
-class RobustInference(LearningProgram):
+class RobustInference(Served):
     """Node 0 is the server and has no data. In every round clients train models of their own, then answer its queries.
 
     The queries are the test samples. A query with too few valid answers is refused: all classes are as likely.
     """
 
     kind = "robust-inference"
-    without_data = frozenset({"server"})
-    evaluated_roles = frozenset({"server"})
     rule: Rule = param("The rule that combines the answers.", factory=TrimmedMean)
     faulty: int = param("The number of clients that may lie, fewer than half.", default=0, ge=0)
     work: ClientWork = param("The work of a client with its own model in a round.", factory=LocalTraining)
@@ -86,9 +85,6 @@ class RobustInference(LearningProgram):
     patience: Seconds | None = param(
         "The time that the server waits for the answers to a batch; by default, for ever.", default=None, ge=0
     )
-
-    def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
-        return {"server": [SERVER], "client": range(1, nodes)}
 
     def most_received(self) -> int:
         return self._clients
