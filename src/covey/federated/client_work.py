@@ -49,12 +49,12 @@ class Course(State):
     """The largest number of guesses."""
 
 
-def most_guesses(first: int | None = None) -> Any:
+def most_guesses() -> Any:
     """The parameter with the number of guesses that a client begins with."""
     return param(
         "The guesses of a client's first training with the optimizer guessed, if they are to fall: by one each time "
         "that the server's mean step has grown.",
-        default=first,
+        default=None,
         ge=0,
     )
 
