@@ -176,13 +176,13 @@ def test_a_caller_waits_for_a_host_that_comes_later_and_not_for_ever(monkeypatch
 def test_connections_that_have_ended_or_speak_first_or_are_too_many_are_dropped():
     async def main():
         async with meet() as here:
-            gone, loud, *more = [await here.call(Purpose.LEAVE, 1) for _ in range(module._MOST_LEFT)]
-            await soon(lambda: here.left(1) == module._MOST_LEFT)
+            gone, loud, *more = [await here.call(Purpose.LEAVE, 1) for _ in range(module.MOST_LEFT)]
+            await soon(lambda: here.left(1) == module.MOST_LEFT)
             gone.close()
             await asyncio.get_running_loop().sock_sendall(loud, b"me first")
-            await soon(lambda: here.left(1) == module._MOST_LEFT - 2)
+            await soon(lambda: here.left(1) == module.MOST_LEFT - 2)
             more += [await here.call(Purpose.LEAVE, 1) for _ in range(5)]
-            await soon(lambda: here.left(1) == module._MOST_LEFT and not here.door._silent)
+            await soon(lambda: here.left(1) == module.MOST_LEFT and not here.door._silent)
             caller = await here.call(Purpose.ASK, 1, then=b"hello")
             found = [asyncio.create_task(read(one, 99)) for one in more]
             await soon(lambda: any(one.done() and one.result() == b"hello" for one in found))
@@ -207,6 +207,12 @@ def test_strangers_leave_nothing_and_reach_nobody():
             other = await here.call(9, 1)
             assert await read(other, 99) == b""
             assert here.refused == {"wrong-purpose": 1}
+            for purpose in (Purpose.ASK, Purpose.LEAVE):
+                unknown = await here.call(purpose, 1 << 31)
+                assert await read(unknown, 99) == b""
+                unknown.close()
+            assert here.refused == {"wrong-purpose": 1, "wrong-host": 2}
+            assert not here.meeting._asking
             for one in (host, other, *strangers, *here.came):
                 one.close()
 

@@ -8,8 +8,8 @@ from covey.parts.errors import ConfigurationError
 
 _OWN = 32
 """The open files of a process beside its connections: libraries, logs, the run's database and so on."""
-_LEFT = 8
-"""The connections that a host leaves at another one, at most."""
+MOST_LEFT = 8
+"""The greatest number of connections that a host may leave at another one for its callers."""
 _COMFORT = 512
 """The number of further open files that are requested, if the system allows it."""
 
@@ -33,7 +33,7 @@ def needed_by_host(hosts: int, behind: int = 0) -> int:
         behind: the number of those that meet their callers at this host. Each leaves some connections there, and for
             each of its callers there are two.
     """
-    return _OWN + 2 * hosts + behind * (_LEFT + 2 * (hosts + 1))
+    return _OWN + 2 * hosts + behind * (MOST_LEFT + 2 * (hosts + 1))
 
 
 def make_room(needed: int, hosts: int) -> None:

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from covey.runtime.emulation.transport.address import Address
+from covey.runtime.emulation.transport.descriptors import MOST_LEFT
 from covey.runtime.emulation.transport.door import Door, Purpose, call, knock, shown
 
 LEFT = 4
 """The connections that a host leaves at a door for its next callers."""
-_MOST_LEFT, _MOST_ASKING = 8, 64
-"""The greatest numbers of connections that wait at a door for the callers of one host, and of callers for one host."""
+_MOST_ASKING = 64
+"""The greatest number of callers that wait at a door for one host."""
 _MOST_HOSTS = 4096
-"""The greatest number of hosts that leave connections at one door."""
+"""The bound of the numbers of hosts."""
 _PATIENCE = 10.0
 """The seconds for which a caller waits for a host."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
@@ -44,18 +45,23 @@ class Meeting:
 
     def leave(self, number: int, connection: socket.socket) -> None:
         """Keep a connection of a host for its next caller."""
+        if number >= _MOST_HOSTS:
+            self._refused("wrong-host")
+            connection.close()
+            return
         keep_alive(connection)
         asking = self._asking.get(number)
         if asking:
             self._join(self._taken(asking), connection)
-        elif number in self._left or len(self._left) < _MOST_HOSTS:
-            self._keep(self._left.setdefault(number, deque()), connection, _MOST_LEFT)
         else:
-            self._refused("too-many-hosts")
-            connection.close()
+            self._keep(self._left.setdefault(number, deque()), connection, MOST_LEFT)
 
     def ask(self, number: int, caller: socket.socket) -> None:
         """Join a caller to a connection of the host that it asks for, or let it wait for one."""
+        if number >= _MOST_HOSTS:
+            self._refused("wrong-host")
+            caller.close()
+            return
         left = self._left.get(number)
         if left:
             self._join(caller, self._taken(left))
