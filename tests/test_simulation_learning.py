@@ -1,5 +1,6 @@
 """Learning: plain SGD, averaging and the limit cases of the programs."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,22 @@ def test_a_mixture_that_waits_twice_is_computed_once():
     mix([*waiting, *waiting], learner)
     assert Counted.begun == 2
     assert all(torch.equal(one.value, k * learner.first_model) for k, one in zip((2.0, 3.0), waiting, strict=True))
+
+
+def test_sums_of_many_models_are_in_float64_also_if_they_are_computed_together():
+    world, _ = simulate(table(rounds=1))
+    learner, size = world.task.learner, world.task.learner.layout.size
+    models = [*torch.randn(300, size, generator=torch.Generator().manual_seed(1)).mul(1e3)]
+    weights = np.random.default_rng(1).dirichlet(np.ones(300)).tolist()
+    exact = (torch.stack(models).double() * torch.tensor(weights, dtype=torch.float64)[:, None]).sum(0).float()
+
+    short = [Mixture(models[:90], weights[:90]), Mixture(models[1:80], weights[1:80])]
+    long = [Mixture(models, weights), Mixture(models[::-1], weights[::-1])]
+    alone = [Mixture(one.models, one.weights).tensor() for one in (*short, *long)]
+    mix([*long, *short], learner)
+    assert torch.equal(long[0].value, long[1].value)
+    assert torch.allclose(long[0].value, exact, rtol=1e-6, atol=0)
+    assert all(torch.allclose(one.value, by, atol=1e-4) for one, by in zip((*short, *long), alone, strict=True))
 
 
 def test_averaging_over_the_complete_graph_makes_all_models_one():

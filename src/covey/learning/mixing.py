@@ -24,12 +24,18 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     compute the same one."""
     open_ones = [mixture for mixture in {id(one): one for one in mixtures}.values() if mixture.value is None]
     small = learner.layout.size <= _SMALL and learner.device.type == "cpu"
-    apart = [mixture for mixture in open_ones if not small or mixture.is_long or type(mixture) is not Mixture]
+    apart = [mixture for mixture in open_ones if not small or type(mixture) is not Mixture]
     if apart:
         learner.mix([partial(_one, mixture) for mixture in apart])
         open_ones = [mixture for mixture in open_ones if mixture.value is None]
-    if not open_ones:
-        return
+    for long in (False, True):
+        some = [mixture for mixture in open_ones if mixture.is_long is long]
+        if some:
+            _together(some, np.float64 if long else np.float32)
+
+
+def _together(open_ones: Sequence[Mixture], dtype: type[np.float32 | np.float64]) -> None:
+    """Compute mixtures by one sparse product of numbers of a type."""
     models: list[Tensor] = []
     weights: list[float] = []
     ends = [0]
@@ -44,8 +50,8 @@ def mix(mixtures: Sequence[Mixture], learner: Learner) -> None:
     indices[columns] = np.arange(len(models))
     stacked_RP = torch.stack([models[index] for index in indices.tolist()]).numpy()
     shape = (len(open_ones), len(distinct))
-    matrix = sp.csr_array((np.array(weights, dtype=np.float32), columns, np.array(ends)), shape=shape)
-    mixed_MP = torch.from_numpy(matrix @ stacked_RP)
+    matrix = sp.csr_array((np.array(weights, dtype=dtype), columns, np.array(ends)), shape=shape)
+    mixed_MP = torch.from_numpy(matrix @ stacked_RP.astype(dtype, copy=False)).float()
     _pull(mixed_MP, open_ones, torch.from_numpy(stacked_RP[columns[ends[:-1]]]))
     # With 90 floats per row: 1.5 µs per row, against 3 µs with `clone`.
     for mixture, row in zip(open_ones, mixed_MP.numpy(), strict=True):
