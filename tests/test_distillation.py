@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey.federated.client_work import LocalTraining
 from covey.federated.distillation import checked, pooled
 from covey.federated.ensembles import weights_by_labels
 from covey.learning.objectives import KL, L1
@@ -87,6 +88,26 @@ def test_a_teacher_whose_outputs_are_not_finite_is_named():
     outputs[1, 0, 1] = torch.inf
     with pytest.raises(ModelError, match="The outputs of teacher 1 are not finite"):
         checked(outputs)
+
+
+class Huge(LocalTraining):
+    """Client 2 comes to a model that is finite, and whose outputs are not."""
+
+    kind = "huge"
+
+    async def train(self, node, model, t, *, correction=None):
+        update = await super().train(node, model, t, correction=correction)
+        if node.id == 2:
+            update.model = torch.full_like(update.model, 3e38)
+        return update
+
+
+def test_no_student_learns_from_a_teacher_whose_outputs_are_not_finite():
+    tables = distilled(
+        program={"kind": "fedkd", "distillation": QUICK, "work": "tests.test_distillation:Huge"}, rounds=2
+    )
+    with pytest.raises(ModelError, match="The outputs of teacher 1 are not finite on the public samples"):
+        simulate(tables)
 
 
 # ---------------------------------------------------------------------- FedKD and FedDF

@@ -139,7 +139,7 @@ class Distillation(Part):
         """
         inputs = node.samples("public").inputs
         pools = [
-            pooled(await node.predict(teachers, on=part), weights, self.outputs)
+            pooled(checked(await node.predict(teachers, on=part)), weights, self.outputs)
             for part in torch.split(inputs, _AT_ONCE)
         ]
         self.teach(node, torch.cat(pools), t, start)
