@@ -17,7 +17,7 @@ from covey.parts.parameters import param
 class FedAsync(AsynchronousProgram):
     """x becomes (1 - a) x + a y for each trained model y that arrives, where a is alpha times the weight of staleness.
 
-    The paper's rho, which keeps clients near the model that they were given, is the `proximal` of `work`.
+    The paper's rho, which keeps clients near the model that they were given, is the `proximal_mu` of `work`.
     """
 
     kind = "fedasync"

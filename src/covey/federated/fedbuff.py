@@ -19,7 +19,7 @@ from covey.parts.parameters import param
 class FedBuff(AsynchronousProgram):
     """x becomes x + eta times the mean of w(s) D over a buffer of K changes D, each weighted by its staleness s.
 
-    The server's eta is the `lr` of its optimizer. Buffers of the model, such as BatchNorm's statistics, become the mean
+    The server's eta is that of its optimizer. Buffers of the model, such as BatchNorm's statistics, become the mean
     of those of the clients.
     """
 
