@@ -72,6 +72,11 @@ class Aggregation(Part):
             found += weights
         return np.array(found, np.float64)
 
+    @property
+    def is_linear(self) -> bool:
+        """True if `merge` is the sum of the own model and whole ones with `weights`, once all have arrived."""
+        return False
+
     def reach(self, node: NodeId, graph: Graph) -> float:
         """The sum of the weights that a node gives to others. It exceeds 1 if its own weight is negative."""
         weights = self.weights(node, graph)
@@ -83,6 +88,10 @@ class Linear(Aggregation):
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         raise NotImplementedError
+
+    @property
+    def is_linear(self) -> bool:
+        return type(self).merge is Linear.merge
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
         senders, weights = graph.senders(node.id), self.weights(node.id, graph)
@@ -96,7 +105,7 @@ def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequenc
     """The weighted sum of own values and contributions. A partial contribution is completed by own values."""
     models = [own, *[arrived.shared_values for arrived in contributions if arrived.shared_indices is None]]
     if len(models) > len(contributions):
-        return Mixture(models, [1.0 - sum(weights), *weights])
+        return Mixture(models, [1.0 - _sum(weights), *weights])
     models, shares, pulls = [own], [1.0], []
     for arrived, weight in zip(contributions, weights, strict=True):
         if arrived.shared_indices is None:
@@ -106,3 +115,11 @@ def mixture(own: Tensor, contributions: Sequence[Contribution], weights: Sequenc
             pulls.append(Pull(arrived.shared_indices, arrived.shared_values, weight))
     shares[0] -= sum(shares[1:])
     return Mixture(models, shares, pulls)
+
+
+def _sum(weights: Sequence[float]) -> float:
+    """The sum from the first to the last, as `Graph.own_weights` adds. From Python 3.12 on, `sum` rounds otherwise."""
+    total = 0.0
+    for weight in weights:
+        total += weight
+    return total

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation, Contribution, Linear, mixture
@@ -21,6 +23,15 @@ class Mean(Linear):
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         count = len(graph.senders(node))
         return [1.0 / (1 + count)] * count
+
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        if type(self).weights is not Mean.weights:
+            return super().of_edges(graph)
+        return 1.0 / (1 + graph.in_degrees[graph.targets])
+
+    @property
+    def is_linear(self) -> bool:
+        return type(self).merge is Mean.merge and type(self).weights is Mean.weights
 
     def merge(self, node: Node, graph: Graph, own: Tensor, contributions: Sequence[Contribution]) -> Mixture:
         count = len(contributions)
@@ -42,6 +53,10 @@ class MetropolisHastings(Linear):
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         return graph.metropolis(node)
 
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        own = type(self).weights is MetropolisHastings.weights
+        return graph.metropolis_weights if own else super().of_edges(graph)
+
 
 class Given(Linear):
     """The edge weights of the topology."""
@@ -57,6 +72,9 @@ class Given(Linear):
 
     def weights(self, node: NodeId, graph: Graph) -> Sequence[float]:
         return graph.given(node)
+
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        return graph.weights if type(self).weights is Given.weights else super().of_edges(graph)
 
 
 class Lazy(Linear):
@@ -89,3 +107,9 @@ class Lazy(Linear):
         weights = self._rule.weights(node, graph)
         assert weights is not None
         return [(1.0 - self.own) * weight for weight in weights]
+
+    def of_edges(self, graph: Graph) -> NDArray[np.float64] | None:
+        if type(self).weights is not Lazy.weights:
+            return super().of_edges(graph)
+        weights_E = self._rule.of_edges(graph)
+        return None if weights_E is None else (1.0 - self.own) * weights_E

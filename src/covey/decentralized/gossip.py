@@ -11,6 +11,7 @@ from torch import Tensor
 
 from covey.aggregation.aggregation import Aggregation
 from covey.decentralized.graphs import OnGraph
+from covey.decentralized.linear import LinearGossip, against
 from covey.decentralized.schedule import EveryRound, Schedule
 from covey.decentralized.sharing import Full, Sharing
 from covey.decentralized.topology import Topology
@@ -20,6 +21,7 @@ from covey.learning.views import Adversary, Arrived, View
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
+from covey.runtime.linear import LinearRounds
 from covey.runtime.patience import PATIENCE, Heartbeats, Reception, check_patience
 
 
@@ -81,6 +83,14 @@ class Gossip(OnGraph):
 
     def cycle(self) -> int:
         return self.schedule.cycle()
+
+    def linear(self, setting: Setting) -> LinearRounds | None:
+        return None if self.against_linear(setting) else LinearGossip(self, setting.parameters)
+
+    def against_linear(self, setting: Setting) -> str | None:
+        if any(getattr(type(self), name) is not getattr(Gossip, name) for name in ("run", "round", "learn", "trained")):
+            return f"the program {self.title()} has a round of its own"
+        return against(self)
 
     def _heartbeats_of(self, setting: Setting, sharing: Sharing) -> Heartbeats:
         """The heartbeats of nodes with a sharing."""

@@ -105,11 +105,21 @@ class Graph:
         """The nodes that `node` sends to, in cyclic order after `node`, so that not all nodes begin with the same."""
         return self._receivers[node]
 
+    @property
+    def metropolis_weights(self) -> NDArray[np.float64]:
+        """The Metropolis-Hastings weight of each edge, E."""
+        degrees = self.in_degrees
+        return 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
+
+    @property
+    def own_weights(self) -> NDArray[np.float64]:
+        """The weight that each node gives to itself, N: 1 minus the sum of the weights of its senders, in order."""
+        assert self.weights is not None
+        return 1.0 - np.bincount(self.targets, weights=self.weights, minlength=self.n)
+
     @cached_property
     def _metropolis(self) -> list[tuple[float, ...]]:
-        degrees = self.in_degrees
-        edge = 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
-        return _grouped(edge, self.in_degrees)
+        return _grouped(self.metropolis_weights, self.in_degrees)
 
     def metropolis(self, node: int) -> Sequence[float]:
         """The Metropolis-Hastings weight of each of `senders(node)`. The own weight is 1 minus their sum."""
@@ -136,14 +146,29 @@ class Graph:
             assert self.weights is not None
             values = self.weights
         else:
-            degrees = self.in_degrees
-            values = 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
+            values = self.metropolis_weights
         own = 1.0 - np.bincount(self.targets, weights=values, minlength=self.n)
         ids = np.arange(self.n)
         rows, columns = np.concatenate([self.targets, ids]), np.concatenate([self.sources, ids])
         import scipy.sparse as sp
 
         return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
+
+    def merging(self) -> "sp.csr_array":
+        """The N x N mixing matrix of `weights` in float32, each row its own weight and then those of its senders in
+        order, as mixtures of models are added. Its entries are 8 bytes each."""
+        assert self.weights is not None
+        import scipy.sparse as sp
+
+        edges, index = len(self.sources), np.int32 if self.n + len(self.sources) < 1 << 31 else np.int64
+        ends = np.zeros(self.n + 1, dtype=index)
+        np.cumsum(self.in_degrees + 1, out=ends[1:])
+        columns, values = np.empty(edges + self.n, dtype=index), np.empty(edges + self.n, dtype=np.float32)
+        columns[ends[:-1]], values[ends[:-1]] = np.arange(self.n), self.own_weights
+        # The k-th edge comes after the own weights of its target and of all nodes before it.
+        at = self.targets + np.arange(1, edges + 1)
+        columns[at], values[at] = self.sources, self.weights
+        return sp.csr_array((values, columns, ends), shape=(self.n, self.n))
 
 
 def _grouped(values: NDArray[np.generic], counts: Ids) -> list[tuple[Any, ...]]:

@@ -46,6 +46,7 @@ from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
     from covey.runtime.content import Content
+    from covey.runtime.linear import LinearRounds
     from covey.runtime.sampler import Overlay
     from covey.runtime.state import State
 
@@ -409,6 +410,17 @@ class Program(Part):
         """The greatest number of messages that a node receives in a round, as far as it is known in advance."""
         graph = self.graph(0)
         return 1 if graph is None else int(graph.in_degrees.max())
+
+    def linear(self, setting: Setting) -> "LinearRounds | None":
+        """The rounds of the prepared program as linear maps of all models, which an engine may then compute as arrays.
+
+        None if they are none, or not known beforehand.
+        """
+        return None
+
+    def against_linear(self, setting: Setting) -> str | None:
+        """The reason why `linear` gives None, as the end of a sentence; None if it does not."""
+        return f"the program {self.title()} does not state its rounds as linear maps of models"
 
     async def run(self, node: Any) -> None:
         """Run the protocol at one node."""

@@ -2,8 +2,11 @@
 
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from covey.learning.node import LearningNode
-from covey.parts.parameters import Part, param
+from covey.parts.parameters import Part, Setting, param
 
 
 class Schedule(Part):
@@ -11,9 +14,24 @@ class Schedule(Part):
 
     family: ClassVar[str] = "schedule"
 
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        self._nodes = setting.nodes
+
     def trains(self, node: LearningNode, t: int) -> bool:
         """True if the node trains in round t. Called once per round."""
         raise NotImplementedError
+
+    def mask(self, t: int) -> NDArray[np.bool_] | None:
+        """The result of `trains` for every node in round t, N; None if it depends on more than the node and the round.
+
+        A part gives masks of all rounds or of none, once it is prepared.
+        """
+        return None
+
+    def all_of(self, trains: bool) -> NDArray[np.bool_]:
+        """The mask of a round in which every node trains, or none does."""
+        return np.full(self._nodes, trains)
 
     def cycle(self) -> int:
         """The period of the schedule in rounds."""
@@ -35,6 +53,9 @@ class EveryRound(Schedule):
     def trains(self, node: LearningNode, t: int) -> bool:
         return True
 
+    def mask(self, t: int) -> NDArray[np.bool_] | None:
+        return self.all_of(True) if type(self).trains is EveryRound.trains else None
+
 
 class Periodic(Schedule):
     """Train in every k-th round, including the first, and only mix in the others."""
@@ -47,6 +68,9 @@ class Periodic(Schedule):
 
     def trains(self, node: LearningNode, t: int) -> bool:
         return t % self.every == 0
+
+    def mask(self, t: int) -> NDArray[np.bool_] | None:
+        return self.all_of(t % self.every == 0) if type(self).trains is Periodic.trains else None
 
     def cycle(self) -> int:
         return self.every

@@ -107,6 +107,12 @@ class SkipTrain(_Budgeted):
             return False
         return self._limits is None or self.spend(node, t, min(self._limits[node.id] / self._training_rounds, 1.0))
 
+    def mask(self, t: int) -> NDArray[np.bool_] | None:
+        # With a budget, a node's own draws in earlier rounds count.
+        if self._limits is not None or type(self).trains is not SkipTrain.trains:
+            return None
+        return self.all_of(t % self.cycle() < self.training)
+
 
 class Greedy(_Budgeted):
     """Train in every round until the budget is spent, then only mix: the baseline of SkipTrain."""
@@ -118,3 +124,7 @@ class Greedy(_Budgeted):
 
     def trains(self, node: LearningNode, t: int) -> bool:
         return self.spend(node, t)
+
+    def mask(self, t: int) -> NDArray[np.bool_] | None:
+        own = type(self).trains is Greedy.trains and type(self).spend is Greedy.spend
+        return self.all_of(True) if own and self._limits is None else None

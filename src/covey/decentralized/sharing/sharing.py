@@ -138,6 +138,13 @@ class Sharing(Part):
         """
         raise NotImplementedError
 
+    def message_of(self, model: Tensor) -> Payload | None:
+        """The entries of the one message that a node with a model sends to all its receivers in a round.
+
+        None if a round has other messages, or if a receiver merges anything else than the models that were sent.
+        """
+        return None
+
     # ------------------------------------------------------------------ for other rounds
 
     def merge(self, round: Round, inbox: Inbox) -> Tensor | Mixture:
