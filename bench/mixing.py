@@ -32,7 +32,7 @@ class _OneThread:
 def rows() -> Iterator[list[str]]:
     """Name, ratio, target, detail."""
     torch.set_num_threads(1)
-    nodes, usual = 200, mixing._SMALL
+    nodes, usual = 200, mixing.SMALL
     topology = RandomRegular(degree=8)
     topology.ready(Setting(nodes))
     graph = topology.at(0)
@@ -41,7 +41,7 @@ def rows() -> Iterator[list[str]]:
         learner = _OneThread(size)
         seconds = {}
         for name, limit in (("one product", 1 << 40), ("additions", 0)):
-            mixing._SMALL = limit
+            mixing.SMALL = limit
             times = []
             for _ in range(5):
                 weights = [[1 / 9] * 9 for _ in range(nodes)]
@@ -57,4 +57,4 @@ def rows() -> Iterator[list[str]]:
             f"{seconds['one product'] / nodes * 1e6:.1f} against {seconds['additions'] / nodes * 1e6:.1f} µs a node"
         )
         yield [f"mixing, {size:,} parameters: one sparse product is faster by", f"{ratio:.2f}", "", detail]
-    mixing._SMALL = usual
+    mixing.SMALL = usual

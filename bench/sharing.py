@@ -122,7 +122,7 @@ def _partial_averages() -> Iterator[list[str]]:
         indices = [torch.from_numpy(np.sort(draw.choice(size, size // 5, replace=False))) for _ in models]
         parts = [(at, model[at], 1 / 9) for model, at in zip(models, indices, strict=True)]
         pulls = [[Pull(*parts[sender]) for sender in graph.senders(NodeId(node))] for node in range(nodes)]
-        usual, mixing._SMALL = mixing._SMALL, 1 << 40
+        usual, mixing.SMALL = mixing.SMALL, 1 << 40
         together, one_by_one = [], []
         for _ in range(7):
             mixtures = [Mixture([model], [1.0], drawn) for model, drawn in zip(models, pulls, strict=True)]
@@ -134,7 +134,7 @@ def _partial_averages() -> Iterator[list[str]]:
                 mixture.tensor()
             together.append(between - began)
             one_by_one.append(process_time() - between)
-        mixing._SMALL = usual
+        mixing.SMALL = usual
         batched, loop = float(np.median(together)), float(np.median(one_by_one))
         detail = (
             f"{batched / nodes * 1e6:.0f} against {loop / nodes * 1e6:.0f} µs a node; 8 neighbours, 20 % of the values"

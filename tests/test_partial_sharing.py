@@ -50,7 +50,7 @@ def test_partial_averages_of_many_nodes_are_those_of_each_number(large, seed, no
         expected.append(naive(models, weights, pulls))
         mixtures.append(Mixture(models, weights, pulls))
     learner = types.SimpleNamespace(
-        layout=types.SimpleNamespace(size=mixing._SMALL + 1 if large else size),
+        layout=types.SimpleNamespace(size=mixing.SMALL + 1 if large else size),
         device=torch.device("cpu"),
         mix=lambda rows: [row() for row in rows],
     )

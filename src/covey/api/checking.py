@@ -110,6 +110,9 @@ def check(
         found["joules_per_node_and_training"] = float(costs.mean())
     if stated := epsilons(prepared):
         found["privacy"] = stated
+    rounds = chosen.engine.rounds_in_words(prepared) if learns else None
+    if rounds is not None:
+        found["rounds"] = rounds
     notes = notes_on_cycles(chosen)
     if notes:
         found["notes"] = notes
@@ -134,6 +137,8 @@ def _lines(prepared: Prepared, found: Mapping[str, Any], *, learns: bool) -> Ite
         yield "energy", f"{found['joules_per_node_and_training']:.4g} J per training of a node, on average"
     for stated in found.get("privacy", ()):
         yield "privacy", epsilon_in_words(stated)
+    if "rounds" in found:
+        yield "rounds", found["rounds"]
     yield "native", found["native"]
     for words in found.get("faults", ()):
         yield "fault", words

@@ -115,6 +115,11 @@ def _augmentation_keys(learner: "Learner", training: Training, keys: rng.Keys) -
     """The keys of the augmentation of trainings of one kind; None for given samples and full gradients."""
     if not learner.task.augmentation or training.work.on is not None or training.gradient == "all":
         return None
+    return augmentation_keys(keys)
+
+
+def augmentation_keys(keys: rng.Keys) -> list[int]:
+    """The key of the augmentation of each training, of the key of its batches."""
     found: list[int] = rng.mix_array(keys, _AUGMENTATION).tolist()
     return found
 

@@ -318,11 +318,18 @@ class Learner:
 
     def rate(self, training: Training) -> float:
         """The learning rate of a training."""
-        if training.work.lr is not None:
-            return training.work.lr
+        return self.rate_in(training.round) if training.work.lr is None else training.work.lr
+
+    def rate_in(self, round: int) -> float:
+        """The learning rate of the task in a round."""
         optimizer = self.task.optimizer
-        factor = math.prod(factor for since, factor in self.rate_factors if training.round >= since)
-        return optimizer.lr * optimizer.schedule.factor(training.round) * factor
+        factor = math.prod(factor for since, factor in self.rate_factors if round >= since)
+        return optimizer.lr * optimizer.schedule.factor(round) * factor
+
+    @property
+    def draws(self) -> bool:
+        """True if the module draws random numbers."""
+        return self._draws
 
     @cached_property
     def _differentiating(self) -> ModuleKernel:

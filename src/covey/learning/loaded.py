@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from covey.learning.arrays import Buffer
 from covey.learning.average import Average
 from covey.learning.dataset import Own, Split
 from covey.learning.datasets.digests import digest
@@ -218,6 +219,32 @@ class LoadedLearning(LoadedTask):
         for learner in (self.learner, *self.further.values()):
             learner.rate_factors.append((round, factor))
 
+    # ------------------------------------------------------------------ all nodes as arrays
+
+    def against_arrays(self) -> str | None:
+        learner = self.learner
+        task, kept = learner.task, learner.task.optimizer.state == "keep"
+        found = {
+            "not every node holds data": len(self.indices) < self._nodes,
+            "hosts have data of their own": self.own is not None,
+            "samples come in streams": learner.streams is not None,
+            "the task has 'ldp'": task.ldp is not None,
+            "its 'non_finite' drops nodes": task.non_finite == "drop",
+            "the model draws random numbers": learner.draws,
+            "an optimizer of torch keeps its state": kept and task.optimizer.steps_modules,
+            "models are not on the CPU": learner.device.type != "cpu",
+            "the program has further networks": bool(self.further),
+        }
+        return next((why for why, is_so in found.items() if is_so), None)
+
+    def bytes_of_arrays(self) -> tuple[int, int]:
+        optimizer = self.learner.task.optimizer
+        copies = 1 + (len(optimizer.slots()) if optimizer.state == "keep" else 0)
+        return copies * self.node_bytes, (copies + 1) * self.node_bytes
+
+    def models(self, *, spare: bool) -> Buffer:
+        return Buffer(self.learner, lambda: self.judge("test").split, spare=spare)
+
     # ------------------------------------------------------------------ judging
 
     def judge(self, split: str, holder: int | None = None) -> Judge:
@@ -322,7 +349,10 @@ class LoadedLearning(LoadedTask):
             family, _, rest = key.partition("/")
             index, _, name = rest.partition("/")
             if family == "slots" and isinstance(value, Tensor):
-                slots[int(index)][name] = value.to(self.device)
+                # Those of all nodes may be in one tensor.
+                rows = enumerate(torch.split(value, 1)) if index == "*" else [(int(index), value)]
+                for node, row in rows:
+                    slots[node][name] = row.to(self.device)
         return [
             Learned(model.to(self.device, copy=True), slot or None) for model, slot in zip(models, slots, strict=True)
         ]
@@ -337,10 +367,12 @@ class LoadedLearning(LoadedTask):
         for name, value in payload.items():
             if name.startswith("slots/"):
                 _, index, entry = [*name.split("/", 2), ""][:3]
-                if not (entry and index.isdecimal() and int(index) < nodes):
+                if not (entry and (index == "*" or (index.isdecimal() and int(index) < nodes))):
                     raise RunError(f"'{name}' does not belong to a node")
                 if not isinstance(value, Tensor):
                     raise RunError(f"'{name}' is not a tensor")
+                if index == "*" and value.shape[:1] != (nodes,):
+                    raise RunError(f"'{name}' is not of {nodes} nodes")
 
     # ------------------------------------------------------------------ the end
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from covey.parts.native import kernels
 
-_SHORT = 100
+SHORT = 100
 """The greatest number of models that are added in float32."""
 
 
@@ -58,7 +58,7 @@ class Mixture:
     @property
     def is_long(self) -> bool:
         """True if it has so many models that they are added in float64: the sum of 200 took 2.5 times as long."""
-        return self.models is not None and len(self.models) > _SHORT
+        return self.models is not None and len(self.models) > SHORT
 
     def plus(self, models: Sequence[Tensor], weights: Sequence[float]) -> "Mixture":
         """This combination with further terms."""

@@ -109,7 +109,7 @@ class Graph:
     def metropolis_weights(self) -> NDArray[np.float64]:
         """The Metropolis-Hastings weight of each edge, E."""
         degrees = self.in_degrees
-        return 1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets]))
+        return np.asarray(1.0 / (1.0 + np.maximum(degrees[self.sources], degrees[self.targets])), dtype=np.float64)
 
     @property
     def own_weights(self) -> NDArray[np.float64]:
@@ -155,15 +155,15 @@ class Graph:
         return sp.csr_array((np.concatenate([values, own]), (rows, columns)), shape=(self.n, self.n))
 
     def merging(self) -> "sp.csr_array":
-        """The N x N mixing matrix of `weights` in float32, each row its own weight and then those of its senders in
-        order, as mixtures of models are added. Its entries are 8 bytes each."""
+        """The N x N mixing matrix of `weights`: in each row the own weight, then those of the senders in order, as
+        mixtures of models are added."""
         assert self.weights is not None
         import scipy.sparse as sp
 
         edges, index = len(self.sources), np.int32 if self.n + len(self.sources) < 1 << 31 else np.int64
         ends = np.zeros(self.n + 1, dtype=index)
         np.cumsum(self.in_degrees + 1, out=ends[1:])
-        columns, values = np.empty(edges + self.n, dtype=index), np.empty(edges + self.n, dtype=np.float32)
+        columns, values = np.empty(edges + self.n, dtype=index), np.empty(edges + self.n)
         columns[ends[:-1]], values[ends[:-1]] = np.arange(self.n), self.own_weights
         # The k-th edge comes after the own weights of its target and of all nodes before it.
         at = self.targets + np.arange(1, edges + 1)

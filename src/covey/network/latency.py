@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from covey.network.graph import Ids
 from covey.network.traces import parse_number, read_rows
 from covey.parts import rng
 from covey.parts.errors import ConfigurationError
@@ -25,6 +27,10 @@ class Latency(Part):
     def between(self, sender: int, receiver: int) -> float:
         """The delay from `sender` to `receiver` in seconds. Valid after `prepare`."""
         raise NotImplementedError
+
+    def of_edges(self, senders: Ids, receivers: Ids) -> NDArray[np.float64]:
+        """The delays from some senders to as many receivers."""
+        return np.array([*map(self.between, senders.tolist(), receivers.tolist())], dtype=np.float64)
 
     def uniform_value(self) -> float | None:
         """The delay in seconds if it is the same for all pairs, else None."""

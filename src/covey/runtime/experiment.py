@@ -111,6 +111,10 @@ class Engine(Part):
             ConfigurationError: the engine cannot run it.
         """
 
+    def rounds_in_words(self, prepared: "Prepared") -> str | None:
+        """The way in which rounds are computed, for `covey check`; None if there is only one."""
+        return None
+
     def check_checkpoint(self, prepared: "Prepared", checkpoint: "Payload") -> None:
         """Refuse a checkpoint that is not one of an experiment.
 

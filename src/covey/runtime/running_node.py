@@ -428,8 +428,13 @@ class RunningNode(Node):
             action()
 
     def commit_row(self) -> tuple[Any, ...]:
-        """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`."""
+        """A row of the completed round, with the columns `covey.runtime.runs.schema.COMMIT_COLUMNS`.
+
+        If all nodes go through the same rounds, messages of later rounds do not count: the row is the same however
+        early they come.
+        """
         mail = self.mail
+        early = mail.early() if self.stage.counts_rounds else ()
         return (
             self.id,
             mail.round,
@@ -438,9 +443,9 @@ class RunningNode(Node):
             self.steps,
             self.samples_used,
             self.bytes_out,
-            mail.bytes_in,
+            mail.bytes_in - sum(message.size for message in early),
             self.messages_out,
-            mail.messages_in,
+            mail.messages_in - len(early),
             mail.dropped,
             self.value_bytes_out,
             self.index_bytes_out,

@@ -70,6 +70,8 @@ class Stage(ABC):
         self._disturbing = self.disturbances.of_messages
         self._loss, self._loss_key = self.network.loss, rng.purpose_key(self.seed, "message loss")
         self._rejected: Counter[int] = Counter()
+        self.counts_rounds = prepared.in_step and not prepared.keeps_mail
+        """True if all nodes go through the same rounds, so that counters of a round have messages up to that round."""
         self.columns = Columns()
         """The columns of tables."""
         self.here: Mapping[int, RunningNode] = {id: prepared.task.node(self, id) for id in ids}

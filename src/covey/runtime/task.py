@@ -16,6 +16,7 @@ from covey.parts.parameters import Part, Setting
 
 if TYPE_CHECKING:
     from covey.runtime.experiment import Experiment
+    from covey.runtime.models import Models
     from covey.runtime.running_node import RunningNode
     from covey.runtime.stage import Stage
 
@@ -188,6 +189,24 @@ class LoadedTask(ABC):
 
     def scale_learning_rate(self, round: int, factor: float) -> None:
         """Multiply the learning rate of all nodes by a factor, in all rounds from one on."""
+
+    # ------------------------------------------------------------------ all nodes as arrays
+
+    def against_arrays(self) -> str | None:
+        """The reason why `models` cannot stand for its nodes, as the end of a sentence; None if it can."""
+        return "its nodes have no models"
+
+    def bytes_of_arrays(self) -> tuple[int, int]:
+        """The bytes of memory that `models` takes for every node: at least, and with a second array for mixing."""
+        return 0, 0
+
+    def models(self, *, spare: bool) -> "Models":
+        """The initial models of all nodes as one array.
+
+        Args:
+            spare: whether a second array is kept, into which models are mixed.
+        """
+        raise NotImplementedError
 
     # ------------------------------------------------------------------ judging
 

@@ -5,7 +5,7 @@ Shapes: J trainings of a chunk, T steps, B samples of a batch, P parameters, S s
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -136,6 +136,13 @@ class Kernel(ABC):
         self.recipe, self.optimizer, self.scoring = recipe, recipe.optimizer, recipe.scoring
         self.train_split = _scaled_ahead(data.train, data)
         self.test_split = _scaled_ahead(data.test, data)
+
+    def train_rows(self, models: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Train the models of a chunk in place, J x P; return losses and finite as in `Trained`."""
+        trained = self.train(replace(chunk, starts=models.unbind()))
+        for row, model in zip(models, trained.models, strict=True):
+            row.copy_(model)
+        return trained.losses, trained.finite
 
     @abstractmethod
     def train(self, chunk: Chunk) -> Trained:

@@ -47,9 +47,13 @@ class StackedKernel(ModuleKernel):
             found.append((weights, models[:, bias.start : bias.stop].unsqueeze(1)))
         return found
 
-    @torch.no_grad()
     def train(self, chunk: Chunk) -> Trained:
         models = torch.stack(list(chunk.starts))
+        losses, finite = self.train_rows(models, chunk)
+        return Trained(own_rows(models), losses, finite)
+
+    @torch.no_grad()
+    def train_rows(self, models: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
         losses = models.new_zeros(len(models))
         fused = self.optimizer.is_plain and chunk.is_bare and self.recipe.clip is None
         given = chunk.given
@@ -98,7 +102,7 @@ class StackedKernel(ModuleKernel):
                 gradients[:active].add_(chunk.corrections[:active])
             self.optimizer.step(models_KP, self.recipe.clipped(gradients[:active]), slots, lr)
         self.optimizer.finish(models, chunk.slots, chunk.lr, chunk.steps, chunk.guesses)
-        return Trained(own_rows(models), losses, torch.isfinite(models.sum(1)))
+        return losses, torch.isfinite(models.sum(1))
 
     def does(self, objective: Objective) -> bool:
         return False

@@ -24,6 +24,7 @@ from covey.runtime.runs.resuming import WRITTEN, Resumable, Written
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
     COLUMNS,
+    COMMIT_COLUMNS,
     CONFIG,
     CONSTANTS,
     FACTS,
@@ -147,6 +148,15 @@ class RunWriter:
         """Record completed rounds, as rows with the columns COMMIT_COLUMNS."""
         self._commits.extend(rows)
         self._maybe_flush()
+
+    def commit_columns(self, round: int, columns: Sequence[np.ndarray]) -> None:
+        """Record a completed round of all nodes, as the columns of COMMIT_COLUMNS from the time on."""
+        loss = COMMIT_COLUMNS.index("train_loss") - 2
+        listed: list[list[Any]] = [column.tolist() for column in columns]
+        if np.isnan(columns[loss]).any():
+            listed[loss] = [None if value != value else value for value in listed[loss]]
+        nodes = len(listed[0])
+        self.commits([*zip(range(nodes), [round] * nodes, *listed, strict=True)])
 
     def metrics(self, rows: Sequence[tuple[int, int, str, float]]) -> None:
         """Record figures: (node, round, name, value). Those of the whole network have the node NETWORK."""
