@@ -10,6 +10,7 @@ import torch
 NAMES = (
     "loops",
     "engine",
+    "million",
     "process",
     "mixing",
     "topologies",

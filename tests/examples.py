@@ -127,6 +127,7 @@ EXAMPLES: dict[tuple[str, str], dict[str, typing.Any]] = {
     ("churn", "rate"): {"mean_up": "100ms", "mean_down": "30ms"},
     ("partition", "dirichlet"): {"alpha": 0.5},
     ("partition", "quantity"): {"alpha": 1.0},
+    ("partition", "draws"): {"per_node": 20},
     ("client-work", "budgets"): {"steps": 3},
     ("optimizer", "guessed"): {"of": {"kind": "sgd", "momentum": 0.9}, "guesses": 2},
     ("learning-rate", "step"): {"every": 2, "gamma": 0.5},

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import covey
+from covey.learning.arrays import Buffer
 from covey.network.latency import UniformLatency
 from covey.parts import machine
 from covey.parts.errors import ConfigurationError, ModelError
@@ -289,3 +290,65 @@ def test_check_says_how_rounds_are_computed_and_why(files):
     given = tables()
     given["engine"]["rounds"] = "arrays"
     assert covey.check(given)["rounds"] == "as arrays of all nodes"
+
+
+# ---------------------------------------------------------------------- the rows of some nodes
+
+
+@pytest.mark.parametrize("asked", [5, "summary", None])
+def test_some_rows_and_the_quantiles_of_all_are_kept(asked, tmp_path):
+    """On both ways, with the same figures; numpy computes the quantiles of the rows of all again."""
+    runs = []
+    for number, (way, kept) in enumerate((("events", "all"), ("events", asked), ("arrays", asked))):
+        given = tables(network=UNEVEN, output={"commits": kept} if kept else {}, rounds=3)
+        given["engine"]["rounds"] = way
+        runs.append(covey.run(given, out=tmp_path / str(number), quiet=True))
+    everything, some, other = runs
+    assert everything.recorded == "all"
+    assert everything.tables == []
+    if asked != 5:  # Twelve nodes are fewer than 1,000.
+        assert some.commits.equals(everything.commits)
+        assert other.commits.equals(everything.commits)
+        return
+    assert some.recorded == other.recorded == some.metrics.attrs["commits"] == "5 of 12"
+    assert some.commits.equals(other.commits)
+    assert len(some.commits) == 15
+    merged = some.commits.merge(everything.commits)
+    assert len(merged) == 15
+    assert some.table("quantiles").equals(other.table("quantiles"))
+    assert some.network.equals(everything.network)
+    for row in some.table("quantiles").itertuples():
+        column = everything.commits.query(f"round == {row.round}")[row.column].dropna()
+        assert row.nodes == len(column)
+        if len(column):
+            assert (row.least, row.median, row.greatest) == (column.min(), column.median(), column.max())
+            assert row.mean == pytest.approx(column.mean(), rel=1e-12)
+
+
+def test_evaluated_nodes_are_among_the_recorded_ones():
+    prepared = prepare(Experiment.from_table(tables(output={"commits": 8})))
+    assert len(prepared.recorded) == 8
+    assert set(prepared.evaluated) <= set(prepared.recorded)
+    assert prepare(Experiment.from_table(tables(output={"commits": 12}))).recorded is None
+
+
+def test_a_run_that_keeps_some_rows_resumes_with_the_same_quantiles(tmp_path, monkeypatch):
+    given = tables(network=UNEVEN, output={"commits": 5}, checkpoint={"every": 2})
+    given["engine"]["rounds"] = "arrays"
+    whole = covey.run(given, out=tmp_path / "whole", quiet=True)
+    mix = Buffer.mix
+    calls = []
+
+    def interrupted(buffer, weights):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        mix(buffer, weights)
+
+    monkeypatch.setattr(Buffer, "mix", interrupted)
+    assert covey.run(given, out=tmp_path / "part", quiet=True).status == "interrupted"
+    resumed = covey.resume(tmp_path / "part", quiet=True)
+    assert resumed.status == "finished"
+    assert resumed.commits.equals(whole.commits)
+    assert resumed.table("quantiles").equals(whole.table("quantiles"))
+    assert np.array_equal(resumed.models, whole.models)

@@ -64,6 +64,7 @@ def run(
     folder = Path(out) if out is not None else new_folder(f"{chosen.name}-s{chosen.seed}")
     prepared = _prepare(chosen, data, quiet, callbacks)
     writer = RunWriter.create(folder, chosen.to_table(), facts(prepared))
+    _choose_rows(prepared, writer)
     graph = prepared.program.graph(0)
     if graph is not None:
         writer.graph(graph, prepared.program.has_one_graph)
@@ -133,6 +134,7 @@ def resume_as(
             prepared.task.close()
             raise opened.refused(error) from error
         writer = RunWriter.resume(opened, facts(prepared))
+        _choose_rows(prepared, writer)
     with _shown(progress, prepared.experiment, opened.run.folder, quiet, watch) as shown:
         return _execute(prepared, writer, shown, opened.checkpoint)
 
@@ -192,6 +194,12 @@ def _execute(
     return Run(writer.folder)
 
 
+def _choose_rows(prepared: Prepared, writer: RunWriter) -> None:
+    """Let the writer keep the rows of some nodes, if the experiment says so."""
+    if prepared.recorded is not None:
+        writer.keep_commits_of(prepared.recorded, prepared.setting.nodes)
+
+
 def as_experiment(experiment: Experiment | Mapping[str, Any] | Path | str) -> Experiment:
     """The experiment of an object, its tables or its file."""
     if isinstance(experiment, Experiment):
@@ -223,5 +231,6 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "clock": prepared.setting.clock,
         **prepared.task.facts(),
         "program": prepared.program.title(),
+        "commits": "all" if (kept := prepared.recorded) is None else f"{len(kept):,} of {prepared.setting.nodes:,}",
         **({"privacy": stated} if (stated := epsilons(prepared)) else {}),
     }

@@ -96,4 +96,4 @@ def merging_graph(program: Program, t: int, fragment: int | None = None) -> Grap
     differs = fragment is None and topology.fragments_of_models() > 1
     if isinstance(aggregation, Aggregation) and not differs:
         weights_E = aggregation.of_edges(graph)
-    return Graph(graph.n, graph.sources, graph.targets, weights_E, graph.groups)
+    return graph.weighted(weights_E)

@@ -29,6 +29,7 @@ KINDS = {
         "shards": "covey.learning.partition:Shards",
         "dirichlet": "covey.learning.partition:Dirichlet",
         "quantity": "covey.learning.partition:Quantity",
+        "draws": "covey.learning.partition:Draws",
         "natural": "covey.learning.partition:Natural",
         "file": "covey.learning.partition:FromFile",
     },

@@ -30,7 +30,7 @@ class Average:
         self.total = torch.zeros(learner.layout.size if keeps else 0, dtype=torch.float64, device=learner.device)
         self.squares = torch.zeros((), dtype=torch.float64)
         self._lost = torch.zeros_like(self.total), torch.zeros_like(self.squares)
-        """What rounding took from both sums. With it, they do not depend on the order of models."""
+        """The parts of both sums that rounding took. With them, sums do not depend on the order of models."""
         self.count = 0
         """The number of models in the sum."""
         self.accuracies: list[float] = []

@@ -233,6 +233,13 @@ class Learner:
             return self.steps(holder, work) * self.batch_size_of(work)
         return samples_of(self.size(holder, work), self.batch_size_of(work), self.steps(holder, work))
 
+    @cached_property
+    def usual(self) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of steps and of samples of each node's training with the settings of the task."""
+        _, first, which = np.unique(self.parts.sizes, return_index=True, return_inverse=True)
+        steps, samples = ([of(int(holder), Work()) for holder in first] for of in (self.steps, self.samples))
+        return np.array(steps, dtype=np.int64)[which], np.array(samples, dtype=np.int64)[which]
+
     def size(self, holder: int, work: Work) -> int:
         """The number of samples of a pass."""
         return int(self.parts.sizes[holder]) if work.on is None else len(work.on.inputs)

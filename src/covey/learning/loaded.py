@@ -26,7 +26,6 @@ from covey.learning.jobs import Judge, Judged, Learned, Predictor, Shown
 from covey.learning.learner import Learner
 from covey.learning.mixing import mix
 from covey.learning.mixture import Mixture, computed
-from covey.learning.node import Work
 from covey.learning.optimizers import Slots
 from covey.learning.protected import largest_update, mechanism_of
 from covey.learning.rehearsal import Rehearsal
@@ -83,8 +82,8 @@ class LoadedLearning(LoadedTask):
         taken: tuple[int, ...] = ()
         held_out: tuple[int, ...] = ()
         if self.own is None:
-            taken = tuple(learner.samples(index, Work()) for index in range(len(holders)))
-            held_out = tuple(learner.local_data(index).validation for index in range(len(holders)))
+            taken = tuple(learner.usual[1].tolist())
+            held_out = tuple(map(len, learner.splits.validation))
         if self.own is None and learner.label_counts is not None:
             counts = np.zeros((self._nodes, learner.label_counts.shape[1]), dtype=np.int64)
             counts[holders] = learner.label_counts

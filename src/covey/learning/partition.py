@@ -16,6 +16,7 @@ from covey.learning.dataset import Data
 from covey.learning.datasets.targets import is_missing
 from covey.parts import rng
 from covey.parts.errors import DataError, quoted
+from covey.parts.machine import demand
 from covey.parts.parameters import Part, param
 
 Ids = NDArray[np.int64]
@@ -147,6 +148,19 @@ class Quantity(Partition):
         node_of = np.empty(samples, dtype=np.int64)
         node_of[generator.permutation(samples)] = np.repeat(np.arange(holders), counts)
         return _topped_up(node_of, holders, self.min_samples, generator)
+
+
+class Draws(Partition):
+    """Random samples that each node draws for itself, with replacement: a small data set serves any number of nodes."""
+
+    kind = "draws"
+    per_node: int = param("The number of samples of a node, in which one may occur twice.", ge=1)
+
+    def assign(self, data: Data, holders: int, seed: int) -> list[Ids]:
+        """See `Partition.assign`; nodes may share samples."""
+        demand(8.0 * holders * self.per_node, f"The samples of {self.named()}")
+        drawn_NS = rng.generator(seed, "partition").integers(len(data.train), size=(holders, self.per_node))
+        return [*np.sort(drawn_NS, axis=1)]
 
 
 class Natural(Partition):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from covey.network import Network
 from covey.network.faults import Fault
@@ -75,6 +75,12 @@ class Output(Part):
     """The results that a run keeps beside its metrics."""
 
     kind: ClassVar[str] = "output"
+    commits: Literal["all", "summary"] | int | None = param(
+        "The rows of completed rounds that are kept: all, or quantiles of every round and the rows of some nodes, "
+        'drawn by the seed: 1,000 for "summary", or this number. By default, all of up to 100,000 nodes.',
+        default=None,
+        ge=1,
+    )
     models: bool = param("Whether the final models are saved, if nodes have models.", default=True)
     states: bool | None = param(
         "Whether the final state of each node is saved. By default, it is saved if nodes do not learn.",

@@ -30,6 +30,10 @@ _SAME = {"data": "data set", "partition": "partition", "start": "start", "parame
 """The facts of a run that must be the same when it is resumed or attacked, in words."""
 
 
+_RECORDED, _SAMPLE = 100_000, 1000
+"""The nodes up to which the rows of all are kept by default, and those whose rows are kept beyond."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared experiment, which an engine runs.
@@ -115,6 +119,20 @@ class Prepared:
             if name in _SAME and before is not None and before != now:
                 return f"its {_SAME[name]} differs from that with which it began ({before}, now {now})"
         return None
+
+    @cached_property
+    def recorded(self) -> list[int] | None:
+        """The ids of the nodes whose rows of completed rounds are kept, beside quantiles; None for all nodes."""
+        nodes, asked = self.network.nodes, self.experiment.output.commits
+        if asked == "all" or (asked is None and nodes <= _RECORDED):
+            return None
+        count = asked if isinstance(asked, int) else _SAMPLE
+        if count >= nodes:
+            return None
+        first = self.evaluated if len(self.evaluated) <= count else []
+        drawn = rng.generator(self.setting.seed, "recorded nodes").permutation(nodes)
+        others = drawn[~np.isin(drawn, first)][: count - len(first)]
+        return sorted([*first, *others.tolist()])
 
     def mechanisms(self) -> list[Mechanism]:
         """The noise by which parts of the program and of the task state that they protect data."""

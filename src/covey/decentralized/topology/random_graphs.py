@@ -95,17 +95,24 @@ def _codes(left: Ids, right: Ids, n: int) -> Ids:
 def _bad(left: Ids, right: Ids, n: int) -> Ids:
     """The indices of loops, and of all but the first of equal edges."""
     codes = _codes(left, right, n)
-    order = np.argsort(codes, kind="stable")
-    again = np.zeros(len(codes), dtype=bool)
-    again[order[1:]] = codes[order[1:]] == codes[order[:-1]]
-    return np.flatnonzero(again | (left == right))
+    # Few are equal: sorting the numbers alone takes a fifth of sorting with their places.
+    ordered = np.sort(codes)
+    places = np.flatnonzero(np.isin(codes, ordered[1:][ordered[1:] == ordered[:-1]]))
+    _, first = np.unique(codes[places], return_index=True)
+    return np.union1d(np.delete(places, first), np.flatnonzero(left == right))
 
 
 def _switch(left: Ids, right: Ids, bad: Ids, n: int, generator: np.random.Generator) -> None:
     """Replace each bad edge (a, b) and a random edge (c, d) by (a, c) and (b, d) if that adds no bad edge."""
-    present: dict[int, int] = {}
-    for code in _codes(left, right, n).tolist():
-        present[code] = present.get(code, 0) + 1
+    ordered, changed = np.sort(_codes(left, right, n)), dict[int, int]()
+
+    def count(code: int) -> int:
+        """The number of edges of a code. A table of all edges would take longer than their drawing."""
+        found = changed.get(code)
+        if found is None:
+            found = int(np.searchsorted(ordered, code, "right") - np.searchsorted(ordered, code))
+        return found
+
     partners = generator.integers(len(left), size=len(bad)).tolist()
     flips = generator.random(len(bad)).tolist()
     for index, other, flip in zip(bad.tolist(), partners, flips, strict=True):
@@ -113,11 +120,12 @@ def _switch(left: Ids, right: Ids, bad: Ids, n: int, generator: np.random.Genera
         if flip < 0.5:
             c, d = d, c
         first, second = (min(a, c) * n + max(a, c)), (min(b, d) * n + max(b, d))
-        if index == other or a == c or b == d or first == second or present.get(first) or present.get(second):
+        if index == other or a == c or b == d or first == second or count(first) or count(second):
             continue
         for x, y in ((a, b), (c, d)):
-            present[min(x, y) * n + max(x, y)] -= 1
-        present[first] = present[second] = 1
+            code = min(x, y) * n + max(x, y)
+            changed[code] = count(code) - 1
+        changed[first] = changed[second] = 1
         left[index], right[index], left[other], right[other] = a, c, b, d
 
 

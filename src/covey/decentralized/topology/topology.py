@@ -13,6 +13,9 @@ from covey.parts.parameters import Part, Setting
 _BYTES_OF_A_LINK = 64
 """The least memory of an edge while a graph is drawn, in bytes."""
 
+_KEPT_EDGES = 1 << 25
+"""The edges of the last graphs that are kept, 16 bytes each."""
+
 
 class Topology(Part):
     """The graphs of rounds. Every node computes them itself, from public randomness.
@@ -100,7 +103,7 @@ class Topology(Part):
                     f"its program is prepared."
                 )
             graph = self._graphs[key] = self._drawn(key)
-            if len(self._graphs) > 64:
+            if len(self._graphs) > max(2, min(64, _KEPT_EDGES // max(1, len(graph.sources)))):
                 del self._graphs[next(iter(self._graphs))]
         return graph
 

@@ -128,6 +128,8 @@ class Kernel(ABC):
 
     chunk: int = 1
     """The best number of trainings to compute together."""
+    most: int | None = None
+    """The greatest number of trainings of small models to compute together in place; None for `chunk`."""
 
     def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
         self.make = make

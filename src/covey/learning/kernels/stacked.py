@@ -28,6 +28,7 @@ class StackedKernel(ModuleKernel):
     """The kernel for modules of the class `Dense`."""
 
     chunk = 32
+    most = 512
 
     def __init__(self, make: Callable[[], nn.Module], layout: Layout, data: Data, recipe: Recipe) -> None:
         super().__init__(make, layout, data, recipe)

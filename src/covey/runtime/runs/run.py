@@ -29,6 +29,7 @@ from covey.runtime.runs.schema import (
     MODELS,
     NETWORK,
     OBSERVED,
+    QUANTILES,
     STATES,
     by_start,
     config_digest,
@@ -179,7 +180,14 @@ class Run:
                 table[name] = np.nan
         leading = [name for name in _LEADING if name in table]
         rest = [name for name in table.columns if name not in _LEADING]
-        return table[leading + rest].sort_values(["round", "node"], ignore_index=True)
+        table = table[leading + rest].sort_values(["round", "node"], ignore_index=True)
+        table.attrs["commits"] = self.recorded
+        return table
+
+    @property
+    def recorded(self) -> str:
+        """The nodes whose `commits` are kept: "all", or their number, as in "1,000 of 1,000,000"."""
+        return str(self.facts.get("commits", "all"))
 
     def _wide(self, long: "pd.DataFrame", index: list[str]) -> "pd.DataFrame":
         """The figures with a column for each name."""
@@ -194,6 +202,10 @@ class Run:
         long = self._database.frame(f"SELECT round, name, value FROM metrics WHERE node = {NETWORK}")
         wide = self._wide(long, ["round"])
         times = self._database.frame("SELECT round, MAX(time) AS time FROM commits GROUP BY round")
+        if self.recorded != "all" and QUANTILES in self.tables:
+            quantiles = self.table(QUANTILES)
+            quantiles = quantiles[quantiles["column"] == "time"]
+            times = quantiles[["round", "greatest"]].rename(columns={"greatest": "time"})
         return wide.merge(times, on="round", how="left")
 
     @property

@@ -61,6 +61,9 @@ NETWORK = -1
 MOMENTS = "moments"
 """The table of evaluations of all nodes at moments of time."""
 
+QUANTILES = "quantiles"
+"""The table of the quantiles of commits over all nodes, in runs that keep the commits of some."""
+
 STOPPED = "stopped early"
 """The kind of the event of a run that a callback ended."""
 

@@ -20,6 +20,7 @@ from covey.runtime.runs import lock
 from covey.runtime.runs.counting import KEPT, LAST, Counting, Moment, keeping
 from covey.runtime.runs.files import clear, is_beginning, refuse_links
 from covey.runtime.runs.observed import ObservedWriter, read_truth
+from covey.runtime.runs.quantiles import Quantiles
 from covey.runtime.runs.resuming import WRITTEN, Resumable, Written
 from covey.runtime.runs.schema import (
     CHECKPOINTS,
@@ -55,6 +56,9 @@ class RunWriter:
 
     Every method raises RunError if the disk is full or the folder cannot be written.
     """
+
+    _quantiles: Quantiles | None = None
+    """The choice of rows, if not all are kept."""
 
     def __init__(self, folder: Path, held: BinaryIO, facts: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -144,19 +148,34 @@ class RunWriter:
         writer.truncate(Moment.of(opened.checkpoint))
         return writer
 
+    def keep_commits_of(self, nodes: Sequence[int], of: int) -> None:
+        """Keep the rows of completed rounds of some nodes, and quantiles of all."""
+        self._quantiles = Quantiles(nodes, of)
+
     def commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Record completed rounds, as rows with the columns COMMIT_COLUMNS."""
+        if self._quantiles is not None:
+            rows, records = self._quantiles.take(rows)
+            self.records(records)
+        self._add_commits(rows)
+
+    def _add_commits(self, rows: Sequence[tuple[Any, ...]]) -> None:
         self._commits.extend(rows)
         self._maybe_flush()
 
     def commit_columns(self, round: int, columns: Sequence[np.ndarray]) -> None:
         """Record a completed round of all nodes, as the columns of COMMIT_COLUMNS from the time on."""
+        nodes: Sequence[int] = range(len(columns[0]))
+        if self._quantiles is not None:
+            kept, columns, records = self._quantiles.take_columns(round, columns)
+            nodes = kept.tolist()
+            self.records(records)
         loss = COMMIT_COLUMNS.index("train_loss") - 2
         listed: list[list[Any]] = [column.tolist() for column in columns]
         if np.isnan(columns[loss]).any():
             listed[loss] = [None if value != value else value for value in listed[loss]]
-        nodes = len(listed[0])
-        self.commits([*zip(range(nodes), [round] * nodes, *listed, strict=True)])
+        add = self.commits if self._quantiles is None else self._add_commits
+        add([*zip(nodes, [round] * len(nodes), *listed, strict=True)])
 
     def metrics(self, rows: Sequence[tuple[int, int, str, float]]) -> None:
         """Record figures: (node, round, name, value). Those of the whole network have the node NETWORK."""
@@ -285,6 +304,8 @@ class RunWriter:
         Events of hosts (OUTAGES) stay. The old rows stay until the next write.
         """
         self.flush()
+        if self._quantiles is not None:
+            self._quantiles.begin_again()
         if self._observed is not None:
             with self._guarded():
                 self._observed.truncate(moment.clocks)
@@ -369,6 +390,8 @@ class RunWriter:
         try:
             if status == "finished" and self._truncated:
                 self._write_rows()
+            if status == "finished" and self._quantiles is not None:
+                self.records(self._quantiles.rest())
             self.flush()
             with self._guarded():
                 self._close_log()
