@@ -138,7 +138,7 @@ class Graph:
     def own_weights(self) -> NDArray[np.float64]:
         """The weight that each node gives to itself, N: 1 minus the sum of the weights of its senders, in order."""
         assert self.weights is not None
-        return 1.0 - np.bincount(self.targets, weights=self.weights, minlength=self.n)
+        return np.asarray(1.0 - np.bincount(self.targets, weights=self.weights, minlength=self.n), dtype=np.float64)
 
     @cached_property
     def _metropolis(self) -> list[tuple[float, ...]]:
