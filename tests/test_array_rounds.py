@@ -317,6 +317,9 @@ def test_some_rows_and_the_quantiles_of_all_are_kept(asked, tmp_path):
     assert len(merged) == 15
     assert some.table("quantiles").equals(other.table("quantiles"))
     assert some.network.equals(everything.network)
+    summary, stated = everything.summary(), other.summary()
+    assert stated["totals"] == some.summary()["totals"] == summary["totals"]
+    assert stated["seconds"] == pytest.approx(summary["seconds"], rel=1e-12)
     for row in some.table("quantiles").itertuples():
         column = everything.commits.query(f"round == {row.round}")[row.column].dropna()
         assert row.nodes == len(column)

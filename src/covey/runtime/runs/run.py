@@ -34,7 +34,7 @@ from covey.runtime.runs.schema import (
     by_start,
     config_digest,
 )
-from covey.runtime.runs.summary import DROPPED, summarised
+from covey.runtime.runs.summary import DROPPED, summarised, totals_of_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -451,7 +451,7 @@ class Run:
         time = float(moments[0])
         commits = self.commits
         sent = commits[commits["time"] <= time].groupby("node")["bytes_out"].max().sum()
-        return {"time": time, "bytes_out": float(sent)}
+        return {"time": time, "bytes_out": float(totals_of_all(self, until=time).get("bytes_out", sent))}
 
     def export(self, format: Literal["csv", "parquet"] = "csv", out: Path | None = None) -> str | None:
         """The rows of `metrics` for other programs.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from covey.runtime.runs.database import Database
-from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, NETWORK, SPENT
+from covey.runtime.runs.schema import COMMIT_COLUMNS, COUNTED, NETWORK, QUANTILES, SPENT
 
 if TYPE_CHECKING:
     from covey.runtime.runs.run import Run
@@ -30,6 +30,7 @@ _LAST_OF_NETWORK = (
 def summarised(run: "Run", database: Database) -> dict[str, Any]:
     """The summary of a run. See `Run.summary`."""
     totals, counted, spent = _totals(database)
+    totals |= totals_of_all(run)
     columns, dropped = database.rows(DROPPED)
     _, network = database.rows(_LAST_OF_NETWORK)
     facts = run.facts
@@ -52,6 +53,32 @@ def summarised(run: "Run", database: Database) -> dict[str, Any]:
         "privacy": facts.get("privacy", []),
         "network": {name: _finite(value) for name, value in network},
     }
+
+
+def totals_of_all(run: "Run", until: float = math.inf) -> dict[str, float]:
+    """The sums of counters over all nodes, the means of their seconds by activity, and the time of the last, where a run
+    has quantiles.
+
+    Empty if it keeps the commits of all nodes.
+
+    Args:
+        run: the run.
+        until: the time until which all nodes had completed the round that counts.
+    """
+    if run.recorded == "all" or QUANTILES not in run.tables:
+        return {}
+    table = run.table(QUANTILES)
+    table = table[table["time"] <= until]
+    found: dict[str, float] = {}
+    for row in table[table["round"] == table["round"].max()].itertuples():
+        activity = str(row.column).removesuffix("_seconds")
+        if activity in SPENT:
+            found[activity] = row.mean
+        elif row.column in COMMIT_COLUMNS[COUNTED]:
+            found[str(row.column)] = round(row.mean * row.nodes)
+        elif row.column == "time":
+            found["time"] = row.greatest
+    return found
 
 
 def _totals(database: Database) -> tuple[dict[str, Any], list[str], list[str]]:
