@@ -17,6 +17,7 @@ from covey.parts.errors import ConfigurationError, ModelError
 from covey.parts.parameters import Setting
 from covey.runtime.experiment import Experiment
 from covey.runtime.prepared import prepare
+from covey.runtime.simulation import playing
 from covey.runtime.simulation.arrays import ArrayRounds, against, can_restore
 from covey.runtime.simulation.simulation import Simulation
 from covey.runtime.simulation.world import World
@@ -355,3 +356,14 @@ def test_a_run_that_keeps_some_rows_resumes_with_the_same_quantiles(tmp_path, mo
     assert resumed.commits.equals(whole.commits)
     assert resumed.table("quantiles").equals(whole.table("quantiles"))
     assert np.array_equal(resumed.models, whole.models)
+
+
+def test_the_bytes_of_too_many_messages_are_stated_instead_of_played(monkeypatch):
+    given = tables({"topology": {"kind": "epidemic-local", "degree": 3}})
+    played = prepare(Experiment.from_table(given)).played
+    monkeypatch.setattr(playing, "_MOST_WORK", 0)
+    stated = prepare(Experiment.from_table(given)).played
+    assert (stated.rounds, stated.sent, stated.why_not) == (1, played.sent, "")
+    assert stated.received[0] == stated.received[1] * played.sent / 3
+    given["program"]["sharing"] = {"kind": "random", "budget": 0.5}
+    assert "too long to play" in prepare(Experiment.from_table(given)).played.why_not

@@ -12,6 +12,8 @@ from covey.network.graph import Graph
 
 _DENSE = 600
 _DIAMETER = 2000
+_SPECTRUM = 100_000
+"""The greatest number of nodes for which singular values are computed."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class GraphFacts:
     diameter: int | None
     """The diameter; None if it is infinite, or the graph is too large to compute it."""
     spectral_gap: float | None
-    """1 - the second largest singular value of W. The larger, the faster models converge to each other."""
+    """1 - the second largest singular value of W. The larger, the faster models converge to each other. None also if the
+    graph is too large to compute it."""
     doubly_stochastic: bool | None
     noise_left: float | None
     """The mean squared distance from the mean that one merge leaves of independent noise, which has 1 - 1/N before:
@@ -68,7 +71,7 @@ def facts(graph: Graph, rule: str | None = "metropolis-hastings", label_counts: 
         mean_degree=float(graph.in_degrees.mean()),
         largest_degree=int(graph.in_degrees.max()),
         diameter=diameter,
-        spectral_gap=None if mixing is None else _spectral_gap(mixing),
+        spectral_gap=_spectral_gap(mixing) if mixing is not None and graph.n <= _SPECTRUM else None,
         doubly_stochastic=None if mixing is None else _is_doubly_stochastic(mixing),
         noise_left=None if mixing is None else max(0.0, (float((mixing.data**2).sum()) - 1.0) / graph.n),
         node_heterogeneity=alone,

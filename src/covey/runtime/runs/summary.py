@@ -56,10 +56,9 @@ def summarised(run: "Run", database: Database) -> dict[str, Any]:
 
 
 def totals_of_all(run: "Run", until: float = math.inf) -> dict[str, float]:
-    """The sums of counters over all nodes, the means of their seconds by activity, and the time of the last, where a run
-    has quantiles.
+    """The sums of counters over all nodes, the means of their seconds by activity, and the time of the last.
 
-    Empty if it keeps the commits of all nodes.
+    They come of a run's quantiles; empty if it keeps the commits of all nodes.
 
     Args:
         run: the run.

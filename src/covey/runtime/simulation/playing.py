@@ -106,7 +106,7 @@ def play(prepared: Prepared) -> Played:
         return Played(why_not="its nodes do not learn")
     rounds, total = _rounds(prepared), prepared.experiment.rounds
     if not rounds:
-        return Played(why_not="so many messages of so many numbers take too long to play")
+        return _stated(prepared) or Played(why_not="so many messages of so many numbers take too long to play")
     try:
         stages = [_played(prepared, task, rounds) for task in plays]
     except Exception as error:
@@ -117,6 +117,15 @@ def play(prepared: Prepared) -> Played:
     if max(sent) - min(sent) > _ALIKE * max(sent):
         return Played(rounds, None, received, "they depend on training")
     return Played(rounds, sum(sent) / len(sent), received)
+
+
+def _stated(prepared: Prepared) -> Played | None:
+    """The messages of the first round, as a program states them whose rounds are linear maps."""
+    linear = prepared.program.linear(prepared.setting)
+    if linear is None:
+        return None
+    most = int(linear.graph(0).in_degrees.max())
+    return Played(1, float(linear.bytes(0).mean()), (most * linear.lengths.frame, most))
 
 
 def _rounds(prepared: Prepared) -> int:
