@@ -11,7 +11,7 @@ from covey.parts import kinds
 
 ROOMS = (
     *("parts", "messages", "network", "runtime", "learning", "data", "aggregation"),
-    *("decentralized", "federated", "privacy", "view", "pages", "api", "cli"),
+    *("decentralized", "federated", "privacy", "view", "pages", "watch", "api", "cli"),
 )
 """From the ground up; calls go downwards."""
 APART = {("federated", "decentralized"), ("privacy", "decentralized"), ("privacy", "federated")}

@@ -71,6 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     takes_set(run, "set a key of the experiment, with dots between nested keys; may be repeated")
     run.add_argument("--out", type=Path, help="the run's folder (default: a new one under runs/)")
     run.add_argument("--resume", metavar="RUN", type=Path, help="resume an interrupted run")
+    run.add_argument("--watch", action="store_true", help="open the live page of the run in a browser")
     run.add_argument("--json", action="store_true", help="print the summary as JSON, without progress")
 
     sweep = add(
@@ -177,6 +178,27 @@ def make_parser() -> argparse.ArgumentParser:
     takes_runs(report)
     takes_labels(report, "experiment")
     report.add_argument("--out", type=Path, default=Path("report.html"), help="the page (default: report.html)")
+
+    watch = add(
+        "watch",
+        _lazily("watching", "watch"),
+        "Show runs in a browser while they grow: a page at an address of this machine, until Ctrl-C.",
+        "covey watch runs\n  covey watch runs --listen 10.0.0.1:8765 --certs certs/launcher",
+    )
+    watch.add_argument(
+        "folder", metavar="FOLDER", nargs="?", type=Path, default=Path("runs"),
+        help="a folder of runs, or that of one (default: runs)",
+    )  # fmt: skip
+    watch.add_argument(
+        "--listen", metavar="ADDRESS", default="127.0.0.1:8765",
+        help="the address of the page; all but loopback need --token or --certs (default: 127.0.0.1:8765)",
+    )  # fmt: skip
+    watch.add_argument("--token", action="store_true", help="let only those read the page who have its link")
+    watch.add_argument(
+        "--certs", metavar="DIR", type=Path, help="this machine's folder from `covey certs`, to encrypt the page"
+    )
+    watch.add_argument("--open", action="store_true", help="open the page in a browser")
+    watch.add_argument("--ends-with-input", action="store_true", help=argparse.SUPPRESS)
 
     export = add(
         "export",

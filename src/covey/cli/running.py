@@ -3,6 +3,8 @@
 import argparse
 import sys
 import tomllib
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from covey import api
@@ -38,7 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
             )
         before = Run(arguments.resume)
         rounds, nodes = before.experiment.get("rounds", 1), before.facts.get("nodes", 1)
-        with ProgressDisplay(before.folder.name, rounds, nodes, silent=arguments.json) as display:
+        with (
+            _watched(arguments, before.folder),
+            ProgressDisplay(before.folder.name, rounds, nodes, silent=arguments.json) as display,
+        ):
             done = api.resume(arguments.resume, data=arguments.data, progress=display, quiet=arguments.json)
     elif arguments.file is None:
         raise ConfigurationError(
@@ -47,9 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         experiment = Experiment.from_table(read(arguments))
         out = arguments.out or api.new_folder(f"{experiment.name}-s{experiment.seed}")
-        with _display(out.name, experiment, arguments.json) as display:
+        with _watched(arguments, out), _display(out.name, experiment, arguments.json) as display:
             done = api.run(experiment, out=out, data=arguments.data, progress=display, quiet=arguments.json)
     return report(done, as_json=arguments.json)
+
+
+def _watched(arguments: argparse.Namespace, folder: Path) -> AbstractContextManager[None]:
+    """The live page of a run within the context, if it is asked for."""
+    if not arguments.watch:
+        return nullcontext()
+    from covey.cli.watching import beside
+
+    return beside(folder)
 
 
 def _display(title: str, experiment: Experiment, silent: bool) -> ProgressDisplay:

@@ -70,6 +70,19 @@ class Database:
             except sqlite3.Error as error:
                 raise unreadable(self._folder, error) from error
 
+    @contextmanager
+    def unchecked(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose rows are not checked before, for queries that look at the types of values themselves.
+
+        All queries of the context see the database at one moment.
+
+        Raises:
+            RunError: the database cannot be read.
+        """
+        with reading(self._folder) as database:
+            database.execute("BEGIN")
+            yield database
+
     def check_names(self, count: int) -> None:
         """Refuse so many names of figures that a table of them would not fit into memory.
 

@@ -28,6 +28,15 @@ def find_runs(paths: Iterable[Path | str]) -> list[Run]:
     return found
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """The folders of runs in a folder, or that folder itself if it is one, in natural order of names; none is opened.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
+    return [folder] if _is_run(folder) else _inside(folder, _DEEPEST)
+
+
 def _is_run(folder: Path) -> bool:
     return (
         folder.is_symlink() or not folder.is_dir() or any((folder / name).exists() for name in (FACTS, CONFIG, METRICS))

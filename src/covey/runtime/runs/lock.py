@@ -4,6 +4,8 @@ Windows has no such lock. There nothing guards a run's folder, and a run that wa
 """
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 from typing import BinaryIO
@@ -72,3 +74,24 @@ def _lock(file: BinaryIO, *, shared: bool) -> None:
     if not _HAS_LOCKS:
         raise OSError("no locks on this platform")
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def holder(folder: Path) -> int | None:
+    """The process that writes to a run's folder, or None if it cannot be known.
+
+    Linux alone tells: among the open files of a process are its locks. A folder's content cannot name a process.
+    """
+    try:
+        own = os.stat(folder / LOCK, follow_symlinks=False)
+        processes = [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return None
+    for process in processes:
+        with suppress(OSError):
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                found = os.stat(f"/proc/{process}/fd/{descriptor}")
+                if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino):
+                    locks = Path(f"/proc/{process}/fdinfo/{descriptor}").read_text()
+                    if re.search(rf"^lock:.*FLOCK.*WRITE {process} ", locks, flags=re.M):
+                        return int(process)
+    return None

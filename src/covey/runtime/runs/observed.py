@@ -101,6 +101,15 @@ class Observed:
     def __iter__(self) -> Iterator[ObservedMessage]:
         return self.messages()
 
+    def __len__(self) -> int:
+        """The number of messages, without decoding them.
+
+        Raises:
+            RunError: they cannot be read.
+        """
+        ((count,),) = self._selected("SELECT COUNT(*) FROM messages")
+        return int(count)
+
     def messages(self, receiver: int | None = None, tag: str | None = None) -> Iterator[ObservedMessage]:
         """The messages in order of time, of all receivers and tags or of given ones.
 
@@ -131,15 +140,17 @@ class Observed:
             yield ObservedMessage(time, node, name, found.sender, found.round, found.tag, found.size, found.payload)
 
     def _rows(self) -> Iterator[tuple[float, int, bytes]]:
+        for time, node, frame in self._selected("SELECT time, node, frame FROM messages ORDER BY time, node, rowid"):
+            if type(time) is not float or type(node) is not int or type(frame) is not bytes:
+                raise RunError(f"The run {self._folder} has no readable {OBSERVED}: a row is not a message.")
+            yield time, node, frame
+
+    def _selected(self, query: str) -> Iterator[tuple[Any, ...]]:
         file = (self._folder / OBSERVED).absolute()
         try:
             with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
                 database.execute("PRAGMA trusted_schema=OFF")
-                query = "SELECT time, node, frame FROM messages ORDER BY time, node, rowid"
-                for time, node, frame in database.execute(query):
-                    if type(time) is not float or type(node) is not int or type(frame) is not bytes:
-                        raise RunError(f"The run {self._folder} has no readable {OBSERVED}: a row is not a message.")
-                    yield time, node, frame
+                yield from database.execute(query)
         except sqlite3.Error as error:
             raise RunError(f"The run {self._folder} has no readable {OBSERVED}: {one_line(error)}.") from error
 

@@ -14,6 +14,7 @@ from covey.messages.files import read_payload
 from covey.network.graph import Graph
 from covey.parts.errors import RunError, quoted
 from covey.runtime.runs import lock
+from covey.runtime.runs.course import Course
 from covey.runtime.runs.database import Database, unreadable
 from covey.runtime.runs.files import is_beginning, refuse_links
 from covey.runtime.runs.observed import Observed
@@ -433,6 +434,10 @@ class Run:
         It can be written as JSON: a figure that is not finite is None.
         """
         return summarised(self, self._database)
+
+    def course(self) -> Course:
+        """The aggregates over nodes of all rounds, which `Course.advance` extends by rows that were added since."""
+        return Course(self._database, int(self.facts.get("nodes", 0)))
 
     def reached(self, accuracy: float) -> dict[str, float] | None:
         """The moment at which the mean accuracy of nodes, by their last evaluations, first reached a value.
