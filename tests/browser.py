@@ -68,7 +68,9 @@ class Browser:
 
     def show(self, width: int, height: int = 900, *, dark: bool = False) -> None:
         """Set the size of the window, and the mode."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
         mode = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[mode, {"name": "prefers-reduced-motion", "value": "reduce"}])
 
@@ -96,7 +98,11 @@ class Browser:
     def press(self, key: str) -> None:
         """Press a key, such as "Tab" or "Enter"."""
         text = {"Enter": "\r", "Space": " "}.get(key, key if len(key) == 1 else "")
-        named = {"key": " " if key == "Space" else key, "code": key, "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13, "Space": 32}.get(key, 0)}
+        named = {
+            "key": " " if key == "Space" else key,
+            "code": key,
+            "windowsVirtualKeyCode": {"Tab": 9, "Enter": 13, "Space": 32}.get(key, 0),
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **named)
         self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
@@ -110,7 +116,20 @@ class Browser:
     def names(self) -> list[tuple[str, str]]:
         """The roles and names of what can be used, as a screen reader has them."""
         found = self.call("Accessibility.getFullAXTree")["nodes"]
-        used = ("link", "button", "textbox", "searchbox", "combobox", "checkbox", "radio", "img", "image", "progressbar", "progressIndicator", "table")
+        used = (
+            "link",
+            "button",
+            "textbox",
+            "searchbox",
+            "combobox",
+            "checkbox",
+            "radio",
+            "img",
+            "image",
+            "progressbar",
+            "progressIndicator",
+            "table",
+        )
         return [
             (node["role"]["value"], node.get("name", {}).get("value", ""))
             for node in found
@@ -124,10 +143,15 @@ def browser(folder: Path) -> Iterator[Browser]:
     assert BROWSER is not None
     (to_read, writing), (reading, to_write) = os.pipe(), os.pipe()
     # The protocol has the descriptors 3 and 4.
-    script = f"exec {BROWSER} --headless=new --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run " \
-             f"--disable-dev-shm-usage --hide-scrollbars --user-data-dir={folder / 'browser'} 3<&{to_read} 4>&{to_write} 2>/dev/null"
+    script = (
+        f"exec {BROWSER} --headless=new --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run "
+        f"--disable-dev-shm-usage --hide-scrollbars --user-data-dir={folder / 'browser'} 3<&{to_read} 4>&{to_write} 2>/dev/null"
+    )
     process = subprocess.Popen(
-        ["bash", "-c", script], pass_fds=(to_read, to_write), env={**os.environ, "HOME": str(folder)}, stdout=subprocess.DEVNULL
+        ["bash", "-c", script],
+        pass_fds=(to_read, to_write),
+        env={**os.environ, "HOME": str(folder)},
+        stdout=subprocess.DEVNULL,
     )
     os.close(to_read)
     os.close(to_write)

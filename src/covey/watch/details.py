@@ -17,7 +17,7 @@ from covey.runtime.runs.database import Database
 from covey.runtime.runs.schema import GRAPH, OBSERVED
 from covey.view.epsilons import epsilon_in_words
 from covey.view.summary import dropped_messages
-from covey.watch.watched import Watched
+from covey.watch.watched import Watched, in_words
 
 MOST_DRAWN = 2_000
 """The greatest number of nodes whose graph is drawn."""
@@ -238,7 +238,9 @@ def attacks(watched: Watched) -> dict[str, Any]:
     observer = watched.experiment.get("observer")
     return {
         "attacks": found,
-        "observer": {} if not isinstance(observer, Mapping) else {key: str(value) for key, value in observer.items()},
+        "observer": {}
+        if not isinstance(observer, Mapping)
+        else {key: in_words(value) for key, value in observer.items()},
         "messages": _observed(watched, run),
     }
 

@@ -97,7 +97,9 @@ class Watched:
     @property
     def done(self) -> float:
         """The mean of the nodes' completed rounds."""
-        return 0.0 if self.course is None else self.course.commits / self.nodes
+        if self.course is None:
+            return 0.0
+        return self.course.done if self.course.done is not None else self.course.commits / self.nodes
 
     def row(self) -> dict[str, Any]:
         """The line of the run in the list of all."""
@@ -191,7 +193,7 @@ class Watched:
 
     def settings(self) -> dict[str, str]:
         """The experiment, as flat keys and texts."""
-        return {key: _text(value) for key, value in flat(self.experiment).items()}
+        return {key: in_words(value) for key, value in flat(self.experiment).items()}
 
     def can_resume(self) -> bool:
         """True if the run ended early and has a checkpoint."""
@@ -207,13 +209,16 @@ def _stat(file: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _text(value: Any) -> str:
+def in_words(value: Any) -> str:
+    """A value of an experiment as a text."""
+    if value == []:
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(in_words, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(inner)}" for key, inner in value.items())
+        return ", ".join(f"{key} {in_words(inner)}" for key, inner in value.items())
     return str(value)

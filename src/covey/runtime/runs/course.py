@@ -208,6 +208,11 @@ class Course:
         return self._times.latest
 
     @property
+    def done(self) -> float | None:
+        """The mean over nodes of their last completed rounds; None if there are too many nodes."""
+        return float(np.maximum(self._rounds_N, 0).mean()) if self.nodes else None
+
+    @property
     def totals(self) -> dict[str, int] | None:
         """The sums over nodes of the counters of their last commits; None if there are too many nodes."""
         return {name: int(column_N.sum()) for name, column_N in self._totals_N.items()} if self.nodes else None

@@ -52,14 +52,14 @@ function axes(colour, against, clockOfRun, vertical, range) {
   const text = { color: colour.soft, fontSize: 12 };
   const line = { lineStyle: { color: colour.rule } };
   return {
-    grid: { left: 6, right: 18, top: 14, bottom: 26, containLabel: true },
+    grid: { left: 6, right: 12, top: 14, bottom: 26, containLabel: true },
     xAxis: {
       type: "value", name: label, nameLocation: "middle", nameGap: 28, nameTextStyle: text, axisLine: line, axisTick: line, min: "dataMin", max: "dataMax",
       splitLine: { show: false }, minInterval: against === "rounds" ? 1 : 0, splitNumber: 5,
-      axisLabel: { ...text, hideOverlap: true, showMinLabel: true, formatter: numbers },
+      axisLabel: { ...text, hideOverlap: true, showMinLabel: true, alignMinLabel: "left", alignMaxLabel: "right", formatter: numbers },
     },
     yAxis: {
-      type: "value", scale: true, splitNumber: 4, ...range, axisLabel: { ...text, formatter: vertical }, splitLine: { lineStyle: { color: colour.faint } },
+      type: "value", scale: true, splitNumber: 4, axisLine: { show: false }, axisTick: { show: false }, ...range, axisLabel: { ...text, formatter: vertical }, splitLine: { lineStyle: { color: colour.faint } },
     },
   };
 }
@@ -70,7 +70,8 @@ function range(name, lines) {
   const least = Math.min(...lines.flatMap((points) => points.map((point) => point[LEAST] ?? 1)));
   const most = Math.max(...lines.flatMap((points) => points.map((point) => point[MOST] ?? 0)));
   if (least < 0 || most > 1) return {};
-  return most > 0.5 ? { max: 1, ...(least < 0.5 ? { min: 0 } : {}) } : least < 0.2 ? { min: 0 } : {};
+  if (most > 0.5 && least < 0.5) return { min: 0, max: 1, interval: 0.25 };
+  return most > 0.5 ? { max: 1 } : least < 0.2 ? { min: 0 } : {};
 }
 
 function band(points, x, low, high, colour, opacity, stack) {
@@ -201,8 +202,8 @@ function tip(state, x, at, name) {
 }
 
 /** The choice of the horizontal axis. */
-export function axisChoice(chosen, change) {
-  const labels = { rounds: "rounds", time: "time", bytes: "bytes sent", energy: "energy" };
+export function axisChoice(chosen, hasEnergy, change) {
+  const labels = { rounds: "rounds", time: "time", bytes: "bytes sent", ...(hasEnergy ? { energy: "energy" } : {}) };
   return h(
     "fieldset",
     { class: "axis" },

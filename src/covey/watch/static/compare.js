@@ -36,10 +36,10 @@ export async function show(main, connected) {
   const rest = shared.filter((name) => !usual.includes(name));
   put(
     main,
-    h("p", { class: "crumbs" }, h("a", { href: "/" }, "All runs"), " / "),
+    h("p", { class: "crumbs" }, h("a", { href: "/" }, "← All runs")),
     h("div", { class: "head" }, h("h1", {}, `${rows.length} runs compared`)),
     h("ul", { class: "legend", "aria-label": "Runs and their lines" }, rows.map((row, index) => h("li", {}, mark(index), h("a", { href: `/run/${row.id}` }, names[index])))),
-    axisChoice(against, (value) => ((against = value), all())),
+    axisChoice(against, shared.includes("energy"), (value) => ((against = value), all())),
     h("p", { class: "key" }, "Lines: mean over the nodes of a run."),
     grid,
     rest.length ? h("details", { class: "more" }, h("summary", {}, `More figures (${rest.length})`), rest.map((name) => h("label", {}, h("input", { type: "checkbox", onchange: (event) => (shown[event.target.checked ? "add" : "delete"](name), all()) }), title(name)))) : null,

@@ -122,9 +122,10 @@ export function status(name) {
   return h("span", { class: `status ${SIGNS[name] ? name : "unreadable"}` }, sign, name);
 }
 
-export function bar(done, of, label) {
+/** A bar of progress, in a quiet colour where nothing runs. */
+export function bar(done, of, label, running) {
   const share = of > 0 ? Math.min(done / of, 1) : 0;
-  return h("progress", { max: 1, value: share, "aria-label": label });
+  return h("progress", { max: 1, value: share, class: running ? "running" : null, "aria-label": label });
 }
 
 /** A small curve. */

@@ -16,7 +16,7 @@ export async function graph(body, view) {
     return void put(body, empty("Nothing to draw", found.has_graph ? "The nodes have no accuracy yet, and they are too many for a graph." : "The program has no topology, and its nodes have no accuracy."));
   const plot = h("div", { class: "plot tall", role: "img", "aria-label": spoken(found, known) });
   const list = h("div", {});
-  const shown = drawing(plot, (colour) => (found.kind === "graph" ? network(found, known, colour) : cells(found, known, colour)));
+  const shown = drawing(plot, (colour) => (found.kind === "graph" ? network(found, known, colour, plot.clientWidth) : cells(found, known, colour)));
   const name = `${view.row.name}-${found.kind === "graph" ? "graph" : "nodes"}`;
   const rows = () => (found.kind === "graph" ? [["node", "degree", found.figure], ...found.degrees.map((degree, node) => [node, degree, found.values?.[node] ?? null])] : [["first node", "nodes", found.figure], ...found.cells.map((value, index) => [index * found.each, found.each, value])]);
   put(
@@ -74,11 +74,11 @@ function scale(found, known, colour, dimension) {
   };
 }
 
-function network(found, known, colour) {
+function network(found, known, colour, width) {
   const nodes = found.positions.length;
-  const size = Math.max(4, Math.min(26, 190 / Math.sqrt(nodes)));
-  const faint = Math.max(0.06, Math.min(0.6, 60 / Math.sqrt(found.drawn.length * 4 + 1) / 10));
   const reach = Math.max(...found.positions.flat().map(Math.abs), 1e-9) * 1.06;
+  const size = Math.max(4, Math.min(26, 190 / Math.sqrt(nodes), (0.4 * width * nearest(found.positions)) / reach));
+  const faint = Math.max(0.06, Math.min(0.75, 6 / Math.sqrt(found.drawn.length + 1)));
   const bounds = { type: "value", min: -reach, max: reach, show: false };
   return {
     grid: { left: 10, right: 10, top: 10, bottom: 54 },
@@ -95,7 +95,7 @@ function network(found, known, colour) {
       },
       {
         type: "scatter", z: 3, symbolSize: size, data: found.positions.map((at, index) => [...at, found.values?.[index] ?? null]),
-        itemStyle: { color: known.length ? undefined : colour.lines[0], borderColor: colour.paper, borderWidth: nodes > 400 ? 0.5 : 1.5 },
+        itemStyle: { color: known.length ? undefined : colour.lines[0], opacity: 1, borderColor: colour.soft, borderWidth: nodes > 400 ? 0.3 : 0.8 },
       },
     ],
   };
@@ -120,6 +120,14 @@ function cells(found, known, colour) {
     ...scale(found, known, colour, 2),
     series: [{ type: "heatmap", data, itemStyle: { borderColor: colour.paper, borderWidth: columns > 60 ? 0.5 : 1 }, emphasis: { itemStyle: { borderColor: colour.ink } } }],
   };
+}
+
+/** The distance of the two nodes that are nearest to each other. */
+function nearest(positions) {
+  if (positions.length > 400) return 1;
+  let least = 2;
+  positions.forEach(([x, y], index) => positions.slice(0, index).forEach(([a, b]) => (least = Math.min(least, Math.hypot(x - a, y - b)))));
+  return least;
 }
 
 function node(found, index) {

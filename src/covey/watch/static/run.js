@@ -55,7 +55,7 @@ function head(view, page) {
   const element = h(
     "div",
     {},
-    h("p", { class: "crumbs" }, h("a", { href: "/" }, "All runs"), " / "),
+    h("p", { class: "crumbs" }, h("a", { href: "/" }, "← All runs")),
     h("div", { class: "titled" }, h("h1", {}, facts.row.name), signs, actions),
     meta, said, trouble, advance, tiles, tabs,
   );
@@ -72,7 +72,7 @@ function head(view, page) {
     const quiet = running && Date.now() / 1000 - row.updated > 30 ? `, last row ${ago(row.updated)}` : "";
     const left = row.read < 1 ? `reading rows, ${Math.round(row.read * 100)} %` : running ? `${row.left === null ? "" : `${seconds(row.left)} left`}${quiet}`.replace(/^, /, "") : "";
     const at = `round ${count(Math.floor(row.done))} of ${count(row.rounds)}`;
-    put(advance, bar(row.done, row.rounds, `Rounds: ${at}`), h("span", {}, left ? `${at} · ${left}` : at));
+    put(advance, bar(row.done, row.rounds, `Rounds: ${at}`, running), h("span", {}, left ? `${at} · ${left}` : at));
     const facts_of = [
       ["Accuracy", figure(row.accuracy)], ["Loss", figure(row.loss)], [`${row.clock === "real" ? "Real" : "Virtual"} time`, seconds(row.time)],
       ["Sent in all", amount(row.bytes)], ["Messages dropped", count(facts.totals.dropped)], ["Computing time", seconds(facts.wall_seconds)],
@@ -127,7 +127,7 @@ async function curves(body, view) {
   if (names.length) {
     put(
       body,
-      axisChoice(against, (value) => ((against = value), all())),
+      axisChoice(against, names.includes("energy"), (value) => ((against = value), all())),
       h("p", { class: "key" }, swatch("line"), "mean over nodes", swatch("dark"), "middle half of the nodes", swatch("pale"), "from the worst to the best node"),
       grid, others,
     );

@@ -175,7 +175,7 @@ function fill(cells, row, quiet) {
   put(cells.status, status(row.status), quiet ? h("span", { class: "sub" }, `last row ${quiet}`) : null);
   const at = `${count(Math.floor(row.done))} of ${count(row.rounds)}`;
   const left = row.read < 1 ? `reading, ${Math.round(row.read * 100)} %` : row.left !== null ? `${seconds(row.left)} left` : "";
-  put(cells.done, bar(row.done, row.rounds, `Rounds: ${at}`), h("span", { class: "sub" }, left ? `${at} · ${left}` : at));
+  put(cells.done, bar(row.done, row.rounds, `Rounds: ${at}`, row.status === "running"), h("span", { class: "sub" }, left ? `${at} · ${left}` : at));
   put(cells.accuracy, spark(row.spark, row.accuracy === null ? "Loss by round" : "Accuracy by round"), h("span", { class: "number" }, figure(row.accuracy)));
   put(cells.loss, figure(row.loss));
   put(cells.bytes, amount(row.bytes));

@@ -83,14 +83,14 @@ async function rates(attack, view, later) {
   const { drawing, tooltip } = await import("./chart.js");
   const names = Object.keys(attack.curves);
   const plot = h("div", { class: "plot", role: "img", "aria-label": `True against false positives of ${attack.kind}: ${names.join(", ")}` });
-  const element = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, "True against false positives")), plot, h("ul", { class: "legend" }, names.slice(0, 6).map((name, index) => h("li", { class: `curve${index % 6}` }, "● ", name))));
+  const element = h("figure", { class: "chart" }, h("figcaption", {}, h("h3", {}, "True positives against false positives")), plot, h("ul", { class: "legend" }, names.slice(0, 6).map((name, index) => h("li", { class: `curve${index % 6}` }, "● ", name))));
   later.push(() => {
     const shown = drawing(plot, (colour) => {
-      const axis = (name) => ({ type: "log", min: 1e-3, max: 1, name, nameLocation: "middle", nameGap: 30, nameTextStyle: { color: colour.soft }, axisLabel: { color: colour.soft }, axisLine: { lineStyle: { color: colour.rule } }, splitLine: { lineStyle: { color: colour.faint } } });
+      const axis = (name) => ({ type: "log", min: 1e-3, max: 1, name, nameLocation: "middle", nameGap: 30, nameTextStyle: { color: colour.soft }, axisLabel: { color: colour.soft, alignMinLabel: "left", alignMaxLabel: "right" }, axisLine: { lineStyle: { color: colour.rule } }, splitLine: { lineStyle: { color: colour.faint } } });
       const line = (points, look, extra = {}) => ({ type: "line", symbol: "none", data: points.filter(([x, y]) => x > 0 && y > 0), lineStyle: look, ...extra });
       return {
-        grid: { left: 24, right: 16, top: 12, bottom: 30, containLabel: true },
-        xAxis: axis("false positives"), yAxis: axis("true positives"), tooltip: { ...tooltip(colour), show: false },
+        grid: { left: 8, right: 16, top: 12, bottom: 30, containLabel: true },
+        xAxis: axis("false positives"), yAxis: { ...axis(""), axisLabel: { color: colour.soft } }, tooltip: { ...tooltip(colour), show: false },
         series: [line([[1e-3, 1e-3], [1, 1]], { color: colour.soft, type: "dashed", width: 1 }), ...names.slice(0, 6).map((name, index) => line(attack.curves[name][0].map((x, at) => [x, attack.curves[name][1][at]]), { color: colour.lines[index], width: 2 }))],
       };
     });
