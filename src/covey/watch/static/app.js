@@ -38,4 +38,8 @@ async function begin() {
   }
 }
 
+// The link may be opened where the page is already.
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith("#token=")) location.reload();
+});
 begin();

@@ -171,7 +171,7 @@ function short(value) {
 function spoken(heading, name, state) {
   const of = (line) => {
     const [first, last] = [line.points[0], line.points.at(-1)];
-    return `${line.name ? `${line.name}: ` : ""}from ${valued(name, first[MEAN])} in round ${first[ROUND]} to ${valued(name, last[MEAN])} in round ${last[ROUND]}`;
+    return `${state.lines.length > 1 ? `${line.name}: ` : ""}from ${valued(name, first[MEAN])} in round ${first[ROUND]} to ${valued(name, last[MEAN])} in round ${last[ROUND]}`;
   };
   const lines = state.lines.filter((line) => line.points.length);
   return lines.length ? `${heading}, mean over nodes. ${lines.map(of).join("; ")}.` : `${heading}: no values yet`;
