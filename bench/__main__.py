@@ -27,6 +27,7 @@ NAMES = (
     "guessing",
     "robust_inference",
     "emulation",
+    "watch",
     "peers",
 )
 HEAD = """# Benchmarks
