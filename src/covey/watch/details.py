@@ -62,7 +62,6 @@ def of_run(watched: Watched) -> dict[str, Any]:
         "drops_in_words": lost,
         "privacy": [epsilon_in_words(stated) for stated in _list(facts.get("privacy"))],
         "starts": [_start(start) for start in _list(facts.get("starts"))],
-        "wall_seconds": run.wall_seconds,
         "is_changed": run.is_changed,
         "has_graph": (run.folder / GRAPH).exists(),
         "settings": watched.settings(),

@@ -122,6 +122,8 @@ class Watched:
             "accuracy": None if course is None else course.now("accuracy"),
             "loss": None if course is None else course.now("loss"),
             "bytes": totals.get("bytes_out"),
+            "dropped": totals.get("dropped"),
+            "wall": None if self.run is None or not self.facts else self._wall(),
             "started": self._start().get("started"),
             "updated": self.updated,
             "read": 1.0 if course is None or self.is_whole else round(course.read, 3),
@@ -131,6 +133,11 @@ class Watched:
     def _start(self) -> Mapping[str, Any]:
         starts = self.facts.get("starts") or [{}]
         return starts[-1] if isinstance(starts[-1], Mapping) else {}
+
+    def _wall(self) -> float | None:
+        known = [start.get("wall_seconds") for start in self.facts.get("starts", [])]
+        seconds = [value for value in known if isinstance(value, int | float)]
+        return float(sum(seconds)) if seconds else None
 
     def _left(self) -> float | None:
         """The seconds until the last round, at the speed since the last start; None if unknown."""

@@ -75,7 +75,7 @@ function head(view, page) {
     put(advance, bar(row.done, row.rounds, `Rounds: ${at}`, running), h("span", {}, left ? `${at} · ${left}` : at));
     const facts_of = [
       ["Accuracy", figure(row.accuracy)], ["Loss", figure(row.loss)], [`${row.clock === "real" ? "Real" : "Virtual"} time`, seconds(row.time)],
-      ["Sent in all", amount(row.bytes)], ["Messages dropped", count(facts.totals.dropped)], ["Computing time", seconds(facts.wall_seconds)],
+      ["Sent in all", amount(row.bytes)], ["Messages dropped", count(row.dropped)], ["Computing time", seconds(row.wall)],
     ].filter(([, value]) => value !== "–");
     put(tiles, facts_of.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     tiles.hidden = !facts_of.length;
