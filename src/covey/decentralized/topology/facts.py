@@ -33,8 +33,8 @@ class GraphFacts:
     diameter: int | None
     """The diameter; None if it is infinite, or the graph is too large to compute it."""
     spectral_gap: float | None
-    """1 - the second largest singular value of W. The larger, the faster models converge to each other. None also if the
-    graph is too large to compute it."""
+    """1 - the second largest singular value of W. The larger, the faster models converge to each other. None, too, if
+    the graph is too large to compute it."""
     doubly_stochastic: bool | None
     noise_left: float | None
     """The mean squared distance from the mean that one merge leaves of independent noise, which has 1 - 1/N before:
