@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from covey.cli.tables import say
+from covey.runtime.interpreter import command
 from covey.watch.serving import serve
 
 
@@ -29,9 +30,9 @@ def watch(arguments: argparse.Namespace) -> int:
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
     """The page of a run within the context, in a process of its own that does not delay the run."""
-    command = [sys.executable, "-m", "covey", "watch", str(folder), "--listen", "127.0.0.1:0", "--open"]
+    words = [*command("covey.cli", "main"), "watch", str(folder), "--listen", "127.0.0.1:0", "--open"]
     # Its input ends when this process does, however that ends. Ctrl-C is for the run alone.
-    page = subprocess.Popen([*command, "--ends-with-input"], stdin=subprocess.PIPE, start_new_session=True)
+    page = subprocess.Popen([*words, "--ends-with-input"], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield
     finally:

@@ -3,11 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from typing import IO
 
 from covey.parts.errors import RunError, one_line
+from covey.runtime.interpreter import command
 from covey.runtime.runs import lock
 from covey.watch.watched import Watched
 
@@ -56,10 +56,10 @@ class Control:
         if before is not None and before[0].poll() is None:
             raise RunError(f"The run {watched.name} is being resumed.")
         errors = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, "-m", "covey", "run", "--resume", str(watched.folder.absolute())]
+        words = [*command("covey.cli", "main"), "run", "--resume", str(watched.folder.absolute())]
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
             )
         except OSError as error:
             raise RunError(f"The run {watched.name} cannot be resumed: {error.strerror}.") from error
