@@ -246,4 +246,4 @@ def attacks(watched: Watched) -> dict[str, Any]:
 
 def _observed(watched: Watched, run: Run) -> int | None:
     """The number of observed messages; None without an observer, and while the run writes: a reader would delay it."""
-    return None if run.observed is None or watched.status == "running" else len(run.observed)
+    return None if run.observed is None or watched.status == "running" else run.observed.count()

@@ -101,7 +101,7 @@ class Observed:
     def __iter__(self) -> Iterator[ObservedMessage]:
         return self.messages()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """The number of messages, without decoding them.
 
         Raises:
