@@ -76,6 +76,13 @@ class UniformLatency(Latency):
     def between(self, sender: int, receiver: int) -> float:
         return self.low + (self.high - self.low) * rng.uniform(_pair_key(self._key, sender, receiver))
 
+    def of_edges(self, senders: Ids, receivers: Ids) -> NDArray[np.float64]:
+        if type(self).between is not UniformLatency.between:
+            return super().of_edges(senders, receivers)
+        keys = rng.mix_array(np.full(len(senders), self._key, dtype=np.uint64), np.minimum(senders, receivers))
+        keys = rng.mix_array(keys, np.maximum(senders, receivers))
+        return self.low + (self.high - self.low) * rng.uniforms(keys)
+
 
 class LogNormalLatency(Latency):
     """A log-normal delay for every pair, the same in both directions."""
@@ -128,6 +135,12 @@ class NodeLatency(Latency):
     def between(self, sender: int, receiver: int) -> float:
         return self._access[sender] + self._access[receiver]
 
+    def of_edges(self, senders: Ids, receivers: Ids) -> NDArray[np.float64]:
+        if type(self).between is not NodeLatency.between:
+            return super().of_edges(senders, receivers)
+        access = np.array(self._access)
+        return access[senders] + access[receivers]
+
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
@@ -172,3 +185,8 @@ class MatrixLatency(Latency):
 
     def between(self, sender: int, receiver: int) -> float:
         return self._seconds.item(sender, receiver)
+
+    def of_edges(self, senders: Ids, receivers: Ids) -> NDArray[np.float64]:
+        if type(self).between is not MatrixLatency.between:
+            return super().of_edges(senders, receivers)
+        return np.asarray(self._seconds[senders, receivers], dtype=np.float64)

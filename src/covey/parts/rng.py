@@ -71,6 +71,11 @@ def uniform(key: int, *counters: int) -> float:
     return (mix(key, *counters) >> 11) * 2.0**-53
 
 
+def uniforms(keys: Keys) -> NDArray[np.float64]:
+    """The number in [0, 1) of each of some keys, as `uniform` without counters gives it."""
+    return np.asarray((keys >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
+
+
 def permutations(keys: Keys, sizes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """The first `count` entries of a random permutation of range(size), for every key.
 
