@@ -138,8 +138,8 @@ class NodeLatency(Latency):
     def of_edges(self, senders: Ids, receivers: Ids) -> NDArray[np.float64]:
         if type(self).between is not NodeLatency.between:
             return super().of_edges(senders, receivers)
-        access = np.array(self._access)
-        return access[senders] + access[receivers]
+        access = np.array(self._access, dtype=np.float64)
+        return np.asarray(access[senders] + access[receivers], dtype=np.float64)
 
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
