@@ -23,6 +23,7 @@ from covey.parts.errors import ConfigurationError, CoveyError
 from covey.runtime.experiment import Experiment, assign, read_table
 from covey.runtime.prepared import check
 from covey.runtime.runs import Run
+from covey.runtime.runs.spent import mean_spent
 from covey.view.figures import save
 from covey.view.look import CLASSES, INK, new_axes, new_figure
 
@@ -218,9 +219,11 @@ def course(runs: list[Run], cost: Cost) -> dict[int, Moment]:
         table = run.metrics
         if cost.column not in table:
             raise ConfigurationError(f"The run {run.folder} does not record its {cost.column}.")
-        table["cost"] = table[cost.column] / cost.size
-        for t, *figures in table.groupby("round").agg({"accuracy": ["mean", "min"], "cost": "mean"}).itertuples():
-            rounds.setdefault(t, []).append(tuple(figures))
+        of_round = table.groupby("round")
+        spent = of_round["round"].first() if cost.column == "round" else mean_spent(run, table, cost.column)
+        figures = of_round["accuracy"].agg(["mean", "min"]).assign(cost=spent / cost.size)
+        for t, *of_nodes in figures.itertuples():
+            rounds.setdefault(t, []).append(tuple(of_nodes))
     found = {t: list(zip(*rounds[t], strict=True)) for t in sorted(rounds) if len(rounds[t]) == len(runs)}
     return {t: Moment(spread(means), spread(worst), mean(costs)) for t, (means, worst, costs) in found.items()}
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from covey.parts.errors import ConfigurationError, RunError, unknown
 from covey.runtime.runs import Run
+from covey.runtime.runs.spent import mean_spent
 from covey.view.groups import grouped
 from covey.view.look import (
     CLASSES,
@@ -175,13 +176,18 @@ def _course(run: Run, metric: str, against: str) -> "pd.DataFrame":
     """The course of a run: columns x, mean, low and high, one row per round or, against time, per moment."""
     import pandas as pd
 
-    table = _table(run, metric, against)
-    if against == "time" and "node" in table.columns:
+    table, of_nodes = _tables(run, metric, against)
+    if against == "time" and table is of_nodes:
         return _course_of_time(table, metric)
-    rounds = table.groupby("round")
-    y = rounds[metric]
-    x = table["round"].groupby(table["round"]).first() if against == "rounds" else rounds[_COLUMN[against]].mean()
-    return pd.DataFrame({"x": x.astype(float), "mean": y.mean(), "low": y.min(), "high": y.max()}).sort_values("x")
+    y = table.groupby("round")[metric]
+    course = pd.DataFrame({"mean": y.mean(), "low": y.min(), "high": y.max()})
+    if against == "rounds":
+        x = course.index.to_series()
+    elif against == "time":
+        x = of_nodes.groupby("round")["time"].mean()
+    else:
+        x = mean_spent(run, of_nodes, _COLUMN[against])
+    return course.assign(x=x.astype(float)).sort_values("x")
 
 
 def _course_of_time(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
@@ -204,23 +210,20 @@ def _course_of_time(table: "pd.DataFrame", metric: str) -> "pd.DataFrame":
     )
 
 
-def _table(run: Run, metric: str, against: str) -> "pd.DataFrame":
+def _tables(run: Run, metric: str, against: str) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """The rows that have the metric, and those of nodes in the same rounds, which have times and costs."""
     per_node, network = run.figures, run.network
-    column = _COLUMN[against]
     if metric in per_node.columns:
-        table = per_node.dropna(subset=[metric])
+        table = of_nodes = per_node.dropna(subset=[metric])
     elif metric in network.columns:
-        # A metric of the whole network is drawn against the mean time, bytes or energy of the nodes.
-        spent = run.metrics.drop(columns="node").groupby("round", as_index=False).mean()
-        own = network.dropna(subset=[metric])
-        table = own[["round", metric]].merge(spent.drop(columns=[metric], errors="ignore"), on="round", how="left")
+        table, of_nodes = network.dropna(subset=[metric]), run.metrics
     else:
         raise _unknown_metric(metric, f"the run {run.folder}", per_node, network)
-    if column not in table.columns:
+    if _COLUMN[against] not in of_nodes.columns:
         raise ConfigurationError(f"The run {run.folder} has no {against}: draw against rounds, time or bytes.")
     if table.empty:
         raise RunError(f"The run {run.folder} has no evaluated round yet.")
-    return table
+    return table, of_nodes
 
 
 def _unknown_metric(metric: str, of: str, *tables: "pd.DataFrame") -> ConfigurationError:
