@@ -13,6 +13,7 @@ from covey.federated.plateau import Falling, Plateau
 from covey.parts.errors import ConfigurationError
 from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting
+from covey.runtime.simulation.world import World
 from tests.conftest import begun, models_of, simulate, table
 from tests.examples import Keeping
 from tests.hosts import emulate
@@ -324,6 +325,25 @@ def test_nothing_hangs_where_messages_and_nodes_are_missing(trouble):
     assert all(node.round == 12 for node in world.nodes if node.id not in gone)
     assert 0 in gone or any(kind == "distillation" for *_, kind, _ in written.added)
     assert bool(torch.isfinite(models_of(world)).all())
+
+
+@pytest.mark.parametrize(
+    ("tag", "entry", "spoiled"),
+    [("update", "loss", lambda loss: 1.7e308), ("labels", "labels", lambda labels: torch.full_like(labels, 1 << 62))],
+)
+def test_huge_reports_of_clients_end_no_run_and_blame_no_other(tag, entry, spoiled, monkeypatch):
+    post = World.post
+
+    def lying(world, node, receivers, payload, of, round):
+        payload = {**payload, entry: spoiled(payload[entry])} if node.id in (2, 3, 4, 5) and of == tag else payload
+        return post(world, node, receivers, payload, of, round)
+
+    monkeypatch.setattr(World, "post", lying)
+    _, written = simulate(cohorts(cohorts=1, rounds=3, max_rounds=2))
+    rejected = [detail for *_, kind, detail in written.happened if kind == "rejected"]
+    assert len(rejected) >= 3
+    assert {detail.partition(":")[0] for detail in rejected} <= {f"message of node {id}" for id in (2, 3, 4, 5)}
+    assert any(kind == "distillation" for *_, kind, _ in written.added)
 
 
 # ---------------------------------------------------------------------- bad input

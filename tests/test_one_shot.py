@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from covey.federated.ends import wrong_labels
 from covey.federated.ensembles import MEANS, joined, weights_by_labels
 from covey.federated.model_formats import Float32Models, Int8Models
 from covey.messages import wire
@@ -141,6 +142,14 @@ SPOILED = {
     "labels": torch.tensor([-1, 2]),
     "samples": -1,
 }
+HUGE = torch.tensor([1 << 62, 2])
+"""Counts whose sum over a few clients is no integer of 64 bits."""
+
+
+def test_huge_counts_of_labels_do_not_wrap_around():
+    assert torch.equal(weights_by_labels(HUGE.expand(4, 2)), torch.full((4, 2), 0.25))
+    assert wrong_labels(HUGE)
+    assert not wrong_labels(HUGE // (1 << 22))
 
 
 @pytest.mark.parametrize("entry", SPOILED)

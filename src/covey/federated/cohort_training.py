@@ -4,7 +4,6 @@ Shapes: C classes.
 """
 
 from collections.abc import Sequence
-from math import isfinite
 from statistics import fmean
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from covey.aggregation.aggregation import Contribution, mixture
 from covey.federated.client_work import ClientWork, LocalTraining
 from covey.federated.cohorts import Cohort
 from covey.federated.downlink import Model, Received
-from covey.federated.ends import SERVER
+from covey.federated.ends import LOSS, SERVER, wrong_labels
 from covey.federated.plateau import Falling, Plateau
 from covey.federated.served import Served
 from covey.federated.uplink import Trained
@@ -25,14 +24,14 @@ from covey.parts.nodes import NodeId
 from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
-from covey.runtime.entries import Exactly, Numbers
+from covey.runtime.entries import Exactly, Numbers, Within
 from covey.runtime.patience import check_patience
 
 
 class Answer(Trained):
     """The model of a client after its training, and the loss of the model that it received."""
 
-    loss: float | None = None
+    loss: Annotated[float, Within(ge=-LOSS, le=LOSS)] | None = None
     """The loss on the client's validation samples; None without any."""
 
 
@@ -48,7 +47,7 @@ class Labels(Content):
     labels: Tensor
 
     def check(self, node: LearningNode) -> str | None:
-        return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
+        return wrong_labels(self.labels)
 
 
 class Progress(Content):
@@ -61,6 +60,9 @@ class Outcome(Labels):
     """The model of a cohort, and the sum of its members' labels; no labels if the server needs none."""
 
     model: Tensor
+
+    def check(self, node: LearningNode) -> str | None:
+        return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
 
 
 class Member(Received):
@@ -149,7 +151,7 @@ class CohortTraining(Served):
         node.model = received  # A client is evaluated with the cohort's model.
         loss = (await node.evaluate(received))["loss"] if node.data.validation else None
         update = await self.work.train(node, received, t)
-        known = None if loss is None or not isfinite(loss) else loss
+        known = loss if loss is not None and abs(loss) <= LOSS else None  # NaN is not known, either.
         return Answer(model=self.selection.take(update.model), samples=node.data.samples, loss=known)
 
     def merge(self, node: LearningNode, answers: Sequence[tuple[NodeId, Answer]]) -> None:

@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 SERVER = NodeId(0)
 SAMPLES = range(1 << 53)
 """The numbers of samples that a client may report."""
+LOSS = 1e300
+"""The greatest magnitude of a loss that a client may report, so that sums of losses are finite."""
+_MOST = 1 << 40
+"""The most samples of a class that a client may report, so that sums of them are integers of 64 bits."""
 WEIGHT = Within(gt=0, le=1 << 32)
 """The total weights of gradients that a client may report."""
+
+
+def wrong_labels(labels: Tensor) -> str | None:
+    """The fault of the numbers of samples of each class that a client reports; None if they are possible."""
+    right = bool(((labels >= 0) & (labels <= _MOST)).all())
+    return None if right else f"it has fewer than 0 or more than {_MOST} samples of a class"
 
 
 class Ends:

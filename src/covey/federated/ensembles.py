@@ -36,8 +36,9 @@ def joined(outputs: Sequence[Tensor], names: Sequence[int] | None = None) -> Ten
 
 def weights_by_labels(labels_MC: Tensor) -> Tensor:
     """The share of each model in the samples of each class, M x C; equal shares of a class without samples."""
-    total_C = labels_MC.sum(0)
-    return torch.where(total_C > 0, labels_MC / total_C.clamp(min=1), 1.0 / len(labels_MC))
+    counts_MC = labels_MC.double()  # Sums of integers may wrap around.
+    total_C = counts_MC.sum(0)
+    return torch.where(total_C > 0, counts_MC / total_C.clamp(min=1), 1.0 / len(labels_MC)).float()
 
 
 def mean_of_logits(logits_BMC: Tensor, weights_MC: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from covey.federated.client_work import ClientWork, LocalTraining
-from covey.federated.ends import SAMPLES, SERVER
+from covey.federated.ends import SAMPLES, SERVER, wrong_labels
 from covey.federated.ensembles import MEANS, joined, weights_by_labels
 from covey.federated.model_formats import FORMATS
 from covey.federated.served import Served
@@ -54,7 +54,7 @@ class Local(Packed):
     """The number of samples that it holds back from training."""
 
     def check(self, node: LearningNode) -> str | None:
-        return "it has fewer than 0 samples of a class" if bool((self.labels < 0).any()) else None
+        return wrong_labels(self.labels)
 
 
 class Trained(State):
