@@ -152,8 +152,7 @@ def test_huge_counts_of_labels_do_not_wrap_around():
     assert not wrong_labels(HUGE // (1 << 22))
 
 
-@pytest.mark.parametrize("entry", SPOILED)
-@pytest.mark.parametrize("kind", ["ensemble", "fedavg-1"])
+@pytest.mark.parametrize(("kind", "entry"), [("ensemble", "codes"), ("ensemble", "labels"), ("fedavg-1", "samples")])
 def test_a_hostile_client_is_left_out_and_named(kind, entry, monkeypatch):
     post = World.post
 
@@ -162,9 +161,10 @@ def test_a_hostile_client_is_left_out_and_named(kind, entry, monkeypatch):
             payload = {**payload, entry: SPOILED[entry]}
         return post(world, node, receivers, payload, tag, round)
 
-    honest, _ = simulate(shot(kind, models="int8"))
+    tables = shot(kind, models="int8", **({"mean": "labels"} if entry == "labels" else {}))
+    honest, _ = simulate(tables)
     monkeypatch.setattr(World, "post", lying)
-    world, written = simulate(shot(kind, models="int8"))
+    world, written = simulate(tables)
     rejected = [detail for *_, what, detail in written.happened if what == "rejected"]
     assert len(rejected) == 1
     assert rejected[0].startswith("message of node 3: ")
@@ -209,7 +209,62 @@ def test_an_ensemble_is_judged_the_same_after_a_resume():
         assert judged(again)
 
 
-def test_data_without_classes_are_refused():
-    task = {"dataset": "linear-regression", "model": "linear", "partition": "iid"}
-    with pytest.raises(ConfigurationError, match=r"The data of the program ensemble must have classes"):
-        simulate(shot(task={**APART, **task}))
+REGRESSION = {**APART, "dataset": "linear-regression", "model": "linear", "partition": "iid"}
+
+
+def test_data_without_classes_are_refused_where_they_are_needed():
+    for mean in ("probabilities", "labels"):
+        with pytest.raises(ConfigurationError, match=r"The data of the program ensemble must have classes, one for"):
+            simulate(shot(mean=mean, task=REGRESSION))
+    once, _ = simulate(shot("fedavg-1", {**REGRESSION, "same_start": True}))
+    mean = torch.stack([node.model * node.data.samples for node in once.nodes[1:]]).sum(0)
+    assert torch.allclose(once.nodes[0].model * sum(node.data.samples for node in once.nodes[1:]), mean, rtol=1e-4)
+
+
+def test_an_ensemble_of_regressions_is_their_mean():
+    world, written = simulate(shot(task=REGRESSION))
+    learner = world.task.learner
+    inputs, targets = learner.splits.taken("test", learner.splits.indices("test", None))
+    said = learner.kernel.predict([node.model for node in world.nodes[1:]], inputs).double().mean(0)
+    (loss,) = [value for node, _, name, value in written.figures if node == 0 and name == "loss"]
+    assert loss == pytest.approx(float((said.flatten() - targets.flatten()).square().mean()), rel=1e-4)
+
+
+def test_the_mean_of_probabilities_is_over_classes_at_every_position(tmp_path):
+    logits = torch.randn(4, 3, 5, 6)
+    found = MEANS["probabilities"](logits, torch.ones(3, 1))
+    assert torch.allclose(found.exp(), logits.softmax(-1).mean(1), atol=1e-6)
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "text.npz", x=draw.integers(0, 6, (60, 5)), y=draw.integers(0, 6, (60, 5)))
+    dataset = {"kind": "npz", "path": str(tmp_path / "text.npz"), "predict": "sequence"}
+    model = {"kind": "char-lstm", "hidden": 4, "layers": 1}
+    task = {**APART, "dataset": dataset, "model": model, "partition": "iid", "local_steps": 1}
+    assert judged(simulate(shot(mean="probabilities", task=task))[1])
+    for refused in ({"kind": "fens"}, {"kind": "ensemble", "mean": "labels"}):
+        with pytest.raises(ConfigurationError, match="must have classes, one for each sample"):
+            simulate(table(program=refused, task={**task, "validation": 0.2}, network={"nodes": 4}, rounds=2))
+
+
+PROTECTED = {**UNEVEN, "ldp": {"clip": 1.0, "noise": 1.0}, "validation": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("program", "sent"),
+    [
+        ({"kind": "ensemble", "mean": "labels"}, "numbers of samples of each class"),
+        ({"kind": "fedkd", "distillation": {"weights": "label"}}, "numbers of samples of each class"),
+        ({"kind": "fens", "aggregator": "weighted"}, "numbers of samples of each class"),
+        ({"kind": "fens"}, "changes by proxy samples for the aggregator mlp"),
+        ({"kind": "fens", "aggregator": "voting"}, "counts of proxy samples for the aggregator voting"),
+    ],
+)
+def test_nothing_is_sent_that_the_noise_of_the_task_does_not_protect(program, sent):
+    task = {**PROTECTED, "public": {"dataset": BLOBS["dataset"], "samples": 20}}
+    with pytest.raises(ConfigurationError, match=f"'ldp' does not protect. Got {sent} instead"):
+        simulate(table(program=program, task=task, network={"nodes": 4}, rounds=2))
+
+
+@pytest.mark.parametrize("program", ["fedavg-1", "ensemble", {"kind": "fens", "aggregator": "average"}])
+def test_labels_are_not_sent_where_they_are_not_needed(program, overheard):
+    simulate(table(program=program, task=PROTECTED, network={"nodes": 4}, rounds=1))
+    assert not any("labels" in message.payload for message in overheard)

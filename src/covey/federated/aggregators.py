@@ -27,6 +27,10 @@ class Aggregator(Part):
     """The learning rate of FedAdam with which its network is trained."""
     needs_inputs: ClassVar[bool] = False
     """Whether its network reads the inputs of samples beside the logits."""
+    needs_labels: ClassVar[bool] = False
+    """Whether `combined` reads the numbers of training samples, which clients send only then."""
+    needs_counts: ClassVar[bool] = False
+    """Whether `combined` reads `counts` on the proxy samples of all clients."""
 
     def network(self, models: int, classes: int, sample_shape: tuple[int, ...]) -> Further | None:
         """Its network, from the numbers of `features` to C scores; None if it is not trained."""
@@ -37,17 +41,17 @@ class Aggregator(Part):
         flat = logits_BMC.flatten(1)
         return torch.cat([flat, inputs.flatten(1)], dim=1) if self.needs_inputs and inputs is not None else flat
 
-    def counts(self, logits_BMC: Tensor, targets_B: Tensor) -> Tensor | None:
-        """The counts on proxy samples that it needs, which the server sums over clients; None if it needs none."""
-        return None
+    def counts(self, logits_BMC: Tensor, targets_B: Tensor) -> Tensor:
+        """The counts on the proxy samples of a client, int32 M x C x C, which the server sums over clients."""
+        raise NotImplementedError
 
     def combined(self, logits_BMC: Tensor, labels_MC: Tensor, counts: Tensor | None) -> Tensor:
         """The scores of an aggregator that is not trained, B x C; by default, and before training, the mean of logits.
 
         Args:
             logits_BMC: the logits. Those of a model that is missing are 0.
-            labels_MC: the training samples of each class with which each model was trained.
-            counts: the sum of `counts` over clients.
+            labels_MC: the training samples of each class with which each model was trained, or 0.
+            counts: the sum of `counts` over clients, or None.
         """
         return mean_of_logits(logits_BMC, labels_MC)
 
@@ -66,6 +70,7 @@ class Weighted(Aggregator):
     """The sum of logits, weighted for each class by a client's share of the training samples of that class."""
 
     kind = "weighted"
+    needs_labels = True
 
     def combined(self, logits_BMC: Tensor, labels_MC: Tensor, counts: Tensor | None) -> Tensor:
         return mean_by_labels(logits_BMC, weights_by_labels(labels_MC))
@@ -78,9 +83,10 @@ class Voting(Aggregator):
     """
 
     kind = "voting"
+    needs_counts = True
     smoothing: float = param("The number that is added to each count, so that none is 0.", default=1.0, gt=0)
 
-    def counts(self, logits_BMC: Tensor, targets_B: Tensor) -> Tensor | None:
+    def counts(self, logits_BMC: Tensor, targets_B: Tensor) -> Tensor:
         """The samples of each class to which a model gives each label, M x C x C; 0 for a missing model."""
         classes = logits_BMC.shape[2]
         truth = F.one_hot(targets_B, classes)

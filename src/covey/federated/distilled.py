@@ -13,7 +13,7 @@ from torch import Tensor
 
 from covey.federated.distillation import STUDENT, Distillation
 from covey.federated.ensembles import weights_by_labels
-from covey.federated.one_shot import Local, OneShot, mean_of
+from covey.federated.one_shot import Local, OneShot, labels_of_all, mean_of
 from covey.learning.mixture import Mixture
 from covey.learning.node import Further, LearningNode
 from covey.learning.objectives import KL, Objective
@@ -38,13 +38,16 @@ class FedKD(OneShot):
     kind = "fedkd"
     distillation: ClientDistillation = param("The way to one model from those of clients.", factory=ClientDistillation)
 
+    @property
+    def needs_labels(self) -> bool:
+        return self.distillation.weights == "label"
+
     def networks(self, setting: Setting) -> Mapping[str, Further]:
         return {STUDENT: self.distillation.network()}
 
     async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
         if found:
-            by_label = self.distillation.weights == "label"
-            counts = torch.stack([local.labels for local, _ in found]) if by_label else torch.ones(len(found), 1)
+            counts = labels_of_all(found) if self.needs_labels else torch.ones(len(found), 1)
             models = [model for _, model in found]
             await self.distillation.begin(node, models, weights_by_labels(counts), start=self.start(found))
         await self.distillation.learn(node)

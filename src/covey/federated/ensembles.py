@@ -48,7 +48,7 @@ def mean_of_logits(logits_BMC: Tensor, weights_MC: Tensor) -> Tensor:
 
 def mean_of_probabilities(logits_BMC: Tensor, weights_MC: Tensor) -> Tensor:
     """The logarithm of the mean of probabilities, so that its softmax is that mean. The weights are not used."""
-    return logits_BMC.log_softmax(2).logsumexp(1) - torch.tensor(float(logits_BMC.shape[1])).log()
+    return logits_BMC.log_softmax(-1).logsumexp(1) - torch.tensor(float(logits_BMC.shape[1])).log()
 
 
 def mean_by_labels(logits_BMC: Tensor, weights_MC: Tensor) -> Tensor:

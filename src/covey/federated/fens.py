@@ -21,7 +21,7 @@ from covey.federated.ends import SERVER
 from covey.federated.ensembles import joined
 from covey.federated.fens_messages import Asked, Change, Counts, Fan, Ids, Kept
 from covey.federated.model_formats import FORMATS
-from covey.federated.one_shot import OneShot
+from covey.federated.one_shot import OneShot, labels_of_all
 from covey.federated.server_optimizers import FedAdam, ServerOptimizer
 from covey.learning.node import Further, LearningNode, Samples
 from covey.learning.views import Adversary, Arrived, View
@@ -38,6 +38,7 @@ class Fens(OneShot):
     """Node 0 is the server. The rounds after the first train the aggregator."""
 
     kind = "fens"
+    needs_classes = True
     models: str = param(
         "The form of models on the wire, up and down: int8 with a scale for each tensor, or float32.",
         default="int8",
@@ -66,6 +67,10 @@ class Fens(OneShot):
     )
     student_rounds: int = param("The number of last rounds in which the server distils.", default=10, ge=1)
 
+    @property
+    def needs_labels(self) -> bool:
+        return self.aggregator.needs_labels
+
     def check(self, setting: Setting) -> None:
         super().check(setting)
         if self.student is not None and self.student_rounds >= setting.rounds:
@@ -75,8 +80,9 @@ class Fens(OneShot):
             )
 
     def networks(self, setting: Setting) -> Mapping[str, Further]:
+        self.check_classes(setting)
         found = {} if self.student is None else {STUDENT: self.student.network()}
-        network = self.aggregator.network(setting.nodes - 1, self.count_of_classes(setting), setting.sample_shape)
+        network = self.aggregator.network(setting.nodes - 1, setting.classes, setting.sample_shape)
         if network is not None:
             found["aggregator"] = network
         return found
@@ -85,6 +91,9 @@ class Fens(OneShot):
         super().prepare(setting)
         self._optimizer = self.server_optimizer or FedAdam(eta=self.aggregator.eta)
         self._trains = "aggregator" in self.networks(setting)
+        if self._trains or self.aggregator.needs_counts:
+            sent = "changes by" if self._trains else "counts of"
+            self.check_unprotected(setting, f"{sent} proxy samples for the aggregator {self.aggregator.title()}")
         self._fitted = setting.rounds - (0 if self.student is None else self.student_rounds)
         """The rounds before the distillation."""
 
@@ -122,8 +131,8 @@ class Fens(OneShot):
             for fan in node.usable([head.message], Fan, **self.format.expected(len(head.ids))):
                 models_KP, proxies = self.format.unpack(fan.packed, len(fan.ids)), node.samples("validation")
                 kept.logits, kept.last = await self.logits(node, models_KP, fan.ids, proxies), 0
-                counts = self.aggregator.counts(kept.logits, _targets(proxies))
-                if counts is not None:
+                if self.aggregator.needs_counts:
+                    counts = self.aggregator.counts(kept.logits, _targets(proxies))
                     node.send(SERVER, Counts(counts=counts.flatten()), tag="counts", round=0)
 
     async def logits(self, node: LearningNode, models_KP: Tensor, ids: Sequence[int], samples: Samples) -> Tensor:
@@ -186,11 +195,12 @@ class Fens(OneShot):
         kept.ids = [int(local.sender) for local, _ in found]
         node.send(clients, Fan(ids=kept.ids, **self.format.pack(models_KP)), tag="models", round=0)
         kept.labels = torch.zeros(node.nodes - 1, self.count, dtype=torch.int64)
-        kept.labels[[id - 1 for id in kept.ids]] = torch.stack([local.labels for local, _ in found])
+        if self.needs_labels:
+            kept.labels[[id - 1 for id in kept.ids]] = labels_of_all(found)
         kept.logits = await self.logits(node, models_KP, kept.ids, node.samples("test"))
         kept.models = None if self.student is None else models_KP
-        shape = (node.nodes - 1, self.count, self.count)
-        if self.aggregator.counts(torch.zeros(0, *shape[:2]), torch.zeros(0, dtype=torch.int64)) is not None:
+        if self.aggregator.needs_counts:
+            shape = (node.nodes - 1, self.count, self.count)
             inbox = await node.receive(tag="counts", round=0, senders=clients, timeout=self.patience)
             size = Numbers(shape[0] * shape[1] * shape[2], "int32")
             sums = [counts.counts.view(shape) for counts in node.usable(inbox, Counts, counts=size)]

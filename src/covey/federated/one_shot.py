@@ -5,8 +5,8 @@
 Shapes: M clients, P numbers of a model, B samples, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from covey.parts.parameters import Setting, param
 from covey.parts.quantities import Seconds
 from covey.runtime.content import Content
 from covey.runtime.entries import Numbers
+from covey.runtime.node import Expected
 from covey.runtime.patience import check_patience
 from covey.runtime.state import State
 
@@ -48,13 +49,13 @@ class Local(Packed):
 
     samples: Annotated[int, SAMPLES]
     """The number of its training samples."""
-    labels: Tensor
-    """The number of its training samples of each class."""
+    labels: Tensor | None = None
+    """The number of its training samples of each class, if the program needs it."""
     held: Annotated[int, SAMPLES] = 0
     """The number of samples that it holds back from training."""
 
     def check(self, node: LearningNode) -> str | None:
-        return wrong_labels(self.labels)
+        return None if self.labels is None else wrong_labels(self.labels)
 
 
 class Trained(State):
@@ -77,6 +78,14 @@ class OneShot(Served):
         "The time that the server waits for its clients; by default, for ever.", default=None, ge=0
     )
 
+    needs_classes: ClassVar[bool] = False
+    """True if each sample must have a class."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """True if the server must know the number of samples of each class at each client."""
+        return False
+
     def most_received(self) -> int:
         return self._clients
 
@@ -88,13 +97,28 @@ class OneShot(Served):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self.format = FORMATS[self.models](setting)
-        self.count = self.count_of_classes(setting)
+        self.count = setting.classes
+        if self.needs_classes or self.needs_labels:
+            self.check_classes(setting)
+        if self.needs_labels:
+            self.check_unprotected(setting, "numbers of samples of each class")
+        counts = {"labels": Numbers(self.count, "int64")} if self.needs_labels else {}
+        self._expected: Mapping[str, Expected] = {**self.format.expected(1), **counts}
 
-    def count_of_classes(self, setting: Setting) -> int:
-        """The number of classes C."""
-        if not setting.classes:
-            raise ConfigurationError(f"The data of {self.named()} must have classes. Got data without any.")
-        return setting.classes
+    def check_classes(self, setting: Setting) -> None:
+        """Refuse data whose samples do not have one class each."""
+        several = bool(setting.training_samples) and setting.label_counts is None
+        if not setting.classes or several:
+            raise ConfigurationError(
+                f"The data of {self.named()} must have classes, one for each sample. Got others instead."
+            )
+
+    def check_unprotected(self, setting: Setting, sent: str) -> None:
+        """Refuse a task whose noise does not protect what clients send."""
+        if setting.protects_samples:
+            raise ConfigurationError(
+                f"{self.named().capitalize()} must send nothing that 'ldp' does not protect. Got {sent} instead."
+            )
 
     async def run(self, node: LearningNode) -> None:
         async for t in node.rounds():
@@ -109,17 +133,21 @@ class OneShot(Served):
         update = await self.work.train(node, node.model, 0)
         packed = self.format.pack(update.model[None])
         (node.model,) = self.format.unpack(packed, 1)
-        found = node.data.label_counts
-        labels = torch.zeros(self.count, dtype=torch.int64) if found is None else torch.tensor(found)
-        local = Local(**packed, samples=node.data.samples, labels=labels.long(), held=held)
+        labels = self.labels_of(node) if self.needs_labels else None
+        local = Local(**packed, samples=node.data.samples, labels=labels, held=held)
         node.send(SERVER, local, tag="local", round=0)
+
+    def labels_of(self, node: LearningNode) -> Tensor:
+        """The number of a client's training samples of each class."""
+        counts = node.data.label_counts
+        return torch.zeros(self.count, dtype=torch.int64) if counts is None else torch.tensor(counts).long()
 
     async def gather(self, node: LearningNode) -> list[tuple[Local, Tensor]]:
         """The messages of clients, and the model in each, at the server. A model that is not finite is rejected."""
         clients = [NodeId(client) for client in range(1, node.nodes)]
         inbox = await node.receive(tag="local", round=0, senders=clients, timeout=self.patience)
         found = []
-        for local in node.usable(inbox, Local, labels=Numbers(self.count, "int64"), **self.format.expected(1)):
+        for local in node.usable(inbox, Local, **self._expected):
             (model,) = self.format.unpack(local.packed, 1)
             if bool(model.isfinite().all()):
                 found.append((local, model))
@@ -136,6 +164,11 @@ class OneShot(Served):
         arrived = [message for message in messages if message.tag == "local"]
         for local in adversary.usable(arrived, Local, **self.format.expected(1)):
             yield adversary.view(local.message, self.format.unpack(local.packed, 1)[0])
+
+
+def labels_of_all(found: Sequence[tuple[Local, Tensor]]) -> Tensor:
+    """The number of samples of each class of each client, M x C."""
+    return torch.stack([local.labels for local, _ in found if local.labels is not None])
 
 
 def mean_of(found: Sequence[tuple[Local, Tensor]]) -> Mixture | None:
@@ -166,12 +199,21 @@ class Ensemble(OneShot):
         choices=tuple(MEANS),
     )
 
+    @property
+    def needs_labels(self) -> bool:
+        return self.mean == "labels"
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        if self.mean == "probabilities" and not setting.classes:
+            self.check_classes(setting)
+
     async def combine(self, node: LearningNode, found: Sequence[tuple[Local, Tensor]]) -> None:
         kept = node.keep(Trained)
         if found:
             outputs_MBC = await node.predict([model for _, model in found], on=node.samples("test"))
             outputs_BMC = joined(outputs_MBC.unbind(), [local.sender for local, _ in found])
-            weights_MC = weights_by_labels(torch.stack([local.labels for local, _ in found]))
-            kept.outputs = MEANS[self.mean](outputs_BMC, weights_MC)
+            labels_MC = labels_of_all(found) if self.needs_labels else torch.ones(len(found), 1)
+            kept.outputs = MEANS[self.mean](outputs_BMC, weights_by_labels(labels_MC))
         if kept.outputs is not None:
             node.judge(kept.outputs)
