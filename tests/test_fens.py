@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 import covey
 from covey.federated import fens_export
 from covey.federated.aggregators import Aggregator, Gating, Learned, Network, Voting
+from covey.federated.distillation import SoftStudent
 from covey.learning.dataset import Data, Split
 from covey.learning.datasets.digits import Digits
+from covey.learning.objectives import KL
 from covey.learning.views import Adversary, Arrived
 from covey.messages import wire
 from covey.parts import kinds
@@ -362,8 +364,7 @@ def test_every_client_sees_the_models_of_all(overheard):
 
 def test_a_student_learns_what_the_ensemble_says():
     task = {"public": {"dataset": "digits", "samples": 300}}
-    student = {"objective": {"kind": "kl", "temperature": 3}, "epochs": 40, "batch_size": 64}
-    student["optimizer"] = {"kind": "adam", "lr": 0.01}
+    student = {"epochs": 40, "batch_size": 64, "optimizer": {"kind": "adam", "lr": 0.01}}
     tables = fens("average", rounds=9, task=task, student=student, student_rounds=5)
     tables["checkpoint"] = {"every": 3}
     world, written = simulate(tables)
@@ -382,6 +383,10 @@ def test_a_student_learns_what_the_ensemble_says():
 
 
 def test_a_student_needs_rounds_and_public_samples():
+    assert SoftStudent().objective == KL(temperature=3.0)
+    for void in ("weights", "outputs"):  # Of an ensemble there is one teacher, the aggregator.
+        with pytest.raises(ConfigurationError, match=f"'{void}'"):
+            simulate(fens(student={void: "label"}, student_rounds=2))
     with pytest.raises(ConfigurationError, match=r"'student_rounds' .* fewer than the rounds .* 4\. Got 4 instead"):
         simulate(fens(student={}, student_rounds=4))
     with pytest.raises(ConfigurationError, match="The 'public' samples of the task must be given for a distillation"):

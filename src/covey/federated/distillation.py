@@ -13,7 +13,7 @@ from torch import Tensor
 
 from covey.learning.mixture import Mixture, computed
 from covey.learning.node import Further, LearningNode
-from covey.learning.objectives import L1, Objective
+from covey.learning.objectives import KL, L1, Objective
 from covey.learning.optimizers import Adam, Optimizer
 from covey.parts.errors import ConfigurationError, ModelError
 from covey.parts.parameters import Part, Setting, param
@@ -68,20 +68,10 @@ class Lesson(State):
     """The number of passes that are made."""
 
 
-class Distillation(Part):
-    """Trains a student to give the outputs of several models, its teachers, on the public samples of the task."""
+class StudentTraining(Part):
+    """Trains a student to give known outputs on the public samples of the task."""
 
     kind = "distillation"
-    weights: Literal["label", "uniform", "class"] = param(
-        "The weight of a teacher for a class: its share of the samples of this class, the same for all teachers, or 1 "
-        "for the teacher of the cohort of this class.",
-        default="label",
-    )
-    outputs: Literal["logits", "probabilities"] = param(
-        "The outputs of teachers that are added up: raw ones, or their probabilities, of which the student gets the "
-        "logarithm.",
-        default="logits",
-    )
     objective: Objective = param("The loss between the outputs of the student and those of the teachers.", factory=L1)
     optimizer: Optimizer = param("The rule of a step of the student. Its state is kept.", factory=Adam)
     batch_size: int = param("The number of public samples of a step.", default=512, ge=1)
@@ -105,12 +95,6 @@ class Distillation(Part):
                 "The 'public' samples of the task must be given for a distillation, as in "
                 "public = { dataset = 'fashion-mnist' }. Got none."
             )
-        unknown = bool(setting.training_samples) and setting.label_counts is None
-        if self.weights != "uniform" and (unknown or not setting.classes):
-            raise ConfigurationError(
-                f"The 'weights' of {self.named()} must be 'uniform' for data without classes. "
-                f"Got '{self.weights}' instead."
-            )
         self._rounds = setting.rounds
         order = setting.generator("held out").permutation(setting.public_samples)
         held = int(self.validation * setting.public_samples)
@@ -119,30 +103,6 @@ class Distillation(Part):
     def network(self) -> Further:
         """The student: a network like the nodes' model."""
         return Further(optimizer=replace(self.optimizer, state="keep"))
-
-    async def begin(
-        self,
-        node: LearningNode,
-        teachers: Sequence[Tensor | Mixture],
-        weights: Tensor,
-        t: int = 0,
-        start: Tensor | Mixture | None = None,
-    ) -> None:
-        """Ask the teachers for their outputs, and take the student for the node's model.
-
-        Args:
-            node: the node that distils.
-            teachers: K models.
-            weights: K x C.
-            t: the round.
-            start: the first student; by default, one with random weights.
-        """
-        inputs = node.samples("public").inputs
-        pools = [
-            pooled(checked(await node.predict(teachers, on=part)), weights, self.outputs)
-            for part in torch.split(inputs, _AT_ONCE)
-        ]
-        self.teach(node, torch.cat(pools), t, start)
 
     def teach(self, node: LearningNode, targets: Tensor, t: int = 0, start: Tensor | Mixture | None = None) -> None:
         """Begin with given outputs for all public samples, S x C, and take the student for the node's model."""
@@ -190,3 +150,59 @@ class Distillation(Part):
             return None
         outputs = await node.predict(node.model, on=inputs, of=STUDENT)
         return float(self.objective.of_samples(outputs, targets).mean())
+
+
+class SoftStudent(StudentTraining):
+    """The same, with the divergence from outputs softened by a temperature of 3."""
+
+    objective: Objective = param(
+        "The loss between the outputs of the student and the given ones.", factory=lambda: KL(temperature=3.0)
+    )
+
+
+class Distillation(StudentTraining):
+    """Trains a student to give the outputs of several models, its teachers, on the public samples of the task."""
+
+    weights: Literal["label", "uniform", "class"] = param(
+        "The weight of a teacher for a class: its share of the samples of this class, the same for all teachers, or 1 "
+        "for the teacher of the cohort of this class.",
+        default="label",
+    )
+    outputs: Literal["logits", "probabilities"] = param(
+        "The outputs of teachers that are added up: raw ones, or their probabilities, of which the student gets the "
+        "logarithm.",
+        default="logits",
+    )
+
+    def prepare(self, setting: Setting) -> None:
+        super().prepare(setting)
+        unknown = bool(setting.training_samples) and setting.label_counts is None
+        if self.weights != "uniform" and (unknown or not setting.classes):
+            raise ConfigurationError(
+                f"The 'weights' of {self.named()} must be 'uniform' for data without classes. "
+                f"Got '{self.weights}' instead."
+            )
+
+    async def begin(
+        self,
+        node: LearningNode,
+        teachers: Sequence[Tensor | Mixture],
+        weights: Tensor,
+        t: int = 0,
+        start: Tensor | Mixture | None = None,
+    ) -> None:
+        """Ask the teachers for their outputs, and take the student for the node's model.
+
+        Args:
+            node: the node that distils.
+            teachers: K models.
+            weights: K x C.
+            t: the round.
+            start: the first student; by default, one with random weights.
+        """
+        inputs = node.samples("public").inputs
+        pools = [
+            pooled(checked(await node.predict(teachers, on=part)), weights, self.outputs)
+            for part in torch.split(inputs, _AT_ONCE)
+        ]
+        self.teach(node, torch.cat(pools), t, start)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from covey.federated.aggregators import Aggregator, Network
-from covey.federated.distillation import STUDENT, Distillation
+from covey.federated.distillation import STUDENT, SoftStudent
 from covey.federated.ends import SERVER
 from covey.federated.ensembles import joined
 from covey.federated.fens_messages import Asked, Change, Counts, Fan, Ids, Kept
@@ -60,7 +60,7 @@ class Fens(OneShot):
         lt=1,
     )
 
-    student: Distillation | None = param(
+    student: SoftStudent | None = param(
         "The distillation of the models and the aggregator into one model, on the public samples of the task; by "
         "default, none.",
         default=None,
@@ -249,7 +249,7 @@ class Fens(OneShot):
             return await node.predict(chosen, on=self.aggregator.features(logits_BMC, inputs), of="aggregator")
         return self.aggregator.combined(logits_BMC, kept.labels, kept.counts)
 
-    async def distil(self, node: LearningNode, kept: Kept, models_KP: Tensor, student: Distillation, t: int) -> None:
+    async def distil(self, node: LearningNode, kept: Kept, models_KP: Tensor, student: SoftStudent, t: int) -> None:
         """Train the server's own model to give the scores of the aggregator on public samples."""
         if t == self._fitted:
             parts = []
