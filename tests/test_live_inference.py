@@ -191,6 +191,16 @@ def test_combinations_that_cannot_work_are_refused():
             AnswersError,
             "less than half of the 7 rows. Got 4",
         ),
+        (  # It decides while all answer, and not once two are silent.
+            {"faulty": 2, "rule": {"kind": "trimmed-mean", "trim": 3}},
+            AnswersError,
+            "less than half of the 5 rows. Got 3",
+        ),
+        ({"classes": 3}, ConfigurationError, "'classes' of the program robust-inference must be those of the data, 4."),
     ]:
         with pytest.raises(error, match=re.escape(text)):
             simulate(live(**program))
+    tables = live()
+    tables["task"] = {"dataset": "linear-regression", "model": "linear"}
+    with pytest.raises(ConfigurationError, match="must have classes, one for each sample"):
+        simulate(tables)

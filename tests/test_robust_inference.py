@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from covey.federated.robust_inference import order
@@ -227,10 +227,12 @@ def test_kappa_bounds_the_distance_to_the_honest_mean(faulty, more, seed, far):
     rows[:, :faulty] = far * rows[:, :faulty] + far
     honest = rows[:, faulty:]
     spread = (honest - honest.mean(1, keepdim=True)).square().sum(-1).mean(1)
+    of_exact = 4.0 * ((clients - faulty) / (clients - 2 * faulty)) ** 2
     for name in ("median", "geometric-median", "trimmed-mean"):
         decision = decision_of(name, faulty)
         distance = (decision(rows) - honest.mean(1)).square().sum(-1)
-        assert bool((distance <= decision.kappa(clients) * spread + 1e-5).all()), name
+        kappa = of_exact if name == "geometric-median" else decision.kappa(clients)
+        assert bool((distance <= kappa * spread + 1e-5).all()), name
     low, high = honest.amin(1), honest.amax(1)
     for name in ("median", "trimmed-mean"):
         found = decision_of(name, faulty)(rows)
@@ -284,6 +286,34 @@ def test_no_lie_changes_a_certified_decision(seed, size):
             after = decision(answers.index_copy(1, liars, rows)).argmax(-1)
             assert bool((after == before)[certified].all())
     assert some > 0
+
+
+def test_a_geometric_median_that_is_not_reached_is_not_certified():
+    answers = torch.tensor([0.51, 0.49]).expand(1, 25, 2).clone()
+    lies = answers.clone()
+    lies[:, :12] = torch.tensor([0.0, 1.0])
+    decision = decision_of("geometric-median", 12)
+    assert decision(answers).argmax() != decision(lies).argmax()
+    assert not certify(answers, decision, 12).holds
+    assert bounded_margin(answers, decision, 12) is None
+
+
+@settings(max_examples=40)
+@example([1, 2, 4, 4], "mean")
+@given(st.lists(st.integers(0, 10), min_size=3, max_size=7), st.sampled_from(["mean", "median", "trimmed-mean"]))
+def test_ties_are_not_certified(tenths, name):
+    share = torch.tensor(tenths).view(1, -1, 1) / 10
+    answers, faulty = torch.cat([share, 1 - share], -1), (len(tenths) - 1) // 2
+    for few in range(1, faulty + 1):
+        decision = decision_of(name, few)
+        before = decision(answers).argmax(-1)
+        certain = torch.eye(2)[1 - before].expand(few, 2)
+        after = [
+            decision(answers.index_copy(1, torch.tensor(liars), certain.unsqueeze(0))).argmax(-1)
+            for liars in itertools.combinations(range(len(tenths)), few)
+        ]
+        if bool(bounded_margin(answers, decision, few) > 0) or bool(certify(answers, decision, few).holds):
+            assert torch.equal(torch.cat(after), before.expand(len(after)))
 
 
 def test_the_certificate_of_the_mean_is_exact():

@@ -105,14 +105,6 @@ class OneShot(Served):
         counts = {"labels": Numbers(self.count, "int64")} if self.needs_labels else {}
         self._expected: Mapping[str, Expected] = {**self.format.expected(1), **counts}
 
-    def check_classes(self, setting: Setting) -> None:
-        """Refuse data whose samples do not have one class each."""
-        several = bool(setting.training_samples) and setting.label_counts is None
-        if not setting.classes or several:
-            raise ConfigurationError(
-                f"The data of {self.named()} must have classes, one for each sample. Got others instead."
-            )
-
     def check_unprotected(self, setting: Setting, sent: str) -> None:
         """Refuse a task whose noise does not protect what clients send."""
         if setting.protects_samples:

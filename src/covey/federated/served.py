@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from covey.federated.ends import SERVER
 from covey.learning.node import LearningProgram
+from covey.parts.errors import ConfigurationError
+from covey.parts.parameters import Setting
 
 
 class Served(LearningProgram):
@@ -14,3 +16,11 @@ class Served(LearningProgram):
 
     def roles(self, nodes: int) -> Mapping[str, Sequence[int]]:
         return {"server": [SERVER], "client": range(1, nodes)}
+
+    def check_classes(self, setting: Setting) -> None:
+        """Refuse data whose samples do not have one class each."""
+        several = bool(setting.training_samples) and setting.label_counts is None
+        if not setting.classes or several:
+            raise ConfigurationError(
+                f"The data of {self.named()} must have classes, one for each sample. Got others instead."
+            )

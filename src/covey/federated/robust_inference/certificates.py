@@ -20,7 +20,7 @@ from torch import Tensor
 
 from covey.federated.robust_inference import order
 from covey.federated.robust_inference.answers import check_faulty
-from covey.federated.robust_inference.rule import Decision
+from covey.federated.robust_inference.rule import ROUNDING, Decision
 
 
 class Certificate(NamedTuple):
@@ -33,7 +33,7 @@ class Certificate(NamedTuple):
     needed: Tensor
     """The margin that is enough: sqrt(2 kappa) times the dissimilarity."""
     holds: Tensor
-    """True if the margin is."""
+    """True if the margin is, and more than rounding may add."""
 
 
 def certify(answers: Tensor, decision: Decision, faulty: int) -> Certificate:
@@ -43,7 +43,7 @@ def certify(answers: Tensor, decision: Decision, faulty: int) -> Certificate:
     margin, spread = least_margin(answers, faulty), greatest_dissimilarity(answers, faulty)
     kappa = decision.kappa(clients)
     needed = math.sqrt(2.0 * kappa) * spread if math.isfinite(kappa) else torch.full_like(spread, torch.inf)
-    return Certificate(margin, spread, needed, margin > needed)
+    return Certificate(margin, spread, needed, margin > needed + ROUNDING)
 
 
 def least_margin(answers: Tensor, faulty: int) -> Tensor:

@@ -104,15 +104,28 @@ class RobustInference(Served):
     def prepare(self, setting: Setting) -> None:
         super().prepare(setting)
         self._liars = {1 + int(liar) for liar in liars_of(self._clients, self.liars, setting.seed)}
-        known = None if setting.label_counts is None else setting.label_counts.shape[1]
-        if self.classes is None and known is None:
+        self._classes = self.count_of_classes(setting)
+        self._decide = self.rule.fitted(Fitting(self.faulty, None, setting.seed))
+        self._quorum = max(self._clients - self.faulty, 2 * self.faulty + 1)
+        # A mistake shows now: with the answers of all, and with as few as are decided.
+        rows = torch.full((1, self._clients, self._classes), 1.0 / self._classes)
+        self._decide(rows)
+        self._decide(rows, torch.arange(self._clients).unsqueeze(0) < self._quorum)
+
+    def count_of_classes(self, setting: Setting) -> int:
+        """The number of classes: that of the data or, if only hosts know them, the given one."""
+        if setting.training_samples:
+            self.check_classes(setting)
+        if self.classes is not None and setting.classes not in (0, self.classes):
+            raise ConfigurationError(
+                f"The 'classes' of {self.named()} must be those of the data, {setting.classes}. "
+                f"Got {self.classes} instead."
+            )
+        if not (self.classes or setting.classes):
             raise ConfigurationError(
                 f"The 'classes' of {self.named()} must be given if the data do not tell them. Got none."
             )
-        self._classes = int(self.classes or known or 0)
-        self._decide = self.rule.fitted(Fitting(self.faulty, None, setting.seed))
-        self._decide(torch.full((1, self._clients, self._classes), 1.0 / self._classes))  # A mistake shows now.
-        self._quorum = max(self._clients - self.faulty, 2 * self.faulty + 1)
+        return self.classes or setting.classes
 
     async def run(self, node: LearningNode) -> None:
         await (self.ask(node) if node.id == SERVER else self.answer(node))

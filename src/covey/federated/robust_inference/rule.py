@@ -15,6 +15,8 @@ from covey.parts import rng
 from covey.parts.parameters import Part
 
 T = TypeVar("T")
+ROUNDING = 1e-5
+"""The greatest rounding error of a score or its bound, relative to 1 plus its magnitude."""
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Decision:
             return None
         decided = self(answers).argmax(-1, keepdim=True)
         low, high = bounds
-        return low.gather(1, decided).squeeze(1) - high.scatter(1, decided, -torch.inf).amax(1)
+        lead = low.gather(1, decided).squeeze(1) - high.scatter(1, decided, -torch.inf).amax(1)
+        return lead - ROUNDING * (1.0 + torch.maximum(low.abs(), high.abs()).amax(1))
 
 
 class Rule(Part):

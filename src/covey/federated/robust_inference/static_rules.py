@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from covey.federated.robust_inference import order
-from covey.federated.robust_inference.rule import Decision, Fitting, Rule
+from covey.federated.robust_inference.rule import ROUNDING, Decision, Fitting, Rule
 from covey.parts.errors import ConfigurationError
 from covey.parts.parameters import param
 
@@ -78,20 +78,15 @@ class TrimmedDecision(Decision):
         if self.trim != Trim():
             return super().least_lead(answers, faulty)
         # Liars that are certain of another class do the most harm to a mean, so this bound is attained.
-        return (order.least_lead_of_mean(answers, faulty) - faulty) / answers.shape[1]
+        return (order.least_lead_of_mean(answers, faulty) - faulty) / answers.shape[1] - ROUNDING
 
 
 @dataclass(frozen=True)
 class GeometricDecision(Decision):
-    """The geometric median of probabilities."""
-
-    faulty: int
+    """The geometric median of probabilities. Few iterations approach it, so that it has no kappa."""
 
     def __call__(self, answers: Tensor, valid: Tensor | None = None) -> Tensor:
         return order.geometric_median(answers, valid)
-
-    def kappa(self, clients: int) -> float:
-        return 4.0 * ((clients - self.faulty) / (clients - 2 * self.faulty)) ** 2
 
 
 class Mean(Rule):
@@ -118,7 +113,7 @@ class GeometricMedian(Rule):
     kind = "geometric-median"
 
     def fitted(self, to: Fitting) -> Decision:
-        return GeometricDecision(to.faulty)
+        return GeometricDecision()
 
 
 class TrimmedMean(Rule):
