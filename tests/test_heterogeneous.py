@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -383,9 +384,16 @@ def test_a_cosine_needs_a_public_norm():
     [
         ({"mode": "best"}, "The 'mode' of a mechanism must be 'lipschitz' or 'optimal'. Got 'best' instead."),
         ({"outside": "drop"}, "The 'outside' of a mechanism must be 'raise' or 'clip'. Got 'drop' instead."),
-        ({"noise": "gaussian"}, "The 'noise' must be 'discrete' or 'continuous'. Got 'gaussian' instead."),
-        ({"granularity": 0.0}, "The 'granularity' must be a float in (0, inf). Got 0.0 instead."),
-        ({"granularity": 1e-30}, "The scale of discrete noise must be in (0, 2**40]. Got 1e+30 instead."),
+        (
+            {"noise": "gaussian"},
+            "The 'noise' of a mechanism must be 'discrete' or 'continuous'. Got 'gaussian' instead.",
+        ),
+        ({"granularity": 0.0}, "The 'granularity' of a mechanism must be a float in (0, inf). Got 0.0 instead."),
+        (
+            {"granularity": 1e-30},
+            "The 'epsilon' of a mechanism with discrete noise of granularity 1e-30 must be at least 9.09e+17. "
+            "Got 1 instead.",
+        ),
         ({"random": b"short"}, "The key of random numbers must be 32 bytes. Got 5 instead."),
         ({"random": 0.5}, "The 'random' must be an int, 32 bytes or None. Got 0.5 instead."),
     ],
@@ -428,3 +436,39 @@ def test_randomness_is_of_the_system_unless_a_key_is_given():
     assert Source(1).below(np.array([1, 1, 1])).tolist() == [0, 0, 0]
     drawn = Source(1).below(np.full(30_000, 3))
     assert all(abs(int((drawn == value).sum()) - 10_000) < 3 * 82 for value in range(3))
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=N, max_size=N), st.floats(0.01, 1e6))
+@settings(max_examples=30)
+def test_the_chances_of_the_sample_mechanism_hold_for_every_epsilon(v, epsilon):
+    found = Sampling(weighted_sum(np.ones(N), np.ones(N)), epsilon, v, noise="continuous").chances
+    for chance, level in zip(found, v, strict=True):
+        with localcontext() as context:
+            context.prec = 60
+            exact = ((Decimal(epsilon) * Decimal(level)).exp() - 1) / (Decimal(epsilon).exp() - 1)
+        assert chance == pytest.approx(float(exact), rel=1e-9, abs=1e-40)
+
+
+def test_noise_that_floats_do_not_reach_is_refused():
+    with pytest.raises(ConfigurationError, match=r"with continuous noise must be at least .* Got 4.94066e-324 instead"):
+        Stretching(SUM, 5e-324, noise="continuous")
+
+
+def test_a_function_returns_the_same_number_of_values_for_all_records():
+    with pytest.raises(ModelError, match=r"must return one number or more\. Got none"):
+        Stretching(Query(lambda record: record[record > 0], [1.0, 1.0], [1.0, 1.0]), 1.0)
+    with pytest.raises(ModelError, match=r"must always return 2 numbers\. Got 1 instead"):
+        Stretching(Query(lambda record: record[record < 0.5], [1.0, 1.0], [1.0, 1.0]), 1.0)
+
+
+def test_no_release_is_free_where_its_cost_is_lost_in_the_sum():
+    accountant = Accountant(1, 1.0)
+    accountant.spend("bob", 1.0, 1.0)
+    releases = (accountant.spend("bob", 1e-20, 1.0) for _ in range(10_000))
+    with pytest.raises(BudgetExceeded, match="0 is left"):
+        list(releases)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Stretching(SUM, np.float32(0.5)).epsilon == 0.5
+    assert Stretching(SUM, 1.0, random=1).transform([]).shape == (0,)

@@ -1,5 +1,7 @@
 """Checked vectors of numbers: the data, bounds and privacy of coordinates."""
 
+from numbers import Real
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -32,6 +34,22 @@ def vector(values: ArrayLike, name: str, size: int | None, *, ge: float = -np.in
             f"The '{name}' must be numbers in {low}, inf). Got {found[first]:g} at coordinate {first} instead."
         )
     return found
+
+
+def positive(value: object, name: str, owner: str) -> float:
+    """A positive and finite number.
+
+    Args:
+        value: the number.
+        name: the name of the parameter.
+        owner: the thing that has it.
+
+    Raises:
+        ConfigurationError: it is another value.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 < float(value) < np.inf:
+        raise ConfigurationError(f"The '{name}' of {owner} must be a float in (0, inf). Got {quoted(value)} instead.")
+    return float(value)
 
 
 def level_of(privacy: ArrayLike, size: int) -> Floats:

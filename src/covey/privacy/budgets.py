@@ -1,6 +1,5 @@
 """A budget of privacy for every pair and coordinate, which refuses releases once it is spent."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from covey.parts.errors import BudgetExceeded, ConfigurationError
-from covey.privacy.bounds import level_of, vector
+from covey.privacy.bounds import level_of, positive, vector
 
 Floats = NDArray[np.float64]
 Pair = int | str
@@ -50,17 +49,17 @@ class Accountant:
         Raises:
             BudgetExceeded: a coordinate has not enough left for the pair.
         """
-        if not (math.isfinite(epsilon) and epsilon > 0):
-            raise ConfigurationError(f"The 'epsilon' of a release must be a float in (0, inf). Got {epsilon} instead.")
-        costs = epsilon * level_of(privacy, len(self.budget))
+        costs = positive(epsilon, "epsilon", "a release") * level_of(privacy, len(self.budget))
         before = self.spent(pair)
-        wrong = np.flatnonzero((costs > 0) & (before + costs > self.budget * (1 + _ROUNDING)))
+        after = before + costs
+        after = np.where((costs > 0) & (after == before), np.nextafter(before, np.inf), after)  # No release is free.
+        wrong = np.flatnonzero((costs > 0) & (after > self.budget * (1 + _ROUNDING)))
         if len(wrong):
             first = int(wrong[0])
-            raise BudgetExceeded(pair, first, float(self.budget[first] - before[first]), float(costs[first]))
+            raise BudgetExceeded(pair, first, float(self.left(pair)[first]), float(costs[first]))
         if pair not in self._spent and len(self._spent) == self.pairs:
             raise BudgetExceeded(pair, int(costs.argmax()), 0.0, float(costs.max()))
-        self._spent[pair] = before + costs
+        self._spent[pair] = after
 
     def spent(self, pair: Pair) -> Floats:
         """The epsilon that each coordinate has spent with a pair."""

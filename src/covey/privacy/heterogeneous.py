@@ -11,6 +11,8 @@ Mechanisms need neither a run nor torch. v is not protected: a release may tell 
 """
 
 import math
+import sys
+from dataclasses import KW_ONLY, dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from covey.parts.errors import ConfigurationError
 from covey.parts.mechanisms import Mechanism
-from covey.privacy.bounds import level_of
+from covey.privacy.bounds import level_of, positive
 from covey.privacy.budgets import Accountant, Pair
 from covey.privacy.queries import Query
-from covey.privacy.randomness import Source, discrete_laplace, discrete_log_density, laplace, log_density, ratio_of
+from covey.privacy.randomness import MOST_SCALE, Source, discrete_laplace, discrete_log_density, laplace, log_density
 
 Floats = NDArray[np.float64]
 Noise = Literal["discrete", "continuous"]
@@ -54,17 +56,20 @@ class _Noised:
         granularity: float | None,
         random: int | bytes | None,
     ) -> None:
-        if noise not in ("discrete", "continuous"):
-            raise ConfigurationError(f"The 'noise' must be 'discrete' or 'continuous'. Got {noise!r} instead.")
-        if granularity is not None and not (math.isfinite(granularity) and granularity > 0):
-            raise ConfigurationError(f"The 'granularity' must be a float in (0, inf). Got {granularity!r} instead.")
-        step = granularity or 2.0 ** math.floor(math.log2(sensitivity) - 20)
+        step = 2.0 ** math.floor(math.log2(sensitivity) - 20)
+        if granularity is not None:
+            step = positive(granularity, "granularity", "a mechanism")
         self.step = step if noise == "discrete" else 0.0
         self.slack = self.step * _SLACK * size
         self.sensitivity = sensitivity
+        least = (sensitivity + self.slack) / (self.step * MOST_SCALE or sys.float_info.max)
+        if epsilon < least:
+            of_step = f" of granularity {self.step:g}" if self.step else ""
+            raise ConfigurationError(
+                f"The 'epsilon' of a mechanism with {noise} noise{of_step} must be at least {least:.3g}. "
+                f"Got {epsilon:g} instead."
+            )
         self.scale = (sensitivity + self.slack) / epsilon
-        if self.step:
-            ratio_of(self.scale / self.step)
         self.source = Source(random)
 
     def allowed(self, levels: Floats) -> Floats:
@@ -90,24 +95,50 @@ class _Noised:
         return float(discrete_log_density(on_grid - np.rint(values / self.step), self.scale / self.step).sum())
 
 
+@dataclass(eq=False)
 class _Mechanism:
     """A query with noise that protects each coordinate by epsilon * v_i.
 
-    Args:
-        query, epsilon, privacy, outside: as of `Stretching`.
+    Attributes:
+        query: the function and its bounds.
+        epsilon: epsilon.
+        privacy: v, a number in [0, 1] or one for each coordinate.
+        outside: "raise" refuses data outside their bounds, "clip" takes the nearest within.
+        noise: "discrete" or "continuous". Floats with continuous noise tell of their values by their lowest bits.
+        granularity: the step of discrete noise; by default, about a millionth of the sensitivity.
+        random: None for the operating system's randomness; an int or 32 bytes for noise that can be repeated.
+        sensitivity: the greatest change that the noise is made for.
     """
 
     named: ClassVar[str]
-    _noised: _Noised
+    query: Query
+    epsilon: float
+    privacy: ArrayLike = 1.0
+    _: KW_ONLY
+    outside: Literal["raise", "clip"] = "raise"
+    noise: Noise = "discrete"
+    granularity: float | None = None
+    random: int | bytes | None = field(default=None, repr=False)
 
-    def __init__(self, query: Query, epsilon: float, privacy: ArrayLike, outside: str) -> None:
-        _check_choice("outside", outside, ("raise", "clip"))
-        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not 0.0 < epsilon < math.inf:
-            raise ConfigurationError(
-                f"The 'epsilon' of a mechanism must be a float in (0, inf). Got {epsilon!r} instead."
-            )
-        self.query, self.outside, self.epsilon = query, outside, float(epsilon)
-        self.privacy = level_of(privacy, len(query.high))
+    def __post_init__(self) -> None:
+        _check_choice("outside", self.outside, ("raise", "clip"))
+        _check_choice("noise", self.noise, ("discrete", "continuous"))
+        self.epsilon = positive(self.epsilon, "epsilon", "a mechanism")
+        self.levels = level_of(self.privacy, len(self.query.high))
+        changes = self.changes()
+        self.sensitivity = _greatest(changes)
+        self._noised = _Noised(
+            self.sensitivity, self.query.size, self.epsilon, self.noise, self.granularity, self.random
+        )
+        self.fit(changes)
+
+    def changes(self) -> Floats:
+        """The greatest change of the query by each coordinate."""
+        raise NotImplementedError
+
+    def fit(self, changes: Floats) -> None:
+        """Find what makes the noise protect each coordinate by its level, and try the bounds of the query out."""
+        raise NotImplementedError
 
     @property
     def scale(self) -> float:
@@ -136,13 +167,15 @@ class _Mechanism:
         """
         values = self.values(self.record(data))
         if accountant is not None:
-            accountant.spend(pair, self.epsilon, self.privacy)
+            accountant.spend(pair, self.epsilon, self.levels)
         noisy = self._noised.around(values)
         return float(noisy[0]) if len(noisy) == 1 else noisy
 
     def transform(self, records: ArrayLike) -> Floats:
         """A noisy value for each row. Rows are records of different people."""
-        values = np.stack([self.values(self.record(record)) for record in np.asarray(records)])
+        values = np.array([self.values(self.record(record)) for record in np.asarray(records)]).reshape(
+            -1, self.query.size
+        )
         noisy = self._noised.around(values.reshape(-1)).reshape(values.shape)
         return noisy[:, 0] if self.query.size == 1 else noisy
 
@@ -163,54 +196,34 @@ class _Mechanism:
         )
 
 
+@dataclass(eq=False)
 class Stretching(_Mechanism):
     """The stretching mechanism: shrink every coordinate by w_i, apply the function, and add Laplace's noise.
 
-    Args:
-        query: the function and its bounds.
-        epsilon: epsilon.
-        privacy: v, a number in [0, 1] or one for each coordinate.
+    Attributes:
         mode: "lipschitz" for the scale max L_i D_i / epsilon and w = v, which holds for every function with these
             constants; "optimal" for the scale S / epsilon and the largest w with S_i(w) <= v_i S by the query's oracle,
             for one coordinate at a time with the others in full.
-        outside: "raise" refuses data outside their bounds, "clip" takes the nearest within.
-        noise: "discrete" or "continuous". Floats with continuous noise tell of their values by their lowest bits.
-        granularity: the step of discrete noise; by default, about a millionth of the sensitivity.
-        random: None for the operating system's randomness; an int or 32 bytes for noise that can be repeated.
-
-    Attributes:
         shrinkage: w. With discrete noise it is smaller by what rounding may add.
-        sensitivity: the greatest change that the noise is made for.
     """
 
     named = "stretching"
+    _: KW_ONLY
+    mode: Literal["lipschitz", "optimal"] = "lipschitz"
 
-    def __init__(
-        self,
-        query: Query,
-        epsilon: float,
-        privacy: ArrayLike = 1.0,
-        *,
-        mode: Literal["lipschitz", "optimal"] = "lipschitz",
-        outside: Literal["raise", "clip"] = "raise",
-        noise: Noise = "discrete",
-        granularity: float | None = None,
-        random: int | bytes | None = None,
-    ) -> None:
-        super().__init__(query, epsilon, privacy, outside)
-        _check_choice("mode", mode, ("lipschitz", "optimal"))
-        self.mode = mode
-        changes = _lipschitz_changes(query) if mode == "lipschitz" else _oracle_changes(query)
-        self.sensitivity = _greatest(changes)
-        self._noised = _Noised(self.sensitivity, query.size, self.epsilon, noise, granularity, random)
-        allowed = self._noised.allowed(self.privacy)
-        if mode == "lipschitz":
+    def changes(self) -> Floats:
+        _check_choice("mode", self.mode, ("lipschitz", "optimal"))
+        return _lipschitz_changes(self.query) if self.mode == "lipschitz" else _oracle_changes(self.query)
+
+    def fit(self, changes: Floats) -> None:
+        allowed = self._noised.allowed(self.levels)
+        if self.mode == "lipschitz":
             self.shrinkage = allowed / self.sensitivity
-            query.refute(changes, np.ones(len(changes)), "'lipschitz'")
-            query.refute(self.shrinkage * changes, self.shrinkage, "'lipschitz'")
+            self.query.refute(changes, np.ones(len(changes)), "'lipschitz'")
+            self.query.refute(self.shrinkage * changes, self.shrinkage, "'lipschitz'")
         else:
-            self.shrinkage = _largest(query, allowed)
-            verify(query, self.shrinkage, allowed)
+            self.shrinkage = _largest(self.query, allowed)
+            verify(self.query, self.shrinkage, allowed)
 
     def values(self, record: Floats) -> Floats:
         """R_f(d), without noise."""
@@ -229,34 +242,24 @@ class Stretching(_Mechanism):
         return float((1.0 - self.shrinkage) @ (np.abs(record) * np.asarray(self.query.lipschitz)))
 
 
+@dataclass(eq=False)
 class Sampling(_Mechanism):
     """The sample mechanism of personalised differential privacy (Jorgensen, Yu and Cormode, 2015), a rival.
 
     Each coordinate takes part with probability (exp(epsilon v_i) - 1) / (exp(epsilon) - 1) and is 0 otherwise; then the
     function gets noise for epsilon. The guarantee is that of `Stretching`.
-
-    Args:
-        query, epsilon, privacy, outside, noise, granularity, random: as of `Stretching`.
     """
 
     named = "sample"
 
-    def __init__(
-        self,
-        query: Query,
-        epsilon: float,
-        privacy: ArrayLike = 1.0,
-        *,
-        outside: Literal["raise", "clip"] = "raise",
-        noise: Noise = "discrete",
-        granularity: float | None = None,
-        random: int | bytes | None = None,
-    ) -> None:
-        super().__init__(query, epsilon, privacy, outside)
-        changes = _lipschitz_changes(query) if query.sensitivity is None else _oracle_changes(query)
-        self._noised = _Noised(_greatest(changes), query.size, self.epsilon, noise, granularity, random)
-        query.refute(changes, np.ones(len(changes)), "sensitivity")
-        self.chances = np.expm1(self.epsilon * self.privacy) / math.expm1(self.epsilon)
+    def changes(self) -> Floats:
+        return _lipschitz_changes(self.query) if self.query.sensitivity is None else _oracle_changes(self.query)
+
+    def fit(self, changes: Floats) -> None:
+        self.query.refute(changes, np.ones(len(changes)), "sensitivity")
+        # The same fraction, whose exponents are at most 0, so that a large epsilon does not overflow.
+        weakest = np.expm1(-self.epsilon * self.levels) / math.expm1(-self.epsilon)
+        self.chances = np.exp(self.epsilon * (self.levels - 1.0)) * weakest
 
     def values(self, record: Floats) -> Floats:
         """The values of a random part of the record."""

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from covey.parts.errors import ConfigurationError, ModelError
+from covey.parts.errors import ConfigurationError, ModelError, quoted
 from covey.privacy.bounds import vector, within
 
 Floats = NDArray[np.float64]
@@ -67,17 +67,35 @@ class Query:
     @cached_property
     def size(self) -> int:
         """The number of values of the function."""
-        return len(self.at(np.zeros(len(self.high))))
+        size = len(self._values(np.zeros(len(self.high))))
+        if not size:
+            raise ModelError("The function of a query must return one number or more. Got none.")
+        return size
 
     def at(self, record: Floats) -> Floats:
         """The values at a record within its bounds, as a vector.
 
         Raises:
-            ModelError: the function returns other values than finite numbers in at most one row.
+            ModelError: the function returns other values than finite numbers in at most one row, or another number of
+                them than at 0: the number itself would tell of the record.
         """
-        found = np.asarray(self.function(record), dtype=np.float64)
+        found = self._values(record)
+        if len(found) != self.size:
+            raise ModelError(
+                f"The function of a query must always return {self.size} numbers. Got {len(found)} instead."
+            )
+        return found
+
+    def _values(self, record: Floats) -> Floats:
+        returned = self.function(record)
+        try:
+            found = np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError):
+            found = np.full(1, np.nan)
         if found.ndim > 1 or not np.isfinite(found).all():
-            raise ModelError(f"The function of a query must return finite numbers in one row. Got {found!r} instead.")
+            raise ModelError(
+                f"The function of a query must return finite numbers in one row. Got {quoted(returned)} instead."
+            )
         return found.reshape(-1)
 
     def record(self, data: ArrayLike, *, clip: bool = False) -> Floats:
