@@ -266,6 +266,21 @@ def test_profiles_and_levels_may_be_of_ones_own_in_both_engines(tmp_path):
         covey.check({**made, "program": {**made["program"], "profiles": {"kind": f"{own}:Spans", "length": 0}}})
 
 
+def test_a_broker_beside_users_protects_nothing_and_is_refused(tmp_path):
+    (tmp_path / "token").write_text("a secret")
+    (tmp_path / "token").chmod(0o600)
+
+    def on(count, **program):
+        named = [f"127.0.0.1:{7000 + host}" for host in range(count)]
+        engine = {"kind": "emulation", "hosts": named, "token_file": str(tmp_path / "token")}
+        return covey.check({**tables(nodes=6, **program), "engine": engine})
+
+    with pytest.raises(ConfigurationError, match=r"must give node 5 one of its own.* Got 2 more on 127\.0\.0\.1:7001"):
+        on(2)
+    for right in (lambda: on(6), lambda: on(2, noise="trusted"), lambda: on(2, epsilon=math.inf)):
+        right()
+
+
 def test_keys_are_fresh_in_real_time_and_seeded_in_virtual_time():
     program = prepared_program(tables())
     assert not program._fresh

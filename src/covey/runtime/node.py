@@ -394,6 +394,10 @@ class Program(Part):
         """The virtual nodes that the nodes of a network act for; None without any."""
         return None
 
+    def alone(self, nodes: int) -> Sequence[int]:
+        """The nodes that protect others only if no other node is on their host."""
+        return ()
+
     has_one_graph: ClassVar[bool] = True
     """True if all rounds have the same graph."""
 

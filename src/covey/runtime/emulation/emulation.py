@@ -107,6 +107,8 @@ class Emulation(Engine):
             )
         if self.hosts and experiment.task is not None:
             experiment.task.portable(None)
+        if self.hosts:
+            self._check_alone(experiment)
         count = max(self.owners(experiment.network.nodes)) + 1
         make_room(max(needed_by_launcher(count, starts_them=not self.hosts), needed_by_host(count)), count)
         for fault in experiment.faults:
@@ -114,6 +116,18 @@ class Emulation(Engine):
                 how = "the engine names so many 'hosts'" if self.hosts else "set 'nodes_per_process' to have others"
                 raise ConfigurationError(
                     f"The 'of' of {fault.named()} must be the number of hosts, {count}; {how}. Got {fault.of} instead."
+                )
+
+    def _check_alone(self, experiment: Experiment) -> None:
+        """Check that nodes which must have a host of their own do: whoever runs a host sees all of its nodes."""
+        owners = self.owners(experiment.network.nodes)
+        for node in experiment.program.alone(len(owners)):
+            others = owners.count(owners[node]) - 1
+            if others:
+                raise ConfigurationError(
+                    f"The 'hosts' of the engine must give node {node} one of its own: with another node there, "
+                    f"{experiment.program.named()} protects nothing from whoever runs that host. Got {others} more on "
+                    f"{self.hosts[owners[node]]}: name as many hosts as nodes."
                 )
 
     def _check_overlay(self, experiment: Experiment, overlay: Overlay) -> None:
