@@ -220,3 +220,17 @@ def test_against_time_every_node_counts_as_it_is_at_that_moment(tmp_path):
     assert x[-1] == 30.0
     fast, slow = np.interp(x, [1, 2, 3], [0.1, 0.2, 0.3]), np.interp(x, [10, 20, 30], [0.1, 0.2, 0.3])
     np.testing.assert_allclose(y, np.where(x < 10, fast, (fast + slow) / 2))
+
+
+def test_a_page_on_one_evaluated_node_has_no_figures_of_many(tmp_path):
+    program = {"kind": "fedavg", "clients": 2}
+    run = package.run(experiment(program=program, rounds=2), out=tmp_path / "run")
+    write_report([run], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "Accuracy by traffic" in text
+    assert not [missing for missing in ("Unknown metric", "average model", "nodes at the end") if missing in text]
+
+
+def test_an_unknown_axis_is_one_line(runs):
+    with pytest.raises(package.CoveyError, match=r"must be one of 'rounds', 'time', .* Got 'byte' instead\.$"):
+        runs[0].plot("accuracy", against="byte")

@@ -35,6 +35,9 @@ _CURVES = (
     ("average_model_accuracy", "rounds", "The average model"),
     ("consensus_distance", "rounds", "Distance of models from their average"),
 )
+_OF_AVERAGE = ("average_model_accuracy", "consensus_distance")
+"""Figures of the average model, which say something only if several nodes are evaluated."""
+
 _SIZE = (4.9, 3.5)
 """Inches: with this size, the text of figures is about as large as the text around them, on phones, too."""
 
@@ -203,10 +206,17 @@ def _learned(run: Run) -> bool:
     return "task" in run.experiment or "program" not in run.experiment
 
 
+def _several(run: Run) -> bool:
+    """True if several nodes of a run are evaluated."""
+    return run.metrics["node"].nunique() > 1
+
+
 def _curves(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     labels = [group.label for group in groups]
     names = [*dict.fromkeys(name for run in runs for name in run.metric_names)]
-    chosen = [*_CURVES, *((name, "rounds", f"{spaced(name).capitalize()} by round") for name in names)]
+    averaged = [set(run.network) if _several(run) else set() for run in runs]
+    usual = [curve for curve in _CURVES if curve[0] not in _OF_AVERAGE or all(curve[0] in known for known in averaged)]
+    chosen = [*usual, *((name, "rounds", f"{spaced(name).capitalize()} by round") for name in names)]
     if not any(map(_learned, runs)):
         logged = {name: None for run in runs for name in run.figure_names}
         chosen = [(name, "rounds", f"{name} by round") for name in [*logged][:_MOST_LOGGED]]
@@ -296,8 +306,9 @@ def _of_one(run: Run) -> str:
     tiles = "".join(f"<div><b>{html.escape(value)}</b><span>{html.escape(str(of))}</span></div>" for value, of in facts)
     pictures = []
     if _learned(run):
+        spread = partial(view.histogram, run, titled=False, size=_SIZE)
         pictures = [
-            _picture(partial(view.histogram, run, titled=False, size=_SIZE), "Accuracy of the nodes at the end"),
+            *([_picture(spread, "Accuracy of the nodes at the end")] if _several(run) else []),
             _picture(partial(view.holdings, run, titled=False, size=_SIZE), "Samples of each node"),
             _picture(
                 partial(view.graph, run, titled=False, size=(_SIZE[0], _SIZE[0])),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from covey.parts.errors import ConfigurationError, RunError, unknown
+from covey.parts.errors import ConfigurationError, RunError, quoted, unknown
 from covey.runtime.runs import Run
 from covey.runtime.runs.spent import mean_spent
 from covey.view.groups import grouped
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-AXES = ("rounds", "time", "bytes", "energy")
 _COLUMN = {"rounds": "round", "time": "time", "bytes": "bytes_out", "energy": "energy"}
 _LABELS = {
     "accuracy": "test accuracy",
@@ -77,8 +76,12 @@ def curves(
         size: width and height in inches. A legend of many lines adds to the height.
 
     Raises:
-        ConfigurationError: a run does not have the metric, or there is not one label for each line.
+        ConfigurationError: a run does not have the metric, `against` is another word, or there is not one label for
+            each line.
     """
+    if against not in _COLUMN:
+        known = ", ".join(map(repr, _COLUMN))
+        raise ConfigurationError(f"The 'against' of a plot must be one of {known}. Got {quoted(against)} instead.")
     figure = new_figure(size)
     axes = new_axes(figure)
     groups = grouped(runs, each=each, labels=labels)
