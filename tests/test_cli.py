@@ -449,6 +449,7 @@ def test_a_run_that_continues_is_timed_from_where_it_continued(monkeypatch, caps
     monkeypatch.setattr("covey.view.progress.perf_counter", lambda: next(clock))
     display = ProgressDisplay("run", 100, 8)
     display(Progress(90, 100, 9.0, 0, 2.0, None))
+    assert display._line() == "run: round 90/100, 9.0 s virtual, loss 2.000"
     display(Progress(95, 100, 9.5, 40, 2.0, None, stopping=True))
     assert capsys.readouterr().err.splitlines() == [
         "run: round 95/100, 9.5 s virtual, loss 2.000, 4 node-rounds/s, stopping after this round"

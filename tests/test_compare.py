@@ -80,6 +80,12 @@ def test_each_row_is_an_experiment_over_its_seeds(folder, covey):
     assert len(package.compare([folder, package.Run(folder / "lr=0.1-seed=1")]).runs) == 6
 
 
+def test_a_comparison_is_a_table_in_a_terminal_too(folder):
+    lines = repr(package.compare(folder)).splitlines()
+    assert lines[0].startswith("| experiment | runs | accuracy |")
+    assert len(lines) == 4
+
+
 def test_metrics_of_nodes_and_of_the_network_are_columns(folder, covey):
     found = package.compare(folder, metrics=["f1_macro", "consensus_distance"])
     assert [*found.records[1]] == ["configuration", "runs", "f1_macro", "consensus_distance"]

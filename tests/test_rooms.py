@@ -68,6 +68,7 @@ def test_the_public_names_are_these():
         *("infer", "resume", "run", "sweep"),
     }
     assert set(covey.__all__) == public
+    assert public <= set(dir(covey))
     assert all(getattr(covey, name) is not None for name in public)
 
 

@@ -78,3 +78,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'covey' has no attribute {name!r}")
     return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> tuple[str, ...]:
+    """The public names, for completion: none of them is here before it is first used."""
+    return tuple({*__all__, *globals()} - {"Any", "TYPE_CHECKING"})

@@ -72,7 +72,7 @@ def in_words(name: str, found: Spread) -> str:
     return average if float(spread.split()[0]) == 0 else f"{average} ± {spread}"
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """Runs in a table, one row an experiment.
 
@@ -156,6 +156,9 @@ class Comparison:
         return Card(
             self.title, f"{len(self.runs)} runs of {len(self.groups)} experiments", heads, rows, remarks=self.remarks
         )
+
+    def __repr__(self) -> str:
+        return self.to("markdown")
 
     def _repr_html_(self) -> str:
         return self.card().html()

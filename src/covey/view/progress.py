@@ -163,13 +163,18 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             for mark, drawn in zip(marks, braille(self._curve, self.rounds, columns, rows), strict=True):
                 yield Text(f"  {drawn} {mark}", no_wrap=True, style="blue")
 
-    def _since(self) -> tuple[float, float, int]:
-        """The seconds, the rounds, and the sum of the nodes' rounds, over which speed is measured."""
+    def _since(self) -> tuple[float, float, int] | None:
+        """The seconds, the rounds, and the sum of the nodes' rounds, over which speed is measured.
+
+        None before a second report: until then, the time is that of loading data and starting hosts.
+        """
         assert self._first is not None
         assert self._latest is not None
         (begun, first), (now, latest) = self._first, self._latest
         if now - begun >= _SETTLED and latest.commits > first.commits:
             return now - begun, latest.rounds - first.rounds, latest.commits - first.commits
+        if latest.rounds < latest.of and self._over is None:
+            return None
         # A resumed run starts with rounds, but no commits.
         return max(now - self._began, 1e-9), latest.commits / max(self.nodes, 1), latest.commits
 
@@ -182,9 +187,11 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             parts.append(f"accuracy {progress.accuracy:.3f}")
         elif progress.loss is not None:
             parts.append(f"loss {progress.loss:.3f}")
-        spent, _, commits = self._since()
-        parts.append(f"{commits / spent:,.0f} node-rounds/s")
-        return ", ".join(parts)
+        return ", ".join([*parts, *self._speed()])
+
+    def _speed(self) -> list[str]:
+        measured = self._since()
+        return [] if measured is None else [f"{measured[2] / measured[0]:,.0f} node-rounds/s"]
 
     def _left(self) -> str:
         """The estimated time that is left or, at the end, the time that was taken."""
@@ -195,7 +202,7 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"]):
             return f"in {seconds((self._over or now) - self._began)}"
         if progress.stopping:
             return "stopping after this round"
-        spent, rounds, _ = self._since()
+        spent, rounds, _ = self._since() or (0.0, 0.0, 0)
         return f"{seconds(spent * (progress.of - progress.rounds) / rounds)} left" if rounds > 0 else ""
 
 
@@ -246,6 +253,5 @@ class SweepDisplay(ProgressDisplay):
     def _state(self) -> str:
         if self._latest is None:
             return "starting"
-        spent, _, commits = self._since()
-        parts = [self._count(), f"{commits / spent:,.0f} node-rounds/s", *self._running]
+        parts = [self._count(), *self._speed(), *self._running]
         return ", ".join(map(shown, parts))
